@@ -1,0 +1,211 @@
+//! Numbers: `numeric` from its binary form and back to every digit, floats in PostgreSQL's shortest form.
+
+use std::fmt::Write as _;
+
+/// Appends the text of a `numeric` in binary format: digit count, weight, sign, scale, digits to the base 10000
+/// (`numeric_send` in the server's `numeric.c`).
+pub(super) fn write_binary_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let (head, digits) = bytes.split_first_chunk::<8>()?;
+    let field = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    let (count, weight, sign, scale) = (field(0) as usize, field(2) as i16, field(4), field(6) as usize);
+    if digits.len() != count * 2 {
+        return None;
+    }
+    let negative = match sign {
+        0x0000 => false,
+        0x4000 => true,
+        0xC000 => return Some(out.extend(b"NaN")),
+        0xD000 => return Some(out.extend(b"Infinity")),
+        0xF000 => return Some(out.extend(b"-Infinity")),
+        _ => return None,
+    };
+    let digit = |at: i32| -> Option<u16> {
+        let Ok(at) = usize::try_from(at) else { return Some(0) };
+        match digits.get(at * 2..at * 2 + 2) {
+            Some(pair) => Some(u16::from_be_bytes([pair[0], pair[1]])).filter(|&digit| digit < 10_000),
+            None => Some(0),
+        }
+    };
+    let mut text = String::with_capacity(count * 4 + 8);
+    if negative {
+        text.push('-');
+    }
+    let weight = i32::from(weight);
+    if weight < 0 {
+        text.push('0');
+    }
+    for at in 0..=weight {
+        // Writing into a String cannot fail.
+        let _ = if at == 0 { write!(text, "{}", digit(at)?) } else { write!(text, "{:04}", digit(at)?) };
+    }
+    if scale > 0 {
+        text.push('.');
+        let start = text.len();
+        let mut at = weight + 1;
+        while text.len() - start < scale {
+            let _ = write!(text, "{:04}", digit(at)?);
+            at += 1;
+        }
+        text.truncate(start + scale);
+    }
+    out.extend(text.as_bytes());
+    Some(())
+}
+
+/// A `numeric` as PostgreSQL writes it; `None` for anything else, exponents included: `numeric_out` writes none.
+pub(super) fn canonical_numeric(text: &str) -> Option<&str> {
+    if matches!(text, "NaN" | "Infinity" | "-Infinity") {
+        return Some(text);
+    }
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(whole) && is_number(fraction)).then_some(text)
+}
+
+/// The number without zeros at the end of its fraction: equal values have equal text.
+pub(super) fn without_trailing_zeros(text: &str) -> &str {
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
+}
+
+pub(super) trait Float: std::str::FromStr {
+    const INFINITE: [(&'static str, Self); 2];
+    const NAN: Self;
+    fn is_finite(&self) -> bool;
+}
+
+impl Float for f32 {
+    const INFINITE: [(&'static str, Self); 2] = [("Infinity", Self::INFINITY), ("-Infinity", Self::NEG_INFINITY)];
+    const NAN: Self = Self::NAN;
+    fn is_finite(&self) -> bool {
+        Self::is_finite(*self)
+    }
+}
+
+impl Float for f64 {
+    const INFINITE: [(&'static str, Self); 2] = [("Infinity", Self::INFINITY), ("-Infinity", Self::NEG_INFINITY)];
+    const NAN: Self = Self::NAN;
+    fn is_finite(&self) -> bool {
+        Self::is_finite(*self)
+    }
+}
+
+/// A float as PostgreSQL writes it. A number past the type's range is no float of that type.
+pub(super) fn parse_float<F: Float>(text: &str) -> Option<F> {
+    if text == "NaN" {
+        return Some(F::NAN);
+    }
+    if let Some((_, value)) = F::INFINITE.into_iter().find(|(name, _)| *name == text) {
+        return Some(value);
+    }
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
+    is_number.then(|| text.parse::<F>().ok()).flatten().filter(F::is_finite)
+}
+
+/// Appends a `real` in PostgreSQL's shortest form: an exponent below 1e-4 and from 1e6.
+pub(super) fn write_float4(value: f32, out: &mut String) {
+    write_float(&format!("{value:e}"), 6, out);
+}
+
+/// Appends a `double precision` in PostgreSQL's shortest form: an exponent below 1e-4 and from 1e15.
+pub(super) fn write_float8(value: f64, out: &mut String) {
+    write_float(&format!("{value:e}"), 15, out);
+}
+
+/// `scientific` is Rust's shortest form that reads back as the same value: `-1.25e-7`, `NaN`, `inf`.
+fn write_float(scientific: &str, exponent_from: i32, out: &mut String) {
+    let Some((mantissa, exponent)) = scientific.split_once('e') else {
+        out.push_str(match scientific {
+            "inf" => "Infinity",
+            "-inf" => "-Infinity",
+            other => other,
+        });
+        return;
+    };
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
+    out.push_str(sign);
+    if !(-4..exponent_from).contains(&exponent) {
+        let exponent_sign = if exponent < 0 { '-' } else { '+' };
+        // Writing into a String cannot fail.
+        let _ = write!(out, "{mantissa}e{exponent_sign}{:02}", exponent.abs());
+        return;
+    }
+    let digits: String = mantissa.chars().filter(|&c| c != '.').collect();
+    match usize::try_from(exponent + 1) {
+        Ok(whole) if whole > 0 => {
+            let point = whole.min(digits.len());
+            out.push_str(&digits[..point]);
+            out.extend(std::iter::repeat_n('0', whole - point));
+            if digits.len() > point {
+                out.push('.');
+                out.push_str(&digits[point..]);
+            }
+        }
+        _ => {
+            out.push_str("0.");
+            out.extend(std::iter::repeat_n('0', (-exponent - 1).max(0) as usize));
+            out.push_str(&digits);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numeric(weight: i16, sign: u16, scale: u16, digits: &[u16]) -> String {
+        let mut bytes = Vec::new();
+        for field in [digits.len() as u16, weight as u16, sign, scale].iter().chain(digits) {
+            bytes.extend(field.to_be_bytes());
+        }
+        let mut out = Vec::new();
+        write_binary_numeric(&bytes, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_binary_numeric_keeps_its_scale() {
+        assert_eq!(numeric(0, 0, 2, &[1, 1000]), "1.10");
+        assert_eq!(numeric(1, 0x4000, 0, &[12, 3400]), "-123400");
+        assert_eq!(numeric(-1, 0, 6, &[1]), "0.000100");
+        assert_eq!(numeric(-2, 0, 8, &[12]), "0.00000012");
+        assert_eq!(numeric(2, 0, 0, &[1]), "100000000");
+        assert_eq!(numeric(0, 0, 3, &[]), "0.000");
+        assert_eq!(numeric(0, 0xC000, 0, &[]), "NaN");
+    }
+
+    #[test]
+    fn a_forged_numeric_is_refused() {
+        for bytes in [&[][..], &[0, 9, 0, 0, 0, 0, 0, 0], &[0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10]] {
+            assert_eq!(write_binary_numeric(bytes, &mut Vec::new()), None);
+        }
+        for text in ["", "-", ".", "1.", ".1", "1e3", "0x1", "--1", "inf"] {
+            assert_eq!(canonical_numeric(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn floats_are_written_as_postgresql_writes_them() {
+        let float8 = |value: f64| {
+            let mut out = String::new();
+            write_float8(value, &mut out);
+            out
+        };
+        let cases = [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (1.0, "1"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (1e14, "100000000000000"),
+            (1e15, "1e+15"),
+            (123_456.789, "123456.789"),
+            (5e-324, "5e-324"),
+            (1.797_693_134_862_315_7e308, "1.7976931348623157e+308"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(float8(value), text);
+        }
+    }
+}
