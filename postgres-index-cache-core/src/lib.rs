@@ -12,7 +12,7 @@
 //! - [`CacheNotificationListener`]: routes payloads from a loop of your own to caches and handlers.
 //! - [`TableCache`]: the rows of a table whose columns are known only at run time.
 //! - [`sync`]: the engine that joins a snapshot and the notifications without a gap. It does no I/O.
-//! - [`postgres`](mod@postgres): the driver that runs the engine on tokio-postgres (feature `postgres`, on by default).
+
 //!
 //! ```
 //! use parking_lot::RwLock;
@@ -53,6 +53,7 @@ mod index_cache;
 mod listener;
 mod model;
 mod notification;
+pub mod sync;
 mod table_cache;
 mod value;
 

@@ -8,7 +8,6 @@
 //! parsed in one typed pass that borrows from it ([`Payload`]): anybody may send on a channel, so nothing in it is trusted
 //! to be of the right shape.
 
-use crate::table_cache::JsonNulls;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -186,11 +185,6 @@ impl<'a> Payload<'a> {
             new_id: fields.new_id,
             why: fields.why,
         })
-    }
-
-    /// What a JSON null in a `json` column of `data` stands for.
-    pub fn json_nulls(&self) -> JsonNulls<'_> {
-        if self.xid.is_some() { JsonNulls::Listed(&self.nulls) } else { JsonNulls::Unknown }
     }
 }
 

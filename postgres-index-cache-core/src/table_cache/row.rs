@@ -136,11 +136,11 @@ impl RowBuf {
     ///
     /// # Errors
     /// When a column is missing or its value is of another type.
-    pub fn read_json(&mut self, shape: &TableShape, data: &RawValue, nulls: JsonNulls<'_>) -> Result<(), Unfit> {
+    pub fn read_json(&mut self, shape: &TableShape, data: &str, nulls: JsonNulls<'_>) -> Result<(), Unfit> {
         self.start(shape.columns().len());
         let mut unfit = None;
         let filling = Filling { row: self, shape, nulls, unfit: &mut unfit };
-        let parsed = serde_json::Deserializer::from_str(data.get()).deserialize_map(filling);
+        let parsed = serde_json::Deserializer::from_str(data).deserialize_map(filling);
         match (unfit, parsed) {
             (Some(unfit), _) => Err(unfit),
             (None, Err(error)) => Err(Unfit::Malformed(format!("\"data\" is not a row: {error}"))),
@@ -186,7 +186,7 @@ impl<'de> Visitor<'de> for Filling<'_> {
             }
             if value.get() == "null" && self.is_sql_null(column) {
                 self.row.cells[column] = Cell::Null;
-            } else if let Err(error) = self.row.set(column, |cell| described.kind.from_json(value, cell)) {
+            } else if let Err(error) = self.row.set(column, |cell| described.kind.from_json(value.get(), cell)) {
                 *self.unfit = Some(Unfit::Cell { column: described.name.clone(), error });
                 return Err(serde::de::Error::custom("a value does not fit"));
             }
@@ -251,13 +251,14 @@ impl KeyBuf {
     ///
     /// # Errors
     /// When it is no key of this table.
-    pub fn read_json(&mut self, shape: &TableShape, id: &RawValue) -> Result<(), Unfit> {
+    pub fn read_json(&mut self, shape: &TableShape, id: &str) -> Result<(), Unfit> {
         self.bytes.clear();
         self.ends.clear();
+        let malformed = |error: serde_json::Error| Unfit::Malformed(format!("\"id\" is not a key: {error}"));
         let parts: Vec<&RawValue> = if shape.key().len() == 1 {
-            vec![id]
+            vec![serde_json::from_str(id).map_err(malformed)?]
         } else {
-            serde_json::from_str(id.get()).map_err(|error| Unfit::Malformed(format!("\"id\" is not a key: {error}")))?
+            serde_json::from_str(id).map_err(malformed)?
         };
         if parts.len() != shape.key().len() {
             return Err(Unfit::KeyWidth { expected: shape.key().len(), found: parts.len() });
@@ -269,7 +270,7 @@ impl KeyBuf {
             }
             described
                 .kind
-                .from_json(part, &mut self.bytes)
+                .from_json(part.get(), &mut self.bytes)
                 .map_err(|error| Unfit::Cell { column: described.name.clone(), error })?;
             self.ends.push(self.bytes.len());
         }

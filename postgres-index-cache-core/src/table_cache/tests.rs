@@ -2,7 +2,6 @@
 
 use super::*;
 use proptest::prelude::*;
-use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 fn shape(key: &[&str]) -> Arc<TableShape> {
@@ -18,18 +17,14 @@ fn shape(key: &[&str]) -> Arc<TableShape> {
     Arc::new(TableShape::new(columns, &key.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap())
 }
 
-fn raw(text: &str) -> Box<RawValue> {
-    RawValue::from_string(text.to_string()).unwrap()
-}
-
 fn row(shape: &TableShape, json: &str) -> Result<RowBuf, Unfit> {
     let mut row = RowBuf::default();
-    row.read_json(shape, &raw(json), JsonNulls::Listed(&["doc".to_string()])).map(|()| row)
+    row.read_json(shape, json, JsonNulls::Listed(&["doc".to_string()])).map(|()| row)
 }
 
 fn key(shape: &TableShape, id: &str) -> KeyBuf {
     let mut key = KeyBuf::default();
-    key.read_json(shape, &raw(id)).unwrap();
+    key.read_json(shape, id).unwrap();
     key
 }
 
@@ -167,7 +162,7 @@ fn data_that_does_not_fit_names_the_column() {
     );
     assert!(unfit("[1]").starts_with("\"data\" is not a row"));
     assert!(unfit(r#"{"id":1,"id":2}"#).contains("stands twice"));
-    let wrong_width = KeyBuf::default().read_json(&self::shape(&["part", "id"]), &raw("[1]")).unwrap_err();
+    let wrong_width = KeyBuf::default().read_json(&self::shape(&["part", "id"]), "[1]").unwrap_err();
     assert_eq!(wrong_width, Unfit::KeyWidth { expected: 2, found: 1 });
 }
 

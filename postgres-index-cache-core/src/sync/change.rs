@@ -1,0 +1,116 @@
+//! [`Change`]: a notification that waits or is to be applied, owning its payload.
+
+use crate::notification::{Action, Payload};
+use crate::table_cache::JsonNulls;
+use std::hash::BuildHasher;
+use std::ops::Range;
+
+/// What a change does to a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Store the row of [`Change::data`] under [`Change::id`].
+    Upsert,
+    /// Remove the row of [`Change::old_id`] and store that of [`Change::data`], so that no reader sees one without the
+    /// other.
+    ReplaceKey,
+    /// Remove the row of [`Change::id`].
+    Remove,
+    /// Remove every row.
+    Clear,
+}
+
+/// One announced change of a followed table. Its parts are pieces of the payload, which a parser has seen to be valid.
+#[derive(Debug, Clone)]
+pub struct Change {
+    payload: String,
+    pub(super) action: Action,
+    operation: Operation,
+    id: Range<usize>,
+    data: Option<Range<usize>>,
+    old_id: Option<Range<usize>>,
+    new_id: Option<Range<usize>>,
+    pub(super) xid: Option<u64>,
+    pub(super) recheck: bool,
+    nulls: Vec<String>,
+}
+
+impl Change {
+    pub(super) fn new(text: &str, payload: &Payload<'_>) -> Self {
+        // A part is borrowed from the text, so the difference of the addresses is where it stands in it.
+        let range = |part: &str| {
+            let start = part.as_ptr() as usize - text.as_ptr() as usize;
+            start..start + part.len()
+        };
+        Self {
+            payload: text.to_string(),
+            action: payload.action,
+            operation: match payload.action {
+                Action::Insert | Action::Update => Operation::Upsert,
+                Action::Delete => Operation::Remove,
+                // A reload is never handed out.
+                Action::Truncate | Action::Reload => Operation::Clear,
+            },
+            id: payload.id.map_or(0..0, |id| range(id.get())),
+            data: payload.data.map(|data| range(data.get())),
+            old_id: payload.old_id.map(|id| range(id.get())),
+            new_id: payload.new_id.map(|id| range(id.get())),
+            xid: payload.xid,
+            recheck: payload.recheck,
+            nulls: payload.nulls.clone(),
+        }
+    }
+
+    /// What it does.
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// The key as JSON; empty for what is about the whole table.
+    pub fn id(&self) -> &str {
+        &self.payload[self.id.clone()]
+    }
+
+    /// The row as JSON. An [`Operation::Upsert`] or [`Operation::ReplaceKey`] that is handed out has one.
+    pub fn data(&self) -> Option<&str> {
+        self.data.clone().map(|range| &self.payload[range])
+    }
+
+    /// The key that this one replaces, as JSON.
+    pub fn old_id(&self) -> Option<&str> {
+        self.old_id.clone().map(|range| &self.payload[range])
+    }
+
+    /// What a JSON null in a `json` column stands for.
+    pub fn json_nulls(&self) -> JsonNulls<'_> {
+        if self.xid.is_some() { JsonNulls::Listed(&self.nulls) } else { JsonNulls::Unknown }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.len() + size_of::<Self>()
+    }
+
+    /// A key change comes as two notifications: whether this is the first.
+    pub(super) fn is_first_half(&self) -> bool {
+        self.action == Action::Delete && self.new_id.is_some() && self.xid.is_some()
+    }
+
+    /// Whether `second` is the other half of this one.
+    pub(super) fn is_completed_by(&self, second: &Self) -> bool {
+        let new_id = self.new_id.clone().map(|range| &self.payload[range]);
+        self.xid == second.xid
+            && second.action == Action::Update
+            && second.old_id() == Some(self.id())
+            && new_id == Some(second.id())
+    }
+
+    /// Makes the second half of a key change carry the first.
+    pub(super) fn replace_key(mut self) -> Self {
+        self.operation = Operation::ReplaceKey;
+        self
+    }
+
+    /// Keys are told apart by their JSON text: one trigger writes one key in one way.
+    pub(super) fn key_hash(&self, hasher: &impl BuildHasher) -> u64 {
+        hasher.hash_one(self.id())
+    }
+}

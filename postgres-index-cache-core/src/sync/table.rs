@@ -1,0 +1,246 @@
+//! [`Table`]: what the engine knows of one followed table, and what each of its changes leads to.
+
+use super::Followed;
+use super::change::Change;
+use super::snapshot::Snapshot;
+use crate::notification::{Action, Payload};
+use foldhash::quality::RandomState;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// What is to be done about a change.
+#[derive(Debug)]
+pub(super) enum Step {
+    Apply(Change),
+    /// The snapshot has it.
+    Skip,
+    ReadAgain(String),
+}
+
+/// Where a table stands.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Entered at the start, after a loss, and when a change demands it. It is to be read, `not_before` then. Changes that
+    /// arrive are passed over: they are committed, so the read will see them.
+    Due { not_before: Option<Instant> },
+    /// Entered when the read is asked for. Changes wait, in order; the snapshot, once known, decides about them.
+    Reading { started: Instant, snapshot: Option<Snapshot>, waiting: Vec<Change>, waiting_bytes: usize },
+    /// Entered when the rows are in the cache. `filter` is the snapshot until a fence sent after the read has arrived:
+    /// what comes then is newer. `after_reads` numbers the read.
+    Following { filter: Option<Snapshot>, after_reads: u64 },
+}
+
+/// What a transaction did to a key before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    Removed,
+    Stored,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    followed: Followed,
+    phase: Phase,
+    generation: u64,
+    /// How long the last reload took and when it ended: reloads keep a distance.
+    last_reload: Option<(Instant, Duration)>,
+    /// What the transaction in `touched_by` did, by the hash of the key. Transactions arrive whole, one after another.
+    touched: HashMap<u64, Touch>,
+    touched_by: Option<u64>,
+    /// The first half of a key change, until the second comes.
+    held: Option<Change>,
+    hasher: RandomState,
+}
+
+impl Table {
+    pub(super) fn new(followed: Followed) -> Self {
+        Self {
+            followed,
+            phase: Phase::Due { not_before: None },
+            generation: 0,
+            last_reload: None,
+            touched: HashMap::new(),
+            touched_by: None,
+            held: None,
+            hasher: RandomState::default(),
+        }
+    }
+
+    pub(super) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    pub(super) fn is_following(&self) -> bool {
+        matches!(self.phase, Phase::Following { .. })
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        matches!(self.phase, Phase::Following { filter: None, .. })
+    }
+
+    pub(super) fn is_due_now(&self) -> bool {
+        matches!(self.phase, Phase::Due { not_before: None })
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Due { not_before } => not_before,
+            Phase::Reading { .. } | Phase::Following { .. } => None,
+        }
+    }
+
+    /// Whether a payload is about this table. The plain form names no schema and no oid: the name has to do.
+    pub(super) fn is_meant(&self, payload: &Payload<'_>) -> bool {
+        payload.table == self.followed.name
+            && payload.schema.as_ref().is_none_or(|schema| *schema == self.followed.schema)
+            && payload.rel.is_none_or(|rel| rel == self.followed.oid)
+            && (payload.xid.is_some() || self.followed.sends_plain_form)
+    }
+
+    /// Takes a change as it arrives, or as it stops waiting.
+    pub(super) fn take(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
+        match &mut self.phase {
+            Phase::Due { .. } => Vec::new(),
+            Phase::Reading { waiting, waiting_bytes, .. } => {
+                *waiting_bytes += change.bytes();
+                if *waiting_bytes > waiting_limit {
+                    return vec![Step::ReadAgain("too many changes waited while the table was read".to_string())];
+                }
+                waiting.push(change);
+                Vec::new()
+            }
+            Phase::Following { filter, .. } => {
+                if let (Some(snapshot), Some(xid)) = (filter, change.xid)
+                    && snapshot.sees(xid)
+                {
+                    return vec![Step::Skip];
+                }
+                self.follow(change)
+            }
+        }
+    }
+
+    /// A change that the snapshot does not have.
+    fn follow(&mut self, change: Change) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if let Some(first) = self.held.take() {
+            if first.is_completed_by(&change) {
+                return match self.reason_to_read_again(&change) {
+                    Some(why) => vec![Step::ReadAgain(why)],
+                    None => vec![Step::Apply(change.replace_key())],
+                };
+            }
+            steps.push(Step::Apply(first));
+        }
+        if let Some(why) = self.reason_to_read_again(&change) {
+            steps.push(Step::ReadAgain(why));
+        } else if change.is_first_half() {
+            self.held = Some(change);
+        } else {
+            steps.push(Step::Apply(change));
+        }
+        steps
+    }
+
+    /// Gives out what a key change holds back.
+    pub(super) fn release_held(&mut self) -> Vec<Step> {
+        self.held.take().map(Step::Apply).into_iter().collect()
+    }
+
+    /// Why this change cannot be applied as it is, if so; notes what it touches.
+    ///
+    /// A nested trigger can make the announcements of one key arrive in another order than its changes were made, and a
+    /// deferrable key can be on two rows for a while: then the last announcement is not the row's last state.
+    fn reason_to_read_again(&mut self, change: &Change) -> Option<String> {
+        if change.xid.is_none() || change.xid != self.touched_by {
+            self.touched.clear();
+            self.touched_by = change.xid;
+        }
+        let touch = match change.action {
+            Action::Reload => return Some("the trigger asks for it".to_string()),
+            Action::Truncate => {
+                self.touched.clear();
+                return None;
+            }
+            Action::Insert | Action::Update if change.data().is_none() => {
+                return Some(format!("the row {} was not sent", change.id()));
+            }
+            Action::Insert | Action::Update => Touch::Stored,
+            Action::Delete => Touch::Removed,
+        };
+        let before = self.touched.insert(change.key_hash(&self.hasher), touch);
+        // Without an xid nobody can tell one transaction from the next.
+        change.xid?;
+        let is_doubtful = match touch {
+            Touch::Stored => before.is_some() && (change.recheck || self.followed.deferrable_key),
+            Touch::Removed => before == Some(Touch::Stored) || (before.is_some() && self.followed.deferrable_key),
+        };
+        is_doubtful.then(|| format!("one transaction changed the row {} more than once", change.id()))
+    }
+
+    /// Makes the table be read again; whether that was not due already.
+    pub(super) fn read_again(&mut self, now: Instant) -> bool {
+        if matches!(self.phase, Phase::Due { .. }) {
+            return false;
+        }
+        let spaced = self.last_reload.map(|(ended, took)| ended + 2 * took).filter(|at| *at > now);
+        self.phase = Phase::Due { not_before: spaced };
+        self.forget_transaction();
+        true
+    }
+
+    fn forget_transaction(&mut self) {
+        self.touched = HashMap::new();
+        self.touched_by = None;
+        self.held = None;
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        self.phase = Phase::Due { not_before: None };
+        self.forget_transaction();
+    }
+
+    /// The read is asked for; its generation.
+    pub(super) fn start_reading(&mut self, now: Instant) -> u64 {
+        self.generation += 1;
+        self.phase = Phase::Reading { started: now, snapshot: None, waiting: Vec::new(), waiting_bytes: 0 };
+        self.generation
+    }
+
+    /// The snapshot of a read is known.
+    pub(super) fn cut(&mut self, generation: u64, taken: Snapshot) {
+        if let Phase::Reading { snapshot, .. } = &mut self.phase
+            && generation == self.generation
+        {
+            *snapshot = Some(taken);
+        }
+    }
+
+    /// The rows of a read are in the cache: gives what waited. `None` when that read is of no use any more.
+    pub(super) fn loaded(&mut self, generation: u64, after_reads: u64, now: Instant) -> Option<Vec<Change>> {
+        let Phase::Reading { started, snapshot, waiting, .. } = &mut self.phase else { return None };
+        if generation != self.generation {
+            return None;
+        }
+        let (started, waiting, filter) = (*started, std::mem::take(waiting), snapshot.take());
+        if generation > 1 {
+            self.last_reload = Some((now, now - started));
+        }
+        if filter.is_none() {
+            // Without a snapshot nothing could be proven: the read does not count.
+            self.phase = Phase::Due { not_before: None };
+            return None;
+        }
+        self.phase = Phase::Following { filter, after_reads };
+        Some(waiting)
+    }
+
+    /// A fence that was sent after `after_reads` reads has arrived: what the snapshot could filter has arrived too.
+    pub(super) fn prove(&mut self, fence_after_reads: u64) {
+        if let Phase::Following { filter, after_reads } = &mut self.phase
+            && *after_reads <= fence_after_reads
+        {
+            *filter = None;
+        }
+    }
+}
