@@ -12,6 +12,7 @@
 //! - [`CacheNotificationListener`]: routes payloads from a loop of your own to caches and handlers.
 //! - [`TableCache`]: the rows of a table whose columns are known only at run time.
 //! - [`sync`]: the engine that joins a snapshot and the notifications without a gap. It does no I/O.
+//! - `postgres`: the driver that runs the engine on tokio-postgres (feature `postgres`, on by default).
 
 //!
 //! ```
@@ -53,6 +54,8 @@ mod index_cache;
 mod listener;
 mod model;
 mod notification;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod sync;
 mod table_cache;
 mod value;

@@ -22,10 +22,12 @@
 //! - A change whose payload cannot be trusted to be the row's newest state, or lacks it, makes its table be read again.
 //! - A *fence* is a token notified by F: when it comes back, every transaction that committed before it has been seen.
 
+mod backoff;
 mod change;
 mod snapshot;
 mod table;
 
+pub use backoff::Backoff;
 pub use change::{Change, Operation};
 pub use snapshot::{Snapshot, SnapshotError};
 

@@ -1,0 +1,20 @@
+//! The driver: runs the [`sync`](crate::sync) engine on tokio-postgres and keeps [`TableCache`]s in step.
+//!
+//! ```text
+//!            ┌─ L ─ notifications ─┐
+//! Connector ─┼─ F ─ fences ────────┼─ Driver ─ Replica (engine)
+//!            └─ Q ─ COPY ──────────┘    └──→ TableCache, one a table
+//! ```
+//!
+//! How to connect (hosts, passwords, TLS) comes in through [`Connector`]. L is polled in every turn of the loop, also while
+//! a snapshot is read: the server's notification queue never waits for us.
+
+mod copy;
+mod driver;
+mod session;
+
+pub use copy::{CopyDecoder, CopyError};
+pub use driver::{Driver, DriverError, DriverOptions, FollowTable, Loaded, ReadError};
+pub use session::{
+    ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier, quote_literal,
+};

@@ -1,0 +1,540 @@
+//! [`Driver`]: carries out what the engine asks for, and feeds it what happens.
+
+use super::copy::{CopyDecoder, CopyError};
+use super::session::{ConnectError, Connector, Listener, Role, quote_identifier, quote_literal};
+use crate::sync::{
+    Change, Failure, FenceId, Followed, Input, Limits, Operation, Output, Replica, Snapshot, State, TableId, Via,
+};
+use crate::table_cache::{KeyBuf, RowBuf, StoreError, TableCache, TableShape, Unfit};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::poll_fn;
+use std::fmt;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_postgres::{Client, Notification};
+
+/// The most notifications that are taken from the socket before they are applied.
+const BATCH: usize = 256;
+
+/// A table to follow, as the catalogue describes it.
+#[derive(Debug, Clone)]
+pub struct FollowTable {
+    /// What the engine knows of it.
+    pub followed: Followed,
+    /// The columns to keep and the key.
+    pub shape: Arc<TableShape>,
+    /// Roughly how many rows it has (`pg_class.reltuples`).
+    pub expected_rows: usize,
+}
+
+/// How a driver works.
+#[derive(Debug, Clone)]
+pub struct DriverOptions {
+    /// The channels that the tables' triggers notify on.
+    pub channels: Vec<String>,
+    /// A channel of its own for fences: make it of random digits.
+    pub fence_channel: String,
+    /// Bounds of the engine.
+    pub limits: Limits,
+    /// Settings that the triggers pin (`TimeZone` …), so that COPY and payloads write values alike.
+    pub settings: Vec<(String, String)>,
+    /// How many bytes the caches may take.
+    pub max_memory: usize,
+    /// How long a read may wait for its lock.
+    pub lock_timeout: Duration,
+}
+
+/// Why a driver cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriverError {
+    /// A session could not be had.
+    #[error("open the connection for {}", match role { Role::Listen => "listening", Role::Fence => "fences", Role::Read => "reading", Role::Command => "commands" })]
+    Connect {
+        /// What it is for.
+        role: Role,
+        /// What went wrong.
+        source: ConnectError,
+    },
+    /// The engine gave up.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The server refused a statement.
+    #[error("{doing}")]
+    Server {
+        /// What was tried.
+        doing: String,
+        /// What the server said.
+        source: tokio_postgres::Error,
+    },
+    /// A snapshot is not what was asked for.
+    #[error("read a snapshot of {table}")]
+    Snapshot {
+        /// The table.
+        table: String,
+        /// What is wrong with it.
+        source: ReadError,
+    },
+    /// The caches would take more memory than they may.
+    #[error("the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} it may")]
+    Memory {
+        /// The table being read.
+        table: String,
+        /// How many of its rows are loaded.
+        rows: usize,
+        /// What the caches take.
+        used: usize,
+        /// What they may take.
+        allowed: usize,
+    },
+}
+
+/// What can be wrong with a snapshot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The stream is not one of COPY.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// A row is not of the table's shape.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// A row could not be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// `pg_current_snapshot()` is not understood.
+    #[error("{0}")]
+    Snapshot(String),
+}
+
+/// How far a table is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loaded {
+    /// The table.
+    pub table: TableId,
+    /// How many rows are in its cache.
+    pub rows: usize,
+}
+
+/// What the tasks that talk to F and Q say.
+enum Event {
+    Sent,
+    Failed(DriverError),
+    Snapshot { table: TableId, generation: u64, snapshot: Snapshot },
+    Rows { table: TableId, generation: u64, pieces: Vec<Bytes> },
+    Read { table: TableId, generation: u64 },
+}
+
+struct Followee {
+    follow: FollowTable,
+    cache: TableCache,
+    decoder: CopyDecoder,
+    generation: u64,
+}
+
+/// Follows tables. Nothing happens unless one of its methods is awaited.
+pub struct Driver {
+    replica: Replica,
+    tables: Vec<Followee>,
+    options: DriverOptions,
+    listener: Listener,
+    fences: Arc<Client>,
+    reads: Arc<Client>,
+    events: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Event>,
+    read_task: Option<AbortHandle>,
+    reached: Option<FenceId>,
+    fence_count: u64,
+    row: RowBuf,
+    key: KeyBuf,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("replica", &self.replica).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.read_task.take().inspect(AbortHandle::abort);
+    }
+}
+
+impl Driver {
+    /// Connects, LISTENs, and starts the engine. Nothing is read yet.
+    ///
+    /// # Errors
+    /// When a session cannot be had, or the server refuses to LISTEN.
+    pub async fn open(
+        connector: &impl Connector,
+        tables: Vec<FollowTable>,
+        options: DriverOptions,
+    ) -> Result<Self, DriverError> {
+        let connect =
+            async |role| connector.connect(role).await.map_err(|source| DriverError::Connect { role, source });
+        let (listen, fences, reads) =
+            tokio::try_join!(connect(Role::Listen), connect(Role::Fence), connect(Role::Read))?;
+        let (fences, reads) = (fences.into_client(), reads.into_client());
+        let lock_timeout = format!("SET lock_timeout = {}", options.lock_timeout.as_millis());
+        let server = |doing: &str| {
+            let doing = doing.to_string();
+            move |source| DriverError::Server { doing, source }
+        };
+        fences.batch_execute(&lock_timeout).await.map_err(server("prepare the connection for fences"))?;
+        reads.batch_execute(&read_settings(&options)).await.map_err(server("prepare the connection for reading"))?;
+        let followed = tables.iter().map(|table| table.followed.clone()).collect();
+        let mut replica =
+            Replica::new(followed, options.channels.clone(), options.fence_channel.clone(), options.limits);
+        replica.handle(Input::Connected, Instant::now());
+        let channels = match replica.poll() {
+            Some(Output::Listen(channels)) => channels,
+            other => unreachable!("a connected engine asks to LISTEN first, not {other:?}"),
+        };
+        let listener = Listener::open(listen, &channels).await.map_err(server("LISTEN"))?;
+        replica.handle(Input::Listening, Instant::now());
+        let (sender, events) = mpsc::channel(16);
+        let followee = |follow: FollowTable| Followee {
+            cache: TableCache::new(Arc::clone(&follow.shape), 0),
+            follow,
+            decoder: CopyDecoder::default(),
+            generation: 0,
+        };
+        Ok(Self {
+            replica,
+            tables: tables.into_iter().map(followee).collect(),
+            options,
+            listener,
+            fences: Arc::new(fences),
+            reads: Arc::new(reads),
+            events,
+            sender,
+            read_task: None,
+            reached: None,
+            fence_count: 0,
+            row: RowBuf::default(),
+            key: KeyBuf::default(),
+        })
+    }
+
+    /// The engine: its state and counters.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The cache of a table.
+    pub fn cache(&self, table: TableId) -> &TableCache {
+        &self.tables[table.0].cache
+    }
+
+    /// Reads the tables and goes on until every cache is live. `progress` is told how far the reads are.
+    ///
+    /// # Errors
+    /// Whatever keeps it from there.
+    pub async fn until_live(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
+        self.carry_out()?;
+        while self.replica.state() != State::Live {
+            self.turn(&mut progress).await?;
+            self.carry_out()?;
+        }
+        Ok(())
+    }
+
+    /// Goes on until everything that was committed before this call is in the caches.
+    ///
+    /// # Errors
+    /// Whatever keeps it from there.
+    pub async fn fence(&mut self) -> Result<(), DriverError> {
+        self.fence_count += 1;
+        let id = FenceId(self.fence_count);
+        self.replica.handle(Input::FenceWanted(id), Instant::now());
+        self.carry_out()?;
+        while self.reached != Some(id) {
+            self.turn(&mut |_| {}).await?;
+            self.carry_out()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for something to happen and takes it in.
+    async fn turn(&mut self, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
+        let timeout = self.replica.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let mut batch: Vec<Notification> = Vec::new();
+        let mut end = None;
+        tokio::select! {
+            () = next_batch(&mut self.listener, &mut batch, &mut end) => {
+                for notification in &batch {
+                    let (channel, payload) = (notification.channel(), notification.payload());
+                    self.replica.handle(Input::Notification { channel, payload }, Instant::now());
+                }
+                if let Some(why) = end {
+                    self.replica.handle(Input::Lost(why), Instant::now());
+                }
+            }
+            // The sender is a field of self: the channel does not close.
+            Some(event) = self.events.recv() => self.take(event, progress)?,
+            () = tokio::time::sleep_until(timeout.into()) => self.replica.handle(Input::TimePassed, Instant::now()),
+        }
+        Ok(())
+    }
+
+    /// Does what the engine asks for.
+    fn carry_out(&mut self) -> Result<(), DriverError> {
+        while let Some(output) = self.replica.poll() {
+            match output {
+                Output::Listen(_) => {
+                    // Asked for once, at the start: a lost connection ends this driver.
+                }
+                Output::Notify { via, channel, token } => self.notify(via, &channel, &token),
+                Output::ReadTable { table, generation } => self.read(table, generation),
+                Output::Apply { table, change } => {
+                    if let Err(why) = self.apply(table, &change) {
+                        self.replica.handle(Input::ChangeUnfit { table, why }, Instant::now());
+                    }
+                }
+                Output::FenceReached(id) => self.reached = Some(id),
+                Output::StateChanged(state) => tracing::debug!(?state, "state changed"),
+                Output::Failed(failure) => return Err(failure.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn notify(&self, via: Via, channel: &str, token: &str) {
+        let client = Arc::clone(match via {
+            Via::Fences => &self.fences,
+            Via::Reads => &self.reads,
+        });
+        let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(token));
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let event = match client.batch_execute(&sql).await {
+                Ok(()) => Event::Sent,
+                Err(source) => Event::Failed(DriverError::Server { doing: "send a fence".to_string(), source }),
+            };
+            // A driver that is gone wants to hear nothing.
+            let _ = sender.send(event).await;
+        });
+    }
+
+    fn read(&mut self, table: TableId, generation: u64) {
+        // A read that is underway is of no use any more; its transaction is still open then.
+        let previous = self.read_task.take().inspect(AbortHandle::abort);
+        let read = Read {
+            client: Arc::clone(&self.reads),
+            sender: self.sender.clone(),
+            table,
+            generation,
+            name: self.tables[table.0].follow.name(),
+            relation: self.tables[table.0].follow.relation(),
+            copy: self.tables[table.0].follow.copy_statement(),
+            ends_another: previous.is_some_and(|task| !task.is_finished()),
+        };
+        self.tables[table.0].generation = generation;
+        self.read_task = Some(tokio::spawn(read.run()).abort_handle());
+    }
+
+    fn take(&mut self, event: Event, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
+        match event {
+            Event::Sent => {}
+            Event::Failed(error) => return Err(error),
+            Event::Snapshot { table, generation, snapshot } => {
+                let followee = &mut self.tables[table.0];
+                if followee.generation == generation {
+                    followee.cache = TableCache::new(Arc::clone(&followee.follow.shape), followee.follow.expected_rows);
+                    followee.decoder = CopyDecoder::default();
+                    self.replica.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
+                }
+            }
+            Event::Rows { table, generation, pieces } => {
+                if self.tables[table.0].generation == generation {
+                    self.load(table, &pieces)?;
+                    progress(Loaded { table, rows: self.tables[table.0].cache.len() });
+                }
+            }
+            Event::Read { table, generation } => {
+                if self.tables[table.0].generation == generation {
+                    let finished = self.tables[table.0].decoder.finish();
+                    finished.map_err(|error| self.read_error(table, error.into()))?;
+                    self.replica.handle(Input::SnapshotLoaded { table, generation }, Instant::now());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, table: TableId, pieces: &[Bytes]) -> Result<(), DriverError> {
+        let Followee { follow, cache, decoder, .. } = &mut self.tables[table.0];
+        let row = &mut self.row;
+        let loaded = pieces.iter().try_for_each(|piece| {
+            decoder.push::<ReadError>(piece, |tuple| {
+                row.read_copy_tuple(&follow.shape, tuple)?;
+                Ok(cache.insert_unique(row)?)
+            })
+        });
+        loaded.map_err(|error| self.read_error(table, error))?;
+        let used = self.tables.iter().map(|table| table.cache.memory_bytes()).sum();
+        let allowed = self.options.max_memory;
+        if used > allowed {
+            let followee = &self.tables[table.0];
+            let rows = followee.cache.len();
+            return Err(DriverError::Memory { table: followee.follow.name(), rows, used, allowed });
+        }
+        Ok(())
+    }
+
+    fn read_error(&self, table: TableId, source: ReadError) -> DriverError {
+        DriverError::Snapshot { table: self.tables[table.0].follow.name(), source }
+    }
+
+    /// Applies a change to its cache; the error says why the table must be read again.
+    fn apply(&mut self, table: TableId, change: &Change) -> Result<(), String> {
+        let Followee { follow, cache, .. } = &mut self.tables[table.0];
+        let shape = &follow.shape;
+        let text = |error: &dyn fmt::Display| error.to_string();
+        match change.operation() {
+            Operation::Clear => cache.clear(),
+            Operation::Remove => {
+                self.key.read_json(shape, change.id()).map_err(|error| text(&error))?;
+                cache.remove(&self.key);
+            }
+            Operation::Upsert | Operation::ReplaceKey => {
+                let data = change.data().ok_or("the row was not sent")?;
+                self.row.read_json(shape, data, change.json_nulls()).map_err(|error| text(&error))?;
+                self.key.read_json(shape, change.id()).map_err(|error| text(&error))?;
+                if !self.row.has_key(shape, &self.key) {
+                    return Err(text(&Unfit::KeyMismatch));
+                }
+                if let (Operation::ReplaceKey, Some(old)) = (change.operation(), change.old_id()) {
+                    self.key.read_json(shape, old).map_err(|error| text(&error))?;
+                    cache.remove(&self.key);
+                }
+                cache.upsert(&self.row).map_err(|error| text(&error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FollowTable {
+    fn name(&self) -> String {
+        format!("{}.{}", self.followed.schema, self.followed.name)
+    }
+
+    fn relation(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.followed.schema), quote_identifier(&self.followed.name))
+    }
+
+    fn copy_statement(&self) -> String {
+        let column = |column: &crate::Column| column.kind.select_expression(&quote_identifier(&column.name));
+        let columns: Vec<String> = self.shape.columns().iter().map(column).collect();
+        format!("COPY (SELECT {} FROM ONLY {}) TO STDOUT (FORMAT binary)", columns.join(", "), self.relation())
+    }
+}
+
+/// Q: a policy that hides rows is an error, not a smaller table; no timeout of the role ends a long COPY.
+fn read_settings(options: &DriverOptions) -> String {
+    let mut settings = vec![
+        ("row_security".to_string(), "off".to_string()),
+        ("statement_timeout".to_string(), "0".to_string()),
+        ("idle_in_transaction_session_timeout".to_string(), "0".to_string()),
+        ("lock_timeout".to_string(), options.lock_timeout.as_millis().to_string()),
+    ];
+    settings.extend(options.settings.iter().cloned());
+    let mut sql: String = settings
+        .iter()
+        .map(|(name, value)| format!("SET {} = {};", quote_identifier(name), quote_literal(value)))
+        .collect();
+    // PostgreSQL 17 and later.
+    sql.push_str(
+        "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'",
+    );
+    sql
+}
+
+/// Takes what the socket has, up to a batch; `end` says why there will be no more.
+async fn next_batch(listener: &mut Listener, batch: &mut Vec<Notification>, end: &mut Option<String>) {
+    poll_fn(|cx| {
+        while batch.len() < BATCH {
+            match listener.poll_next(cx) {
+                Poll::Ready(Some(Ok(notification))) => batch.push(notification),
+                Poll::Ready(Some(Err(error))) => {
+                    *end = Some(error_chain(&error));
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => {
+                    *end = Some("the server closed the listening connection".to_string());
+                    return Poll::Ready(());
+                }
+                Poll::Pending if batch.is_empty() => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(()),
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// An error with its causes: tokio-postgres' own text omits them.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+}
+
+/// One read of a table on Q.
+struct Read {
+    client: Arc<Client>,
+    sender: mpsc::Sender<Event>,
+    table: TableId,
+    generation: u64,
+    name: String,
+    relation: String,
+    copy: String,
+    /// Whether the session may be in the transaction of a read that was given up.
+    ends_another: bool,
+}
+
+impl Read {
+    async fn run(self) {
+        let event = match self.read().await {
+            Ok(()) => Event::Read { table: self.table, generation: self.generation },
+            Err(error) => Event::Failed(error),
+        };
+        // A driver that is gone wants to hear nothing.
+        let _ = self.sender.send(event).await;
+    }
+
+    async fn read(&self) -> Result<(), DriverError> {
+        let doing = |what: &str| {
+            let doing = format!("{what} {}", self.name);
+            move |source| DriverError::Server { doing, source }
+        };
+        // The lock comes before the snapshot: a rewriting ALTER or a TRUNCATE after the snapshot would leave it empty.
+        let begin = format!(
+            "{}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
+            if self.ends_another { "ROLLBACK; " } else { "" },
+            self.relation
+        );
+        self.client.batch_execute(&begin).await.map_err(doing("lock"))?;
+        let row = self.client.query_one("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[]);
+        let text: String = row.await.map_err(doing("take a snapshot of"))?.get(0);
+        let snapshot = text.parse().map_err(|error: crate::sync::SnapshotError| DriverError::Snapshot {
+            table: self.name.clone(),
+            source: ReadError::Snapshot(error.to_string()),
+        })?;
+        let (table, generation) = (self.table, self.generation);
+        // The receiver lives as long as this task is wanted.
+        let _ = self.sender.send(Event::Snapshot { table, generation, snapshot }).await;
+        let stream = self.client.copy_out(&self.copy).await.map_err(doing("copy"))?;
+        let mut batches = std::pin::pin!(stream.ready_chunks(BATCH));
+        while let Some(batch) = batches.next().await {
+            let pieces = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(doing("copy"))?;
+            let _ = self.sender.send(Event::Rows { table, generation, pieces }).await;
+        }
+        self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
+    }
+}

@@ -1,0 +1,209 @@
+//! [`Session`]: a client with the connection that feeds it, and [`Listener`], a session that LISTENs and is proven to hear.
+
+use futures_util::future::poll_fn;
+use std::fmt;
+use std::future::Future;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::{AsyncMessage, Client, Connection, Error, Notification};
+
+/// Why a session could not be had. It says what was tried, on what, and what the server said.
+pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// L: listens. It must reach the primary itself, not a pooler.
+    Listen,
+    /// F: sends fences.
+    Fence,
+    /// Q: reads snapshots.
+    Read,
+    /// Anything else.
+    Command,
+}
+
+/// Opens sessions: hosts, passwords, TLS and session settings are the caller's.
+pub trait Connector: Send + Sync {
+    /// Opens a session for `role`.
+    fn connect(&self, role: Role) -> impl Future<Output = Result<Session, ConnectError>> + Send;
+}
+
+/// A connection whose messages can be polled: a [`Connection`] over whatever stream.
+pub trait Messages: Send {
+    /// The next asynchronous message; `None` at the end of the connection.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<AsyncMessage, Error>>>;
+}
+
+impl<S, T> Messages for Connection<S, T>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    T: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<AsyncMessage, Error>>> {
+        Connection::poll_message(self, cx)
+    }
+}
+
+/// A client and the connection that must be polled for it to work.
+pub struct Session {
+    /// Sends statements.
+    pub client: Client,
+    /// Must be polled while a statement runs.
+    pub messages: Box<dyn Messages>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A session of what tokio-postgres returns.
+    pub fn new<M: Messages + 'static>(client: Client, connection: M) -> Self {
+        Self { client, messages: Box::new(connection) }
+    }
+
+    /// Lets a task drive the connection; its notices and notifications are dropped.
+    pub fn into_client(self) -> Client {
+        let mut messages = self.messages;
+        tokio::spawn(async move {
+            while let Some(message) = poll_fn(|cx| messages.poll_message(cx)).await {
+                if let Err(error) = message {
+                    tracing::debug!(%error, "connection ended");
+                    break;
+                }
+            }
+        });
+        self.client
+    }
+}
+
+/// A session that has LISTENed. It must be polled without pause: see [`Listener::next`].
+pub struct Listener {
+    client: Client,
+    messages: Box<dyn Messages>,
+    /// What came while a statement ran.
+    early: std::collections::VecDeque<Notification>,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}
+
+impl Listener {
+    /// LISTENs on `channels`, exact names, and takes the shared advisory lock by which `pgic status` knows listeners.
+    ///
+    /// # Errors
+    /// What the server says: `25006` on a standby.
+    pub async fn open(session: Session, channels: &[String]) -> Result<Self, Error> {
+        let mut listener =
+            Self { client: session.client, messages: session.messages, early: std::collections::VecDeque::new() };
+        let listens: String = channels.iter().map(|channel| format!("LISTEN {};", quote_identifier(channel))).collect();
+        // `idle_session_timeout` (PostgreSQL 14 and later) would end a session that only listens.
+        let settle = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout';";
+        let lock = format!("SELECT pg_catalog.pg_try_advisory_lock_shared({ADVISORY_KEY})");
+        listener.execute(&format!("{settle}{listens}{lock}")).await?;
+        Ok(listener)
+    }
+
+    /// Runs a statement on this session while its messages are polled.
+    async fn execute(&mut self, sql: &str) -> Result<(), Error> {
+        let statement = self.client.batch_execute(sql);
+        tokio::pin!(statement);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut statement => return done,
+                message = poll_fn(|cx| self.messages.poll_message(cx)) => match message {
+                    Some(Ok(AsyncMessage::Notification(notification))) => self.early.push_back(notification),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(error),
+                    // The statement's future says what the end of the connection means.
+                    None => return statement.await,
+                },
+            }
+        }
+    }
+
+    /// The next notification; `None` at the end of the connection.
+    ///
+    /// # Errors
+    /// What ended the connection: the server's own word where it had one (`57P01` for a terminated backend).
+    pub async fn next(&mut self) -> Option<Result<Notification, Error>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`next`](Self::next), to be polled.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Notification, Error>>> {
+        if let Some(early) = self.early.pop_front() {
+            return Poll::Ready(Some(Ok(early)));
+        }
+        loop {
+            return match self.messages.poll_message(cx) {
+                Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => Poll::Ready(Some(Ok(notification))),
+                Poll::Ready(Some(Ok(_))) => continue,
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            };
+        }
+    }
+
+    /// Whether a token that `sender` notifies on `channel`, which must be listened to, arrives within `patience`.
+    ///
+    /// A pooler in transaction mode takes LISTEN and hears nothing, and a notification of its own session proves nothing:
+    /// so it is sent by another one while this is idle. Notifications that come in between are kept.
+    ///
+    /// # Errors
+    /// What either server says, or the end of this connection.
+    pub async fn hears(
+        &mut self,
+        sender: &Client,
+        channel: &str,
+        token: &str,
+        patience: Duration,
+    ) -> Result<bool, Error> {
+        let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(token));
+        let mut kept = std::mem::take(&mut self.early);
+        let deadline = tokio::time::sleep(patience);
+        let sent = sender.batch_execute(&sql);
+        tokio::pin!(deadline, sent);
+        let mut is_sent = false;
+        let heard = loop {
+            tokio::select! {
+                () = &mut deadline => break false,
+                done = &mut sent, if !is_sent => {
+                    done?;
+                    is_sent = true;
+                }
+                notification = poll_fn(|cx| self.poll_next(cx)) => match notification {
+                    Some(Ok(found)) if found.channel() == channel && found.payload() == token => break true,
+                    Some(Ok(found)) => kept.push_back(found),
+                    Some(Err(error)) => return Err(error),
+                    None => return Ok(false),
+                },
+            }
+        };
+        self.early = kept;
+        Ok(heard)
+    }
+}
+
+/// The key of the shared advisory lock that every listener of this library holds: "pgic" in ASCII.
+pub const ADVISORY_KEY: i64 = 0x7067_6963;
+
+/// A name as it stands in SQL.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A string as it stands in SQL, whatever `standard_conforming_strings` says.
+pub fn quote_literal(text: &str) -> String {
+    let quoted = format!("'{}'", text.replace('\'', "''"));
+    if text.contains('\\') { format!("E{}", quoted.replace('\\', "\\\\")) } else { quoted }
+}

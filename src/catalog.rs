@@ -1,0 +1,281 @@
+//! Tables as PostgreSQL describes them: columns, key, triggers and the functions they call.
+
+mod resolve;
+
+use anyhow::Context as _;
+use postgres_index_cache_core::Kind;
+use postgres_index_cache_core::postgres::quote_identifier;
+pub use resolve::resolve;
+use tokio_postgres::{Client, GenericClient};
+
+/// A relation.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: RelationKind,
+    /// Whether it is temporary.
+    pub is_temporary: bool,
+    /// Whether it is a partition of another table.
+    pub is_partition: bool,
+    /// The role that owns it.
+    pub owner: u32,
+    /// How many rows it has, as of the last ANALYZE; `None` when there was none.
+    pub estimated_rows: Option<u64>,
+    /// Bytes of its main fork.
+    pub bytes: u64,
+    /// Its columns, in order.
+    pub columns: Vec<Column>,
+    /// What identifies a row.
+    pub key: Option<Key>,
+    /// Its triggers, internal ones not counted.
+    pub triggers: Vec<Trigger>,
+}
+
+/// What a relation is (`pg_class.relkind`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// An ordinary table.
+    Table,
+    /// A partitioned table.
+    Partitioned,
+    /// A view.
+    View,
+    /// A materialised view.
+    MaterializedView,
+    /// A foreign table.
+    Foreign,
+    /// A sequence, an index, a composite type.
+    Other,
+}
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type without a modifier, as SQL takes it.
+    pub type_name: String,
+    /// How its values are kept.
+    pub kind: Kind,
+    /// Whether it is declared NOT NULL.
+    pub not_null: bool,
+    /// Whether it is computed when it is read (PostgreSQL 18): a trigger sees null.
+    pub is_virtual: bool,
+    /// Whether its values have no fixed length.
+    pub is_varlena: bool,
+    /// The type and everything it is made of: domains, elements, fields, bounds.
+    pub made_of: Vec<u32>,
+}
+
+/// What identifies a row: the primary key, else a unique index that can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its columns, in key order.
+    pub columns: Vec<String>,
+    /// Whether two rows may share it until the end of a transaction.
+    pub is_deferrable: bool,
+}
+
+/// A trigger.
+#[derive(Debug, Clone)]
+pub struct Trigger {
+    /// Its name.
+    pub name: String,
+    /// When it fires (`pg_trigger.tgenabled`).
+    pub enabled: Enabled,
+    /// Its events and timing, as bits (`pg_trigger.tgtype`).
+    pub kind: i16,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Whether it has a WHEN condition or a column list.
+    pub is_conditional: bool,
+    /// What it calls.
+    pub function: Function,
+}
+
+/// When a trigger fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enabled {
+    /// Not under `session_replication_role = replica`.
+    Origin,
+    /// Always.
+    Always,
+    /// Only under `session_replication_role = replica`.
+    Replica,
+    /// Never.
+    Disabled,
+}
+
+impl Enabled {
+    /// The word that `status` shows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Origin => "enabled",
+            Self::Always => "always",
+            Self::Replica => "replica only",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// A trigger function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// `pg_proc.oid`.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// The role that owns it.
+    pub owner: u32,
+    /// Its text.
+    pub source: String,
+    /// Its SET clauses, as `name=value`.
+    pub settings: Vec<String>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+impl Table {
+    /// `schema.table`, for people.
+    pub fn display_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The name as it stands in SQL.
+    pub fn sql_name(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
+
+    /// A column by the name that a person gave: as it is written, else folded to lower case as SQL does.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        let exact = |wanted: &str| self.columns.iter().find(|column| column.name == wanted);
+        exact(name).or_else(|| exact(&name.to_lowercase()))
+    }
+}
+
+/// Describes relations by their oids, in the order of `oids`.
+///
+/// # Errors
+/// When the server refuses, or one of them has been dropped meanwhile.
+pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> anyhow::Result<Vec<Table>> {
+    let context = "read the catalogue";
+    let relations = client.query(include_str!("catalog/relations.sql"), &[&oids]).await.context(context)?;
+    let columns = client.query(include_str!("catalog/columns.sql"), &[&oids]).await.context(context)?;
+    let keys = client.query(include_str!("catalog/keys.sql"), &[&oids]).await.context(context)?;
+    let triggers = client.query(include_str!("catalog/triggers.sql"), &[&oids]).await.context(context)?;
+    oids.iter()
+        .map(|&oid| {
+            let is_of = |row: &&tokio_postgres::Row| row.get::<_, u32>("relation") == oid;
+            let relation = relations.iter().find(is_of).with_context(|| format!("the table with oid {oid} is gone"))?;
+            let rows: f64 = relation.get("rows");
+            Ok(Table {
+                oid,
+                schema: relation.get("schema"),
+                name: relation.get("name"),
+                kind: relation_kind(relation.get("kind")),
+                is_temporary: relation.get("is_temporary"),
+                is_partition: relation.get("is_partition"),
+                owner: relation.get("owner"),
+                estimated_rows: (rows >= 0.0).then_some(rows as u64),
+                bytes: relation.get::<_, i64>("bytes") as u64,
+                columns: columns.iter().filter(is_of).map(column).collect(),
+                key: keys
+                    .iter()
+                    .find(is_of)
+                    .map(|row| Key { columns: row.get("columns"), is_deferrable: row.get("is_deferrable") }),
+                triggers: triggers.iter().filter(is_of).map(trigger).collect(),
+            })
+        })
+        .collect()
+}
+
+fn relation_kind(kind: &str) -> RelationKind {
+    match kind {
+        "r" => RelationKind::Table,
+        "p" => RelationKind::Partitioned,
+        "v" => RelationKind::View,
+        "m" => RelationKind::MaterializedView,
+        "f" => RelationKind::Foreign,
+        _ => RelationKind::Other,
+    }
+}
+
+fn column(row: &tokio_postgres::Row) -> Column {
+    Column {
+        name: row.get("name"),
+        type_name: row.get("type_name"),
+        kind: Kind::of_base_type(row.get("base_type")),
+        not_null: row.get("not_null"),
+        is_virtual: row.get("is_virtual"),
+        is_varlena: row.get("is_varlena"),
+        made_of: row.get("made_of"),
+    }
+}
+
+fn trigger(row: &tokio_postgres::Row) -> Trigger {
+    let arguments: Vec<u8> = row.get("arguments");
+    Trigger {
+        name: row.get("name"),
+        enabled: match row.get::<_, &str>("enabled") {
+            "A" => Enabled::Always,
+            "R" => Enabled::Replica,
+            "D" => Enabled::Disabled,
+            _ => Enabled::Origin,
+        },
+        kind: row.get("kind"),
+        // Each argument ends with a zero byte.
+        arguments: arguments
+            .split_inclusive(|&byte| byte == 0)
+            .map(|argument| String::from_utf8_lossy(argument.strip_suffix(&[0]).unwrap_or(argument)).into_owned())
+            .collect(),
+        is_conditional: row.get("is_conditional"),
+        function: function(row),
+    }
+}
+
+fn function(row: &tokio_postgres::Row) -> Function {
+    Function {
+        oid: row.get("function"),
+        schema: row.get("function_schema"),
+        name: row.get("function_name"),
+        owner: row.get("function_owner"),
+        source: row.get("function_source"),
+        settings: row.get::<_, Option<Vec<String>>>("function_settings").unwrap_or_default(),
+        comment: row.get("function_comment"),
+    }
+}
+
+/// The function of this name without arguments.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn find_function(client: &impl GenericClient, schema: &str, name: &str) -> anyhow::Result<Option<Function>> {
+    let row = client.query_opt(include_str!("catalog/function.sql"), &[&schema, &name]).await;
+    Ok(row.context("read the catalogue")?.as_ref().map(function))
+}
+
+/// The oids of all tables that have a trigger which calls a function of the given kind of name, by schema and name.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn tables_with_triggers(client: &Client) -> anyhow::Result<Vec<u32>> {
+    let rows = client.query(include_str!("catalog/announcing.sql"), &[]).await.context("read the catalogue")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The server's version as a number: 150018 is 15.18.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn version_number(client: &impl GenericClient) -> anyhow::Result<i32> {
+    let row = client.query_one("SELECT pg_catalog.current_setting('server_version_num')::int4", &[]).await;
+    Ok(row.context("ask for the server's version")?.get(0))
+}

@@ -1,0 +1,8 @@
+-- Tables with a trigger that calls notify_cache_change, or a function that install-triggers made.
+SELECT DISTINCT c.oid, n.nspname, c.relname
+FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND p.proname LIKE 'notify\_cache\_change%'
+ORDER BY n.nspname, c.relname

@@ -1,0 +1,13 @@
+SELECT c.oid AS relation,
+       n.nspname::text AS schema,
+       c.relname::text AS name,
+       c.relkind::text AS kind,
+       c.relpersistence = 't' AS is_temporary,
+       c.relispartition AS is_partition,
+       c.relowner AS owner,
+       -- Before its first ANALYZE a table has 0 pages in the catalogue (and -1 rows from PostgreSQL 14 on).
+       CASE WHEN c.relpages = 0 AND c.reltuples <= 0 THEN -1 ELSE c.reltuples END::float8 AS rows,
+       CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = ANY ($1::oid[])

@@ -1,0 +1,125 @@
+//! The commands, one file each, and what they share: where to connect, how to print.
+
+pub mod completions;
+pub mod demo;
+pub mod install_triggers;
+pub mod query;
+pub mod remove_triggers;
+pub mod status;
+pub mod tail;
+
+use crate::cli::{Cli, Command, Global};
+use crate::connect::{Environment, Server};
+use crate::exit_code::ExitCode;
+use crate::render::Format;
+use crate::render::escape::escape;
+use anyhow::Context as _;
+use clap::ColorChoice;
+
+/// What a command is given besides its own arguments.
+#[derive(Debug)]
+pub struct Context {
+    /// `--database-url`.
+    pub database_url: Option<String>,
+    /// The variables of the process.
+    pub environment: Environment,
+    /// How to print.
+    pub format: Format,
+    /// Whether stdout takes colour.
+    pub color: bool,
+    /// Whether to keep notices and progress to ourselves.
+    pub quiet: bool,
+}
+
+impl Context {
+    fn new(global: &Global) -> Self {
+        let choice = match global.color {
+            ColorChoice::Auto => anstream::AutoStream::choice(&std::io::stdout()),
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        };
+        match global.color {
+            ColorChoice::Auto => {}
+            ColorChoice::Always => anstream::ColorChoice::Always.write_global(),
+            ColorChoice::Never => anstream::ColorChoice::Never.write_global(),
+        }
+        Self {
+            database_url: global.database_url.clone(),
+            environment: Environment::of_process(),
+            format: global.output,
+            color: choice != anstream::ColorChoice::Never,
+            quiet: global.quiet,
+        }
+    }
+
+    /// Where to connect.
+    ///
+    /// # Errors
+    /// When that is not understood.
+    pub fn server(&self, command: &str) -> anyhow::Result<Server> {
+        let server = Server::new(self.database_url.as_deref(), &self.environment, command)?;
+        if let Some(notice) = server.plaintext_notice() {
+            self.notice(&notice);
+        }
+        Ok(server)
+    }
+
+    /// Says something on stderr that is not the answer.
+    pub fn notice(&self, text: &str) {
+        if !self.quiet {
+            anstream::eprintln!("notice: {}", escape(text));
+        }
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// When it could not be done.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    trace(cli.global.verbose);
+    let context = Context::new(&cli.global);
+    if let Command::Completions(args) = &cli.command {
+        return completions::run(args);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("start the runtime")?;
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::InstallTriggers(args) => install_triggers::run(&context, args).await,
+            Command::RemoveTriggers(args) => remove_triggers::run(&context, args).await,
+            Command::Status(args) => status::run(&context, args).await,
+            Command::Tail(args) => tail::run(&context, args).await,
+            Command::Query(args) => query::run(&context, args).await,
+            Command::Demo(args) => demo::run(&context, args).await,
+            Command::Completions(args) => completions::run(&args),
+        }
+    });
+    // A task that waits for a server that is gone must not keep us.
+    runtime.shutdown_background();
+    done
+}
+
+fn trace(verbosity: u8) {
+    let level = match verbosity {
+        0 => return,
+        1 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    // A subscriber that is there already is a test's.
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        // Without handlers a signal ends the process as it always does.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,193 @@
+//! Conditions as people write them, made into cells by PostgreSQL itself.
+
+use crate::catalog::{Column, Table};
+use crate::failure::with_hint;
+use anyhow::{Context as _, anyhow};
+use postgres_index_cache_core::{Condition, TableShape, Wanted};
+use std::error::Error;
+use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::{Client, Transaction};
+
+/// How long PostgreSQL may take to compute a value.
+const TIMEOUT: &str = "5s";
+
+/// Conditions with their columns' names.
+#[derive(Debug, Default)]
+pub(super) struct Asked(Vec<(String, Wanted)>);
+
+impl Asked {
+    /// Whether a column stands in a condition.
+    pub(super) fn names(&self, column: &str) -> bool {
+        self.0.iter().any(|(name, _)| name == column)
+    }
+
+    /// The conditions by the columns' positions in `shape`, which keeps them all.
+    pub(super) fn conditions(self, shape: &TableShape) -> anyhow::Result<Vec<Condition>> {
+        let condition = |(name, wanted): (String, Wanted)| {
+            let column = shape.position(&name).with_context(|| format!("the column {name} is not kept"))?;
+            Ok(Condition { column, wanted })
+        };
+        self.0.into_iter().map(condition).collect()
+    }
+}
+
+/// One condition as it is written.
+#[derive(Debug, PartialEq, Eq)]
+struct Written<'a> {
+    column: String,
+    operator: Operator,
+    value: &'a str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    /// `=`: the value is a literal.
+    Equals,
+    /// `!=`: only for null.
+    Differs,
+    /// `:=`: the value is SQL.
+    Computed,
+}
+
+/// `COLUMN=VALUE`, `COLUMN!=null`, `COLUMN:=SQL`; a name that holds an operator is written in double quotes.
+fn parse(text: &str) -> Option<Written<'_>> {
+    let (column, rest) = match text.strip_prefix('"') {
+        Some(quoted) => {
+            let mut name = String::new();
+            let mut characters = quoted.char_indices();
+            let end = loop {
+                match characters.next()? {
+                    (at, '"') if quoted[at + 1..].starts_with('"') => {
+                        characters.next();
+                        name.push('"');
+                    }
+                    (at, '"') => break at + 1,
+                    (_, c) => name.push(c),
+                }
+            };
+            (name, &quoted[end..])
+        }
+        None => {
+            let end = text.find('=')?;
+            let end = end - usize::from(text[..end].ends_with(['!', ':']));
+            (text[..end].trim().to_string(), &text[end..])
+        }
+    };
+    let operators = [("!=", Operator::Differs), (":=", Operator::Computed), ("=", Operator::Equals)];
+    let (operator, value) =
+        operators.iter().find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?)))?;
+    (!column.is_empty()).then_some(Written { column, operator, value })
+}
+
+/// A column that a person named.
+///
+/// # Errors
+/// When the table has none of that name; the hint lists what it has.
+pub(super) fn column<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Column> {
+    table.column(name).ok_or_else(|| {
+        let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        with_hint(
+            anyhow!("{} has no column {name}", table.display_name()),
+            format!("its columns are {}", names.join(", ")),
+        )
+    })
+}
+
+/// Makes conditions of what was written. PostgreSQL parses and computes the values, in a transaction that only reads.
+///
+/// # Errors
+/// When a column is unknown, or PostgreSQL does not take a value for the column's type.
+pub(super) async fn evaluate(client: &mut Client, table: &Table, written: &[String]) -> anyhow::Result<Asked> {
+    let mut asked = Asked::default();
+    if written.is_empty() {
+        return Ok(asked);
+    }
+    let transaction = client.build_transaction().read_only(true).start().await.context("begin a transaction")?;
+    let timeout = format!("SET LOCAL statement_timeout = '{TIMEOUT}'");
+    transaction.batch_execute(&timeout).await.context("prepare the transaction")?;
+    for text in written {
+        let parsed = parse(text).ok_or_else(|| {
+            let hint = "write COLUMN=VALUE, COLUMN=null, COLUMN!=null, or COLUMN:=SQL";
+            with_hint(anyhow!("{text} is not a condition"), hint)
+        })?;
+        let column = column(table, &parsed.column)?;
+        let wanted = match (parsed.operator, parsed.value) {
+            (Operator::Equals, "null") => Wanted::Null,
+            (Operator::Differs, "null") => Wanted::NotNull,
+            (Operator::Differs, _) => {
+                return Err(with_hint(anyhow!("{text}: != is for null alone"), "leave it out and filter the answer"));
+            }
+            (Operator::Equals, literal) => {
+                Wanted::Cell(cell(&transaction, column, text, Some(literal), "$1::pg_catalog.text").await?)
+            }
+            (Operator::Computed, sql) => {
+                Wanted::Cell(cell(&transaction, column, text, None, &format!("({sql})")).await?)
+            }
+        };
+        asked.0.push((column.name.clone(), wanted));
+    }
+    Ok(asked)
+}
+
+/// The bytes of a value as they stand on the wire.
+struct Binary(Option<Vec<u8>>);
+
+impl<'a> FromSql<'a> for Binary {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(Some(raw.to_vec())))
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(None))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+async fn cell(
+    transaction: &Transaction<'_>,
+    column: &Column,
+    text: &str,
+    literal: Option<&str>,
+    expression: &str,
+) -> anyhow::Result<Vec<u8>> {
+    let what = || format!("take {text} for the column {} of type {}", column.name, column.type_name);
+    let value = column.kind.select_expression(&format!("CAST({expression} AS {})", column.type_name));
+    let sql = format!("SELECT {value}");
+    let row = match &literal {
+        Some(literal) => transaction.query_one(&sql, &[literal]).await,
+        None => transaction.query_one(&sql, &[]).await,
+    };
+    let Binary(value) = row.with_context(what)?.try_get(0).with_context(what)?;
+    let value = value.ok_or_else(|| {
+        with_hint(
+            anyhow!("{text} is null, which is equal to nothing"),
+            format!("to find nulls, write {}=null", column.name),
+        )
+    })?;
+    let mut cell = Vec::new();
+    column.kind.from_binary(&value, &mut cell).with_context(what)?;
+    Ok(cell)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_read_as_they_are_written() {
+        let written = |text| parse(text).map(|written| (written.column, written.operator, written.value));
+        let is = |column: &str, operator, value| Some((column.to_string(), operator, value));
+        assert_eq!(written("a=1"), is("a", Operator::Equals, "1"));
+        assert_eq!(written("a="), is("a", Operator::Equals, ""));
+        assert_eq!(written("a=b=c"), is("a", Operator::Equals, "b=c"));
+        assert_eq!(written("a!=null"), is("a", Operator::Differs, "null"));
+        assert_eq!(written("a:=hashtextextended('x=y',0)"), is("a", Operator::Computed, "hashtextextended('x=y',0)"));
+        assert_eq!(written("\"a=\"\"b\"=1"), is("a=\"b", Operator::Equals, "1"));
+        for bad in ["", "a", "=1", "\"a", "\"a\"1", "\"a\""] {
+            assert_eq!(written(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a cache will take, before it is loaded.
+
+use crate::catalog::Table;
+use anyhow::Context as _;
+use postgres_index_cache_core::TableShape;
+use tokio_postgres::Client;
+
+/// Bytes of an entry in a key table or an index, at the fill that growth leaves.
+const ENTRY: usize = 9;
+/// Bytes of a record beside its cells: slot, length; and the length of each cell.
+const RECORD: usize = 8;
+/// What a value of no fixed length is taken for when nothing is known of it.
+const UNKNOWN_WIDTH: usize = 32;
+
+/// The bytes that the cache of a table will take, as far as the catalogue's statistics tell.
+///
+/// # Errors
+/// When the server refuses.
+pub(super) async fn memory(client: &Client, table: &Table, shape: &TableShape) -> anyhow::Result<usize> {
+    let varying: Vec<&str> = shape
+        .columns()
+        .iter()
+        .filter(|column| column.kind.width().is_none())
+        .map(|column| column.name.as_str())
+        .collect();
+    let statistics = client
+        .query_one(
+            "SELECT count(*), coalesce(sum(avg_width), 0)::int8 FROM pg_catalog.pg_stats
+             WHERE schemaname = $1 AND tablename = $2 AND attname = ANY ($3) AND NOT inherited",
+            &[&table.schema, &table.name, &varying],
+        )
+        .await
+        .context("read the statistics of the table")?;
+    let (known, width): (i64, i64) = (statistics.get(0), statistics.get(1));
+    let unknown = varying.len().saturating_sub(known as usize);
+    let record =
+        if varying.is_empty() { 0 } else { RECORD + 4 * varying.len() + width as usize + unknown * UNKNOWN_WIDTH };
+    let indexes = 1 + shape.columns().iter().filter(|column| column.kind.is_indexed_at_load()).count();
+    let row = shape.stride() + record + indexes * ENTRY;
+    // A row on disk takes 28 bytes and its values at least.
+    let rows = table.estimated_rows.map_or(table.bytes as usize / (28 + shape.stride()), |rows| rows as usize);
+    Ok(rows.saturating_mul(row))
+}
+
+/// A quarter of this machine's memory.
+pub(super) fn default_limit() -> usize {
+    const FALLBACK: usize = 1 << 30;
+    total_memory().map_or(FALLBACK, |total| total / 4)
+}
+
+fn total_memory() -> Option<usize> {
+    if let Ok(text) = std::fs::read_to_string("/proc/meminfo") {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        return line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kilobytes| kilobytes * 1024);
+    }
+    let output = std::process::Command::new("sysctl").args(["-n", "hw.memsize"]).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+
+/// Bytes for people.
+pub(super) fn human(bytes: usize) -> String {
+    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!(human(999), "999 B");
+        assert_eq!(human(1536), "1.5 KB");
+        assert_eq!(human(3 << 30), "3.0 GB");
+        assert!(default_limit() > 1 << 20);
+    }
+}

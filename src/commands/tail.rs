@@ -1,0 +1,233 @@
+//! `pgic tail`.
+//!
+//! ```text
+//! socket ─→ feed (task: listens, reconnects) ─→ queue (bounded by bytes) ─→ printer (thread: filters, renders, writes)
+//! ```
+//!
+//! The feed never waits for the printer: a slow terminal or pipe must not hold the server's notification queue. What the
+//! bounded queue cannot take is dropped, counted and said.
+
+mod feed;
+mod filter;
+mod queue;
+
+use super::{Context, interrupted};
+use crate::cli::parse_duration;
+use crate::exit_code::ExitCode;
+use crate::render::change::{Arrival, Event, Look, write_json, write_text};
+use crate::render::escape::escape;
+use crate::render::{Format, written};
+use crate::triggers::check_channel;
+use anyhow::Context as _;
+use filter::Filter;
+use jiff::Timestamp;
+use postgres_index_cache_core::{Action, DEFAULT_CACHE_CHANNEL, Payload};
+use queue::{Item, Queue};
+use std::io::{IsTerminal as _, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `pgic tail`.
+///
+/// Prints every notification of the channels as it arrives. A lost connection is shown as a gap, and taken up again.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A channel to listen on; may be repeated
+    #[arg(long = "channel", value_name = "NAME", default_value = DEFAULT_CACHE_CHANNEL, value_parser = |name: &str| check_channel(name).map_err(|error| error.to_string()))]
+    pub channels: Vec<String>,
+    /// Only changes of this table: users, or app.users
+    #[arg(long = "table", value_name = "TABLE")]
+    pub tables: Vec<String>,
+    /// Only this action: insert, update, delete, truncate or reload
+    #[arg(long = "action", value_name = "ACTION", value_parser = parse_action)]
+    pub actions: Vec<Action>,
+    /// Only the row with this key; a composite key is written a,b
+    #[arg(long = "id", value_name = "KEY")]
+    pub ids: Vec<String>,
+    /// Only rows whose column has this value (null for SQL NULL); all of several must hold
+    #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = filter::parse_condition)]
+    pub conditions: Vec<(String, String)>,
+    /// Stop after this many notifications
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Stop after this time
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Print the payloads alone
+    #[arg(long, conflicts_with = "output")]
+    pub raw: bool,
+}
+
+fn parse_action(word: &str) -> Result<Action, String> {
+    let found = Action::ALL.into_iter().find(|action| action.as_str() == word);
+    found.ok_or_else(|| "expected insert, update, delete, truncate or reload".to_string())
+}
+
+/// How the printer ended.
+#[derive(Debug, Default, Clone, Copy)]
+struct Printed {
+    shown: u64,
+    invalid: u64,
+    dropped: u64,
+}
+
+/// Listens and prints until it is told to stop.
+///
+/// # Errors
+/// When the server cannot be listened to, or the output fails.
+pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    let server = context.server("tail")?;
+    let listener = feed::open(&server, &args.channels).await?;
+    let queue = Arc::new(Queue::default());
+    let printer = Printer::new(context, &args);
+    let (done_sender, done) = tokio::sync::oneshot::channel::<()>();
+    let for_printer = Arc::clone(&queue);
+    let thread = std::thread::Builder::new().name("printer".to_string()).spawn(move || {
+        let printed = printer.run(&for_printer);
+        // Whoever waits is told by the end of the sender just as well.
+        drop(done_sender);
+        printed
+    });
+    let thread = thread.context("start the printer")?;
+    queue.push(Item::Connected { at: Timestamp::now(), channels: args.channels.clone() });
+    let deadline = async {
+        match args.duration {
+            Some(duration) => tokio::time::sleep(duration).await,
+            None => std::future::pending().await,
+        }
+    };
+    let quiet = context.quiet;
+    let lost = move |why: &str| {
+        if !quiet {
+            anstream::eprintln!("notice: the connection was lost ({}); connecting again", escape(why));
+        }
+    };
+    let ended: anyhow::Result<bool> = tokio::select! {
+        failed = feed::run(&server, &args.channels, listener, &queue, lost) => failed.map(|()| false),
+        // The printer has all it wanted, or nobody reads it any more.
+        _ = done => Ok(true),
+        () = deadline => Ok(false),
+        () = interrupted() => Ok(true),
+    };
+    queue.push(Item::End);
+    let printed = thread.join().map_err(|_| anyhow::anyhow!("the printer failed"))??;
+    let is_on_time = ended?;
+    if !context.quiet {
+        let Printed { shown, invalid, dropped } = printed;
+        anstream::eprintln!("{shown} notifications shown, {invalid} invalid, {dropped} dropped");
+    }
+    let too_few = args.count.is_some_and(|count| printed.shown < count);
+    Ok(if too_few && !is_on_time { ExitCode::No } else { ExitCode::Yes })
+}
+
+/// What turns items into lines.
+struct Printer {
+    format: Format,
+    is_raw: bool,
+    is_terminal: bool,
+    look: Look,
+    filter: Filter,
+    limit: u64,
+}
+
+impl Printer {
+    fn new(context: &Context, args: &Args) -> Self {
+        Self {
+            format: context.format,
+            is_raw: args.raw,
+            is_terminal: std::io::stdout().is_terminal(),
+            look: Look {
+                color: context.color,
+                zone: jiff::tz::TimeZone::system(),
+                with_channel: args.channels.len() > 1,
+            },
+            filter: Filter {
+                tables: args.tables.clone(),
+                actions: args.actions.clone(),
+                ids: args.ids.clone(),
+                conditions: args.conditions.clone(),
+            },
+            limit: args.count.unwrap_or(u64::MAX),
+        }
+    }
+
+    fn run(&self, queue: &Queue) -> anyhow::Result<Printed> {
+        let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout());
+        let mut printed = Printed::default();
+        let mut line = String::new();
+        loop {
+            let items = match queue.try_take() {
+                Some(items) => items,
+                None => {
+                    // Nothing waits: what is printed is shown before we do.
+                    written(out.flush())?;
+                    queue.take()
+                }
+            };
+            for item in items {
+                line.clear();
+                if matches!(item, Item::End) {
+                    written(out.flush())?;
+                    return Ok(printed);
+                }
+                self.write(&item, &mut line, &mut printed);
+                written(out.write_all(line.as_bytes()))?;
+                if printed.shown >= self.limit {
+                    written(out.flush())?;
+                    return Ok(printed);
+                }
+            }
+        }
+    }
+
+    fn write(&self, item: &Item, line: &mut String, printed: &mut Printed) {
+        let event = match item {
+            Item::Notification { at, notification } => {
+                let payload = notification.payload();
+                let arrival =
+                    Arrival { at: *at, channel: notification.channel(), pid: notification.process_id(), payload };
+                return self.write_notification(arrival, line, printed);
+            }
+            Item::Connected { at, channels } => Event::Connected { at: *at, channels },
+            Item::Gap { from, to } => Event::Gap { from: *from, to: *to },
+            Item::Resumed { at } => Event::Resumed { at: *at },
+            Item::Dropped { count } => {
+                printed.dropped += count;
+                Event::Dropped { count: *count }
+            }
+            Item::End => return,
+        };
+        self.emit(&event, line);
+    }
+
+    fn write_notification(&self, arrival: Arrival<'_>, line: &mut String, printed: &mut Printed) {
+        let parsed = Payload::parse(arrival.payload);
+        printed.invalid += u64::from(parsed.is_err());
+        match &parsed {
+            Ok(payload) if self.filter.accepts(payload) => self.emit(&Event::Change { arrival, payload }, line),
+            Err(error) if self.filter.is_empty() => {
+                self.emit(&Event::Invalid { arrival, error: error.to_string() }, line)
+            }
+            Ok(_) | Err(_) => return,
+        }
+        printed.shown += 1;
+    }
+
+    fn emit(&self, event: &Event<'_>, line: &mut String) {
+        match (self.is_raw, self.format, event) {
+            (true, _, Event::Change { arrival, .. } | Event::Invalid { arrival, .. }) => {
+                line.push_str(&if self.is_terminal { escape(arrival.payload) } else { arrival.payload.into() });
+                line.push('\n');
+            }
+            // Nothing but payloads stands in raw output; what else happens is said beside it.
+            (true, _, Event::Connected { .. } | Event::Resumed { .. }) => {}
+            (true, _, Event::Gap { .. } | Event::Dropped { .. }) => {
+                let mut notice = String::new();
+                write_text(event, &Look { color: false, ..self.look.clone() }, &mut notice);
+                anstream::eprint!("{notice}");
+            }
+            (false, Format::Text, _) => write_text(event, &self.look, line),
+            (false, Format::Json, _) => write_json(event, line),
+        }
+    }
+}

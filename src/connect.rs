@@ -1,0 +1,179 @@
+//! Connections: what the command line, a URL and libpq's environment say, made into sessions.
+//!
+//! First that is given wins: `--database-url`, `DATABASE_URL`, then libpq's variables; a URL's own parameters win over the
+//! environment, which fills in what the URL leaves out (manual, 34.1.2 Parameter Key Words, 34.15 Environment Variables).
+
+mod environment;
+mod parameters;
+
+use crate::failure::{sqlstate, with_hint};
+use anyhow::{Context as _, bail};
+pub use environment::Environment;
+use postgres_index_cache_core::postgres::{ConnectError, Connector, Role, Session};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, Config, NoTls};
+
+/// Where to connect, and as whom.
+#[derive(Clone)]
+pub struct Server {
+    config: Config,
+    application_name: String,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({self})")
+    }
+}
+
+/// `db` on `host` as `user`: what messages name. Never a password.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<String> = self
+            .config
+            .get_hosts()
+            .iter()
+            .enumerate()
+            .map(|(at, host)| {
+                let ports = self.config.get_ports();
+                let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
+                match host {
+                    Host::Tcp(name) => format!("{name}:{port}"),
+                    #[cfg(unix)]
+                    Host::Unix(folder) => format!("{}/.s.PGSQL.{port}", folder.display()),
+                }
+            })
+            .collect();
+        let database = self.config.get_dbname().unwrap_or_default();
+        write!(
+            f,
+            "database \"{database}\" on {} as \"{}\"",
+            hosts.join(","),
+            self.config.get_user().unwrap_or_default()
+        )
+    }
+}
+
+impl Server {
+    /// What `url` (from the command line) and the environment say. `command` is what the session calls itself.
+    ///
+    /// # Errors
+    /// When a parameter is not understood, or asks for what cannot be honoured.
+    pub fn new(url: Option<&str>, environment: &Environment, command: &str) -> anyhow::Result<Self> {
+        let given = url.map(str::to_string).or_else(|| environment.get("DATABASE_URL"));
+        let parsed = parameters::parse(given.as_deref().unwrap_or_default()).context("read the database URL")?;
+        let mut config = parsed.config;
+        environment.fill(&mut config)?;
+        let ssl_mode = parsed.ssl_mode.or_else(|| environment.get("PGSSLMODE"));
+        check_ssl_mode(ssl_mode.as_deref())?;
+        config.ssl_mode(SslMode::Disable);
+        // A dead peer is noticed within seconds, not after the kernel's two hours.
+        config.keepalives(true).keepalives_idle(Duration::from_secs(10)).keepalives_interval(Duration::from_secs(3));
+        config.keepalives_retries(3).tcp_user_timeout(Duration::from_secs(15));
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(Duration::from_secs(15));
+        }
+        let application_name = config.get_application_name().map_or_else(|| format!("pgic {command}"), str::to_string);
+        Ok(Self { config, application_name })
+    }
+
+    /// What to say when the connection is not encrypted and leaves this machine.
+    pub fn plaintext_notice(&self) -> Option<String> {
+        let remote = |host: &&Host| match host {
+            Host::Tcp(name) => {
+                let address = name.parse::<IpAddr>();
+                name != "localhost" && !address.is_ok_and(|address| address.is_loopback())
+            }
+            #[cfg(unix)]
+            Host::Unix(_) => false,
+        };
+        let addresses = self.config.get_hostaddrs();
+        let is_local = !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback);
+        let host = self.config.get_hosts().iter().find(remote).filter(|_| !is_local)?;
+        let Host::Tcp(name) = host else { return None };
+        Some(format!("connected to {name} in plaintext: what is sent, the password too, can be read on the way"))
+    }
+
+    /// Opens a session and lets a task drive it.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or refuses.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let session = self.session(Role::Command).await?;
+        Ok(session.into_client())
+    }
+
+    /// Opens a session for a purpose.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or refuses.
+    pub async fn session(&self, role: Role) -> anyhow::Result<Session> {
+        let mut config = self.config.clone();
+        config.application_name(self.name_for(role));
+        let connected = config.connect(NoTls).await;
+        let (client, connection) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                let hint = connection_hint(&error);
+                let error = anyhow::Error::new(error).context(format!("connect to {self}"));
+                return Err(match hint {
+                    Some(hint) => with_hint(error, hint),
+                    None => error,
+                });
+            }
+        };
+        Ok(Session::new(client, connection))
+    }
+
+    fn name_for(&self, role: Role) -> String {
+        match role {
+            Role::Fence => format!("{} (fences)", self.application_name),
+            Role::Read => format!("{} (reads)", self.application_name),
+            Role::Listen | Role::Command => self.application_name.clone(),
+        }
+    }
+}
+
+impl Connector for Server {
+    async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
+        self.session(role).await.map_err(Into::into)
+    }
+}
+
+/// What to do about a connection that was not made.
+fn connection_hint(error: &tokio_postgres::Error) -> Option<String> {
+    let hint = match sqlstate(error).as_deref() {
+        Some("28P01" | "28000") => {
+            "check the user and its password (PGPASSWORD or the URL), and pg_hba.conf on the server"
+        }
+        Some("3D000") => "name an existing database in the URL or in PGDATABASE; `psql -l` lists them",
+        Some("57P03") => "the server is starting or shutting down; try again",
+        Some("53300") => "the server has no connection left; raise max_connections or end idle sessions",
+        Some(_) => return None,
+        None if error.to_string().contains("password missing") => {
+            "the server asks for a password: set PGPASSWORD or put it into the URL"
+        }
+        None => {
+            "is the server running, and is this its address? Name it with --database-url, DATABASE_URL or PGHOST and PGPORT"
+        }
+    };
+    Some(hint.to_string())
+}
+
+/// Only what is honoured is accepted: a mode that asks for TLS is refused, never weakened.
+fn check_ssl_mode(mode: Option<&str>) -> anyhow::Result<()> {
+    match mode {
+        None | Some("" | "disable" | "allow" | "prefer") => Ok(()),
+        Some(mode @ ("require" | "verify-ca" | "verify-full")) => Err(with_hint(
+            anyhow::anyhow!("sslmode={mode} cannot be honoured: this version of pgic speaks plaintext alone"),
+            "connect through a tunnel that encrypts (ssh -L, stunnel), and set sslmode=disable for that address",
+        )),
+        Some(mode) => bail!("sslmode={mode} is none of disable, allow, prefer, require, verify-ca, verify-full"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! A URL or a `key=value` string as tokio-postgres reads it, less what it does not know of libpq's.
+
+use anyhow::{Context as _, bail};
+use percent_encoding::percent_decode_str;
+use tokio_postgres::Config;
+
+pub(super) struct Parsed {
+    pub(super) config: Config,
+    /// tokio-postgres knows three of libpq's six modes.
+    pub(super) ssl_mode: Option<String>,
+}
+
+/// Parses a connection URL or a `key=value` string.
+pub(super) fn parse(text: &str) -> anyhow::Result<Parsed> {
+    let (rest, ssl_mode) = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        without_url_parameter(text)?
+    } else {
+        without_pair(text)?
+    };
+    // Its messages name the option, never its value.
+    let config = rest.parse::<Config>().context("not a connection URL or key=value string")?;
+    Ok(Parsed { config, ssl_mode })
+}
+
+fn without_url_parameter(url: &str) -> anyhow::Result<(String, Option<String>)> {
+    let Some((base, query)) = url.split_once('?') else { return Ok((url.to_string(), None)) };
+    let is_mode = |parameter: &&str| parameter.split('=').next() == Some("sslmode");
+    let (modes, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_mode);
+    let mode = match modes.last().and_then(|mode| mode.split_once('=')) {
+        Some((_, value)) => Some(percent_decode_str(value).decode_utf8().context("sslmode is not text")?.into_owned()),
+        None => None,
+    };
+    let separator = if others.is_empty() { "" } else { "?" };
+    Ok((format!("{base}{separator}{}", others.join("&")), mode))
+}
+
+fn without_pair(text: &str) -> anyhow::Result<(String, Option<String>)> {
+    let mut mode = None;
+    let mut rest = String::new();
+    for (key, value) in pairs(text)? {
+        if key == "sslmode" {
+            mode = Some(value);
+        } else {
+            rest.push_str(&format!("{key}='{}' ", value.replace('\\', "\\\\").replace('\'', "\\'")));
+        }
+    }
+    Ok((rest, mode))
+}
+
+/// The pairs of a `key=value` string: values may be quoted with `'`, and `\` escapes.
+fn pairs(text: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let mut pairs = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let Some((key, after)) = rest.split_once('=') else {
+            bail!("expected key=value, or a URL that begins with postgresql://");
+        };
+        let mut value = String::new();
+        let mut characters = after.trim_start().char_indices().peekable();
+        let after = after.trim_start();
+        let is_quoted = characters.next_if(|(_, c)| *c == '\'').is_some();
+        let mut end = None;
+        while let Some((at, c)) = characters.next() {
+            match c {
+                '\\' => value.extend(characters.next().map(|(_, c)| c)),
+                '\'' if is_quoted => {
+                    end = Some(at + 1);
+                    break;
+                }
+                c if c.is_whitespace() && !is_quoted => {
+                    end = Some(at);
+                    break;
+                }
+                c => value.push(c),
+            }
+        }
+        if is_quoted && end.is_none() {
+            bail!("the value of {} has no closing quote", key.trim());
+        }
+        pairs.push((key.trim().to_string(), value));
+        rest = after[end.unwrap_or(after.len())..].trim_start();
+    }
+    Ok(pairs)
+}

@@ -1,0 +1,70 @@
+//! What URL and environment make of a connection, without a server.
+
+use super::*;
+
+fn server(url: Option<&str>, variables: &[(&str, &str)]) -> anyhow::Result<Server> {
+    Server::new(url, &Environment::of(variables), "test")
+}
+
+fn error(url: Option<&str>, variables: &[(&str, &str)]) -> String {
+    crate::failure::lines(&server(url, variables).unwrap_err()).join("\n")
+}
+
+#[test]
+fn a_url_wins_over_the_environment_which_fills_the_gaps() {
+    let variables = [("PGHOST", "elsewhere"), ("PGUSER", "alice"), ("PGPORT", "6000"), ("PGDATABASE", "other")];
+    let shown = server(Some("postgresql://db.example:5433/app"), &variables).unwrap().to_string();
+    assert_eq!(shown, "database \"app\" on db.example:5433 as \"alice\"");
+    let shown = server(None, &variables).unwrap().to_string();
+    assert_eq!(shown, "database \"other\" on elsewhere:6000 as \"alice\"");
+    let url = ("DATABASE_URL", "postgres://bob@one,two/app");
+    let shown = server(None, &[url]).unwrap().to_string();
+    assert_eq!(shown, "database \"app\" on one:5432,two:5432 as \"bob\"");
+}
+
+#[test]
+fn key_value_strings_and_sockets_are_understood() {
+    let shown = server(Some("host=/run/pg user='o\\'brien' dbname = 'a b' sslmode=disable"), &[]).unwrap().to_string();
+    assert_eq!(shown, "database \"a b\" on /run/pg/.s.PGSQL.5432 as \"o'brien\"");
+    let shown = server(Some("postgresql://postgres@/app?host=/tmp/x&sslmode=prefer"), &[]).unwrap();
+    assert_eq!(shown.to_string(), "database \"app\" on /tmp/x/.s.PGSQL.5432 as \"postgres\"");
+    assert_eq!(shown.plaintext_notice(), None);
+}
+
+#[test]
+fn a_mode_that_asks_for_tls_is_refused_wherever_it_stands() {
+    for mode in ["require", "verify-ca", "verify-full"] {
+        assert!(error(Some(&format!("postgres://h/d?sslmode={mode}")), &[]).contains("cannot be honoured"));
+        assert!(error(Some(&format!("host=h sslmode={mode}")), &[]).contains("cannot be honoured"));
+        assert!(error(None, &[("PGSSLMODE", mode)]).contains("cannot be honoured"));
+    }
+    assert!(error(None, &[("PGSSLMODE", "sometimes")]).contains("is none of"));
+    assert!(server(Some("postgres://u@h/d?sslmode=disable"), &[("PGSSLMODE", "require")]).is_ok());
+}
+
+#[test]
+fn plaintext_is_said_when_it_leaves_the_machine() {
+    let notice = |url: &str| server(Some(url), &[("USER", "u")]).unwrap().plaintext_notice();
+    for local in ["postgres://localhost/d", "postgres://127.0.0.1/d", "postgres://[::1]/d", "host=/tmp dbname=d"] {
+        assert_eq!(notice(local), None, "{local}");
+    }
+    assert!(notice("postgres://db.example/d").unwrap().contains("db.example in plaintext"));
+}
+
+#[test]
+fn no_password_stands_in_what_is_shown() {
+    let url = "postgres://u:s3cret@h:port/d?options=x";
+    assert!(!error(Some(url), &[]).contains("s3cret"));
+    let good = server(Some("postgres://u:s3cret@h/d"), &[]).unwrap();
+    assert!(!format!("{good} {good:?}").contains("s3cret"));
+    assert!(!error(Some("host=h password='s3cret"), &[]).contains("s3cret"));
+    assert!(!error(Some("postgres://u:s3cret@h/d?nonsense=1"), &[]).contains("s3cret"));
+}
+
+#[test]
+fn what_is_not_honoured_is_an_error() {
+    assert!(error(None, &[("PGSERVICE", "prod")]).contains("PGSERVICE"));
+    assert!(error(None, &[("PGPORT", "many"), ("USER", "u")]).contains("PGPORT"));
+    assert!(error(None, &[("PGTARGETSESSIONATTRS", "standby"), ("USER", "u")]).contains("PGTARGETSESSIONATTRS"));
+    assert!(error(Some("nonsense"), &[]).contains("expected key=value"));
+}

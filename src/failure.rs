@@ -1,0 +1,82 @@
+//! Errors as people see them: what was tried, what the server said, then a hint.
+
+use std::fmt;
+
+/// What to do next, carried along with an error and printed on a line of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint(pub String);
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Attaches a hint to an error.
+pub trait HintExt<T> {
+    /// The same error with a hint.
+    ///
+    /// # Errors
+    /// The error.
+    fn hint(self, hint: impl Into<String>) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> HintExt<T> for Result<T, E> {
+    fn hint(self, hint: impl Into<String>) -> anyhow::Result<T> {
+        self.map_err(|error| with_hint(error, hint))
+    }
+}
+
+/// An error with a hint.
+pub fn with_hint(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyhow::Error {
+    error.into().context(Hint(hint.into()))
+}
+
+/// The lines to print for an error: its chain on one, what the server adds, then the hint.
+pub fn lines(error: &anyhow::Error) -> Vec<String> {
+    let hint = error.downcast_ref::<Hint>().cloned();
+    let hint_text = hint.as_ref().map(ToString::to_string);
+    let mut causes: Vec<String> = Vec::new();
+    let mut details = Vec::new();
+    let mut server_hint = None;
+    for cause in error.chain() {
+        let mut text = cause.to_string();
+        if Some(&text) == hint_text.as_ref() {
+            continue;
+        }
+        if let Some(server) = cause.downcast_ref::<tokio_postgres::error::DbError>() {
+            text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
+            details.extend(server.detail().map(|detail| format!("detail: {detail}")));
+            server_hint = server.hint().map(|hint| format!("hint: {hint}")).or(server_hint);
+        } else if cause.downcast_ref::<tokio_postgres::Error>().is_some() && cause.source().is_some() {
+            // Its own text only says "db error" or the like; its cause comes next.
+            continue;
+        }
+        if !causes.contains(&text) {
+            causes.push(text);
+        }
+    }
+    let mut lines = vec![format!("error: {}", causes.join(": "))];
+    lines.extend(details);
+    lines.extend(hint.map(|hint| format!("hint: {hint}")).or(server_hint));
+    lines
+}
+
+/// The server's error code in a chain of causes, where it has one.
+pub fn sqlstate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes.find_map(|cause| Some(cause.downcast_ref::<tokio_postgres::error::DbError>()?.code().code().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn the_hint_is_a_line_of_its_own_wherever_it_was_attached() {
+        let failed: Result<(), _> = Err(std::io::Error::other("refused"));
+        let error = failed.context("connect").hint("start the server").context("list tables").unwrap_err();
+        assert_eq!(lines(&error), ["error: list tables: connect: refused", "hint: start the server"]);
+    }
+}

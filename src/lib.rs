@@ -1,0 +1,13 @@
+//! The parts of the `pgic` command. It has no stable API: what stands here is reached by its tests and benchmarks.
+
+#![doc(hidden)]
+
+pub mod catalog;
+pub mod cli;
+pub mod commands;
+pub mod connect;
+pub mod exit_code;
+pub mod failure;
+pub mod render;
+pub mod throwaway;
+pub mod triggers;

@@ -1,0 +1,45 @@
+//! What people and programs see. Renderers take values and write to `impl Write`; they read no clock, no environment and
+//! no terminal.
+
+pub mod change;
+pub mod escape;
+pub mod progress;
+pub mod table;
+
+use std::io::{self, Write};
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The reader of our output has gone: a quiet end, as of `| head`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the output was closed")]
+pub struct OutputClosed;
+
+/// Tells a closed pipe from other failures of writing.
+///
+/// # Errors
+/// [`OutputClosed`] for a closed pipe, else what the system said.
+pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OutputClosed.into()),
+        Err(error) => Err(anyhow::Error::new(error).context("write the output")),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Writes to stdout all at once.
+///
+/// # Errors
+/// As [`written`].
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}

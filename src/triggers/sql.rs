@@ -1,0 +1,268 @@
+//! The text of a table's function and triggers. The template is `sql/table_trigger.sql`; every name in it is a literal,
+//! escaped here once, and everything else is qualified, so that no `search_path` and no object of a writer's can change
+//! what it does.
+
+use super::TriggerOptions;
+use super::comment::{self, Comment};
+use crate::catalog::{Column, Function, Key, Table};
+use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
+use sha2::{Digest as _, Sha256};
+
+const TEMPLATE: &str = include_str!("../../sql/table_trigger.sql");
+/// Bytes of a name, less its zero byte (`NAMEDATALEN`).
+const LONGEST_NAME: usize = 63;
+/// Past this many bytes of columns of no fixed length a row is not even made into JSON: it would not fit.
+const WIDEST: u32 = 7_900;
+
+/// The settings of a writer's session that change how values are written as JSON, with the value that is pinned.
+pub const PINNED: [(&str, &str); 7] = [
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "postgres"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+    ("lc_monetary", "C"),
+    ("search_path", "pg_catalog"),
+];
+
+/// What a table's triggers should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The schema of the function: that of the table.
+    pub schema: String,
+    /// The name of the function.
+    pub function: String,
+    /// The statement that makes it.
+    pub create_function: String,
+    /// The text between its quotes.
+    pub source: String,
+    /// Its SET clauses, as `pg_proc.proconfig` has them.
+    pub settings: Vec<String>,
+    /// Its comment.
+    pub comment: String,
+    /// The name of the row trigger.
+    pub row_trigger: String,
+    /// The name of the TRUNCATE trigger.
+    pub truncate_trigger: String,
+}
+
+impl Expected {
+    /// For a table with this key.
+    pub fn new(table: &Table, key: &Key, options: &TriggerOptions) -> Self {
+        let function = function_name(&table.name);
+        let settings = settings(&table.columns);
+        let mut places = places(table, key, options);
+        // A quote that nothing between its ends contains.
+        let candidates = (0_usize..).map(|n| if n == 0 { "$pgic$".to_string() } else { format!("$pgic{n}$") });
+        let is_free = |quote: &String| places.iter().all(|(_, value)| !value.contains(quote.as_str()));
+        let quote = candidates.take(places.len() * 1_000).find(is_free).unwrap_or_default();
+        let set_clauses =
+            settings.iter().map(|(name, value)| format!("\nSET {name} = {}", quote_literal(value))).collect();
+        let sql_function = format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&function));
+        places.extend([("{{function}}", sql_function), ("{{settings}}", set_clauses), ("{{quote}}", quote)]);
+        let create_function = fill_places(TEMPLATE, &places);
+        let source = TEMPLATE.split("{{quote}}").nth(1).map_or_else(String::new, |body| fill_places(body, &places));
+        let comment = Comment {
+            schema: table.schema.clone(),
+            table: table.name.clone(),
+            channel: options.channel.clone(),
+            digest: digest(&source),
+        };
+        Self {
+            schema: table.schema.clone(),
+            function,
+            create_function,
+            source,
+            settings: settings.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            comment: comment::write(&comment),
+            row_trigger: shortened(&table.name, "_cache_notify"),
+            truncate_trigger: shortened(&table.name, "_cache_notify_truncate"),
+        }
+    }
+
+    /// The function as it stands in SQL.
+    pub fn sql_function(&self) -> String {
+        format!("{}.{}()", quote_identifier(&self.schema), quote_identifier(&self.function))
+    }
+
+    /// Whether a function is word for word what it should be.
+    pub fn is(&self, function: &Function) -> bool {
+        function.source == self.source
+            && function.settings == self.settings
+            && function.comment.as_deref() == Some(self.comment.as_str())
+    }
+}
+
+/// The name of a table's function.
+pub fn function_name(table: &str) -> String {
+    let name = format!("notify_cache_change_{table}");
+    if name.len() <= LONGEST_NAME { name } else { shortened(&name, "") }
+}
+
+/// `name` and `suffix`, or as much of the name as fits with a hash of all of it: two long names that begin alike differ.
+pub fn shortened(name: &str, suffix: &str) -> String {
+    if name.len() + suffix.len() <= LONGEST_NAME {
+        return format!("{name}{suffix}");
+    }
+    let hash = &digest(name)[..10];
+    let mut end = LONGEST_NAME - suffix.len() - hash.len() - 1;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}_{hash}{suffix}", &name[..end])
+}
+
+/// A digest of a text, in hex.
+pub fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The SET clauses that the columns' types need. Each costs about 2 µs a row, so only those.
+fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
+    let pinned = |name: &str| PINNED.iter().find(|(pinned, _)| *pinned == name).copied();
+    let needs = |test: &dyn Fn(&Column, u32) -> bool| {
+        columns.iter().any(|column| column.made_of.iter().any(|&part| test(column, part)))
+    };
+    let mut settings = Vec::new();
+    let mut pin_if = |name: &str, is_needed: bool| settings.extend(is_needed.then(|| pinned(name)).flatten());
+    // timestamptz, wherever it stands.
+    pin_if("TimeZone", needs(&|_, part| part == 1184));
+    // Dates on their own are ISO in JSON; inside ranges and composites they are text.
+    pin_if("DateStyle", needs(&|column, part| matches!(part, 1082 | 1114 | 1184) && column.made_of.len() > 1));
+    pin_if("IntervalStyle", needs(&|_, part| part == 1186));
+    pin_if("bytea_output", needs(&|_, part| part == 17));
+    // Floats, and the geometric types that are made of them.
+    pin_if("extra_float_digits", needs(&|_, part| matches!(part, 700 | 701 | 600..=604 | 628 | 718)));
+    pin_if("lc_monetary", needs(&|_, part| part == 790));
+    // regclass and its kin write a schema only for what the path does not find.
+    let is_reg = |part| matches!(part, 24 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191);
+    pin_if("search_path", needs(&|_, part| is_reg(part)));
+    settings
+}
+
+fn json_string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn key_expression(row: &str, key: &Key) -> String {
+    let column = |name: &String| format!("{row}.{}", quote_identifier(name));
+    match key.columns.as_slice() {
+        [only] => format!("pg_catalog.to_json({})", column(only)),
+        several => {
+            format!("pg_catalog.json_build_array({})", several.iter().map(column).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// What goes into the template's places.
+fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static str, String)> {
+    let name = json_string(&table.name);
+    let head = |action: &str| quote_literal(&format!(r#"{{"table":{name},"action":"{action}","id":"#));
+    let from = quote_literal(&format!(r#","schema":{},"rel":"#, json_string(&table.schema)));
+    let varlena: Vec<String> = table
+        .columns
+        .iter()
+        .filter(|column| column.is_varlena && !column.is_virtual)
+        .map(|column| format!("coalesce(pg_catalog.pg_column_size(NEW.{}), 0)", quote_identifier(&column.name)))
+        .collect();
+    let is_wide = match varlena.as_slice() {
+        [] => "false".to_string(),
+        sizes => format!("{} OPERATOR(pg_catalog.>) {WIDEST}", sizes.join(" OPERATOR(pg_catalog.+) ")),
+    };
+    vec![
+        ("{{is_wide}}", is_wide),
+        ("{{nulls}}", nulls(&table.columns)),
+        ("{{insert}}", head("insert")),
+        ("{{update}}", head("update")),
+        ("{{delete}}", head("delete")),
+        ("{{truncate}}", head("truncate")),
+        ("{{reload}}", head("reload")),
+        ("{{from}}", from),
+        ("{{new_key}}", key_expression("NEW", key)),
+        ("{{old_key}}", key_expression("OLD", key)),
+        ("{{channel}}", quote_literal(&options.channel)),
+        ("{{notify}}", quote_literal(&format!("NOTIFY {}, ", quote_identifier(&options.channel)))),
+    ]
+}
+
+/// Fills every place in one pass over the template, so that what is filled in is never looked at again.
+fn fill_places(template: &str, places: &[(&str, String)]) -> String {
+    let mut text = String::with_capacity(template.len() * 2);
+    let mut rest = template;
+    while let Some(at) = rest.find("{{") {
+        text.push_str(&rest[..at]);
+        rest = &rest[at..];
+        match places.iter().find(|(place, _)| rest.starts_with(place)) {
+            Some((place, value)) => {
+                text.push_str(value);
+                rest = &rest[place.len()..];
+            }
+            None => {
+                text.push_str("{{");
+                rest = &rest[2..];
+            }
+        }
+    }
+    text.push_str(rest);
+    text
+}
+
+/// `"nulls":[…]`: the json columns that are SQL NULL. `row_to_json` writes SQL NULL and a JSON null alike.
+fn nulls(columns: &[Column]) -> String {
+    let json: Vec<&Column> = columns.iter().filter(|column| column.kind.has_json_null()).collect();
+    if json.is_empty() {
+        return String::new();
+    }
+    let column = |column: &&Column| {
+        format!(
+            "CASE WHEN NEW.{} IS NULL THEN {} END",
+            quote_identifier(&column.name),
+            quote_literal(&json_string(&column.name))
+        )
+    };
+    let names = json.iter().map(column).collect::<Vec<_>>().join(", ");
+    format!("',\"nulls\":[', pg_catalog.concat_ws(',', {names}), ']', ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postgres_index_cache_core::Kind;
+
+    #[test]
+    fn long_names_are_shortened_and_stay_apart() {
+        let (a, b) = (format!("{}a", "é".repeat(31)), format!("{}b", "é".repeat(31)));
+        for suffix in ["_cache_notify", "_cache_notify_truncate"] {
+            assert!(shortened(&a, suffix).len() <= 63 && shortened(&a, suffix) != shortened(&b, suffix));
+        }
+        assert!(function_name(&a).len() <= 63 && function_name(&a) != function_name(&b));
+        assert_eq!(function_name("users"), "notify_cache_change_users");
+        assert_eq!(shortened("users", "_cache_notify"), "users_cache_notify");
+    }
+
+    #[test]
+    fn only_the_settings_that_the_types_need_are_pinned() {
+        let column = |made_of: &[u32]| Column {
+            name: "c".into(),
+            type_name: String::new(),
+            kind: Kind::Other,
+            not_null: false,
+            is_virtual: false,
+            is_varlena: true,
+            made_of: made_of.to_vec(),
+        };
+        let names =
+            |made_of: &[u32]| settings(&[column(made_of)]).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&[20]), Vec::<&str>::new());
+        assert_eq!(names(&[1184]), ["TimeZone"]);
+        assert_eq!(names(&[1082]), Vec::<&str>::new());
+        assert_eq!(names(&[1184, 3910]), ["TimeZone", "DateStyle"]);
+        assert_eq!(names(&[701, 1022]), ["extra_float_digits"]);
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_place_stays_a_name() {
+        let filled = fill_places("a {{x}} b {{y}}", &[("{{x}}", "{{y}}".into()), ("{{y}}", "1".into())]);
+        assert_eq!(filled, "a {{y}} b 1");
+    }
+}
