@@ -3,6 +3,7 @@
 //! It listens on a unix socket in a private folder alone, and it is gone with whoever started it, however that ends: a
 //! watchdog process waits on a pipe that only the starter holds, then stops the server and removes the folder.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write as _};
@@ -116,8 +117,8 @@ impl Cluster {
 
     /// A URL for one of its databases, as its superuser `postgres`.
     pub fn url(&self, database: &str) -> String {
-        let encode =
-            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+        let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
         format!("postgresql://postgres@/{}?host={}", encode(database), self.socket_folder().display())
     }
 

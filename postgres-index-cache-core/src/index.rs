@@ -278,10 +278,10 @@ impl SlotTable {
                 return Err(format!("segment {number} says {} entries and has {used}", segment.len));
             }
         }
-        if all.len() != self.len {
-            Err(format!("table says {} entries and has {}", self.len, all.len()))
-        } else {
+        if all.len() == self.len {
             Ok(all)
+        } else {
+            Err(format!("table says {} entries and has {}", self.len, all.len()))
         }
     }
 }
@@ -464,7 +464,7 @@ impl MultiIndex {
 
     /// The slots of a value: `is_wanted` says whether the row in a slot has it.
     pub(crate) fn get(&self, hash: u64, mut is_wanted: impl FnMut(u32) -> bool) -> Hits<'_> {
-        let found = self.table.find(hash, |entry| self.slot_of(entry).is_some_and(&mut is_wanted));
+        let found = self.table.find(hash, |entry| is_wanted(representative(&self.postings, entry)));
         Hits(match found {
             None => Found::Nothing,
             Some(entry) => match self.list(entry) {
@@ -518,10 +518,6 @@ impl MultiIndex {
             self.table.replace(hash, |found| found == entry, last);
         }
         removed
-    }
-
-    fn slot_of(&self, entry: u32) -> Option<u32> {
-        Some(representative(&self.postings, entry))
     }
 
     fn list(&self, entry: u32) -> Option<&Postings> {

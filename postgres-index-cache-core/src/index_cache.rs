@@ -387,6 +387,7 @@ mod tests {
         id: Uuid,
         hash: Option<i64>,
         /// `None`: this row does not name the index at all.
+        #[expect(clippy::option_option, reason = "not named, null and a value are three cases")]
         owner: Option<Option<Uuid>>,
     }
 

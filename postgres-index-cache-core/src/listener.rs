@@ -329,7 +329,7 @@ impl CacheNotificationListener {
             }
         }
         // A table stands here only with a handler.
-        worst.unwrap_or_else(|| Outcome::UnknownTable(notification.table))
+        worst.unwrap_or(Outcome::UnknownTable(notification.table))
     }
 
     fn find(&self, notification: &CacheNotification) -> Result<&Registered, Outcome> {

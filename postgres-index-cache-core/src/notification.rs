@@ -106,6 +106,8 @@ pub struct Payload<'a> {
     pub truncated: bool,
     /// The `json` and `jsonb` columns that are SQL NULL.
     pub nulls: Vec<String>,
+    /// Whether the generic function sent it, which cannot tell SQL NULL from a JSON null.
+    pub generic: bool,
     /// The key that this update replaced.
     pub old_id: Option<&'a RawValue>,
     /// The key that replaces the one that this delete removes.
@@ -139,6 +141,8 @@ struct Fields<'a> {
     truncated: bool,
     #[serde(default)]
     nulls: Vec<String>,
+    #[serde(default)]
+    generic: bool,
     #[serde(borrow, default)]
     old_id: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -181,6 +185,7 @@ impl<'a> Payload<'a> {
             recheck: fields.recheck,
             truncated: fields.truncated,
             nulls: fields.nulls,
+            generic: fields.generic,
             old_id: fields.old_id,
             new_id: fields.new_id,
             why: fields.why,

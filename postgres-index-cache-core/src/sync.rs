@@ -325,7 +325,7 @@ impl Replica {
             Input::Connected => self.subscribe(),
             Input::Listening => self.probe(now),
             Input::Notification { channel, payload } if channel == self.fence_channel => {
-                self.token_arrived(payload, now)
+                self.token_arrived(payload, now);
             }
             Input::Notification { payload, .. } => self.notified(payload, now),
             Input::SnapshotTaken { table, generation, snapshot } => self.tables[table.0].cut(generation, snapshot),

@@ -282,7 +282,7 @@ impl TableCache {
         let (access, candidates): (Access, Vec<u32>) = match self.best_access(conditions) {
             Some((access, hits)) => (access, hits.iter().collect()),
             None => match self.by_single_key(conditions) {
-                Some(slot) => (Access::Key, slot.into_iter().collect()),
+                Some(slots) => (Access::Key, slots),
                 None => (Access::Scan, self.slots.iter().collect()),
             },
         };
@@ -292,12 +292,12 @@ impl TableCache {
         Answer { rows, access, looked_at }
     }
 
-    /// The slot that a condition on a key of one column finds: `Some(None)` when no row has that key.
-    fn by_single_key(&self, conditions: &[Condition]) -> Option<Option<u32>> {
+    /// The slots that a condition on a key of one column finds, none or one; `None` when there is no such condition.
+    fn by_single_key(&self, conditions: &[Condition]) -> Option<Vec<u32>> {
         let &[key] = self.shape.key() else { return None };
         conditions.iter().find_map(|condition| match &condition.wanted {
             Wanted::Cell(cell) if condition.column == key && self.shape.columns()[key].kind.is_indexed_at_load() => {
-                Some(self.slot_of(std::iter::once(cell.as_slice())))
+                Some(self.slot_of(std::iter::once(cell.as_slice())).into_iter().collect())
             }
             _ => None,
         })
@@ -382,6 +382,7 @@ impl TableCache {
         self.hash_cells(self.key_cells(slot))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "an iterator that is cloned is as good as given away")]
     fn slot_of<'a>(&self, key: impl Iterator<Item = &'a [u8]> + Clone) -> Option<u32> {
         self.by_key.find(self.hash_cells(key.clone()), |slot| self.key_cells(slot).eq(key.clone()))
     }

@@ -98,11 +98,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     driver.until_live(|loaded| progress.set(loaded.rows)).await.map_err(explain_failure)?;
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;
-    let fence = started.elapsed() - load;
+    let fence = started.elapsed().saturating_sub(load);
     drop(progress);
     let conditions = asked.conditions(&shape)?;
     let answer = driver.cache(TableId(0)).find(&conditions);
-    let timing = Timing { load, fence, find: started.elapsed() - load - fence };
+    let timing = Timing { load, fence, find: started.elapsed().saturating_sub(load + fence) };
     if args.explain {
         anstream::eprint!("{}", explain(&driver, table, &answer, timing));
     }

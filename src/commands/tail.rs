@@ -206,7 +206,7 @@ impl Printer {
         match &parsed {
             Ok(payload) if self.filter.accepts(payload) => self.emit(&Event::Change { arrival, payload }, line),
             Err(error) if self.filter.is_empty() => {
-                self.emit(&Event::Invalid { arrival, error: error.to_string() }, line)
+                self.emit(&Event::Invalid { arrival, error: error.to_string() }, line);
             }
             Ok(_) | Err(_) => return,
         }

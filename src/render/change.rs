@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(text, "10:00:00.500  update   app.users  6 -> 7  id=7 name=Ann  (2.0 ms)\n");
         assert_eq!(
             json,
-            "{\"event\":\"change\",\"channel\":\"c\\u001b\",\"pid\":7,\"received_at\":\"2026-11-23T10:00:00.5Z\",\"bytes\":148,\"table\":\"users\",\
+            "{\"event\":\"change\",\"channel\":\"c\\u001b\",\"pid\":7,\"received_at\":\"2026-11-23T10:00:00.5Z\",\"bytes\":146,\"table\":\"users\",\
              \"schema\":\"app\",\"action\":\"update\",\"id\":7,\"data\":{\"id\":7,\"name\":\"Ann\"},\"old_id\":6,\"xid\":\"742\",\
              \"at\":\"2026-11-23T10:00:00.498+00:00\",\"age_ms\":2.000}\n"
         );

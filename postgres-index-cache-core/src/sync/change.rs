@@ -31,7 +31,8 @@ pub struct Change {
     new_id: Option<Range<usize>>,
     pub(super) xid: Option<u64>,
     pub(super) recheck: bool,
-    nulls: Vec<String>,
+    /// The json columns that are SQL NULL; `None` where nobody said.
+    nulls: Option<Vec<String>>,
 }
 
 impl Change {
@@ -56,7 +57,7 @@ impl Change {
             new_id: payload.new_id.map(|id| range(id.get())),
             xid: payload.xid,
             recheck: payload.recheck,
-            nulls: payload.nulls.clone(),
+            nulls: (payload.xid.is_some() && !payload.generic).then(|| payload.nulls.clone()),
         }
     }
 
@@ -82,7 +83,7 @@ impl Change {
 
     /// What a JSON null in a `json` column stands for.
     pub fn json_nulls(&self) -> JsonNulls<'_> {
-        if self.xid.is_some() { JsonNulls::Listed(&self.nulls) } else { JsonNulls::Unknown }
+        self.nulls.as_ref().map_or(JsonNulls::Unknown, |nulls| JsonNulls::Listed(nulls))
     }
 
     pub(super) fn bytes(&self) -> usize {

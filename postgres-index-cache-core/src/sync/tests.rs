@@ -192,10 +192,10 @@ fn what_cannot_be_applied_as_it_is_makes_the_table_be_read_again() {
     type Send = fn(&mut Driven);
     let cases: [(&str, Send); 6] = [
         ("too long", |driven| {
-            driven.notify(r#"{"table":"users","action":"update","id":1,"schema":"app","xid":"150","truncated":true}"#)
+            driven.notify(r#"{"table":"users","action":"update","id":1,"schema":"app","xid":"150","truncated":true}"#);
         }),
         ("reload", |driven| {
-            driven.notify(r#"{"table":"users","action":"reload","id":null,"schema":"app","xid":"150","why":"x"}"#)
+            driven.notify(r#"{"table":"users","action":"reload","id":null,"schema":"app","xid":"150","why":"x"}"#);
         }),
         ("recheck", |driven| {
             driven.row("update", 1, 150, "");

@@ -11,14 +11,18 @@ pub(super) fn write_binary_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()
     if digits.len() != count * 2 {
         return None;
     }
-    let negative = match sign {
-        0x0000 => false,
-        0x4000 => true,
-        0xC000 => return Some(out.extend(b"NaN")),
-        0xD000 => return Some(out.extend(b"Infinity")),
-        0xF000 => return Some(out.extend(b"-Infinity")),
+    let special = match sign {
+        0x0000 | 0x4000 => "",
+        0xC000 => "NaN",
+        0xD000 => "Infinity",
+        0xF000 => "-Infinity",
         _ => return None,
     };
+    if !special.is_empty() {
+        out.extend(special.as_bytes());
+        return Some(());
+    }
+    let negative = sign == 0x4000;
     let digit = |at: i32| -> Option<u16> {
         let Ok(at) = usize::try_from(at) else { return Some(0) };
         match digits.get(at * 2..at * 2 + 2) {

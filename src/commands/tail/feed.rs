@@ -103,7 +103,7 @@ async fn reconnect(server: &Server, channels: &[String]) -> anyhow::Result<Liste
 
 /// Whether trying again can help: not where the server has said a clear no.
 fn heals(error: &anyhow::Error) -> bool {
-    match error.chain().find_map(|cause| sqlstate(cause)).as_deref() {
+    match error.chain().find_map(sqlstate).as_deref() {
         None => true,
         Some(code) => code.starts_with("08") || code.starts_with("57P") || matches!(code, "53300" | "53200" | "55000"),
     }

@@ -1,0 +1,142 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_pgic_global_optspecs
+    string join \n d/database-url= o/output= color= q/quiet v/verbose h/help V/version
+end
+
+function __fish_pgic_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_pgic_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_pgic_using_subcommand
+    set -l cmd (__fish_pgic_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c pgic -n "__fish_pgic_needs_command" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_needs_command" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_needs_command" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_needs_command" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_needs_command" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_needs_command" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "tail" -d 'Print notifications as they arrive'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "query" -d 'Load a table into a cache, catch up, and answer from it'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show it all at work on a throw-away PostgreSQL'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: what is installed, else cache_invalidation]' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for each table\'s lock' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -d 'Show what would be done, and do nothing'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for each table\'s lock' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l all -d 'Every table of the database that has them'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l dry-run -d 'Show what would be done, and do nothing'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand status" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l channel -d 'A channel to listen on; may be repeated' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l table -d 'Only changes of this table: users, or app.users' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l action -d 'Only this action: insert, update, delete, truncate or reload' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l id -d 'Only the row with this key; a composite key is written a,b' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows whose column has this value (null for SQL NULL); all of several must hold' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l count -d 'Stop after this many notifications' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l raw -d 'Print the payloads alone'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l columns -d 'Show these columns alone' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l limit -d 'Show at most this many rows' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l max-memory -d 'What the cache may take [default: a quarter of the machine\'s memory]' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l count -d 'Print the number of rows alone'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l explain -d 'Say on stderr how the answer was found'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l keep -d 'Leave the server running, and print its URL'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query demo completions help" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query demo completions help" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query demo completions help" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query demo completions help" -f -a "tail" -d 'Print notifications as they arrive'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query demo completions help" -f -a "query" -d 'Load a table into a cache, catch up, and answer from it'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query demo completions help" -f -a "demo" -d 'Show it all at work on a throw-away PostgreSQL'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query demo completions help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query demo completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,0 +1,362 @@
+#compdef pgic
+
+autoload -U is-at-least
+
+_pgic() {
+    typeset -A opt_args
+    typeset -a _arguments_options
+    local ret=1
+
+    if is-at-least 5.2; then
+        _arguments_options=(-s -S -C)
+    else
+        _arguments_options=(-s -C)
+    fi
+
+    local context curcontext="$curcontext" state line
+    _arguments "${_arguments_options[@]}" : \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+":: :_pgic_commands" \
+"*::: :->pgic" \
+&& ret=0
+    case $state in
+    (pgic)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:pgic-command-$line[1]:"
+        case $line[1] in
+            (install-triggers)
+_arguments "${_arguments_options[@]}" : \
+'--channel=[The channel to notify on \[default\: what is installed, else cache_invalidation\]]:NAME:_default' \
+'--lock-timeout=[How long to wait for each table'\''s lock]:TIME:_default' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'--dry-run[Show what would be done, and do nothing]' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+'*::tables -- Tables\: users, app.users or '\''"Odd Name"'\'':_default' \
+&& ret=0
+;;
+(remove-triggers)
+_arguments "${_arguments_options[@]}" : \
+'--lock-timeout=[How long to wait for each table'\''s lock]:TIME:_default' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'()--all[Every table of the database that has them]' \
+'--dry-run[Show what would be done, and do nothing]' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+'*::tables -- Tables\: users, app.users or '\''"Odd Name"'\'':_default' \
+&& ret=0
+;;
+(status)
+_arguments "${_arguments_options[@]}" : \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+'*::tables -- Tables\: users, app.users or '\''"Odd Name"'\'' \[default\: every table with triggers\]:_default' \
+&& ret=0
+;;
+(tail)
+_arguments "${_arguments_options[@]}" : \
+'*--channel=[A channel to listen on; may be repeated]:NAME:_default' \
+'*--table=[Only changes of this table\: users, or app.users]:TABLE:_default' \
+'*--action=[Only this action\: insert, update, delete, truncate or reload]:ACTION:_default' \
+'*--id=[Only the row with this key; a composite key is written a,b]:KEY:_default' \
+'*--where=[Only rows whose column has this value (null for SQL NULL); all of several must hold]:COLUMN=VALUE:_default' \
+'--count=[Stop after this many notifications]:N:_default' \
+'--duration=[Stop after this time]:TIME:_default' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'(-o --output)--raw[Print the payloads alone]' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+&& ret=0
+;;
+(query)
+_arguments "${_arguments_options[@]}" : \
+'*--columns=[Show these columns alone]:A,B:_default' \
+'--limit=[Show at most this many rows]:N:_default' \
+'--max-memory=[What the cache may take \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'--count[Print the number of rows alone]' \
+'--explain[Say on stderr how the answer was found]' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+':table -- The table\: users, app.users or '\''"Odd Name"'\'':_default' \
+'*::conditions -- What the rows must have:_default' \
+&& ret=0
+;;
+(demo)
+_arguments "${_arguments_options[@]}" : \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'--keep[Leave the server running, and print its URL]' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+&& ret=0
+;;
+(completions)
+_arguments "${_arguments_options[@]}" : \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+':shell -- The shell:(bash elvish fish powershell zsh)' \
+&& ret=0
+;;
+(help)
+_arguments "${_arguments_options[@]}" : \
+":: :_pgic__subcmd__help_commands" \
+"*::: :->help" \
+&& ret=0
+
+    case $state in
+    (help)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:pgic-help-command-$line[1]:"
+        case $line[1] in
+            (install-triggers)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(remove-triggers)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(status)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(tail)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(query)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(demo)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(completions)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(help)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+        esac
+    ;;
+esac
+;;
+        esac
+    ;;
+esac
+}
+
+(( $+functions[_pgic_commands] )) ||
+_pgic_commands() {
+    local commands; commands=(
+'install-triggers:Create or refresh the triggers that announce changes of tables' \
+'remove-triggers:Drop the triggers that pgic made' \
+'status:Show which tables announce their changes, who listens, and how full the queue is' \
+'tail:Print notifications as they arrive' \
+'query:Load a table into a cache, catch up, and answer from it' \
+'demo:Show it all at work on a throw-away PostgreSQL' \
+'completions:Print a completion script for a shell' \
+'help:Print this message or the help of the given subcommand(s)' \
+    )
+    _describe -t commands 'pgic commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__completions_commands] )) ||
+_pgic__subcmd__completions_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic completions commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__demo_commands] )) ||
+_pgic__subcmd__demo_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic demo commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help_commands] )) ||
+_pgic__subcmd__help_commands() {
+    local commands; commands=(
+'install-triggers:Create or refresh the triggers that announce changes of tables' \
+'remove-triggers:Drop the triggers that pgic made' \
+'status:Show which tables announce their changes, who listens, and how full the queue is' \
+'tail:Print notifications as they arrive' \
+'query:Load a table into a cache, catch up, and answer from it' \
+'demo:Show it all at work on a throw-away PostgreSQL' \
+'completions:Print a completion script for a shell' \
+'help:Print this message or the help of the given subcommand(s)' \
+    )
+    _describe -t commands 'pgic help commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__completions_commands] )) ||
+_pgic__subcmd__help__subcmd__completions_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help completions commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__demo_commands] )) ||
+_pgic__subcmd__help__subcmd__demo_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help demo commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__help_commands] )) ||
+_pgic__subcmd__help__subcmd__help_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help help commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__install-triggers_commands] )) ||
+_pgic__subcmd__help__subcmd__install-triggers_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help install-triggers commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__query_commands] )) ||
+_pgic__subcmd__help__subcmd__query_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help query commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__remove-triggers_commands] )) ||
+_pgic__subcmd__help__subcmd__remove-triggers_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help remove-triggers commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__status_commands] )) ||
+_pgic__subcmd__help__subcmd__status_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help status commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__tail_commands] )) ||
+_pgic__subcmd__help__subcmd__tail_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help tail commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__install-triggers_commands] )) ||
+_pgic__subcmd__install-triggers_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic install-triggers commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__query_commands] )) ||
+_pgic__subcmd__query_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic query commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__remove-triggers_commands] )) ||
+_pgic__subcmd__remove-triggers_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic remove-triggers commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__status_commands] )) ||
+_pgic__subcmd__status_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic status commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__tail_commands] )) ||
+_pgic__subcmd__tail_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic tail commands' commands "$@"
+}
+
+if [ "$funcstack[1]" = "_pgic" ]; then
+    _pgic "$@"
+else
+    compdef _pgic pgic
+fi

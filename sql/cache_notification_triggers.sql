@@ -1,0 +1,119 @@
+-- The generic notification function, for tables whose primary key is a column called "id".
+--
+--   psql -f cache_notification_triggers.sql
+--
+-- then, for each table:
+--
+--   CREATE TRIGGER users_cache_notify
+--       AFTER INSERT OR UPDATE OR DELETE ON users
+--       FOR EACH ROW
+--       EXECUTE FUNCTION notify_cache_change();
+--   CREATE TRIGGER users_cache_notify_truncate
+--       AFTER TRUNCATE ON users
+--       FOR EACH STATEMENT
+--       EXECUTE FUNCTION notify_cache_change();
+--
+-- For a channel of another name than cache_invalidation: EXECUTE FUNCTION notify_cache_change('my_custom_channel').
+-- `pgic install-triggers` makes a function for each table instead, which takes any key and costs less.
+--
+-- The function is created in the first schema of the search_path. Running this again replaces it in place; it drops
+-- nothing, so triggers that call it stay.
+--
+-- What it promises a writer: it never fails a write. A payload that would be too long is sent without its row
+-- ("truncated": true); what cannot be announced becomes a request to read the table again ("action": "reload").
+-- What no trigger can help: PREPARE TRANSACTION fails after a NOTIFY, and a full notification queue fails the COMMIT.
+
+CREATE OR REPLACE FUNCTION notify_cache_change() RETURNS trigger
+LANGUAGE plpgsql
+-- A writer's session must not change how values are written.
+SET TimeZone = 'UTC'
+SET DateStyle = 'ISO'
+SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex'
+SET extra_float_digits = '1'
+AS $pgic$
+DECLARE
+  origin pg_catalog.text;
+  relation pg_catalog.oid := TG_RELID;
+  table_name pg_catalog.text := TG_TABLE_NAME;
+  table_schema pg_catalog.text := TG_TABLE_SCHEMA;
+  channel pg_catalog.text := coalesce(TG_ARGV[0], 'cache_invalidation');
+  head pg_catalog.text;
+  old_key pg_catalog.text;
+  new_key pg_catalog.text;
+  removal pg_catalog.text;
+  payload pg_catalog.text;
+BEGIN
+  -- What can fail is done in here: a failure becomes a request to read the table again, never an error of the writer.
+  -- The notify stands behind it: inside, each would keep 8 kB of memory until the end of the transaction.
+  BEGIN
+    -- A partition announces its changes under the name of the table that applications know.
+    IF pg_catalog.pg_partition_root(TG_RELID) OPERATOR(pg_catalog.<>) TG_RELID THEN
+      relation := pg_catalog.pg_partition_root(TG_RELID);
+      SELECT c.relname, n.nspname INTO STRICT table_name, table_schema
+      FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+      WHERE c.oid OPERATOR(pg_catalog.=) relation;
+    END IF;
+    origin := pg_catalog.concat(',"schema":', pg_catalog.to_json(table_schema), ',"rel":', TG_RELID,
+      ',"generic":true,"xid":"', pg_catalog.pg_current_xact_id());
+    IF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
+      IF relation OPERATOR(pg_catalog.<>) TG_RELID THEN
+        payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"reload","id":null', origin,
+          '","why":"a partition was truncated"}');
+      ELSE
+        payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"truncate","id":null', origin,
+          '","v":"","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
+      END IF;
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+      payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"delete","id":',
+        pg_catalog.to_json(OLD.id), origin, '","v":"', OLD.ctid, '","at":',
+        pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
+    ELSE
+      new_key := pg_catalog.to_json(NEW.id);
+      head := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"',
+        CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN 'insert' ELSE 'update' END, '","id":', new_key, origin,
+        '","v":"', NEW.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
+        CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',"recheck":true' END);
+      IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+        old_key := pg_catalog.to_json(OLD.id);
+        IF old_key OPERATOR(pg_catalog.<>) new_key COLLATE pg_catalog."C" THEN
+          removal := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"delete","id":', old_key,
+            origin, '","v":"', OLD.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), ',"new_id":', new_key,
+            '}');
+          head := pg_catalog.concat(head, ',"old_id":', old_key);
+        END IF;
+      END IF;
+      payload := pg_catalog.concat(head, ',"data":', pg_catalog.row_to_json(NEW), '}');
+      IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999 THEN
+        payload := pg_catalog.concat(head, ',"truncated":true}');
+      END IF;
+    END IF;
+    IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999
+      OR pg_catalog.octet_length(removal) OPERATOR(pg_catalog.>) 7999 THEN
+      removal := NULL;
+      payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"reload","id":null', origin,
+        '","why":"the key is too long to be sent"}');
+    END IF;
+  EXCEPTION WHEN OTHERS THEN
+    removal := NULL;
+    payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"reload","id":null,"schema":',
+      pg_catalog.to_json(table_schema), ',"rel":', TG_RELID, ',"generic":true,"xid":"', pg_catalog.pg_current_xact_id(),
+      '","why":"the trigger failed with SQLSTATE ', SQLSTATE, '"}');
+  END;
+  IF pg_catalog.has_function_privilege(
+    'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, 'EXECUTE'
+  ) THEN
+    IF removal IS NOT NULL THEN
+      PERFORM pg_catalog.pg_notify(channel, removal);
+    END IF;
+    PERFORM pg_catalog.pg_notify(channel, payload);
+  ELSE
+    IF removal IS NOT NULL THEN
+      EXECUTE pg_catalog.concat('NOTIFY ', pg_catalog.quote_ident(channel), ', ', pg_catalog.quote_literal(removal));
+    END IF;
+    EXECUTE pg_catalog.concat('NOTIFY ', pg_catalog.quote_ident(channel), ', ', pg_catalog.quote_literal(payload));
+  END IF;
+  RETURN NULL;
+END
+$pgic$;

@@ -1,0 +1,49 @@
+//! What the command line says of itself: no server is needed here.
+
+use clap::{CommandFactory as _, ValueEnum as _};
+use clap_complete::Shell;
+use pgic::cli::Cli;
+use pgic::commands::completions::script;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn the_completion_scripts_are_fresh() {
+    for shell in Shell::value_variants() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("completions/pgic.{shell}"));
+        let stored = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(stored == script(*shell), "{} is stale: run scripts/completions", path.display());
+    }
+}
+
+#[test]
+fn the_whole_help_is_as_it_was() {
+    let mut help = String::new();
+    let mut command = Cli::command().term_width(100);
+    command.build();
+    for command in std::iter::once(&mut command.clone()).chain(command.get_subcommands_mut()) {
+        if command.get_name() != "help" {
+            help.push_str(&format!("{}\n────\n", command.render_help()));
+        }
+    }
+    insta::assert_snapshot!(help);
+}
+
+#[test]
+fn usage_errors_end_with_two_and_help_with_zero() {
+    let run =
+        |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_pgic")).args(arguments).output().unwrap().status.code();
+    for arguments in [&["--help"][..], &["--version"], &["query", "--help"], &["completions", "bash"]] {
+        assert_eq!(run(arguments), Some(0), "{arguments:?}");
+    }
+    for arguments in [
+        &[][..],
+        &["dance"],
+        &["query"],
+        &["tail", "--count", "0"],
+        &["tail", "--duration", "soon"],
+        &["query", "t", "--max-memory", "much"],
+    ] {
+        assert_eq!(run(arguments), Some(2), "{arguments:?}");
+    }
+}

@@ -1,0 +1,78 @@
+//! The demo, and the throw-away server under it: it works on a bare machine and leaves nothing behind.
+
+use crate::support::{DEADLINE, connect, lines_of, pgic, run};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+#[test]
+fn the_demo_shows_every_part_and_ends_by_itself() {
+    let ran = run(pgic(&["demo"]));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for shown in [
+        "public.users     created  cache_invalidation  public.notify_cache_change_users",
+        "listening on cache_invalidation",
+        "(the row is too long to be sent)",
+        "truncate public.products",
+        "550e8400-e29b-41d4-a716-446655440001  bob                 123           9",
+        "\"username_hash\":10000",
+        "server: PostgreSQL ",
+    ] {
+        assert!(ran.stdout.contains(shown), "{shown} is not in\n{}", ran.stdout);
+    }
+    assert!(!Path::new(&folder_of(&ran.stdout)).exists(), "the folder is gone");
+}
+
+/// The folder that the demo names: `PostgreSQL 15 in /tmp/pgic-abcdef`.
+fn folder_of(stdout: &str) -> String {
+    stdout.lines().find_map(|line| line.split_once(" in /")).map(|(_, folder)| format!("/{folder}")).expect("a folder")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
+    let ran = run(pgic(&["demo", "--keep"]));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let url = ran.stdout.lines().find(|line| line.starts_with("postgresql://")).expect("a URL");
+    let count: i64 = connect(url).await.query_one("SELECT count(*) FROM users", &[]).await.unwrap().get(0);
+    assert_eq!(count, 10_002);
+    let query = run(pgic(&["query", "users", "username_hash=123", "--count", "-d", url]));
+    assert_eq!(query.stdout, "2\n");
+    let stop = ran.stdout.lines().last().and_then(|line| line.strip_prefix("# ")).expect("how to stop it");
+    let stopped = Command::new("sh").args(["-c", stop]).output().unwrap();
+    assert!(stopped.status.success(), "{stop}: {stopped:?}");
+    assert!(!Path::new(&folder_of(&ran.stdout)).exists());
+}
+
+#[test]
+fn a_demo_that_is_killed_leaves_nothing() {
+    let mut demo = pgic(&["demo"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = lines_of(demo.stdout.take().unwrap());
+    let folder = loop {
+        let line = lines.recv_timeout(DEADLINE).expect("the demo goes on");
+        if line.contains(" in /") {
+            break folder_of(&line);
+        }
+    };
+    assert!(Path::new(&folder).exists());
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while Path::new(&folder).exists() {
+        assert!(Instant::now() < deadline, "the watchdog has not removed {folder}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_missing_server_is_an_error_with_how_to_install_it() {
+    let mut command = pgic(&["demo"]);
+    command.env("PGIC_PG_BIN", "/nonexistent");
+    let ran = run(command);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("error: find PostgreSQL's server programs"), "{}", ran.stderr);
+    for system in
+        ["apt-get install postgresql", "dnf install postgresql-server", "apk add postgresql", "brew install postgresql"]
+    {
+        assert!(ran.stderr.contains(system), "{}", ran.stderr);
+    }
+}

@@ -1,0 +1,188 @@
+//! The driver and the engine under load: at a fence the cache is the table.
+
+use crate::support::{DEADLINE, Database};
+use pgic::connect::{Environment, Server};
+use postgres_index_cache_core::postgres::{Driver, DriverError, DriverOptions, FollowTable};
+use postgres_index_cache_core::sync::{Failure, Followed, Limits, TableId};
+use postgres_index_cache_core::{Column, Kind, TableShape};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio_postgres::Client;
+
+const TABLE: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint);";
+
+async fn open(database: &Database, fence_channel: &str) -> Result<Driver, DriverError> {
+    let oid: u32 = database.client().await.query_one("SELECT 'kv'::regclass::oid", &[]).await.unwrap().get(0);
+    let column = |name: &str, kind, nullable| Column { name: name.to_string(), kind, nullable };
+    let columns = vec![column("id", Kind::Int4, false), column("v", Kind::Text, true), column("n", Kind::Int8, true)];
+    let follow = FollowTable {
+        followed: Followed {
+            schema: "public".into(),
+            name: "kv".into(),
+            oid,
+            deferrable_key: false,
+            sends_plain_form: false,
+        },
+        shape: Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap()),
+        expected_rows: 100,
+    };
+    let options = DriverOptions {
+        channels: vec!["cache_invalidation".into()],
+        fence_channel: fence_channel.to_string(),
+        limits: Limits { fence_timeout: DEADLINE, ..Limits::default() },
+        settings: Vec::new(),
+        max_memory: 1 << 30,
+        lock_timeout: Duration::from_secs(10),
+    };
+    let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
+    Driver::open(&server, vec![follow], options).await
+}
+
+/// The rows of the cache as JSON.
+fn cached(driver: &Driver) -> BTreeSet<String> {
+    driver.cache(TableId(0)).validate().expect("the cache is sound");
+    driver.cache(TableId(0)).rows().map(|row| format!("{row:?}")).collect()
+}
+
+/// The rows of the table, written alike.
+async fn stored(client: &Client) -> BTreeSet<String> {
+    let rows = client.query("SELECT row_to_json(kv)::text FROM kv", &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// One random transaction.
+fn transaction(random: &mut fastrand::Rng) -> String {
+    let statement = |random: &mut fastrand::Rng| {
+        let id = random.u32(1..40);
+        let value = ["a", "b", "c"][random.usize(0..3)];
+        match random.u32(0..100) {
+            0..35 => {
+                format!("INSERT INTO kv VALUES ({id}, '{value}', {id}) ON CONFLICT (id) DO UPDATE SET v = excluded.v")
+            }
+            35..60 => format!("UPDATE kv SET v = '{value}', n = n + 1 WHERE id BETWEEN {id} AND {id} + 3"),
+            60..75 => format!("DELETE FROM kv WHERE id = {id}"),
+            75..85 => format!(
+                "UPDATE kv SET id = id + 100 WHERE id = {id} AND NOT EXISTS (SELECT FROM kv WHERE id = {id} + 100)"
+            ),
+            85..92 => format!("SAVEPOINT s; DELETE FROM kv WHERE id > {id}; ROLLBACK TO s"),
+            92..96 => format!("INSERT INTO kv VALUES ({id}, repeat('{value}', 9000), 1) ON CONFLICT (id) DO NOTHING"),
+            96..98 => "DELETE FROM kv WHERE id > 100".to_string(),
+            _ => "TRUNCATE kv".to_string(),
+        }
+    };
+    let statements: Vec<String> = (0..random.usize(1..5)).map(|_| statement(random)).collect();
+    let end = if random.u32(0..10) == 0 { "ROLLBACK" } else { "COMMIT" };
+    format!("BEGIN; {}; {end}", statements.join("; "))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_fence_the_cache_is_the_table() {
+    let database = Database::with(TABLE).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let commits = Arc::new(AtomicU64::new(0));
+    // Writers hold it shared while they write; whoever holds it alone has a quiet point.
+    let quiet = Arc::new(tokio::sync::RwLock::new(()));
+    let mut writers = Vec::new();
+    for seed in 0..3 {
+        let (client, stop, commits, quiet) =
+            (database.client().await, Arc::clone(&stop), Arc::clone(&commits), Arc::clone(&quiet));
+        writers.push(tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed);
+            while !stop.load(Ordering::Relaxed) {
+                let _writing = quiet.read().await;
+                // Writers may deadlock with each other, and lose.
+                if client.batch_execute(&transaction(&mut random)).await.is_err() {
+                    client.batch_execute("ROLLBACK").await.expect("roll back");
+                }
+                commits.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    let reader = database.client().await;
+    let mut applied = 0;
+    for round in 0..12 {
+        let mut driver = open(&database, &format!("fence_{round}")).await.unwrap();
+        driver.until_live(|_| {}).await.unwrap();
+        let until = commits.load(Ordering::Relaxed) + 60;
+        while commits.load(Ordering::Relaxed) < until {
+            driver.fence().await.unwrap();
+        }
+        let _nobody_writes = quiet.write().await;
+        driver.fence().await.unwrap();
+        let (cache, table) = (cached(&driver), stored(&reader).await);
+        assert_eq!(cache, table, "round {round}: {:?}", driver.replica().counters());
+        applied += driver.replica().counters().applied;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(applied > 100, "the notifications did the work: {applied} were applied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_payloads_neither_crash_nor_stop_it() {
+    let database = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let mut driver = open(&database, "fence").await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let client = database.client().await;
+    let xid = r#""schema":"public","xid":"9999999999""#;
+    for payload in [
+        String::new(),
+        "{".to_string(),
+        "[[[[[[".repeat(1_000),
+        format!(r#"{{"table":"kv","action":"insert","id":[1],{xid},"data":{{}}}}"#),
+        format!(r#"{{"table":"kv","action":"update","id":2,{xid},"data":{{"id":3,"v":"x","n":1}}}}"#),
+        format!(r#"{{"table":"kv","action":"delete","id":{{"a":[]}},{xid}}}"#),
+        format!(
+            r#"{{"table":"kv","action":"update","id":1,"old_id":"zzz",{xid},"data":{{"id":1,"v":null,"n":99999999999999999999}}}}"#
+        ),
+        format!(r#"{{"table":"kv","action":"reload","id":null,{xid}}}"#),
+    ] {
+        client.execute("SELECT pg_notify('cache_invalidation', $1)", &[&payload]).await.unwrap();
+        driver.fence().await.unwrap();
+    }
+    assert_eq!(cached(&driver), stored(&client).await, "each was answered by reading the table again");
+    client.execute("SELECT pg_notify('fence', 'forged token')", &[]).await.unwrap();
+    driver.fence().await.unwrap();
+    assert!(driver.replica().counters().reloads >= 4 && driver.replica().counters().invalid == 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_listener_is_an_error_and_never_silence() {
+    let database = Database::with(TABLE).await;
+    let mut driver = open(&database, "fence").await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgic test' AND datname = current_database()";
+    database.client().await.query(kill, &[]).await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it does not hang");
+    assert!(matches!(ended, Err(DriverError::Failed(Failure::ConnectionLost(_)))), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_waits_for_a_migration_and_sees_what_it_left() {
+    let database =
+        Database::with(&format!("{TABLE} INSERT INTO kv SELECT n, 'a', n FROM generate_series(1, 500) n")).await;
+    let migration = database.client().await;
+    migration
+        .batch_execute("BEGIN; LOCK TABLE kv IN ACCESS EXCLUSIVE MODE; ALTER TABLE kv ALTER n TYPE bigint USING n + 1")
+        .await
+        .unwrap();
+    let mut driver = open(&database, "fence").await.unwrap();
+    let watcher = database.client().await;
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'kv'::regclass::oid";
+    let commit = async {
+        while watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+        migration.batch_execute("COMMIT").await.unwrap();
+    };
+    let (live, ()) = tokio::join!(tokio::time::timeout(DEADLINE, driver.until_live(|_| {})), commit);
+    live.expect("in time").unwrap();
+    assert_eq!(cached(&driver).len(), 500);
+    assert_eq!(cached(&driver), stored(&watcher).await);
+}

@@ -1,0 +1,220 @@
+//! `install-triggers` and `remove-triggers`: idempotent, all or nothing, refusing before any change.
+
+use crate::support::{DEADLINE, Database, Ran, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
+use serde_json::json;
+
+const TWO: &str = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, t timestamptz);";
+
+/// Everything that pgic may have made, as text: what a refusal must leave as it was.
+async fn installed(database: &Database) -> Vec<String> {
+    let sql = "SELECT t.tgrelid::regclass || ' ' || t.tgname || ' ' || t.tgenabled::text || ' ' || t.tgfoid::regproc FROM pg_trigger t WHERE NOT tgisinternal
+        UNION ALL SELECT p.oid::regprocedure || ' ' || md5(p.prosrc) || coalesce(obj_description(p.oid, 'pg_proc'), '') FROM pg_proc p
+        WHERE p.proname LIKE 'notify%change%' ORDER BY 1";
+    database.client().await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+fn refused(ran: &Ran, because: &str) {
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains(because), "{} does not say {because}", ran.stderr);
+    assert!(ran.stdout.is_empty(), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn installing_twice_changes_nothing_the_second_time() {
+    let database = Database::with(TWO).await;
+    let first = database.pgic_ok(&["install-triggers", "a", "b"]);
+    insta::assert_snapshot!(first, @r"
+    table     result   channel             function
+    public.a  created  cache_invalidation  public.notify_cache_change_a
+    public.b  created  cache_invalidation  public.notify_cache_change_b
+    ");
+    let before = installed(&database).await;
+    assert_eq!(before.len(), 6);
+    let again = database.pgic(&["install-triggers", "a", "b"]);
+    assert_eq!((again.code, again.stdout.matches("unchanged").count()), (0, 2));
+    assert!(again.stderr.contains("nothing to change"), "{again:?}");
+    assert_eq!(installed(&database).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_is_not_given_is_kept() {
+    let database = Database::with(TWO).await;
+    database.pgic_ok(&["install-triggers", "a", "--channel", "Mixed Case"]);
+    let shown = database.pgic_ok(&["install-triggers", "a", "-o", "json"]);
+    let plan: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(
+        (&plan["result"], &plan["channel"], &plan["steps"]),
+        (&json!("unchanged"), &json!("Mixed Case"), &json!([]))
+    );
+    let changed = database.pgic_ok(&["install-triggers", "a", "--channel", "other"]);
+    assert!(changed.contains("refreshed  Mixed Case -> other"), "{changed}");
+    let mut listening = database.listen_on("other").await;
+    database.client().await.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    assert_eq!(listening.short().await, ["insert 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_shows_the_plan_and_does_nothing() {
+    let database = Database::with(TWO).await;
+    let plan = database.pgic_ok(&["install-triggers", "a", "--dry-run"]);
+    insta::assert_snapshot!(plan, @r#"
+    table     result            channel             function
+    public.a  would be created  cache_invalidation  public.notify_cache_change_a
+      public.a: create function "public"."notify_cache_change_a"()
+      public.a: comment on function "public"."notify_cache_change_a"()
+      public.a: create trigger "a_cache_notify"
+      public.a: create trigger "a_cache_notify_truncate"
+    "#);
+    assert!(installed(&database).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
+    let sql = "CREATE TABLE a (id int PRIMARY KEY);
+        CREATE VIEW v AS SELECT 1 AS id; CREATE MATERIALIZED VIEW m AS SELECT 1 AS id;
+        CREATE TABLE nokey (n int); CREATE TABLE nullable (n int UNIQUE);
+        CREATE TABLE late (n int NOT NULL UNIQUE DEFERRABLE);
+        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);
+        CREATE SEQUENCE s; CREATE SCHEMA app; CREATE TABLE app.elsewhere (id int PRIMARY KEY);";
+    let database = Database::with(sql).await;
+    let cases = [
+        ("missing", "the table missing does not exist"),
+        ("elsewhere", "hint: there is app.elsewhere"),
+        ("v", "public.v is a view"),
+        ("m", "public.m is a materialised view"),
+        ("nokey", "has neither a primary key nor a unique key"),
+        ("nullable", "has neither a primary key nor a unique key"),
+        ("late", "has neither a primary key nor a unique key"),
+        ("parts", "is a partitioned table"),
+        ("part", "is a partition"),
+        ("s", "is not a table"),
+        ("pg_catalog.pg_class", "is a system table"),
+        ("\"unclosed", "find the table \"unclosed"),
+    ];
+    for (table, because) in cases {
+        refused(&database.pgic(&["install-triggers", "a", table]), because);
+        assert!(installed(&database).await.is_empty(), "{table}: nothing was changed");
+    }
+    refused(&database.pgic(&["install-triggers", "a", "--no-such-option"]), "--no-such-option");
+    refused(&database.pgic(&["install-triggers", "a", "--channel", ""]), "needs a name");
+    refused(&database.pgic(&["install-triggers", "a", "--channel", &"x".repeat(64)]), "64 bytes");
+    refused(&database.pgic(&["install-triggers"]), "required");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unique_key_of_not_null_columns_will_do() {
+    let database = Database::with("CREATE TABLE t (a int NOT NULL, b text NOT NULL, c int, UNIQUE (b, a))").await;
+    database.pgic_ok(&["install-triggers", "t"]);
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute("INSERT INTO t VALUES (1, 'x', 2)").await.unwrap();
+    assert_eq!(listening.short().await, ["insert [\"x\",1]"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_pgic_did_not_make_is_refused_and_survives() {
+    let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}{TWO}")).await;
+    let own = "CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        COMMENT ON FUNCTION notify_cache_change_a() IS 'made by pgic, do not edit: {}';";
+    database.client().await.batch_execute(own).await.unwrap();
+    let before = installed(&database).await;
+    let trigger = database.pgic(&["install-triggers", "b", "users"]);
+    refused(&trigger, "a trigger called users_cache_notify exists and calls public.notify_cache_change()");
+    assert!(trigger.stderr.contains("DROP TRIGGER \"users_cache_notify\" ON \"public\".\"users\""), "{trigger:?}");
+    refused(&database.pgic(&["install-triggers", "a"]), "is not one that pgic made for this table");
+    let removed = database.pgic(&["remove-triggers", "users"]);
+    assert_eq!(removed.code, 0);
+    assert!(removed.stdout.contains("the trigger users_cache_notify is left"), "{removed:?}");
+    assert_eq!(installed(&database).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_somebody_else_planted_is_not_ours() {
+    let database = Database::with(TWO).await;
+    let planter = format!("planter_{}", database.name);
+    database.pgic_ok(&["install-triggers", "a"]);
+    let client = database.client().await;
+    let comment: String = client
+        .query_one("SELECT obj_description('notify_cache_change_a()'::regprocedure, 'pg_proc')", &[])
+        .await
+        .unwrap()
+        .get(0);
+    database.pgic_ok(&["remove-triggers", "a"]);
+    let plant = format!(
+        "CREATE ROLE {planter} LOGIN; GRANT CREATE ON SCHEMA public TO {planter}; SET ROLE {planter};
+         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         COMMENT ON FUNCTION notify_cache_change_a() IS '{}'; RESET ROLE",
+        comment.replace('\'', "''")
+    );
+    client.batch_execute(&plant).await.unwrap();
+    refused(&database.pgic(&["install-triggers", "a"]), "is not one that pgic made for this table");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_takes_away_what_was_made_and_nothing_else() {
+    let database = Database::with(TWO).await;
+    database.client().await.batch_execute(SPECIFICATION).await.unwrap();
+    let before = installed(&database).await;
+    database.pgic_ok(&["install-triggers", "a", "b"]);
+    // Somebody else found our function useful.
+    let shared = "CREATE TABLE c (id int PRIMARY KEY);
+        CREATE TRIGGER mine AFTER INSERT ON c FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a();";
+    database.client().await.batch_execute(shared).await.unwrap();
+    let removed = database.pgic_ok(&["remove-triggers", "a"]);
+    assert!(removed.contains("is left: other triggers call it"), "{removed}");
+    database.client().await.batch_execute("DROP TABLE c").await.unwrap();
+    let dry = database.pgic_ok(&["remove-triggers", "--all", "--dry-run"]);
+    assert!(dry.contains("public.b: drop trigger \"b_cache_notify\""), "{dry}");
+    database.pgic_ok(&["install-triggers", "a"]);
+    database.pgic_ok(&["remove-triggers", "--all"]);
+    assert_eq!(installed(&database).await, before);
+    let nothing = database.pgic(&["remove-triggers", "a"]);
+    assert!(nothing.code == 0 && nothing.stderr.contains("nothing to remove"), "{nothing:?}");
+    refused(&database.pgic(&["remove-triggers"]), "required");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_not_had_in_time_changes_nothing() {
+    let database = Database::with(TWO).await;
+    let mut holder = database.client().await;
+    let transaction = holder.transaction().await.unwrap();
+    transaction.batch_execute("INSERT INTO b VALUES (1)").await.unwrap();
+    let ran = database.pgic(&["install-triggers", "a", "b", "--lock-timeout", "100ms"]);
+    refused(&ran, "lock public.b");
+    assert!(ran.stderr.contains("hint: something holds the table"), "{ran:?}");
+    assert!(installed(&database).await.is_empty());
+    transaction.commit().await.unwrap();
+    database.pgic_ok(&["install-triggers", "a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dba_set_is_kept_and_what_is_off_is_turned_on() {
+    let database = Database::with(TWO).await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    let client = database.client().await;
+    client.batch_execute("ALTER TABLE a ENABLE ALWAYS TRIGGER a_cache_notify").await.unwrap();
+    assert!(database.pgic_ok(&["install-triggers", "a"]).contains("unchanged"));
+    client.batch_execute("ALTER TABLE a DISABLE TRIGGER a_cache_notify").await.unwrap();
+    assert!(database.pgic_ok(&["install-triggers", "a"]).contains("refreshed"));
+    client.batch_execute("DROP TRIGGER a_cache_notify_truncate ON a").await.unwrap();
+    assert!(database.pgic_ok(&["install-triggers", "a"]).contains("refreshed"));
+    let states =
+        installed(&database).await.iter().filter(|line| line.starts_with("a a_cache") && line.contains(" O ")).count();
+    assert_eq!(states, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_installers_at_once_end_with_one_installation() {
+    let database = Database::with(TWO).await;
+    let runs: Vec<_> = (0..4).map(|_| database.command(&["install-triggers", "a", "b"]).spawn().unwrap()).collect();
+    for mut run in runs {
+        assert!(run.wait().unwrap().success());
+    }
+    assert_eq!(installed(&database).await.len(), 6);
+    let mut listening = database.listen().await;
+    tokio::time::timeout(DEADLINE, database.client().await.batch_execute("INSERT INTO a VALUES (1)"))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(listening.short().await, ["insert 1"]);
+}

@@ -1,0 +1,15 @@
+//! Everything that needs a real PostgreSQL, by capability. Each test has a database of its own in one throw-away cluster.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod demo;
+mod driver;
+mod example;
+mod generic_function;
+mod install;
+mod query;
+mod status;
+mod tail;
+mod trigger;
+mod typed_values;

@@ -1,0 +1,183 @@
+//! `query`: the cache of an application, asked once.
+
+use crate::support::{Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
+use serde_json::json;
+
+const PEOPLE: &str = "
+    CREATE TABLE people (id int PRIMARY KEY, name varchar(5), hash bigint, tag char(3), price numeric, doc json, \"Odd Name\" text);
+    INSERT INTO people VALUES
+        (1, 'ann', 123, 'x', 1.10, '{\"a\":1}', 'p'),
+        (2, 'bob', 123, 'y', 2, 'null', ''),
+        (3, 'abcde', NULL, NULL, NULL, NULL, NULL);";
+
+async fn people() -> Database {
+    let database = Database::with(PEOPLE).await;
+    database.pgic_ok(&["install-triggers", "people"]);
+    database
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_find_their_rows() {
+    let database = people().await;
+    let cases: [(&[&str], &[i64]); 16] = [
+        (&[], &[1, 2, 3]),
+        (&["id=2"], &[2]),
+        (&["hash=123"], &[1, 2]),
+        (&["hash=123", "name=bob"], &[2]),
+        (&["hash=null"], &[3]),
+        (&["hash!=null"], &[1, 2]),
+        (&["hash:=100+23", "id=1"], &[1]),
+        (&["tag=x"], &[1]),
+        (&["price=1.1"], &[1]),
+        (&["price=2.00"], &[2]),
+        (&["Odd Name="], &[2]),
+        (&["\"Odd Name\"=p"], &[1]),
+        (&["NAME=ann"], &[1]),
+        (&["name=abcdefgh"], &[]),
+        (&["doc=null"], &[3]),
+        (&["doc!=null"], &[1, 2]),
+    ];
+    for (conditions, expected) in cases {
+        let ran = database.pgic(&[&["query", "people", "-o", "json"], conditions].concat());
+        let ids: Vec<i64> = ran.json().iter().map(|row| row["id"].as_i64().unwrap()).collect();
+        assert_eq!(ids, expected, "{conditions:?}: {ran:?}");
+        assert_eq!(ran.code, i32::from(expected.is_empty()), "{conditions:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_is_a_table_or_json_as_postgresql_writes_it() {
+    let database = people().await;
+    let text = database.pgic_ok(&["query", "people", "id!=null"]);
+    insta::assert_snapshot!(text, @r#"
+    id  name   hash  tag   price  doc      Odd Name
+     1  ann     123  x      1.10  {"a":1}  p
+     2  bob     123  y         2  null
+     3  abcde  NULL  NULL   NULL  NULL     NULL
+    "#);
+    let json = database.pgic_ok(&["query", "people", "hash=123", "-o", "json"]);
+    let client = database.client().await;
+    let rows =
+        client.query("SELECT row_to_json(p)::text FROM people p WHERE hash = 123 ORDER BY id", &[]).await.unwrap();
+    let expected: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(json.lines().collect::<Vec<_>>(), expected);
+    let chosen = database.pgic_ok(&["query", "people", "--columns", "price,id", "-o", "json", "--limit", "1"]);
+    assert_eq!(chosen, "{\"price\":1.10,\"id\":1}\n");
+    assert_eq!(database.pgic_ok(&["query", "people", "--count"]), "3\n");
+    assert_eq!(database.pgic_ok(&["query", "people", "hash=123", "--count", "-o", "json"]), "{\"count\":2}\n");
+    let none = database.pgic(&["query", "people", "id=9", "--count"]);
+    assert_eq!((none.code, none.stdout.as_str()), (1, "0\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_an_error_before_anything_is_loaded() {
+    let sql = "CREATE VIEW v AS SELECT * FROM people; CREATE TABLE nokey (n int);
+        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);";
+    let database = people().await;
+    database.client().await.batch_execute(sql).await.unwrap();
+    let cases: [(&[&str], &str); 13] = [
+        (&["missing"], "the table missing does not exist"),
+        (&["v"], "is a view"),
+        (&["nokey"], "without a primary key"),
+        (&["parts"], "is a partitioned table"),
+        (&["people", "nope=1"], "hint: its columns are id, name, hash"),
+        (&["people", "--columns", "nope"], "has no column nope"),
+        (&["people", "hash=many"], "take hash=many for the column hash of type bigint: invalid input syntax"),
+        (&["people", "hash=99999999999999999999"], "out of range"),
+        (&["people", "hash"], "is not a condition"),
+        (&["people", "hash!=3"], "!= is for null alone"),
+        (&["people", "hash:=NULL"], "is null, which is equal to nothing"),
+        (&["people", "hash:=1); DROP TABLE people; SELECT (1"], "hash"),
+        (&["people", "hash:=(WITH x AS (DELETE FROM people RETURNING id) SELECT 1)"], "hash"),
+    ];
+    for (arguments, because) in cases {
+        let ran = database.pgic(&[&["query"], arguments].concat());
+        assert!(ran.code == 2 && ran.stderr.contains(because) && ran.stdout.is_empty(), "{arguments:?}: {ran:?}");
+    }
+    assert_eq!(database.pgic_ok(&["query", "people", "--count"]), "3\n");
+    let too_big = database.pgic(&["query", "people", "--max-memory", "10"]);
+    assert!(too_big.code == 2 && too_big.stderr.contains("hint: raise --max-memory"), "{too_big:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_triggers_is_answered_with_a_notice() {
+    let database = Database::with(PEOPLE).await;
+    let ran = database.pgic(&["query", "people", "id=1", "--columns", "name", "-o", "json"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "{\"name\":\"ann\"}\n"));
+    assert!(ran.stderr.contains("no trigger announces changes of public.people"), "{ran:?}");
+    let quiet = database.pgic(&["-q", "query", "people", "id=1"]);
+    assert_eq!(quiet.stderr, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_specification_s_own_function_will_do() {
+    let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
+    let id = "550e8400-e29b-41d4-a716-446655440000";
+    database.client().await.batch_execute(&format!("INSERT INTO users VALUES ('{id}', 123, 7)")).await.unwrap();
+    let ran = database.pgic(&["query", "users", "username_hash=123", "-o", "json"]);
+    assert_eq!(ran.json(), [json!({"id": id, "username_hash": 123, "email_hash": 7})]);
+    assert_eq!(ran.stderr, "");
+    let computed = database.pgic(&["query", "users", "username_hash:=hashtextextended('alice',0)"]);
+    assert_eq!((computed.code, computed.stdout.as_str()), (1, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_how_the_answer_was_found() {
+    let database = people().await;
+    for (condition, found) in [
+        ("id=1", "by the key, 1 rows"),
+        ("hash=123", "by the index on hash, 2 rows"),
+        ("name=ann", "by looking at every row, 3 rows"),
+    ] {
+        let ran = database.pgic(&["query", "people", condition, "--explain"]);
+        assert!(ran.stderr.contains(found) && ran.stderr.contains("snapshot: 3 rows of public.people"), "{ran:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_text_in_a_row_reaches_no_terminal() {
+    let database = Database::with("CREATE TABLE t (id int PRIMARY KEY, \"c\u{1b}[31m\" text)").await;
+    let client = database.client().await;
+    client.execute("INSERT INTO t VALUES (1, $1)", &[&"\u{1b}]0;x\u{7}\u{202e}\n"]).await.unwrap();
+    let text = database.pgic_ok(&["-q", "query", "t"]);
+    assert!(text.contains("c\\u{1b}[31m") && text.contains("\\u{1b}]0;x\\u{7}\\u{202e}\\n"), "{text}");
+    let json = database.pgic_ok(&["-q", "query", "t", "-o", "json"]);
+    assert!(json.lines().count() == 1 && !json.contains('\u{1b}') && !json.contains('\u{202e}'), "{json}");
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["c\u{1b}[31m"], "\u{1b}]0;x\u{7}\u{202e}\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_sees_a_part_of_the_table_is_told_so() {
+    let database = people().await;
+    let role = format!("reader_{}", database.name);
+    let sql = format!(
+        "CREATE ROLE {role} LOGIN; GRANT SELECT ON people TO {role};
+         ALTER TABLE people ENABLE ROW LEVEL SECURITY; CREATE POLICY first_only ON people USING (id = 1);"
+    );
+    database.client().await.batch_execute(&sql).await.unwrap();
+    let url = database.url.replace("postgres@", &format!("{role}@"));
+    let ran = database.pgic(&["query", "people", "-d", &url]);
+    assert!(
+        ran.code == 2 && ran.stderr.contains("row-level security") && ran.stderr.contains("hint: reading takes SELECT"),
+        "{ran:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_and_a_wide_table_are_tables_too() {
+    let columns: Vec<String> = (0..400).map(|n| format!("c{n} int")).collect();
+    let sql = format!(
+        "CREATE TABLE wide (id int PRIMARY KEY, {}); CREATE TABLE empty (id int PRIMARY KEY)",
+        columns.join(",")
+    );
+    let database = Database::with(&sql).await;
+    database.pgic_ok(&["install-triggers", "wide", "empty"]);
+    let empty = database.pgic(&["query", "empty"]);
+    assert_eq!((empty.code, empty.stdout.as_str(), empty.stderr.as_str()), (1, "", ""));
+    database.client().await.batch_execute("INSERT INTO wide (id, c399) VALUES (1, 7)").await.unwrap();
+    assert_eq!(
+        database.pgic_ok(&["query", "wide", "c399=7", "--columns", "c398,c399", "-o", "json"]),
+        "{\"c398\":null,\"c399\":7}\n"
+    );
+}

@@ -1,0 +1,91 @@
+//! `status`: what is there, what is not as it should be, who listens.
+
+use crate::support::{Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
+use serde_json::{Value, json};
+
+const TABLE: &str = "CREATE TABLE a (id int PRIMARY KEY, note text);";
+
+fn table(database: &Database, arguments: &[&str]) -> (i32, Value) {
+    let ran = database.pgic(&[&["status", "-o", "json"], arguments].concat());
+    let table =
+        ran.json().into_iter().find(|line| line["event"] == "table").unwrap_or_else(|| panic!("no table: {ran:?}"));
+    (ran.code, table)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_as_it_should_be_is_a_yes() {
+    let database =
+        Database::with(&format!("{TABLE} INSERT INTO a SELECT n FROM generate_series(1, 50) n; ANALYZE a")).await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    let (code, found) = table(&database, &[]);
+    assert_eq!(code, 0);
+    assert_eq!(
+        found,
+        json!({"event": "table", "schema": "public", "table": "a", "channel": "cache_invalidation",
+            "events": ["insert", "update", "delete", "truncate"], "columns": ["id", "note"], "state": "enabled",
+            "function": "current", "rows": 50, "problems": []})
+    );
+    let text = database.pgic_ok(&["status"]);
+    assert!(text.contains("queue: 0.0 % full") && text.contains("server: PostgreSQL "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_is_a_no_with_the_remedy() {
+    let cases = [
+        ("ALTER TABLE a DISABLE TRIGGER a_cache_notify", "is disabled"),
+        ("ALTER TABLE a ENABLE REPLICA TRIGGER a_cache_notify", "is replica only"),
+        ("DROP TRIGGER a_cache_notify ON a", "the row trigger is missing"),
+        ("DROP TRIGGER a_cache_notify_truncate ON a", "TRUNCATE is not announced"),
+        ("ALTER TABLE a ADD COLUMN more jsonb", "is not what this version of pgic makes for these columns"),
+        (
+            "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "was edited by hand",
+        ),
+    ];
+    for (sql, problem) in cases {
+        let database = Database::with(TABLE).await;
+        database.pgic_ok(&["install-triggers", "a"]);
+        database.client().await.batch_execute(sql).await.unwrap();
+        let (code, found) = table(&database, &["a"]);
+        let problems = found["problems"].to_string();
+        assert!(
+            code == 1 && problems.contains(problem) && problems.contains("pgic install-triggers public.a"),
+            "{sql}: {found}"
+        );
+        database.pgic_ok(&["install-triggers", "a"]);
+        assert_eq!(table(&database, &["a"]).0, 0, "{sql}: the remedy helps");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_table_without_triggers_is_a_no() {
+    let database = Database::with(TABLE).await;
+    assert_eq!(database.pgic(&["status"]).code, 0);
+    let (code, found) = table(&database, &["a"]);
+    assert!(
+        code == 1 && found["function"].is_null() && found["problems"].to_string().contains("no trigger announces"),
+        "{found}"
+    );
+    assert_eq!(database.pgic(&["status", "missing"]).code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_specification_s_own_trigger_is_shown_as_somebody_else_s() {
+    let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
+    let (code, found) = table(&database, &[]);
+    assert_eq!((&found["function"], &found["channel"]), (&json!("foreign"), &json!("cache_invalidation")));
+    assert!(code == 1 && found["problems"].to_string().contains("TRUNCATE is not announced"), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_are_shown_ours_for_certain_and_others_by_guess() {
+    let database = Database::with("").await;
+    let other = database.client().await;
+    other.batch_execute("LISTEN something").await.unwrap();
+    let tail = database.tail(&["--channel", "x"]);
+    let ran = database.pgic(&["status", "-o", "json"]);
+    let listeners: Vec<Value> = ran.json().into_iter().filter(|line| line["event"] == "listener").collect();
+    let seen: Vec<_> = listeners.iter().map(|listener| (&listener["application"], &listener["certain"])).collect();
+    assert_eq!(seen, [(&json!("pgic tail"), &json!(true)), (&json!(""), &json!(false))], "{ran:?}");
+    drop(tail);
+}

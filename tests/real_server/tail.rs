@@ -1,0 +1,230 @@
+//! `tail`: every notification, whatever is in it, through lost connections, to whatever reads it.
+
+use crate::support::{DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, lines_of, run};
+use serde_json::json;
+use std::process::Stdio;
+
+async fn notify(database: &Database, payloads: &[&str]) {
+    let client = database.client().await;
+    for payload in payloads {
+        client.execute("SELECT pg_notify('cache_invalidation', $1)", &[payload]).await.unwrap();
+    }
+}
+
+const INSERT: &str = r#"{"table":"users","action":"insert","id":1,"data":{"id":1,"n":9007199254740993,"d":1.10}}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_a_json_line_with_every_digit() {
+    let database = Database::with("CREATE TABLE a (id int PRIMARY KEY, n bigint, d numeric)").await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    let tail = database.tail(&["--count", "1"]);
+    database.client().await.batch_execute("INSERT INTO a VALUES (1, 9007199254740993, 1.10)").await.unwrap();
+    let change = tail.next();
+    for field in ["pid", "received_at", "bytes", "xid", "at", "age_ms"] {
+        assert!(!change[field].is_null(), "{field} in {change}");
+    }
+    assert_eq!((&change["event"], &change["channel"]), (&json!("change"), &json!("cache_invalidation")));
+    assert_eq!((&change["schema"], &change["action"], &change["id"]), (&json!("public"), &json!("insert"), &json!(1)));
+    let (code, rest, stderr) = tail.finish();
+    assert_eq!((code, rest.len()), (0, 0));
+    assert!(stderr.contains("1 notifications shown, 0 invalid, 0 dropped"), "{stderr}");
+    let raw =
+        database.command(&["tail", "-o", "json", "--count", "1"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut raw = raw.unwrap();
+    let lines = lines_of(raw.stdout.take().unwrap());
+    assert!(lines.recv_timeout(DEADLINE).unwrap().contains("connected"));
+    notify(&database, &[INSERT]).await;
+    let line = lines.recv_timeout(DEADLINE).unwrap();
+    assert!(line.contains("\"n\":9007199254740993,\"d\":1.10"), "{line}");
+    raw.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_specification_s_own_function_is_a_full_citizen() {
+    let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
+    let tail = database.tail(&["--channel", "cache_invalidation", "--count", "2"]);
+    let id = "550e8400-e29b-41d4-a716-446655440000";
+    let sql = format!("INSERT INTO users VALUES ('{id}', 123, 7); DELETE FROM users");
+    database.client().await.batch_execute(&sql).await.unwrap();
+    let (insert, delete) = (tail.next(), tail.next());
+    assert_eq!(
+        (&insert["id"], &insert["data"]["username_hash"], &insert["xid"]),
+        (&json!(id), &json!(123), &json!(null))
+    );
+    assert_eq!(&delete["action"], "delete");
+    assert_eq!(tail.finish().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_parse_is_shown_and_stops_nothing() {
+    let database = Database::with("").await;
+    let tail = database.tail(&["--count", "4"]);
+    notify(&database, &["", "\u{1b}]0;owned\u{7}", r#"{"table":"users","action":"dance","id":1}"#, INSERT]).await;
+    let events: Vec<_> = (0..4).map(|_| tail.next()).collect();
+    assert_eq!(
+        events.iter().map(|event| event["event"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["invalid", "invalid", "invalid", "change"]
+    );
+    assert_eq!(events[1]["payload"], "\u{1b}]0;owned\u{7}");
+    assert!(events[2]["error"].as_str().unwrap().contains("dance"));
+    assert!(tail.finish().2.contains("4 notifications shown, 3 invalid"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_and_raw_output_are_the_same_on_a_pipe_without_colour() {
+    let database = Database::with("").await;
+    for (arguments, expected) in [
+        (&["tail", "--count", "1", "--raw"][..], INSERT.to_string()),
+        (
+            &["tail", "--count", "1", "--color", "never"],
+            "  insert   users  1  id=1 n=9007199254740993 d=1.10".to_string(),
+        ),
+    ] {
+        let mut child = database.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        wait_for_listener(&database).await;
+        notify(&database, &[INSERT]).await;
+        let last = lines.iter().last().expect("a line");
+        assert!(last.ends_with(&expected) && !last.contains('\u{1b}'), "{last}");
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+/// Until a listener of ours holds its lock.
+async fn wait_for_listener(database: &Database) {
+    let client = database.client().await;
+    let sql = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+        WHERE d.datname = current_database() AND locktype = 'advisory' AND mode = 'ShareLock'";
+    let wait = async {
+        while client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("a listener");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_show_what_they_name() {
+    let database = Database::with("").await;
+    let payloads = [
+        r#"{"table":"users","action":"insert","id":1,"data":{"id":1,"n":5}}"#,
+        r#"{"table":"users","schema":"app","action":"update","id":2,"data":{"id":2,"n":6}}"#,
+        r#"{"table":"orders","action":"delete","id":["a",2]}"#,
+        "junk",
+    ];
+    for (arguments, expected) in [
+        (&["--table", "users"][..], vec![json!(1), json!(2)]),
+        (&["--table", "app.users"], vec![json!(2)]),
+        (&["--action", "delete", "--action", "insert"], vec![json!(1), json!(["a", 2])]),
+        (&["--id", "a,2"], vec![json!(["a", 2])]),
+        (&["--where", "n=6"], vec![json!(2)]),
+    ] {
+        let count = expected.len().to_string();
+        let tail = database.tail(&[arguments, &["--count", &count]].concat());
+        notify(&database, &payloads).await;
+        let ids: Vec<_> = (0..expected.len()).map(|_| tail.next()["id"].clone()).collect();
+        assert_eq!(ids, expected, "{arguments:?}");
+        assert_eq!(tail.finish().0, 0);
+    }
+    assert_eq!(database.pgic(&["tail", "--action", "dance"]).code, 2);
+    assert_eq!(database.pgic(&["tail", "--where", "n"]).code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_in_time_is_a_no() {
+    let database = Database::with("").await;
+    assert_eq!(database.pgic(&["tail", "--count", "1", "--duration", "50ms"]).code, 1);
+    assert_eq!(database.pgic(&["tail", "--duration", "50ms"]).code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_is_a_gap_and_taken_up_again() {
+    let database = Database::with("").await;
+    let tail = database.tail(&[]);
+    notify(&database, &[INSERT]).await;
+    assert_eq!(tail.next()["event"], "change");
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgic tail' AND datname = current_database()";
+    let killed: i64 = database.client().await.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(killed, 1);
+    let gap = tail.next();
+    assert!(gap["event"] == "gap" && gap["from"].as_str() < gap["to"].as_str(), "{gap}");
+    assert_eq!(tail.next()["event"], "resumed");
+    notify(&database, &[INSERT]).await;
+    assert_eq!(tail.next()["event"], "change");
+    tail.signal("INT");
+    let (code, _, stderr) = tail.finish();
+    assert!(
+        code == 0 && stderr.contains("connection was lost") && stderr.contains("2 notifications shown"),
+        "{code} {stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_is_a_quiet_end() {
+    let database = Database::with("").await;
+    let mut child = database.command(&["tail", "--raw"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    wait_for_listener(&database).await;
+    drop(stdout);
+    notify(&database, &[INSERT]).await;
+    let ran = ended(child);
+    assert!(ran.code == 0 && !ran.stderr.contains("error"), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_sleeps_does_not_hold_the_queue() {
+    let database = Database::with("").await;
+    let mut child = database.command(&["tail", "--raw"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_listener(&database).await;
+    let client = database.client().await;
+    // More than the pipe and the bounded queue hold: nobody reads.
+    let burst =
+        "SELECT count(pg_notify('cache_invalidation', n || repeat('x', 7000))) FROM generate_series(1, 12000) n";
+    client.batch_execute(burst).await.unwrap();
+    let usage = "SELECT pg_notification_queue_usage()";
+    let drained = async {
+        while client.query_one(usage, &[]).await.unwrap().get::<_, f64>(0) > 0.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, drained).await.expect("the server's queue empties though nobody reads");
+    let lines = lines_of(child.stdout.take().unwrap());
+    // What arrives while the bounded queue is still full is dropped too: ask again until one is shown.
+    let mut shown = 0;
+    loop {
+        match lines.recv_timeout(std::time::Duration::from_millis(200)) {
+            Ok(line) if line == "last" => break,
+            Ok(_) => shown += 1,
+            Err(_) => client.batch_execute("NOTIFY cache_invalidation, 'last'").await.unwrap(),
+        }
+        assert!(shown <= 12_000);
+    }
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    drop(lines);
+    let ran = ended(child);
+    let dropped: u64 =
+        ran.stderr.lines().last().and_then(|line| line.split(", ").last()?.split(' ').next()?.parse().ok()).unwrap();
+    assert!(shown > 1_000 && dropped > 0 && shown + dropped >= 12_000, "{shown} shown, {}", ran.stderr);
+    assert!(ran.stderr.contains("the output is too slow"), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_is_an_error_with_a_hint() {
+    let database = Database::with("").await;
+    let mut command = database.command(&["tail"]);
+    command.env("DATABASE_URL", "postgresql://u:s3cret@/nowhere?host=/nonexistent");
+    let ran = run(command);
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("error: connect to database \"nowhere\" on /nonexistent")
+            && ran.stderr.contains("\nhint: "),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("s3cret"));
+    let mut command = database.command(&["tail"]);
+    command.env("DATABASE_URL", database.url.replace("/test_", "/missing_"));
+    let ran = run(command);
+    assert!(ran.code == 2 && ran.stderr.contains("does not exist (SQLSTATE 3D000)"), "{ran:?}");
+}

@@ -1,0 +1,259 @@
+//! The trigger contract: whatever a writer does, its write succeeds and the right notification arrives.
+
+use crate::support::{Database, quoted, short};
+use serde_json::{Value, json};
+
+const NOTES: &str = "CREATE TABLE notes (id int PRIMARY KEY, body text, doc jsonb);";
+
+async fn installed(sql: &str, tables: &[&str]) -> Database {
+    let database = Database::with(sql).await;
+    database.pgic_ok(&[&["install-triggers"], tables].concat());
+    database
+}
+
+/// Runs `sql` and gives what arrived, in short.
+async fn arrives(database: &Database, sql: &str) -> Vec<String> {
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute(sql).await.unwrap_or_else(|error| panic!("a writer failed: {error:?}"));
+    listening.short().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_says_what_the_contract_says() {
+    let database = installed(NOTES, &["notes"]).await;
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    let row = client
+        .query_one(
+            "INSERT INTO notes VALUES (1, 'a \"b\" \\ é', 'null') RETURNING pg_current_xact_id()::text, tableoid::int8",
+            &[],
+        )
+        .await
+        .unwrap();
+    client.batch_execute("UPDATE notes SET doc = NULL").await.unwrap();
+    let changes = listening.changes().await;
+    let (xid, rel): (String, i64) = (row.get(0), row.get(1));
+    let insert = &changes[0];
+    assert_eq!(insert["table"], "notes");
+    assert_eq!((&insert["action"], &insert["id"], &insert["schema"]), (&json!("insert"), &json!(1), &json!("public")));
+    assert_eq!((&insert["xid"], &insert["rel"]), (&json!(xid), &json!(rel)));
+    assert_eq!(insert["data"], json!({"id": 1, "body": "a \"b\" \\ é", "doc": null}));
+    assert_eq!((&insert["nulls"], &changes[1]["nulls"]), (&json!([]), &json!(["doc"])));
+    assert!(insert["v"].as_str().is_some_and(|v| v.starts_with('(')) && insert["at"].is_string(), "{insert}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_around_the_limit_are_written_and_announced() {
+    let database = installed(NOTES, &["notes"]).await;
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    let mut sizes: Vec<i32> = (7_500..7_990).step_by(7).collect();
+    sizes.extend([8_000, 20_000, 300_000]);
+    for size in &sizes {
+        client.execute("INSERT INTO notes VALUES ($1, repeat('x', $1))", &[size]).await.expect("a long row is written");
+    }
+    // Each quote takes two bytes in JSON, each é two in UTF-8.
+    client.execute("INSERT INTO notes VALUES (1, repeat('\"', 4000)), (2, repeat('é', 3950))", &[]).await.unwrap();
+    // Compressed on disk and long as text.
+    client.execute("UPDATE notes SET body = body || 'y' WHERE id = 300000", &[]).await.unwrap();
+    let payloads = listening.payloads().await;
+    assert_eq!(payloads.len(), sizes.len() + 3);
+    assert!(payloads.iter().all(|payload| payload.len() < 8_000));
+    let (whole, cut): (Vec<_>, Vec<_>) = payloads.iter().partition(|payload| payload.contains("\"data\":"));
+    assert!(whole.len() > 10 && cut.len() > 10, "{} whole, {} cut", whole.len(), cut.len());
+    let longest = whole.iter().map(|payload| payload.len()).max();
+    assert!(longest > Some(7_990), "the limit is used up: {longest:?}");
+    assert!(cut.iter().all(|payload| payload.ends_with("\"truncated\":true}")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_does_not_fit_asks_for_a_reload() {
+    let database = installed("CREATE TABLE t (id text PRIMARY KEY)", &["t"]).await;
+    let index_fits = "INSERT INTO t VALUES (repeat('\"', 2600))";
+    assert_eq!(arrives(&database, index_fits).await.len(), 1);
+    // Old and new key in one payload.
+    let changed = arrives(&database, "UPDATE t SET id = repeat('\\', 2600)").await;
+    assert_eq!(changed, ["reload null"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_change_is_a_delete_and_an_update() {
+    let database = installed(NOTES, &["notes"]).await;
+    let sql = "INSERT INTO notes VALUES (1), (5); UPDATE notes SET id = id + 1";
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute(sql).await.unwrap();
+    let changes = listening.changes().await;
+    let short: Vec<String> = changes.iter().map(short).collect();
+    assert_eq!(short, ["insert 1", "insert 5", "delete 1", "update 1>2", "delete 5", "update 5>6"]);
+    assert_eq!((&changes[2]["new_id"], &changes[2]["xid"]), (&json!(2), &changes[3]["xid"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_the_writer_s_can_change_what_is_sent() {
+    let database = installed(NOTES, &["notes"]).await;
+    let hostile = "
+        CREATE SCHEMA evil;
+        CREATE FUNCTION evil.pg_notify(text, text) RETURNS void LANGUAGE sql AS $$ SELECT 1/0 $$;
+        CREATE FUNCTION evil.row_to_json(public.notes) RETURNS json LANGUAGE sql AS $$ SELECT '\"evil\"'::json $$;
+        CREATE FUNCTION evil.to_json(integer) RETURNS json LANGUAGE sql AS $$ SELECT '\"evil\"'::json $$;
+        CREATE FUNCTION evil.concat(text, text) RETURNS text LANGUAGE sql AS $$ SELECT 'evil' $$;
+        CREATE FUNCTION evil.octet_length(text) RETURNS int LANGUAGE sql AS $$ SELECT 1/0 $$;
+        CREATE FUNCTION evil.bad(text, text) RETURNS bool LANGUAGE sql AS $$ SELECT 1/0 = 1 $$;
+        CREATE OPERATOR evil.= (FUNCTION = evil.bad, LEFTARG = text, RIGHTARG = text);
+        CREATE OPERATOR evil.<> (FUNCTION = evil.bad, LEFTARG = text, RIGHTARG = text);
+        SET search_path = evil, public, pg_catalog;
+        CREATE TEMP TABLE text (a int);
+        CREATE TEMP TABLE json (a int);
+        CREATE TEMP TABLE notes_shadow (a int);
+        SET DateStyle = 'SQL, DMY'; SET TimeZone = 'Asia/Kathmandu'; SET standard_conforming_strings = off;
+        INSERT INTO notes VALUES (1, 'plain');
+        UPDATE notes SET id = 2;
+        DELETE FROM notes;";
+    assert_eq!(arrives(&database, hostile).await, ["insert 1", "delete 1", "update 1>2", "delete 2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_with_nothing_but_the_right_to_write_writes() {
+    let database = installed(&format!("CREATE SCHEMA app; SET search_path = app; {NOTES}"), &["app.notes"]).await;
+    let admin = database.client().await;
+    let role = format!("writer_{}", database.name);
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA app TO {role}; GRANT INSERT, UPDATE ON app.notes TO {role};
+         REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA app FROM PUBLIC;
+         REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC"
+    );
+    admin.batch_execute(&grants).await.unwrap();
+    let mut listening = database.listen().await;
+    let writer = database.client_as(&role).await;
+    assert!(writer.batch_execute("SELECT pg_notify('x', '')").await.is_err(), "the right is revoked");
+    writer.batch_execute("INSERT INTO app.notes VALUES (1, 'it''s a \\ path')").await.unwrap();
+    writer.batch_execute("UPDATE app.notes SET id = 2").await.unwrap();
+    let changes = listening.changes().await;
+    assert_eq!(changes.iter().map(short).collect::<Vec<_>>(), ["insert 1", "delete 1", "update 1>2"]);
+    assert_eq!(changes[0]["data"]["body"], "it's a \\ path");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_is_renamed_later_costs_no_write() {
+    let database = installed(NOTES, &["notes"]).await;
+    let sql = "ALTER TABLE notes RENAME id TO key; INSERT INTO notes VALUES (1), (2); UPDATE notes SET body = 'x'; DELETE FROM notes";
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    for statement in sql.split(';') {
+        client.batch_execute(statement).await.expect("a write goes on");
+    }
+    let changes = listening.changes().await;
+    // A statement's reloads are the same payload, which PostgreSQL folds into one.
+    assert_eq!(changes.iter().map(short).collect::<Vec<_>>(), ["reload null"; 3]);
+    assert!(changes[0]["why"].as_str().is_some_and(|why| why.contains("42703")), "{}", changes[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_one_transaction_arrives() {
+    let database = installed(NOTES, &["notes"]).await;
+    let sql = "BEGIN; INSERT INTO notes VALUES (1, 'a'); UPDATE notes SET body = 'b'; UPDATE notes SET body = 'a';
+        DELETE FROM notes; INSERT INTO notes VALUES (1, 'a');
+        SAVEPOINT s; UPDATE notes SET body = 'lost'; ROLLBACK TO s; COMMIT";
+    assert_eq!(arrives(&database, sql).await, ["insert 1", "update 1", "update 1", "delete 1", "insert 1"]);
+    let rolled_back = "BEGIN; DELETE FROM notes; ROLLBACK";
+    assert!(arrives(&database, rolled_back).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_conflicts_cascades_and_truncate_are_announced() {
+    let tables = "CREATE TABLE owners (id int PRIMARY KEY);
+        CREATE TABLE pets (id int PRIMARY KEY, owner int REFERENCES owners ON DELETE CASCADE ON UPDATE CASCADE);";
+    let database = installed(tables, &["owners", "pets"]).await;
+    let sql = "INSERT INTO owners VALUES (1), (2);
+        INSERT INTO pets VALUES (10, 1) ON CONFLICT (id) DO UPDATE SET owner = 2;
+        INSERT INTO pets VALUES (10, 1) ON CONFLICT (id) DO UPDATE SET owner = 2;
+        INSERT INTO pets VALUES (10, 1) ON CONFLICT DO NOTHING";
+    assert_eq!(arrives(&database, sql).await, ["insert 1", "insert 2", "insert 10", "update 10"]);
+    // The server queues the cascade behind the statement that caused it.
+    let cascade = arrives(&database, "UPDATE owners SET id = 3 WHERE id = 2").await;
+    assert_eq!(cascade, ["delete 2", "update 2>3", "update 10"]);
+    assert_eq!(arrives(&database, "DELETE FROM owners WHERE id = 3").await, ["delete 3", "delete 10"]);
+    assert_eq!(arrives(&database, "TRUNCATE owners, pets").await, ["truncate null", "truncate null"]);
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    let sink = client.copy_in("COPY owners FROM STDIN").await.unwrap();
+    let mut sink = std::pin::pin!(sink);
+    futures_util::SinkExt::send(&mut sink, &b"7\n8\n"[..]).await.unwrap();
+    sink.finish().await.unwrap();
+    assert_eq!(listening.short().await, ["insert 7", "insert 8"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_announcement_of_a_nested_trigger_is_marked() {
+    let nested = "CREATE TABLE notes (id int PRIMARY KEY, body text);
+        CREATE FUNCTION a_touch() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN UPDATE notes SET body = ''nested'' WHERE id = NEW.id AND body <> ''nested''; RETURN NULL; END';
+        CREATE TRIGGER a_touch AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION a_touch();";
+    let database = installed(nested, &["notes"]).await;
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute("INSERT INTO notes VALUES (1, 'x'), (2, 'y')").await.unwrap();
+    let changes = listening.changes().await;
+    let rechecks: Vec<bool> = changes.iter().map(|change| change.get("recheck").is_some()).collect();
+    let inserts: Vec<bool> = changes.iter().map(|change| change["action"] == "insert").collect();
+    assert_eq!(changes.len(), 4);
+    assert_eq!(rechecks, inserts, "exactly the inserts, which come after the updates, are stale: {changes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_names_and_keys_are_literal() {
+    let schema = "S \"q\" {{quote}} $pgic$ \\ '";
+    let table = "t'x$pgic1$\\é😀.{{function}}";
+    let column = "K \"k\" %s {{new_key}}";
+    let sql = format!(
+        "CREATE SCHEMA {schema}; CREATE TABLE {schema}.{table} ({column} text, n int, \"order\" jsonb, PRIMARY KEY (n, {column}));",
+        schema = quoted(schema),
+        table = quoted(table),
+        column = quoted(column)
+    );
+    let name = format!("{}.{}", quoted(schema), quoted(table));
+    let database = installed(&sql, &[&name]).await;
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    client.execute(&format!("INSERT INTO {name} VALUES ('a''\\\"', 7)"), &[]).await.unwrap();
+    client.execute(&format!("UPDATE {name} SET n = 8"), &[]).await.unwrap();
+    let changes = listening.changes().await;
+    assert_eq!((&changes[0]["table"], &changes[0]["schema"]), (&json!(table), &json!(schema)));
+    assert_eq!(changes[0]["id"], json!([7, "a'\\\""]));
+    assert_eq!(changes[0]["data"][column], "a'\\\"");
+    assert_eq!(
+        changes.iter().map(|change| change["action"].clone()).collect::<Vec<Value>>(),
+        ["insert", "delete", "update"]
+    );
+    assert_eq!(database.pgic(&["install-triggers", &name]).stdout.matches("unchanged").count(), 1);
+    database.pgic_ok(&["remove-triggers", &name]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_insert_keeps_the_backend_small() {
+    let database = installed("CREATE TABLE t (id int PRIMARY KEY, a bigint, b bigint)", &["t"]).await;
+    let client = database.client().await;
+    client.batch_execute("BEGIN; INSERT INTO t SELECT n, n, n FROM generate_series(1, 300000) n").await.unwrap();
+    let row = client.query_one("SELECT sum(total_bytes)::int8 FROM pg_backend_memory_contexts", &[]).await.unwrap();
+    let in_contexts: i64 = row.get(0);
+    client.batch_execute("COMMIT").await.unwrap();
+    assert!(in_contexts < 150_000_000, "the backend holds {in_contexts} bytes");
+    assert!(in_contexts > 10_000_000, "the notifications are not counted: {in_contexts} bytes");
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    if let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        // The peak of all memory, the touched part of the 64 MB of shared buffers included.
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+        let peak: u64 = peak.trim().parse().unwrap();
+        assert!(peak < (150 + 64) * 1024, "the backend's peak was {peak} kB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_beside_a_wide_value_is_announced_without_it() {
+    let database = installed(NOTES, &["notes"]).await;
+    let client = database.client().await;
+    client
+        .batch_execute("INSERT INTO notes SELECT 1, string_agg(md5(n::text), '') FROM generate_series(1, 300000) n")
+        .await
+        .unwrap();
+    assert_eq!(arrives(&database, "UPDATE notes SET doc = '1'").await, ["update 1 truncated"]);
+}

@@ -1,0 +1,147 @@
+//! One value, two ways: what COPY gives and what a payload gives are the same cell, and print as PostgreSQL prints them.
+
+use crate::support::Database;
+
+/// Type and values; each row is written twice, before the snapshot and after it.
+const VALUES: [(&str, &[&str]); 33] = [
+    ("bool", &["true", "false"]),
+    ("int2", &["-32768", "32767"]),
+    ("int4", &["-2147483648"]),
+    ("int8", &["9007199254740993", "-9223372036854775808"]),
+    ("float4", &["1.1", "1e20", "1e-7", "NaN", "-Infinity", "-0", "123456", "1234567"]),
+    ("float8", &["0.1", "1e15", "1e-5", "NaN", "Infinity", "-0", "123456789012345", "5e-324"]),
+    (
+        "numeric",
+        &["1.10", "1.1", "NaN", "0.00000000000000000001", "123456789012345678901234567890", "-0.5", "1000000", "0"],
+    ),
+    ("numeric(10,3)", &["1", "12345.678"]),
+    ("uuid", &["550e8400-e29b-41d4-a716-446655440000"]),
+    ("text", &["", "é \"q\" \\ \t \u{1}", "null", "a\nb"]),
+    ("varchar(3)", &["abc"]),
+    ("char(5)", &["ab", ""]),
+    ("name", &["pg_class"]),
+    ("date", &["2024-02-29", "infinity", "-infinity", "0044-03-15 BC", "10000-01-01"]),
+    ("timestamp", &["2024-02-29 12:34:56.789", "infinity", "0001-01-01 BC", "20000-01-01 00:00:00.000001"]),
+    ("timestamptz", &["2024-02-29 12:34:56.789+05:45", "-infinity", "1900-01-01 00:00:00+00", "0001-01-01 BC"]),
+    ("time", &["12:34:56.5"]),
+    ("timetz", &["12:34:56+05:45"]),
+    ("interval", &["1 mon 2 days 03:04:05.6", "-1 year"]),
+    ("bytea", &["\\x00ff41", ""]),
+    ("json", &["{\"a\": 1,  \"a\": 2}", " [1,\n2] ", "null"]),
+    ("jsonb", &["{\"b\": 1.10, \"a\": null}", "null", "\"x\""]),
+    ("int4[]", &["{1,NULL,3}", "{}", "{{1,2},{3,4}}"]),
+    ("timestamptz[]", &["{2024-02-29 12:34:56+05:45}"]),
+    ("text[]", &["{a,\"b \\\"q\\\"\",NULL}"]),
+    ("tstzrange", &["[2024-01-01 00:00:00+02,2024-01-02 00:00:00+02)"]),
+    ("daterange", &["[2024-01-01,2024-01-05)"]),
+    ("inet", &["10.0.0.1/8", "::1"]),
+    ("oid", &["4294967295"]),
+    ("money", &["12.34"]),
+    ("regclass", &["pg_class"]),
+    ("mood", &["sad"]),
+    ("pair", &["(1,\"2024-02-29 12:34:56+05:45\")"]),
+];
+
+/// Settings of a writer that change how values are written.
+const WRITER: &str = "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard';
+    SET bytea_output = 'escape'; SET extra_float_digits = -5; SET search_path = information_schema, public;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_and_payload_give_the_same_cell() {
+    let columns: Vec<String> = VALUES.iter().enumerate().map(|(n, (ty, _))| format!("c{n} {ty}")).collect();
+    let sql = format!(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b timestamptz);
+         CREATE TABLE all_types (id int PRIMARY KEY, {});",
+        columns.join(", ")
+    );
+    let database = Database::with(&sql).await;
+    database.pgic_ok(&["install-triggers", "all_types"]);
+    let mut listening = database.listen().await;
+    let writer = database.client().await;
+    writer.batch_execute(WRITER).await.unwrap();
+    let mut id = 0;
+    for (n, (ty, values)) in VALUES.iter().enumerate() {
+        for value in *values {
+            id += 1;
+            let sql = format!("INSERT INTO all_types (id, c{n}) VALUES ({id}, $1::text::{ty})");
+            writer.execute(&sql, &[value]).await.unwrap_or_else(|error| panic!("{ty} {value}: {error:?}"));
+        }
+    }
+    // What pgic shows of the snapshot.
+    let shown = database.pgic_ok(&["query", "all_types", "-o", "json"]);
+    // What PostgreSQL shows under the settings that a trigger pins.
+    let reader = database.client().await;
+    let pinned =
+        "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex';
+        SET extra_float_digits = 1; SET lc_monetary = 'C'";
+    reader.batch_execute(pinned).await.unwrap();
+    let rows = reader.query("SELECT row_to_json(t)::text FROM all_types t ORDER BY id", &[]).await.unwrap();
+    let payloads = listening.payloads().await;
+    assert_eq!(payloads.len(), rows.len());
+    for ((line, row), payload) in shown.lines().zip(&rows).zip(&payloads) {
+        let stored: String = row.get(0);
+        let one_line = postgres_index_cache_core::one_line_json(&stored).into_owned();
+        // White space around a json value is not part of it.
+        assert_eq!(line.replace(" [1, 2] ", "[1, 2]"), one_line.replace(" [1, 2] ", "[1, 2]"));
+        assert!(payload.contains(&format!("\"data\":{stored}")), "{payload}\nis not\n{stored}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
+    use pgic::catalog;
+    use postgres_index_cache_core::postgres::CopyDecoder;
+    use postgres_index_cache_core::{Column, JsonNulls, Payload, RowBuf, TableCache, TableShape, Upserted};
+    let columns: Vec<String> = VALUES.iter().enumerate().map(|(n, (ty, _))| format!("c{n} {ty}")).collect();
+    let sql = format!(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b timestamptz);
+         CREATE TABLE all_types (id int PRIMARY KEY, {});",
+        columns.join(", ")
+    );
+    let database = Database::with(&sql).await;
+    database.pgic_ok(&["install-triggers", "all_types"]);
+    let client = database.client().await;
+    let table = catalog::resolve(&client, &["all_types".to_string()]).await.unwrap().remove(0);
+    let shape_columns = table.columns.iter().map(|column| Column {
+        name: column.name.clone(),
+        kind: column.kind,
+        nullable: !column.not_null,
+    });
+    let shape = std::sync::Arc::new(TableShape::new(shape_columns.collect(), &["id".to_string()]).unwrap());
+    let mut listening = database.listen().await;
+    let writer = database.client().await;
+    writer.batch_execute(WRITER).await.unwrap();
+    let longest = VALUES.iter().map(|(_, values)| values.len()).max().unwrap();
+    for id in 0..longest {
+        let values = VALUES.iter().map(|(ty, values)| match values.get(id) {
+            Some(value) => format!("'{}'::{ty}", value.replace('\'', "''")),
+            None => "NULL".to_string(),
+        });
+        let sql = format!("INSERT INTO all_types VALUES ({id}, {})", values.collect::<Vec<_>>().join(", "));
+        writer.batch_execute(&sql).await.unwrap();
+    }
+    for (name, value) in pgic::triggers::sql::PINNED {
+        client.batch_execute(&format!("SET {name} = '{value}'")).await.unwrap();
+    }
+    let selected: Vec<String> =
+        table.columns.iter().map(|column| column.kind.select_expression(&format!("\"{}\"", column.name))).collect();
+    let copy = format!("COPY (SELECT {} FROM public.all_types) TO STDOUT (FORMAT binary)", selected.join(", "));
+    let stream = client.copy_out(&copy).await.unwrap();
+    let mut stream = std::pin::pin!(stream);
+    let (mut cache, mut decoder, mut row) =
+        (TableCache::new(shape.clone(), 0), CopyDecoder::default(), RowBuf::default());
+    while let Some(piece) = futures_util::StreamExt::next(&mut stream).await {
+        decoder
+            .push::<anyhow::Error>(&piece.unwrap(), |tuple| {
+                row.read_copy_tuple(&shape, tuple)?;
+                Ok(cache.insert_unique(&row)?)
+            })
+            .unwrap();
+    }
+    assert_eq!(cache.len(), longest);
+    for text in listening.payloads().await {
+        let payload = Payload::parse(&text).unwrap();
+        row.read_json(&shape, payload.data.unwrap().get(), JsonNulls::Listed(&payload.nulls)).unwrap();
+        assert_eq!(cache.upsert(&row).unwrap(), Upserted::Unchanged, "{text}\n{:?}", cache.rows().collect::<Vec<_>>());
+    }
+}
