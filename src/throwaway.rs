@@ -80,6 +80,7 @@ pub struct Cluster {
 
 #[derive(Debug, Clone, Copy)]
 struct User {
+    name: &'static str,
     uid: u32,
     gid: u32,
 }
@@ -141,7 +142,7 @@ impl Cluster {
             format!("{} -D {} -m fast stop", self.programs.join("pg_ctl").display(), self.data_folder().display());
         let remove = format!("rm -r {}", self.folder.display());
         match self.user {
-            Some(_) => format!("su postgres -s /bin/sh -c '{stop} && {remove}'"),
+            Some(user) => format!("su {} -s /bin/sh -c '{stop} && {remove}'", user.name),
             None => format!("{stop} && {remove}"),
         }
     }
@@ -227,7 +228,7 @@ fn clear_connection_environment(command: &mut Command) {
 }
 
 fn become_user(command: &mut Command, user: Option<User>) {
-    if let Some(User { uid, gid }) = user {
+    if let Some(User { uid, gid, .. }) = user {
         command.gid(gid).uid(uid);
     }
 }
@@ -258,8 +259,8 @@ fn unprivileged_user() -> Result<Option<User>, ThrowawayError> {
     if id(&["-u"]) != Some(0) {
         return Ok(None);
     }
-    let user = |name: &&str| Some(User { uid: id(&["-u", name])?, gid: id(&["-g", name])? });
-    ["postgres", "_postgres", "nobody", "daemon"].iter().find_map(user).map(Some).ok_or(ThrowawayError::NoUser)
+    let user = |name: &'static str| Some(User { name, uid: id(&["-u", name])?, gid: id(&["-g", name])? });
+    ["postgres", "_postgres", "nobody", "daemon"].into_iter().find_map(user).map(Some).ok_or(ThrowawayError::NoUser)
 }
 
 /// A folder that only the server's user can enter, with one for the socket.
@@ -273,7 +274,7 @@ fn private_folder(user: Option<User>) -> Result<PathBuf, ThrowawayError> {
     for path in [&folder, &socket_folder] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
             .map_err(io_error(format!("make {} private", path.display())))?;
-        if let Some(User { uid, gid }) = user {
+        if let Some(User { uid, gid, .. }) = user {
             chown(path, Some(uid), Some(gid))
                 .map_err(io_error(format!("give {} to the server's user", path.display())))?;
         }
