@@ -1,4 +1,4 @@
-//! The driver: runs the [`sync`](crate::sync) engine on tokio-postgres and keeps [`TableCache`]s in step.
+//! The driver: runs the [`sync`](crate::sync) engine on tokio-postgres and keeps [`TableCache`](crate::TableCache)s in step.
 //!
 //! ```text
 //!            ┌─ L ─ notifications ─┐
