@@ -20,6 +20,9 @@ use tokio_postgres::{Client, Notification};
 /// The most notifications that are taken from the socket before they are applied.
 const BATCH: usize = 256;
 
+/// How many rows are loaded before the memory is looked at again.
+const ROWS_BETWEEN_CHECKS: usize = 10_000;
+
 /// A table to follow, as the catalogue describes it.
 #[derive(Debug, Clone)]
 pub struct FollowTable {
@@ -134,6 +137,8 @@ struct Followee {
     cache: TableCache,
     decoder: CopyDecoder,
     generation: u64,
+    /// At how many rows the memory is looked at again: to add it up takes time in proportion to the cache.
+    next_check: usize,
 }
 
 /// Follows tables. Nothing happens unless one of its methods is awaited.
@@ -203,6 +208,7 @@ impl Driver {
             follow,
             decoder: CopyDecoder::default(),
             generation: 0,
+            next_check: 0,
         };
         Ok(Self {
             replica,
@@ -347,6 +353,7 @@ impl Driver {
                 if followee.generation == generation {
                     followee.cache = TableCache::new(Arc::clone(&followee.follow.shape), followee.follow.expected_rows);
                     followee.decoder = CopyDecoder::default();
+                    followee.next_check = 0;
                     self.replica.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
                 }
             }
@@ -377,12 +384,16 @@ impl Driver {
             })
         });
         loaded.map_err(|error| self.read_error(table, error))?;
+        let rows = self.tables[table.0].cache.len();
+        if rows < self.tables[table.0].next_check {
+            return Ok(());
+        }
+        self.tables[table.0].next_check = rows + ROWS_BETWEEN_CHECKS;
         let used = self.tables.iter().map(|table| table.cache.memory_bytes()).sum();
         let allowed = self.options.max_memory;
         if used > allowed {
-            let followee = &self.tables[table.0];
-            let rows = followee.cache.len();
-            return Err(DriverError::Memory { table: followee.follow.name(), rows, used, allowed });
+            let table = self.tables[table.0].follow.name();
+            return Err(DriverError::Memory { table, rows, used, allowed });
         }
         Ok(())
     }
