@@ -11,6 +11,7 @@
 
 mod copy;
 mod driver;
+mod read;
 mod session;
 
 pub use copy::{CopyDecoder, CopyError};

@@ -46,8 +46,8 @@ const VALUES: [(&str, &[&str]); 33] = [
 const WRITER: &str = "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard';
     SET bytea_output = 'escape'; SET extra_float_digits = -5; SET search_path = information_schema, public;";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn copy_and_payload_give_the_same_cell() {
+/// A table with a column of each type, and its triggers.
+async fn all_types() -> Database {
     let columns: Vec<String> = VALUES.iter().enumerate().map(|(n, (ty, _))| format!("c{n} {ty}")).collect();
     let sql = format!(
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b timestamptz);
@@ -56,6 +56,12 @@ async fn copy_and_payload_give_the_same_cell() {
     );
     let database = Database::with(&sql).await;
     database.pgic_ok(&["install-triggers", "all_types"]);
+    database
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_and_payload_give_the_same_cell() {
+    let database = all_types().await;
     let mut listening = database.listen().await;
     let writer = database.client().await;
     writer.batch_execute(WRITER).await.unwrap();
@@ -92,14 +98,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     use pgic::catalog;
     use postgres_index_cache_core::postgres::CopyDecoder;
     use postgres_index_cache_core::{Column, JsonNulls, Payload, RowBuf, TableCache, TableShape, Upserted};
-    let columns: Vec<String> = VALUES.iter().enumerate().map(|(n, (ty, _))| format!("c{n} {ty}")).collect();
-    let sql = format!(
-        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b timestamptz);
-         CREATE TABLE all_types (id int PRIMARY KEY, {});",
-        columns.join(", ")
-    );
-    let database = Database::with(&sql).await;
-    database.pgic_ok(&["install-triggers", "all_types"]);
+    let database = all_types().await;
     let client = database.client().await;
     let table = catalog::resolve(&client, &["all_types".to_string()]).await.unwrap().remove(0);
     let shape_columns = table.columns.iter().map(|column| Column {

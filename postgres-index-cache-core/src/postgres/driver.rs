@@ -1,13 +1,13 @@
 //! [`Driver`]: carries out what the engine asks for, and feeds it what happens.
 
 use super::copy::{CopyDecoder, CopyError};
+use super::read::{Read, read_settings};
 use super::session::{ConnectError, Connector, Listener, Role, quote_identifier, quote_literal};
 use crate::sync::{
     Change, Failure, FenceId, Followed, Input, Limits, Operation, Output, Replica, Snapshot, State, TableId, Via,
 };
 use crate::table_cache::{KeyBuf, RowBuf, StoreError, TableCache, TableShape, Unfit};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::poll_fn;
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 use tokio_postgres::{Client, Notification};
 
 /// The most notifications that are taken from the socket before they are applied.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 /// How many rows are loaded before the memory is looked at again.
 const ROWS_BETWEEN_CHECKS: usize = 10_000;
@@ -124,7 +124,7 @@ pub struct Loaded {
 }
 
 /// What the tasks that talk to F and Q say.
-enum Event {
+pub(super) enum Event {
     Sent,
     Failed(DriverError),
     Snapshot { table: TableId, generation: u64, snapshot: Snapshot },
@@ -447,26 +447,6 @@ impl FollowTable {
     }
 }
 
-/// Q: a policy that hides rows is an error, not a smaller table; no timeout of the role ends a long COPY.
-fn read_settings(options: &DriverOptions) -> String {
-    let mut settings = vec![
-        ("row_security".to_string(), "off".to_string()),
-        ("statement_timeout".to_string(), "0".to_string()),
-        ("idle_in_transaction_session_timeout".to_string(), "0".to_string()),
-        ("lock_timeout".to_string(), options.lock_timeout.as_millis().to_string()),
-    ];
-    settings.extend(options.settings.iter().cloned());
-    let mut sql: String = settings
-        .iter()
-        .map(|(name, value)| format!("SET {} = {};", quote_identifier(name), quote_literal(value)))
-        .collect();
-    // PostgreSQL 17 and later.
-    sql.push_str(
-        "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'",
-    );
-    sql
-}
-
 /// Takes what the socket has, up to a batch; `end` says why there will be no more.
 async fn next_batch(listener: &mut Listener, batch: &mut Vec<Notification>, end: &mut Option<String>) {
     poll_fn(|cx| {
@@ -494,58 +474,4 @@ async fn next_batch(listener: &mut Listener, batch: &mut Vec<Notification>, end:
 fn error_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
-}
-
-/// One read of a table on Q.
-struct Read {
-    client: Arc<Client>,
-    sender: mpsc::Sender<Event>,
-    table: TableId,
-    generation: u64,
-    name: String,
-    relation: String,
-    copy: String,
-    /// Whether the session may be in the transaction of a read that was given up.
-    ends_another: bool,
-}
-
-impl Read {
-    async fn run(self) {
-        let event = match self.read().await {
-            Ok(()) => Event::Read { table: self.table, generation: self.generation },
-            Err(error) => Event::Failed(error),
-        };
-        // A driver that is gone wants to hear nothing.
-        let _ = self.sender.send(event).await;
-    }
-
-    async fn read(&self) -> Result<(), DriverError> {
-        let doing = |what: &str| {
-            let doing = format!("{what} {}", self.name);
-            move |source| DriverError::Server { doing, source }
-        };
-        // The lock comes before the snapshot: a rewriting ALTER or a TRUNCATE after the snapshot would leave it empty.
-        let begin = format!(
-            "{}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
-            if self.ends_another { "ROLLBACK; " } else { "" },
-            self.relation
-        );
-        self.client.batch_execute(&begin).await.map_err(doing("lock"))?;
-        let row = self.client.query_one("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[]);
-        let text: String = row.await.map_err(doing("take a snapshot of"))?.get(0);
-        let snapshot = text.parse().map_err(|error: crate::sync::SnapshotError| DriverError::Snapshot {
-            table: self.name.clone(),
-            source: ReadError::Snapshot(error.to_string()),
-        })?;
-        let (table, generation) = (self.table, self.generation);
-        // The receiver lives as long as this task is wanted.
-        let _ = self.sender.send(Event::Snapshot { table, generation, snapshot }).await;
-        let stream = self.client.copy_out(&self.copy).await.map_err(doing("copy"))?;
-        let mut batches = std::pin::pin!(stream.ready_chunks(BATCH));
-        while let Some(batch) = batches.next().await {
-            let pieces = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(doing("copy"))?;
-            let _ = self.sender.send(Event::Rows { table, generation, pieces }).await;
-        }
-        self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
-    }
 }
