@@ -59,7 +59,9 @@ pub struct Followed {
 /// Bounds that the engine keeps.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long a probe or a fence may take to come back.
+    /// How long a probe may take to come back.
+    pub probe_timeout: Duration,
+    /// How long a fence may take to come back: a commit that holds the notify lock holds it up too.
     pub fence_timeout: Duration,
     /// How many bytes of payloads may wait while a table is read; past it the table is read again.
     pub waiting_bytes: usize,
@@ -67,7 +69,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { fence_timeout: Duration::from_secs(30), waiting_bytes: 256 << 20 }
+        Self {
+            probe_timeout: Duration::from_secs(10),
+            fence_timeout: Duration::from_secs(30),
+            waiting_bytes: 256 << 20,
+        }
     }
 }
 
@@ -361,7 +367,7 @@ impl Replica {
                 token: token.clone(),
             });
         }
-        self.link = Link::Probing { awaited, deadline: now + self.limits.fence_timeout };
+        self.link = Link::Probing { awaited, deadline: now + self.limits.probe_timeout };
     }
 
     fn next_token(&mut self) -> String {
@@ -469,15 +475,14 @@ impl Replica {
     }
 
     fn check_deadlines(&mut self, now: Instant) {
-        let waited = self.limits.fence_timeout;
         let lost_probe = match &self.link {
             Link::Probing { awaited, deadline } if *deadline <= now => awaited.first().map(|(via, _)| *via),
             _ => None,
         };
         if let Some(via) = lost_probe {
-            self.fail(Failure::ProbeLost { via, waited });
+            self.fail(Failure::ProbeLost { via, waited: self.limits.probe_timeout });
         } else if self.fences.iter().any(|fence| !fence.has_arrived && fence.deadline <= now) {
-            self.fail(Failure::FenceLost { waited });
+            self.fail(Failure::FenceLost { waited: self.limits.fence_timeout });
         }
     }
 

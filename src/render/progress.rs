@@ -15,8 +15,8 @@ impl Progress {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
         let template = match expected {
-            Some(_) => "{msg} {wide_bar} {human_pos} of about {human_len} rows, {per_sec}",
-            None => "{msg} {spinner} {human_pos} rows, {per_sec}",
+            Some(_) => "{msg} {wide_bar} {human_pos} of about {human_len} rows, {eta} left",
+            None => "{msg} {spinner} {human_pos} rows",
         };
         // The templates are constants that a test renders.
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -18,7 +18,11 @@ struct Driven {
 
 impl Driven {
     fn new(tables: Vec<Followed>) -> Self {
-        let limits = Limits { fence_timeout: Duration::from_secs(5), waiting_bytes: 10_000 };
+        let limits = Limits {
+            probe_timeout: Duration::from_secs(5),
+            fence_timeout: Duration::from_secs(5),
+            waiting_bytes: 10_000,
+        };
         let replica = Replica::new(tables, vec!["c".into()], FENCES.into(), limits);
         Self { replica, now: Instant::now(), outputs: Vec::new() }
     }
