@@ -115,8 +115,9 @@ impl MultiIndex {
         let number = entry & !POSTING_BIT;
         let list = &mut self.postings[number as usize];
         let removed = list.remove(slot);
-        if list.len() == 1
-            && let Some(last) = list.first()
+        // A long list has two blocks at least; to count it would take time in proportion to it.
+        if let Postings::Short(slots) = list
+            && let &[last] = slots.as_slice()
         {
             *list = Postings::Short(Vec::new());
             self.free.push(number);

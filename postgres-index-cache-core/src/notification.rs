@@ -88,7 +88,7 @@ pub struct Payload<'a> {
     pub table: Cow<'a, str>,
     /// What happened.
     pub action: Action,
-    /// The row's key as it stands in the payload; `None` for what is about the whole table.
+    /// The row's key as it stands in the payload, null too; `None` for what is about the whole table.
     pub id: Option<&'a RawValue>,
     /// The row; `None` for deletes, and where it was not sent.
     pub data: Option<&'a RawValue>,
@@ -123,7 +123,7 @@ struct Fields<'a> {
     table: Cow<'a, str>,
     #[serde(borrow)]
     action: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     id: Option<&'a RawValue>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
@@ -151,6 +151,11 @@ struct Fields<'a> {
     why: Option<Cow<'a, str>>,
 }
 
+/// A member that is there, null or not: a key of type jsonb may be a JSON null.
+fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(member: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&'a RawValue>::deserialize(member).map(Some)
+}
+
 impl<'a> Payload<'a> {
     /// Parses a payload, in the plain or in the extended form. Fields that are not known are passed over.
     ///
@@ -161,7 +166,7 @@ impl<'a> Payload<'a> {
             serde_json::from_str(payload).map_err(|error| ParseError::NotANotification(error.to_string()))?;
         let action = Action::parse(&fields.action)
             .ok_or_else(|| ParseError::UnknownAction(fields.action.chars().take(40).collect()))?;
-        let id = fields.id.filter(|id| id.get() != "null");
+        let id = fields.id.filter(|id| action.is_about_a_row() || id.get() != "null");
         if action.is_about_a_row() && id.is_none() {
             return Err(ParseError::MissingId(action));
         }
@@ -380,7 +385,7 @@ mod tests {
             ParseError::NotANotification(_)
         ));
         assert_eq!(error(r#"{"table":"t","action":"upsert","id":1}"#), ParseError::UnknownAction("upsert".into()));
-        assert_eq!(error(r#"{"table":"t","action":"delete","id":null}"#), ParseError::MissingId(Action::Delete));
+        assert_eq!(error(r#"{"table":"t","action":"delete"}"#), ParseError::MissingId(Action::Delete));
         assert_eq!(error(r#"{"table":"t","action":"delete","id":1,"xid":"-1"}"#), ParseError::BadXid("-1".into()));
         let deep =
             format!("{{\"table\":\"t\",\"action\":\"insert\",\"id\":{}{}}}", "[".repeat(3_000), "]".repeat(3_000));

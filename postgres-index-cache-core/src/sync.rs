@@ -54,6 +54,8 @@ pub struct Followed {
     /// Whether its trigger sends the plain form. It names no schema, so for a table whose trigger sends the extended
     /// form, a plain payload of the same name is somebody else's.
     pub sends_plain_form: bool,
+    /// Whether a payload's row has every column that is kept. A trigger sees null in a virtual generated column.
+    pub sends_whole_rows: bool,
 }
 
 /// Bounds that the engine keeps.
@@ -87,7 +89,7 @@ pub enum Via {
 }
 
 /// The number of a fence that a caller asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FenceId(pub u64);
 
 /// What happened.
@@ -131,7 +133,8 @@ pub enum Input<'a> {
     FenceWanted(FenceId),
     /// A connection is lost.
     Lost(String),
-    /// Nothing but time.
+    /// Nothing but time: say it when L has nothing more. Only then is a deadline taken for missed, since what is awaited
+    /// may have arrived and not been handed in.
     TimePassed,
 }
 
@@ -339,9 +342,8 @@ impl Replica {
             Input::ChangeUnfit { table, why } => self.read_again(table, &why, now),
             Input::FenceWanted(id) => self.wanted.push(id),
             Input::Lost(why) => self.fail(Failure::ConnectionLost(why)),
-            Input::TimePassed => {}
+            Input::TimePassed => self.check_deadlines(now),
         }
-        self.check_deadlines(now);
         self.ask_for_reads(now);
         self.settle(now);
     }
@@ -417,7 +419,8 @@ impl Replica {
         let others: Vec<usize> = meant.collect();
         if !others.is_empty() {
             for table in others.into_iter().chain([table]) {
-                self.read_again(TableId(table), "a plain payload names a table of two schemas", now);
+                let steps = self.tables[table].doubt("a plain payload names a table of two schemas");
+                self.carry_out(TableId(table), steps, now);
             }
             return;
         }

@@ -145,7 +145,14 @@ impl Kind {
                 if self.width() != Some(bytes.len()) {
                     return Err(bad());
                 }
+                let start = cell.len();
                 cell.extend(bytes.iter().rev());
+                // Of the many NaNs that a float can be, a payload's text gives one: so does COPY.
+                if self == Self::Float4 && f32::from_le_bytes(fixed(&cell[start..])).is_nan() {
+                    cell[start..].copy_from_slice(&f32::NAN.to_le_bytes());
+                } else if self == Self::Float8 && f64::from_le_bytes(fixed(&cell[start..])).is_nan() {
+                    cell[start..].copy_from_slice(&f64::NAN.to_le_bytes());
+                }
             }
             Self::Uuid => cell.extend(<&[u8; 16]>::try_from(bytes).map_err(|_| bad())?),
             Self::Numeric => number::write_binary_numeric(bytes, cell).ok_or_else(bad)?,
@@ -447,6 +454,16 @@ mod tests {
         }
         assert!(Kind::Text.from_binary(&[0xff], &mut Vec::new()).is_err());
         assert!(Kind::Jsonb.from_binary(&[2, b'1'], &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn every_nan_is_the_same_cell() {
+        for (kind, binary) in [(Kind::Float8, &[0xff, 0xf8, 0, 0, 0, 0, 0, 0][..]), (Kind::Float4, &[0xff, 0xc0, 0, 1])]
+        {
+            let mut cell = Vec::new();
+            kind.from_binary(binary, &mut cell).unwrap();
+            assert_eq!(Ok(cell), from_json(kind, "\"NaN\""));
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             "raise --max-memory, or load fewer columns with --columns or --count",
         ));
     }
-    let options = options(context, &client, table, max_memory).await?;
+    let options = options(context, &client, table, &shape, max_memory).await?;
     drop(client);
     let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
     let follow = FollowTable { followed: options.1, shape: Arc::clone(&shape), expected_rows };
@@ -123,10 +123,12 @@ fn check_kind(table: &Table) -> anyhow::Result<()> {
             "without a primary key or a unique key of NOT NULL columns",
             "add one: without a key no cache can tell its rows apart",
         ),
-        RelationKind::Table => Ok(()),
-        RelationKind::Partitioned => {
-            refuse("a partitioned table", "this version of pgic follows ordinary tables; name one of its partitions")
+        // Its changes are announced in the name of the table that it is a partition of.
+        RelationKind::Table if table.is_partition => {
+            refuse("a partition", "this version of pgic follows ordinary tables")
         }
+        RelationKind::Table => Ok(()),
+        RelationKind::Partitioned => refuse("a partitioned table", "this version of pgic follows ordinary tables"),
         RelationKind::View | RelationKind::MaterializedView => refuse("a view", "name the tables under it"),
         RelationKind::Foreign => refuse("a foreign table", "connect to the server where it lives"),
         RelationKind::Other => refuse("not a table", "name a table"),
@@ -157,6 +159,7 @@ async fn options(
     context: &Context,
     client: &Client,
     table: &Table,
+    shape: &TableShape,
     max_memory: usize,
 ) -> anyhow::Result<(DriverOptions, Followed)> {
     let installer = Installer::of(client).await?;
@@ -181,6 +184,10 @@ async fn options(
         oid: table.oid,
         deferrable_key: table.key.as_ref().is_some_and(|key| key.is_deferrable),
         sends_plain_form: seen.is_some_and(|seen| seen.sends_plain_form()),
+        sends_whole_rows: !table
+            .columns
+            .iter()
+            .any(|column| column.is_virtual && shape.position(&column.name).is_some()),
     };
     let options = DriverOptions {
         channels: vec![channel],

@@ -24,6 +24,7 @@ async fn open(database: &Database, fence_channel: &str) -> Result<Driver, Driver
             oid,
             deferrable_key: false,
             sends_plain_form: false,
+            sends_whole_rows: true,
         },
         shape: Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap()),
         expected_rows: 100,
@@ -147,6 +148,17 @@ async fn forged_payloads_neither_crash_nor_stop_it() {
         driver.fence().await.unwrap();
     }
     assert_eq!(cached(&driver), stored(&client).await, "each was answered by reading the table again");
+    // The bad payload and the fence in one batch: the fence must not be answered before the repair.
+    client
+        .execute(
+            "SELECT pg_notify('cache_invalidation', $1)",
+            &[&format!(r#"{{"table":"kv","action":"insert","id":9,{xid},"data":{{}}}}"#)],
+        )
+        .await
+        .unwrap();
+    client.batch_execute("UPDATE kv SET v = 'b'").await.unwrap();
+    driver.fence().await.unwrap();
+    assert_eq!(cached(&driver), stored(&client).await);
     client.execute("SELECT pg_notify('fence', 'forged token')", &[]).await.unwrap();
     driver.fence().await.unwrap();
     assert!(driver.replica().counters().reloads >= 4 && driver.replica().counters().invalid == 3);
@@ -161,6 +173,7 @@ async fn a_lost_listener_is_an_error_and_never_silence() {
     database.client().await.query(kill, &[]).await.unwrap();
     let ended = tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it does not hang");
     assert!(matches!(ended, Err(DriverError::Failed(Failure::ConnectionLost(_)))), "{ended:?}");
+    assert!(matches!(driver.fence().await, Err(DriverError::Ended)), "it says so again, at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

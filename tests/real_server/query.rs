@@ -72,14 +72,16 @@ async fn the_answer_is_a_table_or_json_as_postgresql_writes_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_an_error_before_anything_is_loaded() {
     let sql = "CREATE VIEW v AS SELECT * FROM people; CREATE TABLE nokey (n int);
-        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);";
+        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);";
     let database = people().await;
     database.client().await.batch_execute(sql).await.unwrap();
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["missing"], "the table missing does not exist"),
         (&["v"], "is a view"),
         (&["nokey"], "without a primary key"),
         (&["parts"], "is a partitioned table"),
+        (&["part"], "is a partition"),
         (&["people", "nope=1"], "hint: its columns are id, name, hash"),
         (&["people", "--columns", "nope"], "has no column nope"),
         (&["people", "hash=many"], "take hash=many for the column hash of type bigint: invalid input syntax"),

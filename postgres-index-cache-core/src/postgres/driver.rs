@@ -1,7 +1,7 @@
 //! [`Driver`]: carries out what the engine asks for, and feeds it what happens.
 
 use super::copy::{CopyDecoder, CopyError};
-use super::read::{Read, read_settings};
+use super::read::{NO_TIMEOUTS, Read, read_settings};
 use super::session::{ConnectError, Connector, Listener, Role, quote_identifier, quote_literal};
 use crate::sync::{
     Change, Failure, FenceId, Followed, Input, Limits, Operation, Output, Replica, Snapshot, State, TableId, Via,
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Notification};
 
 /// The most notifications that are taken from the socket before they are applied.
@@ -22,6 +22,8 @@ pub(super) const BATCH: usize = 256;
 
 /// How many rows are loaded before the memory is looked at again.
 const ROWS_BETWEEN_CHECKS: usize = 10_000;
+/// How many bytes of COPY, likewise.
+const BYTES_BETWEEN_CHECKS: usize = 16 << 20;
 
 /// A table to follow, as the catalogue describes it.
 #[derive(Debug, Clone)]
@@ -82,6 +84,9 @@ pub enum DriverError {
         /// What is wrong with it.
         source: ReadError,
     },
+    /// It has failed before.
+    #[error("the connections of this driver have ended; open another")]
+    Ended,
     /// The caches would take more memory than they may.
     #[error("the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} it may")]
     Memory {
@@ -132,13 +137,22 @@ pub(super) enum Event {
     Read { table: TableId, generation: u64 },
 }
 
+/// What a turn waited for.
+enum Happened {
+    /// What F or Q said; `None` when it is L that has something.
+    Event(Option<Event>),
+    Time,
+}
+
 struct Followee {
     follow: FollowTable,
     cache: TableCache,
     decoder: CopyDecoder,
     generation: u64,
-    /// At how many rows the memory is looked at again: to add it up takes time in proportion to the cache.
-    next_check: usize,
+    /// At how many rows and bytes of COPY the memory is looked at again.
+    next_check: (usize, usize),
+    /// How many bytes of COPY have come.
+    copied: usize,
 }
 
 /// Follows tables. Nothing happens unless one of its methods is awaited.
@@ -151,7 +165,9 @@ pub struct Driver {
     reads: Arc<Client>,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
-    read_task: Option<AbortHandle>,
+    read_task: Option<JoinHandle<bool>>,
+    has_begun: bool,
+    has_failed: bool,
     reached: Option<FenceId>,
     fence_count: u64,
     row: RowBuf,
@@ -166,7 +182,7 @@ impl fmt::Debug for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.read_task.take().inspect(AbortHandle::abort);
+        self.read_task.take().inspect(JoinHandle::abort);
     }
 }
 
@@ -185,12 +201,12 @@ impl Driver {
         let (listen, fences, reads) =
             tokio::try_join!(connect(Role::Listen), connect(Role::Fence), connect(Role::Read))?;
         let (fences, reads) = (fences.into_client(), reads.into_client());
-        let lock_timeout = format!("SET lock_timeout = {}", options.lock_timeout.as_millis());
+        let fence_settings = format!("SET lock_timeout = {}; {NO_TIMEOUTS}", options.lock_timeout.as_millis());
         let server = |doing: &str| {
             let doing = doing.to_string();
             move |source| DriverError::Server { doing, source }
         };
-        fences.batch_execute(&lock_timeout).await.map_err(server("prepare the connection for fences"))?;
+        fences.batch_execute(&fence_settings).await.map_err(server("prepare the connection for fences"))?;
         reads.batch_execute(&read_settings(&options)).await.map_err(server("prepare the connection for reading"))?;
         let followed = tables.iter().map(|table| table.followed.clone()).collect();
         let mut replica =
@@ -201,14 +217,14 @@ impl Driver {
             other => unreachable!("a connected engine asks to LISTEN first, not {other:?}"),
         };
         let listener = Listener::open(listen, &channels).await.map_err(server("LISTEN"))?;
-        replica.handle(Input::Listening, Instant::now());
         let (sender, events) = mpsc::channel(16);
         let followee = |follow: FollowTable| Followee {
             cache: TableCache::new(Arc::clone(&follow.shape), 0),
             follow,
             decoder: CopyDecoder::default(),
             generation: 0,
-            next_check: 0,
+            next_check: (0, 0),
+            copied: 0,
         };
         Ok(Self {
             replica,
@@ -220,6 +236,8 @@ impl Driver {
             events,
             sender,
             read_task: None,
+            has_begun: false,
+            has_failed: false,
             reached: None,
             fence_count: 0,
             row: RowBuf::default(),
@@ -242,10 +260,9 @@ impl Driver {
     /// # Errors
     /// Whatever keeps it from there.
     pub async fn until_live(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
-        self.carry_out()?;
+        self.begin()?;
         while self.replica.state() != State::Live {
             self.turn(&mut progress).await?;
-            self.carry_out()?;
         }
         Ok(())
     }
@@ -255,35 +272,74 @@ impl Driver {
     /// # Errors
     /// Whatever keeps it from there.
     pub async fn fence(&mut self) -> Result<(), DriverError> {
+        self.begin()?;
         self.fence_count += 1;
         let id = FenceId(self.fence_count);
         self.replica.handle(Input::FenceWanted(id), Instant::now());
         self.carry_out()?;
-        while self.reached != Some(id) {
+        // A change before the fence that could not be applied has made its table be read again.
+        while self.reached < Some(id) || self.replica.state() != State::Live {
             self.turn(&mut |_| {}).await?;
-            self.carry_out()?;
         }
         Ok(())
     }
 
-    /// Waits for something to happen and takes it in.
+    /// Starts the probes; their time runs from when somebody listens for them.
+    fn begin(&mut self) -> Result<(), DriverError> {
+        if self.has_failed {
+            return Err(DriverError::Ended);
+        }
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.replica.handle(Input::Listening, Instant::now());
+        }
+        self.carry_out()
+    }
+
+    /// Waits for something to happen, and does what follows from it. An error is for good.
     async fn turn(&mut self, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
+        let done = match self.happen(progress).await {
+            Ok(()) => self.carry_out(),
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            self.has_failed = true;
+            self.replica.handle(Input::Lost("the driver has failed".to_string()), Instant::now());
+        }
+        done
+    }
+
+    /// Waits for something to happen and takes it in.
+    async fn happen(&mut self, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
         let timeout = self.replica.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         let mut batch: Vec<Notification> = Vec::new();
         let mut end = None;
-        tokio::select! {
-            () = next_batch(&mut self.listener, &mut batch, &mut end) => {
+        // Time comes last: what is awaited may be there already. Between L and the rest chance decides, so that neither
+        // waits for the other.
+        let (listener, events) = (&mut self.listener, &mut self.events);
+        let happened = tokio::select! {
+            biased;
+            event = async {
+                tokio::select! {
+                    () = next_batch(listener, &mut batch, &mut end) => None,
+                    event = events.recv() => event,
+                }
+            } => Happened::Event(event),
+            () = tokio::time::sleep_until(timeout.into()) => Happened::Time,
+        };
+        match happened {
+            Happened::Event(None) => {
                 for notification in &batch {
                     let (channel, payload) = (notification.channel(), notification.payload());
                     self.replica.handle(Input::Notification { channel, payload }, Instant::now());
+                    // A change that cannot be applied must be known before the fence behind it.
+                    self.carry_out()?;
                 }
                 if let Some(why) = end {
                     self.replica.handle(Input::Lost(why), Instant::now());
                 }
             }
-            // The sender is a field of self: the channel does not close.
-            Some(event) = self.events.recv() => self.take(event, progress)?,
-            () = tokio::time::sleep_until(timeout.into()) => self.replica.handle(Input::TimePassed, Instant::now()),
+            Happened::Event(Some(event)) => self.take(event, progress)?,
+            Happened::Time => self.replica.handle(Input::TimePassed, Instant::now()),
         }
         Ok(())
     }
@@ -302,7 +358,7 @@ impl Driver {
                         self.replica.handle(Input::ChangeUnfit { table, why }, Instant::now());
                     }
                 }
-                Output::FenceReached(id) => self.reached = Some(id),
+                Output::FenceReached(id) => self.reached = self.reached.max(Some(id)),
                 Output::StateChanged(state) => tracing::debug!(?state, "state changed"),
                 Output::Failed(failure) => return Err(failure.into()),
             }
@@ -328,8 +384,6 @@ impl Driver {
     }
 
     fn read(&mut self, table: TableId, generation: u64) {
-        // A read that is underway is of no use any more; its transaction is still open then.
-        let previous = self.read_task.take().inspect(AbortHandle::abort);
         let read = Read {
             client: Arc::clone(&self.reads),
             sender: self.sender.clone(),
@@ -338,10 +392,10 @@ impl Driver {
             name: self.tables[table.0].follow.name(),
             relation: self.tables[table.0].follow.relation(),
             copy: self.tables[table.0].follow.copy_statement(),
-            ends_another: previous.is_some_and(|task| !task.is_finished()),
+            previous: self.read_task.take(),
         };
         self.tables[table.0].generation = generation;
-        self.read_task = Some(tokio::spawn(read.run()).abort_handle());
+        self.read_task = Some(tokio::spawn(read.run()));
     }
 
     fn take(&mut self, event: Event, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
@@ -353,7 +407,8 @@ impl Driver {
                 if followee.generation == generation {
                     followee.cache = TableCache::new(Arc::clone(&followee.follow.shape), followee.follow.expected_rows);
                     followee.decoder = CopyDecoder::default();
-                    followee.next_check = 0;
+                    followee.next_check = (0, 0);
+                    followee.copied = 0;
                     self.replica.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
                 }
             }
@@ -367,6 +422,7 @@ impl Driver {
                 if self.tables[table.0].generation == generation {
                     let finished = self.tables[table.0].decoder.finish();
                     finished.map_err(|error| self.read_error(table, error.into()))?;
+                    self.check_memory(table)?;
                     self.replica.handle(Input::SnapshotLoaded { table, generation }, Instant::now());
                 }
             }
@@ -384,16 +440,23 @@ impl Driver {
             })
         });
         loaded.map_err(|error| self.read_error(table, error))?;
-        let rows = self.tables[table.0].cache.len();
-        if rows < self.tables[table.0].next_check {
+        let followee = &mut self.tables[table.0];
+        followee.copied += pieces.iter().map(Bytes::len).sum::<usize>();
+        let (rows, bytes) = (followee.cache.len(), followee.copied);
+        if rows < followee.next_check.0 && bytes < followee.next_check.1 {
             return Ok(());
         }
-        self.tables[table.0].next_check = rows + ROWS_BETWEEN_CHECKS;
+        // To add it up takes time in proportion to the cache: the larger it is, the rarer that is done.
+        followee.next_check = (rows + ROWS_BETWEEN_CHECKS.max(rows / 16), bytes + BYTES_BETWEEN_CHECKS.max(bytes / 16));
+        self.check_memory(table)
+    }
+
+    fn check_memory(&self, table: TableId) -> Result<(), DriverError> {
         let used = self.tables.iter().map(|table| table.cache.memory_bytes()).sum();
         let allowed = self.options.max_memory;
         if used > allowed {
-            let table = self.tables[table.0].follow.name();
-            return Err(DriverError::Memory { table, rows, used, allowed });
+            let Followee { follow, cache, .. } = &self.tables[table.0];
+            return Err(DriverError::Memory { table: follow.name(), rows: cache.len(), used, allowed });
         }
         Ok(())
     }

@@ -6,7 +6,12 @@ use crate::sync::TableId;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+
+/// Timeouts that only some versions have: `idle_session_timeout` from PostgreSQL 14 on, `transaction_timeout` from 17 on.
+pub(super) const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+    WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// Q: a policy that hides rows is an error, not a smaller table; no timeout of the role ends a long COPY.
 pub(super) fn read_settings(options: &DriverOptions) -> String {
@@ -21,10 +26,7 @@ pub(super) fn read_settings(options: &DriverOptions) -> String {
         .iter()
         .map(|(name, value)| format!("SET {} = {};", quote_identifier(name), quote_literal(value)))
         .collect();
-    // PostgreSQL 17 and later.
-    sql.push_str(
-        "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'",
-    );
+    sql.push_str(NO_TIMEOUTS);
     sql
 }
 
@@ -37,18 +39,35 @@ pub(super) struct Read {
     pub(super) name: String,
     pub(super) relation: String,
     pub(super) copy: String,
-    /// Whether the session may be in the transaction of a read that was given up.
-    pub(super) ends_another: bool,
+    /// The read before this one on the same session.
+    pub(super) previous: Option<JoinHandle<bool>>,
 }
 
 impl Read {
-    pub(super) async fn run(self) {
-        let event = match self.read().await {
+    /// Reads, and says whether the session is out of its transaction.
+    pub(super) async fn run(mut self) -> bool {
+        let read = match self.end_previous().await {
+            Ok(()) => self.read().await,
+            Err(error) => Err(error),
+        };
+        let is_done = read.is_ok();
+        let event = match read {
             Ok(()) => Event::Read { table: self.table, generation: self.generation },
             Err(error) => Event::Failed(error),
         };
         // A driver that is gone wants to hear nothing.
         let _ = self.sender.send(event).await;
+        is_done
+    }
+
+    /// Waits for the read before this one: two must never be in one transaction, whose snapshot would be the older.
+    async fn end_previous(&mut self) -> Result<(), DriverError> {
+        let Some(previous) = self.previous.take() else { return Ok(()) };
+        if matches!(previous.await, Ok(true)) {
+            return Ok(());
+        }
+        let rolled_back = self.client.batch_execute("ROLLBACK").await;
+        rolled_back.map_err(|source| DriverError::Server { doing: "end the read before".to_string(), source })
     }
 
     async fn read(&self) -> Result<(), DriverError> {
@@ -58,8 +77,7 @@ impl Read {
         };
         // The lock comes before the snapshot: a rewriting ALTER or a TRUNCATE after the snapshot would leave it empty.
         let begin = format!(
-            "{}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
-            if self.ends_another { "ROLLBACK; " } else { "" },
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
             self.relation
         );
         self.client.batch_execute(&begin).await.map_err(doing("lock"))?;

@@ -143,8 +143,12 @@ impl Listener {
         if let Some(early) = self.early.pop_front() {
             return Poll::Ready(Some(Ok(early)));
         }
+        Self::poll_socket(&mut *self.messages, cx)
+    }
+
+    fn poll_socket(messages: &mut dyn Messages, cx: &mut Context<'_>) -> Poll<Option<Result<Notification, Error>>> {
         loop {
-            return match self.messages.poll_message(cx) {
+            return match messages.poll_message(cx) {
                 Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => Poll::Ready(Some(Ok(notification))),
                 Poll::Ready(Some(Ok(_))) => continue,
                 Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
@@ -169,7 +173,6 @@ impl Listener {
         patience: Duration,
     ) -> Result<bool, Error> {
         let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(token));
-        let mut kept = std::mem::take(&mut self.early);
         let deadline = tokio::time::sleep(patience);
         let sent = sender.batch_execute(&sql);
         tokio::pin!(deadline, sent);
@@ -181,15 +184,14 @@ impl Listener {
                     done?;
                     is_sent = true;
                 }
-                notification = poll_fn(|cx| self.poll_next(cx)) => match notification {
+                notification = poll_fn(|cx| Self::poll_socket(&mut *self.messages, cx)) => match notification {
                     Some(Ok(found)) if found.channel() == channel && found.payload() == token => break true,
-                    Some(Ok(found)) => kept.push_back(found),
+                    Some(Ok(found)) => self.early.push_back(found),
                     Some(Err(error)) => return Err(error),
                     None => return Ok(false),
                 },
             }
         };
-        self.early = kept;
         Ok(heard)
     }
 }

@@ -87,7 +87,8 @@ impl Change {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.payload.len() + size_of::<Self>()
+        let nulls = self.nulls.iter().flatten().map(|name| name.capacity() + size_of::<String>()).sum::<usize>();
+        self.payload.len() + size_of::<Self>() + nulls
     }
 
     /// A key change comes as two notifications: whether this is the first.

@@ -24,7 +24,15 @@ pub(super) enum Phase {
     /// arrive are passed over: they are committed, so the read will see them.
     Due { not_before: Option<Instant> },
     /// Entered when the read is asked for. Changes wait, in order; the snapshot, once known, decides about them.
-    Reading { started: Instant, snapshot: Option<Snapshot>, waiting: Vec<Change>, waiting_bytes: usize },
+    /// With `is_in_vain` nothing waits any more: the table is to be read again when this read is done. A read is never
+    /// given up half-way: its COPY would be drained to the end all the same.
+    Reading {
+        started: Instant,
+        snapshot: Option<Snapshot>,
+        waiting: Vec<Change>,
+        waiting_bytes: usize,
+        is_in_vain: bool,
+    },
     /// Entered when the rows are in the cache. `filter` is the snapshot until a fence sent after the read has arrived:
     /// what comes then is newer. `after_reads` numbers the read.
     Following { filter: Option<Snapshot>, after_reads: u64 },
@@ -100,13 +108,16 @@ impl Table {
     /// Takes a change as it arrives, or as it stops waiting.
     pub(super) fn take(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
         match &mut self.phase {
-            Phase::Due { .. } => Vec::new(),
-            Phase::Reading { waiting, waiting_bytes, .. } => {
+            Phase::Due { .. } | Phase::Reading { is_in_vain: true, .. } => Vec::new(),
+            Phase::Reading { waiting, waiting_bytes, is_in_vain, .. } => {
                 *waiting_bytes += change.bytes();
                 if *waiting_bytes > waiting_limit {
-                    return vec![Step::ReadAgain("too many changes waited while the table was read".to_string())];
+                    tracing::warn!(table = self.followed.name, "too many changes waited while the table was read");
+                    *is_in_vain = true;
+                    *waiting = Vec::new();
+                } else {
+                    waiting.push(change);
                 }
-                waiting.push(change);
                 Vec::new()
             }
             Phase::Following { filter, .. } => {
@@ -117,6 +128,19 @@ impl Table {
                 }
                 self.follow(change)
             }
+        }
+    }
+
+    /// Something happened to the table that nobody can make out.
+    pub(super) fn doubt(&mut self, why: &str) -> Vec<Step> {
+        match &mut self.phase {
+            Phase::Due { .. } => Vec::new(),
+            Phase::Reading { is_in_vain, waiting, .. } => {
+                *is_in_vain = true;
+                *waiting = Vec::new();
+                Vec::new()
+            }
+            Phase::Following { .. } => vec![Step::ReadAgain(why.to_string())],
         }
     }
 
@@ -153,14 +177,17 @@ impl Table {
     /// deferrable key can be on two rows for a while: then the last announcement is not the row's last state.
     fn reason_to_read_again(&mut self, change: &Change) -> Option<String> {
         if change.xid.is_none() || change.xid != self.touched_by {
-            self.touched.clear();
+            self.forget_touched();
             self.touched_by = change.xid;
         }
         let touch = match change.action {
             Action::Reload => return Some("the trigger asks for it".to_string()),
             Action::Truncate => {
-                self.touched.clear();
+                self.forget_touched();
                 return None;
+            }
+            Action::Insert | Action::Update if !self.followed.sends_whole_rows => {
+                return Some("a column that is kept is not in the payload".to_string());
             }
             Action::Insert | Action::Update if change.data().is_none() => {
                 return Some(format!("the row {} was not sent", change.id()));
@@ -178,15 +205,29 @@ impl Table {
         is_doubtful.then(|| format!("one transaction changed the row {} more than once", change.id()))
     }
 
-    /// Makes the table be read again; whether that was not due already.
+    /// Empties the map. A large one is let go: to clear it takes time in proportion to what it once held.
+    fn forget_touched(&mut self) {
+        if self.touched.capacity() > 1024 {
+            self.touched = HashMap::new();
+        } else {
+            self.touched.clear();
+        }
+    }
+
+    /// Makes the table be read again; whether that was not due already. While it is being read there is nothing to do:
+    /// the change in question came before the read was asked for, which sees it.
     pub(super) fn read_again(&mut self, now: Instant) -> bool {
-        if matches!(self.phase, Phase::Due { .. }) {
+        if !self.is_following() {
             return false;
         }
+        self.become_due(now);
+        true
+    }
+
+    fn become_due(&mut self, now: Instant) {
         let spaced = self.last_reload.map(|(ended, took)| ended + 2 * took).filter(|at| *at > now);
         self.phase = Phase::Due { not_before: spaced };
         self.forget_transaction();
-        true
     }
 
     fn forget_transaction(&mut self) {
@@ -203,7 +244,8 @@ impl Table {
     /// The read is asked for; its generation.
     pub(super) fn start_reading(&mut self, now: Instant) -> u64 {
         self.generation += 1;
-        self.phase = Phase::Reading { started: now, snapshot: None, waiting: Vec::new(), waiting_bytes: 0 };
+        self.phase =
+            Phase::Reading { started: now, snapshot: None, waiting: Vec::new(), waiting_bytes: 0, is_in_vain: false };
         self.generation
     }
 
@@ -218,17 +260,17 @@ impl Table {
 
     /// The rows of a read are in the cache: gives what waited. `None` when that read is of no use any more.
     pub(super) fn loaded(&mut self, generation: u64, after_reads: u64, now: Instant) -> Option<Vec<Change>> {
-        let Phase::Reading { started, snapshot, waiting, .. } = &mut self.phase else { return None };
+        let Phase::Reading { started, snapshot, waiting, is_in_vain, .. } = &mut self.phase else { return None };
         if generation != self.generation {
             return None;
         }
         let (started, waiting, filter) = (*started, std::mem::take(waiting), snapshot.take());
-        if generation > 1 {
-            self.last_reload = Some((now, now - started));
+        if *is_in_vain || generation > 1 {
+            self.last_reload = Some((now, now.saturating_duration_since(started)));
         }
-        if filter.is_none() {
-            // Without a snapshot nothing could be proven: the read does not count.
-            self.phase = Phase::Due { not_before: None };
+        // Without a snapshot nothing could be proven: the read does not count either.
+        if *is_in_vain || filter.is_none() {
+            self.become_due(now);
             return None;
         }
         self.phase = Phase::Following { filter, after_reads };

@@ -7,7 +7,14 @@ use std::collections::BTreeMap;
 const FENCES: &str = "fences";
 
 fn followed(name: &str) -> Followed {
-    Followed { schema: "app".into(), name: name.into(), oid: 7, deferrable_key: false, sends_plain_form: false }
+    Followed {
+        schema: "app".into(),
+        name: name.into(),
+        oid: 7,
+        deferrable_key: false,
+        sends_plain_form: false,
+        sends_whole_rows: true,
+    }
 }
 
 struct Driven {
@@ -272,18 +279,52 @@ fn reloads_keep_a_distance() {
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn what_waits_is_bounded_and_a_read_that_missed_changes_is_done_again() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.connect();
-    let (table, first) = driven.read_asked().unwrap();
     for id in 0..200 {
         driven.row("insert", id, 150, "");
     }
-    let (_, second) = driven.read_asked().expect("the table is read again");
-    assert!(second > first);
-    driven.handle(Input::SnapshotTaken { table, generation: first, snapshot: "1:1:".parse().unwrap() });
-    driven.handle(Input::SnapshotLoaded { table, generation: first });
+    driven.now += Duration::from_secs(3);
+    driven.finish_read("1:1:");
     assert_eq!((driven.applied(), driven.replica.state()), (String::new(), State::Snapshotting));
+    assert_eq!(driven.read_asked(), None, "the next read keeps its distance");
+    driven.now += Duration::from_secs(6);
+    driven.handle(Input::TimePassed);
+    driven.finish_read("200:200:");
+    driven.echo();
+    assert_eq!(driven.replica.state(), State::Live);
+}
+
+#[test]
+fn a_deadline_counts_only_when_nothing_more_is_there_to_be_handed_in() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.handle(Input::Connected);
+    driven.handle(Input::Listening);
+    driven.now += Duration::from_secs(60);
+    driven.echo();
+    assert_eq!(driven.replica.state(), State::Snapshotting);
+}
+
+#[test]
+fn a_plain_payload_of_two_tables_makes_both_be_read_again() {
+    let plain = |schema: &str| Followed { schema: schema.into(), sends_plain_form: true, ..followed("users") };
+    let mut driven = Driven::new(vec![plain("app"), plain("old")]);
+    driven.connect();
+    driven.finish_read("100:100:");
+    driven.notify(r#"{"table":"users","action":"delete","id":1}"#);
+    let (first, _) = driven.read_asked().expect("the second table's read is underway, the first's is next");
+    assert_eq!((first, driven.applied()), (TableId(1), String::new()));
+}
+
+#[test]
+fn a_table_whose_payloads_lack_a_column_is_read_again() {
+    let mut driven = Driven::new(vec![Followed { sends_whole_rows: false, ..followed("users") }]);
+    driven.live();
+    driven.row("delete", 1, 150, "");
+    assert_eq!((driven.applied(), driven.replica.counters().reloads), ("-1".to_string(), 0));
+    driven.row("update", 2, 151, "");
+    assert_eq!((driven.applied(), driven.replica.counters().reloads), (String::new(), 1));
 }
 
 #[test]
