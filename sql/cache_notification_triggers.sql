@@ -21,7 +21,10 @@
 --
 -- What it promises a writer: it never fails a write. A payload that would be too long is sent without its row
 -- ("truncated": true); what cannot be announced becomes a request to read the table again ("action": "reload").
--- What no trigger can help: PREPARE TRANSACTION fails after a NOTIFY, and a full notification queue fails the COMMIT.
+-- What no trigger can help, because NOTIFY does it: PREPARE TRANSACTION fails after a NOTIFY; a full notification queue
+-- fails the COMMIT; commits that notify wait for each other, so a lock_timeout can end one, and one that waits for a
+-- standby holds up the others. A column whose type is changed makes sessions that have fired the trigger before ask for
+-- reloads until they reconnect. It belongs on AFTER triggers; on a BEFORE trigger it announces what may not happen.
 
 CREATE OR REPLACE FUNCTION notify_cache_change() RETURNS trigger
 LANGUAGE plpgsql
@@ -31,8 +34,12 @@ SET DateStyle = 'ISO'
 SET IntervalStyle = 'postgres'
 SET bytea_output = 'hex'
 SET extra_float_digits = '1'
+SET lc_monetary = 'C'
+SET quote_all_identifiers = 'off'
+SET search_path = pg_catalog, pg_temp
 AS $pgic$
 DECLARE
+  may_notify pg_catalog.bool := false;
   origin pg_catalog.text;
   relation pg_catalog.oid := TG_RELID;
   table_name pg_catalog.text := TG_TABLE_NAME;
@@ -47,6 +54,10 @@ BEGIN
   -- What can fail is done in here: a failure becomes a request to read the table again, never an error of the writer.
   -- The notify stands behind it: inside, each would keep 8 kB of memory until the end of the transaction.
   BEGIN
+    IF pg_catalog.octet_length(channel) OPERATOR(pg_catalog.=) 0
+      OR pg_catalog.octet_length(channel) OPERATOR(pg_catalog.>) 63 THEN
+      channel := 'cache_invalidation';
+    END IF;
     -- A partition announces its changes under the name of the table that applications know.
     IF pg_catalog.pg_partition_root(TG_RELID) OPERATOR(pg_catalog.<>) TG_RELID THEN
       relation := pg_catalog.pg_partition_root(TG_RELID);
@@ -66,17 +77,26 @@ BEGIN
           '","v":"","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
       END IF;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
-      payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"delete","id":',
-        pg_catalog.to_json(OLD.id), origin, '","v":"', OLD.ctid, '","at":',
+      old_key := pg_catalog.to_json(OLD.id);
+      IF old_key IS NULL THEN
+        RAISE not_null_violation;
+      END IF;
+      payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"delete","id":', old_key, origin, '","v":"', OLD.ctid, '","at":',
         pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
     ELSE
       new_key := pg_catalog.to_json(NEW.id);
+      IF new_key IS NULL THEN
+        RAISE not_null_violation;
+      END IF;
       head := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"',
         CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN 'insert' ELSE 'update' END, '","id":', new_key, origin,
         '","v":"', NEW.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
         CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',"recheck":true' END);
       IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
         old_key := pg_catalog.to_json(OLD.id);
+        IF old_key IS NULL THEN
+          RAISE not_null_violation;
+        END IF;
         IF old_key OPERATOR(pg_catalog.<>) new_key COLLATE pg_catalog."C" THEN
           removal := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"delete","id":', old_key,
             origin, '","v":"', OLD.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), ',"new_id":', new_key,
@@ -95,15 +115,15 @@ BEGIN
       payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"reload","id":null', origin,
         '","why":"the key is too long to be sent"}');
     END IF;
-  EXCEPTION WHEN OTHERS THEN
+    may_notify := pg_catalog.has_function_privilege(
+      'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, 'EXECUTE');
+  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
     removal := NULL;
     payload := pg_catalog.concat('{"table":', pg_catalog.to_json(table_name), ',"action":"reload","id":null,"schema":',
       pg_catalog.to_json(table_schema), ',"rel":', TG_RELID, ',"generic":true,"xid":"', pg_catalog.pg_current_xact_id(),
       '","why":"the trigger failed with SQLSTATE ', SQLSTATE, '"}');
   END;
-  IF pg_catalog.has_function_privilege(
-    'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, 'EXECUTE'
-  ) THEN
+  IF may_notify THEN
     IF removal IS NOT NULL THEN
       PERFORM pg_catalog.pg_notify(channel, removal);
     END IF;
@@ -114,6 +134,12 @@ BEGIN
     END IF;
     EXECUTE pg_catalog.concat('NOTIFY ', pg_catalog.quote_ident(channel), ', ', pg_catalog.quote_literal(payload));
   END IF;
-  RETURN NULL;
+  -- What is returned counts in a BEFORE trigger alone.
+  IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+    RETURN OLD;
+  ELSIF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
+    RETURN NULL;
+  END IF;
+  RETURN NEW;
 END
 $pgic$;

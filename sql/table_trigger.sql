@@ -1,7 +1,9 @@
 CREATE OR REPLACE FUNCTION {{function}}() RETURNS trigger
 LANGUAGE plpgsql{{settings}}
 AS {{quote}}
+-- Made for the columns {{columns}}: other types are another text, and a new text is compiled anew by every session.
 DECLARE
+  may_notify pg_catalog.bool := false;
   head pg_catalog.text;
   old_key pg_catalog.text;
   new_key pg_catalog.text;
@@ -12,7 +14,8 @@ BEGIN
   -- The notify stands behind it: inside, each would keep 8 kB of memory until the end of the transaction.
   BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-      head := pg_catalog.concat({{insert}}, {{new_key}}, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
+      new_key := {{new_key}};
+      head := pg_catalog.concat({{insert}}, new_key, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"', NEW.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
         CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',"recheck":true' END);
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
@@ -27,11 +30,18 @@ BEGIN
         head := pg_catalog.concat(head, ',"old_id":', old_key);
       END IF;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
-      payload := pg_catalog.concat({{delete}}, {{old_key}}, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
+      old_key := {{old_key}};
+      payload := pg_catalog.concat({{delete}}, old_key, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"', OLD.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
     ELSE
       payload := pg_catalog.concat({{truncate}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
+    END IF;
+    -- A key that became nullable after all.
+    IF TG_LEVEL OPERATOR(pg_catalog.=) 'ROW' AND (
+      CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN new_key ELSE old_key END IS NULL OR (head IS NOT NULL AND new_key IS NULL)
+    ) THEN
+      RAISE not_null_violation;
     END IF;
     IF head IS NOT NULL THEN
       IF {{is_wide}} THEN
@@ -49,23 +59,27 @@ BEGIN
       payload := pg_catalog.concat({{reload}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","why":"the key is too long to be sent"}');
     END IF;
-  EXCEPTION WHEN OTHERS THEN
+    may_notify := pg_catalog.has_function_privilege(
+      'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, 'EXECUTE');
+  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
     removal := NULL;
-    payload := pg_catalog.concat({{reload}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
-      '","why":"the trigger failed with SQLSTATE ', SQLSTATE, '"}');
+    BEGIN
+      payload := pg_catalog.concat({{reload}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
+        '","why":"the trigger failed with SQLSTATE ', SQLSTATE, '"}');
+    EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
+      payload := {{last_resort}};
+    END;
   END;
-  IF pg_catalog.has_function_privilege(
-    'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, 'EXECUTE'
-  ) THEN
+  IF may_notify THEN
     IF removal IS NOT NULL THEN
       PERFORM pg_catalog.pg_notify({{channel}}, removal);
     END IF;
     PERFORM pg_catalog.pg_notify({{channel}}, payload);
   ELSE
     IF removal IS NOT NULL THEN
-      EXECUTE pg_catalog.concat({{notify}}, pg_catalog.quote_literal(removal));
+      EXECUTE {{notify}} OPERATOR(pg_catalog.||) pg_catalog.quote_literal(removal);
     END IF;
-    EXECUTE pg_catalog.concat({{notify}}, pg_catalog.quote_literal(payload));
+    EXECUTE {{notify}} OPERATOR(pg_catalog.||) pg_catalog.quote_literal(payload);
   END IF;
   RETURN NULL;
 END

@@ -5,7 +5,7 @@ mod resolve;
 use anyhow::Context as _;
 use postgres_index_cache_core::Kind;
 use postgres_index_cache_core::postgres::quote_identifier;
-pub use resolve::resolve;
+pub use resolve::{REMEMBER_PATH, USER_PATH, resolve};
 use tokio_postgres::{Client, GenericClient};
 
 /// A relation.
@@ -23,8 +23,10 @@ pub struct Table {
     pub is_temporary: bool,
     /// Whether it is a partition of another table.
     pub is_partition: bool,
-    /// The role that owns it.
-    pub owner: u32,
+    /// The role that owns it, by name.
+    pub owner: String,
+    /// Whether the role that asks may act as its owner, and is another one.
+    pub can_give_to_owner: bool,
     /// How many rows it has, as of the last ANALYZE; `None` when there was none.
     pub estimated_rows: Option<u64>,
     /// Bytes of its main fork.
@@ -55,6 +57,7 @@ pub enum RelationKind {
 }
 
 /// A column.
+#[expect(clippy::struct_excessive_bools, reason = "four facts of the catalogue, each on its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
@@ -69,6 +72,8 @@ pub struct Column {
     pub is_virtual: bool,
     /// Whether its values have no fixed length.
     pub is_varlena: bool,
+    /// Whether its text may follow any setting: a type of an extension, or one with a cast to json of somebody's own.
+    pub follows_anything: bool,
     /// The type and everything it is made of: domains, elements, fields, bounds.
     pub made_of: Vec<u32>,
 }
@@ -133,8 +138,13 @@ pub struct Function {
     pub schema: String,
     /// Its name.
     pub name: String,
-    /// The role that owns it.
-    pub owner: u32,
+    /// The role that owns it, by name.
+    pub owner: String,
+    /// Whether that role is the table's owner, a member of it (a superuser is), or the one that asks. Others may have
+    /// planted it.
+    pub is_trusted: bool,
+    /// Whether it runs with its owner's rights.
+    pub is_security_definer: bool,
     /// Its text.
     pub source: String,
     /// Its SET clauses, as `name=value`.
@@ -184,6 +194,7 @@ pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> anyhow::Resu
                 is_temporary: relation.get("is_temporary"),
                 is_partition: relation.get("is_partition"),
                 owner: relation.get("owner"),
+                can_give_to_owner: relation.get("can_give_to_owner"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
                 bytes: relation.get::<_, i64>("bytes") as u64,
                 columns: columns.iter().filter(is_of).map(column).collect(),
@@ -216,6 +227,7 @@ fn column(row: &tokio_postgres::Row) -> Column {
         not_null: row.get("not_null"),
         is_virtual: row.get("is_virtual"),
         is_varlena: row.get("is_varlena"),
+        follows_anything: row.get("follows_anything"),
         made_of: row.get("made_of"),
     }
 }
@@ -247,18 +259,20 @@ fn function(row: &tokio_postgres::Row) -> Function {
         schema: row.get("function_schema"),
         name: row.get("function_name"),
         owner: row.get("function_owner"),
+        is_trusted: row.get("function_is_trusted"),
+        is_security_definer: row.get("function_is_security_definer"),
         source: row.get("function_source"),
         settings: row.get::<_, Option<Vec<String>>>("function_settings").unwrap_or_default(),
         comment: row.get("function_comment"),
     }
 }
 
-/// The function of this name without arguments.
+/// The function of this name without arguments, seen from a table.
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn find_function(client: &impl GenericClient, schema: &str, name: &str) -> anyhow::Result<Option<Function>> {
-    let row = client.query_opt(include_str!("catalog/function.sql"), &[&schema, &name]).await;
+pub async fn find_function(client: &impl GenericClient, table: &Table, name: &str) -> anyhow::Result<Option<Function>> {
+    let row = client.query_opt(include_str!("catalog/function.sql"), &[&table.oid, &name]).await;
     Ok(row.context("read the catalogue")?.as_ref().map(function))
 }
 

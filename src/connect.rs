@@ -102,8 +102,9 @@ impl Server {
     /// # Errors
     /// When the server cannot be reached, or refuses.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        let session = self.session(Role::Command).await?;
-        Ok(session.into_client())
+        let client = self.session(Role::Command).await?.into_client();
+        client.batch_execute(crate::catalog::REMEMBER_PATH).await.context("prepare the connection")?;
+        Ok(client)
     }
 
     /// Opens a session for a purpose.

@@ -38,6 +38,13 @@ SELECT a.attrelid AS relation,
        a.attnotnull AS not_null,
        a.attgenerated = 'v' AS is_virtual,
        a.attlen < 0 AS is_varlena,
+       EXISTS (
+           SELECT FROM parts p
+           JOIN pg_catalog.pg_type t ON t.oid = p.type
+           WHERE p.root = a.atttypid AND t.oid >= 16384
+             AND ((t.typtype = 'b' AND t.typcategory <> 'A')
+                  OR EXISTS (SELECT FROM pg_catalog.pg_cast c WHERE c.castsource = t.oid AND c.casttarget = 114))
+       ) AS follows_anything,
        ARRAY (SELECT p.type FROM parts p WHERE p.root = a.atttypid ORDER BY p.type) AS made_of
 FROM attributes a
 ORDER BY a.attrelid, a.attnum

@@ -1,10 +1,15 @@
+-- A function without arguments beside a table.
 SELECT p.oid AS function,
        n.nspname::text AS function_schema,
        p.proname::text AS function_name,
-       p.proowner AS function_owner,
+       pg_catalog.pg_get_userbyid(p.proowner)::text AS function_owner,
+       p.proowner = c.relowner OR pg_catalog.pg_has_role(p.proowner, c.relowner, 'MEMBER')
+           OR p.proowner = current_user::regrole AS function_is_trusted,
+       p.prosecdef AS function_is_security_definer,
        p.prosrc AS function_source,
        p.proconfig AS function_settings,
        pg_catalog.obj_description(p.oid, 'pg_proc') AS function_comment
-FROM pg_catalog.pg_proc p
-JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = $1 AND p.proname = $2 AND p.pronargs = 0
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid
+WHERE c.oid = $1 AND p.proname = $2 AND p.pronargs = 0

@@ -4,7 +4,8 @@ SELECT c.oid AS relation,
        c.relkind::text AS kind,
        c.relpersistence = 't' AS is_temporary,
        c.relispartition AS is_partition,
-       c.relowner AS owner,
+       pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       c.relowner <> current_user::regrole AND pg_catalog.pg_has_role(c.relowner, 'MEMBER') AS can_give_to_owner,
        -- Before its first ANALYZE a table has 0 pages in the catalogue (and -1 rows from PostgreSQL 14 on).
        CASE WHEN c.relpages = 0 AND c.reltuples <= 0 THEN -1 ELSE c.reltuples END::float8 AS rows,
        CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes

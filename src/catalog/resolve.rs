@@ -5,6 +5,17 @@ use crate::failure::{HintExt as _, with_hint};
 use anyhow::{Context as _, anyhow};
 use tokio_postgres::GenericClient;
 
+/// Makes a session safe from what a schema on its search_path holds, and remembers the path: names that people write are
+/// resolved by it.
+pub const REMEMBER_PATH: &str =
+    "SELECT pg_catalog.set_config('pgic.search_path', pg_catalog.current_setting('search_path'), false);
+    SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)";
+/// Goes back to the path that was remembered.
+pub const USER_PATH: &str = "SELECT pg_catalog.set_config('search_path',
+    coalesce(pg_catalog.current_setting('pgic.search_path', true), pg_catalog.current_setting('search_path')), false)";
+const SAFE_PATH: &str = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)
+    WHERE pg_catalog.current_setting('pgic.search_path', true) IS NOT NULL";
+
 /// Finds and describes tables by name: `users`, `app.users`, `"Odd Name"`.
 ///
 /// # Errors
@@ -12,7 +23,9 @@ use tokio_postgres::GenericClient;
 pub async fn resolve(client: &impl GenericClient, names: &[String]) -> anyhow::Result<Vec<Table>> {
     let mut oids: Vec<u32> = Vec::new();
     for name in names {
-        let row = client.query_one("SELECT pg_catalog.to_regclass($1)::oid", &[name]).await;
+        client.batch_execute(USER_PATH).await.context("use the session's own search_path")?;
+        let row = client.query_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[name]).await;
+        client.batch_execute(SAFE_PATH).await.context("leave the session's own search_path")?;
         let row = row
             .with_context(|| format!("find the table {name}"))
             .hint("name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, for the shell)")?;

@@ -7,11 +7,15 @@ SELECT t.tgrelid AS relation,
        p.oid AS function,
        n.nspname::text AS function_schema,
        p.proname::text AS function_name,
-       p.proowner AS function_owner,
+       pg_catalog.pg_get_userbyid(p.proowner)::text AS function_owner,
+       p.proowner = c.relowner OR pg_catalog.pg_has_role(p.proowner, c.relowner, 'MEMBER')
+           OR p.proowner = current_user::regrole AS function_is_trusted,
+       p.prosecdef AS function_is_security_definer,
        p.prosrc AS function_source,
        p.proconfig AS function_settings,
        pg_catalog.obj_description(p.oid, 'pg_proc') AS function_comment
 FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE t.tgrelid = ANY ($1::oid[]) AND NOT t.tgisinternal

@@ -13,7 +13,6 @@ use crate::render::progress::Progress;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::triggers::observe::observe;
-use crate::triggers::plan::Installer;
 use crate::triggers::{DEFAULT_CACHE_CHANNEL, sql::PINNED};
 use anyhow::anyhow;
 use conditions::Asked;
@@ -22,7 +21,6 @@ use postgres_index_cache_core::sync::{Failure, Followed, Limits, TableId};
 use postgres_index_cache_core::{Access, Answer, Column, Kind, Row, TableShape, one_line_json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio_postgres::Client;
 
 /// `pgic query TABLE [COLUMN=VALUE]…`.
 ///
@@ -88,7 +86,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             "raise --max-memory, or load fewer columns with --columns or --count",
         ));
     }
-    let options = options(context, &client, table, &shape, max_memory).await?;
+    let options = options(context, table, &shape, max_memory);
     drop(client);
     let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
     let follow = FollowTable { followed: options.1, shape: Arc::clone(&shape), expected_rows };
@@ -155,16 +153,9 @@ fn shape(table: &Table, shown: &[String], asked: &Asked, args: &Args) -> anyhow:
     Ok(Arc::new(TableShape::new(columns.collect(), &key)?))
 }
 
-async fn options(
-    context: &Context,
-    client: &Client,
-    table: &Table,
-    shape: &TableShape,
-    max_memory: usize,
-) -> anyhow::Result<(DriverOptions, Followed)> {
-    let installer = Installer::of(client).await?;
+fn options(context: &Context, table: &Table, shape: &TableShape, max_memory: usize) -> (DriverOptions, Followed) {
     let name = table.display_name();
-    let seen = observe(table, installer.role);
+    let seen = observe(table);
     let channel = match &seen {
         None => {
             context.notice(&format!(
@@ -197,7 +188,7 @@ async fn options(
         max_memory,
         lock_timeout: Duration::from_secs(10),
     };
-    Ok((options, followed))
+    (options, followed)
 }
 
 /// What to do about a driver that gave up.

@@ -6,8 +6,8 @@ use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
-use crate::triggers::observe::{Observed, Version, observe};
-use crate::triggers::plan::Installer;
+use crate::triggers::observe::{Observed, ROW_EVENTS, Version, observe};
+use crate::triggers::{comment, plan};
 use anyhow::Context as _;
 use postgres_index_cache_core::one_line_json;
 use postgres_index_cache_core::postgres::ADVISORY_KEY;
@@ -51,7 +51,7 @@ struct ServerSeen {
 /// When the server refuses.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let client = context.server("status")?.client().await?;
-    let installer = Installer::of(&client).await?;
+    let version = catalog::version_number(&client).await?;
     let tables = if args.tables.is_empty() {
         let oids = catalog::tables_with_triggers(&client).await?;
         catalog::describe(&client, &oids).await?
@@ -59,10 +59,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         catalog::resolve(&client, &args.tables).await?
     };
     let server = look(&client).await?;
-    let rows: Vec<(&Table, Option<Observed<'_>>)> =
-        tables.iter().map(|table| (table, observe(table, installer.role))).collect();
-    let problems: Vec<(String, String)> =
-        rows.iter().flat_map(|(table, seen)| problems(table, seen.as_ref())).collect();
+    let rows: Vec<(&Table, Option<Observed<'_>>)> = tables.iter().map(|table| (table, observe(table))).collect();
+    let mut problems = Vec::new();
+    for (table, seen) in &rows {
+        let planned = plan::install(&client, table, None, version).await;
+        problems.extend(problems_of(table, seen.as_ref(), &planned));
+    }
     print(&match context.format {
         Format::Text => text(&rows, &problems, &server),
         Format::Json => json_lines(&rows, &problems, &server),
@@ -112,8 +114,12 @@ async fn look(client: &Client) -> anyhow::Result<ServerSeen> {
     })
 }
 
-/// What is not as it should be, with the remedy.
-fn problems(table: &Table, seen: Option<&Observed<'_>>) -> Vec<(String, String)> {
+/// What is not as it should be, with the remedy. `planned` is what install-triggers would do.
+fn problems_of(
+    table: &Table,
+    seen: Option<&Observed<'_>>,
+    planned: &anyhow::Result<plan::TablePlan>,
+) -> Vec<(String, String)> {
     let name = table.display_name();
     let remedy = format!("pgic install-triggers {name}");
     let Some(seen) = seen else {
@@ -121,6 +127,27 @@ fn problems(table: &Table, seen: Option<&Observed<'_>>) -> Vec<(String, String)>
     };
     let mut problems = Vec::new();
     let is_ours = seen.version != Version::Foreign;
+    if let Some(comment) =
+        seen.comment.as_ref().filter(|comment| (&comment.schema, &comment.table) != (&table.schema, &table.name))
+    {
+        let made_for = format!("{}.{}", comment.schema, comment.table);
+        problems.push(format!(
+            "its changes are announced as those of {made_for}, which it was called once; refresh it: {remedy}"
+        ));
+    }
+    let of_rows: Vec<&str> = seen
+        .announcing
+        .iter()
+        .filter(|trigger| trigger.kind & ROW_EVENTS & !1 != 0)
+        .map(|trigger| trigger.name.as_str())
+        .collect();
+    if of_rows.len() > 1 {
+        problems.push(format!(
+            "{} triggers announce its rows: {}; drop all but one",
+            of_rows.len(),
+            of_rows.join(", ")
+        ));
+    }
     if seen.version == Version::Outdated {
         let is_edited = seen.row.is_some_and(|trigger| crate::triggers::observe::is_edited(&trigger.function));
         let why =
@@ -141,6 +168,26 @@ fn problems(table: &Table, seen: Option<&Observed<'_>>) -> Vec<(String, String)>
                 if is_ours { remedy.clone() } else { format!("ALTER TABLE {} ENABLE TRIGGER …", table.sql_name()) };
             problems.push(format!("the trigger {} is {}; enable it: {cure}", trigger.name, trigger.enabled.as_str()));
         }
+    }
+    // Whatever else install-triggers would change: a condition on a trigger, an owner.
+    if problems.is_empty() && is_ours {
+        match planned {
+            Ok(plan) if plan.steps.is_empty() => {}
+            Ok(plan) => {
+                let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
+                problems.push(format!("not as install-triggers makes it ({}); refresh it: {remedy}", steps.join(", ")));
+            }
+            Err(error) => problems.push(format!("install-triggers would refuse it: {}", error.root_cause())),
+        }
+    }
+    // A function with our comment and an owner who may have planted it.
+    if seen
+        .announcing
+        .iter()
+        .any(|trigger| !trigger.function.is_trusted && comment::read(trigger.function.comment.as_deref()).is_some())
+    {
+        problems
+            .push(format!("its function belongs to neither the table's owner ({}) nor a member of it", table.owner));
     }
     problems.into_iter().map(|problem| (name.clone(), problem)).collect()
 }

@@ -45,6 +45,8 @@ pub struct Observed<'a> {
     pub channel: Option<String>,
     /// What the comment of a function of ours says.
     pub comment: Option<Comment>,
+    /// All triggers that announce, where there should be one for rows and one for TRUNCATE.
+    pub announcing: Vec<&'a Trigger>,
 }
 
 impl Observed<'_> {
@@ -62,31 +64,37 @@ impl Observed<'_> {
     }
 }
 
-/// Whether a function is ours: its comment says so, and its owner is one that a planted one would not have.
-pub fn is_ours(function: &Function, table: &Table, installer: u32) -> bool {
-    let is_for_table = comment::read(function.comment.as_deref())
-        .is_some_and(|comment| comment.schema == table.schema && comment.table == table.name);
-    is_for_table && (function.owner == table.owner || function.owner == installer)
+/// Whether a function is ours: its comment says so, and its owner is none that may have planted it.
+pub fn is_ours(function: &Function) -> bool {
+    function.is_trusted && comment::read(function.comment.as_deref()).is_some()
+}
+
+/// Whether a function of ours was made for this table, under the name that it has today.
+pub fn is_for(function: &Function, table: &Table) -> bool {
+    let comment = comment::read(function.comment.as_deref());
+    is_ours(function) && comment.is_some_and(|comment| comment.schema == table.schema && comment.table == table.name)
 }
 
 /// Whether a trigger is one that announces changes, by what it calls.
-fn announces(trigger: &Trigger) -> bool {
-    trigger.function.name.starts_with("notify_cache_change")
+pub fn announces(trigger: &Trigger) -> bool {
+    trigger.function.name.starts_with("notify_cache_change") || is_ours(&trigger.function)
 }
 
-/// What stands on a table; `None` when nothing announces its rows. `installer` is the oid of the session's role.
-pub fn observe(table: &Table, installer: u32) -> Option<Observed<'_>> {
+/// What stands on a table; `None` when nothing announces its rows.
+pub fn observe(table: &Table) -> Option<Observed<'_>> {
     let of = |events: i16| {
         let mut found = table.triggers.iter().filter(|trigger| announces(trigger) && trigger.kind & events != 0);
         // Where there are several, ours is the one that counts.
-        let ours = found.clone().find(|trigger| is_ours(&trigger.function, table, installer));
+        let ours = found.clone().find(|trigger| is_for(&trigger.function, table));
+        let ours = ours.or_else(|| found.clone().find(|trigger| is_ours(&trigger.function)));
         ours.or_else(|| found.next())
     };
     let (row, truncate) = (of(ROW_EVENTS & !1), of(TRUNCATE_EVENT));
     let function = &row.or(truncate)?.function;
-    if !is_ours(function, table, installer) {
+    let announcing: Vec<&Trigger> = table.triggers.iter().filter(|trigger| announces(trigger)).collect();
+    if !is_ours(function) {
         let channel = row.or(truncate).and_then(foreign_channel);
-        return Some(Observed { row, truncate, version: Version::Foreign, channel, comment: None });
+        return Some(Observed { row, truncate, version: Version::Foreign, channel, comment: None, announcing });
     }
     let comment = comment::read(function.comment.as_deref());
     let options = comment.as_ref().map(|comment| TriggerOptions { channel: comment.channel.clone() });
@@ -101,6 +109,7 @@ pub fn observe(table: &Table, installer: u32) -> Option<Observed<'_>> {
         version: if is_current { Version::Current } else { Version::Outdated },
         channel: comment.as_ref().map(|comment| comment.channel.clone()),
         comment,
+        announcing,
     })
 }
 

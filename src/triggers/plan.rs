@@ -1,8 +1,8 @@
 //! What it takes to get a table's triggers where they should be, or to take them away: refusals first, then steps.
 
-use super::TriggerOptions;
-use super::observe::{ROW_EVENTS, TRUNCATE_EVENT, is_ours, observe};
-use super::sql::Expected;
+use super::observe::{ROW_EVENTS, announces, is_for, is_ours, observe};
+use super::sql::{self, Expected};
+use super::{TriggerOptions, comment};
 use crate::catalog::{self, Enabled, Function, RelationKind, Table, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
@@ -35,27 +35,6 @@ pub struct TablePlan {
     pub notes: Vec<String>,
     /// The statements; none when nothing is to be done.
     pub steps: Vec<Step>,
-}
-
-/// What the session is.
-#[derive(Debug, Clone, Copy)]
-pub struct Installer {
-    /// The oid of its role.
-    pub role: u32,
-    /// The server's version: 150018 is 15.18.
-    pub version: i32,
-}
-
-impl Installer {
-    /// Asks the server.
-    ///
-    /// # Errors
-    /// When the server refuses.
-    pub async fn of(client: &impl GenericClient) -> anyhow::Result<Self> {
-        let version = catalog::version_number(client).await?;
-        let row = client.query_one("SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user", &[]).await;
-        Ok(Self { role: row.context("ask for the current role")?.get(0), version })
-    }
 }
 
 /// Why a relation cannot have announcing triggers.
@@ -101,7 +80,7 @@ pub async fn install(
     client: &impl GenericClient,
     table: &Table,
     channel: Option<&str>,
-    installer: Installer,
+    version: i32,
 ) -> anyhow::Result<TablePlan> {
     let refuse = |(what, hint): (String, &str)| {
         with_hint(anyhow!(what).context(format!("install triggers on {}", table.display_name())), hint)
@@ -111,7 +90,15 @@ pub async fn install(
         (None, Some(key)) => key,
         (None, None) => return Err(refuse((format!("{} has no key", table.display_name()), "add one"))),
     };
-    let installed = observe(table, installer.role).and_then(|observed| observed.comment).map(|comment| comment.channel);
+    let name = sql::function_name(&table.name);
+    let function = catalog::find_function(client, table, &name).await?;
+    if let Some(function) = function.as_ref().filter(|function| !is_for(function, table)) {
+        return Err(refuse(foreign_function(function, table)));
+    }
+    // Where the triggers are gone, the function still says what was chosen.
+    let observed = observe(table).and_then(|observed| observed.comment);
+    let remembered = function.as_ref().and_then(|function| comment::read(function.comment.as_deref()));
+    let installed = observed.or(remembered).map(|comment| comment.channel);
     let options = TriggerOptions {
         channel: channel
             .map(str::to_string)
@@ -119,20 +106,11 @@ pub async fn install(
             .unwrap_or_else(|| TriggerOptions::default().channel),
     };
     let expected = Expected::new(table, key, &options);
-    let function = catalog::find_function(client, &expected.schema, &expected.function).await?;
-    if let Some(function) = &function
-        && !is_ours(function, table, installer.role)
-    {
-        let what =
-            format!("the function {} exists and is not one that pgic made for this table", expected.sql_function());
-        return Err(refuse((what, "rename or drop it first; pgic replaces only what it made")));
-    }
     let mut steps = Vec::new();
-    function_steps(&mut steps, &expected, function.as_ref());
-    let wanted = [(&expected.row_trigger, ROW_EVENTS), (&expected.truncate_trigger, TRUNCATE_EVENT)];
-    for (name, events) in wanted {
-        let found = table.triggers.iter().find(|trigger| trigger.name == *name);
-        if let Some(found) = found.filter(|found| !is_ours(&found.function, table, installer.role)) {
+    function_steps(&mut steps, table, &expected, function.as_ref());
+    for (name, events) in expected.triggers() {
+        let found = table.triggers.iter().find(|trigger| trigger.name == name);
+        if let Some(found) = found.filter(|found| !is_ours(&found.function)) {
             let what = format!(
                 "a trigger called {name} exists and calls {}.{}(), which pgic did not make",
                 found.function.schema, found.function.name
@@ -140,9 +118,16 @@ pub async fn install(
             let hint = format!("to replace it: DROP TRIGGER {} ON {};", quote_identifier(name), table.sql_name());
             return Err(refuse((what, &hint)));
         }
-        trigger_steps(&mut steps, table, &expected, (name, events), found, installer.version);
+        trigger_steps(&mut steps, table, &expected, (name, events), found, version);
     }
-    let result = match (steps.is_empty(), function.is_some()) {
+    // Triggers of ours under other names: the table, or the trigger, was renamed. Each change would be announced twice.
+    let is_wanted = |trigger: &&Trigger| expected.triggers().iter().any(|(name, _)| *name == trigger.name);
+    let stale: Vec<&Trigger> =
+        table.triggers.iter().filter(|trigger| is_ours(&trigger.function) && !is_wanted(trigger)).collect();
+    let functions = functions_of_ours(table, Some(&expected));
+    let notes = drop_all(client, &mut steps, table, &stale, &functions).await?;
+    let had_any = function.is_some() || table.triggers.iter().any(|trigger| is_ours(&trigger.function));
+    let result = match (steps.is_empty(), had_any) {
         (true, _) => "unchanged",
         (false, true) => "refreshed",
         (false, false) => "created",
@@ -153,24 +138,54 @@ pub async fn install(
         result,
         channel: (installed, options.channel),
         function: format!("{}.{}", expected.schema, expected.function),
-        notes: Vec::new(),
+        notes,
         steps,
     })
 }
 
-fn function_steps(steps: &mut Vec<Step>, expected: &Expected, found: Option<&Function>) {
+/// A function of the name that is needed and that is not ours, and what to do about it.
+fn foreign_function(function: &Function, table: &Table) -> (String, &'static str) {
+    let name = format!("{}.{}()", quote_identifier(&function.schema), quote_identifier(&function.name));
+    match comment::read(function.comment.as_deref()) {
+        Some(comment) if function.is_trusted => (
+            format!("the function {name} exists and was made for {}.{}", comment.schema, comment.table),
+            "refresh that table's triggers first, or remove them",
+        ),
+        Some(_) => (
+            format!(
+                "the function {name} exists and belongs to {}, who is neither the owner of the table ({}) nor a member of it",
+                function.owner, table.owner
+            ),
+            "if it can be trusted, give it to the table's owner: ALTER FUNCTION … OWNER TO …; else drop it",
+        ),
+        None => (
+            format!("the function {name} exists and is not one that pgic made for this table"),
+            "rename or drop it first; pgic replaces only what it made",
+        ),
+    }
+}
+
+fn function_steps(steps: &mut Vec<Step>, table: &Table, expected: &Expected, found: Option<&Function>) {
+    let is_owned = found.is_some_and(|found| found.owner == table.owner) || !table.can_give_to_owner;
+    let give = || Step {
+        what: format!("give function {} to {}", expected.sql_function(), table.owner),
+        sql: format!("ALTER FUNCTION {} OWNER TO {};", expected.sql_function(), quote_identifier(&table.owner)),
+    };
     if found.is_some_and(|found| expected.is(found)) {
+        steps.extend((!is_owned).then(give));
         return;
     }
-    let verb = if found.is_some() { "replace" } else { "create" };
-    steps.push(Step {
-        what: format!("{verb} function {}", expected.sql_function()),
-        sql: expected.create_function.clone(),
-    });
+    let (verb, sql) = match found {
+        Some(_) => ("replace", expected.create_function.clone()),
+        // Not OR REPLACE: a function that was planted meanwhile would keep its owner.
+        None => ("create", expected.create_function.replacen("CREATE OR REPLACE ", "CREATE ", 1)),
+    };
+    steps.push(Step { what: format!("{verb} function {}", expected.sql_function()), sql });
     steps.push(Step {
         what: format!("comment on function {}", expected.sql_function()),
         sql: format!("COMMENT ON FUNCTION {} IS {};", expected.sql_function(), quote_literal(&expected.comment)),
     });
+    steps.extend((!is_owned).then(give));
 }
 
 fn trigger_steps(
@@ -181,12 +196,7 @@ fn trigger_steps(
     found: Option<&Trigger>,
     version: i32,
 ) {
-    let is_right = |found: &Trigger| {
-        found.kind == events
-            && !found.is_conditional
-            && found.arguments.is_empty()
-            && (found.function.schema.as_str(), found.function.name.as_str()) == (&expected.schema, &expected.function)
-    };
+    let is_right = |found: &Trigger| expected.is_right(found, name, events);
     let (trigger, relation) = (quote_identifier(name), table.sql_name());
     if !found.is_some_and(is_right) {
         let (verb, create) = match (found, version >= 140_000) {
@@ -223,32 +233,21 @@ fn trigger_steps(
     });
 }
 
-/// Plans the removal of a table's triggers, and of their function when nothing else uses it.
-///
-/// # Errors
-/// When the server refuses.
-pub async fn remove(client: &impl GenericClient, table: &Table, installer: Installer) -> anyhow::Result<TablePlan> {
-    let mut steps = Vec::new();
+/// Plans to drop triggers, then each of `functions` that nothing else calls. What is left is said in the notes.
+async fn drop_all(
+    client: &impl GenericClient,
+    steps: &mut Vec<Step>,
+    table: &Table,
+    triggers: &[&Trigger],
+    functions: &[&Function],
+) -> anyhow::Result<Vec<String>> {
     let mut notes = Vec::new();
-    let mut functions: Vec<&Function> = Vec::new();
-    for trigger in table.triggers.iter().filter(|trigger| trigger.function.name.starts_with("notify_cache_change")) {
-        if !is_ours(&trigger.function, table, installer.role) {
-            notes.push(format!(
-                "the trigger {} is left: it calls {}.{}(), which pgic did not make",
-                trigger.name, trigger.function.schema, trigger.function.name
-            ));
-            continue;
-        }
+    for trigger in triggers {
         let name = quote_identifier(&trigger.name);
-        steps.push(Step {
-            what: format!("drop trigger {name}"),
-            sql: format!("DROP TRIGGER {name} ON {};", table.sql_name()),
-        });
-        if !functions.iter().any(|function| function.oid == trigger.function.oid) {
-            functions.push(&trigger.function);
-        }
+        let sql = format!("DROP TRIGGER {name} ON {};", table.sql_name());
+        steps.push(Step { what: format!("drop trigger {name}"), sql });
     }
-    for function in &functions {
+    for function in functions {
         let users =
             "SELECT count(*) FROM pg_catalog.pg_trigger WHERE tgfoid = $1 AND tgrelid <> $2 AND NOT tgisinternal";
         let row = client
@@ -256,21 +255,63 @@ pub async fn remove(client: &impl GenericClient, table: &Table, installer: Insta
             .await
             .context("look for other users of the function")?;
         let name = format!("{}.{}()", quote_identifier(&function.schema), quote_identifier(&function.name));
-        if row.get::<_, i64>(0) == 0 {
+        if is_for_another(client, function, table).await? {
+            notes.push(format!("the function {name} is left: it was made for another table"));
+        } else if row.get::<_, i64>(0) == 0 {
             // Without CASCADE: whatever depends on it after all makes this fail, and nothing is changed.
             steps.push(Step { what: format!("drop function {name}"), sql: format!("DROP FUNCTION {name};") });
         } else {
             notes.push(format!("the function {name} is left: other triggers call it"));
         }
     }
+    Ok(notes)
+}
+
+/// The functions of ours that a table's triggers call, each once, but for the one to keep.
+fn functions_of_ours<'a>(table: &'a Table, keep: Option<&Expected>) -> Vec<&'a Function> {
+    let mut functions: Vec<&Function> = Vec::new();
+    for function in table.triggers.iter().map(|trigger| &trigger.function).filter(|function| is_ours(function)) {
+        let is_kept = keep.is_some_and(|keep| keep.schema == function.schema && keep.function == function.name);
+        if !is_kept && !functions.iter().any(|known| known.oid == function.oid) {
+            functions.push(function);
+        }
+    }
+    functions
+}
+
+/// Whether a function was made for another table that exists: two tables may have swapped their names.
+async fn is_for_another(client: &impl GenericClient, function: &Function, table: &Table) -> anyhow::Result<bool> {
+    let Some(comment) = comment::read(function.comment.as_deref()) else { return Ok(false) };
+    let exists =
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = $2 AND c.oid <> $3)";
+    let row = client.query_one(exists, &[&comment.schema, &comment.table, &table.oid]).await;
+    Ok(row.context("look for the table that the function was made for")?.get(0))
+}
+
+/// Plans the removal of a table's triggers, and of their function when nothing else uses it.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn remove(client: &impl GenericClient, table: &Table) -> anyhow::Result<TablePlan> {
+    let announcing = table.triggers.iter().filter(|trigger| announces(trigger));
+    let (ours, foreign): (Vec<&Trigger>, Vec<&Trigger>) = announcing.partition(|trigger| is_ours(&trigger.function));
+    let mut steps = Vec::new();
+    let mut notes = drop_all(client, &mut steps, table, &ours, &functions_of_ours(table, None)).await?;
+    notes.extend(foreign.iter().map(|trigger| {
+        format!(
+            "the trigger {} is left: it calls {}.{}(), which pgic did not make",
+            trigger.name, trigger.function.schema, trigger.function.name
+        )
+    }));
     Ok(TablePlan {
         table: table.display_name(),
         sql_name: table.sql_name(),
         result: if steps.is_empty() { "nothing to remove" } else { "removed" },
-        channel: (observe(table, installer.role).and_then(|observed| observed.channel), String::new()),
-        function: functions
+        channel: (observe(table).and_then(|observed| observed.channel), String::new()),
+        function: ours
             .first()
-            .map(|function| format!("{}.{}", function.schema, function.name))
+            .map(|trigger| format!("{}.{}", trigger.function.schema, trigger.function.name))
             .unwrap_or_default(),
         notes,
         steps,
@@ -308,7 +349,7 @@ pub async fn run(
     lock_timeout: std::time::Duration,
     dry_run: bool,
 ) -> anyhow::Result<Vec<TablePlan>> {
-    let installer = Installer::of(client).await?;
+    let version = catalog::version_number(client).await?;
     let transaction = client.transaction().await.context("begin a transaction")?;
     // Names in what is created are qualified; this is for what the server itself looks up.
     let settings = format!(
@@ -316,7 +357,7 @@ pub async fn run(
         lock_timeout.as_millis()
     );
     transaction.batch_execute(&settings).await.context("prepare the transaction")?;
-    let plans = plan_all(&transaction, kind, oids, channel, installer).await?;
+    let plans = plan_all(&transaction, kind, oids, channel, version).await?;
     if dry_run || plans.iter().all(|plan| plan.steps.is_empty()) {
         return Ok(plans);
     }
@@ -336,11 +377,19 @@ pub async fn run(
         })?;
     }
     // What was planned without a lock may have changed while it was waited for.
-    let plans = plan_all(&transaction, kind, oids, channel, installer).await?;
+    let plans = plan_all(&transaction, kind, oids, channel, version).await?;
     for plan in &plans {
         for step in &plan.steps {
             transaction.batch_execute(&step.sql).await.with_context(|| format!("{} for {}", step.what, plan.table))?;
         }
+    }
+    // Somebody may have planted a function between plan and statement: what stands there now must be as it should be.
+    let after = plan_all(&transaction, kind, oids, channel, version).await?;
+    if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
+        return Err(with_hint(
+            anyhow!("it is not as it should be afterwards: it still takes to {}", step.what),
+            "nothing was changed; somebody else works on these tables: try again",
+        ));
     }
     transaction.commit().await.context("commit")?;
     Ok(plans)
@@ -351,13 +400,13 @@ async fn plan_all(
     kind: Kind,
     oids: &[u32],
     channel: Option<&str>,
-    installer: Installer,
+    version: i32,
 ) -> anyhow::Result<Vec<TablePlan>> {
     let mut plans = Vec::new();
     for table in catalog::describe(client, oids).await? {
         plans.push(match kind {
-            Kind::Install => install(client, &table, channel, installer).await?,
-            Kind::Remove => remove(client, &table, installer).await?,
+            Kind::Install => install(client, &table, channel, version).await?,
+            Kind::Remove => remove(client, &table).await?,
         });
     }
     Ok(plans)

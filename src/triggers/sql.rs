@@ -4,7 +4,8 @@
 
 use super::TriggerOptions;
 use super::comment::{self, Comment};
-use crate::catalog::{Column, Function, Key, Table};
+use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
+use crate::catalog::{Column, Function, Key, Table, Trigger};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use sha2::{Digest as _, Sha256};
 
@@ -15,14 +16,15 @@ const LONGEST_NAME: usize = 63;
 const WIDEST: u32 = 7_900;
 
 /// The settings of a writer's session that change how values are written as JSON, with the value that is pinned.
-pub const PINNED: [(&str, &str); 7] = [
+pub const PINNED: [(&str, &str); 8] = [
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
     ("lc_monetary", "C"),
-    ("search_path", "pg_catalog"),
+    ("quote_all_identifiers", "off"),
+    ("search_path", "pg_catalog, pg_temp"),
 ];
 
 /// What a table's triggers should be.
@@ -57,7 +59,7 @@ impl Expected {
         let is_free = |quote: &String| places.iter().all(|(_, value)| !value.contains(quote.as_str()));
         let quote = candidates.take(places.len() * 1_000).find(is_free).unwrap_or_default();
         let set_clauses =
-            settings.iter().map(|(name, value)| format!("\nSET {name} = {}", quote_literal(value))).collect();
+            settings.iter().map(|(name, value)| format!("\nSET {name} = {}", quote_list(value))).collect();
         let sql_function = format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&function));
         places.extend([("{{function}}", sql_function), ("{{settings}}", set_clauses), ("{{quote}}", quote)]);
         let create_function = fill_places(TEMPLATE, &places);
@@ -85,9 +87,25 @@ impl Expected {
         format!("{}.{}()", quote_identifier(&self.schema), quote_identifier(&self.function))
     }
 
+    /// Whether a trigger is one of the two, by its name, its shape and what it calls.
+    pub fn is_right(&self, trigger: &Trigger, name: &str, events: i16) -> bool {
+        trigger.name == name
+            && trigger.kind == events
+            && !trigger.is_conditional
+            && trigger.arguments.is_empty()
+            && trigger.function.schema == self.schema
+            && trigger.function.name == self.function
+    }
+
+    /// The two triggers: name and events.
+    pub fn triggers(&self) -> [(&str, i16); 2] {
+        [(&self.row_trigger, ROW_EVENTS), (&self.truncate_trigger, TRUNCATE_EVENT)]
+    }
+
     /// Whether a function is word for word what it should be.
     pub fn is(&self, function: &Function) -> bool {
         function.source == self.source
+            && !function.is_security_definer
             && function.settings == self.settings
             && function.comment.as_deref() == Some(self.comment.as_str())
     }
@@ -136,8 +154,18 @@ fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
     pin_if("lc_monetary", needs(&|_, part| part == 790));
     // regclass and its kin write a schema only for what the path does not find.
     let is_reg = |part| matches!(part, 24 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191);
+    pin_if("quote_all_identifiers", needs(&|_, part| is_reg(part)));
     pin_if("search_path", needs(&|_, part| is_reg(part)));
+    if columns.iter().any(|column| column.follows_anything) {
+        // Nobody knows what an extension's type, or a cast to json of somebody's own, looks at.
+        return PINNED.to_vec();
+    }
     settings
+}
+
+/// A setting's value in SQL: a list is a list of literals.
+fn quote_list(value: &str) -> String {
+    value.split(", ").map(quote_literal).collect::<Vec<_>>().join(", ")
 }
 
 fn json_string(text: &str) -> String {
@@ -169,7 +197,15 @@ fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static s
         [] => "false".to_string(),
         sizes => format!("{} OPERATOR(pg_catalog.>) {WIDEST}", sizes.join(" OPERATOR(pg_catalog.+) ")),
     };
+    let types: Vec<[&str; 2]> =
+        table.columns.iter().map(|column| [column.name.as_str(), column.type_name.as_str()]).collect();
+    let last_resort = format!(
+        r#"{{"table":{name},"action":"reload","id":null,"schema":{},"why":"the trigger failed"}}"#,
+        json_string(&table.schema)
+    );
     vec![
+        ("{{columns}}", serde_json::json!(types).to_string()),
+        ("{{last_resort}}", quote_literal(&last_resort)),
         ("{{is_wide}}", is_wide),
         ("{{nulls}}", nulls(&table.columns)),
         ("{{insert}}", head("insert")),
@@ -221,7 +257,9 @@ fn nulls(columns: &[Column]) -> String {
         )
     };
     let names = json.iter().map(column).collect::<Vec<_>>().join(", ");
-    format!("',\"nulls\":[', pg_catalog.concat_ws(',', {names}), ']', ")
+    // An array, which leaves nulls out when it is joined: a function takes 100 arguments at most, and NULLIF would look
+    // for its operator on the writer's search_path.
+    format!("',\"nulls\":[', pg_catalog.array_to_string(ARRAY[{names}]::pg_catalog.text[], ','), ']', ")
 }
 
 #[cfg(test)]
@@ -249,6 +287,7 @@ mod tests {
             not_null: false,
             is_virtual: false,
             is_varlena: true,
+            follows_anything: false,
             made_of: made_of.to_vec(),
         };
         let names =

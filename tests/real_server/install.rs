@@ -147,7 +147,7 @@ async fn a_function_that_somebody_else_planted_is_not_ours() {
         comment.replace('\'', "''")
     );
     client.batch_execute(&plant).await.unwrap();
-    refused(&database.pgic(&["install-triggers", "a"]), "is not one that pgic made for this table");
+    refused(&database.pgic(&["install-triggers", "a"]), &format!("belongs to {planter}, who is neither the owner"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,4 +217,113 @@ async fn two_installers_at_once_end_with_one_installation() {
         .unwrap()
         .unwrap();
     assert_eq!(listening.short().await, ["insert 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_renamed_or_moved_is_seen_and_refreshed() {
+    for (sql, now) in [("ALTER TABLE a RENAME TO z", "z"), ("CREATE SCHEMA s; ALTER TABLE a SET SCHEMA s", "s.a")] {
+        let database = Database::with(TWO).await;
+        database.pgic_ok(&["install-triggers", "a", "--channel", "kept"]);
+        database.client().await.batch_execute(sql).await.unwrap();
+        let status = database.pgic(&["status", now]);
+        assert!(status.code == 1 && status.stdout.contains("announced as those of public.a"), "{status:?}");
+        let refreshed = database.pgic_ok(&["install-triggers", now]);
+        assert!(refreshed.contains("refreshed  kept"), "{refreshed}");
+        let mut listening = database.listen_on("kept").await;
+        database.client().await.batch_execute(&format!("INSERT INTO {now} VALUES (1)")).await.unwrap();
+        let changes = listening.changes().await;
+        assert_eq!((changes.len(), changes[0]["table"].as_str()), (1, now.rsplit('.').next()), "{changes:?}");
+        assert_eq!(database.pgic(&["status", now]).code, 0);
+        database.pgic_ok(&["remove-triggers", now]);
+        assert!(installed(&database).await.is_empty(), "{sql}: nothing is left behind");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tables_that_swapped_their_names_are_refreshed() {
+    let database = Database::with(TWO).await;
+    database.pgic_ok(&["install-triggers", "a", "b"]);
+    let swap = "ALTER TABLE a RENAME TO x; ALTER TABLE b RENAME TO a; ALTER TABLE x RENAME TO b;";
+    database.client().await.batch_execute(swap).await.unwrap();
+    database.pgic_ok(&["install-triggers", "a", "b"]);
+    assert_eq!(database.pgic(&["status", "a", "b"]).code, 0);
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (2)").await.unwrap();
+    let changes = listening.changes().await;
+    let tables: Vec<_> = changes.iter().map(|change| (change["table"].clone(), change["id"].clone())).collect();
+    assert_eq!(tables, [(json!("a"), json!(1)), (json!("b"), json!(2))]);
+    database.pgic_ok(&["remove-triggers", "a", "b"]);
+    assert!(installed(&database).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_trigger_is_not_left_to_announce_twice() {
+    let database = Database::with(TWO).await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    database.client().await.batch_execute("ALTER TRIGGER a_cache_notify ON a RENAME TO zz").await.unwrap();
+    assert_eq!(database.pgic(&["status", "a"]).code, 1);
+    database.pgic_ok(&["install-triggers", "a"]);
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    assert_eq!(listening.short().await, ["insert 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_belongs_to_the_table_s_owner_whoever_installs_it() {
+    let database = Database::with("CREATE TABLE a (id int PRIMARY KEY)").await;
+    let owner = format!("owner_{}", database.name);
+    let give =
+        format!("CREATE ROLE {owner} LOGIN; GRANT CREATE ON SCHEMA public TO {owner}; ALTER TABLE a OWNER TO {owner}");
+    database.client().await.batch_execute(&give).await.unwrap();
+    database.pgic_ok(&["install-triggers", "a", "--channel", "custom"]);
+    let url = database.url.replace("postgres@", &format!("{owner}@"));
+    for arguments in
+        [&["status", "a"][..], &["query", "a", "--count"], &["install-triggers", "a"], &["remove-triggers", "a"]]
+    {
+        let ran = database.pgic(&[arguments, &["-d", &url]].concat());
+        assert!(
+            ran.code <= 1 && !ran.stderr.contains("not known") && !ran.stdout.contains("foreign"),
+            "{arguments:?}: {ran:?}"
+        );
+    }
+    assert!(installed(&database).await.is_empty(), "the owner removed what the superuser installed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_channel_is_kept_where_only_the_function_is_left() {
+    let database = Database::with(TWO).await;
+    database.pgic_ok(&["install-triggers", "a", "--channel", "mine"]);
+    let drop = "DROP TRIGGER a_cache_notify ON a; DROP TRIGGER a_cache_notify_truncate ON a";
+    database.client().await.batch_execute(drop).await.unwrap();
+    assert!(database.pgic_ok(&["install-triggers", "a"]).contains("refreshed  mine"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_is_planted_while_it_installs_ends_the_installation() {
+    let database = Database::with(TWO).await;
+    let mal = format!("mal_{}", database.name);
+    let role = format!("CREATE ROLE {mal} LOGIN; GRANT CREATE ON SCHEMA public TO {mal}");
+    let admin = database.client().await;
+    admin.batch_execute(&role).await.unwrap();
+    let plant = |table: &str| {
+        format!(
+            "CREATE FUNCTION notify_cache_change_{table}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+        )
+    };
+    let blocker = database.client_as(&mal).await;
+    blocker.batch_execute(&format!("BEGIN; {}", plant("a"))).await.unwrap();
+    let mut command = database.command(&["install-triggers", "a", "b", "--lock-timeout", "30s"]);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let wait = async {
+        while admin.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("the installation waits for the planted name");
+    database.client_as(&mal).await.batch_execute(&plant("b")).await.unwrap();
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    refused(&crate::support::ended(child), "notify_cache_change_b");
+    let left = installed(&database).await;
+    assert!(left.len() == 1 && !left[0].contains("cache_notify "), "{left:?}");
 }

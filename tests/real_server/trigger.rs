@@ -257,3 +257,96 @@ async fn an_update_beside_a_wide_value_is_announced_without_it() {
         .unwrap();
     assert_eq!(arrives(&database, "UPDATE notes SET doc = '1'").await, ["update 1 truncated"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_of_whatever_kind_becomes_a_reload() {
+    let cast = "CREATE TYPE mood AS ENUM ('sad');
+        CREATE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS 'BEGIN ASSERT false, ''boom''; END';
+        CREATE CAST (mood AS json) WITH FUNCTION mood_json(mood);
+        CREATE TABLE asserts (id int PRIMARY KEY, m mood);
+        CREATE TABLE nulls (id int PRIMARY KEY);";
+    let database = installed(cast, &["asserts", "nulls"]).await;
+    assert_eq!(arrives(&database, "INSERT INTO asserts VALUES (1, 'sad')").await, ["reload null"]);
+    let no_key = "ALTER TABLE nulls DROP CONSTRAINT nulls_pkey; ALTER TABLE nulls ALTER id DROP NOT NULL";
+    database.client().await.batch_execute(no_key).await.unwrap();
+    for sql in [
+        "INSERT INTO nulls VALUES (NULL)",
+        "UPDATE nulls SET id = 1",
+        "UPDATE nulls SET id = NULL",
+        "DELETE FROM nulls",
+    ] {
+        assert_eq!(arrives(&database, sql).await, ["reload null"], "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_that_are_revoked_cost_no_write() {
+    let database = installed(NOTES, &["notes"]).await;
+    let role = format!("poor_{}", database.name);
+    let grants = format!("CREATE ROLE {role} LOGIN; GRANT INSERT ON notes TO {role};");
+    database.client().await.batch_execute(&grants).await.unwrap();
+    let writer = database.client_as(&role).await;
+    let functions = [
+        "has_function_privilege(oid, text)",
+        "octet_length(text)",
+        "pg_current_xact_id()",
+        "to_json(anyelement)",
+        "concat(variadic \"any\")",
+    ];
+    let mut listening = database.listen().await;
+    for (id, function) in (1_i32..).zip(functions) {
+        let revoke = format!("REVOKE EXECUTE ON FUNCTION pg_catalog.{function} FROM PUBLIC");
+        database.client().await.batch_execute(&revoke).await.unwrap();
+        writer
+            .execute("INSERT INTO notes VALUES ($1)", &[&id])
+            .await
+            .unwrap_or_else(|error| panic!("{function}: {error:?}"));
+        assert_eq!(listening.short().await, ["reload null"], "{function}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_type_is_healed_in_running_sessions_by_installing_again() {
+    let database = installed(NOTES, &["notes"]).await;
+    let mut listening = database.listen().await;
+    let session = database.client().await;
+    session.batch_execute("INSERT INTO notes VALUES (1)").await.unwrap();
+    session.batch_execute("ALTER TABLE notes ALTER id TYPE bigint").await.unwrap();
+    session.batch_execute("INSERT INTO notes VALUES (2)").await.expect("the write goes on");
+    assert_eq!(listening.short().await, ["insert 1", "reload null"]);
+    assert_eq!(database.pgic(&["status", "notes"]).code, 1, "status knows");
+    assert!(database.pgic_ok(&["install-triggers", "notes"]).contains("refreshed"));
+    session.batch_execute("INSERT INTO notes VALUES (3)").await.unwrap();
+    assert_eq!(listening.short().await, ["insert 3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_objects_do_not_follow_the_session() {
+    let database = installed("CREATE TABLE refs (id regclass PRIMARY KEY, t regtype)", &["refs"]).await;
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    client.batch_execute("INSERT INTO refs VALUES ('refs', 'int4')").await.unwrap();
+    client
+        .batch_execute("SET quote_all_identifiers = on; SET search_path = pg_catalog; CREATE TEMP TABLE refs (a int)")
+        .await
+        .unwrap();
+    client.batch_execute("DELETE FROM public.refs").await.unwrap();
+    let changes = listening.changes().await;
+    assert_eq!((&changes[0]["id"], &changes[1]["id"]), (&json!("public.refs"), &json!("public.refs")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_many_json_columns_is_announced() {
+    let columns: Vec<String> = (0..250).map(|n| format!("j{n} json")).collect();
+    let database = installed(&format!("CREATE TABLE t (id int PRIMARY KEY, {})", columns.join(", ")), &["t"]).await;
+    let mut listening = database.listen().await;
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO t (id, j0, j99, j249) VALUES (1, '1', 'null', '2')")
+        .await
+        .unwrap();
+    let change = listening.changes().await.remove(0);
+    let nulls: Vec<&str> = change["nulls"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!((nulls.len(), nulls[0], nulls[246]), (247, "j1", "j248"));
+}

@@ -1,7 +1,7 @@
 //! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
 
 use super::driver::{BATCH, DriverError, DriverOptions, Event, ReadError};
-use super::session::{quote_identifier, quote_literal};
+use super::session::quote_literal;
 use crate::sync::TableId;
 use futures_util::StreamExt;
 use std::sync::Arc;
@@ -24,7 +24,9 @@ pub(super) fn read_settings(options: &DriverOptions) -> String {
     settings.extend(options.settings.iter().cloned());
     let mut sql: String = settings
         .iter()
-        .map(|(name, value)| format!("SET {} = {};", quote_identifier(name), quote_literal(value)))
+        .map(|(name, value)| {
+            format!("SELECT pg_catalog.set_config({}, {}, false);", quote_literal(name), quote_literal(value))
+        })
         .collect();
     sql.push_str(NO_TIMEOUTS);
     sql

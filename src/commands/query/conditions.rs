@@ -105,6 +105,9 @@ pub(super) async fn evaluate(client: &mut Client, table: &Table, written: &[Stri
     let transaction = client.build_transaction().read_only(true).start().await.context("begin a transaction")?;
     let timeout = format!("SET LOCAL statement_timeout = '{TIMEOUT}'");
     transaction.batch_execute(&timeout).await.context("prepare the transaction")?;
+    // What is computed means what it means in the session of whoever wrote it. The path is safe again at its end.
+    let path = crate::catalog::USER_PATH.replace("false)", "true)");
+    transaction.batch_execute(&path).await.context("prepare the transaction")?;
     for text in written {
         let parsed = parse(text).ok_or_else(|| {
             let hint = "write COLUMN=VALUE, COLUMN=null, COLUMN!=null, or COLUMN:=SQL";
