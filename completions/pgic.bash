@@ -299,13 +299,17 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__install__subcmd__triggers)
-            opts="-d -o -q -v -h -V --channel --dry-run --lock-timeout --database-url --output --color --quiet --verbose --help --version"
+            opts="-d -o -q -v -h -V --channel --columns --no-data --on-change --always --no-truncate --no-guard --defaults --replace-function --dry-run --lock-timeout --database-url --output --color --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --channel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --columns)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

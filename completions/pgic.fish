@@ -43,6 +43,7 @@ complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show it all at 
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: what is installed, else cache_invalidation]' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l columns -d 'Send these columns alone, and the key' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for each table\'s lock' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
@@ -50,6 +51,13 @@ json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-data -d 'Send keys only: a cache reads the rows itself'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l on-change -d 'Do not announce an UPDATE that changes nothing that is sent'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l always -d 'Fire under session_replication_role = replica too'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-truncate -d 'Do not announce TRUNCATE'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-guard -d 'Let a failure of the trigger fail the write; 10 µs a row less in bulk'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l defaults -d 'Start from the defaults: an option that is not given otherwise keeps what is installed'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l replace-function -d 'Replace a function of the needed name that pgic did not make; its triggers stay'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -d 'Show what would be done, and do nothing'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace what happens to stderr; twice for more'

@@ -42,6 +42,7 @@ json\:"One JSON object a line"))' \
             (install-triggers)
 _arguments "${_arguments_options[@]}" : \
 '--channel=[The channel to notify on \[default\: what is installed, else cache_invalidation\]]:NAME:_default' \
+'(--no-data)*--columns=[Send these columns alone, and the key]:A,B:_default' \
 '--lock-timeout=[How long to wait for each table'\''s lock]:TIME:_default' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -50,6 +51,13 @@ json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'--no-data[Send keys only\: a cache reads the rows itself]' \
+'--on-change[Do not announce an UPDATE that changes nothing that is sent]' \
+'--always[Fire under session_replication_role = replica too]' \
+'--no-truncate[Do not announce TRUNCATE]' \
+'--no-guard[Let a failure of the trigger fail the write; 10 µs a row less in bulk]' \
+'--defaults[Start from the defaults\: an option that is not given otherwise keeps what is installed]' \
+'--replace-function[Replace a function of the needed name that pgic did not make; its triggers stay]' \
 '--dry-run[Show what would be done, and do nothing]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \

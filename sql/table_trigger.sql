@@ -10,16 +10,14 @@ DECLARE
   removal pg_catalog.text;
   payload pg_catalog.text;
 BEGIN
-  -- What can fail is done in here: a failure becomes a request to read the table again, never an error of the writer.
-  -- The notify stands behind it: inside, each would keep 8 kB of memory until the end of the transaction.
-  BEGIN
+  {{guard}}
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
       new_key := {{new_key}};
       head := pg_catalog.concat({{insert}}, new_key, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"', NEW.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
         CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',"recheck":true' END);
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-      old_key := {{old_key}};
+{{unless_changed}}      old_key := {{old_key}};
       new_key := {{new_key}};
       head := pg_catalog.concat({{update}}, new_key, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"', NEW.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
@@ -44,14 +42,7 @@ BEGIN
       RAISE not_null_violation;
     END IF;
     IF head IS NOT NULL THEN
-      IF {{is_wide}} THEN
-        payload := pg_catalog.concat(head, ',"truncated":true}');
-      ELSE
-        payload := pg_catalog.concat(head, {{nulls}}',"data":', pg_catalog.row_to_json(NEW), '}');
-        IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999 THEN
-          payload := pg_catalog.concat(head, ',"truncated":true}');
-        END IF;
-      END IF;
+{{payload}}
     END IF;
     IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999
       OR pg_catalog.octet_length(removal) OPERATOR(pg_catalog.>) 7999 THEN
@@ -61,16 +52,7 @@ BEGIN
     END IF;
     may_notify := pg_catalog.has_function_privilege(
       'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, 'EXECUTE');
-  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
-    removal := NULL;
-    BEGIN
-      payload := pg_catalog.concat({{reload}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
-        '","why":"the trigger failed with SQLSTATE ', SQLSTATE, '"}');
-    EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
-      payload := {{last_resort}};
-    END;
-  END;
-  IF may_notify THEN
+{{unguard}}  IF may_notify THEN
     IF removal IS NOT NULL THEN
       PERFORM pg_catalog.pg_notify({{channel}}, removal);
     END IF;

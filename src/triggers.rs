@@ -9,26 +9,16 @@
 
 pub mod comment;
 pub mod observe;
+pub mod options;
 pub mod plan;
 pub mod sql;
 
 /// The channel that triggers notify on unless told otherwise.
 pub use postgres_index_cache_core::DEFAULT_CACHE_CHANNEL;
 
+pub use options::{Asked, TriggerOptions};
+
 use anyhow::{bail, ensure};
-
-/// What a person may choose about a table's triggers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TriggerOptions {
-    /// The channel to notify on.
-    pub channel: String,
-}
-
-impl Default for TriggerOptions {
-    fn default() -> Self {
-        Self { channel: DEFAULT_CACHE_CHANNEL.to_string() }
-    }
-}
 
 /// A channel name that NOTIFY takes: 1 to 63 bytes, kept as it is written.
 ///

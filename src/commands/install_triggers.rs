@@ -7,8 +7,8 @@ use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
-use crate::triggers::check_channel;
 use crate::triggers::plan::{Kind, TablePlan, run as run_plan};
+use crate::triggers::{Asked, TriggerOptions, check_channel};
 use anyhow::Context as _;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use std::time::Duration;
 ///
 /// Each table gets a trigger function of its own beside it, a row trigger and a TRUNCATE trigger. All tables are done in
 /// one transaction: all of it happens or nothing. Running it again changes nothing.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own on the command line")]
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
@@ -24,6 +25,30 @@ pub struct Args {
     /// The channel to notify on [default: what is installed, else cache_invalidation]
     #[arg(long, value_name = "NAME", value_parser = |name: &str| check_channel(name).map_err(|error| error.to_string()))]
     pub channel: Option<String>,
+    /// Send these columns alone, and the key
+    #[arg(long, value_name = "A,B", value_delimiter = ',', conflicts_with = "no_data")]
+    pub columns: Vec<String>,
+    /// Send keys only: a cache reads the rows itself
+    #[arg(long)]
+    pub no_data: bool,
+    /// Do not announce an UPDATE that changes nothing that is sent
+    #[arg(long)]
+    pub on_change: bool,
+    /// Fire under session_replication_role = replica too
+    #[arg(long)]
+    pub always: bool,
+    /// Do not announce TRUNCATE
+    #[arg(long)]
+    pub no_truncate: bool,
+    /// Let a failure of the trigger fail the write; 10 µs a row less in bulk
+    #[arg(long)]
+    pub no_guard: bool,
+    /// Start from the defaults: an option that is not given otherwise keeps what is installed
+    #[arg(long)]
+    pub defaults: bool,
+    /// Replace a function of the needed name that pgic did not make; its triggers stay
+    #[arg(long)]
+    pub replace_function: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -40,7 +65,18 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("install-triggers")?.client().await?;
     let tables = catalog::resolve(&client, &args.tables).await?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let plans = run_plan(&mut client, Kind::Install, &oids, args.channel.as_deref(), args.lock_timeout, args.dry_run)
+    let asked = Asked {
+        channel: args.channel,
+        columns: (!args.columns.is_empty()).then_some(args.columns),
+        no_data: args.no_data,
+        on_change: args.on_change,
+        always: args.always,
+        no_truncate: args.no_truncate,
+        no_guard: args.no_guard,
+        defaults: args.defaults,
+        replace_function: args.replace_function,
+    };
+    let plans = run_plan(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, args.dry_run)
         .await
         .context("install triggers")?;
     print(&show(context.format, &plans, args.dry_run))?;
@@ -55,8 +91,16 @@ pub fn show(format: Format, plans: &[TablePlan], dry_run: bool) -> String {
     match format {
         Format::Json => plans.iter().map(|plan| json(plan, dry_run)).collect(),
         Format::Text => {
-            let headings = ["table", "result", "channel", "function"].map(Heading::text);
-            let mut text = render(&headings, plans.iter().map(|plan| row(plan, dry_run)));
+            let has_options = plans.iter().any(|plan| !options(plan).is_empty());
+            let names = ["table", "result", "channel", "function", "options"];
+            let headings = names.map(Heading::text);
+            let shown = if has_options { &headings[..] } else { &headings[..4] };
+            let rows = plans.iter().map(|plan| {
+                let mut row = row(plan, dry_run);
+                row.truncate(shown.len());
+                row
+            });
+            let mut text = render(shown, rows);
             for plan in plans {
                 let lead = |line: &String| format!("  {}: {}\n", escape(&plan.table), escape(line));
                 text.extend(plan.notes.iter().map(lead));
@@ -77,23 +121,38 @@ fn result(plan: &TablePlan, dry_run: bool) -> String {
 }
 
 fn row(plan: &TablePlan, dry_run: bool) -> Vec<String> {
-    let (old, new) = &plan.channel;
-    let channel = match old {
-        Some(old) if new.is_empty() => old.clone(),
-        Some(old) if old != new => format!("{old} -> {new}"),
-        _ => new.clone(),
-    };
-    vec![plan.table.clone(), result(plan, dry_run), channel, plan.function.clone()]
+    vec![plan.table.clone(), result(plan, dry_run), channel(plan), plan.function.clone(), options(plan)]
+}
+
+/// Old and new where they differ.
+fn change(plan: &TablePlan, show: impl Fn(&TriggerOptions) -> String) -> Option<String> {
+    let (old, new) = (plan.options.0.as_ref().map(&show), plan.options.1.as_ref().map(&show));
+    let named = |text: String| if text.is_empty() { "none".to_string() } else { text };
+    match (old, new) {
+        (Some(old), Some(new)) if old != new => Some(format!("{} -> {}", named(old), named(new))),
+        (old, new) => new.or(old),
+    }
+}
+
+fn channel(plan: &TablePlan) -> String {
+    change(plan, |options| options.channel.clone()).or_else(|| plan.channel.clone()).unwrap_or_default()
+}
+
+fn options(plan: &TablePlan) -> String {
+    change(plan, TriggerOptions::describe).unwrap_or_default()
 }
 
 fn json(plan: &TablePlan, dry_run: bool) -> String {
     let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
-    let (old, new) = &plan.channel;
+    let (old, new) = &plan.options;
+    let of = |options: &TriggerOptions| options.channel.clone();
     let object = serde_json::json!({
         "table": plan.table,
         "result": result(plan, dry_run),
-        "channel": if new.is_empty() { old.as_ref() } else { Some(new) },
-        "old_channel": old,
+        "channel": new.as_ref().or(old.as_ref()).map(of).or_else(|| plan.channel.clone()),
+        "old_channel": old.as_ref().map(of),
+        "options": new,
+        "old_options": old,
         "function": plan.function,
         "steps": steps,
         "notes": plan.notes,

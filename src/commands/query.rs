@@ -12,7 +12,7 @@ use crate::render::escape::escape;
 use crate::render::progress::Progress;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
-use crate::triggers::observe::observe;
+use crate::triggers::observe::{Observed, observe};
 use crate::triggers::{DEFAULT_CACHE_CHANNEL, sql::PINNED};
 use anyhow::anyhow;
 use conditions::Asked;
@@ -70,8 +70,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let tables = catalog::resolve(&client, std::slice::from_ref(&args.table)).await?;
     let table = tables.first().ok_or_else(|| anyhow!("name a table"))?;
     check_kind(table)?;
-    let shown = shown_columns(table, &args)?;
+    let seen = observe(table);
+    let shown = shown_columns(context, table, seen.as_ref(), &args)?;
     let asked = conditions::evaluate(&mut client, table, &args.conditions).await?;
+    check_sent(table, seen.as_ref(), &shown, &asked)?;
     let shape = shape(table, &shown, &asked, &args)?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     let estimate = estimate::memory(&client, table, &shape).await?;
@@ -86,7 +88,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             "raise --max-memory, or load fewer columns with --columns or --count",
         ));
     }
-    let options = options(context, table, &shape, max_memory);
+    let options = options(context, table, seen.as_ref(), &shape, max_memory);
     drop(client);
     let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
     let follow = FollowTable { followed: options.1, shape: Arc::clone(&shape), expected_rows };
@@ -133,12 +135,50 @@ fn check_kind(table: &Table) -> anyhow::Result<()> {
     }
 }
 
-/// The columns to print: those that were asked for, in that order, else all.
-fn shown_columns(table: &Table, args: &Args) -> anyhow::Result<Vec<String>> {
+/// The columns to print: those that were asked for, in that order, else all that the trigger sends.
+fn shown_columns(
+    context: &Context,
+    table: &Table,
+    seen: Option<&Observed<'_>>,
+    args: &Args,
+) -> anyhow::Result<Vec<String>> {
     if args.columns.is_empty() {
-        return Ok(table.columns.iter().map(|column| column.name.clone()).collect());
+        let all = table.columns.iter().map(|column| column.name.clone());
+        let Some(sent) = seen.and_then(Observed::options).and_then(|options| options.columns.as_ref()) else {
+            return Ok(all.collect());
+        };
+        if !args.count {
+            context.notice(&format!("the trigger of {} sends {} alone", table.display_name(), sent.join(", ")));
+        }
+        return Ok(all.filter(|column| sent.contains(column)).collect());
     }
     args.columns.iter().map(|name| Ok(conditions::column(table, name)?.name.clone())).collect()
+}
+
+/// A column that the trigger does not send cannot be kept in step. Where it sends keys alone, rows are read again.
+fn check_sent(table: &Table, seen: Option<&Observed<'_>>, shown: &[String], asked: &Asked) -> anyhow::Result<()> {
+    let Some(sent) = seen.and_then(Observed::options).and_then(|options| options.columns.as_ref()) else {
+        return Ok(());
+    };
+    let key = table.key.iter().flat_map(|key| &key.columns);
+    let is_missing = |column: &&catalog::Column| {
+        (shown.contains(&column.name) || asked.names(&column.name))
+            && !sent.contains(&column.name)
+            && !key.clone().any(|name| *name == column.name)
+    };
+    match table.columns.iter().find(is_missing) {
+        None => Ok(()),
+        Some(column) => {
+            Err(anyhow!("the trigger of {} does not send the column {}", table.display_name(), column.name)).hint(
+                format!(
+                    "send it with: pgic install-triggers {} --columns {},{}",
+                    table.display_name(),
+                    sent.join(","),
+                    column.name
+                ),
+            )
+        }
+    }
 }
 
 /// The columns to keep: the key, those in conditions, and those to be printed; in table order.
@@ -153,10 +193,15 @@ fn shape(table: &Table, shown: &[String], asked: &Asked, args: &Args) -> anyhow:
     Ok(Arc::new(TableShape::new(columns.collect(), &key)?))
 }
 
-fn options(context: &Context, table: &Table, shape: &TableShape, max_memory: usize) -> (DriverOptions, Followed) {
+fn options(
+    context: &Context,
+    table: &Table,
+    seen: Option<&Observed<'_>>,
+    shape: &TableShape,
+    max_memory: usize,
+) -> (DriverOptions, Followed) {
     let name = table.display_name();
-    let seen = observe(table);
-    let channel = match &seen {
+    let channel = match seen {
         None => {
             context.notice(&format!(
                 "no trigger announces changes of {name}: the answer is the table as it was when it was read"
@@ -174,7 +219,7 @@ fn options(context: &Context, table: &Table, shape: &TableShape, max_memory: usi
         name: table.name.clone(),
         oid: table.oid,
         deferrable_key: table.key.as_ref().is_some_and(|key| key.is_deferrable),
-        sends_plain_form: seen.is_some_and(|seen| seen.sends_plain_form()),
+        sends_plain_form: seen.is_some_and(Observed::sends_plain_form),
         sends_whole_rows: !table
             .columns
             .iter()

@@ -5,6 +5,7 @@ use crate::catalog;
 use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::print;
+use crate::triggers::Asked;
 use crate::triggers::plan::{Kind, run as run_plan};
 use anyhow::Context as _;
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         catalog::resolve(&client, &args.tables).await?.iter().map(|table| table.oid).collect()
     };
-    let plans = run_plan(&mut client, Kind::Remove, &oids, None, args.lock_timeout, args.dry_run)
+    let plans = run_plan(&mut client, Kind::Remove, &oids, &Asked::default(), args.lock_timeout, args.dry_run)
         .await
         .context("remove triggers")?;
     print(&install_triggers::show(context.format, &plans, args.dry_run))?;

@@ -7,7 +7,7 @@ use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::triggers::observe::{Observed, ROW_EVENTS, Version, observe};
-use crate::triggers::{comment, plan};
+use crate::triggers::{Asked, comment, plan};
 use anyhow::Context as _;
 use postgres_index_cache_core::one_line_json;
 use postgres_index_cache_core::postgres::ADVISORY_KEY;
@@ -62,7 +62,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let rows: Vec<(&Table, Option<Observed<'_>>)> = tables.iter().map(|table| (table, observe(table))).collect();
     let mut problems = Vec::new();
     for (table, seen) in &rows {
-        let planned = plan::install(&client, table, None, version).await;
+        let planned = plan::install(&client, table, &Asked::default(), version).await;
         problems.extend(problems_of(table, seen.as_ref(), &planned));
     }
     print(&match context.format {
@@ -157,7 +157,7 @@ fn problems_of(
     if seen.row.is_none() {
         problems.push(format!("the row trigger is missing; create it: {remedy}"));
     }
-    if seen.truncate.is_none() {
+    if seen.truncate.is_none() && !seen.options().is_some_and(|options| options.no_truncate) {
         // The specification's own set-up has none: said, with what follows.
         let cure = if is_ours { format!("; create it: {remedy}") } else { String::new() };
         problems.push(format!("TRUNCATE is not announced: caches keep every row{cure}"));
@@ -202,6 +202,15 @@ fn enabled(seen: &Observed<'_>) -> &'static str {
     };
     let states = [seen.row, seen.truncate].into_iter().flatten().map(|trigger| trigger.enabled);
     states.min_by_key(rank).map_or("disabled", Enabled::as_str)
+}
+
+/// The columns that are sent, in words.
+fn columns(seen: &Observed<'_>) -> String {
+    match seen.options() {
+        None => "?".to_string(),
+        Some(options) if options.no_data => "key only".to_string(),
+        Some(options) => options.columns.as_ref().map_or_else(|| "all".to_string(), |columns| columns.join(",")),
+    }
 }
 
 fn estimated(table: &Table) -> String {
@@ -254,7 +263,7 @@ fn cells(table: &Table, seen: Option<&Observed<'_>>) -> Vec<String> {
         Some(seen) => [
             seen.channel.clone().unwrap_or_else(|| "?".to_string()),
             seen.events().join(","),
-            if seen.version == Version::Foreign { "?" } else { "all" }.to_string(),
+            columns(seen),
             enabled(seen).to_string(),
             seen.version.as_str().to_string(),
         ],
@@ -275,9 +284,12 @@ fn json_lines(rows: &[(&Table, Option<Observed<'_>>)], problems: &[(String, Stri
             "channel": seen.as_ref().and_then(|seen| seen.channel.clone()),
             "events": seen.as_ref().map(Observed::events),
             "columns": seen.as_ref().and_then(|seen| {
-                let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-                (seen.version != Version::Foreign).then_some(names)
+                let options = seen.options()?;
+                let key = table.key.iter().flat_map(|key| &key.columns);
+                let sent = |column: &&String| options.sends(column) || key.clone().any(|name| name == *column);
+                Some(table.columns.iter().map(|column| &column.name).filter(sent).collect::<Vec<_>>())
             }),
+            "options": seen.as_ref().and_then(Observed::options),
             "state": seen.as_ref().map(enabled),
             "function": seen.as_ref().map(|seen| seen.version.as_str()),
             "rows": table.estimated_rows,

@@ -1,5 +1,6 @@
 //! The comment on a generated function: by it a function is known as ours, with the options it was made with.
 
+use super::TriggerOptions;
 use serde::{Deserialize, Serialize};
 
 const PREFIX: &str = "made by pgic, do not edit: ";
@@ -11,15 +12,16 @@ pub struct Comment {
     pub schema: String,
     /// The table it was made for.
     pub table: String,
-    /// The channel it notifies on.
-    pub channel: String,
+    /// The options it was made with.
+    #[serde(flatten)]
+    pub options: TriggerOptions,
     /// A digest of the function's text as it was made: another text was edited by hand.
     pub digest: String,
 }
 
 /// The comment as it is stored.
 pub fn write(comment: &Comment) -> String {
-    // Four strings: serde cannot fail on them.
+    // Strings and booleans: serde cannot fail on them.
     format!("{PREFIX}{}", serde_json::to_string(comment).unwrap_or_default())
 }
 
@@ -34,9 +36,21 @@ mod tests {
 
     #[test]
     fn a_comment_comes_back_as_it_was() {
-        let comment =
-            Comment { schema: "S \"q\"".into(), table: "t'x\\".into(), channel: "é".into(), digest: "0f".into() };
+        let comment = Comment {
+            schema: "S \"q\"".into(),
+            table: "t'x\\".into(),
+            options: TriggerOptions {
+                channel: "é".into(),
+                columns: Some(vec!["a b".into()]),
+                on_change: true,
+                ..TriggerOptions::default()
+            },
+            digest: "0f".into(),
+        };
         assert_eq!(read(Some(&write(&comment))), Some(comment));
+        let first = r#"made by pgic, do not edit: {"schema":"s","table":"t","channel":"c","digest":"0f"}"#;
+        let options = read(Some(first)).map(|comment| comment.options);
+        assert_eq!(options, Some(TriggerOptions { channel: "c".into(), ..TriggerOptions::default() }));
         assert_eq!(read(Some("somebody's own")), None);
         assert_eq!(read(None), None);
     }

@@ -50,6 +50,11 @@ pub struct Observed<'a> {
 }
 
 impl Observed<'_> {
+    /// The options that a function of ours was made with.
+    pub fn options(&self) -> Option<&TriggerOptions> {
+        self.comment.as_ref().map(|comment| &comment.options)
+    }
+
     /// Whether it sends the plain form of the specification, as far as can be told: only a function of ours is known
     /// not to.
     pub fn sends_plain_form(&self) -> bool {
@@ -97,9 +102,8 @@ pub fn observe(table: &Table) -> Option<Observed<'_>> {
         return Some(Observed { row, truncate, version: Version::Foreign, channel, comment: None, announcing });
     }
     let comment = comment::read(function.comment.as_deref());
-    let options = comment.as_ref().map(|comment| TriggerOptions { channel: comment.channel.clone() });
-    let expected = match (&table.key, &options) {
-        (Some(key), Some(options)) => Some(Expected::new(table, key, options)),
+    let expected = match (&table.key, &comment) {
+        (Some(key), Some(comment)) => Some(Expected::new(table, key, &comment.options)),
         _ => None,
     };
     let is_current = expected.is_some_and(|expected| expected.is(function));
@@ -107,7 +111,7 @@ pub fn observe(table: &Table) -> Option<Observed<'_>> {
         row,
         truncate,
         version: if is_current { Version::Current } else { Version::Outdated },
-        channel: comment.as_ref().map(|comment| comment.channel.clone()),
+        channel: comment.as_ref().map(|comment| comment.options.channel.clone()),
         comment,
         announcing,
     })

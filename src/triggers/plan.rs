@@ -2,7 +2,7 @@
 
 use super::observe::{ROW_EVENTS, announces, is_for, is_ours, observe};
 use super::sql::{self, Expected};
-use super::{TriggerOptions, comment};
+use super::{Asked, TriggerOptions, comment};
 use crate::catalog::{self, Enabled, Function, RelationKind, Table, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
@@ -27,8 +27,10 @@ pub struct TablePlan {
     pub sql_name: String,
     /// What comes of it in a word: created, refreshed, unchanged; removed, nothing.
     pub result: &'static str,
-    /// The channel, old and new.
-    pub channel: (Option<String>, String),
+    /// The options, old and new; none where none are known.
+    pub options: (Option<TriggerOptions>, Option<TriggerOptions>),
+    /// The channel of somebody else's trigger.
+    pub channel: Option<String>,
     /// The function.
     pub function: String,
     /// What is left alone, and why.
@@ -72,14 +74,14 @@ fn refusal(table: &Table) -> Option<(String, &'static str)> {
     Some(reason)
 }
 
-/// Plans the triggers of a table. `channel` is what was asked for; what is installed is kept otherwise.
+/// Plans the triggers of a table. What is not asked for keeps what is installed.
 ///
 /// # Errors
 /// When the table cannot have them, or something of their name is not ours. Nothing has been changed then.
 pub async fn install(
     client: &impl GenericClient,
     table: &Table,
-    channel: Option<&str>,
+    asked: &Asked,
     version: i32,
 ) -> anyhow::Result<TablePlan> {
     let refuse = |(what, hint): (String, &str)| {
@@ -92,19 +94,15 @@ pub async fn install(
     };
     let name = sql::function_name(&table.name);
     let function = catalog::find_function(client, table, &name).await?;
-    if let Some(function) = function.as_ref().filter(|function| !is_for(function, table)) {
+    if let Some(function) = function.as_ref().filter(|function| !asked.replace_function && !is_for(function, table)) {
         return Err(refuse(foreign_function(function, table)));
     }
     // Where the triggers are gone, the function still says what was chosen.
     let observed = observe(table).and_then(|observed| observed.comment);
     let remembered = function.as_ref().and_then(|function| comment::read(function.comment.as_deref()));
-    let installed = observed.or(remembered).map(|comment| comment.channel);
-    let options = TriggerOptions {
-        channel: channel
-            .map(str::to_string)
-            .or_else(|| installed.clone())
-            .unwrap_or_else(|| TriggerOptions::default().channel),
-    };
+    let installed = observed.or(remembered).map(|comment| comment.options);
+    let options =
+        asked.over(installed.as_ref(), table).context(format!("install triggers on {}", table.display_name()))?;
     let expected = Expected::new(table, key, &options);
     let mut steps = Vec::new();
     function_steps(&mut steps, table, &expected, function.as_ref());
@@ -118,7 +116,8 @@ pub async fn install(
             let hint = format!("to replace it: DROP TRIGGER {} ON {};", quote_identifier(name), table.sql_name());
             return Err(refuse((what, &hint)));
         }
-        trigger_steps(&mut steps, table, &expected, (name, events), found, version);
+        let wanted = (options.always, asked.defaults);
+        trigger_steps(&mut steps, table, &expected, (name, events), found, wanted, version);
     }
     // Triggers of ours under other names: the table, or the trigger, was renamed. Each change would be announced twice.
     let is_wanted = |trigger: &&Trigger| expected.triggers().iter().any(|(name, _)| *name == trigger.name);
@@ -136,7 +135,8 @@ pub async fn install(
         table: table.display_name(),
         sql_name: table.sql_name(),
         result,
-        channel: (installed, options.channel),
+        options: (installed, Some(options)),
+        channel: None,
         function: format!("{}.{}", expected.schema, expected.function),
         notes,
         steps,
@@ -166,7 +166,9 @@ fn foreign_function(function: &Function, table: &Table) -> (String, &'static str
 }
 
 fn function_steps(steps: &mut Vec<Step>, table: &Table, expected: &Expected, found: Option<&Function>) {
-    let is_owned = found.is_some_and(|found| found.owner == table.owner) || !table.can_give_to_owner;
+    // Who replaces somebody else's function must make it the table's owner's too: its owner could change it again.
+    let is_planted = found.is_some_and(|found| !found.is_trusted);
+    let is_owned = found.is_some_and(|found| found.owner == table.owner) || !(table.can_give_to_owner || is_planted);
     let give = || Step {
         what: format!("give function {} to {}", expected.sql_function(), table.owner),
         sql: format!("ALTER FUNCTION {} OWNER TO {};", expected.sql_function(), quote_identifier(&table.owner)),
@@ -194,6 +196,7 @@ fn trigger_steps(
     expected: &Expected,
     (name, events): (&str, i16),
     found: Option<&Trigger>,
+    (always, defaults): (bool, bool),
     version: i32,
 ) {
     let is_right = |found: &Trigger| expected.is_right(found, name, events);
@@ -220,12 +223,16 @@ fn trigger_steps(
         });
     }
     let enabled = found.map_or(Enabled::Origin, |found| found.enabled);
-    let is_replaced = found.is_some_and(|found| !is_right(found));
-    let enable = match enabled {
-        // A replaced trigger fires like a new one: what a DBA set is set again.
-        Enabled::Always if is_replaced => "ENABLE ALWAYS",
-        Enabled::Disabled | Enabled::Replica => "ENABLE",
-        Enabled::Always | Enabled::Origin => return,
+    let is_replaced = found.is_none_or(|found| !is_right(found));
+    // What a DBA set by hand is kept, but for what keeps a trigger from firing.
+    let is_always_wanted = always || (enabled == Enabled::Always && !defaults);
+    let enable = match (is_always_wanted, enabled) {
+        // A new trigger, and one that is replaced, fires as origin.
+        (true, Enabled::Always) if !is_replaced => return,
+        (true, _) => "ENABLE ALWAYS",
+        (false, Enabled::Origin) => return,
+        (false, Enabled::Always) if is_replaced => return,
+        (false, Enabled::Always | Enabled::Disabled | Enabled::Replica) => "ENABLE",
     };
     steps.push(Step {
         what: format!("{} trigger {trigger}", enable.to_lowercase()),
@@ -308,7 +315,8 @@ pub async fn remove(client: &impl GenericClient, table: &Table) -> anyhow::Resul
         table: table.display_name(),
         sql_name: table.sql_name(),
         result: if steps.is_empty() { "nothing to remove" } else { "removed" },
-        channel: (observe(table).and_then(|observed| observed.channel), String::new()),
+        options: (observe(table).and_then(|observed| observed.options().cloned()), None),
+        channel: observe(table).and_then(|observed| observed.channel),
         function: ours
             .first()
             .map(|trigger| format!("{}.{}", trigger.function.schema, trigger.function.name))
@@ -321,7 +329,7 @@ pub async fn remove(client: &impl GenericClient, table: &Table) -> anyhow::Resul
 /// What a plan does to tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// [`install`], with the channel that was asked for.
+    /// [`install`], with what is asked for.
     Install,
     /// [`remove`].
     Remove,
@@ -345,7 +353,7 @@ pub async fn run(
     client: &mut Client,
     kind: Kind,
     oids: &[u32],
-    channel: Option<&str>,
+    asked: &Asked,
     lock_timeout: std::time::Duration,
     dry_run: bool,
 ) -> anyhow::Result<Vec<TablePlan>> {
@@ -357,7 +365,7 @@ pub async fn run(
         lock_timeout.as_millis()
     );
     transaction.batch_execute(&settings).await.context("prepare the transaction")?;
-    let plans = plan_all(&transaction, kind, oids, channel, version).await?;
+    let plans = plan_all(&transaction, kind, oids, asked, version).await?;
     if dry_run || plans.iter().all(|plan| plan.steps.is_empty()) {
         return Ok(plans);
     }
@@ -377,14 +385,14 @@ pub async fn run(
         })?;
     }
     // What was planned without a lock may have changed while it was waited for.
-    let plans = plan_all(&transaction, kind, oids, channel, version).await?;
+    let plans = plan_all(&transaction, kind, oids, asked, version).await?;
     for plan in &plans {
         for step in &plan.steps {
             transaction.batch_execute(&step.sql).await.with_context(|| format!("{} for {}", step.what, plan.table))?;
         }
     }
     // Somebody may have planted a function between plan and statement: what stands there now must be as it should be.
-    let after = plan_all(&transaction, kind, oids, channel, version).await?;
+    let after = plan_all(&transaction, kind, oids, asked, version).await?;
     if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
         return Err(with_hint(
             anyhow!("it is not as it should be afterwards: it still takes to {}", step.what),
@@ -399,13 +407,13 @@ async fn plan_all(
     client: &impl GenericClient,
     kind: Kind,
     oids: &[u32],
-    channel: Option<&str>,
+    asked: &Asked,
     version: i32,
 ) -> anyhow::Result<Vec<TablePlan>> {
     let mut plans = Vec::new();
     for table in catalog::describe(client, oids).await? {
         plans.push(match kind {
-            Kind::Install => install(client, &table, channel, version).await?,
+            Kind::Install => install(client, &table, asked, version).await?,
             Kind::Remove => remove(client, &table).await?,
         });
     }

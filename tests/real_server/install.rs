@@ -327,3 +327,148 @@ async fn a_function_that_is_planted_while_it_installs_ends_the_installation() {
     let left = installed(&database).await;
     assert!(left.len() == 1 && !left[0].contains("cache_notify "), "{left:?}");
 }
+
+const WIDE: &str = "CREATE TABLE w (id int PRIMARY KEY, a text, b numeric, j jsonb, big text);";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chosen_columns_are_sent_alone_and_kept_by_the_next_installation() {
+    let database = Database::with(WIDE).await;
+    let shown = database.pgic_ok(&["install-triggers", "w", "--columns", "B,j"]);
+    assert!(shown.contains("columns id,b,j"), "{shown}");
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    client.batch_execute("INSERT INTO w VALUES (1, 'a', 1.10, NULL, repeat('x', 9000))").await.unwrap();
+    let change = listening.changes().await.remove(0);
+    assert_eq!(
+        (&change["data"]["id"], &change["data"]["j"], &change["nulls"]),
+        (&json!(1), &json!(null), &json!(["j"]))
+    );
+    assert_eq!(change["data"].as_object().unwrap().len(), 3);
+    assert!(database.pgic_ok(&["install-triggers", "w"]).contains("unchanged"));
+    assert_eq!(database.pgic(&["status", "w"]).code, 0);
+    let status = database.pgic(&["status", "w", "-o", "json"]).json().remove(0);
+    assert_eq!(
+        (&status["columns"], &status["options"]["columns"]),
+        (&json!(["id", "b", "j"]), &json!(["id", "b", "j"]))
+    );
+    let refused_query = database.pgic(&["query", "w", "a=a"]);
+    refused(&refused_query, "the trigger of public.w does not send the column a");
+    assert!(refused_query.stderr.contains("hint: send it with: pgic install-triggers public.w --columns id,b,j,a"));
+    assert_eq!(database.pgic_ok(&["query", "w", "b=1.1", "-o", "json"]), "{\"id\":1,\"b\":1.10,\"j\":null}\n");
+    refused(&database.pgic(&["install-triggers", "w", "--columns", "nope"]), "has no column nope");
+    let defaults = database.pgic_ok(&["install-triggers", "w", "--defaults"]);
+    assert!(defaults.contains("columns id,b,j -> none"), "{defaults}");
+    // A column that was chosen and is dropped: nothing is sent wrongly, and the way on is said.
+    database.pgic_ok(&["install-triggers", "w", "--columns", "a"]);
+    client.batch_execute("ALTER TABLE w DROP COLUMN a").await.unwrap();
+    assert_eq!(database.pgic(&["status", "w"]).code, 1);
+    refused(&database.pgic(&["install-triggers", "w"]), "hint: its columns are id, b, j, big");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_alone_make_a_cache_read_again() {
+    let database = Database::with(WIDE).await;
+    database.pgic_ok(&["install-triggers", "w", "--no-data"]);
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute("INSERT INTO w VALUES (1, 'a'); UPDATE w SET id = 2").await.unwrap();
+    let changes = listening.changes().await;
+    assert!(changes.iter().all(|change| change.get("data").is_none()), "{changes:?}");
+    assert_eq!(changes.len(), 3);
+    assert_eq!(database.pgic_ok(&["query", "w", "a=a", "--count"]), "1\n");
+    assert!(database.pgic_ok(&["status"]).contains("key only"));
+    refused(&database.pgic(&["install-triggers", "w", "--no-data", "--columns", "a"]), "cannot be used with");
+    database.pgic_ok(&["install-triggers", "w", "--columns", "a"]);
+    database.client().await.batch_execute("UPDATE w SET a = 'b'").await.unwrap();
+    assert_eq!(listening.changes().await[0]["data"], json!({"id": 2, "a": "b"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_changes_nothing_is_left_out_when_asked() {
+    let database = Database::with(WIDE).await;
+    database.pgic_ok(&["install-triggers", "w", "--on-change", "--columns", "b,j"]);
+    let client = database.client().await;
+    client.batch_execute("INSERT INTO w VALUES (1, 'a', 1.10, '{}')").await.unwrap();
+    for (update, is_sent) in [
+        ("a = 'other'", false),
+        ("b = b", false),
+        ("b = 1.1", true),
+        ("j = '{}'", false),
+        ("j = NULL", true),
+        ("j = NULL, b = NULL", true),
+        ("id = id", false),
+        ("id = 2", true),
+    ] {
+        let mut listening = database.listen().await;
+        client.batch_execute(&format!("UPDATE w SET {update}")).await.unwrap();
+        assert_eq!(!listening.short().await.is_empty(), is_sent, "{update}");
+    }
+    // Whoever is sent keys alone is told of every change.
+    database.pgic_ok(&["install-triggers", "w", "--on-change", "--no-data"]);
+    for (update, is_sent) in [("a = a", false), ("a = 'third'", true)] {
+        let mut listening = database.listen().await;
+        client.batch_execute(&format!("UPDATE w SET {update}")).await.unwrap();
+        assert_eq!(!listening.short().await.is_empty(), is_sent, "{update}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn always_fires_for_a_replica_too_and_survives_a_replacement() {
+    let database = Database::with(WIDE).await;
+    let client = database.client().await;
+    client.batch_execute("SET session_replication_role = replica").await.unwrap();
+    for (arguments, sent) in
+        [(&["--always"][..], 1), (&[], 1), (&["--channel", "cache_invalidation"], 1), (&["--defaults"], 0)]
+    {
+        database.pgic_ok(&[&["install-triggers", "w"], arguments].concat());
+        let mut listening = database.listen().await;
+        client.batch_execute("INSERT INTO w SELECT coalesce(max(id), 0) + 1 FROM w").await.unwrap();
+        assert_eq!(listening.short().await.len(), sent, "{arguments:?}");
+        // What somebody replaced by hand has lost its ALWAYS: it is drift, and set again.
+        database
+            .client()
+            .await
+            .batch_execute("CREATE OR REPLACE TRIGGER w_cache_notify AFTER INSERT ON w FOR EACH ROW EXECUTE FUNCTION notify_cache_change_w()")
+            .await
+            .unwrap();
+        assert_eq!(database.pgic(&["status", "w"]).code, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncate_and_the_guard_can_be_left_out() {
+    let database = Database::with(WIDE).await;
+    database.pgic_ok(&["install-triggers", "w"]);
+    database.pgic_ok(&["install-triggers", "w", "--no-truncate", "--no-guard"]);
+    assert_eq!(installed(&database).await.iter().filter(|line| line.contains("_truncate ")).count(), 0);
+    assert_eq!(database.pgic(&["status", "w"]).code, 0);
+    let client = database.client().await;
+    client.batch_execute("ALTER TABLE w RENAME a TO c").await.unwrap();
+    client.batch_execute("INSERT INTO w VALUES (1)").await.expect_err("without a guard a failure fails the write");
+    database.pgic_ok(&["install-triggers", "w", "--defaults"]);
+    let mut listening = database.listen().await;
+    client.batch_execute("INSERT INTO w VALUES (1); TRUNCATE w").await.unwrap();
+    assert_eq!(listening.short().await, ["insert 1", "truncate null"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_else_s_function_is_replaced_when_asked_and_its_owner_with_it() {
+    let database = Database::with(TWO).await;
+    let mal = format!("stranger_{}", database.name);
+    let plant = format!(
+        "CREATE ROLE {mal}; GRANT CREATE ON SCHEMA public TO {mal}; SET ROLE {mal};
+         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; RESET ROLE;
+         CREATE TRIGGER mine BEFORE INSERT ON b FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a();"
+    );
+    let client = database.client().await;
+    client.batch_execute(&plant).await.unwrap();
+    refused(&database.pgic(&["install-triggers", "a"]), "is not one that pgic made");
+    database.pgic_ok(&["install-triggers", "a", "--replace-function"]);
+    let owner: String = client
+        .query_one("SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'notify_cache_change_a'", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(owner, "postgres");
+    assert!(installed(&database).await.iter().any(|line| line.starts_with("b mine")), "its triggers survive");
+    assert_eq!(database.pgic(&["status", "a"]).code, 0);
+}

@@ -23,7 +23,7 @@ async fn what_is_as_it_should_be_is_a_yes() {
         found,
         json!({"event": "table", "schema": "public", "table": "a", "channel": "cache_invalidation",
             "events": ["insert", "update", "delete", "truncate"], "columns": ["id", "note"], "state": "enabled",
-            "function": "current", "rows": 50, "problems": []})
+            "function": "current", "options": {"channel": "cache_invalidation"}, "rows": 50, "problems": []})
     );
     let text = database.pgic_ok(&["status"]);
     assert!(text.contains("queue: 0.0 % full") && text.contains("server: PostgreSQL "), "{text}");
