@@ -299,12 +299,16 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__install__subcmd__triggers)
-            opts="-d -o -q -v -h -V --channel --columns --no-data --on-change --always --no-truncate --no-guard --defaults --replace-function --dry-run --lock-timeout --database-url --output --color --quiet --verbose --help --version"
+            opts="-d -o -q -v -h -V --all --schema --channel --columns --no-data --on-change --always --no-truncate --no-guard --defaults --replace-function --dry-run --print-sql --lock-timeout --database-url --output --color --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --schema)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --channel)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -391,12 +395,16 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__remove__subcmd__triggers)
-            opts="-d -o -q -v -h -V --all --dry-run --lock-timeout --database-url --output --color --quiet --verbose --help --version"
+            opts="-d -o -q -v -h -V --all --schema --dry-run --print-sql --lock-timeout --database-url --output --color --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --schema)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --lock-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -42,6 +42,7 @@ complete -c pgic -n "__fish_pgic_needs_command" -f -a "query" -d 'Load a table i
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show it all at work on a throw-away PostgreSQL'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d 'The schema for --all' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: what is installed, else cache_invalidation]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l columns -d 'Send these columns alone, and the key' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for each table\'s lock' -r
@@ -51,6 +52,7 @@ json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l all -d 'Every table of a schema that has a key'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-data -d 'Send keys only: a cache reads the rows itself'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l on-change -d 'Do not announce an UPDATE that changes nothing that is sent'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l always -d 'Fire under session_replication_role = replica too'
@@ -59,10 +61,12 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-guard 
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l defaults -d 'Start from the defaults: an option that is not given otherwise keeps what is installed'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l replace-function -d 'Replace a function of the needed name that pgic did not make; its triggers stay'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -d 'Show what would be done, and do nothing'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints its inverse'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l schema -d 'With --all: those of this schema alone' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for each table\'s lock' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
@@ -72,6 +76,7 @@ always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l all -d 'Every table of the database that has them'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l dry-run -d 'Show what would be done, and do nothing'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers\''
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -41,6 +41,7 @@ json\:"One JSON object a line"))' \
         case $line[1] in
             (install-triggers)
 _arguments "${_arguments_options[@]}" : \
+'()--schema=[The schema for --all]:SCHEMA:_default' \
 '--channel=[The channel to notify on \[default\: what is installed, else cache_invalidation\]]:NAME:_default' \
 '(--no-data)*--columns=[Send these columns alone, and the key]:A,B:_default' \
 '--lock-timeout=[How long to wait for each table'\''s lock]:TIME:_default' \
@@ -51,6 +52,7 @@ json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'()--all[Every table of a schema that has a key]' \
 '--no-data[Send keys only\: a cache reads the rows itself]' \
 '--on-change[Do not announce an UPDATE that changes nothing that is sent]' \
 '--always[Fire under session_replication_role = replica too]' \
@@ -59,6 +61,7 @@ json\:"One JSON object a line"))' \
 '--defaults[Start from the defaults\: an option that is not given otherwise keeps what is installed]' \
 '--replace-function[Replace a function of the needed name that pgic did not make; its triggers stay]' \
 '--dry-run[Show what would be done, and do nothing]' \
+'(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints its inverse]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
@@ -72,6 +75,7 @@ json\:"One JSON object a line"))' \
 ;;
 (remove-triggers)
 _arguments "${_arguments_options[@]}" : \
+'()--schema=[With --all\: those of this schema alone]:SCHEMA:_default' \
 '--lock-timeout=[How long to wait for each table'\''s lock]:TIME:_default' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -82,6 +86,7 @@ json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '()--all[Every table of the database that has them]' \
 '--dry-run[Show what would be done, and do nothing]' \
+'(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing\: the inverse of install-triggers'\'']' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \

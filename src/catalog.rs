@@ -285,6 +285,20 @@ pub async fn tables_with_triggers(client: &Client) -> anyhow::Result<Vec<u32>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// The oids of all tables of a schema that can have triggers: no temporary ones, no partitions.
+///
+/// # Errors
+/// When there is no such schema, or the server refuses.
+pub async fn tables_of_schema(client: &Client, schema: &str) -> anyhow::Result<Vec<u32>> {
+    let rows = client.query(include_str!("catalog/of_schema.sql"), &[&schema]).await.context("read the catalogue")?;
+    if rows.is_empty() {
+        let exists = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1";
+        let found = client.query_opt(exists, &[&schema]).await.context("read the catalogue")?;
+        anyhow::ensure!(found.is_some(), "the schema {schema} does not exist");
+    }
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// The server's version as a number: 150018 is 15.18.
 ///
 /// # Errors

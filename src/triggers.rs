@@ -11,6 +11,7 @@ pub mod comment;
 pub mod observe;
 pub mod options;
 pub mod plan;
+pub mod script;
 pub mod sql;
 
 /// The channel that triggers notify on unless told otherwise.

@@ -1,14 +1,14 @@
 //! `pgic install-triggers`.
 
 use super::Context;
-use crate::catalog;
+use crate::catalog::{self, Table};
 use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::triggers::plan::{Kind, TablePlan, run as run_plan};
-use crate::triggers::{Asked, TriggerOptions, check_channel};
+use crate::triggers::{Asked, TriggerOptions, check_channel, script};
 use anyhow::Context as _;
 use std::time::Duration;
 
@@ -20,8 +20,14 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
-    #[arg(required = true, value_name = "TABLE")]
+    #[arg(required_unless_present = "all", value_name = "TABLE")]
     pub tables: Vec<String>,
+    /// Every table of a schema that has a key
+    #[arg(long, conflicts_with = "tables", requires = "schema")]
+    pub all: bool,
+    /// The schema for --all
+    #[arg(long, value_name = "SCHEMA", requires = "all", conflicts_with = "tables")]
+    pub schema: Option<String>,
     /// The channel to notify on [default: what is installed, else cache_invalidation]
     #[arg(long, value_name = "NAME", value_parser = |name: &str| check_channel(name).map_err(|error| error.to_string()))]
     pub channel: Option<String>,
@@ -52,6 +58,9 @@ pub struct Args {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints its inverse
+    #[arg(long, conflicts_with_all = ["dry_run", "output"])]
+    pub print_sql: bool,
     /// How long to wait for each table's lock
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
@@ -63,7 +72,18 @@ pub struct Args {
 /// When a table is refused or the server refuses; nothing has been changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("install-triggers")?.client().await?;
-    let tables = catalog::resolve(&client, &args.tables).await?;
+    let tables = match &args.schema {
+        Some(schema) => {
+            let oids = catalog::tables_of_schema(&client, schema).await?;
+            let (with_key, without): (Vec<Table>, Vec<Table>) =
+                catalog::describe(&client, &oids).await?.into_iter().partition(|table| table.key.is_some());
+            for table in without {
+                context.notice(&format!("{} is left out: it has no key", table.display_name()));
+            }
+            with_key
+        }
+        None => catalog::resolve(&client, &args.tables).await?,
+    };
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let asked = Asked {
         channel: args.channel,
@@ -76,14 +96,41 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         defaults: args.defaults,
         replace_function: args.replace_function,
     };
-    let plans = run_plan(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, args.dry_run)
+    let is_dry = args.dry_run || args.print_sql;
+    let plans = run_plan(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, is_dry)
         .await
         .context("install triggers")?;
+    if args.print_sql {
+        let version = catalog::version_number(&client).await?;
+        print(&migration(
+            "Triggers that announce changes",
+            version,
+            Kind::Install,
+            args.lock_timeout,
+            &tables,
+            &plans,
+        ))?;
+        return Ok(ExitCode::Yes);
+    }
     print(&show(context.format, &plans, args.dry_run))?;
     if plans.iter().all(|plan| plan.steps.is_empty()) {
         context.notice("nothing to change: the triggers are as they should be");
     }
     Ok(ExitCode::Yes)
+}
+
+/// The plans as a migration file.
+pub fn migration(
+    title: &str,
+    version: i32,
+    kind: Kind,
+    lock_timeout: Duration,
+    tables: &[Table],
+    plans: &[TablePlan],
+) -> String {
+    let pieces: Vec<(&Table, String)> =
+        tables.iter().zip(plans).map(|(table, plan)| (table, plan.script.clone())).collect();
+    script::file(title, version, kind.lock(), lock_timeout, &pieces)
 }
 
 /// A row a table, and the steps when nothing was done yet.

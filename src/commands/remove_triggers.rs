@@ -22,9 +22,15 @@ pub struct Args {
     /// Every table of the database that has them
     #[arg(long, conflicts_with = "tables")]
     pub all: bool,
+    /// With --all: those of this schema alone
+    #[arg(long, value_name = "SCHEMA", requires = "all", conflicts_with = "tables")]
+    pub schema: Option<String>,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers'
+    #[arg(long, conflicts_with_all = ["dry_run", "output"])]
+    pub print_sql: bool,
     /// How long to wait for each table's lock
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
@@ -36,14 +42,31 @@ pub struct Args {
 /// When the server refuses; nothing has been changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("remove-triggers")?.client().await?;
-    let oids = if args.all {
-        catalog::tables_with_triggers(&client).await?
+    let tables = if args.all {
+        let oids = catalog::tables_with_triggers(&client).await?;
+        let mut tables = catalog::describe(&client, &oids).await?;
+        tables.retain(|table| args.schema.as_ref().is_none_or(|schema| *schema == table.schema));
+        tables
     } else {
-        catalog::resolve(&client, &args.tables).await?.iter().map(|table| table.oid).collect()
+        catalog::resolve(&client, &args.tables).await?
     };
-    let plans = run_plan(&mut client, Kind::Remove, &oids, &Asked::default(), args.lock_timeout, args.dry_run)
-        .await
-        .context("remove triggers")?;
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let plans = run_plan(
+        &mut client,
+        Kind::Remove,
+        &oids,
+        &Asked::default(),
+        args.lock_timeout,
+        args.dry_run || args.print_sql,
+    )
+    .await
+    .context("remove triggers")?;
+    if args.print_sql {
+        let version = catalog::version_number(&client).await?;
+        let title = "Without the triggers that announce changes";
+        print(&install_triggers::migration(title, version, Kind::Remove, args.lock_timeout, &tables, &plans))?;
+        return Ok(ExitCode::Yes);
+    }
     print(&install_triggers::show(context.format, &plans, args.dry_run))?;
     if plans.iter().all(|plan| plan.steps.is_empty()) {
         context.notice("nothing to remove: no trigger here is one that pgic made");

@@ -1,8 +1,8 @@
 //! What it takes to get a table's triggers where they should be, or to take them away: refusals first, then steps.
 
-use super::observe::{ROW_EVENTS, announces, is_for, is_ours, observe};
+use super::observe::{announces, is_for, is_ours, observe};
 use super::sql::{self, Expected};
-use super::{Asked, TriggerOptions, comment};
+use super::{Asked, TriggerOptions, comment, script};
 use crate::catalog::{self, Enabled, Function, RelationKind, Table, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
@@ -37,6 +37,8 @@ pub struct TablePlan {
     pub notes: Vec<String>,
     /// The statements; none when nothing is to be done.
     pub steps: Vec<Step>,
+    /// The same as a piece of a migration file, whatever is installed.
+    pub script: String,
 }
 
 /// Why a relation cannot have announcing triggers.
@@ -132,6 +134,7 @@ pub async fn install(
         (false, false) => "created",
     };
     Ok(TablePlan {
+        script: script::install(table, &expected, &options, version),
         table: table.display_name(),
         sql_name: table.sql_name(),
         result,
@@ -208,16 +211,11 @@ fn trigger_steps(
             // PostgreSQL 13 cannot replace a trigger.
             (Some(_), false) => ("replace", format!("DROP TRIGGER {trigger} ON {relation};\nCREATE TRIGGER")),
         };
-        let when = if events == ROW_EVENTS {
-            "AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW"
-        } else {
-            "AFTER TRUNCATE ON {} FOR EACH STATEMENT"
-        };
         steps.push(Step {
             what: format!("{verb} trigger {trigger}"),
             sql: format!(
                 "{create} {trigger} {} EXECUTE FUNCTION {};",
-                when.replace("{}", &relation),
+                expected.when(events, &relation),
                 expected.sql_function()
             ),
         });
@@ -311,7 +309,11 @@ pub async fn remove(client: &impl GenericClient, table: &Table) -> anyhow::Resul
             trigger.name, trigger.function.schema, trigger.function.name
         )
     }));
+    // Without a key the table never had triggers of ours.
+    let options = observe(table).and_then(|observed| observed.options().cloned()).unwrap_or_default();
+    let expected = table.key.as_ref().map(|key| Expected::new(table, key, &options));
     Ok(TablePlan {
+        script: expected.map(|expected| script::remove(table, &expected)).unwrap_or_default(),
         table: table.display_name(),
         sql_name: table.sql_name(),
         result: if steps.is_empty() { "nothing to remove" } else { "removed" },
@@ -337,7 +339,8 @@ pub enum Kind {
 
 impl Kind {
     /// The lock that is taken first, so that no writer's statement goes on with the old function.
-    fn lock(self) -> &'static str {
+    pub fn lock(self) -> &'static str {
+        // Writers wait for either, readers for the second alone.
         match self {
             Self::Install => "SHARE ROW EXCLUSIVE",
             Self::Remove => "ACCESS EXCLUSIVE",

@@ -100,6 +100,15 @@ impl Expected {
             && trigger.function.name == self.function
     }
 
+    /// When a trigger fires, in SQL.
+    pub fn when(&self, events: i16, relation: &str) -> String {
+        if events == ROW_EVENTS {
+            format!("AFTER INSERT OR UPDATE OR DELETE ON {relation} FOR EACH ROW")
+        } else {
+            format!("AFTER TRUNCATE ON {relation} FOR EACH STATEMENT")
+        }
+    }
+
     /// The triggers: name and events.
     pub fn triggers(&self) -> Vec<(&str, i16)> {
         let truncate = (!self.is_without_truncate).then_some((self.truncate_trigger.as_str(), TRUNCATE_EVENT));

@@ -472,3 +472,52 @@ async fn somebody_else_s_function_is_replaced_when_asked_and_its_owner_with_it()
     assert!(installed(&database).await.iter().any(|line| line.starts_with("b mine")), "its triggers survive");
     assert_eq!(database.pgic(&["status", "a"]).code, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sql_is_a_migration_file_with_an_inverse() {
+    let database = Database::with(&format!("{WIDE}{TWO}")).await;
+    let arguments = ["a", "w", "--print-sql"];
+    let up = database.pgic_ok(
+        &[&["install-triggers", "--always", "--columns", "id", "--channel", "it's \\ odd"], &arguments[..]].concat(),
+    );
+    let down = database.pgic_ok(&[&["remove-triggers"], &arguments[..]].concat());
+    assert!(installed(&database).await.is_empty(), "printing does nothing");
+    let other = Database::with(&format!("{WIDE}{TWO}")).await;
+    let client = other.client().await;
+    for _ in 0..2 {
+        client.batch_execute(&up).await.expect("the file may be run again");
+        assert_eq!(other.pgic(&["status", "a", "w"]).code, 0);
+    }
+    let again = other.pgic_ok(&["install-triggers", "a", "w"]);
+    assert!(
+        again.matches("unchanged").count() == 2 && again.contains("it's \\ odd") && again.contains("always"),
+        "{again}"
+    );
+    assert_eq!(
+        other.pgic_ok(&["install-triggers", "a", "w", "--print-sql"]),
+        up,
+        "it is the same whatever is installed"
+    );
+    for _ in 0..2 {
+        client.batch_execute(&down).await.expect("the inverse may be run again");
+        assert!(installed(&other).await.is_empty());
+    }
+    refused(&database.pgic(&["install-triggers", "a", "missing", "--print-sql"]), "does not exist");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_table_of_a_schema_is_done_at_once() {
+    let sql = "CREATE SCHEMA app; CREATE TABLE app.x (id int PRIMARY KEY); CREATE TABLE app.y (id int PRIMARY KEY);
+        CREATE TABLE app.keyless (n int); CREATE VIEW app.v AS SELECT 1; CREATE TABLE public.x (id int PRIMARY KEY);";
+    let database = Database::with(sql).await;
+    let ran = database.pgic(&["install-triggers", "--all", "--schema", "app"]);
+    assert!(ran.code == 0 && ran.stderr.contains("app.keyless is left out: it has no key"), "{ran:?}");
+    assert_eq!(ran.stdout.matches("created").count(), 2);
+    database.pgic_ok(&["install-triggers", "x"]);
+    let removed = database.pgic_ok(&["remove-triggers", "--all", "--schema", "app"]);
+    assert_eq!(removed.matches("removed").count(), 2);
+    assert_eq!(installed(&database).await.len(), 3, "those of other schemas stay");
+    refused(&database.pgic(&["install-triggers", "--all"]), "--schema");
+    refused(&database.pgic(&["install-triggers", "--all", "--schema", "nope"]), "the schema nope does not exist");
+    refused(&database.pgic(&["install-triggers", "x", "--schema", "app"]), "cannot be used with");
+}
