@@ -31,7 +31,7 @@ BEGIN
       old_key := {{old_key}};
       payload := pg_catalog.concat({{delete}}, old_key, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"', OLD.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
-    ELSE
+{{truncate_of_leaf}}    ELSE
       payload := pg_catalog.concat({{truncate}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
     END IF;

@@ -35,8 +35,35 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// What identifies a row.
     pub key: Option<Key>,
-    /// Its triggers, internal ones not counted.
+    /// Its triggers; neither internal ones nor clones of a partitioned table's.
     pub triggers: Vec<Trigger>,
+    /// The leaves of a partitioned table.
+    pub leaves: Vec<Leaf>,
+}
+
+/// A partition that holds rows.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its own triggers, clones not counted.
+    pub triggers: Vec<Trigger>,
+}
+
+impl Leaf {
+    /// `schema.table`, for people.
+    pub fn display_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The name as it stands in SQL.
+    pub fn sql_name(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
 }
 
 /// What a relation is (`pg_class.relkind`).
@@ -178,6 +205,14 @@ impl Table {
 pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> anyhow::Result<Vec<Table>> {
     let context = "read the catalogue";
     let relations = client.query(include_str!("catalog/relations.sql"), &[&oids]).await.context(context)?;
+    let leaf_oids: Vec<u32> = relations.iter().flat_map(|row| row.get::<_, Vec<u32>>("leaves")).collect();
+    let leaf_names = client.query(include_str!("catalog/leaves.sql"), &[&leaf_oids]).await.context(context)?;
+    let leaf_triggers = client.query(include_str!("catalog/triggers.sql"), &[&leaf_oids]).await.context(context)?;
+    let leaf = |row: &tokio_postgres::Row| {
+        let oid = row.get("relation");
+        let triggers = leaf_triggers.iter().filter(|row| row.get::<_, u32>("relation") == oid).map(trigger).collect();
+        Leaf { oid, schema: row.get("schema"), name: row.get("name"), triggers }
+    };
     let columns = client.query(include_str!("catalog/columns.sql"), &[&oids]).await.context(context)?;
     let keys = client.query(include_str!("catalog/keys.sql"), &[&oids]).await.context(context)?;
     let triggers = client.query(include_str!("catalog/triggers.sql"), &[&oids]).await.context(context)?;
@@ -203,6 +238,10 @@ pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> anyhow::Resu
                     .find(is_of)
                     .map(|row| Key { columns: row.get("columns"), is_deferrable: row.get("is_deferrable") }),
                 triggers: triggers.iter().filter(is_of).map(trigger).collect(),
+                leaves: {
+                    let own: Vec<u32> = relation.get("leaves");
+                    leaf_names.iter().filter(|row| own.contains(&row.get("relation"))).map(leaf).collect()
+                },
             })
         })
         .collect()

@@ -41,6 +41,7 @@ use table::{Phase, Step, Table};
 pub struct TableId(pub usize);
 
 /// A table to follow.
+#[expect(clippy::struct_excessive_bools, reason = "four facts of the catalogue, each on its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Followed {
     /// Its schema.
@@ -49,6 +50,10 @@ pub struct Followed {
     pub name: String,
     /// Its oid: a payload that names another one is not about this table.
     pub oid: u32,
+    /// The oids of its leaves, where it is partitioned: they announce in its name.
+    pub leaves: Vec<u32>,
+    /// Whether it is partitioned. Leaves may be made later: a payload of one that is not known makes it be read again.
+    pub is_partitioned: bool,
     /// Whether its key is deferrable: two rows may then have one key for a while inside a transaction.
     pub deferrable_key: bool,
     /// Whether its trigger sends the plain form. It names no schema, so for a table whose trigger sends the extended
@@ -424,8 +429,11 @@ impl Replica {
             }
             return;
         }
-        let change = Change::new(payload, &parsed);
-        let steps = self.tables[table].take(change, self.limits.waiting_bytes);
+        let steps = if self.tables[table].knows(parsed.rel) {
+            self.tables[table].take(Change::new(payload, &parsed), self.limits.waiting_bytes)
+        } else {
+            self.tables[table].doubt("a partition that is not known has announced a change")
+        };
         self.carry_out(TableId(table), steps, now);
     }
 

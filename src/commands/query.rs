@@ -119,16 +119,14 @@ fn check_kind(table: &Table) -> anyhow::Result<()> {
     let refuse = |what: &str, hint: &str| Err(anyhow!("{name} is {what}")).hint(hint);
     match table.kind {
         RelationKind::Table if table.is_temporary => refuse("a temporary table", "only its own session sees it"),
-        RelationKind::Table if table.key.is_none() => refuse(
+        RelationKind::Table | RelationKind::Partitioned if table.key.is_none() => refuse(
             "without a primary key or a unique key of NOT NULL columns",
             "add one: without a key no cache can tell its rows apart",
         ),
-        // Its changes are announced in the name of the table that it is a partition of.
-        RelationKind::Table if table.is_partition => {
-            refuse("a partition", "this version of pgic follows ordinary tables")
+        RelationKind::Table | RelationKind::Partitioned if table.is_partition => {
+            refuse("a partition", "name the table that it is a partition of: its changes are announced as that one's")
         }
-        RelationKind::Table => Ok(()),
-        RelationKind::Partitioned => refuse("a partitioned table", "this version of pgic follows ordinary tables"),
+        RelationKind::Table | RelationKind::Partitioned => Ok(()),
         RelationKind::View | RelationKind::MaterializedView => refuse("a view", "name the tables under it"),
         RelationKind::Foreign => refuse("a foreign table", "connect to the server where it lives"),
         RelationKind::Other => refuse("not a table", "name a table"),
@@ -218,6 +216,8 @@ fn options(
         schema: table.schema.clone(),
         name: table.name.clone(),
         oid: table.oid,
+        leaves: table.leaves.iter().map(|leaf| leaf.oid).collect(),
+        is_partitioned: table.kind == RelationKind::Partitioned,
         deferrable_key: table.key.as_ref().is_some_and(|key| key.is_deferrable),
         sends_plain_form: seen.is_some_and(Observed::sends_plain_form),
         sends_whole_rows: !table

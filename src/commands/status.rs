@@ -6,7 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
-use crate::triggers::observe::{Observed, ROW_EVENTS, Version, observe};
+use crate::triggers::observe::{Observed, ROW_EVENTS, TRUNCATE_EVENT, Version, announces, observe};
 use crate::triggers::{Asked, comment, plan};
 use anyhow::Context as _;
 use postgres_index_cache_core::one_line_json;
@@ -168,6 +168,16 @@ fn problems_of(
                 if is_ours { remedy.clone() } else { format!("ALTER TABLE {} ENABLE TRIGGER …", table.sql_name()) };
             problems.push(format!("the trigger {} is {}; enable it: {cure}", trigger.name, trigger.enabled.as_str()));
         }
+    }
+    let lacking: Vec<String> = table
+        .leaves
+        .iter()
+        .filter(|leaf| !leaf.triggers.iter().any(|trigger| trigger.kind == TRUNCATE_EVENT && announces(trigger)))
+        .map(catalog::Leaf::display_name)
+        .collect();
+    if !lacking.is_empty() && is_ours && !seen.options().is_some_and(|options| options.no_truncate) {
+        problems
+            .push(format!("TRUNCATE of its partitions {} is not announced; create it: {remedy}", lacking.join(", ")));
     }
     // Whatever else install-triggers would change: a condition on a trigger, an owner.
     if problems.is_empty() && is_ours {

@@ -1,9 +1,9 @@
 //! What it takes to get a table's triggers where they should be, or to take them away: refusals first, then steps.
 
-use super::observe::{announces, is_for, is_ours, observe};
+use super::observe::{TRUNCATE_EVENT, announces, is_for, is_ours, observe};
 use super::sql::{self, Expected};
 use super::{Asked, TriggerOptions, comment, script};
-use crate::catalog::{self, Enabled, Function, RelationKind, Table, Trigger};
+use crate::catalog::{self, Enabled, Function, Leaf, RelationKind, Table, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
@@ -25,6 +25,8 @@ pub struct TablePlan {
     pub table: String,
     /// The table, in SQL.
     pub sql_name: String,
+    /// Whether it has partitions.
+    pub is_partitioned: bool,
     /// What comes of it in a word: created, refreshed, unchanged; removed, nothing.
     pub result: &'static str,
     /// The options, old and new; none where none are known.
@@ -48,20 +50,18 @@ fn refusal(table: &Table) -> Option<(String, &'static str)> {
         RelationKind::Table if table.is_temporary => {
             (format!("{name} is a temporary table"), "only its own session sees it, so no cache can follow it")
         }
-        RelationKind::Table if table.is_partition => {
-            (format!("{name} is a partition"), "partitions are not supported by this version of pgic")
-        }
+        RelationKind::Table | RelationKind::Partitioned if table.is_partition => (
+            format!("{name} is a partition"),
+            "name the table that it is a partition of: its changes are announced as that one's",
+        ),
         RelationKind::Table if matches!(table.schema.as_str(), "pg_catalog" | "information_schema" | "pg_toast") => {
             (format!("{name} is a system table"), "triggers belong on tables of your own")
         }
-        RelationKind::Table if table.key.is_none() => (
+        RelationKind::Table | RelationKind::Partitioned if table.key.is_none() => (
             format!("{name} has neither a primary key nor a unique key of NOT NULL columns"),
             "add one: without a key no cache can tell its rows apart",
         ),
-        RelationKind::Table => return None,
-        RelationKind::Partitioned => {
-            (format!("{name} is a partitioned table"), "partitioned tables are not supported by this version of pgic")
-        }
+        RelationKind::Table | RelationKind::Partitioned => return None,
         RelationKind::View => (format!("{name} is a view"), "install the triggers on the tables under it"),
         RelationKind::MaterializedView => (
             format!("{name} is a materialised view"),
@@ -119,7 +119,10 @@ pub async fn install(
             return Err(refuse((what, &hint)));
         }
         let wanted = (options.always, asked.defaults);
-        trigger_steps(&mut steps, table, &expected, (name, events), found, wanted, version);
+        trigger_steps(&mut steps, &table.sql_name(), &expected, (name, events), found, wanted, version);
+    }
+    for leaf in &table.leaves {
+        leaf_steps(&mut steps, leaf, &expected, (options.always, asked.defaults), version)?;
     }
     // Triggers of ours under other names: the table, or the trigger, was renamed. Each change would be announced twice.
     let is_wanted = |trigger: &&Trigger| expected.triggers().iter().any(|(name, _)| *name == trigger.name);
@@ -137,6 +140,7 @@ pub async fn install(
         script: script::install(table, &expected, &options, version),
         table: table.display_name(),
         sql_name: table.sql_name(),
+        is_partitioned: table.kind == RelationKind::Partitioned,
         result,
         options: (installed, Some(options)),
         channel: None,
@@ -193,9 +197,46 @@ fn function_steps(steps: &mut Vec<Step>, table: &Table, expected: &Expected, fou
     steps.extend((!is_owned).then(give));
 }
 
+/// A leaf's own trigger for TRUNCATE: the one of its root does not fire for it. The one for rows is cloned by PostgreSQL;
+/// another of ours on a leaf, from before it was attached, would announce each change twice.
+fn leaf_steps(
+    steps: &mut Vec<Step>,
+    leaf: &Leaf,
+    expected: &Expected,
+    wanted: (bool, bool),
+    version: i32,
+) -> anyhow::Result<()> {
+    let name = Expected::leaf_trigger(leaf);
+    let is_truncate = |trigger: &&Trigger| trigger.name == name;
+    let found = leaf.triggers.iter().find(is_truncate);
+    if let Some(found) = found.filter(|found| !is_ours(&found.function)) {
+        let function = &found.function;
+        let what = format!(
+            "a trigger called {name} exists on its partition {} and calls {}.{}(), which pgic did not make",
+            leaf.display_name(),
+            function.schema,
+            function.name
+        );
+        let hint = format!("to replace it: DROP TRIGGER {} ON {};", quote_identifier(&name), leaf.sql_name());
+        return Err(with_hint(anyhow!(what), hint));
+    }
+    let is_wanted = !expected.is_without_truncate;
+    if is_wanted {
+        trigger_steps(steps, &leaf.sql_name(), expected, (&name, TRUNCATE_EVENT), found, wanted, version);
+    }
+    let stale =
+        leaf.triggers.iter().filter(|trigger| is_ours(&trigger.function) && !(is_wanted && is_truncate(trigger)));
+    for trigger in stale {
+        let trigger = quote_identifier(&trigger.name);
+        let sql = format!("DROP TRIGGER {trigger} ON {};", leaf.sql_name());
+        steps.push(Step { what: format!("drop trigger {trigger} on {}", leaf.display_name()), sql });
+    }
+    Ok(())
+}
+
 fn trigger_steps(
     steps: &mut Vec<Step>,
-    table: &Table,
+    relation: &str,
     expected: &Expected,
     (name, events): (&str, i16),
     found: Option<&Trigger>,
@@ -203,7 +244,7 @@ fn trigger_steps(
     version: i32,
 ) {
     let is_right = |found: &Trigger| expected.is_right(found, name, events);
-    let (trigger, relation) = (quote_identifier(name), table.sql_name());
+    let trigger = quote_identifier(name);
     if !found.is_some_and(is_right) {
         let (verb, create) = match (found, version >= 140_000) {
             (None, _) => ("create", "CREATE TRIGGER".to_string()),
@@ -215,7 +256,7 @@ fn trigger_steps(
             what: format!("{verb} trigger {trigger}"),
             sql: format!(
                 "{create} {trigger} {} EXECUTE FUNCTION {};",
-                expected.when(events, &relation),
+                expected.when(events, relation),
                 expected.sql_function()
             ),
         });
@@ -253,12 +294,11 @@ async fn drop_all(
         steps.push(Step { what: format!("drop trigger {name}"), sql });
     }
     for function in functions {
-        let users =
-            "SELECT count(*) FROM pg_catalog.pg_trigger WHERE tgfoid = $1 AND tgrelid <> $2 AND NOT tgisinternal";
-        let row = client
-            .query_one(users, &[&function.oid, &table.oid])
-            .await
-            .context("look for other users of the function")?;
+        let own: Vec<u32> = table.leaves.iter().map(|leaf| leaf.oid).chain([table.oid]).collect();
+        let users = "SELECT count(*) FROM pg_catalog.pg_trigger
+            WHERE tgfoid = $1 AND tgrelid <> ALL ($2::pg_catalog.oid[]) AND NOT tgisinternal AND tgparentid = 0";
+        let row =
+            client.query_one(users, &[&function.oid, &own]).await.context("look for other users of the function")?;
         let name = format!("{}.{}()", quote_identifier(&function.schema), quote_identifier(&function.name));
         if is_for_another(client, function, table).await? {
             notes.push(format!("the function {name} is left: it was made for another table"));
@@ -302,6 +342,13 @@ pub async fn remove(client: &impl GenericClient, table: &Table) -> anyhow::Resul
     let announcing = table.triggers.iter().filter(|trigger| announces(trigger));
     let (ours, foreign): (Vec<&Trigger>, Vec<&Trigger>) = announcing.partition(|trigger| is_ours(&trigger.function));
     let mut steps = Vec::new();
+    for leaf in &table.leaves {
+        for trigger in leaf.triggers.iter().filter(|trigger| is_ours(&trigger.function)) {
+            let name = quote_identifier(&trigger.name);
+            let sql = format!("DROP TRIGGER {name} ON {};", leaf.sql_name());
+            steps.push(Step { what: format!("drop trigger {name} on {}", leaf.display_name()), sql });
+        }
+    }
     let mut notes = drop_all(client, &mut steps, table, &ours, &functions_of_ours(table, None)).await?;
     notes.extend(foreign.iter().map(|trigger| {
         format!(
@@ -316,6 +363,7 @@ pub async fn remove(client: &impl GenericClient, table: &Table) -> anyhow::Resul
         script: expected.map(|expected| script::remove(table, &expected)).unwrap_or_default(),
         table: table.display_name(),
         sql_name: table.sql_name(),
+        is_partitioned: table.kind == RelationKind::Partitioned,
         result: if steps.is_empty() { "nothing to remove" } else { "removed" },
         options: (observe(table).and_then(|observed| observed.options().cloned()), None),
         channel: observe(table).and_then(|observed| observed.channel),
@@ -376,7 +424,9 @@ pub async fn run(
     // Everybody who locks several tables does it in the same order.
     locked.sort_by(|a, b| a.sql_name.cmp(&b.sql_name));
     for plan in locked {
-        let lock = format!("LOCK TABLE ONLY {} IN {} MODE", plan.sql_name, kind.lock());
+        // With its partitions, where it has any.
+        let only = if plan.is_partitioned { "" } else { "ONLY " };
+        let lock = format!("LOCK TABLE {only}{} IN {} MODE", plan.sql_name, kind.lock());
         transaction.batch_execute(&lock).await.map_err(|error| {
             let is_timeout = crate::failure::sqlstate(&error).as_deref() == Some("55P03");
             let error = anyhow::Error::new(error).context(format!("lock {}", plan.table));

@@ -2,7 +2,7 @@
 
 use super::TriggerOptions;
 use super::sql::Expected;
-use crate::catalog::Table;
+use crate::catalog::{RelationKind, Table};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -21,7 +21,8 @@ pub fn file(title: &str, version: i32, mode: &str, lock_timeout: Duration, table
     );
     for (table, _) in &sorted {
         // Writing into a String cannot fail.
-        let _ = writeln!(sql, "LOCK TABLE ONLY {} IN {mode} MODE;", table.sql_name());
+        let only = if table.kind == RelationKind::Partitioned { "" } else { "ONLY " };
+        let _ = writeln!(sql, "LOCK TABLE {only}{} IN {mode} MODE;", table.sql_name());
     }
     for (_, body) in sorted {
         let _ = write!(sql, "\n{body}");
@@ -51,6 +52,17 @@ pub fn install(table: &Table, expected: &Expected, options: &TriggerOptions, ver
             let _ = writeln!(sql, "ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {trigger};");
         }
     }
+    for leaf in table.leaves.iter().filter(|_| !options.no_truncate) {
+        let (trigger, relation) = (quote_identifier(&Expected::leaf_trigger(leaf)), leaf.sql_name());
+        let _ = writeln!(
+            sql,
+            "DROP TRIGGER IF EXISTS {trigger} ON {relation};\nCREATE TRIGGER {trigger} AFTER TRUNCATE ON {relation} FOR EACH STATEMENT EXECUTE FUNCTION {};",
+            expected.sql_function()
+        );
+        if options.always {
+            let _ = writeln!(sql, "ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {trigger};");
+        }
+    }
     if options.no_truncate {
         let _ = writeln!(sql, "{}", drop_trigger(table, &expected.truncate_trigger));
     }
@@ -60,7 +72,10 @@ pub fn install(table: &Table, expected: &Expected, options: &TriggerOptions, ver
 /// What takes them away, whatever of them is there.
 pub fn remove(table: &Table, expected: &Expected) -> String {
     let triggers = [&expected.row_trigger, &expected.truncate_trigger];
-    let drops: Vec<String> = triggers.iter().map(|name| drop_trigger(table, name)).collect();
+    let of_leaves = table.leaves.iter().map(|leaf| {
+        format!("DROP TRIGGER IF EXISTS {} ON {};", quote_identifier(&Expected::leaf_trigger(leaf)), leaf.sql_name())
+    });
+    let drops: Vec<String> = of_leaves.chain(triggers.iter().map(|name| drop_trigger(table, name))).collect();
     format!("{}\nDROP FUNCTION IF EXISTS {};\n", drops.join("\n"), expected.sql_function())
 }
 

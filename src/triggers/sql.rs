@@ -5,7 +5,7 @@
 use super::TriggerOptions;
 use super::comment::{self, Comment};
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
-use crate::catalog::{Column, Function, Key, Table, Trigger};
+use crate::catalog::{Column, Function, Key, Leaf, RelationKind, Table, Trigger};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use sha2::{Digest as _, Sha256};
 
@@ -107,6 +107,11 @@ impl Expected {
         } else {
             format!("AFTER TRUNCATE ON {relation} FOR EACH STATEMENT")
         }
+    }
+
+    /// The name of a leaf's TRUNCATE trigger.
+    pub fn leaf_trigger(leaf: &Leaf) -> String {
+        shortened(&leaf.name, "_cache_notify_truncate")
     }
 
     /// The triggers: name and events.
@@ -221,6 +226,7 @@ fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static s
     };
     vec![
         ("{{columns}}", serde_json::json!(types).to_string()),
+        ("{{truncate_of_leaf}}", truncate_of_leaf(table, &head("reload"), &from)),
         ("{{payload}}", payload(&sent, options)),
         ("{{unless_changed}}", unless_changed(table, &sent, options)),
         (
@@ -258,6 +264,26 @@ const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
     END;
   END;
 ";
+
+/// The branch for a partition's TRUNCATE: what is left of the root is not known, so it must be read again. A table that was
+/// detached has nothing to say any more.
+fn truncate_of_leaf(table: &Table, reload: &str, from: &str) -> String {
+    if table.kind != RelationKind::Partitioned {
+        return String::new();
+    }
+    format!(
+        "    ELSIF TG_TABLE_NAME OPERATOR(pg_catalog.<>) {}::pg_catalog.name
+      OR TG_TABLE_SCHEMA OPERATOR(pg_catalog.<>) {}::pg_catalog.name THEN
+      IF pg_catalog.pg_partition_root(TG_RELID) OPERATOR(pg_catalog.=) TG_RELID OR pg_catalog.pg_partition_root(TG_RELID) IS NULL THEN
+        RETURN NULL;
+      END IF;
+      payload := pg_catalog.concat({reload}, 'null', {from}, TG_RELID, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
+        '\",\"why\":\"a partition was truncated\"}}');
+",
+        quote_literal(&table.name),
+        quote_literal(&table.schema)
+    )
+}
 
 /// The statements that make the payload of an insert or an update from its `head`.
 fn payload(sent: &[&Column], options: &TriggerOptions) -> String {

@@ -22,6 +22,8 @@ async fn open(database: &Database, fence_channel: &str) -> Result<Driver, Driver
             schema: "public".into(),
             name: "kv".into(),
             oid,
+            leaves: Vec::new(),
+            is_partitioned: false,
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,

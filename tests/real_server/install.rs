@@ -86,7 +86,6 @@ async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
         ("nokey", "has neither a primary key nor a unique key"),
         ("nullable", "has neither a primary key nor a unique key"),
         ("late", "has neither a primary key nor a unique key"),
-        ("parts", "is a partitioned table"),
         ("part", "is a partition"),
         ("s", "is not a table"),
         ("pg_catalog.pg_class", "is a system table"),

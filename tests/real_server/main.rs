@@ -8,6 +8,7 @@ mod driver;
 mod example;
 mod generic_function;
 mod install;
+mod partitions;
 mod query;
 mod status;
 mod tail;

@@ -499,14 +499,16 @@ impl FollowTable {
         format!("{}.{}", self.followed.schema, self.followed.name)
     }
 
+    /// The relation to lock and to read: a table without the tables that inherit from it, or a table with its partitions.
     fn relation(&self) -> String {
-        format!("{}.{}", quote_identifier(&self.followed.schema), quote_identifier(&self.followed.name))
+        let only = if self.followed.is_partitioned { "" } else { "ONLY " };
+        format!("{only}{}.{}", quote_identifier(&self.followed.schema), quote_identifier(&self.followed.name))
     }
 
     fn copy_statement(&self) -> String {
         let column = |column: &crate::Column| column.kind.select_expression(&quote_identifier(&column.name));
         let columns: Vec<String> = self.shape.columns().iter().map(column).collect();
-        format!("COPY (SELECT {} FROM ONLY {}) TO STDOUT (FORMAT binary)", columns.join(", "), self.relation())
+        format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)", columns.join(", "), self.relation())
     }
 }
 

@@ -31,6 +31,7 @@ pub struct Change {
     new_id: Option<Range<usize>>,
     pub(super) xid: Option<u64>,
     pub(super) recheck: bool,
+    rel: Option<u32>,
     /// The json columns that are SQL NULL; `None` where nobody said.
     nulls: Option<Vec<String>>,
 }
@@ -57,6 +58,7 @@ impl Change {
             new_id: payload.new_id.map(|id| range(id.get())),
             xid: payload.xid,
             recheck: payload.recheck,
+            rel: payload.rel,
             nulls: (payload.xid.is_some() && !payload.generic).then(|| payload.nulls.clone()),
         }
     }
@@ -89,6 +91,11 @@ impl Change {
     pub(super) fn bytes(&self) -> usize {
         let nulls = self.nulls.iter().flatten().map(|name| name.capacity() + size_of::<String>()).sum::<usize>();
         self.payload.len() + size_of::<Self>() + nulls
+    }
+
+    /// Whether the relation of this oid sent it, or nobody said who did.
+    pub(super) fn is_from(&self, oid: u32) -> bool {
+        self.rel.is_none_or(|rel| rel == oid)
     }
 
     /// A key change comes as two notifications: whether this is the first.

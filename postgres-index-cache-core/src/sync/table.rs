@@ -57,6 +57,8 @@ pub(super) struct Table {
     touched_by: Option<u64>,
     /// The first half of a key change, until the second comes.
     held: Option<Change>,
+    /// The transaction whose TRUNCATE was the last thing that happened.
+    truncated_by: Option<u64>,
     hasher: RandomState,
 }
 
@@ -70,6 +72,7 @@ impl Table {
             touched: HashMap::new(),
             touched_by: None,
             held: None,
+            truncated_by: None,
             hasher: RandomState::default(),
         }
     }
@@ -101,9 +104,14 @@ impl Table {
     pub(super) fn is_meant(&self, payload: &Payload<'_>) -> bool {
         payload.table == self.followed.name
             && payload.schema.as_ref().is_none_or(|schema| *schema == self.followed.schema)
-            && payload.rel.is_none_or(|rel| rel == self.followed.oid)
+            && (self.followed.is_partitioned || payload.rel.is_none_or(|rel| rel == self.followed.oid))
             // The last resort of a trigger that failed twice is a reload with a schema and without an xid.
             && (payload.xid.is_some() || self.followed.sends_plain_form || payload.action == Action::Reload)
+    }
+
+    /// Whether the sender of a payload is the table, or a leaf that is known.
+    pub(super) fn knows(&self, rel: Option<u32>) -> bool {
+        rel.is_none_or(|rel| rel == self.followed.oid || self.followed.leaves.contains(&rel))
     }
 
     /// Takes a change as it arrives, or as it stops waiting.
@@ -159,6 +167,8 @@ impl Table {
         }
         if let Some(why) = self.reason_to_read_again(&change) {
             steps.push(Step::ReadAgain(why));
+        } else if change.action == Action::Reload {
+            steps.push(Step::Skip);
         } else if change.is_first_half() {
             self.held = Some(change);
         } else {
@@ -181,10 +191,19 @@ impl Table {
             self.forget_touched();
             self.touched_by = change.xid;
         }
+        let follows_truncate = self.truncated_by.take();
         let touch = match change.action {
+            // TRUNCATE of the root fires the triggers of its leaves as well, right behind its own.
+            Action::Reload
+                if change.xid.is_some() && change.xid == follows_truncate && !change.is_from(self.followed.oid) =>
+            {
+                self.truncated_by = follows_truncate;
+                return None;
+            }
             Action::Reload => return Some("the trigger asks for it".to_string()),
             Action::Truncate => {
                 self.forget_touched();
+                self.truncated_by = change.xid;
                 return None;
             }
             Action::Insert | Action::Update if !self.followed.sends_whole_rows => {
@@ -235,6 +254,7 @@ impl Table {
         self.touched = HashMap::new();
         self.touched_by = None;
         self.held = None;
+        self.truncated_by = None;
     }
 
     pub(super) fn disconnect(&mut self) {

@@ -11,6 +11,8 @@ fn followed(name: &str) -> Followed {
         schema: "app".into(),
         name: name.into(),
         oid: 7,
+        leaves: Vec::new(),
+        is_partitioned: false,
         deferrable_key: false,
         sends_plain_form: false,
         sends_whole_rows: true,
@@ -249,6 +251,33 @@ fn ordinary_transactions_cause_no_read() {
     driven.notify(r#"{"table":"users","action":"truncate","id":null,"schema":"app","rel":7,"xid":"153"}"#);
     assert_eq!(driven.applied(), "+1 +1 +1 -1 +1 +1 0");
     assert_eq!((driven.replica.counters().reloads, driven.replica.state()), (0, State::Live));
+}
+
+#[test]
+fn leaves_speak_for_their_root() {
+    let parts = Followed { leaves: vec![8, 9], is_partitioned: true, ..followed("users") };
+    let mut driven = Driven::new(vec![parts]);
+    driven.live();
+    let send = |driven: &mut Driven, action: &str, rel: u32, xid: u32| {
+        let row = if action == "insert" { r#""id":1,"data":{"id":1}"# } else { r#""id":null"# };
+        driven.notify(&format!(
+            r#"{{"table":"users","action":"{action}",{row},"schema":"app","rel":{rel},"xid":"{xid}"}}"#
+        ));
+    };
+    send(&mut driven, "insert", 8, 150);
+    // TRUNCATE of the root fires the triggers of its leaves too.
+    for (action, rel) in [("truncate", 7), ("reload", 8), ("reload", 9)] {
+        send(&mut driven, action, rel, 151);
+    }
+    send(&mut driven, "insert", 9, 151);
+    assert_eq!((driven.applied(), driven.replica.counters().reloads), ("+1 0 +1".to_string(), 0));
+    // TRUNCATE of a leaf in the same transaction, after a row has come.
+    send(&mut driven, "reload", 9, 151);
+    assert_eq!(driven.replica.counters().reloads, 1);
+    driven.finish_read("200:200:");
+    driven.echo();
+    send(&mut driven, "insert", 10, 201);
+    assert_eq!((driven.applied(), driven.replica.counters().reloads), (String::new(), 2), "a leaf that is not known");
 }
 
 #[test]
