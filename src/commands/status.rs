@@ -1,5 +1,7 @@
 //! `pgic status`.
 
+mod near_limit;
+
 use super::Context;
 use crate::catalog::{self, Enabled, Table};
 use crate::exit_code::ExitCode;
@@ -9,6 +11,7 @@ use crate::render::{Format, print};
 use crate::triggers::observe::{Observed, ROW_EVENTS, TRUNCATE_EVENT, Version, announces, observe};
 use crate::triggers::{Asked, comment, plan};
 use anyhow::Context as _;
+use near_limit::NearLimit;
 use postgres_index_cache_core::one_line_json;
 use postgres_index_cache_core::postgres::ADVISORY_KEY;
 use serde_json::{Value, json};
@@ -36,6 +39,13 @@ struct ListenerSeen {
     is_certain: bool,
 }
 
+/// A table and what stands on it.
+struct TableSeen<'a> {
+    table: &'a Table,
+    seen: Option<Observed<'a>>,
+    near_limit: Option<NearLimit>,
+}
+
 /// What holds for the server as a whole.
 struct ServerSeen {
     version: String,
@@ -50,7 +60,7 @@ struct ServerSeen {
 /// # Errors
 /// When the server refuses.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let client = context.server("status")?.client().await?;
+    let mut client = context.server("status")?.client().await?;
     let version = catalog::version_number(&client).await?;
     let tables = if args.tables.is_empty() {
         let oids = catalog::tables_with_triggers(&client).await?;
@@ -59,11 +69,17 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         catalog::resolve(&client, &args.tables).await?
     };
     let server = look(&client).await?;
-    let rows: Vec<(&Table, Option<Observed<'_>>)> = tables.iter().map(|table| (table, observe(table))).collect();
+    let mut rows = Vec::new();
     let mut problems = Vec::new();
-    for (table, seen) in &rows {
+    for table in &tables {
+        let seen = observe(table);
         let planned = plan::install(&client, table, &Asked::default(), version).await;
         problems.extend(problems_of(table, seen.as_ref(), &planned));
+        let near_limit = match &seen {
+            Some(seen) => near_limit::sample(&mut client, table, &seen.options().cloned().unwrap_or_default()).await,
+            None => None,
+        };
+        rows.push(TableSeen { table, seen, near_limit });
     }
     print(&match context.format {
         Format::Text => text(&rows, &problems, &server),
@@ -227,14 +243,14 @@ fn estimated(table: &Table) -> String {
     table.estimated_rows.map_or_else(|| "?".to_string(), |rows| rows.to_string())
 }
 
-fn text(rows: &[(&Table, Option<Observed<'_>>)], problems: &[(String, String)], server: &ServerSeen) -> String {
+fn text(rows: &[TableSeen<'_>], problems: &[(String, String)], server: &ServerSeen) -> String {
     let mut text = if rows.is_empty() {
         "no table announces its changes; install triggers with: pgic install-triggers TABLE\n".to_string()
     } else {
         let mut headings: Vec<Heading> =
             ["schema", "table", "channel", "events", "columns", "state", "function"].map(Heading::text).into();
-        headings.push(Heading::number("rows"));
-        render(&headings, rows.iter().map(|(table, seen)| cells(table, seen.as_ref())))
+        headings.extend(["rows", "near limit"].map(Heading::number));
+        render(&headings, rows.iter().map(cells))
     };
     for (table, problem) in problems {
         // Writing into a String cannot fail.
@@ -268,7 +284,7 @@ fn text(rows: &[(&Table, Option<Observed<'_>>)], problems: &[(String, String)], 
     text
 }
 
-fn cells(table: &Table, seen: Option<&Observed<'_>>) -> Vec<String> {
+fn cells(TableSeen { table, seen, near_limit }: &TableSeen<'_>) -> Vec<String> {
     let observed = match seen {
         Some(seen) => [
             seen.channel.clone().unwrap_or_else(|| "?".to_string()),
@@ -279,11 +295,16 @@ fn cells(table: &Table, seen: Option<&Observed<'_>>) -> Vec<String> {
         ],
         None => ["-", "-", "-", "none", "-"].map(str::to_string),
     };
-    [table.schema.clone(), table.name.clone()].into_iter().chain(observed).chain([estimated(table)]).collect()
+    let near_limit = match near_limit {
+        Some(NearLimit { rows, sampled }) => format!("{rows} of {sampled}"),
+        None => "?".to_string(),
+    };
+    let names = [table.schema.clone(), table.name.clone()].into_iter();
+    names.chain(observed).chain([estimated(table), near_limit]).collect()
 }
 
-fn json_lines(rows: &[(&Table, Option<Observed<'_>>)], problems: &[(String, String)], server: &ServerSeen) -> String {
-    let tables = rows.iter().map(|(table, seen)| {
+fn json_lines(rows: &[TableSeen<'_>], problems: &[(String, String)], server: &ServerSeen) -> String {
+    let tables = rows.iter().map(|TableSeen { table, seen, near_limit }| {
         let name = table.display_name();
         let own: Vec<&str> =
             problems.iter().filter(|(table, _)| *table == name).map(|(_, problem)| problem.as_str()).collect();
@@ -303,6 +324,7 @@ fn json_lines(rows: &[(&Table, Option<Observed<'_>>)], problems: &[(String, Stri
             "state": seen.as_ref().map(enabled),
             "function": seen.as_ref().map(|seen| seen.version.as_str()),
             "rows": table.estimated_rows,
+            "near_limit": near_limit.map(|near| json!({"rows": near.rows, "sampled": near.sampled})),
             "problems": own,
         })
     });

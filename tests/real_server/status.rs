@@ -23,7 +23,7 @@ async fn what_is_as_it_should_be_is_a_yes() {
         found,
         json!({"event": "table", "schema": "public", "table": "a", "channel": "cache_invalidation",
             "events": ["insert", "update", "delete", "truncate"], "columns": ["id", "note"], "state": "enabled",
-            "function": "current", "options": {"channel": "cache_invalidation"}, "rows": 50, "problems": []})
+            "function": "current", "options": {"channel": "cache_invalidation"}, "rows": 50, "near_limit": {"rows": 0, "sampled": 50}, "problems": []})
     );
     let text = database.pgic_ok(&["status"]);
     assert!(text.contains("queue: 0.0 % full") && text.contains("server: PostgreSQL "), "{text}");
@@ -88,4 +88,21 @@ async fn listeners_are_shown_ours_for_certain_and_others_by_guess() {
     let seen: Vec<_> = listeners.iter().map(|listener| (&listener["application"], &listener["certain"])).collect();
     assert_eq!(seen, [(&json!("pgic tail"), &json!(true)), (&json!(""), &json!(false))], "{ran:?}");
     drop(tail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
+    let rows = "INSERT INTO a SELECT n, (SELECT string_agg(md5(n::text || m), '') FROM generate_series(1, CASE WHEN n % 10 = 0 THEN 230 ELSE 1 END) m)
+        FROM generate_series(1, 100) n; ANALYZE a";
+    let database = Database::with(&format!("{TABLE} {rows}")).await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    assert_eq!(table(&database, &[]).1["near_limit"], json!({"rows": 10, "sampled": 100}));
+    database.pgic_ok(&["install-triggers", "a", "--columns", "id"]);
+    assert_eq!(table(&database, &[]).1["near_limit"]["rows"], 0, "what is not sent does not count");
+    let more = "INSERT INTO a SELECT n, 'x' FROM generate_series(101, 50000) n; ANALYZE a";
+    database.client().await.batch_execute(more).await.unwrap();
+    let sampled = table(&database, &[]).1["near_limit"]["sampled"].as_i64().unwrap();
+    assert!((1..=1_000).contains(&sampled), "{sampled}");
+    let text = database.pgic_ok(&["status"]);
+    assert!(text.contains("near limit") && text.contains(" of "), "{text}");
 }
