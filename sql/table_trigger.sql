@@ -13,12 +13,19 @@ BEGIN
   {{guard}}
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
       new_key := {{new_key}};
+      -- A key that became nullable after all.
+      IF new_key IS NULL THEN
+        RAISE not_null_violation;
+      END IF;
       head := pg_catalog.concat({{insert}}, new_key, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"', NEW.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
         CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',"recheck":true' END);
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
 {{unless_changed}}      old_key := {{old_key}};
       new_key := {{new_key}};
+      IF old_key IS NULL OR new_key IS NULL THEN
+        RAISE not_null_violation;
+      END IF;
       head := pg_catalog.concat({{update}}, new_key, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"', NEW.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
         CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',"recheck":true' END);
@@ -29,17 +36,14 @@ BEGIN
       END IF;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
       old_key := {{old_key}};
+      IF old_key IS NULL THEN
+        RAISE not_null_violation;
+      END IF;
       payload := pg_catalog.concat({{delete}}, old_key, {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"', OLD.ctid, '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
 {{truncate_of_leaf}}    ELSE
       payload := pg_catalog.concat({{truncate}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","v":"","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}');
-    END IF;
-    -- A key that became nullable after all.
-    IF TG_LEVEL OPERATOR(pg_catalog.=) 'ROW' AND (
-      CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN new_key ELSE old_key END IS NULL OR (head IS NOT NULL AND new_key IS NULL)
-    ) THEN
-      RAISE not_null_violation;
     END IF;
     IF head IS NOT NULL THEN
 {{payload}}

@@ -295,21 +295,24 @@ fn payload(sent: &[&Column], options: &TriggerOptions) -> String {
         .filter(|column| column.is_varlena && !column.is_virtual)
         .map(|column| format!("coalesce(pg_catalog.pg_column_size(NEW.{}), 0)", quote_identifier(&column.name)))
         .collect();
-    let is_wide = match sizes.as_slice() {
-        [] => "false".to_string(),
-        sizes => format!("{} OPERATOR(pg_catalog.>) {WIDEST}", sizes.join(" OPERATOR(pg_catalog.+) ")),
-    };
-    format!(
-        "      IF {is_wide} THEN
+    let whole = format!(
+        "payload := pg_catalog.concat(head, {}',\"data\":', {}, '}}');
+      IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999 THEN
         payload := pg_catalog.concat(head, ',\"truncated\":true}}');
-      ELSE
-        payload := pg_catalog.concat(head, {}',\"data\":', {}, '}}');
-        IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999 THEN
-          payload := pg_catalog.concat(head, ',\"truncated\":true}}');
-        END IF;
       END IF;",
         nulls(sent),
         data(sent, options)
+    );
+    if sizes.is_empty() {
+        return format!("      {whole}");
+    }
+    format!(
+        "      IF {} OPERATOR(pg_catalog.>) {WIDEST} THEN
+        payload := pg_catalog.concat(head, ',\"truncated\":true}}');
+      ELSE
+      {whole}
+      END IF;",
+        sizes.join(" OPERATOR(pg_catalog.+) ")
     )
 }
 
