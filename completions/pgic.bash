@@ -299,7 +299,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__install__subcmd__triggers)
-            opts="-d -o -q -v -h -V --all --schema --channel --columns --no-data --on-change --always --no-truncate --no-guard --defaults --replace-function --dry-run --print-sql --lock-timeout --database-url --output --color --quiet --verbose --help --version"
+            opts="-d -o -q -v -h -V --all --schema --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --dry-run --print-sql --lock-timeout --database-url --output --color --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -49,6 +49,9 @@ pub struct Args {
     /// Let a failure of the trigger fail the write; 10 µs a row less in bulk
     #[arg(long)]
     pub no_guard: bool,
+    /// Call the schema's one notify_cache_change() instead of a function of the table's own; the key must be called id
+    #[arg(long)]
+    pub generic: bool,
     /// Start from the defaults: an option that is not given otherwise keeps what is installed
     #[arg(long)]
     pub defaults: bool,
@@ -93,6 +96,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         always: args.always,
         no_truncate: args.no_truncate,
         no_guard: args.no_guard,
+        generic: args.generic,
         defaults: args.defaults,
         replace_function: args.replace_function,
     };

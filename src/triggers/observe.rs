@@ -2,7 +2,7 @@
 
 use super::comment::{self, Comment};
 use super::sql::Expected;
-use super::{DEFAULT_CACHE_CHANNEL, TriggerOptions, sql};
+use super::{DEFAULT_CACHE_CHANNEL, TriggerOptions, options, sql};
 use crate::catalog::{Function, Table, Trigger};
 
 /// The bits of `pg_trigger.tgtype` for AFTER INSERT OR UPDATE OR DELETE, FOR EACH ROW.
@@ -77,7 +77,10 @@ pub fn is_ours(function: &Function) -> bool {
 /// Whether a function of ours was made for this table, under the name that it has today.
 pub fn is_for(function: &Function, table: &Table) -> bool {
     let comment = comment::read(function.comment.as_deref());
-    is_ours(function) && comment.is_some_and(|comment| comment.schema == table.schema && comment.table == table.name)
+    is_ours(function)
+        && comment.is_some_and(|comment| {
+            comment.schema == table.schema && (comment.table == table.name || comment.options.generic)
+        })
 }
 
 /// Whether a trigger is one that announces changes, by what it calls.
@@ -101,7 +104,13 @@ pub fn observe(table: &Table) -> Option<Observed<'_>> {
         let channel = row.or(truncate).and_then(foreign_channel);
         return Some(Observed { row, truncate, version: Version::Foreign, channel, comment: None, announcing });
     }
-    let comment = comment::read(function.comment.as_deref());
+    let comment = comment::read(function.comment.as_deref()).map(|comment| match row.or(truncate) {
+        // The generic function's comment is that of many tables: what holds for this one stands in its trigger.
+        Some(trigger) if comment.options.generic => {
+            Comment { table: table.name.clone(), options: options::from_arguments(&trigger.arguments), ..comment }
+        }
+        _ => comment,
+    });
     let expected = match (&table.key, &comment) {
         (Some(key), Some(comment)) => Some(Expected::new(table, key, &comment.options)),
         _ => None,

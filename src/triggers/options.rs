@@ -31,6 +31,9 @@ pub struct TriggerOptions {
     /// Let a failure of the trigger fail the write.
     #[serde(skip_serializing_if = "is_off")]
     pub no_guard: bool,
+    /// Call the one `notify_cache_change()` of the schema instead of a function of the table's own.
+    #[serde(skip_serializing_if = "is_off")]
+    pub generic: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
@@ -48,6 +51,7 @@ impl Default for TriggerOptions {
             always: false,
             no_truncate: false,
             no_guard: false,
+            generic: false,
         }
     }
 }
@@ -62,6 +66,7 @@ impl TriggerOptions {
             (self.always, "always"),
             (self.no_truncate, "no-truncate"),
             (self.no_guard, "no-guard"),
+            (self.generic, "generic"),
         ];
         let flags = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, name)| (*name).to_string());
         columns.into_iter().chain(flags).collect::<Vec<_>>().join("; ")
@@ -91,6 +96,8 @@ pub struct Asked {
     pub no_truncate: bool,
     /// `--no-guard`.
     pub no_guard: bool,
+    /// `--generic`.
+    pub generic: bool,
     /// `--defaults`: forget what is installed.
     pub defaults: bool,
     /// `--replace-function`: a function of the needed name is replaced whoever made it.
@@ -104,6 +111,10 @@ impl Asked {
     /// When a column is not one of the table's.
     pub fn over(&self, installed: Option<&TriggerOptions>, table: &Table) -> anyhow::Result<TriggerOptions> {
         let kept = installed.filter(|_| !self.defaults).cloned().unwrap_or_default();
+        let is_special = self.columns.is_some() || self.no_data || self.on_change || self.no_guard;
+        if self.generic || kept.generic {
+            return self.generic_over(kept, is_special, table);
+        }
         let columns = match &self.columns {
             Some(columns) => Some(columns),
             None => kept.columns.as_ref().filter(|_| !self.no_data),
@@ -116,8 +127,57 @@ impl Asked {
             always: self.always || kept.always,
             no_truncate: self.no_truncate || kept.no_truncate,
             no_guard: self.no_guard || kept.no_guard,
+            generic: false,
         })
     }
+
+    /// The one function of all tables knows none of their columns but the key, which must be called `id`.
+    fn generic_over(&self, kept: TriggerOptions, is_special: bool, table: &Table) -> anyhow::Result<TriggerOptions> {
+        if is_special {
+            return Err(with_hint(
+                anyhow::anyhow!("--columns, --no-data, --on-change and --no-guard need a function of the table's own"),
+                "leave --generic out, and give --defaults where it is installed",
+            ));
+        }
+        if table.key.as_ref().is_none_or(|key| key.columns != ["id"]) {
+            return Err(with_hint(
+                anyhow::anyhow!(
+                    "the generic function needs a key of one column called id, which {} has not",
+                    table.display_name()
+                ),
+                "leave --generic out: a function of the table's own takes any key",
+            ));
+        }
+        Ok(TriggerOptions {
+            channel: self.channel.clone().unwrap_or(kept.channel),
+            always: self.always || kept.always,
+            no_truncate: self.no_truncate || kept.no_truncate,
+            generic: true,
+            ..TriggerOptions::default()
+        })
+    }
+}
+
+/// What a trigger's arguments say of the options: the generic function's comment is that of many tables.
+pub fn from_arguments(arguments: &[String]) -> TriggerOptions {
+    let has = |flag: &str| arguments.iter().skip(1).any(|argument| argument == flag);
+    TriggerOptions {
+        channel: arguments.first().cloned().unwrap_or_else(|| TriggerOptions::default().channel),
+        always: has("always"),
+        no_truncate: has("no-truncate"),
+        generic: true,
+        ..TriggerOptions::default()
+    }
+}
+
+/// The inverse of [`from_arguments`]: the channel, which the function reads, then what pgic keeps there.
+pub fn to_arguments(options: &TriggerOptions) -> Vec<String> {
+    let flags = [(options.always, "always"), (options.no_truncate, "no-truncate")];
+    let flags: Vec<String> = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, name)| (*name).to_string()).collect();
+    if flags.is_empty() && options.channel == DEFAULT_CACHE_CHANNEL {
+        return flags;
+    }
+    std::iter::once(options.channel.clone()).chain(flags).collect()
 }
 
 /// The columns to send, in table order, with the key.

@@ -94,17 +94,20 @@ pub async fn install(
         (None, Some(key)) => key,
         (None, None) => return Err(refuse((format!("{} has no key", table.display_name()), "add one"))),
     };
-    let name = sql::function_name(&table.name);
-    let function = catalog::find_function(client, table, &name).await?;
+    let observed = observe(table).and_then(|observed| observed.options().cloned());
+    // Where the triggers are gone, a function of the table's own still says what was chosen.
+    let own = catalog::find_function(client, table, &sql::function_name(&table.name)).await?;
+    let remembered = own.as_ref().filter(|function| is_for(function, table));
+    let remembered =
+        remembered.and_then(|function| comment::read(function.comment.as_deref())).map(|comment| comment.options);
+    let installed = observed.or(remembered);
+    let options =
+        asked.over(installed.as_ref(), table).context(format!("install triggers on {}", table.display_name()))?;
+    let function =
+        if options.generic { catalog::find_function(client, table, sql::GENERIC_FUNCTION).await? } else { own };
     if let Some(function) = function.as_ref().filter(|function| !asked.replace_function && !is_for(function, table)) {
         return Err(refuse(foreign_function(function, table)));
     }
-    // Where the triggers are gone, the function still says what was chosen.
-    let observed = observe(table).and_then(|observed| observed.comment);
-    let remembered = function.as_ref().and_then(|function| comment::read(function.comment.as_deref()));
-    let installed = observed.or(remembered).map(|comment| comment.options);
-    let options =
-        asked.over(installed.as_ref(), table).context(format!("install triggers on {}", table.display_name()))?;
     let expected = Expected::new(table, key, &options);
     let mut steps = Vec::new();
     function_steps(&mut steps, table, &expected, function.as_ref());
@@ -129,7 +132,7 @@ pub async fn install(
     let stale: Vec<&Trigger> =
         table.triggers.iter().filter(|trigger| is_ours(&trigger.function) && !is_wanted(trigger)).collect();
     let functions = functions_of_ours(table, Some(&expected));
-    let notes = drop_all(client, &mut steps, table, &stale, &functions).await?;
+    let notes = drop_all(client, &mut steps, table, &stale, &functions, &[]).await?;
     let had_any = function.is_some() || table.triggers.iter().any(|trigger| is_ours(&trigger.function));
     let result = match (steps.is_empty(), had_any) {
         (true, _) => "unchanged",
@@ -257,7 +260,7 @@ fn trigger_steps(
             sql: format!(
                 "{create} {trigger} {} EXECUTE FUNCTION {};",
                 expected.when(events, relation),
-                expected.sql_function()
+                expected.call()
             ),
         });
     }
@@ -286,6 +289,7 @@ async fn drop_all(
     table: &Table,
     triggers: &[&Trigger],
     functions: &[&Function],
+    removed_from: &[u32],
 ) -> anyhow::Result<Vec<String>> {
     let mut notes = Vec::new();
     for trigger in triggers {
@@ -294,7 +298,8 @@ async fn drop_all(
         steps.push(Step { what: format!("drop trigger {name}"), sql });
     }
     for function in functions {
-        let own: Vec<u32> = table.leaves.iter().map(|leaf| leaf.oid).chain([table.oid]).collect();
+        let own = table.leaves.iter().map(|leaf| leaf.oid).chain([table.oid]);
+        let own: Vec<u32> = own.chain(removed_from.iter().copied()).collect();
         let users = "SELECT count(*) FROM pg_catalog.pg_trigger
             WHERE tgfoid = $1 AND tgrelid <> ALL ($2::pg_catalog.oid[]) AND NOT tgisinternal AND tgparentid = 0";
         let row =
@@ -334,11 +339,12 @@ async fn is_for_another(client: &impl GenericClient, function: &Function, table:
     Ok(row.context("look for the table that the function was made for")?.get(0))
 }
 
-/// Plans the removal of a table's triggers, and of their function when nothing else uses it.
+/// Plans the removal of a table's triggers, and of their function when nothing else uses it; `removed_from` are the tables
+/// that lose theirs in the same run.
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn remove(client: &impl GenericClient, table: &Table) -> anyhow::Result<TablePlan> {
+pub async fn remove(client: &impl GenericClient, table: &Table, removed_from: &[u32]) -> anyhow::Result<TablePlan> {
     let announcing = table.triggers.iter().filter(|trigger| announces(trigger));
     let (ours, foreign): (Vec<&Trigger>, Vec<&Trigger>) = announcing.partition(|trigger| is_ours(&trigger.function));
     let mut steps = Vec::new();
@@ -349,7 +355,7 @@ pub async fn remove(client: &impl GenericClient, table: &Table) -> anyhow::Resul
             steps.push(Step { what: format!("drop trigger {name} on {}", leaf.display_name()), sql });
         }
     }
-    let mut notes = drop_all(client, &mut steps, table, &ours, &functions_of_ours(table, None)).await?;
+    let mut notes = drop_all(client, &mut steps, table, &ours, &functions_of_ours(table, None), removed_from).await?;
     notes.extend(foreign.iter().map(|trigger| {
         format!(
             "the trigger {} is left: it calls {}.{}(), which pgic did not make",
@@ -439,8 +445,10 @@ pub async fn run(
     }
     // What was planned without a lock may have changed while it was waited for.
     let plans = plan_all(&transaction, kind, oids, asked, version).await?;
-    for plan in &plans {
-        for step in &plan.steps {
+    // A function goes when the triggers of all tables that called it are gone.
+    for is_last in [false, true] {
+        let steps = plans.iter().flat_map(|plan| plan.steps.iter().map(move |step| (plan, step)));
+        for (plan, step) in steps.filter(|(_, step)| step.sql.starts_with("DROP FUNCTION") == is_last) {
             transaction.batch_execute(&step.sql).await.with_context(|| format!("{} for {}", step.what, plan.table))?;
         }
     }
@@ -463,12 +471,15 @@ async fn plan_all(
     asked: &Asked,
     version: i32,
 ) -> anyhow::Result<Vec<TablePlan>> {
-    let mut plans = Vec::new();
+    let mut plans: Vec<TablePlan> = Vec::new();
     for table in catalog::describe(client, oids).await? {
-        plans.push(match kind {
+        let mut plan = match kind {
             Kind::Install => install(client, &table, asked, version).await?,
-            Kind::Remove => remove(client, &table).await?,
-        });
+            Kind::Remove => remove(client, &table, oids).await?,
+        };
+        // A function that several of these tables share is made once.
+        plan.steps.retain(|step| !plans.iter().any(|earlier| earlier.steps.contains(step)));
+        plans.push(plan);
     }
     Ok(plans)
 }

@@ -46,7 +46,7 @@ pub fn install(table: &Table, expected: &Expected, options: &TriggerOptions, ver
             sql,
             "{create} {trigger} {} EXECUTE FUNCTION {};",
             expected.when(events, &relation),
-            expected.sql_function()
+            expected.call()
         );
         if options.always {
             let _ = writeln!(sql, "ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {trigger};");
@@ -57,7 +57,7 @@ pub fn install(table: &Table, expected: &Expected, options: &TriggerOptions, ver
         let _ = writeln!(
             sql,
             "DROP TRIGGER IF EXISTS {trigger} ON {relation};\nCREATE TRIGGER {trigger} AFTER TRUNCATE ON {relation} FOR EACH STATEMENT EXECUTE FUNCTION {};",
-            expected.sql_function()
+            expected.call()
         );
         if options.always {
             let _ = writeln!(sql, "ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {trigger};");
@@ -76,7 +76,12 @@ pub fn remove(table: &Table, expected: &Expected) -> String {
         format!("DROP TRIGGER IF EXISTS {} ON {};", quote_identifier(&Expected::leaf_trigger(leaf)), leaf.sql_name())
     });
     let drops: Vec<String> = of_leaves.chain(triggers.iter().map(|name| drop_trigger(table, name))).collect();
-    format!("{}\nDROP FUNCTION IF EXISTS {};\n", drops.join("\n"), expected.sql_function())
+    let drop = if expected.is_generic {
+        "-- The function is that of all tables of its schema: drop it with the last of their triggers.".to_string()
+    } else {
+        format!("DROP FUNCTION IF EXISTS {};", expected.sql_function())
+    };
+    format!("{}\n{drop}\n", drops.join("\n"))
 }
 
 fn drop_trigger(table: &Table, name: &str) -> String {

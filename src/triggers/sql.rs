@@ -5,11 +5,15 @@
 use super::TriggerOptions;
 use super::comment::{self, Comment};
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
+use super::options;
 use crate::catalog::{Column, Function, Key, Leaf, RelationKind, Table, Trigger};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use sha2::{Digest as _, Sha256};
 
 const TEMPLATE: &str = include_str!("../../sql/table_trigger.sql");
+const GENERIC: &str = include_str!("../../sql/cache_notification_triggers.sql");
+/// The name of the generic function.
+pub const GENERIC_FUNCTION: &str = "notify_cache_change";
 /// Bytes of a name, less its zero byte (`NAMEDATALEN`).
 const LONGEST_NAME: usize = 63;
 /// Past this many bytes of columns of no fixed length a row is not even made into JSON: it would not fit.
@@ -48,11 +52,18 @@ pub struct Expected {
     pub truncate_trigger: String,
     /// Whether there is to be none.
     pub is_without_truncate: bool,
+    /// The arguments of the triggers.
+    pub arguments: Vec<String>,
+    /// Whether the function is that of all tables of its schema.
+    pub is_generic: bool,
 }
 
 impl Expected {
     /// For a table with this key.
     pub fn new(table: &Table, key: &Key, options: &TriggerOptions) -> Self {
+        if options.generic {
+            return Self::generic(table, options);
+        }
         let function = function_name(&table.name);
         let settings = settings(&table.columns);
         let mut places = places(table, key, options);
@@ -82,7 +93,44 @@ impl Expected {
             row_trigger: shortened(&table.name, "_cache_notify"),
             truncate_trigger: shortened(&table.name, "_cache_notify_truncate"),
             is_without_truncate: options.no_truncate,
+            arguments: Vec::new(),
+            is_generic: false,
         }
+    }
+
+    /// The one function of a schema, as the file has it that people run by hand.
+    fn generic(table: &Table, options: &TriggerOptions) -> Self {
+        let start = GENERIC.find("CREATE OR REPLACE FUNCTION").unwrap_or_default();
+        let name = format!("{}.{}()", quote_identifier(&table.schema), quote_identifier(GENERIC_FUNCTION));
+        let create_function = GENERIC[start..].replacen(&format!("{GENERIC_FUNCTION}()"), &name, 1);
+        let source = GENERIC.split("$pgic$").nth(1).unwrap_or_default().to_string();
+        let comment = Comment {
+            schema: table.schema.clone(),
+            table: String::new(),
+            options: TriggerOptions { generic: true, ..TriggerOptions::default() },
+            digest: digest(&source),
+        };
+        Self {
+            schema: table.schema.clone(),
+            function: GENERIC_FUNCTION.to_string(),
+            create_function,
+            source,
+            // The file pins all of them, in this order.
+            settings: PINNED.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            comment: comment::write(&comment),
+            row_trigger: shortened(&table.name, "_cache_notify"),
+            truncate_trigger: shortened(&table.name, "_cache_notify_truncate"),
+            is_without_truncate: options.no_truncate,
+            arguments: options::to_arguments(options),
+            is_generic: true,
+        }
+    }
+
+    /// The call of the function, as a trigger has it.
+    pub fn call(&self) -> String {
+        let arguments: Vec<String> = self.arguments.iter().map(|argument| quote_literal(argument)).collect();
+        let name = format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.function));
+        format!("{name}({})", arguments.join(", "))
     }
 
     /// The function as it stands in SQL.
@@ -95,7 +143,7 @@ impl Expected {
         trigger.name == name
             && trigger.kind == events
             && !trigger.is_conditional
-            && trigger.arguments.is_empty()
+            && trigger.arguments == self.arguments
             && trigger.function.schema == self.schema
             && trigger.function.name == self.function
     }

@@ -520,3 +520,69 @@ async fn every_table_of_a_schema_is_done_at_once() {
     refused(&database.pgic(&["install-triggers", "--all", "--schema", "nope"]), "the schema nope does not exist");
     refused(&database.pgic(&["install-triggers", "x", "--schema", "app"]), "cannot be used with");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_generic_function_serves_many_tables() {
+    let sql = format!("{TWO} CREATE TABLE other (key int PRIMARY KEY);");
+    let database = Database::with(&sql).await;
+    database.pgic_ok(&["install-triggers", "a", "b", "--generic"]);
+    let made = installed(&database).await;
+    assert_eq!(made.iter().filter(|line| line.starts_with("notify_cache_change()")).count(), 1, "{made:?}");
+    assert_eq!(database.pgic(&["status"]).code, 0);
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    client
+        .batch_execute("INSERT INTO a VALUES (1); UPDATE a SET id = 2; INSERT INTO b VALUES (3); TRUNCATE a, b")
+        .await
+        .unwrap();
+    assert_eq!(
+        listening.short().await,
+        ["insert 1", "delete 1", "update 1>2", "insert 3", "truncate null", "truncate null"]
+    );
+    client.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    assert_eq!(database.pgic_ok(&["query", "a", "id=1", "--count"]), "1\n");
+    // Options of one table are its own, and kept.
+    database.pgic_ok(&["install-triggers", "a", "--channel", "mine", "--always", "--no-truncate"]);
+    for table in ["a", "b"] {
+        let again = database.pgic_ok(&["install-triggers", table]);
+        assert!(again.contains("unchanged") && again.contains("generic"), "{again}");
+    }
+    let status = database.pgic(&["status", "a", "-o", "json"]).json().remove(0);
+    assert_eq!(
+        (&status["channel"], &status["state"], &status["problems"]),
+        (&json!("mine"), &json!("always"), &json!([]))
+    );
+    for (arguments, because) in [
+        (&["other", "--generic"][..], "needs a key of one column called id"),
+        (&["a", "--columns", "id"], "need a function of the table's own"),
+        (&["b", "--generic", "--on-change"], "need a function of the table's own"),
+    ] {
+        refused(&database.pgic(&[&["install-triggers"], arguments].concat()), because);
+    }
+    let both = database.pgic_ok(&["remove-triggers", "a", "b"]);
+    assert!(both.matches("removed").count() == 2 && installed(&database).await.is_empty(), "{both}");
+    database.pgic_ok(&["install-triggers", "a", "b", "--generic"]);
+    // Back to a function of its own; the generic one goes with its last trigger.
+    database.pgic_ok(&["install-triggers", "a", "--defaults"]);
+    database.pgic_ok(&["remove-triggers", "b"]);
+    assert!(!installed(&database).await.iter().any(|line| line.starts_with("notify_cache_change()")));
+    database.pgic_ok(&["remove-triggers", "--all"]);
+    assert!(installed(&database).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_s_own_generic_function_is_left_alone_unless_asked() {
+    let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}{TWO}")).await;
+    let before = installed(&database).await;
+    refused(&database.pgic(&["install-triggers", "a", "--generic"]), "is not one that pgic made");
+    assert_eq!(installed(&database).await, before);
+    database.pgic_ok(&["install-triggers", "a", "--generic", "--replace-function"]);
+    let mut listening = database.listen().await;
+    let sql = "INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 2); INSERT INTO a VALUES (1)";
+    database.client().await.batch_execute(sql).await.unwrap();
+    let changes = listening.changes().await;
+    assert!(
+        changes.len() == 2 && changes.iter().all(|change| change["xid"].is_string()),
+        "its triggers survive: {changes:?}"
+    );
+}
