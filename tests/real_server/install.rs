@@ -89,7 +89,7 @@ async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
         ("part", "is a partition"),
         ("s", "is not a table"),
         ("pg_catalog.pg_class", "is a system table"),
-        ("\"unclosed", "find the table \"unclosed"),
+        ("\"unclosed", "the table \"unclosed"),
     ];
     for (table, because) in cases {
         refused(&database.pgic(&["install-triggers", "a", table]), because);
@@ -426,7 +426,10 @@ async fn always_fires_for_a_replica_too_and_survives_a_replacement() {
         database
             .client()
             .await
-            .batch_execute("CREATE OR REPLACE TRIGGER w_cache_notify AFTER INSERT ON w FOR EACH ROW EXECUTE FUNCTION notify_cache_change_w()")
+            .batch_execute(
+                "DROP TRIGGER w_cache_notify ON w;
+                 CREATE TRIGGER w_cache_notify AFTER INSERT ON w FOR EACH ROW EXECUTE FUNCTION notify_cache_change_w()",
+            )
             .await
             .unwrap();
         assert_eq!(database.pgic(&["status", "w"]).code, 1);

@@ -41,6 +41,12 @@ async fn drift_is_a_no_with_the_remedy() {
             "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
             "was edited by hand",
         ),
+        ("ALTER FUNCTION notify_cache_change_a() SECURITY DEFINER", "is not what this version of pgic makes"),
+        (
+            "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a
+             FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION notify_cache_change_a()",
+            "not as install-triggers makes it (replace trigger",
+        ),
     ];
     for (sql, problem) in cases {
         let database = Database::with(TABLE).await;

@@ -1,6 +1,6 @@
 //! The trigger contract: whatever a writer does, its write succeeds and the right notification arrives.
 
-use crate::support::{Database, quoted, short};
+use crate::support::{Database, cluster, quoted, short};
 use serde_json::{Value, json};
 
 const NOTES: &str = "CREATE TABLE notes (id int PRIMARY KEY, body text, doc jsonb);";
@@ -233,11 +233,13 @@ async fn a_bulk_insert_keeps_the_backend_small() {
     let database = installed("CREATE TABLE t (id int PRIMARY KEY, a bigint, b bigint)", &["t"]).await;
     let client = database.client().await;
     client.batch_execute("BEGIN; INSERT INTO t SELECT n, n, n FROM generate_series(1, 300000) n").await.unwrap();
-    let row = client.query_one("SELECT sum(total_bytes)::int8 FROM pg_backend_memory_contexts", &[]).await.unwrap();
-    let in_contexts: i64 = row.get(0);
+    if cluster().version() >= 14 {
+        let row = client.query_one("SELECT sum(total_bytes)::int8 FROM pg_backend_memory_contexts", &[]).await.unwrap();
+        let in_contexts: i64 = row.get(0);
+        assert!(in_contexts < 150_000_000, "the backend holds {in_contexts} bytes");
+        assert!(in_contexts > 10_000_000, "the notifications are not counted: {in_contexts} bytes");
+    }
     client.batch_execute("COMMIT").await.unwrap();
-    assert!(in_contexts < 150_000_000, "the backend holds {in_contexts} bytes");
-    assert!(in_contexts > 10_000_000, "the notifications are not counted: {in_contexts} bytes");
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     if let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
         // The peak of all memory, the touched part of the 64 MB of shared buffers included.
@@ -349,4 +351,19 @@ async fn a_table_of_many_json_columns_is_announced() {
     let change = listening.changes().await.remove(0);
     let nulls: Vec<&str> = change["nulls"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!((nulls.len(), nulls[0], nulls[246]), (247, "j1", "j248"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_columns_are_followed() {
+    // PostgreSQL 18 has columns that are computed when they are read: a trigger sees null in them.
+    let is_virtual = cluster().version() >= 18;
+    let more = if is_virtual { ", v int GENERATED ALWAYS AS (a + 1) VIRTUAL" } else { "" };
+    let sql = format!("CREATE TABLE g (id int PRIMARY KEY, a int, s int GENERATED ALWAYS AS (a * 2) STORED{more})");
+    let database = installed(&sql, &["g"]).await;
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute("INSERT INTO g VALUES (1, 5); UPDATE g SET a = 6").await.unwrap();
+    let changes = listening.changes().await;
+    assert_eq!((&changes[0]["data"]["s"], &changes[1]["data"]["s"]), (&json!(10), &json!(12)));
+    let shown = database.pgic_ok(&["query", "g", "s=12", "-o", "json"]);
+    assert_eq!(shown.contains("\"v\":7"), is_virtual, "{shown}");
 }
