@@ -96,7 +96,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -l channel -d 'A channel
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l table -d 'Only changes of this table: users, or app.users' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l action -d 'Only this action: insert, update, delete, truncate or reload' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l id -d 'Only the row with this key; a composite key is written a,b' -r
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows whose column has this value (null for SQL NULL); all of several must hold' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l count -d 'Stop after this many notifications' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r

@@ -125,7 +125,7 @@ _arguments "${_arguments_options[@]}" : \
 '*--table=[Only changes of this table\: users, or app.users]:TABLE:_default' \
 '*--action=[Only this action\: insert, update, delete, truncate or reload]:ACTION:_default' \
 '*--id=[Only the row with this key; a composite key is written a,b]:KEY:_default' \
-'*--where=[Only rows whose column has this value (null for SQL NULL); all of several must hold]:COLUMN=VALUE:_default' \
+'*--where=[Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold]:COLUMN=VALUE:_default' \
 '--count=[Stop after this many notifications]:N:_default' \
 '--duration=[Stop after this time]:TIME:_default' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \

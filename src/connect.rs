@@ -63,7 +63,8 @@ impl Server {
     /// # Errors
     /// When a parameter is not understood, or asks for what cannot be honoured.
     pub fn new(url: Option<&str>, environment: &Environment, command: &str) -> anyhow::Result<Self> {
-        let given = url.map(str::to_string).or_else(|| environment.get("DATABASE_URL"));
+        // An empty URL is a variable that is not set.
+        let given = url.filter(|url| !url.is_empty()).map(str::to_string).or_else(|| environment.get("DATABASE_URL"));
         let parsed = parameters::parse(given.as_deref().unwrap_or_default()).context("read the database URL")?;
         let mut config = parsed.config;
         environment.fill(&mut config)?;
@@ -94,7 +95,7 @@ impl Server {
         let is_local = !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback);
         let host = self.config.get_hosts().iter().find(remote).filter(|_| !is_local)?;
         let Host::Tcp(name) = host else { return None };
-        Some(format!("connected to {name} in plaintext: what is sent, the password too, can be read on the way"))
+        Some(format!("connecting to {name} in plaintext: what is sent, the password too, can be read on the way"))
     }
 
     /// Opens a session and lets a task drive it.
@@ -154,7 +155,9 @@ fn connection_hint(error: &tokio_postgres::Error) -> Option<String> {
         Some("57P03") => "the server is starting or shutting down; try again",
         Some("53300") => "the server has no connection left; raise max_connections or end idle sessions",
         Some(_) => return None,
-        None if error.to_string().contains("password missing") => {
+        None if std::error::Error::source(error)
+            .is_some_and(|cause| cause.to_string().contains("password missing")) =>
+        {
             "the server asks for a password: set PGPASSWORD or put it into the URL"
         }
         None => {

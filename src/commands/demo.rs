@@ -70,7 +70,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         let (url, stop) = (cluster.url("postgres"), cluster.stop_command());
         cluster.keep()?;
         say(&format!(
-            "\n# the server stays; try: pgic tail -d '{url}'\n{url}\n# stop it and remove its files with\n# {stop}"
+            "\n# the server stays; for the other commands:\nexport DATABASE_URL='{url}'\n# to stop it and remove its files:\n{stop}"
         ))?;
     }
     Ok(ExitCode::Yes)
@@ -118,32 +118,41 @@ fn pgic(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     command.args(line.split(' ')).env("DATABASE_URL", url).env_remove("PGSERVICE").env_remove("PGSSLMODE");
     command.args(["--color", if context.color { "always" } else { "never" }]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    // What the commands say beside their answers stands where they say it.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command.spawn().context("start a command")
 }
 
 /// Copies the command's output to ours until it ends.
 async fn finish(mut child: Child) -> anyhow::Result<()> {
-    let stdout = child.stdout.take().context("read the command's output")?;
-    let mut lines = BufReader::new(stdout).lines();
-    while let Some(line) = lines.next_line().await.context("read the command's output")? {
+    let reading = "read the command's output";
+    let mut stderr = BufReader::new(child.stderr.take().context(reading)?).lines();
+    let mut stdout = BufReader::new(child.stdout.take().context(reading)?).lines();
+    while let Some(line) = stderr.next_line().await.context(reading)? {
+        say(&line)?;
+    }
+    while let Some(line) = stdout.next_line().await.context(reading)? {
         say(&line)?;
     }
     let status = child.wait().await.context("wait for the command")?;
     if status.success() { Ok(()) } else { bail!("the command ended with {status}") }
 }
 
-/// Writes once `tail` listens: its first line says so.
+/// Writes once `tail` listens: its banner, on stderr, says so.
 async fn tail_while_writing(mut child: Child, client: &Client) -> anyhow::Result<()> {
-    let stdout = child.stdout.take().context("read the command's output")?;
-    let mut lines = BufReader::new(stdout).lines();
-    let first = lines.next_line().await.context("read the command's output")?;
+    let reading = "read the command's output";
+    let mut lines = BufReader::new(child.stdout.take().context(reading)?).lines();
+    let mut banners = BufReader::new(child.stderr.take().context(reading)?).lines();
+    let first = banners.next_line().await.context(reading)?;
     say(&first.context("tail ended before it listened")?)?;
     for write in WRITES {
         client.batch_execute(write).await.with_context(|| format!("write: {write}"))?;
-        let line = lines.next_line().await.context("read the command's output")?;
+        let line = lines.next_line().await.context(reading)?;
         say(&line.context("tail ended before the last write")?)?;
     }
     let status = child.wait().await.context("wait for tail")?;
+    while let Some(line) = banners.next_line().await.context(reading)? {
+        say(&line)?;
+    }
     if status.success() { Ok(()) } else { bail!("tail ended with {status}") }
 }

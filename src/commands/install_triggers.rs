@@ -9,7 +9,6 @@ use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::triggers::plan::{Kind, TablePlan, run as run_plan};
 use crate::triggers::{Asked, TriggerOptions, check_channel, script};
-use anyhow::Context as _;
 use std::time::Duration;
 
 /// `pgic install-triggers TABLE…`.
@@ -101,9 +100,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         replace_function: args.replace_function,
     };
     let is_dry = args.dry_run || args.print_sql;
-    let plans = run_plan(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, is_dry)
-        .await
-        .context("install triggers")?;
+    let plans = run_plan(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, is_dry).await?;
     if args.print_sql {
         let version = catalog::version_number(&client).await?;
         print(&migration(

@@ -74,6 +74,13 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let shown = shown_columns(context, table, seen.as_ref(), &args)?;
     let asked = conditions::evaluate(&mut client, table, &args.conditions).await?;
     check_sent(table, seen.as_ref(), &shown, &asked)?;
+    for column in table.columns.iter().filter(|column| asked.compares(&column.name) && is_compared_as_text(column.kind))
+    {
+        context.notice(&format!(
+            "{} is of type {}: it is compared as PostgreSQL writes it, so {} rows that are equal in SQL may not be found",
+            column.name, column.type_name, table.display_name()
+        ));
+    }
     let shape = shape(table, &shown, &asked, &args)?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     let estimate = estimate::memory(&client, table, &shape).await?;
@@ -107,11 +114,19 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         anstream::eprint!("{}", explain(&driver, table, &answer, timing));
     }
     let found = answer.rows.len();
+    if found == 0 && !args.count {
+        context.notice("no row matches");
+    }
     print(&show(context.format, &args, &shape, &shown, &answer))?;
     if let Some(limit) = args.limit.filter(|limit| *limit < found && !args.count) {
         context.notice(&format!("{} more rows match; --limit {limit} cut them off", found - limit));
     }
     Ok(if found > 0 { ExitCode::Yes } else { ExitCode::No })
+}
+
+/// Whether a cache has nothing but a value's text to compare: jsonb calls 1.0 and 1 equal, an interval 30 days and a month.
+fn is_compared_as_text(kind: Kind) -> bool {
+    matches!(kind, Kind::Json | Kind::Jsonb | Kind::Other)
 }
 
 fn check_kind(table: &Table) -> anyhow::Result<()> {

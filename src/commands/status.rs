@@ -139,6 +139,9 @@ fn problems_of(
     let name = table.display_name();
     let remedy = format!("pgic install-triggers {name}");
     let Some(seen) = seen else {
+        if let Err(error) = planned {
+            return vec![(name, format!("no trigger can announce its changes: {}", error.root_cause()))];
+        }
         return vec![(name, format!("no trigger announces its changes; install them: {remedy}"))];
     };
     let mut problems = Vec::new();

@@ -23,6 +23,7 @@ use filter::Filter;
 use jiff::Timestamp;
 use postgres_index_cache_core::{Action, DEFAULT_CACHE_CHANNEL, Payload};
 use queue::{Item, Queue};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{IsTerminal as _, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,7 @@ pub struct Args {
     /// Only the row with this key; a composite key is written a,b
     #[arg(long = "id", value_name = "KEY")]
     pub ids: Vec<String>,
-    /// Only rows whose column has this value (null for SQL NULL); all of several must hold
+    /// Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold
     #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = filter::parse_condition)]
     pub conditions: Vec<(String, String)>,
     /// Stop after this many notifications
@@ -108,6 +109,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         _ = done => Ok(true),
         () = deadline => Ok(false),
         () = interrupted() => Ok(true),
+        () = reader_gone() => Ok(true),
     };
     queue.push(Item::End);
     let printed = thread.join().map_err(|_| anyhow::anyhow!("the printer failed"))??;
@@ -120,11 +122,28 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     Ok(if too_few && !is_on_time { ExitCode::No } else { ExitCode::Yes })
 }
 
+/// Waits until nobody reads our output any more: `tail | head -1` on a silent channel has nothing to write, and would
+/// not notice.
+async fn reader_gone() {
+    let (sender, gone) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let stdout = std::io::stdout();
+        let watched = PollFd::new(&stdout, PollFlags::empty());
+        // Nothing is asked for: what is said all the same is that the other end is closed. A file never says it.
+        let said = poll(&mut [watched], None);
+        sender.send(said.is_ok_and(|count| count > 0))
+    });
+    if !gone.await.unwrap_or(false) {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// What turns items into lines.
 struct Printer {
     format: Format,
     is_raw: bool,
     is_terminal: bool,
+    is_quiet: bool,
     look: Look,
     filter: Filter,
     limit: u64,
@@ -136,6 +155,7 @@ impl Printer {
             format: context.format,
             is_raw: args.raw,
             is_terminal: std::io::stdout().is_terminal(),
+            is_quiet: context.quiet,
             look: Look {
                 color: context.color,
                 zone: jiff::tz::TimeZone::system(),
@@ -220,7 +240,15 @@ impl Printer {
                 line.push('\n');
             }
             // Nothing but payloads stands in raw output; what else happens is said beside it.
+            // A banner is no data; in JSON it is an event.
             (true, _, Event::Connected { .. } | Event::Resumed { .. }) => {}
+            (false, Format::Text, Event::Connected { .. } | Event::Resumed { .. }) => {
+                let mut banner = String::new();
+                write_text(event, &Look { color: false, ..self.look.clone() }, &mut banner);
+                if !self.is_quiet {
+                    anstream::eprint!("{banner}");
+                }
+            }
             (true, _, Event::Gap { .. } | Event::Dropped { .. }) => {
                 let mut notice = String::new();
                 write_text(event, &Look { color: false, ..self.look.clone() }, &mut notice);

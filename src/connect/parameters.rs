@@ -31,7 +31,12 @@ fn without_url_parameter(url: &str) -> anyhow::Result<(String, Option<String>)> 
         None => None,
     };
     let separator = if others.is_empty() { "" } else { "?" };
-    Ok((format!("{base}{separator}{}", others.join("&")), mode))
+    // Several hosts in one parameter are several parameters.
+    let split = |parameter: &&str| match parameter.strip_prefix("host=") {
+        Some(hosts) => hosts.split(',').map(|host| format!("host={host}")).collect::<Vec<_>>().join("&"),
+        None => (*parameter).to_string(),
+    };
+    Ok((format!("{base}{separator}{}", others.iter().map(split).collect::<Vec<_>>().join("&")), mode))
 }
 
 fn without_pair(text: &str) -> anyhow::Result<(String, Option<String>)> {

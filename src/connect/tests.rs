@@ -32,6 +32,14 @@ fn key_value_strings_and_sockets_are_understood() {
 }
 
 #[test]
+fn several_hosts_and_an_empty_url_are_understood() {
+    let shown = server(Some("postgresql://u@/d?host=/tmp/none,/tmp/x"), &[]).unwrap().to_string();
+    assert_eq!(shown, "database \"d\" on /tmp/none/.s.PGSQL.5432,/tmp/x/.s.PGSQL.5432 as \"u\"");
+    let shown = server(Some(""), &[("DATABASE_URL", "postgres://u@h/d")]).unwrap().to_string();
+    assert_eq!(shown, "database \"d\" on h:5432 as \"u\"");
+}
+
+#[test]
 fn a_mode_that_asks_for_tls_is_refused_wherever_it_stands() {
     for mode in ["require", "verify-ca", "verify-full"] {
         assert!(error(Some(&format!("postgres://h/d?sslmode={mode}")), &[]).contains("cannot be honoured"));

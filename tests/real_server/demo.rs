@@ -32,12 +32,16 @@ fn folder_of(stdout: &str) -> String {
 async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
     let ran = run(pgic(&["demo", "--keep"]));
     assert_eq!(ran.code, 0, "{ran:?}");
-    let url = ran.stdout.lines().find(|line| line.starts_with("postgresql://")).expect("a URL");
+    let url = ran
+        .stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("export DATABASE_URL='")?.strip_suffix('\''))
+        .expect("a URL");
     let count: i64 = connect(url).await.query_one("SELECT count(*) FROM users", &[]).await.unwrap().get(0);
     assert_eq!(count, 10_002);
     let query = run(pgic(&["query", "users", "username_hash=123", "--count", "-d", url]));
     assert_eq!(query.stdout, "2\n");
-    let stop = ran.stdout.lines().last().and_then(|line| line.strip_prefix("# ")).expect("how to stop it");
+    let stop = ran.stdout.lines().last().expect("how to stop it");
     let stopped = Command::new("sh").args(["-c", stop]).output().unwrap();
     assert!(stopped.status.success(), "{stop}: {stopped:?}");
     assert!(!Path::new(&folder_of(&ran.stdout)).exists());

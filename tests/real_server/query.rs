@@ -175,7 +175,7 @@ async fn an_empty_and_a_wide_table_are_tables_too() {
     let database = Database::with(&sql).await;
     database.pgic_ok(&["install-triggers", "wide", "empty"]);
     let empty = database.pgic(&["query", "empty"]);
-    assert_eq!((empty.code, empty.stdout.as_str(), empty.stderr.as_str()), (1, "", ""));
+    assert_eq!((empty.code, empty.stdout.as_str(), empty.stderr.as_str()), (1, "", "notice: no row matches\n"));
     database.client().await.batch_execute("INSERT INTO wide (id, c399) VALUES (1, 7)").await.unwrap();
     assert_eq!(
         database.pgic_ok(&["query", "wide", "c399=7", "--columns", "c398,c399", "-o", "json"]),

@@ -21,6 +21,11 @@ impl Asked {
         self.0.iter().any(|(name, _)| name == column)
     }
 
+    /// Whether a condition compares a column with a value.
+    pub(super) fn compares(&self, column: &str) -> bool {
+        self.0.iter().any(|(name, wanted)| name == column && matches!(wanted, Wanted::Cell(_)))
+    }
+
     /// The conditions by the columns' positions in `shape`, which keeps them all.
     pub(super) fn conditions(self, shape: &TableShape) -> anyhow::Result<Vec<Condition>> {
         let condition = |(name, wanted): (String, Wanted)| {

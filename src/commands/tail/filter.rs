@@ -49,7 +49,28 @@ impl Filter {
     }
 }
 
+/// A name as it is written, or as SQL reads it: `app."Odd Name"`, `Users`.
 fn is_table(wanted: &str, payload: &Payload<'_>) -> bool {
+    is_exactly(wanted, payload) || is_exactly(&as_sql_reads(wanted), payload)
+}
+
+/// Without quotes around names, and in lower case outside of them.
+fn as_sql_reads(name: &str) -> String {
+    let mut read = String::new();
+    let mut is_quoted = false;
+    let mut characters = name.chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '"' if is_quoted && characters.next_if_eq(&'"').is_some() => read.push('"'),
+            '"' => is_quoted = !is_quoted,
+            c if is_quoted => read.push(c),
+            c => read.extend(c.to_lowercase()),
+        }
+    }
+    read
+}
+
+fn is_exactly(wanted: &str, payload: &Payload<'_>) -> bool {
     let qualified = payload.schema.as_ref().map(|schema| format!("{schema}.{}", payload.table));
     payload.table == wanted || qualified.as_deref() == Some(wanted)
 }
@@ -73,6 +94,8 @@ mod tests {
         };
         assert!(accepts(&["users"], &["a,7"], &["n=7", "s=x", "z=null"]));
         assert!(accepts(&["other", "app.users"], &["a,6"], &[]));
+        assert!(accepts(&["USERS"], &[], &[]) && accepts(&["App.\"users\""], &[], &[]));
+        assert!(!accepts(&["\"Users\""], &[], &[]));
         assert!(!accepts(&["public.users"], &[], &[]));
         assert!(!accepts(&[], &["7"], &[]));
         assert!(!accepts(&[], &[], &["n=7", "s=y"]));
