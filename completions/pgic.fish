@@ -57,7 +57,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-data -
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l on-change -d 'Do not announce an UPDATE that changes nothing that is sent'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l always -d 'Fire under session_replication_role = replica too'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-truncate -d 'Do not announce TRUNCATE'
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-guard -d 'Let a failure of the trigger fail the write; 10 µs a row less in bulk'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-guard -d 'Let a failure of the trigger fail the write'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l generic -d 'Call the schema\'s one notify_cache_change() instead of a function of the table\'s own; the key must be called id'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l defaults -d 'Start from the defaults: an option that is not given otherwise keeps what is installed'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l replace-function -d 'Replace a function of the needed name that pgic did not make; its triggers stay'

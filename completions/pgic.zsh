@@ -57,7 +57,7 @@ json\:"One JSON object a line"))' \
 '--on-change[Do not announce an UPDATE that changes nothing that is sent]' \
 '--always[Fire under session_replication_role = replica too]' \
 '--no-truncate[Do not announce TRUNCATE]' \
-'--no-guard[Let a failure of the trigger fail the write; 10 µs a row less in bulk]' \
+'--no-guard[Let a failure of the trigger fail the write]' \
 '--generic[Call the schema'\''s one notify_cache_change() instead of a function of the table'\''s own; the key must be called id]' \
 '--defaults[Start from the defaults\: an option that is not given otherwise keeps what is installed]' \
 '--replace-function[Replace a function of the needed name that pgic did not make; its triggers stay]' \

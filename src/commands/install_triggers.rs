@@ -45,7 +45,7 @@ pub struct Args {
     /// Do not announce TRUNCATE
     #[arg(long)]
     pub no_truncate: bool,
-    /// Let a failure of the trigger fail the write; 10 µs a row less in bulk
+    /// Let a failure of the trigger fail the write
     #[arg(long)]
     pub no_guard: bool,
     /// Call the schema's one notify_cache_change() instead of a function of the table's own; the key must be called id
