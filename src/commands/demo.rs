@@ -55,15 +55,21 @@ pub struct Args {
 /// When there is no server to be had, or a command fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let deadline = tokio::time::Instant::now() + LONGEST;
+    let mut interrupted = std::pin::pin!(interrupted());
     say("# a PostgreSQL server for this demo alone")?;
-    let cluster = tokio::task::spawn_blocking(|| Cluster::start(&Setup::default())).await.context("start a server")?;
+    let starting = tokio::task::spawn_blocking(|| Cluster::start(&Setup::default()));
+    let cluster = tokio::select! {
+        cluster = starting => cluster.context("start a server")?,
+        // What is started by now goes with this process.
+        () = &mut interrupted => return Ok(ExitCode::Yes),
+    };
     let cluster = cluster.map_err(no_server)?;
     say(&format!("{cluster}\n"))?;
     let shown = tokio::select! {
         shown = tokio::time::timeout_at(deadline, show(context, &cluster)) => {
             shown.unwrap_or_else(|_| bail!("the demo did not end within {LONGEST:?}"))
         }
-        () = interrupted() => return Ok(ExitCode::Yes),
+        () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     shown?;
     if args.keep {

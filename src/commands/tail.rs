@@ -77,8 +77,12 @@ struct Printed {
 /// # Errors
 /// When the server cannot be listened to, or the output fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
-    let listener = feed::open(&server, &args.channels).await?;
+    let listener = tokio::select! {
+        opened = feed::open(&server, &args.channels) => opened?,
+        () = &mut interrupted => return Ok(ExitCode::Yes),
+    };
     let queue = Arc::new(Queue::default());
     let printer = Printer::new(context, &args);
     let (done_sender, done) = tokio::sync::oneshot::channel::<()>();
@@ -108,7 +112,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         // The printer has all it wanted, or nobody reads it any more.
         _ = done => Ok(true),
         () = deadline => Ok(false),
-        () = interrupted() => Ok(true),
+        () = &mut interrupted => Ok(true),
         () = reader_gone() => Ok(true),
     };
     queue.push(Item::End);

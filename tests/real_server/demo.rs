@@ -48,22 +48,25 @@ async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
 }
 
 #[test]
-fn a_demo_that_is_killed_leaves_nothing() {
-    let mut demo = pgic(&["demo"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let lines = lines_of(demo.stdout.take().unwrap());
-    let folder = loop {
-        let line = lines.recv_timeout(DEADLINE).expect("the demo goes on");
-        if line.contains(" in /") {
-            break folder_of(&line);
+fn a_demo_that_is_killed_or_interrupted_leaves_nothing() {
+    for signal in ["-KILL", "-INT", "-TERM"] {
+        let mut demo = pgic(&["demo"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = lines_of(demo.stdout.take().unwrap());
+        let folder = loop {
+            let line = lines.recv_timeout(DEADLINE).expect("the demo goes on");
+            if line.contains(" in /") {
+                break folder_of(&line);
+            }
+        };
+        assert!(Path::new(&folder).exists());
+        assert!(Command::new("kill").args([signal, &demo.id().to_string()]).status().unwrap().success());
+        let code = demo.wait().unwrap().code();
+        assert!(signal == "-KILL" || code == Some(0), "{signal}: {code:?}");
+        let deadline = Instant::now() + DEADLINE;
+        while Path::new(&folder).exists() {
+            assert!(Instant::now() < deadline, "{signal}: {folder} is still there");
+            std::thread::yield_now();
         }
-    };
-    assert!(Path::new(&folder).exists());
-    demo.kill().unwrap();
-    demo.wait().unwrap();
-    let deadline = Instant::now() + DEADLINE;
-    while Path::new(&folder).exists() {
-        assert!(Instant::now() < deadline, "the watchdog has not removed {folder}");
-        std::thread::yield_now();
     }
 }
 
