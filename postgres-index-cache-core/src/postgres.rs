@@ -11,11 +11,13 @@
 
 mod copy;
 mod driver;
+mod error;
 mod read;
 mod session;
 
 pub use copy::{CopyDecoder, CopyError};
-pub use driver::{Driver, DriverError, DriverOptions, FollowTable, Loaded, ReadError};
+pub use driver::{Driver, DriverOptions, FollowTable, Loaded};
+pub use error::{DriverError, ReadError};
 pub use session::{
     ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier, quote_literal,
 };

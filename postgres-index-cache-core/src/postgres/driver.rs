@@ -1,12 +1,13 @@
 //! [`Driver`]: carries out what the engine asks for, and feeds it what happens.
 
-use super::copy::{CopyDecoder, CopyError};
+use super::copy::CopyDecoder;
+use super::error::{DriverError, ReadError};
 use super::read::{NO_TIMEOUTS, Read, read_settings};
-use super::session::{ConnectError, Connector, Listener, Role, quote_identifier, quote_literal};
+use super::session::{Connector, Listener, Role, quote_identifier, quote_literal};
 use crate::sync::{
-    Change, Failure, FenceId, Followed, Input, Limits, Operation, Output, Replica, Snapshot, State, TableId, Via,
+    Change, FenceId, Followed, Input, Limits, Operation, Output, Replica, Snapshot, State, TableId, Via,
 };
-use crate::table_cache::{KeyBuf, RowBuf, StoreError, TableCache, TableShape, Unfit};
+use crate::table_cache::{KeyBuf, RowBuf, TableCache, TableShape, Unfit};
 use bytes::Bytes;
 use futures_util::future::poll_fn;
 use std::fmt;
@@ -51,72 +52,6 @@ pub struct DriverOptions {
     pub max_memory: usize,
     /// How long a read may wait for its lock.
     pub lock_timeout: Duration,
-}
-
-/// Why a driver cannot go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DriverError {
-    /// A session could not be had.
-    #[error("open the connection for {}", match role { Role::Listen => "listening", Role::Fence => "fences", Role::Read => "reading", Role::Command => "commands" })]
-    Connect {
-        /// What it is for.
-        role: Role,
-        /// What went wrong.
-        source: ConnectError,
-    },
-    /// The engine gave up.
-    #[error(transparent)]
-    Failed(#[from] Failure),
-    /// The server refused a statement.
-    #[error("{doing}")]
-    Server {
-        /// What was tried.
-        doing: String,
-        /// What the server said.
-        source: tokio_postgres::Error,
-    },
-    /// A snapshot is not what was asked for.
-    #[error("read a snapshot of {table}")]
-    Snapshot {
-        /// The table.
-        table: String,
-        /// What is wrong with it.
-        source: ReadError,
-    },
-    /// It has failed before.
-    #[error("the connections of this driver have ended; open another")]
-    Ended,
-    /// The caches would take more memory than they may.
-    #[error("the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} it may")]
-    Memory {
-        /// The table being read.
-        table: String,
-        /// How many of its rows are loaded.
-        rows: usize,
-        /// What the caches take.
-        used: usize,
-        /// What they may take.
-        allowed: usize,
-    },
-}
-
-/// What can be wrong with a snapshot.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// The stream is not one of COPY.
-    #[error(transparent)]
-    Copy(#[from] CopyError),
-    /// A row is not of the table's shape.
-    #[error(transparent)]
-    Unfit(#[from] Unfit),
-    /// A row could not be stored.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// `pg_current_snapshot()` is not understood.
-    #[error("{0}")]
-    Snapshot(String),
 }
 
 /// How far a table is read.

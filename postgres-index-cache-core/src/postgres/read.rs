@@ -1,6 +1,7 @@
 //! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
 
-use super::driver::{BATCH, DriverError, DriverOptions, Event, ReadError};
+use super::driver::{BATCH, DriverOptions, Event};
+use super::error::{DriverError, ReadError};
 use super::session::quote_literal;
 use crate::sync::TableId;
 use futures_util::StreamExt;
