@@ -5,9 +5,11 @@
 pub mod catalog;
 pub mod cli;
 pub mod commands;
+pub mod conditions;
 pub mod connect;
 pub mod exit_code;
 pub mod failure;
+pub mod following;
 pub mod render;
 pub mod throwaway;
 pub mod triggers;

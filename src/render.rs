@@ -4,6 +4,7 @@
 pub mod change;
 pub mod escape;
 pub mod progress;
+pub mod rows;
 pub mod table;
 
 use std::io::{self, Write};

@@ -16,7 +16,7 @@ const UNKNOWN_WIDTH: usize = 32;
 ///
 /// # Errors
 /// When the server refuses.
-pub(super) async fn memory(client: &Client, table: &Table, shape: &TableShape) -> anyhow::Result<usize> {
+pub async fn memory(client: &Client, table: &Table, shape: &TableShape) -> anyhow::Result<usize> {
     let varying: Vec<&str> = shape
         .columns()
         .iter()
@@ -43,7 +43,7 @@ pub(super) async fn memory(client: &Client, table: &Table, shape: &TableShape) -
 }
 
 /// A quarter of this machine's memory.
-pub(super) fn default_limit() -> usize {
+pub fn default_limit() -> usize {
     const FALLBACK: usize = 1 << 30;
     total_memory().map_or(FALLBACK, |total| total / 4)
 }
@@ -58,7 +58,7 @@ fn total_memory() -> Option<usize> {
 }
 
 /// Bytes for people.
-pub(super) fn human(bytes: usize) -> String {
+pub fn human(bytes: usize) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;

@@ -3,7 +3,7 @@
 use crate::catalog::{Column, Table};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::{Condition, TableShape, Wanted};
+use postgres_index_cache_core::{Condition, Kind, TableShape, Wanted};
 use std::error::Error;
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, Transaction};
@@ -13,27 +13,48 @@ const TIMEOUT: &str = "5s";
 
 /// Conditions with their columns' names.
 #[derive(Debug, Default)]
-pub(super) struct Asked(Vec<(String, Wanted)>);
+pub struct Asked(Vec<(String, Wanted)>);
 
 impl Asked {
     /// Whether a column stands in a condition.
-    pub(super) fn names(&self, column: &str) -> bool {
+    pub fn names(&self, column: &str) -> bool {
         self.0.iter().any(|(name, _)| name == column)
     }
 
     /// Whether a condition compares a column with a value.
-    pub(super) fn compares(&self, column: &str) -> bool {
+    fn compares(&self, column: &str) -> bool {
         self.0.iter().any(|(name, wanted)| name == column && matches!(wanted, Wanted::Cell(_)))
     }
 
+    /// What to say of columns whose values a cache can compare by their text alone.
+    pub fn notices(&self, table: &Table) -> impl Iterator<Item = String> {
+        let is_text = |column: &&Column| self.compares(&column.name) && is_compared_as_text(column.kind);
+        table.columns.iter().filter(is_text).map(|column| {
+            format!(
+                "{} is of type {}: it is compared as PostgreSQL writes it, so {} rows that are equal in SQL may not be found",
+                column.name,
+                column.type_name,
+                table.display_name()
+            )
+        })
+    }
+
     /// The conditions by the columns' positions in `shape`, which keeps them all.
-    pub(super) fn conditions(self, shape: &TableShape) -> anyhow::Result<Vec<Condition>> {
+    ///
+    /// # Errors
+    /// When one of them is not kept.
+    pub fn conditions(self, shape: &TableShape) -> anyhow::Result<Vec<Condition>> {
         let condition = |(name, wanted): (String, Wanted)| {
             let column = shape.position(&name).with_context(|| format!("the column {name} is not kept"))?;
             Ok(Condition { column, wanted })
         };
         self.0.into_iter().map(condition).collect()
     }
+}
+
+/// Whether a cache has nothing but a value's text to compare: jsonb calls 1.0 and 1 equal, an interval 30 days and a month.
+fn is_compared_as_text(kind: Kind) -> bool {
+    matches!(kind, Kind::Json | Kind::Jsonb | Kind::Other)
 }
 
 /// One condition as it is written.
@@ -88,7 +109,7 @@ fn parse(text: &str) -> Option<Written<'_>> {
 ///
 /// # Errors
 /// When the table has none of that name; the hint lists what it has.
-pub(super) fn column<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Column> {
+pub fn column<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Column> {
     table.column(name).ok_or_else(|| {
         let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
         with_hint(
@@ -102,7 +123,7 @@ pub(super) fn column<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Col
 ///
 /// # Errors
 /// When a column is unknown, or PostgreSQL does not take a value for the column's type.
-pub(super) async fn evaluate(client: &mut Client, table: &Table, written: &[String]) -> anyhow::Result<Asked> {
+pub async fn evaluate(client: &mut Client, table: &Table, written: &[String]) -> anyhow::Result<Asked> {
     let mut asked = Asked::default();
     if written.is_empty() {
         return Ok(asked);

@@ -1,0 +1,47 @@
+//! Rows of a cache as a table or as JSON lines.
+
+use super::Format;
+use super::table::{Heading, render};
+use postgres_index_cache_core::{Column, Kind, Row, TableShape, one_line_json};
+
+/// The rows with `columns`, by their positions in the shape, in that order. No row: nothing.
+pub fn rows<'a>(
+    format: Format,
+    shape: &TableShape,
+    columns: &[usize],
+    rows: impl IntoIterator<Item = &'a Row<'a>>,
+) -> String {
+    let mut rows = rows.into_iter().peekable();
+    match format {
+        Format::Json => rows
+            .map(|row| {
+                let mut line = String::new();
+                row.write_json(columns, &mut line);
+                format!("{}\n", one_line_json(&line))
+            })
+            .collect(),
+        Format::Text if rows.peek().is_none() => String::new(),
+        Format::Text => {
+            let headings: Vec<Heading> = columns.iter().map(|&column| heading(&shape.columns()[column])).collect();
+            render(&headings, rows.map(|row| columns.iter().map(|&column| cell(shape, row, column)).collect()))
+        }
+    }
+}
+
+fn heading(column: &Column) -> Heading {
+    match column.kind {
+        Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Float4 | Kind::Float8 | Kind::Numeric => {
+            Heading::number(&column.name)
+        }
+        _ => Heading::text(&column.name),
+    }
+}
+
+fn cell(shape: &TableShape, row: &Row<'_>, column: usize) -> String {
+    let mut text = String::new();
+    match row.cell(column) {
+        Some(cell) => shape.columns()[column].kind.write_text(cell, &mut text),
+        None => text.push_str("NULL"),
+    }
+    text
+}
