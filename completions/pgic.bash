@@ -34,6 +34,9 @@ _pgic() {
             pgic,remove-triggers)
                 cmd="pgic__subcmd__remove__subcmd__triggers"
                 ;;
+            pgic,shell)
+                cmd="pgic__subcmd__shell"
+                ;;
             pgic,status)
                 cmd="pgic__subcmd__status"
                 ;;
@@ -58,6 +61,9 @@ _pgic() {
             pgic__subcmd__help,remove-triggers)
                 cmd="pgic__subcmd__help__subcmd__remove__subcmd__triggers"
                 ;;
+            pgic__subcmd__help,shell)
+                cmd="pgic__subcmd__help__subcmd__shell"
+                ;;
             pgic__subcmd__help,status)
                 cmd="pgic__subcmd__help__subcmd__status"
                 ;;
@@ -71,7 +77,7 @@ _pgic() {
 
     case "${cmd}" in
         pgic)
-            opts="-d -o -q -v -h -V --database-url --output --color --quiet --verbose --help --version install-triggers remove-triggers status tail query demo completions help"
+            opts="-d -o -q -v -h -V --database-url --output --color --quiet --verbose --help --version install-triggers remove-triggers status tail query shell demo completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -173,7 +179,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__help)
-            opts="install-triggers remove-triggers status tail query demo completions help"
+            opts="install-triggers remove-triggers status tail query shell demo completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -257,6 +263,20 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__help__subcmd__remove__subcmd__triggers)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgic__subcmd__help__subcmd__shell)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -406,6 +426,44 @@ _pgic() {
                     return 0
                     ;;
                 --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -d)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgic__subcmd__shell)
+            opts="-d -o -q -v -h -V --max-memory --database-url --output --color --quiet --verbose --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --max-memory)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -172,6 +172,27 @@ json\:"One JSON object a line"))' \
 '*::conditions -- What the rows must have:_default' \
 && ret=0
 ;;
+(shell)
+_arguments "${_arguments_options[@]}" : \
+'--max-memory=[What the caches may take \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+'*::tables -- The tables\: users, app.users or '\''"Odd Name"'\'':_default' \
+&& ret=0
+;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -244,6 +265,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(shell)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -273,6 +298,7 @@ _pgic_commands() {
 'status:Show which tables announce their changes, who listens, and how full the queue is' \
 'tail:Print notifications as they arrive' \
 'query:Load a table into a cache, catch up, and answer from it' \
+'shell:Keep tables in a cache, live, and ask it at a prompt' \
 'demo:Show it all at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
 'help:Print this message or the help of the given subcommand(s)' \
@@ -297,6 +323,7 @@ _pgic__subcmd__help_commands() {
 'status:Show which tables announce their changes, who listens, and how full the queue is' \
 'tail:Print notifications as they arrive' \
 'query:Load a table into a cache, catch up, and answer from it' \
+'shell:Keep tables in a cache, live, and ask it at a prompt' \
 'demo:Show it all at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
 'help:Print this message or the help of the given subcommand(s)' \
@@ -333,6 +360,11 @@ _pgic__subcmd__help__subcmd__remove-triggers_commands() {
     local commands; commands=()
     _describe -t commands 'pgic help remove-triggers commands' commands "$@"
 }
+(( $+functions[_pgic__subcmd__help__subcmd__shell_commands] )) ||
+_pgic__subcmd__help__subcmd__shell_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help shell commands' commands "$@"
+}
 (( $+functions[_pgic__subcmd__help__subcmd__status_commands] )) ||
 _pgic__subcmd__help__subcmd__status_commands() {
     local commands; commands=()
@@ -357,6 +389,11 @@ _pgic__subcmd__query_commands() {
 _pgic__subcmd__remove-triggers_commands() {
     local commands; commands=()
     _describe -t commands 'pgic remove-triggers commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__shell_commands] )) ||
+_pgic__subcmd__shell_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic shell commands' commands "$@"
 }
 (( $+functions[_pgic__subcmd__status_commands] )) ||
 _pgic__subcmd__status_commands() {

@@ -1,6 +1,6 @@
 //! The command line as a whole: what every command takes, and the list of commands.
 
-use crate::commands::{completions, demo, install_triggers, query, remove_triggers, status, tail};
+use crate::commands::{completions, demo, install_triggers, query, remove_triggers, shell, status, tail};
 use crate::render::Format;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ColorChoice, Parser, Subcommand};
@@ -59,6 +59,8 @@ pub enum Command {
     Tail(tail::Args),
     /// Load a table into a cache, catch up, and answer from it
     Query(query::Args),
+    /// Keep tables in a cache, live, and ask it at a prompt
+    Shell(shell::Args),
     /// Show it all at work on a throw-away PostgreSQL
     Demo(demo::Args),
     /// Print a completion script for a shell

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod install_triggers;
 pub mod query;
 pub mod remove_triggers;
+pub mod shell;
 pub mod status;
 pub mod tail;
 
@@ -15,6 +16,7 @@ use crate::render::Format;
 use crate::render::escape::escape;
 use anyhow::Context as _;
 use clap::ColorChoice;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a command is given besides its own arguments.
 #[derive(Debug)]
@@ -91,6 +93,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Status(args) => status::run(&context, args).await,
             Command::Tail(args) => tail::run(&context, args).await,
             Command::Query(args) => query::run(&context, args).await,
+            Command::Shell(args) => shell::run(&context, args).await,
             Command::Demo(args) => demo::run(&context, args).await,
             Command::Completions(args) => completions::run(&args),
         }
@@ -110,19 +113,34 @@ fn trace(verbosity: u8) {
     let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).try_init();
 }
 
-/// Waits for SIGINT or SIGTERM. They are caught from this call on, not from when it is awaited: what is begun in between
-/// ends in order too.
-pub fn interrupted() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
-            // Without handlers a signal ends the process as it always does.
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+/// SIGINT and SIGTERM, caught from the making of this on: what is begun before they are waited for ends in order too.
+#[derive(Debug)]
+pub struct Signals(Option<(Signal, Signal)>);
+
+impl Signals {
+    /// Catches them.
+    pub fn catch() -> Self {
+        let caught = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        // Without handlers a signal ends the process as it always does.
+        Self(if let (Ok(interrupt), Ok(terminate)) = caught { Some((interrupt, terminate)) } else { None })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) -> SignalKind {
+        match &mut self.0 {
+            None => std::future::pending().await,
+            Some((interrupt, terminate)) => tokio::select! {
+                _ = interrupt.recv() => SignalKind::interrupt(),
+                _ = terminate.recv() => SignalKind::terminate(),
+            },
         }
+    }
+}
+
+/// Waits for SIGINT or SIGTERM, caught from this call on.
+pub fn interrupted() -> impl Future<Output = ()> {
+    let mut signals = Signals::catch();
+    async move {
+        signals.next().await;
     }
 }

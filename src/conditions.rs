@@ -5,6 +5,7 @@ use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::{Condition, Kind, TableShape, Wanted};
 use std::error::Error;
+use std::fmt;
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, Transaction};
 
@@ -58,11 +59,13 @@ fn is_compared_as_text(kind: Kind) -> bool {
 }
 
 /// One condition as it is written.
-#[derive(Debug, PartialEq, Eq)]
-struct Written<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
     column: String,
     operator: Operator,
-    value: &'a str,
+    value: String,
+    /// Whether the value stood in quotes: then `null` is a text like any other.
+    is_quoted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +78,44 @@ enum Operator {
     Computed,
 }
 
-/// `COLUMN=VALUE`, `COLUMN!=null`, `COLUMN:=SQL`; a name that holds an operator is written in double quotes.
-fn parse(text: &str) -> Option<Written<'_>> {
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.operator {
+            Operator::Equals => "=",
+            Operator::Differs => "!=",
+            Operator::Computed => ":=",
+        };
+        write!(f, "{}{sign}{}", self.column, self.value)
+    }
+}
+
+impl Written {
+    /// `COLUMN=VALUE`, `COLUMN!=null`, `COLUMN:=SQL`; a name that holds an operator is written in double quotes.
+    ///
+    /// # Errors
+    /// When it is none of these.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        split(text).ok_or_else(|| {
+            let hint = "write COLUMN=VALUE, COLUMN=null, COLUMN!=null, or COLUMN:=SQL";
+            with_hint(anyhow!("{text} is not a condition"), hint)
+        })
+    }
+
+    /// The same where no shell has taken quotes off: a literal in single quotes is what stands between them.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_quoted(text: &str) -> anyhow::Result<Self> {
+        let mut written = Self::parse(text)?;
+        let inner = written.value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
+        if let (Operator::Equals, Some(inner)) = (written.operator, inner) {
+            (written.value, written.is_quoted) = (inner.replace("''", "'"), true);
+        }
+        Ok(written)
+    }
+}
+
+fn split(text: &str) -> Option<Written> {
     let (column, rest) = match text.strip_prefix('"') {
         Some(quoted) => {
             let mut name = String::new();
@@ -102,7 +141,7 @@ fn parse(text: &str) -> Option<Written<'_>> {
     let operators = [("!=", Operator::Differs), (":=", Operator::Computed), ("=", Operator::Equals)];
     let (operator, value) =
         operators.iter().find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?)))?;
-    (!column.is_empty()).then_some(Written { column, operator, value })
+    (!column.is_empty()).then(|| Written { column, operator, value: value.to_string(), is_quoted: false })
 }
 
 /// A column that a person named.
@@ -123,7 +162,7 @@ pub fn column<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Column> {
 ///
 /// # Errors
 /// When a column is unknown, or PostgreSQL does not take a value for the column's type.
-pub async fn evaluate(client: &mut Client, table: &Table, written: &[String]) -> anyhow::Result<Asked> {
+pub async fn evaluate(client: &mut Client, table: &Table, written: &[Written]) -> anyhow::Result<Asked> {
     let mut asked = Asked::default();
     if written.is_empty() {
         return Ok(asked);
@@ -134,23 +173,20 @@ pub async fn evaluate(client: &mut Client, table: &Table, written: &[String]) ->
     // What is computed means what it means in the session of whoever wrote it. The path is safe again at its end.
     let path = crate::catalog::USER_PATH.replace("false)", "true)");
     transaction.batch_execute(&path).await.context("prepare the transaction")?;
-    for text in written {
-        let parsed = parse(text).ok_or_else(|| {
-            let hint = "write COLUMN=VALUE, COLUMN=null, COLUMN!=null, or COLUMN:=SQL";
-            with_hint(anyhow!("{text} is not a condition"), hint)
-        })?;
-        let column = column(table, &parsed.column)?;
-        let wanted = match (parsed.operator, parsed.value) {
-            (Operator::Equals, "null") => Wanted::Null,
+    for written in written {
+        let column = column(table, &written.column)?;
+        let wanted = match (written.operator, written.value.as_str()) {
+            (Operator::Equals, "null") if !written.is_quoted => Wanted::Null,
             (Operator::Differs, "null") => Wanted::NotNull,
             (Operator::Differs, _) => {
-                return Err(with_hint(anyhow!("{text}: != is for null alone"), "leave it out and filter the answer"));
+                let hint = "leave it out and filter the answer";
+                return Err(with_hint(anyhow!("{written}: != is for null alone"), hint));
             }
             (Operator::Equals, literal) => {
-                Wanted::Cell(cell(&transaction, column, text, Some(literal), "$1::pg_catalog.text").await?)
+                Wanted::Cell(cell(&transaction, column, written, Some(literal), "$1::pg_catalog.text").await?)
             }
             (Operator::Computed, sql) => {
-                Wanted::Cell(cell(&transaction, column, text, None, &format!("({sql})")).await?)
+                Wanted::Cell(cell(&transaction, column, written, None, &format!("({sql})")).await?)
             }
         };
         asked.0.push((column.name.clone(), wanted));
@@ -178,11 +214,11 @@ impl<'a> FromSql<'a> for Binary {
 async fn cell(
     transaction: &Transaction<'_>,
     column: &Column,
-    text: &str,
+    written: &Written,
     literal: Option<&str>,
     expression: &str,
 ) -> anyhow::Result<Vec<u8>> {
-    let what = || format!("take {text} for the column {} of type {}", column.name, column.type_name);
+    let what = || format!("take {written} for the column {} of type {}", column.name, column.type_name);
     let value = column.kind.select_expression(&format!("CAST({expression} AS {})", column.type_name));
     let sql = format!("SELECT {value}");
     let row = match &literal {
@@ -192,7 +228,7 @@ async fn cell(
     let Binary(value) = row.with_context(what)?.try_get(0).with_context(what)?;
     let value = value.ok_or_else(|| {
         with_hint(
-            anyhow!("{text} is null, which is equal to nothing"),
+            anyhow!("{written} is null, which is equal to nothing"),
             format!("to find nulls, write {}=null", column.name),
         )
     })?;
@@ -207,8 +243,8 @@ mod tests {
 
     #[test]
     fn conditions_are_read_as_they_are_written() {
-        let written = |text| parse(text).map(|written| (written.column, written.operator, written.value));
-        let is = |column: &str, operator, value| Some((column.to_string(), operator, value));
+        let written = |text| split(text).map(|written| (written.column, written.operator, written.value));
+        let is = |column: &str, operator, value: &str| Some((column.to_string(), operator, value.to_string()));
         assert_eq!(written("a=1"), is("a", Operator::Equals, "1"));
         assert_eq!(written("a="), is("a", Operator::Equals, ""));
         assert_eq!(written("a=b=c"), is("a", Operator::Equals, "b=c"));
@@ -218,5 +254,9 @@ mod tests {
         for bad in ["", "a", "=1", "\"a", "\"a\"1", "\"a\""] {
             assert_eq!(written(bad), None, "{bad}");
         }
+        let quoted = |text| Written::parse_quoted(text).map(|written| (written.value, written.is_quoted)).unwrap();
+        assert_eq!(quoted("a='it''s null'"), ("it's null".to_string(), true));
+        assert_eq!(quoted("a=O'Hara"), ("O'Hara".to_string(), false));
+        assert_eq!(quoted("a:='x'"), ("'x'".to_string(), false));
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod estimate;
 
-use crate::catalog::{self, RelationKind, Table};
+use crate::catalog::{self, Enabled, RelationKind, Table};
 use crate::failure::{HintExt as _, with_hint};
 use crate::triggers::observe::Observed;
 use crate::triggers::{DEFAULT_CACHE_CHANNEL, sql::PINNED};
@@ -64,6 +64,41 @@ pub fn check_sent(table: &Table, seen: Option<&Observed<'_>>, column: &str) -> a
             Err(anyhow!("the trigger of {name} does not send the column {column}")).hint(hint)
         }
     }
+}
+
+/// Whether a cache can be kept in step with the table; gives what should be said about how.
+///
+/// # Errors
+/// When nothing announces its changes, or not all of them.
+pub fn check_announced(table: &Table, seen: Option<&Observed<'_>>) -> anyhow::Result<Vec<String>> {
+    let name = table.display_name();
+    let install = format!("install it with: pgic install-triggers {name}");
+    let Some((seen, row)) = seen.and_then(|seen| Some((seen, seen.row?))) else {
+        return Err(anyhow!("no trigger announces changes of {name}: a cache of it would not be live")).hint(install);
+    };
+    if !matches!(row.enabled, Enabled::Origin | Enabled::Always) {
+        return Err(anyhow!("the trigger {} of {name} is {}", row.name, row.enabled.as_str())).hint(format!(
+            "enable it with: ALTER TABLE {} ENABLE TRIGGER {}",
+            table.sql_name(),
+            row.name
+        ));
+    }
+    let events = seen.events();
+    if let Some(missing) = ["insert", "update", "delete"].iter().find(|event| !events.contains(event)) {
+        return Err(anyhow!("the triggers of {name} do not announce {missing}")).hint(install);
+    }
+    let mut notices = Vec::new();
+    let truncate = seen.truncate.filter(|trigger| matches!(trigger.enabled, Enabled::Origin | Enabled::Always));
+    if truncate.is_none() {
+        notices.push(format!("no trigger announces TRUNCATE of {name}: its rows would stay in the cache"));
+    }
+    if seen.sends_plain_form() {
+        notices.push(format!(
+            "the trigger of {name} sends the plain form, without transaction ids: changes that PostgreSQL folds or sends \
+             in another order leave stale rows; {install}"
+        ));
+    }
+    Ok(notices)
 }
 
 /// A cache for the key and the columns that `is_kept` names; in table order.

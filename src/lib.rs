@@ -10,6 +10,7 @@ pub mod connect;
 pub mod exit_code;
 pub mod failure;
 pub mod following;
+pub mod line_editor;
 pub mod render;
 pub mod throwaway;
 pub mod triggers;

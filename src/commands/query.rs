@@ -3,7 +3,7 @@
 use super::Context;
 use crate::catalog::{self, Table};
 use crate::cli::parse_bytes;
-use crate::conditions::{self, Asked};
+use crate::conditions::{self, Asked, Written};
 use crate::exit_code::ExitCode;
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
@@ -60,6 +60,7 @@ struct Timing {
 /// # Errors
 /// When the table or a condition is refused, or the server refuses.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    let written: Vec<Written> = args.conditions.iter().map(|text| Written::parse(text)).collect::<Result<_, _>>()?;
     let server = context.server("query")?;
     let mut client = server.client().await?;
     let tables = catalog::resolve(&client, std::slice::from_ref(&args.table)).await?;
@@ -67,7 +68,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     following::check_kind(table)?;
     let seen = observe(table);
     let shown = shown_columns(context, table, seen.as_ref(), &args)?;
-    let asked = conditions::evaluate(&mut client, table, &args.conditions).await?;
+    let asked = conditions::evaluate(&mut client, table, &written).await?;
     check_sent(table, seen.as_ref(), &shown, &asked)?;
     asked.notices(table).for_each(|notice| context.notice(&notice));
     let is_shown = |column: &catalog::Column| !args.count && shown.contains(&column.name);

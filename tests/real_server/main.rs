@@ -10,6 +10,7 @@ mod generic_function;
 mod install;
 mod partitions;
 mod query;
+mod shell;
 mod status;
 mod tail;
 mod trigger;

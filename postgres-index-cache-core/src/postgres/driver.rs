@@ -219,6 +219,15 @@ impl Driver {
         Ok(())
     }
 
+    /// Waits for something to happen, a change perhaps, and does what follows from it. May be given up at any point.
+    ///
+    /// # Errors
+    /// Whatever ends this driver; its caches can still be read.
+    pub async fn step(&mut self) -> Result<(), DriverError> {
+        self.begin()?;
+        self.turn(&mut |_| {}).await
+    }
+
     /// Starts the probes; their time runs from when somebody listens for them.
     fn begin(&mut self) -> Result<(), DriverError> {
         if self.has_failed {

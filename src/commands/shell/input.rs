@@ -1,0 +1,174 @@
+//! [`Input`]: where lines come from and answers go to: a prompt on a terminal, else plain lines.
+
+use super::line::COMMANDS;
+use super::live::{Standing, Word};
+use super::session::Reply;
+use crate::line_editor::{Above, Guide, LineEditor, TerminalState, Typed, history_file};
+use crate::render::{print, written};
+use anyhow::Context as _;
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use tokio::sync::{mpsc, oneshot};
+
+/// The most bytes of a line from a pipe.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// A line, and where its answer is waited for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) line: String,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// Where lines come from.
+pub(super) struct Input {
+    editor: Option<LineEditor>,
+    terminal: Arc<TerminalState>,
+    notices: Sender<String>,
+}
+
+impl Input {
+    /// The prompt of a terminal, or plain lines.
+    pub(super) fn new(is_terminal: bool, guide: Arc<Words>) -> anyhow::Result<Self> {
+        let terminal = Arc::new(TerminalState::remember());
+        let mut editor = is_terminal.then(|| LineEditor::new(guide, history_file("shell"))).transpose()?;
+        let above = editor.as_mut().map(LineEditor::above).transpose()?;
+        Ok(Self { editor, terminal, notices: notices(above) })
+    }
+
+    /// The terminal as it was.
+    pub(super) fn terminal(&self) -> Arc<TerminalState> {
+        Arc::clone(&self.terminal)
+    }
+
+    /// Takes what is to be said beside the answers.
+    pub(super) fn notices(&self) -> Sender<String> {
+        self.notices.clone()
+    }
+
+    /// Hands lines over and prints their answers, until either side has enough.
+    pub(super) fn run(mut self, lines: &mpsc::Sender<Asked>) -> anyhow::Result<()> {
+        while let Some(line) = self.next()? {
+            let (reply, answer) = oneshot::channel();
+            if lines.blocking_send(Asked { line, reply }).is_err() {
+                break;
+            }
+            let Ok(reply) = answer.blocking_recv() else { break };
+            print(&reply.answer)?;
+            if !reply.beside.is_empty() {
+                anstream::eprint!("{}", reply.beside);
+            }
+            if reply.is_last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> anyhow::Result<Option<String>> {
+        let Some(editor) = &mut self.editor else { return next_plain() };
+        loop {
+            match editor.read()? {
+                Typed::Line(line) => return Ok(Some(line)),
+                Typed::Cancelled => {}
+                Typed::End => return Ok(None),
+            }
+        }
+    }
+}
+
+fn next_plain() -> anyhow::Result<Option<String>> {
+    let mut line = Vec::new();
+    let mut stdin = std::io::stdin().lock().take(LONGEST_LINE);
+    stdin.read_until(b'\n', &mut line).context("read a line")?;
+    anyhow::ensure!((line.len() as u64) < LONGEST_LINE, "a line is longer than {LONGEST_LINE} bytes");
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let line = String::from_utf8(line).context("read a line: it is not UTF-8")?;
+    Ok(Some(line.trim_end_matches(['\n', '\r']).to_string()))
+}
+
+/// A thread that says things: above the prompt, else on stderr. To print above a prompt may take until it is there.
+fn notices(above: Option<Above>) -> Sender<String> {
+    let (sender, receiver) = std::sync::mpsc::channel::<String>();
+    std::thread::spawn(move || {
+        let mut above = above;
+        for line in receiver {
+            let said = match &mut above {
+                Some(above) => above(format!("{line}\n")),
+                None => written(writeln!(anstream::stderr(), "{line}")),
+            };
+            if said.is_err() {
+                break;
+            }
+        }
+    });
+    sender
+}
+
+/// What can be typed, and the prompt.
+pub(super) struct Words {
+    pub(super) standing: Arc<Standing>,
+    /// Tables as they are typed, with their columns.
+    pub(super) tables: Vec<(String, Vec<String>)>,
+    pub(super) color: bool,
+}
+
+impl Guide for Words {
+    fn prompt(&self) -> String {
+        let word = self.standing.get();
+        let text = format!("{:>7}> ", word.as_str());
+        let style = match word {
+            Word::Live => anstyle::AnsiColor::Green,
+            Word::Loading => anstyle::AnsiColor::Yellow,
+            Word::Stale => anstyle::AnsiColor::Red,
+        };
+        let style = style.on_default();
+        if self.color { format!("{}{text}{}", style.render(), style.render_reset()) } else { text }
+    }
+
+    fn blank(&self) -> String {
+        " ".repeat(9)
+    }
+
+    fn complete(&self, before: &str) -> (usize, Vec<String>) {
+        let words: Vec<&str> = before.split_whitespace().collect();
+        let is_new = before.is_empty() || before.ends_with(char::is_whitespace);
+        let partial = if is_new { "" } else { words.last().copied().unwrap_or_default() };
+        let complete = if is_new { &words[..] } else { &words[..words.len() - 1] };
+        let tables = self.tables.iter().map(|(table, _)| format!("{table} "));
+        let candidates: Vec<String> = match complete {
+            [] => COMMANDS.iter().skip(1).map(|(name, _, _)| (*name).to_string()).chain(tables).collect(),
+            ["count"] => tables.collect(),
+            ["count", table, ..] | [table, ..] => {
+                let named = self.tables.iter().find(|(name, _)| name == table);
+                named
+                    .map(|(_, columns)| columns.iter().map(|column| format!("{column}=")).collect())
+                    .unwrap_or_default()
+            }
+        };
+        let fitting = candidates.into_iter().filter(|word| word.starts_with(partial)).collect();
+        (before.len() - partial.len(), fitting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_follow_is_offered() {
+        let tables = vec![("users".to_string(), vec!["id".to_string(), "\"Odd\"".to_string()])];
+        let words = Words { standing: Arc::new(Standing::default()), tables, color: false };
+        let offered = |before: &str| words.complete(before);
+        assert_eq!(offered("u"), (0, vec!["users ".to_string()]));
+        assert_eq!(offered("count "), (6, vec!["users ".to_string()]));
+        assert_eq!(offered("count users i"), (12, vec!["id=".to_string()]));
+        assert_eq!(offered("users id=1 "), (11, vec!["id=".to_string(), "\"Odd\"=".to_string()]));
+        assert_eq!(offered(".t"), (0, vec![".tables".to_string()]));
+        assert_eq!(offered("nothing x"), (8, vec![]));
+        assert_eq!(words.prompt().len(), words.blank().len());
+    }
+}

@@ -1,0 +1,406 @@
+//! [`Session`]: the tables that are followed, and the answers to lines.
+
+use super::super::Context;
+use super::Args;
+use super::input::Words;
+use super::line::{COMMANDS, Line, Name};
+use super::live::{Live, Word};
+use crate::catalog::{self, Table};
+use crate::conditions::{self, Asked, Written};
+use crate::connect::Server;
+use crate::failure::{self, with_hint};
+use crate::following::{self, estimate, explain_failure};
+use crate::render::Format;
+use crate::render::escape::escape;
+use crate::render::json;
+use crate::render::progress::Progress;
+use crate::render::rows::rows;
+use crate::render::table::{Heading, render};
+use crate::triggers::observe::observe;
+use anyhow::anyhow;
+use postgres_index_cache_core::TableShape;
+use postgres_index_cache_core::postgres::{Driver, FollowTable};
+use postgres_index_cache_core::sync::TableId;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use tokio_postgres::Client;
+
+/// How many rows an answer shows, until `.limit` says otherwise.
+const LIMIT: usize = 1000;
+
+/// What is printed for a line.
+#[derive(Debug, Default)]
+pub(super) struct Reply {
+    /// For stdout.
+    pub(super) answer: String,
+    /// For stderr, in lines.
+    pub(super) beside: String,
+    pub(super) is_failure: bool,
+    pub(super) is_last: bool,
+}
+
+/// An answer before it is laid out.
+#[derive(Debug, Default)]
+struct Data {
+    text: String,
+    rows: usize,
+    /// Whether `text` is rows of a table, which a count follows.
+    is_rows: bool,
+    notices: Vec<String>,
+}
+
+/// A table that is followed.
+struct Followee {
+    table: Table,
+    shape: Arc<TableShape>,
+    /// The columns to show, by position in the shape.
+    shown: Vec<usize>,
+    channel: String,
+}
+
+/// The tables that are followed.
+pub(super) struct Session {
+    server: Server,
+    /// Computes the values of conditions.
+    client: Client,
+    live: Live,
+    followees: Vec<Followee>,
+    limit: usize,
+    format: Format,
+    color: bool,
+    quiet: bool,
+}
+
+impl Session {
+    /// Finds the tables, loads them, and waits until they are live.
+    pub(super) async fn open(context: &Context, args: &Args) -> anyhow::Result<Self> {
+        let server = context.server("shell")?;
+        let client = server.client().await?;
+        let tables = catalog::resolve(&client, &args.tables).await?;
+        let mut followees = Vec::new();
+        let mut follows: Vec<FollowTable> = Vec::new();
+        for table in tables {
+            following::check_kind(&table)?;
+            let seen = observe(&table);
+            for notice in following::check_announced(&table, seen.as_ref())? {
+                context.notice(&notice);
+            }
+            let shown = following::shown(&table, seen.as_ref());
+            let shape = following::shape(&table, |column| shown.contains(&column.name))?;
+            follows.push(following::follow(&table, seen.as_ref(), &shape));
+            let channel = following::channel(&table, seen.as_ref(), |notice| context.notice(notice));
+            let shown = shown.iter().filter_map(|name| shape.position(name)).collect();
+            drop(seen);
+            followees.push(Followee { table, shape, shown, channel });
+        }
+        let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
+        let sizes: Vec<(&Table, &TableShape)> =
+            followees.iter().map(|followee| (&followee.table, &*followee.shape)).collect();
+        following::check_memory(&client, &sizes, max_memory).await?;
+        let mut channels: Vec<String> = followees.iter().map(|followee| followee.channel.clone()).collect();
+        channels.sort();
+        channels.dedup();
+        let expected: Option<u64> = followees.iter().map(|followee| followee.table.estimated_rows).sum();
+        let names: Vec<String> = followees.iter().map(|followee| followee.table.display_name()).collect();
+        let progress = Progress::new(&format!("loading {}", names.join(", ")), expected, !context.quiet);
+        let options = following::options(channels, max_memory);
+        let mut driver = Driver::open(&server, follows, options).await.map_err(explain_failure)?;
+        let mut loaded = vec![0; followees.len()];
+        let count = |read: postgres_index_cache_core::postgres::Loaded| {
+            loaded[read.table.0] = read.rows;
+            progress.set(loaded.iter().sum());
+        };
+        driver.until_live(count).await.map_err(explain_failure)?;
+        drop(progress);
+        Ok(Self {
+            server,
+            client,
+            live: Live::new(driver),
+            followees,
+            limit: LIMIT,
+            format: context.format,
+            color: context.color,
+            quiet: context.quiet,
+        })
+    }
+
+    /// What a prompt needs.
+    pub(super) fn guide(&self) -> Arc<Words> {
+        let quoted = |name: &str| {
+            let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if is_plain { name.to_string() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+        };
+        let tables = self.followees.iter().map(|followee| {
+            let Table { schema, name, .. } = &followee.table;
+            let is_alone = self.followees.iter().filter(|other| other.table.name == *name).count() == 1;
+            let table = if is_alone { quoted(name) } else { format!("{}.{}", quoted(schema), quoted(name)) };
+            let columns = followee.shape.columns().iter().map(|column| quoted(&column.name)).collect();
+            (table, columns)
+        });
+        Arc::new(Words { standing: self.live.standing(), tables: tables.collect(), color: self.color })
+    }
+
+    /// Where to say what happens while nobody asks.
+    pub(super) fn say_through(&mut self, notices: Sender<String>) {
+        if !self.quiet {
+            self.live.say_through(notices);
+        }
+    }
+
+    /// Keeps the caches live, and never ends.
+    pub(super) async fn idle(&mut self) {
+        self.live.idle().await;
+    }
+
+    /// Answers a line.
+    pub(super) async fn answer(&mut self, text: &str) -> Reply {
+        let line = match Line::parse(text) {
+            Ok(None) => return Reply::default(),
+            Ok(Some(line)) => line,
+            Err(error) => return self.reply(text, Err(error)),
+        };
+        let is_last = line == Line::Quit;
+        let data = self.carry_out(line).await;
+        Reply { is_last, ..self.reply(text, data) }
+    }
+
+    /// The reply to a line that was given up.
+    pub(super) fn cancelled(&self, text: &str) -> Reply {
+        self.reply(text, Err(anyhow!("cancelled")))
+    }
+
+    async fn carry_out(&mut self, line: Line) -> anyhow::Result<Data> {
+        match line {
+            Line::Rows { table, conditions } => {
+                let (at, asked, notices) = self.ask(&table, &conditions).await?;
+                self.rows(at, asked, notices)
+            }
+            Line::Count { table, conditions } => {
+                let (at, asked, notices) = self.ask(&table, &conditions).await?;
+                let conditions = asked.conditions(&self.followees[at].shape)?;
+                let count = self.live.driver.cache(TableId(at)).find(&conditions).rows.len();
+                let text = match self.format {
+                    Format::Text => format!("{count}\n"),
+                    Format::Json => json::line([("count", json!(count))]),
+                };
+                Ok(Data { text, rows: 1, notices, ..Data::default() })
+            }
+            Line::Tables => {
+                self.live.fence().await;
+                Ok(self.tables())
+            }
+            Line::Stats => {
+                self.live.fence().await;
+                Ok(self.stats())
+            }
+            Line::Limit(limit) => {
+                self.limit = limit.unwrap_or(self.limit);
+                let text = match self.format {
+                    Format::Text => format!("{}\n", self.limit),
+                    Format::Json => json::line([("limit", json!(self.limit))]),
+                };
+                Ok(Data { text, rows: 1, ..Data::default() })
+            }
+            Line::Help => Ok(self.help()),
+            Line::Quit => Ok(Data::default()),
+        }
+    }
+
+    /// Finds the table, computes the conditions, and catches up.
+    async fn ask(&mut self, table: &Name, written: &[Written]) -> anyhow::Result<(usize, Asked, Vec<String>)> {
+        let at = self.position(table)?;
+        let Self { server, client, live, followees, .. } = self;
+        let table = &followees[at].table;
+        if !written.is_empty() && client.is_closed() {
+            *client = live.alongside(server.client()).await?;
+        }
+        let asked = live.alongside(conditions::evaluate(client, table, written)).await?;
+        for column in table.columns.iter().filter(|column| asked.names(&column.name)) {
+            following::check_sent(table, observe(table).as_ref(), &column.name)?;
+        }
+        live.fence().await;
+        let notices = asked.notices(table).collect();
+        Ok((at, asked, notices))
+    }
+
+    fn position(&self, name: &Name) -> anyhow::Result<usize> {
+        let is_meant = |followee: &&Followee| {
+            let Table { schema, name: own, .. } = &followee.table;
+            *own == name.name && name.schema.as_ref().is_none_or(|wanted| wanted == schema)
+        };
+        let names = || {
+            let names: Vec<String> = self.followees.iter().map(|followee| followee.table.display_name()).collect();
+            names.join(", ")
+        };
+        match self.followees.iter().filter(is_meant).count() {
+            0 => Err(with_hint(
+                anyhow!("{} is not followed here", name.name),
+                format!("followed are {}; see .help for what can be asked", names()),
+            )),
+            1 => Ok(self.followees.iter().position(|followee| is_meant(&followee)).unwrap_or_default()),
+            _ => {
+                Err(with_hint(anyhow!("{} may be one of several tables", name.name), format!("say which: {}", names())))
+            }
+        }
+    }
+
+    fn rows(&mut self, at: usize, asked: Asked, mut notices: Vec<String>) -> anyhow::Result<Data> {
+        let Followee { shape, shown, .. } = &self.followees[at];
+        let conditions = asked.conditions(shape)?;
+        let answer = self.live.driver.cache(TableId(at)).find(&conditions);
+        let count = answer.rows.len();
+        if count > self.limit {
+            notices.push(format!("{} more rows match; .limit {} cut them off", count - self.limit, self.limit));
+        }
+        let text = rows(self.format, shape, shown, answer.rows.iter().take(self.limit));
+        Ok(Data { text, rows: count.min(self.limit), is_rows: true, notices })
+    }
+
+    fn tables(&self) -> Data {
+        let memory = |at: usize| self.live.driver.cache(TableId(at)).memory_bytes();
+        let count = |at: usize| self.live.driver.cache(TableId(at)).len();
+        let columns = |followee: &Followee| -> Vec<String> {
+            followee.shown.iter().map(|&column| followee.shape.columns()[column].name.clone()).collect()
+        };
+        let numbered = self.followees.iter().enumerate();
+        let text = match self.format {
+            Format::Text => {
+                let headings = [
+                    Heading::text("table"),
+                    Heading::number("rows"),
+                    Heading::number("memory"),
+                    Heading::text("channel"),
+                    Heading::text("columns"),
+                ];
+                let row = |(at, followee): (usize, &Followee)| {
+                    vec![
+                        followee.table.display_name(),
+                        count(at).to_string(),
+                        estimate::human(memory(at)),
+                        followee.channel.clone(),
+                        columns(followee).join(","),
+                    ]
+                };
+                render(&headings, numbered.map(row))
+            }
+            Format::Json => numbered
+                .map(|(at, followee)| {
+                    let Table { schema, name, .. } = &followee.table;
+                    json::line([
+                        ("schema", json!(schema)),
+                        ("table", json!(name)),
+                        ("rows", json!(count(at))),
+                        ("memory_bytes", json!(memory(at))),
+                        ("channel", json!(followee.channel)),
+                        ("columns", json!(columns(followee))),
+                    ])
+                })
+                .collect(),
+        };
+        Data { text, rows: self.followees.len(), ..Data::default() }
+    }
+
+    fn stats(&self) -> Data {
+        let driver = &self.live.driver;
+        let counters = driver.replica().counters();
+        let (mut total, mut bytes) = (0, 0);
+        for at in 0..self.followees.len() {
+            let cache = driver.cache(TableId(at));
+            total += cache.len();
+            bytes += cache.memory_bytes();
+        }
+        let counted = [
+            ("rows", total as u64),
+            ("memory_bytes", bytes as u64),
+            ("received", counters.received),
+            ("applied", counters.applied),
+            ("skipped", counters.skipped),
+            ("other_tables", counters.other_tables),
+            ("invalid", counters.invalid),
+            ("plain", counters.plain),
+            ("reloads", counters.reloads),
+        ];
+        let state = self.live.standing().get().as_str();
+        let text = match self.format {
+            Format::Text => {
+                let why = self.live.failure().map(|why| vec!["why".to_string(), why.to_string()]);
+                let counted = counted.iter().map(|(name, count)| {
+                    let value = if *name == "memory_bytes" { estimate::human(bytes) } else { count.to_string() };
+                    vec![name.strip_suffix("_bytes").unwrap_or(name).replace('_', " "), value]
+                });
+                let state = vec!["state".to_string(), state.to_string()];
+                render(&[Heading::text(""), Heading::text("")], std::iter::once(state).chain(why).chain(counted))
+                    .trim_start()
+                    .to_string()
+            }
+            Format::Json => {
+                let why = self.live.failure().map(|why| ("why", json!(why)));
+                let counted = counted.iter().map(|(name, count)| (*name, json!(count)));
+                json::line(std::iter::once(("state", json!(state))).chain(why).chain(counted))
+            }
+        };
+        Data { text, rows: 1, ..Data::default() }
+    }
+
+    fn help(&self) -> Data {
+        let text = match self.format {
+            Format::Text => {
+                let words = COMMANDS.iter().map(|(name, takes, does)| {
+                    vec![format!("{name} {takes}").trim_end().to_string(), (*does).to_string()]
+                });
+                let conditions = "\nconditions: COLUMN=VALUE  COLUMN='two words'  COLUMN=  COLUMN=null  COLUMN!=null  \
+                    COLUMN:=SQL\n";
+                render(&[Heading::text(""), Heading::text("")], words).trim_start().to_string() + conditions
+            }
+            Format::Json => COMMANDS
+                .iter()
+                .map(|(name, takes, does)| {
+                    json::line([("command", json!(name)), ("takes", json!(takes)), ("does", json!(does))])
+                })
+                .collect(),
+        };
+        Data { text, rows: COMMANDS.len(), ..Data::default() }
+    }
+
+    fn reply(&self, command: &str, data: anyhow::Result<Data>) -> Reply {
+        let word = self.live.standing().get();
+        let mut reply = Reply { is_failure: data.is_err(), ..Reply::default() };
+        let mut said: Vec<String> = Vec::new();
+        let mut end = vec![("event", json!("end")), ("command", json!(command.trim()))];
+        match data {
+            Ok(data) => {
+                if !self.quiet {
+                    said.extend(data.notices.iter().map(|notice| format!("notice: {notice}")));
+                }
+                reply.answer = data.text;
+                if self.format == Format::Text && !data.is_rows && word == Word::Stale {
+                    said.push(
+                        "notice: the cache is stale: it may lack what was committed since it was live".to_string(),
+                    );
+                }
+                if self.format == Format::Text && data.is_rows {
+                    let rows = if data.rows == 1 { "row" } else { "rows" };
+                    let stale = if word == Word::Live { String::new() } else { format!(", {}", word.as_str()) };
+                    reply.answer.push_str(&format!("({} {rows}{stale})\n", data.rows));
+                }
+                end.push(("rows", json!(data.rows)));
+            }
+            Err(error) => {
+                let lines = failure::lines(&error);
+                let part = |prefix| lines.iter().find_map(|line| line.strip_prefix(prefix));
+                end.extend([("rows", json!(0)), ("error", json!(part("error: ")))]);
+                end.extend(part("hint: ").map(|hint| ("hint", json!(hint))));
+                if self.format == Format::Text {
+                    said.extend(lines);
+                }
+            }
+        }
+        end.push(("state", json!(word.as_str())));
+        if self.format == Format::Json {
+            reply.answer.push_str(&json::line(end));
+        }
+        reply.beside = said.iter().map(|line| format!("{}\n", escape(line))).collect();
+        reply
+    }
+}

@@ -1,0 +1,275 @@
+//! `shell`: a live cache behind a prompt, or behind a pipe.
+
+use crate::support::{DEADLINE, Database, USERS, ended, lines_of};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::{Value, json};
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::Receiver;
+
+const TABLES: &str = "
+    CREATE TABLE people (id int PRIMARY KEY, name text, hash bigint);
+    CREATE TABLE \"Odd Name\" (\"Key\" text PRIMARY KEY, \"a b\" text);
+    INSERT INTO people SELECT n, 'p' || n, n % 10 FROM generate_series(1, 50) n;
+    INSERT INTO \"Odd Name\" VALUES ('k', 'two words'), ('l', 'null');";
+
+async fn tables() -> Database {
+    let database = Database::with(TABLES).await;
+    database.pgic_ok(&["install-triggers", "people", "\"Odd Name\""]);
+    database
+}
+
+/// A shell at the other end of pipes.
+struct Shell {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Shell {
+    fn start(database: &Database, arguments: &[&str]) -> Self {
+        let mut command = database.command(&[&["shell"], arguments].concat());
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start a shell");
+        let lines = lines_of(child.stdout.take().expect("piped"));
+        Self { stdin: child.stdin.take(), lines, child }
+    }
+
+    /// Types a line.
+    fn send(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("it is open");
+        writeln!(stdin, "{line}").expect("the shell reads");
+    }
+
+    /// Types a line and takes its answer, the `end` line last.
+    fn ask(&mut self, line: &str) -> Vec<Value> {
+        self.send(line);
+        let mut answer = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(DEADLINE).expect("an answer ends");
+            let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
+            let is_end = value["event"] == "end";
+            answer.push(value);
+            if is_end {
+                return answer;
+            }
+        }
+    }
+
+    /// Closes its input; how it ended and what it said on stderr.
+    fn close(mut self) -> (i32, String) {
+        drop(self.stdin.take());
+        let ran = ended(self.child);
+        (ran.code, ran.stderr)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_answer_has_everything_that_was_committed_before_its_line() {
+    let database = tables().await;
+    let client = database.client().await;
+    let mut shell = Shell::start(&database, &["-o", "json", "people", "\"Odd Name\""]);
+    let end = |command: &str, rows: usize| json!({"event":"end","command":command,"rows":rows,"state":"live"});
+    assert_eq!(shell.ask("count people"), [json!({"count":50}), end("count people", 1)]);
+    for round in 1..=20 {
+        let sql = format!(
+            "BEGIN; UPDATE people SET name = 'r{round}', id = id + 100 WHERE id % 7 = {} % 7;
+             INSERT INTO people VALUES (-{round}, repeat('x', {}), 77); COMMIT",
+            round,
+            if round % 5 == 0 { 9000 } else { 3 }
+        );
+        client.batch_execute(&sql).await.unwrap();
+        let mut answer = shell.ask(&format!("people name=r{round}"));
+        assert_eq!(answer.pop().unwrap()["state"], "live");
+        let sql = format!("SELECT row_to_json(p)::text FROM people p WHERE name = 'r{round}' ORDER BY id");
+        let rows = client.query(&sql, &[]).await.unwrap();
+        let expected: Vec<Value> = rows.iter().map(|row| serde_json::from_str(row.get(0)).unwrap()).collect();
+        answer.sort_by_key(|row| row["id"].as_i64());
+        assert_eq!(answer, expected, "round {round}");
+        assert_eq!(shell.ask("count people hash=77")[0], json!({"count":round}));
+    }
+    client.batch_execute("TRUNCATE people").await.unwrap();
+    assert_eq!(shell.ask("people"), [end("people", 0)]);
+    let odd = json!({"Key":"k","a b":"two words"});
+    assert_eq!(shell.ask("\"Odd Name\" \"a b\"='two words'")[0], odd);
+    assert_eq!(shell.ask("public.\"Odd Name\" Key:=lower('K') ").first(), Some(&odd));
+    assert_eq!(shell.ask("\"Odd Name\" \"a b\"='null'")[0]["Key"], "l");
+    assert_eq!(shell.ask("\"Odd Name\" \"a b\"=null"), [end("\"Odd Name\" \"a b\"=null", 0)]);
+    assert_eq!(shell.ask(".quit"), [end(".quit", 0)]);
+    assert_eq!(shell.close(), (0, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_bounded_and_what_is_wrong_is_said_where_it_stands() {
+    let database = tables().await;
+    let mut shell = Shell::start(&database, &["-o", "json", "people"]);
+    shell.send("# a note\n");
+    assert_eq!(shell.ask(".limit 3")[0], json!({"limit":3}));
+    let answer = shell.ask("people");
+    assert_eq!((answer.len(), &answer[3]["rows"]), (4, &json!(3)));
+    for (line, error) in [
+        ("people nme=1", "public.people has no column nme"),
+        ("people id=x", "take id=x for the column id of type integer: "),
+        ("nobody", "nobody is not followed here"),
+        (".nothing", "there is no command .nothing"),
+        ("people name='open", "a quote is not closed: 'open"),
+    ] {
+        let answer = shell.ask(line);
+        assert_eq!((answer.len(), &answer[0]["command"], &answer[0]["rows"]), (1, &json!(line), &json!(0)));
+        let said = answer[0]["error"].as_str().unwrap();
+        assert!(said.starts_with(error), "{line}: {said}");
+    }
+    let tables = shell.ask(".tables");
+    assert_eq!((&tables[0]["table"], &tables[0]["rows"]), (&json!("people"), &json!(50)));
+    let stats = shell.ask(".stats");
+    assert_eq!((&stats[0]["state"], &stats[0]["rows"]), (&json!("live"), &json!(50)));
+    assert_eq!(shell.ask(".help").len(), 8);
+    let (code, stderr) = shell.close();
+    assert_eq!(code, 2, "a line from a pipe was not answered: {stderr}");
+    assert_eq!(stderr, "notice: 47 more rows match; .limit 3 cut them off\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_answers_come_in_order() {
+    let database = tables().await;
+    let mut shell = Shell::start(&database, &["people"]);
+    for line in
+        ["people id=7", "count people hash=3", "people id=99", ".limit", "people hash=3 name=p13", ".quit", "never"]
+    {
+        shell.send(line);
+    }
+    let answers: Vec<String> = shell.lines.iter().collect();
+    insta::assert_snapshot!(answers.join("\n"), @r"
+    id  name  hash
+     7  p7       7
+    (1 row)
+    5
+    (0 rows)
+    1000
+    id  name  hash
+    13  p13      3
+    (1 row)
+    ");
+    assert_eq!(shell.close(), (0, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_changes_are_not_announced_is_refused() {
+    let database = tables().await;
+    let client = database.client().await;
+    client.batch_execute(USERS).await.unwrap();
+    let refused = |arguments: &[&str], error: &str, hint: &str| {
+        let ran = database.pgic(&[&["shell"], arguments].concat());
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(error) && ran.stderr.contains(hint), "{ran:?}");
+    };
+    refused(&["people", "users"], "no trigger announces changes of public.users", "pgic install-triggers public.users");
+    client.batch_execute("ALTER TABLE people DISABLE TRIGGER people_cache_notify").await.unwrap();
+    refused(&["people"], "the trigger people_cache_notify of public.people is disabled", "ENABLE TRIGGER");
+    client.batch_execute("DROP TRIGGER people_cache_notify ON people").await.unwrap();
+    refused(&["people"], "no trigger announces changes of public.people", "pgic install-triggers");
+    refused(&["\"Odd Name\"", "--max-memory", "1"], "more than the 1 B allowed", "raise --max-memory");
+    refused(&[], "required", "TABLE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_or_a_reader_that_leaves_ends_it_in_order() {
+    let database = tables().await;
+    for signal in ["INT", "TERM"] {
+        let mut shell = Shell::start(&database, &["-o", "json", "people"]);
+        shell.ask("count people");
+        let pid = shell.child.id().to_string();
+        assert!(std::process::Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
+        let ran = ended(shell.child);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{signal}");
+    }
+    let mut shell = Shell::start(&database, &["-o", "json", "people"]);
+    shell.ask("count people");
+    let Shell { child, mut stdin, lines } = shell;
+    drop(lines);
+    // One line may still be taken by the thread that read for us.
+    for _ in 0..100 {
+        if writeln!(stdin.as_mut().unwrap(), "people").is_err() {
+            break;
+        }
+    }
+    drop(stdin);
+    assert_eq!(ended(child).code, 0);
+}
+
+/// A shell on a terminal of the test's own.
+struct Typed {
+    child: Child,
+    terminal: File,
+    seen: Receiver<String>,
+    text: String,
+}
+
+impl Typed {
+    fn start(database: &Database, home: &std::path::Path) -> Self {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("open a terminal");
+        grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("grant it");
+        let name = ptsname(&terminal, Vec::new()).expect("it has a name").into_string().expect("UTF-8");
+        let end = || OpenOptions::new().read(true).write(true).open(&name).expect("open its other end");
+        let mut command = database.command(&["shell", "people", "--color", "never"]);
+        command.env("HOME", home).env("XDG_STATE_HOME", home.join("state")).env("TERM", "xterm");
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("start a shell");
+        let terminal = File::from(terminal);
+        let mut reader = terminal.try_clone().expect("clone the terminal");
+        let (sender, seen) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                if sender.send(String::from_utf8_lossy(&buffer[..count]).into_owned()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, terminal, seen, text: String::new() }
+    }
+
+    fn keys(&mut self, keys: &str) {
+        self.terminal.write_all(keys.as_bytes()).expect("type");
+    }
+
+    /// Waits until `wanted` is shown; what was shown before it is forgotten.
+    fn sees(&mut self, wanted: &str) {
+        while !self.text.contains(wanted) {
+            let more = self.seen.recv_timeout(DEADLINE);
+            self.text.push_str(&more.unwrap_or_else(|_| panic!("{wanted} is shown after {:?}", self.text)));
+        }
+        self.text = self.text.split_once(wanted).map(|(_, rest)| rest.to_string()).unwrap_or_default();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
+    let database = tables().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut typed = Typed::start(&database, home.path());
+    typed.sees("   live> ");
+    typed.keys("peo\tna\tp7\r");
+    typed.sees("(1 row)");
+    typed.sees("   live> ");
+    typed.keys("count people\r.limit\r");
+    typed.sees("50\r\n");
+    typed.sees("1000\r\n");
+    typed.keys("given up\x03");
+    typed.sees("   live> ");
+    typed.keys("half");
+    typed.sees("half");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (
+        SELECT oid FROM pg_database WHERE datname = current_database())";
+    database.client().await.batch_execute(end).await.unwrap();
+    typed.sees("stale: a connection was lost");
+    typed.sees("  stale> half");
+    typed.keys("\x15people id=3\r");
+    typed.sees("(1 row, stale)");
+    typed.sees("  stale> ");
+    typed.keys("\x04");
+    assert_eq!(ended(typed.child).code, 0);
+    let history = std::fs::read_to_string(home.path().join("state/pgic/shell_history")).unwrap();
+    let lines: Vec<&str> = history.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines, ["people name=p7", "count people", ".limit", "people id=3"]);
+}
