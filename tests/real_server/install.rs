@@ -76,6 +76,8 @@ async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
         CREATE TABLE late (n int NOT NULL UNIQUE DEFERRABLE);
         CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
         CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);
+        CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
+        CREATE FOREIGN TABLE foreigner (id int NOT NULL) SERVER elsewhere;
         CREATE SEQUENCE s; CREATE SCHEMA app; CREATE TABLE app.elsewhere (id int PRIMARY KEY);";
     let database = Database::with(sql).await;
     let cases = [
@@ -83,6 +85,7 @@ async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
         ("elsewhere", "hint: there is app.elsewhere"),
         ("v", "public.v is a view"),
         ("m", "public.m is a materialised view"),
+        ("foreigner", "public.foreigner is a foreign table"),
         ("nokey", "has neither a primary key nor a unique key"),
         ("nullable", "has neither a primary key nor a unique key"),
         ("late", "has neither a primary key nor a unique key"),

@@ -256,6 +256,8 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.sees("50\r\n");
     typed.sees("1000\r\n");
     typed.keys("given up\x03");
+    // What is typed before the next prompt is given up too.
+    typed.sees("given up");
     typed.sees("   live> ");
     typed.keys("half");
     typed.sees("half");

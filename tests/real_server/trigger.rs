@@ -11,13 +11,6 @@ async fn installed(sql: &str, tables: &[&str]) -> Database {
     database
 }
 
-/// Runs `sql` and gives what arrived, in short.
-async fn arrives(database: &Database, sql: &str) -> Vec<String> {
-    let mut listening = database.listen().await;
-    database.client().await.batch_execute(sql).await.unwrap_or_else(|error| panic!("a writer failed: {error:?}"));
-    listening.short().await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_says_what_the_contract_says() {
     let database = installed(NOTES, &["notes"]).await;
@@ -70,9 +63,9 @@ async fn rows_around_the_limit_are_written_and_announced() {
 async fn a_key_that_does_not_fit_asks_for_a_reload() {
     let database = installed("CREATE TABLE t (id text PRIMARY KEY)", &["t"]).await;
     let index_fits = "INSERT INTO t VALUES (repeat('\"', 2600))";
-    assert_eq!(arrives(&database, index_fits).await.len(), 1);
+    assert_eq!(database.arrives(index_fits).await.len(), 1);
     // Old and new key in one payload.
-    let changed = arrives(&database, "UPDATE t SET id = repeat('\\', 2600)").await;
+    let changed = database.arrives("UPDATE t SET id = repeat('\\', 2600)").await;
     assert_eq!(changed, ["reload null"]);
 }
 
@@ -109,7 +102,7 @@ async fn nothing_of_the_writer_s_can_change_what_is_sent() {
         INSERT INTO notes VALUES (1, 'plain');
         UPDATE notes SET id = 2;
         DELETE FROM notes;";
-    assert_eq!(arrives(&database, hostile).await, ["insert 1", "delete 1", "update 1>2", "delete 2"]);
+    assert_eq!(database.arrives(hostile).await, ["insert 1", "delete 1", "update 1>2", "delete 2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,9 +147,9 @@ async fn every_change_of_one_transaction_arrives() {
     let sql = "BEGIN; INSERT INTO notes VALUES (1, 'a'); UPDATE notes SET body = 'b'; UPDATE notes SET body = 'a';
         DELETE FROM notes; INSERT INTO notes VALUES (1, 'a');
         SAVEPOINT s; UPDATE notes SET body = 'lost'; ROLLBACK TO s; COMMIT";
-    assert_eq!(arrives(&database, sql).await, ["insert 1", "update 1", "update 1", "delete 1", "insert 1"]);
+    assert_eq!(database.arrives(sql).await, ["insert 1", "update 1", "update 1", "delete 1", "insert 1"]);
     let rolled_back = "BEGIN; DELETE FROM notes; ROLLBACK";
-    assert!(arrives(&database, rolled_back).await.is_empty());
+    assert!(database.arrives(rolled_back).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,12 +161,12 @@ async fn copy_conflicts_cascades_and_truncate_are_announced() {
         INSERT INTO pets VALUES (10, 1) ON CONFLICT (id) DO UPDATE SET owner = 2;
         INSERT INTO pets VALUES (10, 1) ON CONFLICT (id) DO UPDATE SET owner = 2;
         INSERT INTO pets VALUES (10, 1) ON CONFLICT DO NOTHING";
-    assert_eq!(arrives(&database, sql).await, ["insert 1", "insert 2", "insert 10", "update 10"]);
+    assert_eq!(database.arrives(sql).await, ["insert 1", "insert 2", "insert 10", "update 10"]);
     // The server queues the cascade behind the statement that caused it.
-    let cascade = arrives(&database, "UPDATE owners SET id = 3 WHERE id = 2").await;
+    let cascade = database.arrives("UPDATE owners SET id = 3 WHERE id = 2").await;
     assert_eq!(cascade, ["delete 2", "update 2>3", "update 10"]);
-    assert_eq!(arrives(&database, "DELETE FROM owners WHERE id = 3").await, ["delete 3", "delete 10"]);
-    assert_eq!(arrives(&database, "TRUNCATE owners, pets").await, ["truncate null", "truncate null"]);
+    assert_eq!(database.arrives("DELETE FROM owners WHERE id = 3").await, ["delete 3", "delete 10"]);
+    assert_eq!(database.arrives("TRUNCATE owners, pets").await, ["truncate null", "truncate null"]);
     let mut listening = database.listen().await;
     let client = database.client().await;
     let sink = client.copy_in("COPY owners FROM STDIN").await.unwrap();
@@ -257,7 +250,7 @@ async fn an_update_beside_a_wide_value_is_announced_without_it() {
         .batch_execute("INSERT INTO notes SELECT 1, string_agg(md5(n::text), '') FROM generate_series(1, 300000) n")
         .await
         .unwrap();
-    assert_eq!(arrives(&database, "UPDATE notes SET doc = '1'").await, ["update 1 truncated"]);
+    assert_eq!(database.arrives("UPDATE notes SET doc = '1'").await, ["update 1 truncated"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +261,7 @@ async fn a_failure_of_whatever_kind_becomes_a_reload() {
         CREATE TABLE asserts (id int PRIMARY KEY, m mood);
         CREATE TABLE nulls (id int PRIMARY KEY);";
     let database = installed(cast, &["asserts", "nulls"]).await;
-    assert_eq!(arrives(&database, "INSERT INTO asserts VALUES (1, 'sad')").await, ["reload null"]);
+    assert_eq!(database.arrives("INSERT INTO asserts VALUES (1, 'sad')").await, ["reload null"]);
     let no_key = "ALTER TABLE nulls DROP CONSTRAINT nulls_pkey; ALTER TABLE nulls ALTER id DROP NOT NULL";
     database.client().await.batch_execute(no_key).await.unwrap();
     for sql in [
@@ -277,7 +270,7 @@ async fn a_failure_of_whatever_kind_becomes_a_reload() {
         "UPDATE nulls SET id = NULL",
         "DELETE FROM nulls",
     ] {
-        assert_eq!(arrives(&database, sql).await, ["reload null"], "{sql}");
+        assert_eq!(database.arrives(sql).await, ["reload null"], "{sql}");
     }
 }
 

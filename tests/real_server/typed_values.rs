@@ -3,7 +3,7 @@
 use crate::support::Database;
 
 /// Type and values; each row is written twice, before the snapshot and after it.
-const VALUES: [(&str, &[&str]); 33] = [
+const VALUES: [(&str, &[&str]); 40] = [
     ("bool", &["true", "false"]),
     ("int2", &["-32768", "32767"]),
     ("int4", &["-2147483648"]),
@@ -40,6 +40,14 @@ const VALUES: [(&str, &[&str]); 33] = [
     ("regclass", &["pg_class"]),
     ("mood", &["sad"]),
     ("pair", &["(1,\"2024-02-29 12:34:56+05:45\")"]),
+    // Settings matter to these through what they are made of.
+    ("moment", &["2024-02-29 12:34:56+05:45", "infinity"]),
+    ("moment[]", &["{2024-02-29 12:34:56+05:45}"]),
+    ("wrapped", &["(\"2024-02-29 12:34:56+05:45\",\"{1 mon 2 days}\",1.1)"]),
+    ("wrapped[]", &["{\"(\\\"2024-02-29 12:34:56+05:45\\\",,1e-7)\"}"]),
+    ("float8range", &["[0.1,0.30000000000000004)"]),
+    ("spans", &["[2024-02-29 12:34:56+05:45,)"]),
+    ("blobs", &["{\"\\\\x00ff\"}"]),
 ];
 
 /// Settings of a writer that change how values are written.
@@ -51,6 +59,9 @@ async fn all_types() -> Database {
     let columns: Vec<String> = VALUES.iter().enumerate().map(|(n, (ty, _))| format!("c{n} {ty}")).collect();
     let sql = format!(
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b timestamptz);
+         CREATE DOMAIN moment AS timestamptz; CREATE DOMAIN spans AS tstzrange; CREATE DOMAIN blobs AS bytea[];
+         CREATE TYPE wrapped AS (m moment, i interval[], f float4);
+         CREATE TYPE float8range AS RANGE (subtype = float8);
          CREATE TABLE all_types (id int PRIMARY KEY, {});",
         columns.join(", ")
     );

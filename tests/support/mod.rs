@@ -65,7 +65,10 @@ CREATE TRIGGER users_cache_notify
 /// The cluster of this test process; it is gone when the process is.
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| match Cluster::start(&Setup::default()) {
+    // What two-phase commit and logical replication take.
+    let settings = [("max_prepared_transactions", "5"), ("wal_level", "logical")];
+    let settings = settings.map(|(name, value)| (name.to_string(), value.to_string())).into();
+    CLUSTER.get_or_init(|| match Cluster::start(&Setup { settings }) {
         Ok(cluster) => cluster,
         Err(error) => panic!("these tests need a PostgreSQL server: {error}\n{INSTALL_HINT}"),
     })
@@ -128,6 +131,13 @@ impl Database {
     /// Listens on `cache_invalidation`.
     pub async fn listen(&self) -> Listening {
         self.listen_on("cache_invalidation").await
+    }
+
+    /// Runs `sql` in a session of its own and gives what arrived, in short.
+    pub async fn arrives(&self, sql: &str) -> Vec<String> {
+        let mut listening = self.listen().await;
+        self.client().await.batch_execute(sql).await.unwrap_or_else(|error| panic!("a writer failed: {error:?}"));
+        listening.short().await
     }
 
     /// Listens on a channel.

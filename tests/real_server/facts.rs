@@ -1,0 +1,219 @@
+//! What PostgreSQL does with triggers and notifications, case by case: no writer is broken, and what arrives is what is
+//! promised, or the silence that the documentation names.
+
+use crate::support::{Database, cluster};
+use serde_json::json;
+use std::collections::HashSet;
+
+async fn installed(sql: &str, arguments: &[&str]) -> Database {
+    let database = Database::with(sql).await;
+    database.pgic_ok(&[&["install-triggers"], arguments].concat());
+    database
+}
+
+const T: &str = "CREATE TABLE t (id int PRIMARY KEY, n int);";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_phase_commit_fails_after_a_notify_whatever_the_trigger() {
+    let database = installed(T, &["t"]).await;
+    let mut listening = database.listen().await;
+    let client = database.client().await;
+    let prepared = client.batch_execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'x'").await;
+    let error = prepared.unwrap_err();
+    assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("0A000"), "{error:?}");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    let untouched = "CREATE TABLE u (id int); BEGIN; INSERT INTO u VALUES (1); PREPARE TRANSACTION 'y'";
+    client.batch_execute(untouched).await.expect("a transaction that announces nothing can be prepared");
+    client.batch_execute("ROLLBACK PREPARED 'y'").await.unwrap();
+    assert!(listening.short().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_one_name_in_two_schemas_are_told_apart() {
+    let sql = format!("CREATE SCHEMA s2; {T} CREATE TABLE s2.t (LIKE t INCLUDING ALL);");
+    let database = installed(&sql, &["t", "s2.t"]).await;
+    let mut listening = database.listen().await;
+    database.client().await.batch_execute("INSERT INTO t VALUES (1); INSERT INTO s2.t VALUES (1)").await.unwrap();
+    let schemas: Vec<_> = listening.changes().await.iter().map(|change| change["schema"].clone()).collect();
+    assert_eq!(schemas, ["public", "s2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_a_trigger_of_its_own_is_attached_once_the_trigger_is_gone() {
+    let sql = "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE one (id int PRIMARY KEY);";
+    let database = installed(sql, &["parts", "one"]).await;
+    let client = database.client().await;
+    client.batch_execute("ALTER TRIGGER one_cache_notify ON one RENAME TO parts_cache_notify").await.unwrap();
+    let attach = "ALTER TABLE parts ATTACH PARTITION one FOR VALUES FROM (0) TO (10)";
+    let error = client.batch_execute(attach).await.unwrap_err();
+    assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("42710"), "{error:?}");
+    database.pgic_ok(&["remove-triggers", "one"]);
+    client.batch_execute(attach).await.expect("nothing is in the way any more");
+    assert_eq!(database.arrives("INSERT INTO parts VALUES (1)").await, ["insert 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_inherits_is_silent_and_is_not_in_the_cache_of_its_parent() {
+    let sql = format!("{T} CREATE TABLE child (PRIMARY KEY (id)) INHERITS (t); INSERT INTO t VALUES (1);");
+    let database = installed(&sql, &["t"]).await;
+    let write = "INSERT INTO child VALUES (2); UPDATE t SET n = 5; DELETE FROM t WHERE id = 2";
+    assert_eq!(database.arrives(write).await, ["update 1"], "what happens to the child's rows is not announced");
+    database.client().await.batch_execute("INSERT INTO child VALUES (3)").await.unwrap();
+    assert_eq!(database.pgic_ok(&["query", "t", "-o", "json"]), "{\"id\":1,\"n\":5}\n");
+    assert_eq!(database.arrives("TRUNCATE t").await, ["truncate null"], "the child's truncation is its own");
+    database.pgic_ok(&["install-triggers", "child"]);
+    assert_eq!(database.arrives("INSERT INTO child VALUES (4); UPDATE t SET n = 6").await, ["insert 4", "update 4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlogged_table_is_like_any_other_and_a_temporary_one_is_refused() {
+    let database = installed("CREATE UNLOGGED TABLE t (id int PRIMARY KEY, n int);", &["t"]).await;
+    let write =
+        "INSERT INTO t VALUES (1); TRUNCATE t; INSERT INTO t VALUES (2); ALTER TABLE t SET LOGGED; DELETE FROM t";
+    assert_eq!(database.arrives(write).await, ["insert 1", "truncate null", "insert 2", "delete 2"]);
+    let client = database.client().await;
+    client.batch_execute("CREATE TEMP TABLE mine (id int PRIMARY KEY)").await.unwrap();
+    let schema: String = client.query_one("SELECT pg_my_temp_schema()::regnamespace::text", &[]).await.unwrap().get(0);
+    let ran = database.pgic(&["install-triggers", &format!("{schema}.mine")]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("is a temporary table"), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_through_a_view_is_announced_as_the_table_s() {
+    let database = installed(&format!("{T} CREATE VIEW v AS SELECT id, n FROM t WHERE n > 0;"), &["t"]).await;
+    let write = "INSERT INTO v VALUES (1, 1); UPDATE v SET n = 2; DELETE FROM v";
+    assert_eq!(database.arrives(write).await, ["insert 1", "update 1", "delete 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_turned_off_is_silent_and_always_is_not() {
+    let replica = "SET session_replication_role = replica; INSERT INTO t VALUES (1); TRUNCATE t";
+    let database = installed(T, &["t"]).await;
+    assert!(database.arrives(replica).await.is_empty());
+    database.pgic_ok(&["install-triggers", "t", "--always"]);
+    assert_eq!(database.arrives(replica).await, ["insert 1", "truncate null"]);
+    let off = "ALTER TABLE t DISABLE TRIGGER ALL; INSERT INTO t VALUES (2); ALTER TABLE t ENABLE TRIGGER ALL";
+    assert!(database.arrives(off).await.is_empty());
+    // ENABLE makes ALWAYS an ordinary one.
+    assert_eq!(database.pgic(&["status", "t"]).code, 1);
+    database.pgic_ok(&["install-triggers", "t"]);
+    assert_eq!(database.arrives("SET session_replication_role = replica; DELETE FROM t").await, ["delete 2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_logical_replication_applies_are_announced_with_always_alone() {
+    let publisher = Database::with(&format!("{T} CREATE PUBLICATION p FOR TABLE t;")).await;
+    let subscriber = installed(T, &["t"]).await;
+    let slot = format!("slot_{}", subscriber.name);
+    let admin = publisher.client().await;
+    let create = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+    admin.batch_execute(&create).await.unwrap();
+    let client = subscriber.client().await;
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION {slot} CONNECTION '{}' PUBLICATION p WITH (create_slot = false, slot_name = '{slot}', copy_data = false)",
+        publisher.url
+    );
+    client.batch_execute(&subscribe).await.unwrap();
+    let mut listening = subscriber.listen().await;
+    let applied = async |sql: &str, rows: i64| {
+        admin.batch_execute(sql).await.unwrap();
+        let deadline = std::time::Instant::now() + crate::support::DEADLINE;
+        while client.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0) != rows {
+            assert!(std::time::Instant::now() < deadline, "the subscription applies");
+        }
+    };
+    applied("INSERT INTO t VALUES (1)", 1).await;
+    assert!(listening.short().await.is_empty(), "a trigger that is not ALWAYS is silent");
+    subscriber.pgic_ok(&["install-triggers", "t", "--always"]);
+    applied(
+        "BEGIN; INSERT INTO t VALUES (2, 2); UPDATE t SET id = 5 WHERE id = 1; DELETE FROM t WHERE id = 2; COMMIT",
+        1,
+    )
+    .await;
+    applied("INSERT INTO t VALUES (9)", 2).await;
+    // An apply worker's commit is seen before its notifications are sent.
+    let mut arrived = listening.short().await;
+    while arrived.len() < 5 {
+        arrived.extend(listening.short().await);
+    }
+    assert_eq!(arrived, ["insert 2", "delete 1", "update 1>5", "delete 2", "insert 9"]);
+    client.batch_execute(&format!("DROP SUBSCRIPTION {slot}")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merge_is_announced_row_by_row() {
+    if cluster().version() < 15 {
+        // MERGE came with PostgreSQL 15: before, it is a syntax error and nothing to announce.
+        let database = installed(T, &["t"]).await;
+        let merge = "MERGE INTO t USING t s ON s.id = t.id WHEN MATCHED THEN DELETE";
+        assert!(database.client().await.batch_execute(merge).await.is_err());
+        return;
+    }
+    let database = installed(&format!("{T} INSERT INTO t VALUES (1, 1), (2, 2);"), &["t"]).await;
+    let merge = "MERGE INTO t USING (VALUES (1, 0), (2, 9), (3, 3)) s (id, n) ON s.id = t.id
+        WHEN MATCHED AND s.n = 0 THEN DELETE
+        WHEN MATCHED THEN UPDATE SET n = s.n
+        WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.n)";
+    let mut arrived = database.arrives(merge).await;
+    arrived.sort();
+    assert_eq!(arrived, ["delete 1", "insert 3", "update 2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_two_changes_are_one_payload() {
+    let sql = format!(
+        "{T} CREATE TABLE parts (id int, n int, PRIMARY KEY (id, n)) PARTITION BY RANGE (n);
+         CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10);
+         CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20);"
+    );
+    let database = installed(&sql, &["t", "parts"]).await;
+    let mut listening = database.listen().await;
+    // A place in the table is used again after TRUNCATE, and each leaf has its own.
+    let again = "INSERT INTO t VALUES (1, 1); TRUNCATE t; ".repeat(20);
+    let sql = format!(
+        "BEGIN; {again} COMMIT;
+         BEGIN; INSERT INTO parts VALUES (1, 1), (1, 11); DELETE FROM parts; INSERT INTO parts VALUES (1, 1), (1, 11); COMMIT;
+         BEGIN; INSERT INTO t VALUES (7, 0); UPDATE t SET n = 1; UPDATE t SET n = 0; UPDATE t SET n = 1; COMMIT"
+    );
+    database.client().await.batch_execute(&sql).await.unwrap();
+    let payloads = listening.payloads().await;
+    assert_eq!(payloads.len(), 40 + 6 + 4);
+    assert_eq!(payloads.iter().collect::<HashSet<_>>().len(), payloads.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deferred_trigger_and_a_rule_announce_what_they_write() {
+    let sql = format!(
+        "{T} CREATE TABLE log (id int PRIMARY KEY, n int);
+         CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO log VALUES (NEW.id, NEW.n) ON CONFLICT (id) DO UPDATE SET n = excluded.n; RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER later AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
+         CREATE RULE instead AS ON DELETE TO t DO INSTEAD UPDATE t SET n = -1 WHERE id = OLD.id;"
+    );
+    let database = installed(&sql, &["t", "log"]).await;
+    let mut listening = database.listen().await;
+    let write = "BEGIN; INSERT INTO t VALUES (1, 1), (2, 2); SAVEPOINT s; INSERT INTO t VALUES (3, 3); ROLLBACK TO s; COMMIT; DELETE FROM t";
+    database.client().await.batch_execute(write).await.unwrap();
+    let changes = listening.changes().await;
+    let short: Vec<_> = changes
+        .iter()
+        .map(|change| format!("{} {} {}", change["table"], change["action"], change["id"]).replace('"', ""))
+        .collect();
+    assert_eq!(short, ["t insert 1", "t insert 2", "log insert 1", "log insert 2", "t update 1", "t update 2"]);
+    assert_eq!(changes[5]["data"], json!({"id": 2, "n": -1}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_another_case_and_a_column_named_like_the_trigger_s_own_are_sent() {
+    let sql =
+        "CREATE TABLE t (\"ID\" int PRIMARY KEY, payload text, head text, old_key int, \"new\" text, tg_op text);";
+    let database = installed(sql, &["t"]).await;
+    let mut listening = database.listen().await;
+    let write = "INSERT INTO t VALUES (1, 'p', 'h', 5, 'n', 'o'); UPDATE t SET \"ID\" = 2; DELETE FROM t";
+    database.client().await.batch_execute(write).await.unwrap();
+    let changes = listening.changes().await;
+    let row = json!({"ID": 1, "payload": "p", "head": "h", "old_key": 5, "new": "n", "tg_op": "o"});
+    assert_eq!((changes.len(), &changes[0]["data"], &changes[0]["id"]), (4, &row, &json!(1)));
+}
