@@ -239,12 +239,10 @@ fn json_string(text: &str) -> String {
 }
 
 fn key_expression(row: &str, key: &Key) -> String {
-    let column = |name: &String| format!("{row}.{}", quote_identifier(name));
-    match key.columns.as_slice() {
-        [only] => format!("pg_catalog.to_json({})", column(only)),
-        several => {
-            format!("pg_catalog.json_build_array({})", several.iter().map(column).collect::<Vec<_>>().join(", "))
-        }
+    let columns: Vec<String> = key_columns(row, key).collect();
+    match columns.as_slice() {
+        [only] => format!("pg_catalog.to_json({only})"),
+        several => format!("pg_catalog.json_build_array({})", several.join(", ")),
     }
 }
 
@@ -275,7 +273,13 @@ fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static s
     vec![
         ("{{columns}}", serde_json::json!(types).to_string()),
         ("{{truncate_of_leaf}}", truncate_of_leaf(table, &head("reload"), &from)),
-        ("{{payload}}", payload(&sent, options)),
+        ("{{row}}", row(&sent, options)),
+        ("{{head_of_insert}}", head_of("insert", key, &head("insert"), &from)),
+        ("{{head_of_update}}", head_of("update", key, &head("update"), &from)),
+        ("{{new_key_is_null}}", is_null("NEW", key)),
+        ("{{old_key_is_null}}", is_null("OLD", key)),
+        ("{{new_key_row}}", key_row("NEW", key)),
+        ("{{old_key_row}}", key_row("OLD", key)),
         ("{{unless_changed}}", unless_changed(table, &sent, options)),
         (
             "{{guard}}",
@@ -283,8 +287,6 @@ fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static s
                 .to_string(),
         ),
         ("{{unguard}}", unguard),
-        ("{{insert}}", head("insert")),
-        ("{{update}}", head("update")),
         ("{{delete}}", head("delete")),
         ("{{truncate}}", head("truncate")),
         ("{{reload}}", head("reload")),
@@ -333,33 +335,46 @@ fn truncate_of_leaf(table: &Table, reload: &str, from: &str) -> String {
     )
 }
 
-/// The statements that make the payload of an insert or an update from its `head`.
-fn payload(sent: &[&Column], options: &TriggerOptions) -> String {
+/// The arguments that make the payload of an insert or an update up to its row.
+fn head_of(action: &str, key: &Key, head: &str, from: &str) -> String {
+    let was = if action == "update" { ", was" } else { "" };
+    format!(
+        "{head}, {}, {from}, TG_RELID, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
+        '\",\"v\":\"', NEW.ctid, '\",\"at\":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
+        CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',\"recheck\":true' END{was}",
+        key_expression("NEW", key)
+    )
+}
+
+fn key_columns(row: &str, key: &Key) -> impl Iterator<Item = String> {
+    key.columns.iter().map(move |name| format!("{row}.{}", quote_identifier(name)))
+}
+
+fn is_null(row: &str, key: &Key) -> String {
+    key_columns(row, key).map(|column| format!("{column} IS NULL")).collect::<Vec<_>>().join(" OR ")
+}
+
+fn key_row(row: &str, key: &Key) -> String {
+    format!("ROW({})", key_columns(row, key).collect::<Vec<_>>().join(", "))
+}
+
+/// The arguments that make the row of a payload. A wide one is not even built: to make the text of 20 MB takes 200 ms.
+fn row(sent: &[&Column], options: &TriggerOptions) -> String {
     if options.no_data {
-        return "      payload := pg_catalog.concat(head, '}');".to_string();
+        return "''".to_string();
     }
     let sizes: Vec<String> = sent
         .iter()
         .filter(|column| column.is_varlena && !column.is_virtual)
         .map(|column| format!("coalesce(pg_catalog.pg_column_size(NEW.{}), 0)", quote_identifier(&column.name)))
         .collect();
-    let whole = format!(
-        "payload := pg_catalog.concat(head, {}',\"data\":', {}, '}}');
-      IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999 THEN
-        payload := pg_catalog.concat(head, ',\"truncated\":true}}');
-      END IF;",
-        nulls(sent),
-        data(sent, options)
-    );
+    let whole = format!("{}',\"data\":', {}", nulls(sent), data(sent, options));
     if sizes.is_empty() {
-        return format!("      {whole}");
+        return whole;
     }
     format!(
-        "      IF {} OPERATOR(pg_catalog.>) {WIDEST} THEN
-        payload := pg_catalog.concat(head, ',\"truncated\":true}}');
-      ELSE
-      {whole}
-      END IF;",
+        "CASE WHEN {} OPERATOR(pg_catalog.>) {WIDEST} THEN ',\"truncated\":true'
+          ELSE pg_catalog.concat({whole}) END",
         sizes.join(" OPERATOR(pg_catalog.+) ")
     )
 }

@@ -3,6 +3,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+mod specification;
+
+pub use specification::FUNCTION as SPECIFICATION;
+
 use pgic::throwaway::{Cluster, INSTALL_HINT, Setup};
 use postgres_index_cache_core::postgres::{Listener, Session, quote_identifier};
 use serde_json::Value;
@@ -16,40 +20,6 @@ use tokio_postgres::{Client, NoTls};
 
 /// Nothing that works takes this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// The specification's own function and trigger, to the letter.
-pub const SPECIFICATION: &str = "
-CREATE OR REPLACE FUNCTION notify_cache_change()
-RETURNS TRIGGER AS $$
-DECLARE
-    notification json;
-    payload text;
-BEGIN
-    IF (TG_OP = 'DELETE') THEN
-        notification = json_build_object(
-            'table', TG_TABLE_NAME,
-            'action', 'delete',
-            'id', OLD.id
-        );
-    ELSE
-        notification = json_build_object(
-            'table', TG_TABLE_NAME,
-            'action', lower(TG_OP),
-            'id', NEW.id,
-            'data', row_to_json(NEW)
-        );
-    END IF;
-
-    payload = notification::text;
-    PERFORM pg_notify('cache_invalidation', payload);
-
-    IF (TG_OP = 'DELETE') THEN
-        RETURN OLD;
-    ELSE
-        RETURN NEW;
-    END IF;
-END;
-$$ LANGUAGE plpgsql;";
 
 /// Users as the specification has them.
 pub const USERS: &str =
