@@ -135,7 +135,9 @@ async fn rows_that_logical_replication_applies_are_announced_with_always_alone()
     applied("INSERT INTO t VALUES (9)", 2).await;
     // An apply worker's commit is seen before its notifications are sent.
     let mut arrived = listening.short().await;
+    let deadline = std::time::Instant::now() + crate::support::DEADLINE;
     while arrived.len() < 5 {
+        assert!(std::time::Instant::now() < deadline, "{arrived:?}");
         arrived.extend(listening.short().await);
     }
     assert_eq!(arrived, ["insert 2", "delete 1", "update 1>5", "delete 2", "insert 9"]);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 const TABLES: &str = "
     CREATE TABLE people (id int PRIMARY KEY, name text, hash bigint);
@@ -206,6 +206,14 @@ struct Typed {
     text: String,
 }
 
+impl Drop for Typed {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Typed {
     fn start(database: &Database, home: &std::path::Path) -> Self {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("open a terminal");
@@ -233,6 +241,17 @@ impl Typed {
         self.terminal.write_all(keys.as_bytes()).expect("type");
     }
 
+    /// Waits until it has left the terminal; its exit code.
+    fn end(&mut self) -> Option<i32> {
+        while let Ok(more) = self.seen.recv_timeout(DEADLINE).or_else(|error| match error {
+            RecvTimeoutError::Disconnected => Err(()),
+            RecvTimeoutError::Timeout => panic!("the shell ends after {:?}", self.text),
+        }) {
+            self.text.push_str(&more);
+        }
+        self.child.wait().expect("wait for the shell").code()
+    }
+
     /// Waits until `wanted` is shown; what was shown before it is forgotten.
     fn sees(&mut self, wanted: &str) {
         while !self.text.contains(wanted) {
@@ -255,6 +274,7 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.keys("count people\r.limit\r");
     typed.sees("50\r\n");
     typed.sees("1000\r\n");
+    typed.sees("   live> ");
     typed.keys("given up\x03");
     // What is typed before the next prompt is given up too.
     typed.sees("given up");
@@ -270,7 +290,7 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.sees("(1 row, stale)");
     typed.sees("  stale> ");
     typed.keys("\x04");
-    assert_eq!(ended(typed.child).code, 0);
+    assert_eq!(typed.end(), Some(0));
     let history = std::fs::read_to_string(home.path().join("state/pgic/shell_history")).unwrap();
     let lines: Vec<&str> = history.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines, ["people name=p7", "count people", ".limit", "people id=3"]);
