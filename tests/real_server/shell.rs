@@ -243,8 +243,8 @@ impl Typed {
 
     /// Waits until it has left the terminal; its exit code.
     fn end(&mut self) -> Option<i32> {
-        while let Ok(more) = self.seen.recv_timeout(DEADLINE).or_else(|error| match error {
-            RecvTimeoutError::Disconnected => Err(()),
+        while let Ok(more) = self.seen.recv_timeout(DEADLINE).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => (),
             RecvTimeoutError::Timeout => panic!("the shell ends after {:?}", self.text),
         }) {
             self.text.push_str(&more);
