@@ -152,8 +152,10 @@ pub fn follow(table: &Table, seen: Option<&Observed<'_>>, shape: &Arc<TableShape
             .iter()
             .any(|column| column.is_virtual && shape.position(&column.name).is_some()),
     };
+    let key = table.key.iter().flat_map(|key| &key.columns);
+    let key_types = key.filter_map(|name| table.column(name)).map(|column| column.type_name.clone()).collect();
     let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
-    FollowTable { followed, shape: Arc::clone(shape), expected_rows }
+    FollowTable { followed, shape: Arc::clone(shape), key_types, expected_rows }
 }
 
 /// The channel of a table's trigger. Where it is not known for certain, `notice` is told.
@@ -178,6 +180,7 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
         settings: PINNED.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
         max_memory,
         lock_timeout: Duration::from_secs(10),
+        tells_rows: false,
     }
 }
 

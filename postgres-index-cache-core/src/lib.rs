@@ -68,8 +68,8 @@ pub use listener::{
 pub use model::{HasPrimaryKey, Indexable};
 pub use notification::{Action, CacheNotification, Key, ParseError, Payload};
 pub use table_cache::{
-    Access, Answer, Column, Condition, JsonNulls, KeyBuf, Row, RowBuf, ShapeError, StoreError, TableCache, TableShape,
-    Unfit, Upserted, Wanted,
+    Access, Answer, Column, Condition, JsonNulls, KeyBuf, Laid, Row, RowBuf, ShapeError, StoreError, TableCache,
+    TableShape, Unfit, Upserted, Wanted,
 };
 pub use value::{CellError, Kind, one_line_json};
 

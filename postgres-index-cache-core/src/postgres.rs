@@ -12,12 +12,15 @@
 mod copy;
 mod driver;
 mod error;
+mod followee;
+mod links;
 mod read;
 mod session;
 
 pub use copy::{CopyDecoder, CopyError};
-pub use driver::{Driver, DriverOptions, FollowTable, Loaded};
+pub use driver::{Driver, DriverEvent, DriverOptions, Loaded};
 pub use error::{DriverError, ReadError};
+pub use followee::{FollowTable, RowChange};
 pub use session::{
     ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier, quote_literal,
 };

@@ -13,17 +13,22 @@
 //!
 //! ```text
 //! Disconnected ─→ Subscribing ─→ Probing ─→ Snapshotting ─→ CatchingUp ─→ Live
-//!   L LISTENs       F and Q notify;   each table:       a fence sent after
-//!                   L must hear both  read, then cut    the reads has arrived
+//!   a while after    L LISTENs    F and Q notify;   each table:      a fence sent after
+//!   a loss                        L must hear both  read, then cut   the reads has arrived
 //! ```
 //!
 //! - Changes are applied in the order of arrival. One is skipped exactly when its transaction is visible in the table's
 //!   [`Snapshot`]: that is the *cut*. What arrived before the snapshot was asked for is in it.
-//! - A change whose payload cannot be trusted to be the row's newest state, or lacks it, makes its table be read again.
+//! - A change whose payload cannot be trusted to be the row's newest state, or lacks it, makes that row be read again by
+//!   its key, under a snapshot that becomes the key's *floor*: changes that the floor sees are skipped. While that read is
+//!   underway, the key's changes wait. What cannot be told by key makes the table be read again.
+//! - A loss of a connection makes the replica stale at once. It comes back after a random while, and lays the new
+//!   snapshot over the old rows.
 //! - A *fence* is a token notified by F: when it comes back, every transaction that committed before it has been seen.
 
 mod backoff;
 mod change;
+mod refetch;
 mod snapshot;
 mod table;
 
@@ -34,7 +39,7 @@ pub use snapshot::{Snapshot, SnapshotError};
 use crate::notification::Payload;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use table::{Phase, Step, Table};
+use table::{Step, Table};
 
 /// A followed table, by its position in what [`Replica::new`] was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,8 +75,12 @@ pub struct Limits {
     pub probe_timeout: Duration,
     /// How long a fence may take to come back: a commit that holds the notify lock holds it up too.
     pub fence_timeout: Duration,
-    /// How many bytes of payloads may wait while a table is read; past it the table is read again.
+    /// How many bytes of payloads may wait while a table, or rows of it, are read; past it the table is read again.
     pub waiting_bytes: usize,
+    /// How often a fence is sent when nobody asks for one: a dead connection is noticed within this and the fence timeout.
+    pub heartbeat: Duration,
+    /// Whether a lost connection is opened again.
+    pub heals: bool,
 }
 
 impl Default for Limits {
@@ -80,6 +89,8 @@ impl Default for Limits {
             probe_timeout: Duration::from_secs(10),
             fence_timeout: Duration::from_secs(30),
             waiting_bytes: 256 << 20,
+            heartbeat: Duration::from_secs(5),
+            heals: true,
         }
     }
 }
@@ -100,16 +111,31 @@ pub struct FenceId(pub u64);
 /// What happened.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// L, F and Q are connected.
-    Connected,
-    /// The LISTEN that was asked for is committed.
+    /// L, F and Q are connected, and the LISTEN that was asked for is committed.
     Listening,
+    /// They could not be had.
+    ConnectFailed {
+        /// What went wrong.
+        why: String,
+        /// Whether to try again is of no use: a standby, a privilege.
+        is_permanent: bool,
+    },
     /// L received a notification.
     Notification {
         /// Its channel.
         channel: &'a str,
         /// Its payload.
         payload: &'a str,
+    },
+    /// The server has acknowledged a NOTIFY: it is committed, and must come back from now on.
+    Sent {
+        /// Its token.
+        token: &'a str,
+    },
+    /// The server gave up a NOTIFY that waited behind other commits (`55P03`).
+    SendBlocked {
+        /// Its token.
+        token: &'a str,
     },
     /// Q read `pg_current_snapshot()` for a read that was asked for; its rows come from that snapshot.
     SnapshotTaken {
@@ -127,6 +153,29 @@ pub enum Input<'a> {
         /// The generation of the read.
         generation: u64,
     },
+    /// The rows of a [`Output::Refetch`] have come.
+    Refetched {
+        /// The table.
+        table: TableId,
+        /// The batch that was asked for.
+        batch: u64,
+        /// The snapshot that they come from.
+        snapshot: Snapshot,
+    },
+    /// Q could not do what it was asked for; the connection is in order.
+    ReadFailed {
+        /// The table.
+        table: TableId,
+        /// The generation of the read, or the batch.
+        work: u64,
+        /// The server's error code; `None` for what passes by itself, a lock that is held for example. The same one three
+        /// times in a row is a refusal.
+        code: Option<String>,
+        /// What went wrong.
+        why: String,
+        /// Whether to try again is of no use.
+        is_permanent: bool,
+    },
     /// A change that was handed out could not be applied: the table must be read again.
     ChangeUnfit {
         /// The table.
@@ -134,10 +183,19 @@ pub enum Input<'a> {
         /// What was wrong with it.
         why: String,
     },
+    /// Something happened to the table that no notification tells: it must be read again.
+    TableAltered {
+        /// The table.
+        table: TableId,
+        /// What is seen of it.
+        why: String,
+    },
     /// The caller asks for a fence.
     FenceWanted(FenceId),
     /// A connection is lost.
     Lost(String),
+    /// The driver cannot go on, whatever the server does.
+    GivenUp(Failure),
     /// Nothing but time: say it when L has nothing more. Only then is a deadline taken for missed, since what is awaited
     /// may have arrived and not been handed in.
     TimePassed,
@@ -147,9 +205,13 @@ pub enum Input<'a> {
 #[derive(Debug)]
 #[must_use]
 pub enum Output {
-    /// LISTEN on these channels on L, then say [`Input::Listening`].
-    Listen(Vec<String>),
-    /// NOTIFY the token on the fence channel.
+    /// Drop the connections that there are, open L, F and Q, LISTEN on these channels on L, then say
+    /// [`Input::Listening`] or [`Input::ConnectFailed`].
+    Connect {
+        /// The channels, that for fences the last.
+        channels: Vec<String>,
+    },
+    /// NOTIFY the token on the fence channel, then say [`Input::Sent`].
     Notify {
         /// By which connection.
         via: Via,
@@ -158,12 +220,29 @@ pub enum Output {
         /// The payload to send.
         token: String,
     },
-    /// Read the table on Q: lock, snapshot, COPY. The cache's rows are those of this read from then on.
+    /// Read the table on Q: lock, snapshot, COPY. Its rows are laid over those that the cache has; what is not among them
+    /// is removed at the end.
     ReadTable {
         /// The table.
         table: TableId,
         /// To be said in the answers.
         generation: u64,
+    },
+    /// Read the rows of these keys on Q, and the snapshot that they come from; keep them until [`Output::Store`].
+    Refetch {
+        /// The table.
+        table: TableId,
+        /// To be said in the answer.
+        batch: u64,
+        /// The keys, as JSON.
+        keys: Vec<String>,
+    },
+    /// Put the rows of a refetch into the cache; a key that was asked for and did not come is absent.
+    Store {
+        /// The table.
+        table: TableId,
+        /// The batch.
+        batch: u64,
     },
     /// Apply a change to the cache.
     Apply {
@@ -172,12 +251,33 @@ pub enum Output {
         /// The change.
         change: Change,
     },
+    /// Remove every row of the cache but those of these keys.
+    Clear {
+        /// The table.
+        table: TableId,
+        /// The keys, as JSON.
+        keep: Vec<String>,
+    },
     /// Everything that was committed before this fence was asked for is in the caches.
     FenceReached(FenceId),
     /// The state is another one.
     StateChanged(State),
-    /// It cannot go on; the connections are to be dropped.
-    Failed(Failure),
+    /// Commits wait for the notify lock longer than a fence may: nothing is lost, nothing arrives.
+    CommitsBlocked,
+    /// A table is to be read again, and why.
+    ReadAgain {
+        /// The table.
+        table: TableId,
+        /// The cause.
+        why: String,
+    },
+    /// It is stale from now on: the connections are to be dropped.
+    Disconnected {
+        /// Why.
+        failure: Failure,
+        /// When it will connect again; `None`: never.
+        retry_in: Option<Duration>,
+    },
 }
 
 /// How far the replica is.
@@ -223,6 +323,27 @@ pub enum Failure {
     /// A connection was lost.
     #[error("a connection was lost: {0}")]
     ConnectionLost(String),
+    /// The connections could not be had.
+    #[error("{0}")]
+    ConnectFailed(String),
+    /// A table cannot be read, and to try again is of no use.
+    #[error("{why}")]
+    ReadRefused {
+        /// The table.
+        table: TableId,
+        /// What the server said.
+        why: String,
+    },
+}
+
+impl Failure {
+    /// Whether it is of no use to connect again: what is between us and the server, or the server's own rules, forbid it.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::ProbeLost { .. } | Self::ReadRefused { .. } => true,
+            Self::FenceLost { .. } | Self::ConnectionLost(_) | Self::ConnectFailed(_) => false,
+        }
+    }
 }
 
 /// What has been counted since the start.
@@ -238,8 +359,12 @@ pub struct Counters {
     pub other_tables: u64,
     /// Payloads that are no notification.
     pub invalid: u64,
-    /// Reads of a table after its first.
+    /// Reads of a table that a change asked for.
     pub reloads: u64,
+    /// Rows that were read again by their keys.
+    pub refetched: u64,
+    /// Connections that were lost.
+    pub gaps: u64,
     /// Changes in the plain form: they carry no xid, so nothing about them can be proven.
     pub plain: u64,
 }
@@ -247,7 +372,11 @@ pub struct Counters {
 /// Where the connections are.
 #[derive(Debug)]
 enum Link {
-    Disconnected,
+    /// Lost, or never had. It connects again then, if at all.
+    Disconnected {
+        retry_at: Option<Instant>,
+    },
+    /// To be connected and to LISTEN.
     Subscribing,
     /// The tokens that have not come back.
     Probing {
@@ -263,11 +392,23 @@ struct Fence {
     token: String,
     /// Who asked; `None` is the engine itself.
     asked_by: Option<FenceId>,
-    /// How many reads were finished when it was sent.
+    /// How many answers of Q had come when it was sent.
     after_reads: u64,
+    sent: Instant,
     deadline: Instant,
-    has_arrived: bool,
+    /// Once it has arrived: how many changes each table had been told of.
+    arrived: Option<Vec<u64>>,
 }
+
+/// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Read { table: TableId, generation: u64 },
+    Refetch { table: TableId, batch: u64 },
+}
+
+/// The same failure so many times is a refusal.
+const FAILURES: u32 = 3;
 
 /// The engine. See the [module](self).
 #[derive(Debug)]
@@ -277,39 +418,74 @@ pub struct Replica {
     fence_channel: String,
     limits: Limits,
     link: Link,
+    backoff: Backoff,
+    /// For the waits before it connects again.
+    random: u64,
     fences: Vec<Fence>,
     /// Fences that were asked for and are not sent yet.
     wanted: Vec<FenceId>,
     tokens: u64,
+    work: Option<Work>,
+    batches: u64,
+    /// Whether the last that Q did was to read rows again: reads of tables take turns with it.
+    has_refetched: bool,
     finished_reads: u64,
+    /// The last that Q failed with, and how often in a row.
+    read_failures: Option<(String, u32)>,
+    next_heartbeat: Option<Instant>,
+    lag: Option<Duration>,
     outputs: VecDeque<Output>,
     state: State,
     counters: Counters,
 }
 
 impl Replica {
-    /// An engine for `tables`, whose triggers notify on `channels`. `fence_channel` must be known to nobody else: it
-    /// starts every token, so make it of random digits.
+    /// An engine for `tables`, whose triggers notify on `channels`; it asks to connect at once. `fence_channel` must be
+    /// known to nobody else: it starts every token, so make it of random digits.
     pub fn new(tables: Vec<Followed>, channels: Vec<String>, fence_channel: String, limits: Limits) -> Self {
-        Self {
+        // Waits need no better randomness than that of the name: it is there to keep nodes apart.
+        let random = fence_channel
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let mut replica = Self {
             tables: tables.into_iter().map(Table::new).collect(),
             channels,
             fence_channel,
             limits,
-            link: Link::Disconnected,
+            link: Link::Disconnected { retry_at: None },
+            backoff: Backoff::default(),
+            random,
             fences: Vec::new(),
             wanted: Vec::new(),
             tokens: 0,
+            work: None,
+            batches: 0,
+            has_refetched: false,
             finished_reads: 0,
+            read_failures: None,
+            next_heartbeat: None,
+            lag: None,
             outputs: VecDeque::new(),
             state: State::Disconnected,
             counters: Counters::default(),
-        }
+        };
+        replica.connect();
+        replica
     }
 
     /// How far it is.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// How long the last fence took to come back, from when it was sent.
+    pub fn lag(&self) -> Option<Duration> {
+        self.lag
+    }
+
+    /// Whether it has given up: it will not connect again.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.link, Link::Disconnected { retry_at: None })
     }
 
     /// What has been counted.
@@ -324,42 +500,59 @@ impl Replica {
 
     /// When [`Input::TimePassed`] is due, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let probe = match &self.link {
+        let link = match &self.link {
             Link::Probing { deadline, .. } => Some(*deadline),
-            Link::Disconnected | Link::Subscribing | Link::Following => None,
+            Link::Disconnected { retry_at } => *retry_at,
+            Link::Subscribing => None,
+            Link::Following => self.next_heartbeat,
         };
-        let fences = self.fences.iter().filter(|fence| !fence.has_arrived).map(|fence| fence.deadline);
-        let reads = self.tables.iter().filter_map(Table::due_at).filter(|_| !self.is_reading());
-        fences.chain(probe).chain(reads).min()
+        let fences = self.fences.iter().filter(|fence| fence.arrived.is_none()).map(|fence| fence.deadline);
+        let is_free = self.work.is_none() && matches!(self.link, Link::Following);
+        let reads = self.tables.iter().filter_map(Table::due_at).filter(|_| is_free);
+        fences.chain(link).chain(reads).min()
     }
 
     /// Takes in what happened at `now`.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         match input {
-            Input::Connected => self.subscribe(),
             Input::Listening => self.probe(now),
+            Input::ConnectFailed { why, is_permanent } => {
+                if matches!(self.link, Link::Subscribing) {
+                    self.disconnect(Failure::ConnectFailed(why), is_permanent, now);
+                }
+            }
             Input::Notification { channel, payload } if channel == self.fence_channel => {
                 self.token_arrived(payload, now);
             }
             Input::Notification { payload, .. } => self.notified(payload, now),
+            Input::Sent { token } => self.restart_clock(token, now),
+            Input::SendBlocked { token } => self.send_again(token, now),
             Input::SnapshotTaken { table, generation, snapshot } => self.tables[table.0].cut(generation, snapshot),
             Input::SnapshotLoaded { table, generation } => self.loaded(table, generation, now),
-            Input::ChangeUnfit { table, why } => self.read_again(table, &why, now),
+            Input::Refetched { table, batch, snapshot } => self.refetched(table, batch, snapshot, now),
+            Input::ReadFailed { table, work, code, why, is_permanent } => {
+                self.read_failed(table, work, (code, why), is_permanent, now);
+            }
+            Input::ChangeUnfit { table, why } => self.read_again(table, why, now),
+            Input::TableAltered { table, why } => {
+                let steps = self.tables[table.0].doubt(&why);
+                self.carry_out(table, steps, now);
+            }
             Input::FenceWanted(id) => self.wanted.push(id),
-            Input::Lost(why) => self.fail(Failure::ConnectionLost(why)),
+            Input::Lost(why) => self.disconnect(Failure::ConnectionLost(why), false, now),
+            Input::GivenUp(failure) => self.disconnect(failure, true, now),
             Input::TimePassed => self.check_deadlines(now),
         }
         self.ask_for_reads(now);
         self.settle(now);
     }
 
-    fn subscribe(&mut self) {
-        if matches!(self.link, Link::Disconnected) {
-            self.link = Link::Subscribing;
-            let mut channels = self.channels.clone();
-            channels.push(self.fence_channel.clone());
-            self.outputs.push_back(Output::Listen(channels));
-        }
+    fn connect(&mut self) {
+        self.link = Link::Subscribing;
+        let mut channels = self.channels.clone();
+        channels.push(self.fence_channel.clone());
+        self.outputs.push_back(Output::Connect { channels });
+        self.set_state(State::Subscribing);
     }
 
     fn probe(&mut self, now: Instant) {
@@ -389,19 +582,50 @@ impl Replica {
                 self.link = Link::Following;
             }
         }
-        let Some(at) = self.fences.iter().position(|fence| !fence.has_arrived && fence.token == token) else { return };
+        let Some(at) = self.fences.iter().position(|fence| fence.arrived.is_none() && fence.token == token) else {
+            return;
+        };
         // What a key change held back came before the fence.
         for table in 0..self.tables.len() {
             let steps = self.tables[table].release_held();
             self.carry_out(TableId(table), steps, now);
         }
         let after_reads = self.fences[at].after_reads;
-        self.fences[at].has_arrived = true;
+        self.lag = Some(now.saturating_duration_since(self.fences[at].sent));
+        self.fences[at].arrived = Some(self.tables.iter().map(|table| table.arrivals().0).collect());
         for table in &mut self.tables {
             table.prove(after_reads);
         }
         if self.fences[at].asked_by.is_none() {
             self.fences.remove(at);
+        }
+    }
+
+    /// A fence must come back within its time from when the server has committed it.
+    fn restart_clock(&mut self, token: &str, now: Instant) {
+        let deadline = now + self.limits.fence_timeout;
+        for fence in self.fences.iter_mut().filter(|fence| fence.token == token) {
+            fence.deadline = deadline;
+        }
+        if let Link::Probing { awaited, deadline } = &mut self.link
+            && awaited.iter().any(|(_, awaited)| awaited == token)
+        {
+            *deadline = now + self.limits.probe_timeout;
+        }
+    }
+
+    /// Commits are blocked: that is no reason to connect again.
+    fn send_again(&mut self, token: &str, now: Instant) {
+        let via = match &self.link {
+            Link::Probing { awaited, .. } => awaited.iter().find(|(_, awaited)| awaited == token).map(|(via, _)| *via),
+            Link::Following => self.fences.iter().any(|fence| fence.token == token).then_some(Via::Fences),
+            Link::Disconnected { .. } | Link::Subscribing => None,
+        };
+        if let Some(via) = via {
+            self.outputs.push_back(Output::CommitsBlocked);
+            let channel = self.fence_channel.clone();
+            self.outputs.push_back(Output::Notify { via, channel, token: token.to_string() });
+            self.restart_clock(token, now);
         }
     }
 
@@ -438,7 +662,10 @@ impl Replica {
     }
 
     fn loaded(&mut self, table: TableId, generation: u64, now: Instant) {
-        self.finished_reads += 1;
+        if self.work != Some(Work::Read { table, generation }) {
+            return;
+        }
+        self.work_is_done();
         let Some(waiting) = self.tables[table.0].loaded(generation, self.finished_reads, now) else { return };
         let mut waiting = waiting.into_iter();
         for change in waiting.by_ref() {
@@ -449,6 +676,60 @@ impl Replica {
                 break;
             }
         }
+        // What waited may have come before a fence that has arrived meanwhile.
+        let (arrivals, _) = self.tables[table.0].arrivals();
+        for before in self.fences.iter_mut().filter_map(|fence| fence.arrived.as_mut()) {
+            before[table.0] = arrivals;
+        }
+    }
+
+    fn work_is_done(&mut self) {
+        self.has_refetched = matches!(self.work, Some(Work::Refetch { .. }));
+        self.work = None;
+        self.read_failures = None;
+        self.finished_reads += 1;
+    }
+
+    fn refetched(&mut self, table: TableId, batch: u64, snapshot: Snapshot, now: Instant) {
+        if self.work != Some(Work::Refetch { table, batch }) {
+            return;
+        }
+        self.work_is_done();
+        // The table may have been read since, or be about to be.
+        let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads) else { return };
+        self.outputs.push_back(Output::Store { table, batch });
+        self.carry_out(table, steps, now);
+    }
+
+    fn read_failed(
+        &mut self,
+        table: TableId,
+        work: u64,
+        (code, why): (Option<String>, String),
+        is_permanent: bool,
+        now: Instant,
+    ) {
+        let failed = match self.work {
+            Some(Work::Read { table: of, generation }) if of == table && generation == work => self.work.take(),
+            Some(Work::Refetch { table: of, batch }) if of == table && batch == work => self.work.take(),
+            Some(Work::Read { .. } | Work::Refetch { .. }) | None => None,
+        };
+        let Some(failed) = failed else { return };
+        let times = match (self.read_failures.take(), code) {
+            (Some((last, times)), Some(code)) if last == code => self.read_failures.insert((code, times + 1)).1,
+            (_, Some(code)) => self.read_failures.insert((code, 1)).1,
+            (_, None) => 0,
+        };
+        if is_permanent || times >= FAILURES {
+            self.disconnect(Failure::ReadRefused { table, why }, true, now);
+            return;
+        }
+        let wait = self.wait();
+        match failed {
+            Work::Read { .. } => self.tables[table.0].read_failed(now + wait),
+            // Keys that PostgreSQL does not take, perhaps: all of the table is sure to be right.
+            Work::Refetch { .. } => self.read_again(table, why, now),
+        }
     }
 
     fn carry_out(&mut self, table: TableId, steps: Vec<Step>, now: Instant) {
@@ -458,19 +739,23 @@ impl Replica {
                     self.counters.applied += 1;
                     self.outputs.push_back(Output::Apply { table, change });
                 }
+                Step::Clear(keep) => {
+                    self.counters.applied += 1;
+                    self.outputs.push_back(Output::Clear { table, keep });
+                }
                 Step::Skip => self.counters.skipped += 1,
                 Step::ReadAgain(why) => {
-                    self.read_again(table, &why, now);
+                    self.read_again(table, why, now);
                     return;
                 }
             }
         }
     }
 
-    fn read_again(&mut self, table: TableId, why: &str, now: Instant) {
+    fn read_again(&mut self, table: TableId, why: String, now: Instant) {
         if self.tables[table.0].read_again(now) {
             self.counters.reloads += 1;
-            tracing::info!(table = table.0, why, "the table is read again");
+            self.outputs.push_back(Output::ReadAgain { table, why });
         }
     }
 
@@ -482,7 +767,9 @@ impl Replica {
             token: token.clone(),
         });
         let deadline = now + self.limits.fence_timeout;
-        self.fences.push(Fence { token, asked_by, after_reads: self.finished_reads, deadline, has_arrived: false });
+        let after_reads = self.finished_reads;
+        self.fences.push(Fence { token, asked_by, after_reads, sent: now, deadline, arrived: None });
+        self.next_heartbeat = Some(now + self.limits.heartbeat);
     }
 
     fn check_deadlines(&mut self, now: Instant) {
@@ -491,38 +778,79 @@ impl Replica {
             _ => None,
         };
         if let Some(via) = lost_probe {
-            self.fail(Failure::ProbeLost { via, waited: self.limits.probe_timeout });
-        } else if self.fences.iter().any(|fence| !fence.has_arrived && fence.deadline <= now) {
-            self.fail(Failure::FenceLost { waited: self.limits.fence_timeout });
+            self.disconnect(Failure::ProbeLost { via, waited: self.limits.probe_timeout }, true, now);
+        } else if self.fences.iter().any(|fence| fence.arrived.is_none() && fence.deadline <= now) {
+            self.disconnect(Failure::FenceLost { waited: self.limits.fence_timeout }, false, now);
+        }
+        match self.link {
+            Link::Disconnected { retry_at: Some(at) } if at <= now => self.connect(),
+            Link::Following if self.next_heartbeat.is_some_and(|at| at <= now) => {
+                if self.fences.iter().all(|fence| fence.arrived.is_some()) {
+                    self.send_fence(None, now);
+                } else {
+                    self.next_heartbeat = Some(now + self.limits.heartbeat);
+                }
+            }
+            Link::Disconnected { .. } | Link::Subscribing | Link::Probing { .. } | Link::Following => {}
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
-        if matches!(self.link, Link::Disconnected) {
+    /// The wait before the next attempt: any time up to a bound that doubles.
+    fn wait(&mut self) -> Duration {
+        // Splitmix64.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        self.backoff.next((mixed >> 11) as f64 / (1_u64 << 53) as f64)
+    }
+
+    fn disconnect(&mut self, failure: Failure, is_permanent: bool, now: Instant) {
+        if matches!(self.link, Link::Disconnected { .. }) {
             return;
         }
-        self.link = Link::Disconnected;
-        self.fences.clear();
-        self.wanted.clear();
+        let is_permanent = is_permanent || failure.is_permanent() || !self.limits.heals;
+        let retry_in = if is_permanent { None } else { Some(self.wait()) };
+        self.link = Link::Disconnected { retry_at: retry_in.map(|wait| now + wait) };
+        self.counters.gaps += 1;
+        // Who waits for a fence waits on: the next snapshot has what was committed before.
+        let asked = self.fences.drain(..).filter_map(|fence| fence.asked_by);
+        self.wanted.extend(asked);
+        self.work = None;
+        self.read_failures = None;
+        self.next_heartbeat = None;
         self.tables.iter_mut().for_each(Table::disconnect);
         self.set_state(State::Disconnected);
-        self.outputs.push_back(Output::Failed(failure));
+        self.outputs.push_back(Output::Disconnected { failure, retry_in });
     }
 
-    fn is_reading(&self) -> bool {
-        self.tables.iter().any(|table| matches!(table.phase(), Phase::Reading { .. }))
-    }
-
-    /// One read at a time: Q never waits for a lock while it holds another.
+    /// One thing at a time: Q never waits for a lock while it holds another. Tables and rows take turns.
     fn ask_for_reads(&mut self, now: Instant) {
-        if !matches!(self.link, Link::Following) || self.is_reading() {
+        if !matches!(self.link, Link::Following) || self.work.is_some() {
             return;
         }
         let due = self.tables.iter().position(|table| table.due_at().is_some_and(|at| at <= now) || table.is_due_now());
-        if let Some(table) = due {
-            let generation = self.tables[table].start_reading(now);
-            self.outputs.push_back(Output::ReadTable { table: TableId(table), generation });
+        let doubted = self.tables.iter().position(Table::is_refetch_due);
+        match (due, doubted) {
+            (Some(table), None) => self.ask_for_read(TableId(table), now),
+            (Some(table), Some(_)) if self.has_refetched => self.ask_for_read(TableId(table), now),
+            (_, Some(table)) => {
+                self.batches += 1;
+                let (table, batch) = (TableId(table), self.batches);
+                let keys = self.tables[table.0].start_refetch(batch);
+                self.counters.refetched += keys.len() as u64;
+                self.work = Some(Work::Refetch { table, batch });
+                self.outputs.push_back(Output::Refetch { table, batch, keys });
+            }
+            (None, None) => {}
         }
+    }
+
+    fn ask_for_read(&mut self, table: TableId, now: Instant) {
+        let generation = self.tables[table.0].start_reading(now);
+        self.work = Some(Work::Read { table, generation });
+        self.outputs.push_back(Output::ReadTable { table, generation });
     }
 
     /// Sends the fence that proves the reads, answers the fences that are fulfilled, and says the state.
@@ -530,7 +858,7 @@ impl Replica {
         let all_read = self.tables.iter().all(Table::is_following);
         let all_proven = self.tables.iter().all(Table::is_proven);
         let state = match (&self.link, all_read, all_proven) {
-            (Link::Disconnected, ..) => State::Disconnected,
+            (Link::Disconnected { .. }, ..) => State::Disconnected,
             (Link::Subscribing, ..) => State::Subscribing,
             (Link::Probing { .. }, ..) => State::Probing,
             (Link::Following, false, _) => State::Snapshotting,
@@ -538,7 +866,7 @@ impl Replica {
             (Link::Following, true, true) => State::Live,
         };
         let is_underway =
-            self.fences.iter().any(|fence| !fence.has_arrived && fence.after_reads == self.finished_reads);
+            self.fences.iter().any(|fence| fence.arrived.is_none() && fence.after_reads == self.finished_reads);
         if state == State::CatchingUp && !is_underway {
             self.send_fence(None, now);
         }
@@ -548,7 +876,18 @@ impl Replica {
             }
         }
         if state == State::Live {
-            for fence in self.fences.extract_if(.., |fence| fence.has_arrived) {
+            self.backoff.reset();
+            let tables = &self.tables;
+            // What had come before the fence is in the caches, rows that were to be read again included.
+            let is_fulfilled = |fence: &mut Fence| {
+                fence.arrived.as_ref().is_some_and(|arrivals| {
+                    tables
+                        .iter()
+                        .zip(arrivals)
+                        .all(|(table, before)| table.arrivals().1.is_none_or(|open_since| open_since > *before))
+                })
+            };
+            for fence in self.fences.extract_if(.., is_fulfilled) {
                 self.outputs.extend(fence.asked_by.map(Output::FenceReached));
             }
         }

@@ -54,6 +54,30 @@ pub enum StoreError {
     TooLong(usize),
 }
 
+/// Which rows a new snapshot has brought: it is laid over the rows that are there, and what it did not bring is swept.
+#[derive(Debug, Default)]
+pub struct Laid {
+    /// The slots, as one bit each.
+    slots: Vec<u64>,
+}
+
+impl Laid {
+    /// Marks a slot; whether it was not marked before.
+    fn mark(&mut self, slot: u32) -> bool {
+        let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+        if self.slots.len() <= word {
+            self.slots.resize(word + 1, 0);
+        }
+        let is_new = self.slots[word] & bit == 0;
+        self.slots[word] |= bit;
+        is_new
+    }
+
+    fn has(&self, slot: u32) -> bool {
+        self.slots.get(slot as usize / 64).is_some_and(|word| word & (1 << (slot % 64)) != 0)
+    }
+}
+
 /// What a row must have to be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
@@ -123,6 +147,11 @@ impl<'a> Row<'a> {
     /// The position that the row keeps while it is in the cache, in order of arrival where none was removed.
     pub fn slot(&self) -> u32 {
         self.slot
+    }
+
+    /// A copy of the row, which stays as it is.
+    pub fn to_buf(&self) -> RowBuf {
+        RowBuf::of_cells((0..self.cache.shape.columns().len()).map(|column| self.cell(column)))
     }
 
     /// Appends the row as one JSON object with `columns`, by position, in that order.
@@ -215,7 +244,36 @@ impl TableCache {
         if self.slot_of(self.shape.key_of(row)).is_some() {
             return Err(StoreError::DuplicateKey(self.shape.key_text(row)));
         }
-        self.store_new(row)
+        self.store_new(row).map(|_| ())
+    }
+
+    /// Lays a row of a new snapshot over what is there. A row that the snapshot has brought before must not come again.
+    ///
+    /// # Errors
+    /// When its key has come before, or the cache is full; nothing is changed then.
+    pub fn lay(&mut self, row: &RowBuf, laid: &mut Laid) -> Result<Upserted, StoreError> {
+        if self.slot_of(self.shape.key_of(row)).is_some_and(|slot| laid.has(slot)) {
+            return Err(StoreError::DuplicateKey(self.shape.key_text(row)));
+        }
+        let (slot, upserted) = self.put(row)?;
+        laid.mark(slot);
+        Ok(upserted)
+    }
+
+    /// Spares the row of this key, if there is one, when the rest is swept.
+    pub fn spare(&self, key: &KeyBuf, laid: &mut Laid) {
+        if let Some(slot) = self.slot_of(key.cells()) {
+            laid.mark(slot);
+        }
+    }
+
+    /// Removes what the snapshot has not brought; `removing` is shown each row before.
+    pub fn sweep(&mut self, laid: &Laid, mut removing: impl FnMut(Row<'_>)) {
+        let swept: Vec<u32> = self.slots.iter().filter(|&slot| !laid.has(slot)).collect();
+        for slot in swept {
+            removing(Row { cache: self, slot });
+            self.remove_slot(slot);
+        }
     }
 
     /// Stores a row, in place of the one with its key where there is one.
@@ -223,13 +281,17 @@ impl TableCache {
     /// # Errors
     /// When the cache is full; nothing is changed then.
     pub fn upsert(&mut self, row: &RowBuf) -> Result<Upserted, StoreError> {
+        self.put(row).map(|(_, upserted)| upserted)
+    }
+
+    fn put(&mut self, row: &RowBuf) -> Result<(u32, Upserted), StoreError> {
         let Some(slot) = self.slot_of(self.shape.key_of(row)) else {
-            return self.store_new(row).map(|()| Upserted::Added);
+            return self.store_new(row).map(|slot| (slot, Upserted::Added));
         };
         let changed: Vec<usize> =
             (0..self.shape.columns().len()).filter(|&column| self.cell(slot, column) != row.cell(column)).collect();
         if changed.is_empty() {
-            return Ok(Upserted::Unchanged);
+            return Ok((slot, Upserted::Unchanged));
         }
         let record = arena::Record::new(&self.shape, row)?;
         let relinked: Vec<usize> = changed
@@ -243,12 +305,16 @@ impl TableCache {
         for &column in &relinked {
             self.link(slot, column);
         }
-        Ok(Upserted::Changed)
+        Ok((slot, Upserted::Changed))
     }
 
     /// Removes the row with this key; whether there was one.
     pub fn remove(&mut self, key: &KeyBuf) -> bool {
-        let Some(slot) = self.slot_of(key.cells()) else { return false };
+        let slot = self.slot_of(key.cells());
+        slot.inspect(|&slot| self.remove_slot(slot)).is_some()
+    }
+
+    fn remove_slot(&mut self, slot: u32) {
         for column in 0..self.indexes.len() {
             self.unlink(slot, column);
         }
@@ -257,7 +323,6 @@ impl TableCache {
         self.free_record(slot);
         self.slots.release(slot);
         self.compact();
-        true
     }
 
     /// Removes every row. Indexes that were built on use are gone with them.
@@ -387,7 +452,7 @@ impl TableCache {
         self.by_key.find(self.hash_cells(key.clone()), |slot| self.key_cells(slot).eq(key.clone()))
     }
 
-    fn store_new(&mut self, row: &RowBuf) -> Result<(), StoreError> {
+    fn store_new(&mut self, row: &RowBuf) -> Result<u32, StoreError> {
         let record = arena::Record::new(&self.shape, row)?;
         let slot = self.slots.take().ok_or(StoreError::Full)?;
         self.fixed.ensure(slot);
@@ -400,7 +465,7 @@ impl TableCache {
         for column in 0..self.indexes.len() {
             self.link(slot, column);
         }
-        Ok(())
+        Ok(slot)
     }
 
     /// Writes the cells of `row` into `slot`; what the slot held is freed.

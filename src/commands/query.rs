@@ -77,11 +77,13 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     following::check_memory(&client, &[(table, &shape)], max_memory).await?;
     drop(client);
     let channel = following::channel(table, seen.as_ref(), |notice| context.notice(notice));
-    let options = following::options(vec![channel], max_memory);
+    let mut options = following::options(vec![channel], max_memory);
+    // Who asks once wants to know that a connection was lost.
+    options.limits.heals = false;
     let follow = following::follow(table, seen.as_ref(), &shape);
     let progress = Progress::new(&format!("loading {}", table.display_name()), table.estimated_rows, !context.quiet);
     let started = Instant::now();
-    let mut driver = Driver::open(&server, vec![follow], options).await.map_err(explain_failure)?;
+    let mut driver = Driver::open(server, vec![follow], options).await.map_err(explain_failure)?;
     driver.until_live(|loaded| progress.set(loaded.rows)).await.map_err(explain_failure)?;
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;

@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, Database};
 use pgic::connect::{Environment, Server};
-use postgres_index_cache_core::postgres::{Driver, DriverError, DriverOptions, FollowTable};
+use postgres_index_cache_core::postgres::{Driver, DriverError, DriverEvent, DriverOptions, FollowTable, RowChange};
 use postgres_index_cache_core::sync::{Failure, Followed, Limits, TableId};
 use postgres_index_cache_core::{Column, Kind, TableShape};
 use std::collections::BTreeSet;
@@ -14,6 +14,14 @@ use tokio_postgres::Client;
 const TABLE: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint);";
 
 async fn open(database: &Database, fence_channel: &str) -> Result<Driver, DriverError> {
+    open_with(database, fence_channel, |_| {}).await
+}
+
+async fn open_with(
+    database: &Database,
+    fence_channel: &str,
+    change: impl FnOnce(&mut DriverOptions),
+) -> Result<Driver, DriverError> {
     let oid: u32 = database.client().await.query_one("SELECT 'kv'::regclass::oid", &[]).await.unwrap().get(0);
     let column = |name: &str, kind, nullable| Column { name: name.to_string(), kind, nullable };
     let columns = vec![column("id", Kind::Int4, false), column("v", Kind::Text, true), column("n", Kind::Int8, true)];
@@ -29,18 +37,21 @@ async fn open(database: &Database, fence_channel: &str) -> Result<Driver, Driver
             sends_whole_rows: true,
         },
         shape: Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap()),
+        key_types: vec!["int4".into()],
         expected_rows: 100,
     };
-    let options = DriverOptions {
+    let mut options = DriverOptions {
         channels: vec!["cache_invalidation".into()],
         fence_channel: fence_channel.to_string(),
         limits: Limits { fence_timeout: DEADLINE, ..Limits::default() },
         settings: Vec::new(),
         max_memory: 1 << 30,
         lock_timeout: Duration::from_secs(10),
+        tells_rows: false,
     };
+    change(&mut options);
     let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
-    Driver::open(&server, vec![follow], options).await
+    Driver::open(server, vec![follow], options).await
 }
 
 /// The rows of the cache as JSON.
@@ -167,15 +178,70 @@ async fn forged_payloads_neither_crash_nor_stop_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_listener_is_an_error_and_never_silence() {
+async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhile() {
+    let database =
+        Database::with(&format!("{TABLE} INSERT INTO kv SELECT n, 'a', n FROM generate_series(1, 20) n")).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let mut driver = open_with(&database, "fence", |options| options.tells_rows = true).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    assert_eq!(driver.take_events().filter(|event| matches!(event, DriverEvent::Row { .. })).count(), 20);
+    let client = database.client().await;
+    for role in ["pgic test", "pgic test (fences)", "pgic test (reads)"] {
+        let kill = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE application_name = '{role}' AND datname = current_database()"
+        );
+        // What the notifications of this transaction would have said is lost with the connection.
+        let sql = format!(
+            "BEGIN; {kill}; DELETE FROM kv WHERE id = (SELECT min(id) FROM kv);
+             UPDATE kv SET v = v || 'x' WHERE id = 20; INSERT INTO kv SELECT max(id) + 1, 'new', 0 FROM kv; COMMIT"
+        );
+        client.batch_execute(&sql).await.unwrap();
+        tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it does not hang").unwrap();
+        assert_eq!(cached(&driver), stored(&client).await, "{role}");
+        let (mut gaps, mut rows) = (0, Vec::new());
+        for event in driver.take_events() {
+            match event {
+                DriverEvent::Disconnected { retry_in, .. } => gaps += i32::from(retry_in.is_some()),
+                DriverEvent::Row { change, .. } => rows.push(match change {
+                    RowChange::Added(_) => "added",
+                    RowChange::Changed { .. } => "changed",
+                    RowChange::Removed(_) => "removed",
+                }),
+                _ => {}
+            }
+        }
+        rows.sort_unstable();
+        assert_eq!(rows, ["added", "changed", "removed"], "{role}: each change is told once, gap or not");
+        assert!(gaps <= 1, "{role}");
+    }
+    assert!(driver.replica().counters().gaps >= 2, "{:?}", driver.replica().counters());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_does_not_heal_says_what_it_lost() {
     let database = Database::with(TABLE).await;
-    let mut driver = open(&database, "fence").await.unwrap();
+    let mut driver = open_with(&database, "fence", |options| options.limits.heals = false).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgic test' AND datname = current_database()";
     database.client().await.query(kill, &[]).await.unwrap();
     let ended = tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it does not hang");
     assert!(matches!(ended, Err(DriverError::Failed(Failure::ConnectionLost(_)))), "{ended:?}");
     assert!(matches!(driver.fence().await, Err(DriverError::Ended)), "it says so again, at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_gone_or_forbidden_is_named_and_not_tried_again() {
+    let database = Database::with(TABLE).await;
+    let mut driver = open(&database, "fence").await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let client = database.client().await;
+    client.batch_execute("DROP TABLE kv").await.unwrap();
+    let reload = r#"{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}"#;
+    client.execute("SELECT pg_notify('cache_invalidation', $1)", &[&reload]).await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it does not hang").unwrap_err();
+    assert_eq!(ended.sqlstate(), Some("42P01"), "{ended:?}");
+    assert!(driver.replica().has_ended());
 }
 
 #[tokio::test(flavor = "multi_thread")]

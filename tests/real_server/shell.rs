@@ -281,17 +281,29 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.sees("   live> ");
     typed.keys("half");
     typed.sees("half");
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (
-        SELECT oid FROM pg_database WHERE datname = current_database())";
-    database.client().await.batch_execute(end).await.unwrap();
+    let admin = crate::support::connect(&crate::support::cluster().url("postgres")).await;
+    let lock_out = format!(
+        "ALTER DATABASE {0} ALLOW_CONNECTIONS false;
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{0}'",
+        database.name
+    );
+    for statement in lock_out.split(';') {
+        admin.batch_execute(statement).await.unwrap();
+    }
     typed.sees("stale: a connection was lost");
     typed.sees("  stale> half");
-    typed.keys("\x15people id=3\r");
-    typed.sees("(1 row, stale)");
+    typed.keys("\x15people\r");
+    typed.sees("(50 rows, stale)");
     typed.sees("  stale> ");
+    admin.batch_execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", database.name)).await.unwrap();
+    typed.sees("live\r\n");
+    typed.sees("   live> ");
+    typed.keys("people id=3\r");
+    typed.sees("(1 row)\r\n");
+    typed.sees("   live> ");
     typed.keys("\x04");
     assert_eq!(typed.end(), Some(0));
     let history = std::fs::read_to_string(home.path().join("state/pgic/shell_history")).unwrap();
     let lines: Vec<&str> = history.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(lines, ["people name=p7", "count people", ".limit", "people id=3"]);
+    assert_eq!(lines, ["people name=p7", "count people", ".limit", "people", "people id=3"]);
 }

@@ -1,41 +1,30 @@
 //! [`Driver`]: carries out what the engine asks for, and feeds it what happens.
 
-use super::copy::CopyDecoder;
-use super::error::{DriverError, ReadError};
-use super::read::{NO_TIMEOUTS, Read, read_settings};
-use super::session::{Connector, Listener, Role, quote_identifier, quote_literal};
-use crate::sync::{
-    Change, FenceId, Followed, Input, Limits, Operation, Output, Replica, Snapshot, State, TableId, Via,
-};
-use crate::table_cache::{KeyBuf, RowBuf, TableCache, TableShape, Unfit};
+use super::error::{DriverError, Policy, ReadError, chain};
+use super::followee::{FollowTable, Followee, RowChange};
+use super::links::{Links, Open, open_with};
+use super::read::Read;
+use super::session::{Connector, Listener, quote_identifier, quote_literal};
+use crate::sync::{Failure, FenceId, Input, Limits, Output, Replica, Snapshot, State, TableId, Via};
+use crate::table_cache::TableCache;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Notification};
+use tokio_postgres::Notification;
 
 /// The most notifications that are taken from the socket before they are applied.
 pub(super) const BATCH: usize = 256;
 
-/// How many rows are loaded before the memory is looked at again.
+/// How many rows are loaded, or changes applied, before the memory is looked at again.
 const ROWS_BETWEEN_CHECKS: usize = 10_000;
 /// How many bytes of COPY, likewise.
 const BYTES_BETWEEN_CHECKS: usize = 16 << 20;
-
-/// A table to follow, as the catalogue describes it.
-#[derive(Debug, Clone)]
-pub struct FollowTable {
-    /// What the engine knows of it.
-    pub followed: Followed,
-    /// The columns to keep and the key.
-    pub shape: Arc<TableShape>,
-    /// Roughly how many rows it has (`pg_class.reltuples`).
-    pub expected_rows: usize,
-}
 
 /// How a driver works.
 #[derive(Debug, Clone)]
@@ -50,8 +39,10 @@ pub struct DriverOptions {
     pub settings: Vec<(String, String)>,
     /// How many bytes the caches may take.
     pub max_memory: usize,
-    /// How long a read may wait for its lock.
+    /// How long a read may wait for its lock, and a fence for commits that are blocked.
     pub lock_timeout: Duration,
+    /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each.
+    pub tells_rows: bool,
 }
 
 /// How far a table is read.
@@ -63,31 +54,54 @@ pub struct Loaded {
     pub rows: usize,
 }
 
-/// What the tasks that talk to F and Q say.
+/// What happened, for whoever looks on.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum DriverEvent {
+    /// The state is another one.
+    State(State),
+    /// It is stale from now on.
+    Disconnected {
+        /// What happened.
+        why: String,
+        /// When it will connect again; `None`: never.
+        retry_in: Option<Duration>,
+    },
+    /// A table is read again.
+    ReadAgain {
+        /// The table.
+        table: TableId,
+        /// The cause.
+        why: String,
+    },
+    /// Commits wait for the notify lock: nothing is lost, nothing arrives.
+    CommitsBlocked,
+    /// A row has changed.
+    Row {
+        /// The table.
+        table: TableId,
+        /// How.
+        change: RowChange,
+    },
+}
+
+/// What the tasks that talk to the server say.
 pub(super) enum Event {
-    Sent,
-    Failed(DriverError),
-    Snapshot { table: TableId, generation: u64, snapshot: Snapshot },
-    Rows { table: TableId, generation: u64, pieces: Vec<Bytes> },
-    Read { table: TableId, generation: u64 },
+    Connected { epoch: u64, links: Box<Links> },
+    ConnectFailed { epoch: u64, error: DriverError },
+    Sent { epoch: u64, token: String },
+    SendFailed { epoch: u64, token: String, error: DriverError },
+    Snapshot { table: TableId, work: u64, snapshot: Snapshot },
+    Rows { table: TableId, work: u64, pieces: Vec<Bytes> },
+    Read { table: TableId, work: u64 },
+    ReadFailed { epoch: u64, table: TableId, work: u64, error: DriverError },
 }
 
 /// What a turn waited for.
 enum Happened {
-    /// What F or Q said; `None` when it is L that has something.
+    /// What a task said; `None` when it is L that has something.
     Event(Option<Event>),
     Time,
-}
-
-struct Followee {
-    follow: FollowTable,
-    cache: TableCache,
-    decoder: CopyDecoder,
-    generation: u64,
-    /// At how many rows and bytes of COPY the memory is looked at again.
-    next_check: (usize, usize),
-    /// How many bytes of COPY have come.
-    copied: usize,
 }
 
 /// Follows tables. Nothing happens unless one of its methods is awaited.
@@ -95,18 +109,26 @@ pub struct Driver {
     replica: Replica,
     tables: Vec<Followee>,
     options: DriverOptions,
-    listener: Listener,
-    fences: Arc<Client>,
-    reads: Arc<Client>,
+    open: Open,
+    links: Option<Links>,
+    /// Counts the times that it connected.
+    epoch: u64,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     read_task: Option<JoinHandle<bool>>,
+    connect_task: Option<JoinHandle<()>>,
+    /// The snapshot of what Q was asked for, and whether that is rows of some keys alone.
+    snapshot: Option<Snapshot>,
+    is_refetch: bool,
+    /// At how many rows and bytes of COPY the memory is looked at again, and how many changes are applied until then.
+    next_check: (usize, usize),
+    applied_since_check: usize,
     has_begun: bool,
-    has_failed: bool,
+    /// What the last failure was, in the words of the server.
+    failure: Option<DriverError>,
     reached: Option<FenceId>,
     fence_count: u64,
-    row: RowBuf,
-    key: KeyBuf,
+    told: VecDeque<DriverEvent>,
 }
 
 impl fmt::Debug for Driver {
@@ -118,65 +140,52 @@ impl fmt::Debug for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.read_task.take().inspect(JoinHandle::abort);
+        self.connect_task.take().inspect(JoinHandle::abort);
     }
 }
 
 impl Driver {
-    /// Connects, LISTENs, and starts the engine. Nothing is read yet.
+    /// Connects, LISTENs, and starts the engine. Nothing is read yet. What is lost later is opened again, unless
+    /// [`Limits::heals`] says otherwise; the first time must succeed.
     ///
     /// # Errors
     /// When a session cannot be had, or the server refuses to LISTEN.
     pub async fn open(
-        connector: &impl Connector,
+        connector: impl Connector + 'static,
         tables: Vec<FollowTable>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
-        let connect =
-            async |role| connector.connect(role).await.map_err(|source| DriverError::Connect { role, source });
-        let (listen, fences, reads) =
-            tokio::try_join!(connect(Role::Listen), connect(Role::Fence), connect(Role::Read))?;
-        let (fences, reads) = (fences.into_client(), reads.into_client());
-        let fence_settings = format!("SET lock_timeout = {}; {NO_TIMEOUTS}", options.lock_timeout.as_millis());
-        let server = |doing: &str| {
-            let doing = doing.to_string();
-            move |source| DriverError::Server { doing, source }
-        };
-        fences.batch_execute(&fence_settings).await.map_err(server("prepare the connection for fences"))?;
-        reads.batch_execute(&read_settings(&options)).await.map_err(server("prepare the connection for reading"))?;
+        let open = open_with(connector);
         let followed = tables.iter().map(|table| table.followed.clone()).collect();
         let mut replica =
             Replica::new(followed, options.channels.clone(), options.fence_channel.clone(), options.limits);
-        replica.handle(Input::Connected, Instant::now());
         let channels = match replica.poll() {
-            Some(Output::Listen(channels)) => channels,
-            other => unreachable!("a connected engine asks to LISTEN first, not {other:?}"),
+            Some(Output::Connect { channels }) => channels,
+            other => unreachable!("an engine asks to connect first, not {other:?}"),
         };
-        let listener = Listener::open(listen, &channels).await.map_err(server("LISTEN"))?;
+        let links = Links::open(Arc::clone(&open), &options, &channels).await?;
         let (sender, events) = mpsc::channel(16);
-        let followee = |follow: FollowTable| Followee {
-            cache: TableCache::new(Arc::clone(&follow.shape), 0),
-            follow,
-            decoder: CopyDecoder::default(),
-            generation: 0,
-            next_check: (0, 0),
-            copied: 0,
-        };
+        let tells_rows = options.tells_rows;
         Ok(Self {
             replica,
-            tables: tables.into_iter().map(followee).collect(),
+            tables: tables.into_iter().map(|follow| Followee::new(follow, tells_rows)).collect(),
             options,
-            listener,
-            fences: Arc::new(fences),
-            reads: Arc::new(reads),
+            open,
+            links: Some(links),
+            epoch: 0,
             events,
             sender,
             read_task: None,
+            connect_task: None,
+            snapshot: None,
+            is_refetch: false,
+            next_check: (0, 0),
+            applied_since_check: 0,
             has_begun: false,
-            has_failed: false,
+            failure: None,
             reached: None,
             fence_count: 0,
-            row: RowBuf::default(),
-            key: KeyBuf::default(),
+            told: VecDeque::new(),
         })
     }
 
@@ -190,10 +199,15 @@ impl Driver {
         &self.tables[table.0].cache
     }
 
+    /// What has happened since the last call.
+    pub fn take_events(&mut self) -> impl Iterator<Item = DriverEvent> + '_ {
+        self.told.drain(..)
+    }
+
     /// Reads the tables and goes on until every cache is live. `progress` is told how far the reads are.
     ///
     /// # Errors
-    /// Whatever keeps it from there.
+    /// Whatever keeps it from there for good.
     pub async fn until_live(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
         self.begin()?;
         while self.replica.state() != State::Live {
@@ -205,24 +219,38 @@ impl Driver {
     /// Goes on until everything that was committed before this call is in the caches.
     ///
     /// # Errors
-    /// Whatever keeps it from there.
+    /// Whatever keeps it from there for good.
     pub async fn fence(&mut self) -> Result<(), DriverError> {
-        self.begin()?;
-        self.fence_count += 1;
-        let id = FenceId(self.fence_count);
-        self.replica.handle(Input::FenceWanted(id), Instant::now());
-        self.carry_out()?;
-        // A change before the fence that could not be applied has made its table be read again.
-        while self.reached < Some(id) || self.replica.state() != State::Live {
+        let id = self.ask_for_fence()?;
+        while !self.has_reached(id) {
             self.turn(&mut |_| {}).await?;
         }
         Ok(())
     }
 
+    /// Asks for a fence; [`has_reached`](Self::has_reached) says when it is there.
+    ///
+    /// # Errors
+    /// When the driver has ended.
+    pub fn ask_for_fence(&mut self) -> Result<FenceId, DriverError> {
+        self.begin()?;
+        self.fence_count += 1;
+        let id = FenceId(self.fence_count);
+        self.replica.handle(Input::FenceWanted(id), Instant::now());
+        self.carry_out()?;
+        Ok(id)
+    }
+
+    /// Whether everything that was committed before this fence was asked for is in the caches. A change before it that
+    /// could not be applied has made its table be read again.
+    pub fn has_reached(&self, fence: FenceId) -> bool {
+        self.reached >= Some(fence) && self.replica.state() == State::Live
+    }
+
     /// Waits for something to happen, a change perhaps, and does what follows from it. May be given up at any point.
     ///
     /// # Errors
-    /// Whatever ends this driver; its caches can still be read.
+    /// Whatever ends this driver for good; its caches can still be read.
     pub async fn step(&mut self) -> Result<(), DriverError> {
         self.begin()?;
         self.turn(&mut |_| {}).await
@@ -230,8 +258,8 @@ impl Driver {
 
     /// Starts the probes; their time runs from when somebody listens for them.
     fn begin(&mut self) -> Result<(), DriverError> {
-        if self.has_failed {
-            return Err(DriverError::Ended);
+        if self.replica.has_ended() {
+            return Err(self.failure.take().unwrap_or(DriverError::Ended));
         }
         if !std::mem::replace(&mut self.has_begun, true) {
             self.replica.handle(Input::Listening, Instant::now());
@@ -239,17 +267,10 @@ impl Driver {
         self.carry_out()
     }
 
-    /// Waits for something to happen, and does what follows from it. An error is for good.
+    /// Waits for something to happen, and does what follows from it.
     async fn turn(&mut self, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
-        let done = match self.happen(progress).await {
-            Ok(()) => self.carry_out(),
-            Err(error) => Err(error),
-        };
-        if done.is_err() {
-            self.has_failed = true;
-            self.replica.handle(Input::Lost("the driver has failed".to_string()), Instant::now());
-        }
-        done
+        self.happen(progress).await?;
+        self.carry_out()
     }
 
     /// Waits for something to happen and takes it in.
@@ -259,12 +280,12 @@ impl Driver {
         let mut end = None;
         // Time comes last: what is awaited may be there already. Between L and the rest chance decides, so that neither
         // waits for the other.
-        let (listener, events) = (&mut self.listener, &mut self.events);
+        let (links, events) = (&mut self.links, &mut self.events);
         let happened = tokio::select! {
             biased;
             event = async {
                 tokio::select! {
-                    () = next_batch(listener, &mut batch, &mut end) => None,
+                    () = next_batch(links.as_mut().map(|links| &mut links.listener), &mut batch, &mut end) => None,
                     event = events.recv() => event,
                 }
             } => Happened::Event(event),
@@ -282,7 +303,7 @@ impl Driver {
                     self.replica.handle(Input::Lost(why), Instant::now());
                 }
             }
-            Happened::Event(Some(event)) => self.take(event, progress)?,
+            Happened::Event(Some(event)) => self.take(event, progress),
             Happened::Time => self.replica.handle(Input::TimePassed, Instant::now()),
         }
         Ok(())
@@ -292,178 +313,261 @@ impl Driver {
     fn carry_out(&mut self) -> Result<(), DriverError> {
         while let Some(output) = self.replica.poll() {
             match output {
-                Output::Listen(_) => {
-                    // Asked for once, at the start: a lost connection ends this driver.
+                Output::Connect { channels } => self.connect(channels),
+                Output::Notify { via, channel, token } => self.notify(via, &channel, token),
+                Output::ReadTable { table, generation } => self.read(table, generation, None),
+                Output::Refetch { table, batch, keys } => self.read(table, batch, Some(keys)),
+                Output::Store { table, batch: _ } => {
+                    let stored = self.tables[table.0].store_refetched();
+                    self.done_with(table, stored);
                 }
-                Output::Notify { via, channel, token } => self.notify(via, &channel, &token),
-                Output::ReadTable { table, generation } => self.read(table, generation),
                 Output::Apply { table, change } => {
-                    if let Err(why) = self.apply(table, &change) {
-                        self.replica.handle(Input::ChangeUnfit { table, why }, Instant::now());
-                    }
+                    let applied = self.tables[table.0].apply(&change);
+                    self.done_with(table, applied);
+                }
+                Output::Clear { table, keep } => {
+                    let cleared = self.tables[table.0].clear(&keep);
+                    self.done_with(table, cleared);
                 }
                 Output::FenceReached(id) => self.reached = self.reached.max(Some(id)),
-                Output::StateChanged(state) => tracing::debug!(?state, "state changed"),
-                Output::Failed(failure) => return Err(failure.into()),
+                Output::StateChanged(state) => self.tell(DriverEvent::State(state)),
+                Output::CommitsBlocked => self.tell(DriverEvent::CommitsBlocked),
+                Output::ReadAgain { table, why } => self.tell(DriverEvent::ReadAgain { table, why }),
+                Output::Disconnected { failure, retry_in } => self.disconnected(failure, retry_in)?,
             }
         }
         Ok(())
     }
 
-    fn notify(&self, via: Via, channel: &str, token: &str) {
-        let client = Arc::clone(match via {
-            Via::Fences => &self.fences,
-            Via::Reads => &self.reads,
-        });
-        let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(token));
+    fn tell(&mut self, event: DriverEvent) {
+        /// Of whoever does not look on, the last few are kept.
+        const KEPT: usize = 1024;
+        tracing::debug!(?event, "driver");
+        if !self.options.tells_rows && self.told.len() >= KEPT {
+            self.told.pop_front();
+        }
+        self.told.push_back(event);
+    }
+
+    /// Something was done to a cache: tells of its rows, and looks at the memory now and then.
+    fn done_with(&mut self, table: TableId, done: Result<(), String>) {
+        if let Err(why) = done {
+            self.replica.handle(Input::ChangeUnfit { table, why }, Instant::now());
+        }
+        self.tell_rows(table);
+        self.applied_since_check += 1;
+        if self.applied_since_check >= ROWS_BETWEEN_CHECKS {
+            self.applied_since_check = 0;
+            self.check_memory(table);
+        }
+    }
+
+    fn tell_rows(&mut self, table: TableId) {
+        let Some(changes) = &mut self.tables[table.0].changes else { return };
+        self.told.extend(changes.drain(..).map(|change| DriverEvent::Row { table, change }));
+    }
+
+    fn disconnected(&mut self, failure: Failure, retry_in: Option<Duration>) -> Result<(), DriverError> {
+        self.links = None;
+        self.epoch += 1;
+        self.read_task.take().inspect(JoinHandle::abort);
+        self.connect_task.take().inspect(JoinHandle::abort);
+        self.tell(DriverEvent::Disconnected { why: failure.to_string(), retry_in });
+        match retry_in {
+            Some(_) => {
+                self.failure = None;
+                Ok(())
+            }
+            None => Err(self.failure.take().unwrap_or(DriverError::Failed(failure))),
+        }
+    }
+
+    fn connect(&mut self, channels: Vec<String>) {
+        self.epoch += 1;
+        let (open, options, epoch) = (Arc::clone(&self.open), self.options.clone(), self.epoch);
         let sender = self.sender.clone();
+        self.connect_task = Some(tokio::spawn(async move {
+            let event = match Links::open(open, &options, &channels).await {
+                Ok(links) => Event::Connected { epoch, links: Box::new(links) },
+                Err(error) => Event::ConnectFailed { epoch, error },
+            };
+            // A driver that is gone wants to hear nothing.
+            let _ = sender.send(event).await;
+        }));
+    }
+
+    fn notify(&self, via: Via, channel: &str, token: String) {
+        let Some(links) = &self.links else { return };
+        let client = Arc::clone(match via {
+            Via::Fences => &links.fences,
+            Via::Reads => &links.reads,
+        });
+        let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(&token));
+        let (sender, epoch) = (self.sender.clone(), self.epoch);
         tokio::spawn(async move {
             let event = match client.batch_execute(&sql).await {
-                Ok(()) => Event::Sent,
-                Err(source) => Event::Failed(DriverError::Server { doing: "send a fence".to_string(), source }),
+                Ok(()) => Event::Sent { epoch, token },
+                Err(source) => {
+                    let error = DriverError::Server { doing: "send a fence".to_string(), source };
+                    Event::SendFailed { epoch, token, error }
+                }
             };
             // A driver that is gone wants to hear nothing.
             let _ = sender.send(event).await;
         });
     }
 
-    fn read(&mut self, table: TableId, generation: u64) {
+    fn read(&mut self, table: TableId, work: u64, keys: Option<Vec<String>>) {
+        let Some(links) = &self.links else { return };
+        let followee = &mut self.tables[table.0];
+        let copy = match followee.follow.copy_statement(keys.as_deref()) {
+            Ok(copy) => copy,
+            Err(error) => return self.read_failed(table, work, error),
+        };
         let read = Read {
-            client: Arc::clone(&self.reads),
+            client: Arc::clone(&links.reads),
             sender: self.sender.clone(),
+            epoch: self.epoch,
             table,
-            generation,
-            name: self.tables[table.0].follow.name(),
-            relation: self.tables[table.0].follow.relation(),
-            copy: self.tables[table.0].follow.copy_statement(),
+            work,
+            name: followee.follow.name(),
+            relation: followee.follow.relation(),
+            copy,
             previous: self.read_task.take(),
         };
-        self.tables[table.0].generation = generation;
+        self.is_refetch = keys.is_some();
+        self.snapshot = None;
+        followee.start_work(work, keys);
         self.read_task = Some(tokio::spawn(read.run()));
     }
 
-    fn take(&mut self, event: Event, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
+    fn take(&mut self, event: Event, progress: &mut impl FnMut(Loaded)) {
+        let is_asked = |tables: &[Followee], table: TableId, work| tables[table.0].work == work;
         match event {
-            Event::Sent => {}
-            Event::Failed(error) => return Err(error),
-            Event::Snapshot { table, generation, snapshot } => {
-                let followee = &mut self.tables[table.0];
-                if followee.generation == generation {
-                    followee.cache = TableCache::new(Arc::clone(&followee.follow.shape), followee.follow.expected_rows);
-                    followee.decoder = CopyDecoder::default();
-                    followee.next_check = (0, 0);
-                    followee.copied = 0;
+            Event::Connected { epoch, links } if epoch == self.epoch => {
+                self.links = Some(*links);
+                self.replica.handle(Input::Listening, Instant::now());
+            }
+            Event::ConnectFailed { epoch, error } if epoch == self.epoch => {
+                let (why, is_permanent) = (chain(&error), error.policy() == Policy::Refused);
+                self.failure = Some(error);
+                self.replica.handle(Input::ConnectFailed { why, is_permanent }, Instant::now());
+            }
+            Event::Sent { epoch, token } if epoch == self.epoch => {
+                self.replica.handle(Input::Sent { token: &token }, Instant::now());
+            }
+            Event::SendFailed { epoch, token, error } if epoch == self.epoch => match error.sqlstate() {
+                Some("55P03") => self.replica.handle(Input::SendBlocked { token: &token }, Instant::now()),
+                _ => self.lost(error),
+            },
+            Event::Snapshot { table, work, snapshot } if is_asked(&self.tables, table, work) => {
+                self.tables[table.0].start_load();
+                self.next_check = (0, 0);
+                self.snapshot = Some(snapshot.clone());
+                if !self.is_refetch {
+                    let generation = work;
                     self.replica.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
                 }
             }
-            Event::Rows { table, generation, pieces } => {
-                if self.tables[table.0].generation == generation {
-                    self.load(table, &pieces)?;
-                    progress(Loaded { table, rows: self.tables[table.0].cache.len() });
+            Event::Rows { table, work, pieces } if is_asked(&self.tables, table, work) => {
+                if let Err(source) = self.tables[table.0].load(pieces) {
+                    return self.unreadable(table, work, source);
                 }
+                self.tell_rows(table);
+                self.check_loading(table);
+                progress(Loaded { table, rows: self.tables[table.0].cache.len() });
             }
-            Event::Read { table, generation } => {
-                if self.tables[table.0].generation == generation {
-                    let finished = self.tables[table.0].decoder.finish();
-                    finished.map_err(|error| self.read_error(table, error.into()))?;
-                    self.check_memory(table)?;
-                    self.replica.handle(Input::SnapshotLoaded { table, generation }, Instant::now());
+            Event::Read { table, work } if is_asked(&self.tables, table, work) => {
+                if let Err(source) = self.tables[table.0].finish_load() {
+                    return self.unreadable(table, work, source);
                 }
+                self.tell_rows(table);
+                self.check_memory(table);
+                let input = match self.snapshot.take().filter(|_| self.is_refetch) {
+                    Some(snapshot) => Input::Refetched { table, batch: work, snapshot },
+                    None => Input::SnapshotLoaded { table, generation: work },
+                };
+                self.replica.handle(input, Instant::now());
             }
+            Event::ReadFailed { epoch, table, work, error } if epoch == self.epoch => {
+                self.read_failed(table, work, error);
+            }
+            // Of connections that are gone, or of a read that nobody waits for.
+            Event::Connected { .. }
+            | Event::ConnectFailed { .. }
+            | Event::Sent { .. }
+            | Event::SendFailed { .. }
+            | Event::Snapshot { .. }
+            | Event::Rows { .. }
+            | Event::Read { .. }
+            | Event::ReadFailed { .. } => {}
         }
-        Ok(())
     }
 
-    fn load(&mut self, table: TableId, pieces: &[Bytes]) -> Result<(), DriverError> {
-        let Followee { follow, cache, decoder, .. } = &mut self.tables[table.0];
-        let row = &mut self.row;
-        let loaded = pieces.iter().try_for_each(|piece| {
-            decoder.push::<ReadError>(piece, |tuple| {
-                row.read_copy_tuple(&follow.shape, tuple)?;
-                Ok(cache.insert_unique(row)?)
-            })
-        });
-        loaded.map_err(|error| self.read_error(table, error))?;
-        let followee = &mut self.tables[table.0];
-        followee.copied += pieces.iter().map(Bytes::len).sum::<usize>();
-        let (rows, bytes) = (followee.cache.len(), followee.copied);
-        if rows < followee.next_check.0 && bytes < followee.next_check.1 {
-            return Ok(());
+    fn lost(&mut self, error: DriverError) {
+        let why = chain(&error);
+        self.failure = Some(error);
+        self.replica.handle(Input::Lost(why), Instant::now());
+    }
+
+    fn unreadable(&mut self, table: TableId, work: u64, source: ReadError) {
+        let table_name = self.tables[table.0].follow.name();
+        self.read_failed(table, work, DriverError::Snapshot { table: table_name, source });
+    }
+
+    fn read_failed(&mut self, table: TableId, work: u64, error: DriverError) {
+        let policy = error.policy();
+        if policy == Policy::Lost {
+            self.lost(error);
+            return;
+        }
+        // Keys that the server does not take are no failure: the table is read instead.
+        let is_permanent = policy == Policy::Refused && !self.is_refetch;
+        let code = (policy == Policy::Counted).then(|| error.sqlstate().unwrap_or_default().to_string());
+        let why = chain(&error);
+        if !self.options.limits.heals {
+            // Whoever asks once wants to know now.
+            let failure = self.failure.insert(error).to_string();
+            self.replica.handle(Input::Lost(failure), Instant::now());
+            return;
+        }
+        self.failure = Some(error);
+        self.replica.handle(Input::ReadFailed { table, work, code, why, is_permanent }, Instant::now());
+    }
+
+    fn check_loading(&mut self, table: TableId) {
+        let (rows, bytes) = (self.tables[table.0].cache.len(), self.tables[table.0].copied);
+        if rows < self.next_check.0 && bytes < self.next_check.1 {
+            return;
         }
         // To add it up takes time in proportion to the cache: the larger it is, the rarer that is done.
-        followee.next_check = (rows + ROWS_BETWEEN_CHECKS.max(rows / 16), bytes + BYTES_BETWEEN_CHECKS.max(bytes / 16));
-        self.check_memory(table)
+        self.next_check = (rows + ROWS_BETWEEN_CHECKS.max(rows / 16), bytes + BYTES_BETWEEN_CHECKS.max(bytes / 16));
+        self.check_memory(table);
     }
 
-    fn check_memory(&self, table: TableId) -> Result<(), DriverError> {
+    fn check_memory(&mut self, table: TableId) {
         let used = self.tables.iter().map(|table| table.cache.memory_bytes()).sum();
         let allowed = self.options.max_memory;
-        if used > allowed {
-            let Followee { follow, cache, .. } = &self.tables[table.0];
-            return Err(DriverError::Memory { table: follow.name(), rows: cache.len(), used, allowed });
+        if used <= allowed {
+            return;
         }
-        Ok(())
-    }
-
-    fn read_error(&self, table: TableId, source: ReadError) -> DriverError {
-        DriverError::Snapshot { table: self.tables[table.0].follow.name(), source }
-    }
-
-    /// Applies a change to its cache; the error says why the table must be read again.
-    fn apply(&mut self, table: TableId, change: &Change) -> Result<(), String> {
-        let Followee { follow, cache, .. } = &mut self.tables[table.0];
-        let shape = &follow.shape;
-        let text = |error: &dyn fmt::Display| error.to_string();
-        match change.operation() {
-            Operation::Clear => cache.clear(),
-            Operation::Remove => {
-                self.key.read_json(shape, change.id()).map_err(|error| text(&error))?;
-                cache.remove(&self.key);
-            }
-            Operation::Upsert | Operation::ReplaceKey => {
-                let data = change.data().ok_or("the row was not sent")?;
-                self.row.read_json(shape, data, change.json_nulls()).map_err(|error| text(&error))?;
-                self.key.read_json(shape, change.id()).map_err(|error| text(&error))?;
-                if !self.row.has_key(shape, &self.key) {
-                    return Err(text(&Unfit::KeyMismatch));
-                }
-                if let (Operation::ReplaceKey, Some(old)) = (change.operation(), change.old_id()) {
-                    self.key.read_json(shape, old).map_err(|error| text(&error))?;
-                    cache.remove(&self.key);
-                }
-                cache.upsert(&self.row).map_err(|error| text(&error))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl FollowTable {
-    fn name(&self) -> String {
-        format!("{}.{}", self.followed.schema, self.followed.name)
-    }
-
-    /// The relation to lock and to read: a table without the tables that inherit from it, or a table with its partitions.
-    fn relation(&self) -> String {
-        let only = if self.followed.is_partitioned { "" } else { "ONLY " };
-        format!("{only}{}.{}", quote_identifier(&self.followed.schema), quote_identifier(&self.followed.name))
-    }
-
-    fn copy_statement(&self) -> String {
-        let column = |column: &crate::Column| column.kind.select_expression(&quote_identifier(&column.name));
-        let columns: Vec<String> = self.shape.columns().iter().map(column).collect();
-        format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)", columns.join(", "), self.relation())
+        let Followee { follow, cache, .. } = &self.tables[table.0];
+        let error = DriverError::Memory { table: follow.name(), rows: cache.len(), used, allowed };
+        let failure = Failure::ReadRefused { table, why: error.to_string() };
+        self.failure = Some(error);
+        self.replica.handle(Input::GivenUp(failure), Instant::now());
     }
 }
 
 /// Takes what the socket has, up to a batch; `end` says why there will be no more.
-async fn next_batch(listener: &mut Listener, batch: &mut Vec<Notification>, end: &mut Option<String>) {
+async fn next_batch(listener: Option<&mut Listener>, batch: &mut Vec<Notification>, end: &mut Option<String>) {
+    let Some(listener) = listener else { return std::future::pending().await };
     poll_fn(|cx| {
         while batch.len() < BATCH {
             match listener.poll_next(cx) {
                 Poll::Ready(Some(Ok(notification))) => batch.push(notification),
                 Poll::Ready(Some(Err(error))) => {
-                    *end = Some(error_chain(&error));
+                    *end = Some(chain(&error));
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => {
@@ -477,10 +581,4 @@ async fn next_batch(listener: &mut Listener, batch: &mut Vec<Notification>, end:
         Poll::Ready(())
     })
     .await;
-}
-
-/// An error with its causes: tokio-postgres' own text omits them.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }

@@ -70,3 +70,51 @@ pub enum ReadError {
     #[error("{0}")]
     Snapshot(String),
 }
+
+impl DriverError {
+    /// The server's error code, where it is the server that refused.
+    pub fn sqlstate(&self) -> Option<&str> {
+        let mut causes =
+            std::iter::successors(Some(self as &(dyn std::error::Error + 'static)), |cause| cause.source());
+        causes.find_map(|cause| Some(cause.downcast_ref::<tokio_postgres::error::DbError>()?.code().code()))
+    }
+
+    /// What is to be done about it: one pure function of the error.
+    pub(super) fn policy(&self) -> Policy {
+        match self {
+            // What is kept is not what the server has, or more than may be kept: the next time is no better.
+            Self::Snapshot { .. } | Self::Memory { .. } | Self::Ended | Self::Failed(_) => Policy::Refused,
+            Self::Connect { .. } | Self::Server { .. } => match self.sqlstate() {
+                None => Policy::Lost,
+                // A standby; a privilege; a role, a password, a database; a table or a column that is gone.
+                Some("25006" | "42501" | "28000" | "28P01" | "3D000" | "3F000" | "42P01" | "42703") => Policy::Refused,
+                // The server stops or starts, or ended the session.
+                Some(code) if code.starts_with("57P") || code.starts_with("08") => Policy::Lost,
+                // A lock that is held, a deadlock, a query that was cancelled, a server without room.
+                Some(code) if matches!(code, "55P03" | "40P01" | "40001" | "57014") || code.starts_with("53") => {
+                    Policy::Passing
+                }
+                Some(_) => Policy::Counted,
+            },
+        }
+    }
+}
+
+/// What is to be done about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// Connect again.
+    Lost,
+    /// Try again: it passes by itself.
+    Passing,
+    /// Try again, a few times.
+    Counted,
+    /// Name it and stop.
+    Refused,
+}
+
+/// An error with its causes: tokio-postgres' own text omits them.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+}

@@ -33,12 +33,15 @@ pub(super) fn read_settings(options: &DriverOptions) -> String {
     sql
 }
 
-/// One read of a table on Q.
+/// One read of a table, or of some of its rows, on Q.
 pub(super) struct Read {
     pub(super) client: Arc<Client>,
     pub(super) sender: mpsc::Sender<Event>,
+    /// Which connections it is of.
+    pub(super) epoch: u64,
     pub(super) table: TableId,
-    pub(super) generation: u64,
+    /// The generation, or the batch.
+    pub(super) work: u64,
     pub(super) name: String,
     pub(super) relation: String,
     pub(super) copy: String,
@@ -54,9 +57,10 @@ impl Read {
             Err(error) => Err(error),
         };
         let is_done = read.is_ok();
+        let (epoch, table, work) = (self.epoch, self.table, self.work);
         let event = match read {
-            Ok(()) => Event::Read { table: self.table, generation: self.generation },
-            Err(error) => Event::Failed(error),
+            Ok(()) => Event::Read { table, work },
+            Err(error) => Event::ReadFailed { epoch, table, work, error },
         };
         // A driver that is gone wants to hear nothing.
         let _ = self.sender.send(event).await;
@@ -90,14 +94,14 @@ impl Read {
             table: self.name.clone(),
             source: ReadError::Snapshot(error.to_string()),
         })?;
-        let (table, generation) = (self.table, self.generation);
+        let (table, work) = (self.table, self.work);
         // The receiver lives as long as this task is wanted.
-        let _ = self.sender.send(Event::Snapshot { table, generation, snapshot }).await;
+        let _ = self.sender.send(Event::Snapshot { table, work, snapshot }).await;
         let stream = self.client.copy_out(&self.copy).await.map_err(doing("copy"))?;
         let mut batches = std::pin::pin!(stream.ready_chunks(BATCH));
         while let Some(batch) = batches.next().await {
             let pieces = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(doing("copy"))?;
-            let _ = self.sender.send(Event::Rows { table, generation, pieces }).await;
+            let _ = self.sender.send(Event::Rows { table, work, pieces }).await;
         }
         self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
     }

@@ -15,8 +15,8 @@ pub enum Operation {
     ReplaceKey,
     /// Remove the row of [`Change::id`].
     Remove,
-    /// Remove every row.
-    Clear,
+    /// About the whole table; never handed out.
+    Whole,
 }
 
 /// One announced change of a followed table. Its parts are pieces of the payload, which a parser has seen to be valid.
@@ -49,8 +49,7 @@ impl Change {
             operation: match payload.action {
                 Action::Insert | Action::Update => Operation::Upsert,
                 Action::Delete => Operation::Remove,
-                // A reload is never handed out.
-                Action::Truncate | Action::Reload => Operation::Clear,
+                Action::Truncate | Action::Reload => Operation::Whole,
             },
             id: payload.id.map_or(0..0, |id| range(id.get())),
             data: payload.data.map(|data| range(data.get())),
@@ -110,6 +109,27 @@ impl Change {
             && second.action == Action::Update
             && second.old_id() == Some(self.id())
             && new_id == Some(second.id())
+    }
+
+    /// The keys that it is about; none for what is about the whole table.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        let old = (self.operation == Operation::ReplaceKey).then(|| self.old_id()).flatten();
+        let own = self.action.is_about_a_row().then(|| self.id());
+        old.into_iter().chain(own)
+    }
+
+    /// A key change of which the end of the old key alone is left to be done.
+    pub(super) fn remove_old(mut self) -> Self {
+        self.operation = Operation::Remove;
+        self.id = self.old_id.take().unwrap_or_default();
+        self.data = None;
+        self
+    }
+
+    /// A key change of which the new row alone is left to be done.
+    pub(super) fn store_new(mut self) -> Self {
+        self.operation = Operation::Upsert;
+        self
     }
 
     /// Makes the second half of a key change carry the first.

@@ -1,7 +1,8 @@
 //! [`Table`]: what the engine knows of one followed table, and what each of its changes leads to.
 
 use super::Followed;
-use super::change::Change;
+use super::change::{Change, Operation};
+use super::refetch::{Admission, Queued, Refetches};
 use super::snapshot::Snapshot;
 use crate::notification::{Action, Payload};
 use foldhash::quality::RandomState;
@@ -12,9 +13,22 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) enum Step {
     Apply(Change),
-    /// The snapshot has it.
+    /// Remove every row but those of these keys, which are newer.
+    Clear(Vec<String>),
+    /// The snapshot has it, or a row that was read again.
     Skip,
     ReadAgain(String),
+}
+
+/// What the order of the changes says of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Its payload is the row as the transaction left it.
+    Sound,
+    /// The row must be read again.
+    Doubtful,
+    /// Nothing follows from it.
+    Passed,
 }
 
 /// Where a table stands.
@@ -56,7 +70,10 @@ pub(super) struct Table {
     touched: HashMap<u64, Touch>,
     touched_by: Option<u64>,
     /// The first half of a key change, until the second comes.
-    held: Option<Change>,
+    held: Option<(Change, Verdict)>,
+    refetches: Refetches,
+    /// How many changes have come to be followed.
+    arrivals: u64,
     /// The transaction whose TRUNCATE was the last thing that happened.
     truncated_by: Option<u64>,
     hasher: RandomState,
@@ -72,13 +89,11 @@ impl Table {
             touched: HashMap::new(),
             touched_by: None,
             held: None,
+            refetches: Refetches::default(),
+            arrivals: 0,
             truncated_by: None,
             hasher: RandomState::default(),
         }
-    }
-
-    pub(super) fn phase(&self) -> &Phase {
-        &self.phase
     }
 
     pub(super) fn is_following(&self) -> bool {
@@ -135,6 +150,9 @@ impl Table {
                 {
                     return vec![Step::Skip];
                 }
+                if self.refetches.waiting_bytes() > waiting_limit {
+                    return vec![Step::ReadAgain("too many changes waited for rows that are read again".to_string())];
+                }
                 self.follow(change)
             }
         }
@@ -156,73 +174,156 @@ impl Table {
     /// A change that the snapshot does not have.
     fn follow(&mut self, change: Change) -> Vec<Step> {
         let mut steps = Vec::new();
-        if let Some(first) = self.held.take() {
+        if let Some((first, first_verdict)) = self.held.take() {
             if first.is_completed_by(&change) {
-                return match self.reason_to_read_again(&change) {
-                    Some(why) => vec![Step::ReadAgain(why)],
-                    None => vec![Step::Apply(change.replace_key())],
+                let verdict = match (first_verdict, self.judge(&change)) {
+                    (_, Err(why)) => return vec![Step::ReadAgain(why)],
+                    (Verdict::Sound, Ok(verdict)) => verdict,
+                    (first, Ok(_)) => first,
                 };
+                self.admit(change.replace_key(), verdict, &mut steps);
+                return steps;
             }
-            steps.push(Step::Apply(first));
+            self.admit(first, first_verdict, &mut steps);
         }
-        if let Some(why) = self.reason_to_read_again(&change) {
-            steps.push(Step::ReadAgain(why));
-        } else if change.action == Action::Reload {
-            steps.push(Step::Skip);
-        } else if change.is_first_half() {
-            self.held = Some(change);
-        } else {
-            steps.push(Step::Apply(change));
+        match self.judge(&change) {
+            Err(why) => steps.push(Step::ReadAgain(why)),
+            Ok(verdict) if change.is_first_half() => self.held = Some((change, verdict)),
+            Ok(verdict) => self.admit(change, verdict, &mut steps),
         }
         steps
     }
 
     /// Gives out what a key change holds back.
     pub(super) fn release_held(&mut self) -> Vec<Step> {
-        self.held.take().map(Step::Apply).into_iter().collect()
+        let mut steps = Vec::new();
+        if let Some((first, verdict)) = self.held.take() {
+            self.admit(first, verdict, &mut steps);
+        }
+        steps
     }
 
-    /// Why this change cannot be applied as it is, if so; notes what it touches.
+    /// A change takes its place among the rows that are read again.
+    fn admit(&mut self, change: Change, verdict: Verdict, steps: &mut Vec<Step>) {
+        if verdict == Verdict::Passed {
+            steps.push(Step::Skip);
+            return;
+        }
+        self.arrivals += 1;
+        let queued = Queued { change, is_doubtful: verdict == Verdict::Doubtful, arrival: self.arrivals };
+        self.place(queued, steps);
+    }
+
+    fn place(&mut self, queued: Queued, steps: &mut Vec<Step>) {
+        match self.refetches.admit(&queued.change) {
+            Admission::Waits => self.refetches.push(queued),
+            Admission::Absorbed => self.refetch(&queued, steps),
+            Admission::Free if queued.is_doubtful => self.refetch(&queued, steps),
+            Admission::Free => self.settle(queued.change, steps),
+        }
+    }
+
+    /// Wants the rows that a change is about, unless they were read again since.
+    fn refetch(&mut self, queued: &Queued, steps: &mut Vec<Step>) {
+        for key in queued.change.keys() {
+            if !self.refetches.sees(key, queued.change.xid) {
+                self.refetches.want(key, queued.arrival);
+            }
+        }
+        steps.push(Step::Skip);
+    }
+
+    /// Applies what no row that was read again has seen.
+    fn settle(&mut self, change: Change, steps: &mut Vec<Step>) {
+        if change.action == Action::Truncate {
+            steps.push(Step::Clear(self.refetches.keys_that_saw(change.xid)));
+            return;
+        }
+        let saw_new = self.refetches.sees(change.id(), change.xid);
+        let saw_old = match change.operation() {
+            Operation::ReplaceKey => change.old_id().is_none_or(|key| self.refetches.sees(key, change.xid)),
+            Operation::Upsert | Operation::Remove | Operation::Whole => saw_new,
+        };
+        steps.push(match (saw_old, saw_new) {
+            (true, true) => Step::Skip,
+            (false, false) => Step::Apply(change),
+            (true, false) => Step::Apply(change.store_new()),
+            (false, true) => Step::Apply(change.remove_old()),
+        });
+    }
+
+    /// Whether rows are to be read again and none are being read.
+    pub(super) fn is_refetch_due(&self) -> bool {
+        self.is_following() && self.refetches.is_due()
+    }
+
+    /// The keys of the rows to read again.
+    pub(super) fn start_refetch(&mut self, batch: u64) -> Vec<String> {
+        self.refetches.start(batch)
+    }
+
+    /// Rows were read again; what is to be done once they are stored. `None` when they are of no use any more.
+    pub(super) fn refetched(&mut self, batch: u64, snapshot: Snapshot, after: u64) -> Option<Vec<Step>> {
+        let waited = self.refetches.answered(batch, snapshot, after)?;
+        let mut steps = Vec::new();
+        for mut queued in waited {
+            // Whether the row that came has seen it cannot be told without an xid.
+            queued.is_doubtful |= queued.change.xid.is_none();
+            // What the row that came has seen is done with.
+            let is_done = queued.change.action != Action::Truncate
+                && queued.change.keys().all(|key| self.refetches.sees(key, queued.change.xid));
+            if is_done && self.refetches.admit(&queued.change) == Admission::Free {
+                steps.push(Step::Skip);
+            } else {
+                self.place(queued, &mut steps);
+            }
+        }
+        Some(steps)
+    }
+
+    /// How many changes have come to be followed, and since which one something is open.
+    pub(super) fn arrivals(&self) -> (u64, Option<u64>) {
+        (self.arrivals, self.refetches.open_since())
+    }
+
+    /// What the order of the changes says of this one, and notes what it touches; an error says why all of the table must
+    /// be read again.
     ///
     /// A nested trigger can make the announcements of one key arrive in another order than its changes were made, and a
     /// deferrable key can be on two rows for a while: then the last announcement is not the row's last state.
-    fn reason_to_read_again(&mut self, change: &Change) -> Option<String> {
+    fn judge(&mut self, change: &Change) -> Result<Verdict, String> {
         if change.xid.is_none() || change.xid != self.touched_by {
             self.forget_touched();
             self.touched_by = change.xid;
         }
         let follows_truncate = self.truncated_by.take();
-        let touch = match change.action {
+        let (touch, is_lacking) = match change.action {
             // TRUNCATE of the root fires the triggers of its leaves as well, right behind its own.
             Action::Reload
                 if change.xid.is_some() && change.xid == follows_truncate && !change.is_from(self.followed.oid) =>
             {
                 self.truncated_by = follows_truncate;
-                return None;
+                return Ok(Verdict::Passed);
             }
-            Action::Reload => return Some("the trigger asks for it".to_string()),
+            Action::Reload => return Err("the trigger asks for it".to_string()),
             Action::Truncate => {
                 self.forget_touched();
                 self.truncated_by = change.xid;
-                return None;
+                return Ok(Verdict::Sound);
             }
-            Action::Insert | Action::Update if !self.followed.sends_whole_rows => {
-                return Some("a column that is kept is not in the payload".to_string());
+            Action::Insert | Action::Update => {
+                (Touch::Stored, !self.followed.sends_whole_rows || change.data().is_none())
             }
-            Action::Insert | Action::Update if change.data().is_none() => {
-                return Some(format!("the row {} was not sent", change.id()));
-            }
-            Action::Insert | Action::Update => Touch::Stored,
-            Action::Delete => Touch::Removed,
+            Action::Delete => (Touch::Removed, false),
         };
         let before = self.touched.insert(change.key_hash(&self.hasher), touch);
         // Without an xid nobody can tell one transaction from the next.
-        change.xid?;
-        let is_doubtful = match touch {
-            Touch::Stored => before.is_some() && (change.recheck || self.followed.deferrable_key),
-            Touch::Removed => before == Some(Touch::Stored) || (before.is_some() && self.followed.deferrable_key),
-        };
-        is_doubtful.then(|| format!("one transaction changed the row {} more than once", change.id()))
+        let is_touched_again = change.xid.is_some()
+            && match touch {
+                Touch::Stored => before.is_some() && (change.recheck || self.followed.deferrable_key),
+                Touch::Removed => before == Some(Touch::Stored) || (before.is_some() && self.followed.deferrable_key),
+            };
+        Ok(if is_lacking || is_touched_again { Verdict::Doubtful } else { Verdict::Sound })
     }
 
     /// Empties the map. A large one is let go: to clear it takes time in proportion to what it once held.
@@ -251,10 +352,18 @@ impl Table {
     }
 
     fn forget_transaction(&mut self) {
+        // A read that is asked for from now on sees whatever has come.
+        self.refetches = Refetches::default();
         self.touched = HashMap::new();
         self.touched_by = None;
         self.held = None;
         self.truncated_by = None;
+    }
+
+    /// A read has failed: it is to be done again, not before then.
+    pub(super) fn read_failed(&mut self, not_before: Instant) {
+        self.phase = Phase::Due { not_before: Some(not_before) };
+        self.forget_transaction();
     }
 
     pub(super) fn disconnect(&mut self) {
@@ -305,5 +414,6 @@ impl Table {
         {
             *filter = None;
         }
+        self.refetches.free_floors(fence_after_reads);
     }
 }

@@ -1,8 +1,6 @@
-//! The engine driven by hand, and by a small random model of a table.
+//! The engine driven by hand. The random model of PostgreSQL that drives it stands in `tests/simulation`.
 
 use super::*;
-use proptest::prelude::*;
-use std::collections::BTreeMap;
 
 const FENCES: &str = "fences";
 
@@ -31,6 +29,8 @@ impl Driven {
             probe_timeout: Duration::from_secs(5),
             fence_timeout: Duration::from_secs(5),
             waiting_bytes: 10_000,
+            heartbeat: Duration::from_secs(1000),
+            heals: true,
         };
         let replica = Replica::new(tables, vec!["c".into()], FENCES.into(), limits);
         Self { replica, now: Instant::now(), outputs: Vec::new() }
@@ -71,7 +71,6 @@ impl Driven {
     }
 
     fn connect(&mut self) {
-        self.handle(Input::Connected);
         self.handle(Input::Listening);
         self.echo();
     }
@@ -90,6 +89,22 @@ impl Driven {
         self.handle(Input::SnapshotLoaded { table, generation });
     }
 
+    fn refetch_asked(&mut self) -> Option<(u64, Vec<String>)> {
+        let is_refetch = |output: &mut Output| matches!(output, Output::Refetch { .. });
+        self.outputs.extract_if(.., is_refetch).last().map(|output| match output {
+            Output::Refetch { batch, keys, .. } => (batch, keys),
+            other => unreachable!("{other:?} was filtered out"),
+        })
+    }
+
+    fn answer(&mut self, batch: u64, snapshot: &str) {
+        self.handle(Input::Refetched { table: TableId(0), batch, snapshot: snapshot.parse().unwrap() });
+    }
+
+    fn is_reached(&self, fence: u64) -> bool {
+        self.outputs.iter().any(|output| matches!(output, Output::FenceReached(FenceId(id)) if *id == fence))
+    }
+
     fn live(&mut self) {
         self.connect();
         self.finish_read("100:100:");
@@ -99,13 +114,17 @@ impl Driven {
 
     /// What was applied, in short: `+1` stores key 1, `-1` removes it, `2>1` replaces key 2 by 1, `0` clears.
     fn applied(&mut self) -> String {
-        let is_apply = |output: &mut Output| matches!(output, Output::Apply { .. });
+        let is_apply =
+            |output: &mut Output| matches!(output, Output::Apply { .. } | Output::Clear { .. } | Output::Store { .. });
         let short = |output| match output {
+            Output::Clear { keep, .. } if keep.is_empty() => "0".to_string(),
+            Output::Clear { keep, .. } => format!("0 but {}", keep.join(",")),
+            Output::Store { .. } => "=".to_string(),
             Output::Apply { change, .. } => match change.operation() {
                 Operation::Upsert => format!("+{}", change.id()),
                 Operation::ReplaceKey => format!("{}>{}", change.old_id().unwrap_or("?"), change.id()),
                 Operation::Remove => format!("-{}", change.id()),
-                Operation::Clear => "0".to_string(),
+                Operation::Whole => unreachable!("it is never handed out"),
             },
             other => unreachable!("{other:?} was filtered out"),
         };
@@ -116,37 +135,31 @@ impl Driven {
 #[test]
 fn it_listens_before_it_probes_and_probes_before_it_reads() {
     let mut driven = Driven::new(vec![followed("users")]);
-    driven.handle(Input::Connected);
-    assert!(
-        matches!(&driven.outputs[..], [Output::Listen(channels), Output::StateChanged(State::Subscribing)] if channels == &["c", FENCES])
-    );
+    driven.handle(Input::TimePassed);
+    assert!(matches!(&driven.outputs[..],
+        [Output::Connect { channels }, Output::StateChanged(State::Subscribing)] if channels == &["c", FENCES]));
+    assert!(driven.tokens().is_empty() && driven.read_asked().is_none());
     driven.handle(Input::Listening);
-    let probes = driven.tokens();
-    assert_eq!(probes.len(), 2);
-    driven.handle(Input::Notification { channel: FENCES, payload: &probes[0] });
+    let tokens = driven.tokens();
+    assert_eq!(tokens.len(), 2);
+    driven.handle(Input::Notification { channel: FENCES, payload: &tokens[1] });
     driven.handle(Input::Notification { channel: FENCES, payload: "forged" });
-    assert_eq!((driven.replica.state(), driven.read_asked()), (State::Probing, None));
-    driven.handle(Input::Notification { channel: FENCES, payload: &probes[1] });
-    assert_eq!(driven.replica.state(), State::Snapshotting);
-    driven.finish_read("100:100:");
-    assert_eq!(driven.replica.state(), State::CatchingUp);
-    driven.echo();
-    assert_eq!(driven.replica.state(), State::Live);
+    assert!(driven.read_asked().is_none(), "one probe is not enough");
+    driven.handle(Input::Notification { channel: FENCES, payload: &tokens[0] });
+    assert!(driven.read_asked().is_some());
 }
 
 #[test]
 fn a_probe_that_does_not_come_back_names_the_connection() {
     let mut driven = Driven::new(vec![followed("users")]);
-    driven.handle(Input::Connected);
     driven.handle(Input::Listening);
     let probes = driven.tokens();
     driven.handle(Input::Notification { channel: FENCES, payload: &probes[0] });
     driven.now = driven.replica.poll_timeout().expect("a deadline");
     driven.handle(Input::TimePassed);
-    let failed = driven
-        .outputs
-        .iter()
-        .any(|output| matches!(output, Output::Failed(Failure::ProbeLost { via: Via::Reads, .. })));
+    let failed = driven.outputs.iter().any(|output| {
+        matches!(output, Output::Disconnected { failure: Failure::ProbeLost { via: Via::Reads, .. }, retry_in: None })
+    });
     assert!(failed && driven.replica.state() == State::Disconnected, "{:?}", driven.outputs);
 }
 
@@ -201,28 +214,14 @@ fn a_key_change_is_one_step_for_readers() {
 }
 
 #[test]
-fn what_cannot_be_applied_as_it_is_makes_the_table_be_read_again() {
+fn what_nobody_can_make_out_makes_the_table_be_read_again() {
     type Send = fn(&mut Driven);
-    let cases: [(&str, Send); 6] = [
-        ("too long", |driven| {
-            driven.notify(r#"{"table":"users","action":"update","id":1,"schema":"app","xid":"150","truncated":true}"#);
-        }),
+    let cases: [(&str, Send); 3] = [
         ("reload", |driven| {
             driven.notify(r#"{"table":"users","action":"reload","id":null,"schema":"app","xid":"150","why":"x"}"#);
         }),
-        ("recheck", |driven| {
-            driven.row("update", 1, 150, "");
-            driven.row("insert", 1, 150, r#","recheck":true"#);
-        }),
-        ("delete after insert", |driven| {
-            driven.row("insert", 1, 150, "");
-            driven.row("delete", 1, 150, "");
-        }),
-        ("old half after insert", |driven| {
-            driven.row("insert", 1, 150, "");
-            driven.row("delete", 1, 150, r#","new_id":2"#);
-        }),
         ("unfit", |driven| driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into() })),
+        ("altered", |driven| driven.handle(Input::TableAltered { table: TableId(0), why: "x".into() })),
     ];
     for (name, send) in cases {
         let mut driven = Driven::new(vec![followed("users")]);
@@ -236,6 +235,161 @@ fn what_cannot_be_applied_as_it_is_makes_the_table_be_read_again() {
         driven.echo();
         assert_eq!((driven.replica.state(), driven.replica.counters().reloads), (State::Live, 1), "{name}");
     }
+}
+
+#[test]
+fn a_payload_that_cannot_be_trusted_makes_its_row_be_read_again() {
+    type Send = fn(&mut Driven);
+    let cases: [(&str, Send, &[&str]); 5] = [
+        (
+            "too long",
+            |driven| {
+                driven.notify(
+                    r#"{"table":"users","action":"update","id":1,"schema":"app","xid":"150","truncated":true}"#,
+                );
+            },
+            &["1"],
+        ),
+        (
+            "recheck",
+            |driven| {
+                driven.row("update", 1, 150, "");
+                driven.row("insert", 1, 150, r#","recheck":true"#);
+            },
+            &["1"],
+        ),
+        (
+            "delete after insert",
+            |driven| {
+                driven.row("insert", 1, 150, "");
+                driven.row("delete", 1, 150, "");
+            },
+            &["1"],
+        ),
+        (
+            "old half after insert",
+            |driven| {
+                driven.row("insert", 1, 150, "");
+                driven.row("delete", 1, 150, r#","new_id":2"#);
+                driven.row("update", 2, 150, r#","old_id":1"#);
+            },
+            &["1", "2"],
+        ),
+        (
+            "a key change too long to send",
+            |driven| {
+                driven.row("delete", 1, 150, r#","new_id":2"#);
+                driven.notify(
+                    r#"{"table":"users","action":"update","id":2,"old_id":1,"schema":"app","xid":"150","truncated":true}"#,
+                );
+            },
+            &["1", "2"],
+        ),
+    ];
+    for (name, send, expected) in cases {
+        let mut driven = Driven::new(vec![followed("users")]);
+        driven.live();
+        send(&mut driven);
+        driven.applied();
+        let (batch, keys) = driven.refetch_asked().expect(name);
+        assert_eq!(keys, expected, "{name}");
+        assert_eq!(driven.replica.state(), State::Live, "{name}: the other rows are as they were");
+        // Its own changes wait, those of others do not; a fence waits for the row.
+        driven.row("update", 1, 151, "");
+        driven.row("update", 1, 152, "");
+        driven.row("update", 3, 151, "");
+        driven.handle(Input::FenceWanted(FenceId(1)));
+        driven.echo();
+        assert_eq!(driven.applied(), "+3", "{name}");
+        assert!(!driven.is_reached(1), "{name}");
+        driven.answer(batch, "152:152:");
+        assert_eq!(driven.applied(), "= +1", "{name}: what the read saw is skipped");
+        assert!(driven.is_reached(1) && driven.replica.counters().reloads == 0, "{name}");
+        // The floor is there until a fence that was sent after it has come back.
+        driven.row("update", 1, 151, "");
+        assert_eq!(driven.applied(), "", "{name}");
+        driven.handle(Input::FenceWanted(FenceId(2)));
+        driven.echo();
+        driven.row("update", 1, 151, "");
+        assert_eq!(driven.applied(), "+1", "{name}");
+    }
+}
+
+#[test]
+fn a_truncate_waits_for_rows_that_are_read_again_and_spares_those_that_saw_it() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    let cut = |driven: &mut Driven, id: u32, xid: u32| {
+        driven.notify(&format!(
+            r#"{{"table":"users","action":"update","id":{id},"schema":"app","xid":"{xid}","truncated":true}}"#
+        ));
+    };
+    let truncate = r#"{"table":"users","action":"truncate","id":null,"schema":"app","rel":7,"xid":"160"}"#;
+    cut(&mut driven, 1, 150);
+    let (first, _) = driven.refetch_asked().unwrap();
+    cut(&mut driven, 2, 151);
+    driven.notify(truncate);
+    driven.row("insert", 3, 161, "");
+    assert_eq!(driven.applied(), "", "all that comes after it waits with it");
+    driven.answer(first, "155:155:");
+    assert_eq!(driven.applied(), "=", "another row is still to be read");
+    let (second, keys) = driven.refetch_asked().unwrap();
+    assert_eq!(keys, ["2"]);
+    driven.answer(second, "165:165:");
+    assert_eq!(driven.applied(), "= 0 but 2 +3");
+}
+
+#[test]
+fn an_answer_from_before_the_table_was_read_again_is_ignored() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    driven.notify(r#"{"table":"users","action":"update","id":1,"schema":"app","xid":"150","truncated":true}"#);
+    let (batch, _) = driven.refetch_asked().unwrap();
+    driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into() });
+    assert_eq!(driven.read_asked(), None, "Q does one thing at a time");
+    driven.answer(batch, "155:155:");
+    assert_eq!(driven.applied(), "");
+    driven.finish_read("155:155:");
+    driven.answer(batch, "155:155:");
+    assert_eq!(driven.applied(), "");
+    driven.echo();
+    assert_eq!(driven.replica.state(), State::Live);
+}
+
+#[test]
+fn a_read_that_fails_is_done_again_until_it_is_a_refusal() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.connect();
+    let fail = |driven: &mut Driven, code: Option<&str>| {
+        let (table, work) = driven.read_asked().expect("a read is asked for");
+        let code = code.map(str::to_string);
+        driven.handle(Input::ReadFailed { table, work, code, why: "no".into(), is_permanent: false });
+        driven.now += Duration::from_secs(20);
+        driven.handle(Input::TimePassed);
+    };
+    for _ in 0..5 {
+        fail(&mut driven, None);
+    }
+    fail(&mut driven, Some("XX000"));
+    fail(&mut driven, Some("58030"));
+    fail(&mut driven, Some("XX000"));
+    fail(&mut driven, Some("XX000"));
+    assert!(!driven.replica.has_ended());
+    fail(&mut driven, Some("XX000"));
+    assert!(driven.replica.has_ended() && driven.read_asked().is_none());
+}
+
+#[test]
+fn rows_that_cannot_be_read_by_their_keys_are_read_with_all_others() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    driven.notify(r#"{"table":"users","action":"update","id":{},"schema":"app","xid":"150","truncated":true}"#);
+    let (batch, _) = driven.refetch_asked().unwrap();
+    let code = Some("22P02".to_string());
+    driven.handle(Input::ReadFailed { table: TableId(0), work: batch, code, why: "x".into(), is_permanent: false });
+    driven.finish_read("155:155:");
+    driven.echo();
+    assert_eq!(driven.replica.state(), State::Live);
 }
 
 #[test]
@@ -287,7 +441,10 @@ fn a_deferrable_key_that_is_touched_twice_is_doubtful() {
     driven.row("delete", 1, 150, r#","new_id":2"#);
     driven.row("update", 2, 150, r#","old_id":1"#);
     driven.row("delete", 2, 150, r#","new_id":1"#);
-    assert_eq!(driven.replica.counters().reloads, 1);
+    driven.row("update", 1, 150, r#","old_id":2"#);
+    let (_, mut keys) = driven.refetch_asked().unwrap();
+    keys.sort();
+    assert_eq!((driven.applied().as_str(), keys), ("1>2", vec!["1".to_string(), "2".to_string()]));
 }
 
 #[test]
@@ -328,7 +485,6 @@ fn what_waits_is_bounded_and_a_read_that_missed_changes_is_done_again() {
 #[test]
 fn a_deadline_counts_only_when_nothing_more_is_there_to_be_handed_in() {
     let mut driven = Driven::new(vec![followed("users")]);
-    driven.handle(Input::Connected);
     driven.handle(Input::Listening);
     driven.now += Duration::from_secs(60);
     driven.echo();
@@ -347,13 +503,14 @@ fn a_plain_payload_of_two_tables_makes_both_be_read_again() {
 }
 
 #[test]
-fn a_table_whose_payloads_lack_a_column_is_read_again() {
+fn rows_whose_payloads_lack_a_column_are_read_again() {
     let mut driven = Driven::new(vec![Followed { sends_whole_rows: false, ..followed("users") }]);
     driven.live();
     driven.row("delete", 1, 150, "");
-    assert_eq!((driven.applied(), driven.replica.counters().reloads), ("-1".to_string(), 0));
+    assert_eq!(driven.applied(), "-1");
     driven.row("update", 2, 151, "");
-    assert_eq!((driven.applied(), driven.replica.counters().reloads), (String::new(), 1));
+    assert_eq!((driven.applied(), driven.refetch_asked().unwrap().1), (String::new(), vec!["2".to_string()]));
+    assert_eq!(driven.replica.counters().reloads, 0);
 }
 
 #[test]
@@ -379,117 +536,75 @@ fn payloads_of_others_and_forged_ones_are_counted_and_change_nothing() {
 }
 
 #[test]
-fn a_lost_connection_ends_what_is_underway() {
+fn a_lost_connection_is_stale_at_once_and_comes_back_with_a_new_snapshot() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
     driven.handle(Input::FenceWanted(FenceId(1)));
     driven.handle(Input::Lost("closed".into()));
-    assert_eq!((driven.replica.state(), driven.replica.poll_timeout()), (State::Disconnected, None));
+    assert_eq!(driven.replica.state(), State::Disconnected);
+    let Some(Output::Disconnected { retry_in: Some(wait), .. }) = driven.outputs.last() else {
+        panic!("{:?}", driven.outputs)
+    };
+    assert!(*wait <= Duration::from_millis(100));
+    driven.outputs.clear();
     driven.row("insert", 1, 150, "");
-    assert_eq!(driven.applied(), "");
+    assert_eq!(driven.applied(), "", "nothing of the old connection counts");
+    driven.now = driven.replica.poll_timeout().expect("an attempt is due");
+    driven.handle(Input::TimePassed);
+    assert!(matches!(driven.outputs[0], Output::Connect { .. }), "{:?}", driven.outputs);
+    driven.handle(Input::ConnectFailed { why: "the database system is starting up".into(), is_permanent: false });
+    driven.now = driven.replica.poll_timeout().expect("another attempt is due");
+    driven.handle(Input::TimePassed);
+    driven.live();
+    driven.echo();
+    assert!(driven.is_reached(1), "who waited for a fence is answered after the gap");
+    assert_eq!(driven.replica.counters().gaps, 2);
 }
 
-#[derive(Debug, Clone)]
-enum Event {
-    /// A transaction of changes: key, and what becomes of it.
-    Commit(Vec<(u8, Option<u8>)>),
-    /// The notification queue delivers this many transactions.
-    Deliver(usize),
-    /// Q takes its snapshot, or finishes its read.
-    Read,
+#[test]
+fn what_cannot_heal_is_named_and_not_tried_again() {
+    let refused = |driven: &Driven| {
+        let last = driven.outputs.iter().rfind(|output| matches!(output, Output::Disconnected { .. }));
+        matches!(last, Some(Output::Disconnected { retry_in: None, .. }))
+            && driven.replica.has_ended()
+            && driven.replica.poll_timeout().is_none()
+    };
+    let mut standby = Driven::new(vec![followed("users")]);
+    standby.handle(Input::ConnectFailed { why: "25006".into(), is_permanent: true });
+    assert!(refused(&standby));
+    let mut once = Driven::new(vec![followed("users")]);
+    once.replica.limits.heals = false;
+    once.live();
+    once.handle(Input::Lost("closed".into()));
+    assert!(refused(&once));
+    let mut hidden = Driven::new(vec![followed("users")]);
+    hidden.connect();
+    let (table, work) = hidden.read_asked().unwrap();
+    let code = Some("42501".to_string());
+    hidden.handle(Input::ReadFailed { table, work, code, why: "row security".into(), is_permanent: true });
+    assert!(refused(&hidden));
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let change = (0_u8..5, prop::option::of(0_u8..9));
-    let event = prop_oneof![
-        3 => prop::collection::vec(change, 1..4).prop_map(Event::Commit),
-        2 => (1_usize..4).prop_map(Event::Deliver),
-        1 => Just(Event::Read),
-    ];
-    prop::collection::vec(event, 0..80)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-    /// A table, a queue in commit order, and a read that sees the table as of some moment: whenever a fence comes back,
-    /// the cache is the table.
-    #[test]
-    fn at_a_fence_the_cache_is_the_table(events in events()) {
-        let mut driven = Driven::new(vec![followed("users")]);
-        let mut table: BTreeMap<u8, u8> = BTreeMap::new();
-        let mut cache: BTreeMap<u8, u8> = BTreeMap::new();
-        let mut queue: VecDeque<Vec<String>> = VecDeque::new();
-        let mut reading: Option<(TableId, u64, BTreeMap<u8, u8>)> = None;
-        let mut xid = 100;
-        driven.connect();
-        let all_delivered = events.iter().cloned().chain([Event::Read, Event::Read, Event::Deliver(usize::MAX)]);
-        let rest: Vec<Event> = all_delivered.chain((0..8).map(|_| Event::Read)).collect();
-        for event in rest {
-            match event {
-                Event::Commit(changes) => {
-                    xid += 1;
-                    let mut payloads = Vec::new();
-                    for (key, value) in changes {
-                        let before = table.get(&key).copied();
-                        let action = match (before, value) {
-                            (None, None) => continue,
-                            (None, Some(_)) => "insert",
-                            (Some(_), Some(_)) => "update",
-                            (Some(_), None) => "delete",
-                        };
-                        match value {
-                            Some(value) => table.insert(key, value),
-                            None => table.remove(&key),
-                        };
-                        let data = value.map(|value| format!(r#","data":{value}"#)).unwrap_or_default();
-                        payloads.push(format!(
-                            r#"{{"table":"users","action":"{action}","id":{key}{data},"schema":"app","xid":"{xid}"}}"#
-                        ));
-                    }
-                    queue.push_back(payloads);
-                }
-                Event::Deliver(count) => {
-                    for _ in 0..count.min(queue.len()) {
-                        for payload in queue.pop_front().into_iter().flatten() {
-                            driven.notify(&payload);
-                        }
-                    }
-                }
-                Event::Read => match reading.take() {
-                    Some((id, generation, rows)) => {
-                        cache = rows;
-                        driven.outputs.retain(|output| !matches!(output, Output::Apply { .. }));
-                        driven.handle(Input::SnapshotLoaded { table: id, generation });
-                    }
-                    None => {
-                        if let Some((id, generation)) = driven.read_asked() {
-                            let snapshot = format!("{}:{}:", xid + 1, xid + 1).parse().unwrap();
-                            driven.handle(Input::SnapshotTaken { table: id, generation, snapshot });
-                            reading = Some((id, generation, table.clone()));
-                        } else if queue.is_empty() {
-                            driven.echo();
-                        } else {
-                            // A fence comes after everything that is queued.
-                            for payload in queue.drain(..).flatten() {
-                                driven.notify(&payload);
-                            }
-                        }
-                    }
-                },
-            }
-            driven.now += Duration::from_millis(1);
-            driven.handle(Input::TimePassed);
-            for output in driven.outputs.extract_if(.., |output| matches!(output, Output::Apply { .. })) {
-                let Output::Apply { change, .. } = output else { unreachable!("filtered") };
-                let key: u8 = change.id().parse().unwrap();
-                match change.data() {
-                    Some(value) => cache.insert(key, value.parse().unwrap()),
-                    None => cache.remove(&key),
-                };
-            }
-            if driven.replica.state() == State::Live && queue.is_empty() {
-                prop_assert_eq!(&cache, &table);
-            }
-        }
+#[test]
+fn a_heartbeat_that_is_missed_is_a_gap_and_blocked_commits_are_none() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    driven.now += Duration::from_secs(1000);
+    driven.handle(Input::TimePassed);
+    let token = driven.tokens().pop().expect("a heartbeat");
+    for _ in 0..10 {
+        driven.now += Duration::from_secs(4);
+        driven.handle(Input::SendBlocked { token: &token });
+        assert!(driven.outputs.iter().any(|output| matches!(output, Output::CommitsBlocked)));
+        driven.outputs.retain(|output| matches!(output, Output::Notify { .. }));
+        assert_eq!((driven.tokens(), driven.replica.state()), (vec![token.clone()], State::Live));
     }
+    driven.now += Duration::from_secs(4);
+    driven.handle(Input::Sent { token: &token });
+    driven.now += Duration::from_secs(4);
+    driven.handle(Input::TimePassed);
+    assert_eq!(driven.replica.state(), State::Live, "its clock runs from when the server has it");
+    driven.now += Duration::from_secs(1);
+    driven.handle(Input::TimePassed);
+    assert_eq!(driven.replica.state(), State::Disconnected);
 }

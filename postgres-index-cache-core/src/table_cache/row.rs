@@ -58,13 +58,29 @@ pub enum JsonNulls<'a> {
 }
 
 /// A row before it is stored: its cells in column order. Made once and filled again for each row.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct RowBuf {
     bytes: Vec<u8>,
     cells: Vec<Cell>,
 }
 
 impl RowBuf {
+    /// A row of these cells, in column order.
+    pub(super) fn of_cells<'a>(cells: impl Iterator<Item = Option<&'a [u8]>>) -> Self {
+        let mut row = Self::default();
+        for cell in cells {
+            let start = row.bytes.len();
+            row.cells.push(match cell {
+                None => Cell::Null,
+                Some(bytes) => {
+                    row.bytes.extend(bytes);
+                    Cell::At(start..row.bytes.len())
+                }
+            });
+        }
+        row
+    }
+
     /// The cell of a column; `None` is SQL NULL.
     pub fn cell(&self, column: usize) -> Option<&[u8]> {
         match self.cells.get(column) {

@@ -73,7 +73,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
     #[test]
     fn a_cache_agrees_with_a_map_of_rows(
-        operations in prop::collection::vec((plain_rows(), 0_u8..8), 0..150),
+        operations in prop::collection::vec((plain_rows(), 0_u8..9), 0..150),
         composite in any::<bool>(),
         expected in 0_usize..100,
     ) {
@@ -90,6 +90,20 @@ proptest! {
                     prop_assert_eq!(removed, oracle.remove(&plain.id).is_some());
                 }
                 2 => cache.ensure_index(3),
+                8 => {
+                    // A new snapshot: it lacks some rows, and one is another.
+                    let mut laid = Laid::default();
+                    let before = oracle.clone();
+                    oracle.retain(|id, _| id % 3 != plain.id % 3);
+                    oracle.insert(plain.id, plain);
+                    for plain in oracle.values() {
+                        cache.lay(&row(&shape, &plain.json()).unwrap(), &mut laid).unwrap();
+                        prop_assert!(cache.lay(&row(&shape, &plain.json()).unwrap(), &mut laid).is_err());
+                    }
+                    let mut swept = 0;
+                    cache.sweep(&laid, |_| swept += 1);
+                    prop_assert_eq!(swept, before.keys().filter(|id| !oracle.contains_key(id)).count());
+                }
                 3 => {
                     let inserted = cache.insert_unique(&row(&shape, &plain.json()).unwrap());
                     prop_assert_eq!(inserted.is_ok(), !oracle.contains_key(&plain.id));

@@ -2,7 +2,7 @@
 
 use crate::failure;
 use crate::following::explain_failure;
-use postgres_index_cache_core::postgres::{Driver, DriverError};
+use postgres_index_cache_core::postgres::{Driver, DriverError, DriverEvent};
 use postgres_index_cache_core::sync::State;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 /// A table that is read again is live again soon, mostly: only what lasts longer than this is said.
 const WORTH_SAYING: Duration = Duration::from_millis(500);
+
+/// How long a command waits for a gap to end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the caches stand, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +59,13 @@ impl Standing {
 pub(super) struct Live {
     pub(super) driver: Driver,
     standing: Arc<Standing>,
-    /// Why it is at an end.
-    failure: Option<String>,
+    /// Why it is stale, and since when.
+    failure: Option<(String, Instant)>,
+    /// Whether it will not come back.
+    has_ended: bool,
     /// When it began to load, if that has not been said.
     loading_since: Option<Instant>,
-    has_said_loading: bool,
+    has_said: bool,
     notices: Option<Sender<String>>,
 }
 
@@ -70,8 +75,9 @@ impl Live {
             driver,
             standing: Arc::default(),
             failure: None,
+            has_ended: false,
             loading_since: None,
-            has_said_loading: false,
+            has_said: false,
             notices: None,
         };
         live.look();
@@ -101,60 +107,85 @@ impl Live {
         }
     }
 
-    /// Waits until the caches have everything that was committed before, if they can.
+    /// Waits until the caches have everything that was committed before. A gap is waited out for a moment only: what is
+    /// there can be shown, and said to be stale.
     pub(super) async fn fence(&mut self) {
-        if self.failure.is_none() {
-            let reached = self.driver.fence().await;
-            self.take(reached);
+        let Ok(fence) = self.driver.ask_for_fence() else { return };
+        while !self.has_ended && !self.driver.has_reached(fence) {
+            let give_up = self.failure.as_ref().map(|(_, since)| *since + PATIENCE);
+            tokio::select! {
+                () = self.step() => {}
+                () = until(give_up) => return,
+            }
         }
     }
 
     async fn step(&mut self) {
-        if self.failure.is_some() {
+        if self.has_ended {
             return std::future::pending().await;
         }
-        let say_at = self.loading_since.filter(|_| !self.has_said_loading).map(|since| since + WORTH_SAYING);
-        let done = tokio::select! {
-            done = self.driver.step() => done,
-            () = async {
-                match say_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
+        let say_at = self.loading_since.filter(|_| !self.has_said).map(|since| since + WORTH_SAYING);
+        tokio::select! {
+            done = self.driver.step() => {
+                if let Err(error) = done {
+                    self.end(error);
                 }
-            } => {
-                self.has_said_loading = true;
-                self.say("loading: a table is being read again");
-                Ok(())
+                self.look();
             }
-        };
-        self.take(done);
+            () = until(say_at) => {
+                self.has_said = true;
+                self.say("loading: a table is being read again");
+            }
+        }
     }
 
-    fn take(&mut self, done: Result<(), DriverError>) {
-        if let Err(error) = done {
-            let lines = failure::lines(&explain_failure(error));
-            let lines: Vec<&str> = lines.iter().map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
-            let why = lines.join("; ");
-            self.failure = Some(why.clone());
-            // The prompt must say so before it is drawn again.
-            self.look();
+    fn end(&mut self, error: DriverError) {
+        let lines = failure::lines(&explain_failure(error));
+        let lines: Vec<&str> = lines.iter().map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
+        self.has_ended = true;
+        self.lose(&format!("{}; it will not be tried again", lines.join("; ")));
+    }
+
+    fn lose(&mut self, why: &str) {
+        let is_news = self.failure.is_none() || self.has_ended;
+        let since = self.failure.take().map_or_else(Instant::now, |(_, since)| since);
+        self.failure = Some((why.to_string(), since));
+        // The prompt must say so before it is drawn again.
+        self.standing.set(Word::Stale);
+        if is_news {
+            self.has_said = true;
             self.say(&format!("stale: {why}"));
         }
-        self.look();
     }
 
     fn look(&mut self) {
-        let word = match (&self.failure, self.driver.replica().state()) {
-            (Some(_), _) | (None, State::Disconnected) => Word::Stale,
-            (None, State::Live) => Word::Live,
-            (None, State::Subscribing | State::Probing | State::Snapshotting | State::CatchingUp) => Word::Loading,
-        };
-        match word {
-            Word::Loading => self.loading_since = self.loading_since.or_else(|| Some(Instant::now())),
-            Word::Live | Word::Stale => self.loading_since = None,
+        let events: Vec<DriverEvent> = self.driver.take_events().collect();
+        for event in events {
+            match event {
+                DriverEvent::Disconnected { why, retry_in: Some(_) } => self.lose(&why),
+                DriverEvent::CommitsBlocked => {
+                    self.say("commits are blocked: nothing is announced until whoever holds the notify lock is done");
+                }
+                // The error says it; the engine's state says the rest.
+                _ => {}
+            }
         }
+        let state = self.driver.replica().state();
+        if state == State::Live {
+            self.failure = None;
+        }
+        let word = match state {
+            _ if self.failure.is_some() => Word::Stale,
+            State::Disconnected => Word::Stale,
+            State::Live => Word::Live,
+            State::Subscribing | State::Probing | State::Snapshotting | State::CatchingUp => Word::Loading,
+        };
+        self.loading_since = match word {
+            Word::Loading => self.loading_since.or_else(|| Some(Instant::now())),
+            Word::Live | Word::Stale => None,
+        };
         self.standing.set(word);
-        if word == Word::Live && std::mem::take(&mut self.has_said_loading) {
+        if word == Word::Live && std::mem::take(&mut self.has_said) {
             self.say("live");
         }
     }
@@ -168,6 +199,13 @@ impl Live {
 
     /// Why it is stale, if it is.
     pub(super) fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
+        self.failure.as_ref().map(|(why, _)| why.as_str())
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

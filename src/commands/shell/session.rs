@@ -105,7 +105,7 @@ impl Session {
         let names: Vec<String> = followees.iter().map(|followee| followee.table.display_name()).collect();
         let progress = Progress::new(&format!("loading {}", names.join(", ")), expected, !context.quiet);
         let options = following::options(channels, max_memory);
-        let mut driver = Driver::open(&server, follows, options).await.map_err(explain_failure)?;
+        let mut driver = Driver::open(server.clone(), follows, options).await.map_err(explain_failure)?;
         let mut loaded = vec![0; followees.len()];
         let count = |read: postgres_index_cache_core::postgres::Loaded| {
             loaded[read.table.0] = read.rows;

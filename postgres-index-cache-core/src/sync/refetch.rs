@@ -1,0 +1,175 @@
+//! [`Refetches`]: the rows of a table that are to be read again by their keys, and what waits for them.
+//!
+//! ```text
+//! wanted ─ a batch is asked for ─→ in flight ─ the answer, with its snapshot ─→ floors ─ a fence sent after it ─→ free
+//!                                      ↑ changes of these keys wait in the queue
+//! ```
+//!
+//! # Invariants
+//! 1. A key is wanted, or in flight, or neither.
+//! 2. A change in the queue has a key that is in flight, or one that an earlier change in the queue has; or it is a
+//!    TRUNCATE, or stands behind one. So the changes of one key keep their order.
+//! 3. A key in the queue keeps its floor.
+
+use super::change::Change;
+use super::snapshot::Snapshot;
+use crate::notification::Action;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// The most keys of a batch.
+const BATCH: usize = 1000;
+
+/// A change that waits.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) change: Change,
+    /// Whether its row is to be read again rather than taken from its payload.
+    pub(super) is_doubtful: bool,
+    /// When it came, counted with the keys that are wanted.
+    pub(super) arrival: u64,
+}
+
+/// The snapshot that a key was read again under.
+#[derive(Debug)]
+struct Floor {
+    snapshot: Arc<Snapshot>,
+    /// How many answers of Q had come with this one.
+    after: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Refetches {
+    wanted: Vec<String>,
+    is_wanted: HashSet<String>,
+    /// When the first of those that are wanted, or in flight, came.
+    wanted_since: Option<u64>,
+    in_flight: Vec<String>,
+    is_in_flight: HashSet<String>,
+    in_flight_since: Option<u64>,
+    batch: Option<u64>,
+    queue: VecDeque<Queued>,
+    queue_bytes: usize,
+    /// The keys of the changes in the queue.
+    queued_keys: HashSet<String>,
+    queued_truncates: usize,
+    floors: HashMap<String, Floor>,
+}
+
+/// What is to be done with a change that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Nothing stands in its way.
+    Free,
+    /// A read that will be asked for sees it.
+    Absorbed,
+    /// It must wait.
+    Waits,
+}
+
+impl Refetches {
+    /// Whether nothing is wanted, in flight, or waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.wanted.is_empty() && self.in_flight.is_empty() && self.queue.is_empty()
+    }
+
+    /// When the oldest of what is open came.
+    pub(super) fn open_since(&self) -> Option<u64> {
+        let queued = self.queue.front().map(|queued| queued.arrival);
+        [self.wanted_since, self.in_flight_since, queued].into_iter().flatten().min()
+    }
+
+    /// How many bytes the changes take that wait.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    /// What is to be done with a change.
+    pub(super) fn admit(&self, change: &Change) -> Admission {
+        if self.queued_truncates > 0 {
+            return Admission::Waits;
+        }
+        if change.action == Action::Truncate {
+            return if self.is_idle() { Admission::Free } else { Admission::Waits };
+        }
+        if change.keys().any(|key| self.is_in_flight.contains(key) || self.queued_keys.contains(key)) {
+            return Admission::Waits;
+        }
+        if change.keys().any(|key| self.is_wanted.contains(key)) { Admission::Absorbed } else { Admission::Free }
+    }
+
+    /// Wants the row of a key, which is not in flight.
+    pub(super) fn want(&mut self, key: &str, arrival: u64) {
+        if self.is_wanted.insert(key.to_string()) {
+            self.wanted.push(key.to_string());
+        }
+        self.wanted_since = Some(self.wanted_since.map_or(arrival, |since| since.min(arrival)));
+    }
+
+    pub(super) fn push(&mut self, queued: Queued) {
+        self.queued_truncates += usize::from(queued.change.action == Action::Truncate);
+        self.queue_bytes += queued.change.bytes();
+        self.queued_keys.extend(queued.change.keys().map(str::to_string));
+        self.queue.push_back(queued);
+    }
+
+    /// Whether a batch can be asked for.
+    pub(super) fn is_due(&self) -> bool {
+        self.batch.is_none() && !self.wanted.is_empty()
+    }
+
+    /// Takes the next batch out of what is wanted.
+    pub(super) fn start(&mut self, batch: u64) -> Vec<String> {
+        let rest = self.wanted.split_off(self.wanted.len().min(BATCH));
+        let keys = std::mem::replace(&mut self.wanted, rest);
+        for key in &keys {
+            self.is_wanted.remove(key);
+        }
+        self.is_in_flight = keys.iter().cloned().collect();
+        // What is left may be as old as what goes.
+        self.in_flight_since = self.wanted_since;
+        if self.wanted.is_empty() {
+            self.wanted_since = None;
+        }
+        self.in_flight.clone_from(&keys);
+        self.batch = Some(batch);
+        keys
+    }
+
+    /// The answer to a batch has come: its keys have a floor, and what waited is given out. `None` when the batch is not
+    /// the one that is waited for.
+    pub(super) fn answered(&mut self, batch: u64, snapshot: Snapshot, after: u64) -> Option<VecDeque<Queued>> {
+        if self.batch != Some(batch) {
+            return None;
+        }
+        self.batch = None;
+        self.in_flight_since = None;
+        self.is_in_flight.clear();
+        let snapshot = Arc::new(snapshot);
+        for key in std::mem::take(&mut self.in_flight) {
+            self.floors.insert(key, Floor { snapshot: Arc::clone(&snapshot), after });
+        }
+        self.queued_keys.clear();
+        self.queued_truncates = 0;
+        self.queue_bytes = 0;
+        Some(std::mem::take(&mut self.queue))
+    }
+
+    /// Whether the row of a key was read again after this transaction had committed.
+    pub(super) fn sees(&self, key: &str, xid: Option<u64>) -> bool {
+        xid.is_some_and(|xid| self.floors.get(key).is_some_and(|floor| floor.snapshot.sees(xid)))
+    }
+
+    /// The keys whose rows were read again after this transaction had committed.
+    pub(super) fn keys_that_saw(&self, xid: Option<u64>) -> Vec<String> {
+        self.floors.keys().filter(|key| self.sees(key, xid)).cloned().collect()
+    }
+
+    /// A fence that was sent after so many answers of Q has arrived: what comes now no older floor has seen.
+    pub(super) fn free_floors(&mut self, fence_after: u64) {
+        if self.queued_truncates == 0 {
+            let queued = &self.queued_keys;
+            self.floors.retain(|key, floor| floor.after > fence_after || queued.contains(key));
+        }
+    }
+}
