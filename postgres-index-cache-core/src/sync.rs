@@ -369,6 +369,28 @@ pub struct Counters {
     pub plain: u64,
 }
 
+/// A rule of the engine that can be taken out, so that a test can show that the simulation misses it.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// An announcement that may be stale makes its row be read again.
+    Recheck,
+    /// So does the delete of a key that the same transaction stored.
+    Delete,
+    /// Changes of a key wait while its row is read again.
+    Waiting,
+    /// What a row that was read again has seen is skipped.
+    Floor,
+    /// An answer that nobody waits for is ignored.
+    Generation,
+    /// A change that the snapshot has is skipped.
+    Cut,
+    /// It is live, and a fence reached, when a fence has come back.
+    Fence,
+    /// A TRUNCATE spares rows that were read after it.
+    Spare,
+}
+
 /// Where the connections are.
 #[derive(Debug)]
 enum Link {
@@ -437,6 +459,7 @@ pub struct Replica {
     outputs: VecDeque<Output>,
     state: State,
     counters: Counters,
+    without: Option<Rule>,
 }
 
 impl Replica {
@@ -468,9 +491,19 @@ impl Replica {
             outputs: VecDeque::new(),
             state: State::Disconnected,
             counters: Counters::default(),
+            without: None,
         };
         replica.connect();
         replica
+    }
+
+    /// Takes a rule out; for a test.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without(mut self, rule: Rule) -> Self {
+        self.without = Some(rule);
+        self.tables.iter_mut().for_each(|table| table.without = Some(rule));
+        self
     }
 
     /// How far it is.
@@ -691,7 +724,11 @@ impl Replica {
     }
 
     fn refetched(&mut self, table: TableId, batch: u64, snapshot: Snapshot, now: Instant) {
-        if self.work != Some(Work::Refetch { table, batch }) {
+        let is_awaited = self.work == Some(Work::Refetch { table, batch });
+        if !is_awaited && self.without == Some(Rule::Generation) {
+            self.outputs.push_back(Output::Store { table, batch });
+        }
+        if !is_awaited {
             return;
         }
         self.work_is_done();
@@ -862,9 +899,12 @@ impl Replica {
             (Link::Subscribing, ..) => State::Subscribing,
             (Link::Probing { .. }, ..) => State::Probing,
             (Link::Following, false, _) => State::Snapshotting,
-            (Link::Following, true, false) => State::CatchingUp,
-            (Link::Following, true, true) => State::Live,
+            (Link::Following, true, false) if self.without != Some(Rule::Fence) => State::CatchingUp,
+            (Link::Following, true, _) => State::Live,
         };
+        if state == State::Live && self.without == Some(Rule::Fence) {
+            self.outputs.extend(self.wanted.drain(..).map(Output::FenceReached));
+        }
         let is_underway =
             self.fences.iter().any(|fence| fence.arrived.is_none() && fence.after_reads == self.finished_reads);
         if state == State::CatchingUp && !is_underway {

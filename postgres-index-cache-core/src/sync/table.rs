@@ -1,9 +1,9 @@
 //! [`Table`]: what the engine knows of one followed table, and what each of its changes leads to.
 
-use super::Followed;
 use super::change::{Change, Operation};
 use super::refetch::{Admission, Queued, Refetches};
 use super::snapshot::Snapshot;
+use super::{Followed, Rule};
 use crate::notification::{Action, Payload};
 use foldhash::quality::RandomState;
 use std::collections::HashMap;
@@ -77,6 +77,7 @@ pub(super) struct Table {
     /// The transaction whose TRUNCATE was the last thing that happened.
     truncated_by: Option<u64>,
     hasher: RandomState,
+    pub(super) without: Option<Rule>,
 }
 
 impl Table {
@@ -93,7 +94,12 @@ impl Table {
             arrivals: 0,
             truncated_by: None,
             hasher: RandomState::default(),
+            without: None,
         }
+    }
+
+    fn keeps(&self, rule: Rule) -> bool {
+        self.without != Some(rule)
     }
 
     pub(super) fn is_following(&self) -> bool {
@@ -146,6 +152,7 @@ impl Table {
             }
             Phase::Following { filter, .. } => {
                 if let (Some(snapshot), Some(xid)) = (filter, change.xid)
+                    && self.without != Some(Rule::Cut)
                     && snapshot.sees(xid)
                 {
                     return vec![Step::Skip];
@@ -216,6 +223,7 @@ impl Table {
 
     fn place(&mut self, queued: Queued, steps: &mut Vec<Step>) {
         match self.refetches.admit(&queued.change) {
+            Admission::Waits if !self.keeps(Rule::Waiting) && !queued.is_doubtful => self.settle(queued.change, steps),
             Admission::Waits => self.refetches.push(queued),
             Admission::Absorbed => self.refetch(&queued, steps),
             Admission::Free if queued.is_doubtful => self.refetch(&queued, steps),
@@ -236,7 +244,8 @@ impl Table {
     /// Applies what no row that was read again has seen.
     fn settle(&mut self, change: Change, steps: &mut Vec<Step>) {
         if change.action == Action::Truncate {
-            steps.push(Step::Clear(self.refetches.keys_that_saw(change.xid)));
+            let spared = if self.keeps(Rule::Spare) { self.refetches.keys_that_saw(change.xid) } else { Vec::new() };
+            steps.push(Step::Clear(spared));
             return;
         }
         let saw_new = self.refetches.sees(change.id(), change.xid);
@@ -265,6 +274,9 @@ impl Table {
     /// Rows were read again; what is to be done once they are stored. `None` when they are of no use any more.
     pub(super) fn refetched(&mut self, batch: u64, snapshot: Snapshot, after: u64) -> Option<Vec<Step>> {
         let waited = self.refetches.answered(batch, snapshot, after)?;
+        if !self.keeps(Rule::Floor) {
+            self.refetches.forget_floors();
+        }
         let mut steps = Vec::new();
         for mut queued in waited {
             // Whether the row that came has seen it cannot be told without an xid.
@@ -318,10 +330,14 @@ impl Table {
         };
         let before = self.touched.insert(change.key_hash(&self.hasher), touch);
         // Without an xid nobody can tell one transaction from the next.
+        let recheck = change.recheck && self.keeps(Rule::Recheck);
+        let deferrable = self.followed.deferrable_key;
         let is_touched_again = change.xid.is_some()
             && match touch {
-                Touch::Stored => before.is_some() && (change.recheck || self.followed.deferrable_key),
-                Touch::Removed => before == Some(Touch::Stored) || (before.is_some() && self.followed.deferrable_key),
+                Touch::Stored => before.is_some() && (recheck || deferrable),
+                Touch::Removed => {
+                    (before == Some(Touch::Stored) && self.keeps(Rule::Delete)) || (before.is_some() && deferrable)
+                }
             };
         Ok(if is_lacking || is_touched_again { Verdict::Doubtful } else { Verdict::Sound })
     }

@@ -1,0 +1,91 @@
+//! The engine on fake time against a model of PostgreSQL, from seeds. A seed that fails is one line:
+//! `SEED=… cargo test -p postgres-index-cache-core --test simulation one_seed`.
+
+mod server;
+mod world;
+
+use postgres_index_cache_core::sync::Rule;
+use server::Fault;
+use std::collections::BTreeMap;
+use world::{World, Wrong};
+
+const SEEDS: u64 = 20_000;
+
+/// Runs seeds until one fails.
+fn first_failure(seeds: std::ops::Range<u64>, wrong: Option<Wrong>) -> Option<(u64, String)> {
+    seeds.into_iter().find_map(|seed| World::new(seed, wrong).run().err().map(|why| (seed, why)))
+}
+
+#[test]
+fn the_cache_is_the_table_at_every_fence_whatever_happens() {
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) as u64;
+    let share = SEEDS / threads;
+    let failures: Vec<(u64, String)> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..threads)
+            .map(|thread| scope.spawn(move || first_failure(thread * share..(thread + 1) * share, None)))
+            .collect();
+        runs.into_iter().filter_map(|run| run.join().expect("a run ends")).collect()
+    });
+    if let Some((seed, why)) = failures.first() {
+        panic!("SEED={seed} cargo test -p postgres-index-cache-core --test simulation one_seed\n{why}");
+    }
+}
+
+#[test]
+fn one_seed() {
+    let seed = std::env::var("SEED").map_or(1, |seed| seed.parse().expect("SEED is a number"));
+    if let Err(why) = World::new(seed, None).run() {
+        panic!("seed {seed}: {why}");
+    }
+}
+
+#[test]
+fn everything_that_can_happen_does() {
+    let mut happened: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in 0..300 {
+        let mut world = World::new(seed, None);
+        world.run().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let counters = world.counters();
+        for (what, count) in [
+            ("applied", counters.applied),
+            ("skipped", counters.skipped),
+            ("reloads", counters.reloads),
+            ("refetched", counters.refetched),
+            ("gaps", counters.gaps),
+            ("invalid", counters.invalid),
+            ("other tables", counters.other_tables),
+            ("fences", world.fences_checked),
+            ("truncates that spared rows", world.spared),
+            ("late answers", world.late),
+            ("blocked fences", world.blocked),
+        ] {
+            *happened.entry(what).or_default() += count;
+        }
+    }
+    assert!(happened.values().all(|&count| count > 30), "{happened:?}");
+}
+
+#[test]
+fn any_rule_that_is_taken_out_is_missed() {
+    let rules = [
+        Rule::Recheck,
+        Rule::Delete,
+        Rule::Waiting,
+        Rule::Floor,
+        Rule::Generation,
+        Rule::Cut,
+        Rule::Fence,
+        Rule::Spare,
+    ];
+    let faults = [
+        Fault::SubtransactionXid,
+        Fault::NoRecheck,
+        Fault::Folded,
+        Fault::NoTruncate,
+        Fault::NewKeyAlone,
+        Fault::SnapshotBeforeListen,
+    ];
+    let wrongs = rules.map(Wrong::Rule).into_iter().chain(faults.map(Wrong::Fault));
+    let unnoticed: Vec<Wrong> = wrongs.filter(|wrong| first_failure(0..SEEDS, Some(*wrong)).is_none()).collect();
+    assert!(unnoticed.is_empty(), "nobody notices {unnoticed:?}");
+}

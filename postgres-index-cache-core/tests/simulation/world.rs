@@ -1,0 +1,461 @@
+//! [`World`]: the server, the engine, and what stands between them, driven by a seed. What must hold is checked after
+//! each step.
+
+use crate::server::{CHANNEL, Fault, KEYS, Rows, Seen, Server, TABLES};
+use fastrand::Rng;
+use postgres_index_cache_core::sync::{
+    Change, Counters, FenceId, Followed, Input, Limits, Operation, Output, Replica, Rule, State, TableId, Via,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+const FENCES: &str = "fences";
+
+/// What is made wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    Rule(Rule),
+    Fault(Fault),
+}
+
+/// What the driver is doing.
+#[derive(Debug, Clone)]
+enum Task {
+    /// The LISTEN is to be committed.
+    Connect {
+        before: Seen,
+    },
+    Notify {
+        via: Via,
+        token: String,
+    },
+    /// A NOTIFY that is committed and not acknowledged.
+    Acknowledge {
+        token: String,
+    },
+    Read {
+        table: TableId,
+        generation: u64,
+        stage: Stage,
+    },
+    Refetch {
+        table: TableId,
+        batch: u64,
+        keys: Vec<u8>,
+        seen: Option<Seen>,
+    },
+}
+
+/// How far a read is.
+#[derive(Debug, Clone)]
+enum Stage {
+    Asked,
+    /// The snapshot is taken and not told.
+    Taken(Seen),
+    /// The rows that are still to come.
+    Rows {
+        rest: Vec<(u8, u32)>,
+        laid: Vec<u8>,
+    },
+}
+
+pub struct World {
+    random: Rng,
+    now: Instant,
+    replica: Replica,
+    server: Server,
+    wrong: Option<Wrong>,
+    caches: Vec<Rows>,
+    tasks: Vec<Task>,
+    /// Answers of connections that are gone; they come all the same.
+    late_tasks: Vec<Task>,
+    refetched: HashMap<u64, (Vec<u8>, Rows)>,
+    last_generation: HashMap<usize, u64>,
+    before_listen: Option<Seen>,
+    /// The latest that was seen of each key since it was last stale.
+    newest: BTreeMap<(usize, u8), (u64, usize)>,
+    /// When each fence was asked for, in commits.
+    fences: HashMap<u64, u64>,
+    next_fence: u64,
+    pub fences_checked: u64,
+    pub spared: u64,
+    pub late: u64,
+    pub blocked: u64,
+    is_quiet: bool,
+}
+
+impl World {
+    pub fn new(seed: u64, wrong: Option<Wrong>) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let fault = match wrong {
+            Some(Wrong::Fault(fault)) => Some(fault),
+            Some(Wrong::Rule(_)) | None => None,
+        };
+        let followed = TABLES.map(|kind| Followed {
+            schema: "s".into(),
+            name: kind.name.into(),
+            oid: kind.oid,
+            leaves: Vec::new(),
+            is_partitioned: false,
+            deferrable_key: kind.deferrable,
+            sends_plain_form: false,
+            sends_whole_rows: true,
+        });
+        let limits = Limits {
+            probe_timeout: Duration::from_secs(1000),
+            fence_timeout: Duration::from_secs(1000),
+            waiting_bytes: if random.u8(0..5) == 0 { 2_000 } else { 1 << 20 },
+            heartbeat: Duration::from_secs(5),
+            heals: true,
+        };
+        let mut replica = Replica::new(followed.into(), vec![CHANNEL.into()], FENCES.into(), limits);
+        if let Some(Wrong::Rule(rule)) = wrong {
+            replica = replica.without(rule);
+        }
+        let server = Server::new(&mut random, fault);
+        Self {
+            random,
+            now: Instant::now(),
+            replica,
+            server,
+            wrong,
+            caches: vec![Rows::new(); TABLES.len()],
+            tasks: Vec::new(),
+            late_tasks: Vec::new(),
+            refetched: HashMap::new(),
+            last_generation: HashMap::new(),
+            before_listen: None,
+            newest: BTreeMap::new(),
+            fences: HashMap::new(),
+            next_fence: 0,
+            fences_checked: 0,
+            spared: 0,
+            late: 0,
+            blocked: 0,
+            is_quiet: false,
+        }
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.replica.counters()
+    }
+
+    /// Runs load and faults, then lets it come to rest, when the caches must be the tables.
+    pub fn run(&mut self) -> Result<(), String> {
+        self.handle(Input::TimePassed)?;
+        for _ in 0..self.random.usize(300..1500) {
+            self.step()?;
+        }
+        self.is_quiet = true;
+        while self.server.open() > 0 {
+            self.server.commit(0);
+        }
+        self.ask_for_fence()?;
+        let last = self.next_fence;
+        for _ in 0..3000 {
+            self.step()?;
+            if !self.fences.contains_key(&last) && self.replica.state() == State::Live {
+                return self.check_equal();
+            }
+        }
+        Err(format!("it never comes to rest: {:?}, {:?}", self.replica, self.tasks))
+    }
+
+    fn check_equal(&self) -> Result<(), String> {
+        for (table, rows) in self.server.tables().iter().enumerate() {
+            if self.caches[table] != *rows {
+                return Err(format!("table {table} is {rows:?}, its cache {:?}", self.caches[table]));
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let open = self.server.open();
+        let choice = if self.is_quiet { self.random.u8(60..95) } else { self.random.u8(0..100) };
+        match choice {
+            0..8 if open < 3 => self.server.begin(),
+            8..40 if open > 0 => {
+                let at = self.random.usize(0..open);
+                self.server.write(&mut self.random, at);
+            }
+            40..43 if open > 0 => self.server.savepoint(self.random.usize(0..open)),
+            43..46 if open > 0 => self.server.rollback_to(self.random.usize(0..open)),
+            46..58 if open > 0 => self.server.commit(self.random.usize(0..open)),
+            58..60 if open > 0 => self.server.rollback(self.random.usize(0..open)),
+            60..75 => {
+                for _ in 0..self.random.usize(1..6) {
+                    self.deliver()?;
+                }
+            }
+            75..90 => self.advance_task()?,
+            90..94 => self.pass_time()?,
+            94 => self.late_answer()?,
+            95 => self.ask_for_fence()?,
+            96 if self.random.u8(0..3) == 0 => self.lose("a fault")?,
+            97 => self.forge(),
+            98 if self.random.u8(0..3) == 0 => {
+                let table = TableId(self.random.usize(0..TABLES.len()));
+                self.handle(Input::TableAltered { table, why: "a fingerprint".into() })?;
+            }
+            _ => {}
+        }
+        self.check_seen()
+    }
+
+    fn deliver(&mut self) -> Result<(), String> {
+        match self.server.queue.pop_front() {
+            Some((channel, payload)) => self.handle(Input::Notification { channel: &channel, payload: &payload }),
+            None => Ok(()),
+        }
+    }
+
+    fn pass_time(&mut self) -> Result<(), String> {
+        let most = if self.random.bool() { 50 } else { 6_000 };
+        self.now += Duration::from_millis(self.random.u64(0..most));
+        // Deadlines count when L has nothing more.
+        if self.server.queue.is_empty() { self.handle(Input::TimePassed) } else { Ok(()) }
+    }
+
+    fn ask_for_fence(&mut self) -> Result<(), String> {
+        self.next_fence += 1;
+        self.fences.insert(self.next_fence, self.server.commits);
+        self.handle(Input::FenceWanted(FenceId(self.next_fence)))
+    }
+
+    fn lose(&mut self, why: &str) -> Result<(), String> {
+        self.server.is_listening = false;
+        self.server.queue.clear();
+        self.handle(Input::Lost(why.into()))
+    }
+
+    /// What any role may send, and what must change nothing.
+    fn forge(&mut self) {
+        let payloads = [
+            "{",
+            r#"{"table":"a","action":"insert","id":1,"data":1}"#,
+            r#"{"table":"a","action":"update","id":1,"data":1,"schema":"other","xid":"1"}"#,
+            r#"{"table":"b","action":"delete","id":1,"schema":"s","rel":999,"xid":"1"}"#,
+            r#"{"table":"c","action":"truncate","id":null,"schema":"s","xid":"1"}"#,
+        ];
+        let payload = payloads[self.random.usize(0..payloads.len())];
+        self.server.notify(CHANNEL, payload);
+        self.server.notify(FENCES, "fences.1");
+    }
+
+    /// One of the things that the driver waits for happens.
+    fn advance_task(&mut self) -> Result<(), String> {
+        if self.tasks.is_empty() {
+            return Ok(());
+        }
+        let at = self.random.usize(0..self.tasks.len());
+        match self.tasks.swap_remove(at) {
+            Task::Connect { before } => {
+                if !self.is_quiet && self.random.u8(0..6) == 0 {
+                    return self.handle(Input::ConnectFailed { why: "starting up".into(), is_permanent: false });
+                }
+                self.before_listen = (self.wrong == Some(Wrong::Fault(Fault::SnapshotBeforeListen))).then_some(before);
+                self.server.is_listening = true;
+                self.handle(Input::Listening)
+            }
+            Task::Notify { via, token } => {
+                if via == Via::Fences && self.random.u8(0..20) == 0 && !self.is_quiet {
+                    self.blocked += 1;
+                    return self.handle(Input::SendBlocked { token: &token });
+                }
+                self.server.notify(FENCES, &token);
+                self.tasks.push(Task::Acknowledge { token });
+                Ok(())
+            }
+            Task::Acknowledge { token } => self.handle(Input::Sent { token: &token }),
+            Task::Read { table, generation, stage } => self.advance_read(table, generation, stage),
+            Task::Refetch { table, batch, keys, seen } => self.advance_refetch(table, batch, keys, seen),
+        }
+    }
+
+    fn advance_read(&mut self, table: TableId, generation: u64, stage: Stage) -> Result<(), String> {
+        if !self.is_quiet && self.random.u8(0..40) == 0 {
+            let (code, why) = (None, "a lock is held".to_string());
+            return self.handle(Input::ReadFailed { table, work: generation, code, why, is_permanent: false });
+        }
+        let stage = match stage {
+            Stage::Asked => Stage::Taken(self.before_listen.take().unwrap_or_else(|| self.server.see())),
+            Stage::Taken(seen) => {
+                let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
+                self.handle(Input::SnapshotTaken { table, generation, snapshot })?;
+                let mut rest: Vec<(u8, u32)> = seen.tables[table.0].iter().map(|(&key, &value)| (key, value)).collect();
+                self.random.shuffle(&mut rest);
+                Stage::Rows { rest, laid: Vec::new() }
+            }
+            Stage::Rows { mut rest, mut laid } => {
+                let is_asked = self.last_generation.get(&table.0) == Some(&generation);
+                match rest.pop() {
+                    Some((key, value)) => {
+                        if is_asked {
+                            self.caches[table.0].insert(key, value);
+                        }
+                        laid.push(key);
+                        Stage::Rows { rest, laid }
+                    }
+                    None => {
+                        if is_asked {
+                            self.caches[table.0].retain(|key, _| laid.contains(key));
+                        }
+                        return self.handle(Input::SnapshotLoaded { table, generation });
+                    }
+                }
+            }
+        };
+        self.tasks.push(Task::Read { table, generation, stage });
+        Ok(())
+    }
+
+    fn advance_refetch(&mut self, table: TableId, batch: u64, keys: Vec<u8>, seen: Option<Seen>) -> Result<(), String> {
+        if !self.is_quiet && self.random.u8(0..40) == 0 {
+            let (code, why) = (None, "a lock is held".to_string());
+            return self.handle(Input::ReadFailed { table, work: batch, code, why, is_permanent: false });
+        }
+        let Some(seen) = seen else {
+            let seen = Some(self.server.see());
+            self.tasks.push(Task::Refetch { table, batch, keys, seen });
+            return Ok(());
+        };
+        self.answer_refetch(table, batch, keys, &seen)
+    }
+
+    fn answer_refetch(&mut self, table: TableId, batch: u64, keys: Vec<u8>, seen: &Seen) -> Result<(), String> {
+        let rows = seen.tables[table.0].iter().filter(|(key, _)| keys.contains(key)).map(|(&key, &value)| (key, value));
+        let rows = rows.collect();
+        self.refetched.insert(batch, (keys, rows));
+        let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
+        self.handle(Input::Refetched { table, batch, snapshot })
+    }
+
+    /// What an old connection was asked for comes after all.
+    fn late_answer(&mut self) -> Result<(), String> {
+        match self.late_tasks.pop() {
+            Some(Task::Refetch { table, batch, keys, seen: Some(seen) }) => {
+                self.late += 1;
+                self.answer_refetch(table, batch, keys, &seen)
+            }
+            Some(Task::Read { table, generation, stage: Stage::Rows { .. } }) => {
+                self.late += 1;
+                self.handle(Input::SnapshotLoaded { table, generation })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) -> Result<(), String> {
+        self.replica.handle(input, self.now);
+        while let Some(output) = self.replica.poll() {
+            match output {
+                Output::Connect { channels } => {
+                    if channels != [CHANNEL, FENCES] {
+                        return Err(format!("it listens on {channels:?}"));
+                    }
+                    let before = self.server.see();
+                    self.tasks.push(Task::Connect { before });
+                }
+                Output::Notify { via, token, .. } => self.tasks.push(Task::Notify { via, token }),
+                Output::ReadTable { table, generation } => {
+                    self.last_generation.insert(table.0, generation);
+                    self.tasks.push(Task::Read { table, generation, stage: Stage::Asked });
+                }
+                Output::Refetch { table, batch, keys } => {
+                    let keys = keys.iter().map(|key| key.parse().expect("keys are numbers")).collect();
+                    self.tasks.push(Task::Refetch { table, batch, keys, seen: None });
+                }
+                Output::Store { table, batch } => {
+                    let (keys, rows) = self.refetched.remove(&batch).ok_or("a batch that never came is stored")?;
+                    self.caches[table.0].retain(|key, _| !keys.contains(key));
+                    self.caches[table.0].extend(rows);
+                }
+                Output::Apply { table, change } => self.apply(table, &change),
+                Output::Clear { table, keep } => {
+                    self.spared += u64::from(!keep.is_empty());
+                    self.caches[table.0].retain(|key, _| keep.contains(&key.to_string()));
+                }
+                Output::FenceReached(FenceId(id)) => self.check_fence(id)?,
+                Output::StateChanged(state) => {
+                    if state != State::Live {
+                        self.newest.clear();
+                    }
+                }
+                Output::CommitsBlocked | Output::ReadAgain { .. } => {}
+                Output::Disconnected { failure, retry_in } => {
+                    if retry_in.is_none() {
+                        return Err(format!("it gave up: {failure}"));
+                    }
+                    self.server.is_listening = false;
+                    self.server.queue.clear();
+                    self.late_tasks.append(&mut self.tasks);
+                    if self.replica.state() == State::Live {
+                        return Err("it is live without a connection".to_string());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, table: TableId, change: &Change) {
+        let key = |text: &str| -> u8 { text.parse().expect("keys are numbers") };
+        let cache = &mut self.caches[table.0];
+        if let (Operation::ReplaceKey, Some(old)) = (change.operation(), change.old_id()) {
+            cache.remove(&key(old));
+        }
+        match change.data() {
+            Some(data) => cache.insert(key(change.id()), data.parse().expect("values are numbers")),
+            None => cache.remove(&key(change.id())),
+        };
+    }
+
+    /// Everything that was committed before the fence was asked for is in the caches: each key is as it was then, or
+    /// later.
+    fn check_fence(&mut self, id: u64) -> Result<(), String> {
+        let asked = self.fences.remove(&id).ok_or("a fence is reached twice")?;
+        self.fences_checked += 1;
+        if self.replica.state() != State::Live {
+            return Err("a fence is reached and the replica is not live".to_string());
+        }
+        for (&(table, key), history) in &self.server.history {
+            let cached = self.caches[table].get(&key).copied();
+            let then = history.iter().rev().find(|(commit, _)| *commit <= asked).map_or((0, None), |last| *last);
+            let is_then = cached == then.1;
+            let is_later = match cached {
+                Some(value) => self.server.committed.get(&value).is_some_and(|(commit, _)| *commit > asked),
+                None => history.iter().any(|(commit, _)| *commit > asked),
+            };
+            if !is_then && !is_later {
+                return Err(format!(
+                    "fence {id} was asked for after commit {asked}: key {key} of table {table} was {:?} then and is \
+                     {cached:?} in the cache; {history:?}",
+                    then.1
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody sees what was never committed, nor an older value after a newer one while it is live.
+    fn check_seen(&mut self) -> Result<(), String> {
+        for (table, cache) in self.caches.iter().enumerate() {
+            for key in 0..KEYS {
+                let Some(value) = cache.get(&key) else { continue };
+                let Some(&place) = self.server.committed.get(value) else {
+                    return Err(format!("key {key} of table {table} is {value}, which was never committed"));
+                };
+                if self.replica.state() != State::Live {
+                    continue;
+                }
+                let newest = self.newest.entry((table, key)).or_insert(place);
+                if place < *newest {
+                    return Err(format!("key {key} of table {table} goes back from {newest:?} to {place:?}"));
+                }
+                *newest = place;
+            }
+        }
+        Ok(())
+    }
+}
