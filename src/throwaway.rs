@@ -147,6 +147,17 @@ impl Cluster {
         }
     }
 
+    /// Restarts the server, stopped in `mode`: smart, fast or immediate (which is a crash to its clients).
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn restart(&self, mode: &str) -> Result<(), ThrowawayError> {
+        let (data, log) = (self.data_folder(), self.folder.join("log"));
+        let arguments = [OsStr::new("-D"), data.as_os_str(), OsStr::new("-l"), log.as_os_str(), OsStr::new("-m")];
+        let flags = [mode, "-w", "-t", "60", "restart"].map(OsStr::new);
+        self.run("pg_ctl", arguments.into_iter().chain(flags))
+    }
+
     fn data_folder(&self) -> PathBuf {
         self.folder.join("data")
     }

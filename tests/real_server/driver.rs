@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_postgres::Client;
 
-const TABLE: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint);";
+pub const TABLE: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint);";
 
 async fn open(database: &Database, fence_channel: &str) -> Result<Driver, DriverError> {
     open_with(database, fence_channel, |_| {}).await
 }
 
-async fn open_with(
+pub async fn open_with(
     database: &Database,
     fence_channel: &str,
     change: impl FnOnce(&mut DriverOptions),
@@ -55,19 +55,19 @@ async fn open_with(
 }
 
 /// The rows of the cache as JSON.
-fn cached(driver: &Driver) -> BTreeSet<String> {
+pub fn cached(driver: &Driver) -> BTreeSet<String> {
     driver.cache(TableId(0)).validate().expect("the cache is sound");
     driver.cache(TableId(0)).rows().map(|row| format!("{row:?}")).collect()
 }
 
 /// The rows of the table, written alike.
-async fn stored(client: &Client) -> BTreeSet<String> {
+pub async fn stored(client: &Client) -> BTreeSet<String> {
     let rows = client.query("SELECT row_to_json(kv)::text FROM kv", &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// One random transaction.
-fn transaction(random: &mut fastrand::Rng) -> String {
+pub fn transaction(random: &mut fastrand::Rng) -> String {
     let statement = |random: &mut fastrand::Rng| {
         let id = random.u32(1..40);
         let value = ["a", "b", "c"][random.usize(0..3)];

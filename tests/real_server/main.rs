@@ -7,6 +7,7 @@ mod demo;
 mod driver;
 mod example;
 mod facts;
+mod faults;
 mod generic_function;
 mod install;
 mod keys;

@@ -56,12 +56,17 @@ impl Database {
     pub async fn with(sql: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let admin = connect(&cluster().url("postgres")).await;
-        admin.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("create a database");
-        let url = cluster().url(&name);
-        let database = Self { name, url };
+        let database = Self::on(cluster(), name).await;
         database.client().await.batch_execute(sql).await.expect("set the database up");
         database
+    }
+
+    /// A new, empty database on a cluster.
+    pub async fn on(cluster: &Cluster, name: String) -> Self {
+        let admin = connect(&cluster.url("postgres")).await;
+        admin.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("create a database");
+        let url = cluster.url(&name);
+        Self { name, url }
     }
 
     /// A session in it, as the superuser.
