@@ -369,7 +369,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__query)
-            opts="-d -o -q -v -h -V --columns --limit --count --explain --max-memory --database-url --output --color --quiet --verbose --help --version"
+            opts="-d -o -q -v -h -V --columns --limit --count --explain --watch --max-memory --database-url --output --color --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -122,6 +122,7 @@ always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l count -d 'Print the number of rows alone'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l explain -d 'Say on stderr how the answer was found'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l watch -d 'Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -160,6 +160,7 @@ json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '--count[Print the number of rows alone]' \
 '--explain[Say on stderr how the answer was found]' \
+'(--count --limit)--watch[Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \

@@ -8,6 +8,7 @@ pub mod progress;
 pub mod rows;
 pub mod table;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, Write};
 
 /// How answers are printed.
@@ -44,4 +45,20 @@ pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Waits until nobody reads our output any more: `tail | head -1` on a silent channel has nothing to write, and would
+/// not notice.
+pub async fn reader_gone() {
+    let (sender, gone) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        let watched = PollFd::new(&stdout, PollFlags::empty());
+        // Nothing is asked for: what is said all the same is that the other end is closed. A file never says it.
+        let said = poll(&mut [watched], None);
+        sender.send(said.is_ok_and(|count| count > 0))
+    });
+    if !gone.await.unwrap_or(false) {
+        std::future::pending::<()>().await;
+    }
 }

@@ -98,6 +98,42 @@ pub enum Wanted {
     Cell(Vec<u8>),
 }
 
+impl Condition {
+    /// Whether a row of `shape` fulfils it.
+    pub fn is_fulfilled_by(&self, shape: &TableShape, row: &RowBuf) -> bool {
+        self.wanted.is(shape.columns()[self.column].kind, row.cell(self.column))
+    }
+}
+
+impl Wanted {
+    fn is(&self, kind: Kind, cell: Option<&[u8]>) -> bool {
+        match (self, cell) {
+            (Self::Null, cell) => cell.is_none(),
+            (Self::NotNull, cell) => cell.is_some(),
+            (Self::Cell(_), None) => false,
+            (Self::Cell(wanted), Some(cell)) => kind.comparable(wanted) == kind.comparable(cell),
+        }
+    }
+}
+
+/// Appends one JSON object with `columns`, by position, in that order.
+fn write_json<'a>(shape: &TableShape, columns: &[usize], cell: impl Fn(usize) -> Option<&'a [u8]>, json: &mut String) {
+    json.push('{');
+    for (at, &column) in columns.iter().enumerate() {
+        if at > 0 {
+            json.push(',');
+        }
+        let described = &shape.columns()[column];
+        write_json_string(&described.name, json);
+        json.push(':');
+        match cell(column) {
+            Some(cell) => described.kind.write_json(cell, json),
+            None => json.push_str("null"),
+        }
+    }
+    json.push('}');
+}
+
 /// How an answer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -156,20 +192,7 @@ impl<'a> Row<'a> {
 
     /// Appends the row as one JSON object with `columns`, by position, in that order.
     pub fn write_json(&self, columns: &[usize], json: &mut String) {
-        json.push('{');
-        for (at, &column) in columns.iter().enumerate() {
-            if at > 0 {
-                json.push(',');
-            }
-            let described = &self.cache.shape.columns()[column];
-            write_json_string(&described.name, json);
-            json.push(':');
-            match self.cell(column) {
-                Some(cell) => described.kind.write_json(cell, json),
-                None => json.push_str("null"),
-            }
-        }
-        json.push('}');
+        write_json(&self.cache.shape, columns, |column| self.cell(column), json);
     }
 }
 
@@ -388,15 +411,8 @@ impl TableCache {
     }
 
     fn fulfils(&self, slot: u32, condition: &Condition) -> bool {
-        match (&condition.wanted, self.cell(slot, condition.column)) {
-            (Wanted::Null, cell) => cell.is_none(),
-            (Wanted::NotNull, cell) => cell.is_some(),
-            (Wanted::Cell(_), None) => false,
-            (Wanted::Cell(wanted), Some(cell)) => {
-                let kind = self.shape.columns()[condition.column].kind;
-                kind.comparable(wanted) == kind.comparable(cell)
-            }
-        }
+        let kind = self.shape.columns()[condition.column].kind;
+        condition.wanted.is(kind, self.cell(slot, condition.column))
     }
 
     fn cell(&self, slot: u32, column: usize) -> Option<&[u8]> {

@@ -1,6 +1,8 @@
 //! `pgic query`.
 
-use super::Context;
+mod watch;
+
+use super::{Context, interrupted};
 use crate::catalog::{self, Table};
 use crate::cli::parse_bytes;
 use crate::conditions::{self, Asked, Written};
@@ -42,6 +44,10 @@ pub struct Args {
     /// Say on stderr how the answer was found
     #[arg(long)]
     pub explain: bool,
+    /// Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added,
+    /// changed and removed
+    #[arg(long, conflicts_with_all = ["count", "limit"])]
+    pub watch: bool,
     /// What the cache may take [default: a quarter of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
@@ -67,6 +73,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let table = tables.first().ok_or_else(|| anyhow!("name a table"))?;
     following::check_kind(table)?;
     let seen = observe(table);
+    if args.watch {
+        for notice in following::check_announced(table, seen.as_ref())? {
+            context.notice(&notice);
+        }
+    }
     let shown = shown_columns(context, table, seen.as_ref(), &args)?;
     let asked = conditions::evaluate(&mut client, table, &written).await?;
     check_sent(table, seen.as_ref(), &shown, &asked)?;
@@ -79,7 +90,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let channel = following::channel(table, seen.as_ref(), |notice| context.notice(notice));
     let mut options = following::options(vec![channel], max_memory);
     // Who asks once wants to know that a connection was lost.
-    options.limits.heals = false;
+    options.limits.heals = args.watch;
     let follow = following::follow(table, seen.as_ref(), &shape);
     let progress = Progress::new(&format!("loading {}", table.display_name()), table.estimated_rows, !context.quiet);
     let started = Instant::now();
@@ -90,6 +101,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let fence = started.elapsed().saturating_sub(load);
     drop(progress);
     let conditions = asked.conditions(&shape)?;
+    if args.watch {
+        let columns = shown.iter().filter_map(|name| shape.position(name)).collect();
+        let watch = watch::Watch { table: table.display_name(), shape, conditions, columns, format: context.format };
+        return watch.run(context, driver, std::pin::pin!(interrupted())).await;
+    }
     let answer = driver.cache(TableId(0)).find(&conditions);
     let timing = Timing { load, fence, find: started.elapsed().saturating_sub(load + fence) };
     if args.explain {

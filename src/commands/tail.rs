@@ -23,7 +23,6 @@ use filter::Filter;
 use jiff::Timestamp;
 use postgres_index_cache_core::{Action, DEFAULT_CACHE_CHANNEL, Payload};
 use queue::{Item, Queue};
-use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{IsTerminal as _, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,7 +112,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         _ = done => Ok(true),
         () = deadline => Ok(false),
         () = &mut interrupted => Ok(true),
-        () = reader_gone() => Ok(true),
+        () = crate::render::reader_gone() => Ok(true),
     };
     queue.push(Item::End);
     let printed = thread.join().map_err(|_| anyhow::anyhow!("the printer failed"))??;
@@ -124,22 +123,6 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     }
     let too_few = args.count.is_some_and(|count| printed.shown < count);
     Ok(if too_few && !is_on_time { ExitCode::No } else { ExitCode::Yes })
-}
-
-/// Waits until nobody reads our output any more: `tail | head -1` on a silent channel has nothing to write, and would
-/// not notice.
-async fn reader_gone() {
-    let (sender, gone) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let stdout = std::io::stdout();
-        let watched = PollFd::new(&stdout, PollFlags::empty());
-        // Nothing is asked for: what is said all the same is that the other end is closed. A file never says it.
-        let said = poll(&mut [watched], None);
-        sender.send(said.is_ok_and(|count| count > 0))
-    });
-    if !gone.await.unwrap_or(false) {
-        std::future::pending::<()>().await;
-    }
 }
 
 /// What turns items into lines.

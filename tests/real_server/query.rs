@@ -182,3 +182,103 @@ async fn an_empty_and_a_wide_table_are_tables_too() {
         "{\"c398\":null,\"c399\":7}\n"
     );
 }
+
+/// Starts `query people --watch` and waits until it is live.
+fn watch(database: &Database, arguments: &[&str]) -> (std::process::Child, std::sync::mpsc::Receiver<String>) {
+    use std::process::Stdio;
+    let mut command = database.command(&[&["query", "people", "--watch"], arguments].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start query --watch");
+    let lines = crate::support::lines_of(child.stdout.take().expect("piped"));
+    (child, lines)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included() {
+    use crate::support::{DEADLINE, ended};
+    let database = people().await;
+    let client = database.client().await;
+    let (child, lines) = watch(&database, &["hash=123", "--columns", "id,name", "-o", "json"]);
+    let next = || -> serde_json::Value {
+        let line = lines.recv_timeout(DEADLINE).expect("another line");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+    };
+    let mut first = [next(), next()];
+    first.sort_by_key(|line| line["row"]["id"].as_i64());
+    assert_eq!(first[0], json!({"event":"added","table":"public.people","row":{"id":1,"name":"ann"}}));
+    assert_eq!(next(), json!({"event":"live","rows":2}));
+    client.batch_execute("UPDATE people SET price = 7").await.unwrap();
+    client.batch_execute("UPDATE people SET name = 'anna' WHERE id = 1").await.unwrap();
+    assert_eq!(
+        next(),
+        json!({"event":"changed","table":"public.people","row":{"id":1,"name":"anna"},"old":{"name":"ann"}}),
+        "what is not shown is not told"
+    );
+    client.batch_execute("UPDATE people SET hash = 5 WHERE id = 2").await.unwrap();
+    assert_eq!(next()["event"], "removed");
+    client.batch_execute("UPDATE people SET hash = 123 WHERE id = 3").await.unwrap();
+    assert_eq!(next()["row"], json!({"id":3,"name":"abcde"}));
+    let lose = "BEGIN; SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (
+            SELECT oid FROM pg_database WHERE datname = current_database());
+        DELETE FROM people WHERE id = 1; UPDATE people SET name = 'x' WHERE id = 3; COMMIT";
+    client.batch_execute(lose).await.unwrap();
+    let gap: Vec<serde_json::Value> = (0..4).map(|_| next()).collect();
+    assert_eq!((&gap[0]["event"], &gap[3]["event"]), (&json!("stale"), &json!("live")), "{gap:?}");
+    let mut events = [gap[1]["event"].as_str().unwrap(), gap[2]["event"].as_str().unwrap()];
+    events.sort_unstable();
+    assert_eq!(events, ["changed", "removed"], "{gap:?}");
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let ran = ended(child);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, "5 changes shown, 0 collapsed\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_answer_is_printed_again_as_text_and_ends_with_its_reader() {
+    use crate::support::{DEADLINE, ended};
+    let database = people().await;
+    let (child, lines) = watch(&database, &["hash=123", "--columns", "id,name"]);
+    let next = |count: usize| -> Vec<String> {
+        (0..count).map(|_| lines.recv_timeout(DEADLINE).expect("another line")).collect()
+    };
+    assert_eq!(next(4), ["id  name", " 1  ann", " 2  bob", "(2 rows)"]);
+    database.client().await.batch_execute("DELETE FROM people WHERE id = 1").await.unwrap();
+    assert_eq!(next(4), ["", "id  name", " 2  bob", "(1 row)"]);
+    drop(lines);
+    // The thread that reads for us takes one line more before it ends.
+    for name in ["x", "y"] {
+        database.client().await.batch_execute(&format!("UPDATE people SET name = '{name}'")).await.unwrap();
+    }
+    assert_eq!(ended(child).code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+    let database = people().await;
+    let mut command = database.command(&["query", "people", "--watch", "-o", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("start query --watch");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next = || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    while next()["event"] != "live" {}
+    let client = database.client().await;
+    // Nobody reads meanwhile, and a pipe holds 64 kB.
+    let insert = "INSERT INTO people (id, tag) SELECT n, 'x' FROM generate_series(10, 5000) n";
+    client.batch_execute(insert).await.unwrap();
+    for round in 0..20 {
+        client.batch_execute(&format!("UPDATE people SET hash = {round} WHERE id >= 10")).await.unwrap();
+    }
+    client.batch_execute("INSERT INTO people (id) VALUES (9999)").await.unwrap();
+    let mut state: std::collections::BTreeMap<i64, serde_json::Value> = std::collections::BTreeMap::new();
+    let mut collapsed = 0;
+    while !state.contains_key(&9999) {
+        let event = next();
+        collapsed += event.get("collapsed").map_or(0, |count| count.as_i64().unwrap());
+        state.insert(event["row"]["id"].as_i64().unwrap(), event["row"]["hash"].clone());
+    }
+    assert_eq!(state.len(), 4992);
+    assert!(state.iter().all(|(id, hash)| *id == 9999 || *hash == 19), "each ends as it is");
+    assert!(collapsed > 1000, "{collapsed} changes were collapsed");
+    let _ = child.kill();
+    let _ = child.wait();
+}

@@ -199,6 +199,12 @@ impl Driver {
         &self.tables[table.0].cache
     }
 
+    /// From now on tells of each row that changes, as [`DriverOptions::tells_rows`] does from the start.
+    pub fn tell_of_rows(&mut self) {
+        self.options.tells_rows = true;
+        self.tables.iter_mut().for_each(|table| table.changes = Some(table.changes.take().unwrap_or_default()));
+    }
+
     /// What has happened since the last call.
     pub fn take_events(&mut self) -> impl Iterator<Item = DriverEvent> + '_ {
         self.told.drain(..)

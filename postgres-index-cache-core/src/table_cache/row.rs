@@ -81,6 +81,11 @@ impl RowBuf {
         row
     }
 
+    /// Appends the row as one JSON object with `columns`, by position, in that order.
+    pub fn write_json(&self, shape: &TableShape, columns: &[usize], json: &mut String) {
+        super::write_json(shape, columns, |column| self.cell(column), json);
+    }
+
     /// The cell of a column; `None` is SQL NULL.
     pub fn cell(&self, column: usize) -> Option<&[u8]> {
         match self.cells.get(column) {
@@ -249,7 +254,7 @@ impl Visitor<'_> for ColumnName<'_> {
 }
 
 /// A key before it is looked up: its cells in key order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct KeyBuf {
     bytes: Vec<u8>,
     ends: Vec<usize>,

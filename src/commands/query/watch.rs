@@ -1,0 +1,241 @@
+//! `pgic query --watch`: the answer, again whenever it changes.
+//!
+//! ```text
+//! driver ─ rows that changed ─→ Pending, by key ─ when the printer has time ─→ printer (a thread) ─→ stdout
+//! ```
+//!
+//! A reader that is slow sees the changes of a key as one: memory is bounded by keys, and the driver never waits.
+
+use crate::commands::Context;
+use crate::exit_code::ExitCode;
+use crate::following::explain_failure;
+use crate::render::rows::rows;
+use crate::render::{Format, OutputClosed, json, print};
+use anyhow::Context as _;
+use postgres_index_cache_core::postgres::{Driver, DriverEvent, RowChange};
+use postgres_index_cache_core::sync::{State, TableId};
+use postgres_index_cache_core::{Condition, KeyBuf, RowBuf, TableShape};
+use serde_json::json;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// What is watched.
+pub(super) struct Watch {
+    pub(super) table: String,
+    pub(super) shape: Arc<TableShape>,
+    pub(super) conditions: Vec<Condition>,
+    /// The columns to print, by position.
+    pub(super) columns: Vec<usize>,
+    pub(super) format: Format,
+}
+
+/// What became of a key since it was last printed.
+struct Change {
+    old: Option<RowBuf>,
+    new: Option<RowBuf>,
+    /// How many changes that were.
+    count: u64,
+}
+
+/// What is to be printed next.
+#[derive(Default)]
+struct Pending {
+    by_key: HashMap<KeyBuf, usize>,
+    changes: Vec<Change>,
+    /// That it is stale, before the changes; that it is live again, behind them.
+    stale: String,
+    live: String,
+    is_stale: bool,
+}
+
+/// What was printed.
+#[derive(Default)]
+struct Counts {
+    shown: u64,
+    collapsed: u64,
+}
+
+impl Watch {
+    /// Prints until it is interrupted, or nobody reads.
+    pub(super) async fn run(
+        self,
+        context: &Context,
+        mut driver: Driver,
+        mut interrupted: Pin<&mut impl Future<Output = ()>>,
+    ) -> anyhow::Result<ExitCode> {
+        driver.tell_of_rows();
+        let (to_printer, texts) = std::sync::mpsc::channel::<String>();
+        let (is_ready, mut ready) = mpsc::channel::<()>(1);
+        let printer = std::thread::Builder::new().name("printer".to_string()).spawn(move || -> anyhow::Result<()> {
+            for text in texts {
+                print(&text)?;
+                // Whoever asked is gone when nobody waits for it.
+                let _ = is_ready.blocking_send(());
+            }
+            Ok(())
+        });
+        let printer = printer.context("start the printer")?;
+        let mut gone = std::pin::pin!(crate::render::reader_gone());
+        let (mut pending, mut counts) = (Pending::default(), Counts::default());
+        let mut is_idle = to_printer.send(self.first(&driver)).is_err();
+        let ended = loop {
+            tokio::select! {
+                stepped = driver.step() => if let Err(error) = stepped {
+                    break Err(explain_failure(error));
+                },
+                word = ready.recv() => match word {
+                    Some(()) => is_idle = true,
+                    None => break Ok(()),
+                },
+                () = &mut interrupted => break Ok(()),
+                () = &mut gone => break Ok(()),
+            }
+            let events: Vec<DriverEvent> = driver.take_events().collect();
+            for event in events {
+                self.take(event, &mut pending);
+            }
+            if is_idle && let Some(text) = self.text(&mut pending, &driver, &mut counts) {
+                is_idle = to_printer.send(text).is_err();
+            }
+        };
+        drop(to_printer);
+        let printed = printer.join().map_err(|_| anyhow::anyhow!("the printer failed"))?;
+        if !context.quiet {
+            anstream::eprintln!("{} changes shown, {} collapsed", counts.shown, counts.collapsed);
+        }
+        match printed {
+            Err(error) if error.downcast_ref::<OutputClosed>().is_none() => Err(error),
+            Ok(()) | Err(_) => ended.map(|()| ExitCode::Yes),
+        }
+    }
+
+    fn first(&self, driver: &Driver) -> String {
+        let answer = driver.cache(TableId(0)).find(&self.conditions);
+        match self.format {
+            Format::Text => self.answer(driver),
+            Format::Json => {
+                let rows =
+                    answer.rows.iter().map(|row| self.event("added", &[("row", &row.to_buf(), &self.columns)], 1));
+                rows.collect::<String>() + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
+            }
+        }
+    }
+
+    /// The answer as text, with how many rows it has.
+    fn answer(&self, driver: &Driver) -> String {
+        let answer = driver.cache(TableId(0)).find(&self.conditions);
+        let count = answer.rows.len();
+        let rows = rows(Format::Text, &self.shape, &self.columns, answer.rows.iter());
+        format!("{rows}({count} {})\n", if count == 1 { "row" } else { "rows" })
+    }
+
+    fn take(&self, event: DriverEvent, pending: &mut Pending) {
+        match event {
+            DriverEvent::Row { change, .. } => {
+                let (old, new) = match change {
+                    RowChange::Added(new) => (None, Some(new)),
+                    RowChange::Changed { old, new } => (Some(old), Some(new)),
+                    RowChange::Removed(old) => (Some(old), None),
+                };
+                pending.add(self, old, new);
+            }
+            DriverEvent::Disconnected { why, .. } if pending.becomes_stale() => {
+                pending.stale = match self.format {
+                    Format::Text => format!("stale: {}\n", crate::render::escape::escape(&why)),
+                    Format::Json => json::line([("event", json!("stale")), ("why", json!(why))]),
+                };
+            }
+            DriverEvent::State(State::Live) if std::mem::take(&mut pending.is_stale) => {
+                pending.live = match self.format {
+                    Format::Text => "live\n".to_string(),
+                    Format::Json => json::line([("event", json!("live"))]),
+                };
+            }
+            _ => {}
+        }
+    }
+
+    fn fulfils(&self, row: &RowBuf) -> bool {
+        self.conditions.iter().all(|condition| condition.is_fulfilled_by(&self.shape, row))
+    }
+
+    /// What is to be printed now, if anything is.
+    fn text(&self, pending: &mut Pending, driver: &Driver, counts: &mut Counts) -> Option<String> {
+        let (stale, live) = (std::mem::take(&mut pending.stale), std::mem::take(&mut pending.live));
+        pending.by_key.clear();
+        let mut lines = String::new();
+        let mut changed = 0;
+        for change in pending.changes.drain(..) {
+            let line = self.line(&change);
+            if !line.is_empty() {
+                changed += 1;
+                counts.collapsed += change.count - 1;
+            }
+            lines.push_str(&line);
+        }
+        counts.shown += changed;
+        let text = match self.format {
+            Format::Json => stale + &lines + &live,
+            Format::Text if changed > 0 => format!("{stale}{live}\n{}", self.answer(driver)),
+            Format::Text => stale + &live,
+        };
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// A change as a JSON line; empty when nothing that is shown has changed.
+    fn line(&self, change: &Change) -> String {
+        match (&change.old, &change.new) {
+            (None, None) => String::new(),
+            (None, Some(new)) => self.event("added", &[("row", new, &self.columns)], change.count),
+            (Some(old), None) => self.event("removed", &[("row", old, &self.columns)], change.count),
+            (Some(old), Some(new)) => {
+                let differs = |column: &usize| old.cell(*column) != new.cell(*column);
+                let differing: Vec<usize> = self.columns.iter().copied().filter(differs).collect();
+                if differing.is_empty() {
+                    return String::new();
+                }
+                // What the changed columns were, by name.
+                self.event("changed", &[("row", new, &self.columns), ("old", old, &differing)], change.count)
+            }
+        }
+    }
+
+    fn event(&self, event: &str, parts: &[(&str, &RowBuf, &Vec<usize>)], count: u64) -> String {
+        let mut line = format!("{{\"event\":\"{event}\",\"table\":{}", json!(self.table));
+        for (name, row, columns) in parts {
+            line.push_str(&format!(",\"{name}\":"));
+            row.write_json(&self.shape, columns, &mut line);
+        }
+        if count > 1 {
+            line.push_str(&format!(",\"collapsed\":{}", count - 1));
+        }
+        format!("{}}}\n", postgres_index_cache_core::one_line_json(&line))
+    }
+}
+
+impl Pending {
+    /// Notes it; whether it is to be said. That it was live for a moment is no news to who has not been told.
+    fn becomes_stale(&mut self) -> bool {
+        let was_live = !std::mem::replace(&mut self.is_stale, true);
+        was_live && std::mem::take(&mut self.live).is_empty()
+    }
+
+    fn add(&mut self, watch: &Watch, old: Option<RowBuf>, new: Option<RowBuf>) {
+        let Some(key) = new.as_ref().or(old.as_ref()).map(|row| KeyBuf::of_row(&watch.shape, row)) else { return };
+        let old = old.filter(|row| watch.fulfils(row));
+        let new = new.filter(|row| watch.fulfils(row));
+        match self.by_key.get(&key) {
+            Some(&at) => {
+                self.changes[at].new = new;
+                self.changes[at].count += 1;
+            }
+            None if old.is_none() && new.is_none() => {}
+            None => {
+                self.by_key.insert(key, self.changes.len());
+                self.changes.push(Change { old, new, count: 1 });
+            }
+        }
+    }
+}
