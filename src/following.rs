@@ -155,7 +155,11 @@ pub fn follow(table: &Table, seen: Option<&Observed<'_>>, shape: &Arc<TableShape
     let key = table.key.iter().flat_map(|key| &key.columns);
     let key_types = key.filter_map(|name| table.column(name)).map(|column| column.type_name.clone()).collect();
     let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
-    FollowTable { followed, shape: Arc::clone(shape), key_types, expected_rows }
+    let announcing = seen.into_iter().flat_map(|seen| [seen.row, seen.truncate]).flatten();
+    // One that does not fire today is not missed.
+    let fires = |trigger: &&catalog::Trigger| matches!(trigger.enabled, Enabled::Origin | Enabled::Always);
+    let announced_by = announcing.filter(fires).map(|trigger| trigger.name.clone()).collect();
+    FollowTable { followed, shape: Arc::clone(shape), key_types, announced_by, expected_rows }
 }
 
 /// The channel of a table's trigger. Where it is not known for certain, `notice` is told.
@@ -195,6 +199,9 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
             "commits may be blocked, or the connection dead: look at pg_stat_activity, and try again"
         }
         (DriverError::Failed(Failure::ConnectionLost(_)), _) => "try again",
+        (DriverError::Failed(Failure::NotFollowed { .. }), _) => {
+            "pgic status says what is wrong, pgic install-triggers mends it"
+        }
         (DriverError::Memory { .. }, _) => "raise --max-memory, or load fewer columns with --columns or --count",
         (_, Some("25006")) => "this server is a standby, where LISTEN does not work: connect to the primary",
         (_, Some("42501")) => {

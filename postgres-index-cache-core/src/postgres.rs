@@ -12,6 +12,7 @@
 mod copy;
 mod driver;
 mod error;
+mod fingerprint;
 mod followee;
 mod links;
 mod read;

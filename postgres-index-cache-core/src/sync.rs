@@ -326,6 +326,14 @@ pub enum Failure {
     /// The connections could not be had.
     #[error("{0}")]
     ConnectFailed(String),
+    /// Nothing announces a table's changes any more.
+    #[error("the trigger \"{trigger}\" of {name} is gone or disabled: changes of the table are not announced")]
+    NotFollowed {
+        /// The table.
+        name: String,
+        /// The trigger.
+        trigger: String,
+    },
     /// A table cannot be read, and to try again is of no use.
     #[error("{why}")]
     ReadRefused {
@@ -340,7 +348,7 @@ impl Failure {
     /// Whether it is of no use to connect again: what is between us and the server, or the server's own rules, forbid it.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::ProbeLost { .. } | Self::ReadRefused { .. } => true,
+            Self::ProbeLost { .. } | Self::ReadRefused { .. } | Self::NotFollowed { .. } => true,
             Self::FenceLost { .. } | Self::ConnectionLost(_) | Self::ConnectFailed(_) => false,
         }
     }

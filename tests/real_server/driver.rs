@@ -14,18 +14,18 @@ use tokio_postgres::Client;
 pub const TABLE: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint);";
 
 async fn open(database: &Database, fence_channel: &str) -> Result<Driver, DriverError> {
-    open_with(database, fence_channel, |_| {}).await
+    open_with(database, fence_channel, |_, _| {}).await
 }
 
 pub async fn open_with(
     database: &Database,
     fence_channel: &str,
-    change: impl FnOnce(&mut DriverOptions),
+    change: impl FnOnce(&mut DriverOptions, &mut FollowTable),
 ) -> Result<Driver, DriverError> {
     let oid: u32 = database.client().await.query_one("SELECT 'kv'::regclass::oid", &[]).await.unwrap().get(0);
     let column = |name: &str, kind, nullable| Column { name: name.to_string(), kind, nullable };
     let columns = vec![column("id", Kind::Int4, false), column("v", Kind::Text, true), column("n", Kind::Int8, true)];
-    let follow = FollowTable {
+    let mut follow = FollowTable {
         followed: Followed {
             schema: "public".into(),
             name: "kv".into(),
@@ -38,6 +38,7 @@ pub async fn open_with(
         },
         shape: Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap()),
         key_types: vec!["int4".into()],
+        announced_by: Vec::new(),
         expected_rows: 100,
     };
     let mut options = DriverOptions {
@@ -49,7 +50,7 @@ pub async fn open_with(
         lock_timeout: Duration::from_secs(10),
         tells_rows: false,
     };
-    change(&mut options);
+    change(&mut options, &mut follow);
     let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
     Driver::open(server, vec![follow], options).await
 }
@@ -182,7 +183,7 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
     let database =
         Database::with(&format!("{TABLE} INSERT INTO kv SELECT n, 'a', n FROM generate_series(1, 20) n")).await;
     database.pgic_ok(&["install-triggers", "kv"]);
-    let mut driver = open_with(&database, "fence", |options| options.tells_rows = true).await.unwrap();
+    let mut driver = open_with(&database, "fence", |options, _| options.tells_rows = true).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     assert_eq!(driver.take_events().filter(|event| matches!(event, DriverEvent::Row { .. })).count(), 20);
     let client = database.client().await;
@@ -221,7 +222,7 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_that_does_not_heal_says_what_it_lost() {
     let database = Database::with(TABLE).await;
-    let mut driver = open_with(&database, "fence", |options| options.limits.heals = false).await.unwrap();
+    let mut driver = open_with(&database, "fence", |options, _| options.limits.heals = false).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgic test' AND datname = current_database()";
     database.client().await.query(kill, &[]).await.unwrap();
@@ -266,4 +267,108 @@ async fn a_snapshot_waits_for_a_migration_and_sees_what_it_left() {
     live.expect("in time").unwrap();
     assert_eq!(cached(&driver).len(), 500);
     assert_eq!(cached(&driver), stored(&watcher).await);
+}
+
+/// Options with which a change of a definition is seen soon.
+fn attentive(options: &mut DriverOptions, follow: &mut FollowTable) {
+    options.limits.heartbeat = Duration::from_millis(50);
+    follow.announced_by = vec!["kv_cache_notify".into(), "kv_cache_notify_truncate".into()];
+}
+
+async fn attended(sql: &str) -> (Database, Driver) {
+    let database = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1), (2, 'b', 2); {sql}")).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let mut driver = open_with(&database, "fence", attentive).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    (database, driver)
+}
+
+/// Steps until the driver says that it reads the table again, and then until a fence.
+async fn read_again(driver: &mut Driver) {
+    let again = async {
+        while !driver.take_events().any(|event| matches!(event, DriverEvent::ReadAgain { .. })) {
+            driver.step().await.unwrap();
+        }
+        driver.fence().await.unwrap();
+    };
+    tokio::time::timeout(DEADLINE, again).await.expect("the change is seen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ddl_that_announces_nothing_is_seen_and_the_table_read_again() {
+    let (database, mut driver) = attended("").await;
+    let client = database.client().await;
+    for ddl in [
+        "ALTER TABLE kv ALTER v TYPE varchar(100) USING v || '!'",
+        "ALTER TABLE kv ADD COLUMN more int DEFAULT 7",
+        "ALTER TABLE kv DROP COLUMN more",
+    ] {
+        client.batch_execute(ddl).await.unwrap();
+        read_again(&mut driver).await;
+        let rows = client.query("SELECT json_build_object('id', id, 'v', v, 'n', n)::text FROM kv", &[]).await.unwrap();
+        let plain = |text: String| text.replace(' ', "");
+        let stored: BTreeSet<String> = rows.iter().map(|row| plain(row.get(0))).collect();
+        assert_eq!(cached(&driver).into_iter().map(plain).collect::<BTreeSet<_>>(), stored, "{ddl}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_nothing_announces_any_more_is_not_followed() {
+    for ddl in ["ALTER TABLE kv DISABLE TRIGGER kv_cache_notify", "DROP TRIGGER kv_cache_notify_truncate ON kv"] {
+        let (database, mut driver) = attended("").await;
+        database.client().await.batch_execute(ddl).await.unwrap();
+        let ended = tokio::time::timeout(DEADLINE, async {
+            loop {
+                if let Err(error) = driver.step().await {
+                    break error;
+                }
+            }
+        });
+        let ended = ended.await.expect("it is seen");
+        assert!(matches!(ended, DriverError::Failed(Failure::NotFollowed { .. })), "{ddl}: {ended:?}");
+        assert!(driver.replica().has_ended() && driver.cache(TableId(0)).len() == 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_table_of_the_same_name_is_not_taken_for_this_one() {
+    let (database, mut driver) =
+        attended("CREATE TABLE other (LIKE kv INCLUDING ALL); INSERT INTO other VALUES (9, 'z', 9);").await;
+    let swap = "BEGIN; ALTER TABLE kv RENAME TO old; ALTER TABLE other RENAME TO kv; COMMIT";
+    database.client().await.batch_execute(swap).await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Err(error) = driver.step().await {
+                break error;
+            }
+        }
+    });
+    let ended = ended.await.expect("it is seen");
+    let DriverError::Snapshot { source, .. } = &ended else { panic!("{ended:?}") };
+    assert!(source.to_string().contains("another has its name"), "{source}");
+    assert_eq!(driver.cache(TableId(0)).len(), 2, "its rows are not those of the other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
+    let sql = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF kv FOR VALUES FROM (0) TO (10);
+        CREATE TABLE high (id int PRIMARY KEY, v text, n bigint); INSERT INTO high VALUES (15, 'h', 1);
+        INSERT INTO kv VALUES (1, 'a', 1);";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let client = database.client().await;
+    client.batch_execute("DROP TRIGGER low_cache_notify_truncate ON low").await.unwrap();
+    let mut driver = open_with(&database, "fence", |options, follow| {
+        attentive(options, follow);
+        follow.followed.is_partitioned = true;
+    })
+    .await
+    .unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    for ddl in ["ALTER TABLE kv ATTACH PARTITION high FOR VALUES FROM (10) TO (20)", "TRUNCATE low"] {
+        client.batch_execute(ddl).await.unwrap();
+        read_again(&mut driver).await;
+        assert_eq!(cached(&driver), stored(&client).await, "{ddl}");
+    }
 }

@@ -66,7 +66,7 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
             tokio::spawn(write(database.url.clone(), seed * 10 + n, stop, commits, quiet))
         })
         .collect();
-    let mut driver = open_with(&database, "fence", |options| options.tells_rows = true).await.unwrap();
+    let mut driver = open_with(&database, "fence", |options, _| options.tells_rows = true).await.unwrap();
     // What the events say of the rows.
     let mut told: BTreeSet<String> = BTreeSet::new();
     let (mut changes, mut stale) = (0_u64, 0_u64);

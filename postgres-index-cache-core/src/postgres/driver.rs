@@ -1,6 +1,7 @@
 //! [`Driver`]: carries out what the engine asks for, and feeds it what happens.
 
 use super::error::{DriverError, Policy, ReadError, chain};
+use super::fingerprint::{Difference, Fingerprint, compare, look};
 use super::followee::{FollowTable, Followee, RowChange};
 use super::links::{Links, Open, open_with};
 use super::read::Read;
@@ -91,7 +92,8 @@ pub(super) enum Event {
     ConnectFailed { epoch: u64, error: DriverError },
     Sent { epoch: u64, token: String },
     SendFailed { epoch: u64, token: String, error: DriverError },
-    Snapshot { table: TableId, work: u64, snapshot: Snapshot },
+    Snapshot { table: TableId, work: u64, snapshot: Snapshot, fingerprint: Fingerprint },
+    Looked { epoch: u64, seen: Result<Vec<Fingerprint>, tokio_postgres::Error> },
     Rows { table: TableId, work: u64, pieces: Vec<Bytes> },
     Read { table: TableId, work: u64 },
     ReadFailed { epoch: u64, table: TableId, work: u64, error: DriverError },
@@ -123,6 +125,8 @@ pub struct Driver {
     /// At how many rows and bytes of COPY the memory is looked at again, and how many changes are applied until then.
     next_check: (usize, usize),
     applied_since_check: usize,
+    /// When the definitions of the tables are looked at again.
+    next_look: Option<Instant>,
     has_begun: bool,
     /// What the last failure was, in the words of the server.
     failure: Option<DriverError>,
@@ -181,6 +185,7 @@ impl Driver {
             is_refetch: false,
             next_check: (0, 0),
             applied_since_check: 0,
+            next_look: None,
             has_begun: false,
             failure: None,
             reached: None,
@@ -435,6 +440,9 @@ impl Driver {
             sender: self.sender.clone(),
             epoch: self.epoch,
             table,
+            oid: followee.follow.followed.oid,
+            schema: followee.follow.followed.schema.clone(),
+            table_name: followee.follow.followed.name.clone(),
             work,
             name: followee.follow.name(),
             relation: followee.follow.relation(),
@@ -461,12 +469,28 @@ impl Driver {
             }
             Event::Sent { epoch, token } if epoch == self.epoch => {
                 self.replica.handle(Input::Sent { token: &token }, Instant::now());
+                self.look();
             }
             Event::SendFailed { epoch, token, error } if epoch == self.epoch => match error.sqlstate() {
                 Some("55P03") => self.replica.handle(Input::SendBlocked { token: &token }, Instant::now()),
                 _ => self.lost(error),
             },
-            Event::Snapshot { table, work, snapshot } if is_asked(&self.tables, table, work) => {
+            Event::Looked { epoch, seen } if epoch == self.epoch => match seen {
+                Ok(seen) => self.compare(&seen),
+                Err(source) => {
+                    let doing = "look at the definitions of the tables".to_string();
+                    let error = DriverError::Server { doing, source };
+                    match error.policy() {
+                        Policy::Lost => self.lost(error),
+                        // The next look will tell.
+                        Policy::Passing | Policy::Counted | Policy::Refused => tracing::warn!(%error, "no look"),
+                    }
+                }
+            },
+            Event::Snapshot { table, work, snapshot, fingerprint } if is_asked(&self.tables, table, work) => {
+                if !self.is_refetch {
+                    self.tables[table.0].fingerprint = Some(fingerprint);
+                }
                 self.tables[table.0].start_load();
                 self.next_check = (0, 0);
                 self.snapshot = Some(snapshot.clone());
@@ -503,10 +527,43 @@ impl Driver {
             | Event::ConnectFailed { .. }
             | Event::Sent { .. }
             | Event::SendFailed { .. }
+            | Event::Looked { .. }
             | Event::Snapshot { .. }
             | Event::Rows { .. }
             | Event::Read { .. }
             | Event::ReadFailed { .. } => {}
+        }
+    }
+
+    /// Looks at the tables on F, at most once a heartbeat: DDL announces nothing.
+    fn look(&mut self) {
+        let Some(links) = &self.links else { return };
+        let now = Instant::now();
+        if self.replica.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
+            return;
+        }
+        self.next_look = Some(now + self.options.limits.heartbeat);
+        let (client, sender, epoch) = (Arc::clone(&links.fences), self.sender.clone(), self.epoch);
+        let relations: Vec<u32> = self.tables.iter().map(|table| table.follow.followed.oid).collect();
+        tokio::spawn(async move {
+            let seen = look(&client, &relations).await;
+            // A driver that is gone wants to hear nothing.
+            let _ = sender.send(Event::Looked { epoch, seen }).await;
+        });
+    }
+
+    fn compare(&mut self, seen: &[Fingerprint]) {
+        for at in 0..self.tables.len() {
+            let Followee { fingerprint, follow, .. } = &self.tables[at];
+            let Some(before) = fingerprint else { continue };
+            let input = match compare(before, seen, &follow.announced_by) {
+                None => continue,
+                Some(Difference::Altered(why)) => Input::TableAltered { table: TableId(at), why: why.to_string() },
+                Some(Difference::Silent(trigger)) => {
+                    Input::GivenUp(Failure::NotFollowed { name: follow.name(), trigger })
+                }
+            };
+            self.replica.handle(input, Instant::now());
         }
     }
 

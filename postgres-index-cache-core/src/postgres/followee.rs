@@ -2,6 +2,7 @@
 
 use super::copy::CopyDecoder;
 use super::error::{DriverError, ReadError};
+use super::fingerprint::Fingerprint;
 use super::session::quote_identifier;
 use crate::sync::{Change, Followed, Operation};
 use crate::table_cache::{KeyBuf, Laid, Row, RowBuf, TableCache, TableShape, Unfit, Upserted};
@@ -19,6 +20,9 @@ pub struct FollowTable {
     pub shape: Arc<TableShape>,
     /// The types of the key's columns, in key order, as SQL takes them.
     pub key_types: Vec<String>,
+    /// The triggers that announce its changes: when one is gone or disabled, the table is not followed any more. Empty
+    /// where nothing announces them and that is known.
+    pub announced_by: Vec<String>,
     /// Roughly how many rows it has (`pg_class.reltuples`).
     pub expected_rows: usize,
 }
@@ -44,6 +48,8 @@ pub(super) struct Followee {
     pub(super) cache: TableCache,
     /// What Q is asked for: a generation or a batch.
     pub(super) work: u64,
+    /// What it was when it was read last.
+    pub(super) fingerprint: Option<Fingerprint>,
     decoder: CopyDecoder,
     /// What the read has brought; `None` where there was nothing to lay it over.
     laid: Option<Laid>,
@@ -63,6 +69,7 @@ impl Followee {
             cache: TableCache::new(Arc::clone(&follow.shape), 0),
             follow,
             work: 0,
+            fingerprint: None,
             decoder: CopyDecoder::default(),
             laid: None,
             copied: 0,

@@ -2,6 +2,7 @@
 
 use super::driver::{BATCH, DriverOptions, Event};
 use super::error::{DriverError, ReadError};
+use super::fingerprint::look;
 use super::session::quote_literal;
 use crate::sync::TableId;
 use futures_util::StreamExt;
@@ -40,6 +41,10 @@ pub(super) struct Read {
     /// Which connections it is of.
     pub(super) epoch: u64,
     pub(super) table: TableId,
+    /// Its oid, schema and name.
+    pub(super) oid: u32,
+    pub(super) schema: String,
+    pub(super) table_name: String,
     /// The generation, or the batch.
     pub(super) work: u64,
     pub(super) name: String,
@@ -95,8 +100,18 @@ impl Read {
             source: ReadError::Snapshot(error.to_string()),
         })?;
         let (table, work) = (self.table, self.work);
+        // What the rows are read of, seen by the same snapshot.
+        let seen = look(&self.client, &[self.oid]).await.map_err(doing("look at"))?;
+        let fingerprint = seen.into_iter().next().filter(|seen| seen.is_named(&self.schema, &self.table_name));
+        let Some(fingerprint) = fingerprint else {
+            let another = "the table was dropped or renamed, and another has its name: it must be followed anew";
+            return Err(DriverError::Snapshot {
+                table: self.name.clone(),
+                source: ReadError::Snapshot(another.to_string()),
+            });
+        };
         // The receiver lives as long as this task is wanted.
-        let _ = self.sender.send(Event::Snapshot { table, work, snapshot }).await;
+        let _ = self.sender.send(Event::Snapshot { table, work, snapshot, fingerprint }).await;
         let stream = self.client.copy_out(&self.copy).await.map_err(doing("copy"))?;
         let mut batches = std::pin::pin!(stream.ready_chunks(BATCH));
         while let Some(batch) = batches.next().await {

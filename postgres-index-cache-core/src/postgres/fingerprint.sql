@@ -1,0 +1,37 @@
+-- What a followed table is, in a word that changes when its definition does, and the triggers that announce it.
+-- $1: the oids of the tables.
+SELECT
+    c.oid AS relation,
+    n.nspname::pg_catalog.text AS schema,
+    c.relname::pg_catalog.text AS name,
+    pg_catalog.md5(pg_catalog.concat_ws(E'\n',
+        n.nspname, c.relname, c.relkind,
+        -- The columns with their types.
+        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull,
+            a.attgenerated, a.attcollation), ';' ORDER BY a.attnum)
+         FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+        -- The labels of their enums, the fields of their composite types.
+        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', e.enumtypid, e.enumlabel), ';' ORDER BY e.enumtypid, e.enumsortorder)
+         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_enum e ON e.enumtypid = a.atttypid
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', f.attrelid, f.attnum, f.attname, f.atttypid), ';' ORDER BY f.attrelid, f.attnum)
+         FROM pg_catalog.pg_attribute a
+         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'c'
+         JOIN pg_catalog.pg_attribute f ON f.attrelid = t.typrelid AND f.attnum > 0
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+        -- The keys that it may have.
+        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', i.indexrelid, i.indkey, i.indimmediate, i.indisvalid), ';' ORDER BY i.indexrelid)
+         FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique),
+        -- The partitions: one that is truncated has other files.
+        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', p.relid::pg_catalog.oid, pg_catalog.pg_relation_filenode(p.relid)), ';'
+            ORDER BY p.relid::pg_catalog.oid)
+         FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p WHERE p.isleaf AND c.relkind = 'p')
+    )) AS print,
+    coalesce((
+        SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text)
+        FROM pg_catalog.pg_trigger t
+        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+    ), '{}') AS triggers
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = ANY ($1::pg_catalog.oid[])
