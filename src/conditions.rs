@@ -90,6 +90,11 @@ impl fmt::Display for Written {
 }
 
 impl Written {
+    /// That a column has this value, literally.
+    pub fn equals(column: &str, value: String) -> Self {
+        Self { column: column.to_string(), operator: Operator::Equals, value, is_quoted: true }
+    }
+
     /// `COLUMN=VALUE`, `COLUMN!=null`, `COLUMN:=SQL`; a name that holds an operator is written in double quotes.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ pub mod change;
 pub mod escape;
 pub mod json;
 pub mod progress;
+pub mod row_change;
 pub mod rows;
 pub mod table;
 

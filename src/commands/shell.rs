@@ -7,6 +7,7 @@
 //! The session's task never writes to stdout nor waits for a terminal: a reader that stops reading does not keep it from
 //! taking what the server sends.
 
+mod changes;
 mod input;
 mod line;
 mod live;
@@ -49,7 +50,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         _ = signals.next() => return Ok(ExitCode::Yes),
     };
     let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let input = Input::new(is_terminal, session.guide())?;
+    let input = Input::new(is_terminal, context.quiet, session.guide())?;
     let terminal = input.terminal();
     session.say_through(input.notices());
     let (sender, mut lines) = mpsc::channel(1);

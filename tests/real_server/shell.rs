@@ -124,7 +124,7 @@ async fn rows_are_bounded_and_what_is_wrong_is_said_where_it_stands() {
     assert_eq!((&tables[0]["table"], &tables[0]["rows"]), (&json!("people"), &json!(50)));
     let stats = shell.ask(".stats");
     assert_eq!((&stats[0]["state"], &stats[0]["rows"]), (&json!("live"), &json!(50)));
-    assert_eq!(shell.ask(".help").len(), 8);
+    assert_eq!(shell.ask(".help").len(), 10);
     let (code, stderr) = shell.close();
     assert_eq!(code, 2, "a line from a pipe was not answered: {stderr}");
     assert_eq!(stderr, "notice: 47 more rows match; .limit 3 cut them off\n");
@@ -306,4 +306,40 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     let history = std::fs::read_to_string(home.path().join("state/pgic/shell_history")).unwrap();
     let lines: Vec<&str> = history.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines, ["people name=p7", "count people", ".limit", "people", "people id=3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_watched_is_shown_and_the_history_of_a_key_is_known() {
+    let database = tables().await;
+    let client = database.client().await;
+    let mut shell = Shell::start(&database, &["-o", "json", "people", "\"Odd Name\""]);
+    shell.ask(".watch people hash=3");
+    let sql = "UPDATE people SET name = 'first' WHERE id = 3; UPDATE people SET name = 'other' WHERE id = 4;
+        UPDATE people SET hash = 4 WHERE id = 13; DELETE FROM people WHERE id = 3; INSERT INTO people VALUES (3, 'again', 3);
+        UPDATE \"Odd Name\" SET \"a b\" = 'x y' WHERE \"Key\" = 'k'";
+    for statement in sql.split(';') {
+        client.batch_execute(statement).await.unwrap();
+    }
+    let mut lines: Vec<Value> = Vec::new();
+    while lines.len() < 4 {
+        lines.push(serde_json::from_str(&shell.lines.recv_timeout(DEADLINE).expect("a change is shown")).unwrap());
+    }
+    let watched: Vec<(&Value, &Value)> = lines.iter().map(|line| (&line["event"], &line["row"]["id"])).collect();
+    let expected =
+        [("changed", 3), ("removed", 13), ("removed", 3), ("added", 3)].map(|(event, id)| (json!(event), json!(id)));
+    assert_eq!(watched, expected.iter().map(|(event, id)| (event, id)).collect::<Vec<_>>());
+    assert_eq!(lines[0]["old"], json!({"name":"p3"}));
+    shell.ask(".watch off");
+    client.batch_execute("UPDATE people SET name = 'last' WHERE id = 3").await.unwrap();
+    let mut history = shell.ask(".history people 3");
+    assert_eq!(history.pop().unwrap()["rows"], 4);
+    let events: Vec<&Value> = history.iter().map(|line| &line["event"]).collect();
+    assert_eq!(events, ["changed", "removed", "added", "changed"]);
+    assert_eq!((&history[3]["row"]["name"], &history[3]["old"]), (&json!("last"), &json!({"name":"again"})));
+    assert_eq!(shell.ask(".history \"Odd Name\" 'k'")[0]["row"]["a b"], "x y");
+    assert_eq!(shell.ask(".history people hash=4 id=13")[0]["event"], "changed");
+    assert_eq!(shell.ask(".history people 42").len(), 1);
+    assert!(shell.ask(".history people")[0]["error"].is_string());
+    let (code, stderr) = shell.close();
+    assert_eq!((code, stderr.as_str()), (2, "notice: nothing has changed since the shell began\n"));
 }

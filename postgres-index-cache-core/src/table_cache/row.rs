@@ -81,6 +81,11 @@ impl RowBuf {
         row
     }
 
+    /// What the row occupies, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.cells.capacity() * size_of::<Cell>()
+    }
+
     /// Appends the row as one JSON object with `columns`, by position, in that order.
     pub fn write_json(&self, shape: &TableShape, columns: &[usize], json: &mut String) {
         super::write_json(shape, columns, |column| self.cell(column), json);

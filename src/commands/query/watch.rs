@@ -10,7 +10,7 @@ use crate::commands::Context;
 use crate::exit_code::ExitCode;
 use crate::following::explain_failure;
 use crate::render::rows::rows;
-use crate::render::{Format, OutputClosed, json, print};
+use crate::render::{Format, OutputClosed, json, print, row_change};
 use anyhow::Context as _;
 use postgres_index_cache_core::postgres::{Driver, DriverEvent, RowChange};
 use postgres_index_cache_core::sync::{State, TableId};
@@ -116,8 +116,7 @@ impl Watch {
         match self.format {
             Format::Text => self.answer(driver),
             Format::Json => {
-                let rows =
-                    answer.rows.iter().map(|row| self.event("added", &[("row", &row.to_buf(), &self.columns)], 1));
+                let rows = answer.rows.iter().map(|row| self.line(None, Some(&row.to_buf()), 1));
                 rows.collect::<String>() + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
             }
         }
@@ -168,7 +167,7 @@ impl Watch {
         let mut lines = String::new();
         let mut changed = 0;
         for change in pending.changes.drain(..) {
-            let line = self.line(&change);
+            let line = self.line(change.old.as_ref(), change.new.as_ref(), change.count);
             if !line.is_empty() {
                 changed += 1;
                 counts.collapsed += change.count - 1;
@@ -185,33 +184,9 @@ impl Watch {
     }
 
     /// A change as a JSON line; empty when nothing that is shown has changed.
-    fn line(&self, change: &Change) -> String {
-        match (&change.old, &change.new) {
-            (None, None) => String::new(),
-            (None, Some(new)) => self.event("added", &[("row", new, &self.columns)], change.count),
-            (Some(old), None) => self.event("removed", &[("row", old, &self.columns)], change.count),
-            (Some(old), Some(new)) => {
-                let differs = |column: &usize| old.cell(*column) != new.cell(*column);
-                let differing: Vec<usize> = self.columns.iter().copied().filter(differs).collect();
-                if differing.is_empty() {
-                    return String::new();
-                }
-                // What the changed columns were, by name.
-                self.event("changed", &[("row", new, &self.columns), ("old", old, &differing)], change.count)
-            }
-        }
-    }
-
-    fn event(&self, event: &str, parts: &[(&str, &RowBuf, &Vec<usize>)], count: u64) -> String {
-        let mut line = format!("{{\"event\":\"{event}\",\"table\":{}", json!(self.table));
-        for (name, row, columns) in parts {
-            line.push_str(&format!(",\"{name}\":"));
-            row.write_json(&self.shape, columns, &mut line);
-        }
-        if count > 1 {
-            line.push_str(&format!(",\"collapsed\":{}", count - 1));
-        }
-        format!("{}}}\n", postgres_index_cache_core::one_line_json(&line))
+    fn line(&self, old: Option<&RowBuf>, new: Option<&RowBuf>, count: u64) -> String {
+        let Self { table, shape, columns, .. } = self;
+        row_change::RowChange { table, shape, columns, old, new, collapsed: count - 1 }.json(None)
     }
 }
 

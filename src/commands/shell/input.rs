@@ -21,20 +21,29 @@ pub(super) struct Asked {
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
+/// What is said while nobody asks; with its newline.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// How the caches stand: for stderr, unless it is quiet.
+    Notice(String),
+    /// A change that somebody watches: for stdout.
+    Change(String),
+}
+
 /// Where lines come from.
 pub(super) struct Input {
     editor: Option<LineEditor>,
     terminal: Arc<TerminalState>,
-    notices: Sender<String>,
+    notices: Sender<Said>,
 }
 
 impl Input {
     /// The prompt of a terminal, or plain lines.
-    pub(super) fn new(is_terminal: bool, guide: Arc<Words>) -> anyhow::Result<Self> {
+    pub(super) fn new(is_terminal: bool, is_quiet: bool, guide: Arc<Words>) -> anyhow::Result<Self> {
         let terminal = Arc::new(TerminalState::remember());
         let mut editor = is_terminal.then(|| LineEditor::new(guide, history_file("shell"))).transpose()?;
         let above = editor.as_mut().map(LineEditor::above).transpose()?;
-        Ok(Self { editor, terminal, notices: notices(above) })
+        Ok(Self { editor, terminal, notices: notices(above, is_quiet) })
     }
 
     /// The terminal as it was.
@@ -43,7 +52,7 @@ impl Input {
     }
 
     /// Takes what is to be said beside the answers.
-    pub(super) fn notices(&self) -> Sender<String> {
+    pub(super) fn notices(&self) -> Sender<Said> {
         self.notices.clone()
     }
 
@@ -91,16 +100,18 @@ fn next_plain() -> anyhow::Result<Option<String>> {
 }
 
 /// A thread that says things: above the prompt, else on stderr. To print above a prompt may take until it is there.
-fn notices(above: Option<Above>) -> Sender<String> {
-    let (sender, receiver) = std::sync::mpsc::channel::<String>();
+fn notices(above: Option<Above>, is_quiet: bool) -> Sender<Said> {
+    let (sender, receiver) = std::sync::mpsc::channel::<Said>();
     std::thread::spawn(move || {
         let mut above = above;
-        for line in receiver {
-            let said = match &mut above {
-                Some(above) => above(format!("{line}\n")),
-                None => written(writeln!(anstream::stderr(), "{line}")),
+        for said in receiver {
+            let done = match (said, &mut above) {
+                (Said::Notice(_), _) if is_quiet => Ok(()),
+                (Said::Notice(line) | Said::Change(line), Some(above)) => above(line),
+                (Said::Notice(line), None) => written(write!(anstream::stderr(), "{line}")),
+                (Said::Change(line), None) => print(&line),
             };
-            if said.is_err() {
+            if done.is_err() {
                 break;
             }
         }
@@ -141,8 +152,8 @@ impl Guide for Words {
         let tables = self.tables.iter().map(|(table, _)| format!("{table} "));
         let candidates: Vec<String> = match complete {
             [] => COMMANDS.iter().skip(1).map(|(name, _, _)| (*name).to_string()).chain(tables).collect(),
-            ["count"] => tables.collect(),
-            ["count", table, ..] | [table, ..] => {
+            ["count" | ".watch" | ".history"] => tables.collect(),
+            ["count" | ".watch" | ".history", table, ..] | [table, ..] => {
                 let named = self.tables.iter().find(|(name, _)| name == table);
                 named
                     .map(|(_, columns)| columns.iter().map(|column| format!("{column}=")).collect())

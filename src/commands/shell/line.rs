@@ -10,6 +10,8 @@ pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
     ("count", "TABLE [COLUMN=VALUE]…", "how many they are"),
     (".tables", "", "the tables that are followed"),
     (".stats", "", "the state of the cache, and what has been counted"),
+    (".watch", "TABLE [COLUMN=VALUE]…", "show each change of these rows as it happens; .watch off ends it"),
+    (".history", "TABLE KEY", "what became of a row since the shell began; or TABLE COLUMN=VALUE…"),
     (".limit", "[N]", "how many rows an answer shows at most"),
     (".help", "", "this list"),
     (".quit", "", "leave; Ctrl-D too"),
@@ -26,6 +28,10 @@ pub(super) enum Line {
     Tables,
     /// `.stats`.
     Stats,
+    /// `.watch`; `None` ends it.
+    Watch(Option<(Name, Vec<Written>)>),
+    /// `.history`: of the rows with this key, or that fulfil the conditions.
+    History { table: Name, key: Option<String>, conditions: Vec<Written> },
     /// `.limit`, and the new one.
     Limit(Option<usize>),
     /// `.help`.
@@ -59,6 +65,22 @@ impl Line {
             ".stats" => alone(Self::Stats),
             ".help" | "help" | "?" => alone(Self::Help),
             ".quit" | ".exit" | "\\q" | "quit" | "exit" => alone(Self::Quit),
+            ".watch" => match rest.split_first() {
+                Some((&"off", [])) => Ok(Some(Self::Watch(None))),
+                Some((table, rest)) => Ok(Some(Self::Watch(Some((Name::parse(table)?, conditions(rest)?))))),
+                None => Err(with_hint(anyhow!(".watch takes a table, or off"), "write .watch users username_hash=123")),
+            },
+            ".history" => match rest {
+                [table, key] if Written::parse(key).is_err() => Ok(Some(Self::History {
+                    table: Name::parse(table)?,
+                    key: Some(unquoted(key)),
+                    conditions: Vec::new(),
+                })),
+                [table, rest @ ..] if !rest.is_empty() => {
+                    Ok(Some(Self::History { table: Name::parse(table)?, key: None, conditions: conditions(rest)? }))
+                }
+                _ => Err(with_hint(anyhow!(".history takes a table and a key"), "write .history users KEY")),
+            },
             ".limit" => match rest {
                 [] => Ok(Some(Self::Limit(None))),
                 [number] => match number.parse() {
@@ -81,6 +103,12 @@ impl Line {
 
 fn conditions(words: &[&str]) -> anyhow::Result<Vec<Written>> {
     words.iter().map(|word| Written::parse_quoted(word)).collect()
+}
+
+/// What stands between single quotes, if it does.
+fn unquoted(word: &str) -> String {
+    let inner = word.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    inner.map_or_else(|| word.to_string(), |inner| inner.replace("''", "'"))
 }
 
 impl Name {
@@ -150,7 +178,7 @@ fn end_of_word(text: &str) -> anyhow::Result<usize> {
         let before = text[..at].chars().next_back();
         let may_quote = match c {
             '"' => is_sql || at == 0 || (value.is_none() && before == Some('.')),
-            '\'' => is_sql || value == Some(at),
+            '\'' => is_sql || at == 0 || value == Some(at),
             _ => false,
         };
         if may_quote {

@@ -1,5 +1,7 @@
 //! [`Live`]: the driver that keeps running while something else is waited for, and how it stands.
 
+use super::changes::Changes;
+use super::input::Said;
 use crate::failure;
 use crate::following::explain_failure;
 use postgres_index_cache_core::postgres::{Driver, DriverError, DriverEvent};
@@ -66,11 +68,14 @@ pub(super) struct Live {
     /// When it began to load, if that has not been said.
     loading_since: Option<Instant>,
     has_said: bool,
-    notices: Option<Sender<String>>,
+    notices: Option<Sender<Said>>,
+    /// What became of rows.
+    pub(super) changes: Changes,
 }
 
 impl Live {
-    pub(super) fn new(driver: Driver) -> Self {
+    pub(super) fn new(mut driver: Driver, changes: Changes) -> Self {
+        driver.tell_of_rows();
         let mut live = Self {
             driver,
             standing: Arc::default(),
@@ -79,6 +84,7 @@ impl Live {
             loading_since: None,
             has_said: false,
             notices: None,
+            changes,
         };
         live.look();
         live
@@ -88,7 +94,7 @@ impl Live {
         Arc::clone(&self.standing)
     }
 
-    pub(super) fn say_through(&mut self, notices: Sender<String>) {
+    pub(super) fn say_through(&mut self, notices: Sender<Said>) {
         self.notices = Some(notices);
     }
 
@@ -166,6 +172,12 @@ impl Live {
                 DriverEvent::CommitsBlocked => {
                     self.say("commits are blocked: nothing is announced until whoever holds the notify lock is done");
                 }
+                DriverEvent::Row { table, change } => {
+                    if let (Some(line), Some(notices)) = (self.changes.take(table.0, change), &self.notices) {
+                        // Nobody is there to hear it when the input has ended.
+                        let _ = notices.send(Said::Change(line));
+                    }
+                }
                 // The error says it; the engine's state says the rest.
                 _ => {}
             }
@@ -193,7 +205,7 @@ impl Live {
     fn say(&self, line: &str) {
         if let Some(notices) = &self.notices {
             // Nobody is there to hear it when the input has ended.
-            let _ = notices.send(crate::render::escape::escape(line).into_owned());
+            let _ = notices.send(Said::Notice(format!("{}\n", crate::render::escape::escape(line))));
         }
     }
 

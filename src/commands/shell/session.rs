@@ -2,7 +2,8 @@
 
 use super::super::Context;
 use super::Args;
-use super::input::Words;
+use super::changes::{Changes, Shown};
+use super::input::{Said, Words};
 use super::line::{COMMANDS, Line, Name};
 use super::live::{Live, Word};
 use crate::catalog::{self, Table};
@@ -57,6 +58,12 @@ struct Followee {
     /// The columns to show, by position in the shape.
     shown: Vec<usize>,
     channel: String,
+}
+
+impl Followee {
+    fn shown(&self) -> Shown {
+        Shown { table: self.table.display_name(), shape: Arc::clone(&self.shape), columns: self.shown.clone() }
+    }
 }
 
 /// The tables that are followed.
@@ -116,7 +123,7 @@ impl Session {
         Ok(Self {
             server,
             client,
-            live: Live::new(driver),
+            live: Live::new(driver, Changes::new(followees.iter().map(Followee::shown).collect(), context.format)),
             followees,
             limit: LIMIT,
             format: context.format,
@@ -142,10 +149,8 @@ impl Session {
     }
 
     /// Where to say what happens while nobody asks.
-    pub(super) fn say_through(&mut self, notices: Sender<String>) {
-        if !self.quiet {
-            self.live.say_through(notices);
-        }
+    pub(super) fn say_through(&mut self, notices: Sender<Said>) {
+        self.live.say_through(notices);
     }
 
     /// Keeps the caches live, and never ends.
@@ -194,6 +199,17 @@ impl Session {
                 self.live.fence().await;
                 Ok(self.stats())
             }
+            Line::Watch(None) => {
+                let count = self.live.changes.stop_watching();
+                let notices = if count == 0 { vec!["nothing was watched".to_string()] } else { Vec::new() };
+                Ok(Data { notices, ..Data::default() })
+            }
+            Line::Watch(Some((table, conditions))) => {
+                let (at, asked, notices) = self.ask(&table, &conditions).await?;
+                self.live.changes.watch(at, asked.conditions(&self.followees[at].shape)?);
+                Ok(Data { notices, ..Data::default() })
+            }
+            Line::History { table, key, conditions } => self.history(&table, key, conditions).await,
             Line::Limit(limit) => {
                 self.limit = limit.unwrap_or(self.limit);
                 let text = match self.format {
@@ -205,6 +221,27 @@ impl Session {
             Line::Help => Ok(self.help()),
             Line::Quit => Ok(Data::default()),
         }
+    }
+
+    async fn history(&mut self, table: &Name, key: Option<String>, mut written: Vec<Written>) -> anyhow::Result<Data> {
+        if let Some(key) = key {
+            let Followee { table, shape, .. } = &self.followees[self.position(table)?];
+            let &[column] = shape.key() else {
+                let hint = "name its columns: .history TABLE COLUMN=VALUE…";
+                return Err(with_hint(anyhow!("the key of {} has several columns", table.display_name()), hint));
+            };
+            written = vec![Written::equals(&shape.columns()[column].name, key)];
+        }
+        let (at, asked, mut notices) = self.ask(table, &written).await?;
+        let conditions = asked.conditions(&self.followees[at].shape)?;
+        let (text, rows, forgotten) = self.live.changes.history(at, &conditions);
+        if forgotten > 0 {
+            notices.push(format!("the oldest {forgotten} changes of all tables are not kept any more"));
+        }
+        if rows == 0 {
+            notices.push("nothing has changed since the shell began".to_string());
+        }
+        Ok(Data { text, rows, notices, ..Data::default() })
     }
 
     /// Finds the table, computes the conditions, and catches up.

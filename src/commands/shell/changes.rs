@@ -1,0 +1,123 @@
+//! [`Changes`]: what became of rows since the shell began, as far as memory allows, and who wants to be told.
+
+use crate::render::Format;
+use crate::render::row_change::RowChange;
+use jiff::{Timestamp, Zoned, tz::TimeZone};
+use postgres_index_cache_core::postgres::RowChange as Told;
+use postgres_index_cache_core::{Condition, RowBuf, TableShape};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// How many changes are kept for `.history`.
+const KEPT: usize = 100_000;
+/// How many bytes of their rows.
+const KEPT_BYTES: usize = 64 << 20;
+
+/// A change that is kept.
+#[derive(Debug)]
+struct Kept {
+    at: Timestamp,
+    table: usize,
+    old: Option<RowBuf>,
+    new: Option<RowBuf>,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.old.iter().chain(&self.new).map(RowBuf::memory_bytes).sum::<usize>()
+    }
+}
+
+/// How the rows of a table are shown.
+#[derive(Debug, Clone)]
+pub(super) struct Shown {
+    pub(super) table: String,
+    pub(super) shape: Arc<TableShape>,
+    pub(super) columns: Vec<usize>,
+}
+
+/// A watch.
+#[derive(Debug)]
+struct Watched {
+    table: usize,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Debug)]
+pub(super) struct Changes {
+    shown: Vec<Shown>,
+    format: Format,
+    zone: TimeZone,
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+    /// How many were let go.
+    forgotten: u64,
+    watched: Vec<Watched>,
+}
+
+impl Changes {
+    pub(super) fn new(shown: Vec<Shown>, format: Format) -> Self {
+        let (kept, watched) = (VecDeque::new(), Vec::new());
+        Self { shown, format, zone: TimeZone::system(), kept, kept_bytes: 0, forgotten: 0, watched }
+    }
+
+    pub(super) fn watch(&mut self, table: usize, conditions: Vec<Condition>) {
+        self.watched.push(Watched { table, conditions });
+    }
+
+    pub(super) fn stop_watching(&mut self) -> usize {
+        std::mem::take(&mut self.watched).len()
+    }
+
+    /// Takes a change; the line to say about it, if somebody watches.
+    pub(super) fn take(&mut self, table: usize, change: Told) -> Option<String> {
+        let (old, new) = match change {
+            Told::Added(new) => (None, Some(new)),
+            Told::Changed { old, new } => (Some(old), Some(new)),
+            Told::Removed(old) => (Some(old), None),
+        };
+        let kept = Kept { at: Timestamp::now(), table, old, new };
+        let line = self.watched.iter().filter(|watched| watched.table == table).find_map(|watched| {
+            let fulfils = |row: &&RowBuf| {
+                let shape = &self.shown[table].shape;
+                watched.conditions.iter().all(|condition| condition.is_fulfilled_by(shape, row))
+            };
+            let line = self.line(&kept, kept.old.as_ref().filter(fulfils), kept.new.as_ref().filter(fulfils));
+            (!line.is_empty()).then_some(line)
+        });
+        self.kept_bytes += kept.bytes();
+        self.kept.push_back(kept);
+        while self.kept.len() > KEPT || self.kept_bytes > KEPT_BYTES {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.kept_bytes -= oldest.bytes();
+            self.forgotten += 1;
+        }
+        line
+    }
+
+    fn line(&self, kept: &Kept, old: Option<&RowBuf>, new: Option<&RowBuf>) -> String {
+        let Shown { table, shape, columns } = &self.shown[kept.table];
+        let change = RowChange { table, shape, columns, old, new, collapsed: 0 };
+        match self.format {
+            Format::Json => change.json(Some(&kept.at.to_string())),
+            Format::Text => {
+                let at: Zoned = kept.at.to_zoned(self.zone.clone());
+                change.text(Some(&at.strftime("%H:%M:%S%.3f").to_string()))
+            }
+        }
+    }
+
+    /// What became of the rows that fulfil the conditions, before or after: the lines, their number, and how many changes
+    /// of all tables are not known any more.
+    pub(super) fn history(&self, table: usize, conditions: &[Condition]) -> (String, usize, u64) {
+        let shape = &self.shown[table].shape;
+        let fulfils = |row: &&RowBuf| conditions.iter().all(|condition| condition.is_fulfilled_by(shape, row));
+        let of_table = self.kept.iter().filter(|kept| kept.table == table);
+        let lines: Vec<String> = of_table
+            .filter(|kept| kept.old.iter().chain(&kept.new).any(|row| fulfils(&row)))
+            .map(|kept| self.line(kept, kept.old.as_ref(), kept.new.as_ref()))
+            .filter(|line| !line.is_empty())
+            .collect();
+        (lines.concat(), lines.len(), self.forgotten)
+    }
+}
