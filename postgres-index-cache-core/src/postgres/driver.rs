@@ -86,17 +86,28 @@ pub enum DriverEvent {
     },
 }
 
+/// What Q is asked for. Answers to anything else are of connections that are gone, or of a read that was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Which connections it is of.
+    epoch: u64,
+    table: TableId,
+    /// The generation of a read, or the batch of rows that are read again.
+    work: u64,
+    is_refetch: bool,
+}
+
 /// What the tasks that talk to the server say.
 pub(super) enum Event {
     Connected { epoch: u64, links: Box<Links> },
     ConnectFailed { epoch: u64, error: DriverError },
     Sent { epoch: u64, token: String },
     SendFailed { epoch: u64, token: String, error: DriverError },
-    Snapshot { table: TableId, work: u64, snapshot: Snapshot, fingerprint: Fingerprint },
+    Snapshot { asked: Asked, snapshot: Snapshot, fingerprint: Fingerprint },
     Looked { epoch: u64, seen: Result<Vec<Fingerprint>, tokio_postgres::Error> },
-    Rows { table: TableId, work: u64, pieces: Vec<Bytes> },
-    Read { table: TableId, work: u64 },
-    ReadFailed { epoch: u64, table: TableId, work: u64, error: DriverError },
+    Rows { asked: Asked, pieces: Vec<Bytes> },
+    Read { asked: Asked },
+    ReadFailed { asked: Asked, error: DriverError },
 }
 
 /// What a turn waited for.
@@ -119,9 +130,9 @@ pub struct Driver {
     sender: mpsc::Sender<Event>,
     read_task: Option<JoinHandle<bool>>,
     connect_task: Option<JoinHandle<()>>,
-    /// The snapshot of what Q was asked for, and whether that is rows of some keys alone.
+    /// What Q is asked for, and the snapshot of it.
+    asked: Option<Asked>,
     snapshot: Option<Snapshot>,
-    is_refetch: bool,
     /// At how many rows and bytes of COPY the memory is looked at again, and how many changes are applied until then.
     next_check: (usize, usize),
     applied_since_check: usize,
@@ -181,8 +192,8 @@ impl Driver {
             sender,
             read_task: None,
             connect_task: None,
+            asked: None,
             snapshot: None,
-            is_refetch: false,
             next_check: (0, 0),
             applied_since_check: 0,
             next_look: None,
@@ -380,6 +391,7 @@ impl Driver {
 
     fn disconnected(&mut self, failure: Failure, retry_in: Option<Duration>) -> Result<(), DriverError> {
         self.links = None;
+        self.asked = None;
         self.epoch += 1;
         self.read_task.take().inspect(JoinHandle::abort);
         self.connect_task.take().inspect(JoinHandle::abort);
@@ -430,33 +442,27 @@ impl Driver {
 
     fn read(&mut self, table: TableId, work: u64, keys: Option<Vec<String>>) {
         let Some(links) = &self.links else { return };
-        let followee = &mut self.tables[table.0];
-        let copy = match followee.follow.copy_statement(keys.as_deref()) {
+        let asked = Asked { epoch: self.epoch, table, work, is_refetch: keys.is_some() };
+        self.asked = Some(asked);
+        self.snapshot = None;
+        let follow = &self.tables[table.0].follow;
+        let copy = match follow.copy_statement(keys.as_deref()) {
             Ok(copy) => copy,
-            Err(error) => return self.read_failed(table, work, error),
+            Err(error) => return self.read_failed(asked, error),
         };
         let read = Read {
             client: Arc::clone(&links.reads),
             sender: self.sender.clone(),
-            epoch: self.epoch,
-            table,
-            oid: followee.follow.followed.oid,
-            schema: followee.follow.followed.schema.clone(),
-            table_name: followee.follow.followed.name.clone(),
-            work,
-            name: followee.follow.name(),
-            relation: followee.follow.relation(),
+            asked,
+            follow: follow.clone(),
             copy,
             previous: self.read_task.take(),
         };
-        self.is_refetch = keys.is_some();
-        self.snapshot = None;
-        followee.start_work(work, keys);
+        self.tables[table.0].start_work(keys);
         self.read_task = Some(tokio::spawn(read.run()));
     }
 
     fn take(&mut self, event: Event, progress: &mut impl FnMut(Loaded)) {
-        let is_asked = |tables: &[Followee], table: TableId, work| tables[table.0].work == work;
         match event {
             Event::Connected { epoch, links } if epoch == self.epoch => {
                 self.links = Some(*links);
@@ -487,41 +493,41 @@ impl Driver {
                     }
                 }
             },
-            Event::Snapshot { table, work, snapshot, fingerprint } if is_asked(&self.tables, table, work) => {
-                if !self.is_refetch {
+            Event::Snapshot { asked, snapshot, fingerprint } if self.asked == Some(asked) => {
+                let Asked { table, work: generation, is_refetch, .. } = asked;
+                if !is_refetch {
                     self.tables[table.0].fingerprint = Some(fingerprint);
                 }
                 self.tables[table.0].start_load();
                 self.next_check = (0, 0);
                 self.snapshot = Some(snapshot.clone());
-                if !self.is_refetch {
-                    let generation = work;
+                if !is_refetch {
                     self.replica.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
                 }
             }
-            Event::Rows { table, work, pieces } if is_asked(&self.tables, table, work) => {
+            Event::Rows { asked, pieces } if self.asked == Some(asked) => {
+                let table = asked.table;
                 if let Err(source) = self.tables[table.0].load(pieces) {
-                    return self.unreadable(table, work, source);
+                    return self.unreadable(asked, source);
                 }
                 self.tell_rows(table);
                 self.check_loading(table);
                 progress(Loaded { table, rows: self.tables[table.0].cache.len() });
             }
-            Event::Read { table, work } if is_asked(&self.tables, table, work) => {
+            Event::Read { asked } if self.asked == Some(asked) => {
+                let Asked { table, work, is_refetch, .. } = asked;
                 if let Err(source) = self.tables[table.0].finish_load() {
-                    return self.unreadable(table, work, source);
+                    return self.unreadable(asked, source);
                 }
                 self.tell_rows(table);
                 self.check_memory(table);
-                let input = match self.snapshot.take().filter(|_| self.is_refetch) {
+                let input = match self.snapshot.take().filter(|_| is_refetch) {
                     Some(snapshot) => Input::Refetched { table, batch: work, snapshot },
                     None => Input::SnapshotLoaded { table, generation: work },
                 };
                 self.replica.handle(input, Instant::now());
             }
-            Event::ReadFailed { epoch, table, work, error } if epoch == self.epoch => {
-                self.read_failed(table, work, error);
-            }
+            Event::ReadFailed { asked, error } if self.asked == Some(asked) => self.read_failed(asked, error),
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }
             | Event::ConnectFailed { .. }
@@ -573,19 +579,22 @@ impl Driver {
         self.replica.handle(Input::Lost(why), Instant::now());
     }
 
-    fn unreadable(&mut self, table: TableId, work: u64, source: ReadError) {
-        let table_name = self.tables[table.0].follow.name();
-        self.read_failed(table, work, DriverError::Snapshot { table: table_name, source });
+    fn unreadable(&mut self, asked: Asked, source: ReadError) {
+        let table = self.tables[asked.table.0].follow.name();
+        self.read_failed(asked, DriverError::Snapshot { table, source });
     }
 
-    fn read_failed(&mut self, table: TableId, work: u64, error: DriverError) {
+    fn read_failed(&mut self, asked: Asked, error: DriverError) {
+        let Asked { table, work, is_refetch, .. } = asked;
+        // What still comes of it is not wanted.
+        self.asked = None;
         let policy = error.policy();
         if policy == Policy::Lost {
             self.lost(error);
             return;
         }
         // Keys that the server does not take are no failure: the table is read instead.
-        let is_permanent = policy == Policy::Refused && !self.is_refetch;
+        let is_permanent = policy == Policy::Refused && !is_refetch;
         let code = (policy == Policy::Counted).then(|| error.sqlstate().unwrap_or_default().to_string());
         let why = chain(&error);
         if !self.options.limits.heals {

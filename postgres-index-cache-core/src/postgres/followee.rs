@@ -46,8 +46,6 @@ pub enum RowChange {
 pub(super) struct Followee {
     pub(super) follow: FollowTable,
     pub(super) cache: TableCache,
-    /// What Q is asked for: a generation or a batch.
-    pub(super) work: u64,
     /// What it was when it was read last.
     pub(super) fingerprint: Option<Fingerprint>,
     decoder: CopyDecoder,
@@ -68,7 +66,6 @@ impl Followee {
         Self {
             cache: TableCache::new(Arc::clone(&follow.shape), 0),
             follow,
-            work: 0,
             fingerprint: None,
             decoder: CopyDecoder::default(),
             laid: None,
@@ -96,8 +93,7 @@ impl Followee {
     }
 
     /// Rows of these keys are asked for, or with `None` all of them.
-    pub(super) fn start_work(&mut self, work: u64, keys: Option<Vec<String>>) {
-        self.work = work;
+    pub(super) fn start_work(&mut self, keys: Option<Vec<String>>) {
         self.refetch = keys.map(|keys| (keys, Vec::new()));
     }
 

@@ -1,10 +1,10 @@
 //! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
 
-use super::driver::{BATCH, DriverOptions, Event};
+use super::driver::{Asked, BATCH, DriverOptions, Event};
 use super::error::{DriverError, ReadError};
 use super::fingerprint::look;
+use super::followee::FollowTable;
 use super::session::quote_literal;
-use crate::sync::TableId;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -38,17 +38,8 @@ pub(super) fn read_settings(options: &DriverOptions) -> String {
 pub(super) struct Read {
     pub(super) client: Arc<Client>,
     pub(super) sender: mpsc::Sender<Event>,
-    /// Which connections it is of.
-    pub(super) epoch: u64,
-    pub(super) table: TableId,
-    /// Its oid, schema and name.
-    pub(super) oid: u32,
-    pub(super) schema: String,
-    pub(super) table_name: String,
-    /// The generation, or the batch.
-    pub(super) work: u64,
-    pub(super) name: String,
-    pub(super) relation: String,
+    pub(super) asked: Asked,
+    pub(super) follow: FollowTable,
     pub(super) copy: String,
     /// The read before this one on the same session.
     pub(super) previous: Option<JoinHandle<bool>>,
@@ -62,10 +53,10 @@ impl Read {
             Err(error) => Err(error),
         };
         let is_done = read.is_ok();
-        let (epoch, table, work) = (self.epoch, self.table, self.work);
+        let asked = self.asked;
         let event = match read {
-            Ok(()) => Event::Read { table, work },
-            Err(error) => Event::ReadFailed { epoch, table, work, error },
+            Ok(()) => Event::Read { asked },
+            Err(error) => Event::ReadFailed { asked, error },
         };
         // A driver that is gone wants to hear nothing.
         let _ = self.sender.send(event).await;
@@ -83,40 +74,41 @@ impl Read {
     }
 
     async fn read(&self) -> Result<(), DriverError> {
+        let name = self.follow.name();
         let doing = |what: &str| {
-            let doing = format!("{what} {}", self.name);
+            let doing = format!("{what} {name}");
             move |source| DriverError::Server { doing, source }
         };
         // The lock comes before the snapshot: a rewriting ALTER or a TRUNCATE after the snapshot would leave it empty.
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
-            self.relation
+            self.follow.relation()
         );
         self.client.batch_execute(&begin).await.map_err(doing("lock"))?;
         let row = self.client.query_one("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[]);
         let text: String = row.await.map_err(doing("take a snapshot of"))?.get(0);
         let snapshot = text.parse().map_err(|error: crate::sync::SnapshotError| DriverError::Snapshot {
-            table: self.name.clone(),
+            table: name.clone(),
             source: ReadError::Snapshot(error.to_string()),
         })?;
-        let (table, work) = (self.table, self.work);
+        let (asked, followed) = (self.asked, &self.follow.followed);
         // What the rows are read of, seen by the same snapshot.
-        let seen = look(&self.client, &[self.oid]).await.map_err(doing("look at"))?;
-        let fingerprint = seen.into_iter().next().filter(|seen| seen.is_named(&self.schema, &self.table_name));
+        let seen = look(&self.client, &[followed.oid]).await.map_err(doing("look at"))?;
+        let fingerprint = seen.into_iter().next().filter(|seen| seen.is_named(&followed.schema, &followed.name));
         let Some(fingerprint) = fingerprint else {
             let another = "the table was dropped or renamed, and another has its name: it must be followed anew";
             return Err(DriverError::Snapshot {
-                table: self.name.clone(),
+                table: name.clone(),
                 source: ReadError::Snapshot(another.to_string()),
             });
         };
         // The receiver lives as long as this task is wanted.
-        let _ = self.sender.send(Event::Snapshot { table, work, snapshot, fingerprint }).await;
+        let _ = self.sender.send(Event::Snapshot { asked, snapshot, fingerprint }).await;
         let stream = self.client.copy_out(&self.copy).await.map_err(doing("copy"))?;
         let mut batches = std::pin::pin!(stream.ready_chunks(BATCH));
         while let Some(batch) = batches.next().await {
             let pieces = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(doing("copy"))?;
-            let _ = self.sender.send(Event::Rows { table, work, pieces }).await;
+            let _ = self.sender.send(Event::Rows { asked, pieces }).await;
         }
         self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
     }

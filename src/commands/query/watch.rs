@@ -19,7 +19,11 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// How long the end waits for a reader to take what was printed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What is watched.
 pub(super) struct Watch {
@@ -101,7 +105,14 @@ impl Watch {
             }
         };
         drop(to_printer);
-        let printed = printer.join().map_err(|_| anyhow::anyhow!("the printer failed"))?;
+        let at_its_end = async { while ready.recv().await.is_some() {} };
+        let printed = if tokio::time::timeout(LAST_WORDS, at_its_end).await.is_err() {
+            // Its reader has stopped reading: nobody waits for that.
+            Ok(Ok(()))
+        } else {
+            printer.join()
+        };
+        let printed = printed.map_err(|_| anyhow::anyhow!("the printer failed"))?;
         if !context.quiet {
             anstream::eprintln!("{} changes shown, {} collapsed", counts.shown, counts.collapsed);
         }
