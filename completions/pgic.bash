@@ -529,7 +529,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__tail)
-            opts="-d -o -q -v -h -V --channel --table --action --id --where --count --duration --raw --database-url --output --color --quiet --verbose --help --version"
+            opts="-d -o -q -v -h -V --channel --table --action --id --where --count --duration --diff --raw --database-url --output --color --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -560,6 +560,10 @@ _pgic() {
                     return 0
                     ;;
                 --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --diff)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -100,6 +100,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -l id -d 'Only the row w
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l count -d 'Stop after this many notifications' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l diff -d 'Keep this table in a cache, and show what each change did to its rows, old to new; a gap is told row by row' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"

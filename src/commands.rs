@@ -8,6 +8,7 @@ pub mod remove_triggers;
 pub mod shell;
 pub mod status;
 pub mod tail;
+mod watch;
 
 use crate::cli::{Cli, Command, Global};
 use crate::connect::{Environment, Server};

@@ -1,7 +1,6 @@
 //! `pgic query`.
 
-mod watch;
-
+use super::watch::{Style, Watch};
 use super::{Context, interrupted};
 use crate::catalog::{self, Table};
 use crate::cli::parse_bytes;
@@ -103,7 +102,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let conditions = asked.conditions(&shape)?;
     if args.watch {
         let columns = shown.iter().filter_map(|name| shape.position(name)).collect();
-        let watch = watch::Watch { table: table.display_name(), shape, conditions, columns, format: context.format };
+        let (table, format) = (table.display_name(), context.format);
+        let watch = Watch { table, shape, conditions, columns, format, style: Style::Answer };
         return watch.run(context, driver, std::pin::pin!(interrupted())).await;
     }
     let answer = driver.cache(TableId(0)).find(&conditions);

@@ -7,6 +7,7 @@
 //! The feed never waits for the printer: a slow terminal or pipe must not hold the server's notification queue. What the
 //! bounded queue cannot take is dropped, counted and said.
 
+mod diff;
 mod feed;
 mod filter;
 mod queue;
@@ -53,6 +54,9 @@ pub struct Args {
     /// Stop after this time
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
+    /// Keep this table in a cache, and show what each change did to its rows, old to new; a gap is told row by row
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["tables", "actions", "ids", "conditions", "count", "duration", "raw"])]
+    pub diff: Option<String>,
     /// Print the payloads alone
     #[arg(long, conflicts_with = "output")]
     pub raw: bool,
@@ -76,6 +80,9 @@ struct Printed {
 /// # Errors
 /// When the server cannot be listened to, or the output fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(table) = &args.diff {
+        return diff::run(context, table).await;
+    }
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
     let listener = tokio::select! {

@@ -1,7 +1,7 @@
 //! `tail`: every notification, whatever is in it, through lost connections, to whatever reads it.
 
 use crate::support::{DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, lines_of, run};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::process::Stdio;
 
 async fn notify(database: &Database, payloads: &[&str]) {
@@ -227,4 +227,43 @@ async fn a_server_that_is_not_there_is_an_error_with_a_hint() {
     command.env("DATABASE_URL", database.url.replace("/test_", "/missing_"));
     let ran = run(command);
     assert!(ran.code == 2 && ran.stderr.contains("does not exist (SQLSTATE 3D000)"), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diff_shows_what_each_change_did_old_to_new() {
+    let database =
+        Database::with("CREATE TABLE t (id int PRIMARY KEY, v text, n int); INSERT INTO t VALUES (1, 'a', 1)").await;
+    database.pgic_ok(&["install-triggers", "t"]);
+    let client = database.client().await;
+    let start = |arguments: &[&str]| {
+        let mut command = database.command(&[&["tail", "--diff", "t"], arguments].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start tail --diff")
+    };
+    let mut child = start(&["-o", "json"]);
+    let lines = lines_of(child.stdout.take().unwrap());
+    let next = || -> Value { serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap() };
+    assert_eq!(next(), json!({"event":"live"}));
+    client.batch_execute("UPDATE t SET v = 'b', n = 2").await.unwrap();
+    let change = next();
+    assert_eq!((&change["event"], &change["old"]), (&json!("changed"), &json!({"v":"a","n":1})));
+    assert_eq!(change["row"], json!({"id":1,"v":"b","n":2}));
+    client.batch_execute("UPDATE t SET id = 2").await.unwrap();
+    assert_eq!((next()["event"].clone(), next()["row"]["id"].clone()), (json!("removed"), json!(2)));
+    let _ = child.kill();
+    let _ = child.wait();
+    let mut child = start(&["-q"]);
+    let lines = lines_of(child.stdout.take().unwrap());
+    // Nothing is printed until something changes: change it until it is seen.
+    let text = loop {
+        client.batch_execute("UPDATE t SET v = v || 'x'").await.unwrap();
+        if let Ok(line) = lines.recv_timeout(std::time::Duration::from_millis(20)) {
+            break line;
+        }
+    };
+    assert!(text.contains("  changed  public.t  id=2  v: b"), "{text}");
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(ended(child).code, 0);
+    let refused = database.pgic(&["tail", "--diff", "t", "--count", "1"]);
+    assert_eq!(refused.code, 2);
 }

@@ -1,4 +1,4 @@
-//! `pgic query --watch`: the answer, again whenever it changes.
+//! What `pgic query --watch` and `pgic tail --diff` share: a table that is kept live, and what becomes of its rows.
 //!
 //! ```text
 //! driver ─ rows that changed ─→ Pending, by key ─ when the printer has time ─→ printer (a thread) ─→ stdout
@@ -6,12 +6,13 @@
 //!
 //! A reader that is slow sees the changes of a key as one: memory is bounded by keys, and the driver never waits.
 
-use crate::commands::Context;
+use super::Context;
 use crate::exit_code::ExitCode;
 use crate::following::explain_failure;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
 use anyhow::Context as _;
+use jiff::Zoned;
 use postgres_index_cache_core::postgres::{Driver, DriverEvent, RowChange};
 use postgres_index_cache_core::sync::{State, TableId};
 use postgres_index_cache_core::{Condition, KeyBuf, RowBuf, TableShape};
@@ -33,6 +34,16 @@ pub(super) struct Watch {
     /// The columns to print, by position.
     pub(super) columns: Vec<usize>,
     pub(super) format: Format,
+    pub(super) style: Style,
+}
+
+/// What is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    /// The answer, again whenever it changes; as JSON the rows that it has at the start, and what becomes of them.
+    Answer,
+    /// What becomes of rows alone.
+    Changes,
 }
 
 /// What became of a key since it was last printed.
@@ -123,6 +134,12 @@ impl Watch {
     }
 
     fn first(&self, driver: &Driver) -> String {
+        if self.style == Style::Changes {
+            return match self.format {
+                Format::Text => String::new(),
+                Format::Json => json::line([("event", json!("live"))]),
+            };
+        }
         let answer = driver.cache(TableId(0)).find(&self.conditions);
         match self.format {
             Format::Text => self.answer(driver),
@@ -188,16 +205,23 @@ impl Watch {
         counts.shown += changed;
         let text = match self.format {
             Format::Json => stale + &lines + &live,
+            Format::Text if self.style == Style::Changes => stale + &lines + &live,
             Format::Text if changed > 0 => format!("{stale}{live}\n{}", self.answer(driver)),
             Format::Text => stale + &live,
         };
         (!text.is_empty()).then_some(text)
     }
 
-    /// A change as a JSON line; empty when nothing that is shown has changed.
+    /// A change as a line; empty when nothing that is shown has changed. Where the answer is printed as text, that it is
+    /// not empty is all that counts.
     fn line(&self, old: Option<&RowBuf>, new: Option<&RowBuf>, count: u64) -> String {
         let Self { table, shape, columns, .. } = self;
-        row_change::RowChange { table, shape, columns, old, new, collapsed: count - 1 }.json(None)
+        let change = row_change::RowChange { table, shape, columns, old, new, collapsed: count - 1 };
+        match (self.style, self.format) {
+            (Style::Changes, Format::Text) => change.text(Some(&Zoned::now().strftime("%H:%M:%S%.3f").to_string())),
+            (Style::Changes, Format::Json) => change.json(Some(&jiff::Timestamp::now().to_string())),
+            (Style::Answer, _) => change.json(None),
+        }
     }
 }
 
