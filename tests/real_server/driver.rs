@@ -3,7 +3,7 @@
 use crate::support::{DEADLINE, Database};
 use pgic::connect::{Environment, Server};
 use postgres_index_cache_core::postgres::{Driver, DriverError, DriverEvent, DriverOptions, FollowTable, RowChange};
-use postgres_index_cache_core::sync::{Failure, Followed, Limits, TableId};
+use postgres_index_cache_core::sync::{Failure, Followed, Limits, State, TableId};
 use postgres_index_cache_core::{Column, Kind, TableShape};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,6 +20,19 @@ async fn open(database: &Database, fence_channel: &str) -> Result<Driver, Driver
 pub async fn open_with(
     database: &Database,
     fence_channel: &str,
+    change: impl FnOnce(&mut DriverOptions, &mut FollowTable),
+) -> Result<Driver, DriverError> {
+    let with_channel = |options: &mut DriverOptions, follow: &mut FollowTable| {
+        options.fence_channel = fence_channel.to_string();
+        change(options, follow);
+    };
+    open_through(database, &database.url, with_channel).await
+}
+
+/// A driver that connects to `url`, which leads to the database.
+async fn open_through(
+    database: &Database,
+    url: &str,
     change: impl FnOnce(&mut DriverOptions, &mut FollowTable),
 ) -> Result<Driver, DriverError> {
     let oid: u32 = database.client().await.query_one("SELECT 'kv'::regclass::oid", &[]).await.unwrap().get(0);
@@ -43,7 +56,7 @@ pub async fn open_with(
     };
     let mut options = DriverOptions {
         channels: vec!["cache_invalidation".into()],
-        fence_channel: fence_channel.to_string(),
+        fence_channel: "fence_through".to_string(),
         limits: Limits { fence_timeout: DEADLINE, ..Limits::default() },
         settings: Vec::new(),
         max_memory: 1 << 30,
@@ -51,7 +64,7 @@ pub async fn open_with(
         tells_rows: false,
     };
     change(&mut options, &mut follow);
-    let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
+    let server = Server::new(Some(url), &Environment::default(), "test").unwrap();
     Driver::open(server, vec![follow], options).await
 }
 
@@ -371,4 +384,50 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
         read_again(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{ddl}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
+    use crate::support::cluster;
+    use crate::support::proxy::{Mood, Proxy};
+    let direct = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await;
+    direct.pgic_ok(&["install-triggers", "kv"]);
+    let proxy = Proxy::to(cluster().socket_folder().join(".s.PGSQL.5432")).await;
+    let url = format!("postgresql://postgres@127.0.0.1:{}/{}", proxy.port, direct.name);
+    let through = Database { name: direct.name.clone(), url: direct.url.clone() };
+    let mut driver = open_through(&through, &url, |options, _| {
+        options.limits.heartbeat = Duration::from_millis(50);
+        options.limits.fence_timeout = Duration::from_millis(500);
+    })
+    .await
+    .unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let client = direct.client().await;
+    for (round, mood) in [Mood::Swallows, Mood::Cuts, Mood::Swallows].into_iter().enumerate() {
+        proxy.set(mood);
+        client.batch_execute(&format!("UPDATE kv SET n = {round} + 10")).await.unwrap();
+        let stale = async {
+            while !driver.take_events().any(|event| matches!(event, DriverEvent::Disconnected { .. })) {
+                driver.step().await.unwrap();
+            }
+        };
+        tokio::time::timeout(DEADLINE, stale).await.expect("silence is noticed");
+        assert_eq!(driver.replica().state(), State::Disconnected);
+        if round == 2 {
+            // To connect is answered by silence too; that is not waited for without end.
+            let gaps = driver.replica().counters().gaps;
+            let tried = async {
+                while driver.replica().counters().gaps == gaps {
+                    driver.step().await.unwrap();
+                }
+            };
+            tokio::time::timeout(DEADLINE, tried).await.expect("the attempt is given up");
+        }
+        // The old connections are dead, and new ones pass.
+        proxy.set(Mood::Cuts);
+        proxy.set(Mood::Passes);
+        tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it heals").unwrap();
+        assert_eq!(cached(&driver), stored(&client).await, "{mood:?}");
+    }
+    assert!(driver.replica().counters().gaps >= 3);
 }

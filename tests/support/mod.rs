@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod proxy;
 mod specification;
 
 pub use specification::FUNCTION as SPECIFICATION;

@@ -410,9 +410,12 @@ impl Driver {
         let (open, options, epoch) = (Arc::clone(&self.open), self.options.clone(), self.epoch);
         let sender = self.sender.clone();
         self.connect_task = Some(tokio::spawn(async move {
-            let event = match Links::open(open, &options, &channels).await {
-                Ok(links) => Event::Connected { epoch, links: Box::new(links) },
-                Err(error) => Event::ConnectFailed { epoch, error },
+            // A link that swallows everything takes a connection as well.
+            let patience = options.limits.fence_timeout;
+            let event = match tokio::time::timeout(patience, Links::open(open, &options, &channels)).await {
+                Ok(Ok(links)) => Event::Connected { epoch, links: Box::new(links) },
+                Ok(Err(error)) => Event::ConnectFailed { epoch, error },
+                Err(_) => Event::ConnectFailed { epoch, error: DriverError::Silent(patience) },
             };
             // A driver that is gone wants to hear nothing.
             let _ = sender.send(event).await;

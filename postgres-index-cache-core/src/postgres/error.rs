@@ -17,6 +17,9 @@ pub enum DriverError {
         /// What went wrong.
         source: ConnectError,
     },
+    /// The server took the connections and then said nothing.
+    #[error("the connections were not there within {} s", .0.as_secs_f64())]
+    Silent(std::time::Duration),
     /// The engine gave up.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -84,6 +87,7 @@ impl DriverError {
         match self {
             // What is kept is not what the server has, or more than may be kept: the next time is no better.
             Self::Snapshot { .. } | Self::Memory { .. } | Self::Ended | Self::Failed(_) => Policy::Refused,
+            Self::Silent(_) => Policy::Lost,
             Self::Connect { .. } | Self::Server { .. } => match self.sqlstate() {
                 None => Policy::Lost,
                 // A standby; a privilege; a role, a password, a database; a table or a column that is gone.
