@@ -1,0 +1,341 @@
+//! What the engine is told and what it asks for: [`Input`], [`Output`], and the words that they use.
+
+use super::change::Change;
+use super::snapshot::Snapshot;
+use std::time::Duration;
+
+/// A followed table, by its position in what [`Replica::new`](super::Replica::new) was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId(pub usize);
+
+/// A table to follow.
+#[expect(clippy::struct_excessive_bools, reason = "four facts of the catalogue, each on its own")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its oid: a payload that names another one is not about this table.
+    pub oid: u32,
+    /// The oids of its leaves, where it is partitioned: they announce in its name.
+    pub leaves: Vec<u32>,
+    /// Whether it is partitioned. Leaves may be made later: a payload of one that is not known makes it be read again.
+    pub is_partitioned: bool,
+    /// Whether its key is deferrable: two rows may then have one key for a while inside a transaction.
+    pub deferrable_key: bool,
+    /// Whether its trigger sends the plain form. It names no schema, so for a table whose trigger sends the extended
+    /// form, a plain payload of the same name is somebody else's.
+    pub sends_plain_form: bool,
+    /// Whether a payload's row has every column that is kept. A trigger sees null in a virtual generated column.
+    pub sends_whole_rows: bool,
+}
+
+/// Bounds that the engine keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long a probe may take to come back.
+    pub probe_timeout: Duration,
+    /// How long a fence may take to come back: a commit that holds the notify lock holds it up too.
+    pub fence_timeout: Duration,
+    /// How many bytes of payloads may wait while a table, or rows of it, are read; past it the table is read again.
+    pub waiting_bytes: usize,
+    /// How often a fence is sent when nobody asks for one: a dead connection is noticed within this and the fence timeout.
+    pub heartbeat: Duration,
+    /// Whether a lost connection is opened again.
+    pub heals: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            probe_timeout: Duration::from_secs(10),
+            fence_timeout: Duration::from_secs(30),
+            waiting_bytes: 256 << 20,
+            heartbeat: Duration::from_secs(5),
+            heals: true,
+        }
+    }
+}
+
+/// Which connection sends a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// F, the one for fences.
+    Fences,
+    /// Q, the one that reads.
+    Reads,
+}
+
+/// The number of a fence that a caller asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FenceId(pub u64);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// L, F and Q are connected, and the LISTEN that was asked for is committed.
+    Listening,
+    /// They could not be had.
+    ConnectFailed {
+        /// What went wrong.
+        why: String,
+        /// Whether to try again is of no use: a standby, a privilege.
+        is_permanent: bool,
+    },
+    /// L received a notification.
+    Notification {
+        /// Its channel.
+        channel: &'a str,
+        /// Its payload.
+        payload: &'a str,
+    },
+    /// The server has acknowledged a NOTIFY: it is committed, and must come back from now on.
+    Sent {
+        /// Its token.
+        token: &'a str,
+    },
+    /// The server gave up a NOTIFY that waited behind other commits (`55P03`).
+    SendBlocked {
+        /// Its token.
+        token: &'a str,
+    },
+    /// Q read `pg_current_snapshot()` for a read that was asked for; its rows come from that snapshot.
+    SnapshotTaken {
+        /// The table.
+        table: TableId,
+        /// The generation of the read.
+        generation: u64,
+        /// The snapshot.
+        snapshot: Snapshot,
+    },
+    /// All rows of that read are in the cache.
+    SnapshotLoaded {
+        /// The table.
+        table: TableId,
+        /// The generation of the read.
+        generation: u64,
+    },
+    /// The rows of a [`Output::Refetch`] have come.
+    Refetched {
+        /// The table.
+        table: TableId,
+        /// The batch that was asked for.
+        batch: u64,
+        /// The snapshot that they come from.
+        snapshot: Snapshot,
+    },
+    /// Q could not do what it was asked for; the connection is in order.
+    ReadFailed {
+        /// The table.
+        table: TableId,
+        /// The generation of the read, or the batch.
+        work: u64,
+        /// The server's error code; `None` for what passes by itself, a lock that is held for example. The same one three
+        /// times in a row is a refusal.
+        code: Option<String>,
+        /// What went wrong.
+        why: String,
+        /// Whether to try again is of no use.
+        is_permanent: bool,
+    },
+    /// A change that was handed out could not be applied: the table must be read again.
+    ChangeUnfit {
+        /// The table.
+        table: TableId,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// Something happened to the table that no notification tells: it must be read again.
+    TableAltered {
+        /// The table.
+        table: TableId,
+        /// What is seen of it.
+        why: String,
+    },
+    /// The caller asks for a fence.
+    FenceWanted(FenceId),
+    /// A connection is lost.
+    Lost(String),
+    /// The driver cannot go on, whatever the server does.
+    GivenUp(Failure),
+    /// Nothing but time: say it when L has nothing more. Only then is a deadline taken for missed, since what is awaited
+    /// may have arrived and not been handed in.
+    TimePassed,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+#[must_use]
+pub enum Output {
+    /// Drop the connections that there are, open L, F and Q, LISTEN on these channels on L, then say
+    /// [`Input::Listening`] or [`Input::ConnectFailed`].
+    Connect {
+        /// The channels, that for fences the last.
+        channels: Vec<String>,
+    },
+    /// NOTIFY the token on the fence channel, then say [`Input::Sent`].
+    Notify {
+        /// By which connection.
+        via: Via,
+        /// The fence channel.
+        channel: String,
+        /// The payload to send.
+        token: String,
+    },
+    /// Read the table on Q: lock, snapshot, COPY. Its rows are laid over those that the cache has; what is not among them
+    /// is removed at the end.
+    ReadTable {
+        /// The table.
+        table: TableId,
+        /// To be said in the answers.
+        generation: u64,
+    },
+    /// Read the rows of these keys on Q, and the snapshot that they come from; keep them until [`Output::Store`].
+    Refetch {
+        /// The table.
+        table: TableId,
+        /// To be said in the answer.
+        batch: u64,
+        /// The keys, as JSON.
+        keys: Vec<String>,
+    },
+    /// Put the rows of a refetch into the cache; a key that was asked for and did not come is absent.
+    Store {
+        /// The table.
+        table: TableId,
+        /// The batch.
+        batch: u64,
+    },
+    /// Apply a change to the cache.
+    Apply {
+        /// The table.
+        table: TableId,
+        /// The change.
+        change: Change,
+    },
+    /// Remove every row of the cache but those of these keys.
+    Clear {
+        /// The table.
+        table: TableId,
+        /// The keys, as JSON.
+        keep: Vec<String>,
+    },
+    /// Everything that was committed before this fence was asked for is in the caches.
+    FenceReached(FenceId),
+    /// The state is another one.
+    StateChanged(State),
+    /// Commits wait for the notify lock longer than a fence may: nothing is lost, nothing arrives.
+    CommitsBlocked,
+    /// A table is to be read again, and why.
+    ReadAgain {
+        /// The table.
+        table: TableId,
+        /// The cause.
+        why: String,
+    },
+    /// It is stale from now on: the connections are to be dropped.
+    Disconnected {
+        /// Why.
+        failure: Failure,
+        /// When it will connect again; `None`: never.
+        retry_in: Option<Duration>,
+    },
+}
+
+/// How far the replica is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Entered at the start, when a connection is lost and after a failure. Nothing is known of the tables.
+    Disconnected,
+    /// Entered when the connections are there. LISTEN is asked for and not yet committed.
+    Subscribing,
+    /// Entered when LISTEN is committed. Whether notifications arrive is not known yet.
+    Probing,
+    /// Entered when both probes came back. Some table has not been read.
+    Snapshotting,
+    /// Entered when every table is read. Each cache is its table as of some moment; no fence has proven which.
+    CatchingUp,
+    /// Entered when a fence that was sent after the last read came back. Every cache is its table as of the last fence
+    /// or later.
+    Live,
+}
+
+/// Why the replica cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// A probe did not come back.
+    #[error(
+        "a notification sent by {} connection did not arrive within {} s",
+        match via { Via::Fences => "a second", Via::Reads => "the reading" },
+        waited.as_secs()
+    )]
+    ProbeLost {
+        /// By which connection it was sent.
+        via: Via,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A fence did not come back.
+    #[error("a notification that should have come back did not within {} s", waited.as_secs())]
+    FenceLost {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A connection was lost.
+    #[error("a connection was lost: {0}")]
+    ConnectionLost(String),
+    /// The connections could not be had.
+    #[error("{0}")]
+    ConnectFailed(String),
+    /// Nothing announces a table's changes any more.
+    #[error("the trigger \"{trigger}\" of {name} is gone or disabled: changes of the table are not announced")]
+    NotFollowed {
+        /// The table.
+        name: String,
+        /// The trigger.
+        trigger: String,
+    },
+    /// A table cannot be read, and to try again is of no use.
+    #[error("{why}")]
+    ReadRefused {
+        /// The table.
+        table: TableId,
+        /// What the server said.
+        why: String,
+    },
+}
+
+impl Failure {
+    /// Whether it is of no use to connect again: what is between us and the server, or the server's own rules, forbid it.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::ProbeLost { .. } | Self::ReadRefused { .. } | Self::NotFollowed { .. } => true,
+            Self::FenceLost { .. } | Self::ConnectionLost(_) | Self::ConnectFailed(_) => false,
+        }
+    }
+}
+
+/// What has been counted since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Notifications received, fences not counted.
+    pub received: u64,
+    /// Changes handed out to be applied.
+    pub applied: u64,
+    /// Changes skipped because the snapshot has them.
+    pub skipped: u64,
+    /// Notifications of tables that are not followed, or of another table of the same name.
+    pub other_tables: u64,
+    /// Payloads that are no notification.
+    pub invalid: u64,
+    /// Reads of a table that a change asked for.
+    pub reloads: u64,
+    /// Rows that were read again by their keys.
+    pub refetched: u64,
+    /// Connections that were lost.
+    pub gaps: u64,
+    /// Changes in the plain form: they carry no xid, so nothing about them can be proven.
+    pub plain: u64,
+}
