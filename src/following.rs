@@ -7,7 +7,7 @@ use crate::failure::{HintExt as _, with_hint};
 use crate::triggers::observe::Observed;
 use crate::triggers::{DEFAULT_CACHE_CHANNEL, sql::PINNED};
 use anyhow::anyhow;
-use postgres_index_cache_core::postgres::{DriverError, DriverOptions, FollowTable};
+use postgres_index_cache_core::postgres::{DriverError, DriverOptions, FollowTable, quote_identifier};
 use postgres_index_cache_core::sync::{Failure, Followed, Limits};
 use postgres_index_cache_core::{Column, TableShape};
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub fn check_announced(table: &Table, seen: Option<&Observed<'_>>) -> anyhow::Re
         return Err(anyhow!("the trigger {} of {name} is {}", row.name, row.enabled.as_str())).hint(format!(
             "enable it with: ALTER TABLE {} ENABLE TRIGGER {}",
             table.sql_name(),
-            row.name
+            quote_identifier(&row.name)
         ));
     }
     let events = seen.events();

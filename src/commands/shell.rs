@@ -11,6 +11,7 @@ mod changes;
 mod input;
 mod line;
 mod live;
+mod notices;
 mod session;
 
 use super::{Context, Signals};

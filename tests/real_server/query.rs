@@ -221,11 +221,15 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
             SELECT oid FROM pg_database WHERE datname = current_database());
         DELETE FROM people WHERE id = 1; UPDATE people SET name = 'x' WHERE id = 3; COMMIT";
     client.batch_execute(lose).await.unwrap();
+    // A backend that is terminated may pass on a last notification before it ends.
     let gap: Vec<serde_json::Value> = (0..4).map(|_| next()).collect();
-    assert_eq!((&gap[0]["event"], &gap[3]["event"]), (&json!("stale"), &json!("live")), "{gap:?}");
-    let mut events = [gap[1]["event"].as_str().unwrap(), gap[2]["event"].as_str().unwrap()];
+    let mut events: Vec<&str> = gap.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert!(
+        events.iter().position(|event| *event == "stale") < events.iter().position(|event| *event == "live"),
+        "{gap:?}"
+    );
     events.sort_unstable();
-    assert_eq!(events, ["changed", "removed"], "{gap:?}");
+    assert_eq!(events, ["changed", "live", "removed", "stale"], "{gap:?}");
     let pid = child.id().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let ran = ended(child);

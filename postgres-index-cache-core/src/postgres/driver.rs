@@ -42,7 +42,8 @@ pub struct DriverOptions {
     pub max_memory: usize,
     /// How long a read may wait for its lock, and a fence for commits that are blocked.
     pub lock_timeout: Duration,
-    /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each.
+    /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which is kept until
+    /// [`Driver::take_events`] takes it: call that after each step.
     pub tells_rows: bool,
 }
 
@@ -178,7 +179,7 @@ impl Driver {
             Some(Output::Connect { channels }) => channels,
             other => unreachable!("an engine asks to connect first, not {other:?}"),
         };
-        let links = Links::open(Arc::clone(&open), &options, &channels).await?;
+        let links = open_links(Arc::clone(&open), &options, &channels).await?;
         let (sender, events) = mpsc::channel(16);
         let tells_rows = options.tells_rows;
         Ok(Self {
@@ -410,12 +411,9 @@ impl Driver {
         let (open, options, epoch) = (Arc::clone(&self.open), self.options.clone(), self.epoch);
         let sender = self.sender.clone();
         self.connect_task = Some(tokio::spawn(async move {
-            // A link that swallows everything takes a connection as well.
-            let patience = options.limits.fence_timeout;
-            let event = match tokio::time::timeout(patience, Links::open(open, &options, &channels)).await {
-                Ok(Ok(links)) => Event::Connected { epoch, links: Box::new(links) },
-                Ok(Err(error)) => Event::ConnectFailed { epoch, error },
-                Err(_) => Event::ConnectFailed { epoch, error: DriverError::Silent(patience) },
+            let event = match open_links(open, &options, &channels).await {
+                Ok(links) => Event::Connected { epoch, links: Box::new(links) },
+                Err(error) => Event::ConnectFailed { epoch, error },
             };
             // A driver that is gone wants to hear nothing.
             let _ = sender.send(event).await;
@@ -632,6 +630,13 @@ impl Driver {
         self.failure = Some(error);
         self.replica.handle(Input::GivenUp(failure), Instant::now());
     }
+}
+
+/// Opens the connections, and does not wait without end: a link that swallows everything takes a connection as well.
+async fn open_links(open: Open, options: &DriverOptions, channels: &[String]) -> Result<Links, DriverError> {
+    let patience = options.limits.fence_timeout;
+    let opened = tokio::time::timeout(patience, Links::open(open, options, channels)).await;
+    opened.unwrap_or(Err(DriverError::Silent(patience)))
 }
 
 /// Takes what the socket has, up to a batch; `end` says why there will be no more.

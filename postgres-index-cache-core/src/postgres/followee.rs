@@ -8,6 +8,7 @@ use crate::sync::{Change, Followed, Operation};
 use crate::table_cache::{KeyBuf, Laid, Row, RowBuf, TableCache, TableShape, Unfit, Upserted};
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -161,7 +162,7 @@ impl Followee {
             pushed.map_err(|error| error.to_string())?;
         }
         decoder.finish().map_err(|error| error.to_string())?;
-        let found: Vec<KeyBuf> = rows.iter().map(|row| KeyBuf::of_row(&shape, row)).collect();
+        let found: HashSet<KeyBuf> = rows.iter().map(|row| KeyBuf::of_row(&shape, row)).collect();
         for id in keys {
             let mut key = KeyBuf::default();
             key.read_json(&shape, &id).map_err(|error| error.to_string())?;

@@ -1,10 +1,11 @@
 //! [`Changes`]: what became of rows since the shell began, as far as memory allows, and who wants to be told.
 
-use crate::render::Format;
 use crate::render::row_change::RowChange;
+use crate::render::{Format, json};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use postgres_index_cache_core::postgres::RowChange as Told;
 use postgres_index_cache_core::{Condition, RowBuf, TableShape};
+use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -93,6 +94,14 @@ impl Changes {
             self.forgotten += 1;
         }
         line
+    }
+
+    /// The line that says how many changes could not be shown.
+    pub(super) fn dropped(&self, count: u64) -> String {
+        match self.format {
+            Format::Json => json::line([("event", json!("dropped")), ("count", json!(count))]),
+            Format::Text => format!("{count} changes were not shown: nobody read them in time\n"),
+        }
     }
 
     fn line(&self, kept: &Kept, old: Option<&RowBuf>, new: Option<&RowBuf>) -> String {

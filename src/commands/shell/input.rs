@@ -2,13 +2,13 @@
 
 use super::line::COMMANDS;
 use super::live::{Standing, Word};
+use super::notices::{Notices, Said};
 use super::session::Reply;
 use crate::line_editor::{Above, Guide, LineEditor, TerminalState, Typed, history_file};
 use crate::render::{print, written};
 use anyhow::Context as _;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use tokio::sync::{mpsc, oneshot};
 
 /// The most bytes of a line from a pipe.
@@ -21,20 +21,11 @@ pub(super) struct Asked {
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
-/// What is said while nobody asks; with its newline.
-#[derive(Debug)]
-pub(super) enum Said {
-    /// How the caches stand: for stderr, unless it is quiet.
-    Notice(String),
-    /// A change that somebody watches: for stdout.
-    Change(String),
-}
-
 /// Where lines come from.
 pub(super) struct Input {
     editor: Option<LineEditor>,
     terminal: Arc<TerminalState>,
-    notices: Sender<Said>,
+    notices: Notices,
 }
 
 impl Input {
@@ -52,7 +43,7 @@ impl Input {
     }
 
     /// Takes what is to be said beside the answers.
-    pub(super) fn notices(&self) -> Sender<Said> {
+    pub(super) fn notices(&self) -> Notices {
         self.notices.clone()
     }
 
@@ -100,8 +91,8 @@ fn next_plain() -> anyhow::Result<Option<String>> {
 }
 
 /// A thread that says things: above the prompt, else on stderr. To print above a prompt may take until it is there.
-fn notices(above: Option<Above>, is_quiet: bool) -> Sender<Said> {
-    let (sender, receiver) = std::sync::mpsc::channel::<Said>();
+fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
+    let (notices, receiver) = Notices::new();
     std::thread::spawn(move || {
         let mut above = above;
         for said in receiver {
@@ -116,7 +107,7 @@ fn notices(above: Option<Above>, is_quiet: bool) -> Sender<Said> {
             }
         }
     });
-    sender
+    notices
 }
 
 /// What can be typed, and the prompt.

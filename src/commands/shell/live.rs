@@ -1,14 +1,13 @@
 //! [`Live`]: the driver that keeps running while something else is waited for, and how it stands.
 
 use super::changes::Changes;
-use super::input::Said;
+use super::notices::Notices;
 use crate::failure;
 use crate::following::explain_failure;
 use postgres_index_cache_core::postgres::{Driver, DriverError, DriverEvent};
 use postgres_index_cache_core::sync::State;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -68,7 +67,7 @@ pub(super) struct Live {
     /// When it began to load, if that has not been said.
     loading_since: Option<Instant>,
     has_said: bool,
-    notices: Option<Sender<Said>>,
+    notices: Option<Notices>,
     /// What became of rows.
     pub(super) changes: Changes,
 }
@@ -94,7 +93,7 @@ impl Live {
         Arc::clone(&self.standing)
     }
 
-    pub(super) fn say_through(&mut self, notices: Sender<Said>) {
+    pub(super) fn say_through(&mut self, notices: Notices) {
         self.notices = Some(notices);
     }
 
@@ -173,9 +172,8 @@ impl Live {
                     self.say("commits are blocked: nothing is announced until whoever holds the notify lock is done");
                 }
                 DriverEvent::Row { table, change } => {
-                    if let (Some(line), Some(notices)) = (self.changes.take(table.0, change), &self.notices) {
-                        // Nobody is there to hear it when the input has ended.
-                        let _ = notices.send(Said::Change(line));
+                    if let (Some(line), Some(notices)) = (self.changes.take(table.0, change), &mut self.notices) {
+                        notices.show(line, |missed| self.changes.dropped(missed));
                     }
                 }
                 // The error says it; the engine's state says the rest.
@@ -204,8 +202,7 @@ impl Live {
 
     fn say(&self, line: &str) {
         if let Some(notices) = &self.notices {
-            // Nobody is there to hear it when the input has ended.
-            let _ = notices.send(Said::Notice(format!("{}\n", crate::render::escape::escape(line))));
+            notices.say(format!("{}\n", crate::render::escape::escape(line)));
         }
     }
 

@@ -3,9 +3,10 @@
 use super::super::Context;
 use super::Args;
 use super::changes::{Changes, Shown};
-use super::input::{Said, Words};
+use super::input::Words;
 use super::line::{COMMANDS, Line, Name};
 use super::live::{Live, Word};
+use super::notices::Notices;
 use crate::catalog::{self, Table};
 use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
@@ -24,7 +25,6 @@ use postgres_index_cache_core::postgres::{Driver, FollowTable};
 use postgres_index_cache_core::sync::TableId;
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use tokio_postgres::Client;
 
 /// How many rows an answer shows, until `.limit` says otherwise.
@@ -149,7 +149,7 @@ impl Session {
     }
 
     /// Where to say what happens while nobody asks.
-    pub(super) fn say_through(&mut self, notices: Sender<Said>) {
+    pub(super) fn say_through(&mut self, notices: Notices) {
         self.live.say_through(notices);
     }
 

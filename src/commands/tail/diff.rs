@@ -13,6 +13,17 @@ use postgres_index_cache_core::postgres::Driver;
 /// Loads the table, follows it, and prints what becomes of its rows.
 pub(super) async fn run(context: &Context, name: &str) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
+    let (watch, driver) = tokio::select! {
+        opened = open(context, name) => opened?,
+        () = &mut interrupted => return Ok(ExitCode::Yes),
+    };
+    if !context.quiet {
+        anstream::eprintln!("following {}", crate::render::escape::escape(&watch.table));
+    }
+    watch.run(context, driver, interrupted).await
+}
+
+async fn open(context: &Context, name: &str) -> anyhow::Result<(Watch, Driver)> {
     let server = context.server("tail")?;
     let client = server.client().await?;
     let tables = catalog::resolve(&client, &[name.to_string()]).await?;
@@ -30,22 +41,11 @@ pub(super) async fn run(context: &Context, name: &str) -> anyhow::Result<ExitCod
     let channel = following::channel(table, seen.as_ref(), |notice| context.notice(notice));
     let follow = following::follow(table, seen.as_ref(), &shape);
     let progress = Progress::new(&format!("loading {}", table.display_name()), table.estimated_rows, !context.quiet);
-    let opened = async {
-        let options = following::options(vec![channel], max_memory);
-        let mut driver = Driver::open(server, vec![follow], options).await?;
-        driver.until_live(|loaded| progress.set(loaded.rows)).await?;
-        Ok(driver)
-    };
-    let driver = tokio::select! {
-        opened = opened => opened.map_err(explain_failure)?,
-        () = &mut interrupted => return Ok(ExitCode::Yes),
-    };
-    drop(progress);
+    let options = following::options(vec![channel], max_memory);
+    let mut driver = Driver::open(server, vec![follow], options).await.map_err(explain_failure)?;
+    driver.until_live(|loaded| progress.set(loaded.rows)).await.map_err(explain_failure)?;
     let columns = shown.iter().filter_map(|name| shape.position(name)).collect();
     let (table, format) = (table.display_name(), context.format);
-    if !context.quiet {
-        anstream::eprintln!("following {}", crate::render::escape::escape(&table));
-    }
     let watch = Watch { table, shape, conditions: Vec::new(), columns, format, style: Style::Changes };
-    watch.run(context, driver, interrupted).await
+    Ok((watch, driver))
 }
