@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            ┌─ L ─ notifications ─┐
-//! Connector ─┼─ F ─ fences ────────┼─ Driver ─ Replica (engine)
+//! Connector ─┼─ F ─ fences ────────┼─ Driver ─ Engine (engine)
 //!            └─ Q ─ COPY ──────────┘    └──→ TableCache, one a table
 //! ```
 //!

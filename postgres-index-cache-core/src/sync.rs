@@ -1,12 +1,12 @@
-//! [`Replica`]: the engine that joins a snapshot and the notifications without a gap and without a stale row.
+//! [`Engine`]: the engine that joins a snapshot and the notifications without a gap and without a stale row.
 //!
 //! It does no I/O: whoever drives it hands in what happened ([`Input`]) and carries out what it asks for ([`Output`]):
 //!
 //! ```text
-//! loop { for each event { replica.handle(input, now) }  while let Some(output) = replica.poll() { carry it out } }
+//! loop { for each event { engine.handle(input, now) }  while let Some(output) = engine.poll() { carry it out } }
 //! ```
 //!
-//! and calls `handle(Input::TimePassed, now)` at [`Replica::poll_timeout`]. Spurious calls are harmless. Time is an
+//! and calls `handle(Input::TimePassed, now)` at [`Engine::poll_timeout`]. Spurious calls are harmless. Time is an
 //! argument, tokens come from a seed given at the start: a run can be replayed.
 //!
 //! The protocol, with three connections: **L** listens, **F** sends fences, **Q** reads.
@@ -108,7 +108,7 @@ const FAILURES: u32 = 3;
 
 /// The engine. See the [module](self).
 #[derive(Debug)]
-pub struct Replica {
+pub struct Engine {
     tables: Vec<Table>,
     channels: Vec<String>,
     fence_channel: String,
@@ -136,7 +136,7 @@ pub struct Replica {
     without: Option<Rule>,
 }
 
-impl Replica {
+impl Engine {
     /// An engine for `tables`, whose triggers notify on `channels`; it asks to connect at once. `fence_channel` must be
     /// known to nobody else: it starts every token, so make it of random digits.
     pub fn new(tables: Vec<Followed>, channels: Vec<String>, fence_channel: String, limits: Limits) -> Self {
@@ -144,7 +144,7 @@ impl Replica {
         let random = fence_channel
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        let mut replica = Self {
+        let mut engine = Self {
             tables: tables.into_iter().map(Table::new).collect(),
             channels,
             fence_channel,
@@ -167,8 +167,8 @@ impl Replica {
             counters: Counters::default(),
             without: None,
         };
-        replica.connect();
-        replica
+        engine.connect();
+        engine
     }
 
     /// Takes a rule out; for a test.

@@ -166,7 +166,7 @@ fn explain(driver: &Driver, table: &Table, answer: &Answer<'_>, timing: Timing) 
         Access::Index(column) => format!("by the index on {}", escape(&shape.columns()[column].name)),
         Access::Scan => "by looking at every row".to_string(),
     };
-    let counters = driver.replica().counters();
+    let counters = driver.engine().counters();
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
     format!(
         "found: {found}, {} rows looked at, {} match, {:.3} ms\n\

@@ -141,8 +141,8 @@ async fn at_a_fence_the_cache_is_the_table() {
         let _nobody_writes = quiet.write().await;
         driver.fence().await.unwrap();
         let (cache, table) = (cached(&driver), stored(&reader).await);
-        assert_eq!(cache, table, "round {round}: {:?}", driver.replica().counters());
-        applied += driver.replica().counters().applied;
+        assert_eq!(cache, table, "round {round}: {:?}", driver.engine().counters());
+        applied += driver.engine().counters().applied;
     }
     stop.store(true, Ordering::Relaxed);
     for writer in writers {
@@ -188,7 +188,7 @@ async fn forged_payloads_neither_crash_nor_stop_it() {
     assert_eq!(cached(&driver), stored(&client).await);
     client.execute("SELECT pg_notify('fence', 'forged token')", &[]).await.unwrap();
     driver.fence().await.unwrap();
-    assert!(driver.replica().counters().reloads >= 4 && driver.replica().counters().invalid == 3);
+    assert!(driver.engine().counters().reloads >= 4 && driver.engine().counters().invalid == 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +229,7 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
         assert_eq!(rows, ["added", "changed", "removed"], "{role}: each change is told once, gap or not");
         assert!(gaps <= 1, "{role}");
     }
-    assert!(driver.replica().counters().gaps >= 2, "{:?}", driver.replica().counters());
+    assert!(driver.engine().counters().gaps >= 2, "{:?}", driver.engine().counters());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,7 +255,7 @@ async fn a_table_that_is_gone_or_forbidden_is_named_and_not_tried_again() {
     client.execute("SELECT pg_notify('cache_invalidation', $1)", &[&reload]).await.unwrap();
     let ended = tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it does not hang").unwrap_err();
     assert_eq!(ended.sqlstate(), Some("42P01"), "{ended:?}");
-    assert!(driver.replica().has_ended());
+    assert!(driver.engine().has_ended());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,7 +339,7 @@ async fn a_table_that_nothing_announces_any_more_is_not_followed() {
         });
         let ended = ended.await.expect("it is seen");
         assert!(matches!(ended, DriverError::Failed(Failure::NotFollowed { .. })), "{ddl}: {ended:?}");
-        assert!(driver.replica().has_ended() && driver.cache(TableId(0)).len() == 2);
+        assert!(driver.engine().has_ended() && driver.cache(TableId(0)).len() == 2);
     }
 }
 
@@ -412,12 +412,12 @@ async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
             }
         };
         tokio::time::timeout(DEADLINE, stale).await.expect("silence is noticed");
-        assert_eq!(driver.replica().state(), State::Disconnected);
+        assert_eq!(driver.engine().state(), State::Disconnected);
         if round == 2 {
             // To connect is answered by silence too; that is not waited for without end.
-            let gaps = driver.replica().counters().gaps;
+            let gaps = driver.engine().counters().gaps;
             let tried = async {
-                while driver.replica().counters().gaps == gaps {
+                while driver.engine().counters().gaps == gaps {
                     driver.step().await.unwrap();
                 }
             };
@@ -429,5 +429,5 @@ async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
         tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it heals").unwrap();
         assert_eq!(cached(&driver), stored(&client).await, "{mood:?}");
     }
-    assert!(driver.replica().counters().gaps >= 3);
+    assert!(driver.engine().counters().gaps >= 3);
 }

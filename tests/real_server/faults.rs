@@ -108,7 +108,7 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
             cache,
             table,
             "PGIC_FAULT_SEED={seed} round {round}, fault {fault}: {:?}",
-            driver.replica().counters()
+            driver.engine().counters()
         );
         for event in driver.take_events() {
             let text =
@@ -130,6 +130,6 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
     for writer in writers {
         writer.await.unwrap();
     }
-    println!("{rounds} rounds, {stale} gaps, {changes} changes told, {:?}", driver.replica().counters());
+    println!("{rounds} rounds, {stale} gaps, {changes} changes told, {:?}", driver.engine().counters());
     assert!(stale > 0 && changes > 100, "{stale} gaps, {changes} changes");
 }

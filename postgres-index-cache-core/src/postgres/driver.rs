@@ -6,7 +6,7 @@ use super::followee::{FollowTable, Followee, RowChange};
 use super::links::{Links, Open, open_with};
 use super::read::Read;
 use super::session::{Connector, Listener, quote_identifier, quote_literal};
-use crate::sync::{Failure, FenceId, Input, Limits, Output, Replica, Snapshot, State, TableId, Via};
+use crate::sync::{Engine, Failure, FenceId, Input, Limits, Output, Snapshot, State, TableId, Via};
 use crate::table_cache::TableCache;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
@@ -120,7 +120,7 @@ enum Happened {
 
 /// Follows tables. Nothing happens unless one of its methods is awaited.
 pub struct Driver {
-    replica: Replica,
+    engine: Engine,
     tables: Vec<Followee>,
     options: DriverOptions,
     open: Open,
@@ -149,7 +149,7 @@ pub struct Driver {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("replica", &self.replica).finish_non_exhaustive()
+        f.debug_struct("Driver").field("engine", &self.engine).finish_non_exhaustive()
     }
 }
 
@@ -173,9 +173,8 @@ impl Driver {
     ) -> Result<Self, DriverError> {
         let open = open_with(connector);
         let followed = tables.iter().map(|table| table.followed.clone()).collect();
-        let mut replica =
-            Replica::new(followed, options.channels.clone(), options.fence_channel.clone(), options.limits);
-        let channels = match replica.poll() {
+        let mut engine = Engine::new(followed, options.channels.clone(), options.fence_channel.clone(), options.limits);
+        let channels = match engine.poll() {
             Some(Output::Connect { channels }) => channels,
             other => unreachable!("an engine asks to connect first, not {other:?}"),
         };
@@ -183,7 +182,7 @@ impl Driver {
         let (sender, events) = mpsc::channel(16);
         let tells_rows = options.tells_rows;
         Ok(Self {
-            replica,
+            engine,
             tables: tables.into_iter().map(|follow| Followee::new(follow, tells_rows)).collect(),
             options,
             open,
@@ -207,8 +206,8 @@ impl Driver {
     }
 
     /// The engine: its state and counters.
-    pub fn replica(&self) -> &Replica {
-        &self.replica
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The cache of a table.
@@ -233,7 +232,7 @@ impl Driver {
     /// Whatever keeps it from there for good.
     pub async fn until_live(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
         self.begin()?;
-        while self.replica.state() != State::Live {
+        while self.engine.state() != State::Live {
             self.turn(&mut progress).await?;
         }
         Ok(())
@@ -259,7 +258,7 @@ impl Driver {
         self.begin()?;
         self.fence_count += 1;
         let id = FenceId(self.fence_count);
-        self.replica.handle(Input::FenceWanted(id), Instant::now());
+        self.engine.handle(Input::FenceWanted(id), Instant::now());
         self.carry_out()?;
         Ok(id)
     }
@@ -267,7 +266,7 @@ impl Driver {
     /// Whether everything that was committed before this fence was asked for is in the caches. A change before it that
     /// could not be applied has made its table be read again.
     pub fn has_reached(&self, fence: FenceId) -> bool {
-        self.reached >= Some(fence) && self.replica.state() == State::Live
+        self.reached >= Some(fence) && self.engine.state() == State::Live
     }
 
     /// Waits for something to happen, a change perhaps, and does what follows from it. May be given up at any point.
@@ -281,11 +280,11 @@ impl Driver {
 
     /// Starts the probes; their time runs from when somebody listens for them.
     fn begin(&mut self) -> Result<(), DriverError> {
-        if self.replica.has_ended() {
+        if self.engine.has_ended() {
             return Err(self.failure.take().unwrap_or(DriverError::Ended));
         }
         if !std::mem::replace(&mut self.has_begun, true) {
-            self.replica.handle(Input::Listening, Instant::now());
+            self.engine.handle(Input::Listening, Instant::now());
         }
         self.carry_out()
     }
@@ -298,7 +297,7 @@ impl Driver {
 
     /// Waits for something to happen and takes it in.
     async fn happen(&mut self, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
-        let timeout = self.replica.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let timeout = self.engine.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         let mut batch: Vec<Notification> = Vec::new();
         let mut end = None;
         // Time comes last: what is awaited may be there already. Between L and the rest chance decides, so that neither
@@ -318,23 +317,23 @@ impl Driver {
             Happened::Event(None) => {
                 for notification in &batch {
                     let (channel, payload) = (notification.channel(), notification.payload());
-                    self.replica.handle(Input::Notification { channel, payload }, Instant::now());
+                    self.engine.handle(Input::Notification { channel, payload }, Instant::now());
                     // A change that cannot be applied must be known before the fence behind it.
                     self.carry_out()?;
                 }
                 if let Some(why) = end {
-                    self.replica.handle(Input::Lost(why), Instant::now());
+                    self.engine.handle(Input::Lost(why), Instant::now());
                 }
             }
             Happened::Event(Some(event)) => self.take(event, progress),
-            Happened::Time => self.replica.handle(Input::TimePassed, Instant::now()),
+            Happened::Time => self.engine.handle(Input::TimePassed, Instant::now()),
         }
         Ok(())
     }
 
     /// Does what the engine asks for.
     fn carry_out(&mut self) -> Result<(), DriverError> {
-        while let Some(output) = self.replica.poll() {
+        while let Some(output) = self.engine.poll() {
             match output {
                 Output::Connect { channels } => self.connect(channels),
                 Output::Notify { via, channel, token } => self.notify(via, &channel, token),
@@ -375,7 +374,7 @@ impl Driver {
     /// Something was done to a cache: tells of its rows, and looks at the memory now and then.
     fn done_with(&mut self, table: TableId, done: Result<(), String>) {
         if let Err(why) = done {
-            self.replica.handle(Input::ChangeUnfit { table, why }, Instant::now());
+            self.engine.handle(Input::ChangeUnfit { table, why }, Instant::now());
         }
         self.tell_rows(table);
         self.applied_since_check += 1;
@@ -467,19 +466,19 @@ impl Driver {
         match event {
             Event::Connected { epoch, links } if epoch == self.epoch => {
                 self.links = Some(*links);
-                self.replica.handle(Input::Listening, Instant::now());
+                self.engine.handle(Input::Listening, Instant::now());
             }
             Event::ConnectFailed { epoch, error } if epoch == self.epoch => {
                 let (why, is_permanent) = (chain(&error), error.policy() == Policy::Refused);
                 self.failure = Some(error);
-                self.replica.handle(Input::ConnectFailed { why, is_permanent }, Instant::now());
+                self.engine.handle(Input::ConnectFailed { why, is_permanent }, Instant::now());
             }
             Event::Sent { epoch, token } if epoch == self.epoch => {
-                self.replica.handle(Input::Sent { token: &token }, Instant::now());
+                self.engine.handle(Input::Sent { token: &token }, Instant::now());
                 self.look();
             }
             Event::SendFailed { epoch, token, error } if epoch == self.epoch => match error.sqlstate() {
-                Some("55P03") => self.replica.handle(Input::SendBlocked { token: &token }, Instant::now()),
+                Some("55P03") => self.engine.handle(Input::SendBlocked { token: &token }, Instant::now()),
                 _ => self.lost(error),
             },
             Event::Looked { epoch, seen } if epoch == self.epoch => match seen {
@@ -503,7 +502,7 @@ impl Driver {
                 self.next_check = (0, 0);
                 self.snapshot = Some(snapshot.clone());
                 if !is_refetch {
-                    self.replica.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
+                    self.engine.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
                 }
             }
             Event::Rows { asked, pieces } if self.asked == Some(asked) => {
@@ -526,7 +525,7 @@ impl Driver {
                     Some(snapshot) => Input::Refetched { table, batch: work, snapshot },
                     None => Input::SnapshotLoaded { table, generation: work },
                 };
-                self.replica.handle(input, Instant::now());
+                self.engine.handle(input, Instant::now());
             }
             Event::ReadFailed { asked, error } if self.asked == Some(asked) => self.read_failed(asked, error),
             // Of connections that are gone, or of a read that nobody waits for.
@@ -546,7 +545,7 @@ impl Driver {
     fn look(&mut self) {
         let Some(links) = &self.links else { return };
         let now = Instant::now();
-        if self.replica.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
+        if self.engine.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
             return;
         }
         self.next_look = Some(now + self.options.limits.heartbeat);
@@ -570,14 +569,14 @@ impl Driver {
                     Input::GivenUp(Failure::NotFollowed { name: follow.name(), trigger })
                 }
             };
-            self.replica.handle(input, Instant::now());
+            self.engine.handle(input, Instant::now());
         }
     }
 
     fn lost(&mut self, error: DriverError) {
         let why = chain(&error);
         self.failure = Some(error);
-        self.replica.handle(Input::Lost(why), Instant::now());
+        self.engine.handle(Input::Lost(why), Instant::now());
     }
 
     fn unreadable(&mut self, asked: Asked, source: ReadError) {
@@ -601,11 +600,11 @@ impl Driver {
         if !self.options.limits.heals {
             // Whoever asks once wants to know now.
             let failure = self.failure.insert(error).to_string();
-            self.replica.handle(Input::Lost(failure), Instant::now());
+            self.engine.handle(Input::Lost(failure), Instant::now());
             return;
         }
         self.failure = Some(error);
-        self.replica.handle(Input::ReadFailed { table, work, code, why, is_permanent }, Instant::now());
+        self.engine.handle(Input::ReadFailed { table, work, code, why, is_permanent }, Instant::now());
     }
 
     fn check_loading(&mut self, table: TableId) {
@@ -628,7 +627,7 @@ impl Driver {
         let error = DriverError::Memory { table: follow.name(), rows: cache.len(), used, allowed };
         let failure = Failure::ReadRefused { table, why: error.to_string() };
         self.failure = Some(error);
-        self.replica.handle(Input::GivenUp(failure), Instant::now());
+        self.engine.handle(Input::GivenUp(failure), Instant::now());
     }
 }
 

@@ -4,7 +4,7 @@ use super::change::Change;
 use super::snapshot::Snapshot;
 use std::time::Duration;
 
-/// A followed table, by its position in what [`Replica::new`](super::Replica::new) was given.
+/// A followed table, by its position in what [`Engine::new`](super::Engine::new) was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableId(pub usize);
 

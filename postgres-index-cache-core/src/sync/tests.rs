@@ -18,7 +18,7 @@ fn followed(name: &str) -> Followed {
 }
 
 struct Driven {
-    replica: Replica,
+    engine: Engine,
     now: Instant,
     outputs: Vec<Output>,
 }
@@ -32,13 +32,13 @@ impl Driven {
             heartbeat: Duration::from_secs(1000),
             heals: true,
         };
-        let replica = Replica::new(tables, vec!["c".into()], FENCES.into(), limits);
-        Self { replica, now: Instant::now(), outputs: Vec::new() }
+        let engine = Engine::new(tables, vec!["c".into()], FENCES.into(), limits);
+        Self { engine, now: Instant::now(), outputs: Vec::new() }
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        self.replica.handle(input, self.now);
-        while let Some(output) = self.replica.poll() {
+        self.engine.handle(input, self.now);
+        while let Some(output) = self.engine.poll() {
             self.outputs.push(output);
         }
     }
@@ -109,7 +109,7 @@ impl Driven {
         self.connect();
         self.finish_read("100:100:");
         self.echo();
-        assert_eq!(self.replica.state(), State::Live);
+        assert_eq!(self.engine.state(), State::Live);
     }
 
     /// What was applied, in short: `+1` stores key 1, `-1` removes it, `2>1` replaces key 2 by 1, `0` clears.
@@ -155,12 +155,12 @@ fn a_probe_that_does_not_come_back_names_the_connection() {
     driven.handle(Input::Listening);
     let probes = driven.tokens();
     driven.handle(Input::Notification { channel: FENCES, payload: &probes[0] });
-    driven.now = driven.replica.poll_timeout().expect("a deadline");
+    driven.now = driven.engine.poll_timeout().expect("a deadline");
     driven.handle(Input::TimePassed);
     let failed = driven.outputs.iter().any(|output| {
         matches!(output, Output::Disconnected { failure: Failure::ProbeLost { via: Via::Reads, .. }, retry_in: None })
     });
-    assert!(failed && driven.replica.state() == State::Disconnected, "{:?}", driven.outputs);
+    assert!(failed && driven.engine.state() == State::Disconnected, "{:?}", driven.outputs);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn changes_wait_for_the_read_and_are_cut_by_its_snapshot() {
     driven.row("update", 5, 104, "");
     assert_eq!(driven.applied(), "", "the filter holds until a fence has come back");
     driven.echo();
-    assert_eq!(driven.replica.counters().skipped, 3);
+    assert_eq!(driven.engine.counters().skipped, 3);
     driven.row("update", 6, 205, "");
     assert_eq!(driven.applied(), "+6");
 }
@@ -189,10 +189,10 @@ fn a_fence_sent_before_the_read_does_not_prove_it() {
     let early = driven.tokens();
     driven.finish_read("100:100:");
     driven.handle(Input::Notification { channel: FENCES, payload: &early[0] });
-    assert_eq!(driven.replica.state(), State::CatchingUp);
+    assert_eq!(driven.engine.state(), State::CatchingUp);
     assert!(!driven.outputs.iter().any(|output| matches!(output, Output::FenceReached(_))));
     driven.echo();
-    assert_eq!(driven.replica.state(), State::Live);
+    assert_eq!(driven.engine.state(), State::Live);
     assert!(driven.outputs.iter().any(|output| matches!(output, Output::FenceReached(FenceId(1)))));
 }
 
@@ -227,13 +227,13 @@ fn what_nobody_can_make_out_makes_the_table_be_read_again() {
         let mut driven = Driven::new(vec![followed("users")]);
         driven.live();
         send(&mut driven);
-        assert_eq!(driven.replica.state(), State::Snapshotting, "{name}");
+        assert_eq!(driven.engine.state(), State::Snapshotting, "{name}");
         driven.applied();
         driven.row("update", 3, 151, "");
         driven.finish_read("150:160:151");
         assert_eq!(driven.applied(), "+3", "{name}");
         driven.echo();
-        assert_eq!((driven.replica.state(), driven.replica.counters().reloads), (State::Live, 1), "{name}");
+        assert_eq!((driven.engine.state(), driven.engine.counters().reloads), (State::Live, 1), "{name}");
     }
 }
 
@@ -293,7 +293,7 @@ fn a_payload_that_cannot_be_trusted_makes_its_row_be_read_again() {
         driven.applied();
         let (batch, keys) = driven.refetch_asked().expect(name);
         assert_eq!(keys, expected, "{name}");
-        assert_eq!(driven.replica.state(), State::Live, "{name}: the other rows are as they were");
+        assert_eq!(driven.engine.state(), State::Live, "{name}: the other rows are as they were");
         // Its own changes wait, those of others do not; a fence waits for the row.
         driven.row("update", 1, 151, "");
         driven.row("update", 1, 152, "");
@@ -304,7 +304,7 @@ fn a_payload_that_cannot_be_trusted_makes_its_row_be_read_again() {
         assert!(!driven.is_reached(1), "{name}");
         driven.answer(batch, "152:152:");
         assert_eq!(driven.applied(), "= +1", "{name}: what the read saw is skipped");
-        assert!(driven.is_reached(1) && driven.replica.counters().reloads == 0, "{name}");
+        assert!(driven.is_reached(1) && driven.engine.counters().reloads == 0, "{name}");
         // The floor is there until a fence that was sent after it has come back.
         driven.row("update", 1, 151, "");
         assert_eq!(driven.applied(), "", "{name}");
@@ -353,7 +353,7 @@ fn an_answer_from_before_the_table_was_read_again_is_ignored() {
     driven.answer(batch, "155:155:");
     assert_eq!(driven.applied(), "");
     driven.echo();
-    assert_eq!(driven.replica.state(), State::Live);
+    assert_eq!(driven.engine.state(), State::Live);
 }
 
 #[test]
@@ -374,9 +374,9 @@ fn a_read_that_fails_is_done_again_until_it_is_a_refusal() {
     fail(&mut driven, Some("58030"));
     fail(&mut driven, Some("XX000"));
     fail(&mut driven, Some("XX000"));
-    assert!(!driven.replica.has_ended());
+    assert!(!driven.engine.has_ended());
     fail(&mut driven, Some("XX000"));
-    assert!(driven.replica.has_ended() && driven.read_asked().is_none());
+    assert!(driven.engine.has_ended() && driven.read_asked().is_none());
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn rows_that_cannot_be_read_by_their_keys_are_read_with_all_others() {
     driven.handle(Input::ReadFailed { table: TableId(0), work: batch, code, why: "x".into(), is_permanent: false });
     driven.finish_read("155:155:");
     driven.echo();
-    assert_eq!(driven.replica.state(), State::Live);
+    assert_eq!(driven.engine.state(), State::Live);
 }
 
 #[test]
@@ -404,7 +404,7 @@ fn ordinary_transactions_cause_no_read() {
     driven.row("update", 1, 152, r#","recheck":true"#);
     driven.notify(r#"{"table":"users","action":"truncate","id":null,"schema":"app","rel":7,"xid":"153"}"#);
     assert_eq!(driven.applied(), "+1 +1 +1 -1 +1 +1 0");
-    assert_eq!((driven.replica.counters().reloads, driven.replica.state()), (0, State::Live));
+    assert_eq!((driven.engine.counters().reloads, driven.engine.state()), (0, State::Live));
 }
 
 #[test]
@@ -424,14 +424,14 @@ fn leaves_speak_for_their_root() {
         send(&mut driven, action, rel, 151);
     }
     send(&mut driven, "insert", 9, 151);
-    assert_eq!((driven.applied(), driven.replica.counters().reloads), ("+1 0 +1".to_string(), 0));
+    assert_eq!((driven.applied(), driven.engine.counters().reloads), ("+1 0 +1".to_string(), 0));
     // TRUNCATE of a leaf in the same transaction, after a row has come.
     send(&mut driven, "reload", 9, 151);
-    assert_eq!(driven.replica.counters().reloads, 1);
+    assert_eq!(driven.engine.counters().reloads, 1);
     driven.finish_read("200:200:");
     driven.echo();
     send(&mut driven, "insert", 10, 201);
-    assert_eq!((driven.applied(), driven.replica.counters().reloads), (String::new(), 2), "a leaf that is not known");
+    assert_eq!((driven.applied(), driven.engine.counters().reloads), (String::new(), 2), "a leaf that is not known");
 }
 
 #[test]
@@ -458,7 +458,7 @@ fn reloads_keep_a_distance() {
     driven.echo();
     reload(&mut driven);
     assert_eq!(driven.read_asked(), None);
-    assert_eq!(driven.replica.poll_timeout(), Some(driven.now + Duration::from_secs(6)));
+    assert_eq!(driven.engine.poll_timeout(), Some(driven.now + Duration::from_secs(6)));
     driven.now += Duration::from_secs(6);
     driven.handle(Input::TimePassed);
     assert!(driven.read_asked().is_some());
@@ -473,13 +473,13 @@ fn what_waits_is_bounded_and_a_read_that_missed_changes_is_done_again() {
     }
     driven.now += Duration::from_secs(3);
     driven.finish_read("1:1:");
-    assert_eq!((driven.applied(), driven.replica.state()), (String::new(), State::Snapshotting));
+    assert_eq!((driven.applied(), driven.engine.state()), (String::new(), State::Snapshotting));
     assert_eq!(driven.read_asked(), None, "the next read keeps its distance");
     driven.now += Duration::from_secs(6);
     driven.handle(Input::TimePassed);
     driven.finish_read("200:200:");
     driven.echo();
-    assert_eq!(driven.replica.state(), State::Live);
+    assert_eq!(driven.engine.state(), State::Live);
 }
 
 #[test]
@@ -488,7 +488,7 @@ fn a_deadline_counts_only_when_nothing_more_is_there_to_be_handed_in() {
     driven.handle(Input::Listening);
     driven.now += Duration::from_secs(60);
     driven.echo();
-    assert_eq!(driven.replica.state(), State::Snapshotting);
+    assert_eq!(driven.engine.state(), State::Snapshotting);
 }
 
 #[test]
@@ -510,7 +510,7 @@ fn rows_whose_payloads_lack_a_column_are_read_again() {
     assert_eq!(driven.applied(), "-1");
     driven.row("update", 2, 151, "");
     assert_eq!((driven.applied(), driven.refetch_asked().unwrap().1), (String::new(), vec!["2".to_string()]));
-    assert_eq!(driven.replica.counters().reloads, 0);
+    assert_eq!(driven.engine.counters().reloads, 0);
 }
 
 #[test]
@@ -526,13 +526,13 @@ fn payloads_of_others_and_forged_ones_are_counted_and_change_nothing() {
     ] {
         driven.notify(payload);
     }
-    let counters = driven.replica.counters();
+    let counters = driven.engine.counters();
     assert_eq!((driven.applied(), counters.other_tables, counters.invalid), (String::new(), 4, 1));
     let mut plain = Driven::new(vec![Followed { sends_plain_form: true, ..followed("users") }]);
     plain.live();
     plain.notify(r#"{"table":"users","action":"insert","id":1,"data":{"id":1}}"#);
     plain.notify(r#"{"table":"users","action":"delete","id":1}"#);
-    assert_eq!((plain.applied(), plain.replica.counters().plain), ("+1 -1".to_string(), 2));
+    assert_eq!((plain.applied(), plain.engine.counters().plain), ("+1 -1".to_string(), 2));
 }
 
 #[test]
@@ -541,7 +541,7 @@ fn a_lost_connection_is_stale_at_once_and_comes_back_with_a_new_snapshot() {
     driven.live();
     driven.handle(Input::FenceWanted(FenceId(1)));
     driven.handle(Input::Lost("closed".into()));
-    assert_eq!(driven.replica.state(), State::Disconnected);
+    assert_eq!(driven.engine.state(), State::Disconnected);
     let Some(Output::Disconnected { retry_in: Some(wait), .. }) = driven.outputs.last() else {
         panic!("{:?}", driven.outputs)
     };
@@ -549,16 +549,16 @@ fn a_lost_connection_is_stale_at_once_and_comes_back_with_a_new_snapshot() {
     driven.outputs.clear();
     driven.row("insert", 1, 150, "");
     assert_eq!(driven.applied(), "", "nothing of the old connection counts");
-    driven.now = driven.replica.poll_timeout().expect("an attempt is due");
+    driven.now = driven.engine.poll_timeout().expect("an attempt is due");
     driven.handle(Input::TimePassed);
     assert!(matches!(driven.outputs[0], Output::Connect { .. }), "{:?}", driven.outputs);
     driven.handle(Input::ConnectFailed { why: "the database system is starting up".into(), is_permanent: false });
-    driven.now = driven.replica.poll_timeout().expect("another attempt is due");
+    driven.now = driven.engine.poll_timeout().expect("another attempt is due");
     driven.handle(Input::TimePassed);
     driven.live();
     driven.echo();
     assert!(driven.is_reached(1), "who waited for a fence is answered after the gap");
-    assert_eq!(driven.replica.counters().gaps, 2);
+    assert_eq!(driven.engine.counters().gaps, 2);
 }
 
 #[test]
@@ -566,14 +566,14 @@ fn what_cannot_heal_is_named_and_not_tried_again() {
     let refused = |driven: &Driven| {
         let last = driven.outputs.iter().rfind(|output| matches!(output, Output::Disconnected { .. }));
         matches!(last, Some(Output::Disconnected { retry_in: None, .. }))
-            && driven.replica.has_ended()
-            && driven.replica.poll_timeout().is_none()
+            && driven.engine.has_ended()
+            && driven.engine.poll_timeout().is_none()
     };
     let mut standby = Driven::new(vec![followed("users")]);
     standby.handle(Input::ConnectFailed { why: "25006".into(), is_permanent: true });
     assert!(refused(&standby));
     let mut once = Driven::new(vec![followed("users")]);
-    once.replica.limits.heals = false;
+    once.engine.limits.heals = false;
     once.live();
     once.handle(Input::Lost("closed".into()));
     assert!(refused(&once));
@@ -597,14 +597,14 @@ fn a_heartbeat_that_is_missed_is_a_gap_and_blocked_commits_are_none() {
         driven.handle(Input::SendBlocked { token: &token });
         assert!(driven.outputs.iter().any(|output| matches!(output, Output::CommitsBlocked)));
         driven.outputs.retain(|output| matches!(output, Output::Notify { .. }));
-        assert_eq!((driven.tokens(), driven.replica.state()), (vec![token.clone()], State::Live));
+        assert_eq!((driven.tokens(), driven.engine.state()), (vec![token.clone()], State::Live));
     }
     driven.now += Duration::from_secs(4);
     driven.handle(Input::Sent { token: &token });
     driven.now += Duration::from_secs(4);
     driven.handle(Input::TimePassed);
-    assert_eq!(driven.replica.state(), State::Live, "its clock runs from when the server has it");
+    assert_eq!(driven.engine.state(), State::Live, "its clock runs from when the server has it");
     driven.now += Duration::from_secs(1);
     driven.handle(Input::TimePassed);
-    assert_eq!(driven.replica.state(), State::Disconnected);
+    assert_eq!(driven.engine.state(), State::Disconnected);
 }

@@ -4,7 +4,7 @@
 use crate::server::{CHANNEL, Fault, KEYS, Rows, Seen, Server, TABLES};
 use fastrand::Rng;
 use postgres_index_cache_core::sync::{
-    Change, Counters, FenceId, Followed, Input, Limits, Operation, Output, Replica, Rule, State, TableId, Via,
+    Change, Counters, Engine, FenceId, Followed, Input, Limits, Operation, Output, Rule, State, TableId, Via,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ enum Stage {
 pub struct World {
     random: Rng,
     now: Instant,
-    replica: Replica,
+    engine: Engine,
     server: Server,
     wrong: Option<Wrong>,
     caches: Vec<Rows>,
@@ -108,15 +108,15 @@ impl World {
             heartbeat: Duration::from_secs(5),
             heals: true,
         };
-        let mut replica = Replica::new(followed.into(), vec![CHANNEL.into()], FENCES.into(), limits);
+        let mut engine = Engine::new(followed.into(), vec![CHANNEL.into()], FENCES.into(), limits);
         if let Some(Wrong::Rule(rule)) = wrong {
-            replica = replica.without(rule);
+            engine = engine.without(rule);
         }
         let server = Server::new(&mut random, fault);
         Self {
             random,
             now: Instant::now(),
-            replica,
+            engine,
             server,
             wrong,
             caches: vec![Rows::new(); TABLES.len()],
@@ -137,7 +137,7 @@ impl World {
     }
 
     pub fn counters(&self) -> Counters {
-        self.replica.counters()
+        self.engine.counters()
     }
 
     /// Runs load and faults, then lets it come to rest, when the caches must be the tables.
@@ -154,11 +154,11 @@ impl World {
         let last = self.next_fence;
         for _ in 0..3000 {
             self.step()?;
-            if !self.fences.contains_key(&last) && self.replica.state() == State::Live {
+            if !self.fences.contains_key(&last) && self.engine.state() == State::Live {
                 return self.check_equal();
             }
         }
-        Err(format!("it never comes to rest: {:?}, {:?}", self.replica, self.tasks))
+        Err(format!("it never comes to rest: {:?}, {:?}", self.engine, self.tasks))
     }
 
     fn check_equal(&self) -> Result<(), String> {
@@ -347,8 +347,8 @@ impl World {
     }
 
     fn handle(&mut self, input: Input<'_>) -> Result<(), String> {
-        self.replica.handle(input, self.now);
-        while let Some(output) = self.replica.poll() {
+        self.engine.handle(input, self.now);
+        while let Some(output) = self.engine.poll() {
             match output {
                 Output::Connect { channels } => {
                     if channels != [CHANNEL, FENCES] {
@@ -390,7 +390,7 @@ impl World {
                     self.server.is_listening = false;
                     self.server.queue.clear();
                     self.late_tasks.append(&mut self.tasks);
-                    if self.replica.state() == State::Live {
+                    if self.engine.state() == State::Live {
                         return Err("it is live without a connection".to_string());
                     }
                 }
@@ -416,7 +416,7 @@ impl World {
     fn check_fence(&mut self, id: u64) -> Result<(), String> {
         let asked = self.fences.remove(&id).ok_or("a fence is reached twice")?;
         self.fences_checked += 1;
-        if self.replica.state() != State::Live {
+        if self.engine.state() != State::Live {
             return Err("a fence is reached and the replica is not live".to_string());
         }
         for (&(table, key), history) in &self.server.history {
@@ -446,7 +446,7 @@ impl World {
                 let Some(&place) = self.server.committed.get(value) else {
                     return Err(format!("key {key} of table {table} is {value}, which was never committed"));
                 };
-                if self.replica.state() != State::Live {
+                if self.engine.state() != State::Live {
                     continue;
                 }
                 let newest = self.newest.entry((table, key)).or_insert(place);

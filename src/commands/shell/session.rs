@@ -340,7 +340,7 @@ impl Session {
 
     fn stats(&self) -> Data {
         let driver = &self.live.driver;
-        let counters = driver.replica().counters();
+        let counters = driver.engine().counters();
         let (mut total, mut bytes) = (0, 0);
         for at in 0..self.followees.len() {
             let cache = driver.cache(TableId(at));
