@@ -1,4 +1,4 @@
-//! The triggers that announce changes: what they should be ([`sql`]), whose they are ([`comment`]), and what it takes to
+//! The triggers that announce changes: what they should be ([`sql`]), whose they are ([`observe`]), and what it takes to
 //! get there ([`plan`]).
 //!
 //! ```text
@@ -7,7 +7,6 @@
 //! catalog::Table.triggers ─────────┘
 //! ```
 
-pub mod comment;
 pub mod observe;
 pub mod options;
 pub mod plan;

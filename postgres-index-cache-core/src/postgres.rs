@@ -9,10 +9,13 @@
 //! How to connect (hosts, passwords, TLS) comes in through [`Connector`]. L is polled in every turn of the loop, also while
 //! a snapshot is read: the server's notification queue never waits for us.
 
+pub mod announced;
+pub mod catalog;
 mod copy;
 mod driver;
 mod error;
 mod fingerprint;
+mod follow;
 mod followee;
 mod links;
 mod read;
@@ -21,7 +24,8 @@ mod session;
 pub use copy::{CopyDecoder, CopyError};
 pub use driver::{Driver, DriverEvent, DriverOptions, Loaded};
 pub use error::{DriverError, ReadError};
-pub use followee::{FollowTable, RowChange};
+pub use follow::{FollowError, FollowTable, check_announced, check_kind, sent, shape};
+pub use followee::RowChange;
 pub use session::{
     ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier, quote_literal,
 };

@@ -35,7 +35,7 @@ pub async fn resolve(client: &impl GenericClient, names: &[String]) -> anyhow::R
             None => return Err(unknown(client, name).await),
         }
     }
-    describe(client, &oids).await
+    Ok(describe(client, &oids).await?)
 }
 
 async fn unknown(client: &impl GenericClient, name: &str) -> anyhow::Error {

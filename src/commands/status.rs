@@ -9,11 +9,12 @@ use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::triggers::observe::{Observed, ROW_EVENTS, TRUNCATE_EVENT, Version, announces, observe};
-use crate::triggers::{Asked, comment, plan};
+use crate::triggers::{Asked, plan};
 use anyhow::Context as _;
 use near_limit::NearLimit;
 use postgres_index_cache_core::one_line_json;
 use postgres_index_cache_core::postgres::ADVISORY_KEY;
+use postgres_index_cache_core::postgres::announced::read_comment;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use tokio_postgres::Client;
@@ -213,7 +214,7 @@ fn problems_of(
     if seen
         .announcing
         .iter()
-        .any(|trigger| !trigger.function.is_trusted && comment::read(trigger.function.comment.as_deref()).is_some())
+        .any(|trigger| !trigger.function.is_trusted && read_comment(trigger.function.comment.as_deref()).is_some())
     {
         problems
             .push(format!("its function belongs to neither the table's owner ({}) nor a member of it", table.owner));
@@ -316,14 +317,14 @@ fn json_lines(rows: &[TableSeen<'_>], problems: &[(String, String)], server: &Se
             "schema": table.schema,
             "table": table.name,
             "channel": seen.as_ref().and_then(|seen| seen.channel.clone()),
-            "events": seen.as_ref().map(Observed::events),
+            "events": seen.as_ref().map(|seen| seen.events()),
             "columns": seen.as_ref().and_then(|seen| {
                 let options = seen.options()?;
                 let key = table.key.iter().flat_map(|key| &key.columns);
                 let sent = |column: &&String| options.sends(column) || key.clone().any(|name| name == *column);
                 Some(table.columns.iter().map(|column| &column.name).filter(sent).collect::<Vec<_>>())
             }),
-            "options": seen.as_ref().and_then(Observed::options),
+            "options": seen.as_ref().and_then(|seen| seen.options()),
             "state": seen.as_ref().map(enabled),
             "function": seen.as_ref().map(|seen| seen.version.as_str()),
             "rows": table.estimated_rows,

@@ -2,10 +2,11 @@
 
 use super::observe::{TRUNCATE_EVENT, announces, is_for, is_ours, observe};
 use super::sql::{self, Expected};
-use super::{Asked, TriggerOptions, comment, script};
+use super::{Asked, TriggerOptions, script};
 use crate::catalog::{self, Enabled, Function, Leaf, RelationKind, Table, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
+use postgres_index_cache_core::postgres::announced::read_comment;
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use tokio_postgres::{Client, GenericClient};
 
@@ -99,7 +100,7 @@ pub async fn install(
     let own = catalog::find_function(client, table, &sql::function_name(&table.name)).await?;
     let remembered = own.as_ref().filter(|function| is_for(function, table));
     let remembered =
-        remembered.and_then(|function| comment::read(function.comment.as_deref())).map(|comment| comment.options);
+        remembered.and_then(|function| read_comment(function.comment.as_deref())).map(|comment| comment.options);
     let installed = observed.or(remembered);
     let options =
         asked.over(installed.as_ref(), table).context(format!("install triggers on {}", table.display_name()))?;
@@ -156,7 +157,7 @@ pub async fn install(
 /// A function of the name that is needed and that is not ours, and what to do about it.
 fn foreign_function(function: &Function, table: &Table) -> (String, &'static str) {
     let name = format!("{}.{}()", quote_identifier(&function.schema), quote_identifier(&function.name));
-    match comment::read(function.comment.as_deref()) {
+    match read_comment(function.comment.as_deref()) {
         Some(comment) if function.is_trusted => (
             format!("the function {name} exists and was made for {}.{}", comment.schema, comment.table),
             "refresh that table's triggers first, or remove them",
@@ -331,7 +332,7 @@ fn functions_of_ours<'a>(table: &'a Table, keep: Option<&Expected>) -> Vec<&'a F
 
 /// Whether a function was made for another table that exists: two tables may have swapped their names.
 async fn is_for_another(client: &impl GenericClient, function: &Function, table: &Table) -> anyhow::Result<bool> {
-    let Some(comment) = comment::read(function.comment.as_deref()) else { return Ok(false) };
+    let Some(comment) = read_comment(function.comment.as_deref()) else { return Ok(false) };
     let exists =
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = $2 AND c.oid <> $3)";
@@ -372,7 +373,7 @@ pub async fn remove(client: &impl GenericClient, table: &Table, removed_from: &[
         is_partitioned: table.kind == RelationKind::Partitioned,
         result: if steps.is_empty() { "nothing to remove" } else { "removed" },
         options: (observe(table).and_then(|observed| observed.options().cloned()), None),
-        channel: observe(table).and_then(|observed| observed.channel),
+        channel: observe(table).and_then(|observed| observed.announced.channel),
         function: ours
             .first()
             .map(|trigger| format!("{}.{}", trigger.function.schema, trigger.function.name))

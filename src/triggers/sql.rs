@@ -3,10 +3,9 @@
 //! what it does.
 
 use super::TriggerOptions;
-use super::comment::{self, Comment};
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
-use super::options;
 use crate::catalog::{Column, Function, Key, Leaf, RelationKind, Table, Trigger};
+use postgres_index_cache_core::postgres::announced::{Comment, PINNED, to_arguments, write_comment};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use sha2::{Digest as _, Sha256};
 
@@ -18,18 +17,6 @@ pub const GENERIC_FUNCTION: &str = "notify_cache_change";
 const LONGEST_NAME: usize = 63;
 /// Past this many bytes of columns of no fixed length a row is not even made into JSON: it would not fit.
 const WIDEST: u32 = 7_900;
-
-/// The settings of a writer's session that change how values are written as JSON, with the value that is pinned.
-pub const PINNED: [(&str, &str); 8] = [
-    ("TimeZone", "UTC"),
-    ("DateStyle", "ISO"),
-    ("IntervalStyle", "postgres"),
-    ("bytea_output", "hex"),
-    ("extra_float_digits", "1"),
-    ("lc_monetary", "C"),
-    ("quote_all_identifiers", "off"),
-    ("search_path", "pg_catalog, pg_temp"),
-];
 
 /// What a table's triggers should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +76,7 @@ impl Expected {
             create_function,
             source,
             settings: settings.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
-            comment: comment::write(&comment),
+            comment: write_comment(&comment),
             row_trigger: shortened(&table.name, "_cache_notify"),
             truncate_trigger: shortened(&table.name, "_cache_notify_truncate"),
             is_without_truncate: options.no_truncate,
@@ -117,11 +104,11 @@ impl Expected {
             source,
             // The file pins all of them, in this order.
             settings: PINNED.iter().map(|(name, value)| format!("{name}={value}")).collect(),
-            comment: comment::write(&comment),
+            comment: write_comment(&comment),
             row_trigger: shortened(&table.name, "_cache_notify"),
             truncate_trigger: shortened(&table.name, "_cache_notify_truncate"),
             is_without_truncate: options.no_truncate,
-            arguments: options::to_arguments(options),
+            arguments: to_arguments(options),
             is_generic: true,
         }
     }

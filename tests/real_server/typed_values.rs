@@ -130,7 +130,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
         let sql = format!("INSERT INTO all_types VALUES ({id}, {})", values.collect::<Vec<_>>().join(", "));
         writer.batch_execute(&sql).await.unwrap();
     }
-    for (name, value) in pgic::triggers::sql::PINNED {
+    for (name, value) in postgres_index_cache_core::postgres::announced::PINNED {
         client.batch_execute(&format!("SET {name} = '{value}'")).await.unwrap();
     }
     let selected: Vec<String> =

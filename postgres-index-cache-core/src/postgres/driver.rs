@@ -2,7 +2,8 @@
 
 use super::error::{DriverError, Policy, ReadError, chain};
 use super::fingerprint::{Difference, Fingerprint, compare, look};
-use super::followee::{FollowTable, Followee, RowChange};
+use super::follow::FollowTable;
+use super::followee::{Followee, RowChange};
 use super::links::{Links, Open, open_with};
 use super::read::Read;
 use super::session::{Connector, Listener, quote_identifier, quote_literal};

@@ -3,30 +3,15 @@
 use super::copy::CopyDecoder;
 use super::error::{DriverError, ReadError};
 use super::fingerprint::Fingerprint;
+use super::follow::FollowTable;
 use super::session::quote_identifier;
-use crate::sync::{Change, Followed, Operation};
-use crate::table_cache::{KeyBuf, Laid, Row, RowBuf, TableCache, TableShape, Unfit, Upserted};
+use crate::sync::{Change, Operation};
+use crate::table_cache::{KeyBuf, Laid, Row, RowBuf, TableCache, Unfit, Upserted};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-
-/// A table to follow, as the catalogue describes it.
-#[derive(Debug, Clone)]
-pub struct FollowTable {
-    /// What the engine knows of it.
-    pub followed: Followed,
-    /// The columns to keep and the key.
-    pub shape: Arc<TableShape>,
-    /// The types of the key's columns, in key order, as SQL takes them.
-    pub key_types: Vec<String>,
-    /// The triggers that announce its changes: when one is gone or disabled, the table is not followed any more. Empty
-    /// where nothing announces them and that is known.
-    pub announced_by: Vec<String>,
-    /// Roughly how many rows it has (`pg_class.reltuples`).
-    pub expected_rows: usize,
-}
 
 /// What became of a row.
 #[derive(Debug, Clone)]
@@ -251,17 +236,6 @@ impl fmt::Debug for Followee {
 }
 
 impl FollowTable {
-    /// `schema.table`, for people.
-    pub fn name(&self) -> String {
-        format!("{}.{}", self.followed.schema, self.followed.name)
-    }
-
-    /// The relation to lock and to read: a table without the tables that inherit from it, or a table with its partitions.
-    pub(super) fn relation(&self) -> String {
-        let only = if self.followed.is_partitioned { "" } else { "ONLY " };
-        format!("{only}{}.{}", quote_identifier(&self.followed.schema), quote_identifier(&self.followed.name))
-    }
-
     /// Reads every row, or those of some keys.
     pub(super) fn copy_statement(&self, keys: Option<&[String]>) -> Result<String, DriverError> {
         let column = |column: &crate::Column| column.kind.select_expression(&quote_identifier(&column.name));

@@ -3,7 +3,7 @@
 use super::driver::{Asked, BATCH, DriverOptions, Event};
 use super::error::{DriverError, ReadError};
 use super::fingerprint::look;
-use super::followee::FollowTable;
+use super::follow::FollowTable;
 use super::session::quote_literal;
 use futures_util::StreamExt;
 use std::sync::Arc;

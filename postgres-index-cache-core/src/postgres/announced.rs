@@ -1,0 +1,129 @@
+//! What announces a table's changes: which triggers, whose function they call, on which channel, with which options.
+
+mod comment;
+mod options;
+
+pub use comment::{Comment, read as read_comment, write as write_comment};
+pub use options::{TriggerOptions, from_arguments, to_arguments};
+
+use super::catalog::{Enabled, Function, Table, Trigger};
+use crate::DEFAULT_CACHE_CHANNEL;
+
+/// The bits of `pg_trigger.tgtype` for AFTER INSERT OR UPDATE OR DELETE, FOR EACH ROW.
+pub const ROW_EVENTS: i16 = 1 | 4 | 8 | 16;
+/// The bit for TRUNCATE, AFTER, FOR EACH STATEMENT.
+pub const TRUNCATE_EVENT: i16 = 32;
+
+/// The settings of a writer's session that change how values are written as JSON, with the value that the triggers pin.
+pub const PINNED: [(&str, &str); 8] = [
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "postgres"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+    ("lc_monetary", "C"),
+    ("quote_all_identifiers", "off"),
+    ("search_path", "pg_catalog, pg_temp"),
+];
+
+/// A table's announcing triggers.
+#[derive(Debug, Clone)]
+pub struct Announced<'a> {
+    /// The one for rows.
+    pub row: Option<&'a Trigger>,
+    /// The one for TRUNCATE.
+    pub truncate: Option<&'a Trigger>,
+    /// The channel that it notifies on, as far as can be told.
+    pub channel: Option<String>,
+    /// What the comment of a function of ours says; `None` for somebody else's.
+    pub comment: Option<Comment>,
+    /// All triggers that announce, where there should be one for rows and one for TRUNCATE.
+    pub announcing: Vec<&'a Trigger>,
+}
+
+impl Announced<'_> {
+    /// The options that a function of ours was made with.
+    pub fn options(&self) -> Option<&TriggerOptions> {
+        self.comment.as_ref().map(|comment| &comment.options)
+    }
+
+    /// Whether it sends the plain form of the specification, as far as can be told: only a function of ours is known
+    /// not to.
+    pub fn sends_plain_form(&self) -> bool {
+        self.comment.is_none()
+    }
+
+    /// The columns that are sent, where they are not all.
+    pub fn sent_columns(&self) -> Option<&Vec<String>> {
+        self.options().and_then(|options| options.columns.as_ref())
+    }
+
+    /// The triggers that fire for what an ordinary session writes.
+    pub fn firing(&self) -> impl Iterator<Item = &Trigger> {
+        let announcing = [self.row, self.truncate].into_iter().flatten();
+        announcing.filter(|trigger| matches!(trigger.enabled, Enabled::Origin | Enabled::Always))
+    }
+
+    /// The events that are announced.
+    pub fn events(&self) -> Vec<&'static str> {
+        let kind = self.row.map_or(0, |trigger| trigger.kind) | self.truncate.map_or(0, |trigger| trigger.kind);
+        let names = [(4, "insert"), (16, "update"), (8, "delete"), (32, "truncate")];
+        names.iter().filter(|(bit, _)| kind & bit != 0).map(|(_, name)| *name).collect()
+    }
+}
+
+/// Whether a function is ours: its comment says so, and its owner is none that may have planted it.
+pub fn is_ours(function: &Function) -> bool {
+    function.is_trusted && read_comment(function.comment.as_deref()).is_some()
+}
+
+/// Whether a function of ours was made for this table, under the name that it has today.
+pub fn is_for(function: &Function, table: &Table) -> bool {
+    let comment = read_comment(function.comment.as_deref());
+    is_ours(function)
+        && comment.is_some_and(|comment| {
+            comment.schema == table.schema && (comment.table == table.name || comment.options.generic)
+        })
+}
+
+/// Whether a trigger is one that announces changes, by what it calls.
+pub fn announces(trigger: &Trigger) -> bool {
+    trigger.function.name.starts_with("notify_cache_change") || is_ours(&trigger.function)
+}
+
+/// What announces a table's changes; `None` when nothing announces its rows.
+pub fn announced(table: &Table) -> Option<Announced<'_>> {
+    let of = |events: i16| {
+        let mut found = table.triggers.iter().filter(|trigger| announces(trigger) && trigger.kind & events != 0);
+        // Where there are several, ours is the one that counts.
+        let ours = found.clone().find(|trigger| is_for(&trigger.function, table));
+        let ours = ours.or_else(|| found.clone().find(|trigger| is_ours(&trigger.function)));
+        ours.or_else(|| found.next())
+    };
+    let (row, truncate) = (of(ROW_EVENTS & !1), of(TRUNCATE_EVENT));
+    let trigger = row.or(truncate)?;
+    let announcing: Vec<&Trigger> = table.triggers.iter().filter(|trigger| announces(trigger)).collect();
+    if !is_ours(&trigger.function) {
+        return Some(Announced { row, truncate, channel: foreign_channel(trigger), comment: None, announcing });
+    }
+    let comment = read_comment(trigger.function.comment.as_deref()).map(|comment| {
+        if comment.options.generic {
+            // The generic function's comment is that of many tables: what holds for this one stands in its trigger.
+            Comment { table: table.name.clone(), options: from_arguments(&trigger.arguments), ..comment }
+        } else {
+            comment
+        }
+    });
+    let channel = comment.as_ref().map(|comment| comment.options.channel.clone());
+    Some(Announced { row, truncate, channel, comment, announcing })
+}
+
+/// The channel of somebody else's function: the trigger's argument, else the literal that its text notifies on.
+fn foreign_channel(trigger: &Trigger) -> Option<String> {
+    let source = &trigger.function.source;
+    if source.contains("TG_ARGV") {
+        return trigger.arguments.first().cloned().or_else(|| Some(DEFAULT_CACHE_CHANNEL.to_string()));
+    }
+    let after = source.split_once("pg_notify")?.1.trim_start().strip_prefix('(')?.trim_start().strip_prefix('\'')?;
+    after.split_once('\'').map(|(channel, _)| channel.to_string())
+}

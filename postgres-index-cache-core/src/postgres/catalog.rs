@@ -1,0 +1,327 @@
+//! Tables as PostgreSQL describes them: columns, key, triggers and the functions they call.
+
+use super::session::quote_identifier;
+use crate::value::Kind;
+use tokio_postgres::GenericClient;
+
+/// Why the catalogue could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CatalogError {
+    /// The server refused.
+    #[error("read the catalogue")]
+    Server(#[from] tokio_postgres::Error),
+    /// A table was dropped meanwhile.
+    #[error("the table with oid {0} is gone")]
+    Gone(u32),
+}
+
+/// A relation.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: RelationKind,
+    /// Whether it is temporary.
+    pub is_temporary: bool,
+    /// Whether it is a partition of another table.
+    pub is_partition: bool,
+    /// The role that owns it, by name.
+    pub owner: String,
+    /// Whether the role that asks may act as its owner, and is another one.
+    pub can_give_to_owner: bool,
+    /// How many rows it has, as of the last ANALYZE; `None` when there was none.
+    pub estimated_rows: Option<u64>,
+    /// Bytes of its main fork.
+    pub bytes: u64,
+    /// Its columns, in order.
+    pub columns: Vec<Column>,
+    /// What identifies a row.
+    pub key: Option<Key>,
+    /// Its triggers; neither internal ones nor clones of a partitioned table's.
+    pub triggers: Vec<Trigger>,
+    /// The leaves of a partitioned table.
+    pub leaves: Vec<Leaf>,
+}
+
+/// A partition that holds rows.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its own triggers, clones not counted.
+    pub triggers: Vec<Trigger>,
+}
+
+impl Leaf {
+    /// `schema.table`, for people.
+    pub fn display_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The name as it stands in SQL.
+    pub fn sql_name(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
+}
+
+/// What a relation is (`pg_class.relkind`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// An ordinary table.
+    Table,
+    /// A partitioned table.
+    Partitioned,
+    /// A view.
+    View,
+    /// A materialised view.
+    MaterializedView,
+    /// A foreign table.
+    Foreign,
+    /// A sequence, an index, a composite type.
+    Other,
+}
+
+/// A column.
+#[expect(clippy::struct_excessive_bools, reason = "four facts of the catalogue, each on its own")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type without a modifier, as SQL takes it.
+    pub type_name: String,
+    /// How its values are kept.
+    pub kind: Kind,
+    /// Whether it is declared NOT NULL.
+    pub not_null: bool,
+    /// Whether it is computed when it is read (PostgreSQL 18): a trigger sees null.
+    pub is_virtual: bool,
+    /// Whether its values have no fixed length.
+    pub is_varlena: bool,
+    /// Whether its text may follow any setting: a type of an extension, or one with a cast to json of somebody's own.
+    pub follows_anything: bool,
+    /// The type and everything it is made of: domains, elements, fields, bounds.
+    pub made_of: Vec<u32>,
+}
+
+/// What identifies a row: the primary key, else a unique index that can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its columns, in key order.
+    pub columns: Vec<String>,
+    /// Whether two rows may share it until the end of a transaction.
+    pub is_deferrable: bool,
+}
+
+/// A trigger.
+#[derive(Debug, Clone)]
+pub struct Trigger {
+    /// Its name.
+    pub name: String,
+    /// When it fires (`pg_trigger.tgenabled`).
+    pub enabled: Enabled,
+    /// Its events and timing, as bits (`pg_trigger.tgtype`).
+    pub kind: i16,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Whether it has a WHEN condition or a column list.
+    pub is_conditional: bool,
+    /// What it calls.
+    pub function: Function,
+}
+
+/// When a trigger fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enabled {
+    /// Not under `session_replication_role = replica`.
+    Origin,
+    /// Always.
+    Always,
+    /// Only under `session_replication_role = replica`.
+    Replica,
+    /// Never.
+    Disabled,
+}
+
+impl Enabled {
+    /// The word that `status` shows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Origin => "enabled",
+            Self::Always => "always",
+            Self::Replica => "replica only",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// A trigger function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// `pg_proc.oid`.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// The role that owns it, by name.
+    pub owner: String,
+    /// Whether that role is the table's owner, a member of it (a superuser is), or the one that asks. Others may have
+    /// planted it.
+    pub is_trusted: bool,
+    /// Whether it runs with its owner's rights.
+    pub is_security_definer: bool,
+    /// Its text.
+    pub source: String,
+    /// Its SET clauses, as `name=value`.
+    pub settings: Vec<String>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+impl Table {
+    /// `schema.table`, for people.
+    pub fn display_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The name as it stands in SQL.
+    pub fn sql_name(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
+
+    /// A column by the name that a person gave: as it is written, else folded to lower case as SQL does.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        let exact = |wanted: &str| self.columns.iter().find(|column| column.name == wanted);
+        exact(name).or_else(|| exact(&name.to_lowercase()))
+    }
+}
+
+/// Describes relations by their oids, in the order of `oids`.
+///
+/// # Errors
+/// When the server refuses, or one of them has been dropped meanwhile.
+pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<Table>, CatalogError> {
+    let relations = client.query(include_str!("catalog/relations.sql"), &[&oids]).await?;
+    let leaf_oids: Vec<u32> = relations.iter().flat_map(|row| row.get::<_, Vec<u32>>("leaves")).collect();
+    let leaf_names = client.query(include_str!("catalog/leaves.sql"), &[&leaf_oids]).await?;
+    let leaf_triggers = client.query(include_str!("catalog/triggers.sql"), &[&leaf_oids]).await?;
+    let leaf = |row: &tokio_postgres::Row| {
+        let oid = row.get("relation");
+        let triggers = leaf_triggers.iter().filter(|row| row.get::<_, u32>("relation") == oid).map(trigger).collect();
+        Leaf { oid, schema: row.get("schema"), name: row.get("name"), triggers }
+    };
+    let columns = client.query(include_str!("catalog/columns.sql"), &[&oids]).await?;
+    let keys = client.query(include_str!("catalog/keys.sql"), &[&oids]).await?;
+    let triggers = client.query(include_str!("catalog/triggers.sql"), &[&oids]).await?;
+    oids.iter()
+        .map(|&oid| {
+            let is_of = |row: &&tokio_postgres::Row| row.get::<_, u32>("relation") == oid;
+            let relation = relations.iter().find(is_of).ok_or(CatalogError::Gone(oid))?;
+            let rows: f64 = relation.get("rows");
+            Ok(Table {
+                oid,
+                schema: relation.get("schema"),
+                name: relation.get("name"),
+                kind: relation_kind(relation.get("kind")),
+                is_temporary: relation.get("is_temporary"),
+                is_partition: relation.get("is_partition"),
+                owner: relation.get("owner"),
+                can_give_to_owner: relation.get("can_give_to_owner"),
+                estimated_rows: (rows >= 0.0).then_some(rows as u64),
+                bytes: relation.get::<_, i64>("bytes") as u64,
+                columns: columns.iter().filter(is_of).map(column).collect(),
+                key: keys
+                    .iter()
+                    .find(is_of)
+                    .map(|row| Key { columns: row.get("columns"), is_deferrable: row.get("is_deferrable") }),
+                triggers: triggers.iter().filter(is_of).map(trigger).collect(),
+                leaves: {
+                    let own: Vec<u32> = relation.get("leaves");
+                    leaf_names.iter().filter(|row| own.contains(&row.get("relation"))).map(leaf).collect()
+                },
+            })
+        })
+        .collect()
+}
+
+fn relation_kind(kind: &str) -> RelationKind {
+    match kind {
+        "r" => RelationKind::Table,
+        "p" => RelationKind::Partitioned,
+        "v" => RelationKind::View,
+        "m" => RelationKind::MaterializedView,
+        "f" => RelationKind::Foreign,
+        _ => RelationKind::Other,
+    }
+}
+
+fn column(row: &tokio_postgres::Row) -> Column {
+    Column {
+        name: row.get("name"),
+        type_name: row.get("type_name"),
+        kind: Kind::of_base_type(row.get("base_type")),
+        not_null: row.get("not_null"),
+        is_virtual: row.get("is_virtual"),
+        is_varlena: row.get("is_varlena"),
+        follows_anything: row.get("follows_anything"),
+        made_of: row.get("made_of"),
+    }
+}
+
+fn trigger(row: &tokio_postgres::Row) -> Trigger {
+    let arguments: Vec<u8> = row.get("arguments");
+    Trigger {
+        name: row.get("name"),
+        enabled: match row.get::<_, &str>("enabled") {
+            "A" => Enabled::Always,
+            "R" => Enabled::Replica,
+            "D" => Enabled::Disabled,
+            _ => Enabled::Origin,
+        },
+        kind: row.get("kind"),
+        // Each argument ends with a zero byte.
+        arguments: arguments
+            .split_inclusive(|&byte| byte == 0)
+            .map(|argument| String::from_utf8_lossy(argument.strip_suffix(&[0]).unwrap_or(argument)).into_owned())
+            .collect(),
+        is_conditional: row.get("is_conditional"),
+        function: function(row),
+    }
+}
+
+fn function(row: &tokio_postgres::Row) -> Function {
+    Function {
+        oid: row.get("function"),
+        schema: row.get("function_schema"),
+        name: row.get("function_name"),
+        owner: row.get("function_owner"),
+        is_trusted: row.get("function_is_trusted"),
+        is_security_definer: row.get("function_is_security_definer"),
+        source: row.get("function_source"),
+        settings: row.get::<_, Option<Vec<String>>>("function_settings").unwrap_or_default(),
+        comment: row.get("function_comment"),
+    }
+}
+
+/// The function of this name without arguments, seen from a table.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn find_function(
+    client: &impl GenericClient,
+    table: &Table,
+    name: &str,
+) -> Result<Option<Function>, CatalogError> {
+    let row = client.query_opt(include_str!("catalog/function.sql"), &[&table.oid, &name]).await?;
+    Ok(row.as_ref().map(function))
+}
