@@ -26,6 +26,7 @@
 //!   snapshot over the old rows.
 //! - A *fence* is a token notified by F: when it comes back, every transaction that committed before it has been seen.
 
+mod backlog;
 mod backoff;
 mod change;
 mod messages;
@@ -63,6 +64,8 @@ pub enum Rule {
     Fence,
     /// A TRUNCATE spares rows that were read after it.
     Spare,
+    /// While a cache cannot be changed, a row that is to be read again stays so, whatever comes for it.
+    Sticky,
 }
 
 /// Where the connections are.
@@ -197,7 +200,8 @@ impl Engine {
 
     /// What has been counted.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let collapsed = self.tables.iter().map(Table::collapsed).sum();
+        Counters { collapsed, ..self.counters }
     }
 
     /// What is to be done next.
@@ -243,6 +247,11 @@ impl Engine {
             Input::ChangeUnfit { table, why } => self.read_again(table, why, now),
             Input::TableAltered { table, why } => {
                 let steps = self.tables[table.0].doubt(&why);
+                self.carry_out(table, steps, now);
+            }
+            Input::CacheBusy { table } => self.tables[table.0].become_busy(),
+            Input::CacheFree { table } => {
+                let steps = self.tables[table.0].become_free();
                 self.carry_out(table, steps, now);
             }
             Input::FenceWanted(id) => self.wanted.push(id),
@@ -568,12 +577,14 @@ impl Engine {
     fn settle(&mut self, now: Instant) {
         let all_read = self.tables.iter().all(Table::is_following);
         let all_proven = self.tables.iter().all(Table::is_proven);
+        let none_busy = !self.tables.iter().any(Table::is_busy);
         let state = match (&self.link, all_read, all_proven) {
             (Link::Disconnected { .. }, ..) => State::Disconnected,
             (Link::Subscribing, ..) => State::Subscribing,
             (Link::Probing { .. }, ..) => State::Probing,
             (Link::Following, false, _) => State::Snapshotting,
             (Link::Following, true, false) if self.without != Some(Rule::Fence) => State::CatchingUp,
+            (Link::Following, true, _) if !none_busy => State::CatchingUp,
             (Link::Following, true, _) => State::Live,
         };
         if state == State::Live && self.without == Some(Rule::Fence) {
@@ -581,7 +592,7 @@ impl Engine {
         }
         let is_underway =
             self.fences.iter().any(|fence| fence.arrived.is_none() && fence.after_reads == self.finished_reads);
-        if state == State::CatchingUp && !is_underway {
+        if state == State::CatchingUp && !all_proven && !is_underway {
             self.send_fence(None, now);
         }
         if matches!(self.link, Link::Following) {

@@ -38,7 +38,8 @@ pub struct Limits {
     pub probe_timeout: Duration,
     /// How long a fence may take to come back: a commit that holds the notify lock holds it up too.
     pub fence_timeout: Duration,
-    /// How many bytes of payloads may wait while a table, or rows of it, are read; past it the table is read again.
+    /// How many bytes of payloads may wait while a table, or rows of it, are read; past it the table is read again. And
+    /// while a cache cannot be changed; past it rows are read again, and if even their keys are too many, the table.
     pub waiting_bytes: usize,
     /// How often a fence is sent when nobody asks for one: a dead connection is noticed within this and the fence timeout.
     pub heartbeat: Duration,
@@ -145,6 +146,17 @@ pub enum Input<'a> {
         table: TableId,
         /// What was wrong with it.
         why: String,
+    },
+    /// The table's cache cannot be changed: somebody holds its lock. What was handed out waits with the driver, in order,
+    /// and so do fences that were reached behind it; what comes from now on is kept by key.
+    CacheBusy {
+        /// The table.
+        table: TableId,
+    },
+    /// It can be changed again, and what had been handed out is done.
+    CacheFree {
+        /// The table.
+        table: TableId,
     },
     /// Something happened to the table that no notification tells: it must be read again.
     TableAltered {
@@ -254,7 +266,8 @@ pub enum State {
     Probing,
     /// Entered when both probes came back. Some table has not been read.
     Snapshotting,
-    /// Entered when every table is read. Each cache is its table as of some moment; no fence has proven which.
+    /// Entered when every table is read. Each cache is its table as of some moment; no fence has proven which. Also while
+    /// a cache cannot be changed: it is its table as of when it last could.
     CatchingUp,
     /// Entered when a fence that was sent after the last read came back. Every cache is its table as of the last fence
     /// or later.
@@ -334,6 +347,8 @@ pub struct Counters {
     pub reloads: u64,
     /// Rows that were read again by their keys.
     pub refetched: u64,
+    /// Changes that were dropped because a later one of the same key came while the cache could not be changed.
+    pub collapsed: u64,
     /// Connections that were lost.
     pub gaps: u64,
     /// Changes in the plain form: they carry no xid, so nothing about them can be proven.

@@ -42,6 +42,7 @@ struct Floor {
 pub(super) struct Refetches {
     wanted: Vec<String>,
     is_wanted: HashSet<String>,
+    wanted_bytes: usize,
     /// When the first of those that are wanted, or in flight, came.
     wanted_since: Option<u64>,
     in_flight: Vec<String>,
@@ -68,11 +69,6 @@ pub(super) enum Admission {
 }
 
 impl Refetches {
-    /// Whether nothing is wanted, in flight, or waits.
-    pub(super) fn is_idle(&self) -> bool {
-        self.wanted.is_empty() && self.in_flight.is_empty() && self.queue.is_empty()
-    }
-
     /// When the oldest of what is open came.
     pub(super) fn open_since(&self) -> Option<u64> {
         let queued = self.queue.front().map(|queued| queued.arrival);
@@ -90,7 +86,9 @@ impl Refetches {
             return Admission::Waits;
         }
         if change.action == Action::Truncate {
-            return if self.is_idle() { Admission::Free } else { Admission::Waits };
+            // What is wanted and not asked for yet will be read after it.
+            let nothing_is_read = self.in_flight.is_empty() && self.queue.is_empty();
+            return if nothing_is_read { Admission::Free } else { Admission::Waits };
         }
         if change.keys().any(|key| self.is_in_flight.contains(key) || self.queued_keys.contains(key)) {
             return Admission::Waits;
@@ -102,8 +100,20 @@ impl Refetches {
     pub(super) fn want(&mut self, key: &str, arrival: u64) {
         if self.is_wanted.insert(key.to_string()) {
             self.wanted.push(key.to_string());
+            self.wanted_bytes += 2 * (key.len() + size_of::<String>());
         }
         self.wanted_since = Some(self.wanted_since.map_or(arrival, |since| since.min(arrival)));
+    }
+
+    /// How many bytes the keys take that are wanted.
+    pub(super) fn wanted_bytes(&self) -> usize {
+        self.wanted_bytes
+    }
+
+    /// Wants the row of a key no more: for a test that shows what comes of it.
+    pub(super) fn unwant(&mut self, key: &str) {
+        self.is_wanted.remove(key);
+        self.wanted.retain(|wanted| wanted != key);
     }
 
     pub(super) fn push(&mut self, queued: Queued) {
@@ -124,6 +134,7 @@ impl Refetches {
         let keys = std::mem::replace(&mut self.wanted, rest);
         for key in &keys {
             self.is_wanted.remove(key);
+            self.wanted_bytes = self.wanted_bytes.saturating_sub(2 * (key.len() + size_of::<String>()));
         }
         self.is_in_flight = keys.iter().cloned().collect();
         // What is left may be as old as what goes.

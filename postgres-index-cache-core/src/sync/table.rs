@@ -1,5 +1,6 @@
 //! [`Table`]: what the engine knows of one followed table, and what each of its changes leads to.
 
+use super::backlog::Backlog;
 use super::change::{Change, Operation};
 use super::refetch::{Admission, Queued, Refetches};
 use super::snapshot::Snapshot;
@@ -72,6 +73,10 @@ pub(super) struct Table {
     /// The first half of a key change, until the second comes.
     held: Option<(Change, Verdict)>,
     refetches: Refetches,
+    /// What came while the cache could not be changed; `None` while it can.
+    backlog: Option<Backlog>,
+    /// How many changes were dropped because a later one of the same key came.
+    collapsed: u64,
     /// How many changes have come to be followed.
     arrivals: u64,
     /// The transaction whose TRUNCATE was the last thing that happened.
@@ -91,6 +96,8 @@ impl Table {
             touched_by: None,
             held: None,
             refetches: Refetches::default(),
+            backlog: None,
+            collapsed: 0,
             arrivals: 0,
             truncated_by: None,
             hasher: RandomState::default(),
@@ -111,13 +118,13 @@ impl Table {
     }
 
     pub(super) fn is_due_now(&self) -> bool {
-        matches!(self.phase, Phase::Due { not_before: None })
+        matches!(self.phase, Phase::Due { not_before: None }) && !self.is_busy()
     }
 
     pub(super) fn due_at(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Due { not_before } => not_before,
-            Phase::Reading { .. } | Phase::Following { .. } => None,
+            Phase::Due { not_before } if !self.is_busy() => not_before,
+            Phase::Due { .. } | Phase::Reading { .. } | Phase::Following { .. } => None,
         }
     }
 
@@ -160,7 +167,11 @@ impl Table {
                 if self.refetches.waiting_bytes() > waiting_limit {
                     return vec![Step::ReadAgain("too many changes waited for rows that are read again".to_string())];
                 }
-                self.follow(change)
+                let steps = self.follow(change);
+                match self.bound_backlog(waiting_limit) {
+                    Some(read_again) => vec![read_again],
+                    None => steps,
+                }
             }
         }
     }
@@ -225,6 +236,10 @@ impl Table {
         match self.refetches.admit(&queued.change) {
             Admission::Waits if !self.keeps(Rule::Waiting) && !queued.is_doubtful => self.settle(queued.change, steps),
             Admission::Waits => self.refetches.push(queued),
+            Admission::Absorbed if self.is_busy() && !self.keeps(Rule::Sticky) && !queued.is_doubtful => {
+                queued.change.keys().for_each(|key| self.refetches.unwant(key));
+                self.settle(queued.change, steps);
+            }
             Admission::Absorbed => self.refetch(&queued, steps),
             Admission::Free if queued.is_doubtful => self.refetch(&queued, steps),
             Admission::Free => self.settle(queued.change, steps),
@@ -245,7 +260,10 @@ impl Table {
     fn settle(&mut self, change: Change, steps: &mut Vec<Step>) {
         if change.action == Action::Truncate {
             let spared = if self.keeps(Rule::Spare) { self.refetches.keys_that_saw(change.xid) } else { Vec::new() };
-            steps.push(Step::Clear(spared));
+            match &mut self.backlog {
+                Some(backlog) => self.collapsed += backlog.clear(spared),
+                None => steps.push(Step::Clear(spared)),
+            }
             return;
         }
         let saw_new = self.refetches.sees(change.id(), change.xid);
@@ -253,17 +271,59 @@ impl Table {
             Operation::ReplaceKey => change.old_id().is_none_or(|key| self.refetches.sees(key, change.xid)),
             Operation::Upsert | Operation::Remove | Operation::Whole => saw_new,
         };
-        steps.push(match (saw_old, saw_new) {
-            (true, true) => Step::Skip,
-            (false, false) => Step::Apply(change),
-            (true, false) => Step::Apply(change.store_new()),
-            (false, true) => Step::Apply(change.remove_old()),
-        });
+        let change = match (saw_old, saw_new) {
+            (true, true) => return steps.push(Step::Skip),
+            (false, false) => change,
+            (true, false) => change.store_new(),
+            (false, true) => change.remove_old(),
+        };
+        match &mut self.backlog {
+            Some(backlog) => self.collapsed += backlog.keep(change),
+            None => steps.push(Step::Apply(change)),
+        }
+    }
+
+    /// Whether the cache cannot be changed.
+    pub(super) fn is_busy(&self) -> bool {
+        self.backlog.is_some()
+    }
+
+    /// How many changes were dropped because a later one of the same key came while the cache could not be changed.
+    pub(super) fn collapsed(&self) -> u64 {
+        self.collapsed
+    }
+
+    /// The cache cannot be changed from now on.
+    pub(super) fn become_busy(&mut self) {
+        self.backlog.get_or_insert_default();
+    }
+
+    /// The cache can be changed again: what has come meanwhile.
+    pub(super) fn become_free(&mut self) -> Vec<Step> {
+        let Some(mut backlog) = self.backlog.take() else { return Vec::new() };
+        let (cleared, changes) = backlog.take();
+        cleared.map(Step::Clear).into_iter().chain(changes.map(Step::Apply)).collect()
+    }
+
+    /// Keeps what waits within `limit` bytes: rows are read again in place of payloads, and if even their keys are too
+    /// many, all of the table.
+    fn bound_backlog(&mut self, limit: usize) -> Option<Step> {
+        let backlog = self.backlog.as_mut()?;
+        if backlog.bytes() > limit {
+            let (cleared, changes) = backlog.take();
+            cleared.into_iter().for_each(|keep| {
+                backlog.clear(keep);
+            });
+            // When each came is not kept: a fence that has come since waits for all of them.
+            changes.for_each(|change| change.keys().for_each(|key| self.refetches.want(key, 0)));
+        }
+        let is_too_much = self.refetches.wanted_bytes() > limit;
+        is_too_much.then(|| Step::ReadAgain("too many changes came while its cache could not be changed".to_string()))
     }
 
     /// Whether rows are to be read again and none are being read.
     pub(super) fn is_refetch_due(&self) -> bool {
-        self.is_following() && self.refetches.is_due()
+        self.is_following() && self.refetches.is_due() && !self.is_busy()
     }
 
     /// The keys of the rows to read again.
@@ -295,7 +355,7 @@ impl Table {
 
     /// How many changes have come to be followed, and since which one something is open.
     pub(super) fn arrivals(&self) -> (u64, Option<u64>) {
-        (self.arrivals, self.refetches.open_since())
+        (self.arrivals, if self.is_busy() { Some(0) } else { self.refetches.open_since() })
     }
 
     /// What the order of the changes says of this one, and notes what it touches; an error says why all of the table must
@@ -370,6 +430,7 @@ impl Table {
     fn forget_transaction(&mut self) {
         // A read that is asked for from now on sees whatever has come.
         self.refetches = Refetches::default();
+        self.backlog.iter_mut().for_each(|backlog| *backlog = Backlog::default());
         self.touched = HashMap::new();
         self.touched_by = None;
         self.held = None;

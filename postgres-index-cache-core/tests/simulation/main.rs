@@ -1,5 +1,5 @@
 //! The engine on fake time against a model of PostgreSQL, from seeds. A seed that fails is one line:
-//! `SEED=… cargo test -p postgres-index-cache-core --test simulation one_seed`.
+//! `SEED=… cargo test -p postgres-index-cache-core --test simulation one_seed`; `SEEDS=…` runs more of them.
 
 mod server;
 mod world;
@@ -19,7 +19,8 @@ fn first_failure(seeds: std::ops::Range<u64>, wrong: Option<Wrong>) -> Option<(u
 #[test]
 fn the_cache_is_the_table_at_every_fence_whatever_happens() {
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) as u64;
-    let share = SEEDS / threads;
+    let seeds = std::env::var("SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("SEEDS is a number"));
+    let share = seeds / threads;
     let failures: Vec<(u64, String)> = std::thread::scope(|scope| {
         let runs: Vec<_> = (0..threads)
             .map(|thread| scope.spawn(move || first_failure(thread * share..(thread + 1) * share, None)))
@@ -56,6 +57,7 @@ fn everything_that_can_happen_does() {
             ("other tables", counters.other_tables),
             ("fences", world.fences_checked),
             ("truncates that spared rows", world.spared),
+            ("collapsed", counters.collapsed),
             ("late answers", world.late),
             ("blocked fences", world.blocked),
         ] {
@@ -76,6 +78,7 @@ fn any_rule_that_is_taken_out_is_missed() {
         Rule::Cut,
         Rule::Fence,
         Rule::Spare,
+        Rule::Sticky,
     ];
     let faults = [
         Fault::SubtransactionXid,

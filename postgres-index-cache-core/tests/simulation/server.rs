@@ -271,6 +271,11 @@ impl Server {
                 let more = Self::data(random, value);
                 self.send(at, table, "insert", Some(key), &more);
                 self.send(at, table, "delete", Some(key), "");
+                if random.bool() {
+                    // Two DELETEs of several rows, one inside a trigger of the other, which inserts the key in between:
+                    // what each has deleted is announced when all is done.
+                    self.send(at, table, "delete", Some(key), "");
+                }
             }
             (60..75, Some(_)) if key != other && there.is_none() => self.change_key(random, at, table, key, other),
             (75..90, Some(_)) if key != other && there.is_some() && TABLES[table].deferrable => {

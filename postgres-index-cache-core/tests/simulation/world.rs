@@ -46,6 +46,47 @@ enum Task {
     },
 }
 
+/// What is to be done to a cache.
+#[derive(Debug)]
+enum Doing {
+    Store(Vec<u8>, Rows),
+    Apply(Change),
+    Clear(Vec<String>),
+}
+
+/// A cache that readers may lock.
+#[derive(Debug, Default)]
+struct Cache {
+    rows: Rows,
+    is_locked: bool,
+    /// What waits for the lock.
+    pending: Vec<Doing>,
+    /// Whether the engine knows that it does.
+    is_busy: bool,
+}
+
+impl Cache {
+    fn apply(&mut self, doing: Doing) {
+        let key = |text: &str| -> u8 { text.parse().expect("keys are numbers") };
+        match doing {
+            Doing::Store(keys, rows) => {
+                self.rows.retain(|key, _| !keys.contains(key));
+                self.rows.extend(rows);
+            }
+            Doing::Clear(keep) => self.rows.retain(|key, _| keep.contains(&key.to_string())),
+            Doing::Apply(change) => {
+                if let (Operation::ReplaceKey, Some(old)) = (change.operation(), change.old_id()) {
+                    self.rows.remove(&key(old));
+                }
+                match change.data() {
+                    Some(data) => self.rows.insert(key(change.id()), data.parse().expect("values are numbers")),
+                    None => self.rows.remove(&key(change.id())),
+                };
+            }
+        }
+    }
+}
+
 /// How far a read is.
 #[derive(Debug, Clone)]
 enum Stage {
@@ -65,7 +106,9 @@ pub struct World {
     engine: Engine,
     server: Server,
     wrong: Option<Wrong>,
-    caches: Vec<Rows>,
+    caches: Vec<Cache>,
+    /// Fences that are reached once what waits for locks is done.
+    held_fences: Vec<u64>,
     tasks: Vec<Task>,
     /// Answers of connections that are gone; they come all the same.
     late_tasks: Vec<Task>,
@@ -119,7 +162,8 @@ impl World {
             engine,
             server,
             wrong,
-            caches: vec![Rows::new(); TABLES.len()],
+            caches: TABLES.iter().map(|_| Cache::default()).collect(),
+            held_fences: Vec::new(),
             tasks: Vec::new(),
             late_tasks: Vec::new(),
             refetched: HashMap::new(),
@@ -150,6 +194,9 @@ impl World {
         while self.server.open() > 0 {
             self.server.commit(0);
         }
+        for table in 0..TABLES.len() {
+            self.unlock(table)?;
+        }
         self.ask_for_fence()?;
         let last = self.next_fence;
         for _ in 0..3000 {
@@ -163,7 +210,7 @@ impl World {
 
     fn check_equal(&self) -> Result<(), String> {
         for (table, rows) in self.server.tables().iter().enumerate() {
-            if self.caches[table] != *rows {
+            if self.caches[table].rows != *rows {
                 return Err(format!("table {table} is {rows:?}, its cache {:?}", self.caches[table]));
             }
         }
@@ -194,6 +241,14 @@ impl World {
             95 => self.ask_for_fence()?,
             96 if self.random.u8(0..3) == 0 => self.lose("a fault")?,
             97 => self.forge(),
+            99 => {
+                let table = self.random.usize(0..TABLES.len());
+                if self.caches[table].is_locked {
+                    self.unlock(table)?;
+                } else {
+                    self.caches[table].is_locked = true;
+                }
+            }
             98 if self.random.u8(0..3) == 0 => {
                 let table = TableId(self.random.usize(0..TABLES.len()));
                 self.handle(Input::TableAltered { table, why: "a fingerprint".into() })?;
@@ -221,6 +276,29 @@ impl World {
         self.next_fence += 1;
         self.fences.insert(self.next_fence, self.server.commits);
         self.handle(Input::FenceWanted(FenceId(self.next_fence)))
+    }
+
+    /// A reader lets go of a cache: what waits is done, and the engine told.
+    fn unlock(&mut self, table: usize) -> Result<(), String> {
+        let cache = &mut self.caches[table];
+        cache.is_locked = false;
+        for doing in std::mem::take(&mut cache.pending) {
+            cache.apply(doing);
+        }
+        if std::mem::take(&mut cache.is_busy) {
+            self.handle(Input::CacheFree { table: TableId(table) })?;
+        }
+        self.check_held()
+    }
+
+    /// Fences behind what waited for a lock are reached once it is done.
+    fn check_held(&mut self) -> Result<(), String> {
+        let is_done = self.caches.iter().all(|cache| cache.pending.is_empty() && !cache.is_busy);
+        if is_done && self.engine.state() == State::Live {
+            let held = std::mem::take(&mut self.held_fences);
+            held.into_iter().try_for_each(|id| self.check_fence(id))?;
+        }
+        Ok(())
     }
 
     fn lose(&mut self, why: &str) -> Result<(), String> {
@@ -274,6 +352,11 @@ impl World {
     }
 
     fn advance_read(&mut self, table: TableId, generation: u64, stage: Stage) -> Result<(), String> {
+        if self.caches[table.0].is_locked && matches!(stage, Stage::Rows { .. }) {
+            // Its rows wait for the lock, and Q with them.
+            self.tasks.push(Task::Read { table, generation, stage });
+            return Ok(());
+        }
         if !self.is_quiet && self.random.u8(0..40) == 0 {
             let (code, why) = (None, "a lock is held".to_string());
             return self.handle(Input::ReadFailed { table, work: generation, code, why, is_permanent: false });
@@ -292,14 +375,14 @@ impl World {
                 match rest.pop() {
                     Some((key, value)) => {
                         if is_asked {
-                            self.caches[table.0].insert(key, value);
+                            self.caches[table.0].rows.insert(key, value);
                         }
                         laid.push(key);
                         Stage::Rows { rest, laid }
                     }
                     None => {
                         if is_asked {
-                            self.caches[table.0].retain(|key, _| laid.contains(key));
+                            self.caches[table.0].rows.retain(|key, _| laid.contains(key));
                         }
                         return self.handle(Input::SnapshotLoaded { table, generation });
                     }
@@ -368,17 +451,17 @@ impl World {
                 }
                 Output::Store { table, batch } => {
                     let (keys, rows) = self.refetched.remove(&batch).ok_or("a batch that never came is stored")?;
-                    self.caches[table.0].retain(|key, _| !keys.contains(key));
-                    self.caches[table.0].extend(rows);
+                    self.caches[table.0].pending.push(Doing::Store(keys, rows));
                 }
-                Output::Apply { table, change } => self.apply(table, &change),
+                Output::Apply { table, change } => self.caches[table.0].pending.push(Doing::Apply(change)),
                 Output::Clear { table, keep } => {
                     self.spared += u64::from(!keep.is_empty());
-                    self.caches[table.0].retain(|key, _| keep.contains(&key.to_string()));
+                    self.caches[table.0].pending.push(Doing::Clear(keep));
                 }
-                Output::FenceReached(FenceId(id)) => self.check_fence(id)?,
+                Output::FenceReached(FenceId(id)) => self.held_fences.push(id),
                 Output::StateChanged(state) => {
-                    if state != State::Live {
+                    // A cache that is locked is not stale: no reader may see time run backwards.
+                    if !matches!(state, State::Live | State::CatchingUp) {
                         self.newest.clear();
                     }
                 }
@@ -396,19 +479,17 @@ impl World {
                 }
             }
         }
-        Ok(())
-    }
-
-    fn apply(&mut self, table: TableId, change: &Change) {
-        let key = |text: &str| -> u8 { text.parse().expect("keys are numbers") };
-        let cache = &mut self.caches[table.0];
-        if let (Operation::ReplaceKey, Some(old)) = (change.operation(), change.old_id()) {
-            cache.remove(&key(old));
+        for table in 0..TABLES.len() {
+            let cache = &mut self.caches[table];
+            if !cache.is_locked {
+                for doing in std::mem::take(&mut cache.pending) {
+                    cache.apply(doing);
+                }
+            } else if !cache.pending.is_empty() && !std::mem::replace(&mut cache.is_busy, true) {
+                self.handle(Input::CacheBusy { table: TableId(table) })?;
+            }
         }
-        match change.data() {
-            Some(data) => cache.insert(key(change.id()), data.parse().expect("values are numbers")),
-            None => cache.remove(&key(change.id())),
-        };
+        self.check_held()
     }
 
     /// Everything that was committed before the fence was asked for is in the caches: each key is as it was then, or
@@ -420,7 +501,7 @@ impl World {
             return Err("a fence is reached and the replica is not live".to_string());
         }
         for (&(table, key), history) in &self.server.history {
-            let cached = self.caches[table].get(&key).copied();
+            let cached = self.caches[table].rows.get(&key).copied();
             let then = history.iter().rev().find(|(commit, _)| *commit <= asked).map_or((0, None), |last| *last);
             let is_then = cached == then.1;
             let is_later = match cached {
@@ -442,11 +523,11 @@ impl World {
     fn check_seen(&mut self) -> Result<(), String> {
         for (table, cache) in self.caches.iter().enumerate() {
             for key in 0..KEYS {
-                let Some(value) = cache.get(&key) else { continue };
+                let Some(value) = cache.rows.get(&key) else { continue };
                 let Some(&place) = self.server.committed.get(value) else {
                     return Err(format!("key {key} of table {table} is {value}, which was never committed"));
                 };
-                if self.engine.state() != State::Live {
+                if !matches!(self.engine.state(), State::Live | State::CatchingUp) {
                     continue;
                 }
                 let newest = self.newest.entry((table, key)).or_insert(place);
