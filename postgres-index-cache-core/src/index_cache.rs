@@ -17,6 +17,7 @@
 
 use crate::index::{Hits, HitsIter, MAX_SLOTS, MultiIndex, SegVec, SlotTable, Slots};
 use crate::model::{HasPrimaryKey, Indexable};
+use crate::table_cache::{Laid, StoreError, Upserted};
 use foldhash::quality::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
@@ -68,6 +69,8 @@ pub struct IdxModelCache<T> {
     i64_indexes: Vec<ValueIndex<i64>>,
     uuid_indexes: Vec<ValueIndex<Uuid>>,
     writes: u64,
+    /// What each row was made of, as a digest: of the rows that a replica keeps, which so knows a row that is the same.
+    digests: SegVec<u64>,
     /// How many rows the cache was made for; an index is sized for as many.
     expected: usize,
 }
@@ -201,6 +204,7 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
             i64_indexes: Vec::new(),
             uuid_indexes: Vec::new(),
             writes: 0,
+            digests: SegVec::new(),
             expected,
         }
     }
@@ -297,6 +301,38 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         self.rows.get_mut(slot).and_then(Option::take)
     }
 
+    /// Stores a row that was made of what has this digest; gives its slot.
+    pub(crate) fn put_digested(&mut self, row: T, digest: u64) -> Result<(u32, Upserted), StoreError> {
+        let key = row.primary_key();
+        let upserted = match self.slot(&key) {
+            Some(slot) if self.digests.get(slot) == Some(&digest) => return Ok((slot, Upserted::Unchanged)),
+            Some(slot) => {
+                self.link_values(slot, &row);
+                self.rows.set(slot, Some(row));
+                Upserted::Changed
+            }
+            None => {
+                self.store_new(key, row).map_err(|_| StoreError::Full)?;
+                Upserted::Added
+            }
+        };
+        let slot = self.slot(&key).ok_or(StoreError::Full)?;
+        self.digests.set(slot, digest);
+        Ok((slot, upserted))
+    }
+
+    /// The digest of what the row with this key was made of, and its slot.
+    pub(crate) fn digest(&self, key: &Uuid) -> Option<(u32, u64)> {
+        let slot = self.slot(key)?;
+        Some((slot, *self.digests.get(slot)?))
+    }
+
+    /// The keys of the rows that are not among `laid`.
+    pub(crate) fn not_laid(&self, laid: &Laid) -> Vec<Uuid> {
+        let slots = self.slots.iter().filter(|&slot| !laid.has(slot));
+        slots.filter_map(|slot| self.keys.get(slot).copied()).collect()
+    }
+
     /// Removes every row; the names of the indexes are forgotten with them.
     pub fn clear(&mut self) {
         *self = Self::with_capacity(0);
@@ -307,6 +343,7 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         self.slots.memory_bytes()
             + self.keys.memory_bytes()
             + self.rows.memory_bytes()
+            + self.digests.memory_bytes()
             + self.by_key.memory_bytes()
             + self.i64_indexes.iter().map(ValueIndex::memory_bytes).sum::<usize>()
             + self.uuid_indexes.iter().map(ValueIndex::memory_bytes).sum::<usize>()

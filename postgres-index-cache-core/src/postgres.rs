@@ -17,15 +17,18 @@ mod error;
 mod fingerprint;
 mod follow;
 mod followee;
+mod keep;
 mod links;
 mod read;
 mod session;
+mod store;
+mod typed;
 
 pub use copy::{CopyDecoder, CopyError};
 pub use driver::{Driver, DriverEvent, DriverOptions, Loaded};
 pub use error::{DriverError, ReadError};
 pub use follow::{FollowError, FollowTable, check_announced, check_kind, sent, shape};
-pub use followee::RowChange;
+pub use keep::{Became, RowChange};
 pub use session::{
     ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier, quote_literal,
 };

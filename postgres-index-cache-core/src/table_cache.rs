@@ -63,7 +63,7 @@ pub struct Laid {
 
 impl Laid {
     /// Marks a slot; whether it was not marked before.
-    fn mark(&mut self, slot: u32) -> bool {
+    pub(crate) fn mark(&mut self, slot: u32) -> bool {
         let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
         if self.slots.len() <= word {
             self.slots.resize(word + 1, 0);
@@ -73,7 +73,7 @@ impl Laid {
         is_new
     }
 
-    fn has(&self, slot: u32) -> bool {
+    pub(crate) fn has(&self, slot: u32) -> bool {
         self.slots.get(slot as usize / 64).is_some_and(|word| word & (1 << (slot % 64)) != 0)
     }
 }

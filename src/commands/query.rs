@@ -106,7 +106,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         let watch = Watch { table, shape, conditions, columns, format, style: Style::Answer };
         return watch.run(context, driver, std::pin::pin!(interrupted())).await;
     }
-    let answer = driver.cache(TableId(0)).find(&conditions);
+    let cache = driver.cache(TableId(0));
+    let answer = cache.find(&conditions);
     let timing = Timing { load, fence, find: started.elapsed().saturating_sub(load + fence) };
     if args.explain {
         anstream::eprint!("{}", explain(&driver, table, &answer, timing));

@@ -140,7 +140,8 @@ impl Watch {
                 Format::Json => json::line([("event", json!("live"))]),
             };
         }
-        let answer = driver.cache(TableId(0)).find(&self.conditions);
+        let cache = driver.cache(TableId(0));
+        let answer = cache.find(&self.conditions);
         match self.format {
             Format::Text => self.answer(driver),
             Format::Json => {
@@ -152,7 +153,8 @@ impl Watch {
 
     /// The answer as text, with how many rows it has.
     fn answer(&self, driver: &Driver) -> String {
-        let answer = driver.cache(TableId(0)).find(&self.conditions);
+        let cache = driver.cache(TableId(0));
+        let answer = cache.find(&self.conditions);
         let count = answer.rows.len();
         let rows = rows(Format::Text, &self.shape, &self.columns, answer.rows.iter());
         format!("{rows}({count} {})\n", if count == 1 { "row" } else { "rows" })

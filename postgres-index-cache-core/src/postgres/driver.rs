@@ -3,14 +3,17 @@
 use super::error::{DriverError, Policy, ReadError, chain};
 use super::fingerprint::{Difference, Fingerprint, compare, look};
 use super::follow::FollowTable;
-use super::followee::{Followee, RowChange};
+use super::followee::Followee;
+use super::keep::{Became, CellReader, RowChange, Told};
 use super::links::{Links, Open, open_with};
 use super::read::Read;
 use super::session::{Connector, Listener, quote_identifier, quote_literal};
+use super::store::{FlushError, Store, Stored};
 use crate::sync::{Engine, Failure, FenceId, Input, Limits, Output, Snapshot, State, TableId, Via};
 use crate::table_cache::TableCache;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
+use parking_lot::{RwLock, RwLockReadGuard};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Notification;
+use uuid::Uuid;
 
 /// The most notifications that are taken from the socket before they are applied.
 pub(super) const BATCH: usize = 256;
@@ -27,6 +31,12 @@ pub(super) const BATCH: usize = 256;
 const ROWS_BETWEEN_CHECKS: usize = 10_000;
 /// How many bytes of COPY, likewise.
 const BYTES_BETWEEN_CHECKS: usize = 16 << 20;
+
+/// How long the lock of a cache is waited for at once. Long enough for readers that look something up; the server's
+/// queue must not wait for the others.
+const LOCK_PATIENCE: Duration = Duration::from_millis(1);
+/// How long until it is tried again.
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// How a driver works.
 #[derive(Debug, Clone)]
@@ -86,6 +96,15 @@ pub enum DriverEvent {
         /// How.
         change: RowChange,
     },
+    /// A row of an application's own has changed.
+    Model {
+        /// The table.
+        table: TableId,
+        /// The key of the row.
+        key: Uuid,
+        /// How.
+        became: Became,
+    },
 }
 
 /// What Q is asked for. Answers to anything else are of connections that are gone, or of a read that was given up.
@@ -105,17 +124,23 @@ pub(super) enum Event {
     ConnectFailed { epoch: u64, error: DriverError },
     Sent { epoch: u64, token: String },
     SendFailed { epoch: u64, token: String, error: DriverError },
-    Snapshot { asked: Asked, snapshot: Snapshot, fingerprint: Fingerprint },
     Looked { epoch: u64, seen: Result<Vec<Fingerprint>, tokio_postgres::Error> },
-    Rows { asked: Asked, pieces: Vec<Bytes> },
-    Read { asked: Asked },
     ReadFailed { asked: Asked, error: DriverError },
+}
+
+/// What a read brings. It has a channel of its own, which is not looked at while the cache is locked: Q waits then, and
+/// nothing else does.
+pub(super) enum Brought {
+    Snapshot { asked: Asked, snapshot: Snapshot, fingerprint: Fingerprint },
+    Rows { asked: Asked, pieces: Vec<Bytes> },
+    All { asked: Asked },
 }
 
 /// What a turn waited for.
 enum Happened {
     /// What a task said; `None` when it is L that has something.
     Event(Option<Event>),
+    Brought(Brought),
     Time,
 }
 
@@ -130,6 +155,13 @@ pub struct Driver {
     epoch: u64,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
+    brought: mpsc::Receiver<Brought>,
+    bringer: mpsc::Sender<Brought>,
+    /// The caches that are not somebody else's.
+    caches: Vec<Arc<RwLock<TableCache>>>,
+    /// What was told last, and whether it is live once what waits for locks is done.
+    state: State,
+    is_live_next: bool,
     read_task: Option<JoinHandle<bool>>,
     connect_task: Option<JoinHandle<()>>,
     /// What Q is asked for, and the snapshot of it.
@@ -143,6 +175,8 @@ pub struct Driver {
     has_begun: bool,
     /// What the last failure was, in the words of the server.
     failure: Option<DriverError>,
+    /// The fence that is reached once what waits for locks is done, and the one that is.
+    arrived: Option<FenceId>,
     reached: Option<FenceId>,
     fence_count: u64,
     told: VecDeque<DriverEvent>,
@@ -172,8 +206,25 @@ impl Driver {
         tables: Vec<FollowTable>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
-        let open = open_with(connector);
-        let followed = tables.iter().map(|table| table.followed.clone()).collect();
+        let new = |table: &FollowTable| Arc::new(RwLock::new(TableCache::new(Arc::clone(&table.shape), 0)));
+        let caches: Vec<_> = tables.iter().map(new).collect();
+        let stored = tables.into_iter().zip(&caches).map(|(table, cache)| {
+            let reader = CellReader::new(Arc::clone(&table.shape));
+            let store: Box<dyn Store> = Box::new(Stored::new(Arc::clone(cache), reader));
+            (table, store)
+        });
+        let mut driver = Self::open_stores(open_with(connector), stored.collect(), options).await?;
+        driver.caches = caches;
+        Ok(driver)
+    }
+
+    /// The same with caches that are somebody else's.
+    pub(super) async fn open_stores(
+        open: Open,
+        tables: Vec<(FollowTable, Box<dyn Store>)>,
+        options: DriverOptions,
+    ) -> Result<Self, DriverError> {
+        let followed = tables.iter().map(|(table, _)| table.followed.clone()).collect();
         let mut engine = Engine::new(followed, options.channels.clone(), options.fence_channel.clone(), options.limits);
         let channels = match engine.poll() {
             Some(Output::Connect { channels }) => channels,
@@ -181,11 +232,17 @@ impl Driver {
         };
         let links = open_links(Arc::clone(&open), &options, &channels).await?;
         let (sender, events) = mpsc::channel(16);
+        let (bringer, brought) = mpsc::channel(16);
         let tells_rows = options.tells_rows;
-        Ok(Self {
+        let mut driver = Self {
+            state: engine.state(),
+            is_live_next: false,
             engine,
-            tables: tables.into_iter().map(|follow| Followee::new(follow, tells_rows)).collect(),
+            tables: tables.into_iter().map(|(follow, store)| Followee::new(follow, store)).collect(),
             options,
+            caches: Vec::new(),
+            brought,
+            bringer,
             open,
             links: Some(links),
             epoch: 0,
@@ -200,10 +257,15 @@ impl Driver {
             next_look: None,
             has_begun: false,
             failure: None,
+            arrived: None,
             reached: None,
             fence_count: 0,
             told: VecDeque::new(),
-        })
+        };
+        if tells_rows {
+            driver.tell_of_rows();
+        }
+        Ok(driver)
     }
 
     /// The engine: its state and counters.
@@ -211,15 +273,21 @@ impl Driver {
         &self.engine
     }
 
-    /// The cache of a table.
-    pub fn cache(&self, table: TableId) -> &TableCache {
-        &self.tables[table.0].cache
+    /// How far the caches are: what the [engine](Self::engine) says once what waits for their locks is done.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The cache of a table, which does not change while this is held. What comes meanwhile is collected; the server
+    /// never waits.
+    pub fn cache(&self, table: TableId) -> RwLockReadGuard<'_, TableCache> {
+        self.caches[table.0].read()
     }
 
     /// From now on tells of each row that changes, as [`DriverOptions::tells_rows`] does from the start.
     pub fn tell_of_rows(&mut self) {
         self.options.tells_rows = true;
-        self.tables.iter_mut().for_each(|table| table.changes = Some(table.changes.take().unwrap_or_default()));
+        self.tables.iter_mut().for_each(|table| table.store.tell());
     }
 
     /// What has happened since the last call.
@@ -233,7 +301,7 @@ impl Driver {
     /// Whatever keeps it from there for good.
     pub async fn until_live(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
         self.begin()?;
-        while self.engine.state() != State::Live {
+        while self.state != State::Live {
             self.turn(&mut progress).await?;
         }
         Ok(())
@@ -267,7 +335,7 @@ impl Driver {
     /// Whether everything that was committed before this fence was asked for is in the caches. A change before it that
     /// could not be applied has made its table be read again.
     pub fn has_reached(&self, fence: FenceId) -> bool {
-        self.reached >= Some(fence) && self.engine.state() == State::Live
+        self.reached >= Some(fence) && self.state == State::Live
     }
 
     /// Waits for something to happen, a change perhaps, and does what follows from it. May be given up at any point.
@@ -298,20 +366,26 @@ impl Driver {
 
     /// Waits for something to happen and takes it in.
     async fn happen(&mut self, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
-        let timeout = self.engine.poll_timeout().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let locks = self.tables.iter().filter_map(|table| table.busy_until);
+        let timeout = locks.chain(self.engine.poll_timeout()).min();
+        let timeout = timeout.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let takes_rows = self.asked.is_none_or(|asked| self.tables[asked.table.0].busy_until.is_none());
         let mut batch: Vec<Notification> = Vec::new();
         let mut end = None;
         // Time comes last: what is awaited may be there already. Between L and the rest chance decides, so that neither
         // waits for the other.
-        let (links, events) = (&mut self.links, &mut self.events);
+        let (links, events, brought) = (&mut self.links, &mut self.events, &mut self.brought);
         let happened = tokio::select! {
             biased;
             event = async {
                 tokio::select! {
-                    () = next_batch(links.as_mut().map(|links| &mut links.listener), &mut batch, &mut end) => None,
-                    event = events.recv() => event,
+                    () = next_batch(links.as_mut().map(|links| &mut links.listener), &mut batch, &mut end) => {
+                        Happened::Event(None)
+                    }
+                    event = events.recv() => Happened::Event(event),
+                    Some(brought) = brought.recv(), if takes_rows => Happened::Brought(brought),
                 }
-            } => Happened::Event(event),
+            } => event,
             () = tokio::time::sleep_until(timeout.into()) => Happened::Time,
         };
         match happened {
@@ -320,20 +394,97 @@ impl Driver {
                     let (channel, payload) = (notification.channel(), notification.payload());
                     self.engine.handle(Input::Notification { channel, payload }, Instant::now());
                     // A change that cannot be applied must be known before the fence behind it.
-                    self.carry_out()?;
+                    self.do_outputs()?;
                 }
                 if let Some(why) = end {
                     self.engine.handle(Input::Lost(why), Instant::now());
                 }
             }
-            Happened::Event(Some(event)) => self.take(event, progress),
+            Happened::Event(Some(event)) => self.take(event),
+            Happened::Brought(brought) => {
+                let asked = match &brought {
+                    Brought::Snapshot { asked, .. } | Brought::Rows { asked, .. } | Brought::All { asked } => *asked,
+                };
+                if self.asked == Some(asked) {
+                    self.take_rows(brought);
+                    let table = asked.table;
+                    progress(Loaded { table, rows: self.tables[table.0].store.rows() });
+                }
+            }
             Happened::Time => self.engine.handle(Input::TimePassed, Instant::now()),
         }
         Ok(())
     }
 
-    /// Does what the engine asks for.
+    /// Does what the engine asks for, and what waits for the locks of caches.
     fn carry_out(&mut self) -> Result<(), DriverError> {
+        loop {
+            self.do_outputs()?;
+            if !self.flush() {
+                break;
+            }
+        }
+        if self.tables.iter().all(|table| !table.store.is_waiting()) {
+            self.reached = self.arrived;
+            if std::mem::take(&mut self.is_live_next) {
+                self.become_state(State::Live);
+            }
+        }
+        Ok(())
+    }
+
+    fn become_state(&mut self, state: State) {
+        if state != self.state {
+            self.state = state;
+            self.tell(DriverEvent::State(state));
+        }
+    }
+
+    /// Does what waits for the locks of caches; whether the engine has something to say to that.
+    fn flush(&mut self) -> bool {
+        let now = Instant::now();
+        let mut is_news = false;
+        for at in 0..self.tables.len() {
+            let table = TableId(at);
+            let Followee { store, busy_until, .. } = &mut self.tables[at];
+            if !store.is_waiting() || busy_until.is_some_and(|until| until > now) {
+                continue;
+            }
+            let was_busy = busy_until.is_some();
+            let flushed = store.flush(LOCK_PATIENCE);
+            let is_done = !matches!(flushed, Ok(false));
+            *busy_until = (!is_done).then(|| Instant::now() + LOCK_RETRY);
+            if is_done {
+                self.tell_rows(table);
+            }
+            if let Err(error) = flushed {
+                is_news = true;
+                self.not_stored(table, error);
+            }
+            if is_done && was_busy {
+                is_news = true;
+                self.engine.handle(Input::CacheFree { table }, Instant::now());
+            } else if !is_done && !was_busy {
+                is_news = true;
+                self.engine.handle(Input::CacheBusy { table }, Instant::now());
+            }
+        }
+        is_news
+    }
+
+    /// Something could not be stored that was thought it could: there is no room, or a snapshot brings a key twice.
+    fn not_stored(&mut self, table: TableId, FlushError { is_of_snapshot, error }: FlushError) {
+        match self.asked.filter(|asked| is_of_snapshot && asked.table == table) {
+            Some(asked) => self.unreadable(asked, error.into()),
+            None => {
+                let why = error.to_string();
+                self.engine.handle(Input::ChangeUnfit { table, why }, Instant::now());
+            }
+        }
+    }
+
+    /// Does what the engine asks for; what is to be done to caches is prepared.
+    fn do_outputs(&mut self) -> Result<(), DriverError> {
         while let Some(output) = self.engine.poll() {
             match output {
                 Output::Connect { channels } => self.connect(channels),
@@ -349,11 +500,16 @@ impl Driver {
                     self.done_with(table, applied);
                 }
                 Output::Clear { table, keep } => {
-                    let cleared = self.tables[table.0].clear(&keep);
+                    let cleared = self.tables[table.0].store.clear(&keep);
                     self.done_with(table, cleared);
                 }
-                Output::FenceReached(id) => self.reached = self.reached.max(Some(id)),
-                Output::StateChanged(state) => self.tell(DriverEvent::State(state)),
+                Output::FenceReached(id) => self.arrived = self.arrived.max(Some(id)),
+                Output::StateChanged(state) => {
+                    self.is_live_next = state == State::Live;
+                    if !self.is_live_next {
+                        self.become_state(state);
+                    }
+                }
                 Output::CommitsBlocked => self.tell(DriverEvent::CommitsBlocked),
                 Output::ReadAgain { table, why } => self.tell(DriverEvent::ReadAgain { table, why }),
                 Output::Disconnected { failure, retry_in } => self.disconnected(failure, retry_in)?,
@@ -377,7 +533,6 @@ impl Driver {
         if let Err(why) = done {
             self.engine.handle(Input::ChangeUnfit { table, why }, Instant::now());
         }
-        self.tell_rows(table);
         self.applied_since_check += 1;
         if self.applied_since_check >= ROWS_BETWEEN_CHECKS {
             self.applied_since_check = 0;
@@ -386,8 +541,11 @@ impl Driver {
     }
 
     fn tell_rows(&mut self, table: TableId) {
-        let Some(changes) = &mut self.tables[table.0].changes else { return };
-        self.told.extend(changes.drain(..).map(|change| DriverEvent::Row { table, change }));
+        let told = self.tables[table.0].store.take_told();
+        self.told.extend(told.into_iter().map(|told| match told {
+            Told::Row(change) => DriverEvent::Row { table, change },
+            Told::Model(key, became) => DriverEvent::Model { table, key, became },
+        }));
     }
 
     fn disconnected(&mut self, failure: Failure, retry_in: Option<Duration>) -> Result<(), DriverError> {
@@ -446,16 +604,16 @@ impl Driver {
         let asked = Asked { epoch: self.epoch, table, work, is_refetch: keys.is_some() };
         self.asked = Some(asked);
         self.snapshot = None;
-        let follow = &self.tables[table.0].follow;
-        let copy = match follow.copy_statement(keys.as_deref()) {
+        let copy = match self.tables[table.0].copy_statement(keys.as_deref()) {
             Ok(copy) => copy,
             Err(error) => return self.read_failed(asked, error),
         };
         let read = Read {
             client: Arc::clone(&links.reads),
             sender: self.sender.clone(),
+            bringer: self.bringer.clone(),
             asked,
-            follow: follow.clone(),
+            follow: self.tables[table.0].follow.clone(),
             copy,
             previous: self.read_task.take(),
         };
@@ -463,7 +621,7 @@ impl Driver {
         self.read_task = Some(tokio::spawn(read.run()));
     }
 
-    fn take(&mut self, event: Event, progress: &mut impl FnMut(Loaded)) {
+    fn take(&mut self, event: Event) {
         match event {
             Event::Connected { epoch, links } if epoch == self.epoch => {
                 self.links = Some(*links);
@@ -494,7 +652,21 @@ impl Driver {
                     }
                 }
             },
-            Event::Snapshot { asked, snapshot, fingerprint } if self.asked == Some(asked) => {
+            Event::ReadFailed { asked, error } if self.asked == Some(asked) => self.read_failed(asked, error),
+            // Of connections that are gone, or of a read that nobody waits for.
+            Event::Connected { .. }
+            | Event::ConnectFailed { .. }
+            | Event::Sent { .. }
+            | Event::SendFailed { .. }
+            | Event::Looked { .. }
+            | Event::ReadFailed { .. } => {}
+        }
+    }
+
+    /// Takes what the read that is asked for brings.
+    fn take_rows(&mut self, brought: Brought) {
+        match brought {
+            Brought::Snapshot { asked, snapshot, fingerprint } => {
                 let Asked { table, work: generation, is_refetch, .. } = asked;
                 if !is_refetch {
                     self.tables[table.0].fingerprint = Some(fingerprint);
@@ -506,21 +678,19 @@ impl Driver {
                     self.engine.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
                 }
             }
-            Event::Rows { asked, pieces } if self.asked == Some(asked) => {
-                let table = asked.table;
-                if let Err(source) = self.tables[table.0].load(pieces) {
+            Brought::Rows { asked, pieces } => {
+                if let Err(source) = self.tables[asked.table.0].load(pieces) {
                     return self.unreadable(asked, source);
                 }
-                self.tell_rows(table);
-                self.check_loading(table);
-                progress(Loaded { table, rows: self.tables[table.0].cache.len() });
+                self.flush();
+                self.check_loading(asked.table);
             }
-            Event::Read { asked } if self.asked == Some(asked) => {
+            Brought::All { asked } => {
                 let Asked { table, work, is_refetch, .. } = asked;
                 if let Err(source) = self.tables[table.0].finish_load() {
                     return self.unreadable(asked, source);
                 }
-                self.tell_rows(table);
+                self.flush();
                 self.check_memory(table);
                 let input = match self.snapshot.take().filter(|_| is_refetch) {
                     Some(snapshot) => Input::Refetched { table, batch: work, snapshot },
@@ -528,17 +698,6 @@ impl Driver {
                 };
                 self.engine.handle(input, Instant::now());
             }
-            Event::ReadFailed { asked, error } if self.asked == Some(asked) => self.read_failed(asked, error),
-            // Of connections that are gone, or of a read that nobody waits for.
-            Event::Connected { .. }
-            | Event::ConnectFailed { .. }
-            | Event::Sent { .. }
-            | Event::SendFailed { .. }
-            | Event::Looked { .. }
-            | Event::Snapshot { .. }
-            | Event::Rows { .. }
-            | Event::Read { .. }
-            | Event::ReadFailed { .. } => {}
         }
     }
 
@@ -609,7 +768,7 @@ impl Driver {
     }
 
     fn check_loading(&mut self, table: TableId) {
-        let (rows, bytes) = (self.tables[table.0].cache.len(), self.tables[table.0].copied);
+        let (rows, bytes) = (self.tables[table.0].store.rows(), self.tables[table.0].copied);
         if rows < self.next_check.0 && bytes < self.next_check.1 {
             return;
         }
@@ -619,13 +778,13 @@ impl Driver {
     }
 
     fn check_memory(&mut self, table: TableId) {
-        let used = self.tables.iter().map(|table| table.cache.memory_bytes()).sum();
+        let used = self.tables.iter_mut().map(|table| table.store.memory_bytes()).sum();
         let allowed = self.options.max_memory;
         if used <= allowed {
             return;
         }
-        let Followee { follow, cache, .. } = &self.tables[table.0];
-        let error = DriverError::Memory { table: follow.name(), rows: cache.len(), used, allowed };
+        let Followee { follow, store, .. } = &self.tables[table.0];
+        let error = DriverError::Memory { table: follow.name(), rows: store.rows(), used, allowed };
         let failure = Failure::ReadRefused { table, why: error.to_string() };
         self.failure = Some(error);
         self.engine.handle(Input::GivenUp(failure), Instant::now());

@@ -1,6 +1,6 @@
 //! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
 
-use super::driver::{Asked, BATCH, DriverOptions, Event};
+use super::driver::{Asked, BATCH, Brought, DriverOptions, Event};
 use super::error::{DriverError, ReadError};
 use super::fingerprint::look;
 use super::follow::FollowTable;
@@ -38,6 +38,7 @@ pub(super) fn read_settings(options: &DriverOptions) -> String {
 pub(super) struct Read {
     pub(super) client: Arc<Client>,
     pub(super) sender: mpsc::Sender<Event>,
+    pub(super) bringer: mpsc::Sender<Brought>,
     pub(super) asked: Asked,
     pub(super) follow: FollowTable,
     pub(super) copy: String,
@@ -54,12 +55,11 @@ impl Read {
         };
         let is_done = read.is_ok();
         let asked = self.asked;
-        let event = match read {
-            Ok(()) => Event::Read { asked },
-            Err(error) => Event::ReadFailed { asked, error },
-        };
         // A driver that is gone wants to hear nothing.
-        let _ = self.sender.send(event).await;
+        match read {
+            Ok(()) => drop(self.bringer.send(Brought::All { asked }).await),
+            Err(error) => drop(self.sender.send(Event::ReadFailed { asked, error }).await),
+        }
         is_done
     }
 
@@ -103,12 +103,12 @@ impl Read {
             });
         };
         // The receiver lives as long as this task is wanted.
-        let _ = self.sender.send(Event::Snapshot { asked, snapshot, fingerprint }).await;
+        let _ = self.bringer.send(Brought::Snapshot { asked, snapshot, fingerprint }).await;
         let stream = self.client.copy_out(&self.copy).await.map_err(doing("copy"))?;
         let mut batches = std::pin::pin!(stream.ready_chunks(BATCH));
         while let Some(batch) = batches.next().await {
             let pieces = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(doing("copy"))?;
-            let _ = self.sender.send(Event::Rows { asked, pieces }).await;
+            let _ = self.bringer.send(Brought::Rows { asked, pieces }).await;
         }
         self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
     }

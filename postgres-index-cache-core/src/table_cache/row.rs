@@ -303,6 +303,11 @@ impl KeyBuf {
         Ok(())
     }
 
+    /// A key of one column with this cell.
+    pub(crate) fn of_cell(cell: &[u8]) -> Self {
+        Self { bytes: cell.to_vec(), ends: vec![cell.len()] }
+    }
+
     /// The key of a row.
     pub fn of_row(shape: &TableShape, row: &RowBuf) -> Self {
         let mut key = Self::default();

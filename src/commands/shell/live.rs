@@ -180,7 +180,7 @@ impl Live {
                 _ => {}
             }
         }
-        let state = self.driver.engine().state();
+        let state = self.driver.state();
         if state == State::Live {
             self.failure = None;
         }

@@ -285,7 +285,8 @@ impl Session {
     fn rows(&mut self, at: usize, asked: Asked, mut notices: Vec<String>) -> anyhow::Result<Data> {
         let Followee { shape, shown, .. } = &self.followees[at];
         let conditions = asked.conditions(shape)?;
-        let answer = self.live.driver.cache(TableId(at)).find(&conditions);
+        let cache = self.live.driver.cache(TableId(at));
+        let answer = cache.find(&conditions);
         let count = answer.rows.len();
         if count > self.limit {
             notices.push(format!("{} more rows match; .limit {} cut them off", count - self.limit, self.limit));

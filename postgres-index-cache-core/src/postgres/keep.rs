@@ -1,0 +1,213 @@
+//! [`Keep`]: what a cache must be able to do to be kept in step, and [`Reads`]: how its rows are read.
+
+use super::error::ReadError;
+use super::session::quote_identifier;
+use crate::Column;
+use crate::table_cache::{JsonNulls, KeyBuf, Laid, Row, RowBuf, StoreError, TableCache, TableShape, Unfit, Upserted};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What became of a row.
+#[derive(Debug, Clone)]
+pub enum RowChange {
+    /// It is new.
+    Added(RowBuf),
+    /// It is another one.
+    Changed {
+        /// What it was.
+        old: RowBuf,
+        /// What it is.
+        new: RowBuf,
+    },
+    /// It is gone.
+    Removed(RowBuf),
+}
+
+/// What became of a row whose content is the application's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Became {
+    /// It is new.
+    Added,
+    /// It is another one.
+    Changed,
+    /// It is gone.
+    Removed,
+}
+
+/// What became of a row, of a cache of either kind.
+#[derive(Debug)]
+pub(super) enum Told {
+    Row(RowChange),
+    Model(Uuid, Became),
+}
+
+/// How a row is put into a cache.
+pub(super) enum Mode<'a> {
+    /// It must be new.
+    Insert,
+    /// It is one of a snapshot, which brings each key once.
+    Lay(&'a mut Laid),
+    /// In place of the one with its key, if there is one.
+    Upsert,
+}
+
+/// A cache that is kept in step.
+pub(super) trait Keep: Send + Sync + 'static {
+    type Row: Send;
+    type Reader: Reads<Row = Self::Row>;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize;
+    fn memory_bytes(&self) -> usize;
+
+    /// An empty cache is made anew for so many rows.
+    fn make_room(&mut self, expected: usize);
+
+    /// Stores a row; it need not be one any more after that.
+    fn put(&mut self, row: &mut Self::Row, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<(), StoreError>;
+
+    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>);
+
+    /// Spares the row of this key when the rest is swept.
+    fn spare(&self, key: &KeyBuf, laid: &mut Laid);
+
+    /// Removes what is not laid.
+    fn sweep(&mut self, laid: &Laid, told: Option<&mut Vec<Told>>);
+
+    fn clear(&mut self);
+}
+
+/// Makes rows of what the server sends.
+pub(super) trait Reads: Send {
+    type Row;
+
+    fn shape(&self) -> &Arc<TableShape>;
+
+    /// See [`Store::query`](super::store::Store::query).
+    fn query(&self, relation: &str, only: &str) -> String;
+
+    fn read_copy(&mut self, tuple: &[u8]) -> Result<Self::Row, ReadError>;
+
+    /// Reads the `data` of a payload, whose row must have this key.
+    fn read_json(&mut self, data: &str, nulls: JsonNulls<'_>, key: &KeyBuf) -> Result<Self::Row, String>;
+
+    fn key_of(&self, row: &Self::Row) -> KeyBuf;
+
+    /// Takes back a row that is done with: its room is used again.
+    fn recycle(&mut self, row: Self::Row);
+}
+
+/// Reads rows as cells.
+#[derive(Debug)]
+pub(super) struct CellReader {
+    shape: Arc<TableShape>,
+    spare: Vec<RowBuf>,
+}
+
+impl CellReader {
+    pub(super) fn new(shape: Arc<TableShape>) -> Self {
+        Self { shape, spare: Vec::new() }
+    }
+
+    /// Fills a row; one that could not be filled is used again.
+    fn filled<E>(&mut self, fill: impl FnOnce(&TableShape, &mut RowBuf) -> Result<(), E>) -> Result<RowBuf, E> {
+        let mut row = self.spare.pop().unwrap_or_default();
+        fill(&self.shape, &mut row)?;
+        Ok(row)
+    }
+}
+
+impl Reads for CellReader {
+    type Row = RowBuf;
+
+    fn shape(&self) -> &Arc<TableShape> {
+        &self.shape
+    }
+
+    fn query(&self, relation: &str, only: &str) -> String {
+        let column = |column: &Column| column.kind.select_expression(&quote_identifier(&column.name));
+        let columns: Vec<String> = self.shape.columns().iter().map(column).collect();
+        format!("SELECT {} FROM {relation}{only}", columns.join(", "))
+    }
+
+    fn read_copy(&mut self, tuple: &[u8]) -> Result<RowBuf, ReadError> {
+        Ok(self.filled(|shape, row| row.read_copy_tuple(shape, tuple))?)
+    }
+
+    fn read_json(&mut self, data: &str, nulls: JsonNulls<'_>, key: &KeyBuf) -> Result<RowBuf, String> {
+        let row = self.filled(|shape, row| row.read_json(shape, data, nulls)).map_err(|error| error.to_string())?;
+        if row.has_key(&self.shape, key) { Ok(row) } else { Err(Unfit::KeyMismatch.to_string()) }
+    }
+
+    fn key_of(&self, row: &RowBuf) -> KeyBuf {
+        KeyBuf::of_row(&self.shape, row)
+    }
+
+    fn recycle(&mut self, row: RowBuf) {
+        /// As many as a batch has.
+        const KEPT: usize = 512;
+        if self.spare.len() < KEPT {
+            self.spare.push(row);
+        }
+    }
+}
+
+impl Keep for TableCache {
+    type Row = RowBuf;
+    type Reader = CellReader;
+
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        Self::memory_bytes(self)
+    }
+
+    fn make_room(&mut self, expected: usize) {
+        *self = Self::new(Arc::clone(self.shape()), expected);
+    }
+
+    fn put(&mut self, row: &mut RowBuf, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<(), StoreError> {
+        let is_told = told.is_some() && !matches!(mode, Mode::Insert);
+        let old = is_told.then(|| self.get(&KeyBuf::of_row(self.shape(), row)).map(|old| old.to_buf())).flatten();
+        let upserted = match mode {
+            Mode::Insert => self.insert_unique(row).map(|()| Upserted::Added),
+            Mode::Lay(laid) => self.lay(row, laid),
+            Mode::Upsert => self.upsert(row),
+        }?;
+        if let Some(told) = told.filter(|_| upserted != Upserted::Unchanged) {
+            told.push(Told::Row(match old {
+                Some(old) => RowChange::Changed { old, new: row.clone() },
+                None => RowChange::Added(row.clone()),
+            }));
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>) {
+        if let Some(told) = told {
+            told.extend(self.get(key).map(|old| Told::Row(RowChange::Removed(old.to_buf()))));
+        }
+        Self::remove(self, key);
+    }
+
+    fn spare(&self, key: &KeyBuf, laid: &mut Laid) {
+        Self::spare(self, key, laid);
+    }
+
+    fn sweep(&mut self, laid: &Laid, mut told: Option<&mut Vec<Told>>) {
+        Self::sweep(self, laid, |row: Row<'_>| {
+            if let Some(told) = &mut told {
+                told.push(Told::Row(RowChange::Removed(row.to_buf())));
+            }
+        });
+    }
+
+    fn clear(&mut self) {
+        Self::clear(self);
+    }
+}

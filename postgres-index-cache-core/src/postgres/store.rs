@@ -1,0 +1,291 @@
+//! [`Store`]: a cache behind its lock, and what is to be done to it.
+//!
+//! What comes is prepared first, parsed and checked, without the lock. [`flush`](Store::flush) takes the lock for a moment
+//! and does all that is prepared: readers wait neither for the network nor for a parse, and see a batch whole. While a
+//! reader holds the lock for longer, what is prepared waits here; the driver tells the engine, which keeps by key what
+//! comes meanwhile.
+
+use super::error::ReadError;
+use super::keep::{Keep, Mode, Reads, Told};
+use crate::sync::{Change, Operation};
+use crate::table_cache::{KeyBuf, Laid, StoreError};
+use parking_lot::RwLock;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What could not be stored when the lock was there.
+#[derive(Debug)]
+pub(super) struct FlushError {
+    /// Whether it is a row of a snapshot, which then cannot be what was asked for.
+    pub(super) is_of_snapshot: bool,
+    pub(super) error: StoreError,
+}
+
+/// A cache behind its lock.
+pub(super) trait Store: Send {
+    /// The query that reads `relation`, the rows of the condition `only`: one value a column that is kept, or one for all.
+    fn query(&self, relation: &str, only: &str) -> String;
+
+    /// A snapshot of all rows comes, about so many: they are laid over what is there.
+    fn begin(&mut self, expected: usize);
+
+    /// One row of the snapshot.
+    ///
+    /// # Errors
+    /// When it is no row of this table.
+    fn lay(&mut self, tuple: &[u8]) -> Result<(), ReadError>;
+
+    /// All of the snapshot has come: what it did not bring goes.
+    fn end(&mut self);
+
+    /// Prepares a change.
+    ///
+    /// # Errors
+    /// Why the table must be read again.
+    fn change(&mut self, change: &Change) -> Result<(), String>;
+
+    /// Prepares the rows that were read again; of the keys that were asked for, those that did not come are absent.
+    ///
+    /// # Errors
+    /// Why the table must be read again.
+    fn replace(&mut self, keys: &[String], tuples: &[Vec<u8>]) -> Result<(), String>;
+
+    /// Prepares that every row goes but those of these keys.
+    ///
+    /// # Errors
+    /// Why the table must be read again.
+    fn clear(&mut self, keep: &[String]) -> Result<(), String>;
+
+    /// Does what is prepared. `false`: somebody holds the lock for longer than `patience`; nothing is done.
+    ///
+    /// # Errors
+    /// What could not be stored; the rest is done.
+    fn flush(&mut self, patience: Duration) -> Result<bool, FlushError>;
+
+    /// Whether something is prepared and not done.
+    fn is_waiting(&self) -> bool;
+
+    /// How many rows there were at the last flush.
+    fn rows(&self) -> usize;
+
+    /// What the cache takes, or took when that could last be asked.
+    fn memory_bytes(&mut self) -> usize;
+
+    /// From now on keeps what becomes of rows.
+    fn tell(&mut self);
+
+    /// What became of rows.
+    fn take_told(&mut self) -> Vec<Told>;
+}
+
+/// What is to be done.
+enum Doing<R> {
+    Begin {
+        expected: usize,
+    },
+    /// A row of the snapshot.
+    Lay(R),
+    End,
+    Upsert(R),
+    /// A key change: no reader sees one without the other.
+    Replace {
+        old: KeyBuf,
+        new: R,
+    },
+    Remove(KeyBuf),
+    Clear(Vec<KeyBuf>),
+}
+
+/// What a snapshot's rows meet.
+enum Loading {
+    /// Nothing: the cache was empty.
+    Alone,
+    /// Older rows.
+    Over(Laid),
+}
+
+/// The [`Store`] of a cache of any kind.
+pub(super) struct Stored<C: Keep> {
+    cache: Arc<RwLock<C>>,
+    reader: C::Reader,
+    waiting: VecDeque<Doing<C::Row>>,
+    loading: Loading,
+    told: Option<Vec<Told>>,
+    rows: usize,
+    memory: usize,
+    key: KeyBuf,
+}
+
+impl<C: Keep> Stored<C> {
+    pub(super) fn new(cache: Arc<RwLock<C>>, reader: C::Reader) -> Self {
+        Self {
+            cache,
+            reader,
+            waiting: VecDeque::new(),
+            loading: Loading::Alone,
+            told: None,
+            rows: 0,
+            memory: 0,
+            key: KeyBuf::default(),
+        }
+    }
+
+    fn key_of(&self, id: &str) -> Result<KeyBuf, String> {
+        let mut key = KeyBuf::default();
+        key.read_json(self.reader.shape(), id).map_err(|error| error.to_string())?;
+        Ok(key)
+    }
+}
+
+/// Does one thing to a cache whose lock is held.
+fn carry_out<C: Keep>(
+    cache: &mut C,
+    doing: Doing<C::Row>,
+    loading: &mut Loading,
+    reader: &mut C::Reader,
+    mut told: Option<&mut Vec<Told>>,
+) -> Result<(), FlushError> {
+    let in_change = |error| FlushError { is_of_snapshot: false, error };
+    match doing {
+        Doing::Begin { expected } => {
+            *loading = if cache.is_empty() {
+                cache.make_room(expected);
+                Loading::Alone
+            } else {
+                Loading::Over(Laid::default())
+            };
+        }
+        Doing::Lay(mut row) => {
+            let mode = match loading {
+                Loading::Alone => Mode::Insert,
+                Loading::Over(laid) => Mode::Lay(laid),
+            };
+            let put = cache.put(&mut row, mode, told);
+            reader.recycle(row);
+            put.map_err(|error| FlushError { is_of_snapshot: true, error })?;
+        }
+        Doing::End => {
+            if let Loading::Over(laid) = std::mem::replace(loading, Loading::Alone) {
+                cache.sweep(&laid, told);
+            }
+        }
+        Doing::Upsert(mut row) => {
+            let put = cache.put(&mut row, Mode::Upsert, told);
+            reader.recycle(row);
+            put.map_err(in_change)?;
+        }
+        Doing::Replace { old, mut new } => {
+            cache.remove(&old, told.as_deref_mut());
+            let put = cache.put(&mut new, Mode::Upsert, told);
+            reader.recycle(new);
+            put.map_err(in_change)?;
+        }
+        Doing::Remove(key) => cache.remove(&key, told),
+        Doing::Clear(keep) if keep.is_empty() && told.is_none() => cache.clear(),
+        Doing::Clear(keep) => {
+            let mut laid = Laid::default();
+            keep.iter().for_each(|key| cache.spare(key, &mut laid));
+            cache.sweep(&laid, told);
+        }
+    }
+    Ok(())
+}
+
+impl<C: Keep> Store for Stored<C> {
+    fn query(&self, relation: &str, only: &str) -> String {
+        self.reader.query(relation, only)
+    }
+
+    fn begin(&mut self, expected: usize) {
+        self.waiting.push_back(Doing::Begin { expected });
+    }
+
+    fn lay(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
+        let row = self.reader.read_copy(tuple)?;
+        self.waiting.push_back(Doing::Lay(row));
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.waiting.push_back(Doing::End);
+    }
+
+    fn change(&mut self, change: &Change) -> Result<(), String> {
+        let mut key = std::mem::take(&mut self.key);
+        key.read_json(self.reader.shape(), change.id()).map_err(|error| error.to_string())?;
+        let doing = match change.operation() {
+            Operation::Whole => return Ok(()),
+            Operation::Remove => Doing::Remove(key),
+            Operation::Upsert | Operation::ReplaceKey => {
+                let data = change.data().ok_or("the row was not sent")?;
+                let new = self.reader.read_json(data, change.json_nulls(), &key)?;
+                let old = change.old_id().filter(|_| change.operation() == Operation::ReplaceKey);
+                match old.map(|old| self.key_of(old)).transpose()? {
+                    Some(old) => Doing::Replace { old, new },
+                    None => {
+                        self.key = key;
+                        Doing::Upsert(new)
+                    }
+                }
+            }
+        };
+        self.waiting.push_back(doing);
+        Ok(())
+    }
+
+    fn replace(&mut self, keys: &[String], tuples: &[Vec<u8>]) -> Result<(), String> {
+        let rows = tuples.iter().map(|tuple| self.reader.read_copy(tuple)).collect::<Result<Vec<_>, _>>();
+        let rows = rows.map_err(|error| error.to_string())?;
+        let found: HashSet<KeyBuf> = rows.iter().map(|row| self.reader.key_of(row)).collect();
+        let asked = keys.iter().map(|id| self.key_of(id)).collect::<Result<Vec<_>, _>>()?;
+        self.waiting.extend(asked.into_iter().filter(|key| !found.contains(key)).map(Doing::Remove));
+        self.waiting.extend(rows.into_iter().map(Doing::Upsert));
+        Ok(())
+    }
+
+    fn clear(&mut self, keep: &[String]) -> Result<(), String> {
+        let keep = keep.iter().map(|id| self.key_of(id)).collect::<Result<Vec<_>, _>>()?;
+        self.waiting.push_back(Doing::Clear(keep));
+        Ok(())
+    }
+
+    fn flush(&mut self, patience: Duration) -> Result<bool, FlushError> {
+        if self.waiting.is_empty() {
+            return Ok(true);
+        }
+        let Some(mut cache) = self.cache.try_write_for(patience) else { return Ok(false) };
+        let mut done = Ok(true);
+        for doing in self.waiting.drain(..) {
+            let carried = carry_out(&mut *cache, doing, &mut self.loading, &mut self.reader, self.told.as_mut());
+            if let (Err(error), Ok(_)) = (carried, &done) {
+                done = Err(error);
+            }
+        }
+        self.rows = cache.len();
+        done
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn memory_bytes(&mut self) -> usize {
+        if let Some(cache) = self.cache.try_read() {
+            self.memory = cache.memory_bytes();
+        }
+        self.memory
+    }
+
+    fn tell(&mut self) {
+        self.told.get_or_insert_default();
+    }
+
+    fn take_told(&mut self) -> Vec<Told> {
+        self.told.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
