@@ -20,6 +20,7 @@ mod followee;
 mod keep;
 mod links;
 mod read;
+mod replica;
 mod session;
 mod store;
 mod typed;
@@ -29,6 +30,10 @@ pub use driver::{Driver, DriverEvent, DriverOptions, Loaded};
 pub use error::{DriverError, ReadError};
 pub use follow::{FollowError, FollowTable, check_announced, check_kind, sent, shape};
 pub use keep::{Became, RowChange};
+pub use replica::{
+    Events, Reading, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing, Stats,
+};
 pub use session::{
     ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier, quote_literal,
 };
+pub use typed::Model;

@@ -133,6 +133,7 @@ pub struct Engine {
     read_failures: Option<(String, u32)>,
     next_heartbeat: Option<Instant>,
     lag: Option<Duration>,
+    last_xid: Option<u64>,
     outputs: VecDeque<Output>,
     state: State,
     counters: Counters,
@@ -165,6 +166,7 @@ impl Engine {
             read_failures: None,
             next_heartbeat: None,
             lag: None,
+            last_xid: None,
             outputs: VecDeque::new(),
             state: State::Disconnected,
             counters: Counters::default(),
@@ -191,6 +193,11 @@ impl Engine {
     /// How long the last fence took to come back, from when it was sent.
     pub fn lag(&self) -> Option<Duration> {
         self.lag
+    }
+
+    /// The highest transaction id that was announced for a followed table.
+    pub fn last_xid(&self) -> Option<u64> {
+        self.last_xid
     }
 
     /// Whether it has given up: it will not connect again.
@@ -361,6 +368,7 @@ impl Engine {
             return;
         };
         self.counters.plain += u64::from(parsed.xid.is_none());
+        self.last_xid = self.last_xid.max(parsed.xid);
         let others: Vec<usize> = meant.collect();
         if !others.is_empty() {
             for table in others.into_iter().chain([table]) {

@@ -87,6 +87,11 @@ pub enum DriverEvent {
         /// The cause.
         why: String,
     },
+    /// A table's definition, or one of its partitions, is another one than it was.
+    Altered {
+        /// The table.
+        table: TableId,
+    },
     /// Commits wait for the notify lock: nothing is lost, nothing arrives.
     CommitsBlocked,
     /// A row has changed.
@@ -724,7 +729,10 @@ impl Driver {
             let Some(before) = fingerprint else { continue };
             let input = match compare(before, seen, &follow.announced_by) {
                 None => continue,
-                Some(Difference::Altered(why)) => Input::TableAltered { table: TableId(at), why: why.to_string() },
+                Some(Difference::Altered(why)) => {
+                    self.tell(DriverEvent::Altered { table: TableId(at) });
+                    Input::TableAltered { table: TableId(at), why: why.to_string() }
+                }
                 Some(Difference::Silent(trigger)) => {
                     Input::GivenUp(Failure::NotFollowed { name: follow.name(), trigger })
                 }

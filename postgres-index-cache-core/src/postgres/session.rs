@@ -6,7 +6,7 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::{AsyncMessage, Client, Connection, Error, Notification};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Notification};
 
 /// Why a session could not be had. It says what was tried, on what, and what the server said.
 pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
@@ -28,6 +28,15 @@ pub enum Role {
 pub trait Connector: Send + Sync {
     /// Opens a session for `role`.
     fn connect(&self, role: Role) -> impl Future<Output = Result<Session, ConnectError>> + Send;
+}
+
+/// In plaintext, as the configuration says: for a server on this machine, or behind a tunnel. A mode that asks for TLS is
+/// an error.
+impl Connector for Config {
+    async fn connect(&self, _: Role) -> Result<Session, ConnectError> {
+        let (client, connection) = Self::connect(self, NoTls).await?;
+        Ok(Session::new(client, connection))
+    }
 }
 
 /// A connection whose messages can be polled: a [`Connection`] over whatever stream.

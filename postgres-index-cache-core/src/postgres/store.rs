@@ -185,7 +185,9 @@ fn carry_out<C: Keep>(
         Doing::Clear(keep) if keep.is_empty() && told.is_none() => cache.clear(),
         Doing::Clear(keep) => {
             let mut laid = Laid::default();
-            keep.iter().for_each(|key| cache.spare(key, &mut laid));
+            for key in &keep {
+                cache.spare(key, &mut laid);
+            }
             cache.sweep(&laid, told);
         }
     }

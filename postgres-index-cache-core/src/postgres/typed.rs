@@ -36,8 +36,8 @@ pub(super) struct ModelReader<T> {
 }
 
 impl<T: Model> ModelReader<T> {
-    pub(super) fn new(shape: Arc<TableShape>) -> Self {
-        Self { shape, hasher: RandomState::default(), cells: RowBuf::default(), model: PhantomData }
+    pub(super) fn new(shape: Arc<TableShape>, hasher: RandomState) -> Self {
+        Self { shape, hasher, cells: RowBuf::default(), model: PhantomData }
     }
 
     fn read(&mut self, json: &str) -> Result<ModelRow<T>, Unfit> {
@@ -148,7 +148,9 @@ impl<T: Model> Keep for IdxModelCache<T> {
             Upserted::Changed => Became::Changed,
             Upserted::Unchanged => return Ok(()),
         };
-        told.into_iter().for_each(|told| told.push(Told::Model(key, became)));
+        if let Some(told) = told {
+            told.push(Told::Model(key, became));
+        }
         Ok(())
     }
 

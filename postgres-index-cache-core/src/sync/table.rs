@@ -311,9 +311,9 @@ impl Table {
         let backlog = self.backlog.as_mut()?;
         if backlog.bytes() > limit {
             let (cleared, changes) = backlog.take();
-            cleared.into_iter().for_each(|keep| {
+            if let Some(keep) = cleared {
                 backlog.clear(keep);
-            });
+            }
             // When each came is not kept: a fence that has come since waits for all of them.
             changes.for_each(|change| change.keys().for_each(|key| self.refetches.want(key, 0)));
         }

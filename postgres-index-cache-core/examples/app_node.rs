@@ -1,0 +1,84 @@
+//! An application node: its users in a cache that is kept in step, read without asking the database.
+//!
+//! ```text
+//! cargo run -p postgres-index-cache-core --example app_node -- "host=localhost user=postgres dbname=mydb"
+//! ```
+//!
+//! The table `users` needs its triggers: `pgic install-triggers users`. Each line of stdin is a `username_hash` to look up;
+//! what happens to the cache is printed as it happens. It ends with stdin.
+
+use postgres_index_cache_core::postgres::{Replica, ReplicaEvent, ReplicaTable};
+use postgres_index_cache_core::{HasPrimaryKey, Indexable};
+use serde::Deserialize;
+use std::collections::HashMap;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use uuid::Uuid;
+
+#[derive(Debug, Deserialize)]
+struct User {
+    id: Uuid,
+    username_hash: i64,
+    email_hash: i64,
+}
+
+impl HasPrimaryKey for User {
+    fn primary_key(&self) -> Uuid {
+        self.id
+    }
+}
+
+impl Indexable for User {
+    fn i64_keys(&self) -> HashMap<String, Option<i64>> {
+        HashMap::from([
+            ("username_hash".to_string(), Some(self.username_hash)),
+            ("email_hash".to_string(), Some(self.email_hash)),
+        ])
+    }
+
+    fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
+        HashMap::new()
+    }
+}
+
+/// Looks a user up in the cache; everything that was committed before is in it.
+async fn look_up(replica: &Replica, users: &ReplicaTable<User>, username_hash: i64) {
+    if let Err(error) = replica.fence().await {
+        return println!("the cache is not kept in step any more: {error}");
+    }
+    let reading = replica.read(users);
+    let found: Vec<&User> = reading
+        .get_by_i64_index("username_hash", &username_hash)
+        .into_iter()
+        .flatten()
+        .filter_map(|id| reading.get_by_primary(id))
+        .collect();
+    println!("found {found:?}, live: {}", reading.is_live());
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let config = std::env::args().nth(1).unwrap_or_else(|| "host=localhost user=postgres".to_string());
+    let mut builder = Replica::builder(config.parse::<tokio_postgres::Config>()?);
+    let users = builder.table::<User>("users");
+    let replica = builder.open().await?;
+    println!("live, {} users", replica.read(&users).len());
+
+    let mut events = replica.events();
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(ReplicaEvent::Row { table, key, became }) => println!("{table} {key}: {became:?}"),
+                Some(event) => println!("{event:?}"),
+                None => break,
+            },
+            line = lines.next_line() => match line? {
+                Some(line) => look_up(&replica, &users, line.trim().parse()?).await,
+                None => break,
+            },
+        }
+    }
+    println!("{} changes applied", replica.stats().counters.applied);
+    replica.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,678 @@
+//! [`Replica`]: an application's typed caches, kept in step by a task of their own.
+//!
+//! ```text
+//! Replica ── read(&users) ──→ cache behind its lock ←── task: Driver ←── PostgreSQL
+//!    └── fence(), shutdown() ── commands ──────────────→ task ── events ──→ Events
+//! ```
+//!
+//! A table that is altered is described afresh and followed on, as long as its rows still fit the model. What cannot heal
+//! ends the task: [`Replica::standing`] says so, and the rows stay readable.
+
+use super::announced::{PINNED, announced};
+use super::catalog::{self, CatalogError};
+use super::driver::{Driver, DriverEvent, DriverOptions};
+use super::error::{DriverError, Policy, chain};
+use super::follow::{self, FollowError, FollowTable};
+use super::keep::Became;
+use super::links::{Open, open_with};
+use super::session::{ConnectError, Connector, Role};
+use super::store::{Store, Stored};
+use super::typed::{Model, ModelReader};
+use crate::index_cache::IdxModelCache;
+use crate::sync::{Backoff, Counters, FenceId, Limits, State};
+use crate::value::Kind;
+use crate::{DEFAULT_CACHE_CHANNEL, TableShape};
+use foldhash::quality::RandomState;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// How many events are kept for a subscriber that is slow; past it the oldest are counted and dropped.
+const EVENTS_KEPT: usize = 16_384;
+
+/// How many bytes the caches may take unless [`ReplicaBuilder::max_memory`] says otherwise.
+const MAX_MEMORY: usize = 4 << 30;
+
+/// Why a replica could not be opened, or has ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplicaError {
+    /// A session to look at the tables could not be had.
+    #[error("open a connection to look at the tables")]
+    Connect(#[source] ConnectError),
+    /// The catalogue could not be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A table does not exist.
+    #[error("the table {0} does not exist: check its name, the database and the search_path")]
+    NoTable(String),
+    /// A table cannot be followed; [`FollowError::hint`] says what to do.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// The key of a table is not one uuid column, which is what a model's key is.
+    #[error("the key of {0} is not one column of type uuid: a model's primary key is")]
+    KeyNotUuid(String),
+    /// The driver cannot go on: what the server said, or that rows do not fit the model.
+    #[error(transparent)]
+    Driver(Arc<DriverError>),
+    /// It was shut down.
+    #[error("the replica was shut down")]
+    ShutDown,
+}
+
+/// How a replica stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Standing {
+    /// Tables are being read, or a cache is locked and lacks what has come since.
+    Loading,
+    /// Every cache is its table as of the last fence or later.
+    Live,
+    /// A connection is lost: the rows are those of before. It will come back.
+    Stale {
+        /// Why.
+        why: Arc<str>,
+    },
+    /// It will not come back.
+    Ended {
+        /// Why.
+        error: Arc<ReplicaError>,
+    },
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ReplicaEvent {
+    /// It is live from now on.
+    Live,
+    /// It is not: tables are read, or a cache is locked.
+    Loading,
+    /// It is stale from now on.
+    Stale {
+        /// Why.
+        why: Arc<str>,
+    },
+    /// A row has changed, also while it was stale.
+    Row {
+        /// The table, as it was named.
+        table: Arc<str>,
+        /// The row's key.
+        key: Uuid,
+        /// How.
+        became: Became,
+    },
+    /// A table is read again.
+    ReadAgain {
+        /// The table, as it was named.
+        table: Arc<str>,
+        /// The cause.
+        why: Arc<str>,
+    },
+    /// Commits wait for the notify lock: nothing is lost, nothing arrives.
+    CommitsBlocked,
+    /// So many events were dropped because this subscriber was slow.
+    Missed(u64),
+    /// It will not come back.
+    Ended {
+        /// Why.
+        error: Arc<ReplicaError>,
+    },
+}
+
+/// Figures of a replica.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How long the last fence took to come back, from when it was sent.
+    pub lag: Option<Duration>,
+    /// The highest transaction id that was announced.
+    pub last_xid: Option<u64>,
+    /// What has been counted since it was opened, or since a table was altered last.
+    pub counters: Counters,
+}
+
+/// A table of a replica, whose rows are of the model `T`.
+pub struct ReplicaTable<T> {
+    cache: Arc<RwLock<IdxModelCache<T>>>,
+}
+
+impl<T> fmt::Debug for ReplicaTable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicaTable").finish_non_exhaustive()
+    }
+}
+
+impl<T> Clone for ReplicaTable<T> {
+    fn clone(&self) -> Self {
+        Self { cache: Arc::clone(&self.cache) }
+    }
+}
+
+/// The rows of a table and how they stand; they do not change while this is held. Keep it for a look-up or an iteration,
+/// not longer: what comes meanwhile is collected by key, and the replica is not live until it is let go.
+pub struct Reading<'a, T> {
+    cache: RwLockReadGuard<'a, IdxModelCache<T>>,
+    standing: Standing,
+}
+
+impl<T> fmt::Debug for Reading<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").field("standing", &self.standing).finish_non_exhaustive()
+    }
+}
+
+impl<T> Deref for Reading<'_, T> {
+    type Target = IdxModelCache<T>;
+
+    fn deref(&self) -> &IdxModelCache<T> {
+        &self.cache
+    }
+}
+
+impl<T> Reading<'_, T> {
+    /// How the rows stand.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Whether they are the table's as of the last fence or later.
+    pub fn is_live(&self) -> bool {
+        matches!(self.standing, Standing::Live)
+    }
+}
+
+type MakeStore = Box<dyn Fn(&Arc<TableShape>) -> Box<dyn Store> + Send + Sync>;
+
+struct WantedTable {
+    name: Arc<str>,
+    make_store: MakeStore,
+}
+
+/// What a replica is to be made of.
+pub struct ReplicaBuilder {
+    open: Open,
+    tables: Vec<WantedTable>,
+    limits: Limits,
+    max_memory: usize,
+    lock_timeout: Duration,
+}
+
+impl fmt::Debug for ReplicaBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables: Vec<&str> = self.tables.iter().map(|table| &*table.name).collect();
+        f.debug_struct("ReplicaBuilder").field("tables", &tables).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl ReplicaBuilder {
+    /// Follows a table, `users` or `app.users`, whose key is one uuid column. The model is read from the row as JSON, with
+    /// the columns that the trigger sends.
+    pub fn table<T: Model>(&mut self, name: &str) -> ReplicaTable<T> {
+        let cache = Arc::new(RwLock::new(IdxModelCache::with_capacity(0)));
+        let table = ReplicaTable { cache: Arc::clone(&cache) };
+        // One hasher for as long as the cache lives: its digests are compared.
+        let hasher = RandomState::default();
+        let make_store: MakeStore = Box::new(move |shape| {
+            let reader = ModelReader::<T>::new(Arc::clone(shape), hasher.clone());
+            Box::new(Stored::new(Arc::clone(&cache), reader))
+        });
+        self.tables.push(WantedTable { name: name.into(), make_store });
+        table
+    }
+
+    /// Bounds of the engine: the heartbeat, how long a fence may take, what may wait.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How many bytes the caches may take, what the rows hold on the heap not counted; 4 GiB unless said otherwise.
+    #[must_use]
+    pub fn max_memory(mut self, bytes: usize) -> Self {
+        self.max_memory = bytes;
+        self
+    }
+
+    /// Connects, reads the tables and waits until they are live; from then on a task keeps them so.
+    ///
+    /// # Errors
+    /// When a table cannot be followed, or what else keeps it from being live for good.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn open(self) -> Result<Replica, ReplicaError> {
+        let described = describe(&self.open, &self.tables).await?;
+        let mut driver = self.drive(&described).await?;
+        driver.until_live(|_| {}).await.map_err(|error| ReplicaError::Driver(Arc::new(error)))?;
+        driver.tell_of_rows();
+        let (commands, asked) = mpsc::channel(64);
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
+        let status = Arc::new(Mutex::new(Status { standing: Standing::Live, stats: Stats::default() }));
+        let mut task = Task {
+            builder: self,
+            described,
+            status: Arc::clone(&status),
+            events: events.clone(),
+            asked,
+            fences: HashMap::new(),
+            next_fence: 0,
+        };
+        task.take_events(&mut driver);
+        let task = tokio::spawn(task.run(driver));
+        Ok(Replica { status, commands, events, task: Some(task) })
+    }
+
+    async fn drive(&self, described: &Described) -> Result<Driver, ReplicaError> {
+        let stored = described.tables.iter().zip(&self.tables);
+        let stored = stored.map(|(table, wanted)| (table.clone(), (wanted.make_store)(&table.shape))).collect();
+        // Seeded by the operating system: nobody may guess it.
+        let random = || RandomState::default().build_hasher().finish();
+        let options = DriverOptions {
+            channels: described.channels.clone(),
+            fence_channel: format!("pgic_fence_{:016x}{:016x}", random(), random()),
+            limits: self.limits,
+            settings: PINNED.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
+            max_memory: self.max_memory,
+            lock_timeout: self.lock_timeout,
+            tells_rows: false,
+        };
+        let opened = Driver::open_stores(Arc::clone(&self.open), stored, options).await;
+        opened.map_err(|error| ReplicaError::Driver(Arc::new(error)))
+    }
+}
+
+/// The tables as the catalogue has them.
+#[derive(Debug, PartialEq, Eq)]
+struct Described {
+    tables: Vec<FollowTable>,
+    channels: Vec<String>,
+}
+
+async fn describe(open: &Open, wanted: &[WantedTable]) -> Result<Described, ReplicaError> {
+    let client = open(Role::Command).await.map_err(ReplicaError::Connect)?.into_client();
+    let mut oids = Vec::new();
+    for WantedTable { name, .. } in wanted {
+        let row = client.query_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[&&**name]).await;
+        let oid: Option<u32> = row.map_err(CatalogError::from)?.get(0);
+        oids.push(oid.ok_or_else(|| ReplicaError::NoTable(name.to_string()))?);
+    }
+    // What a schema of the session's own path holds must not be meant by what is asked now.
+    let safe_path = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)";
+    client.batch_execute(safe_path).await.map_err(CatalogError::from)?;
+    let (mut tables, mut channels) = (Vec::new(), Vec::new());
+    for table in catalog::describe(&client, &oids).await? {
+        follow::check_kind(&table)?;
+        let announced = announced(&table);
+        for notice in follow::check_announced(&table, announced.as_ref())? {
+            tracing::warn!("{notice}");
+        }
+        let sent = follow::sent(&table, announced.as_ref());
+        let shape = follow::shape(&table, |column| sent.contains(&column))?;
+        if !matches!(shape.key(), [key] if shape.columns()[*key].kind == Kind::Uuid) {
+            return Err(ReplicaError::KeyNotUuid(table.display_name()));
+        }
+        let channel = announced.as_ref().and_then(|announced| announced.channel.clone());
+        channels.push(channel.unwrap_or_else(|| DEFAULT_CACHE_CHANNEL.to_string()));
+        // An estimate is no part of what a table is.
+        tables.push(FollowTable::new(&table, announced.as_ref(), &shape));
+    }
+    channels.sort();
+    channels.dedup();
+    Ok(Described { tables, channels })
+}
+
+impl Described {
+    fn is_of_same_tables(&self, other: &Self) -> bool {
+        let same =
+            |(a, b): (&FollowTable, &FollowTable)| *a == FollowTable { expected_rows: a.expected_rows, ..b.clone() };
+        self.channels == other.channels && self.tables.iter().zip(&other.tables).all(same)
+    }
+}
+
+struct Status {
+    standing: Standing,
+    stats: Stats,
+}
+
+enum Command {
+    Fence(oneshot::Sender<()>),
+    ShutDown,
+}
+
+/// An application's typed caches, kept in step with their tables by a task of their own.
+///
+/// ```no_run
+/// use postgres_index_cache_core::postgres::{Connector, Replica, ReplicaError};
+/// use postgres_index_cache_core::{HasPrimaryKey, Indexable};
+/// # use std::collections::HashMap;
+/// # use uuid::Uuid;
+/// # #[derive(serde::Deserialize)] struct User { id: Uuid, username_hash: i64 }
+/// # impl HasPrimaryKey for User { fn primary_key(&self) -> Uuid { self.id } }
+/// # impl Indexable for User {
+/// #     fn i64_keys(&self) -> HashMap<String, Option<i64>> { HashMap::new() }
+/// #     fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> { HashMap::new() }
+/// # }
+/// # async fn node(connector: impl Connector + 'static) -> Result<(), ReplicaError> {
+/// let mut builder = Replica::builder(connector);
+/// let users = builder.table::<User>("users");
+/// let replica = builder.open().await?;
+/// // … write something to the database, then:
+/// replica.fence().await?;
+/// let reading = replica.read(&users);
+/// println!("{} users, live: {}", reading.len(), reading.is_live());
+/// # drop(reading);
+/// replica.shutdown().await;
+/// # Ok(()) }
+/// ```
+pub struct Replica {
+    status: Arc<Mutex<Status>>,
+    commands: mpsc::Sender<Command>,
+    events: broadcast::Sender<ReplicaEvent>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("standing", &self.standing()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.task.take().inspect(JoinHandle::abort);
+    }
+}
+
+impl Replica {
+    /// A replica to be, which connects by `connector`.
+    pub fn builder(connector: impl Connector + 'static) -> ReplicaBuilder {
+        ReplicaBuilder {
+            open: open_with(connector),
+            tables: Vec::new(),
+            limits: Limits::default(),
+            max_memory: MAX_MEMORY,
+            lock_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// The rows of a table, and how they stand. Waits for a batch of changes at the most, never for the network.
+    pub fn read<'a, T>(&self, table: &'a ReplicaTable<T>) -> Reading<'a, T> {
+        let cache = table.cache.read();
+        // Behind the lock: what is not live is said before a row of it is changed.
+        Reading { cache, standing: self.standing() }
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        self.status.lock().standing.clone()
+    }
+
+    /// Whether every cache is its table as of the last fence or later.
+    pub fn is_live(&self) -> bool {
+        matches!(self.status.lock().standing, Standing::Live)
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> Stats {
+        self.status.lock().stats
+    }
+
+    /// Waits until everything that was committed before this call is in the caches: an application reads what it wrote.
+    /// A gap is waited out; put a timeout around it where that may take too long.
+    ///
+    /// # Errors
+    /// When the replica has ended.
+    pub async fn fence(&self) -> Result<(), Arc<ReplicaError>> {
+        let (reached, is_reached) = oneshot::channel();
+        let ended = || match self.standing() {
+            Standing::Ended { error } => error,
+            _ => Arc::new(ReplicaError::ShutDown),
+        };
+        self.commands.send(Command::Fence(reached)).await.map_err(|_| ended())?;
+        is_reached.await.map_err(|_| ended())
+    }
+
+    /// What happens from now on. A subscriber that is slow misses events, and is told how many.
+    pub fn events(&self) -> Events {
+        Events { receiver: self.events.subscribe() }
+    }
+
+    /// Ends the task and its connections. Its caches can still be read.
+    pub async fn shutdown(mut self) {
+        // A task that has ended hears nothing, and need not.
+        let _ = self.commands.send(Command::ShutDown).await;
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+    }
+}
+
+/// What happens to a replica, as it happens.
+#[derive(Debug)]
+pub struct Events {
+    receiver: broadcast::Receiver<ReplicaEvent>,
+}
+
+impl Events {
+    /// The next event; `None` when there will be no more.
+    pub async fn next(&mut self) -> Option<ReplicaEvent> {
+        match self.receiver.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(ReplicaEvent::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+
+    /// The same as a stream.
+    pub fn into_stream(self) -> impl futures_util::Stream<Item = ReplicaEvent> {
+        futures_util::stream::unfold(self, |mut events| async move {
+            let event = events.next().await?;
+            Some((event, events))
+        })
+    }
+}
+
+/// What the task does next.
+enum Turn {
+    GoOn,
+    /// A table is not what it was.
+    Altered,
+    /// The driver has ended.
+    Failed(ReplicaError),
+    ShutDown,
+}
+
+struct Task {
+    builder: ReplicaBuilder,
+    described: Described,
+    status: Arc<Mutex<Status>>,
+    events: broadcast::Sender<ReplicaEvent>,
+    asked: mpsc::Receiver<Command>,
+    /// Who waits for a fence of the driver.
+    fences: HashMap<u64, (FenceId, oneshot::Sender<()>)>,
+    next_fence: u64,
+}
+
+impl Task {
+    async fn run(mut self, mut driver: Driver) {
+        loop {
+            match self.turn(&mut driver).await {
+                Turn::GoOn => continue,
+                Turn::ShutDown => return,
+                Turn::Altered => {
+                    if !self.describe_beside(Some(&mut driver)).await {
+                        continue;
+                    }
+                    self.stand(Standing::Stale { why: "a table was altered".into() });
+                }
+                // The table may be another one than was thought: then it is followed anew.
+                Turn::Failed(error) => {
+                    self.stand(Standing::Stale { why: chain(&error).into() });
+                    if !self.describe_beside(None).await {
+                        return self.end(error);
+                    }
+                }
+            }
+            // Its connections must not be there and not be read.
+            drop(driver);
+            driver = match self.open_again().await {
+                Ok(opened) => opened,
+                Err(ReplicaError::ShutDown) => return,
+                Err(error) => return self.end(error),
+            };
+        }
+    }
+
+    /// Opens a driver for the tables as they are described now, as often as it takes.
+    async fn open_again(&mut self) -> Result<Driver, ReplicaError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let error = match self.builder.drive(&self.described).await {
+                Ok(mut driver) => {
+                    driver.tell_of_rows();
+                    // Those who wait for fences wait for those of another driver now.
+                    for (fence, _) in self.fences.values_mut() {
+                        if let Ok(asked) = driver.ask_for_fence() {
+                            *fence = asked;
+                        }
+                    }
+                    return Ok(driver);
+                }
+                Err(error) => error,
+            };
+            if !matches!(&error, ReplicaError::Driver(error) if matches!(error.policy(), Policy::Lost | Policy::Passing))
+            {
+                return Err(error);
+            }
+            let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;
+            let mut wait = std::pin::pin!(tokio::time::sleep(backoff.next(random)));
+            loop {
+                tokio::select! {
+                    () = &mut wait => break,
+                    command = self.asked.recv() => match command {
+                        None | Some(Command::ShutDown) => return Err(ReplicaError::ShutDown),
+                        Some(Command::Fence(reached)) => self.wait_for(FenceId(0), reached),
+                    },
+                }
+            }
+        }
+    }
+
+    fn wait_for(&mut self, fence: FenceId, reached: oneshot::Sender<()>) {
+        self.next_fence += 1;
+        self.fences.insert(self.next_fence, (fence, reached));
+    }
+
+    /// One step, or one command.
+    async fn turn(&mut self, driver: &mut Driver) -> Turn {
+        let turn = tokio::select! {
+            stepped = driver.step() => match stepped {
+                Ok(()) => Turn::GoOn,
+                Err(error) => Turn::Failed(ReplicaError::Driver(Arc::new(error))),
+            },
+            command = self.asked.recv() => match command {
+                None | Some(Command::ShutDown) => Turn::ShutDown,
+                Some(Command::Fence(reached)) => {
+                    if let Ok(fence) = driver.ask_for_fence() {
+                        self.wait_for(fence, reached);
+                    }
+                    Turn::GoOn
+                }
+            },
+        };
+        let is_altered = self.take_events(driver);
+        if matches!(turn, Turn::GoOn) && is_altered { Turn::Altered } else { turn }
+    }
+
+    /// Says what the driver tells, and answers who waits for fences; whether a table was altered.
+    fn take_events(&mut self, driver: &mut Driver) -> bool {
+        let told: Vec<DriverEvent> = driver.take_events().collect();
+        let mut is_altered = false;
+        for event in told {
+            let name = |table: crate::sync::TableId| Arc::clone(&self.builder.tables[table.0].name);
+            match event {
+                DriverEvent::State(State::Live) => self.stand(Standing::Live),
+                DriverEvent::State(State::Disconnected) | DriverEvent::Row { .. } => {}
+                DriverEvent::State(_) => {
+                    // What was lost is stale until it is live.
+                    if matches!(self.status.lock().standing, Standing::Live) {
+                        self.stand(Standing::Loading);
+                    }
+                }
+                DriverEvent::Disconnected { why, .. } => self.stand(Standing::Stale { why: why.into() }),
+                DriverEvent::ReadAgain { table, why } => {
+                    self.say(ReplicaEvent::ReadAgain { table: name(table), why: why.into() });
+                }
+                DriverEvent::Model { table, key, became } => {
+                    self.say(ReplicaEvent::Row { table: name(table), key, became });
+                }
+                DriverEvent::CommitsBlocked => self.say(ReplicaEvent::CommitsBlocked),
+                DriverEvent::Altered { .. } => is_altered = true,
+            }
+        }
+        let engine = driver.engine();
+        self.status.lock().stats =
+            Stats { lag: engine.lag(), last_xid: engine.last_xid(), counters: engine.counters() };
+        self.fences.retain(|_, (_, reached)| !reached.is_closed());
+        let done: Vec<u64> =
+            self.fences.iter().filter(|(_, (fence, _))| driver.has_reached(*fence)).map(|(at, _)| *at).collect();
+        for at in done {
+            if let Some((_, reached)) = self.fences.remove(&at) {
+                // Who waited may have given up.
+                let _ = reached.send(());
+            }
+        }
+        is_altered
+    }
+
+    /// Describes the tables afresh while the driver goes on; whether they are others than before.
+    async fn describe_beside(&mut self, driver: Option<&mut Driver>) -> bool {
+        let describing = describe(&self.builder.open, &self.builder.tables);
+        let described = match driver {
+            None => describing.await,
+            Some(driver) => tokio::select! {
+                described = describing => described,
+                () = async { while driver.step().await.is_ok() {} } => return false,
+            },
+        };
+        match described {
+            Ok(described) if !described.is_of_same_tables(&self.described) => {
+                self.described = described;
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the tables could not be described again");
+                false
+            }
+        }
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.status.lock().standing = standing.clone();
+        self.say(match standing {
+            Standing::Live => ReplicaEvent::Live,
+            Standing::Loading => ReplicaEvent::Loading,
+            Standing::Stale { why } => ReplicaEvent::Stale { why },
+            Standing::Ended { error } => ReplicaEvent::Ended { error },
+        });
+    }
+
+    fn say(&self, event: ReplicaEvent) {
+        // Nobody need listen.
+        let _ = self.events.send(event);
+    }
+
+    fn end(&self, error: ReplicaError) {
+        self.stand(Standing::Ended { error: Arc::new(error) });
+    }
+}

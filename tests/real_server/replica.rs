@@ -1,0 +1,280 @@
+//! The library's own handle: an application's typed caches, on a real server.
+
+use crate::support::{DEADLINE, Database, USERS};
+use postgres_index_cache_core::postgres::{
+    Became, DriverError, Events, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing,
+};
+use postgres_index_cache_core::sync::{Failure, Limits};
+use postgres_index_cache_core::{HasPrimaryKey, Indexable};
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct User {
+    id: Uuid,
+    username_hash: i64,
+    email_hash: i64,
+    /// A column that comes later.
+    #[serde(default)]
+    city: Option<String>,
+}
+
+impl HasPrimaryKey for User {
+    fn primary_key(&self) -> Uuid {
+        self.id
+    }
+}
+
+impl Indexable for User {
+    fn i64_keys(&self) -> HashMap<String, Option<i64>> {
+        HashMap::from([("username_hash".to_string(), Some(self.username_hash))])
+    }
+
+    fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
+        HashMap::new()
+    }
+}
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn builder(database: &Database) -> ReplicaBuilder {
+    let mut config: tokio_postgres::Config = database.url.parse().unwrap();
+    config.application_name("node");
+    let limits = Limits { heartbeat: Duration::from_millis(100), fence_timeout: DEADLINE, ..Limits::default() };
+    Replica::builder(config).limits(limits)
+}
+
+async fn with_users(sql: &str) -> (Database, Client, Replica, ReplicaTable<User>) {
+    let database = Database::with(&format!("{USERS}{sql}")).await;
+    database.pgic_ok(&["install-triggers", "users"]);
+    let mut builder = builder(&database);
+    let users = builder.table::<User>("users");
+    let replica = builder.open().await.unwrap();
+    let client = database.client().await;
+    (database, client, replica, users)
+}
+
+async fn fence(replica: &Replica) {
+    tokio::time::timeout(DEADLINE, replica.fence()).await.expect("a fence comes back").unwrap();
+}
+
+/// The next event that `wanted` takes.
+async fn event<T>(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> Option<T>) -> T {
+    tokio::time::timeout(DEADLINE, async {
+        loop {
+            let event = events.next().await.expect("there are more events");
+            if let Some(found) = wanted(&event) {
+                return found;
+            }
+        }
+    })
+    .await
+    .expect("the event comes")
+}
+
+fn row(event: &ReplicaEvent) -> Option<(Uuid, Became)> {
+    match event {
+        ReplicaEvent::Row { key, became, .. } => Some((*key, *became)),
+        _ => None,
+    }
+}
+
+fn ended(event: &ReplicaEvent) -> Option<std::sync::Arc<ReplicaError>> {
+    match event {
+        ReplicaEvent::Ended { error } => Some(std::sync::Arc::clone(error)),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_reads_what_it_wrote() {
+    let (_database, client, replica, users) =
+        with_users("INSERT INTO users SELECT gen_random_uuid(), n, n FROM generate_series(1, 500) n;").await;
+    assert!(replica.is_live());
+    assert_eq!(replica.read(&users).len(), 500);
+    let mut events = replica.events();
+    for (sql, became) in [
+        ("INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 7000, 1)", Became::Added),
+        ("UPDATE users SET username_hash = 7001 WHERE username_hash = 7000", Became::Changed),
+        ("DELETE FROM users WHERE username_hash = 7001", Became::Removed),
+    ] {
+        client.batch_execute(sql).await.unwrap();
+        fence(&replica).await;
+        let reading = replica.read(&users);
+        assert!(reading.is_live());
+        reading.validate().unwrap();
+        let found = |hash: i64| reading.get_by_i64_index("username_hash", &hash).into_iter().flatten().count();
+        let expected = match became {
+            Became::Added => (1, 0),
+            Became::Changed => (0, 1),
+            Became::Removed => (0, 0),
+        };
+        assert_eq!((found(7000), found(7001)), expected, "{sql}");
+        drop(reading);
+        assert_eq!(event(&mut events, row).await, (id(1), became));
+    }
+    let stats = replica.stats();
+    assert!(stats.counters.applied == 3 && stats.last_xid.is_some() && stats.lag.is_some(), "{stats:?}");
+    // Rows too long to send are read again, and TRUNCATE empties the cache.
+    client.batch_execute("ALTER TABLE users ADD city text").await.unwrap();
+    client.batch_execute("UPDATE users SET city = repeat('x', 9000) WHERE username_hash = 3").await.unwrap();
+    fence(&replica).await;
+    client.batch_execute("TRUNCATE users").await.unwrap();
+    fence(&replica).await;
+    assert!(replica.read(&users).is_empty());
+    replica.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
+    let (database, client, replica, users) =
+        with_users("INSERT INTO users SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, n, n FROM generate_series(1, 9) n;")
+            .await;
+    let mut events = replica.events();
+    // In one transaction the listener is ended and rows are changed: nobody hears of them.
+    let sql = "BEGIN; UPDATE users SET email_hash = 0 WHERE username_hash = 1; DELETE FROM users WHERE username_hash = 2;
+        INSERT INTO users VALUES ('00000000-0000-0000-0000-0000000000aa', 10, 10);
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'node' AND datname = current_database();
+        COMMIT";
+    client.batch_execute(sql).await.unwrap();
+    let stale = |event: &ReplicaEvent| matches!(event, ReplicaEvent::Stale { .. }).then_some(());
+    event(&mut events, stale).await;
+    let reading = replica.read(&users);
+    assert!(reading.len() >= 9, "the old rows stay readable");
+    drop(reading);
+    let mut told = BTreeMap::new();
+    for _ in 0..3 {
+        let (key, became) = event(&mut events, row).await;
+        told.insert(key, became);
+    }
+    assert_eq!(told, BTreeMap::from([(id(1), Became::Changed), (id(2), Became::Removed), (id(0xaa), Became::Added)]));
+    event(&mut events, |event| matches!(event, ReplicaEvent::Live).then_some(())).await;
+    fence(&replica).await;
+    assert_eq!(replica.read(&users).len(), 9);
+    assert!(replica.is_live());
+    drop(database);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_altered_is_followed_on() {
+    let (database, client, replica, users) =
+        with_users("INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1);").await;
+    let mut events = replica.events();
+    let city = |replica: &Replica| replica.read(&users).get_by_primary(&id(1)).and_then(|user| user.city.clone());
+    client.batch_execute("ALTER TABLE users ADD city text DEFAULT 'Rome'").await.unwrap();
+    event(&mut events, |event| row(event).filter(|row| *row == (id(1), Became::Changed))).await;
+    fence(&replica).await;
+    assert_eq!(city(&replica).as_deref(), Some("Rome"));
+    client.batch_execute("UPDATE users SET city = 'Oslo'").await.unwrap();
+    fence(&replica).await;
+    assert_eq!(city(&replica).as_deref(), Some("Oslo"));
+    // The trigger made for the old columns still announces; its payload lacks what is gone.
+    client.batch_execute("ALTER TABLE users DROP city; UPDATE users SET email_hash = 5").await.unwrap();
+    fence(&replica).await;
+    assert_eq!(city(&replica), None);
+    // What is gone cannot be followed on.
+    client.batch_execute("DROP TABLE users").await.unwrap();
+    let error = event(&mut events, ended).await;
+    assert!(matches!(&*error, ReplicaError::Driver(_)), "{error}");
+    assert!(replica.fence().await.is_err());
+    assert!(matches!(replica.standing(), Standing::Ended { .. }));
+    assert_eq!(replica.read(&users).len(), 1, "what was there can still be read");
+    drop(database);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_followed_is_refused_by_its_kind() {
+    let database = Database::with(&format!(
+        "{USERS}
+        CREATE TABLE numbered (id int PRIMARY KEY);
+        CREATE VIEW seen AS SELECT * FROM users;
+        CREATE TABLE other (id uuid PRIMARY KEY, username_hash text);
+        INSERT INTO other VALUES (gen_random_uuid(), 'no number');"
+    ))
+    .await;
+    database.pgic_ok(&["install-triggers", "numbered", "other"]);
+    let open = async |name: &str| {
+        let mut builder = builder(&database);
+        let table = builder.table::<User>(name);
+        let opened = builder.open().await;
+        drop(table);
+        opened.map(|_| ()).unwrap_err()
+    };
+    assert!(matches!(open("nowhere").await, ReplicaError::NoTable(_)));
+    assert!(matches!(open("numbered").await, ReplicaError::KeyNotUuid(_)));
+    assert_eq!(open("seen").await.to_string(), "public.seen is a view");
+    let error = open("users").await;
+    let ReplicaError::Follow(error) = error else { panic!("{error}") };
+    assert_eq!(error.hint().unwrap(), "install it with: pgic install-triggers public.users");
+    let error = open("other").await;
+    assert!(
+        matches!(&error, ReplicaError::Driver(driver) if matches!(**driver, DriverError::Snapshot { .. })),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_is_disabled_ends_it_by_name() {
+    let (_database, client, replica, _users) = with_users("").await;
+    let mut events = replica.events();
+    client.batch_execute("ALTER TABLE users DISABLE TRIGGER users_cache_notify").await.unwrap();
+    let error = event(&mut events, ended).await;
+    let is_named = matches!(&*error, ReplicaError::Driver(error)
+        if matches!(&**error, DriverError::Failed(Failure::NotFollowed { trigger, .. }) if trigger == "users_cache_notify"));
+    assert!(is_named, "{error}");
+}
+
+/// A consumer that stops, under heavy writes: `PGIC_STOPPED_SECONDS` makes it a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_reader_stops_the_queue_is_drained_and_memory_is_bounded_by_keys() {
+    let seconds = std::env::var("PGIC_STOPPED_SECONDS").map_or(2, |text| text.parse().expect("a number"));
+    let (database, client, replica, users) =
+        with_users("INSERT INTO users SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, n, 0 FROM generate_series(1, 1000) n;")
+            .await;
+    let stopped = replica.read(&users);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut rounds = 0_i64;
+    let usage = async |client: &Client| -> f64 {
+        client.query_one("SELECT pg_notification_queue_usage()", &[]).await.unwrap().get(0)
+    };
+    let mut fullest = 0_f64;
+    while Instant::now() < until || rounds < 20 {
+        rounds += 1;
+        client.batch_execute(&format!("UPDATE users SET email_hash = {rounds}")).await.unwrap();
+        if rounds % 7 == 0 {
+            client.batch_execute("BEGIN; TRUNCATE users; INSERT INTO users SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, n, -1 FROM generate_series(1, 1000) n; COMMIT").await.unwrap();
+        }
+        fullest = fullest.max(usage(&client).await);
+    }
+    assert_eq!(stopped.get_by_primary(&id(1)).map(|user| user.email_hash), Some(0), "nothing changes under a reader");
+    // The listener has taken everything: the server keeps nothing for it.
+    let drained = tokio::time::timeout(DEADLINE, async {
+        while usage(&client).await > 0.0 {
+            client.batch_execute("NOTIFY somewhere_else").await.unwrap();
+        }
+    });
+    drained.await.expect("the queue is empty though the reader has stopped");
+    drop(stopped);
+    client.batch_execute("UPDATE users SET email_hash = -7 WHERE username_hash <= 500").await.unwrap();
+    fence(&replica).await;
+    let reading = replica.read(&users);
+    let table: BTreeMap<Uuid, (i64, i64)> = client
+        .query("SELECT id::text, username_hash, email_hash FROM users", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| (row.get::<_, &str>(0).parse().unwrap(), (row.get(1), row.get(2))))
+        .collect();
+    let cached =
+        reading.iter().map(|user| (user.id, (user.username_hash, user.email_hash))).collect::<BTreeMap<_, _>>();
+    assert_eq!(cached, table);
+    let counters = replica.stats().counters;
+    assert!(counters.collapsed > 1000, "{counters:?}");
+    println!("{rounds} rounds of 1000 updates in {seconds} s, queue at most {fullest}, {counters:?}");
+    drop(database);
+}
