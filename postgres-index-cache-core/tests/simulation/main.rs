@@ -43,7 +43,7 @@ fn one_seed() {
 #[test]
 fn everything_that_can_happen_does() {
     let mut happened: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in 0..300 {
+    for seed in 0..1200 {
         let mut world = World::new(seed, None);
         world.run().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         let counters = world.counters();
@@ -60,6 +60,7 @@ fn everything_that_can_happen_does() {
             ("collapsed", counters.collapsed),
             ("late answers", world.late),
             ("blocked fences", world.blocked),
+            ("tables altered", world.altered),
         ] {
             *happened.entry(what).or_default() += count;
         }

@@ -33,10 +33,22 @@ pub struct Kind {
     pub name: &'static str,
     pub oid: u32,
     pub deferrable: bool,
+    /// The leaves of a partitioned table: a key is in one of them, by its remainder.
+    pub leaves: &'static [u32],
 }
 
-pub const TABLES: [Kind; 2] =
-    [Kind { name: "a", oid: 10, deferrable: false }, Kind { name: "b", oid: 11, deferrable: true }];
+impl Kind {
+    /// What announces the row of a key.
+    fn relation(&self, key: u8) -> u32 {
+        if self.leaves.is_empty() { self.oid } else { self.leaves[usize::from(key) % self.leaves.len()] }
+    }
+}
+
+pub const TABLES: [Kind; 3] = [
+    Kind { name: "a", oid: 10, deferrable: false, leaves: &[] },
+    Kind { name: "b", oid: 11, deferrable: true, leaves: &[] },
+    Kind { name: "p", oid: 12, deferrable: false, leaves: &[20, 21] },
+];
 
 /// What a read sees.
 #[derive(Debug, Clone)]
@@ -210,10 +222,11 @@ impl Server {
             Some(Fault::Folded) => String::new(),
             _ => format!(r#","v":"{}""#, transaction.work.payloads.len()),
         };
-        let id = id.map_or("null".to_string(), |id| id.to_string());
         let Kind { name, oid, .. } = TABLES[table];
+        let relation = id.map_or(oid, |id| TABLES[table].relation(id));
+        let id = id.map_or("null".to_string(), |id| id.to_string());
         transaction.work.payloads.push(format!(
-            r#"{{"table":"{name}","action":"{action}","id":{id},"schema":"s","rel":{oid},"xid":"{xid}"{unique}{more}}}"#
+            r#"{{"table":"{name}","action":"{action}","id":{id},"schema":"s","rel":{relation},"xid":"{xid}"{unique}{more}}}"#
         ));
     }
 
@@ -244,7 +257,13 @@ impl Server {
         }
         let (here, there) = (self.value(at, table, key), self.value(at, table, other));
         match (random.u8(0..100), here) {
-            (0..4, _) if (0..KEYS).all(|key| !self.is_locked(at, table, key)) => self.truncate(at, table),
+            (0..4, _) if (0..KEYS).all(|key| !self.is_locked(at, table, key)) => {
+                if TABLES[table].leaves.is_empty() || random.bool() {
+                    self.truncate(at, table);
+                } else {
+                    self.truncate_leaf(at, table, key);
+                }
+            }
             (4..5, _) => self.send(at, table, "reload", None, r#","why":"x""#),
             (5..40, None) => {
                 let value = self.fresh(at);
@@ -277,6 +296,17 @@ impl Server {
                     self.send(at, table, "delete", Some(key), "");
                 }
             }
+            // A key change that moves a row between leaves is a DELETE and an INSERT.
+            (60..75, Some(_))
+                if key != other && there.is_none() && TABLES[table].relation(key) != TABLES[table].relation(other) =>
+            {
+                let value = self.fresh(at);
+                self.set(at, table, key, None);
+                self.set(at, table, other, Some(value));
+                let more = Self::data(random, value);
+                self.send(at, table, "delete", Some(key), "");
+                self.send(at, table, "insert", Some(other), &more);
+            }
             (60..75, Some(_)) if key != other && there.is_none() => self.change_key(random, at, table, key, other),
             (75..90, Some(_)) if key != other && there.is_some() && TABLES[table].deferrable => {
                 self.swap(random, at, table, key, other);
@@ -291,7 +321,46 @@ impl Server {
         }
         if self.fault != Some(Fault::NoTruncate) {
             self.send(at, table, "truncate", None, "");
+            // TRUNCATE of the root fires the triggers of its leaves too.
+            for leaf in TABLES[table].leaves {
+                self.send_reload(at, table, *leaf);
+            }
         }
+    }
+
+    /// TRUNCATE of one leaf.
+    fn truncate_leaf(&mut self, at: usize, table: usize, key: u8) {
+        let leaf = TABLES[table].relation(key);
+        for key in (0..KEYS).filter(|key| TABLES[table].relation(*key) == leaf) {
+            self.set(at, table, key, None);
+        }
+        if self.fault != Some(Fault::NoTruncate) {
+            self.send_reload(at, table, leaf);
+        }
+    }
+
+    fn send_reload(&mut self, at: usize, table: usize, leaf: u32) {
+        let Transaction { xid, work, .. } = &mut self.open[at];
+        let (name, place) = (TABLES[table].name, work.payloads.len());
+        work.payloads.push(format!(
+            r#"{{"table":"{name}","action":"reload","id":null,"schema":"s","rel":{leaf},"xid":"{xid}","v":"{place}","why":"truncate"}}"#
+        ));
+    }
+
+    /// DDL that rewrites a table, and announces nothing: every row is another one. Only where nobody holds the table.
+    pub fn alter(&mut self, table: usize) -> bool {
+        if (0..KEYS).any(|key| self.is_locked(usize::MAX, table, key)) {
+            return false;
+        }
+        self.begin();
+        let at = self.open.len() - 1;
+        let keys: Vec<u8> = self.tables[table].keys().copied().collect();
+        for key in keys {
+            let value = self.fresh(at);
+            self.set(at, table, key, Some(value));
+        }
+        self.commit(at);
+        true
     }
 
     /// INSERT with an AFTER trigger that updates the row: the update is announced before the insert.

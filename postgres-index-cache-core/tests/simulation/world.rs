@@ -124,6 +124,7 @@ pub struct World {
     pub spared: u64,
     pub late: u64,
     pub blocked: u64,
+    pub altered: u64,
     is_quiet: bool,
 }
 
@@ -138,8 +139,8 @@ impl World {
             schema: "s".into(),
             name: kind.name.into(),
             oid: kind.oid,
-            leaves: Vec::new(),
-            is_partitioned: false,
+            leaves: kind.leaves.to_vec(),
+            is_partitioned: !kind.leaves.is_empty(),
             deferrable_key: kind.deferrable,
             sends_plain_form: false,
             sends_whole_rows: true,
@@ -176,6 +177,7 @@ impl World {
             spared: 0,
             late: 0,
             blocked: 0,
+            altered: 0,
             is_quiet: false,
         }
     }
@@ -251,6 +253,10 @@ impl World {
             }
             98 if self.random.u8(0..3) == 0 => {
                 let table = TableId(self.random.usize(0..TABLES.len()));
+                // A fingerprint may differ for nothing, and does after DDL.
+                if self.random.bool() {
+                    self.altered += u64::from(self.server.alter(table.0));
+                }
                 self.handle(Input::TableAltered { table, why: "a fingerprint".into() })?;
             }
             _ => {}
@@ -315,6 +321,8 @@ impl World {
             r#"{"table":"a","action":"update","id":1,"data":1,"schema":"other","xid":"1"}"#,
             r#"{"table":"b","action":"delete","id":1,"schema":"s","rel":999,"xid":"1"}"#,
             r#"{"table":"c","action":"truncate","id":null,"schema":"s","xid":"1"}"#,
+            // A partition that nobody knows: the table is read again.
+            r#"{"table":"p","action":"delete","id":1,"schema":"s","rel":22,"xid":"1"}"#,
         ];
         let payload = payloads[self.random.usize(0..payloads.len())];
         self.server.notify(CHANNEL, payload);
