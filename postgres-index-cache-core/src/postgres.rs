@@ -26,10 +26,10 @@ mod store;
 mod typed;
 
 pub use copy::{CopyDecoder, CopyError};
-pub use driver::{Driver, DriverEvent, DriverOptions, Loaded};
+pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, Verified};
 pub use error::{DriverError, ReadError};
 pub use follow::{FollowError, FollowTable, check_announced, check_kind, sent, shape};
-pub use keep::{Became, RowChange};
+pub use keep::{Became, Comparison, DifferingColumn, Finding, FindingKind, RowChange};
 pub use replica::{
     Events, Reading, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing, Stats,
 };

@@ -31,6 +31,7 @@ mod backoff;
 mod change;
 mod messages;
 mod refetch;
+mod round;
 mod snapshot;
 mod table;
 
@@ -66,6 +67,10 @@ pub enum Rule {
     Spare,
     /// While a cache cannot be changed, a row that is to be read again stays so, whatever comes for it.
     Sticky,
+    /// While a round waits for its cut, changes are held.
+    Hold,
+    /// A round compares once a fence that was sent after its snapshot has come.
+    RoundFence,
 }
 
 /// Where the connections are.
@@ -102,8 +107,20 @@ struct Fence {
 /// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
-    Read { table: TableId, generation: u64 },
-    Refetch { table: TableId, batch: u64 },
+    Read {
+        table: TableId,
+        generation: u64,
+    },
+    Refetch {
+        table: TableId,
+        batch: u64,
+    },
+    /// A round, and the batch that is read inside its transaction.
+    Round {
+        table: TableId,
+        round: u64,
+        batch: Option<u64>,
+    },
 }
 
 /// The same failure so many times is a refusal.
@@ -125,6 +142,9 @@ pub struct Engine {
     wanted: Vec<FenceId>,
     tokens: u64,
     work: Option<Work>,
+    /// The tables that are to be compared.
+    to_verify: VecDeque<TableId>,
+    rounds: u64,
     batches: u64,
     /// Whether the last that Q did was to read rows again: reads of tables take turns with it.
     has_refetched: bool,
@@ -160,6 +180,8 @@ impl Engine {
             wanted: Vec::new(),
             tokens: 0,
             work: None,
+            to_verify: VecDeque::new(),
+            rounds: 0,
             batches: 0,
             has_refetched: false,
             finished_reads: 0,
@@ -256,7 +278,14 @@ impl Engine {
                 let steps = self.tables[table.0].doubt(&why);
                 self.carry_out(table, steps, now);
             }
-            Input::CacheBusy { table } => self.tables[table.0].become_busy(),
+            Input::VerifyWanted { table } => self.to_verify.push_back(table),
+            Input::CutTaken { table, round, snapshot } => self.cut_taken(table, round, snapshot, now),
+            Input::Compared { table, round } => self.end_round(table, Some(round), None, now),
+            Input::RoundFailed { table, round, why } => self.end_round(table, Some(round), Some(why), now),
+            Input::CacheBusy { table } => {
+                self.end_round(table, None, Some("its cache was locked by a reader".to_string()), now);
+                self.tables[table.0].become_busy();
+            }
             Input::CacheFree { table } => {
                 let steps = self.tables[table.0].become_free();
                 self.carry_out(table, steps, now);
@@ -322,6 +351,77 @@ impl Engine {
         if self.fences[at].asked_by.is_none() {
             self.fences.remove(at);
         }
+        let waits = |table: &Table| table.round().is_some_and(|round| round.waits_for(token));
+        if let Some(table) = self.tables.iter().position(waits) {
+            self.settle_round(TableId(table), now);
+        }
+    }
+
+    fn begin_round(&mut self, table: TableId) {
+        self.rounds += 1;
+        let round = self.rounds;
+        self.tables[table.0].begin_round(round);
+        self.work = Some(Work::Round { table, round, batch: None });
+        self.outputs.push_back(Output::TakeCut { table, round });
+    }
+
+    fn is_underway(&self, table: TableId, round: u64) -> bool {
+        self.tables[table.0].round().is_some_and(|underway| underway.number() == round)
+    }
+
+    fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, now: Instant) {
+        if self.is_underway(table, round) {
+            let token = self.send_fence(None, now);
+            self.tables[table.0].cut_round(snapshot, token);
+            if self.without == Some(Rule::RoundFence) {
+                self.settle_round(table, now);
+            }
+        }
+    }
+
+    fn settle_round(&mut self, table: TableId, now: Instant) {
+        let (steps, counts) = self.tables[table.0].settle_round();
+        self.count_what_waited(table);
+        self.carry_out(table, steps, now);
+        match counts {
+            Ok(()) => self.go_on_with_round(table, now),
+            Err(why) => self.end_round(table, None, Some(why), now),
+        }
+    }
+
+    /// Reads inside the round's transaction what is to be read again, then compares.
+    fn go_on_with_round(&mut self, table: TableId, now: Instant) {
+        let Some(Work::Round { round, .. }) = self.work else { return };
+        if self.tables[table.0].has_wanted() {
+            self.batches += 1;
+            let batch = self.batches;
+            let keys = self.tables[table.0].start_refetch(batch);
+            self.counters.refetched += keys.len() as u64;
+            self.work = Some(Work::Round { table, round, batch: Some(batch) });
+            self.outputs.push_back(Output::Refetch { table, batch, keys, is_within_round: true });
+            return;
+        }
+        self.outputs.push_back(Output::Compare { table, round });
+        let steps = self.tables[table.0].compare_round();
+        self.count_what_waited(table);
+        self.carry_out(table, steps, now);
+    }
+
+    /// A round of the table is over, if one is underway, and of that number where one is named.
+    fn end_round(&mut self, table: TableId, round: Option<u64>, inconclusive: Option<String>, now: Instant) {
+        let Some(underway) = self.tables[table.0].round().map(round::Round::number) else { return };
+        if round.is_some_and(|round| round != underway) {
+            return;
+        }
+        self.work = None;
+        let was_reading = self.tables[table.0].give_up_refetch();
+        let steps = self.tables[table.0].end_round(self.limits.waiting_bytes);
+        self.count_what_waited(table);
+        self.outputs.push_back(Output::RoundEnded { table, round: underway, inconclusive });
+        self.carry_out(table, steps, now);
+        if was_reading {
+            self.read_again(table, "rows that were to be read again were not".to_string(), now);
+        }
     }
 
     /// A fence must come back within its time from when the server has committed it.
@@ -378,7 +478,11 @@ impl Engine {
             return;
         }
         let steps = if self.tables[table].knows(parsed.rel) {
-            self.tables[table].take(Change::new(payload, &parsed), self.limits.waiting_bytes)
+            let steps = self.tables[table].take(Change::new(payload, &parsed), self.limits.waiting_bytes);
+            if self.tables[table].held_bytes() > self.limits.waiting_bytes {
+                self.end_round(TableId(table), None, Some("too many changes came meanwhile".to_string()), now);
+            }
+            steps
         } else {
             self.tables[table].doubt("a partition that is not known has announced a change")
         };
@@ -400,7 +504,11 @@ impl Engine {
                 break;
             }
         }
-        // What waited may have come before a fence that has arrived meanwhile.
+        self.count_what_waited(table);
+    }
+
+    /// What waited may have come before a fence that has arrived meanwhile.
+    fn count_what_waited(&mut self, table: TableId) {
         let (arrivals, _) = self.tables[table.0].arrivals();
         for before in self.fences.iter_mut().filter_map(|fence| fence.arrived.as_mut()) {
             before[table.0] = arrivals;
@@ -415,6 +523,16 @@ impl Engine {
     }
 
     fn refetched(&mut self, table: TableId, batch: u64, snapshot: Snapshot, now: Instant) {
+        if matches!(self.work, Some(Work::Round { table: of, batch: Some(asked), .. }) if of == table && asked == batch)
+        {
+            self.finished_reads += 1;
+            if let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads) {
+                self.outputs.push_back(Output::Store { table, batch });
+                self.carry_out(table, steps, now);
+                self.go_on_with_round(table, now);
+            }
+            return;
+        }
         let is_awaited = self.work == Some(Work::Refetch { table, batch });
         if !is_awaited && self.without == Some(Rule::Generation) {
             self.outputs.push_back(Output::Store { table, batch });
@@ -437,10 +555,15 @@ impl Engine {
         is_permanent: bool,
         now: Instant,
     ) {
+        if matches!(self.work, Some(Work::Round { table: of, batch: Some(batch), .. }) if of == table && batch == work)
+        {
+            self.end_round(table, None, Some(why), now);
+            return;
+        }
         let failed = match self.work {
             Some(Work::Read { table: of, generation }) if of == table && generation == work => self.work.take(),
             Some(Work::Refetch { table: of, batch }) if of == table && batch == work => self.work.take(),
-            Some(Work::Read { .. } | Work::Refetch { .. }) | None => None,
+            Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
         };
         let Some(failed) = failed else { return };
         let times = match (self.read_failures.take(), code) {
@@ -456,7 +579,7 @@ impl Engine {
         match failed {
             Work::Read { .. } => self.tables[table.0].read_failed(now + wait),
             // Keys that PostgreSQL does not take, perhaps: all of the table is sure to be right.
-            Work::Refetch { .. } => self.read_again(table, why, now),
+            Work::Refetch { .. } | Work::Round { .. } => self.read_again(table, why, now),
         }
     }
 
@@ -481,13 +604,16 @@ impl Engine {
     }
 
     fn read_again(&mut self, table: TableId, why: String, now: Instant) {
+        if self.tables[table.0].is_following() {
+            self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
+        }
         if self.tables[table.0].read_again(now) {
             self.counters.reloads += 1;
             self.outputs.push_back(Output::ReadAgain { table, why });
         }
     }
 
-    fn send_fence(&mut self, asked_by: Option<FenceId>, now: Instant) {
+    fn send_fence(&mut self, asked_by: Option<FenceId>, now: Instant) -> String {
         let token = self.next_token();
         self.outputs.push_back(Output::Notify {
             via: Via::Fences,
@@ -496,8 +622,9 @@ impl Engine {
         });
         let deadline = now + self.limits.fence_timeout;
         let after_reads = self.finished_reads;
-        self.fences.push(Fence { token, asked_by, after_reads, sent: now, deadline, arrived: None });
+        self.fences.push(Fence { token: token.clone(), asked_by, after_reads, sent: now, deadline, arrived: None });
         self.next_heartbeat = Some(now + self.limits.heartbeat);
+        token
     }
 
     fn check_deadlines(&mut self, now: Instant) {
@@ -548,7 +675,13 @@ impl Engine {
         self.work = None;
         self.read_failures = None;
         self.next_heartbeat = None;
-        self.tables.iter_mut().for_each(Table::disconnect);
+        for (at, table) in self.tables.iter_mut().enumerate() {
+            if let Some(round) = table.round().map(round::Round::number) {
+                let inconclusive = Some("a connection was lost".to_string());
+                self.outputs.push_back(Output::RoundEnded { table: TableId(at), round, inconclusive });
+            }
+            table.disconnect();
+        }
         self.set_state(State::Disconnected);
         self.outputs.push_back(Output::Disconnected { failure, retry_in });
     }
@@ -557,6 +690,11 @@ impl Engine {
     fn ask_for_reads(&mut self, now: Instant) {
         if !matches!(self.link, Link::Following) || self.work.is_some() {
             return;
+        }
+        if let Some(at) = self.to_verify.iter().position(|table| self.tables[table.0].can_begin_round())
+            && let Some(table) = self.to_verify.remove(at)
+        {
+            return self.begin_round(table);
         }
         let due = self.tables.iter().position(|table| table.due_at().is_some_and(|at| at <= now) || table.is_due_now());
         let doubted = self.tables.iter().position(Table::is_refetch_due);
@@ -569,7 +707,7 @@ impl Engine {
                 let keys = self.tables[table.0].start_refetch(batch);
                 self.counters.refetched += keys.len() as u64;
                 self.work = Some(Work::Refetch { table, batch });
-                self.outputs.push_back(Output::Refetch { table, batch, keys });
+                self.outputs.push_back(Output::Refetch { table, batch, keys, is_within_round: false });
             }
             (None, None) => {}
         }
@@ -601,7 +739,7 @@ impl Engine {
         let is_underway =
             self.fences.iter().any(|fence| fence.arrived.is_none() && fence.after_reads == self.finished_reads);
         if state == State::CatchingUp && !all_proven && !is_underway {
-            self.send_fence(None, now);
+            let _ = self.send_fence(None, now);
         }
         if matches!(self.link, Link::Following) {
             for id in std::mem::take(&mut self.wanted) {

@@ -4,7 +4,7 @@ use super::error::{DriverError, Policy, ReadError, chain};
 use super::fingerprint::{Difference, Fingerprint, compare, look};
 use super::follow::FollowTable;
 use super::followee::Followee;
-use super::keep::{Became, CellReader, RowChange, Told};
+use super::keep::{Became, CellReader, Comparison, RowChange, Told};
 use super::links::{Links, Open, open_with};
 use super::read::Read;
 use super::session::{Connector, Listener, quote_identifier, quote_literal};
@@ -118,9 +118,39 @@ pub(super) struct Asked {
     /// Which connections it is of.
     epoch: u64,
     table: TableId,
-    /// The generation of a read, or the batch of rows that are read again.
+    /// The generation of a read, the batch of rows that are read again, or the round.
     work: u64,
-    is_refetch: bool,
+    pub(super) kind: ReadKind,
+}
+
+/// What Q does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadKind {
+    /// A snapshot of all rows, in a transaction of its own.
+    All,
+    /// Some rows, likewise.
+    Rows,
+    /// The snapshot of a round; its transaction stays.
+    Cut,
+    /// Some rows inside that transaction.
+    RowsOfCut,
+    /// All rows inside that transaction, to be compared; it ends with them.
+    Compare,
+}
+
+impl ReadKind {
+    pub(super) fn is_refetch(self) -> bool {
+        matches!(self, Self::Rows | Self::RowsOfCut)
+    }
+}
+
+/// What came of comparing a cache with its table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verified {
+    /// The cache was compared with the table at one exact cut, while writers went on.
+    Compared(Comparison),
+    /// The round does not count, and says nothing: ask again.
+    Inconclusive(String),
 }
 
 /// What the tasks that talk to the server say.
@@ -172,6 +202,11 @@ pub struct Driver {
     /// What Q is asked for, and the snapshot of it.
     asked: Option<Asked>,
     snapshot: Option<Snapshot>,
+    /// The snapshot of the round whose transaction is open on Q.
+    cut: Option<Snapshot>,
+    /// Whether a transaction that a round left is still open on Q.
+    is_cut_open: bool,
+    verified: VecDeque<(TableId, Verified)>,
     /// At how many rows and bytes of COPY the memory is looked at again, and how many changes are applied until then.
     next_check: (usize, usize),
     applied_since_check: usize,
@@ -257,6 +292,9 @@ impl Driver {
             connect_task: None,
             asked: None,
             snapshot: None,
+            cut: None,
+            is_cut_open: false,
+            verified: VecDeque::new(),
             next_check: (0, 0),
             applied_since_check: 0,
             next_look: None,
@@ -494,8 +532,14 @@ impl Driver {
             match output {
                 Output::Connect { channels } => self.connect(channels),
                 Output::Notify { via, channel, token } => self.notify(via, &channel, token),
-                Output::ReadTable { table, generation } => self.read(table, generation, None),
-                Output::Refetch { table, batch, keys } => self.read(table, batch, Some(keys)),
+                Output::ReadTable { table, generation } => self.read(table, generation, None, ReadKind::All),
+                Output::Refetch { table, batch, keys, is_within_round } => {
+                    let kind = if is_within_round { ReadKind::RowsOfCut } else { ReadKind::Rows };
+                    self.read(table, batch, Some(keys), kind);
+                }
+                Output::TakeCut { table, round } => self.read(table, round, None, ReadKind::Cut),
+                Output::Compare { table, round } => self.read(table, round, None, ReadKind::Compare),
+                Output::RoundEnded { table, round: _, inconclusive } => self.round_ended(table, inconclusive),
                 Output::Store { table, batch: _ } => {
                     let stored = self.tables[table.0].store_refetched();
                     self.done_with(table, stored);
@@ -556,6 +600,8 @@ impl Driver {
     fn disconnected(&mut self, failure: Failure, retry_in: Option<Duration>) -> Result<(), DriverError> {
         self.links = None;
         self.asked = None;
+        self.cut = None;
+        self.is_cut_open = false;
         self.epoch += 1;
         self.read_task.take().inspect(JoinHandle::abort);
         self.connect_task.take().inspect(JoinHandle::abort);
@@ -604,11 +650,13 @@ impl Driver {
         });
     }
 
-    fn read(&mut self, table: TableId, work: u64, keys: Option<Vec<String>>) {
+    fn read(&mut self, table: TableId, work: u64, keys: Option<Vec<String>>, kind: ReadKind) {
         let Some(links) = &self.links else { return };
-        let asked = Asked { epoch: self.epoch, table, work, is_refetch: keys.is_some() };
+        let asked = Asked { epoch: self.epoch, table, work, kind };
         self.asked = Some(asked);
-        self.snapshot = None;
+        self.snapshot = if kind == ReadKind::RowsOfCut { self.cut.clone() } else { None };
+        let is_within_cut = matches!(kind, ReadKind::RowsOfCut | ReadKind::Compare);
+        let is_left_open = std::mem::replace(&mut self.is_cut_open, kind == ReadKind::Cut || is_within_cut);
         let copy = match self.tables[table.0].copy_statement(keys.as_deref()) {
             Ok(copy) => copy,
             Err(error) => return self.read_failed(asked, error),
@@ -621,8 +669,12 @@ impl Driver {
             follow: self.tables[table.0].follow.clone(),
             copy,
             previous: self.read_task.take(),
+            rolls_back: is_left_open && !is_within_cut,
         };
         self.tables[table.0].start_work(keys);
+        if kind == ReadKind::Compare {
+            self.tables[table.0].start_comparing();
+        }
         self.read_task = Some(tokio::spawn(read.run()));
     }
 
@@ -672,15 +724,18 @@ impl Driver {
     fn take_rows(&mut self, brought: Brought) {
         match brought {
             Brought::Snapshot { asked, snapshot, fingerprint } => {
-                let Asked { table, work: generation, is_refetch, .. } = asked;
-                if !is_refetch {
+                let Asked { table, work, kind, .. } = asked;
+                if kind == ReadKind::Cut {
+                    return self.cut_taken(table, work, snapshot, &fingerprint);
+                }
+                if kind == ReadKind::All {
                     self.tables[table.0].fingerprint = Some(fingerprint);
                 }
                 self.tables[table.0].start_load();
                 self.next_check = (0, 0);
                 self.snapshot = Some(snapshot.clone());
-                if !is_refetch {
-                    self.engine.handle(Input::SnapshotTaken { table, generation, snapshot }, Instant::now());
+                if kind == ReadKind::All {
+                    self.engine.handle(Input::SnapshotTaken { table, generation: work, snapshot }, Instant::now());
                 }
             }
             Brought::Rows { asked, pieces } => {
@@ -691,18 +746,90 @@ impl Driver {
                 self.check_loading(asked.table);
             }
             Brought::All { asked } => {
-                let Asked { table, work, is_refetch, .. } = asked;
+                let Asked { table, work, kind, .. } = asked;
+                if kind == ReadKind::Cut {
+                    return;
+                }
                 if let Err(source) = self.tables[table.0].finish_load() {
                     return self.unreadable(asked, source);
                 }
                 self.flush();
                 self.check_memory(table);
-                let input = match self.snapshot.take().filter(|_| is_refetch) {
-                    Some(snapshot) => Input::Refetched { table, batch: work, snapshot },
-                    None => Input::SnapshotLoaded { table, generation: work },
+                let input = match (kind, self.snapshot.take()) {
+                    (ReadKind::Compare, _) => {
+                        self.is_cut_open = false;
+                        Input::Compared { table, round: work }
+                    }
+                    (ReadKind::Rows | ReadKind::RowsOfCut, Some(snapshot)) => {
+                        Input::Refetched { table, batch: work, snapshot }
+                    }
+                    (ReadKind::All | ReadKind::Cut | ReadKind::Rows | ReadKind::RowsOfCut, _) => {
+                        Input::SnapshotLoaded { table, generation: work }
+                    }
                 };
                 self.engine.handle(input, Instant::now());
             }
+        }
+    }
+
+    /// The snapshot of a round is taken. It can be compared with what was read under the same definition alone.
+    fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, fingerprint: &Fingerprint) {
+        let before = self.tables[table.0].fingerprint.as_ref();
+        let input = if before.is_some_and(|before| before.is_same_definition(fingerprint)) {
+            self.cut = Some(snapshot.clone());
+            Input::CutTaken { table, round, snapshot }
+        } else {
+            Input::TableAltered { table, why: "its definition is another one".to_string() }
+        };
+        self.engine.handle(input, Instant::now());
+    }
+
+    fn round_ended(&mut self, table: TableId, inconclusive: Option<String>) {
+        self.cut = None;
+        if self.asked.is_some_and(|asked| asked.table == table) {
+            self.asked = None;
+        }
+        let verified = match (inconclusive, self.tables[table.0].take_comparison()) {
+            (None, Some(comparison)) => Verified::Compared(comparison),
+            (Some(why), _) => Verified::Inconclusive(why),
+            (None, None) => Verified::Inconclusive("nothing was compared".to_string()),
+        };
+        if matches!(verified, Verified::Inconclusive(_)) {
+            // What is left of it is not wanted.
+            self.read_task.iter().for_each(JoinHandle::abort);
+        }
+        self.verified.push_back((table, verified));
+    }
+
+    /// Asks for the cache of a table to be compared with the table; [`take_verified`](Self::take_verified) has the answer.
+    ///
+    /// # Errors
+    /// When the driver has ended.
+    pub fn ask_to_verify(&mut self, table: TableId) -> Result<(), DriverError> {
+        self.begin()?;
+        self.engine.handle(Input::VerifyWanted { table }, Instant::now());
+        self.carry_out()
+    }
+
+    /// What came of the comparisons that were asked for.
+    pub fn take_verified(&mut self) -> Option<(TableId, Verified)> {
+        self.verified.pop_front()
+    }
+
+    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go on. Takes a snapshot and
+    /// a COPY of the table, whose lock (ACCESS SHARE) is held meanwhile; the cache is not changed until it is done.
+    ///
+    /// # Errors
+    /// Whatever ends this driver for good.
+    pub async fn verify(&mut self, table: TableId) -> Result<Verified, DriverError> {
+        self.ask_to_verify(table)?;
+        loop {
+            if let Some(at) = self.verified.iter().position(|(of, _)| *of == table)
+                && let Some((_, verified)) = self.verified.remove(at)
+            {
+                return Ok(verified);
+            }
+            self.turn(&mut |_| {}).await?;
         }
     }
 
@@ -753,12 +880,18 @@ impl Driver {
     }
 
     fn read_failed(&mut self, asked: Asked, error: DriverError) {
-        let Asked { table, work, is_refetch, .. } = asked;
+        let Asked { table, work, kind, .. } = asked;
+        let is_refetch = kind.is_refetch();
         // What still comes of it is not wanted.
         self.asked = None;
         let policy = error.policy();
         if policy == Policy::Lost {
             self.lost(error);
+            return;
+        }
+        if matches!(kind, ReadKind::Cut | ReadKind::Compare) {
+            let why = chain(&error);
+            self.engine.handle(Input::RoundFailed { table, round: work, why }, Instant::now());
             return;
         }
         // Keys that the server does not take are no failure: the table is read instead.

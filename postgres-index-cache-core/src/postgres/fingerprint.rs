@@ -9,12 +9,19 @@ pub(super) struct Fingerprint {
     schema: String,
     name: String,
     /// Changes when the definition does.
-    print: String,
+    definition: String,
+    /// Changes when a partition is attached, detached, or truncated.
+    partitions: String,
     /// The triggers that fire.
     triggers: Vec<String>,
 }
 
 impl Fingerprint {
+    /// Whether rows that were read under the one can be compared with rows that were read under the other.
+    pub(super) fn is_same_definition(&self, other: &Self) -> bool {
+        self.relation == other.relation && self.definition == other.definition
+    }
+
     /// Whether the table still has this name: what is read by name must be what announces.
     pub(super) fn is_named(&self, schema: &str, name: &str) -> bool {
         self.schema == schema && self.name == name
@@ -28,7 +35,8 @@ pub(super) async fn look(client: &Client, relations: &[u32]) -> Result<Vec<Finge
         relation: row.get("relation"),
         schema: row.get("schema"),
         name: row.get("name"),
-        print: row.get("print"),
+        definition: row.get("definition"),
+        partitions: row.get("partitions"),
         triggers: row.get("triggers"),
     };
     Ok(rows.iter().map(print).collect())
@@ -51,6 +59,6 @@ pub(super) fn compare(before: &Fingerprint, seen: &[Fingerprint], announced_by: 
     if let Some(missing) = announced_by.iter().find(|name| !now.triggers.contains(name)) {
         return Some(Difference::Silent(missing.clone()));
     }
-    (now.print != before.print)
+    (now.definition != before.definition || now.partitions != before.partitions)
         .then_some(Difference::Altered("its definition, or one of its partitions, is another one"))
 }

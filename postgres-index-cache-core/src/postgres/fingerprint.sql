@@ -22,11 +22,11 @@ SELECT
         -- The keys that it may have.
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', i.indexrelid, i.indkey, i.indimmediate, i.indisvalid), ';' ORDER BY i.indexrelid)
          FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique),
+        '')) AS definition,
         -- The partitions: one that is truncated has other files.
-        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', p.relid::pg_catalog.oid, pg_catalog.pg_relation_filenode(p.relid)), ';'
+        coalesce((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', p.relid::pg_catalog.oid, pg_catalog.pg_relation_filenode(p.relid)), ';'
             ORDER BY p.relid::pg_catalog.oid)
-         FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p WHERE p.isleaf AND c.relkind = 'p')
-    )) AS print,
+         FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p WHERE p.isleaf AND c.relkind = 'p'), '') AS partitions,
     coalesce((
         SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text)
         FROM pg_catalog.pg_trigger t

@@ -4,6 +4,7 @@ use super::copy::CopyDecoder;
 use super::error::{DriverError, ReadError};
 use super::fingerprint::Fingerprint;
 use super::follow::FollowTable;
+use super::keep::Comparison;
 use super::session::{quote_identifier, quote_literal};
 use super::store::Store;
 use crate::sync::Change;
@@ -23,6 +24,8 @@ pub(super) struct Followee {
     pub(super) copied: usize,
     /// The keys and the rows of a refetch.
     refetch: Option<(Vec<String>, Vec<Bytes>)>,
+    /// Whether the rows that come are to be compared.
+    is_comparing: bool,
     /// While somebody holds the lock of the cache: when it is tried again.
     pub(super) busy_until: Option<Instant>,
 }
@@ -36,6 +39,7 @@ impl Followee {
             decoder: CopyDecoder::default(),
             copied: 0,
             refetch: None,
+            is_comparing: false,
             busy_until: None,
         }
     }
@@ -52,6 +56,19 @@ impl Followee {
     /// Rows of these keys are asked for, or with `None` all of them.
     pub(super) fn start_work(&mut self, keys: Option<Vec<String>>) {
         self.refetch = keys.map(|keys| (keys, Vec::new()));
+        self.is_comparing = false;
+    }
+
+    /// The rows that come next are those of the table, to be compared.
+    pub(super) fn start_comparing(&mut self) {
+        self.decoder = CopyDecoder::default();
+        self.is_comparing = true;
+        self.store.start_comparing();
+    }
+
+    /// What was found.
+    pub(super) fn take_comparison(&mut self) -> Option<Comparison> {
+        if std::mem::take(&mut self.is_comparing) { self.store.take_comparison() } else { None }
     }
 
     /// Takes rows of a snapshot.
@@ -62,6 +79,9 @@ impl Followee {
             return Ok(());
         }
         let Self { decoder, store, .. } = self;
+        if self.is_comparing {
+            return pieces.iter().try_for_each(|piece| decoder.push(piece, |tuple| store.compare(tuple)));
+        }
         pieces.iter().try_for_each(|piece| decoder.push(piece, |tuple| store.lay(tuple)))
     }
 
@@ -71,7 +91,9 @@ impl Followee {
             return Ok(());
         }
         self.decoder.finish()?;
-        self.store.end();
+        if !self.is_comparing {
+            self.store.end();
+        }
         Ok(())
     }
 

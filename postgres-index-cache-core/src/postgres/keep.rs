@@ -41,6 +41,64 @@ pub(super) enum Told {
     Model(Uuid, Became),
 }
 
+/// What is wrong with a row of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FindingKind {
+    /// The table has the row, the cache has not.
+    Missing,
+    /// Both have it, and it is not the same.
+    Stale,
+    /// The cache has the row, the table has not.
+    Ghost,
+}
+
+/// A column whose values differ, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DifferingColumn {
+    /// Its name.
+    pub column: String,
+    /// The cache's value.
+    pub cache: String,
+    /// The table's value.
+    pub table: String,
+}
+
+/// A row that is not in the cache as it is in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What is wrong.
+    pub kind: FindingKind,
+    /// The key, as JSON: a scalar, or an array in key order.
+    pub key: String,
+    /// The key as the cache has it.
+    pub key_cells: KeyBuf,
+    /// The columns that differ, of a stale row whose columns the cache keeps.
+    pub columns: Vec<DifferingColumn>,
+}
+
+/// What a comparison found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// How many rows the table has.
+    pub rows: usize,
+    /// How many rows differ.
+    pub differing: usize,
+    /// They, up to [`Comparison::FINDINGS`] of them.
+    pub findings: Vec<Finding>,
+}
+
+impl Comparison {
+    /// The most findings that are kept.
+    pub const FINDINGS: usize = 10_000;
+
+    pub(super) fn find(&mut self, finding: impl FnOnce() -> Finding) {
+        self.differing += 1;
+        if self.findings.len() < Self::FINDINGS {
+            self.findings.push(finding());
+        }
+    }
+}
+
 /// How a row is put into a cache.
 pub(super) enum Mode<'a> {
     /// It must be new.
@@ -78,6 +136,12 @@ pub(super) trait Keep: Send + Sync + 'static {
     fn sweep(&mut self, laid: &Laid, told: Option<&mut Vec<Told>>);
 
     fn clear(&mut self);
+
+    /// Compares a row of the table with that of the cache, which is marked.
+    fn compare(&self, row: &Self::Row, laid: &mut Laid, comparison: &mut Comparison);
+
+    /// The rows that are not marked are not in the table.
+    fn ghosts(&self, laid: &Laid, comparison: &mut Comparison);
 }
 
 /// Makes rows of what the server sends.
@@ -209,5 +273,41 @@ impl Keep for TableCache {
 
     fn clear(&mut self) {
         Self::clear(self);
+    }
+
+    fn compare(&self, row: &RowBuf, laid: &mut Laid, comparison: &mut Comparison) {
+        let shape = self.shape();
+        let key_cells = KeyBuf::of_row(shape, row);
+        let Some(cached) = self.get(&key_cells) else {
+            let key = key_cells.to_json(shape);
+            return comparison.find(|| Finding { kind: FindingKind::Missing, key, key_cells, columns: Vec::new() });
+        };
+        laid.mark(cached.slot());
+        let differing = |column: &usize| cached.cell(*column) != row.cell(*column);
+        if (0..shape.columns().len()).any(|column| differing(&column)) {
+            let json = |column: usize, cell: Option<&[u8]>| {
+                let mut json = String::new();
+                match cell {
+                    Some(cell) => shape.columns()[column].kind.write_json(cell, &mut json),
+                    None => json.push_str("null"),
+                }
+                json
+            };
+            let columns = (0..shape.columns().len()).filter(differing).map(|column| DifferingColumn {
+                column: shape.columns()[column].name.clone(),
+                cache: json(column, cached.cell(column)),
+                table: json(column, row.cell(column)),
+            });
+            let (columns, key) = (columns.collect(), key_cells.to_json(shape));
+            comparison.find(|| Finding { kind: FindingKind::Stale, key, key_cells, columns });
+        }
+    }
+
+    fn ghosts(&self, laid: &Laid, comparison: &mut Comparison) {
+        for row in self.rows().filter(|row| !laid.has(row.slot())) {
+            let key_cells = KeyBuf::of_row(self.shape(), &row.to_buf());
+            let key = key_cells.to_json(self.shape());
+            comparison.find(|| Finding { kind: FindingKind::Ghost, key, key_cells, columns: Vec::new() });
+        }
     }
 }

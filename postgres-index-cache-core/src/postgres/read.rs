@@ -1,6 +1,6 @@
 //! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
 
-use super::driver::{Asked, BATCH, Brought, DriverOptions, Event};
+use super::driver::{Asked, BATCH, Brought, DriverOptions, Event, ReadKind};
 use super::error::{DriverError, ReadError};
 use super::fingerprint::look;
 use super::follow::FollowTable;
@@ -44,6 +44,8 @@ pub(super) struct Read {
     pub(super) copy: String,
     /// The read before this one on the same session.
     pub(super) previous: Option<JoinHandle<bool>>,
+    /// Whether a round has left its transaction open.
+    pub(super) rolls_back: bool,
 }
 
 impl Read {
@@ -65,8 +67,11 @@ impl Read {
 
     /// Waits for the read before this one: two must never be in one transaction, whose snapshot would be the older.
     async fn end_previous(&mut self) -> Result<(), DriverError> {
-        let Some(previous) = self.previous.take() else { return Ok(()) };
-        if matches!(previous.await, Ok(true)) {
+        let is_in_order = match self.previous.take() {
+            Some(previous) => matches!(previous.await, Ok(true)),
+            None => true,
+        };
+        if is_in_order && !self.rolls_back {
             return Ok(());
         }
         let rolled_back = self.client.batch_execute("ROLLBACK").await;
@@ -79,6 +84,13 @@ impl Read {
             let doing = format!("{what} {name}");
             move |source| DriverError::Server { doing, source }
         };
+        if matches!(self.asked.kind, ReadKind::RowsOfCut | ReadKind::Compare) {
+            self.copy().await?;
+            return match self.asked.kind {
+                ReadKind::Compare => self.client.batch_execute("COMMIT").await.map_err(doing("end the comparison of")),
+                _ => Ok(()),
+            };
+        }
         // The lock comes before the snapshot: a rewriting ALTER or a TRUNCATE after the snapshot would leave it empty.
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
@@ -104,12 +116,26 @@ impl Read {
         };
         // The receiver lives as long as this task is wanted.
         let _ = self.bringer.send(Brought::Snapshot { asked, snapshot, fingerprint }).await;
-        let stream = self.client.copy_out(&self.copy).await.map_err(doing("copy"))?;
+        if asked.kind == ReadKind::Cut {
+            return Ok(());
+        }
+        self.copy().await?;
+        self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
+    }
+
+    async fn copy(&self) -> Result<(), DriverError> {
+        let name = self.follow.name();
+        let copy = || {
+            let doing = format!("copy {name}");
+            move |source| DriverError::Server { doing, source }
+        };
+        let asked = self.asked;
+        let stream = self.client.copy_out(&self.copy).await.map_err(copy())?;
         let mut batches = std::pin::pin!(stream.ready_chunks(BATCH));
         while let Some(batch) = batches.next().await {
-            let pieces = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(doing("copy"))?;
+            let pieces = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(copy())?;
             let _ = self.bringer.send(Brought::Rows { asked, pieces }).await;
         }
-        self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //! comes meanwhile.
 
 use super::error::ReadError;
-use super::keep::{Keep, Mode, Reads, Told};
+use super::keep::{Comparison, Keep, Mode, Reads, Told};
 use crate::sync::{Change, Operation};
 use crate::table_cache::{KeyBuf, Laid, StoreError};
 use parking_lot::RwLock;
@@ -56,6 +56,18 @@ pub(super) trait Store: Send {
     /// # Errors
     /// Why the table must be read again.
     fn clear(&mut self, keep: &[String]) -> Result<(), String>;
+
+    /// A comparison with the table begins; nothing is to be done meanwhile.
+    fn start_comparing(&mut self);
+
+    /// One row of the table.
+    ///
+    /// # Errors
+    /// When it is no row of this table.
+    fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError>;
+
+    /// What the comparison has found, once every row of the table has come.
+    fn take_comparison(&mut self) -> Option<Comparison>;
 
     /// Does what is prepared. `false`: somebody holds the lock for longer than `patience`; nothing is done.
     ///
@@ -111,6 +123,7 @@ pub(super) struct Stored<C: Keep> {
     reader: C::Reader,
     waiting: VecDeque<Doing<C::Row>>,
     loading: Loading,
+    comparing: Option<(Laid, Comparison)>,
     told: Option<Vec<Told>>,
     rows: usize,
     memory: usize,
@@ -124,6 +137,7 @@ impl<C: Keep> Stored<C> {
             reader,
             waiting: VecDeque::new(),
             loading: Loading::Alone,
+            comparing: None,
             told: None,
             rows: 0,
             memory: 0,
@@ -250,6 +264,26 @@ impl<C: Keep> Store for Stored<C> {
         let keep = keep.iter().map(|id| self.key_of(id)).collect::<Result<Vec<_>, _>>()?;
         self.waiting.push_back(Doing::Clear(keep));
         Ok(())
+    }
+
+    fn start_comparing(&mut self) {
+        self.comparing = Some((Laid::default(), Comparison::default()));
+    }
+
+    fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
+        let row = self.reader.read_copy(tuple)?;
+        if let Some((laid, comparison)) = &mut self.comparing {
+            comparison.rows += 1;
+            self.cache.read().compare(&row, laid, comparison);
+        }
+        self.reader.recycle(row);
+        Ok(())
+    }
+
+    fn take_comparison(&mut self) -> Option<Comparison> {
+        let (laid, mut comparison) = self.comparing.take()?;
+        self.cache.read().ghosts(&laid, &mut comparison);
+        Some(comparison)
     }
 
     fn flush(&mut self, patience: Duration) -> Result<bool, FlushError> {

@@ -2,7 +2,7 @@
 //! notification.
 
 use super::error::ReadError;
-use super::keep::{Became, Keep, Mode, Reads, Told};
+use super::keep::{Became, Comparison, Finding, FindingKind, Keep, Mode, Reads, Told};
 use super::session::quote_identifier;
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable};
@@ -179,4 +179,26 @@ impl<T: Model> Keep for IdxModelCache<T> {
     fn clear(&mut self) {
         Self::clear(self);
     }
+
+    fn compare(&self, row: &ModelRow<T>, laid: &mut Laid, comparison: &mut Comparison) {
+        let cached = self.digest(&row.key);
+        if let Some((slot, _)) = cached {
+            laid.mark(slot);
+        }
+        match cached {
+            None => comparison.find(|| finding(FindingKind::Missing, row.key)),
+            Some((_, digest)) if digest != row.digest => comparison.find(|| finding(FindingKind::Stale, row.key)),
+            Some(_) => {}
+        }
+    }
+
+    fn ghosts(&self, laid: &Laid, comparison: &mut Comparison) {
+        for key in self.not_laid(laid) {
+            comparison.find(|| finding(FindingKind::Ghost, key));
+        }
+    }
+}
+
+fn finding(kind: FindingKind, key: Uuid) -> Finding {
+    Finding { kind, key: format!("\"{key}\""), key_cells: KeyBuf::of_cell(key.as_bytes()), columns: Vec::new() }
 }

@@ -165,6 +165,36 @@ pub enum Input<'a> {
         /// What is seen of it.
         why: String,
     },
+    /// The caller asks whether the table's cache is equal to the table.
+    VerifyWanted {
+        /// The table.
+        table: TableId,
+    },
+    /// Q has taken the snapshot that a round compares with.
+    CutTaken {
+        /// The table.
+        table: TableId,
+        /// The round.
+        round: u64,
+        /// The snapshot.
+        snapshot: Snapshot,
+    },
+    /// Every row of that snapshot was compared.
+    Compared {
+        /// The table.
+        table: TableId,
+        /// The round.
+        round: u64,
+    },
+    /// A round cannot be finished.
+    RoundFailed {
+        /// The table.
+        table: TableId,
+        /// The round.
+        round: u64,
+        /// What went wrong.
+        why: String,
+    },
     /// The caller asks for a fence.
     FenceWanted(FenceId),
     /// A connection is lost.
@@ -211,6 +241,32 @@ pub enum Output {
         batch: u64,
         /// The keys, as JSON.
         keys: Vec<String>,
+        /// Whether to read them inside the transaction of the round that is underway, which shall compare with them.
+        is_within_round: bool,
+    },
+    /// Begin a transaction on Q that locks the table, take its snapshot, and say [`Input::CutTaken`]. The transaction stays.
+    TakeCut {
+        /// The table.
+        table: TableId,
+        /// The round.
+        round: u64,
+    },
+    /// Compare the cache with every row of the round's snapshot, then end its transaction and say [`Input::Compared`]. The
+    /// cache is as of that snapshot once what was handed out before is done, and is not changed meanwhile.
+    Compare {
+        /// The table.
+        table: TableId,
+        /// The round.
+        round: u64,
+    },
+    /// A round is over; its transaction need not go on.
+    RoundEnded {
+        /// The table.
+        table: TableId,
+        /// The round.
+        round: u64,
+        /// Why it does not count; `None`: the cache was compared with the table at one exact cut.
+        inconclusive: Option<String>,
     },
     /// Put the rows of a refetch into the cache; a key that was asked for and did not come is absent.
     Store {

@@ -128,6 +128,11 @@ impl Refetches {
         self.batch.is_none() && !self.wanted.is_empty()
     }
 
+    /// Whether a batch was asked for and has not come.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.batch.is_some()
+    }
+
     /// Takes the next batch out of what is wanted.
     pub(super) fn start(&mut self, batch: u64) -> Vec<String> {
         let rest = self.wanted.split_off(self.wanted.len().min(BATCH));

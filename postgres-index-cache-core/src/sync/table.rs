@@ -3,6 +3,7 @@
 use super::backlog::Backlog;
 use super::change::{Change, Operation};
 use super::refetch::{Admission, Queued, Refetches};
+use super::round::Round;
 use super::snapshot::Snapshot;
 use super::{Followed, Rule};
 use crate::notification::{Action, Payload};
@@ -75,6 +76,10 @@ pub(super) struct Table {
     refetches: Refetches,
     /// What came while the cache could not be changed; `None` while it can.
     backlog: Option<Backlog>,
+    /// Whether that is because somebody holds its lock.
+    is_locked: bool,
+    /// A comparison with the table that is underway.
+    round: Option<Round>,
     /// How many changes were dropped because a later one of the same key came.
     collapsed: u64,
     /// How many changes have come to be followed.
@@ -97,6 +102,8 @@ impl Table {
             held: None,
             refetches: Refetches::default(),
             backlog: None,
+            is_locked: false,
+            round: None,
             collapsed: 0,
             arrivals: 0,
             truncated_by: None,
@@ -166,6 +173,14 @@ impl Table {
                 }
                 if self.refetches.waiting_bytes() > waiting_limit {
                     return vec![Step::ReadAgain("too many changes waited for rows that are read again".to_string())];
+                }
+                if self.without != Some(Rule::Hold)
+                    && let Some(Round::Holding { held, bytes, .. } | Round::Settling { held, bytes, .. }) =
+                        &mut self.round
+                {
+                    *bytes += change.bytes();
+                    held.push(change);
+                    return Vec::new();
                 }
                 let steps = self.follow(change);
                 match self.bound_backlog(waiting_limit) {
@@ -283,9 +298,9 @@ impl Table {
         }
     }
 
-    /// Whether the cache cannot be changed.
+    /// Whether the cache is not changed: somebody holds its lock, or it is compared with the table.
     pub(super) fn is_busy(&self) -> bool {
-        self.backlog.is_some()
+        self.backlog.is_some() || self.round.is_some()
     }
 
     /// How many changes were dropped because a later one of the same key came while the cache could not be changed.
@@ -295,14 +310,102 @@ impl Table {
 
     /// The cache cannot be changed from now on.
     pub(super) fn become_busy(&mut self) {
+        self.is_locked = true;
         self.backlog.get_or_insert_default();
     }
 
     /// The cache can be changed again: what has come meanwhile.
     pub(super) fn become_free(&mut self) -> Vec<Step> {
+        self.is_locked = false;
+        self.release()
+    }
+
+    fn release(&mut self) -> Vec<Step> {
+        if self.is_locked || self.round.is_some() {
+            return Vec::new();
+        }
         let Some(mut backlog) = self.backlog.take() else { return Vec::new() };
         let (cleared, changes) = backlog.take();
         cleared.map(Step::Clear).into_iter().chain(changes.map(Step::Apply)).collect()
+    }
+
+    /// Begins a comparison with the table: what comes is held.
+    pub(super) fn begin_round(&mut self, round: u64) {
+        self.round = Some(Round::Holding { round, snapshot: None, token: None, held: Vec::new(), bytes: 0 });
+    }
+
+    pub(super) fn can_begin_round(&self) -> bool {
+        self.is_proven() && !self.is_busy()
+    }
+
+    pub(super) fn round(&self) -> Option<&Round> {
+        self.round.as_ref()
+    }
+
+    /// The snapshot to compare with is taken; the fence of this token was asked for after it.
+    pub(super) fn cut_round(&mut self, taken: Snapshot, fence: String) {
+        if let Some(Round::Holding { snapshot, token, .. }) = &mut self.round {
+            (*snapshot, *token) = (Some(taken), Some(fence));
+        }
+    }
+
+    /// The fence behind the round's snapshot has come: what that sees of what is held is to be done; and whether the round
+    /// can count.
+    pub(super) fn settle_round(&mut self) -> (Vec<Step>, Result<(), String>) {
+        let Some(Round::Holding { round, snapshot: Some(snapshot), held, .. }) = self.round.take() else {
+            return (Vec::new(), Err("its snapshot is not known".to_string()));
+        };
+        let is_plain = held.iter().any(|change| change.xid.is_none());
+        // Transactions commit in the order that they are announced in.
+        let seen = held.iter().take_while(|change| change.xid.is_some_and(|xid| snapshot.sees(xid))).count();
+        let mut held = held.into_iter();
+        let mut steps = Vec::new();
+        for change in held.by_ref().take(seen) {
+            steps.extend(self.follow(change));
+        }
+        steps.extend(self.release_held());
+        self.round = Some(Round::Settling { round, held: held.collect(), bytes: 0 });
+        let plain = || "changes in the plain form came, which no snapshot can place".to_string();
+        (steps, if is_plain { Err(plain()) } else { Ok(()) })
+    }
+
+    /// Whether rows are to be read again inside the round's transaction.
+    pub(super) fn has_wanted(&self) -> bool {
+        self.refetches.is_due()
+    }
+
+    /// From now on the cache is as of the round's snapshot: what comes is kept by key.
+    pub(super) fn compare_round(&mut self) -> Vec<Step> {
+        let Some(Round::Settling { round, held, .. }) = self.round.take() else { return Vec::new() };
+        self.round = Some(Round::Comparing { round });
+        self.backlog.get_or_insert_default();
+        held.into_iter().flat_map(|change| self.follow(change)).collect()
+    }
+
+    /// The round is over: what was held is done.
+    pub(super) fn end_round(&mut self, waiting_limit: usize) -> Vec<Step> {
+        let held = match self.round.take() {
+            Some(Round::Holding { held, .. } | Round::Settling { held, .. }) => held,
+            Some(Round::Comparing { .. }) | None => Vec::new(),
+        };
+        let mut steps = self.release();
+        for change in held {
+            steps.extend(self.take(change, waiting_limit));
+        }
+        steps
+    }
+
+    /// Rows that are being read again are not waited for any more; whether there were any.
+    pub(super) fn give_up_refetch(&mut self) -> bool {
+        self.refetches.is_in_flight()
+    }
+
+    /// How many bytes a round holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.round {
+            Some(Round::Holding { bytes, .. } | Round::Settling { bytes, .. }) => *bytes,
+            Some(Round::Comparing { .. }) | None => 0,
+        }
     }
 
     /// Keeps what waits within `limit` bytes: rows are read again in place of payloads, and if even their keys are too
@@ -430,7 +533,8 @@ impl Table {
     fn forget_transaction(&mut self) {
         // A read that is asked for from now on sees whatever has come.
         self.refetches = Refetches::default();
-        self.backlog.iter_mut().for_each(|backlog| *backlog = Backlog::default());
+        self.round = None;
+        self.backlog = self.is_locked.then(Backlog::default);
         self.touched = HashMap::new();
         self.touched_by = None;
         self.held = None;

@@ -303,6 +303,19 @@ impl KeyBuf {
         Ok(())
     }
 
+    /// The key as JSON, as payloads have it: a scalar, or an array in key order.
+    pub fn to_json(&self, shape: &TableShape) -> String {
+        let mut json = String::new();
+        let is_composite = shape.key().len() > 1;
+        json.push_str(if is_composite { "[" } else { "" });
+        for (at, (cell, &column)) in self.cells().zip(shape.key()).enumerate() {
+            json.push_str(if at > 0 { "," } else { "" });
+            shape.columns()[column].kind.write_json(cell, &mut json);
+        }
+        json.push_str(if is_composite { "]" } else { "" });
+        json
+    }
+
     /// A key of one column with this cell.
     pub(crate) fn of_cell(cell: &[u8]) -> Self {
         Self { bytes: cell.to_vec(), ends: vec![cell.len()] }

@@ -61,6 +61,8 @@ fn everything_that_can_happen_does() {
             ("late answers", world.late),
             ("blocked fences", world.blocked),
             ("tables altered", world.altered),
+            ("caches compared", world.compared),
+            ("rounds that did not count", world.inconclusive),
         ] {
             *happened.entry(what).or_default() += count;
         }
@@ -80,6 +82,8 @@ fn any_rule_that_is_taken_out_is_missed() {
         Rule::Fence,
         Rule::Spare,
         Rule::Sticky,
+        Rule::Hold,
+        Rule::RoundFence,
     ];
     let faults = [
         Fault::SubtransactionXid,

@@ -44,6 +44,16 @@ enum Task {
         keys: Vec<u8>,
         seen: Option<Seen>,
     },
+    /// The snapshot of a round is to be taken.
+    Cut {
+        table: TableId,
+        round: u64,
+    },
+    /// The cache is to be compared with it.
+    Compare {
+        table: TableId,
+        round: u64,
+    },
 }
 
 /// What is to be done to a cache.
@@ -125,6 +135,11 @@ pub struct World {
     pub late: u64,
     pub blocked: u64,
     pub altered: u64,
+    /// The rounds whose caches were compared, and those that did not count.
+    pub compared: u64,
+    pub inconclusive: u64,
+    /// What the round that is underway compares with.
+    cut: Option<Seen>,
     is_quiet: bool,
 }
 
@@ -178,6 +193,9 @@ impl World {
             late: 0,
             blocked: 0,
             altered: 0,
+            compared: 0,
+            inconclusive: 0,
+            cut: None,
             is_quiet: false,
         }
     }
@@ -242,6 +260,10 @@ impl World {
             94 => self.late_answer()?,
             95 => self.ask_for_fence()?,
             96 if self.random.u8(0..3) == 0 => self.lose("a fault")?,
+            96 => {
+                let table = TableId(self.random.usize(0..TABLES.len()));
+                self.handle(Input::VerifyWanted { table })?;
+            }
             97 => self.forge(),
             99 => {
                 let table = self.random.usize(0..TABLES.len());
@@ -356,6 +378,29 @@ impl World {
             Task::Acknowledge { token } => self.handle(Input::Sent { token: &token }),
             Task::Read { table, generation, stage } => self.advance_read(table, generation, stage),
             Task::Refetch { table, batch, keys, seen } => self.advance_refetch(table, batch, keys, seen),
+            Task::Cut { table, round } => {
+                if !self.is_quiet && self.random.u8(0..40) == 0 {
+                    return self.handle(Input::RoundFailed { table, round, why: "a lock is held".into() });
+                }
+                let seen = self.server.see();
+                let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
+                self.cut = Some(seen);
+                self.handle(Input::CutTaken { table, round, snapshot })
+            }
+            Task::Compare { table, round } => {
+                if !self.is_quiet && self.random.u8(0..4) != 0 {
+                    // It takes a while.
+                    self.tasks.push(Task::Compare { table, round });
+                    return Ok(());
+                }
+                let seen = self.cut.take().ok_or("a round compares without a snapshot")?;
+                let (cached, stored) = (&self.caches[table.0].rows, &seen.tables[table.0]);
+                if cached != stored {
+                    return Err(format!("round {round} finds {cached:?} where the table was {stored:?}"));
+                }
+                self.compared += 1;
+                self.handle(Input::Compared { table, round })
+            }
         }
     }
 
@@ -453,9 +498,18 @@ impl World {
                     self.last_generation.insert(table.0, generation);
                     self.tasks.push(Task::Read { table, generation, stage: Stage::Asked });
                 }
-                Output::Refetch { table, batch, keys } => {
+                Output::Refetch { table, batch, keys, is_within_round } => {
                     let keys = keys.iter().map(|key| key.parse().expect("keys are numbers")).collect();
-                    self.tasks.push(Task::Refetch { table, batch, keys, seen: None });
+                    let seen = if is_within_round { self.cut.clone() } else { None };
+                    self.tasks.push(Task::Refetch { table, batch, keys, seen });
+                }
+                Output::TakeCut { table, round } => self.tasks.push(Task::Cut { table, round }),
+                Output::Compare { table, round } => self.tasks.push(Task::Compare { table, round }),
+                Output::RoundEnded { inconclusive, .. } => {
+                    self.inconclusive += u64::from(inconclusive.is_some());
+                    // What is left of it is not waited for.
+                    self.tasks.retain(|task| !matches!(task, Task::Cut { .. } | Task::Compare { .. }));
+                    self.cut = None;
                 }
                 Output::Store { table, batch } => {
                     let (keys, rows) = self.refetched.remove(&batch).ok_or("a batch that never came is stored")?;
