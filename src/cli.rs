@@ -1,6 +1,6 @@
 //! The command line as a whole: what every command takes, and the list of commands.
 
-use crate::commands::{completions, demo, install_triggers, query, remove_triggers, shell, status, tail};
+use crate::commands::{completions, demo, install_triggers, query, remove_triggers, shell, status, tail, verify};
 use crate::render::Format;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ColorChoice, Parser, Subcommand};
@@ -61,6 +61,8 @@ pub enum Command {
     Query(query::Args),
     /// Keep tables in a cache, live, and ask it at a prompt
     Shell(shell::Args),
+    /// Compare a cache that is fed by notifications with its table, at one exact cut
+    Verify(verify::Args),
     /// Show it all at work on a throw-away PostgreSQL
     Demo(demo::Args),
     /// Print a completion script for a shell

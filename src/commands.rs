@@ -8,6 +8,7 @@ pub mod remove_triggers;
 pub mod shell;
 pub mod status;
 pub mod tail;
+pub mod verify;
 mod watch;
 
 use crate::cli::{Cli, Command, Global};
@@ -95,6 +96,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Tail(args) => tail::run(&context, args).await,
             Command::Query(args) => query::run(&context, args).await,
             Command::Shell(args) => shell::run(&context, args).await,
+            Command::Verify(args) => verify::run(&context, args).await,
             Command::Demo(args) => demo::run(&context, args).await,
             Command::Completions(args) => completions::run(&args),
         }

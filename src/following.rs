@@ -124,6 +124,7 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
         settings: PINNED.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
         max_memory,
         lock_timeout: Duration::from_secs(10),
+        looks: true,
         tells_rows: false,
     }
 }

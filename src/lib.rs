@@ -3,6 +3,7 @@
 #![doc(hidden)]
 
 pub mod catalog;
+pub mod causes;
 pub mod cli;
 pub mod commands;
 pub mod conditions;

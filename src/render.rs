@@ -3,6 +3,7 @@
 
 pub mod change;
 pub mod escape;
+pub mod finding;
 pub mod json;
 pub mod progress;
 pub mod row_change;

@@ -61,6 +61,7 @@ async fn open_through(
         settings: Vec::new(),
         max_memory: 1 << 30,
         lock_timeout: Duration::from_secs(10),
+        looks: true,
         tells_rows: false,
     };
     change(&mut options, &mut follow);

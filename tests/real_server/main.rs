@@ -19,3 +19,4 @@ mod status;
 mod tail;
 mod trigger;
 mod typed_values;
+mod verify;

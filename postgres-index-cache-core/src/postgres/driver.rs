@@ -53,6 +53,9 @@ pub struct DriverOptions {
     pub max_memory: usize,
     /// How long a read may wait for its lock, and a fence for commits that are blocked.
     pub lock_timeout: Duration,
+    /// Whether the definitions of the tables are looked at every heartbeat, and what no notification tells is mended: DDL, a
+    /// partition that was truncated in silence, a trigger that is gone.
+    pub looks: bool,
     /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which is kept until
     /// [`Driver::take_events`] takes it: call that after each step.
     pub tells_rows: bool,
@@ -837,7 +840,7 @@ impl Driver {
     fn look(&mut self) {
         let Some(links) = &self.links else { return };
         let now = Instant::now();
-        if self.engine.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
+        if !self.options.looks || self.engine.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
             return;
         }
         self.next_look = Some(now + self.options.limits.heartbeat);

@@ -10,7 +10,7 @@
 
 use super::announced::{PINNED, announced};
 use super::catalog::{self, CatalogError};
-use super::driver::{Driver, DriverEvent, DriverOptions};
+use super::driver::{Driver, DriverEvent, DriverOptions, Verified};
 use super::error::{DriverError, Policy, chain};
 use super::follow::{self, FollowError, FollowTable};
 use super::keep::Became;
@@ -142,6 +142,7 @@ pub struct Stats {
 /// A table of a replica, whose rows are of the model `T`.
 pub struct ReplicaTable<T> {
     cache: Arc<RwLock<IdxModelCache<T>>>,
+    at: usize,
 }
 
 impl<T> fmt::Debug for ReplicaTable<T> {
@@ -152,7 +153,7 @@ impl<T> fmt::Debug for ReplicaTable<T> {
 
 impl<T> Clone for ReplicaTable<T> {
     fn clone(&self) -> Self {
-        Self { cache: Arc::clone(&self.cache) }
+        Self { cache: Arc::clone(&self.cache), at: self.at }
     }
 }
 
@@ -217,7 +218,7 @@ impl ReplicaBuilder {
     /// the columns that the trigger sends.
     pub fn table<T: Model>(&mut self, name: &str) -> ReplicaTable<T> {
         let cache = Arc::new(RwLock::new(IdxModelCache::with_capacity(0)));
-        let table = ReplicaTable { cache: Arc::clone(&cache) };
+        let table = ReplicaTable { cache: Arc::clone(&cache), at: self.tables.len() };
         // One hasher for as long as the cache lives: its digests are compared.
         let hasher = RandomState::default();
         let make_store: MakeStore = Box::new(move |shape| {
@@ -265,6 +266,7 @@ impl ReplicaBuilder {
             asked,
             fences: HashMap::new(),
             next_fence: 0,
+            comparing: Vec::new(),
         };
         task.take_events(&mut driver);
         let task = tokio::spawn(task.run(driver));
@@ -284,6 +286,7 @@ impl ReplicaBuilder {
             max_memory: self.max_memory,
             lock_timeout: self.lock_timeout,
             tells_rows: false,
+            looks: true,
         };
         let opened = Driver::open_stores(Arc::clone(&self.open), stored, options).await;
         opened.map_err(|error| ReplicaError::Driver(Arc::new(error)))
@@ -345,13 +348,14 @@ struct Status {
 
 enum Command {
     Fence(oneshot::Sender<()>),
+    Verify(usize, oneshot::Sender<Verified>),
     ShutDown,
 }
 
 /// An application's typed caches, kept in step with their tables by a task of their own.
 ///
 /// ```no_run
-/// use postgres_index_cache_core::postgres::{Connector, Replica, ReplicaError};
+/// use postgres_index_cache_core::postgres::{Connector, Replica};
 /// use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 /// # use std::collections::HashMap;
 /// # use uuid::Uuid;
@@ -361,7 +365,7 @@ enum Command {
 /// #     fn i64_keys(&self) -> HashMap<String, Option<i64>> { HashMap::new() }
 /// #     fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> { HashMap::new() }
 /// # }
-/// # async fn node(connector: impl Connector + 'static) -> Result<(), ReplicaError> {
+/// # async fn node(connector: impl Connector + 'static) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut builder = Replica::builder(connector);
 /// let users = builder.table::<User>("users");
 /// let replica = builder.open().await?;
@@ -441,6 +445,21 @@ impl Replica {
         is_reached.await.map_err(|_| ended())
     }
 
+    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go on; the cache is not
+    /// changed meanwhile. Rows are compared by 64-bit digests of the columns that are sent, so what differs is told by key.
+    ///
+    /// # Errors
+    /// When the replica has ended.
+    pub async fn verify<T>(&self, table: &ReplicaTable<T>) -> Result<Verified, Arc<ReplicaError>> {
+        let (done, is_done) = oneshot::channel();
+        let ended = || match self.standing() {
+            Standing::Ended { error } => error,
+            _ => Arc::new(ReplicaError::ShutDown),
+        };
+        self.commands.send(Command::Verify(table.at, done)).await.map_err(|_| ended())?;
+        is_done.await.map_err(|_| ended())
+    }
+
     /// What happens from now on. A subscriber that is slow misses events, and is told how many.
     pub fn events(&self) -> Events {
         Events { receiver: self.events.subscribe() }
@@ -500,6 +519,8 @@ struct Task {
     /// Who waits for a fence of the driver.
     fences: HashMap<u64, (FenceId, oneshot::Sender<()>)>,
     next_fence: u64,
+    /// Who waits for a comparison of a table.
+    comparing: Vec<(usize, oneshot::Sender<Verified>)>,
 }
 
 impl Task {
@@ -545,6 +566,10 @@ impl Task {
                             *fence = asked;
                         }
                     }
+                    for (table, _) in &self.comparing {
+                        // A driver that has ended says so in the next step.
+                        let _ = driver.ask_to_verify(crate::sync::TableId(*table));
+                    }
                     return Ok(driver);
                 }
                 Err(error) => error,
@@ -561,6 +586,7 @@ impl Task {
                     command = self.asked.recv() => match command {
                         None | Some(Command::ShutDown) => return Err(ReplicaError::ShutDown),
                         Some(Command::Fence(reached)) => self.wait_for(FenceId(0), reached),
+                        Some(Command::Verify(table, done)) => self.comparing.push((table, done)),
                     },
                 }
             }
@@ -581,6 +607,12 @@ impl Task {
             },
             command = self.asked.recv() => match command {
                 None | Some(Command::ShutDown) => Turn::ShutDown,
+                Some(Command::Verify(table, done)) => {
+                    if driver.ask_to_verify(crate::sync::TableId(table)).is_ok() {
+                        self.comparing.push((table, done));
+                    }
+                    Turn::GoOn
+                }
                 Some(Command::Fence(reached)) => {
                     if let Ok(fence) = driver.ask_for_fence() {
                         self.wait_for(fence, reached);
@@ -617,6 +649,12 @@ impl Task {
                 }
                 DriverEvent::CommitsBlocked => self.say(ReplicaEvent::CommitsBlocked),
                 DriverEvent::Altered { .. } => is_altered = true,
+            }
+        }
+        while let Some((table, verified)) = driver.take_verified() {
+            if let Some(at) = self.comparing.iter().position(|(of, _)| *of == table.0) {
+                // Who asked may have given up.
+                let _ = self.comparing.remove(at).1.send(verified);
             }
         }
         let engine = driver.engine();

@@ -595,6 +595,9 @@ impl Table {
         {
             *filter = None;
         }
-        self.refetches.free_floors(fence_after_reads);
+        // What a round holds came before this fence, and may be what a floor has seen.
+        if self.round.is_none() {
+            self.refetches.free_floors(fence_after_reads);
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::render::row_change::RowChange;
 use crate::render::{Format, json};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use postgres_index_cache_core::postgres::RowChange as Told;
-use postgres_index_cache_core::{Condition, RowBuf, TableShape};
+use postgres_index_cache_core::{Condition, KeyBuf, RowBuf, TableShape};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -114,6 +114,13 @@ impl Changes {
                 change.text(Some(&at.strftime("%H:%M:%S%.3f").to_string()))
             }
         }
+    }
+
+    /// Whether a change of the row of this key is known.
+    pub(super) fn knows(&self, table: usize, key: &KeyBuf) -> bool {
+        let shape = &self.shown[table].shape;
+        let of_table = self.kept.iter().filter(|kept| kept.table == table);
+        of_table.flat_map(|kept| kept.old.iter().chain(&kept.new)).any(|row| KeyBuf::of_row(shape, row) == *key)
     }
 
     /// What became of the rows that fulfil the conditions, before or after: the lines, their number, and how many changes

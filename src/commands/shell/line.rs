@@ -12,6 +12,7 @@ pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
     (".stats", "", "the state of the cache, and what has been counted"),
     (".watch", "TABLE [COLUMN=VALUE]…", "show each change of these rows as it happens; .watch off ends it"),
     (".history", "TABLE KEY", "what became of a row since the shell began; or TABLE COLUMN=VALUE…"),
+    (".verify", "TABLE", "compare the cache with the table, row by row, at one exact cut"),
     (".limit", "[N]", "how many rows an answer shows at most"),
     (".help", "", "this list"),
     (".quit", "", "leave; Ctrl-D too"),
@@ -32,6 +33,8 @@ pub(super) enum Line {
     Watch(Option<(Name, Vec<Written>)>),
     /// `.history`: of the rows with this key, or that fulfil the conditions.
     History { table: Name, key: Option<String>, conditions: Vec<Written> },
+    /// `.verify`.
+    Verify(Name),
     /// `.limit`, and the new one.
     Limit(Option<usize>),
     /// `.help`.
@@ -69,6 +72,10 @@ impl Line {
                 Some((&"off", [])) => Ok(Some(Self::Watch(None))),
                 Some((table, rest)) => Ok(Some(Self::Watch(Some((Name::parse(table)?, conditions(rest)?))))),
                 None => Err(with_hint(anyhow!(".watch takes a table, or off"), "write .watch users username_hash=123")),
+            },
+            ".verify" => match rest {
+                [table] => Ok(Some(Self::Verify(Name::parse(table)?))),
+                _ => Err(with_hint(anyhow!(".verify takes a table"), "write .verify users")),
             },
             ".history" => match rest {
                 [table, key] if Written::parse(key).is_err() => Ok(Some(Self::History {

@@ -4,8 +4,8 @@ use super::changes::Changes;
 use super::notices::Notices;
 use crate::failure;
 use crate::following::explain_failure;
-use postgres_index_cache_core::postgres::{Driver, DriverError, DriverEvent};
-use postgres_index_cache_core::sync::State;
+use postgres_index_cache_core::postgres::{Driver, DriverError, DriverEvent, Verified};
+use postgres_index_cache_core::sync::{State, TableId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -121,6 +121,26 @@ impl Live {
             tokio::select! {
                 () = self.step() => {}
                 () = until(give_up) => return,
+            }
+        }
+    }
+
+    /// Compares the cache of a table with the table. A gap is waited out for a moment only.
+    pub(super) async fn verify(&mut self, table: TableId) -> anyhow::Result<Verified> {
+        self.driver.ask_to_verify(table).map_err(explain_failure)?;
+        loop {
+            while let Some((of, verified)) = self.driver.take_verified() {
+                if of == table {
+                    return Ok(verified);
+                }
+            }
+            if self.has_ended {
+                anyhow::bail!("the cache is stale and will not come back: {}", self.failure().unwrap_or_default());
+            }
+            let give_up = self.failure.as_ref().map(|(_, since)| *since + PATIENCE);
+            tokio::select! {
+                () = self.step() => {}
+                () = until(give_up) => anyhow::bail!("the cache is stale: {}", self.failure().unwrap_or_default()),
             }
         }
     }

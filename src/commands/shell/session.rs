@@ -8,12 +8,14 @@ use super::line::{COMMANDS, Line, Name};
 use super::live::{Live, Word};
 use super::notices::Notices;
 use crate::catalog::{self, Table};
+use crate::causes;
 use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::Format;
 use crate::render::escape::escape;
+use crate::render::finding::finding;
 use crate::render::json;
 use crate::render::progress::Progress;
 use crate::render::rows::rows;
@@ -21,7 +23,7 @@ use crate::render::table::{Heading, render};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::TableShape;
-use postgres_index_cache_core::postgres::{Driver, FollowTable};
+use postgres_index_cache_core::postgres::{Driver, FollowTable, Verified};
 use postgres_index_cache_core::sync::TableId;
 use serde_json::json;
 use std::sync::Arc;
@@ -210,6 +212,7 @@ impl Session {
                 Ok(Data { notices, ..Data::default() })
             }
             Line::History { table, key, conditions } => self.history(&table, key, conditions).await,
+            Line::Verify(table) => self.verify(&table).await,
             Line::Limit(limit) => {
                 self.limit = limit.unwrap_or(self.limit);
                 let text = match self.format {
@@ -242,6 +245,48 @@ impl Session {
             notices.push("nothing has changed since the shell began".to_string());
         }
         Ok(Data { text, rows, notices, ..Data::default() })
+    }
+
+    async fn verify(&mut self, table: &Name) -> anyhow::Result<Data> {
+        let at = self.position(table)?;
+        let comparison = match self.live.verify(TableId(at)).await? {
+            Verified::Compared(comparison) => comparison,
+            Verified::Inconclusive(why) => {
+                return Err(with_hint(anyhow!("the comparison does not count: {why}"), "ask again"));
+            }
+        };
+        let Self { server, client, live, followees, .. } = self;
+        let followee = &followees[at];
+        let mut text = String::new();
+        if comparison.differing > 0 {
+            if client.is_closed() {
+                *client = live.alongside(server.client()).await?;
+            }
+            let tables = live.alongside(catalog::describe(client, &[followee.table.oid])).await?;
+            let table = tables.first().unwrap_or(&followee.table);
+            let seen = observe(table);
+            for found in &comparison.findings {
+                // What was heard of the row is what its history has.
+                let was_heard = live.changes.knows(at, &found.key_cells);
+                let cause = causes::likely(table, seen.as_ref(), &followee.channel, found.kind, was_heard);
+                text.push_str(&finding(self.format, (&table.schema, &table.name), found, &cause));
+            }
+        }
+        let text = match self.format {
+            Format::Json => {
+                text + &json::line([
+                    ("event", json!("summary")),
+                    ("equal", json!(comparison.differing == 0)),
+                    ("rows", json!(comparison.rows)),
+                    ("differing", json!(comparison.differing)),
+                ])
+            }
+            Format::Text if comparison.differing == 0 => {
+                format!("equal    {}  {} rows at one exact cut\n", followee.table.display_name(), comparison.rows)
+            }
+            Format::Text => text,
+        };
+        Ok(Data { text, rows: comparison.differing, ..Data::default() })
     }
 
     /// Finds the table, computes the conditions, and catches up.

@@ -1,0 +1,225 @@
+//! `verify`: proves a cache, raises no false alarm under load, and names each way to lose a change.
+
+use crate::driver::{TABLE, transaction};
+use crate::support::{DEADLINE, Database, ended};
+use pgic::connect::{Environment, Server};
+use pgic::triggers::observe::observe;
+use pgic::{catalog, causes, following};
+use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, DriverOptions, FollowTable, Verified};
+use postgres_index_cache_core::sync::TableId;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What `pgic verify` tells its driver of a table.
+pub async fn follow(database: &Database, name: &str) -> (Server, FollowTable, DriverOptions) {
+    let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
+    let client = database.client().await;
+    let table = catalog::resolve(&client, &[name.to_string()]).await.unwrap().remove(0);
+    let seen = observe(&table);
+    let shown = following::shown(&table, seen.as_ref());
+    let shape = following::shape(&table, |column| shown.contains(&column.name)).unwrap();
+    let follow = FollowTable { announced_by: Vec::new(), ..following::follow(&table, seen.as_ref(), &shape) };
+    let mut options = following::options(vec!["cache_invalidation".to_string()], 1 << 30);
+    options.looks = false;
+    (server, follow, options)
+}
+
+async fn compare(driver: &mut Driver) -> Comparison {
+    let verified = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Verified::Compared(comparison) = driver.verify(TableId(0)).await.unwrap() {
+                return comparison;
+            }
+        }
+    });
+    verified.await.expect("a round counts in the end")
+}
+
+/// Loads a table of a database made by `set_up`, runs `lose`, and gives the findings with their causes, in short.
+async fn lost(set_up: &str, install: &[&str], lose: &str) -> Vec<String> {
+    let database = Database::with(set_up).await;
+    if !install.is_empty() {
+        database.pgic_ok(install);
+    }
+    let client = database.client().await;
+    let (server, follow, options) = follow(&database, "kv").await;
+    let shape = Arc::clone(&follow.shape);
+    let oid = follow.followed.oid;
+    let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    assert_eq!(compare(&mut driver).await.differing, 0, "nothing is lost yet");
+    driver.tell_of_rows();
+    client.batch_execute(lose).await.unwrap();
+    driver.fence().await.unwrap();
+    let comparison = compare(&mut driver).await;
+    let heard: Vec<String> = driver
+        .take_events()
+        .filter_map(|event| match event {
+            DriverEvent::Row { change, .. } => Some(format!("{change:?}")),
+            _ => None,
+        })
+        .collect();
+    let table = catalog::describe(&client, &[oid]).await.unwrap().remove(0);
+    let seen = observe(&table);
+    let _ = shape;
+    comparison
+        .findings
+        .iter()
+        .map(|found| {
+            let cause = causes::likely(&table, seen.as_ref(), "cache_invalidation", found.kind, !heard.is_empty());
+            let columns: Vec<&str> = found.columns.iter().map(|column| column.column.as_str()).collect();
+            format!("{:?} {} {}: {cause}", found.kind, found.key, columns.join(","))
+        })
+        .collect()
+}
+
+fn only<'a>(findings: &'a [String], start: &str, cause: &str) -> &'a str {
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].starts_with(start) && findings[0].contains(cause), "{findings:?}");
+    &findings[0]
+}
+
+const ROWS: &str =
+    "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint); INSERT INTO kv VALUES (1, 'a', 1), (2, 'b', 2);";
+const INSTALL: [&str; 2] = ["install-triggers", "kv"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_lose_a_change_is_found_and_named() {
+    let found = lost(ROWS, &[], "UPDATE kv SET v = 'x' WHERE id = 1").await;
+    only(&found, "Stale 1 v:", "no trigger announces its changes");
+
+    let found =
+        lost(ROWS, &INSTALL, "ALTER TABLE kv DISABLE TRIGGER kv_cache_notify; INSERT INTO kv VALUES (3, 'c', 3)").await;
+    only(&found, "Missing 3 :", "the trigger kv_cache_notify is disabled");
+
+    let replica = "SET session_replication_role = replica; DELETE FROM kv WHERE id = 2";
+    let found = lost(ROWS, &INSTALL, replica).await;
+    only(&found, "Ghost 2 :", "session_replication_role = replica");
+    assert!(found[0].contains("--always"), "{found:?}");
+
+    let found = lost(ROWS, &["install-triggers", "kv", "--no-truncate"], "TRUNCATE kv").await;
+    assert!(found.len() == 2 && found.iter().all(|found| found.contains("no trigger announces TRUNCATE")), "{found:?}");
+
+    let moved = lost(
+        ROWS,
+        &INSTALL,
+        "CREATE OR REPLACE FUNCTION notify_cache_change_kv() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         UPDATE kv SET n = 9 WHERE id = 1",
+    )
+    .await;
+    only(&moved, "Stale 1 n:", "outdated");
+
+    let forged = r#"NOTIFY cache_invalidation, '{"table":"kv","action":"update","id":1,"schema":"public","xid":"9999999","data":{"id":1,"v":"forged","n":1}}'"#;
+    let found = lost(ROWS, &INSTALL, forged).await;
+    only(&found, "Stale 1 v:", "forged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_plain_form_and_a_silent_partition_lose_is_named() {
+    // x, y, x in one transaction: PostgreSQL folds the last into the first.
+    let plain = format!(
+        "{ROWS}{} CREATE TRIGGER kv_cache_notify AFTER INSERT OR UPDATE OR DELETE ON kv FOR EACH ROW EXECUTE FUNCTION notify_cache_change();
+         CREATE TRIGGER t AFTER TRUNCATE ON kv EXECUTE FUNCTION notify_cache_change();",
+        crate::support::SPECIFICATION
+    );
+    let folded = "BEGIN; UPDATE kv SET v = 'x' WHERE id = 1; UPDATE kv SET v = 'y' WHERE id = 1; UPDATE kv SET v = 'x' WHERE id = 1; COMMIT";
+    let found = lost(&plain, &[], folded).await;
+    only(&found, "Stale 1 v:", "plain form");
+    let found = lost(&plain, &[], "UPDATE kv SET id = 7 WHERE id = 1").await;
+    only(&found, "Ghost 1 :", "plain form");
+
+    let partitioned = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
+        CREATE TABLE kv_1 PARTITION OF kv FOR VALUES FROM (0) TO (10); INSERT INTO kv VALUES (1, 'a', 1);";
+    let silent = "ALTER TABLE kv_1 DISABLE TRIGGER ALL; DROP TRIGGER IF EXISTS kv_cache_notify_truncate ON kv_1;
+        DO $$ DECLARE name text; BEGIN FOR name IN SELECT tgname FROM pg_trigger WHERE tgrelid = 'kv_1'::regclass AND tgtype & 32 <> 0
+            LOOP EXECUTE format('DROP TRIGGER %I ON kv_1', name); END LOOP; END $$; TRUNCATE kv_1";
+    let found = lost(partitioned, &INSTALL, silent).await;
+    only(&found, "Ghost 1 :", "TRUNCATE of the partition public.kv_1 is not announced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_no_round_raises_a_false_alarm() {
+    let rounds = std::env::var("PGIC_VERIFY_ROUNDS").map_or(40, |text| text.parse().expect("a number"));
+    let database = Database::with(TABLE).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let (stop, commits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut writers = Vec::new();
+    for seed in 0..3 {
+        let (client, stop, commits) = (database.client().await, Arc::clone(&stop), Arc::clone(&commits));
+        writers.push(tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed);
+            while !stop.load(Ordering::Relaxed) {
+                // Writers may deadlock with each other, and lose.
+                if client.batch_execute(&transaction(&mut random)).await.is_err() {
+                    client.batch_execute("ROLLBACK").await.expect("roll back");
+                }
+                commits.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    let (server, follow, options) = follow(&database, "kv").await;
+    let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let (mut counted, mut inconclusive) = (0, 0);
+    while counted < rounds {
+        match tokio::time::timeout(DEADLINE, driver.verify(TableId(0))).await.expect("a round ends").unwrap() {
+            Verified::Compared(comparison) => {
+                assert_eq!(comparison.findings, Vec::new(), "round {counted}");
+                counted += 1;
+            }
+            Verified::Inconclusive(_) => inconclusive += 1,
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let counters = driver.engine().counters();
+    println!(
+        "{rounds} rounds, {inconclusive} did not count, {} commits, {counters:?}",
+        commits.load(Ordering::Relaxed)
+    );
+    assert!(counters.applied > 0);
+    // What was held back is there.
+    driver.fence().await.unwrap();
+    assert_eq!(compare(&mut driver).await.differing, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_says_equal_or_what_differs() {
+    let database = Database::with(ROWS).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let ran = database.pgic(&["verify", "kv", "--rounds", "2"]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "equal    public.kv  2 rows at one exact cut\nequal    public.kv  2 rows at one exact cut\n"),
+        "{ran:?}"
+    );
+    let json = database.pgic(&["verify", "kv", "--rounds", "1", "-o", "json"]).json();
+    assert_eq!(json.len(), 1);
+    assert!(json[0]["event"] == "summary" && json[0]["equal"] == true && json[0]["rows"] == 2, "{json:?}");
+    assert_eq!(database.pgic(&["verify", "nowhere"]).code, 2);
+    assert_eq!(database.pgic(&["verify", "kv", "--for", "1s", "--rounds", "1"]).code, 2);
+    // Somebody writes past the trigger, again and again, until the comparison is done.
+    let mut child = database
+        .command(&["verify", "kv", "--for", "1s", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let client = database.client().await;
+    client.batch_execute("SET session_replication_role = replica").await.unwrap();
+    while child.try_wait().unwrap().is_none() {
+        client.batch_execute("UPDATE kv SET n = n + 1 WHERE id = 2").await.unwrap();
+    }
+    let ran = ended(child);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let lines = ran.json();
+    assert!(lines[0]["event"] == "finding" && lines[0]["kind"] == "stale" && lines[0]["key"] == 2, "{lines:?}");
+    assert!(
+        lines[0]["columns"][0]["column"] == "n" && lines[0]["cause"].as_str().unwrap().contains("replica"),
+        "{lines:?}"
+    );
+    assert!(lines[1]["event"] == "summary" && lines[1]["stale"] == 1 && lines[1]["equal"] == false, "{lines:?}");
+}
