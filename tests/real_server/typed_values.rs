@@ -102,9 +102,9 @@ async fn copy_and_payload_give_the_same_cell() {
     let reader = database.client().await;
     let pinned =
         "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex';
-        SET extra_float_digits = 1; SET lc_monetary = 'C'";
+        SET extra_float_digits = 1; SET lc_monetary = 'C'; SET search_path = pg_catalog, pg_temp";
     reader.batch_execute(pinned).await.unwrap();
-    let rows = reader.query("SELECT row_to_json(t)::text FROM all_types t ORDER BY id", &[]).await.unwrap();
+    let rows = reader.query("SELECT row_to_json(t)::text FROM public.all_types t ORDER BY id", &[]).await.unwrap();
     let payloads = listening.payloads().await;
     assert_eq!(payloads.len(), rows.len());
     for ((line, row), payload) in shown.lines().zip(&rows).zip(&payloads) {
