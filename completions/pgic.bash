@@ -43,6 +43,9 @@ _pgic() {
             pgic,tail)
                 cmd="pgic__subcmd__tail"
                 ;;
+            pgic,verify)
+                cmd="pgic__subcmd__verify"
+                ;;
             pgic__subcmd__help,completions)
                 cmd="pgic__subcmd__help__subcmd__completions"
                 ;;
@@ -70,6 +73,9 @@ _pgic() {
             pgic__subcmd__help,tail)
                 cmd="pgic__subcmd__help__subcmd__tail"
                 ;;
+            pgic__subcmd__help,verify)
+                cmd="pgic__subcmd__help__subcmd__verify"
+                ;;
             *)
                 ;;
         esac
@@ -77,7 +83,7 @@ _pgic() {
 
     case "${cmd}" in
         pgic)
-            opts="-d -o -q -v -h -V --database-url --output --color --quiet --verbose --help --version install-triggers remove-triggers status tail query shell demo completions help"
+            opts="-d -o -q -v -h -V --database-url --output --color --quiet --verbose --help --version install-triggers remove-triggers status tail query shell verify demo completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -179,7 +185,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__help)
-            opts="install-triggers remove-triggers status tail query shell demo completions help"
+            opts="install-triggers remove-triggers status tail query shell verify demo completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -305,6 +311,20 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__help__subcmd__tail)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgic__subcmd__help__subcmd__verify)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -564,6 +584,52 @@ _pgic() {
                     return 0
                     ;;
                 --diff)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -d)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgic__subcmd__verify)
+            opts="-d -o -q -v -h -V --for --rounds --max-memory --database-url --output --color --quiet --verbose --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rounds)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-memory)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -40,6 +40,7 @@ complete -c pgic -n "__fish_pgic_needs_command" -f -a "status" -d 'Show which ta
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "tail" -d 'Print notifications as they arrive'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "query" -d 'Load a table into a cache, catch up, and answer from it'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "shell" -d 'Keep tables in a cache, live, and ask it at a prompt'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "verify" -d 'Compare a cache that is fed by notifications with its table, at one exact cut'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show it all at work on a throw-away PostgreSQL'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -139,6 +140,19 @@ complete -c pgic -n "__fish_pgic_using_subcommand shell" -s q -l quiet -d 'Print
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l for -d 'How long to follow before the comparison' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l rounds -d 'Compare so many times, at once and one after another' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l max-memory -d 'What the caches may take [default: a quarter of the machine\'s memory]' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
+json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
@@ -160,12 +174,13 @@ complete -c pgic -n "__fish_pgic_using_subcommand completions" -s q -l quiet -d 
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "tail" -d 'Print notifications as they arrive'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "query" -d 'Load a table into a cache, catch up, and answer from it'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "shell" -d 'Keep tables in a cache, live, and ask it at a prompt'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "demo" -d 'Show it all at work on a throw-away PostgreSQL'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell demo completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "tail" -d 'Print notifications as they arrive'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "query" -d 'Load a table into a cache, catch up, and answer from it'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "shell" -d 'Keep tables in a cache, live, and ask it at a prompt'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "verify" -d 'Compare a cache that is fed by notifications with its table, at one exact cut'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "demo" -d 'Show it all at work on a throw-away PostgreSQL'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -195,6 +195,29 @@ json\:"One JSON object a line"))' \
 '*::tables -- The tables\: users, app.users or '\''"Odd Name"'\'':_default' \
 && ret=0
 ;;
+(verify)
+_arguments "${_arguments_options[@]}" : \
+'(--rounds)--for=[How long to follow before the comparison]:TIME:_default' \
+'--rounds=[Compare so many times, at once and one after another]:N:_default' \
+'--max-memory=[What the caches may take \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-o+[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"For people"
+json\:"One JSON object a line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+'*::tables -- The tables\: users, app.users or '\''"Odd Name"'\'':_default' \
+&& ret=0
+;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -271,6 +294,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(verify)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -301,6 +328,7 @@ _pgic_commands() {
 'tail:Print notifications as they arrive' \
 'query:Load a table into a cache, catch up, and answer from it' \
 'shell:Keep tables in a cache, live, and ask it at a prompt' \
+'verify:Compare a cache that is fed by notifications with its table, at one exact cut' \
 'demo:Show it all at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
 'help:Print this message or the help of the given subcommand(s)' \
@@ -326,6 +354,7 @@ _pgic__subcmd__help_commands() {
 'tail:Print notifications as they arrive' \
 'query:Load a table into a cache, catch up, and answer from it' \
 'shell:Keep tables in a cache, live, and ask it at a prompt' \
+'verify:Compare a cache that is fed by notifications with its table, at one exact cut' \
 'demo:Show it all at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
 'help:Print this message or the help of the given subcommand(s)' \
@@ -377,6 +406,11 @@ _pgic__subcmd__help__subcmd__tail_commands() {
     local commands; commands=()
     _describe -t commands 'pgic help tail commands' commands "$@"
 }
+(( $+functions[_pgic__subcmd__help__subcmd__verify_commands] )) ||
+_pgic__subcmd__help__subcmd__verify_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help verify commands' commands "$@"
+}
 (( $+functions[_pgic__subcmd__install-triggers_commands] )) ||
 _pgic__subcmd__install-triggers_commands() {
     local commands; commands=()
@@ -406,6 +440,11 @@ _pgic__subcmd__status_commands() {
 _pgic__subcmd__tail_commands() {
     local commands; commands=()
     _describe -t commands 'pgic tail commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__verify_commands] )) ||
+_pgic__subcmd__verify_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic verify commands' commands "$@"
 }
 
 if [ "$funcstack[1]" = "_pgic" ]; then

@@ -203,7 +203,7 @@ fn several(random: &mut fastrand::Rng) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_tables_are_verified_under_load_and_after_each_fault() {
-    let (rounds, seed) = (number("PGIC_FAULT_ROUNDS", 8), number("PGIC_FAULT_SEED", 1));
+    let (rounds, seed) = (number("PGIC_FAULT_ROUNDS", 5), number("PGIC_FAULT_SEED", 1));
     let mut random = fastrand::Rng::with_seed(seed);
     let cluster = Arc::new(Cluster::start(&Setup::default()).expect("start a server"));
     let database = Database::on(&cluster, "several".to_string()).await;

@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, Database, USERS};
 use postgres_index_cache_core::postgres::{
-    Became, DriverError, Events, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing,
+    Became, DriverError, Events, FindingKind, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing, Verified,
 };
 use postgres_index_cache_core::sync::{Failure, Limits};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
@@ -127,6 +127,29 @@ async fn an_application_reads_what_it_wrote() {
     client.batch_execute("TRUNCATE users").await.unwrap();
     fence(&replica).await;
     assert!(replica.read(&users).is_empty());
+    replica.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_verifies_its_own_cache() {
+    let (_database, client, replica, users) =
+        with_users("INSERT INTO users SELECT gen_random_uuid(), n, n FROM generate_series(1, 300) n;").await;
+    let compare = async || loop {
+        let verified = tokio::time::timeout(DEADLINE, replica.verify(&users)).await.expect("a round ends").unwrap();
+        if let Verified::Compared(comparison) = verified {
+            break comparison;
+        }
+    };
+    client.batch_execute("UPDATE users SET email_hash = -1 WHERE username_hash < 9").await.unwrap();
+    let comparison = compare().await;
+    assert_eq!((comparison.rows, comparison.differing), (300, 0));
+    let silent = "SET session_replication_role = replica; DELETE FROM users WHERE username_hash = 1;
+        UPDATE users SET email_hash = 0 WHERE username_hash = 2;
+        INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000009', 0, 0)";
+    client.batch_execute(silent).await.unwrap();
+    let mut kinds: Vec<FindingKind> = compare().await.findings.iter().map(|found| found.kind).collect();
+    kinds.sort();
+    assert_eq!(kinds, [FindingKind::Missing, FindingKind::Stale, FindingKind::Ghost]);
     replica.shutdown().await;
 }
 

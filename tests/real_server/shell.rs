@@ -343,3 +343,19 @@ async fn what_is_watched_is_shown_and_the_history_of_a_key_is_known() {
     let (code, stderr) = shell.close();
     assert_eq!((code, stderr.as_str()), (2, "notice: nothing has changed since the shell began\n"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_in_the_shell_says_equal_or_what_differs() {
+    let database = tables().await;
+    let mut shell = Shell::start(&database, &["people", "-o", "json"]);
+    let answer = shell.ask(".verify people");
+    assert!(answer[0]["event"] == "summary" && answer[0]["equal"] == true && answer[0]["rows"] == 50, "{answer:?}");
+    assert!(answer[1]["rows"] == 0 && answer[1]["state"] == "live", "{answer:?}");
+    let client = database.client().await;
+    client.batch_execute("SET session_replication_role = replica; DELETE FROM people WHERE id = 7").await.unwrap();
+    let answer = shell.ask(".verify people");
+    assert!(answer[0]["event"] == "finding" && answer[0]["kind"] == "ghost" && answer[0]["key"] == 7, "{answer:?}");
+    assert!(answer[0]["cause"].as_str().unwrap().contains("session_replication_role"), "{answer:?}");
+    assert!(answer[1]["equal"] == false && answer[2]["rows"] == 1, "{answer:?}");
+    assert!(shell.ask(".verify")[0]["error"].is_string());
+}

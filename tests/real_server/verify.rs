@@ -223,3 +223,66 @@ async fn the_command_says_equal_or_what_differs() {
     );
     assert!(lines[1]["event"] == "summary" && lines[1]["stale"] == 1 && lines[1]["equal"] == false, "{lines:?}");
 }
+
+/// A payload as somebody might forge it: a true one with parts replaced, doubled, cut, or made huge.
+fn forged(random: &mut fastrand::Rng) -> String {
+    let mut text = [
+        r#"{"table":"kv","action":"update","id":1,"schema":"public","xid":"7","data":{"id":1,"v":"z","n":3}}"#,
+        r#"{"table":"kv","action":"delete","id":[1,2],"old_id":3,"new_id":4,"xid":"18446744073709551615"}"#,
+        r#"{"table":"kv","action":"truncate","id":null,"schema":"public","xid":"99999999999999"}"#,
+        r#"{"table":"kv","action":"insert","id":{"a":[]},"schema":"public","xid":"3","truncated":true,"recheck":true}"#,
+        r#"{"table":"kv","action":"update","id":5,"old_id":6,"schema":"public","xid":"9","data":{"id":5,"v":null,"n":1e999}}"#,
+        r#"{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}"#,
+        r#"{"table":"kv","action":"update","id":"'; DROP TABLE kv; --","schema":"public","xid":"5","truncated":true}"#,
+        "[[[[[[[[[[[[",
+        "",
+    ][random.usize(0..9)]
+    .to_string();
+    for _ in 0..random.usize(0..4) {
+        let at = |random: &mut fastrand::Rng, text: &str| {
+            let mut at = random.usize(0..=text.len());
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            at
+        };
+        let (a, b) = (at(random, &text), at(random, &text));
+        let piece = text[a.min(b)..a.max(b)].to_string();
+        match random.u8(0..4) {
+            0 => text.replace_range(a.min(b)..a.max(b), ""),
+            1 => text.insert_str(a, &piece),
+            2 => text.insert_str(a, ["\u{1b}[2J", "9", "-", "\"", "null", "{", "é\u{202e}"][random.usize(0..7)]),
+            _ => text.insert_str(a, &"[".repeat(random.usize(0..500))),
+        }
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_notifications_of_every_shape_neither_crash_nor_block_nor_grow_a_replica() {
+    let database = Database::with(ROWS).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let (server, follow, options) = follow(&database, "kv").await;
+    let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let client = database.client().await;
+    let seed = std::env::var("PGIC_FAULT_SEED").map_or(1, |text| text.parse().expect("a number"));
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..30 {
+        for _ in 0..100 {
+            client.execute("SELECT pg_notify('cache_invalidation', $1)", &[&forged(&mut random)]).await.unwrap();
+        }
+        tokio::time::timeout(DEADLINE, driver.fence()).await.expect("nothing blocks it").unwrap();
+        driver.cache(TableId(0)).validate().unwrap();
+        assert!(driver.cache(TableId(0)).memory_bytes() < 1 << 20);
+    }
+    // What they misled is right again once the table is read again.
+    client
+        .batch_execute(
+            r#"NOTIFY cache_invalidation, '{"table":"kv","action":"reload","id":null,"schema":"public","xid":"1"}'"#,
+        )
+        .await
+        .unwrap();
+    driver.fence().await.unwrap();
+    assert_eq!(compare(&mut driver).await.findings, Vec::new());
+}
