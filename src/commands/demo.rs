@@ -110,6 +110,8 @@ async fn show(context: &Context, cluster: &Cluster) -> anyhow::Result<()> {
     finish(pgic("query users username_hash=123")?).await?;
     say("\n# how it was found, as JSON")?;
     finish(pgic("query users username_hash:=100*100 --explain --output json")?).await?;
+    say("\n# is such a cache right? compared with the tables, row by row, at one exact cut")?;
+    finish(pgic("verify users products --rounds 1")?).await?;
     say("\n# are the triggers there, and who listens?")?;
     finish(pgic("status")?).await?;
     drop(client);

@@ -2,7 +2,8 @@
 
 use crate::support::{DEADLINE, Database, USERS};
 use postgres_index_cache_core::postgres::{
-    Became, DriverError, Events, FindingKind, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing, Verified,
+    Became, DriverError, Events, FindingKind, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable,
+    Standing, Verified,
 };
 use postgres_index_cache_core::sync::{Failure, Limits};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
