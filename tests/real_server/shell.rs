@@ -124,7 +124,7 @@ async fn rows_are_bounded_and_what_is_wrong_is_said_where_it_stands() {
     assert_eq!((&tables[0]["table"], &tables[0]["rows"]), (&json!("people"), &json!(50)));
     let stats = shell.ask(".stats");
     assert_eq!((&stats[0]["state"], &stats[0]["rows"]), (&json!("live"), &json!(50)));
-    assert_eq!(shell.ask(".help").len(), 10);
+    assert_eq!(shell.ask(".help").len(), 11);
     let (code, stderr) = shell.close();
     assert_eq!(code, 2, "a line from a pipe was not answered: {stderr}");
     assert_eq!(stderr, "notice: 47 more rows match; .limit 3 cut them off\n");

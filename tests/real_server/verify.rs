@@ -162,7 +162,7 @@ async fn under_load_no_round_raises_a_false_alarm() {
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let (mut counted, mut inconclusive) = (0, 0);
-    while counted < rounds {
+    while counted < rounds || driver.engine().counters().applied < 50 {
         match tokio::time::timeout(DEADLINE, driver.verify(TableId(0))).await.expect("a round ends").unwrap() {
             Verified::Compared(comparison) => {
                 assert_eq!(comparison.findings, Vec::new(), "round {counted}");
@@ -177,10 +177,9 @@ async fn under_load_no_round_raises_a_false_alarm() {
     }
     let counters = driver.engine().counters();
     println!(
-        "{rounds} rounds, {inconclusive} did not count, {} commits, {counters:?}",
+        "{counted} rounds, {inconclusive} did not count, {} commits, {counters:?}",
         commits.load(Ordering::Relaxed)
     );
-    assert!(counters.applied > 0);
     // What was held back is there.
     driver.fence().await.unwrap();
     assert_eq!(compare(&mut driver).await.differing, 0);
