@@ -44,7 +44,6 @@ async fn lost(set_up: &str, install: &[&str], lose: &str) -> Vec<String> {
     }
     let client = database.client().await;
     let (server, follow, options) = follow(&database, "kv").await;
-    let shape = Arc::clone(&follow.shape);
     let oid = follow.followed.oid;
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
@@ -62,7 +61,6 @@ async fn lost(set_up: &str, install: &[&str], lose: &str) -> Vec<String> {
         .collect();
     let table = catalog::describe(&client, &[oid]).await.unwrap().remove(0);
     let seen = observe(&table);
-    let _ = shape;
     comparison
         .findings
         .iter()
