@@ -29,6 +29,7 @@
 mod backlog;
 mod backoff;
 mod change;
+mod link;
 mod messages;
 mod refetch;
 mod round;
@@ -41,6 +42,7 @@ pub use messages::{Counters, Failure, FenceId, Followed, Input, Limits, Output, 
 pub use snapshot::{Snapshot, SnapshotError};
 
 use crate::notification::Payload;
+use link::{Fence, Link};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use table::{Step, Table};
@@ -71,37 +73,6 @@ pub enum Rule {
     Hold,
     /// A round compares once a fence that was sent after its snapshot has come.
     RoundFence,
-}
-
-/// Where the connections are.
-#[derive(Debug)]
-enum Link {
-    /// Lost, or never had. It connects again then, if at all.
-    Disconnected {
-        retry_at: Option<Instant>,
-    },
-    /// To be connected and to LISTEN.
-    Subscribing,
-    /// The tokens that have not come back.
-    Probing {
-        awaited: Vec<(Via, String)>,
-        deadline: Instant,
-    },
-    Following,
-}
-
-/// A fence on its way.
-#[derive(Debug)]
-struct Fence {
-    token: String,
-    /// Who asked; `None` is the engine itself.
-    asked_by: Option<FenceId>,
-    /// How many answers of Q had come when it was sent.
-    after_reads: u64,
-    sent: Instant,
-    deadline: Instant,
-    /// Once it has arrived: how many changes each table had been told of.
-    arrived: Option<Vec<u64>>,
 }
 
 /// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
@@ -354,73 +325,6 @@ impl Engine {
         let waits = |table: &Table| table.round().is_some_and(|round| round.waits_for(token));
         if let Some(table) = self.tables.iter().position(waits) {
             self.settle_round(TableId(table), now);
-        }
-    }
-
-    fn begin_round(&mut self, table: TableId) {
-        self.rounds += 1;
-        let round = self.rounds;
-        self.tables[table.0].begin_round(round);
-        self.work = Some(Work::Round { table, round, batch: None });
-        self.outputs.push_back(Output::TakeCut { table, round });
-    }
-
-    fn is_underway(&self, table: TableId, round: u64) -> bool {
-        self.tables[table.0].round().is_some_and(|underway| underway.number() == round)
-    }
-
-    fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, now: Instant) {
-        if self.is_underway(table, round) {
-            let token = self.send_fence(None, now);
-            self.tables[table.0].cut_round(snapshot, token);
-            if self.without == Some(Rule::RoundFence) {
-                self.settle_round(table, now);
-            }
-        }
-    }
-
-    fn settle_round(&mut self, table: TableId, now: Instant) {
-        let (steps, counts) = self.tables[table.0].settle_round();
-        self.count_what_waited(table);
-        self.carry_out(table, steps, now);
-        match counts {
-            Ok(()) => self.go_on_with_round(table, now),
-            Err(why) => self.end_round(table, None, Some(why), now),
-        }
-    }
-
-    /// Reads inside the round's transaction what is to be read again, then compares.
-    fn go_on_with_round(&mut self, table: TableId, now: Instant) {
-        let Some(Work::Round { round, .. }) = self.work else { return };
-        if self.tables[table.0].has_wanted() {
-            self.batches += 1;
-            let batch = self.batches;
-            let keys = self.tables[table.0].start_refetch(batch);
-            self.counters.refetched += keys.len() as u64;
-            self.work = Some(Work::Round { table, round, batch: Some(batch) });
-            self.outputs.push_back(Output::Refetch { table, batch, keys, is_within_round: true });
-            return;
-        }
-        self.outputs.push_back(Output::Compare { table, round });
-        let steps = self.tables[table.0].compare_round();
-        self.count_what_waited(table);
-        self.carry_out(table, steps, now);
-    }
-
-    /// A round of the table is over, if one is underway, and of that number where one is named.
-    fn end_round(&mut self, table: TableId, round: Option<u64>, inconclusive: Option<String>, now: Instant) {
-        let Some(underway) = self.tables[table.0].round().map(round::Round::number) else { return };
-        if round.is_some_and(|round| round != underway) {
-            return;
-        }
-        self.work = None;
-        let was_reading = self.tables[table.0].give_up_refetch();
-        let steps = self.tables[table.0].end_round(self.limits.waiting_bytes);
-        self.count_what_waited(table);
-        self.outputs.push_back(Output::RoundEnded { table, round: underway, inconclusive });
-        self.carry_out(table, steps, now);
-        if was_reading {
-            self.read_again(table, "rows that were to be read again were not".to_string(), now);
         }
     }
 

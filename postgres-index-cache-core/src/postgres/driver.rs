@@ -1,19 +1,23 @@
 //! [`Driver`]: carries out what the engine asks for, and feeds it what happens.
 
-use super::error::{DriverError, Policy, ReadError, chain};
+mod reads;
+
+pub use reads::Verified;
+pub(super) use reads::{Asked, Brought, ReadKind};
+
+use super::error::{DriverError, Policy, chain};
 use super::fingerprint::{Difference, Fingerprint, compare, look};
 use super::follow::FollowTable;
 use super::followee::Followee;
-use super::keep::{Became, CellReader, Comparison, RowChange, Told};
+use super::keep::{Became, CellReader, RowChange, Told};
 use super::links::{Links, Open, open_with};
-use super::read::Read;
 use super::session::{Connector, Listener, quote_identifier, quote_literal};
 use super::store::{FlushError, Store, Stored};
-use crate::sync::{Engine, Failure, FenceId, Input, Limits, Output, Snapshot, State, TableId, Via};
+use crate::sync::{Engine, Failure, FenceId, Input, Limits, Output, State, TableId, Via};
 use crate::table_cache::TableCache;
-use bytes::Bytes;
 use futures_util::future::poll_fn;
 use parking_lot::{RwLock, RwLockReadGuard};
+use reads::Reads;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -29,8 +33,6 @@ pub(super) const BATCH: usize = 256;
 
 /// How many rows are loaded, or changes applied, before the memory is looked at again.
 const ROWS_BETWEEN_CHECKS: usize = 10_000;
-/// How many bytes of COPY, likewise.
-const BYTES_BETWEEN_CHECKS: usize = 16 << 20;
 
 /// How long the lock of a cache is waited for at once. Long enough for readers that look something up; the server's
 /// queue must not wait for the others.
@@ -115,47 +117,6 @@ pub enum DriverEvent {
     },
 }
 
-/// What Q is asked for. Answers to anything else are of connections that are gone, or of a read that was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
-    /// Which connections it is of.
-    epoch: u64,
-    table: TableId,
-    /// The generation of a read, the batch of rows that are read again, or the round.
-    work: u64,
-    pub(super) kind: ReadKind,
-}
-
-/// What Q does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReadKind {
-    /// A snapshot of all rows, in a transaction of its own.
-    All,
-    /// Some rows, likewise.
-    Rows,
-    /// The snapshot of a round; its transaction stays.
-    Cut,
-    /// Some rows inside that transaction.
-    RowsOfCut,
-    /// All rows inside that transaction, to be compared; it ends with them.
-    Compare,
-}
-
-impl ReadKind {
-    pub(super) fn is_refetch(self) -> bool {
-        matches!(self, Self::Rows | Self::RowsOfCut)
-    }
-}
-
-/// What came of comparing a cache with its table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verified {
-    /// The cache was compared with the table at one exact cut, while writers went on.
-    Compared(Comparison),
-    /// The round does not count, and says nothing: ask again.
-    Inconclusive(String),
-}
-
 /// What the tasks that talk to the server say.
 pub(super) enum Event {
     Connected { epoch: u64, links: Box<Links> },
@@ -164,14 +125,6 @@ pub(super) enum Event {
     SendFailed { epoch: u64, token: String, error: DriverError },
     Looked { epoch: u64, seen: Result<Vec<Fingerprint>, tokio_postgres::Error> },
     ReadFailed { asked: Asked, error: DriverError },
-}
-
-/// What a read brings. It has a channel of its own, which is not looked at while the cache is locked: Q waits then, and
-/// nothing else does.
-pub(super) enum Brought {
-    Snapshot { asked: Asked, snapshot: Snapshot, fingerprint: Fingerprint },
-    Rows { asked: Asked, pieces: Vec<Bytes> },
-    All { asked: Asked },
 }
 
 /// What a turn waited for.
@@ -186,6 +139,8 @@ enum Happened {
 pub struct Driver {
     engine: Engine,
     tables: Vec<Followee>,
+    /// What Q does.
+    reads: Reads,
     options: DriverOptions,
     open: Open,
     links: Option<Links>,
@@ -200,18 +155,7 @@ pub struct Driver {
     /// What was told last, and whether it is live once what waits for locks is done.
     state: State,
     is_live_next: bool,
-    read_task: Option<JoinHandle<bool>>,
     connect_task: Option<JoinHandle<()>>,
-    /// What Q is asked for, and the snapshot of it.
-    asked: Option<Asked>,
-    snapshot: Option<Snapshot>,
-    /// The snapshot of the round whose transaction is open on Q.
-    cut: Option<Snapshot>,
-    /// Whether a transaction that a round left is still open on Q.
-    is_cut_open: bool,
-    verified: VecDeque<(TableId, Verified)>,
-    /// At how many rows and bytes of COPY the memory is looked at again, and how many changes are applied until then.
-    next_check: (usize, usize),
     applied_since_check: usize,
     /// When the definitions of the tables are looked at again.
     next_look: Option<Instant>,
@@ -233,7 +177,6 @@ impl fmt::Debug for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.read_task.take().inspect(JoinHandle::abort);
         self.connect_task.take().inspect(JoinHandle::abort);
     }
 }
@@ -291,14 +234,8 @@ impl Driver {
             epoch: 0,
             events,
             sender,
-            read_task: None,
             connect_task: None,
-            asked: None,
-            snapshot: None,
-            cut: None,
-            is_cut_open: false,
-            verified: VecDeque::new(),
-            next_check: (0, 0),
+            reads: Reads::default(),
             applied_since_check: 0,
             next_look: None,
             has_begun: false,
@@ -415,7 +352,7 @@ impl Driver {
         let locks = self.tables.iter().filter_map(|table| table.busy_until);
         let timeout = locks.chain(self.engine.poll_timeout()).min();
         let timeout = timeout.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-        let takes_rows = self.asked.is_none_or(|asked| self.tables[asked.table.0].busy_until.is_none());
+        let takes_rows = self.reads.asked.is_none_or(|asked| self.tables[asked.table.0].busy_until.is_none());
         let mut batch: Vec<Notification> = Vec::new();
         let mut end = None;
         // Time comes last: what is awaited may be there already. Between L and the rest chance decides, so that neither
@@ -451,7 +388,7 @@ impl Driver {
                 let asked = match &brought {
                     Brought::Snapshot { asked, .. } | Brought::Rows { asked, .. } | Brought::All { asked } => *asked,
                 };
-                if self.asked == Some(asked) {
+                if self.reads.asked == Some(asked) {
                     self.take_rows(brought);
                     let table = asked.table;
                     progress(Loaded { table, rows: self.tables[table.0].store.rows() });
@@ -520,7 +457,7 @@ impl Driver {
 
     /// Something could not be stored that was thought it could: there is no room, or a snapshot brings a key twice.
     fn not_stored(&mut self, table: TableId, FlushError { is_of_snapshot, error }: FlushError) {
-        match self.asked.filter(|asked| is_of_snapshot && asked.table == table) {
+        match self.reads.asked.filter(|asked| is_of_snapshot && asked.table == table) {
             Some(asked) => self.unreadable(asked, error.into()),
             None => {
                 let why = error.to_string();
@@ -602,11 +539,8 @@ impl Driver {
 
     fn disconnected(&mut self, failure: Failure, retry_in: Option<Duration>) -> Result<(), DriverError> {
         self.links = None;
-        self.asked = None;
-        self.cut = None;
-        self.is_cut_open = false;
+        self.reads.end();
         self.epoch += 1;
-        self.read_task.take().inspect(JoinHandle::abort);
         self.connect_task.take().inspect(JoinHandle::abort);
         self.tell(DriverEvent::Disconnected { why: failure.to_string(), retry_in });
         match retry_in {
@@ -653,34 +587,6 @@ impl Driver {
         });
     }
 
-    fn read(&mut self, table: TableId, work: u64, keys: Option<Vec<String>>, kind: ReadKind) {
-        let Some(links) = &self.links else { return };
-        let asked = Asked { epoch: self.epoch, table, work, kind };
-        self.asked = Some(asked);
-        self.snapshot = if kind == ReadKind::RowsOfCut { self.cut.clone() } else { None };
-        let is_within_cut = matches!(kind, ReadKind::RowsOfCut | ReadKind::Compare);
-        let is_left_open = std::mem::replace(&mut self.is_cut_open, kind == ReadKind::Cut || is_within_cut);
-        let copy = match self.tables[table.0].copy_statement(keys.as_deref()) {
-            Ok(copy) => copy,
-            Err(error) => return self.read_failed(asked, error),
-        };
-        let read = Read {
-            client: Arc::clone(&links.reads),
-            sender: self.sender.clone(),
-            bringer: self.bringer.clone(),
-            asked,
-            follow: self.tables[table.0].follow.clone(),
-            copy,
-            previous: self.read_task.take(),
-            rolls_back: is_left_open && !is_within_cut,
-        };
-        self.tables[table.0].start_work(keys);
-        if kind == ReadKind::Compare {
-            self.tables[table.0].start_comparing();
-        }
-        self.read_task = Some(tokio::spawn(read.run()));
-    }
-
     fn take(&mut self, event: Event) {
         match event {
             Event::Connected { epoch, links } if epoch == self.epoch => {
@@ -712,7 +618,7 @@ impl Driver {
                     }
                 }
             },
-            Event::ReadFailed { asked, error } if self.asked == Some(asked) => self.read_failed(asked, error),
+            Event::ReadFailed { asked, error } if self.reads.asked == Some(asked) => self.read_failed(asked, error),
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }
             | Event::ConnectFailed { .. }
@@ -720,119 +626,6 @@ impl Driver {
             | Event::SendFailed { .. }
             | Event::Looked { .. }
             | Event::ReadFailed { .. } => {}
-        }
-    }
-
-    /// Takes what the read that is asked for brings.
-    fn take_rows(&mut self, brought: Brought) {
-        match brought {
-            Brought::Snapshot { asked, snapshot, fingerprint } => {
-                let Asked { table, work, kind, .. } = asked;
-                if kind == ReadKind::Cut {
-                    return self.cut_taken(table, work, snapshot, &fingerprint);
-                }
-                if kind == ReadKind::All {
-                    self.tables[table.0].fingerprint = Some(fingerprint);
-                }
-                self.tables[table.0].start_load();
-                self.next_check = (0, 0);
-                self.snapshot = Some(snapshot.clone());
-                if kind == ReadKind::All {
-                    self.engine.handle(Input::SnapshotTaken { table, generation: work, snapshot }, Instant::now());
-                }
-            }
-            Brought::Rows { asked, pieces } => {
-                if let Err(source) = self.tables[asked.table.0].load(pieces) {
-                    return self.unreadable(asked, source);
-                }
-                self.flush();
-                self.check_loading(asked.table);
-            }
-            Brought::All { asked } => {
-                let Asked { table, work, kind, .. } = asked;
-                if kind == ReadKind::Cut {
-                    return;
-                }
-                if let Err(source) = self.tables[table.0].finish_load() {
-                    return self.unreadable(asked, source);
-                }
-                self.flush();
-                self.check_memory(table);
-                let input = match (kind, self.snapshot.take()) {
-                    (ReadKind::Compare, _) => {
-                        self.is_cut_open = false;
-                        Input::Compared { table, round: work }
-                    }
-                    (ReadKind::Rows | ReadKind::RowsOfCut, Some(snapshot)) => {
-                        Input::Refetched { table, batch: work, snapshot }
-                    }
-                    (ReadKind::All | ReadKind::Cut | ReadKind::Rows | ReadKind::RowsOfCut, _) => {
-                        Input::SnapshotLoaded { table, generation: work }
-                    }
-                };
-                self.engine.handle(input, Instant::now());
-            }
-        }
-    }
-
-    /// The snapshot of a round is taken. It can be compared with what was read under the same definition alone.
-    fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, fingerprint: &Fingerprint) {
-        let before = self.tables[table.0].fingerprint.as_ref();
-        let input = if before.is_some_and(|before| before.is_same_definition(fingerprint)) {
-            self.cut = Some(snapshot.clone());
-            Input::CutTaken { table, round, snapshot }
-        } else {
-            Input::TableAltered { table, why: "its definition is another one".to_string() }
-        };
-        self.engine.handle(input, Instant::now());
-    }
-
-    fn round_ended(&mut self, table: TableId, inconclusive: Option<String>) {
-        self.cut = None;
-        if self.asked.is_some_and(|asked| asked.table == table) {
-            self.asked = None;
-        }
-        let verified = match (inconclusive, self.tables[table.0].take_comparison()) {
-            (None, Some(comparison)) => Verified::Compared(comparison),
-            (Some(why), _) => Verified::Inconclusive(why),
-            (None, None) => Verified::Inconclusive("nothing was compared".to_string()),
-        };
-        if matches!(verified, Verified::Inconclusive(_)) {
-            // What is left of it is not wanted.
-            self.read_task.iter().for_each(JoinHandle::abort);
-        }
-        self.verified.push_back((table, verified));
-    }
-
-    /// Asks for the cache of a table to be compared with the table; [`take_verified`](Self::take_verified) has the answer.
-    ///
-    /// # Errors
-    /// When the driver has ended.
-    pub fn ask_to_verify(&mut self, table: TableId) -> Result<(), DriverError> {
-        self.begin()?;
-        self.engine.handle(Input::VerifyWanted { table }, Instant::now());
-        self.carry_out()
-    }
-
-    /// What came of the comparisons that were asked for.
-    pub fn take_verified(&mut self) -> Option<(TableId, Verified)> {
-        self.verified.pop_front()
-    }
-
-    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go on. Takes a snapshot and
-    /// a COPY of the table, whose lock (ACCESS SHARE) is held meanwhile; the cache is not changed until it is done.
-    ///
-    /// # Errors
-    /// Whatever ends this driver for good.
-    pub async fn verify(&mut self, table: TableId) -> Result<Verified, DriverError> {
-        self.ask_to_verify(table)?;
-        loop {
-            if let Some(at) = self.verified.iter().position(|(of, _)| *of == table)
-                && let Some((_, verified)) = self.verified.remove(at)
-            {
-                return Ok(verified);
-            }
-            self.turn(&mut |_| {}).await?;
         }
     }
 
@@ -875,50 +668,6 @@ impl Driver {
         let why = chain(&error);
         self.failure = Some(error);
         self.engine.handle(Input::Lost(why), Instant::now());
-    }
-
-    fn unreadable(&mut self, asked: Asked, source: ReadError) {
-        let table = self.tables[asked.table.0].follow.name();
-        self.read_failed(asked, DriverError::Snapshot { table, source });
-    }
-
-    fn read_failed(&mut self, asked: Asked, error: DriverError) {
-        let Asked { table, work, kind, .. } = asked;
-        let is_refetch = kind.is_refetch();
-        // What still comes of it is not wanted.
-        self.asked = None;
-        let policy = error.policy();
-        if policy == Policy::Lost {
-            self.lost(error);
-            return;
-        }
-        if matches!(kind, ReadKind::Cut | ReadKind::Compare) {
-            let why = chain(&error);
-            self.engine.handle(Input::RoundFailed { table, round: work, why }, Instant::now());
-            return;
-        }
-        // Keys that the server does not take are no failure: the table is read instead.
-        let is_permanent = policy == Policy::Refused && !is_refetch;
-        let code = (policy == Policy::Counted).then(|| error.sqlstate().unwrap_or_default().to_string());
-        let why = chain(&error);
-        if !self.options.limits.heals {
-            // Whoever asks once wants to know now.
-            let failure = self.failure.insert(error).to_string();
-            self.engine.handle(Input::Lost(failure), Instant::now());
-            return;
-        }
-        self.failure = Some(error);
-        self.engine.handle(Input::ReadFailed { table, work, code, why, is_permanent }, Instant::now());
-    }
-
-    fn check_loading(&mut self, table: TableId) {
-        let (rows, bytes) = (self.tables[table.0].store.rows(), self.tables[table.0].copied);
-        if rows < self.next_check.0 && bytes < self.next_check.1 {
-            return;
-        }
-        // To add it up takes time in proportion to the cache: the larger it is, the rarer that is done.
-        self.next_check = (rows + ROWS_BETWEEN_CHECKS.max(rows / 16), bytes + BYTES_BETWEEN_CHECKS.max(bytes / 16));
-        self.check_memory(table);
     }
 
     fn check_memory(&mut self, table: TableId) {

@@ -11,6 +11,8 @@
 
 use super::change::Change;
 use super::snapshot::Snapshot;
+use super::{Engine, Output, Rule, TableId, Work};
+use std::time::Instant;
 
 #[derive(Debug)]
 pub(super) enum Round {
@@ -33,5 +35,74 @@ impl Round {
     /// Whether this is the token of the fence that it waits for.
     pub(super) fn waits_for(&self, arrived: &str) -> bool {
         matches!(self, Self::Holding { token: Some(token), .. } if token == arrived)
+    }
+}
+
+impl Engine {
+    pub(super) fn begin_round(&mut self, table: TableId) {
+        self.rounds += 1;
+        let round = self.rounds;
+        self.tables[table.0].begin_round(round);
+        self.work = Some(Work::Round { table, round, batch: None });
+        self.outputs.push_back(Output::TakeCut { table, round });
+    }
+
+    fn is_underway(&self, table: TableId, round: u64) -> bool {
+        self.tables[table.0].round().is_some_and(|underway| underway.number() == round)
+    }
+
+    pub(super) fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, now: Instant) {
+        if self.is_underway(table, round) {
+            let token = self.send_fence(None, now);
+            self.tables[table.0].cut_round(snapshot, token);
+            if self.without == Some(Rule::RoundFence) {
+                self.settle_round(table, now);
+            }
+        }
+    }
+
+    pub(super) fn settle_round(&mut self, table: TableId, now: Instant) {
+        let (steps, counts) = self.tables[table.0].settle_round();
+        self.count_what_waited(table);
+        self.carry_out(table, steps, now);
+        match counts {
+            Ok(()) => self.go_on_with_round(table, now),
+            Err(why) => self.end_round(table, None, Some(why), now),
+        }
+    }
+
+    /// Reads inside the round's transaction what is to be read again, then compares.
+    pub(super) fn go_on_with_round(&mut self, table: TableId, now: Instant) {
+        let Some(Work::Round { round, .. }) = self.work else { return };
+        if self.tables[table.0].has_wanted() {
+            self.batches += 1;
+            let batch = self.batches;
+            let keys = self.tables[table.0].start_refetch(batch);
+            self.counters.refetched += keys.len() as u64;
+            self.work = Some(Work::Round { table, round, batch: Some(batch) });
+            self.outputs.push_back(Output::Refetch { table, batch, keys, is_within_round: true });
+            return;
+        }
+        self.outputs.push_back(Output::Compare { table, round });
+        let steps = self.tables[table.0].compare_round();
+        self.count_what_waited(table);
+        self.carry_out(table, steps, now);
+    }
+
+    /// A round of the table is over, if one is underway, and of that number where one is named.
+    pub(super) fn end_round(&mut self, table: TableId, round: Option<u64>, inconclusive: Option<String>, now: Instant) {
+        let Some(underway) = self.tables[table.0].round().map(Round::number) else { return };
+        if round.is_some_and(|round| round != underway) {
+            return;
+        }
+        self.work = None;
+        let was_reading = self.tables[table.0].give_up_refetch();
+        let steps = self.tables[table.0].end_round(self.limits.waiting_bytes);
+        self.count_what_waited(table);
+        self.outputs.push_back(Output::RoundEnded { table, round: underway, inconclusive });
+        self.carry_out(table, steps, now);
+        if was_reading {
+            self.read_again(table, "rows that were to be read again were not".to_string(), now);
+        }
     }
 }

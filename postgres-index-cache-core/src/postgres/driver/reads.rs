@@ -1,0 +1,285 @@
+//! What Q does for a [`Driver`]: reads of tables, of rows, and of the cut that a round compares with.
+
+use super::{Driver, ROWS_BETWEEN_CHECKS};
+use crate::postgres::error::{DriverError, Policy, ReadError, chain};
+use crate::postgres::fingerprint::Fingerprint;
+use crate::postgres::keep::Comparison;
+use crate::postgres::read::Read;
+use crate::sync::{Input, Snapshot, TableId};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::task::JoinHandle;
+
+/// How many bytes of COPY are loaded before the memory is looked at again.
+const BYTES_BETWEEN_CHECKS: usize = 16 << 20;
+
+/// What Q is asked for. Answers to anything else are of connections that are gone, or of a read that was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::postgres) struct Asked {
+    /// Which connections it is of.
+    pub(super) epoch: u64,
+    pub(super) table: TableId,
+    /// The generation of a read, the batch of rows that are read again, or the round.
+    pub(super) work: u64,
+    pub(in crate::postgres) kind: ReadKind,
+}
+
+/// What Q does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::postgres) enum ReadKind {
+    /// A snapshot of all rows, in a transaction of its own.
+    All,
+    /// Some rows, likewise.
+    Rows,
+    /// The snapshot of a round; its transaction stays.
+    Cut,
+    /// Some rows inside that transaction.
+    RowsOfCut,
+    /// All rows inside that transaction, to be compared; it ends with them.
+    Compare,
+}
+
+impl ReadKind {
+    pub(in crate::postgres) fn is_refetch(self) -> bool {
+        matches!(self, Self::Rows | Self::RowsOfCut)
+    }
+}
+
+/// What came of comparing a cache with its table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verified {
+    /// The cache was compared with the table at one exact cut, while writers went on.
+    Compared(Comparison),
+    /// The round does not count, and says nothing: ask again.
+    Inconclusive(String),
+}
+
+/// What a read brings. It has a channel of its own, which is not looked at while the cache is locked: Q waits then, and
+/// nothing else does.
+pub(in crate::postgres) enum Brought {
+    Snapshot { asked: Asked, snapshot: Snapshot, fingerprint: Fingerprint },
+    Rows { asked: Asked, pieces: Vec<Bytes> },
+    All { asked: Asked },
+}
+
+/// What Q does, and what came of it.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    /// What is asked for, and the snapshot of it.
+    pub(super) asked: Option<Asked>,
+    snapshot: Option<Snapshot>,
+    /// The snapshot of the round whose transaction is open.
+    cut: Option<Snapshot>,
+    /// Whether a transaction that a round left is still open.
+    is_cut_open: bool,
+    task: Option<JoinHandle<bool>>,
+    verified: VecDeque<(TableId, Verified)>,
+    /// At how many rows and bytes of COPY the memory is looked at again.
+    next_check: (usize, usize),
+}
+
+impl Drop for Reads {
+    fn drop(&mut self) {
+        self.task.take().inspect(JoinHandle::abort);
+    }
+}
+
+impl Reads {
+    /// The connection is gone, and with it what was asked for.
+    pub(super) fn end(&mut self) {
+        self.asked = None;
+        self.cut = None;
+        self.is_cut_open = false;
+        self.task.take().inspect(JoinHandle::abort);
+    }
+}
+
+impl Driver {
+    pub(super) fn read(&mut self, table: TableId, work: u64, keys: Option<Vec<String>>, kind: ReadKind) {
+        let Some(links) = &self.links else { return };
+        let asked = Asked { epoch: self.epoch, table, work, kind };
+        self.reads.asked = Some(asked);
+        self.reads.snapshot = if kind == ReadKind::RowsOfCut { self.reads.cut.clone() } else { None };
+        let is_within_cut = matches!(kind, ReadKind::RowsOfCut | ReadKind::Compare);
+        let is_left_open = std::mem::replace(&mut self.reads.is_cut_open, kind == ReadKind::Cut || is_within_cut);
+        let copy = match self.tables[table.0].copy_statement(keys.as_deref()) {
+            Ok(copy) => copy,
+            Err(error) => return self.read_failed(asked, error),
+        };
+        let read = Read {
+            client: Arc::clone(&links.reads),
+            sender: self.sender.clone(),
+            bringer: self.bringer.clone(),
+            asked,
+            follow: self.tables[table.0].follow.clone(),
+            copy,
+            previous: self.reads.task.take(),
+            rolls_back: is_left_open && !is_within_cut,
+        };
+        self.tables[table.0].start_work(keys);
+        if kind == ReadKind::Compare {
+            self.tables[table.0].start_comparing();
+        }
+        self.reads.task = Some(tokio::spawn(read.run()));
+    }
+
+    /// Takes what the read that is asked for brings.
+    pub(super) fn take_rows(&mut self, brought: Brought) {
+        match brought {
+            Brought::Snapshot { asked, snapshot, fingerprint } => {
+                let Asked { table, work, kind, .. } = asked;
+                if kind == ReadKind::Cut {
+                    return self.cut_taken(table, work, snapshot, &fingerprint);
+                }
+                if kind == ReadKind::All {
+                    self.tables[table.0].fingerprint = Some(fingerprint);
+                }
+                self.tables[table.0].start_load();
+                self.reads.next_check = (0, 0);
+                self.reads.snapshot = Some(snapshot.clone());
+                if kind == ReadKind::All {
+                    self.engine.handle(Input::SnapshotTaken { table, generation: work, snapshot }, Instant::now());
+                }
+            }
+            Brought::Rows { asked, pieces } => {
+                if let Err(source) = self.tables[asked.table.0].load(pieces) {
+                    return self.unreadable(asked, source);
+                }
+                self.flush();
+                self.check_loading(asked.table);
+            }
+            Brought::All { asked } => {
+                let Asked { table, work, kind, .. } = asked;
+                if kind == ReadKind::Cut {
+                    return;
+                }
+                if let Err(source) = self.tables[table.0].finish_load() {
+                    return self.unreadable(asked, source);
+                }
+                self.flush();
+                self.check_memory(table);
+                let input = match (kind, self.reads.snapshot.take()) {
+                    (ReadKind::Compare, _) => {
+                        self.reads.is_cut_open = false;
+                        Input::Compared { table, round: work }
+                    }
+                    (ReadKind::Rows | ReadKind::RowsOfCut, Some(snapshot)) => {
+                        Input::Refetched { table, batch: work, snapshot }
+                    }
+                    (ReadKind::All | ReadKind::Cut | ReadKind::Rows | ReadKind::RowsOfCut, _) => {
+                        Input::SnapshotLoaded { table, generation: work }
+                    }
+                };
+                self.engine.handle(input, Instant::now());
+            }
+        }
+    }
+
+    /// The snapshot of a round is taken. It can be compared with what was read under the same definition alone.
+    fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, fingerprint: &Fingerprint) {
+        let before = self.tables[table.0].fingerprint.as_ref();
+        let input = if before.is_some_and(|before| before.is_same_definition(fingerprint)) {
+            self.reads.cut = Some(snapshot.clone());
+            Input::CutTaken { table, round, snapshot }
+        } else {
+            Input::TableAltered { table, why: "its definition is another one".to_string() }
+        };
+        self.engine.handle(input, Instant::now());
+    }
+
+    pub(super) fn round_ended(&mut self, table: TableId, inconclusive: Option<String>) {
+        self.reads.cut = None;
+        if self.reads.asked.is_some_and(|asked| asked.table == table) {
+            self.reads.asked = None;
+        }
+        let verified = match (inconclusive, self.tables[table.0].take_comparison()) {
+            (None, Some(comparison)) => Verified::Compared(comparison),
+            (Some(why), _) => Verified::Inconclusive(why),
+            (None, None) => Verified::Inconclusive("nothing was compared".to_string()),
+        };
+        if matches!(verified, Verified::Inconclusive(_)) {
+            // What is left of it is not wanted.
+            self.reads.task.iter().for_each(JoinHandle::abort);
+        }
+        self.reads.verified.push_back((table, verified));
+    }
+
+    /// Asks for the cache of a table to be compared with the table; [`take_verified`](Self::take_verified) has the answer.
+    ///
+    /// # Errors
+    /// When the driver has ended.
+    pub fn ask_to_verify(&mut self, table: TableId) -> Result<(), DriverError> {
+        self.begin()?;
+        self.engine.handle(Input::VerifyWanted { table }, Instant::now());
+        self.carry_out()
+    }
+
+    /// What came of the comparisons that were asked for.
+    pub fn take_verified(&mut self) -> Option<(TableId, Verified)> {
+        self.reads.verified.pop_front()
+    }
+
+    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go on. Takes a snapshot and
+    /// a COPY of the table, whose lock (ACCESS SHARE) is held meanwhile; the cache is not changed until it is done.
+    ///
+    /// # Errors
+    /// Whatever ends this driver for good.
+    pub async fn verify(&mut self, table: TableId) -> Result<Verified, DriverError> {
+        self.ask_to_verify(table)?;
+        loop {
+            if let Some(at) = self.reads.verified.iter().position(|(of, _)| *of == table)
+                && let Some((_, verified)) = self.reads.verified.remove(at)
+            {
+                return Ok(verified);
+            }
+            self.turn(&mut |_| {}).await?;
+        }
+    }
+
+    pub(super) fn unreadable(&mut self, asked: Asked, source: ReadError) {
+        let table = self.tables[asked.table.0].follow.name();
+        self.read_failed(asked, DriverError::Snapshot { table, source });
+    }
+
+    pub(super) fn read_failed(&mut self, asked: Asked, error: DriverError) {
+        let Asked { table, work, kind, .. } = asked;
+        let is_refetch = kind.is_refetch();
+        // What still comes of it is not wanted.
+        self.reads.asked = None;
+        let policy = error.policy();
+        if policy == Policy::Lost {
+            self.lost(error);
+            return;
+        }
+        if matches!(kind, ReadKind::Cut | ReadKind::Compare) {
+            let why = chain(&error);
+            self.engine.handle(Input::RoundFailed { table, round: work, why }, Instant::now());
+            return;
+        }
+        // Keys that the server does not take are no failure: the table is read instead.
+        let is_permanent = policy == Policy::Refused && !is_refetch;
+        let code = (policy == Policy::Counted).then(|| error.sqlstate().unwrap_or_default().to_string());
+        let why = chain(&error);
+        if !self.options.limits.heals {
+            // Whoever asks once wants to know now.
+            let failure = self.failure.insert(error).to_string();
+            self.engine.handle(Input::Lost(failure), Instant::now());
+            return;
+        }
+        self.failure = Some(error);
+        self.engine.handle(Input::ReadFailed { table, work, code, why, is_permanent }, Instant::now());
+    }
+
+    fn check_loading(&mut self, table: TableId) {
+        let (rows, bytes) = (self.tables[table.0].store.rows(), self.tables[table.0].copied);
+        if rows < self.reads.next_check.0 && bytes < self.reads.next_check.1 {
+            return;
+        }
+        // To add it up takes time in proportion to the cache: the larger it is, the rarer that is done.
+        self.reads.next_check =
+            (rows + ROWS_BETWEEN_CHECKS.max(rows / 16), bytes + BYTES_BETWEEN_CHECKS.max(bytes / 16));
+        self.check_memory(table);
+    }
+}
