@@ -22,8 +22,8 @@
 //! - A change whose payload cannot be trusted to be the row's newest state, or lacks it, makes that row be read again by
 //!   its key, under a snapshot that becomes the key's *floor*: changes that the floor sees are skipped. While that read is
 //!   underway, the key's changes wait. What cannot be told by key makes the table be read again.
-//! - A loss of a connection makes the replica stale at once. It comes back after a random while, and lays the new
-//!   snapshot over the old rows.
+//! - A loss of L makes the replica stale at once. It comes back after a random while, and lays the new snapshot over the
+//!   old rows. F and Q are opened again alone, and nothing that they say counts before L has heard them.
 //! - A *fence* is a token notified by F: when it comes back, every transaction that committed before it has been seen.
 
 mod backlog;
@@ -42,7 +42,7 @@ pub use messages::{Counters, Failure, FenceId, Followed, Input, Limits, Output, 
 pub use snapshot::{Snapshot, SnapshotError};
 
 use crate::notification::Payload;
-use link::{Fence, Link};
+use link::{Fence, Link, Side, Streak};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use table::{Step, Table};
@@ -73,6 +73,8 @@ pub enum Rule {
     Hold,
     /// A round compares once a fence that was sent after its snapshot has come.
     RoundFence,
+    /// No answer of a connection counts before its token has reached L.
+    Probe,
 }
 
 /// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
@@ -105,6 +107,8 @@ pub struct Engine {
     fence_channel: String,
     limits: Limits,
     link: Link,
+    fence_side: Side,
+    read_side: Side,
     backoff: Backoff,
     /// For the waits before it connects again.
     random: u64,
@@ -120,8 +124,8 @@ pub struct Engine {
     /// Whether the last that Q did was to read rows again: reads of tables take turns with it.
     has_refetched: bool,
     finished_reads: u64,
-    /// The last that Q failed with, and how often in a row.
-    read_failures: Option<(String, u32)>,
+    /// What Q failed with.
+    read_failures: Streak,
     next_heartbeat: Option<Instant>,
     lag: Option<Duration>,
     last_xid: Option<u64>,
@@ -145,6 +149,8 @@ impl Engine {
             fence_channel,
             limits,
             link: Link::Disconnected { retry_at: None },
+            fence_side: Side::default(),
+            read_side: Side::default(),
             backoff: Backoff::default(),
             random,
             fences: Vec::new(),
@@ -156,7 +162,7 @@ impl Engine {
             batches: 0,
             has_refetched: false,
             finished_reads: 0,
-            read_failures: None,
+            read_failures: Streak::default(),
             next_heartbeat: None,
             lag: None,
             last_xid: None,
@@ -218,9 +224,9 @@ impl Engine {
             Link::Following => self.next_heartbeat,
         };
         let fences = self.fences.iter().filter(|fence| fence.arrived.is_none()).map(|fence| fence.deadline);
-        let is_free = self.work.is_none() && matches!(self.link, Link::Following);
+        let is_free = self.work.is_none() && self.can_read();
         let reads = self.tables.iter().filter_map(Table::due_at).filter(|_| is_free);
-        fences.chain(link).chain(reads).min()
+        fences.chain(link).chain(reads).chain(self.side_timeouts()).min()
     }
 
     /// Takes in what happened at `now`.
@@ -262,6 +268,11 @@ impl Engine {
                 self.carry_out(table, steps, now);
             }
             Input::FenceWanted(id) => self.wanted.push(id),
+            Input::OneLost { via, why } => self.one_lost(via, why, now),
+            Input::Reopened { via } => self.reopened(via, now),
+            Input::ReopenFailed { via, code, why, is_permanent } => {
+                self.reopen_failed(via, code, why, is_permanent, now);
+            }
             Input::Lost(why) => self.disconnect(Failure::ConnectionLost(why), false, now),
             Input::GivenUp(failure) => self.disconnect(failure, true, now),
             Input::TimePassed => self.check_deadlines(now),
@@ -284,11 +295,7 @@ impl Engine {
         }
         let awaited: Vec<(Via, String)> = [Via::Fences, Via::Reads].map(|via| (via, self.next_token())).into();
         for (via, token) in &awaited {
-            self.outputs.push_back(Output::Notify {
-                via: *via,
-                channel: self.fence_channel.clone(),
-                token: token.clone(),
-            });
+            self.notify(*via, token.clone());
         }
         self.link = Link::Probing { awaited, deadline: now + self.limits.probe_timeout };
     }
@@ -305,6 +312,7 @@ impl Engine {
                 self.link = Link::Following;
             }
         }
+        self.probed(token);
         let Some(at) = self.fences.iter().position(|fence| fence.arrived.is_none() && fence.token == token) else {
             return;
         };
@@ -325,34 +333,6 @@ impl Engine {
         let waits = |table: &Table| table.round().is_some_and(|round| round.waits_for(token));
         if let Some(table) = self.tables.iter().position(waits) {
             self.settle_round(TableId(table), now);
-        }
-    }
-
-    /// A fence must come back within its time from when the server has committed it.
-    fn restart_clock(&mut self, token: &str, now: Instant) {
-        let deadline = now + self.limits.fence_timeout;
-        for fence in self.fences.iter_mut().filter(|fence| fence.token == token) {
-            fence.deadline = deadline;
-        }
-        if let Link::Probing { awaited, deadline } = &mut self.link
-            && awaited.iter().any(|(_, awaited)| awaited == token)
-        {
-            *deadline = now + self.limits.probe_timeout;
-        }
-    }
-
-    /// Commits are blocked: that is no reason to connect again.
-    fn send_again(&mut self, token: &str, now: Instant) {
-        let via = match &self.link {
-            Link::Probing { awaited, .. } => awaited.iter().find(|(_, awaited)| awaited == token).map(|(via, _)| *via),
-            Link::Following => self.fences.iter().any(|fence| fence.token == token).then_some(Via::Fences),
-            Link::Disconnected { .. } | Link::Subscribing => None,
-        };
-        if let Some(via) = via {
-            self.outputs.push_back(Output::CommitsBlocked);
-            let channel = self.fence_channel.clone();
-            self.outputs.push_back(Output::Notify { via, channel, token: token.to_string() });
-            self.restart_clock(token, now);
         }
     }
 
@@ -422,7 +402,7 @@ impl Engine {
     fn work_is_done(&mut self) {
         self.has_refetched = matches!(self.work, Some(Work::Refetch { .. }));
         self.work = None;
-        self.read_failures = None;
+        self.read_failures.end();
         self.finished_reads += 1;
     }
 
@@ -470,12 +450,7 @@ impl Engine {
             Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
         };
         let Some(failed) = failed else { return };
-        let times = match (self.read_failures.take(), code) {
-            (Some((last, times)), Some(code)) if last == code => self.read_failures.insert((code, times + 1)).1,
-            (_, Some(code)) => self.read_failures.insert((code, 1)).1,
-            (_, None) => 0,
-        };
-        if is_permanent || times >= FAILURES {
+        if self.read_failures.is_too_long(code) || is_permanent {
             self.disconnect(Failure::ReadRefused { table, why }, true, now);
             return;
         }
@@ -519,14 +494,10 @@ impl Engine {
 
     fn send_fence(&mut self, asked_by: Option<FenceId>, now: Instant) -> String {
         let token = self.next_token();
-        self.outputs.push_back(Output::Notify {
-            via: Via::Fences,
-            channel: self.fence_channel.clone(),
-            token: token.clone(),
-        });
         let deadline = now + self.limits.fence_timeout;
         let after_reads = self.finished_reads;
         self.fences.push(Fence { token: token.clone(), asked_by, after_reads, sent: now, deadline, arrived: None });
+        self.notify(Via::Fences, token.clone());
         self.next_heartbeat = Some(now + self.limits.heartbeat);
         token
     }
@@ -541,6 +512,7 @@ impl Engine {
         } else if self.fences.iter().any(|fence| fence.arrived.is_none() && fence.deadline <= now) {
             self.disconnect(Failure::FenceLost { waited: self.limits.fence_timeout }, false, now);
         }
+        self.check_sides(now);
         match self.link {
             Link::Disconnected { retry_at: Some(at) } if at <= now => self.connect(),
             Link::Following if self.next_heartbeat.is_some_and(|at| at <= now) => {
@@ -552,17 +524,6 @@ impl Engine {
             }
             Link::Disconnected { .. } | Link::Subscribing | Link::Probing { .. } | Link::Following => {}
         }
-    }
-
-    /// The wait before the next attempt: any time up to a bound that doubles.
-    fn wait(&mut self) -> Duration {
-        // Splitmix64.
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        self.backoff.next((mixed >> 11) as f64 / (1_u64 << 53) as f64)
     }
 
     fn disconnect(&mut self, failure: Failure, is_permanent: bool, now: Instant) {
@@ -577,7 +538,8 @@ impl Engine {
         let asked = self.fences.drain(..).filter_map(|fence| fence.asked_by);
         self.wanted.extend(asked);
         self.work = None;
-        self.read_failures = None;
+        self.forget_sides();
+        self.read_failures.end();
         self.next_heartbeat = None;
         for (at, table) in self.tables.iter_mut().enumerate() {
             if let Some(round) = table.round().map(round::Round::number) {
@@ -592,7 +554,7 @@ impl Engine {
 
     /// One thing at a time: Q never waits for a lock while it holds another. Tables and rows take turns.
     fn ask_for_reads(&mut self, now: Instant) {
-        if !matches!(self.link, Link::Following) || self.work.is_some() {
+        if !self.can_read() || self.work.is_some() {
             return;
         }
         if let Some(at) = self.to_verify.iter().position(|table| self.tables[table.0].can_begin_round())

@@ -10,7 +10,7 @@ use super::fingerprint::{Difference, Fingerprint, compare, look};
 use super::follow::FollowTable;
 use super::followee::Followee;
 use super::keep::{Became, CellReader, RowChange, Told};
-use super::links::{Links, Open, open_with};
+use super::links::{Links, Open, Opener, open_with};
 use super::session::{Connector, Listener, quote_identifier, quote_literal};
 use super::store::{FlushError, Store, Stored};
 use crate::sync::{Engine, Failure, FenceId, Input, Limits, Output, State, TableId, Via};
@@ -25,7 +25,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::Notification;
+use tokio_postgres::{Client, Notification};
 use uuid::Uuid;
 
 /// The most notifications that are taken from the socket before they are applied.
@@ -85,6 +85,15 @@ pub enum DriverEvent {
         /// When it will connect again; `None`: never.
         retry_in: Option<Duration>,
     },
+    /// The connection for fences or for reading was lost, and is opened again. The rows are as live as they were.
+    OneLost {
+        /// Which.
+        via: Via,
+        /// What happened.
+        why: String,
+        /// When it is opened again.
+        retry_in: Duration,
+    },
     /// A table is read again.
     ReadAgain {
         /// The table.
@@ -119,12 +128,44 @@ pub enum DriverEvent {
 
 /// What the tasks that talk to the server say.
 pub(super) enum Event {
-    Connected { epoch: u64, links: Box<Links> },
-    ConnectFailed { epoch: u64, error: DriverError },
-    Sent { epoch: u64, token: String },
-    SendFailed { epoch: u64, token: String, error: DriverError },
-    Looked { epoch: u64, seen: Result<Vec<Fingerprint>, tokio_postgres::Error> },
-    ReadFailed { asked: Asked, error: DriverError },
+    Connected {
+        epoch: u64,
+        links: Box<Links>,
+    },
+    ConnectFailed {
+        epoch: u64,
+        error: DriverError,
+    },
+    /// F or Q has ended.
+    Ended {
+        via: Via,
+        epoch: u64,
+        why: String,
+    },
+    Reopened {
+        via: Via,
+        epoch: u64,
+        opened: Result<Arc<Client>, DriverError>,
+    },
+    Sent {
+        via: Via,
+        epoch: u64,
+        token: String,
+    },
+    SendFailed {
+        via: Via,
+        epoch: u64,
+        token: String,
+        error: DriverError,
+    },
+    Looked {
+        epoch: u64,
+        seen: Result<Vec<Fingerprint>, tokio_postgres::Error>,
+    },
+    ReadFailed {
+        asked: Asked,
+        error: DriverError,
+    },
 }
 
 /// What a turn waited for.
@@ -144,8 +185,9 @@ pub struct Driver {
     options: DriverOptions,
     open: Open,
     links: Option<Links>,
-    /// Counts the times that it connected.
+    /// Numbers the connections that are opened: those of the last time that all were, and the last.
     epoch: u64,
+    epochs: u64,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     brought: mpsc::Receiver<Brought>,
@@ -216,8 +258,10 @@ impl Driver {
             Some(Output::Connect { channels }) => channels,
             other => unreachable!("an engine asks to connect first, not {other:?}"),
         };
-        let links = open_links(Arc::clone(&open), &options, &channels).await?;
         let (sender, events) = mpsc::channel(16);
+        let opener = Opener { open, options, events: sender.clone(), epoch: 0 };
+        let links = opener.all(&channels).await?;
+        let Opener { open, options, .. } = opener;
         let (bringer, brought) = mpsc::channel(16);
         let tells_rows = options.tells_rows;
         let mut driver = Self {
@@ -232,6 +276,7 @@ impl Driver {
             open,
             links: Some(links),
             epoch: 0,
+            epochs: 0,
             events,
             sender,
             connect_task: None,
@@ -500,6 +545,18 @@ impl Driver {
                     }
                 }
                 Output::CommitsBlocked => self.tell(DriverEvent::CommitsBlocked),
+                Output::OneLost { via, why, retry_in } => {
+                    self.links.iter_mut().for_each(|links| links.lose(via));
+                    if via == Via::Reads {
+                        self.reads.end();
+                    }
+                    self.failure = None;
+                    self.tell(DriverEvent::OneLost { via, why, retry_in });
+                }
+                Output::Reopen { via } => {
+                    let opener = self.opener();
+                    self.links.iter_mut().for_each(|links| links.reopen(via, opener.clone()));
+                }
                 Output::ReadAgain { table, why } => self.tell(DriverEvent::ReadAgain { table, why }),
                 Output::Disconnected { failure, retry_in } => self.disconnected(failure, retry_in)?,
             }
@@ -540,7 +597,8 @@ impl Driver {
     fn disconnected(&mut self, failure: Failure, retry_in: Option<Duration>) -> Result<(), DriverError> {
         self.links = None;
         self.reads.end();
-        self.epoch += 1;
+        self.epochs += 1;
+        self.epoch = self.epochs;
         self.connect_task.take().inspect(JoinHandle::abort);
         self.tell(DriverEvent::Disconnected { why: failure.to_string(), retry_in });
         match retry_in {
@@ -553,33 +611,45 @@ impl Driver {
     }
 
     fn connect(&mut self, channels: Vec<String>) {
-        self.epoch += 1;
-        let (open, options, epoch) = (Arc::clone(&self.open), self.options.clone(), self.epoch);
-        let sender = self.sender.clone();
+        let opener = self.opener();
+        let epoch = opener.epoch;
+        self.epoch = epoch;
         self.connect_task = Some(tokio::spawn(async move {
-            let event = match open_links(open, &options, &channels).await {
+            let event = match opener.all(&channels).await {
                 Ok(links) => Event::Connected { epoch, links: Box::new(links) },
                 Err(error) => Event::ConnectFailed { epoch, error },
             };
             // A driver that is gone wants to hear nothing.
-            let _ = sender.send(event).await;
+            let _ = opener.events.send(event).await;
         }));
     }
 
+    /// Opens what gets the next number.
+    fn opener(&mut self) -> Opener {
+        self.epochs += 1;
+        let (open, options, events) = (Arc::clone(&self.open), self.options.clone(), self.sender.clone());
+        Opener { open, options, events, epoch: self.epochs }
+    }
+
+    /// F or Q; `None` while it is lost.
+    fn client(&self, via: Via) -> Option<(Arc<Client>, u64)> {
+        self.links.as_ref()?.client(via)
+    }
+
+    fn is_current(&self, via: Via, epoch: u64) -> bool {
+        self.links.as_ref().is_some_and(|links| links.is_current(via, epoch))
+    }
+
     fn notify(&self, via: Via, channel: &str, token: String) {
-        let Some(links) = &self.links else { return };
-        let client = Arc::clone(match via {
-            Via::Fences => &links.fences,
-            Via::Reads => &links.reads,
-        });
+        let Some((client, epoch)) = self.client(via) else { return };
         let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(&token));
-        let (sender, epoch) = (self.sender.clone(), self.epoch);
+        let sender = self.sender.clone();
         tokio::spawn(async move {
             let event = match client.batch_execute(&sql).await {
-                Ok(()) => Event::Sent { epoch, token },
+                Ok(()) => Event::Sent { via, epoch, token },
                 Err(source) => {
                     let error = DriverError::Server { doing: "send a fence".to_string(), source };
-                    Event::SendFailed { epoch, token, error }
+                    Event::SendFailed { via, epoch, token, error }
                 }
             };
             // A driver that is gone wants to hear nothing.
@@ -598,21 +668,27 @@ impl Driver {
                 self.failure = Some(error);
                 self.engine.handle(Input::ConnectFailed { why, is_permanent }, Instant::now());
             }
-            Event::Sent { epoch, token } if epoch == self.epoch => {
+            // A read that is underway will say what the server said.
+            Event::Ended { via: Via::Reads, .. } if self.reads.is_underway() => {}
+            Event::Ended { via, epoch, why } if self.is_current(via, epoch) => {
+                self.engine.handle(Input::OneLost { via, why }, Instant::now());
+            }
+            Event::Reopened { via, epoch, opened } if self.is_current(via, epoch) => self.reopened(via, epoch, opened),
+            Event::Sent { via, epoch, token } if self.is_current(via, epoch) => {
                 self.engine.handle(Input::Sent { token: &token }, Instant::now());
                 self.look();
             }
-            Event::SendFailed { epoch, token, error } if epoch == self.epoch => match error.sqlstate() {
+            Event::SendFailed { via, epoch, token, error } if self.is_current(via, epoch) => match error.sqlstate() {
                 Some("55P03") => self.engine.handle(Input::SendBlocked { token: &token }, Instant::now()),
-                _ => self.lost(error),
+                _ => self.one_lost(via, error),
             },
-            Event::Looked { epoch, seen } if epoch == self.epoch => match seen {
+            Event::Looked { epoch, seen } if self.is_current(Via::Fences, epoch) => match seen {
                 Ok(seen) => self.compare(&seen),
                 Err(source) => {
                     let doing = "look at the definitions of the tables".to_string();
                     let error = DriverError::Server { doing, source };
                     match error.policy() {
-                        Policy::Lost => self.lost(error),
+                        Policy::Lost => self.one_lost(Via::Fences, error),
                         // The next look will tell.
                         Policy::Passing | Policy::Counted | Policy::Refused => tracing::warn!(%error, "no look"),
                     }
@@ -622,6 +698,8 @@ impl Driver {
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }
             | Event::ConnectFailed { .. }
+            | Event::Ended { .. }
+            | Event::Reopened { .. }
             | Event::Sent { .. }
             | Event::SendFailed { .. }
             | Event::Looked { .. }
@@ -631,13 +709,13 @@ impl Driver {
 
     /// Looks at the tables on F, at most once a heartbeat: DDL announces nothing.
     fn look(&mut self) {
-        let Some(links) = &self.links else { return };
+        let Some((client, epoch)) = self.client(Via::Fences) else { return };
         let now = Instant::now();
         if !self.options.looks || self.engine.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
             return;
         }
         self.next_look = Some(now + self.options.limits.heartbeat);
-        let (client, sender, epoch) = (Arc::clone(&links.fences), self.sender.clone(), self.epoch);
+        let sender = self.sender.clone();
         let relations: Vec<u32> = self.tables.iter().map(|table| table.follow.followed.oid).collect();
         tokio::spawn(async move {
             let seen = look(&client, &relations).await;
@@ -664,10 +742,27 @@ impl Driver {
         }
     }
 
-    fn lost(&mut self, error: DriverError) {
+    fn one_lost(&mut self, via: Via, error: DriverError) {
         let why = chain(&error);
         self.failure = Some(error);
-        self.engine.handle(Input::Lost(why), Instant::now());
+        self.engine.handle(Input::OneLost { via, why }, Instant::now());
+    }
+
+    fn reopened(&mut self, via: Via, epoch: u64, opened: Result<Arc<Client>, DriverError>) {
+        let input = match (opened, &mut self.links) {
+            (Ok(client), Some(links)) => {
+                links.reopened(via, epoch, client);
+                Input::Reopened { via }
+            }
+            (Ok(_), None) => return,
+            (Err(error), _) => {
+                let (code, is_permanent) = error.verdict();
+                let why = chain(&error);
+                self.failure = Some(error);
+                Input::ReopenFailed { via, code, why, is_permanent }
+            }
+        };
+        self.engine.handle(input, Instant::now());
     }
 
     fn check_memory(&mut self, table: TableId) {
@@ -682,13 +777,6 @@ impl Driver {
         self.failure = Some(error);
         self.engine.handle(Input::GivenUp(failure), Instant::now());
     }
-}
-
-/// Opens the connections, and does not wait without end: a link that swallows everything takes a connection as well.
-async fn open_links(open: Open, options: &DriverOptions, channels: &[String]) -> Result<Links, DriverError> {
-    let patience = options.limits.fence_timeout;
-    let opened = tokio::time::timeout(patience, Links::open(open, options, channels)).await;
-    opened.unwrap_or(Err(DriverError::Silent(patience)))
 }
 
 /// Takes what the socket has, up to a batch; `end` says why there will be no more.

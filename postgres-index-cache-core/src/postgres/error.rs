@@ -82,6 +82,13 @@ impl DriverError {
         causes.find_map(|cause| Some(cause.downcast_ref::<tokio_postgres::error::DbError>()?.code().code()))
     }
 
+    /// The code that counts when it comes again and again, and whether to try again is of no use.
+    pub(super) fn verdict(&self) -> (Option<String>, bool) {
+        let policy = self.policy();
+        let code = (policy == Policy::Counted).then(|| self.sqlstate().unwrap_or_default().to_string());
+        (code, policy == Policy::Refused)
+    }
+
     /// What is to be done about it: one pure function of the error.
     pub(super) fn policy(&self) -> Policy {
         match self {

@@ -1,20 +1,16 @@
-//! [`Links`]: the three connections of a driver, opened together.
+//! [`Links`]: the three connections of a driver, opened together; F and Q are opened alone as well.
 
-use super::driver::DriverOptions;
+use super::driver::{DriverOptions, Event};
 use super::error::DriverError;
 use super::read::{NO_TIMEOUTS, read_settings};
 use super::session::{ConnectError, Connector, Listener, Role, Session};
+use crate::sync::Via;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
-
-/// L, F and Q.
-pub(super) struct Links {
-    pub(super) listener: Listener,
-    pub(super) fences: Arc<Client>,
-    pub(super) reads: Arc<Client>,
-}
 
 type Opening = Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>;
 
@@ -30,21 +26,124 @@ pub(super) fn open_with(connector: impl Connector + 'static) -> Open {
     })
 }
 
-impl Links {
-    /// Connects, prepares the sessions, and LISTENs on `channels`.
-    pub(super) async fn open(open: Open, options: &DriverOptions, channels: &[String]) -> Result<Self, DriverError> {
-        let connect = async |role| open(role).await.map_err(|source| DriverError::Connect { role, source });
-        let (listen, fences, reads) =
-            tokio::try_join!(connect(Role::Listen), connect(Role::Fence), connect(Role::Read))?;
-        let (fences, reads) = (fences.into_client(), reads.into_client());
-        let server = |doing: &str| {
-            let doing = doing.to_string();
-            move |source| DriverError::Server { doing, source }
+/// L, F and Q.
+pub(super) struct Links {
+    pub(super) listener: Listener,
+    fences: Side,
+    reads: Side,
+}
+
+/// F or Q, which may be lost.
+struct Side {
+    client: Option<Arc<Client>>,
+    /// Tells it from those before: every opening has a number of its own.
+    epoch: u64,
+    opening: Option<JoinHandle<()>>,
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.opening.take().inspect(JoinHandle::abort);
+    }
+}
+
+/// How connections are opened, and who is told of their ends.
+#[derive(Clone)]
+pub(super) struct Opener {
+    pub(super) open: Open,
+    pub(super) options: DriverOptions,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) epoch: u64,
+}
+
+impl Opener {
+    /// Connects, prepares the sessions, and LISTENs on `channels`. It does not wait without end: a link that swallows
+    /// everything takes a connection as well.
+    pub(super) async fn all(&self, channels: &[String]) -> Result<Links, DriverError> {
+        self.in_time(async {
+            let (listen, fences, reads) =
+                tokio::try_join!(self.session(Role::Listen), self.side(Via::Fences), self.side(Via::Reads))?;
+            let server = |source| DriverError::Server { doing: "LISTEN".to_string(), source };
+            let listener = Listener::open(listen, channels).await.map_err(server)?;
+            let side = |client| Side { client: Some(client), epoch: self.epoch, opening: None };
+            Ok(Links { listener, fences: side(fences), reads: side(reads) })
+        })
+        .await
+    }
+
+    async fn in_time<T>(&self, opening: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
+        let patience = self.options.limits.fence_timeout;
+        tokio::time::timeout(patience, opening).await.unwrap_or(Err(DriverError::Silent(patience)))
+    }
+
+    async fn session(&self, role: Role) -> Result<Session, DriverError> {
+        (self.open)(role).await.map_err(|source| DriverError::Connect { role, source })
+    }
+
+    /// F or Q, prepared. When it ends the driver is told.
+    async fn side(&self, via: Via) -> Result<Arc<Client>, DriverError> {
+        let lock_timeout = self.options.lock_timeout.as_millis();
+        let (role, what, settings) = match via {
+            Via::Fences => (Role::Fence, "fences", format!("SET lock_timeout = {lock_timeout}; {NO_TIMEOUTS}")),
+            Via::Reads => (Role::Read, "reading", read_settings(&self.options)),
         };
-        let fence_settings = format!("SET lock_timeout = {}; {NO_TIMEOUTS}", options.lock_timeout.as_millis());
-        fences.batch_execute(&fence_settings).await.map_err(server("prepare the connection for fences"))?;
-        reads.batch_execute(&read_settings(options)).await.map_err(server("prepare the connection for reading"))?;
-        let listener = Listener::open(listen, channels).await.map_err(server("LISTEN"))?;
-        Ok(Self { listener, fences: Arc::new(fences), reads: Arc::new(reads) })
+        let (events, epoch) = (self.events.clone(), self.epoch);
+        let client = self.session(role).await?.into_client_until(async move |why| {
+            // A driver that is gone wants to hear nothing.
+            let _ = events.send(Event::Ended { via, epoch, why }).await;
+        });
+        let server = |source| DriverError::Server { doing: format!("prepare the connection for {what}"), source };
+        client.batch_execute(&settings).await.map_err(server)?;
+        Ok(Arc::new(client))
+    }
+}
+
+impl Links {
+    fn side(&mut self, via: Via) -> &mut Side {
+        match via {
+            Via::Fences => &mut self.fences,
+            Via::Reads => &mut self.reads,
+        }
+    }
+
+    /// F or Q with its number; `None` while it is lost.
+    pub(super) fn client(&self, via: Via) -> Option<(Arc<Client>, u64)> {
+        let side = match via {
+            Via::Fences => &self.fences,
+            Via::Reads => &self.reads,
+        };
+        side.client.as_ref().map(|client| (Arc::clone(client), side.epoch))
+    }
+
+    /// F or Q is lost.
+    pub(super) fn lose(&mut self, via: Via) {
+        self.side(via).client = None;
+    }
+
+    /// Opens F or Q anew.
+    pub(super) fn reopen(&mut self, via: Via, opener: Opener) {
+        let side = self.side(via);
+        side.epoch = opener.epoch;
+        side.opening = Some(tokio::spawn(async move {
+            let opened = opener.in_time(opener.side(via)).await;
+            // A driver that is gone wants to hear nothing.
+            let _ = opener.events.send(Event::Reopened { via, epoch: opener.epoch, opened }).await;
+        }));
+    }
+
+    /// F or Q is open again, if that is still wanted.
+    pub(super) fn reopened(&mut self, via: Via, epoch: u64, client: Arc<Client>) {
+        let side = self.side(via);
+        if side.epoch == epoch {
+            side.client = Some(client);
+        }
+    }
+
+    /// Whether a number is that of F or Q.
+    pub(super) fn is_current(&self, via: Via, epoch: u64) -> bool {
+        match via {
+            Via::Fences => self.fences.epoch == epoch,
+            Via::Reads => self.reads.epoch == epoch,
+        }
     }
 }

@@ -633,7 +633,7 @@ impl Task {
             let name = |table: crate::sync::TableId| Arc::clone(&self.builder.tables[table.0].name);
             match event {
                 DriverEvent::State(State::Live) => self.stand(Standing::Live),
-                DriverEvent::State(State::Disconnected) | DriverEvent::Row { .. } => {}
+                DriverEvent::State(State::Disconnected) | DriverEvent::Row { .. } | DriverEvent::OneLost { .. } => {}
                 DriverEvent::State(_) => {
                     // What was lost is stale until it is live.
                     if matches!(self.status.lock().standing, Standing::Live) {

@@ -1,5 +1,6 @@
 //! [`Session`]: a client with the connection that feeds it, and [`Listener`], a session that LISTENs and is proven to hear.
 
+use super::error::chain;
 use futures_util::future::poll_fn;
 use std::fmt;
 use std::future::Future;
@@ -77,14 +78,25 @@ impl Session {
 
     /// Lets a task drive the connection; its notices and notifications are dropped.
     pub fn into_client(self) -> Client {
+        self.into_client_until(async |_| {})
+    }
+
+    /// The same, and says why when the connection ends.
+    pub(super) fn into_client_until<F>(self, ended: impl FnOnce(String) -> F + Send + 'static) -> Client
+    where
+        F: Future<Output = ()> + Send,
+    {
         let mut messages = self.messages;
         tokio::spawn(async move {
+            let mut why = "the server closed the connection".to_string();
             while let Some(message) = poll_fn(|cx| messages.poll_message(cx)).await {
                 if let Err(error) = message {
                     tracing::debug!(%error, "connection ended");
+                    why = chain(&error);
                     break;
                 }
             }
+            ended(why).await;
         });
         self.client
     }

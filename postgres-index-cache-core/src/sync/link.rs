@@ -1,22 +1,26 @@
-//! [`Link`]: where the connections of the [`Engine`](super::Engine) are, and the [`Fence`]s that they carry.
+//! Where the connections of the [`Engine`] are, and the [`Fence`]s that they carry.
+//!
+//! [`Link`] is about all three. While they follow, F or Q can be lost alone: what it carried is done again when it is
+//! back, and nothing that is known of the tables becomes wrong meanwhile. L lost is all lost.
+//!
+//! ```text
+//! Up ─ lost ─→ Lost ─ after a while ─→ Opening ─ it is there ─→ Probing ─ its token has reached L ─→ Up
+//! ```
 
-use super::{FenceId, Via};
-use std::time::Instant;
+use super::backoff::Backoff;
+use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, Via, Work};
+use std::time::{Duration, Instant};
 
 /// Where the connections are.
 #[derive(Debug)]
 pub(super) enum Link {
     /// Lost, or never had. It connects again then, if at all.
-    Disconnected {
-        retry_at: Option<Instant>,
-    },
+    Disconnected { retry_at: Option<Instant> },
     /// To be connected and to LISTEN.
     Subscribing,
     /// The tokens that have not come back.
-    Probing {
-        awaited: Vec<(Via, String)>,
-        deadline: Instant,
-    },
+    Probing { awaited: Vec<(Via, String)>, deadline: Instant },
+    /// All were proven. F and Q may be lost since: see [`Side`].
     Following,
 }
 
@@ -32,4 +36,269 @@ pub(super) struct Fence {
     pub(super) deadline: Instant,
     /// Once it has arrived: how many changes each table had been told of.
     pub(super) arrived: Option<Vec<u64>>,
+}
+
+/// Where F or Q is while L follows.
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Up,
+    Lost {
+        retry_at: Instant,
+    },
+    Opening,
+    /// Nothing that it says counts before its token has reached L: it may be a session of another server.
+    Probing {
+        token: String,
+        deadline: Instant,
+    },
+}
+
+/// F or Q.
+#[derive(Debug, Default)]
+pub(super) struct Side {
+    stage: Stage,
+    backoff: Backoff,
+    failures: Streak,
+}
+
+impl Side {
+    fn is_up(&self) -> bool {
+        matches!(self.stage, Stage::Up)
+    }
+
+    /// When it must be looked at again.
+    fn timeout(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Lost { retry_at } => Some(*retry_at),
+            Stage::Probing { deadline, .. } => Some(*deadline),
+            Stage::Up | Stage::Opening => None,
+        }
+    }
+}
+
+/// How often in a row something failed with the same code.
+#[derive(Debug, Default)]
+pub(super) struct Streak(Option<(String, u32)>);
+
+impl Streak {
+    /// It has failed; whether that is once too often. Without a code it passes by itself.
+    pub(super) fn is_too_long(&mut self, code: Option<String>) -> bool {
+        self.0 = match (self.0.take(), code) {
+            (Some((last, times)), Some(code)) if last == code => Some((code, times + 1)),
+            (_, code) => code.map(|code| (code, 1)),
+        };
+        self.0.as_ref().is_some_and(|(_, times)| *times >= FAILURES)
+    }
+
+    /// It has succeeded.
+    pub(super) fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// F and Q.
+const SIDES: [Via; 2] = [Via::Fences, Via::Reads];
+
+impl Engine {
+    fn side(&mut self, via: Via) -> &mut Side {
+        match via {
+            Via::Fences => &mut self.fence_side,
+            Via::Reads => &mut self.read_side,
+        }
+    }
+
+    /// Whether Q can be asked for something.
+    pub(super) fn can_read(&self) -> bool {
+        matches!(self.link, Link::Following) && self.read_side.is_up()
+    }
+
+    /// When F or Q must be looked at again.
+    pub(super) fn side_timeouts(&self) -> impl Iterator<Item = Instant> {
+        [self.fence_side.timeout(), self.read_side.timeout()].into_iter().flatten()
+    }
+
+    /// F or Q is lost, and L is not.
+    pub(super) fn one_lost(&mut self, via: Via, why: String, now: Instant) {
+        if !matches!(self.link, Link::Following) || !self.limits.heals {
+            return self.disconnect(Failure::ConnectionLost(why), false, now);
+        }
+        if matches!(self.side(via).stage, Stage::Up | Stage::Probing { .. }) {
+            self.open_later(via, why, now);
+        }
+    }
+
+    /// Opens F or Q again after a while. What it carried is done again then.
+    fn open_later(&mut self, via: Via, why: String, now: Instant) {
+        let drawn = self.draw();
+        let side = self.side(via);
+        let wait = side.backoff.next(drawn);
+        side.stage = Stage::Lost { retry_at: now + wait };
+        self.counters.reopened += 1;
+        self.outputs.push_back(Output::OneLost { via, why, retry_in: wait });
+        if via == Via::Reads {
+            self.give_up_work(now);
+        }
+    }
+
+    /// The answer to what Q was asked for will not come.
+    fn give_up_work(&mut self, now: Instant) {
+        match self.work {
+            Some(Work::Read { table, .. }) => self.tables[table.0].read_failed(now),
+            Some(Work::Refetch { table, .. }) => self.tables[table.0].give_up_refetch(),
+            Some(Work::Round { table, .. }) => {
+                self.end_round(table, None, Some("the connection for reading was lost".to_string()), now);
+            }
+            None => {}
+        }
+        self.work = None;
+    }
+
+    /// F or Q is open again.
+    pub(super) fn reopened(&mut self, via: Via, now: Instant) {
+        if !matches!(self.side(via).stage, Stage::Opening) {
+            return;
+        }
+        if self.without == Some(Rule::Probe) {
+            return self.is_up_again(via);
+        }
+        let token = self.next_token();
+        let deadline = now + self.limits.probe_timeout;
+        self.side(via).stage = Stage::Probing { token: token.clone(), deadline };
+        self.notify(via, token);
+    }
+
+    pub(super) fn reopen_failed(
+        &mut self,
+        via: Via,
+        code: Option<String>,
+        why: String,
+        is_permanent: bool,
+        now: Instant,
+    ) {
+        if !matches!(self.side(via).stage, Stage::Opening) {
+            return;
+        }
+        if self.side(via).failures.is_too_long(code) || is_permanent {
+            return self.disconnect(Failure::ConnectFailed(why), true, now);
+        }
+        self.open_later(via, why, now);
+    }
+
+    /// A token has reached L.
+    pub(super) fn probed(&mut self, arrived: &str) {
+        for via in SIDES {
+            if matches!(&self.side(via).stage, Stage::Probing { token, .. } if token == arrived) {
+                self.is_up_again(via);
+            }
+        }
+    }
+
+    fn is_up_again(&mut self, via: Via) {
+        *self.side(via) = Side::default();
+        if via == Via::Fences {
+            // Whether those that were on their way were sent is not known; twice does no harm.
+            let lost: Vec<String> =
+                self.fences.iter().filter(|fence| fence.arrived.is_none()).map(|fence| fence.token.clone()).collect();
+            for token in lost {
+                self.notify(via, token);
+            }
+        }
+    }
+
+    /// Sends a token, unless the connection is lost: a fence waits until it is back.
+    pub(super) fn notify(&mut self, via: Via, token: String) {
+        let is_sent = match &self.side(via).stage {
+            Stage::Up => true,
+            Stage::Probing { token: probe, .. } => *probe == token,
+            Stage::Lost { .. } | Stage::Opening => false,
+        };
+        if is_sent {
+            let channel = self.fence_channel.clone();
+            self.outputs.push_back(Output::Notify { via, channel, token });
+        }
+    }
+
+    /// The connection that this token is to be sent by, if it is awaited.
+    pub(super) fn sender_of(&self, token: &str) -> Option<Via> {
+        let probes = |side: &Side| matches!(&side.stage, Stage::Probing { token: probe, .. } if probe == token);
+        match &self.link {
+            Link::Probing { awaited, .. } => awaited.iter().find(|(_, awaited)| awaited == token).map(|(via, _)| *via),
+            Link::Following if probes(&self.read_side) => Some(Via::Reads),
+            Link::Following => {
+                let is_fence = self.fences.iter().any(|fence| fence.token == token);
+                (is_fence || probes(&self.fence_side)).then_some(Via::Fences)
+            }
+            Link::Disconnected { .. } | Link::Subscribing => None,
+        }
+    }
+
+    /// A token must come back within its time from when the server has committed it.
+    pub(super) fn restart_clock(&mut self, token: &str, now: Instant) {
+        let fence_deadline = now + self.limits.fence_timeout;
+        for fence in self.fences.iter_mut().filter(|fence| fence.token == token) {
+            fence.deadline = fence_deadline;
+        }
+        let probe_deadline = now + self.limits.probe_timeout;
+        if let Link::Probing { awaited, deadline } = &mut self.link
+            && awaited.iter().any(|(_, awaited)| awaited == token)
+        {
+            *deadline = probe_deadline;
+        }
+        for via in SIDES {
+            if let Stage::Probing { token: probe, deadline } = &mut self.side(via).stage
+                && probe == token
+            {
+                *deadline = probe_deadline;
+            }
+        }
+    }
+
+    /// Commits are blocked: that is no reason to connect again.
+    pub(super) fn send_again(&mut self, token: &str, now: Instant) {
+        if let Some(via) = self.sender_of(token) {
+            self.outputs.push_back(Output::CommitsBlocked);
+            self.notify(via, token.to_string());
+            self.restart_clock(token, now);
+        }
+    }
+
+    /// Looks at F and Q, whose times may have come.
+    pub(super) fn check_sides(&mut self, now: Instant) {
+        for via in SIDES {
+            match self.side(via).stage {
+                Stage::Lost { retry_at } if retry_at <= now => {
+                    self.side(via).stage = Stage::Opening;
+                    self.outputs.push_back(Output::Reopen { via });
+                }
+                // It is L that does not hear, or they are of two servers: to open all tells.
+                Stage::Probing { deadline, .. } if deadline <= now => {
+                    self.disconnect(Failure::FenceLost { waited: self.limits.probe_timeout }, false, now);
+                }
+                Stage::Up | Stage::Lost { .. } | Stage::Opening | Stage::Probing { .. } => {}
+            }
+        }
+    }
+
+    /// All connections are lost: what was said of two of them is past.
+    pub(super) fn forget_sides(&mut self) {
+        (self.fence_side, self.read_side) = (Side::default(), Side::default());
+    }
+
+    /// A wait before the next attempt: any time up to a bound that doubles.
+    pub(super) fn wait(&mut self) -> Duration {
+        let drawn = self.draw();
+        self.backoff.next(drawn)
+    }
+
+    /// A number from 0 to 1.
+    fn draw(&mut self) -> f64 {
+        // Splitmix64.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        (mixed >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }

@@ -197,7 +197,30 @@ pub enum Input<'a> {
     },
     /// The caller asks for a fence.
     FenceWanted(FenceId),
-    /// A connection is lost.
+    /// F or Q is lost; L is not. What it was asked for is asked for again.
+    OneLost {
+        /// Which.
+        via: Via,
+        /// What went wrong.
+        why: String,
+    },
+    /// What [`Output::Reopen`] asked for is open.
+    Reopened {
+        /// Which.
+        via: Via,
+    },
+    /// It could not be had.
+    ReopenFailed {
+        /// Which.
+        via: Via,
+        /// The server's error code, as in [`Input::ReadFailed`].
+        code: Option<String>,
+        /// What went wrong.
+        why: String,
+        /// Whether to try again is of no use.
+        is_permanent: bool,
+    },
+    /// L is lost, or all are.
     Lost(String),
     /// The driver cannot go on, whatever the server does.
     GivenUp(Failure),
@@ -295,6 +318,20 @@ pub enum Output {
     StateChanged(State),
     /// Commits wait for the notify lock longer than a fence may: nothing is lost, nothing arrives.
     CommitsBlocked,
+    /// F or Q is lost: it is to be dropped. The rows are as live as they were.
+    OneLost {
+        /// Which.
+        via: Via,
+        /// Why.
+        why: String,
+        /// When it will be opened again.
+        retry_in: Duration,
+    },
+    /// Open F or Q anew, and say [`Input::Reopened`] or [`Input::ReopenFailed`].
+    Reopen {
+        /// Which.
+        via: Via,
+    },
     /// A table is to be read again, and why.
     ReadAgain {
         /// The table.
@@ -405,8 +442,10 @@ pub struct Counters {
     pub refetched: u64,
     /// Changes that were dropped because a later one of the same key came while the cache could not be changed.
     pub collapsed: u64,
-    /// Connections that were lost.
+    /// Times that the connections were lost.
     pub gaps: u64,
+    /// Times that F or Q was lost alone.
+    pub reopened: u64,
     /// Changes in the plain form: they carry no xid, so nothing about them can be proven.
     pub plain: u64,
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! wanted ─ a batch is asked for ─→ in flight ─ the answer, with its snapshot ─→ floors ─ a fence sent after it ─→ free
-//!                                      ↑ changes of these keys wait in the queue
+//!                                      ↑ changes of these keys wait in the queue; a batch that is lost is asked for anew
 //! ```
 //!
 //! # Invariants
@@ -125,16 +125,21 @@ impl Refetches {
 
     /// Whether a batch can be asked for.
     pub(super) fn is_due(&self) -> bool {
-        self.batch.is_none() && !self.wanted.is_empty()
+        self.batch.is_none() && !(self.wanted.is_empty() && self.in_flight.is_empty())
     }
 
-    /// Whether a batch was asked for and has not come.
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.batch.is_some()
+    /// The answer to the batch that was asked for will not come: its keys are to be asked for again. What waits for them
+    /// waits on.
+    pub(super) fn give_up(&mut self) {
+        self.batch = None;
     }
 
-    /// Takes the next batch out of what is wanted.
+    /// The next batch: the one that was given up, or else one out of what is wanted.
     pub(super) fn start(&mut self, batch: u64) -> Vec<String> {
+        self.batch = Some(batch);
+        if !self.in_flight.is_empty() {
+            return self.in_flight.clone();
+        }
         let rest = self.wanted.split_off(self.wanted.len().min(BATCH));
         let keys = std::mem::replace(&mut self.wanted, rest);
         for key in &keys {
@@ -148,7 +153,6 @@ impl Refetches {
             self.wanted_since = None;
         }
         self.in_flight.clone_from(&keys);
-        self.batch = Some(batch);
         keys
     }
 

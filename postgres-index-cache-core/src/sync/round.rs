@@ -96,13 +96,10 @@ impl Engine {
             return;
         }
         self.work = None;
-        let was_reading = self.tables[table.0].give_up_refetch();
+        self.tables[table.0].give_up_refetch();
         let steps = self.tables[table.0].end_round(self.limits.waiting_bytes);
         self.count_what_waited(table);
         self.outputs.push_back(Output::RoundEnded { table, round: underway, inconclusive });
         self.carry_out(table, steps, now);
-        if was_reading {
-            self.read_again(table, "rows that were to be read again were not".to_string(), now);
-        }
     }
 }

@@ -395,9 +395,9 @@ impl Table {
         steps
     }
 
-    /// Rows that are being read again are not waited for any more; whether there were any.
-    pub(super) fn give_up_refetch(&mut self) -> bool {
-        self.refetches.is_in_flight()
+    /// Rows that are being read again will not come: they are to be asked for anew.
+    pub(super) fn give_up_refetch(&mut self) {
+        self.refetches.give_up();
     }
 
     /// How many bytes a round holds.

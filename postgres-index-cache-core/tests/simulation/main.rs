@@ -53,6 +53,8 @@ fn everything_that_can_happen_does() {
             ("reloads", counters.reloads),
             ("refetched", counters.refetched),
             ("gaps", counters.gaps),
+            ("connections reopened", counters.reopened),
+            ("reads from another server", world.misplaced),
             ("invalid", counters.invalid),
             ("other tables", counters.other_tables),
             ("fences", world.fences_checked),
@@ -84,6 +86,7 @@ fn any_rule_that_is_taken_out_is_missed() {
         Rule::Sticky,
         Rule::Hold,
         Rule::RoundFence,
+        Rule::Probe,
     ];
     let faults = [
         Fault::SubtransactionXid,

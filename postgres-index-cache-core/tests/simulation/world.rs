@@ -25,6 +25,10 @@ enum Task {
     Connect {
         before: Seen,
     },
+    /// F or Q is to be opened again.
+    Reopen {
+        via: Via,
+    },
     Notify {
         via: Via,
         token: String,
@@ -125,6 +129,9 @@ pub struct World {
     refetched: HashMap<u64, (Vec<u8>, Rows)>,
     last_generation: HashMap<usize, u64>,
     before_listen: Option<Seen>,
+    /// What a server that lags behind has, and whether Q has been opened on it by mistake.
+    lagging: Seen,
+    is_misplaced: bool,
     /// The latest that was seen of each key since it was last stale.
     newest: BTreeMap<(usize, u8), (u64, usize)>,
     /// When each fence was asked for, in commits.
@@ -135,6 +142,7 @@ pub struct World {
     pub late: u64,
     pub blocked: u64,
     pub altered: u64,
+    pub misplaced: u64,
     /// The rounds whose caches were compared, and those that did not count.
     pub compared: u64,
     pub inconclusive: u64,
@@ -172,6 +180,7 @@ impl World {
             engine = engine.without(rule);
         }
         let server = Server::new(&mut random, fault);
+        let lagging = server.see();
         Self {
             random,
             now: Instant::now(),
@@ -185,6 +194,8 @@ impl World {
             refetched: HashMap::new(),
             last_generation: HashMap::new(),
             before_listen: None,
+            lagging,
+            is_misplaced: false,
             newest: BTreeMap::new(),
             fences: HashMap::new(),
             next_fence: 0,
@@ -193,6 +204,7 @@ impl World {
             late: 0,
             blocked: 0,
             altered: 0,
+            misplaced: 0,
             compared: 0,
             inconclusive: 0,
             cut: None,
@@ -216,6 +228,9 @@ impl World {
         }
         for table in 0..TABLES.len() {
             self.unlock(table)?;
+        }
+        if self.is_misplaced {
+            self.lose_one(Via::Reads)?;
         }
         self.ask_for_fence()?;
         let last = self.next_fence;
@@ -260,6 +275,10 @@ impl World {
             94 => self.late_answer()?,
             95 => self.ask_for_fence()?,
             96 if self.random.u8(0..3) == 0 => self.lose("a fault")?,
+            96 if self.random.bool() => {
+                let via = if self.random.bool() { Via::Fences } else { Via::Reads };
+                self.lose_one(via)?;
+            }
             96 => {
                 let table = TableId(self.random.usize(0..TABLES.len()));
                 self.handle(Input::VerifyWanted { table })?;
@@ -282,6 +301,9 @@ impl World {
                 self.handle(Input::TableAltered { table, why: "a fingerprint".into() })?;
             }
             _ => {}
+        }
+        if self.random.u8(0..60) == 0 {
+            self.lagging = self.server.see();
         }
         self.check_seen()
     }
@@ -335,6 +357,42 @@ impl World {
         self.handle(Input::Lost(why.into()))
     }
 
+    fn lose_one(&mut self, via: Via) -> Result<(), String> {
+        self.handle(Input::OneLost { via, why: "a fault".into() })
+    }
+
+    /// What F or Q was doing when it was lost.
+    fn drop_tasks_of(&mut self, lost: Via) {
+        for task in std::mem::take(&mut self.tasks) {
+            match task {
+                // It may have been committed all the same.
+                Task::Notify { via, token } if via == lost => {
+                    if self.random.bool() {
+                        self.send(via, &token);
+                    }
+                }
+                Task::Acknowledge { .. } if lost == Via::Fences => {}
+                Task::Read { .. } | Task::Refetch { .. } | Task::Cut { .. } | Task::Compare { .. }
+                    if lost == Via::Reads =>
+                {
+                    self.late_tasks.push(task);
+                }
+                other => self.tasks.push(other),
+            }
+        }
+    }
+
+    fn send(&mut self, via: Via, token: &str) {
+        if !(self.is_misplaced && via == Via::Reads) {
+            self.server.notify(FENCES, token);
+        }
+    }
+
+    /// What Q sees.
+    fn see(&self) -> Seen {
+        if self.is_misplaced { self.lagging.clone() } else { self.server.see() }
+    }
+
     /// What any role may send, and what must change nothing.
     fn forge(&mut self) {
         let payloads = [
@@ -371,9 +429,20 @@ impl World {
                     self.blocked += 1;
                     return self.handle(Input::SendBlocked { token: &token });
                 }
-                self.server.notify(FENCES, &token);
+                self.send(via, &token);
                 self.tasks.push(Task::Acknowledge { token });
                 Ok(())
+            }
+            Task::Reopen { via } if !self.is_quiet && self.random.u8(0..4) == 0 => {
+                let (code, why) = (None, "too many connections".to_string());
+                self.handle(Input::ReopenFailed { via, code, why, is_permanent: false })
+            }
+            Task::Reopen { via } => {
+                if via == Via::Reads {
+                    self.is_misplaced = !self.is_quiet && self.random.u8(0..3) == 0;
+                    self.misplaced += u64::from(self.is_misplaced);
+                }
+                self.handle(Input::Reopened { via })
             }
             Task::Acknowledge { token } => self.handle(Input::Sent { token: &token }),
             Task::Read { table, generation, stage } => self.advance_read(table, generation, stage),
@@ -382,7 +451,7 @@ impl World {
                 if !self.is_quiet && self.random.u8(0..40) == 0 {
                     return self.handle(Input::RoundFailed { table, round, why: "a lock is held".into() });
                 }
-                let seen = self.server.see();
+                let seen = self.see();
                 let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
                 self.cut = Some(seen);
                 self.handle(Input::CutTaken { table, round, snapshot })
@@ -415,7 +484,7 @@ impl World {
             return self.handle(Input::ReadFailed { table, work: generation, code, why, is_permanent: false });
         }
         let stage = match stage {
-            Stage::Asked => Stage::Taken(self.before_listen.take().unwrap_or_else(|| self.server.see())),
+            Stage::Asked => Stage::Taken(self.before_listen.take().unwrap_or_else(|| self.see())),
             Stage::Taken(seen) => {
                 let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
                 self.handle(Input::SnapshotTaken { table, generation, snapshot })?;
@@ -452,7 +521,7 @@ impl World {
             return self.handle(Input::ReadFailed { table, work: batch, code, why, is_permanent: false });
         }
         let Some(seen) = seen else {
-            let seen = Some(self.server.see());
+            let seen = Some(self.see());
             self.tasks.push(Task::Refetch { table, batch, keys, seen });
             return Ok(());
         };
@@ -493,6 +562,13 @@ impl World {
                     let before = self.server.see();
                     self.tasks.push(Task::Connect { before });
                 }
+                Output::OneLost { via, .. } => {
+                    self.drop_tasks_of(via);
+                    if via == Via::Reads {
+                        self.is_misplaced = false;
+                    }
+                }
+                Output::Reopen { via } => self.tasks.push(Task::Reopen { via }),
                 Output::Notify { via, token, .. } => self.tasks.push(Task::Notify { via, token }),
                 Output::ReadTable { table, generation } => {
                     self.last_generation.insert(table.0, generation);
@@ -535,6 +611,7 @@ impl World {
                     self.server.is_listening = false;
                     self.server.queue.clear();
                     self.late_tasks.append(&mut self.tasks);
+                    self.is_misplaced = false;
                     if self.engine.state() == State::Live {
                         return Err("it is live without a connection".to_string());
                     }

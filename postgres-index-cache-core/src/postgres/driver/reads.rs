@@ -5,10 +5,9 @@ use crate::postgres::error::{DriverError, Policy, ReadError, chain};
 use crate::postgres::fingerprint::Fingerprint;
 use crate::postgres::keep::Comparison;
 use crate::postgres::read::Read;
-use crate::sync::{Input, Snapshot, TableId};
+use crate::sync::{Input, Snapshot, TableId, Via};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::JoinHandle;
 
@@ -18,7 +17,7 @@ const BYTES_BETWEEN_CHECKS: usize = 16 << 20;
 /// What Q is asked for. Answers to anything else are of connections that are gone, or of a read that was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) struct Asked {
-    /// Which connections it is of.
+    /// Which connection it is of.
     pub(super) epoch: u64,
     pub(super) table: TableId,
     /// The generation of a read, the batch of rows that are read again, or the round.
@@ -87,6 +86,11 @@ impl Drop for Reads {
 }
 
 impl Reads {
+    /// Whether a read is underway, which will say how it ends.
+    pub(super) fn is_underway(&self) -> bool {
+        self.task.as_ref().is_some_and(|task| !task.is_finished())
+    }
+
     /// The connection is gone, and with it what was asked for.
     pub(super) fn end(&mut self) {
         self.asked = None;
@@ -98,8 +102,8 @@ impl Reads {
 
 impl Driver {
     pub(super) fn read(&mut self, table: TableId, work: u64, keys: Option<Vec<String>>, kind: ReadKind) {
-        let Some(links) = &self.links else { return };
-        let asked = Asked { epoch: self.epoch, table, work, kind };
+        let Some((client, epoch)) = self.client(Via::Reads) else { return };
+        let asked = Asked { epoch, table, work, kind };
         self.reads.asked = Some(asked);
         self.reads.snapshot = if kind == ReadKind::RowsOfCut { self.reads.cut.clone() } else { None };
         let is_within_cut = matches!(kind, ReadKind::RowsOfCut | ReadKind::Compare);
@@ -109,7 +113,7 @@ impl Driver {
             Err(error) => return self.read_failed(asked, error),
         };
         let read = Read {
-            client: Arc::clone(&links.reads),
+            client,
             sender: self.sender.clone(),
             bringer: self.bringer.clone(),
             asked,
@@ -250,8 +254,7 @@ impl Driver {
         self.reads.asked = None;
         let policy = error.policy();
         if policy == Policy::Lost {
-            self.lost(error);
-            return;
+            return self.one_lost(Via::Reads, error);
         }
         if matches!(kind, ReadKind::Cut | ReadKind::Compare) {
             let why = chain(&error);
@@ -259,8 +262,8 @@ impl Driver {
             return;
         }
         // Keys that the server does not take are no failure: the table is read instead.
-        let is_permanent = policy == Policy::Refused && !is_refetch;
-        let code = (policy == Policy::Counted).then(|| error.sqlstate().unwrap_or_default().to_string());
+        let (code, is_refused) = error.verdict();
+        let is_permanent = is_refused && !is_refetch;
         let why = chain(&error);
         if !self.options.limits.heals {
             // Whoever asks once wants to know now.
