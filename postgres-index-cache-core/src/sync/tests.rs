@@ -1,5 +1,7 @@
 //! The engine driven by hand. The random model of PostgreSQL that drives it stands in `tests/simulation`.
 
+mod sides;
+
 use super::*;
 
 const FENCES: &str = "fences";

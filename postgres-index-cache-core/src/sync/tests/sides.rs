@@ -1,0 +1,86 @@
+//! F or Q lost alone.
+
+use super::*;
+
+impl Driven {
+    /// Lets its time come, and opens the connection that is asked for.
+    fn is_asked_to_reopen(&mut self, via: Via) -> bool {
+        self.now += Duration::from_secs(1);
+        self.handle(Input::TimePassed);
+        let is_asked = |output: &mut Output| matches!(output, Output::Reopen { via: asked } if *asked == via);
+        self.outputs.extract_if(.., is_asked).count() == 1
+    }
+}
+
+fn live_without(via: Via) -> Driven {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    driven.handle(Input::OneLost { via, why: "closed".into() });
+    assert_eq!((driven.engine.state(), driven.engine.counters().gaps), (State::Live, 0));
+    driven
+}
+
+#[test]
+fn rows_that_were_asked_for_are_asked_for_anew_once_the_new_session_is_proven() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    driven.notify(r#"{"table":"users","action":"update","id":1,"schema":"app","rel":7,"xid":"101","truncated":true}"#);
+    let (lost, keys) = driven.refetch_asked().expect("a refetch");
+    driven.handle(Input::OneLost { via: Via::Reads, why: "closed".into() });
+    driven.row("update", 1, 102, "");
+    assert!(driven.is_asked_to_reopen(Via::Reads));
+    driven.handle(Input::Reopened { via: Via::Reads });
+    assert_eq!(driven.refetch_asked(), None, "its token has not come");
+    driven.echo();
+    let (batch, again) = driven.refetch_asked().expect("the same rows");
+    assert_eq!((again, batch != lost), (keys, true));
+    driven.answer(lost, "103:103:");
+    assert_eq!(driven.applied(), "", "the answer of the old session counts for nothing");
+    driven.answer(batch, "102:102:");
+    assert_eq!(driven.applied(), "= +1", "what the rows do not have comes after them");
+}
+
+#[test]
+fn fences_wait_for_the_new_session() {
+    let mut driven = live_without(Via::Fences);
+    driven.handle(Input::FenceWanted(FenceId(1)));
+    assert_eq!(driven.tokens(), Vec::<String>::new());
+    assert!(driven.is_asked_to_reopen(Via::Fences));
+    driven.handle(Input::Reopened { via: Via::Fences });
+    driven.echo();
+    assert!(!driven.is_reached(1), "that was the probe");
+    driven.echo();
+    assert!(driven.is_reached(1));
+}
+
+#[test]
+fn a_new_session_that_is_not_heard_makes_everything_be_opened_anew() {
+    let mut driven = live_without(Via::Reads);
+    assert!(driven.is_asked_to_reopen(Via::Reads));
+    driven.handle(Input::Reopened { via: Via::Reads });
+    driven.now += Duration::from_secs(5);
+    driven.handle(Input::TimePassed);
+    assert_eq!(driven.engine.state(), State::Disconnected);
+    assert!(!driven.engine.has_ended());
+}
+
+#[test]
+fn a_session_that_cannot_be_had_is_tried_again_until_it_is_a_refusal() {
+    let fails = |driven: &mut Driven, code: Option<&str>, is_permanent| {
+        assert!(driven.is_asked_to_reopen(Via::Fences));
+        let code = code.map(str::to_string);
+        driven.handle(Input::ReopenFailed { via: Via::Fences, code, why: "no".into(), is_permanent });
+    };
+    let mut driven = live_without(Via::Fences);
+    for code in [Some("XX000"), Some("XX000"), None, Some("XX000"), Some("XX001"), Some("XX000"), Some("XX000")] {
+        fails(&mut driven, code, false);
+        // However long it waits, it does not end.
+        driven.now += Duration::from_secs(10);
+        assert_eq!(driven.engine.state(), State::Live, "{code:?}");
+    }
+    fails(&mut driven, Some("XX000"), false);
+    assert!(driven.engine.has_ended(), "three times in a row");
+    let mut refused = live_without(Via::Fences);
+    fails(&mut refused, Some("28P01"), true);
+    assert!(refused.engine.has_ended());
+}
