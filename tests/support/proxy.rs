@@ -1,7 +1,7 @@
 //! A proxy between a client and a server's socket that can fail as networks do.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
@@ -11,16 +11,26 @@ use tokio::sync::watch;
 pub enum Mood {
     /// Passes it on.
     Passes,
-    /// Keeps connections open, and nothing gets through: to both ends the other is silent.
-    Swallows,
-    /// Ends every connection, and takes no new one.
-    Cuts,
+    /// Keeps connections open, and nothing gets through: to both ends the other is silent. What was sent comes late, when
+    /// the mood is another one.
+    Stalls,
+    /// Passes it on in drops, some 60 kB a second.
+    Drips,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Orders {
+    mood: Mood,
+    /// How often all connections were cut.
+    cuts: u64,
 }
 
 /// A proxy on a TCP port of its own.
 pub struct Proxy {
     pub port: u16,
-    mood: Arc<watch::Sender<Mood>>,
+    orders: watch::Sender<Orders>,
+    /// How many connections it has taken.
+    taken: watch::Receiver<u64>,
 }
 
 impl Proxy {
@@ -28,50 +38,69 @@ impl Proxy {
     pub async fn to(socket: PathBuf) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listen");
         let port = listener.local_addr().expect("it has an address").port();
-        let mood = Arc::new(watch::Sender::new(Mood::Passes));
-        let moods = Arc::clone(&mood);
+        let orders = watch::Sender::new(Orders { mood: Mood::Passes, cuts: 0 });
+        let (count, taken) = watch::channel(0);
+        let heard = orders.subscribe();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                count.send_modify(|count| *count += 1);
                 let Ok(server) = UnixStream::connect(&socket).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
-                tokio::spawn(pass(client_read, server_write, moods.subscribe()));
-                tokio::spawn(pass(server_read, client_write, moods.subscribe()));
+                let cuts = heard.borrow().cuts;
+                tokio::spawn(pass(client_read, server_write, heard.clone(), cuts));
+                tokio::spawn(pass(server_read, client_write, heard.clone(), cuts));
             }
         });
-        Self { port, mood }
+        Self { port, orders, taken }
     }
 
     /// What it does from now on, with the connections that there are too.
     pub fn set(&self, mood: Mood) {
-        self.mood.send_replace(mood);
+        self.orders.send_modify(|orders| orders.mood = mood);
+    }
+
+    /// Ends all connections that there are.
+    pub fn cut(&self) {
+        self.orders.send_modify(|orders| orders.cuts += 1);
+    }
+
+    /// Waits until somebody connects.
+    pub async fn is_dialled(&self) {
+        let mut taken = self.taken.clone();
+        taken.mark_unchanged();
+        taken.changed().await.expect("the proxy goes on");
     }
 }
 
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut mood: watch::Receiver<Mood>) {
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut orders: watch::Receiver<Orders>,
+    cuts: u64,
+) {
     let mut buffer = [0; 8192];
     loop {
-        let now = *mood.borrow_and_update();
-        match now {
-            Mood::Cuts => return,
-            Mood::Swallows => {
-                // What is swallowed once is gone for good: the connection is of no use any more.
-                while *mood.borrow_and_update() != Mood::Cuts {
-                    if mood.changed().await.is_err() {
-                        return;
-                    }
-                }
-                return;
-            }
-            Mood::Passes => tokio::select! {
-                read = from.read(&mut buffer) => match read {
-                    Ok(count @ 1..) if to.write_all(&buffer[..count]).await.is_ok() => {}
-                    _ => return,
-                },
-                changed = mood.changed() => if changed.is_err() {
-                    return;
-                },
+        let now = *orders.borrow_and_update();
+        if now.cuts != cuts {
+            return;
+        }
+        let room = match now.mood {
+            Mood::Passes => buffer.len(),
+            Mood::Drips => 64,
+            Mood::Stalls => 0,
+        };
+        tokio::select! {
+            read = from.read(&mut buffer[..room]), if room > 0 => match read {
+                Ok(count @ 1..) if to.write_all(&buffer[..count]).await.is_ok() => {}
+                _ => return,
             },
+            changed = orders.changed() => if changed.is_err() {
+                return;
+            },
+        }
+        if now.mood == Mood::Drips {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
