@@ -210,6 +210,11 @@ impl Engine {
         Counters { collapsed, ..self.counters }
     }
 
+    /// How many bytes of changes and keys wait for reads, and for caches that cannot be changed.
+    pub fn waiting_bytes(&self) -> usize {
+        self.tables.iter().map(Table::waiting_bytes).sum()
+    }
+
     /// What is to be done next.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -255,6 +260,7 @@ impl Engine {
                 let steps = self.tables[table.0].doubt(&why);
                 self.carry_out(table, steps, now);
             }
+            Input::MemoryShort => self.drop_what_waits(now),
             Input::VerifyWanted { table } => self.to_verify.push_back(table),
             Input::CutTaken { table, round, snapshot } => self.cut_taken(table, round, snapshot, now),
             Input::Compared { table, round } => self.end_round(table, Some(round), None, now),
@@ -371,6 +377,14 @@ impl Engine {
             self.tables[table].doubt("a partition that is not known has announced a change")
         };
         self.carry_out(TableId(table), steps, now);
+    }
+
+    fn drop_what_waits(&mut self, now: Instant) {
+        let most = (0..self.tables.len()).max_by_key(|&table| self.tables[table].waiting_bytes());
+        if let Some(table) = most.filter(|&table| self.tables[table].waiting_bytes() > 0) {
+            let steps = self.tables[table].doubt("there was no memory for the changes that waited");
+            self.carry_out(TableId(table), steps, now);
+        }
     }
 
     fn loaded(&mut self, table: TableId, generation: u64, now: Instant) {

@@ -255,6 +255,34 @@ async fn a_trigger_that_is_disabled_ends_it_by_name() {
 
 /// A consumer that stops, under heavy writes: `PGIC_STOPPED_SECONDS` makes it a minute.
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again() {
+    let database = Database::with(&format!(
+        "{USERS} ALTER TABLE users ADD COLUMN city text;
+         INSERT INTO users SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, n, 0 FROM generate_series(1, 1000) n;"
+    ))
+    .await;
+    database.pgic_ok(&["install-triggers", "users"]);
+    let mut builder = builder(&database).max_memory(1 << 20);
+    let users = builder.table::<User>("users");
+    let replica = builder.open().await.unwrap();
+    let client = database.client().await;
+    let mut events = replica.events();
+    let held = replica.read(&users);
+    // Two megabytes that wait for the lock.
+    client.batch_execute("UPDATE users SET city = repeat('x', 2000)").await.unwrap();
+    let read_again = |event: &ReplicaEvent| match event {
+        ReplicaEvent::ReadAgain { why, .. } => Some(why.to_string()),
+        _ => None,
+    };
+    assert_eq!(event(&mut events, read_again).await, "there was no memory for the changes that waited");
+    assert!(held.iter().all(|user| user.city.is_none()) && !replica.is_live());
+    drop(held);
+    fence(&replica).await;
+    let reading = replica.read(&users);
+    assert!(reading.is_live() && reading.iter().all(|user| user.city.as_ref().is_some_and(|city| city.len() == 2000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_a_reader_stops_the_queue_is_drained_and_memory_is_bounded_by_keys() {
     let seconds = std::env::var("PGIC_STOPPED_SECONDS").map_or(2, |text| text.parse().expect("a number"));
     let (database, client, replica, users) =

@@ -51,7 +51,8 @@ pub struct DriverOptions {
     pub limits: Limits,
     /// Settings that the triggers pin (`TimeZone` …), so that COPY and payloads write values alike.
     pub settings: Vec<(String, String)>,
-    /// How many bytes the caches may take.
+    /// How many bytes the caches and what waits for them may take. Past it what waits is dropped, and its table read again;
+    /// when the caches alone take more, the driver ends with [`DriverError::Memory`].
     pub max_memory: usize,
     /// How long a read may wait for its lock, and a fence for commits that are blocked.
     pub lock_timeout: Duration,
@@ -199,6 +200,8 @@ pub struct Driver {
     is_live_next: bool,
     connect_task: Option<JoinHandle<()>>,
     applied_since_check: usize,
+    /// What the caches took when that was last looked at.
+    used: usize,
     /// When the definitions of the tables are looked at again.
     next_look: Option<Instant>,
     has_begun: bool,
@@ -282,6 +285,7 @@ impl Driver {
             connect_task: None,
             reads: Reads::default(),
             applied_since_check: 0,
+            used: 0,
             next_look: None,
             has_begun: false,
             failure: None,
@@ -426,6 +430,9 @@ impl Driver {
                 }
                 if let Some(why) = end {
                     self.engine.handle(Input::Lost(why), Instant::now());
+                }
+                if self.used + self.engine.waiting_bytes() > self.options.max_memory {
+                    self.engine.handle(Input::MemoryShort, Instant::now());
                 }
             }
             Happened::Event(Some(event)) => self.take(event),
@@ -767,6 +774,7 @@ impl Driver {
 
     fn check_memory(&mut self, table: TableId) {
         let used = self.tables.iter_mut().map(|table| table.store.memory_bytes()).sum();
+        self.used = used;
         let allowed = self.options.max_memory;
         if used <= allowed {
             return;

@@ -236,7 +236,9 @@ impl ReplicaBuilder {
         self
     }
 
-    /// How many bytes the caches may take, what the rows hold on the heap not counted; 4 GiB unless said otherwise.
+    /// How many bytes the caches and what waits for them may take, what the rows hold on the heap not counted; 4 GiB unless
+    /// said otherwise. Past it what waits is dropped, and its table read again; when the caches alone take more, the
+    /// replica ends with [`DriverError::Memory`].
     #[must_use]
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.max_memory = bytes;

@@ -165,6 +165,9 @@ pub enum Input<'a> {
         /// What is seen of it.
         why: String,
     },
+    /// There is no memory for what waits, [`Engine::waiting_bytes`](super::Engine::waiting_bytes): the table that most
+    /// waits for is read again in its place.
+    MemoryShort,
     /// The caller asks whether the table's cache is equal to the table.
     VerifyWanted {
         /// The table.

@@ -159,6 +159,7 @@ impl Table {
                     tracing::warn!(table = self.followed.name, "too many changes waited while the table was read");
                     *is_in_vain = true;
                     *waiting = Vec::new();
+                    *waiting_bytes = 0;
                 } else {
                     waiting.push(change);
                 }
@@ -191,13 +192,26 @@ impl Table {
         }
     }
 
+    /// How many bytes wait: changes for a read, for rows that are read again, for the cache's lock or for a round.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Due { .. } => 0,
+            Phase::Reading { waiting_bytes, .. } => *waiting_bytes,
+            Phase::Following { .. } => {
+                let backlog = self.backlog.as_ref().map_or(0, Backlog::bytes);
+                self.refetches.waiting_bytes() + self.refetches.wanted_bytes() + backlog + self.held_bytes()
+            }
+        }
+    }
+
     /// Something happened to the table that nobody can make out.
     pub(super) fn doubt(&mut self, why: &str) -> Vec<Step> {
         match &mut self.phase {
             Phase::Due { .. } => Vec::new(),
-            Phase::Reading { is_in_vain, waiting, .. } => {
+            Phase::Reading { is_in_vain, waiting, waiting_bytes, .. } => {
                 *is_in_vain = true;
                 *waiting = Vec::new();
+                *waiting_bytes = 0;
                 Vec::new()
             }
             Phase::Following { .. } => vec![Step::ReadAgain(why.to_string())],

@@ -485,6 +485,34 @@ fn what_waits_is_bounded_and_a_read_that_missed_changes_is_done_again() {
 }
 
 #[test]
+fn without_memory_what_waits_most_is_dropped_and_its_table_read_again() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    assert_eq!(driven.engine.waiting_bytes(), 0);
+    driven.handle(Input::MemoryShort);
+    assert_eq!(driven.read_asked(), None, "nothing waits, nothing is dropped");
+    driven.handle(Input::CacheBusy { table: TableId(0) });
+    driven.row("insert", 1, 200, "");
+    assert!(driven.engine.waiting_bytes() > 0);
+    driven.handle(Input::MemoryShort);
+    assert_eq!(driven.engine.waiting_bytes(), 0);
+    assert_eq!(driven.engine.counters().reloads, 1);
+    driven.row("insert", 2, 201, "");
+    assert_eq!(driven.engine.waiting_bytes(), 0, "a read will see it");
+    assert_ne!(driven.engine.state(), State::Live);
+    driven.handle(Input::CacheFree { table: TableId(0) });
+    let (table, generation) = driven.read_asked().expect("it is read once its cache is free");
+    driven.handle(Input::SnapshotTaken { table, generation, snapshot: "202:202:".parse().unwrap() });
+    driven.row("insert", 3, 202, "");
+    assert!(driven.engine.waiting_bytes() > 0);
+    driven.handle(Input::MemoryShort);
+    assert_eq!(driven.engine.waiting_bytes(), 0);
+    driven.handle(Input::SnapshotLoaded { table, generation });
+    driven.echo();
+    assert_ne!(driven.engine.state(), State::Live, "a read that missed changes does not count");
+}
+
+#[test]
 fn a_deadline_counts_only_when_nothing_more_is_there_to_be_handed_in() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.handle(Input::Listening);

@@ -43,7 +43,7 @@ fn one_seed() {
 #[test]
 fn everything_that_can_happen_does() {
     let mut happened: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in 0..1200 {
+    for seed in 0..2000 {
         let mut world = World::new(seed, None);
         world.run().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         let counters = world.counters();
@@ -62,6 +62,8 @@ fn everything_that_can_happen_does() {
             ("collapsed", counters.collapsed),
             ("late answers", world.late),
             ("blocked fences", world.blocked),
+            ("changes in the plain form", counters.plain),
+            ("memory was short", world.short),
             ("tables altered", world.altered),
             ("caches compared", world.compared),
             ("rounds that did not count", world.inconclusive),

@@ -143,6 +143,8 @@ pub struct World {
     pub blocked: u64,
     pub altered: u64,
     pub misplaced: u64,
+    /// How often there was no memory for what waited.
+    pub short: u64,
     /// The rounds whose caches were compared, and those that did not count.
     pub compared: u64,
     pub inconclusive: u64,
@@ -165,7 +167,7 @@ impl World {
             leaves: kind.leaves.to_vec(),
             is_partitioned: !kind.leaves.is_empty(),
             deferrable_key: kind.deferrable,
-            sends_plain_form: false,
+            sends_plain_form: kind.plain,
             sends_whole_rows: true,
         });
         let limits = Limits {
@@ -205,6 +207,7 @@ impl World {
             blocked: 0,
             altered: 0,
             misplaced: 0,
+            short: 0,
             compared: 0,
             inconclusive: 0,
             cut: None,
@@ -282,6 +285,10 @@ impl World {
             96 => {
                 let table = TableId(self.random.usize(0..TABLES.len()));
                 self.handle(Input::VerifyWanted { table })?;
+            }
+            97 if self.random.u8(0..5) == 0 => {
+                self.short += u64::from(self.engine.waiting_bytes() > 0);
+                self.handle(Input::MemoryShort)?;
             }
             97 => self.forge(),
             99 => {
@@ -666,7 +673,12 @@ impl World {
                 let Some(&place) = self.server.committed.get(value) else {
                     return Err(format!("key {key} of table {table} is {value}, which was never committed"));
                 };
-                if !matches!(self.engine.state(), State::Live | State::CatchingUp) {
+                // What a snapshot has of the plain form cannot be told: it is applied once more until a fence has come.
+                let is_held_to_it = match self.engine.state() {
+                    State::CatchingUp => !TABLES[table].plain,
+                    state => state == State::Live,
+                };
+                if !is_held_to_it {
                     continue;
                 }
                 let newest = self.newest.entry((table, key)).or_insert(place);
