@@ -250,6 +250,7 @@ impl Engine {
             Input::Sent { token } => self.restart_clock(token, now),
             Input::SendBlocked { token } => self.send_again(token, now),
             Input::SnapshotTaken { table, generation, snapshot } => self.tables[table.0].cut(generation, snapshot),
+            Input::LeavesSeen { table, leaves } => self.tables[table.0].set_leaves(leaves),
             Input::SnapshotLoaded { table, generation } => self.loaded(table, generation, now),
             Input::Refetched { table, batch, snapshot } => self.refetched(table, batch, snapshot, now),
             Input::ReadFailed { table, work, code, why, is_permanent } => {

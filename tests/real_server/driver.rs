@@ -396,6 +396,15 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
         read_again(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{ddl}");
     }
+    // The new partition is known now: its changes are applied.
+    let before = driver.engine().counters();
+    for round in 0..3 {
+        client.batch_execute(&format!("UPDATE kv SET v = 'r{round}' WHERE id = 15")).await.unwrap();
+        tokio::time::timeout(DEADLINE, driver.fence()).await.expect("a fence comes back").unwrap();
+        assert_eq!(cached(&driver), stored(&client).await);
+    }
+    let after = driver.engine().counters();
+    assert_eq!((after.reloads, after.applied), (before.reloads, before.applied + 3), "{after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

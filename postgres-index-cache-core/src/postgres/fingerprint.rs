@@ -12,6 +12,8 @@ pub(super) struct Fingerprint {
     definition: String,
     /// Changes when a partition is attached, detached, or truncated.
     partitions: String,
+    /// The oids of the leaves, where it is partitioned.
+    pub(super) leaves: Vec<u32>,
     /// The triggers that fire.
     triggers: Vec<String>,
 }
@@ -37,6 +39,7 @@ pub(super) async fn look(client: &Client, relations: &[u32]) -> Result<Vec<Finge
         name: row.get("name"),
         definition: row.get("definition"),
         partitions: row.get("partitions"),
+        leaves: row.get("leaves"),
         triggers: row.get("triggers"),
     };
     Ok(rows.iter().map(print).collect())

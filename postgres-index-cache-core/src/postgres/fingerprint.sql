@@ -27,6 +27,8 @@ SELECT
         coalesce((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', p.relid::pg_catalog.oid, pg_catalog.pg_relation_filenode(p.relid)), ';'
             ORDER BY p.relid::pg_catalog.oid)
          FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p WHERE p.isleaf AND c.relkind = 'p'), '') AS partitions,
+    coalesce((SELECT pg_catalog.array_agg(p.relid::pg_catalog.oid)
+        FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p WHERE p.isleaf AND c.relkind = 'p'), '{}') AS leaves,
     coalesce((
         SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text)
         FROM pg_catalog.pg_trigger t

@@ -19,7 +19,7 @@ use super::session::{ConnectError, Connector, Role};
 use super::store::{Store, Stored};
 use super::typed::{Model, ModelReader};
 use crate::index_cache::IdxModelCache;
-use crate::sync::{Backoff, Counters, FenceId, Limits, State};
+use crate::sync::{Backoff, Counters, FenceId, Followed, Limits, State};
 use crate::value::Kind;
 use crate::{DEFAULT_CACHE_CHANNEL, TableShape};
 use foldhash::quality::RandomState;
@@ -327,7 +327,6 @@ async fn describe(open: &Open, wanted: &[WantedTable]) -> Result<Described, Repl
         }
         let channel = announced.as_ref().and_then(|announced| announced.channel.clone());
         channels.push(channel.unwrap_or_else(|| DEFAULT_CACHE_CHANNEL.to_string()));
-        // An estimate is no part of what a table is.
         tables.push(FollowTable::new(&table, announced.as_ref(), &shape));
     }
     channels.sort();
@@ -337,8 +336,11 @@ async fn describe(open: &Open, wanted: &[WantedTable]) -> Result<Described, Repl
 
 impl Described {
     fn is_of_same_tables(&self, other: &Self) -> bool {
-        let same =
-            |(a, b): (&FollowTable, &FollowTable)| *a == FollowTable { expected_rows: a.expected_rows, ..b.clone() };
+        // An estimate is no part of what a table is, and each read sees the leaves.
+        let same = |(a, b): (&FollowTable, &FollowTable)| {
+            let followed = Followed { leaves: a.followed.leaves.clone(), ..b.followed.clone() };
+            *a == FollowTable { expected_rows: a.expected_rows, followed, ..b.clone() }
+        };
         self.channels == other.channels && self.tables.iter().zip(&other.tables).all(same)
     }
 }

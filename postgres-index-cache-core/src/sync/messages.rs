@@ -110,6 +110,13 @@ pub enum Input<'a> {
         /// The snapshot.
         snapshot: Snapshot,
     },
+    /// The leaves that the table has, which announce in its name: a payload of any other makes it be read again.
+    LeavesSeen {
+        /// The table.
+        table: TableId,
+        /// Their oids.
+        leaves: Vec<u32>,
+    },
     /// All rows of that read are in the cache.
     SnapshotLoaded {
         /// The table.

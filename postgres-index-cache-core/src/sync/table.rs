@@ -149,6 +149,10 @@ impl Table {
         rel.is_none_or(|rel| rel == self.followed.oid || self.followed.leaves.contains(&rel))
     }
 
+    pub(super) fn set_leaves(&mut self, leaves: Vec<u32>) {
+        self.followed.leaves = leaves;
+    }
+
     /// Takes a change as it arrives, or as it stops waiting.
     pub(super) fn take(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
         match &mut self.phase {

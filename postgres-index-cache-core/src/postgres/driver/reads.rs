@@ -138,6 +138,8 @@ impl Driver {
                     return self.cut_taken(table, work, snapshot, &fingerprint);
                 }
                 if kind == ReadKind::All {
+                    let leaves = fingerprint.leaves.clone();
+                    self.engine.handle(Input::LeavesSeen { table, leaves }, Instant::now());
                     self.tables[table.0].fingerprint = Some(fingerprint);
                 }
                 self.tables[table.0].start_load();
