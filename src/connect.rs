@@ -114,7 +114,7 @@ impl Server {
     /// When the server cannot be reached, or refuses.
     pub async fn session(&self, role: Role) -> anyhow::Result<Session> {
         let mut config = self.config.clone();
-        config.application_name(self.name_for(role));
+        config.application_name(role.session_name(&self.application_name));
         let connected = config.connect(NoTls).await;
         let (client, connection) = match connected {
             Ok(connected) => connected,
@@ -128,14 +128,6 @@ impl Server {
             }
         };
         Ok(Session::new(client, connection))
-    }
-
-    fn name_for(&self, role: Role) -> String {
-        match role {
-            Role::Fence => format!("{} (fences)", self.application_name),
-            Role::Read => format!("{} (reads)", self.application_name),
-            Role::Listen | Role::Command => self.application_name.clone(),
-        }
     }
 }
 

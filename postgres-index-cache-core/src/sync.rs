@@ -124,8 +124,9 @@ pub struct Engine {
     /// Whether the last that Q did was to read rows again: reads of tables take turns with it.
     has_refetched: bool,
     finished_reads: u64,
-    /// What Q failed with.
+    /// What Q failed with, and attempts to connect.
     read_failures: Streak,
+    connect_failures: Streak,
     next_heartbeat: Option<Instant>,
     lag: Option<Duration>,
     last_xid: Option<u64>,
@@ -163,6 +164,7 @@ impl Engine {
             has_refetched: false,
             finished_reads: 0,
             read_failures: Streak::default(),
+            connect_failures: Streak::default(),
             next_heartbeat: None,
             lag: None,
             last_xid: None,
@@ -238,8 +240,9 @@ impl Engine {
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         match input {
             Input::Listening => self.probe(now),
-            Input::ConnectFailed { why, is_permanent } => {
+            Input::ConnectFailed { code, why, is_permanent } => {
                 if matches!(self.link, Link::Subscribing) {
+                    let is_permanent = self.connect_failures.is_too_long(code) || is_permanent;
                     self.disconnect(Failure::ConnectFailed(why), is_permanent, now);
                 }
             }
@@ -317,6 +320,7 @@ impl Engine {
             awaited.retain(|(_, wanted)| wanted != token);
             if awaited.is_empty() {
                 self.link = Link::Following;
+                self.connect_failures.end();
             }
         }
         self.probed(token);

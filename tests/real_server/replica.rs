@@ -5,7 +5,7 @@ use postgres_index_cache_core::postgres::{
     Became, DriverError, Events, FindingKind, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable,
     Standing, Verified,
 };
-use postgres_index_cache_core::sync::{Failure, Limits};
+use postgres_index_cache_core::sync::{Failure, Limits, Via};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -180,6 +180,17 @@ async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
     event(&mut events, |event| matches!(event, ReplicaEvent::Live).then_some(())).await;
     fence(&replica).await;
     assert_eq!(replica.read(&users).len(), 9);
+    assert!(replica.is_live());
+    // The connection for fences alone is no gap.
+    let end_fences = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'node (fences)' AND datname = current_database()";
+    client.batch_execute(end_fences).await.unwrap();
+    let one_lost = |event: &ReplicaEvent| match event {
+        ReplicaEvent::OneLost { via, .. } => Some(*via),
+        ReplicaEvent::Stale { why } => panic!("it is stale: {why}"),
+        _ => None,
+    };
+    assert_eq!(event(&mut events, one_lost).await, Via::Fences);
+    fence(&replica).await;
     assert!(replica.is_live());
     drop(database);
 }

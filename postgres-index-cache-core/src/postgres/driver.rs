@@ -671,9 +671,9 @@ impl Driver {
                 self.engine.handle(Input::Listening, Instant::now());
             }
             Event::ConnectFailed { epoch, error } if epoch == self.epoch => {
-                let (why, is_permanent) = (chain(&error), error.policy() == Policy::Refused);
+                let ((code, is_permanent), why) = (error.verdict(), chain(&error));
                 self.failure = Some(error);
-                self.engine.handle(Input::ConnectFailed { why, is_permanent }, Instant::now());
+                self.engine.handle(Input::ConnectFailed { code, why, is_permanent }, Instant::now());
             }
             // A read that is underway will say what the server said.
             Event::Ended { via: Via::Reads, .. } if self.reads.is_underway() => {}

@@ -101,6 +101,8 @@ impl DriverError {
                 Some("25006" | "42501" | "28000" | "28P01" | "3D000" | "3F000" | "42P01" | "42703") => Policy::Refused,
                 // The server stops or starts, or ended the session.
                 Some(code) if code.starts_with("57P") || code.starts_with("08") => Policy::Lost,
+                // Nobody is let in for a while: ALTER DATABASE … ALLOW_CONNECTIONS false.
+                Some("55000") if matches!(self, Self::Connect { .. }) => Policy::Lost,
                 // A lock that is held, a deadlock, a query that was cancelled, a server without room.
                 Some(code) if matches!(code, "55P03" | "40P01" | "40001" | "57014") || code.starts_with("53") => {
                     Policy::Passing

@@ -19,7 +19,7 @@ use super::session::{ConnectError, Connector, Role};
 use super::store::{Store, Stored};
 use super::typed::{Model, ModelReader};
 use crate::index_cache::IdxModelCache;
-use crate::sync::{Backoff, Counters, FenceId, Followed, Limits, State};
+use crate::sync::{Backoff, Counters, FenceId, Followed, Limits, State, Via};
 use crate::value::Kind;
 use crate::{DEFAULT_CACHE_CHANNEL, TableShape};
 use foldhash::quality::RandomState;
@@ -114,6 +114,13 @@ pub enum ReplicaEvent {
         /// The table, as it was named.
         table: Arc<str>,
         /// The cause.
+        why: Arc<str>,
+    },
+    /// The connection for fences or for reading was lost, and is opened again. The rows are as live as they were.
+    OneLost {
+        /// Which.
+        via: Via,
+        /// Why.
         why: Arc<str>,
     },
     /// Commits wait for the notify lock: nothing is lost, nothing arrives.
@@ -637,7 +644,8 @@ impl Task {
             let name = |table: crate::sync::TableId| Arc::clone(&self.builder.tables[table.0].name);
             match event {
                 DriverEvent::State(State::Live) => self.stand(Standing::Live),
-                DriverEvent::State(State::Disconnected) | DriverEvent::Row { .. } | DriverEvent::OneLost { .. } => {}
+                DriverEvent::State(State::Disconnected) | DriverEvent::Row { .. } => {}
+                DriverEvent::OneLost { via, why, .. } => self.say(ReplicaEvent::OneLost { via, why: why.into() }),
                 DriverEvent::State(_) => {
                     // What was lost is stale until it is live.
                     if matches!(self.status.lock().standing, Standing::Live) {

@@ -31,11 +31,24 @@ pub trait Connector: Send + Sync {
     fn connect(&self, role: Role) -> impl Future<Output = Result<Session, ConnectError>> + Send;
 }
 
+impl Role {
+    /// The name of a session of this role in `pg_stat_activity`: the application's, with what it is for.
+    pub fn session_name(self, application: &str) -> String {
+        match self {
+            Self::Fence => format!("{application} (fences)"),
+            Self::Read => format!("{application} (reads)"),
+            Self::Listen | Self::Command => application.to_string(),
+        }
+    }
+}
+
 /// In plaintext, as the configuration says: for a server on this machine, or behind a tunnel. A mode that asks for TLS is
 /// an error.
 impl Connector for Config {
-    async fn connect(&self, _: Role) -> Result<Session, ConnectError> {
-        let (client, connection) = Self::connect(self, NoTls).await?;
+    async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
+        let mut config = self.clone();
+        config.application_name(role.session_name(self.get_application_name().unwrap_or("postgres-index-cache")));
+        let (client, connection) = Self::connect(&config, NoTls).await?;
         Ok(Session::new(client, connection))
     }
 }

@@ -68,6 +68,16 @@ pub enum Via {
     Reads,
 }
 
+impl Via {
+    /// What the connection is for: "for fences".
+    pub fn purpose(self) -> &'static str {
+        match self {
+            Self::Fences => "for fences",
+            Self::Reads => "for reading",
+        }
+    }
+}
+
 /// The number of a fence that a caller asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FenceId(pub u64);
@@ -79,6 +89,8 @@ pub enum Input<'a> {
     Listening,
     /// They could not be had.
     ConnectFailed {
+        /// The server's error code, as in [`Input::ReadFailed`].
+        code: Option<String>,
         /// What went wrong.
         why: String,
         /// Whether to try again is of no use: a standby, a privilege.

@@ -589,7 +589,11 @@ fn a_lost_connection_is_stale_at_once_and_comes_back_with_a_new_snapshot() {
     driven.now = driven.engine.poll_timeout().expect("an attempt is due");
     driven.handle(Input::TimePassed);
     assert!(matches!(driven.outputs[0], Output::Connect { .. }), "{:?}", driven.outputs);
-    driven.handle(Input::ConnectFailed { why: "the database system is starting up".into(), is_permanent: false });
+    driven.handle(Input::ConnectFailed {
+        code: None,
+        why: "the database system is starting up".into(),
+        is_permanent: false,
+    });
     driven.now = driven.engine.poll_timeout().expect("another attempt is due");
     driven.handle(Input::TimePassed);
     driven.live();
@@ -607,8 +611,17 @@ fn what_cannot_heal_is_named_and_not_tried_again() {
             && driven.engine.poll_timeout().is_none()
     };
     let mut standby = Driven::new(vec![followed("users")]);
-    standby.handle(Input::ConnectFailed { why: "25006".into(), is_permanent: true });
+    standby.handle(Input::ConnectFailed { code: None, why: "a standby".into(), is_permanent: true });
     assert!(refused(&standby));
+    let mut broken = Driven::new(vec![followed("users")]);
+    for attempt in 1..=3 {
+        assert!(!broken.engine.has_ended(), "attempt {attempt}");
+        let (code, why) = (Some("XX000".to_string()), "something unexpected".to_string());
+        broken.handle(Input::ConnectFailed { code, why, is_permanent: false });
+        broken.now += Duration::from_secs(100);
+        broken.handle(Input::TimePassed);
+    }
+    assert!(refused(&broken), "the same unexpected code three times");
     let mut once = Driven::new(vec![followed("users")]);
     once.engine.limits.heals = false;
     once.live();

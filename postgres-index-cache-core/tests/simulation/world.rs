@@ -425,7 +425,8 @@ impl World {
         match self.tasks.swap_remove(at) {
             Task::Connect { before } => {
                 if !self.is_quiet && self.random.u8(0..6) == 0 {
-                    return self.handle(Input::ConnectFailed { why: "starting up".into(), is_permanent: false });
+                    let why = "starting up".to_string();
+                    return self.handle(Input::ConnectFailed { code: None, why, is_permanent: false });
                 }
                 self.before_listen = (self.wrong == Some(Wrong::Fault(Fault::SnapshotBeforeListen))).then_some(before);
                 self.server.is_listening = true;

@@ -188,6 +188,9 @@ impl Live {
         for event in events {
             match event {
                 DriverEvent::Disconnected { why, retry_in: Some(_) } => self.lose(&why),
+                DriverEvent::OneLost { via, why, .. } => {
+                    self.say(&format!("the connection {} is opened again: {why}", via.purpose()));
+                }
                 DriverEvent::CommitsBlocked => {
                     self.say("commits are blocked: nothing is announced until whoever holds the notify lock is done");
                 }
