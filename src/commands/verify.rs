@@ -12,9 +12,7 @@ use crate::render::progress::Progress;
 use crate::render::{Format, finding, json, print};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
-use postgres_index_cache_core::postgres::{
-    Comparison, Driver, DriverEvent, FindingKind, FollowTable, RowChange, Verified,
-};
+use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, FollowTable, RowChange, Verified};
 use postgres_index_cache_core::sync::TableId;
 use postgres_index_cache_core::{KeyBuf, TableShape};
 use serde_json::json;
@@ -112,7 +110,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         for at in 0..subjects.len() {
             let comparison = compare(context, &mut driver, &mut subjects, at, &mut summary).await?;
             summary.add(&comparison);
-            if comparison.differing > 0 {
+            if comparison.differing() > 0 {
                 report(context, &server, &subjects[at], &comparison).await?;
             } else if context.format == Format::Text {
                 let name = crate::render::escape::escape(&subjects[at].table.display_name()).into_owned();
@@ -229,7 +227,7 @@ async fn report(context: &Context, server: &Server, subject: &Subject, compariso
         finding::finding(context.format, (&table.schema, &table.name), found, &cause)
     });
     print(&lines.collect::<String>())?;
-    let more = comparison.differing - comparison.findings.len();
+    let more = comparison.differing() - comparison.findings.len();
     if more > 0 {
         context.notice(&format!("{more} more rows of {} differ", table.display_name()));
     }
@@ -262,10 +260,9 @@ fn finish(context: &Context, subjects: &[Subject], summary: &Summary) -> anyhow:
 impl Summary {
     fn add(&mut self, comparison: &Comparison) {
         self.rows += comparison.rows;
-        let count = |kind| comparison.findings.iter().filter(|found| found.kind == kind).count();
-        self.missing += count(FindingKind::Missing);
-        self.stale += count(FindingKind::Stale);
-        self.ghost += count(FindingKind::Ghost);
+        self.missing += comparison.missing;
+        self.stale += comparison.stale;
+        self.ghost += comparison.ghosts;
     }
 
     fn differing(&self) -> usize {

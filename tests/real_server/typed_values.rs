@@ -1,6 +1,7 @@
 //! One value, two ways: what COPY gives and what a payload gives are the same cell, and print as PostgreSQL prints them.
 
-use crate::support::Database;
+use crate::support::{Database, cluster};
+use tokio_postgres::Client;
 
 /// Type and values; each row is written twice, before the snapshot and after it.
 const VALUES: [(&str, &[&str]); 52] = [
@@ -62,13 +63,40 @@ const VALUES: [(&str, &[&str]); 52] = [
     ("interval[]", &["{1 mon 2 days 03:04:05.6,-1 year}"]),
 ];
 
+/// What only servers from PostgreSQL 14 on have.
+const MULTIRANGES: [(&str, &[&str]); 3] = [
+    ("int4multirange", &["{[1,3),[5,9)}", "{}"]),
+    ("nummultirange", &["{[1.10,2.0],(3,)}"]),
+    ("tstzmultirange", &["{[2024-01-01 00:00:00+05:45,2024-01-02 00:00:00+05:45)}"]),
+];
+
+fn values() -> Vec<(&'static str, &'static [&'static str])> {
+    let multiranges = MULTIRANGES.iter().filter(|_| cluster().version() >= 14);
+    VALUES.iter().chain(multiranges).copied().collect()
+}
+
+/// A session whose settings change how values are written. The locale of money is that of `PGIC_LOCALE`, which the server
+/// must know, or else one that it does know.
+async fn writer(database: &Database) -> Client {
+    let client = database.client().await;
+    client.batch_execute(WRITER).await.unwrap();
+    let named = std::env::var("PGIC_LOCALE").ok();
+    let usual = ["de_DE.UTF-8", "en_US.UTF-8", "fr_FR.UTF-8", "C.UTF-8", "C"].map(str::to_string);
+    for locale in named.clone().map_or(usual.to_vec(), |named| vec![named]) {
+        if client.batch_execute(&format!("SET lc_monetary = '{locale}'")).await.is_ok() {
+            return client;
+        }
+    }
+    panic!("the server does not know the locale {named:?}; make it: localedef -i de_DE -f UTF-8 de_DE.UTF-8")
+}
+
 /// Settings of a writer that change how values are written.
 const WRITER: &str = "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard';
     SET bytea_output = 'escape'; SET extra_float_digits = -5; SET search_path = information_schema, public;";
 
 /// A table with a column of each type, and its triggers.
 async fn all_types() -> Database {
-    let columns: Vec<String> = VALUES.iter().enumerate().map(|(n, (ty, _))| format!("c{n} {ty}")).collect();
+    let columns: Vec<String> = values().iter().enumerate().map(|(n, (ty, _))| format!("c{n} {ty}")).collect();
     let sql = format!(
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b timestamptz);
          CREATE DOMAIN moment AS timestamptz; CREATE DOMAIN spans AS tstzrange; CREATE DOMAIN blobs AS bytea[];
@@ -86,10 +114,9 @@ async fn all_types() -> Database {
 async fn copy_and_payload_give_the_same_cell() {
     let database = all_types().await;
     let mut listening = database.listen().await;
-    let writer = database.client().await;
-    writer.batch_execute(WRITER).await.unwrap();
+    let writer = writer(&database).await;
     let mut id = 0;
-    for (n, (ty, values)) in VALUES.iter().enumerate() {
+    for (n, (ty, values)) in values().iter().enumerate() {
         for value in *values {
             id += 1;
             let sql = format!("INSERT INTO all_types (id, c{n}) VALUES ({id}, $1::text::{ty})");
@@ -131,11 +158,10 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     });
     let shape = std::sync::Arc::new(TableShape::new(shape_columns.collect(), &["id".to_string()]).unwrap());
     let mut listening = database.listen().await;
-    let writer = database.client().await;
-    writer.batch_execute(WRITER).await.unwrap();
-    let longest = VALUES.iter().map(|(_, values)| values.len()).max().unwrap();
+    let writer = writer(&database).await;
+    let longest = values().iter().map(|(_, values)| values.len()).max().unwrap();
     for id in 0..longest {
-        let values = VALUES.iter().map(|(ty, values)| match values.get(id) {
+        let values = values().into_iter().map(|(ty, values)| match values.get(id) {
             Some(value) => format!("'{}'::{ty}", value.replace('\'', "''")),
             None => "NULL".to_string(),
         });
@@ -173,10 +199,9 @@ async fn no_odd_value_is_a_false_alarm_of_verify() {
     use postgres_index_cache_core::postgres::{Driver, Verified};
     use postgres_index_cache_core::sync::TableId;
     let database = all_types().await;
-    let writer = database.client().await;
-    writer.batch_execute(WRITER).await.unwrap();
+    let writer = writer(&database).await;
     let mut rows = Vec::new();
-    for (n, (ty, values)) in VALUES.iter().enumerate() {
+    for (n, (ty, values)) in values().iter().enumerate() {
         for value in *values {
             rows.push((n, *ty, *value));
         }

@@ -38,6 +38,10 @@ async fn compare(driver: &mut Driver) -> Comparison {
 
 /// Loads a table of a database made by `set_up`, runs `lose`, and gives the findings with their causes, in short.
 async fn lost(set_up: &str, install: &[&str], lose: &str) -> Vec<String> {
+    lost_by(set_up, install, async |database| database.client().await.batch_execute(lose).await.unwrap()).await
+}
+
+async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Database)) -> Vec<String> {
     let database = Database::with(set_up).await;
     if !install.is_empty() {
         database.pgic_ok(install);
@@ -47,9 +51,9 @@ async fn lost(set_up: &str, install: &[&str], lose: &str) -> Vec<String> {
     let oid = follow.followed.oid;
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
-    assert_eq!(compare(&mut driver).await.differing, 0, "nothing is lost yet");
+    assert_eq!(compare(&mut driver).await.differing(), 0, "nothing is lost yet");
     driver.tell_of_rows();
-    client.batch_execute(lose).await.unwrap();
+    lose(&database).await;
     driver.fence().await.unwrap();
     let comparison = compare(&mut driver).await;
     let heard: Vec<String> = driver
@@ -111,6 +115,42 @@ async fn each_way_to_lose_a_change_is_found_and_named() {
     let forged = r#"NOTIFY cache_invalidation, '{"table":"kv","action":"update","id":1,"schema":"public","xid":"9999999","data":{"id":1,"v":"forged","n":1}}'"#;
     let found = lost(ROWS, &INSTALL, forged).await;
     only(&found, "Stale 1 v:", "forged");
+
+    let narrowed =
+        "DROP TRIGGER kv_cache_notify ON kv; CREATE TRIGGER kv_cache_notify AFTER INSERT OR UPDATE OF v OR DELETE ON kv
+        FOR EACH ROW EXECUTE FUNCTION notify_cache_change_kv(); UPDATE kv SET n = 9 WHERE id = 1";
+    let found = lost(ROWS, &INSTALL, narrowed).await;
+    only(&found, "Stale 1 n:", "a condition or a list of columns");
+
+    let conditional = "DROP TRIGGER kv_cache_notify ON kv; CREATE TRIGGER kv_cache_notify AFTER INSERT OR UPDATE OR DELETE ON kv
+        FOR EACH ROW WHEN (pg_trigger_depth() > 7) EXECUTE FUNCTION notify_cache_change_kv(); INSERT INTO kv VALUES (3, 'c', 3)";
+    let found = lost(ROWS, &INSTALL, conditional).await;
+    only(&found, "Missing 3 :", "a condition or a list of columns");
+
+    let elsewhere = async |database: &Database| {
+        database.pgic_ok(&["install-triggers", "kv", "--channel", "elsewhere"]);
+        database.client().await.batch_execute("DELETE FROM kv WHERE id = 2").await.unwrap();
+    };
+    let found = lost_by(ROWS, &INSTALL, elsewhere).await;
+    only(&found, "Ghost 2 :", "notifies on elsewhere now, and cache_invalidation was listened to");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_that_differs_is_counted_by_its_kind_also_past_those_that_are_kept() {
+    let database = Database::with(
+        "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint); INSERT INTO kv SELECT n, 'a', n FROM generate_series(1, 24000) n",
+    )
+    .await;
+    database.pgic_ok(&INSTALL);
+    let (server, follow, options) = follow(&database, "kv").await;
+    let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let unannounced = "SET session_replication_role = replica; DELETE FROM kv WHERE id <= 6000; UPDATE kv SET v = 'b' WHERE id > 18000;
+        INSERT INTO kv VALUES (30000, 'c', 1)";
+    database.client().await.batch_execute(unannounced).await.unwrap();
+    let comparison = compare(&mut driver).await;
+    assert_eq!((comparison.missing, comparison.stale, comparison.ghosts), (1, 6000, 6000));
+    assert_eq!((comparison.differing(), comparison.findings.len()), (12001, Comparison::FINDINGS));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +220,7 @@ async fn under_load_no_round_raises_a_false_alarm() {
     );
     // What was held back is there.
     driver.fence().await.unwrap();
-    assert_eq!(compare(&mut driver).await.differing, 0);
+    assert_eq!(compare(&mut driver).await.differing(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

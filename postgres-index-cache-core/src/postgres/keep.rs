@@ -81,9 +81,13 @@ pub struct Finding {
 pub struct Comparison {
     /// How many rows the table has.
     pub rows: usize,
-    /// How many rows differ.
-    pub differing: usize,
-    /// They, up to [`Comparison::FINDINGS`] of them.
+    /// How many rows the table has and the cache has not.
+    pub missing: usize,
+    /// How many rows both have, and not the same.
+    pub stale: usize,
+    /// How many rows the cache has and the table has not.
+    pub ghosts: usize,
+    /// What is wrong, up to [`Comparison::FINDINGS`] rows.
     pub findings: Vec<Finding>,
 }
 
@@ -91,10 +95,19 @@ impl Comparison {
     /// The most findings that are kept.
     pub const FINDINGS: usize = 10_000;
 
-    pub(super) fn find(&mut self, finding: impl FnOnce() -> Finding) {
-        self.differing += 1;
+    /// How many rows differ.
+    pub fn differing(&self) -> usize {
+        self.missing + self.stale + self.ghosts
+    }
+
+    pub(super) fn find(&mut self, kind: FindingKind, finding: impl FnOnce(FindingKind) -> Finding) {
+        *match kind {
+            FindingKind::Missing => &mut self.missing,
+            FindingKind::Stale => &mut self.stale,
+            FindingKind::Ghost => &mut self.ghosts,
+        } += 1;
         if self.findings.len() < Self::FINDINGS {
-            self.findings.push(finding());
+            self.findings.push(finding(kind));
         }
     }
 }
@@ -279,8 +292,10 @@ impl Keep for TableCache {
         let shape = self.shape();
         let key_cells = KeyBuf::of_row(shape, row);
         let Some(cached) = self.get(&key_cells) else {
-            let key = key_cells.to_json(shape);
-            return comparison.find(|| Finding { kind: FindingKind::Missing, key, key_cells, columns: Vec::new() });
+            return comparison.find(FindingKind::Missing, |kind| {
+                let key = key_cells.to_json(shape);
+                Finding { kind, key, key_cells, columns: Vec::new() }
+            });
         };
         laid.mark(cached.slot());
         let differing = |column: &usize| cached.cell(*column) != row.cell(*column);
@@ -298,16 +313,20 @@ impl Keep for TableCache {
                 cache: json(column, cached.cell(column)),
                 table: json(column, row.cell(column)),
             });
-            let (columns, key) = (columns.collect(), key_cells.to_json(shape));
-            comparison.find(|| Finding { kind: FindingKind::Stale, key, key_cells, columns });
+            comparison.find(FindingKind::Stale, |kind| {
+                let (columns, key) = (columns.collect(), key_cells.to_json(shape));
+                Finding { kind, key, key_cells, columns }
+            });
         }
     }
 
     fn ghosts(&self, laid: &Laid, comparison: &mut Comparison) {
         for row in self.rows().filter(|row| !laid.has(row.slot())) {
             let key_cells = KeyBuf::of_row(self.shape(), &row.to_buf());
-            let key = key_cells.to_json(self.shape());
-            comparison.find(|| Finding { kind: FindingKind::Ghost, key, key_cells, columns: Vec::new() });
+            comparison.find(FindingKind::Ghost, |kind| {
+                let key = key_cells.to_json(self.shape());
+                Finding { kind, key, key_cells, columns: Vec::new() }
+            });
         }
     }
 }

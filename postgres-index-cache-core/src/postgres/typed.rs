@@ -186,15 +186,17 @@ impl<T: Model> Keep for IdxModelCache<T> {
             laid.mark(slot);
         }
         match cached {
-            None => comparison.find(|| finding(FindingKind::Missing, row.key)),
-            Some((_, digest)) if digest != row.digest => comparison.find(|| finding(FindingKind::Stale, row.key)),
+            None => comparison.find(FindingKind::Missing, |kind| finding(kind, row.key)),
+            Some((_, digest)) if digest != row.digest => {
+                comparison.find(FindingKind::Stale, |kind| finding(kind, row.key));
+            }
             Some(_) => {}
         }
     }
 
     fn ghosts(&self, laid: &Laid, comparison: &mut Comparison) {
         for key in self.not_laid(laid) {
-            comparison.find(|| finding(FindingKind::Ghost, key));
+            comparison.find(FindingKind::Ghost, |kind| finding(kind, key));
         }
     }
 }

@@ -258,7 +258,7 @@ impl Session {
         let Self { server, client, live, followees, .. } = self;
         let followee = &followees[at];
         let mut text = String::new();
-        if comparison.differing > 0 {
+        if comparison.differing() > 0 {
             if client.is_closed() {
                 *client = live.alongside(server.client()).await?;
             }
@@ -272,21 +272,26 @@ impl Session {
                 text.push_str(&finding(self.format, (&table.schema, &table.name), found, &cause));
             }
         }
+        let more = comparison.differing() - comparison.findings.len();
+        let notices = (more > 0).then(|| format!("{more} more rows differ")).into_iter().collect();
         let text = match self.format {
             Format::Json => {
                 text + &json::line([
                     ("event", json!("summary")),
-                    ("equal", json!(comparison.differing == 0)),
+                    ("equal", json!(comparison.differing() == 0)),
                     ("rows", json!(comparison.rows)),
-                    ("differing", json!(comparison.differing)),
+                    ("missing", json!(comparison.missing)),
+                    ("stale", json!(comparison.stale)),
+                    ("ghost", json!(comparison.ghosts)),
+                    ("differing", json!(comparison.differing())),
                 ])
             }
-            Format::Text if comparison.differing == 0 => {
+            Format::Text if comparison.differing() == 0 => {
                 format!("equal    {}  {} rows at one exact cut\n", followee.table.display_name(), comparison.rows)
             }
             Format::Text => text,
         };
-        Ok(Data { text, rows: comparison.differing, ..Data::default() })
+        Ok(Data { text, rows: comparison.differing(), notices, ..Data::default() })
     }
 
     /// Finds the table, computes the conditions, and catches up.
