@@ -6,7 +6,7 @@ use anyhow::Context as _;
 pub use postgres_index_cache_core::postgres::catalog::{
     Column, Enabled, Function, Key, Leaf, RelationKind, Table, Trigger, describe, find_function,
 };
-pub use resolve::{REMEMBER_PATH, USER_PATH, resolve};
+pub use resolve::{REMEMBER_PATH, USER_PATH, resolve, resolve_one};
 use tokio_postgres::{Client, GenericClient};
 
 /// The oids of all tables that have a trigger which calls a function of the given kind of name, by schema and name.

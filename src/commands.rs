@@ -74,6 +74,13 @@ impl Context {
             anstream::eprintln!("notice: {}", escape(text));
         }
     }
+
+    /// Says each of these so.
+    pub fn notices(&self, texts: &[String]) {
+        for text in texts {
+            self.notice(text);
+        }
+    }
 }
 
 /// Runs a command to its end.

@@ -1,6 +1,7 @@
 //! A table as something to follow: whether it can be, what its cache keeps, what the engine is told of it.
 
 pub mod estimate;
+pub mod subject;
 
 use crate::catalog::{self, Table};
 use crate::failure::{HintExt as _, with_hint};
@@ -102,15 +103,17 @@ pub fn follow(table: &Table, seen: Option<&Observed<'_>>, shape: &Arc<TableShape
     FollowTable::new(table, seen.map(|seen| &seen.announced), shape)
 }
 
-/// The channel of a table's trigger. Where it is not known for certain, `notice` is told.
-pub fn channel(table: &Table, seen: Option<&Observed<'_>>, notice: impl Fn(&str)) -> String {
+/// The channel of a table's trigger. Where it is not known for certain, `notices` say so.
+pub fn channel(table: &Table, seen: Option<&Observed<'_>>, notices: &mut Vec<String>) -> String {
     let name = table.display_name();
     let Some(seen) = seen else {
-        notice(&format!("no trigger announces changes of {name}: the answer is the table as it was when it was read"));
+        notices.push(format!(
+            "no trigger announces changes of {name}: the answer is the table as it was when it was read"
+        ));
         return DEFAULT_CACHE_CHANNEL.to_string();
     };
     seen.channel.clone().unwrap_or_else(|| {
-        notice(&format!("the channel of {name}'s trigger is not known; listening on {DEFAULT_CACHE_CHANNEL}"));
+        notices.push(format!("the channel of {name}'s trigger is not known; listening on {DEFAULT_CACHE_CHANNEL}"));
         DEFAULT_CACHE_CHANNEL.to_string()
     })
 }

@@ -38,6 +38,15 @@ pub async fn resolve(client: &impl GenericClient, names: &[String]) -> anyhow::R
     Ok(describe(client, &oids).await?)
 }
 
+/// The same for one table.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn resolve_one(client: &impl GenericClient, name: &str) -> anyhow::Result<Table> {
+    let mut tables = resolve(client, &[name.to_string()]).await?;
+    tables.pop().with_context(|| format!("the table {name} was dropped a moment ago"))
+}
+
 async fn unknown(client: &impl GenericClient, name: &str) -> anyhow::Error {
     const SIMILAR: &str = "
         SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)

@@ -6,16 +6,15 @@ use crate::catalog::{self, Table};
 use crate::cli::parse_bytes;
 use crate::conditions::{self, Asked, Written};
 use crate::exit_code::ExitCode;
+use crate::following::subject::{Subject, load, prepare};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
-use crate::render::progress::Progress;
 use crate::render::rows::rows;
 use crate::render::{Format, print};
 use crate::triggers::observe::{Observed, observe};
-use anyhow::anyhow;
 use postgres_index_cache_core::postgres::Driver;
 use postgres_index_cache_core::sync::TableId;
-use postgres_index_cache_core::{Access, Answer, TableShape};
+use postgres_index_cache_core::{Access, Answer};
 use std::time::{Duration, Instant};
 
 /// `pgic query TABLE [COLUMN=VALUE]…`.
@@ -68,55 +67,50 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let written: Vec<Written> = args.conditions.iter().map(|text| Written::parse(text)).collect::<Result<_, _>>()?;
     let server = context.server("query")?;
     let mut client = server.client().await?;
-    let tables = catalog::resolve(&client, std::slice::from_ref(&args.table)).await?;
-    let table = tables.first().ok_or_else(|| anyhow!("name a table"))?;
-    following::check_kind(table)?;
-    let seen = observe(table);
+    let table = catalog::resolve_one(&client, &args.table).await?;
+    following::check_kind(&table)?;
+    let seen = observe(&table);
     if args.watch {
-        for notice in following::check_announced(table, seen.as_ref())? {
-            context.notice(&notice);
-        }
+        context.notices(&following::check_announced(&table, seen.as_ref())?);
     }
-    let shown = shown_columns(context, table, seen.as_ref(), &args)?;
-    let asked = conditions::evaluate(&mut client, table, &written).await?;
-    check_sent(table, seen.as_ref(), &shown, &asked)?;
-    asked.notices(table).for_each(|notice| context.notice(&notice));
-    let is_shown = |column: &catalog::Column| !args.count && shown.contains(&column.name);
-    let shape = following::shape(table, |column| asked.names(&column.name) || is_shown(column))?;
+    let shown = shown_columns(context, &table, seen.as_ref(), &args)?;
+    let asked = conditions::evaluate(&mut client, &table, &written).await?;
+    check_sent(&table, seen.as_ref(), &shown, &asked)?;
+    asked.notices(&table).for_each(|notice| context.notice(&notice));
+    drop(seen);
+    let names: Vec<String> =
+        table.columns.iter().filter(|column| asked.names(&column.name)).map(|c| c.name.clone()).collect();
+    let is_kept =
+        |column: &catalog::Column| names.contains(&column.name) || (!args.count && shown.contains(&column.name));
+    let mut notices = Vec::new();
+    let subjects = [Subject::new(table, &shown, is_kept, asked, &mut notices)?];
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-    following::check_memory(&client, &[(table, &shape)], max_memory).await?;
+    let mut options = prepare(&client, &subjects, max_memory).await?;
+    context.notices(&notices);
     drop(client);
-    let channel = following::channel(table, seen.as_ref(), |notice| context.notice(notice));
-    let mut options = following::options(vec![channel], max_memory);
     // Who asks once wants to know that a connection was lost.
     options.limits.heals = args.watch;
-    let follow = following::follow(table, seen.as_ref(), &shape);
-    let progress = Progress::new(&format!("loading {}", table.display_name()), table.estimated_rows, !context.quiet);
     let started = Instant::now();
-    let mut driver = Driver::open(server, vec![follow], options).await.map_err(explain_failure)?;
-    driver.until_live(|loaded| progress.set(loaded.rows)).await.map_err(explain_failure)?;
+    let mut driver = load(&server, &subjects, options, context.quiet).await?;
+    let [subject] = subjects;
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);
-    drop(progress);
-    let conditions = asked.conditions(&shape)?;
     if args.watch {
-        let columns = shown.iter().filter_map(|name| shape.position(name)).collect();
-        let (table, format) = (table.display_name(), context.format);
-        let watch = Watch { table, shape, conditions, columns, format, style: Style::Answer };
+        let watch = Watch { subject, format: context.format, style: Style::Answer };
         return watch.run(context, driver, std::pin::pin!(interrupted())).await;
     }
     let cache = driver.cache(TableId(0));
-    let answer = cache.find(&conditions);
+    let answer = cache.find(&subject.conditions);
     let timing = Timing { load, fence, find: started.elapsed().saturating_sub(load + fence) };
     if args.explain {
-        anstream::eprint!("{}", explain(&driver, table, &answer, timing));
+        anstream::eprint!("{}", explain(&driver, &subject.table, &answer, timing));
     }
     let found = answer.rows.len();
     if found == 0 && !args.count {
         context.notice("no row matches");
     }
-    print(&show(context.format, &args, &shape, &shown, &answer))?;
+    print(&show(context.format, &args, &subject, &answer))?;
     if let Some(limit) = args.limit.filter(|limit| *limit < found && !args.count) {
         context.notice(&format!("{} more rows match; --limit {limit} cut them off", found - limit));
     }
@@ -146,7 +140,7 @@ fn check_sent(table: &Table, seen: Option<&Observed<'_>>, shown: &[String], aske
     wanted.try_for_each(|column| following::check_sent(table, seen, &column.name))
 }
 
-fn show(format: Format, args: &Args, shape: &TableShape, shown: &[String], answer: &Answer<'_>) -> String {
+fn show(format: Format, args: &Args, subject: &Subject, answer: &Answer<'_>) -> String {
     let count = answer.rows.len();
     if args.count {
         return match format {
@@ -154,9 +148,8 @@ fn show(format: Format, args: &Args, shape: &TableShape, shown: &[String], answe
             Format::Json => format!("{{\"count\":{count}}}\n"),
         };
     }
-    let columns: Vec<usize> = shown.iter().filter_map(|name| shape.position(name)).collect();
     let shown = answer.rows.iter().take(args.limit.unwrap_or(usize::MAX));
-    rows(format, shape, &columns, shown)
+    rows(format, &subject.shape, &subject.shown, shown)
 }
 
 fn explain(driver: &Driver, table: &Table, answer: &Answer<'_>, timing: Timing) -> String {

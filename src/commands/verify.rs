@@ -1,25 +1,25 @@
 //! `pgic verify`.
 
 use super::{Context, Signals};
-use crate::catalog::{self, Table};
+use crate::catalog;
 use crate::causes;
 use crate::cli::{parse_bytes, parse_duration};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
+use crate::following::subject::{Subject, load, prepare};
 use crate::following::{self, estimate, explain_failure};
-use crate::render::progress::Progress;
 use crate::render::{Format, finding, json, print};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
-use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, FollowTable, RowChange, Verified};
+use postgres_index_cache_core::KeyBuf;
+use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, DriverOptions, RowChange, Verified};
 use postgres_index_cache_core::sync::TableId;
-use postgres_index_cache_core::{KeyBuf, TableShape};
 use serde_json::json;
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_postgres::Client;
 
 /// How often a round that does not count is repeated.
 const TRIES: usize = 20;
@@ -48,14 +48,8 @@ pub struct Args {
     pub max_memory: Option<usize>,
 }
 
-/// A table that is verified.
-struct Subject {
-    table: Table,
-    shape: Arc<TableShape>,
-    channel: String,
-    /// The keys of the rows that notifications changed.
-    heard: HashSet<KeyBuf>,
-}
+/// The keys of the rows that notifications changed, a table each.
+type Heard = Vec<HashSet<KeyBuf>>;
 
 /// What is counted over all tables.
 #[derive(Debug, Default)]
@@ -83,37 +77,27 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 
 async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let server = context.server("verify")?;
-    let (mut subjects, follows) = describe(context, &server, args).await?;
-    let mut channels: Vec<String> = subjects.iter().map(|subject| subject.channel.clone()).collect();
-    channels.sort();
-    channels.dedup();
-    let mut options = following::options(channels, args.max_memory.unwrap_or_else(estimate::default_limit));
+    let client = server.client().await?;
+    let subjects = describe(context, &client, args).await?;
+    let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     // What notifications miss is to be found, not mended.
-    options.looks = false;
-    let expected: Option<u64> = subjects.iter().map(|subject| subject.table.estimated_rows).sum();
-    let names: Vec<String> = subjects.iter().map(|subject| subject.table.display_name()).collect();
-    let progress = Progress::new(&format!("loading {}", names.join(", ")), expected, !context.quiet);
-    let mut driver = Driver::open(server.clone(), follows, options).await.map_err(explain_failure)?;
-    let mut loaded = vec![0; subjects.len()];
-    let count = |at: postgres_index_cache_core::postgres::Loaded| {
-        loaded[at.table.0] = at.rows;
-        progress.set(loaded.iter().sum());
-    };
-    driver.until_live(count).await.map_err(explain_failure)?;
-    drop(progress);
+    let options = DriverOptions { looks: false, ..prepare(&client, &subjects, max_memory).await? };
+    drop(client);
+    let mut driver = load(&server, &subjects, options, context.quiet).await?;
+    let mut heard: Heard = subjects.iter().map(|_| HashSet::new()).collect();
     driver.tell_of_rows();
     if args.rounds.is_none() {
-        follow(&mut driver, &mut subjects, args.follow).await?;
+        follow(&mut driver, &subjects, &mut heard, args.follow).await?;
     }
     let mut summary = Summary::default();
     for _ in 0..args.rounds.unwrap_or(1) {
         for at in 0..subjects.len() {
-            let comparison = compare(context, &mut driver, &mut subjects, at, &mut summary).await?;
+            let comparison = compare(context, &mut driver, &subjects, &mut heard, at, &mut summary).await?;
             summary.add(&comparison);
             if comparison.differing() > 0 {
-                report(context, &server, &subjects[at], &comparison).await?;
+                report(context, &server, &subjects[at], &heard[at], &comparison).await?;
             } else if context.format == Format::Text {
-                let name = crate::render::escape::escape(&subjects[at].table.display_name()).into_owned();
+                let name = crate::render::escape::escape(&subjects[at].name()).into_owned();
                 print(&format!("equal    {name}  {} rows at one exact cut\n", comparison.rows))?;
             }
         }
@@ -124,50 +108,41 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     finish(context, &subjects, &summary)
 }
 
-async fn describe(context: &Context, server: &Server, args: &Args) -> anyhow::Result<(Vec<Subject>, Vec<FollowTable>)> {
-    let client = server.client().await?;
-    let (mut subjects, mut follows) = (Vec::new(), Vec::new());
-    for table in catalog::resolve(&client, &args.tables).await? {
+async fn describe(context: &Context, client: &Client, args: &Args) -> anyhow::Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
+    for table in catalog::resolve(client, &args.tables).await? {
         following::check_kind(&table)?;
-        let seen = observe(&table);
         // A table that is not announced is what this is for: it says so.
-        match following::check_announced(&table, seen.as_ref()) {
-            Ok(notices) => notices.iter().for_each(|notice| context.notice(notice)),
+        match following::check_announced(&table, observe(&table).as_ref()) {
+            Ok(notices) => context.notices(&notices),
             Err(error) => context.notice(&error.root_cause().to_string()),
         }
-        let shown = following::shown(&table, seen.as_ref());
-        let shape = following::shape(&table, |column| shown.contains(&column.name))?;
-        let follow = following::follow(&table, seen.as_ref(), &shape);
+        let mut subject = Subject::whole(table, &mut Vec::new())?;
         // A trigger that is disabled meanwhile is to be found out, not to end this.
-        follows.push(FollowTable { announced_by: Vec::new(), ..follow });
-        let channel = following::channel(&table, seen.as_ref(), |_| {});
-        drop(seen);
-        subjects.push(Subject { table, shape, channel, heard: HashSet::new() });
+        subject.follow.announced_by = Vec::new();
+        subjects.push(subject);
     }
-    let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-    let sizes: Vec<(&Table, &TableShape)> = subjects.iter().map(|subject| (&subject.table, &*subject.shape)).collect();
-    following::check_memory(&client, &sizes, max_memory).await?;
-    Ok((subjects, follows))
+    Ok(subjects)
 }
 
 /// Follows for a while.
-async fn follow(driver: &mut Driver, subjects: &mut [Subject], time: Duration) -> anyhow::Result<()> {
+async fn follow(driver: &mut Driver, subjects: &[Subject], heard: &mut Heard, time: Duration) -> anyhow::Result<()> {
     let until = Instant::now() + time;
     loop {
         tokio::select! {
             stepped = driver.step() => stepped.map_err(explain_failure)?,
             () = tokio::time::sleep_until(until) => return Ok(()),
         }
-        hear(driver, subjects);
+        hear(driver, subjects, heard);
     }
 }
 
 /// Remembers which rows notifications changed.
-fn hear(driver: &mut Driver, subjects: &mut [Subject]) {
+fn hear(driver: &mut Driver, subjects: &[Subject], heard: &mut Heard) {
     let told: Vec<DriverEvent> = driver.take_events().collect();
     for event in told {
         if let DriverEvent::Row { table, change } = event {
-            let Subject { shape, heard, .. } = &mut subjects[table.0];
+            let (shape, heard) = (&subjects[table.0].shape, &mut heard[table.0]);
             let (RowChange::Added(row) | RowChange::Changed { new: row, .. } | RowChange::Removed(row)) = change;
             if heard.len() < HEARD {
                 heard.insert(KeyBuf::of_row(shape, &row));
@@ -180,15 +155,16 @@ fn hear(driver: &mut Driver, subjects: &mut [Subject]) {
 async fn compare(
     context: &Context,
     driver: &mut Driver,
-    subjects: &mut [Subject],
+    subjects: &[Subject],
+    heard: &mut Heard,
     at: usize,
     summary: &mut Summary,
 ) -> anyhow::Result<Comparison> {
-    let name = subjects[at].table.display_name();
+    let name = subjects[at].name();
     let mut last = String::new();
     for _ in 0..TRIES {
         let verified = driver.verify(TableId(at)).await.map_err(explain_failure)?;
-        hear(driver, subjects);
+        hear(driver, subjects, heard);
         match verified {
             Verified::Compared(comparison) => {
                 summary.compared += 1;
@@ -216,13 +192,19 @@ async fn compare(
 }
 
 /// Prints what was found, with causes as the catalogue has them now.
-async fn report(context: &Context, server: &Server, subject: &Subject, comparison: &Comparison) -> anyhow::Result<()> {
+async fn report(
+    context: &Context,
+    server: &Server,
+    subject: &Subject,
+    heard: &HashSet<KeyBuf>,
+    comparison: &Comparison,
+) -> anyhow::Result<()> {
     let client = server.client().await?;
     let tables = catalog::describe(&client, &[subject.table.oid]).await?;
     let table = tables.first().unwrap_or(&subject.table);
     let seen = observe(table);
     let lines = comparison.findings.iter().map(|found| {
-        let was_heard = subject.heard.contains(&found.key_cells);
+        let was_heard = heard.contains(&found.key_cells);
         let cause = causes::likely(table, seen.as_ref(), &subject.channel, found.kind, was_heard);
         finding::finding(context.format, (&table.schema, &table.name), found, &cause)
     });

@@ -9,17 +9,17 @@
 use super::Context;
 use crate::exit_code::ExitCode;
 use crate::following::explain_failure;
+use crate::following::subject::Subject;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
 use anyhow::Context as _;
 use jiff::Zoned;
 use postgres_index_cache_core::postgres::{Driver, DriverEvent, RowChange};
 use postgres_index_cache_core::sync::{State, TableId};
-use postgres_index_cache_core::{Condition, KeyBuf, RowBuf, TableShape};
+use postgres_index_cache_core::{KeyBuf, RowBuf};
 use serde_json::json;
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -28,11 +28,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What is watched.
 pub(super) struct Watch {
-    pub(super) table: String,
-    pub(super) shape: Arc<TableShape>,
-    pub(super) conditions: Vec<Condition>,
-    /// The columns to print, by position.
-    pub(super) columns: Vec<usize>,
+    pub(super) subject: Subject,
     pub(super) format: Format,
     pub(super) style: Style,
 }
@@ -141,7 +137,7 @@ impl Watch {
             };
         }
         let cache = driver.cache(TableId(0));
-        let answer = cache.find(&self.conditions);
+        let answer = cache.find(&self.subject.conditions);
         match self.format {
             Format::Text => self.answer(driver),
             Format::Json => {
@@ -154,9 +150,9 @@ impl Watch {
     /// The answer as text, with how many rows it has.
     fn answer(&self, driver: &Driver) -> String {
         let cache = driver.cache(TableId(0));
-        let answer = cache.find(&self.conditions);
+        let answer = cache.find(&self.subject.conditions);
         let count = answer.rows.len();
-        let rows = rows(Format::Text, &self.shape, &self.columns, answer.rows.iter());
+        let rows = rows(Format::Text, &self.subject.shape, &self.subject.shown, answer.rows.iter());
         format!("{rows}({count} {})\n", if count == 1 { "row" } else { "rows" })
     }
 
@@ -187,7 +183,7 @@ impl Watch {
     }
 
     fn fulfils(&self, row: &RowBuf) -> bool {
-        self.conditions.iter().all(|condition| condition.is_fulfilled_by(&self.shape, row))
+        self.subject.conditions.iter().all(|condition| condition.is_fulfilled_by(&self.subject.shape, row))
     }
 
     /// What is to be printed now, if anything is.
@@ -217,7 +213,8 @@ impl Watch {
     /// A change as a line; empty when nothing that is shown has changed. Where the answer is printed as text, that it is
     /// not empty is all that counts.
     fn line(&self, old: Option<&RowBuf>, new: Option<&RowBuf>, count: u64) -> String {
-        let Self { table, shape, columns, .. } = self;
+        let Subject { shape, shown: columns, .. } = &self.subject;
+        let table = &self.subject.name();
         let change = row_change::RowChange { table, shape, columns, old, new, collapsed: count - 1 };
         match (self.style, self.format) {
             (Style::Changes, Format::Text) => change.text(Some(&Zoned::now().strftime("%H:%M:%S%.3f").to_string())),
@@ -235,7 +232,9 @@ impl Pending {
     }
 
     fn add(&mut self, watch: &Watch, old: Option<RowBuf>, new: Option<RowBuf>) {
-        let Some(key) = new.as_ref().or(old.as_ref()).map(|row| KeyBuf::of_row(&watch.shape, row)) else { return };
+        let Some(key) = new.as_ref().or(old.as_ref()).map(|row| KeyBuf::of_row(&watch.subject.shape, row)) else {
+            return;
+        };
         let old = old.filter(|row| watch.fulfils(row));
         let new = new.filter(|row| watch.fulfils(row));
         match self.by_key.get(&key) {

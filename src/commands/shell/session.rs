@@ -12,18 +12,17 @@ use crate::causes;
 use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
-use crate::following::{self, estimate, explain_failure};
+use crate::following::subject::{Subject, load, prepare};
+use crate::following::{self, estimate};
 use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::finding::finding;
 use crate::render::json;
-use crate::render::progress::Progress;
 use crate::render::rows::rows;
 use crate::render::table::{Heading, render};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
-use postgres_index_cache_core::TableShape;
-use postgres_index_cache_core::postgres::{Driver, FollowTable, Verified};
+use postgres_index_cache_core::postgres::Verified;
 use postgres_index_cache_core::sync::TableId;
 use serde_json::json;
 use std::sync::Arc;
@@ -53,19 +52,9 @@ struct Data {
     notices: Vec<String>,
 }
 
-/// A table that is followed.
-struct Followee {
-    table: Table,
-    shape: Arc<TableShape>,
-    /// The columns to show, by position in the shape.
-    shown: Vec<usize>,
-    channel: String,
-}
-
-impl Followee {
-    fn shown(&self) -> Shown {
-        Shown { table: self.table.display_name(), shape: Arc::clone(&self.shape), columns: self.shown.clone() }
-    }
+/// How the rows of a table are shown.
+fn shown(subject: &Subject) -> Shown {
+    Shown { table: subject.name(), shape: Arc::clone(&subject.shape), columns: subject.shown.clone() }
 }
 
 /// The tables that are followed.
@@ -74,7 +63,7 @@ pub(super) struct Session {
     /// Computes the values of conditions.
     client: Client,
     live: Live,
-    followees: Vec<Followee>,
+    subjects: Vec<Subject>,
     limit: usize,
     format: Format,
     color: bool,
@@ -86,47 +75,19 @@ impl Session {
     pub(super) async fn open(context: &Context, args: &Args) -> anyhow::Result<Self> {
         let server = context.server("shell")?;
         let client = server.client().await?;
-        let tables = catalog::resolve(&client, &args.tables).await?;
-        let mut followees = Vec::new();
-        let mut follows: Vec<FollowTable> = Vec::new();
-        for table in tables {
-            following::check_kind(&table)?;
-            let seen = observe(&table);
-            for notice in following::check_announced(&table, seen.as_ref())? {
-                context.notice(&notice);
-            }
-            let shown = following::shown(&table, seen.as_ref());
-            let shape = following::shape(&table, |column| shown.contains(&column.name))?;
-            follows.push(following::follow(&table, seen.as_ref(), &shape));
-            let channel = following::channel(&table, seen.as_ref(), |notice| context.notice(notice));
-            let shown = shown.iter().filter_map(|name| shape.position(name)).collect();
-            drop(seen);
-            followees.push(Followee { table, shape, shown, channel });
+        let (mut subjects, mut notices) = (Vec::new(), Vec::new());
+        for table in catalog::resolve(&client, &args.tables).await? {
+            subjects.push(Subject::announced(table, &mut notices)?);
         }
+        context.notices(&notices);
         let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-        let sizes: Vec<(&Table, &TableShape)> =
-            followees.iter().map(|followee| (&followee.table, &*followee.shape)).collect();
-        following::check_memory(&client, &sizes, max_memory).await?;
-        let mut channels: Vec<String> = followees.iter().map(|followee| followee.channel.clone()).collect();
-        channels.sort();
-        channels.dedup();
-        let expected: Option<u64> = followees.iter().map(|followee| followee.table.estimated_rows).sum();
-        let names: Vec<String> = followees.iter().map(|followee| followee.table.display_name()).collect();
-        let progress = Progress::new(&format!("loading {}", names.join(", ")), expected, !context.quiet);
-        let options = following::options(channels, max_memory);
-        let mut driver = Driver::open(server.clone(), follows, options).await.map_err(explain_failure)?;
-        let mut loaded = vec![0; followees.len()];
-        let count = |read: postgres_index_cache_core::postgres::Loaded| {
-            loaded[read.table.0] = read.rows;
-            progress.set(loaded.iter().sum());
-        };
-        driver.until_live(count).await.map_err(explain_failure)?;
-        drop(progress);
+        let options = prepare(&client, &subjects, max_memory).await?;
+        let driver = load(&server, &subjects, options, context.quiet).await?;
         Ok(Self {
             server,
             client,
-            live: Live::new(driver, Changes::new(followees.iter().map(Followee::shown).collect(), context.format)),
-            followees,
+            live: Live::new(driver, Changes::new(subjects.iter().map(shown).collect(), context.format)),
+            subjects,
             limit: LIMIT,
             format: context.format,
             color: context.color,
@@ -140,11 +101,11 @@ impl Session {
             let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
             if is_plain { name.to_string() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
         };
-        let tables = self.followees.iter().map(|followee| {
-            let Table { schema, name, .. } = &followee.table;
-            let is_alone = self.followees.iter().filter(|other| other.table.name == *name).count() == 1;
+        let tables = self.subjects.iter().map(|subject| {
+            let Table { schema, name, .. } = &subject.table;
+            let is_alone = self.subjects.iter().filter(|other| other.table.name == *name).count() == 1;
             let table = if is_alone { quoted(name) } else { format!("{}.{}", quoted(schema), quoted(name)) };
-            let columns = followee.shape.columns().iter().map(|column| quoted(&column.name)).collect();
+            let columns = subject.shape.columns().iter().map(|column| quoted(&column.name)).collect();
             (table, columns)
         });
         Arc::new(Words { standing: self.live.standing(), tables: tables.collect(), color: self.color })
@@ -185,7 +146,7 @@ impl Session {
             }
             Line::Count { table, conditions } => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
-                let conditions = asked.conditions(&self.followees[at].shape)?;
+                let conditions = asked.conditions(&self.subjects[at].shape)?;
                 let count = self.live.driver.cache(TableId(at)).find(&conditions).rows.len();
                 let text = match self.format {
                     Format::Text => format!("{count}\n"),
@@ -208,7 +169,7 @@ impl Session {
             }
             Line::Watch(Some((table, conditions))) => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
-                self.live.changes.watch(at, asked.conditions(&self.followees[at].shape)?);
+                self.live.changes.watch(at, asked.conditions(&self.subjects[at].shape)?);
                 Ok(Data { notices, ..Data::default() })
             }
             Line::History { table, key, conditions } => self.history(&table, key, conditions).await,
@@ -228,7 +189,7 @@ impl Session {
 
     async fn history(&mut self, table: &Name, key: Option<String>, mut written: Vec<Written>) -> anyhow::Result<Data> {
         if let Some(key) = key {
-            let Followee { table, shape, .. } = &self.followees[self.position(table)?];
+            let Subject { table, shape, .. } = &self.subjects[self.position(table)?];
             let &[column] = shape.key() else {
                 let hint = "name its columns: .history TABLE COLUMN=VALUE…";
                 return Err(with_hint(anyhow!("the key of {} has several columns", table.display_name()), hint));
@@ -236,7 +197,7 @@ impl Session {
             written = vec![Written::equals(&shape.columns()[column].name, key)];
         }
         let (at, asked, mut notices) = self.ask(table, &written).await?;
-        let conditions = asked.conditions(&self.followees[at].shape)?;
+        let conditions = asked.conditions(&self.subjects[at].shape)?;
         let (text, rows, forgotten) = self.live.changes.history(at, &conditions);
         if forgotten > 0 {
             notices.push(format!("the oldest {forgotten} changes of all tables are not kept any more"));
@@ -255,20 +216,20 @@ impl Session {
                 return Err(with_hint(anyhow!("the comparison does not count: {why}"), "ask again"));
             }
         };
-        let Self { server, client, live, followees, .. } = self;
-        let followee = &followees[at];
+        let Self { server, client, live, subjects, .. } = self;
+        let subject = &subjects[at];
         let mut text = String::new();
         if comparison.differing() > 0 {
             if client.is_closed() {
                 *client = live.alongside(server.client()).await?;
             }
-            let tables = live.alongside(catalog::describe(client, &[followee.table.oid])).await?;
-            let table = tables.first().unwrap_or(&followee.table);
+            let tables = live.alongside(catalog::describe(client, &[subject.table.oid])).await?;
+            let table = tables.first().unwrap_or(&subject.table);
             let seen = observe(table);
             for found in &comparison.findings {
                 // What was heard of the row is what its history has.
                 let was_heard = live.changes.knows(at, &found.key_cells);
-                let cause = causes::likely(table, seen.as_ref(), &followee.channel, found.kind, was_heard);
+                let cause = causes::likely(table, seen.as_ref(), &subject.channel, found.kind, was_heard);
                 text.push_str(&finding(self.format, (&table.schema, &table.name), found, &cause));
             }
         }
@@ -287,7 +248,7 @@ impl Session {
                 ])
             }
             Format::Text if comparison.differing() == 0 => {
-                format!("equal    {}  {} rows at one exact cut\n", followee.table.display_name(), comparison.rows)
+                format!("equal    {}  {} rows at one exact cut\n", subject.name(), comparison.rows)
             }
             Format::Text => text,
         };
@@ -297,8 +258,8 @@ impl Session {
     /// Finds the table, computes the conditions, and catches up.
     async fn ask(&mut self, table: &Name, written: &[Written]) -> anyhow::Result<(usize, Asked, Vec<String>)> {
         let at = self.position(table)?;
-        let Self { server, client, live, followees, .. } = self;
-        let table = &followees[at].table;
+        let Self { server, client, live, subjects, .. } = self;
+        let table = &subjects[at].table;
         if !written.is_empty() && client.is_closed() {
             *client = live.alongside(server.client()).await?;
         }
@@ -312,20 +273,20 @@ impl Session {
     }
 
     fn position(&self, name: &Name) -> anyhow::Result<usize> {
-        let is_meant = |followee: &&Followee| {
-            let Table { schema, name: own, .. } = &followee.table;
+        let is_meant = |subject: &&Subject| {
+            let Table { schema, name: own, .. } = &subject.table;
             *own == name.name && name.schema.as_ref().is_none_or(|wanted| wanted == schema)
         };
         let names = || {
-            let names: Vec<String> = self.followees.iter().map(|followee| followee.table.display_name()).collect();
+            let names: Vec<String> = self.subjects.iter().map(Subject::name).collect();
             names.join(", ")
         };
-        match self.followees.iter().filter(is_meant).count() {
+        match self.subjects.iter().filter(is_meant).count() {
             0 => Err(with_hint(
                 anyhow!("{} is not followed here", name.name),
                 format!("followed are {}; see .help for what can be asked", names()),
             )),
-            1 => Ok(self.followees.iter().position(|followee| is_meant(&followee)).unwrap_or_default()),
+            1 => Ok(self.subjects.iter().position(|subject| is_meant(&subject)).unwrap_or_default()),
             _ => {
                 Err(with_hint(anyhow!("{} may be one of several tables", name.name), format!("say which: {}", names())))
             }
@@ -333,7 +294,7 @@ impl Session {
     }
 
     fn rows(&mut self, at: usize, asked: Asked, mut notices: Vec<String>) -> anyhow::Result<Data> {
-        let Followee { shape, shown, .. } = &self.followees[at];
+        let Subject { shape, shown, .. } = &self.subjects[at];
         let conditions = asked.conditions(shape)?;
         let cache = self.live.driver.cache(TableId(at));
         let answer = cache.find(&conditions);
@@ -348,10 +309,10 @@ impl Session {
     fn tables(&self) -> Data {
         let memory = |at: usize| self.live.driver.cache(TableId(at)).memory_bytes();
         let count = |at: usize| self.live.driver.cache(TableId(at)).len();
-        let columns = |followee: &Followee| -> Vec<String> {
-            followee.shown.iter().map(|&column| followee.shape.columns()[column].name.clone()).collect()
+        let columns = |subject: &Subject| -> Vec<String> {
+            subject.shown.iter().map(|&column| subject.shape.columns()[column].name.clone()).collect()
         };
-        let numbered = self.followees.iter().enumerate();
+        let numbered = self.subjects.iter().enumerate();
         let text = match self.format {
             Format::Text => {
                 let headings = [
@@ -361,39 +322,39 @@ impl Session {
                     Heading::text("channel"),
                     Heading::text("columns"),
                 ];
-                let row = |(at, followee): (usize, &Followee)| {
+                let row = |(at, subject): (usize, &Subject)| {
                     vec![
-                        followee.table.display_name(),
+                        subject.name(),
                         count(at).to_string(),
                         estimate::human(memory(at)),
-                        followee.channel.clone(),
-                        columns(followee).join(","),
+                        subject.channel.clone(),
+                        columns(subject).join(","),
                     ]
                 };
                 render(&headings, numbered.map(row))
             }
             Format::Json => numbered
-                .map(|(at, followee)| {
-                    let Table { schema, name, .. } = &followee.table;
+                .map(|(at, subject)| {
+                    let Table { schema, name, .. } = &subject.table;
                     json::line([
                         ("schema", json!(schema)),
                         ("table", json!(name)),
                         ("rows", json!(count(at))),
                         ("memory_bytes", json!(memory(at))),
-                        ("channel", json!(followee.channel)),
-                        ("columns", json!(columns(followee))),
+                        ("channel", json!(subject.channel)),
+                        ("columns", json!(columns(subject))),
                     ])
                 })
                 .collect(),
         };
-        Data { text, rows: self.followees.len(), ..Data::default() }
+        Data { text, rows: self.subjects.len(), ..Data::default() }
     }
 
     fn stats(&self) -> Data {
         let driver = &self.live.driver;
         let counters = driver.engine().counters();
         let (mut total, mut bytes) = (0, 0);
-        for at in 0..self.followees.len() {
+        for at in 0..self.subjects.len() {
             let cache = driver.cache(TableId(at));
             total += cache.len();
             bytes += cache.memory_bytes();

@@ -4,10 +4,8 @@ use crate::catalog;
 use crate::commands::watch::{Style, Watch};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
-use crate::following::{self, estimate, explain_failure};
-use crate::render::progress::Progress;
-use crate::triggers::observe::observe;
-use anyhow::anyhow;
+use crate::following::estimate;
+use crate::following::subject::{Subject, load, prepare};
 use postgres_index_cache_core::postgres::Driver;
 
 /// Loads the table, follows it, and prints what becomes of its rows.
@@ -18,7 +16,7 @@ pub(super) async fn run(context: &Context, name: &str) -> anyhow::Result<ExitCod
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     if !context.quiet {
-        anstream::eprintln!("following {}", crate::render::escape::escape(&watch.table));
+        anstream::eprintln!("following {}", crate::render::escape::escape(&watch.subject.name()));
     }
     watch.run(context, driver, interrupted).await
 }
@@ -26,26 +24,14 @@ pub(super) async fn run(context: &Context, name: &str) -> anyhow::Result<ExitCod
 async fn open(context: &Context, name: &str) -> anyhow::Result<(Watch, Driver)> {
     let server = context.server("tail")?;
     let client = server.client().await?;
-    let tables = catalog::resolve(&client, &[name.to_string()]).await?;
-    let table = tables.first().ok_or_else(|| anyhow!("name a table"))?;
-    following::check_kind(table)?;
-    let seen = observe(table);
-    for notice in following::check_announced(table, seen.as_ref())? {
-        context.notice(&notice);
-    }
-    let shown = following::shown(table, seen.as_ref());
-    let shape = following::shape(table, |column| shown.contains(&column.name))?;
-    let max_memory = estimate::default_limit();
-    following::check_memory(&client, &[(table, &shape)], max_memory).await?;
+    let mut notices = Vec::new();
+    let table = catalog::resolve_one(&client, name).await?;
+    let subject = Subject::announced(table, &mut notices)?;
+    context.notices(&notices);
+    let subjects = [subject];
+    let options = prepare(&client, &subjects, estimate::default_limit()).await?;
     drop(client);
-    let channel = following::channel(table, seen.as_ref(), |notice| context.notice(notice));
-    let follow = following::follow(table, seen.as_ref(), &shape);
-    let progress = Progress::new(&format!("loading {}", table.display_name()), table.estimated_rows, !context.quiet);
-    let options = following::options(vec![channel], max_memory);
-    let mut driver = Driver::open(server, vec![follow], options).await.map_err(explain_failure)?;
-    driver.until_live(|loaded| progress.set(loaded.rows)).await.map_err(explain_failure)?;
-    let columns = shown.iter().filter_map(|name| shape.position(name)).collect();
-    let (table, format) = (table.display_name(), context.format);
-    let watch = Watch { table, shape, conditions: Vec::new(), columns, format, style: Style::Changes };
-    Ok((watch, driver))
+    let driver = load(&server, &subjects, options, context.quiet).await?;
+    let [subject] = subjects;
+    Ok((Watch { subject, format: context.format, style: Style::Changes }, driver))
 }

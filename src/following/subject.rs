@@ -1,0 +1,114 @@
+//! [`Subject`]: a table that a command follows, and [`load`]: what all of them do with it first.
+
+use super::{channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape, shown};
+use crate::catalog::{Column, Table};
+use crate::conditions::Asked;
+use crate::connect::Server;
+use crate::render::progress::Progress;
+use crate::triggers::observe::observe;
+use postgres_index_cache_core::postgres::{Driver, DriverOptions, FollowTable, Loaded};
+use postgres_index_cache_core::{Condition, TableShape};
+use std::sync::Arc;
+use tokio_postgres::Client;
+
+/// A table that a command follows.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// As the catalogue has it.
+    pub table: Table,
+    /// What its cache keeps.
+    pub shape: Arc<TableShape>,
+    /// The columns to show, by position in the shape.
+    pub shown: Vec<usize>,
+    /// What rows must have to be shown.
+    pub conditions: Vec<Condition>,
+    /// The channel that is listened to.
+    pub channel: String,
+    /// What the driver is told.
+    pub follow: FollowTable,
+}
+
+impl Subject {
+    /// A table of whose columns these are shown, and those kept that `is_kept` names. What should be said about it is added
+    /// to `notices`.
+    ///
+    /// # Errors
+    /// When there is no key, or too many columns.
+    pub fn new(
+        table: Table,
+        columns: &[String],
+        is_kept: impl Fn(&Column) -> bool,
+        asked: Asked,
+        notices: &mut Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let seen = observe(&table);
+        let shape = shape(&table, is_kept)?;
+        let shown = columns.iter().filter_map(|name| shape.position(name)).collect();
+        let conditions = asked.conditions(&shape)?;
+        let follow = follow(&table, seen.as_ref(), &shape);
+        let channel = channel(&table, seen.as_ref(), notices);
+        drop(seen);
+        Ok(Self { table, shape, shown, conditions, channel, follow })
+    }
+
+    /// A table with every column that is announced.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn whole(table: Table, notices: &mut Vec<String>) -> anyhow::Result<Self> {
+        let columns = shown(&table, observe(&table).as_ref());
+        Self::new(table, &columns, |column| columns.contains(&column.name), Asked::default(), notices)
+    }
+
+    /// The same of a table whose cache is to be live.
+    ///
+    /// # Errors
+    /// When it cannot be: it is a view, its changes are not announced, ….
+    pub fn announced(table: Table, notices: &mut Vec<String>) -> anyhow::Result<Self> {
+        check_kind(&table)?;
+        notices.extend(check_announced(&table, observe(&table).as_ref())?);
+        Self::whole(table, notices)
+    }
+
+    /// The table's name, with its schema.
+    pub fn name(&self) -> String {
+        self.table.display_name()
+    }
+}
+
+/// How the driver works for these tables; refuses those whose caches would take more than `max_memory` bytes.
+///
+/// # Errors
+/// When they would, or the server refuses to say.
+pub async fn prepare(client: &Client, subjects: &[Subject], max_memory: usize) -> anyhow::Result<DriverOptions> {
+    let sizes: Vec<(&Table, &TableShape)> = subjects.iter().map(|subject| (&subject.table, &*subject.shape)).collect();
+    check_memory(client, &sizes, max_memory).await?;
+    let mut channels: Vec<String> = subjects.iter().map(|subject| subject.channel.clone()).collect();
+    channels.sort();
+    channels.dedup();
+    Ok(options(channels, max_memory))
+}
+
+/// Opens a driver, loads the tables and waits until they are live; shows how far it is, unless `is_quiet`.
+///
+/// # Errors
+/// Whatever keeps it from there.
+pub async fn load(
+    server: &Server,
+    subjects: &[Subject],
+    options: DriverOptions,
+    is_quiet: bool,
+) -> anyhow::Result<Driver> {
+    let expected: Option<u64> = subjects.iter().map(|subject| subject.table.estimated_rows).sum();
+    let names: Vec<String> = subjects.iter().map(Subject::name).collect();
+    let progress = Progress::new(&format!("loading {}", names.join(", ")), expected, !is_quiet);
+    let follows = subjects.iter().map(|subject| subject.follow.clone()).collect();
+    let mut driver = Driver::open(server.clone(), follows, options).await.map_err(explain_failure)?;
+    let mut loaded = vec![0; subjects.len()];
+    let count = |read: Loaded| {
+        loaded[read.table.0] = read.rows;
+        progress.set(loaded.iter().sum());
+    };
+    driver.until_live(count).await.map_err(explain_failure)?;
+    Ok(driver)
+}
