@@ -7,8 +7,9 @@ use postgres_index_cache_core::postgres::{CopyDecoder, CopyError};
 use postgres_index_cache_core::{Column, Kind, RowBuf, TableCache, TableShape};
 use std::sync::Arc;
 
-fuzz_target!(|input: (u8, Vec<u8>)| {
-    let (size, bytes) = input;
+// The first byte says how long the pieces are.
+fuzz_target!(|input: &[u8]| {
+    let Some((&size, bytes)) = input.split_first() else { return };
     let column = |name: &str, kind| Column { name: name.to_string(), kind, nullable: true };
     let columns = vec![column("id", Kind::Int4), column("a", Kind::Numeric), column("b", Kind::Jsonb), column("c", Kind::Text)];
     let shape = Arc::new(TableShape::new(columns, &["id".to_string()]).expect("a shape"));

@@ -3,8 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use postgres_index_cache_core::sync::{Engine, Followed, Input, Limits, Output, State, TableId};
 use postgres_index_cache_core::{Column, JsonNulls, KeyBuf, Kind, Payload, RowBuf, TableCache, TableShape};
 use std::sync::Arc;
+use std::time::Instant;
 
 fn shape() -> Arc<TableShape> {
     let column = |name: &str, kind| Column { name: name.to_string(), kind, nullable: true };
@@ -16,7 +18,52 @@ fn shape() -> Arc<TableShape> {
     Arc::new(TableShape::new(columns, &["id".to_string()]).expect("a shape"))
 }
 
+/// An engine that is live.
+fn engine(now: Instant) -> Engine {
+    let followed = Followed {
+        schema: "public".into(),
+        name: "kv".into(),
+        oid: 7,
+        leaves: vec![8],
+        is_partitioned: true,
+        deferrable_key: true,
+        sends_plain_form: true,
+        sends_whole_rows: true,
+    };
+    let mut engine = Engine::new(vec![followed], vec!["c".into()], "fences".into(), Limits::default());
+    engine.handle(Input::Listening, now);
+    while let Some(output) = engine.poll() {
+        match output {
+            Output::Notify { token, channel, .. } => {
+                engine.handle(Input::Notification { channel: &channel, payload: &token }, now);
+            }
+            Output::ReadTable { table, generation } => {
+                let snapshot = "5:5:".parse().expect("a snapshot");
+                engine.handle(Input::SnapshotTaken { table, generation, snapshot }, now);
+                engine.handle(Input::SnapshotLoaded { table, generation }, now);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(engine.state(), State::Live);
+    engine
+}
+
+/// Twice the same, a lock held in between: whatever comes, the engine goes on.
+fn notify(text: &str) {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    for _ in 0..2 {
+        engine.handle(Input::Notification { channel: "c", payload: text }, now);
+        engine.handle(Input::CacheBusy { table: TableId(0) }, now);
+    }
+    engine.handle(Input::CacheFree { table: TableId(0) }, now);
+    while engine.poll().is_some() {}
+    assert!(!engine.has_ended());
+}
+
 fuzz_target!(|text: &str| {
+    notify(text);
     let shape = shape();
     let (mut row, mut key) = (RowBuf::default(), KeyBuf::default());
     let mut cache = TableCache::new(Arc::clone(&shape), 0);
