@@ -32,6 +32,16 @@ pub async fn tables_of_schema(client: &Client, schema: &str) -> anyhow::Result<V
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Describes tables that are there already, in this order.
+///
+/// # Errors
+/// When one of them is gone, or the server refuses.
+pub async fn describe_all(client: &Client, oids: &[u32]) -> anyhow::Result<Vec<Table>> {
+    let tables = describe(client, oids).await?;
+    anyhow::ensure!(tables.len() == oids.len(), "a table was dropped");
+    Ok(tables)
+}
+
 /// The server's version as a number: 150018 is 15.18.
 ///
 /// # Errors

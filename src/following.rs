@@ -1,6 +1,7 @@
 //! A table as something to follow: whether it can be, what its cache keeps, what the engine is told of it.
 
 pub mod estimate;
+pub mod follower;
 pub mod subject;
 
 use crate::catalog::{self, Table};
@@ -10,7 +11,7 @@ use crate::triggers::observe::Observed;
 use anyhow::anyhow;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::announced::PINNED;
-use postgres_index_cache_core::postgres::{self, DriverError, DriverOptions, FollowError, FollowTable};
+use postgres_index_cache_core::postgres::{self, DriverError, DriverOptions, FollowError, FollowTable, ReadError};
 use postgres_index_cache_core::sync::{Failure, Limits};
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,6 +147,7 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
         (DriverError::Failed(Failure::NotFollowed { .. }), _) => {
             "pgic status says what is wrong, pgic install-triggers mends it"
         }
+        (DriverError::Snapshot { source: ReadError::Altered(_), .. }, _) => "follow the table anew: start again",
         (DriverError::Memory { .. }, _) => "raise --max-memory, or load fewer columns with --columns or --count",
         (_, Some("25006")) => "this server is a standby, where LISTEN does not work: connect to the primary",
         (_, Some("42501")) => {

@@ -6,6 +6,7 @@ use crate::catalog::{self, Table};
 use crate::cli::parse_bytes;
 use crate::conditions::{self, Asked, Written};
 use crate::exit_code::ExitCode;
+use crate::following::follower::{Describe, Follower};
 use crate::following::subject::{Subject, load, prepare};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
@@ -15,7 +16,9 @@ use crate::triggers::observe::{Observed, observe};
 use postgres_index_cache_core::postgres::Driver;
 use postgres_index_cache_core::sync::TableId;
 use postgres_index_cache_core::{Access, Answer};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_postgres::Client;
 
 /// `pgic query TABLE [COLUMN=VALUE]…`.
 ///
@@ -68,38 +71,27 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("query")?;
     let mut client = server.client().await?;
     let table = catalog::resolve_one(&client, &args.table).await?;
-    following::check_kind(&table)?;
-    let seen = observe(&table);
-    if args.watch {
-        context.notices(&following::check_announced(&table, seen.as_ref())?);
-    }
-    let shown = shown_columns(context, &table, seen.as_ref(), &args)?;
-    let asked = conditions::evaluate(&mut client, &table, &written).await?;
-    check_sent(&table, seen.as_ref(), &shown, &asked)?;
-    asked.notices(&table).for_each(|notice| context.notice(&notice));
-    drop(seen);
-    let names: Vec<String> =
-        table.columns.iter().filter(|column| asked.names(&column.name)).map(|c| c.name.clone()).collect();
-    let is_kept =
-        |column: &catalog::Column| names.contains(&column.name) || (!args.count && shown.contains(&column.name));
     let mut notices = Vec::new();
-    let subjects = [Subject::new(table, &shown, is_kept, asked, &mut notices)?];
+    let described = describe(&mut client, table, &args, &written, &mut notices).await;
+    context.notices(&notices);
+    let subjects = vec![described?];
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     let mut options = prepare(&client, &subjects, max_memory).await?;
-    context.notices(&notices);
     drop(client);
     // Who asks once wants to know that a connection was lost.
     options.limits.heals = args.watch;
     let started = Instant::now();
     let mut driver = load(&server, &subjects, options, context.quiet).await?;
-    let [subject] = subjects;
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);
     if args.watch {
-        let watch = Watch { subject, format: context.format, style: Style::Answer };
-        return watch.run(context, driver, std::pin::pin!(interrupted())).await;
+        let watch = Watch { subject: subjects[0].clone(), format: context.format, style: Style::Answer };
+        let describe = describe_anew(subjects[0].table.oid, args, written);
+        let follower = Follower::new(server, describe, max_memory, subjects, driver);
+        return watch.run(context, follower, std::pin::pin!(interrupted())).await;
     }
+    let subject = &subjects[0];
     let cache = driver.cache(TableId(0));
     let answer = cache.find(&subject.conditions);
     let timing = Timing { load, fence, find: started.elapsed().saturating_sub(load + fence) };
@@ -110,25 +102,69 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if found == 0 && !args.count {
         context.notice("no row matches");
     }
-    print(&show(context.format, &args, &subject, &answer))?;
+    print(&show(context.format, &args, subject, &answer))?;
     if let Some(limit) = args.limit.filter(|limit| *limit < found && !args.count) {
         context.notice(&format!("{} more rows match; --limit {limit} cut them off", found - limit));
     }
     Ok(if found > 0 { ExitCode::Yes } else { ExitCode::No })
 }
 
+/// What is asked of a table.
+async fn describe(
+    client: &mut Client,
+    table: Table,
+    args: &Args,
+    written: &[Written],
+    notices: &mut Vec<String>,
+) -> anyhow::Result<Subject> {
+    following::check_kind(&table)?;
+    let seen = observe(&table);
+    if args.watch {
+        notices.extend(following::check_announced(&table, seen.as_ref())?);
+    }
+    let shown = shown_columns(&table, seen.as_ref(), args, notices)?;
+    let asked = conditions::evaluate(client, &table, written).await?;
+    check_sent(&table, seen.as_ref(), &shown, &asked)?;
+    notices.extend(asked.notices(&table));
+    drop(seen);
+    let is_shown = |column: &catalog::Column| !args.count && shown.contains(&column.name);
+    let kept: Vec<String> = table
+        .columns
+        .iter()
+        .filter(|column| asked.names(&column.name) || is_shown(column))
+        .map(|column| column.name.clone())
+        .collect();
+    Subject::new(table, &shown, |column| kept.contains(&column.name), asked, notices)
+}
+
+/// The same for a table that was altered.
+fn describe_anew(oid: u32, args: Args, written: Vec<Written>) -> Describe {
+    let asked = Arc::new((args, written));
+    Arc::new(move |mut client| {
+        let asked = Arc::clone(&asked);
+        Box::pin(async move {
+            let (args, written) = &*asked;
+            let mut subjects = Vec::new();
+            for table in catalog::describe_all(&client, &[oid]).await? {
+                subjects.push(describe(&mut client, table, args, written, &mut Vec::new()).await?);
+            }
+            Ok(subjects)
+        })
+    })
+}
+
 /// The columns to print: those that were asked for, in that order, else all that the trigger sends.
 fn shown_columns(
-    context: &Context,
     table: &Table,
     seen: Option<&Observed<'_>>,
     args: &Args,
+    notices: &mut Vec<String>,
 ) -> anyhow::Result<Vec<String>> {
     if !args.columns.is_empty() {
         return args.columns.iter().map(|name| Ok(conditions::column(table, name)?.name.clone())).collect();
     }
     if let Some(sent) = following::sent_columns(seen).filter(|_| !args.count) {
-        context.notice(&format!("the trigger of {} sends {} alone", table.display_name(), sent.join(", ")));
+        notices.push(format!("the trigger of {} sends {} alone", table.display_name(), sent.join(", ")));
     }
     Ok(following::shown(table, seen))
 }

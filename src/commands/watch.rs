@@ -1,14 +1,14 @@
 //! What `pgic query --watch` and `pgic tail --diff` share: a table that is kept live, and what becomes of its rows.
 //!
 //! ```text
-//! driver ─ rows that changed ─→ Pending, by key ─ when the printer has time ─→ printer (a thread) ─→ stdout
+//! follower ─ rows that changed ─→ Pending, by key ─ when the printer has time ─→ printer (a thread) ─→ stdout
 //! ```
 //!
 //! A reader that is slow sees the changes of a key as one: memory is bounded by keys, and the driver never waits.
 
 use super::Context;
 use crate::exit_code::ExitCode;
-use crate::following::explain_failure;
+use crate::following::follower::{Follower, Stepped};
 use crate::following::subject::Subject;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 /// How long the end waits for a reader to take what was printed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What is watched.
+/// What is watched, and how it is printed.
 pub(super) struct Watch {
     pub(super) subject: Subject,
     pub(super) format: Format,
@@ -71,12 +71,11 @@ struct Counts {
 impl Watch {
     /// Prints until it is interrupted, or nobody reads.
     pub(super) async fn run(
-        self,
+        mut self,
         context: &Context,
-        mut driver: Driver,
+        mut follower: Follower,
         mut interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> anyhow::Result<ExitCode> {
-        driver.tell_of_rows();
         let (to_printer, texts) = std::sync::mpsc::channel::<String>();
         let (is_ready, mut ready) = mpsc::channel::<()>(1);
         let printer = std::thread::Builder::new().name("printer".to_string()).spawn(move || -> anyhow::Result<()> {
@@ -90,11 +89,13 @@ impl Watch {
         let printer = printer.context("start the printer")?;
         let mut gone = std::pin::pin!(crate::render::reader_gone());
         let (mut pending, mut counts) = (Pending::default(), Counts::default());
-        let mut is_idle = to_printer.send(self.first(&driver)).is_err();
+        let mut is_idle = to_printer.send(self.first(follower.driver())).is_err();
         let ended = loop {
             tokio::select! {
-                stepped = driver.step() => if let Err(error) = stepped {
-                    break Err(explain_failure(error));
+                stepped = follower.step() => match stepped {
+                    Ok(Stepped::On) => {}
+                    Ok(Stepped::Anew) => self.begin_anew(&follower, &mut pending, &mut counts),
+                    Err(error) => break Err(error),
                 },
                 word = ready.recv() => match word {
                     Some(()) => is_idle = true,
@@ -103,11 +104,10 @@ impl Watch {
                 () = &mut interrupted => break Ok(()),
                 () = &mut gone => break Ok(()),
             }
-            let events: Vec<DriverEvent> = driver.take_events().collect();
-            for event in events {
+            for event in follower.take_events() {
                 self.take(event, &mut pending);
             }
-            if is_idle && let Some(text) = self.text(&mut pending, &driver, &mut counts) {
+            if is_idle && let Some(text) = self.text(&mut pending, follower.driver(), &mut counts) {
                 is_idle = to_printer.send(text).is_err();
             }
         };
@@ -145,6 +145,25 @@ impl Watch {
                 rows.collect::<String>() + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
             }
         }
+    }
+
+    /// The table was altered: what has become of its rows before is said as it was, then all is said as at the start.
+    fn begin_anew(&mut self, follower: &Follower, pending: &mut Pending, counts: &mut Counts) {
+        const WHY: &str = "the table was altered";
+        let lines = self.lines(pending, counts).0;
+        let before = std::mem::take(pending).stale + if self.prints_answer() { "" } else { &lines };
+        self.subject.clone_from(&follower.subjects()[0]);
+        let first = self.first(follower.driver());
+        pending.stale = match self.format {
+            Format::Text if self.prints_answer() => format!("{before}anew: {WHY}\n\n{first}"),
+            Format::Text => format!("{before}anew: {WHY}\n"),
+            Format::Json => before + &json::line([("event", json!("anew")), ("why", json!(WHY))]) + &first,
+        };
+    }
+
+    /// Whether it is the whole answer that is printed when something changes.
+    fn prints_answer(&self) -> bool {
+        self.style == Style::Answer && self.format == Format::Text
     }
 
     /// The answer as text, with how many rows it has.
@@ -189,6 +208,17 @@ impl Watch {
     /// What is to be printed now, if anything is.
     fn text(&self, pending: &mut Pending, driver: &Driver, counts: &mut Counts) -> Option<String> {
         let (stale, live) = (std::mem::take(&mut pending.stale), std::mem::take(&mut pending.live));
+        let (lines, changed) = self.lines(pending, counts);
+        let text = match self.format {
+            Format::Text if self.prints_answer() && changed > 0 => format!("{stale}{live}\n{}", self.answer(driver)),
+            Format::Text if self.prints_answer() => stale + &live,
+            Format::Text | Format::Json => stale + &lines + &live,
+        };
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// What has become of rows, as lines, and how many those are.
+    fn lines(&self, pending: &mut Pending, counts: &mut Counts) -> (String, u64) {
         pending.by_key.clear();
         let mut lines = String::new();
         let mut changed = 0;
@@ -201,13 +231,7 @@ impl Watch {
             lines.push_str(&line);
         }
         counts.shown += changed;
-        let text = match self.format {
-            Format::Json => stale + &lines + &live,
-            Format::Text if self.style == Style::Changes => stale + &lines + &live,
-            Format::Text if changed > 0 => format!("{stale}{live}\n{}", self.answer(driver)),
-            Format::Text => stale + &live,
-        };
-        (!text.is_empty()).then_some(text)
+        (lines, changed)
     }
 
     /// A change as a line; empty when nothing that is shown has changed. Where the answer is printed as text, that it is

@@ -256,6 +256,38 @@ async fn a_watched_answer_is_printed_again_as_text_and_ends_with_its_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watched_table_that_is_altered_is_told_anew() {
+    use crate::support::DEADLINE;
+    let database = people().await;
+    let client = database.client().await;
+    let (mut child, lines) = watch(&database, &["hash=123", "--columns", "id,hash", "-o", "json"]);
+    let next = || -> serde_json::Value {
+        let line = lines.recv_timeout(DEADLINE).expect("another line");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+    };
+    while next()["event"] != "live" {}
+    // The condition's value is of another type from now on, and so is what is shown.
+    client.batch_execute("ALTER TABLE people ALTER hash TYPE text USING hash::text").await.unwrap();
+    let mut anew = next();
+    if anew["event"] == "stale" {
+        assert!(anew["why"].as_str().unwrap().contains("its definition was changed"), "{anew}");
+        anew = next();
+    }
+    assert_eq!(anew, json!({"event":"anew","why":"the table was altered"}));
+    let mut rows = [next(), next()];
+    rows.sort_by_key(|line| line["row"]["id"].as_i64());
+    assert_eq!(rows[0], json!({"event":"added","table":"public.people","row":{"id":1,"hash":"123"}}));
+    assert_eq!(next(), json!({"event":"live","rows":2}));
+    database.pgic_ok(&["install-triggers", "people"]);
+    client.batch_execute("UPDATE people SET hash = '5' WHERE id = 2").await.unwrap();
+    assert_eq!(next(), json!({"event":"removed","table":"public.people","row":{"id":2,"hash":"123"}}));
+    // A table that is gone ends it.
+    client.batch_execute("DROP TABLE people").await.unwrap();
+    assert_eq!(next()["event"], "stale");
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
     use std::io::{BufRead as _, BufReader};
     use std::process::Stdio;

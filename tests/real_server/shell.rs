@@ -345,6 +345,36 @@ async fn what_is_watched_is_shown_and_the_history_of_a_key_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_altered_is_followed_anew() {
+    let database = tables().await;
+    let client = database.client().await;
+    let mut shell = Shell::start(&database, &["-o", "json", "people", "\"Odd Name\""]);
+    assert_eq!(shell.ask("count people")[0]["count"], 50);
+    client.batch_execute("UPDATE people SET name = 'first' WHERE id = 3").await.unwrap();
+    assert_eq!(shell.ask(".history people 3").len(), 2);
+    client
+        .batch_execute(
+            "ALTER TABLE people ALTER hash TYPE text USING hash::text || 'x'; ALTER TABLE people RENAME TO humans",
+        )
+        .await
+        .unwrap();
+    let deadline = std::time::Instant::now() + DEADLINE;
+    // It is asked by its old name until it is known by the new one.
+    while shell.ask("count humans")[0]["error"].is_string() {
+        assert!(std::time::Instant::now() < deadline, "it is followed anew");
+    }
+    let answer = shell.ask("humans hash=3x id=3");
+    assert_eq!(answer[0], json!({"id":3,"name":"first","hash":"3x"}));
+    assert_eq!(answer[1]["state"], "live");
+    assert_eq!(shell.ask(".history humans 3").len(), 1, "what is kept is of columns that are no more");
+    database.pgic_ok(&["install-triggers", "humans"]);
+    client.batch_execute("UPDATE humans SET hash = 'new' WHERE id = 3").await.unwrap();
+    assert_eq!(shell.ask("humans hash=new")[0]["id"], 3);
+    assert_eq!(shell.ask(".verify humans")[0]["equal"], true);
+    assert_eq!(shell.ask("count \"Odd Name\"")[0]["count"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verify_in_the_shell_says_equal_or_what_differs() {
     let database = tables().await;
     let mut shell = Shell::start(&database, &["people", "-o", "json"]);

@@ -69,6 +69,9 @@ pub enum ReadError {
     /// A row could not be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The table's definition was changed, so that its rows are others than were expected.
+    #[error("its definition was changed: {0}")]
+    Altered(Box<ReadError>),
     /// `pg_current_snapshot()` is not understood.
     #[error("{0}")]
     Snapshot(String),

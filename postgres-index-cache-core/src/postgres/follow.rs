@@ -184,6 +184,13 @@ impl FollowTable {
         Self { followed, shape: Arc::clone(shape), key_types, announced_by, expected_rows }
     }
 
+    /// Whether a cache of the one is a cache of the other. An estimate is no part of what a table is, and each read sees the
+    /// leaves.
+    pub fn is_same_table(&self, other: &Self) -> bool {
+        let followed = Followed { leaves: self.followed.leaves.clone(), ..other.followed.clone() };
+        *self == Self { expected_rows: self.expected_rows, followed, ..other.clone() }
+    }
+
     /// `schema.table`, for people.
     pub fn name(&self) -> String {
         format!("{}.{}", self.followed.schema, self.followed.name)

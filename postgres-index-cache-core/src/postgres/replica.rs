@@ -19,7 +19,7 @@ use super::session::{ConnectError, Connector, Role};
 use super::store::{Store, Stored};
 use super::typed::{Model, ModelReader};
 use crate::index_cache::IdxModelCache;
-use crate::sync::{Backoff, Counters, FenceId, Followed, Limits, State, Via};
+use crate::sync::{Backoff, Counters, FenceId, Limits, State, Via};
 use crate::value::Kind;
 use crate::{DEFAULT_CACHE_CHANNEL, TableShape};
 use foldhash::quality::RandomState;
@@ -343,11 +343,7 @@ async fn describe(open: &Open, wanted: &[WantedTable]) -> Result<Described, Repl
 
 impl Described {
     fn is_of_same_tables(&self, other: &Self) -> bool {
-        // An estimate is no part of what a table is, and each read sees the leaves.
-        let same = |(a, b): (&FollowTable, &FollowTable)| {
-            let followed = Followed { leaves: a.followed.leaves.clone(), ..b.followed.clone() };
-            *a == FollowTable { expected_rows: a.expected_rows, followed, ..b.clone() }
-        };
+        let same = |(a, b): (&FollowTable, &FollowTable)| a.is_same_table(b);
         self.channels == other.channels && self.tables.iter().zip(&other.tables).all(same)
     }
 }

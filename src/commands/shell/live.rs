@@ -1,10 +1,13 @@
 //! [`Live`]: the driver that keeps running while something else is waited for, and how it stands.
 
-use super::changes::Changes;
+use super::changes::{Changes, Shown};
 use super::notices::Notices;
 use crate::failure;
 use crate::following::explain_failure;
-use postgres_index_cache_core::postgres::{Driver, DriverError, DriverEvent, Verified};
+use crate::following::follower::{Follower, Stepped};
+use crate::following::subject::Subject;
+use crate::render::Format;
+use postgres_index_cache_core::postgres::{Driver, DriverEvent, Verified};
 use postgres_index_cache_core::sync::{State, TableId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -58,7 +61,8 @@ impl Standing {
 
 /// A driver at work.
 pub(super) struct Live {
-    pub(super) driver: Driver,
+    follower: Follower,
+    format: Format,
     standing: Arc<Standing>,
     /// Why it is stale, and since when.
     failure: Option<(String, Instant)>,
@@ -70,13 +74,20 @@ pub(super) struct Live {
     notices: Option<Notices>,
     /// What became of rows.
     pub(super) changes: Changes,
+    times_anew: u64,
+}
+
+/// How the rows of a table are shown.
+fn shown(subject: &Subject) -> Shown {
+    Shown { table: subject.name(), shape: Arc::clone(&subject.shape), columns: subject.shown.clone() }
 }
 
 impl Live {
-    pub(super) fn new(mut driver: Driver, changes: Changes) -> Self {
-        driver.tell_of_rows();
+    pub(super) fn new(follower: Follower, format: Format) -> Self {
+        let changes = Changes::new(follower.subjects().iter().map(shown).collect(), format);
         let mut live = Self {
-            driver,
+            follower,
+            format,
             standing: Arc::default(),
             failure: None,
             has_ended: false,
@@ -84,9 +95,24 @@ impl Live {
             has_said: false,
             notices: None,
             changes,
+            times_anew: 0,
         };
         live.look();
         live
+    }
+
+    pub(super) fn driver(&self) -> &Driver {
+        self.follower.driver()
+    }
+
+    /// The tables, by their places in the driver.
+    pub(super) fn subjects(&self) -> &[Subject] {
+        self.follower.subjects()
+    }
+
+    /// How often the tables were others than before.
+    pub(super) fn times_anew(&self) -> u64 {
+        self.times_anew
     }
 
     pub(super) fn standing(&self) -> Arc<Standing> {
@@ -115,21 +141,28 @@ impl Live {
     /// Waits until the caches have everything that was committed before. A gap is waited out for a moment only: what is
     /// there can be shown, and said to be stale.
     pub(super) async fn fence(&mut self) {
-        let Ok(fence) = self.driver.ask_for_fence() else { return };
-        while !self.has_ended && !self.driver.has_reached(fence) {
+        let mut of = self.times_anew;
+        let mut fence = self.follower.driver_mut().ask_for_fence().ok();
+        while !self.has_ended && !fence.is_some_and(|fence| self.driver().has_reached(fence)) {
             let give_up = self.failure.as_ref().map(|(_, since)| *since + PATIENCE);
             tokio::select! {
                 () = self.step() => {}
                 () = until(give_up) => return,
+            }
+            if std::mem::replace(&mut of, self.times_anew) != self.times_anew {
+                fence = self.follower.driver_mut().ask_for_fence().ok();
             }
         }
     }
 
     /// Compares the cache of a table with the table. A gap is waited out for a moment only.
     pub(super) async fn verify(&mut self, table: TableId) -> anyhow::Result<Verified> {
-        self.driver.ask_to_verify(table).map_err(explain_failure)?;
+        let mut asked = None;
         loop {
-            while let Some((of, verified)) = self.driver.take_verified() {
+            if asked.replace(self.times_anew) != Some(self.times_anew) {
+                self.follower.driver_mut().ask_to_verify(table).map_err(explain_failure)?;
+            }
+            while let Some((of, verified)) = self.follower.driver_mut().take_verified() {
                 if of == table {
                     return Ok(verified);
                 }
@@ -151,9 +184,11 @@ impl Live {
         }
         let say_at = self.loading_since.filter(|_| !self.has_said).map(|since| since + WORTH_SAYING);
         tokio::select! {
-            done = self.driver.step() => {
-                if let Err(error) = done {
-                    self.end(error);
+            stepped = self.follower.step() => {
+                match stepped {
+                    Ok(Stepped::On) => {}
+                    Ok(Stepped::Anew) => self.begin_anew(),
+                    Err(error) => self.end(&error),
                 }
                 self.look();
             }
@@ -164,8 +199,16 @@ impl Live {
         }
     }
 
-    fn end(&mut self, error: DriverError) {
-        let lines = failure::lines(&explain_failure(error));
+    /// A table was altered: what is kept of its rows is of columns that are no more.
+    fn begin_anew(&mut self) {
+        self.times_anew += 1;
+        self.changes = Changes::new(self.subjects().iter().map(shown).collect(), self.format);
+        self.failure = None;
+        self.say("a table was altered and loaded anew: the history begins again, and nothing is watched");
+    }
+
+    fn end(&mut self, error: &anyhow::Error) {
+        let lines = failure::lines(error);
         let lines: Vec<&str> = lines.iter().map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
         self.has_ended = true;
         self.lose(&format!("{}; it will not be tried again", lines.join("; ")));
@@ -184,10 +227,9 @@ impl Live {
     }
 
     fn look(&mut self) {
-        let events: Vec<DriverEvent> = self.driver.take_events().collect();
-        for event in events {
+        for event in self.follower.take_events() {
             match event {
-                DriverEvent::Disconnected { why, retry_in: Some(_) } => self.lose(&why),
+                DriverEvent::Disconnected { why, .. } => self.lose(&why),
                 DriverEvent::OneLost { via, why, .. } => {
                     self.say(&format!("the connection {} is opened again: {why}", via.purpose()));
                 }
@@ -203,7 +245,7 @@ impl Live {
                 _ => {}
             }
         }
-        let state = self.driver.state();
+        let state = self.driver().state();
         if state == State::Live {
             self.failure = None;
         }

@@ -2,7 +2,6 @@
 
 use super::super::Context;
 use super::Args;
-use super::changes::{Changes, Shown};
 use super::input::Words;
 use super::line::{COMMANDS, Line, Name};
 use super::live::{Live, Word};
@@ -12,6 +11,7 @@ use crate::causes;
 use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
+use crate::following::follower::{Follower, announced_again};
 use crate::following::subject::{Subject, load, prepare};
 use crate::following::{self, estimate};
 use crate::render::Format;
@@ -52,18 +52,12 @@ struct Data {
     notices: Vec<String>,
 }
 
-/// How the rows of a table are shown.
-fn shown(subject: &Subject) -> Shown {
-    Shown { table: subject.name(), shape: Arc::clone(&subject.shape), columns: subject.shown.clone() }
-}
-
 /// The tables that are followed.
 pub(super) struct Session {
     server: Server,
     /// Computes the values of conditions.
     client: Client,
     live: Live,
-    subjects: Vec<Subject>,
     limit: usize,
     format: Format,
     color: bool,
@@ -83,11 +77,11 @@ impl Session {
         let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
         let options = prepare(&client, &subjects, max_memory).await?;
         let driver = load(&server, &subjects, options, context.quiet).await?;
+        let follower = Follower::new(server.clone(), announced_again(&subjects), max_memory, subjects, driver);
         Ok(Self {
             server,
             client,
-            live: Live::new(driver, Changes::new(subjects.iter().map(shown).collect(), context.format)),
-            subjects,
+            live: Live::new(follower, context.format),
             limit: LIMIT,
             format: context.format,
             color: context.color,
@@ -101,9 +95,9 @@ impl Session {
             let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
             if is_plain { name.to_string() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
         };
-        let tables = self.subjects.iter().map(|subject| {
+        let tables = self.live.subjects().iter().map(|subject| {
             let Table { schema, name, .. } = &subject.table;
-            let is_alone = self.subjects.iter().filter(|other| other.table.name == *name).count() == 1;
+            let is_alone = self.live.subjects().iter().filter(|other| other.table.name == *name).count() == 1;
             let table = if is_alone { quoted(name) } else { format!("{}.{}", quoted(schema), quoted(name)) };
             let columns = subject.shape.columns().iter().map(|column| quoted(&column.name)).collect();
             (table, columns)
@@ -146,8 +140,8 @@ impl Session {
             }
             Line::Count { table, conditions } => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
-                let conditions = asked.conditions(&self.subjects[at].shape)?;
-                let count = self.live.driver.cache(TableId(at)).find(&conditions).rows.len();
+                let conditions = asked.conditions(&self.live.subjects()[at].shape)?;
+                let count = self.live.driver().cache(TableId(at)).find(&conditions).rows.len();
                 let text = match self.format {
                     Format::Text => format!("{count}\n"),
                     Format::Json => json::line([("count", json!(count))]),
@@ -169,7 +163,7 @@ impl Session {
             }
             Line::Watch(Some((table, conditions))) => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
-                self.live.changes.watch(at, asked.conditions(&self.subjects[at].shape)?);
+                self.live.changes.watch(at, asked.conditions(&self.live.subjects()[at].shape)?);
                 Ok(Data { notices, ..Data::default() })
             }
             Line::History { table, key, conditions } => self.history(&table, key, conditions).await,
@@ -189,7 +183,7 @@ impl Session {
 
     async fn history(&mut self, table: &Name, key: Option<String>, mut written: Vec<Written>) -> anyhow::Result<Data> {
         if let Some(key) = key {
-            let Subject { table, shape, .. } = &self.subjects[self.position(table)?];
+            let Subject { table, shape, .. } = &self.live.subjects()[self.position(table)?];
             let &[column] = shape.key() else {
                 let hint = "name its columns: .history TABLE COLUMN=VALUE…";
                 return Err(with_hint(anyhow!("the key of {} has several columns", table.display_name()), hint));
@@ -197,7 +191,7 @@ impl Session {
             written = vec![Written::equals(&shape.columns()[column].name, key)];
         }
         let (at, asked, mut notices) = self.ask(table, &written).await?;
-        let conditions = asked.conditions(&self.subjects[at].shape)?;
+        let conditions = asked.conditions(&self.live.subjects()[at].shape)?;
         let (text, rows, forgotten) = self.live.changes.history(at, &conditions);
         if forgotten > 0 {
             notices.push(format!("the oldest {forgotten} changes of all tables are not kept any more"));
@@ -216,8 +210,8 @@ impl Session {
                 return Err(with_hint(anyhow!("the comparison does not count: {why}"), "ask again"));
             }
         };
-        let Self { server, client, live, subjects, .. } = self;
-        let subject = &subjects[at];
+        let Self { server, client, live, .. } = self;
+        let subject = live.subjects()[at].clone();
         let mut text = String::new();
         if comparison.differing() > 0 {
             if client.is_closed() {
@@ -258,18 +252,24 @@ impl Session {
     /// Finds the table, computes the conditions, and catches up.
     async fn ask(&mut self, table: &Name, written: &[Written]) -> anyhow::Result<(usize, Asked, Vec<String>)> {
         let at = self.position(table)?;
-        let Self { server, client, live, subjects, .. } = self;
-        let table = &subjects[at].table;
-        if !written.is_empty() && client.is_closed() {
-            *client = live.alongside(server.client()).await?;
+        let Self { server, client, live, .. } = self;
+        loop {
+            let of = live.times_anew();
+            let table = live.subjects()[at].table.clone();
+            if !written.is_empty() && client.is_closed() {
+                *client = live.alongside(server.client()).await?;
+            }
+            let asked = live.alongside(conditions::evaluate(client, &table, written)).await?;
+            for column in table.columns.iter().filter(|column| asked.names(&column.name)) {
+                following::check_sent(&table, observe(&table).as_ref(), &column.name)?;
+            }
+            live.fence().await;
+            // What was computed for a table that was altered meanwhile may be of another type.
+            if live.times_anew() == of {
+                let notices = asked.notices(&table).collect();
+                return Ok((at, asked, notices));
+            }
         }
-        let asked = live.alongside(conditions::evaluate(client, table, written)).await?;
-        for column in table.columns.iter().filter(|column| asked.names(&column.name)) {
-            following::check_sent(table, observe(table).as_ref(), &column.name)?;
-        }
-        live.fence().await;
-        let notices = asked.notices(table).collect();
-        Ok((at, asked, notices))
     }
 
     fn position(&self, name: &Name) -> anyhow::Result<usize> {
@@ -278,15 +278,15 @@ impl Session {
             *own == name.name && name.schema.as_ref().is_none_or(|wanted| wanted == schema)
         };
         let names = || {
-            let names: Vec<String> = self.subjects.iter().map(Subject::name).collect();
+            let names: Vec<String> = self.live.subjects().iter().map(Subject::name).collect();
             names.join(", ")
         };
-        match self.subjects.iter().filter(is_meant).count() {
+        match self.live.subjects().iter().filter(is_meant).count() {
             0 => Err(with_hint(
                 anyhow!("{} is not followed here", name.name),
                 format!("followed are {}; see .help for what can be asked", names()),
             )),
-            1 => Ok(self.subjects.iter().position(|subject| is_meant(&subject)).unwrap_or_default()),
+            1 => Ok(self.live.subjects().iter().position(|subject| is_meant(&subject)).unwrap_or_default()),
             _ => {
                 Err(with_hint(anyhow!("{} may be one of several tables", name.name), format!("say which: {}", names())))
             }
@@ -294,9 +294,9 @@ impl Session {
     }
 
     fn rows(&mut self, at: usize, asked: Asked, mut notices: Vec<String>) -> anyhow::Result<Data> {
-        let Subject { shape, shown, .. } = &self.subjects[at];
+        let Subject { shape, shown, .. } = &self.live.subjects()[at];
         let conditions = asked.conditions(shape)?;
-        let cache = self.live.driver.cache(TableId(at));
+        let cache = self.live.driver().cache(TableId(at));
         let answer = cache.find(&conditions);
         let count = answer.rows.len();
         if count > self.limit {
@@ -307,12 +307,12 @@ impl Session {
     }
 
     fn tables(&self) -> Data {
-        let memory = |at: usize| self.live.driver.cache(TableId(at)).memory_bytes();
-        let count = |at: usize| self.live.driver.cache(TableId(at)).len();
+        let memory = |at: usize| self.live.driver().cache(TableId(at)).memory_bytes();
+        let count = |at: usize| self.live.driver().cache(TableId(at)).len();
         let columns = |subject: &Subject| -> Vec<String> {
             subject.shown.iter().map(|&column| subject.shape.columns()[column].name.clone()).collect()
         };
-        let numbered = self.subjects.iter().enumerate();
+        let numbered = self.live.subjects().iter().enumerate();
         let text = match self.format {
             Format::Text => {
                 let headings = [
@@ -347,14 +347,14 @@ impl Session {
                 })
                 .collect(),
         };
-        Data { text, rows: self.subjects.len(), ..Data::default() }
+        Data { text, rows: self.live.subjects().len(), ..Data::default() }
     }
 
     fn stats(&self) -> Data {
-        let driver = &self.live.driver;
+        let driver = self.live.driver();
         let counters = driver.engine().counters();
         let (mut total, mut bytes) = (0, 0);
-        for at in 0..self.subjects.len() {
+        for at in 0..self.live.subjects().len() {
             let cache = driver.cache(TableId(at));
             total += cache.len();
             bytes += cache.memory_bytes();

@@ -73,6 +73,8 @@ pub(super) struct Reads {
     cut: Option<Snapshot>,
     /// Whether a transaction that a round left is still open.
     is_cut_open: bool,
+    /// Whether what is read is of another definition than what was read before.
+    is_altered: bool,
     task: Option<JoinHandle<bool>>,
     verified: VecDeque<(TableId, Verified)>,
     /// At how many rows and bytes of COPY the memory is looked at again.
@@ -137,6 +139,8 @@ impl Driver {
                 if kind == ReadKind::Cut {
                     return self.cut_taken(table, work, snapshot, &fingerprint);
                 }
+                let before = self.tables[table.0].fingerprint.as_ref();
+                self.reads.is_altered = before.is_some_and(|before| !before.is_same_definition(&fingerprint));
                 if kind == ReadKind::All {
                     let leaves = fingerprint.leaves.clone();
                     self.engine.handle(Input::LeavesSeen { table, leaves }, Instant::now());
@@ -246,6 +250,7 @@ impl Driver {
 
     pub(super) fn unreadable(&mut self, asked: Asked, source: ReadError) {
         let table = self.tables[asked.table.0].follow.name();
+        let source = if self.reads.is_altered { ReadError::Altered(Box::new(source)) } else { source };
         self.read_failed(asked, DriverError::Snapshot { table, source });
     }
 
