@@ -212,6 +212,13 @@ impl Engine {
         Counters { collapsed, ..self.counters }
     }
 
+    /// The table that waits to be read again, and why it must be; while the state is [`State::Degraded`].
+    pub fn degraded(&self) -> Option<(TableId, &str)> {
+        let waits = |table: &Table| table.due_at().is_some();
+        let table = self.tables.iter().position(waits).filter(|_| self.state == State::Degraded)?;
+        Some((TableId(table), self.tables[table].cause()))
+    }
+
     /// How many bytes of changes and keys wait for reads, and for caches that cannot be changed.
     pub fn waiting_bytes(&self) -> usize {
         self.tables.iter().map(Table::waiting_bytes).sum()
@@ -475,7 +482,7 @@ impl Engine {
         }
         let wait = self.wait();
         match failed {
-            Work::Read { .. } => self.tables[table.0].read_failed(now + wait),
+            Work::Read { .. } => self.tables[table.0].read_failed(now + wait, why),
             // Keys that PostgreSQL does not take, perhaps: all of the table is sure to be right.
             Work::Refetch { .. } | Work::Round { .. } => self.read_again(table, why, now),
         }
@@ -505,7 +512,7 @@ impl Engine {
         if self.tables[table.0].is_following() {
             self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
         }
-        if self.tables[table.0].read_again(now) {
+        if self.tables[table.0].read_again(&why, now) {
             self.counters.reloads += 1;
             self.outputs.push_back(Output::ReadAgain { table, why });
         }
@@ -613,6 +620,9 @@ impl Engine {
             (Link::Disconnected { .. }, ..) => State::Disconnected,
             (Link::Subscribing, ..) => State::Subscribing,
             (Link::Probing { .. }, ..) => State::Probing,
+            (Link::Following, false, _) if self.tables.iter().any(|table| table.waits_to_be_read(now)) => {
+                State::Degraded
+            }
             (Link::Following, false, _) => State::Snapshotting,
             (Link::Following, true, false) if self.without != Some(Rule::Fence) => State::CatchingUp,
             (Link::Following, true, _) if !none_busy => State::CatchingUp,

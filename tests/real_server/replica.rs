@@ -266,6 +266,31 @@ async fn a_trigger_that_is_disabled_ends_it_by_name() {
 
 /// A consumer that stops, under heavy writes: `PGIC_STOPPED_SECONDS` makes it a minute.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_to_be_read_again_and_again_is_degraded_with_the_cause() {
+    let (_database, client, replica, users) =
+        with_users("INSERT INTO users SELECT gen_random_uuid(), n, n FROM generate_series(1, 5000) n;").await;
+    let mut events = replica.events();
+    let degraded = event(&mut events, |event| match event {
+        ReplicaEvent::Degraded { table, why } => Some((table.to_string(), why.to_string())),
+        _ => None,
+    });
+    let reload =
+        r#"NOTIFY cache_invalidation, '{"table":"users","action":"reload","id":null,"schema":"public","why":"x"}'"#;
+    let asking = async {
+        loop {
+            client.batch_execute(reload).await.unwrap();
+        }
+    };
+    let (table, why) = tokio::select! {
+        degraded = degraded => degraded,
+        () = asking => unreachable!("it asks without end"),
+    };
+    assert_eq!((table.as_str(), why.as_str()), ("users", "the trigger asks for it"));
+    fence(&replica).await;
+    assert!(replica.read(&users).is_live() && replica.read(&users).len() == 5000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again() {
     let database = Database::with(&format!(
         "{USERS} ALTER TABLE users ADD COLUMN city text;

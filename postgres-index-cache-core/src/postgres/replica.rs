@@ -73,6 +73,14 @@ pub enum ReplicaError {
 pub enum Standing {
     /// Tables are being read, or a cache is locked and lacks what has come since.
     Loading,
+    /// A table must be read again and waits for that, since it was read a moment ago or could not be. It is read as often as
+    /// it can be, and not live in between.
+    Degraded {
+        /// The table, as it was named.
+        table: Arc<str>,
+        /// Why it must be read again.
+        why: Arc<str>,
+    },
     /// Every cache is its table as of the last fence or later.
     Live,
     /// A connection is lost: the rows are those of before. It will come back.
@@ -95,6 +103,13 @@ pub enum ReplicaEvent {
     Live,
     /// It is not: tables are read, or a cache is locked.
     Loading,
+    /// A table must be read again, and waits for that.
+    Degraded {
+        /// The table, as it was named.
+        table: Arc<str>,
+        /// Why it must be read again.
+        why: Arc<str>,
+    },
     /// It is stale from now on.
     Stale {
         /// Why.
@@ -642,9 +657,15 @@ impl Task {
                 DriverEvent::State(State::Live) => self.stand(Standing::Live),
                 DriverEvent::State(State::Disconnected) | DriverEvent::Row { .. } => {}
                 DriverEvent::OneLost { via, why, .. } => self.say(ReplicaEvent::OneLost { via, why: why.into() }),
+                DriverEvent::State(State::Degraded) => {
+                    let is_stale = matches!(self.status.lock().standing, Standing::Stale { .. });
+                    if let Some((table, why)) = driver.engine().degraded().filter(|_| !is_stale) {
+                        self.stand(Standing::Degraded { table: name(table), why: why.into() });
+                    }
+                }
                 DriverEvent::State(_) => {
                     // What was lost is stale until it is live.
-                    if matches!(self.status.lock().standing, Standing::Live) {
+                    if matches!(self.status.lock().standing, Standing::Live | Standing::Degraded { .. }) {
                         self.stand(Standing::Loading);
                     }
                 }
@@ -708,6 +729,7 @@ impl Task {
         self.say(match standing {
             Standing::Live => ReplicaEvent::Live,
             Standing::Loading => ReplicaEvent::Loading,
+            Standing::Degraded { table, why } => ReplicaEvent::Degraded { table, why },
             Standing::Stale { why } => ReplicaEvent::Stale { why },
             Standing::Ended { error } => ReplicaEvent::Ended { error },
         });

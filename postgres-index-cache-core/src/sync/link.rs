@@ -144,7 +144,9 @@ impl Engine {
     /// The answer to what Q was asked for will not come.
     fn give_up_work(&mut self, now: Instant) {
         match self.work {
-            Some(Work::Read { table, .. }) => self.tables[table.0].read_failed(now),
+            Some(Work::Read { table, .. }) => {
+                self.tables[table.0].read_failed(now, "the connection for reading was lost".to_string());
+            }
             Some(Work::Refetch { table, .. }) => self.tables[table.0].give_up_refetch(),
             Some(Work::Round { table, .. }) => {
                 self.end_round(table, None, Some("the connection for reading was lost".to_string()), now);

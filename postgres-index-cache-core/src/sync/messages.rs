@@ -381,6 +381,10 @@ pub enum State {
     Probing,
     /// Entered when both probes came back. Some table has not been read.
     Snapshotting,
+    /// Entered when a table that is to be read again must wait, since it was read a moment ago or could not be:
+    /// [`Engine::degraded`](super::Engine::degraded) says which, and why. It is read at the rate that it can be, and not
+    /// live in between.
+    Degraded,
     /// Entered when every table is read. Each cache is its table as of some moment; no fence has proven which. Also while
     /// a cache cannot be changed: it is its table as of when it last could.
     CatchingUp,

@@ -66,6 +66,8 @@ pub(super) struct Table {
     followed: Followed,
     phase: Phase,
     generation: u64,
+    /// Why it is to be read again, or was.
+    cause: String,
     /// How long the last reload took and when it ended: reloads keep a distance.
     last_reload: Option<(Instant, Duration)>,
     /// What the transaction in `touched_by` did, by the hash of the key. Transactions arrive whole, one after another.
@@ -96,6 +98,7 @@ impl Table {
             followed,
             phase: Phase::Due { not_before: None },
             generation: 0,
+            cause: String::new(),
             last_reload: None,
             touched: HashMap::new(),
             touched_by: None,
@@ -135,6 +138,15 @@ impl Table {
         }
     }
 
+    /// Whether it is to be read, and not yet.
+    pub(super) fn waits_to_be_read(&self, now: Instant) -> bool {
+        self.due_at().is_some_and(|at| at > now)
+    }
+
+    pub(super) fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// Whether a payload is about this table. The plain form names no schema and no oid: the name has to do.
     pub(super) fn is_meant(&self, payload: &Payload<'_>) -> bool {
         payload.table == self.followed.name
@@ -160,7 +172,8 @@ impl Table {
             Phase::Reading { waiting, waiting_bytes, is_in_vain, .. } => {
                 *waiting_bytes += change.bytes();
                 if *waiting_bytes > waiting_limit {
-                    tracing::warn!(table = self.followed.name, "too many changes waited while the table was read");
+                    self.cause = "too many changes waited while it was read".to_string();
+                    tracing::warn!(table = self.followed.name, "{}", self.cause);
                     *is_in_vain = true;
                     *waiting = Vec::new();
                     *waiting_bytes = 0;
@@ -213,6 +226,7 @@ impl Table {
         match &mut self.phase {
             Phase::Due { .. } => Vec::new(),
             Phase::Reading { is_in_vain, waiting, waiting_bytes, .. } => {
+                self.cause = why.to_string();
                 *is_in_vain = true;
                 *waiting = Vec::new();
                 *waiting_bytes = 0;
@@ -534,10 +548,11 @@ impl Table {
 
     /// Makes the table be read again; whether that was not due already. While it is being read there is nothing to do:
     /// the change in question came before the read was asked for, which sees it.
-    pub(super) fn read_again(&mut self, now: Instant) -> bool {
+    pub(super) fn read_again(&mut self, why: &str, now: Instant) -> bool {
         if !self.is_following() {
             return false;
         }
+        self.cause = why.to_string();
         self.become_due(now);
         true
     }
@@ -560,7 +575,8 @@ impl Table {
     }
 
     /// A read has failed: it is to be done again, not before then.
-    pub(super) fn read_failed(&mut self, not_before: Instant) {
+    pub(super) fn read_failed(&mut self, not_before: Instant, why: String) {
+        self.cause = why;
         self.phase = Phase::Due { not_before: Some(not_before) };
         self.forget_transaction();
     }

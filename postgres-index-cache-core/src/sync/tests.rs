@@ -465,12 +465,15 @@ fn reloads_keep_a_distance() {
     driven.now += Duration::from_secs(3);
     driven.finish_read("150:150:");
     driven.echo();
+    assert_eq!((driven.engine.state(), driven.engine.degraded()), (State::Live, None));
     reload(&mut driven);
     assert_eq!(driven.read_asked(), None);
+    assert_eq!((driven.engine.state(), driven.engine.degraded()), (State::Degraded, Some((TableId(0), "x"))));
     assert_eq!(driven.engine.poll_timeout(), Some(driven.now + Duration::from_secs(6)));
     driven.now += Duration::from_secs(6);
     driven.handle(Input::TimePassed);
     assert!(driven.read_asked().is_some());
+    assert_eq!((driven.engine.state(), driven.engine.degraded()), (State::Snapshotting, None));
 }
 
 #[test]
@@ -482,7 +485,9 @@ fn what_waits_is_bounded_and_a_read_that_missed_changes_is_done_again() {
     }
     driven.now += Duration::from_secs(3);
     driven.finish_read("1:1:");
-    assert_eq!((driven.applied(), driven.engine.state()), (String::new(), State::Snapshotting));
+    assert_eq!((driven.applied(), driven.engine.state()), (String::new(), State::Degraded));
+    let (_, why) = driven.engine.degraded().expect("it says why");
+    assert_eq!(why, "too many changes waited while it was read");
     assert_eq!(driven.read_asked(), None, "the next read keeps its distance");
     driven.now += Duration::from_secs(6);
     driven.handle(Input::TimePassed);

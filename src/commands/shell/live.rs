@@ -230,6 +230,18 @@ impl Live {
         for event in self.follower.take_events() {
             match event {
                 DriverEvent::Disconnected { why, .. } => self.lose(&why),
+                DriverEvent::State(State::Degraded) => {
+                    let degraded = self.driver().engine().degraded();
+                    if let Some(said) = degraded.map(|(table, why)| {
+                        format!(
+                            "degraded: {} must be read again, and waits for it: {why}",
+                            self.subjects()[table.0].name()
+                        )
+                    }) {
+                        self.has_said = true;
+                        self.say(&said);
+                    }
+                }
                 DriverEvent::OneLost { via, why, .. } => {
                     self.say(&format!("the connection {} is opened again: {why}", via.purpose()));
                 }
@@ -253,7 +265,9 @@ impl Live {
             _ if self.failure.is_some() => Word::Stale,
             State::Disconnected => Word::Stale,
             State::Live => Word::Live,
-            State::Subscribing | State::Probing | State::Snapshotting | State::CatchingUp => Word::Loading,
+            State::Subscribing | State::Probing | State::Snapshotting | State::Degraded | State::CatchingUp => {
+                Word::Loading
+            }
         };
         self.loading_since = match word {
             Word::Loading => self.loading_since.or_else(|| Some(Instant::now())),
