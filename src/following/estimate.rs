@@ -4,6 +4,7 @@ use crate::catalog::Table;
 use anyhow::Context as _;
 use postgres_index_cache_core::TableShape;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 /// Bytes of an entry in a key table or an index, at the fill that growth leaves.
 const ENTRY: usize = 9;
@@ -37,9 +38,27 @@ pub async fn memory(client: &Client, table: &Table, shape: &TableShape) -> anyho
         if varying.is_empty() { 0 } else { RECORD + 4 * varying.len() + width as usize + unknown * UNKNOWN_WIDTH };
     let indexes = 1 + shape.columns().iter().filter(|column| column.kind.is_indexed_at_load()).count();
     let row = shape.stride() + record + indexes * ENTRY;
-    // A row on disk takes 28 bytes and its values at least.
-    let rows = table.estimated_rows.map_or(table.bytes as usize / (28 + shape.stride()), |rows| rows as usize);
+    let rows = match table.estimated_rows {
+        Some(rows) => rows as usize,
+        // A row on disk takes 28 bytes and its values at least.
+        None => stored(client, table).await? / (28 + shape.stride()),
+    };
     Ok(rows.saturating_mul(row))
+}
+
+/// How many bytes a table's rows take on disk; none when somebody holds its lock.
+async fn stored(client: &Client, table: &Table) -> anyhow::Result<usize> {
+    let mut relations: Vec<u32> = table.leaves.iter().map(|leaf| leaf.oid).collect();
+    relations.push(table.oid);
+    client.batch_execute("BEGIN READ ONLY; SET LOCAL lock_timeout = '2s'").await.context("ask for a table's size")?;
+    let sql = "SELECT sum(pg_catalog.pg_relation_size(oid))::int8 FROM pg_catalog.unnest($1::oid[]) oid";
+    let size = client.query_one(sql, &[&relations]).await;
+    client.batch_execute("ROLLBACK").await.context("ask for a table's size")?;
+    match size {
+        Ok(size) => Ok(size.get::<_, Option<i64>>(0).unwrap_or(0) as usize),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(0),
+        Err(error) => Err(error).context("ask for a table's size"),
+    }
 }
 
 /// A quarter of this machine's memory.

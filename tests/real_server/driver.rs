@@ -408,6 +408,37 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fences_do_not_wait_for_whoever_holds_a_partition() {
+    let database = Database::with(
+        "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF kv FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF kv FOR VALUES FROM (10) TO (20);
+        INSERT INTO kv VALUES (1, 'a', 1), (11, 'b', 2);",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let mut driver = open_with(&database, "fence", |options, follow| {
+        attentive(options, follow);
+        follow.followed.is_partitioned = true;
+    })
+    .await
+    .unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let (migration, client) = (database.client().await, database.client().await);
+    migration.batch_execute("BEGIN; LOCK TABLE low IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    // The definitions are looked at meanwhile, by the connection that sends the fences.
+    let fences = async {
+        for round in 0..20 {
+            client.batch_execute(&format!("UPDATE high SET n = {round}")).await.unwrap();
+            driver.fence().await.unwrap();
+        }
+    };
+    tokio::time::timeout(DEADLINE, fences).await.expect("no fence waits for the lock");
+    migration.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(cached(&driver), stored(&client).await);
+    assert_eq!(driver.engine().counters().applied, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
     use crate::support::cluster;
     use crate::support::proxy::{Mood, Proxy};

@@ -112,3 +112,17 @@ async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
     let text = database.pgic_ok(&["status"]);
     assert!(text.contains("near limit") && text.contains(" of "), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_somebody_holds_does_not_hold_it_up() {
+    let parts = "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9);";
+    let database = Database::with(&format!("{TABLE}{parts}")).await;
+    database.pgic_ok(&["install-triggers", "a", "p"]);
+    let migration = database.client().await;
+    migration.batch_execute("BEGIN; LOCK TABLE a, p1 IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    // A command that waits is killed at its deadline.
+    let ran = database.pgic(&["status", "-o", "json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let tables: Vec<Value> = ran.json().into_iter().filter(|line| line["event"] == "table").collect();
+    assert!(tables.len() == 2 && tables.iter().all(|table| table["near_limit"].is_null()), "{tables:?}");
+}

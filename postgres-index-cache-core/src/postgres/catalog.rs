@@ -35,10 +35,8 @@ pub struct Table {
     pub owner: String,
     /// Whether the role that asks may act as its owner, and is another one.
     pub can_give_to_owner: bool,
-    /// How many rows it has, as of the last ANALYZE; `None` when there was none.
+    /// How many rows it has, as of the last ANALYZE, or as the statistics have it; `None` where neither knows.
     pub estimated_rows: Option<u64>,
-    /// Bytes of its main fork.
-    pub bytes: u64,
     /// Its columns, in order.
     pub columns: Vec<Column>,
     /// What identifies a row.
@@ -238,7 +236,6 @@ pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<T
                 owner: relation.get("owner"),
                 can_give_to_owner: relation.get("can_give_to_owner"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
-                bytes: relation.get::<_, i64>("bytes") as u64,
                 columns: columns.iter().filter(is_of).map(column).collect(),
                 key: keys
                     .iter()

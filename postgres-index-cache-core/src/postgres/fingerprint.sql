@@ -23,12 +23,8 @@ SELECT
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', i.indexrelid, i.indkey, i.indimmediate, i.indisvalid), ';' ORDER BY i.indexrelid)
          FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique),
         '')) AS definition,
-        -- The partitions: one that is truncated has other files.
-        coalesce((SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', p.relid::pg_catalog.oid, pg_catalog.pg_relation_filenode(p.relid)), ';'
-            ORDER BY p.relid::pg_catalog.oid)
-         FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p WHERE p.isleaf AND c.relkind = 'p'), '') AS partitions,
-    coalesce((SELECT pg_catalog.array_agg(p.relid::pg_catalog.oid)
-        FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p WHERE p.isleaf AND c.relkind = 'p'), '{}') AS leaves,
+    coalesce(parts.files, '') AS partitions,
+    coalesce(parts.leaves, '{}') AS leaves,
     coalesce((
         SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text)
         FROM pg_catalog.pg_trigger t
@@ -36,4 +32,19 @@ SELECT
     ), '{}') AS triggers
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN LATERAL (
+    -- pg_partition_tree() would wait for whoever holds a partition. One that is being detached is none any more, and one
+    -- that is truncated has other files.
+    WITH RECURSIVE tree (relid) AS (
+        SELECT c.oid WHERE c.relkind = 'p'
+        UNION ALL
+        SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid
+        WHERE NOT coalesce((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::pg_catalog.bool, false)
+    )
+    SELECT pg_catalog.array_agg(leaf.oid ORDER BY leaf.oid) AS leaves,
+           pg_catalog.string_agg(pg_catalog.concat_ws(',', leaf.oid, leaf.relfilenode), ';' ORDER BY leaf.oid) AS files
+    FROM tree
+    JOIN pg_catalog.pg_class leaf ON leaf.oid = tree.relid
+    WHERE leaf.relkind <> 'p'
+) parts ON c.relkind = 'p'
 WHERE c.oid = ANY ($1::pg_catalog.oid[])

@@ -6,19 +6,27 @@ SELECT c.oid AS relation,
        c.relispartition AS is_partition,
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
        c.relowner <> current_user::regrole AND pg_catalog.pg_has_role(c.relowner, 'MEMBER') AS can_give_to_owner,
-       -- Before its first ANALYZE a table has 0 pages in the catalogue (and -1 rows from PostgreSQL 14 on).
+       -- Before its first ANALYZE a table has 0 pages in the catalogue (and -1 rows from PostgreSQL 14 on); the statistics
+       -- may know its rows then. Nothing here waits for a lock: whoever asks may want to know about one that is held.
        -- A partitioned table is what its leaves are.
-       coalesce(parts.rows, CASE WHEN c.relpages = 0 AND c.reltuples <= 0 THEN -1 ELSE c.reltuples END)::float8 AS rows,
-       coalesce(parts.bytes, CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END)::int8 AS bytes,
+       coalesce(parts.rows, CASE WHEN c.relpages = 0 AND c.reltuples <= 0 THEN nullif(pg_catalog.pg_stat_get_live_tuples(c.oid), 0)
+           ELSE c.reltuples END, -1)::float8 AS rows,
        coalesce(parts.leaves, '{}') AS leaves
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
+    -- pg_partition_tree() takes locks. A partition that is being detached is none any more.
+    WITH RECURSIVE tree (relid) AS (
+        SELECT c.oid WHERE c.relkind = 'p'
+        UNION ALL
+        SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid
+        WHERE NOT coalesce((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::bool, false)
+    )
     SELECT pg_catalog.array_agg(leaf.oid ORDER BY leaf.oid) AS leaves,
-           sum(pg_catalog.pg_relation_size(leaf.oid)) AS bytes,
-           CASE WHEN bool_and(leaf.relpages > 0 OR leaf.reltuples > 0) THEN sum(leaf.reltuples) ELSE -1 END AS rows
-    FROM pg_catalog.pg_partition_tree(c.oid) tree
+           sum(CASE WHEN leaf.relpages = 0 AND leaf.reltuples <= 0 THEN nullif(pg_catalog.pg_stat_get_live_tuples(leaf.oid), 0)
+               ELSE leaf.reltuples END) AS rows
+    FROM tree
     JOIN pg_catalog.pg_class leaf ON leaf.oid = tree.relid
-    WHERE tree.isleaf
+    WHERE leaf.relkind <> 'p'
 ) parts ON c.relkind = 'p'
 WHERE c.oid = ANY ($1::oid[])
