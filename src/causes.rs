@@ -7,8 +7,7 @@ use postgres_index_cache_core::postgres::FindingKind;
 /// The likely cause of a finding in `table`, whose notifications were listened for on `channel`; `was_heard` says whether a
 /// notification changed the row in the cache.
 pub fn likely(table: &Table, seen: Option<&Observed<'_>>, channel: &str, kind: FindingKind, was_heard: bool) -> String {
-    let name = table.display_name();
-    let install = format!("pgic install-triggers {name}");
+    let install = format!("pgic install-triggers {}", table.typed_name());
     let Some((seen, row)) = seen.and_then(|seen| Some((seen, seen.row?))) else {
         return format!("no trigger announces its changes; install them: {install}");
     };

@@ -53,7 +53,8 @@ pub fn check_sent(table: &Table, seen: Option<&Observed<'_>>, column: &str) -> a
         None => Ok(()),
         Some(sent) => {
             let name = table.display_name();
-            let hint = format!("send it with: pgic install-triggers {name} --columns {},{column}", sent.join(","));
+            let typed = table.typed_name();
+            let hint = format!("send it with: pgic install-triggers {typed} --columns {},{column}", sent.join(","));
             Err(anyhow!("the trigger of {name} does not send the column {column}")).hint(hint)
         }
     }

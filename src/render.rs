@@ -49,6 +49,11 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
+/// So many of them: `1 row`, `2 rows`.
+pub fn count(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Waits until nobody reads our output any more: `tail | head -1` on a silent channel has nothing to write, and would
 /// not notice.
 pub async fn reader_gone() {

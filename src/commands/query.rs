@@ -11,7 +11,7 @@ use crate::following::subject::{Subject, load, prepare};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
 use crate::render::rows::rows;
-use crate::render::{Format, print};
+use crate::render::{Format, count, print};
 use crate::triggers::observe::{Observed, observe};
 use postgres_index_cache_core::postgres::Driver;
 use postgres_index_cache_core::sync::TableId;
@@ -199,10 +199,10 @@ fn explain(driver: &Driver, table: &Table, answer: &Answer<'_>, timing: Timing) 
     let counters = driver.engine().counters();
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
     format!(
-        "found: {found}, {} rows looked at, {} match, {:.3} ms\n\
+        "found: {found}, {} looked at, {} match, {:.3} ms\n\
          snapshot: {} rows of {} in {:.1} ms, {}\n\
          fence: {:.1} ms; {} notifications received, {} applied, {} in the snapshot already, {} reloads\n",
-        answer.looked_at,
+        count(answer.looked_at as u64, "row"),
         answer.rows.len(),
         ms(timing.find),
         cache.len(),

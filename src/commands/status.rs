@@ -138,7 +138,7 @@ fn problems_of(
     planned: &anyhow::Result<plan::TablePlan>,
 ) -> Vec<(String, String)> {
     let name = table.display_name();
-    let remedy = format!("pgic install-triggers {name}");
+    let remedy = format!("pgic install-triggers {}", table.typed_name());
     let Some(seen) = seen else {
         if let Err(error) = planned {
             return vec![(name, format!("no trigger can announce its changes: {}", error.root_cause()))];
@@ -260,7 +260,7 @@ fn text(rows: &[TableSeen<'_>], problems: &[(String, String)], server: &ServerSe
         // Writing into a String cannot fail.
         let _ = writeln!(text, "  {}: {}", escape(table), escape(problem));
     }
-    let _ = writeln!(text, "\nlisteners: {}", if server.listeners.is_empty() { "none seen" } else { "" }.trim_end());
+    let _ = writeln!(text, "\nlisteners:{}", if server.listeners.is_empty() { " none seen" } else { "" });
     if !server.listeners.is_empty() {
         let headings = [
             Heading::number("pid"),

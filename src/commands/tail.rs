@@ -126,7 +126,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let is_on_time = ended?;
     if !context.quiet {
         let Printed { shown, invalid, dropped } = printed;
-        anstream::eprintln!("{shown} notifications shown, {invalid} invalid, {dropped} dropped");
+        let shown = crate::render::count(shown, "notification");
+        anstream::eprintln!("{shown} shown, {invalid} invalid, {dropped} dropped");
     }
     let too_few = args.count.is_some_and(|count| printed.shown < count);
     Ok(if too_few && !is_on_time { ExitCode::No } else { ExitCode::Yes })

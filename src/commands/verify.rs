@@ -9,12 +9,13 @@ use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::following::subject::{Subject, load, prepare};
 use crate::following::{self, estimate, explain_failure};
+use crate::render::progress::Progress;
 use crate::render::{Format, finding, json, print};
-use crate::triggers::observe::observe;
+use crate::triggers::observe::{Version, observe};
 use anyhow::anyhow;
 use postgres_index_cache_core::KeyBuf;
 use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, DriverOptions, RowChange, Verified};
-use postgres_index_cache_core::sync::TableId;
+use postgres_index_cache_core::sync::{State, TableId};
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -25,6 +26,10 @@ use tokio_postgres::Client;
 const TRIES: usize = 20;
 /// How many keys are remembered that notifications told of.
 const HEARD: usize = 1_000_000;
+/// How many rows that differ are shown as text, a table.
+const SHOWN: usize = 100;
+/// How long a lost connection is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `pgic verify TABLE…`.
 ///
@@ -47,9 +52,6 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
 }
-
-/// The keys of the rows that notifications changed, a table each.
-type Heard = Vec<HashSet<KeyBuf>>;
 
 /// What is counted over all tables.
 #[derive(Debug, Default)]
@@ -84,20 +86,29 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let options = DriverOptions { looks: false, ..prepare(&client, &subjects, max_memory).await? };
     drop(client);
     let mut driver = load(&server, &subjects, options, context.quiet).await?;
-    let mut heard: Heard = subjects.iter().map(|_| HashSet::new()).collect();
     driver.tell_of_rows();
+    let followed = subjects.into_iter().map(|subject| Followed { subject, heard: HashSet::new(), loaded_anew: None });
+    let mut verifier = Verifier { context, driver, followed: followed.collect(), stale: None };
     if args.rounds.is_none() {
-        follow(&mut driver, &subjects, &mut heard, args.follow).await?;
+        verifier.follow(args.follow).await?;
     }
     let mut summary = Summary::default();
     for _ in 0..args.rounds.unwrap_or(1) {
-        for at in 0..subjects.len() {
-            let comparison = compare(context, &mut driver, &subjects, &mut heard, at, &mut summary).await?;
+        for at in 0..verifier.followed.len() {
+            let comparison = verifier.compare(at, &mut summary).await?;
+            let Followed { subject, heard, loaded_anew } = &verifier.followed[at];
+            let name = subject.name();
+            if let Some(since) = loaded_anew {
+                let seconds = since.elapsed().as_secs_f64();
+                context.notice(&format!(
+                    "{name} was loaded anew {seconds:.1} s ago: a change that was lost before that does not show"
+                ));
+            }
             summary.add(&comparison);
             if comparison.differing() > 0 {
-                report(context, &server, &subjects[at], &heard[at], &comparison).await?;
+                report(context, &server, subject, heard, &comparison).await?;
             } else if context.format == Format::Text {
-                let name = crate::render::escape::escape(&subjects[at].name()).into_owned();
+                let name = crate::render::escape::escape(&name).into_owned();
                 print(&format!("equal    {name}  {} rows at one exact cut\n", comparison.rows))?;
             }
         }
@@ -105,7 +116,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             break;
         }
     }
-    finish(context, &subjects, &summary)
+    finish(context, verifier.followed.len(), &summary)
 }
 
 async fn describe(context: &Context, client: &Client, args: &Args) -> anyhow::Result<Vec<Subject>> {
@@ -117,6 +128,10 @@ async fn describe(context: &Context, client: &Client, args: &Args) -> anyhow::Re
             Ok(notices) => context.notices(&notices),
             Err(error) => context.notice(&error.root_cause().to_string()),
         }
+        if observe(&table).is_some_and(|seen| seen.version == Version::Outdated) {
+            let name = table.display_name();
+            context.notice(&format!("the trigger's function of {name} is not what pgic makes; see pgic status"));
+        }
         let mut subject = Subject::whole(table, &mut Vec::new())?;
         // A trigger that is disabled meanwhile is to be found out, not to end this.
         subject.follow.announced_by = Vec::new();
@@ -125,70 +140,124 @@ async fn describe(context: &Context, client: &Client, args: &Args) -> anyhow::Re
     Ok(subjects)
 }
 
-/// Follows for a while.
-async fn follow(driver: &mut Driver, subjects: &[Subject], heard: &mut Heard, time: Duration) -> anyhow::Result<()> {
-    let until = Instant::now() + time;
-    loop {
-        tokio::select! {
-            stepped = driver.step() => stepped.map_err(explain_failure)?,
-            () = tokio::time::sleep_until(until) => return Ok(()),
-        }
-        hear(driver, subjects, heard);
-    }
+/// A table that is verified.
+struct Followed {
+    subject: Subject,
+    /// The keys of the rows that notifications changed.
+    heard: HashSet<KeyBuf>,
+    /// When it was loaded again, if it was: what was lost before is mended.
+    loaded_anew: Option<Instant>,
 }
 
-/// Remembers which rows notifications changed.
-fn hear(driver: &mut Driver, subjects: &[Subject], heard: &mut Heard) {
-    let told: Vec<DriverEvent> = driver.take_events().collect();
-    for event in told {
-        if let DriverEvent::Row { table, change } = event {
-            let (shape, heard) = (&subjects[table.0].shape, &mut heard[table.0]);
-            let (RowChange::Added(row) | RowChange::Changed { new: row, .. } | RowChange::Removed(row)) = change;
-            if heard.len() < HEARD {
-                heard.insert(KeyBuf::of_row(shape, &row));
-            }
-        }
-    }
+struct Verifier<'a> {
+    context: &'a Context,
+    driver: Driver,
+    followed: Vec<Followed>,
+    /// Since when it is not live, and why.
+    stale: Option<(Instant, String)>,
 }
 
-/// Compares a table, as often as it takes for the round to count.
-async fn compare(
-    context: &Context,
-    driver: &mut Driver,
-    subjects: &[Subject],
-    heard: &mut Heard,
-    at: usize,
-    summary: &mut Summary,
-) -> anyhow::Result<Comparison> {
-    let name = subjects[at].name();
-    let mut last = String::new();
-    for _ in 0..TRIES {
-        let verified = driver.verify(TableId(at)).await.map_err(explain_failure)?;
-        hear(driver, subjects, heard);
-        match verified {
-            Verified::Compared(comparison) => {
-                summary.compared += 1;
-                return Ok(comparison);
-            }
-            Verified::Inconclusive(why) => {
-                summary.inconclusive += 1;
-                context.notice(&format!("a round of {name} does not count, and is repeated: {why}"));
-                last = why;
-            }
-        }
-        // What makes a round fail takes a moment to pass.
-        let until = Instant::now() + Duration::from_millis(200);
+impl Verifier<'_> {
+    /// Follows for a while.
+    async fn follow(&mut self, time: Duration) -> anyhow::Result<()> {
+        let names: Vec<String> = self.followed.iter().map(|followed| followed.subject.name()).collect();
+        let waiting = Progress::waiting(&format!("following {} for {time:?}", names.join(", ")), !self.context.quiet);
+        let until = Instant::now() + time;
         while Instant::now() < until {
-            tokio::select! {
-                stepped = driver.step() => stepped.map_err(explain_failure)?,
-                () = tokio::time::sleep_until(until) => {}
+            self.step(until).await?;
+        }
+        drop(waiting);
+        Ok(())
+    }
+
+    /// Waits for something to happen, or until then. Gives up when it has not been live for long.
+    async fn step(&mut self, until: Instant) -> anyhow::Result<()> {
+        let give_up = self.stale.as_ref().map(|(since, _)| *since + PATIENCE);
+        let until = give_up.map_or(until, |give_up| give_up.min(until));
+        tokio::select! {
+            stepped = self.driver.step() => stepped.map_err(explain_failure)?,
+            () = tokio::time::sleep_until(until) => {}
+        }
+        self.hear();
+        match &self.stale {
+            Some((since, why)) if since.elapsed() >= PATIENCE => Err(with_hint(
+                anyhow!("nothing was heard for {} s: {why}", PATIENCE.as_secs()),
+                "try again when the server is there",
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Says what came in the way, and remembers which rows notifications changed.
+    fn hear(&mut self) {
+        let told: Vec<DriverEvent> = self.driver.take_events().collect();
+        for event in told {
+            match event {
+                DriverEvent::Row { table, change } => {
+                    let Followed { subject, heard, .. } = &mut self.followed[table.0];
+                    let (RowChange::Added(row) | RowChange::Changed { new: row, .. } | RowChange::Removed(row)) =
+                        change;
+                    if heard.len() < HEARD {
+                        heard.insert(KeyBuf::of_row(&subject.shape, &row));
+                    }
+                }
+                DriverEvent::Disconnected { why, .. } if self.stale.is_none() => {
+                    self.context.notice(&format!("the connection was lost ({why}); connecting again"));
+                    self.stale = Some((Instant::now(), why));
+                }
+                DriverEvent::State(State::Live) if self.stale.take().is_some() => {
+                    self.context.notice("live again: all was loaded anew");
+                    self.followed.iter_mut().for_each(|followed| followed.loaded_anew = Some(Instant::now()));
+                }
+                DriverEvent::ReadAgain { table, why } => {
+                    let followed = &mut self.followed[table.0];
+                    followed.loaded_anew = Some(Instant::now());
+                    let name = followed.subject.name();
+                    self.context.notice(&format!("{name} is read again: {why}"));
+                }
+                DriverEvent::CommitsBlocked => {
+                    self.context.notice("commits are blocked: nothing is announced until whoever blocks them is done");
+                }
+                _ => {}
             }
         }
     }
-    Err(with_hint(
-        anyhow!("{name} could not be compared: {TRIES} rounds in a row did not count: {last}"),
-        "try again when the table is not altered, truncated or moved; a plain-form trigger needs a quiet moment",
-    ))
+
+    /// Compares a table, as often as it takes for the round to count.
+    async fn compare(&mut self, at: usize, summary: &mut Summary) -> anyhow::Result<Comparison> {
+        let name = self.followed[at].subject.name();
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            self.driver.ask_to_verify(TableId(at)).map_err(explain_failure)?;
+            let verified = loop {
+                match self.driver.take_verified() {
+                    Some((of, verified)) if of == TableId(at) => break verified,
+                    Some(_) => {}
+                    None => self.step(Instant::now() + PATIENCE).await?,
+                }
+            };
+            match verified {
+                Verified::Compared(comparison) => {
+                    summary.compared += 1;
+                    return Ok(comparison);
+                }
+                Verified::Inconclusive(why) => {
+                    summary.inconclusive += 1;
+                    self.context.notice(&format!("a round of {name} does not count, and is repeated: {why}"));
+                    last = why;
+                }
+            }
+            // What makes a round fail takes a moment to pass.
+            let until = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < until {
+                self.step(until).await?;
+            }
+        }
+        Err(with_hint(
+            anyhow!("{name} could not be compared: {TRIES} rounds in a row did not count: {last}"),
+            "try again when the table is not altered, truncated or moved; a plain-form trigger needs a quiet moment",
+        ))
+    }
 }
 
 /// Prints what was found, with causes as the catalogue has them now.
@@ -203,27 +272,30 @@ async fn report(
     let tables = catalog::describe(&client, &[subject.table.oid]).await?;
     let table = tables.first().unwrap_or(&subject.table);
     let seen = observe(table);
-    let lines = comparison.findings.iter().map(|found| {
+    let shown = if context.format == Format::Text { SHOWN } else { Comparison::FINDINGS };
+    let lines = comparison.findings.iter().take(shown).map(|found| {
         let was_heard = heard.contains(&found.key_cells);
         let cause = causes::likely(table, seen.as_ref(), &subject.channel, found.kind, was_heard);
         finding::finding(context.format, (&table.schema, &table.name), found, &cause)
     });
     print(&lines.collect::<String>())?;
-    let more = comparison.differing() - comparison.findings.len();
+    let kept = comparison.findings.len();
+    let more = comparison.differing() - kept.min(shown);
     if more > 0 {
-        context.notice(&format!("{more} more rows of {} differ", table.display_name()));
+        let kept = if kept > shown { format!("; -o json shows {kept}") } else { String::new() };
+        context.notice(&format!("{more} more rows of {} differ{kept}", table.display_name()));
     }
     Ok(())
 }
 
-fn finish(context: &Context, subjects: &[Subject], summary: &Summary) -> anyhow::Result<ExitCode> {
+fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result<ExitCode> {
     let Summary { rows, missing, stale, ghost, compared, inconclusive } = summary;
     let is_equal = summary.differing() == 0;
     match context.format {
         Format::Json => print(&json::line([
             ("event", json!("summary")),
             ("equal", json!(is_equal)),
-            ("tables", json!(subjects.len())),
+            ("tables", json!(tables)),
             ("rows", json!(rows)),
             ("missing", json!(missing)),
             ("stale", json!(stale)),
@@ -232,7 +304,8 @@ fn finish(context: &Context, subjects: &[Subject], summary: &Summary) -> anyhow:
             ("inconclusive", json!(inconclusive)),
         ]))?,
         Format::Text if !is_equal => {
-            context.notice(&format!("{missing} missing, {stale} stale, {ghost} ghosts"));
+            let ghosts = crate::render::count(*ghost as u64, "ghost");
+            context.notice(&format!("{missing} missing, {stale} stale, {ghosts}"));
         }
         Format::Text => {}
     }

@@ -121,7 +121,11 @@ impl Watch {
         };
         let printed = printed.map_err(|_| anyhow::anyhow!("the printer failed"))?;
         if !context.quiet {
-            anstream::eprintln!("{} changes shown, {} collapsed", counts.shown, counts.collapsed);
+            anstream::eprintln!(
+                "{} shown, {} collapsed",
+                crate::render::count(counts.shown, "change"),
+                counts.collapsed
+            );
         }
         match printed {
             Err(error) if error.downcast_ref::<OutputClosed>().is_none() => Err(error),
@@ -224,10 +228,9 @@ impl Watch {
         let mut changed = 0;
         for change in pending.changes.drain(..) {
             let line = self.line(change.old.as_ref(), change.new.as_ref(), change.count);
-            if !line.is_empty() {
-                changed += 1;
-                counts.collapsed += change.count - 1;
-            }
+            // Several that come to nothing are collapsed too.
+            changed += u64::from(!line.is_empty());
+            counts.collapsed += change.count - 1;
             lines.push_str(&line);
         }
         counts.shown += changed;

@@ -175,13 +175,7 @@ fn write_row(payload: &Payload<'_>, line: &mut String) {
     let Some(data) = payload.data else { return };
     for (at, (name, value)) in members(data).into_iter().enumerate() {
         // Writing into a String cannot fail.
-        let _ = write!(
-            line,
-            "{}{}={}",
-            if at == 0 { "  " } else { " " },
-            escape(&name),
-            excerpt(&plain(value), LONGEST_VALUE)
-        );
+        let _ = write!(line, "{}{}={}", if at == 0 { "  " } else { " " }, escape(&name), shown(value));
     }
 }
 
@@ -210,6 +204,19 @@ pub fn members(data: &RawValue) -> Vec<(String, &RawValue)> {
 /// A value without the quotes of a string.
 pub fn plain(value: &RawValue) -> String {
     serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_string())
+}
+
+/// A value for people: NULL is no text `null`, and one with a space or a sign in it, which could be taken for more, has quotes.
+fn shown(value: &RawValue) -> String {
+    if value.get() == "null" {
+        return "NULL".to_string();
+    }
+    let text = plain(value);
+    let is_text = value.get().starts_with('"');
+    let is_plain =
+        !text.is_empty() && text != "NULL" && !text.contains(|c: char| c.is_whitespace() || "=\"".contains(c));
+    let shown = excerpt(&text, LONGEST_VALUE);
+    if is_plain || !is_text { shown.into_owned() } else { format!("\"{}\"", shown.replace('"', "\\\"")) }
 }
 
 /// Milliseconds from the trigger to here; the two clocks may differ.

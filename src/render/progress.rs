@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 /// A progress bar, or nothing where nobody looks.
 #[derive(Debug)]
@@ -22,6 +23,15 @@ impl Progress {
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(super::escape::escape(what).into_owned());
         Self(bar)
+    }
+
+    /// That something goes on, and for how long it has.
+    pub fn waiting(what: &str, wanted: bool) -> Self {
+        let bar = Self::new(what, None, wanted);
+        let style = ProgressStyle::with_template("{msg} {spinner} {elapsed}");
+        bar.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.0.enable_steady_tick(Duration::from_millis(100));
+        bar
     }
 
     /// So many rows are read.

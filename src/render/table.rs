@@ -3,6 +3,7 @@
 use super::escape::escape;
 use comfy_table::presets;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use std::collections::VecDeque;
 
 /// A column's heading and side.
 #[derive(Debug, Clone)]
@@ -25,13 +26,28 @@ impl Heading {
     }
 }
 
-/// Rows under headings, each line ending with a newline. Cells are escaped here; nothing is cut or wrapped.
+/// The longest cell, in characters, that makes its column wider: one long value must not pad every other row.
+const LONGEST_ALIGNED: usize = 100;
+
+/// Stands for a cell that is longer, while the rest is aligned: no cell that is escaped has it.
+const LONG: char = '\u{1}';
+
+/// Rows under headings, each line ending with a newline. Cells are escaped here; nothing is cut or wrapped: what stands
+/// behind a long cell moves to the right.
 pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|heading| escape(&heading.text).into_owned()));
+    let mut long: VecDeque<String> = VecDeque::new();
     for row in rows {
-        table.add_row(row.iter().map(|cell| escape(cell).into_owned()));
+        table.add_row(row.iter().map(|cell| {
+            let cell = escape(cell).into_owned();
+            if cell.chars().nth(LONGEST_ALIGNED).is_none() {
+                return cell;
+            }
+            long.push_back(cell);
+            LONG.to_string()
+        }));
     }
     for (at, heading) in headings.iter().enumerate() {
         if let Some(column) = table.column_mut(at) {
@@ -39,7 +55,18 @@ pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>)
             column.set_cell_alignment(if heading.is_number { CellAlignment::Right } else { CellAlignment::Left });
         }
     }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    let mut text = String::new();
+    for line in table.lines() {
+        let mut rest = line.trim_end();
+        while let Some((before, behind)) = rest.split_once(LONG) {
+            text.push_str(before);
+            text.push_str(&long.pop_front().unwrap_or_default());
+            rest = behind;
+        }
+        text.push_str(rest);
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -51,5 +78,14 @@ mod tests {
         let rows = vec![vec!["a\nb".to_string(), "7".to_string()], vec!["日本".to_string(), "1234".to_string()]];
         let text = render(&[Heading::text("name"), Heading::number("n")], rows);
         assert_eq!(text, "name     n\na\\nb     7\n日本  1234\n");
+    }
+
+    #[test]
+    fn a_long_cell_moves_its_own_row_alone() {
+        let long = "x".repeat(LONGEST_ALIGNED + 1);
+        let cells = |name: &str, other: &str| vec![name.to_string(), other.to_string()];
+        let rows = vec![cells("a", "1"), cells(&long, "2"), cells("b", &long), cells("c", "")];
+        let text = render(&[Heading::text("name"), Heading::text("other")], rows);
+        assert_eq!(text, format!("name  other\na     1\n{long}     2\nb     {long}\nc\n"));
     }
 }

@@ -27,7 +27,7 @@ async fn a_change_is_a_json_line_with_every_digit() {
     assert_eq!((&change["schema"], &change["action"], &change["id"]), (&json!("public"), &json!("insert"), &json!(1)));
     let (code, rest, stderr) = tail.finish();
     assert_eq!((code, rest.len()), (0, 0));
-    assert!(stderr.contains("1 notifications shown, 0 invalid, 0 dropped"), "{stderr}");
+    assert!(stderr.contains("1 notification shown, 0 invalid, 0 dropped"), "{stderr}");
     let raw =
         database.command(&["tail", "-o", "json", "--count", "1"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut raw = raw.unwrap();

@@ -197,6 +197,17 @@ impl Table {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
     }
 
+    /// The name as it is typed on a command line: quoted twice, for SQL and for the shell, where it is not a plain one.
+    pub fn typed_name(&self) -> String {
+        let is_plain = |name: &str| {
+            !name.starts_with(|c: char| c.is_ascii_digit())
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        };
+        let part = |name: &str| if is_plain(name) { name.to_string() } else { quote_identifier(name) };
+        let name = format!("{}.{}", part(&self.schema), part(&self.name));
+        if name.contains('"') { format!("'{}'", name.replace('\'', "'\\''")) } else { name }
+    }
+
     /// A column by the name that a person gave: as it is written, else folded to lower case as SQL does.
     pub fn column(&self, name: &str) -> Option<&Column> {
         let exact = |wanted: &str| self.columns.iter().find(|column| column.name == wanted);

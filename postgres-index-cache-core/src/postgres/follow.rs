@@ -42,6 +42,8 @@ pub enum FollowError {
     NotAnnounced {
         /// The table.
         table: String,
+        /// Its name as it is typed on a command line.
+        typed: String,
     },
     /// What announces them does not fire.
     #[error("the trigger {trigger} of {table} is {state}")]
@@ -60,6 +62,8 @@ pub enum FollowError {
     EventMissing {
         /// The table.
         table: String,
+        /// Its name as it is typed on a command line.
+        typed: String,
         /// The event.
         event: &'static str,
     },
@@ -74,14 +78,14 @@ impl FollowError {
         match self {
             Self::Kind { hint, .. } => Some((*hint).to_string()),
             Self::Disabled { hint, .. } => Some(hint.clone()),
-            Self::NotAnnounced { table } | Self::EventMissing { table, .. } => Some(install(table)),
+            Self::NotAnnounced { typed, .. } | Self::EventMissing { typed, .. } => Some(install(typed)),
             Self::Shape(_) => None,
         }
     }
 }
 
-fn install(table: &str) -> String {
-    format!("install it with: pgic install-triggers {table}")
+fn install(typed: &str) -> String {
+    format!("install it with: pgic install-triggers {typed}")
 }
 
 /// Whether a cache can follow the table.
@@ -113,7 +117,7 @@ pub fn check_kind(table: &Table) -> Result<(), FollowError> {
 pub fn check_announced(table: &Table, announced: Option<&Announced<'_>>) -> Result<Vec<String>, FollowError> {
     let name = table.display_name();
     let Some((announced, row)) = announced.and_then(|announced| Some((announced, announced.row?))) else {
-        return Err(FollowError::NotAnnounced { table: name });
+        return Err(FollowError::NotAnnounced { table: name, typed: table.typed_name() });
     };
     if !matches!(row.enabled, Enabled::Origin | Enabled::Always) {
         let (trigger, state) = (row.name.clone(), row.enabled.as_str());
@@ -123,7 +127,7 @@ pub fn check_announced(table: &Table, announced: Option<&Announced<'_>>) -> Resu
     }
     let events = announced.events();
     if let Some(event) = ["insert", "update", "delete"].into_iter().find(|event| !events.contains(event)) {
-        return Err(FollowError::EventMissing { table: name, event });
+        return Err(FollowError::EventMissing { table: name, typed: table.typed_name(), event });
     }
     let mut notices = Vec::new();
     let truncate = announced.truncate.filter(|trigger| matches!(trigger.enabled, Enabled::Origin | Enabled::Always));
@@ -134,7 +138,7 @@ pub fn check_announced(table: &Table, announced: Option<&Announced<'_>>) -> Resu
         notices.push(format!(
             "the trigger of {name} sends the plain form, without transaction ids: changes that PostgreSQL folds or sends \
              in another order leave stale rows; {}",
-            install(&name)
+            install(&table.typed_name())
         ));
     }
     Ok(notices)

@@ -56,6 +56,8 @@ impl Line {
     /// # Errors
     /// When it is not understood.
     pub(super) fn parse(line: &str) -> anyhow::Result<Option<Self>> {
+        // As in psql; a value that ends so stands in quotes.
+        let line = line.trim_end().strip_suffix(';').unwrap_or(line);
         let words = words(line)?;
         let Some((first, rest)) = words.split_first() else { return Ok(None) };
         let alone = |line: Self| match rest {

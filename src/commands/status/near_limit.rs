@@ -2,6 +2,7 @@
 
 use crate::catalog::{RelationKind, Table};
 use crate::triggers::TriggerOptions;
+use postgres_index_cache_core::Kind;
 use postgres_index_cache_core::postgres::quote_identifier;
 use tokio_postgres::Client;
 
@@ -24,8 +25,13 @@ pub(super) struct NearLimit {
 pub(super) async fn sample(client: &mut Client, table: &Table, options: &TriggerOptions) -> Option<NearLimit> {
     let varying =
         table.columns.iter().filter(|column| column.is_varlena && !column.is_virtual && options.sends(&column.name));
+    // The length of a text is known without reading it, compressed as it may be; of other types the stored size is.
+    let size_of = |kind| if matches!(kind, Kind::Text | Kind::Bytea) { "octet_length" } else { "pg_column_size" };
     let sizes: Vec<String> = varying
-        .map(|column| format!("coalesce(pg_catalog.pg_column_size(t.{}), 0)", quote_identifier(&column.name)))
+        .map(|column| {
+            let (size, name) = (size_of(column.kind), quote_identifier(&column.name));
+            format!("coalesce(pg_catalog.{size}(t.{name}), 0)")
+        })
         .collect();
     let size = if sizes.is_empty() { "0".to_string() } else { sizes.join(" + ") };
     let only = if table.kind == RelationKind::Partitioned { "" } else { "ONLY " };
