@@ -126,7 +126,7 @@ async fn the_specification_s_own_function_will_do() {
 async fn explain_says_how_the_answer_was_found() {
     let database = people().await;
     for (condition, found) in [
-        ("id=1", "by the key, 1 rows"),
+        ("id=1", "by the key, 1 row "),
         ("hash=123", "by the index on hash, 2 rows"),
         ("name=ann", "by looking at every row, 3 rows"),
     ] {
