@@ -148,7 +148,9 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
         (DriverError::Failed(Failure::NotFollowed { .. }), _) => {
             "pgic status says what is wrong, pgic install-triggers mends it"
         }
-        (DriverError::Snapshot { source: ReadError::Altered(_), .. }, _) => "follow the table anew: start again",
+        (DriverError::Snapshot { source: ReadError::Altered(_), .. }, _) => {
+            "the table is being altered: try again when that is done"
+        }
         (DriverError::Memory { .. }, _) => "raise --max-memory, or load fewer columns with --columns or --count",
         (_, Some("25006")) => "this server is a standby, where LISTEN does not work: connect to the primary",
         (_, Some("42501")) => {

@@ -219,6 +219,11 @@ impl Engine {
         Some((TableId(table), self.tables[table].cause()))
     }
 
+    /// The transaction of the last TRUNCATE of a table that was announced.
+    pub fn truncated_by(&self, table: TableId) -> Option<u64> {
+        self.tables[table.0].last_truncate()
+    }
+
     /// How many bytes of changes and keys wait for reads, and for caches that cannot be changed.
     pub fn waiting_bytes(&self) -> usize {
         self.tables.iter().map(Table::waiting_bytes).sum()

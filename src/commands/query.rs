@@ -7,13 +7,13 @@ use crate::cli::parse_bytes;
 use crate::conditions::{self, Asked, Written};
 use crate::exit_code::ExitCode;
 use crate::following::follower::{Describe, Follower};
-use crate::following::subject::{Subject, load, prepare};
+use crate::following::subject::{Subject, open};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
 use crate::render::rows::rows;
 use crate::render::{Format, count, print};
 use crate::triggers::observe::{Observed, observe};
-use postgres_index_cache_core::postgres::Driver;
+use postgres_index_cache_core::postgres::{Driver, DriverOptions};
 use postgres_index_cache_core::sync::TableId;
 use postgres_index_cache_core::{Access, Answer};
 use std::sync::Arc;
@@ -69,19 +69,19 @@ struct Timing {
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let written: Vec<Written> = args.conditions.iter().map(|text| Written::parse(text)).collect::<Result<_, _>>()?;
     let server = context.server("query")?;
-    let mut client = server.client().await?;
-    let table = catalog::resolve_one(&client, &args.table).await?;
-    let mut notices = Vec::new();
-    let described = describe(&mut client, table, &args, &written, &mut notices).await;
-    context.notices(&notices);
-    let subjects = vec![described?];
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-    let mut options = prepare(&client, &subjects, max_memory).await?;
-    drop(client);
     // Who asks once wants to know that a connection was lost.
-    options.limits.heals = args.watch;
-    let started = Instant::now();
-    let mut driver = load(&server, &subjects, options, context.quiet).await?;
+    let adjust = |options: &mut DriverOptions| options.limits.heals = args.watch;
+    let mut started = Instant::now();
+    let describe = async |client: &mut Client| {
+        let table = catalog::resolve_one(client, &args.table).await?;
+        let mut notices = Vec::new();
+        let described = describe(client, table, &args, &written, &mut notices).await;
+        context.notices(&notices);
+        started = Instant::now();
+        Ok(vec![described?])
+    };
+    let (subjects, mut driver) = open(&server, max_memory, context.quiet, adjust, describe).await?;
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);

@@ -7,7 +7,7 @@ use crate::cli::{parse_bytes, parse_duration};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
-use crate::following::subject::{Subject, load, prepare};
+use crate::following::subject::{Subject, open};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::progress::Progress;
 use crate::render::{Format, finding, json, print};
@@ -79,13 +79,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 
 async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let server = context.server("verify")?;
-    let client = server.client().await?;
-    let subjects = describe(context, &client, args).await?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     // What notifications miss is to be found, not mended.
-    let options = DriverOptions { looks: false, ..prepare(&client, &subjects, max_memory).await? };
-    drop(client);
-    let mut driver = load(&server, &subjects, options, context.quiet).await?;
+    let adjust = |options: &mut DriverOptions| options.looks = false;
+    let describe = async |client: &mut Client| describe(context, client, args).await;
+    let (subjects, mut driver) = open(&server, max_memory, context.quiet, adjust, describe).await?;
     driver.tell_of_rows();
     let followed = subjects.into_iter().map(|subject| Followed { subject, heard: HashSet::new(), loaded_anew: None });
     let mut verifier = Verifier { context, driver, followed: followed.collect(), stale: None };

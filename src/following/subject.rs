@@ -1,4 +1,4 @@
-//! [`Subject`]: a table that a command follows, and [`load`]: what all of them do with it first.
+//! [`Subject`]: a table that a command follows, and [`open`]: what all of them do with it first.
 
 use super::{channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape, shown};
 use crate::catalog::{Column, Table};
@@ -6,7 +6,7 @@ use crate::conditions::Asked;
 use crate::connect::Server;
 use crate::render::progress::Progress;
 use crate::triggers::observe::observe;
-use postgres_index_cache_core::postgres::{Driver, DriverOptions, FollowTable, Loaded};
+use postgres_index_cache_core::postgres::{Driver, DriverError, DriverOptions, FollowTable, Loaded, ReadError};
 use postgres_index_cache_core::{Condition, TableShape};
 use std::sync::Arc;
 use tokio_postgres::Client;
@@ -89,26 +89,52 @@ pub async fn prepare(client: &Client, subjects: &[Subject], max_memory: usize) -
     Ok(options(channels, max_memory))
 }
 
-/// Opens a driver, loads the tables and waits until they are live; shows how far it is, unless `is_quiet`.
+/// How often tables are described again that are altered while they are loaded.
+const TRIES: u32 = 5;
+
+/// Describes tables, loads them and waits until they are live; again when one of them was altered in between. Shows how far
+/// it is, unless `is_quiet`; `adjust` has the last word on how the driver works.
 ///
 /// # Errors
 /// Whatever keeps it from there.
-pub async fn load(
+pub async fn open(
+    server: &Server,
+    max_memory: usize,
+    is_quiet: bool,
+    adjust: impl Fn(&mut DriverOptions),
+    mut describe: impl AsyncFnMut(&mut Client) -> anyhow::Result<Vec<Subject>>,
+) -> anyhow::Result<(Vec<Subject>, Driver)> {
+    let mut tries = 0;
+    loop {
+        let mut client = server.client().await?;
+        let subjects = describe(&mut client).await?;
+        let mut options = prepare(&client, &subjects, max_memory).await?;
+        adjust(&mut options);
+        drop(client);
+        tries += 1;
+        match load(server, &subjects, options, is_quiet).await {
+            Err(DriverError::Snapshot { source: ReadError::Altered(_), .. }) if tries < TRIES => {}
+            loaded => return Ok((subjects, loaded.map_err(explain_failure)?)),
+        }
+    }
+}
+
+async fn load(
     server: &Server,
     subjects: &[Subject],
     options: DriverOptions,
     is_quiet: bool,
-) -> anyhow::Result<Driver> {
+) -> Result<Driver, DriverError> {
     let expected: Option<u64> = subjects.iter().map(|subject| subject.table.estimated_rows).sum();
     let names: Vec<String> = subjects.iter().map(Subject::name).collect();
     let progress = Progress::new(&format!("loading {}", names.join(", ")), expected, !is_quiet);
     let follows = subjects.iter().map(|subject| subject.follow.clone()).collect();
-    let mut driver = Driver::open(server.clone(), follows, options).await.map_err(explain_failure)?;
+    let mut driver = Driver::open(server.clone(), follows, options).await?;
     let mut loaded = vec![0; subjects.len()];
     let count = |read: Loaded| {
         loaded[read.table.0] = read.rows;
         progress.set(loaded.iter().sum());
     };
-    driver.until_live(count).await.map_err(explain_failure)?;
+    driver.until_live(count).await?;
     Ok(driver)
 }

@@ -55,6 +55,8 @@ pub async fn open_through(
         key_types: vec!["int4".into()],
         announced_by: Vec::new(),
         expected_rows: 100,
+        column_types: Vec::new(),
+        fingerprint: None,
     };
     let mut options = DriverOptions {
         channels: vec!["cache_invalidation".into()],
@@ -335,6 +337,33 @@ async fn ddl_that_announces_nothing_is_seen_and_the_table_read_again() {
         let stored: BTreeSet<String> = rows.iter().map(|row| plain(row.get(0))).collect();
         assert_eq!(cached(&driver).into_iter().map(plain).collect::<BTreeSet<_>>(), stored, "{ddl}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_in_silence_behind_unchanged_definitions_is_seen() {
+    let (database, mut driver) = attended("").await;
+    let client = database.client().await;
+    for silent in [
+        "ALTER TABLE kv ALTER n TYPE bigint USING n * 100",
+        "BEGIN; ALTER TABLE kv DISABLE TRIGGER ALL; UPDATE kv SET v = 'silent'; ALTER TABLE kv ENABLE TRIGGER ALL; COMMIT",
+    ] {
+        client.batch_execute(silent).await.unwrap();
+        read_again(&mut driver).await;
+        assert_eq!(cached(&driver), stored(&client).await, "{silent}");
+    }
+    // A TRUNCATE is announced: though its files are others, nothing is read again.
+    let before = driver.engine().counters().reloads;
+    client.batch_execute("TRUNCATE kv; INSERT INTO kv VALUES (1, 'a', 1)").await.unwrap();
+    let looks = async {
+        // Each fence is followed by a look, when the last one is a heartbeat ago.
+        let until = std::time::Instant::now() + Duration::from_millis(300);
+        while std::time::Instant::now() < until {
+            driver.fence().await.unwrap();
+        }
+    };
+    tokio::time::timeout(DEADLINE, looks).await.expect("fences come back");
+    assert_eq!(cached(&driver), stored(&client).await);
+    assert_eq!(driver.engine().counters().reloads, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -288,6 +288,47 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() {
+    use crate::support::{DEADLINE, ended};
+    use std::process::Stdio;
+    let database =
+        Database::with("CREATE TABLE people (id int PRIMARY KEY, n int8); INSERT INTO people VALUES (1, 5), (2, 6)")
+            .await;
+    database.pgic_ok(&["install-triggers", "people"]);
+    let (migration, watcher) = (database.client().await, database.client().await);
+    // Described before, read after it.
+    migration.batch_execute("BEGIN; ALTER TABLE people ALTER n TYPE float8").await.unwrap();
+    let mut command = database.command(&["query", "people", "id=1", "-o", "json"]);
+    let asking = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'people'::regclass::oid";
+    let waiting = async {
+        while watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.expect("the query waits for the migration");
+    migration.batch_execute("COMMIT").await.unwrap();
+    let ran = ended(asking);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "{\"id\":1,\"n\":5}\n"), "{ran:?}");
+    // And while it is watched, with the listener lost at the same time.
+    let (mut child, lines) = watch(&database, &["-o", "json"]);
+    let next = || -> serde_json::Value { serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap() };
+    while next()["event"] != "live" {}
+    let alter = "BEGIN; ALTER TABLE people ALTER n TYPE int8; SELECT pg_terminate_backend(pid) FROM pg_locks
+        WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()); COMMIT";
+    migration.batch_execute(alter).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&json!({"event":"live","rows":2})) {
+        seen.push(next());
+    }
+    assert!(seen.iter().any(|line| line["event"] == "anew"), "{seen:?}");
+    let values = [json!(5), json!(6), json!(null)];
+    assert!(seen.iter().all(|line| values.contains(&line["row"]["n"])), "{seen:?}");
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
     use std::io::{BufRead as _, BufReader};
     use std::process::Stdio;

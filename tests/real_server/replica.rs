@@ -223,6 +223,48 @@ async fn a_table_that_is_altered_is_followed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_column_is_called_is_part_of_what_the_model_is() {
+    let database = Database::with(&format!(
+        "{USERS} ALTER TABLE users ADD COLUMN town text; INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1, 'Rome');"
+    ))
+    .await;
+    database.pgic_ok(&["install-triggers", "users"]);
+    let mut builder = builder(&database);
+    let users = builder.table::<User>("users");
+    let replica = builder.open().await.unwrap();
+    let client = database.client().await;
+    assert_eq!(replica.read(&users).get_by_primary(&id(1)).unwrap().city, None);
+    let mut events = replica.events();
+    // The values are the same, and to the model they are others.
+    client.batch_execute("ALTER TABLE users RENAME town TO city").await.unwrap();
+    assert_eq!(event(&mut events, row).await, (id(1), Became::Changed));
+    fence(&replica).await;
+    assert_eq!(replica.read(&users).get_by_primary(&id(1)).unwrap().city.as_deref(), Some("Rome"));
+    // A column that comes while nobody listens, and another channel.
+    let gap = "BEGIN; ALTER TABLE users DROP COLUMN city; ALTER TABLE users ADD COLUMN city text DEFAULT 'Oslo';
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'node%' AND datname = current_database(); COMMIT";
+    client.batch_execute(gap).await.unwrap();
+    database.pgic_ok(&["install-triggers", "users", "--channel", "elsewhere"]);
+    let follows = async {
+        loop {
+            client.batch_execute("UPDATE users SET email_hash = email_hash + 1").await.unwrap();
+            fence(&replica).await;
+            let reading = replica.read(&users);
+            let user = reading.get_by_primary(&id(1)).unwrap();
+            let stored = client.query_one("SELECT email_hash FROM users", &[]);
+            if user.city.as_deref() == Some("Oslo") && user.email_hash > 100 {
+                drop(reading);
+                break stored.await.unwrap().get::<_, i64>(0);
+            }
+        }
+    };
+    let stored = tokio::time::timeout(DEADLINE, follows).await.expect("it follows the new column and channel");
+    assert_eq!(replica.read(&users).get_by_primary(&id(1)).unwrap().email_hash, stored);
+    let verified = tokio::time::timeout(DEADLINE, replica.verify(&users)).await.unwrap().unwrap();
+    assert!(matches!(&verified, Verified::Compared(comparison) if comparison.differing() == 0), "{verified:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_followed_is_refused_by_its_kind() {
     let database = Database::with(&format!(
         "{USERS}

@@ -1,5 +1,6 @@
 //! Tables as PostgreSQL describes them: columns, key, triggers and the functions they call.
 
+use super::fingerprint::{Fingerprint, look};
 use super::session::quote_identifier;
 use crate::value::Kind;
 use tokio_postgres::GenericClient;
@@ -45,6 +46,8 @@ pub struct Table {
     pub triggers: Vec<Trigger>,
     /// The leaves of a partitioned table.
     pub leaves: Vec<Leaf>,
+    /// What was seen of it just before it was described: what is altered meanwhile differs.
+    pub fingerprint: Fingerprint,
 }
 
 /// A partition that holds rows.
@@ -220,6 +223,7 @@ impl Table {
 /// # Errors
 /// When the server refuses, or one of them has been dropped meanwhile.
 pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<Table>, CatalogError> {
+    let fingerprints = look(client, oids).await?;
     let relations = client.query(include_str!("catalog/relations.sql"), &[&oids]).await?;
     let leaf_oids: Vec<u32> = relations.iter().flat_map(|row| row.get::<_, Vec<u32>>("leaves")).collect();
     let leaf_names = client.query(include_str!("catalog/leaves.sql"), &[&leaf_oids]).await?;
@@ -236,9 +240,11 @@ pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<T
         .map(|&oid| {
             let is_of = |row: &&tokio_postgres::Row| row.get::<_, u32>("relation") == oid;
             let relation = relations.iter().find(is_of).ok_or(CatalogError::Gone(oid))?;
+            let fingerprint = fingerprints.iter().find(|print| print.relation() == oid);
             let rows: f64 = relation.get("rows");
             Ok(Table {
                 oid,
+                fingerprint: fingerprint.ok_or(CatalogError::Gone(oid))?.clone(),
                 schema: relation.get("schema"),
                 name: relation.get("name"),
                 kind: relation_kind(relation.get("kind")),

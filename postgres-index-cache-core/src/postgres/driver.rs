@@ -725,7 +725,7 @@ impl Driver {
         let sender = self.sender.clone();
         let relations: Vec<u32> = self.tables.iter().map(|table| table.follow.followed.oid).collect();
         tokio::spawn(async move {
-            let seen = look(&client, &relations).await;
+            let seen = look(&*client, &relations).await;
             // A driver that is gone wants to hear nothing.
             let _ = sender.send(Event::Looked { epoch, seen }).await;
         });
@@ -735,8 +735,14 @@ impl Driver {
         for at in 0..self.tables.len() {
             let Followee { fingerprint, follow, .. } = &self.tables[at];
             let Some(before) = fingerprint else { continue };
-            let input = match compare(before, seen, &follow.announced_by) {
+            let truncated_by = self.engine.truncated_by(TableId(at));
+            let input = match compare(before, seen, &follow.announced_by, truncated_by) {
                 None => continue,
+                Some(Difference::Truncated) => {
+                    let now = seen.iter().find(|print| print.relation() == before.relation()).cloned();
+                    self.tables[at].fingerprint = now;
+                    continue;
+                }
                 Some(Difference::Altered(why)) => {
                     self.tell(DriverEvent::Altered { table: TableId(at) });
                     Input::TableAltered { table: TableId(at), why: why.to_string() }

@@ -71,7 +71,7 @@ pub enum ReadError {
     Store(#[from] StoreError),
     /// The table's definition was changed, so that its rows are others than were expected.
     #[error("its definition was changed: {0}")]
-    Altered(Box<ReadError>),
+    Altered(String),
     /// `pg_current_snapshot()` is not understood.
     #[error("{0}")]
     Snapshot(String),

@@ -1,67 +1,110 @@
 //! [`Fingerprint`]: what a table is, in a word. DDL announces nothing: only who looks sees it.
 
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Error, GenericClient};
 
 /// What is seen of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fingerprint {
+pub struct Fingerprint {
     relation: u32,
     schema: String,
     name: String,
     /// Changes when the definition does.
     definition: String,
-    /// Changes when a partition is attached, detached, or truncated.
-    partitions: String,
+    /// The columns with the oids of their types.
+    columns: Vec<(String, u32)>,
+    /// Changes when the table, or a partition, is rewritten or truncated, and when a partition is attached or detached.
+    files: String,
+    /// The low 32 bits of the transaction that gave a table its files, as far as that is known.
+    filed_by: Option<i64>,
     /// The oids of the leaves, where it is partitioned.
     pub(super) leaves: Vec<u32>,
-    /// The triggers that fire.
-    triggers: Vec<String>,
+    /// The triggers that fire, and what changes when one is made anew, or calls something else.
+    triggers: Vec<(String, String)>,
 }
 
 impl Fingerprint {
+    /// The oid of the table.
+    pub(super) fn relation(&self) -> u32 {
+        self.relation
+    }
+
     /// Whether rows that were read under the one can be compared with rows that were read under the other.
     pub(super) fn is_same_definition(&self, other: &Self) -> bool {
-        self.relation == other.relation && self.definition == other.definition
+        self.relation == other.relation && self.definition == other.definition && self.leaves == other.leaves
     }
 
     /// Whether the table still has this name: what is read by name must be what announces.
     pub(super) fn is_named(&self, schema: &str, name: &str) -> bool {
         self.schema == schema && self.name == name
     }
+
+    /// The type of a column, by its oid.
+    pub(super) fn type_of(&self, column: &str) -> Option<u32> {
+        self.columns.iter().find(|(name, _)| name == column).map(|(_, oid)| *oid)
+    }
 }
 
 /// Looks at the tables of these oids; those that are gone are not among the answers.
-pub(super) async fn look(client: &Client, relations: &[u32]) -> Result<Vec<Fingerprint>, Error> {
+pub(super) async fn look(client: &impl GenericClient, relations: &[u32]) -> Result<Vec<Fingerprint>, Error> {
     let rows = client.query(include_str!("fingerprint.sql"), &[&relations]).await?;
     let print = |row: &tokio_postgres::Row| Fingerprint {
         relation: row.get("relation"),
         schema: row.get("schema"),
         name: row.get("name"),
         definition: row.get("definition"),
-        partitions: row.get("partitions"),
+        columns: std::iter::zip(row.get::<_, Vec<String>>("column_names"), row.get::<_, Vec<u32>>("column_types"))
+            .collect(),
+        files: row.get("files"),
+        filed_by: row.get("filed_by"),
         leaves: row.get("leaves"),
-        triggers: row.get("triggers"),
+        triggers: std::iter::zip(row.get::<_, Vec<String>>("triggers"), row.get::<_, Vec<String>>("trigger_marks"))
+            .collect(),
     };
     Ok(rows.iter().map(print).collect())
 }
 
-/// What is to be said of a table that was seen as `before`, if it is another one.
+/// What is to be said of a table that was seen before, if it is another one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Difference {
     /// It must be read again.
     Altered(&'static str),
     /// Nothing announces its changes any more.
     Silent(String),
+    /// It has other files since a TRUNCATE that was announced: nothing follows.
+    Truncated,
 }
 
-/// What has become of the table of this oid, whose changes `announced_by` announce.
-pub(super) fn compare(before: &Fingerprint, seen: &[Fingerprint], announced_by: &[String]) -> Option<Difference> {
+/// What has become of the table of this oid, whose changes `announced_by` announce; `truncated_by` is the transaction of the
+/// last TRUNCATE that was announced.
+pub(super) fn compare(
+    before: &Fingerprint,
+    seen: &[Fingerprint],
+    announced_by: &[String],
+    truncated_by: Option<u64>,
+) -> Option<Difference> {
     let Some(now) = seen.iter().find(|print| print.relation == before.relation) else {
         return Some(Difference::Altered("the table is gone"));
     };
-    if let Some(missing) = announced_by.iter().find(|name| !now.triggers.contains(name)) {
+    let mark = |print: &Fingerprint, name: &String| {
+        print.triggers.iter().find(|(of, _)| of == name).map(|(_, mark)| mark.clone())
+    };
+    if let Some(missing) = announced_by.iter().find(|name| mark(now, name).is_none()) {
         return Some(Difference::Silent(missing.clone()));
     }
-    (now.definition != before.definition || now.partitions != before.partitions)
-        .then_some(Difference::Altered("its definition, or one of its partitions, is another one"))
+    if now.definition != before.definition || now.leaves != before.leaves {
+        return Some(Difference::Altered("its definition, or one of its partitions, is another one"));
+    }
+    if announced_by.iter().any(|name| mark(now, name) != mark(before, name)) {
+        return Some(Difference::Altered("a trigger that announces it was changed"));
+    }
+    if now.files == before.files {
+        return None;
+    }
+    let is_truncated =
+        now.filed_by.is_some_and(|xid| truncated_by.is_some_and(|truncated| truncated & 0xffff_ffff == xid as u64));
+    Some(if is_truncated {
+        Difference::Truncated
+    } else {
+        Difference::Altered("it was rewritten or truncated, and nothing announced it")
+    })
 }

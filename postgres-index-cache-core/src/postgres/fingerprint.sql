@@ -1,4 +1,4 @@
--- What a followed table is, in a word that changes when its definition does, and the triggers that announce it.
+-- What a followed table is, in words that change when its definition does, and the triggers that announce it.
 -- $1: the oids of the tables.
 SELECT
     c.oid AS relation,
@@ -10,6 +10,10 @@ SELECT
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull,
             a.attgenerated, a.attcollation), ';' ORDER BY a.attnum)
          FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+        -- How those are computed that are.
+        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', d.adnum, d.adbin), ';' ORDER BY d.adnum)
+         FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+         WHERE d.adrelid = c.oid AND a.attgenerated <> ''),
         -- The labels of their enums, the fields of their composite types.
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', e.enumtypid, e.enumlabel), ';' ORDER BY e.enumtypid, e.enumsortorder)
          FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_enum e ON e.enumtypid = a.atttypid
@@ -23,15 +27,33 @@ SELECT
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', i.indexrelid, i.indkey, i.indimmediate, i.indisvalid), ';' ORDER BY i.indexrelid)
          FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique),
         '')) AS definition,
-    coalesce(parts.files, '') AS partitions,
+    own.names AS column_names,
+    own.types AS column_types,
+    -- A rewrite has other files, and so has a TRUNCATE, whose transaction is named.
+    coalesce(parts.files, c.relfilenode::pg_catalog.text) AS files,
+    CASE WHEN c.relkind = 'r' THEN c.xmin::pg_catalog.text::pg_catalog.int8 END AS filed_by,
     coalesce(parts.leaves, '{}') AS leaves,
     coalesce((
-        SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text)
+        SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text ORDER BY t.tgname)
         FROM pg_catalog.pg_trigger t
+        JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
         WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-    ), '{}') AS triggers
+    ), '{}') AS triggers,
+    -- Whoever disables one for a moment, or makes it call something else, leaves another transaction's mark.
+    coalesce((
+        SELECT pg_catalog.array_agg(pg_catalog.concat_ws(',', t.xmin, t.tgfoid, p.xmin) ORDER BY t.tgname)
+        FROM pg_catalog.pg_trigger t
+        JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+    ), '{}') AS trigger_marks
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY a.attnum), '{}') AS names,
+           coalesce(pg_catalog.array_agg(a.atttypid ORDER BY a.attnum), '{}') AS types
+    FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+) own
 LEFT JOIN LATERAL (
     -- pg_partition_tree() would wait for whoever holds a partition. One that is being detached is none any more, and one
     -- that is truncated has other files.

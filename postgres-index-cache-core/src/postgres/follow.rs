@@ -2,6 +2,7 @@
 
 use super::announced::Announced;
 use super::catalog::{self, Enabled, RelationKind, Table};
+use super::fingerprint::Fingerprint;
 use super::session::quote_identifier;
 use crate::sync::Followed;
 use crate::table_cache::{Column, ShapeError, TableShape};
@@ -21,6 +22,10 @@ pub struct FollowTable {
     pub announced_by: Vec<String>,
     /// Roughly how many rows it has (`pg_class.reltuples`).
     pub expected_rows: usize,
+    /// The types of the columns that are kept, by their oids, in the shape's order; empty where nobody has looked.
+    pub column_types: Vec<u32>,
+    /// What was seen of it when it was described; `None` where nobody has looked.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// Why a table cannot be followed.
@@ -185,14 +190,24 @@ impl FollowTable {
         let announced_by = announced.iter().flat_map(|announced| announced.firing());
         let announced_by = announced_by.map(|trigger| trigger.name.clone()).collect();
         let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
-        Self { followed, shape: Arc::clone(shape), key_types, announced_by, expected_rows }
+        let types = shape.columns().iter().map(|column| table.fingerprint.type_of(&column.name));
+        let column_types = types.collect::<Option<Vec<u32>>>().unwrap_or_default();
+        let fingerprint = Some(table.fingerprint.clone());
+        Self { followed, shape: Arc::clone(shape), key_types, announced_by, expected_rows, column_types, fingerprint }
     }
 
-    /// Whether a cache of the one is a cache of the other. An estimate is no part of what a table is, and each read sees the
-    /// leaves.
+    /// Whether a cache of the one is a cache of the other. An estimate is no part of what a table is; each read sees the
+    /// leaves, and whatever else a fingerprint has.
     pub fn is_same_table(&self, other: &Self) -> bool {
         let followed = Followed { leaves: self.followed.leaves.clone(), ..other.followed.clone() };
-        *self == Self { expected_rows: self.expected_rows, followed, ..other.clone() }
+        let (expected_rows, fingerprint) = (self.expected_rows, self.fingerprint.clone());
+        *self == Self { followed, expected_rows, fingerprint, ..other.clone() }
+    }
+
+    /// The first column that is kept and is no more what it was, by what a read has seen.
+    pub(super) fn changed_column(&self, seen: &Fingerprint) -> Option<&str> {
+        let mut kept = self.shape.columns().iter().zip(&self.column_types);
+        kept.find(|(column, oid)| seen.type_of(&column.name) != Some(**oid)).map(|(column, _)| column.name.as_str())
     }
 
     /// `schema.table`, for people.

@@ -17,7 +17,7 @@ use std::time::Instant;
 pub(super) struct Followee {
     pub(super) follow: FollowTable,
     pub(super) store: Box<dyn Store>,
-    /// What it was when it was read last.
+    /// What it was when it was read last, or else described.
     pub(super) fingerprint: Option<Fingerprint>,
     decoder: CopyDecoder,
     /// How many bytes of COPY have come.
@@ -33,9 +33,9 @@ pub(super) struct Followee {
 impl Followee {
     pub(super) fn new(follow: FollowTable, store: Box<dyn Store>) -> Self {
         Self {
+            fingerprint: follow.fingerprint.clone(),
             follow,
             store,
-            fingerprint: None,
             decoder: CopyDecoder::default(),
             copied: 0,
             refetch: None,

@@ -105,7 +105,7 @@ impl Read {
         })?;
         let (asked, followed) = (self.asked, &self.follow.followed);
         // What the rows are read of, seen by the same snapshot.
-        let seen = look(&self.client, &[followed.oid]).await.map_err(doing("look at"))?;
+        let seen = look(&*self.client, &[followed.oid]).await.map_err(doing("look at"))?;
         let fingerprint = seen.into_iter().next().filter(|seen| seen.is_named(&followed.schema, &followed.name));
         let Some(fingerprint) = fingerprint else {
             let another = "the table was dropped or renamed, and another has its name: it must be followed anew";
@@ -115,6 +115,7 @@ impl Read {
             });
         };
         // The receiver lives as long as this task is wanted.
+        let fingerprint = Box::new(fingerprint);
         let _ = self.bringer.send(Brought::Snapshot { asked, snapshot, fingerprint }).await;
         if asked.kind == ReadKind::Cut {
             return Ok(());

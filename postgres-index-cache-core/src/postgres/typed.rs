@@ -31,18 +31,23 @@ pub(super) struct ModelRow<T> {
 pub(super) struct ModelReader<T> {
     shape: Arc<TableShape>,
     hasher: RandomState,
+    /// A digest of the columns' names: the same values under another name are another row to the model.
+    names: u64,
     cells: RowBuf,
     model: PhantomData<fn() -> T>,
 }
 
 impl<T: Model> ModelReader<T> {
     pub(super) fn new(shape: Arc<TableShape>, hasher: RandomState) -> Self {
-        Self { shape, hasher, cells: RowBuf::default(), model: PhantomData }
+        let names: Vec<&str> = shape.columns().iter().map(|column| column.name.as_str()).collect();
+        let names = hasher.hash_one(names);
+        Self { shape, hasher, names, cells: RowBuf::default(), model: PhantomData }
     }
 
     fn read(&mut self, json: &str) -> Result<ModelRow<T>, Unfit> {
         self.cells.read_json(&self.shape, json, JsonNulls::Unknown)?;
         let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(self.names);
         for column in 0..self.shape.columns().len() {
             match self.cells.cell(column) {
                 None => hasher.write_u8(0),

@@ -86,8 +86,9 @@ pub(super) struct Table {
     collapsed: u64,
     /// How many changes have come to be followed.
     arrivals: u64,
-    /// The transaction whose TRUNCATE was the last thing that happened.
+    /// The transaction whose TRUNCATE was the last thing that happened, and that of the last TRUNCATE.
     truncated_by: Option<u64>,
+    last_truncate: Option<u64>,
     hasher: RandomState,
     pub(super) without: Option<Rule>,
 }
@@ -110,6 +111,7 @@ impl Table {
             collapsed: 0,
             arrivals: 0,
             truncated_by: None,
+            last_truncate: None,
             hasher: RandomState::default(),
             without: None,
         }
@@ -165,8 +167,15 @@ impl Table {
         self.followed.leaves = leaves;
     }
 
+    pub(super) fn last_truncate(&self) -> Option<u64> {
+        self.last_truncate
+    }
+
     /// Takes a change as it arrives, or as it stops waiting.
     pub(super) fn take(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
+        if change.action == Action::Truncate {
+            self.last_truncate = change.xid;
+        }
         match &mut self.phase {
             Phase::Due { .. } | Phase::Reading { is_in_vain: true, .. } => Vec::new(),
             Phase::Reading { waiting, waiting_bytes, is_in_vain, .. } => {

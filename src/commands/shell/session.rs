@@ -12,7 +12,7 @@ use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
 use crate::following::follower::{Follower, announced_again};
-use crate::following::subject::{Subject, load, prepare};
+use crate::following::subject::{Subject, open};
 use crate::following::{self, estimate};
 use crate::render::Format;
 use crate::render::escape::escape;
@@ -68,15 +68,17 @@ impl Session {
     /// Finds the tables, loads them, and waits until they are live.
     pub(super) async fn open(context: &Context, args: &Args) -> anyhow::Result<Self> {
         let server = context.server("shell")?;
-        let client = server.client().await?;
-        let (mut subjects, mut notices) = (Vec::new(), Vec::new());
-        for table in catalog::resolve(&client, &args.tables).await? {
-            subjects.push(Subject::announced(table, &mut notices)?);
-        }
-        context.notices(&notices);
         let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-        let options = prepare(&client, &subjects, max_memory).await?;
-        let driver = load(&server, &subjects, options, context.quiet).await?;
+        let describe = async |client: &mut Client| {
+            let (mut subjects, mut notices) = (Vec::new(), Vec::new());
+            for table in catalog::resolve(client, &args.tables).await? {
+                subjects.push(Subject::announced(table, &mut notices)?);
+            }
+            context.notices(&notices);
+            Ok(subjects)
+        };
+        let (subjects, driver) = open(&server, max_memory, context.quiet, |_| {}, describe).await?;
+        let client = server.client().await?;
         let follower = Follower::new(server.clone(), announced_again(&subjects), max_memory, subjects, driver);
         Ok(Self {
             server,

@@ -6,7 +6,8 @@ use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::following::estimate;
 use crate::following::follower::{Follower, announced_again};
-use crate::following::subject::{Subject, load, prepare};
+use crate::following::subject::{Subject, open as open_subjects};
+use tokio_postgres::Client;
 
 /// Loads the table, follows it, and prints what becomes of its rows.
 pub(super) async fn run(context: &Context, name: &str) -> anyhow::Result<ExitCode> {
@@ -23,16 +24,14 @@ pub(super) async fn run(context: &Context, name: &str) -> anyhow::Result<ExitCod
 
 async fn open(context: &Context, name: &str) -> anyhow::Result<(Watch, Follower)> {
     let server = context.server("tail")?;
-    let client = server.client().await?;
-    let mut notices = Vec::new();
-    let table = catalog::resolve_one(&client, name).await?;
-    let subject = Subject::announced(table, &mut notices)?;
-    context.notices(&notices);
-    let subjects = vec![subject];
     let max_memory = estimate::default_limit();
-    let options = prepare(&client, &subjects, max_memory).await?;
-    drop(client);
-    let driver = load(&server, &subjects, options, context.quiet).await?;
+    let describe = async |client: &mut Client| {
+        let mut notices = Vec::new();
+        let subject = Subject::announced(catalog::resolve_one(client, name).await?, &mut notices)?;
+        context.notices(&notices);
+        Ok(vec![subject])
+    };
+    let (subjects, driver) = open_subjects(&server, max_memory, context.quiet, |_| {}, describe).await?;
     let watch = Watch { subject: subjects[0].clone(), format: context.format, style: Style::Changes };
     Ok((watch, Follower::new(server, announced_again(&subjects), max_memory, subjects, driver)))
 }

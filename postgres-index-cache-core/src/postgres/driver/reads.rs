@@ -1,8 +1,9 @@
 //! What Q does for a [`Driver`]: reads of tables, of rows, and of the cut that a round compares with.
 
-use super::{Driver, ROWS_BETWEEN_CHECKS};
+use super::{Driver, DriverEvent, ROWS_BETWEEN_CHECKS};
 use crate::postgres::error::{DriverError, Policy, ReadError, chain};
-use crate::postgres::fingerprint::Fingerprint;
+use crate::postgres::fingerprint::{Difference, Fingerprint, compare};
+use crate::postgres::followee::Followee;
 use crate::postgres::keep::Comparison;
 use crate::postgres::read::Read;
 use crate::sync::{Input, Snapshot, TableId, Via};
@@ -58,7 +59,7 @@ pub enum Verified {
 /// What a read brings. It has a channel of its own, which is not looked at while the cache is locked: Q waits then, and
 /// nothing else does.
 pub(in crate::postgres) enum Brought {
-    Snapshot { asked: Asked, snapshot: Snapshot, fingerprint: Fingerprint },
+    Snapshot { asked: Asked, snapshot: Snapshot, fingerprint: Box<Fingerprint> },
     Rows { asked: Asked, pieces: Vec<Bytes> },
     All { asked: Asked },
 }
@@ -73,8 +74,6 @@ pub(super) struct Reads {
     cut: Option<Snapshot>,
     /// Whether a transaction that a round left is still open.
     is_cut_open: bool,
-    /// Whether what is read is of another definition than what was read before.
-    is_altered: bool,
     task: Option<JoinHandle<bool>>,
     verified: VecDeque<(TableId, Verified)>,
     /// At how many rows and bytes of COPY the memory is looked at again.
@@ -107,13 +106,13 @@ impl Driver {
         let Some((client, epoch)) = self.client(Via::Reads) else { return };
         let asked = Asked { epoch, table, work, kind };
         self.reads.asked = Some(asked);
-        self.reads.snapshot = if kind == ReadKind::RowsOfCut { self.reads.cut.clone() } else { None };
-        let is_within_cut = matches!(kind, ReadKind::RowsOfCut | ReadKind::Compare);
-        let is_left_open = std::mem::replace(&mut self.reads.is_cut_open, kind == ReadKind::Cut || is_within_cut);
         let copy = match self.tables[table.0].copy_statement(keys.as_deref()) {
             Ok(copy) => copy,
             Err(error) => return self.read_failed(asked, error),
         };
+        self.reads.snapshot = if kind == ReadKind::RowsOfCut { self.reads.cut.clone() } else { None };
+        let is_within_cut = matches!(kind, ReadKind::RowsOfCut | ReadKind::Compare);
+        let is_left_open = std::mem::replace(&mut self.reads.is_cut_open, kind == ReadKind::Cut || is_within_cut);
         let read = Read {
             client,
             sender: self.sender.clone(),
@@ -136,15 +135,17 @@ impl Driver {
         match brought {
             Brought::Snapshot { asked, snapshot, fingerprint } => {
                 let Asked { table, work, kind, .. } = asked;
+                if let Some(column) = self.tables[table.0].follow.changed_column(&fingerprint) {
+                    // Its values would be taken for others.
+                    let what = format!("the column {column} is gone, or of another type");
+                    self.tell(DriverEvent::Altered { table });
+                    return self.unreadable(asked, ReadError::Altered(what));
+                }
                 if kind == ReadKind::Cut {
                     return self.cut_taken(table, work, snapshot, &fingerprint);
                 }
-                let before = self.tables[table.0].fingerprint.as_ref();
-                self.reads.is_altered = before.is_some_and(|before| !before.is_same_definition(&fingerprint));
                 if kind == ReadKind::All {
-                    let leaves = fingerprint.leaves.clone();
-                    self.engine.handle(Input::LeavesSeen { table, leaves }, Instant::now());
-                    self.tables[table.0].fingerprint = Some(fingerprint);
+                    self.see(table, *fingerprint);
                 }
                 self.tables[table.0].start_load();
                 self.reads.next_check = (0, 0);
@@ -184,6 +185,18 @@ impl Driver {
                 };
                 self.engine.handle(input, Instant::now());
             }
+        }
+    }
+
+    /// A read of all rows sees what the table is: who follows it is told when that is another than it was.
+    fn see(&mut self, table: TableId, now: Fingerprint) {
+        let leaves = now.leaves.clone();
+        self.engine.handle(Input::LeavesSeen { table, leaves }, Instant::now());
+        let Followee { fingerprint, follow, .. } = &mut self.tables[table.0];
+        let before = fingerprint.replace(now.clone());
+        let difference = before.and_then(|before| compare(&before, &[now], &follow.announced_by, None));
+        if let Some(Difference::Altered(_)) = difference {
+            self.tell(DriverEvent::Altered { table });
         }
     }
 
@@ -250,7 +263,6 @@ impl Driver {
 
     pub(super) fn unreadable(&mut self, asked: Asked, source: ReadError) {
         let table = self.tables[asked.table.0].follow.name();
-        let source = if self.reads.is_altered { ReadError::Altered(Box::new(source)) } else { source };
         self.read_failed(asked, DriverError::Snapshot { table, source });
     }
 
