@@ -42,7 +42,7 @@ pub use messages::{Counters, Failure, FenceId, Followed, Input, Limits, Output, 
 pub use snapshot::{Snapshot, SnapshotError};
 
 use crate::notification::Payload;
-use link::{Fence, Link, Side, Streak};
+use link::{Fence, Link, Probe, Side, Streak};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use table::{Step, Table};
@@ -75,6 +75,8 @@ pub enum Rule {
     RoundFence,
     /// No answer of a connection counts before its token has reached L.
     Probe,
+    /// It is not live before rows are there that came before the fence which proved the reads.
+    Open,
 }
 
 /// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
@@ -124,8 +126,7 @@ pub struct Engine {
     /// Whether the last that Q did was to read rows again: reads of tables take turns with it.
     has_refetched: bool,
     finished_reads: u64,
-    /// What Q failed with, and attempts to connect.
-    read_failures: Streak,
+    /// What attempts to connect failed with.
     connect_failures: Streak,
     next_heartbeat: Option<Instant>,
     lag: Option<Duration>,
@@ -163,7 +164,6 @@ impl Engine {
             batches: 0,
             has_refetched: false,
             finished_reads: 0,
-            read_failures: Streak::default(),
             connect_failures: Streak::default(),
             next_heartbeat: None,
             lag: None,
@@ -237,7 +237,7 @@ impl Engine {
     /// When [`Input::TimePassed`] is due, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let link = match &self.link {
-            Link::Probing { deadline, .. } => Some(*deadline),
+            Link::Probing { awaited } => awaited.iter().map(|probe| probe.deadline).min(),
             Link::Disconnected { retry_at } => *retry_at,
             Link::Subscribing => None,
             Link::Following => self.next_heartbeat,
@@ -245,7 +245,11 @@ impl Engine {
         let fences = self.fences.iter().filter(|fence| fence.arrived.is_none()).map(|fence| fence.deadline);
         let is_free = self.work.is_none() && self.can_read();
         let reads = self.tables.iter().filter_map(Table::due_at).filter(|_| is_free);
-        fences.chain(link).chain(reads).chain(self.side_timeouts()).min()
+        // While it is live, what is open may become too old.
+        let is_live = self.state == State::Live;
+        let open = self.fences.iter().filter(|fence| is_live && fence.arrived.is_some());
+        let open = open.map(|fence| fence.sent + self.limits.heartbeat);
+        fences.chain(link).chain(reads).chain(self.side_timeouts()).chain(open).min()
     }
 
     /// Takes in what happened at `now`.
@@ -262,7 +266,7 @@ impl Engine {
                 self.token_arrived(payload, now);
             }
             Input::Notification { payload, .. } => self.notified(payload, now),
-            Input::Sent { token } => self.restart_clock(token, now),
+            Input::Sent { token } => self.restart_clock(token, true, now),
             Input::SendBlocked { token } => self.send_again(token, now),
             Input::SnapshotTaken { table, generation, snapshot } => self.tables[table.0].cut(generation, snapshot),
             Input::LeavesSeen { table, leaves } => self.tables[table.0].set_leaves(leaves),
@@ -315,11 +319,13 @@ impl Engine {
         if !matches!(self.link, Link::Subscribing) {
             return;
         }
-        let awaited: Vec<(Via, String)> = [Via::Fences, Via::Reads].map(|via| (via, self.next_token())).into();
-        for (via, token) in &awaited {
+        let deadline = now + self.send_timeout();
+        let probe = |via| Probe { via, token: self.next_token(), deadline, is_sent: false };
+        let awaited: Vec<Probe> = [Via::Fences, Via::Reads].map(probe).into();
+        for Probe { via, token, .. } in &awaited {
             self.notify(*via, token.clone());
         }
-        self.link = Link::Probing { awaited, deadline: now + self.limits.probe_timeout };
+        self.link = Link::Probing { awaited };
     }
 
     fn next_token(&mut self) -> String {
@@ -328,8 +334,8 @@ impl Engine {
     }
 
     fn token_arrived(&mut self, token: &str, now: Instant) {
-        if let Link::Probing { awaited, .. } = &mut self.link {
-            awaited.retain(|(_, wanted)| wanted != token);
+        if let Link::Probing { awaited } = &mut self.link {
+            awaited.retain(|probe| probe.token != token);
             if awaited.is_empty() {
                 self.link = Link::Following;
                 self.connect_failures.end();
@@ -346,12 +352,19 @@ impl Engine {
         }
         let after_reads = self.fences[at].after_reads;
         self.lag = Some(now.saturating_duration_since(self.fences[at].sent));
-        self.fences[at].arrived = Some(self.tables.iter().map(|table| table.arrivals().0).collect());
+        self.has_worked(Via::Fences);
+        let was_proven = self.tables.iter().all(Table::is_proven);
         for table in &mut self.tables {
             table.prove(after_reads);
         }
-        if self.fences[at].asked_by.is_none() {
+        let is_proof = !was_proven && self.tables.iter().all(Table::is_proven);
+        // What the engine asks for itself need be known once.
+        let is_known = self.fences.iter().any(|fence| fence.asked_by.is_none() && fence.arrived.is_some());
+        if self.fences[at].asked_by.is_none() && is_known && !is_proof {
             self.fences.remove(at);
+        } else {
+            self.fences[at].is_proof = is_proof;
+            self.fences[at].arrived = Some(self.tables.iter().map(|table| table.arrivals().0).collect());
         }
         let waits = |table: &Table| table.round().is_some_and(|round| round.waits_for(token));
         if let Some(table) = self.tables.iter().position(waits) {
@@ -432,8 +445,10 @@ impl Engine {
 
     fn work_is_done(&mut self) {
         self.has_refetched = matches!(self.work, Some(Work::Refetch { .. }));
-        self.work = None;
-        self.read_failures.end();
+        if let Some(Work::Read { table, .. } | Work::Refetch { table, .. }) = self.work.take() {
+            self.tables[table.0].read_failures.end();
+        }
+        self.has_worked(Via::Reads);
         self.finished_reads += 1;
     }
 
@@ -481,7 +496,7 @@ impl Engine {
             Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
         };
         let Some(failed) = failed else { return };
-        if self.read_failures.is_too_long(code) || is_permanent {
+        if self.tables[table.0].read_failures.is_too_long(code) || is_permanent {
             self.disconnect(Failure::ReadRefused { table, why }, true, now);
             return;
         }
@@ -527,7 +542,15 @@ impl Engine {
         let token = self.next_token();
         let deadline = now + self.limits.fence_timeout;
         let after_reads = self.finished_reads;
-        self.fences.push(Fence { token: token.clone(), asked_by, after_reads, sent: now, deadline, arrived: None });
+        self.fences.push(Fence {
+            token: token.clone(),
+            asked_by,
+            after_reads,
+            sent: now,
+            deadline,
+            arrived: None,
+            is_proof: false,
+        });
         self.notify(Via::Fences, token.clone());
         self.next_heartbeat = Some(now + self.limits.heartbeat);
         token
@@ -535,11 +558,19 @@ impl Engine {
 
     fn check_deadlines(&mut self, now: Instant) {
         let lost_probe = match &self.link {
-            Link::Probing { awaited, deadline } if *deadline <= now => awaited.first().map(|(via, _)| *via),
+            Link::Probing { awaited } => {
+                let lost = awaited.iter().find(|probe| probe.deadline <= now);
+                lost.map(|probe| (probe.via, probe.is_sent))
+            }
             _ => None,
         };
-        if let Some(via) = lost_probe {
+        if let Some((via, true)) = lost_probe {
             self.disconnect(Failure::ProbeLost { via, waited: self.limits.probe_timeout }, true, now);
+        } else if let Some((via, false)) = lost_probe {
+            // It says nothing of whether L would hear it.
+            let waited = self.send_timeout().as_secs();
+            let why = format!("the connection {} did not send a notification within {waited} s", via.purpose());
+            self.disconnect(Failure::ConnectionLost(why), false, now);
         } else if self.fences.iter().any(|fence| fence.arrived.is_none() && fence.deadline <= now) {
             self.disconnect(Failure::FenceLost { waited: self.limits.fence_timeout }, false, now);
         }
@@ -570,7 +601,6 @@ impl Engine {
         self.wanted.extend(asked);
         self.work = None;
         self.forget_sides();
-        self.read_failures.end();
         self.next_heartbeat = None;
         for (at, table) in self.tables.iter_mut().enumerate() {
             if let Some(round) = table.round().map(round::Round::number) {
@@ -621,6 +651,7 @@ impl Engine {
         let all_read = self.tables.iter().all(Table::is_following);
         let all_proven = self.tables.iter().all(Table::is_proven);
         let none_busy = !self.tables.iter().any(Table::is_busy);
+        let is_behind = self.is_behind(now);
         let state = match (&self.link, all_read, all_proven) {
             (Link::Disconnected { .. }, ..) => State::Disconnected,
             (Link::Subscribing, ..) => State::Subscribing,
@@ -630,7 +661,7 @@ impl Engine {
             }
             (Link::Following, false, _) => State::Snapshotting,
             (Link::Following, true, false) if self.without != Some(Rule::Fence) => State::CatchingUp,
-            (Link::Following, true, _) if !none_busy => State::CatchingUp,
+            (Link::Following, true, _) if !none_busy || is_behind => State::CatchingUp,
             (Link::Following, true, _) => State::Live,
         };
         if state == State::Live && self.without == Some(Rule::Fence) {
@@ -649,20 +680,22 @@ impl Engine {
         if state == State::Live {
             self.backoff.reset();
             let tables = &self.tables;
-            // What had come before the fence is in the caches, rows that were to be read again included.
-            let is_fulfilled = |fence: &mut Fence| {
-                fence.arrived.as_ref().is_some_and(|arrivals| {
-                    tables
-                        .iter()
-                        .zip(arrivals)
-                        .all(|(table, before)| table.arrivals().1.is_none_or(|open_since| open_since > *before))
-                })
-            };
-            for fence in self.fences.extract_if(.., is_fulfilled) {
+            for fence in self.fences.extract_if(.., |fence| fence.is_fulfilled(tables)) {
                 self.outputs.extend(fence.asked_by.map(Output::FenceReached));
             }
         }
         self.set_state(state);
+    }
+
+    /// Whether rows are open that came before the fence that has proven the reads; or before one that was sent more than a
+    /// heartbeat ago, since nobody who reads is told of a row that takes long.
+    fn is_behind(&mut self, now: Instant) -> bool {
+        let tables = &self.tables;
+        self.fences.retain(|fence| fence.asked_by.is_some() || !fence.is_fulfilled(tables));
+        let heartbeat = self.limits.heartbeat;
+        let is_open = |fence: &Fence| fence.arrived.is_some() && !fence.is_fulfilled(tables);
+        self.without != Some(Rule::Open)
+            && self.fences.iter().any(|fence| is_open(fence) && (fence.is_proof || fence.sent + heartbeat <= now))
     }
 
     fn set_state(&mut self, state: State) {

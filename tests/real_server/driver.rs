@@ -468,6 +468,64 @@ async fn fences_do_not_wait_for_whoever_holds_a_partition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_partitions_deadlocks_with_no_migration() {
+    let database = Database::with(
+        "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF kv FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF kv FOR VALUES FROM (10) TO (20);
+        INSERT INTO kv VALUES (1, 'a', 1), (11, 'b', 2);",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let (migration, watcher) = (database.client().await, database.client().await);
+    migration.batch_execute("BEGIN; TRUNCATE high").await.unwrap();
+    let mut driver = open_with(&database, "fence", |_, follow| follow.followed.is_partitioned = true).await.unwrap();
+    // It tries, and holds nothing while it waits.
+    let migrating = async {
+        let tries = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgic test (reads)'
+            AND datname = current_database() AND query IN ('ROLLBACK')";
+        while watcher.query_one(tries, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+        migration.batch_execute("TRUNCATE low; INSERT INTO kv VALUES (2, 'c', 3); COMMIT").await
+    };
+    let loading = async { driver.until_live(|_| {}).await };
+    let (migrated, loaded) = tokio::time::timeout(DEADLINE, async { tokio::join!(migrating, loading) }).await.unwrap();
+    migrated.expect("the migration is not ended");
+    loaded.unwrap();
+    assert_eq!(cached(&driver), stored(&watcher).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_healed_is_not_why_it_ends() {
+    let (database, mut driver) = attended("").await;
+    let client = database.client().await;
+    // A read that is given up, since something holds the table, and that succeeds later.
+    let holder = database.client().await;
+    holder.batch_execute("BEGIN; LOCK TABLE kv IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let reload =
+        r#"NOTIFY cache_invalidation, '{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}'"#;
+    client.batch_execute(reload).await.unwrap();
+    let degraded = async {
+        while driver.state() != State::Degraded {
+            driver.step().await.unwrap();
+        }
+    };
+    tokio::time::timeout(DEADLINE, degraded).await.expect("the read is given up");
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it heals").unwrap();
+    client.batch_execute("ALTER TABLE kv DISABLE TRIGGER kv_cache_notify").await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Err(error) = driver.step().await {
+                break error;
+            }
+        }
+    });
+    let ended = ended.await.expect("it is seen");
+    assert!(matches!(ended, DriverError::Failed(Failure::NotFollowed { .. })), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
     use crate::support::cluster;
     use crate::support::proxy::{Mood, Proxy};

@@ -202,6 +202,8 @@ pub struct Driver {
     applied_since_check: usize,
     /// What the caches took when that was last looked at.
     used: usize,
+    /// How often what waited was dropped since it was live.
+    times_short: u32,
     /// When the definitions of the tables are looked at again.
     next_look: Option<Instant>,
     has_begun: bool,
@@ -286,6 +288,7 @@ impl Driver {
             reads: Reads::default(),
             applied_since_check: 0,
             used: 0,
+            times_short: 0,
             next_look: None,
             has_begun: false,
             failure: None,
@@ -431,9 +434,7 @@ impl Driver {
                 if let Some(why) = end {
                     self.engine.handle(Input::Lost(why), Instant::now());
                 }
-                if self.used + self.engine.waiting_bytes() > self.options.max_memory {
-                    self.engine.handle(Input::MemoryShort, Instant::now());
-                }
+                self.check_waiting();
             }
             Happened::Event(Some(event)) => self.take(event),
             Happened::Brought(brought) => {
@@ -470,6 +471,9 @@ impl Driver {
 
     fn become_state(&mut self, state: State) {
         if state != self.state {
+            if state == State::Live {
+                self.times_short = 0;
+            }
             self.state = state;
             self.tell(DriverEvent::State(state));
         }
@@ -667,6 +671,7 @@ impl Driver {
     fn take(&mut self, event: Event) {
         match event {
             Event::Connected { epoch, links } if epoch == self.epoch => {
+                self.failure = None;
                 self.links = Some(*links);
                 self.engine.handle(Input::Listening, Instant::now());
             }
@@ -751,6 +756,8 @@ impl Driver {
                     Input::GivenUp(Failure::NotFollowed { name: follow.name(), trigger })
                 }
             };
+            // Whatever failed before is not why.
+            self.failure = None;
             self.engine.handle(input, Instant::now());
         }
     }
@@ -764,6 +771,7 @@ impl Driver {
     fn reopened(&mut self, via: Via, epoch: u64, opened: Result<Arc<Client>, DriverError>) {
         let input = match (opened, &mut self.links) {
             (Ok(client), Some(links)) => {
+                self.failure = None;
                 links.reopened(via, epoch, client);
                 Input::Reopened { via }
             }
@@ -778,18 +786,37 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    fn check_memory(&mut self, table: TableId) {
-        let used = self.tables.iter_mut().map(|table| table.store.memory_bytes()).sum();
-        self.used = used;
-        let allowed = self.options.max_memory;
-        if used <= allowed {
+    /// What waits for the caches takes memory too.
+    fn check_waiting(&mut self) {
+        /// Dropped so often without being live in between, it will not be.
+        const TOO_OFTEN: u32 = 20;
+        let (used, allowed) = (self.used + self.engine.waiting_bytes(), self.options.max_memory);
+        if used <= allowed || self.engine.waiting_bytes() == 0 {
             return;
         }
+        self.times_short += 1;
+        if self.times_short <= TOO_OFTEN {
+            return self.engine.handle(Input::MemoryShort, Instant::now());
+        }
+        let most = (0..self.tables.len()).max_by_key(|&at| self.tables[at].store.rows()).unwrap_or_default();
+        self.give_up_for_memory(TableId(most), used);
+    }
+
+    fn give_up_for_memory(&mut self, table: TableId, used: usize) {
         let Followee { follow, store, .. } = &self.tables[table.0];
+        let allowed = self.options.max_memory;
         let error = DriverError::Memory { table: follow.name(), rows: store.rows(), used, allowed };
         let failure = Failure::ReadRefused { table, why: error.to_string() };
         self.failure = Some(error);
         self.engine.handle(Input::GivenUp(failure), Instant::now());
+    }
+
+    fn check_memory(&mut self, table: TableId) {
+        let used = self.tables.iter_mut().map(|table| table.store.memory_bytes()).sum();
+        self.used = used;
+        if used > self.options.max_memory {
+            self.give_up_for_memory(table, used);
+        }
     }
 }
 

@@ -7,9 +7,11 @@ use super::follow::FollowTable;
 use super::session::quote_literal;
 use futures_util::StreamExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 /// Timeouts that only some versions have: `idle_session_timeout` from PostgreSQL 14 on, `transaction_timeout` from 17 on.
 pub(super) const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
@@ -46,6 +48,8 @@ pub(super) struct Read {
     pub(super) previous: Option<JoinHandle<bool>>,
     /// Whether a round has left its transaction open.
     pub(super) rolls_back: bool,
+    /// How long it may wait for the lock.
+    pub(super) lock_timeout: Duration,
 }
 
 impl Read {
@@ -91,12 +95,7 @@ impl Read {
                 _ => Ok(()),
             };
         }
-        // The lock comes before the snapshot: a rewriting ALTER or a TRUNCATE after the snapshot would leave it empty.
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
-            self.follow.relation()
-        );
-        self.client.batch_execute(&begin).await.map_err(doing("lock"))?;
+        self.lock().await.map_err(doing("lock"))?;
         let row = self.client.query_one("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[]);
         let text: String = row.await.map_err(doing("take a snapshot of"))?.get(0);
         let snapshot = text.parse().map_err(|error: crate::sync::SnapshotError| DriverError::Snapshot {
@@ -122,6 +121,33 @@ impl Read {
         }
         self.copy().await?;
         self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
+    }
+
+    /// Begins a transaction with the table's lock. It comes before the snapshot: a rewriting ALTER or a TRUNCATE after the
+    /// snapshot would leave it empty.
+    ///
+    /// That of a partitioned table is many, and whoever waits for one while it holds others can deadlock with a migration:
+    /// so it takes them all at once, or none and tries again.
+    async fn lock(&self) -> Result<(), tokio_postgres::Error> {
+        /// The longest wait before it tries again.
+        const LONGEST: Duration = Duration::from_millis(200);
+        let (relation, is_partitioned) = (self.follow.relation(), self.follow.followed.is_partitioned);
+        let nowait = if is_partitioned { " NOWAIT" } else { "" };
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {relation} IN ACCESS SHARE MODE{nowait}"
+        );
+        let give_up = Instant::now() + self.lock_timeout;
+        let mut wait = Duration::from_millis(2);
+        loop {
+            let Err(error) = self.client.batch_execute(&begin).await else { return Ok(()) };
+            let is_held = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
+            if !is_partitioned || !is_held || Instant::now() >= give_up {
+                return Err(error);
+            }
+            self.client.batch_execute("ROLLBACK").await?;
+            tokio::time::sleep(wait).await;
+            wait = (2 * wait).min(LONGEST);
+        }
     }
 
     async fn copy(&self) -> Result<(), DriverError> {

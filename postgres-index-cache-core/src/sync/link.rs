@@ -8,6 +8,7 @@
 //! ```
 
 use super::backoff::Backoff;
+use super::table::Table;
 use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, Via, Work};
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,19 @@ pub(super) enum Link {
     /// To be connected and to LISTEN.
     Subscribing,
     /// The tokens that have not come back.
-    Probing { awaited: Vec<(Via, String)>, deadline: Instant },
+    Probing { awaited: Vec<Probe> },
     /// All were proven. F and Q may be lost since: see [`Side`].
     Following,
+}
+
+/// A token on its way, which shows that L hears a connection.
+#[derive(Debug)]
+pub(super) struct Probe {
+    pub(super) via: Via,
+    pub(super) token: String,
+    pub(super) deadline: Instant,
+    /// Whether the server has committed it.
+    pub(super) is_sent: bool,
 }
 
 /// A fence on its way.
@@ -36,6 +47,19 @@ pub(super) struct Fence {
     pub(super) deadline: Instant,
     /// Once it has arrived: how many changes each table had been told of.
     pub(super) arrived: Option<Vec<u64>>,
+    /// Whether it has proven what was read: before what it asks for is there, nothing is live.
+    pub(super) is_proof: bool,
+}
+
+impl Fence {
+    /// Whether everything that came before it is in the caches, rows that were to be read again included. Not before it has
+    /// arrived.
+    pub(super) fn is_fulfilled(&self, tables: &[Table]) -> bool {
+        self.arrived.as_ref().is_some_and(|arrivals| {
+            let mut each = tables.iter().zip(arrivals);
+            each.all(|(table, before)| table.arrivals().1.is_none_or(|open_since| open_since > *before))
+        })
+    }
 }
 
 /// Where F or Q is while L follows.
@@ -165,7 +189,7 @@ impl Engine {
             return self.is_up_again(via);
         }
         let token = self.next_token();
-        let deadline = now + self.limits.probe_timeout;
+        let deadline = now + self.send_timeout();
         self.side(via).stage = Stage::Probing { token: token.clone(), deadline };
         self.notify(via, token);
     }
@@ -197,7 +221,10 @@ impl Engine {
     }
 
     fn is_up_again(&mut self, via: Via) {
-        *self.side(via) = Side::default();
+        // The wait before the next attempt grows on until it has done something.
+        let side = self.side(via);
+        side.stage = Stage::Up;
+        side.failures.end();
         if via == Via::Fences {
             // Whether those that were on their way were sent is not known; twice does no harm.
             let lost: Vec<String> =
@@ -225,7 +252,7 @@ impl Engine {
     pub(super) fn sender_of(&self, token: &str) -> Option<Via> {
         let probes = |side: &Side| matches!(&side.stage, Stage::Probing { token: probe, .. } if probe == token);
         match &self.link {
-            Link::Probing { awaited, .. } => awaited.iter().find(|(_, awaited)| awaited == token).map(|(via, _)| *via),
+            Link::Probing { awaited } => awaited.iter().find(|probe| probe.token == token).map(|probe| probe.via),
             Link::Following if probes(&self.read_side) => Some(Via::Reads),
             Link::Following => {
                 let is_fence = self.fences.iter().any(|fence| fence.token == token);
@@ -235,17 +262,22 @@ impl Engine {
         }
     }
 
-    /// A token must come back within its time from when the server has committed it.
-    pub(super) fn restart_clock(&mut self, token: &str, now: Instant) {
+    /// How long the server may take to commit a NOTIFY: it gives up by itself when commits are blocked, and says so.
+    pub(super) fn send_timeout(&self) -> Duration {
+        2 * self.limits.probe_timeout
+    }
+
+    /// A token must come back within its time from when the server has committed it; before, within that of committing it.
+    pub(super) fn restart_clock(&mut self, token: &str, is_sent: bool, now: Instant) {
         let fence_deadline = now + self.limits.fence_timeout;
         for fence in self.fences.iter_mut().filter(|fence| fence.token == token) {
             fence.deadline = fence_deadline;
         }
-        let probe_deadline = now + self.limits.probe_timeout;
-        if let Link::Probing { awaited, deadline } = &mut self.link
-            && awaited.iter().any(|(_, awaited)| awaited == token)
-        {
-            *deadline = probe_deadline;
+        let probe_deadline = now + if is_sent { self.limits.probe_timeout } else { self.send_timeout() };
+        if let Link::Probing { awaited } = &mut self.link {
+            for probe in awaited.iter_mut().filter(|probe| probe.token == token) {
+                (probe.deadline, probe.is_sent) = (probe_deadline, is_sent);
+            }
         }
         for via in SIDES {
             if let Stage::Probing { token: probe, deadline } = &mut self.side(via).stage
@@ -261,7 +293,7 @@ impl Engine {
         if let Some(via) = self.sender_of(token) {
             self.outputs.push_back(Output::CommitsBlocked);
             self.notify(via, token.to_string());
-            self.restart_clock(token, now);
+            self.restart_clock(token, false, now);
         }
     }
 
@@ -280,6 +312,11 @@ impl Engine {
                 Stage::Up | Stage::Lost { .. } | Stage::Opening | Stage::Probing { .. } => {}
             }
         }
+    }
+
+    /// F or Q has done something: the next loss is a new one.
+    pub(super) fn has_worked(&mut self, via: Via) {
+        self.side(via).backoff.reset();
     }
 
     /// All connections are lost: what was said of two of them is past.

@@ -2,6 +2,7 @@
 
 use super::backlog::Backlog;
 use super::change::{Change, Operation};
+use super::link::Streak;
 use super::refetch::{Admission, Queued, Refetches};
 use super::round::Round;
 use super::snapshot::Snapshot;
@@ -90,6 +91,8 @@ pub(super) struct Table {
     truncated_by: Option<u64>,
     last_truncate: Option<u64>,
     hasher: RandomState,
+    /// What reads of it failed with.
+    pub(super) read_failures: Streak,
     pub(super) without: Option<Rule>,
 }
 
@@ -113,6 +116,7 @@ impl Table {
             truncated_by: None,
             last_truncate: None,
             hasher: RandomState::default(),
+            read_failures: Streak::default(),
             without: None,
         }
     }
@@ -591,6 +595,7 @@ impl Table {
     }
 
     pub(super) fn disconnect(&mut self) {
+        self.read_failures.end();
         self.phase = Phase::Due { not_before: None };
         self.forget_transaction();
     }

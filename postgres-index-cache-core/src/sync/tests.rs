@@ -157,12 +157,90 @@ fn a_probe_that_does_not_come_back_names_the_connection() {
     driven.handle(Input::Listening);
     let probes = driven.tokens();
     driven.handle(Input::Notification { channel: FENCES, payload: &probes[0] });
+    driven.handle(Input::Sent { token: &probes[1] });
     driven.now = driven.engine.poll_timeout().expect("a deadline");
     driven.handle(Input::TimePassed);
     let failed = driven.outputs.iter().any(|output| {
         matches!(output, Output::Disconnected { failure: Failure::ProbeLost { via: Via::Reads, .. }, retry_in: None })
     });
     assert!(failed && driven.engine.state() == State::Disconnected, "{:?}", driven.outputs);
+}
+
+#[test]
+fn a_probe_that_blocked_commits_hold_up_is_no_sign_of_a_pooler() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.handle(Input::Listening);
+    let probes = driven.tokens();
+    // The server gives up a NOTIFY after about the time that a probe may take.
+    driven.now += Duration::from_secs(6);
+    driven.handle(Input::TimePassed);
+    driven.handle(Input::SendBlocked { token: &probes[1] });
+    assert_eq!(driven.tokens(), [probes[1].clone()]);
+    // The other one is never sent: whether it would be heard is not known.
+    driven.now += Duration::from_secs(5);
+    driven.handle(Input::TimePassed);
+    assert_eq!(driven.engine.state(), State::Disconnected);
+    assert!(!driven.engine.has_ended(), "{:?}", driven.outputs);
+}
+
+#[test]
+fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.engine.limits.heartbeat = Duration::from_secs(2);
+    driven.connect();
+    let (table, generation) = driven.read_asked().expect("a read was asked for");
+    driven.handle(Input::SnapshotTaken { table, generation, snapshot: "100:100:".parse().unwrap() });
+    // It comes behind the snapshot, and its row must be read again.
+    driven.row("update", 1, 150, r#","truncated":true"#);
+    driven.notify(r#"{"table":"users","action":"update","id":2,"schema":"app","rel":7,"xid":"151","truncated":true}"#);
+    driven.handle(Input::SnapshotLoaded { table, generation });
+    let (batch, _) = driven.refetch_asked().expect("rows are read again");
+    driven.echo();
+    assert_eq!(driven.engine.state(), State::CatchingUp, "the fence has come, and the row has not");
+    driven.answer(batch, "200:200:");
+    assert_eq!(driven.engine.state(), State::Live);
+    // Later a row may be open for a moment, and no longer.
+    driven.notify(r#"{"table":"users","action":"update","id":3,"schema":"app","rel":7,"xid":"201","truncated":true}"#);
+    let (batch, _) = driven.refetch_asked().expect("a row is read again");
+    driven.handle(Input::FenceWanted(FenceId(1)));
+    driven.echo();
+    assert_eq!((driven.engine.state(), driven.is_reached(1)), (State::Live, false));
+    driven.now = driven.engine.poll_timeout().expect("it looks at it again");
+    driven.handle(Input::TimePassed);
+    assert_eq!(driven.engine.state(), State::CatchingUp, "it takes too long");
+    driven.answer(batch, "300:300:");
+    assert_eq!((driven.engine.state(), driven.is_reached(1)), (State::Live, true));
+}
+
+#[test]
+fn the_same_failure_of_one_table_is_a_refusal_whatever_others_do() {
+    let mut driven = Driven::new(vec![followed("users"), Followed { oid: 8, ..followed("orders") }]);
+    driven.connect();
+    for attempt in 0..3 {
+        assert!(!driven.engine.has_ended(), "attempt {attempt}");
+        let fails = |driven: &mut Driven| {
+            let (table, work) = driven.read_asked()?;
+            if table == TableId(0) {
+                let (code, why) = (Some("XX001".to_string()), "a broken page".to_string());
+                driven.handle(Input::ReadFailed { table, work, code, why, is_permanent: false });
+                return Some(());
+            }
+            driven.handle(Input::SnapshotTaken { table, generation: work, snapshot: "100:100:".parse().unwrap() });
+            driven.handle(Input::SnapshotLoaded { table, generation: work });
+            None
+        };
+        for _ in 0..20 {
+            if fails(&mut driven).is_some() {
+                break;
+            }
+            driven.now += Duration::from_secs(20);
+            driven.handle(Input::TimePassed);
+        }
+        driven.handle(Input::ChangeUnfit { table: TableId(1), why: "x".into() });
+        driven.now += Duration::from_secs(20);
+        driven.handle(Input::TimePassed);
+    }
+    assert!(driven.engine.has_ended());
 }
 
 #[test]

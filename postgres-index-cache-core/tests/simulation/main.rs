@@ -89,6 +89,7 @@ fn any_rule_that_is_taken_out_is_missed() {
         Rule::Hold,
         Rule::RoundFence,
         Rule::Probe,
+        Rule::Open,
     ];
     let faults = [
         Fault::SubtransactionXid,

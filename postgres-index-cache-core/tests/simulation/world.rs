@@ -134,6 +134,11 @@ pub struct World {
     is_misplaced: bool,
     /// The latest that was seen of each key since it was last stale.
     newest: BTreeMap<(usize, u8), (u64, usize)>,
+    /// When each token was sent, in commits; and of the first that came since the tables were read.
+    sent: HashMap<String, u64>,
+    first_heard: Option<u64>,
+    /// Whether a table has been read since it was live.
+    was_read: bool,
     /// When each fence was asked for, in commits.
     fences: HashMap<u64, u64>,
     next_fence: u64,
@@ -199,6 +204,9 @@ impl World {
             lagging,
             is_misplaced: false,
             newest: BTreeMap::new(),
+            sent: HashMap::new(),
+            first_heard: None,
+            was_read: false,
             fences: HashMap::new(),
             next_fence: 0,
             fences_checked: 0,
@@ -390,6 +398,7 @@ impl World {
     }
 
     fn send(&mut self, via: Via, token: &str) {
+        self.sent.insert(token.to_string(), self.server.commits);
         if !(self.is_misplaced && via == Via::Reads) {
             self.server.notify(FENCES, token);
         }
@@ -560,6 +569,13 @@ impl World {
     }
 
     fn handle(&mut self, input: Input<'_>) -> Result<(), String> {
+        if let Input::Notification { channel: FENCES, payload } = &input
+            && self.engine.state() == State::CatchingUp
+            && self.was_read
+        {
+            self.first_heard = self.first_heard.or_else(|| self.sent.get(*payload).copied());
+        }
+        let mut claimed = None;
         self.engine.handle(input, self.now);
         while let Some(output) = self.engine.poll() {
             match output {
@@ -609,6 +625,12 @@ impl World {
                     // A cache that is locked is not stale: no reader may see time run backwards.
                     if !matches!(state, State::Live | State::CatchingUp) {
                         self.newest.clear();
+                        self.first_heard = None;
+                        self.was_read = true;
+                    }
+                    if state == State::Live {
+                        self.was_read = false;
+                        claimed = self.first_heard.take();
                     }
                 }
                 Output::CommitsBlocked | Output::ReadAgain { .. } => {}
@@ -636,17 +658,23 @@ impl World {
                 self.handle(Input::CacheBusy { table: TableId(table) })?;
             }
         }
+        if let Some(commit) = claimed.filter(|_| self.engine.state() == State::Live) {
+            self.check_has(commit, "it is live")?;
+        }
         self.check_held()
     }
 
-    /// Everything that was committed before the fence was asked for is in the caches: each key is as it was then, or
-    /// later.
     fn check_fence(&mut self, id: u64) -> Result<(), String> {
         let asked = self.fences.remove(&id).ok_or("a fence is reached twice")?;
         self.fences_checked += 1;
         if self.engine.state() != State::Live {
             return Err("a fence is reached and the replica is not live".to_string());
         }
+        self.check_has(asked, &format!("fence {id} is reached"))
+    }
+
+    /// Everything that was committed before is in the caches: each key is as it was then, or later.
+    fn check_has(&self, asked: u64, what: &str) -> Result<(), String> {
         for (&(table, key), history) in &self.server.history {
             let cached = self.caches[table].rows.get(&key).copied();
             let then = history.iter().rev().find(|(commit, _)| *commit <= asked).map_or((0, None), |last| *last);
@@ -657,8 +685,8 @@ impl World {
             };
             if !is_then && !is_later {
                 return Err(format!(
-                    "fence {id} was asked for after commit {asked}: key {key} of table {table} was {:?} then and is \
-                     {cached:?} in the cache; {history:?}",
+                    "{what}, as of commit {asked}: key {key} of table {table} was {:?} then and is {cached:?} in the cache; \
+                     {history:?}",
                     then.1
                 ));
             }

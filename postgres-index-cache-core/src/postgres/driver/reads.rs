@@ -122,6 +122,7 @@ impl Driver {
             copy,
             previous: self.reads.task.take(),
             rolls_back: is_left_open && !is_within_cut,
+            lock_timeout: self.options.lock_timeout,
         };
         self.tables[table.0].start_work(keys);
         if kind == ReadKind::Compare {
@@ -171,6 +172,7 @@ impl Driver {
                 }
                 self.flush();
                 self.check_memory(table);
+                self.failure = None;
                 let input = match (kind, self.reads.snapshot.take()) {
                     (ReadKind::Compare, _) => {
                         self.reads.is_cut_open = false;

@@ -58,10 +58,29 @@ fn a_new_session_that_is_not_heard_makes_everything_be_opened_anew() {
     let mut driven = live_without(Via::Reads);
     assert!(driven.is_asked_to_reopen(Via::Reads));
     driven.handle(Input::Reopened { via: Via::Reads });
+    let probe = driven.tokens().pop().expect("a probe");
+    driven.handle(Input::Sent { token: &probe });
     driven.now += Duration::from_secs(5);
     driven.handle(Input::TimePassed);
     assert_eq!(driven.engine.state(), State::Disconnected);
     assert!(!driven.engine.has_ended());
+}
+
+#[test]
+fn a_session_that_ends_each_read_is_opened_ever_more_rarely() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into() });
+    let began = driven.now;
+    for _ in 0..30 {
+        assert!(driven.read_asked().is_some());
+        driven.handle(Input::OneLost { via: Via::Reads, why: "it takes too long".into() });
+        assert!((0..12).any(|_| driven.is_asked_to_reopen(Via::Reads)));
+        driven.handle(Input::Reopened { via: Via::Reads });
+        driven.echo();
+    }
+    let waited = driven.now - began;
+    assert!(waited > Duration::from_secs(60), "30 attempts took {waited:?}");
 }
 
 #[test]
