@@ -2,13 +2,14 @@
 
 use crate::support::{DEADLINE, Database, USERS};
 use postgres_index_cache_core::postgres::{
-    Became, DriverError, Events, FindingKind, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable,
-    Standing, Verified,
+    Became, ConnectError, Connector, DriverError, Events, FindingKind, Replica, ReplicaBuilder, ReplicaError,
+    ReplicaEvent, ReplicaTable, Role, Session, Standing, Verified,
 };
 use postgres_index_cache_core::sync::{Failure, Limits, Via};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -85,9 +86,9 @@ fn row(event: &ReplicaEvent) -> Option<(Uuid, Became)> {
     }
 }
 
-fn ended(event: &ReplicaEvent) -> Option<std::sync::Arc<ReplicaError>> {
+fn ended(event: &ReplicaEvent) -> Option<Arc<ReplicaError>> {
     match event {
-        ReplicaEvent::Ended { error } => Some(std::sync::Arc::clone(error)),
+        ReplicaEvent::Ended { error } => Some(Arc::clone(error)),
         _ => None,
     }
 }
@@ -220,6 +221,60 @@ async fn a_table_that_is_altered_is_followed_on() {
     assert!(matches!(replica.standing(), Standing::Ended { .. }));
     assert_eq!(replica.read(&users).len(), 1, "what was there can still be read");
     drop(database);
+}
+
+/// Connects as `config` says, but to look at tables only as often as it is let.
+struct Gated {
+    config: tokio_postgres::Config,
+    looks: Arc<tokio::sync::Semaphore>,
+}
+
+impl Connector for Gated {
+    async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
+        if role == Role::Command {
+            self.looks.acquire().await.expect("it is open").forget();
+        }
+        Connector::connect(&self.config, role).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_an_altered_table_is_described_changes_are_told_and_commands_answered() {
+    let database =
+        Database::with(&format!("{USERS} INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1);"))
+            .await;
+    database.pgic_ok(&["install-triggers", "users"]);
+    let mut config: tokio_postgres::Config = database.url.parse().unwrap();
+    config.application_name("node");
+    let looks = Arc::new(tokio::sync::Semaphore::new(1));
+    let limits = Limits { heartbeat: Duration::from_millis(100), fence_timeout: DEADLINE, ..Limits::default() };
+    let mut builder = Replica::builder(Gated { config, looks: Arc::clone(&looks) }).limits(limits);
+    let users = builder.table::<User>("users");
+    let replica = builder.open().await.unwrap();
+    let client = database.client().await;
+    let mut events = replica.events();
+    client.batch_execute("ALTER TABLE users ADD COLUMN city text DEFAULT 'Rome'").await.unwrap();
+    event(&mut events, |event| matches!(event, ReplicaEvent::ReadAgain { .. }).then_some(())).await;
+    // It waits to look at the table.
+    client
+        .batch_execute("INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000002', 2, 2); DELETE FROM users WHERE username_hash = 2")
+        .await
+        .unwrap();
+    fence(&replica).await;
+    looks.add_permits(1);
+    // The new column makes the row another one, once the table is followed anew.
+    let mut told = Vec::new();
+    while told.last() != Some(&(id(1), Became::Changed)) {
+        told.push(event(&mut events, row).await);
+    }
+    assert_eq!(told, [(id(2), Became::Added), (id(2), Became::Removed), (id(1), Became::Changed)]);
+    fence(&replica).await;
+    assert_eq!(replica.read(&users).get_by_primary(&id(1)).unwrap().city.as_deref(), Some("Rome"));
+    // It is not let look at all: it can be asked, and ended.
+    client.batch_execute("ALTER TABLE users RENAME city TO town").await.unwrap();
+    event(&mut events, |event| matches!(event, ReplicaEvent::Stale { .. }).then_some(())).await;
+    let _asked = replica.events();
+    tokio::time::timeout(DEADLINE, replica.shutdown()).await.expect("it ends at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

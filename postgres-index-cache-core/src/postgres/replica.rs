@@ -28,11 +28,30 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
+
+/// Waits for something, and keeps what is asked for meanwhile; `None`: it is to end.
+async fn await_parking<T>(
+    awaited: impl Future<Output = T>,
+    asked: &mut mpsc::Receiver<Command>,
+    parked: &mut Vec<Command>,
+) -> Option<T> {
+    let mut awaited = std::pin::pin!(awaited);
+    loop {
+        tokio::select! {
+            done = &mut awaited => return Some(done),
+            command = asked.recv() => match command {
+                None | Some(Command::ShutDown) => return None,
+                Some(command) => parked.push(command),
+            },
+        }
+    }
+}
 
 /// How many events are kept for a subscriber that is slow; past it the oldest are counted and dropped.
 const EVENTS_KEPT: usize = 16_384;
@@ -53,6 +72,9 @@ pub enum ReplicaError {
     /// A table does not exist.
     #[error("the table {0} does not exist: check its name, the database and the search_path")]
     NoTable(String),
+    /// A table is named twice: one cache of it is enough, and a notification is for one.
+    #[error("the table {0} is named twice")]
+    Twice(String),
     /// A table cannot be followed; [`FollowError::hint`] says what to do.
     #[error(transparent)]
     Follow(#[from] FollowError),
@@ -275,7 +297,7 @@ impl ReplicaBuilder {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn open(self) -> Result<Replica, ReplicaError> {
-        let described = describe(&self.open, &self.tables).await?;
+        let described = describe(Arc::clone(&self.open), self.names()).await?;
         let mut driver = self.drive(&described).await?;
         driver.until_live(|_| {}).await.map_err(|error| ReplicaError::Driver(Arc::new(error)))?;
         driver.tell_of_rows();
@@ -291,10 +313,17 @@ impl ReplicaBuilder {
             fences: HashMap::new(),
             next_fence: 0,
             comparing: Vec::new(),
+            describing: None,
+            is_altered_since: false,
+            failure: None,
         };
         task.take_events(&mut driver);
         let task = tokio::spawn(task.run(driver));
         Ok(Replica { status, commands, events, task: Some(task) })
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        self.tables.iter().map(|table| Arc::clone(&table.name)).collect()
     }
 
     async fn drive(&self, described: &Described) -> Result<Driver, ReplicaError> {
@@ -324,13 +353,17 @@ struct Described {
     channels: Vec<String>,
 }
 
-async fn describe(open: &Open, wanted: &[WantedTable]) -> Result<Described, ReplicaError> {
+async fn describe(open: Open, wanted: Vec<Arc<str>>) -> Result<Described, ReplicaError> {
     let client = open(Role::Command).await.map_err(ReplicaError::Connect)?.into_client();
     let mut oids = Vec::new();
-    for WantedTable { name, .. } in wanted {
+    for name in &wanted {
         let row = client.query_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[&&**name]).await;
         let oid: Option<u32> = row.map_err(CatalogError::from)?.get(0);
-        oids.push(oid.ok_or_else(|| ReplicaError::NoTable(name.to_string()))?);
+        let oid = oid.ok_or_else(|| ReplicaError::NoTable(name.to_string()))?;
+        if oids.contains(&oid) {
+            return Err(ReplicaError::Twice(name.to_string()));
+        }
+        oids.push(oid);
     }
     // What a schema of the session's own path holds must not be meant by what is asked now.
     let safe_path = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)";
@@ -522,13 +555,20 @@ impl Events {
     }
 }
 
-/// What the task does next.
+type Describing = Pin<Box<dyn Future<Output = Result<Described, ReplicaError>> + Send>>;
+
+/// How long it may take to describe the tables afresh.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the task has to see to.
 enum Turn {
     GoOn,
     /// A table is not what it was.
     Altered,
     /// The driver has ended.
     Failed(ReplicaError),
+    /// The tables are described afresh.
+    Described(Result<Described, ReplicaError>),
     ShutDown,
 }
 
@@ -543,43 +583,81 @@ struct Task {
     next_fence: u64,
     /// Who waits for a comparison of a table.
     comparing: Vec<(usize, oneshot::Sender<Verified>)>,
+    /// The tables are being described afresh; whether one was altered since that began.
+    describing: Option<Describing>,
+    is_altered_since: bool,
+    /// What the driver ended with, while it is looked at whether a table was altered.
+    failure: Option<ReplicaError>,
 }
 
 impl Task {
-    async fn run(mut self, mut driver: Driver) {
+    /// The driver is gone while one that has ended is looked into.
+    async fn run(mut self, driver: Driver) {
+        let mut driver = Some(driver);
         loop {
             match self.turn(&mut driver).await {
-                Turn::GoOn => continue,
+                Turn::GoOn => {}
                 Turn::ShutDown => return,
-                Turn::Altered => {
-                    if !self.describe_beside(Some(&mut driver)).await {
-                        continue;
-                    }
-                    self.stand(Standing::Stale { why: "a table was altered".into() });
-                }
+                Turn::Altered => self.describe_again(),
                 // The table may be another one than was thought: then it is followed anew.
                 Turn::Failed(error) => {
                     self.stand(Standing::Stale { why: chain(&error).into() });
-                    if !self.describe_beside(None).await {
+                    self.failure = Some(error);
+                    driver = None;
+                    self.describe_again();
+                }
+                Turn::Described(Ok(described)) if !described.is_of_same_tables(&self.described) => {
+                    self.described = described;
+                    (self.failure, self.is_altered_since) = (None, false);
+                    self.stand(Standing::Stale { why: "a table was altered".into() });
+                    // Its connections must not be there and not be read; what it has done is to be told.
+                    if let Some(mut old) = driver.take() {
+                        self.take_events(&mut old);
+                    }
+                    driver = match self.open_again().await {
+                        Ok(opened) => Some(opened),
+                        Err(ReplicaError::ShutDown) => return,
+                        Err(error) => return self.end(error),
+                    };
+                }
+                Turn::Described(described) => {
+                    if let Err(error) = described {
+                        tracing::warn!(error = chain(&error), "the tables could not be described again");
+                    }
+                    if std::mem::take(&mut self.is_altered_since) {
+                        self.describe_again();
+                    } else if let Some(error) = self.failure.take() {
                         return self.end(error);
                     }
                 }
             }
-            // Its connections must not be there and not be read.
-            drop(driver);
-            driver = match self.open_again().await {
-                Ok(opened) => opened,
-                Err(ReplicaError::ShutDown) => return,
-                Err(error) => return self.end(error),
-            };
         }
+    }
+
+    /// Describes the tables afresh beside the driver; once more, when it is being done already.
+    fn describe_again(&mut self) {
+        if self.describing.is_some() {
+            self.is_altered_since = true;
+            return;
+        }
+        let describing = describe(Arc::clone(&self.builder.open), self.builder.names());
+        self.describing = Some(Box::pin(async move {
+            let described = tokio::time::timeout(DESCRIBE_TIMEOUT, describing).await;
+            described.unwrap_or_else(|_| Err(ReplicaError::Driver(Arc::new(DriverError::Silent(DESCRIBE_TIMEOUT)))))
+        }));
     }
 
     /// Opens a driver for the tables as they are described now, as often as it takes.
     async fn open_again(&mut self) -> Result<Driver, ReplicaError> {
         let mut backoff = Backoff::default();
         loop {
-            let error = match self.builder.drive(&self.described).await {
+            let mut parked = Vec::new();
+            let Self { builder, described, asked, .. } = self;
+            let opened = await_parking(builder.drive(described), asked, &mut parked).await;
+            for command in parked {
+                self.park(command);
+            }
+            let error = match opened.ok_or(ReplicaError::ShutDown)? {
                 Ok(mut driver) => {
                     driver.tell_of_rows();
                     // Those who wait for fences wait for those of another driver now.
@@ -601,17 +679,21 @@ impl Task {
                 return Err(error);
             }
             let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;
-            let mut wait = std::pin::pin!(tokio::time::sleep(backoff.next(random)));
-            loop {
-                tokio::select! {
-                    () = &mut wait => break,
-                    command = self.asked.recv() => match command {
-                        None | Some(Command::ShutDown) => return Err(ReplicaError::ShutDown),
-                        Some(Command::Fence(reached)) => self.wait_for(FenceId(0), reached),
-                        Some(Command::Verify(table, done)) => self.comparing.push((table, done)),
-                    },
-                }
+            let mut parked = Vec::new();
+            let waited = await_parking(tokio::time::sleep(backoff.next(random)), &mut self.asked, &mut parked).await;
+            for command in parked {
+                self.park(command);
             }
+            waited.ok_or(ReplicaError::ShutDown)?;
+        }
+    }
+
+    /// What was asked for while there was no driver waits for the next.
+    fn park(&mut self, command: Command) {
+        match command {
+            Command::Fence(reached) => self.wait_for(FenceId(0), reached),
+            Command::Verify(table, done) => self.comparing.push((table, done)),
+            Command::ShutDown => {}
         }
     }
 
@@ -621,21 +703,42 @@ impl Task {
     }
 
     /// One step, or one command.
-    async fn turn(&mut self, driver: &mut Driver) -> Turn {
+    async fn turn(&mut self, driver: &mut Option<Driver>) -> Turn {
+        let Self { describing, asked, .. } = self;
+        let described = async {
+            match describing {
+                Some(describing) => describing.await,
+                None => std::future::pending().await,
+            }
+        };
+        let stepped = async {
+            match driver.as_mut() {
+                Some(driver) => driver.step().await,
+                None => std::future::pending().await,
+            }
+        };
         let turn = tokio::select! {
-            stepped = driver.step() => match stepped {
+            stepped = stepped => match stepped {
                 Ok(()) => Turn::GoOn,
                 Err(error) => Turn::Failed(ReplicaError::Driver(Arc::new(error))),
             },
-            command = self.asked.recv() => match command {
-                None | Some(Command::ShutDown) => Turn::ShutDown,
-                Some(Command::Verify(table, done)) => {
+            described = described => {
+                self.describing = None;
+                Turn::Described(described)
+            }
+            command = asked.recv() => match (command, driver.as_mut()) {
+                (None | Some(Command::ShutDown), _) => return Turn::ShutDown,
+                (Some(command), None) => {
+                    self.park(command);
+                    Turn::GoOn
+                }
+                (Some(Command::Verify(table, done)), Some(driver)) => {
                     if driver.ask_to_verify(crate::sync::TableId(table)).is_ok() {
                         self.comparing.push((table, done));
                     }
                     Turn::GoOn
                 }
-                Some(Command::Fence(reached)) => {
+                (Some(Command::Fence(reached)), Some(driver)) => {
                     if let Ok(fence) = driver.ask_for_fence() {
                         self.wait_for(fence, reached);
                     }
@@ -643,8 +746,15 @@ impl Task {
                 }
             },
         };
-        let is_altered = self.take_events(driver);
-        if matches!(turn, Turn::GoOn) && is_altered { Turn::Altered } else { turn }
+        let is_altered = driver.as_mut().is_some_and(|driver| self.take_events(driver));
+        match turn {
+            Turn::GoOn if is_altered => Turn::Altered,
+            Turn::Described(described) => {
+                self.is_altered_since |= is_altered;
+                Turn::Described(described)
+            }
+            turn => turn,
+        }
     }
 
     /// Says what the driver tells, and answers who waits for fences; whether a table was altered.
@@ -699,29 +809,6 @@ impl Task {
             }
         }
         is_altered
-    }
-
-    /// Describes the tables afresh while the driver goes on; whether they are others than before.
-    async fn describe_beside(&mut self, driver: Option<&mut Driver>) -> bool {
-        let describing = describe(&self.builder.open, &self.builder.tables);
-        let described = match driver {
-            None => describing.await,
-            Some(driver) => tokio::select! {
-                described = describing => described,
-                () = async { while driver.step().await.is_ok() {} } => return false,
-            },
-        };
-        match described {
-            Ok(described) if !described.is_of_same_tables(&self.described) => {
-                self.described = described;
-                true
-            }
-            Ok(_) => false,
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "the tables could not be described again");
-                false
-            }
-        }
     }
 
     fn stand(&self, standing: Standing) {
