@@ -15,6 +15,7 @@ use postgres_index_cache_core::postgres::{Driver, DriverEvent};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_postgres::Client;
 
 type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -37,6 +38,9 @@ pub fn announced_again(subjects: &[Subject]) -> Describe {
     })
 }
 
+/// How long it may take to describe the tables afresh.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stepped {
@@ -55,8 +59,9 @@ pub struct Follower {
     driver: Driver,
     /// What the driver failed with, while it is looked at whether a table was altered.
     failure: Option<anyhow::Error>,
-    /// A look whether a table was altered, which is underway.
+    /// A look whether a table was altered, which is underway, and whether one was altered since it began.
     anew: Option<Later<anyhow::Result<Others>>>,
+    is_altered_since: bool,
 }
 
 impl fmt::Debug for Follower {
@@ -75,7 +80,7 @@ impl Follower {
         mut driver: Driver,
     ) -> Self {
         driver.tell_of_rows();
-        Self { server, describe, max_memory, subjects, driver, failure: None, anew: None }
+        Self { server, describe, max_memory, subjects, driver, failure: None, anew: None, is_altered_since: false }
     }
 
     /// The driver that there is now.
@@ -96,7 +101,7 @@ impl Follower {
     /// What has happened since the last call.
     pub fn take_events(&mut self) -> Vec<DriverEvent> {
         let events: Vec<DriverEvent> = self.driver.take_events().collect();
-        if self.anew.is_none() && events.iter().any(|event| matches!(event, DriverEvent::Altered { .. })) {
+        if events.iter().any(|event| matches!(event, DriverEvent::Altered { .. })) {
             self.look_again();
         }
         events
@@ -113,26 +118,31 @@ impl Follower {
                 None => std::future::pending().await,
             }
         };
+        let goes_on = self.failure.is_none() && !self.driver.engine().has_ended();
         let looked = tokio::select! {
             looked = looked => looked,
-            stepped = self.driver.step(), if self.failure.is_none() => {
+            stepped = self.driver.step(), if goes_on => {
                 if let Err(error) = stepped {
                     self.failure = Some(explain_failure(error));
-                    if self.anew.is_none() {
-                        self.look_again();
-                    }
+                    self.look_again();
                 }
                 return Ok(Stepped::On);
             }
         };
         self.anew = None;
+        if let Ok(Some((driver, subjects))) = looked {
+            (self.driver, self.subjects) = (driver, subjects);
+            (self.failure, self.is_altered_since) = (None, false);
+            return Ok(Stepped::Anew);
+        }
+        if std::mem::take(&mut self.is_altered_since) {
+            self.look_again();
+            return Ok(Stepped::On);
+        }
         match (looked, self.failure.take()) {
-            (Ok(Some((driver, subjects))), _) => {
-                (self.driver, self.subjects) = (driver, subjects);
-                Ok(Stepped::Anew)
-            }
-            (Ok(None), None) => Ok(Stepped::On),
-            (Ok(None) | Err(_), Some(failure)) => Err(failure),
+            (Ok(_), None) => Ok(Stepped::On),
+            (Ok(_) | Err(_), Some(failure)) => Err(failure),
+            (Err(error), None) if self.driver.engine().has_ended() => Err(error),
             (Err(error), None) => {
                 // The driver goes on; if it cannot, it will say why.
                 tracing::warn!(%error, "the tables could not be described again");
@@ -141,16 +151,36 @@ impl Follower {
         }
     }
 
-    /// Begins to look whether the tables are others than they were.
+    /// Whether it is being looked at whether a table was altered.
+    pub fn is_looking(&self) -> bool {
+        self.anew.is_some()
+    }
+
+    /// Follows the tables once more, described afresh, whatever has ended the driver.
+    pub fn reconnect(&mut self) {
+        self.look(true);
+    }
+
+    /// Begins to look whether the tables are others than they were; once more, when it is being looked already.
     fn look_again(&mut self) {
+        if self.anew.is_some() {
+            self.is_altered_since = true;
+        } else {
+            self.look(false);
+        }
+    }
+
+    /// Looks, and loads anew when the tables are others, or in any case.
+    fn look(&mut self, in_any_case: bool) {
         let (server, describe, max_memory) = (self.server.clone(), Arc::clone(&self.describe), self.max_memory);
         let before = self.subjects.clone();
         self.anew = Some(Box::pin(async move {
-            let subjects = describe(server.client().await?).await?;
+            let described = async { describe(server.client().await?).await };
+            let subjects = tokio::time::timeout(DESCRIBE_TIMEOUT, described).await??;
             let is_same = |(before, now): (&Subject, &Subject)| {
                 before.channel == now.channel && before.shown == now.shown && before.follow.is_same_table(&now.follow)
             };
-            if before.len() == subjects.len() && before.iter().zip(&subjects).all(is_same) {
+            if !in_any_case && before.len() == subjects.len() && before.iter().zip(&subjects).all(is_same) {
                 return Ok(None);
             }
             let client = server.client().await?;

@@ -124,7 +124,7 @@ async fn rows_are_bounded_and_what_is_wrong_is_said_where_it_stands() {
     assert_eq!((&tables[0]["table"], &tables[0]["rows"]), (&json!("people"), &json!(50)));
     let stats = shell.ask(".stats");
     assert_eq!((&stats[0]["state"], &stats[0]["rows"]), (&json!("live"), &json!(50)));
-    assert_eq!(shell.ask(".help").len(), 11);
+    assert_eq!(shell.ask(".help").len(), 12);
     let (code, stderr) = shell.close();
     assert_eq!(code, 2, "a line from a pipe was not answered: {stderr}");
     assert_eq!(stderr, "notice: 47 more rows match; .limit 3 cut them off\n");
@@ -372,6 +372,31 @@ async fn a_table_that_is_altered_is_followed_anew() {
     assert_eq!(shell.ask("humans hash=new")[0]["id"], 3);
     assert_eq!(shell.ask(".verify humans")[0]["equal"], true);
     assert_eq!(shell.ask("count \"Odd Name\"")[0]["count"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_it_can_be_mended_and_followed_anew() {
+    let database = tables().await;
+    let client = database.client().await;
+    let mut shell = Shell::start(&database, &["-o", "json", "people"]);
+    assert_eq!(shell.ask("count people")[1]["state"], "live");
+    client.batch_execute("ALTER TABLE people DISABLE TRIGGER people_cache_notify").await.unwrap();
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while shell.ask("count people;")[1]["state"] != "stale" {
+        assert!(std::time::Instant::now() < deadline, "it is seen that nothing announces changes");
+    }
+    let refused = shell.ask(".reconnect");
+    assert!(
+        refused[0]["error"].as_str().unwrap().contains("the trigger people_cache_notify of public.people is disabled"),
+        "{refused:?}"
+    );
+    assert_eq!(shell.ask("count people")[0]["count"], 50, "what a stale cache has can be asked for");
+    client
+        .batch_execute("ALTER TABLE people ENABLE TRIGGER people_cache_notify; DELETE FROM people WHERE id = 1")
+        .await
+        .unwrap();
+    assert_eq!(shell.ask(".reconnect").last().unwrap()["state"], "live");
+    assert_eq!(shell.ask("count people")[0]["count"], 49);
 }
 
 #[tokio::test(flavor = "multi_thread")]

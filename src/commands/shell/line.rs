@@ -13,6 +13,7 @@ pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
     (".watch", "TABLE [COLUMN=VALUE]…", "show each change of these rows as it happens; .watch off ends it"),
     (".history", "TABLE KEY", "what became of a row since the shell began; or TABLE COLUMN=VALUE…"),
     (".verify", "TABLE", "compare the cache with the table, row by row, at one exact cut"),
+    (".reconnect", "", "follow the tables anew, for example when what ended it is mended"),
     (".limit", "[N]", "how many rows an answer shows at most"),
     (".help", "", "this list"),
     (".quit", "", "leave; Ctrl-D too"),
@@ -35,6 +36,8 @@ pub(super) enum Line {
     History { table: Name, key: Option<String>, conditions: Vec<Written> },
     /// `.verify`.
     Verify(Name),
+    /// `.reconnect`.
+    Reconnect,
     /// `.limit`, and the new one.
     Limit(Option<usize>),
     /// `.help`.
@@ -68,6 +71,7 @@ impl Line {
             comment if comment.starts_with('#') || comment.starts_with("--") => Ok(None),
             ".tables" => alone(Self::Tables),
             ".stats" => alone(Self::Stats),
+            ".reconnect" => alone(Self::Reconnect),
             ".help" | "help" | "?" => alone(Self::Help),
             ".quit" | ".exit" | "\\q" | "quit" | "exit" => alone(Self::Quit),
             ".watch" => match rest.split_first() {

@@ -178,6 +178,23 @@ impl Live {
         }
     }
 
+    /// Follows the tables anew, and waits until that is done.
+    pub(super) async fn reconnect(&mut self) -> anyhow::Result<()> {
+        let before = self.times_anew;
+        self.has_ended = false;
+        self.follower.reconnect();
+        while self.times_anew == before && self.follower.is_looking() {
+            self.step().await;
+        }
+        if self.times_anew == before {
+            let why = self.failure().unwrap_or("see pgic status").to_string();
+            // A driver that has ended stays so.
+            self.has_ended = self.follower.driver().engine().has_ended();
+            anyhow::bail!("the tables could not be followed anew: {why}");
+        }
+        Ok(())
+    }
+
     async fn step(&mut self) {
         if self.has_ended {
             return std::future::pending().await;

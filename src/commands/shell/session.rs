@@ -170,6 +170,10 @@ impl Session {
             }
             Line::History { table, key, conditions } => self.history(&table, key, conditions).await,
             Line::Verify(table) => self.verify(&table).await,
+            Line::Reconnect => {
+                self.live.reconnect().await?;
+                Ok(self.tables())
+            }
             Line::Limit(limit) => {
                 self.limit = limit.unwrap_or(self.limit);
                 let text = match self.format {
