@@ -128,7 +128,7 @@ _arguments "${_arguments_options[@]}" : \
 '*--where=[Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold]:COLUMN=VALUE:_default' \
 '--count=[Stop after this many notifications]:N:_default' \
 '--duration=[Stop after this time]:TIME:_default' \
-'(--table --action --id --where --count --duration --raw)--diff=[Keep this table in a cache, and show what each change did to its rows, old to new; a gap is told row by row]:TABLE:_default' \
+'(--table --action --id --where --raw)--diff=[Keep this table in a cache, and show what each change did to its rows, old to new; a gap is told row by row]:TABLE:_default' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"

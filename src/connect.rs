@@ -150,7 +150,12 @@ fn connection_hint(error: &tokio_postgres::Error) -> Option<String> {
         None if std::error::Error::source(error)
             .is_some_and(|cause| cause.to_string().contains("password missing")) =>
         {
-            "the server asks for a password: set PGPASSWORD or put it into the URL"
+            "the server asks for a password: set PGPASSWORD or put it into the URL (password files are not read)"
+        }
+        None if std::error::Error::source(error)
+            .is_some_and(|cause| cause.to_string().contains("does not allow writes")) =>
+        {
+            "it is a standby, or read only: name the primary, or another target_session_attrs"
         }
         None => {
             "is the server running, and is this its address? Name it with --database-url, DATABASE_URL or PGHOST and PGPORT"

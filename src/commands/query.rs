@@ -1,6 +1,6 @@
 //! `pgic query`.
 
-use super::watch::{Style, Watch};
+use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
 use crate::catalog::{self, Table};
 use crate::cli::parse_bytes;
@@ -86,7 +86,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);
     if args.watch {
-        let watch = Watch { subject: subjects[0].clone(), format: context.format, style: Style::Answer };
+        let watch = Watch {
+            subject: subjects[0].clone(),
+            format: context.format,
+            style: Style::Answer,
+            limit: Limit::default(),
+        };
         let describe = describe_anew(subjects[0].table.oid, args, written);
         let follower = Follower::new(server, describe, max_memory, subjects, driver);
         return watch.run(context, follower, std::pin::pin!(interrupted())).await;

@@ -12,6 +12,7 @@ mod feed;
 mod filter;
 mod queue;
 
+use super::watch::Limit;
 use super::{Context, interrupted};
 use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
@@ -55,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
     /// Keep this table in a cache, and show what each change did to its rows, old to new; a gap is told row by row
-    #[arg(long, value_name = "TABLE", conflicts_with_all = ["tables", "actions", "ids", "conditions", "count", "duration", "raw"])]
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["tables", "actions", "ids", "conditions", "raw"])]
     pub diff: Option<String>,
     /// Print the payloads alone
     #[arg(long, conflicts_with = "output")]
@@ -81,7 +82,8 @@ struct Printed {
 /// When the server cannot be listened to, or the output fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if let Some(table) = &args.diff {
-        return diff::run(context, table).await;
+        let limit = Limit { count: args.count, duration: args.duration };
+        return diff::run(context, table, limit).await;
     }
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
@@ -113,18 +115,22 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             anstream::eprintln!("notice: the connection was lost ({}); connecting again", escape(why));
         }
     };
+    let mut has_left = false;
     let ended: anyhow::Result<bool> = tokio::select! {
         failed = feed::run(&server, &args.channels, listener, &queue, lost) => failed.map(|()| false),
         // The printer has all it wanted, or nobody reads it any more.
         _ = done => Ok(true),
         () = deadline => Ok(false),
         () = &mut interrupted => Ok(true),
-        () = crate::render::reader_gone() => Ok(true),
+        () = crate::render::reader_gone() => {
+            has_left = true;
+            Ok(true)
+        }
     };
     queue.push(Item::End);
     let printed = thread.join().map_err(|_| anyhow::anyhow!("the printer failed"))??;
     let is_on_time = ended?;
-    if !context.quiet {
+    if !context.quiet && !has_left {
         let Printed { shown, invalid, dropped } = printed;
         let shown = crate::render::count(shown, "notification");
         anstream::eprintln!("{shown} shown, {invalid} invalid, {dropped} dropped");

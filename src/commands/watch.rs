@@ -31,6 +31,17 @@ pub(super) struct Watch {
     pub(super) subject: Subject,
     pub(super) format: Format,
     pub(super) style: Style,
+    /// How many changes are shown, and for how long.
+    pub(super) limit: Limit,
+}
+
+/// When a watch ends by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limit {
+    /// After so many changes; a batch of them is shown whole.
+    pub(super) count: Option<u64>,
+    /// After this time: a no when there were fewer.
+    pub(super) duration: Option<Duration>,
 }
 
 /// What is printed.
@@ -89,7 +100,16 @@ impl Watch {
         let printer = printer.context("start the printer")?;
         let mut gone = std::pin::pin!(crate::render::reader_gone());
         let (mut pending, mut counts) = (Pending::default(), Counts::default());
+        let Limit { count, duration } = self.limit;
+        let deadline = async {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut deadline = std::pin::pin!(deadline);
         let mut is_idle = to_printer.send(self.first(follower.driver())).is_err();
+        let mut has_left = false;
         let ended = loop {
             tokio::select! {
                 stepped = follower.step() => match stepped {
@@ -102,7 +122,11 @@ impl Watch {
                     None => break Ok(()),
                 },
                 () = &mut interrupted => break Ok(()),
-                () = &mut gone => break Ok(()),
+                () = &mut gone => {
+                    has_left = true;
+                    break Ok(());
+                }
+                () = &mut deadline => break Ok(()),
             }
             for event in follower.take_events() {
                 self.take(event, &mut pending);
@@ -110,7 +134,11 @@ impl Watch {
             if is_idle && let Some(text) = self.text(&mut pending, follower.driver(), &mut counts) {
                 is_idle = to_printer.send(text).is_err();
             }
+            if count.is_some_and(|count| counts.shown >= count) {
+                break Ok(());
+            }
         };
+        let is_enough = count.is_none_or(|count| counts.shown >= count) || duration.is_none();
         drop(to_printer);
         let at_its_end = async { while ready.recv().await.is_some() {} };
         let printed = if tokio::time::timeout(LAST_WORDS, at_its_end).await.is_err() {
@@ -120,7 +148,7 @@ impl Watch {
             printer.join()
         };
         let printed = printed.map_err(|_| anyhow::anyhow!("the printer failed"))?;
-        if !context.quiet {
+        if !context.quiet && !has_left {
             anstream::eprintln!(
                 "{} shown, {} collapsed",
                 crate::render::count(counts.shown, "change"),
@@ -129,7 +157,7 @@ impl Watch {
         }
         match printed {
             Err(error) if error.downcast_ref::<OutputClosed>().is_none() => Err(error),
-            Ok(()) | Err(_) => ended.map(|()| ExitCode::Yes),
+            Ok(()) | Err(_) => ended.map(|()| if is_enough { ExitCode::Yes } else { ExitCode::No }),
         }
     }
 

@@ -266,6 +266,13 @@ async fn a_diff_shows_what_each_change_did_old_to_new() {
     let pid = child.id().to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert_eq!(ended(child).code, 0);
-    let refused = database.pgic(&["tail", "--diff", "t", "--count", "1"]);
-    assert_eq!(refused.code, 2);
+    assert_eq!(database.pgic(&["tail", "--diff", "t", "--table", "t"]).code, 2);
+    let too_few = database.pgic(&["tail", "--diff", "t", "--count", "1", "--duration", "50ms"]);
+    assert_eq!((too_few.code, too_few.stdout.as_str()), (1, ""), "{too_few:?}");
+    let mut child = start(&["--count", "2", "-o", "json"]);
+    let lines = lines_of(child.stdout.take().unwrap());
+    assert_eq!(serde_json::from_str::<Value>(&lines.recv_timeout(DEADLINE).unwrap()).unwrap(), json!({"event":"live"}));
+    client.batch_execute("INSERT INTO t VALUES (70, 'x', 1), (71, 'y', 2)").await.unwrap();
+    assert_eq!(ended(child).code, 0);
+    assert_eq!(lines.iter().count(), 2);
 }

@@ -206,6 +206,9 @@ pub struct Driver {
     times_short: u32,
     /// When the definitions of the tables are looked at again.
     next_look: Option<Instant>,
+    /// The connection that a look is underway on, and whether another is asked for behind it.
+    looking: Option<u64>,
+    looks_again: bool,
     has_begun: bool,
     /// What the last failure was, in the words of the server.
     failure: Option<DriverError>,
@@ -290,6 +293,8 @@ impl Driver {
             used: 0,
             times_short: 0,
             next_look: None,
+            looking: None,
+            looks_again: false,
             has_begun: false,
             failure: None,
             arrived: None,
@@ -694,18 +699,13 @@ impl Driver {
                 Some("55P03") => self.engine.handle(Input::SendBlocked { token: &token }, Instant::now()),
                 _ => self.one_lost(via, error),
             },
-            Event::Looked { epoch, seen } if self.is_current(Via::Fences, epoch) => match seen {
-                Ok(seen) => self.compare(&seen),
-                Err(source) => {
-                    let doing = "look at the definitions of the tables".to_string();
-                    let error = DriverError::Server { doing, source };
-                    match error.policy() {
-                        Policy::Lost => self.one_lost(Via::Fences, error),
-                        // The next look will tell.
-                        Policy::Passing | Policy::Counted | Policy::Refused => tracing::warn!(%error, "no look"),
-                    }
+            Event::Looked { epoch, seen } if self.is_current(Via::Fences, epoch) => {
+                self.looking = None;
+                self.looked(seen);
+                if std::mem::take(&mut self.looks_again) {
+                    self.ask_to_look();
                 }
-            },
+            }
             Event::ReadFailed { asked, error } if self.reads.asked == Some(asked) => self.read_failed(asked, error),
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }
@@ -719,6 +719,22 @@ impl Driver {
         }
     }
 
+    /// Looks at the definitions of the tables now, as it does every heartbeat; [`is_looking`](Self::is_looking) says whether
+    /// that is done. Whoever answers a question by a fence may want to know that what no notification tells is seen too.
+    pub fn ask_to_look(&mut self) {
+        self.next_look = None;
+        if self.is_looking() {
+            self.looks_again = true;
+        } else {
+            self.look();
+        }
+    }
+
+    /// Whether a look that was asked for is underway.
+    pub fn is_looking(&self) -> bool {
+        self.looking.is_some_and(|epoch| self.is_current(Via::Fences, epoch))
+    }
+
     /// Looks at the tables on F, at most once a heartbeat: DDL announces nothing.
     fn look(&mut self) {
         let Some((client, epoch)) = self.client(Via::Fences) else { return };
@@ -726,6 +742,7 @@ impl Driver {
         if !self.options.looks || self.engine.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
             return;
         }
+        self.looking = Some(epoch);
         self.next_look = Some(now + self.options.limits.heartbeat);
         let sender = self.sender.clone();
         let relations: Vec<u32> = self.tables.iter().map(|table| table.follow.followed.oid).collect();
@@ -734,6 +751,21 @@ impl Driver {
             // A driver that is gone wants to hear nothing.
             let _ = sender.send(Event::Looked { epoch, seen }).await;
         });
+    }
+
+    fn looked(&mut self, seen: Result<Vec<Fingerprint>, tokio_postgres::Error>) {
+        match seen {
+            Ok(seen) => self.compare(&seen),
+            Err(source) => {
+                let doing = "look at the definitions of the tables".to_string();
+                let error = DriverError::Server { doing, source };
+                match error.policy() {
+                    Policy::Lost => self.one_lost(Via::Fences, error),
+                    // The next look will tell.
+                    Policy::Passing | Policy::Counted | Policy::Refused => tracing::warn!(%error, "no look"),
+                }
+            }
+        }
     }
 
     fn compare(&mut self, seen: &[Fingerprint]) {

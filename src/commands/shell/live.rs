@@ -8,7 +8,7 @@ use crate::following::follower::{Follower, Stepped};
 use crate::following::subject::Subject;
 use crate::render::Format;
 use postgres_index_cache_core::postgres::{Driver, DriverEvent, Verified};
-use postgres_index_cache_core::sync::{State, TableId};
+use postgres_index_cache_core::sync::{FenceId, State, TableId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -142,8 +142,14 @@ impl Live {
     /// there can be shown, and said to be stale.
     pub(super) async fn fence(&mut self) {
         let mut of = self.times_anew;
+        // What DDL has changed is known by looking alone.
+        self.follower.driver_mut().ask_to_look();
         let mut fence = self.follower.driver_mut().ask_for_fence().ok();
-        while !self.has_ended && !fence.is_some_and(|fence| self.driver().has_reached(fence)) {
+        let is_there = |live: &Self, fence: Option<FenceId>| {
+            let is_looking = live.driver().is_looking() || live.follower.is_looking();
+            !is_looking && fence.is_some_and(|fence| live.driver().has_reached(fence))
+        };
+        while !self.has_ended && !is_there(self, fence) {
             let give_up = self.failure.as_ref().map(|(_, since)| *since + PATIENCE);
             tokio::select! {
                 () = self.step() => {}
