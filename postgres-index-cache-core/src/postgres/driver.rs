@@ -1,19 +1,23 @@
 //! [`Driver`]: carries out what the engine asks for, and feeds it what happens.
 
+mod events;
+mod looks;
+mod memory;
 mod reads;
 
+pub use events::{DriverEvent, DriverOptions, Loaded};
 pub use reads::Verified;
 pub(super) use reads::{Asked, Brought, ReadKind};
 
-use super::error::{DriverError, Policy, chain};
-use super::fingerprint::{Difference, Fingerprint, compare, look};
+use super::error::{DriverError, chain};
+use super::fingerprint::Fingerprint;
 use super::follow::FollowTable;
 use super::followee::Followee;
-use super::keep::{Became, CellReader, RowChange, Told};
+use super::keep::{CellReader, Told};
 use super::links::{Links, Open, Opener, open_with};
 use super::session::{Connector, Listener, quote_identifier, quote_literal};
 use super::store::{FlushError, Store, Stored};
-use crate::sync::{Engine, Failure, FenceId, Input, Limits, Output, State, TableId, Via};
+use crate::sync::{Engine, Failure, FenceId, Input, Output, State, TableId, Via};
 use crate::table_cache::TableCache;
 use futures_util::future::poll_fn;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -26,7 +30,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Notification};
-use uuid::Uuid;
 
 /// The most notifications that are taken from the socket before they are applied.
 pub(super) const BATCH: usize = 256;
@@ -39,93 +42,6 @@ const ROWS_BETWEEN_CHECKS: usize = 10_000;
 const LOCK_PATIENCE: Duration = Duration::from_millis(1);
 /// How long until it is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(5);
-
-/// How a driver works.
-#[derive(Debug, Clone)]
-pub struct DriverOptions {
-    /// The channels that the tables' triggers notify on.
-    pub channels: Vec<String>,
-    /// A channel of its own for fences: make it of random digits.
-    pub fence_channel: String,
-    /// Bounds of the engine.
-    pub limits: Limits,
-    /// Settings that the triggers pin (`TimeZone` …), so that COPY and payloads write values alike.
-    pub settings: Vec<(String, String)>,
-    /// How many bytes the caches and what waits for them may take. Past it what waits is dropped, and its table read again;
-    /// when the caches alone take more, the driver ends with [`DriverError::Memory`].
-    pub max_memory: usize,
-    /// How long a read may wait for its lock, and a fence for commits that are blocked.
-    pub lock_timeout: Duration,
-    /// Whether the definitions of the tables are looked at every heartbeat, and what no notification tells is mended: DDL, a
-    /// partition that was truncated in silence, a trigger that is gone.
-    pub looks: bool,
-    /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which is kept until
-    /// [`Driver::take_events`] takes it: call that after each step.
-    pub tells_rows: bool,
-}
-
-/// How far a table is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Loaded {
-    /// The table.
-    pub table: TableId,
-    /// How many rows are in its cache.
-    pub rows: usize,
-}
-
-/// What happened, for whoever looks on.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum DriverEvent {
-    /// The state is another one.
-    State(State),
-    /// It is stale from now on.
-    Disconnected {
-        /// What happened.
-        why: String,
-        /// When it will connect again; `None`: never.
-        retry_in: Option<Duration>,
-    },
-    /// The connection for fences or for reading was lost, and is opened again. The rows are as live as they were.
-    OneLost {
-        /// Which.
-        via: Via,
-        /// What happened.
-        why: String,
-        /// When it is opened again.
-        retry_in: Duration,
-    },
-    /// A table is read again.
-    ReadAgain {
-        /// The table.
-        table: TableId,
-        /// The cause.
-        why: String,
-    },
-    /// A table's definition, or one of its partitions, is another one than it was.
-    Altered {
-        /// The table.
-        table: TableId,
-    },
-    /// Commits wait for the notify lock: nothing is lost, nothing arrives.
-    CommitsBlocked,
-    /// A row has changed.
-    Row {
-        /// The table.
-        table: TableId,
-        /// How.
-        change: RowChange,
-    },
-    /// A row of an application's own has changed.
-    Model {
-        /// The table.
-        table: TableId,
-        /// The key of the row.
-        key: Uuid,
-        /// How.
-        became: Became,
-    },
-}
 
 /// What the tasks that talk to the server say.
 pub(super) enum Event {
@@ -233,7 +149,7 @@ impl Drop for Driver {
 
 impl Driver {
     /// Connects, LISTENs, and starts the engine. Nothing is read yet. What is lost later is opened again, unless
-    /// [`Limits::heals`] says otherwise; the first time must succeed.
+    /// [`Limits::heals`](crate::sync::Limits::heals) says otherwise; the first time must succeed.
     ///
     /// # Errors
     /// When a session cannot be had, or the server refuses to LISTEN.
@@ -719,81 +635,6 @@ impl Driver {
         }
     }
 
-    /// Looks at the definitions of the tables now, as it does every heartbeat; [`is_looking`](Self::is_looking) says whether
-    /// that is done. Whoever answers a question by a fence may want to know that what no notification tells is seen too.
-    pub fn ask_to_look(&mut self) {
-        self.next_look = None;
-        if self.is_looking() {
-            self.looks_again = true;
-        } else {
-            self.look();
-        }
-    }
-
-    /// Whether a look that was asked for is underway.
-    pub fn is_looking(&self) -> bool {
-        self.looking.is_some_and(|epoch| self.is_current(Via::Fences, epoch))
-    }
-
-    /// Looks at the tables on F, at most once a heartbeat: DDL announces nothing.
-    fn look(&mut self) {
-        let Some((client, epoch)) = self.client(Via::Fences) else { return };
-        let now = Instant::now();
-        if !self.options.looks || self.engine.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
-            return;
-        }
-        self.looking = Some(epoch);
-        self.next_look = Some(now + self.options.limits.heartbeat);
-        let sender = self.sender.clone();
-        let relations: Vec<u32> = self.tables.iter().map(|table| table.follow.followed.oid).collect();
-        tokio::spawn(async move {
-            let seen = look(&*client, &relations).await;
-            // A driver that is gone wants to hear nothing.
-            let _ = sender.send(Event::Looked { epoch, seen }).await;
-        });
-    }
-
-    fn looked(&mut self, seen: Result<Vec<Fingerprint>, tokio_postgres::Error>) {
-        match seen {
-            Ok(seen) => self.compare(&seen),
-            Err(source) => {
-                let doing = "look at the definitions of the tables".to_string();
-                let error = DriverError::Server { doing, source };
-                match error.policy() {
-                    Policy::Lost => self.one_lost(Via::Fences, error),
-                    // The next look will tell.
-                    Policy::Passing | Policy::Counted | Policy::Refused => tracing::warn!(%error, "no look"),
-                }
-            }
-        }
-    }
-
-    fn compare(&mut self, seen: &[Fingerprint]) {
-        for at in 0..self.tables.len() {
-            let Followee { fingerprint, follow, .. } = &self.tables[at];
-            let Some(before) = fingerprint else { continue };
-            let truncated_by = self.engine.truncated_by(TableId(at));
-            let input = match compare(before, seen, &follow.announced_by, truncated_by) {
-                None => continue,
-                Some(Difference::Truncated) => {
-                    let now = seen.iter().find(|print| print.relation() == before.relation()).cloned();
-                    self.tables[at].fingerprint = now;
-                    continue;
-                }
-                Some(Difference::Altered(why)) => {
-                    self.tell(DriverEvent::Altered { table: TableId(at) });
-                    Input::TableAltered { table: TableId(at), why: why.to_string() }
-                }
-                Some(Difference::Silent(trigger)) => {
-                    Input::GivenUp(Failure::NotFollowed { name: follow.name(), trigger })
-                }
-            };
-            // Whatever failed before is not why.
-            self.failure = None;
-            self.engine.handle(input, Instant::now());
-        }
-    }
-
     fn one_lost(&mut self, via: Via, error: DriverError) {
         let why = chain(&error);
         self.failure = Some(error);
@@ -816,39 +657,6 @@ impl Driver {
             }
         };
         self.engine.handle(input, Instant::now());
-    }
-
-    /// What waits for the caches takes memory too.
-    fn check_waiting(&mut self) {
-        /// Dropped so often without being live in between, it will not be.
-        const TOO_OFTEN: u32 = 20;
-        let (used, allowed) = (self.used + self.engine.waiting_bytes(), self.options.max_memory);
-        if used <= allowed || self.engine.waiting_bytes() == 0 {
-            return;
-        }
-        self.times_short += 1;
-        if self.times_short <= TOO_OFTEN {
-            return self.engine.handle(Input::MemoryShort, Instant::now());
-        }
-        let most = (0..self.tables.len()).max_by_key(|&at| self.tables[at].store.rows()).unwrap_or_default();
-        self.give_up_for_memory(TableId(most), used);
-    }
-
-    fn give_up_for_memory(&mut self, table: TableId, used: usize) {
-        let Followee { follow, store, .. } = &self.tables[table.0];
-        let allowed = self.options.max_memory;
-        let error = DriverError::Memory { table: follow.name(), rows: store.rows(), used, allowed };
-        let failure = Failure::ReadRefused { table, why: error.to_string() };
-        self.failure = Some(error);
-        self.engine.handle(Input::GivenUp(failure), Instant::now());
-    }
-
-    fn check_memory(&mut self, table: TableId) {
-        let used = self.tables.iter_mut().map(|table| table.store.memory_bytes()).sum();
-        self.used = used;
-        if used > self.options.max_memory {
-            self.give_up_for_memory(table, used);
-        }
     }
 }
 

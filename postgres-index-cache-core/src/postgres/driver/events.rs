@@ -1,0 +1,93 @@
+//! How a driver works, and what it tells.
+
+use crate::postgres::keep::{Became, RowChange};
+use crate::sync::{Limits, State, TableId, Via};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How a driver works.
+#[derive(Debug, Clone)]
+pub struct DriverOptions {
+    /// The channels that the tables' triggers notify on.
+    pub channels: Vec<String>,
+    /// A channel of its own for fences: make it of random digits.
+    pub fence_channel: String,
+    /// Bounds of the engine.
+    pub limits: Limits,
+    /// Settings that the triggers pin (`TimeZone` …), so that COPY and payloads write values alike.
+    pub settings: Vec<(String, String)>,
+    /// How many bytes the caches and what waits for them may take. Past it what waits is dropped, and its table read again;
+    /// when the caches alone take more, the driver ends with [`DriverError::Memory`].
+    pub max_memory: usize,
+    /// How long a read may wait for its lock, and a fence for commits that are blocked.
+    pub lock_timeout: Duration,
+    /// Whether the definitions of the tables are looked at every heartbeat, and what no notification tells is mended: DDL, a
+    /// partition that was truncated in silence, a trigger that is gone.
+    pub looks: bool,
+    /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which is kept until
+    /// [`Driver::take_events`] takes it: call that after each step.
+    pub tells_rows: bool,
+}
+
+/// How far a table is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loaded {
+    /// The table.
+    pub table: TableId,
+    /// How many rows are in its cache.
+    pub rows: usize,
+}
+
+/// What happened, for whoever looks on.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum DriverEvent {
+    /// The state is another one.
+    State(State),
+    /// It is stale from now on.
+    Disconnected {
+        /// What happened.
+        why: String,
+        /// When it will connect again; `None`: never.
+        retry_in: Option<Duration>,
+    },
+    /// The connection for fences or for reading was lost, and is opened again. The rows are as live as they were.
+    OneLost {
+        /// Which.
+        via: Via,
+        /// What happened.
+        why: String,
+        /// When it is opened again.
+        retry_in: Duration,
+    },
+    /// A table is read again.
+    ReadAgain {
+        /// The table.
+        table: TableId,
+        /// The cause.
+        why: String,
+    },
+    /// A table's definition, or one of its partitions, is another one than it was.
+    Altered {
+        /// The table.
+        table: TableId,
+    },
+    /// Commits wait for the notify lock: nothing is lost, nothing arrives.
+    CommitsBlocked,
+    /// A row has changed.
+    Row {
+        /// The table.
+        table: TableId,
+        /// How.
+        change: RowChange,
+    },
+    /// A row of an application's own has changed.
+    Model {
+        /// The table.
+        table: TableId,
+        /// The key of the row.
+        key: Uuid,
+        /// How.
+        became: Became,
+    },
+}
