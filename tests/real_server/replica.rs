@@ -256,11 +256,13 @@ async fn while_an_altered_table_is_described_changes_are_told_and_commands_answe
     client.batch_execute("ALTER TABLE users ADD COLUMN city text DEFAULT 'Rome'").await.unwrap();
     event(&mut events, |event| matches!(event, ReplicaEvent::ReadAgain { .. }).then_some(())).await;
     // It waits to look at the table.
-    client
-        .batch_execute("INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000002', 2, 2); DELETE FROM users WHERE username_hash = 2")
-        .await
-        .unwrap();
-    fence(&replica).await;
+    for sql in [
+        "INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000002', 2, 2)",
+        "DELETE FROM users WHERE username_hash = 2",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+        fence(&replica).await;
+    }
     looks.add_permits(1);
     // The new column makes the row another one, once the table is followed anew.
     let mut told = Vec::new();

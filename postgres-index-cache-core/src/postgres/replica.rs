@@ -334,7 +334,8 @@ enum Command {
 /// ```no_run
 /// use postgres_index_cache_core::postgres::{Connector, Replica};
 /// use postgres_index_cache_core::{HasPrimaryKey, Indexable};
-/// # /// # use uuid::Uuid;
+/// # use std::collections::HashMap;
+/// # use uuid::Uuid;
 /// # #[derive(serde::Deserialize)] struct User { id: Uuid, username_hash: i64 }
 /// # impl HasPrimaryKey for User { fn primary_key(&self) -> Uuid { self.id } }
 /// # impl Indexable for User {

@@ -17,7 +17,7 @@ pub struct DriverOptions {
     /// Settings that the triggers pin (`TimeZone` …), so that COPY and payloads write values alike.
     pub settings: Vec<(String, String)>,
     /// How many bytes the caches and what waits for them may take. Past it what waits is dropped, and its table read again;
-    /// when the caches alone take more, the driver ends with [`DriverError::Memory`].
+    /// when the caches alone take more, the driver ends with [`DriverError::Memory`](crate::postgres::DriverError::Memory).
     pub max_memory: usize,
     /// How long a read may wait for its lock, and a fence for commits that are blocked.
     pub lock_timeout: Duration,
@@ -25,7 +25,7 @@ pub struct DriverOptions {
     /// partition that was truncated in silence, a trigger that is gone.
     pub looks: bool,
     /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which is kept until
-    /// [`Driver::take_events`] takes it: call that after each step.
+    /// [`Driver::take_events`](super::Driver::take_events) takes it: call that after each step.
     pub tells_rows: bool,
 }
 
