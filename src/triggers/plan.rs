@@ -171,7 +171,7 @@ fn foreign_function(function: &Function, table: &Table) -> (String, &'static str
         ),
         None => (
             format!("the function {name} exists and is not one that pgic made for this table"),
-            "rename or drop it first; pgic replaces only what it made",
+            "rename or drop it first, or have it replaced with --replace-function",
         ),
     }
 }

@@ -379,8 +379,13 @@ impl Session {
             ("other_tables", counters.other_tables),
             ("invalid", counters.invalid),
             ("plain", counters.plain),
+            ("collapsed", counters.collapsed),
+            ("refetched", counters.refetched),
             ("reloads", counters.reloads),
+            ("gaps", counters.gaps),
+            ("reopened", counters.reopened),
         ];
+        let lag_ms = driver.engine().lag().map(|lag| (lag.as_secs_f64() * 1e6).round() / 1e3);
         let state = self.live.standing().get().as_str();
         let text = match self.format {
             Format::Text => {
@@ -390,14 +395,15 @@ impl Session {
                     vec![name.strip_suffix("_bytes").unwrap_or(name).replace('_', " "), value]
                 });
                 let state = vec!["state".to_string(), state.to_string()];
-                render(&[Heading::text(""), Heading::text("")], std::iter::once(state).chain(why).chain(counted))
-                    .trim_start()
-                    .to_string()
+                let lag = lag_ms.map(|lag| vec!["lag".to_string(), format!("{lag} ms")]);
+                let lines = std::iter::once(state).chain(why).chain(lag).chain(counted);
+                render(&[Heading::text(""), Heading::text("")], lines).trim_start().to_string()
             }
             Format::Json => {
                 let why = self.live.failure().map(|why| ("why", json!(why)));
                 let counted = counted.iter().map(|(name, count)| (*name, json!(count)));
-                json::line(std::iter::once(("state", json!(state))).chain(why).chain(counted))
+                let lag = std::iter::once(("lag_ms", json!(lag_ms)));
+                json::line(std::iter::once(("state", json!(state))).chain(why).chain(lag).chain(counted))
             }
         };
         Data { text, rows: 1, ..Data::default() }
