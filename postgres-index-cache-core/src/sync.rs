@@ -116,8 +116,8 @@ pub struct Engine {
     /// For the waits before it connects again.
     random: u64,
     fences: Vec<Fence>,
-    /// Fences that were asked for and are not sent yet.
-    wanted: Vec<FenceId>,
+    /// The highest fence that was asked for and is not sent yet: it is one for all before it.
+    wanted: Option<FenceId>,
     tokens: u64,
     work: Option<Work>,
     /// The tables that are to be compared.
@@ -157,7 +157,7 @@ impl Engine {
             backoff: Backoff::default(),
             random,
             fences: Vec::new(),
-            wanted: Vec::new(),
+            wanted: None,
             tokens: 0,
             work: None,
             to_verify: VecDeque::new(),
@@ -294,7 +294,7 @@ impl Engine {
                 let steps = self.tables[table.0].become_free();
                 self.carry_out(table, steps, now);
             }
-            Input::FenceWanted(id) => self.wanted.push(id),
+            Input::FenceWanted(id) => self.wanted = self.wanted.max(Some(id)),
             Input::OneLost { via, why } => self.one_lost(via, why, now),
             Input::Reopened { via } => self.reopened(via, now),
             Input::ReopenFailed { via, code, why, is_permanent } => {
@@ -541,8 +541,8 @@ impl Engine {
         self.link = Link::Disconnected { retry_at: retry_in.map(|wait| now + wait) };
         self.counters.gaps += 1;
         // Who waits for a fence waits on: the next snapshot has what was committed before.
-        let asked = self.fences.drain(..).filter_map(|fence| fence.asked_by);
-        self.wanted.extend(asked);
+        let asked = self.fences.drain(..).filter_map(|fence| fence.asked_by).max();
+        self.wanted = self.wanted.max(asked);
         self.work = None;
         self.forget_sides();
         self.next_heartbeat = None;

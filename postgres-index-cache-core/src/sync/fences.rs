@@ -5,6 +5,9 @@ use super::table::Table;
 use super::{Engine, FenceId, Output, Rule, State, TableId, Via};
 use std::time::Instant;
 
+/// How many fences that have come may wait for rows.
+const OPEN: usize = 64;
+
 impl Engine {
     pub(super) fn token_arrived(&mut self, token: &str, now: Instant) {
         if let Link::Probing { awaited } = &mut self.link {
@@ -15,7 +18,8 @@ impl Engine {
             }
         }
         self.probed(token);
-        let Some(at) = self.fences.iter().position(|fence| fence.arrived.is_none() && fence.token == token) else {
+        let found = self.fences.iter().position(|fence| fence.arrived.is_none() && fence.token == token);
+        let Some(mut at) = found else {
             return;
         };
         // What a key change held back came before the fence.
@@ -36,6 +40,14 @@ impl Engine {
         if self.fences[at].asked_by.is_none() && is_known && !is_proof {
             self.fences.remove(at);
         } else {
+            // Of many that wait for the same rows the last will do.
+            let is_open = |fence: &Fence| fence.asked_by.is_some() && fence.arrived.is_some() && !fence.is_proof;
+            if self.fences.iter().filter(|fence| is_open(fence)).count() >= OPEN
+                && let Some(last) = self.fences.iter().rposition(is_open).filter(|last| *last < at)
+            {
+                self.fences.remove(last);
+                at -= 1;
+            }
             self.fences[at].is_proof = is_proof;
             self.fences[at].arrived = Some(self.tables.iter().map(|table| table.arrivals().0).collect());
         }
@@ -56,6 +68,7 @@ impl Engine {
             sent: now,
             deadline,
             arrived: None,
+            is_sent: false,
             is_proof: false,
         });
         self.notify(Via::Fences, token.clone());
@@ -82,7 +95,7 @@ impl Engine {
             (Link::Following, true, _) => State::Live,
         };
         if state == State::Live && self.without == Some(Rule::Fence) {
-            self.outputs.extend(self.wanted.drain(..).map(Output::FenceReached));
+            self.outputs.extend(self.wanted.take().map(Output::FenceReached));
         }
         let is_underway =
             self.fences.iter().any(|fence| fence.arrived.is_none() && fence.after_reads == self.finished_reads);
@@ -90,7 +103,11 @@ impl Engine {
             let _ = self.send_fence(None, now);
         }
         if matches!(self.link, Link::Following) {
-            for id in std::mem::take(&mut self.wanted) {
+            // While one is on its way to the server, those that are asked for wait, to be sent as one.
+            let is_sending = |fence: &Fence| fence.asked_by.is_some() && !fence.is_sent && fence.arrived.is_none();
+            if !self.fences.iter().any(is_sending)
+                && let Some(id) = self.wanted.take()
+            {
                 self.send_fence(Some(id), now);
             }
         }

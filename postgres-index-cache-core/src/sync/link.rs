@@ -47,6 +47,8 @@ pub(super) struct Fence {
     pub(super) deadline: Instant,
     /// Once it has arrived: how many changes each table had been told of.
     pub(super) arrived: Option<Vec<u64>>,
+    /// Whether the server has committed it.
+    pub(super) is_sent: bool,
     /// Whether it has proven what was read: before what it asks for is there, nothing is live.
     pub(super) is_proof: bool,
 }
@@ -270,8 +272,13 @@ impl Engine {
     /// A token must come back within its time from when the server has committed it; before, within that of committing it.
     pub(super) fn restart_clock(&mut self, token: &str, is_sent: bool, now: Instant) {
         let fence_deadline = now + self.limits.fence_timeout;
-        for fence in self.fences.iter_mut().filter(|fence| fence.token == token) {
-            fence.deadline = fence_deadline;
+        for fence in &mut self.fences {
+            if fence.token == token {
+                (fence.deadline, fence.is_sent) = (fence_deadline, fence.is_sent || is_sent);
+            } else if !is_sent && !fence.is_sent {
+                // What holds that one up holds up those behind it.
+                fence.deadline = fence_deadline;
+            }
         }
         let probe_deadline = now + if is_sent { self.limits.probe_timeout } else { self.send_timeout() };
         if let Link::Probing { awaited } = &mut self.link {

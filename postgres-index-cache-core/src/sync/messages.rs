@@ -334,7 +334,8 @@ pub enum Output {
         /// The keys, as JSON.
         keep: Vec<String>,
     },
-    /// Everything that was committed before this fence was asked for is in the caches.
+    /// Everything that was committed before this fence was asked for is in the caches; and so for every lower one, which is
+    /// not told by itself.
     FenceReached(FenceId),
     /// The state is another one.
     StateChanged(State),

@@ -213,6 +213,35 @@ fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
 }
 
 #[test]
+fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    driven.handle(Input::Lost("closed".into()));
+    for id in 1..=1000 {
+        driven.handle(Input::FenceWanted(FenceId(id)));
+    }
+    driven.now += Duration::from_secs(20);
+    driven.handle(Input::TimePassed);
+    driven.connect();
+    driven.finish_read("200:200:");
+    let tokens = driven.tokens();
+    assert_eq!(tokens.len(), 2, "one that proves the read, and one that was asked for");
+    for token in &tokens {
+        driven.handle(Input::Notification { channel: FENCES, payload: token });
+    }
+    assert!(driven.is_reached(1000), "it is one for all before it");
+    // The same while one is on its way to the server: blocked commits hold up one, and not one after another.
+    driven.handle(Input::FenceWanted(FenceId(1001)));
+    let first = driven.tokens();
+    for id in 1002..=1010 {
+        driven.handle(Input::FenceWanted(FenceId(id)));
+    }
+    assert_eq!((first.len(), driven.tokens().len()), (1, 0));
+    driven.handle(Input::Sent { token: &first[0] });
+    assert_eq!(driven.tokens().len(), 1);
+}
+
+#[test]
 fn the_same_failure_of_one_table_is_a_refusal_whatever_others_do() {
     let mut driven = Driven::new(vec![followed("users"), Followed { oid: 8, ..followed("orders") }]);
     driven.connect();
