@@ -270,7 +270,7 @@ impl Engine {
             Input::Sent { token } => self.restart_clock(token, true, now),
             Input::SendBlocked { token } => self.send_again(token, now),
             Input::SnapshotTaken { table, generation, snapshot } => self.tables[table.0].cut(generation, snapshot),
-            Input::LeavesSeen { table, leaves } => self.tables[table.0].set_leaves(leaves),
+            Input::LeavesSeen { table, leaves, detaching } => self.tables[table.0].set_leaves(leaves, detaching),
             Input::SnapshotLoaded { table, generation } => self.loaded(table, generation, now),
             Input::Refetched { table, batch, snapshot } => self.refetched(table, batch, snapshot, now),
             Input::ReadFailed { table, work, code, why, is_permanent } => {
@@ -349,6 +349,10 @@ impl Engine {
             self.counters.other_tables += 1;
             return;
         };
+        if self.tables[table].ignores(parsed.rel) {
+            self.counters.other_tables += 1;
+            return;
+        }
         self.counters.plain += u64::from(parsed.xid.is_none());
         self.last_xid = self.last_xid.max(parsed.xid);
         let others: Vec<usize> = meant.collect();

@@ -177,6 +177,12 @@ impl Verifier<'_> {
             () = tokio::time::sleep_until(until) => {}
         }
         self.hear();
+        // While the tables are read again, the connection is there.
+        if let (Some((since, _)), State::Snapshotting | State::Degraded | State::CatchingUp) =
+            (&mut self.stale, self.driver.state())
+        {
+            *since = Instant::now();
+        }
         match &self.stale {
             Some((since, why)) if since.elapsed() >= PATIENCE => Err(with_hint(
                 anyhow!("nothing was heard for {} s: {why}", PATIENCE.as_secs()),

@@ -425,6 +425,11 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
         read_again(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{ddl}");
     }
+    // Its trigger does not fire for a moment.
+    let silent = "ALTER TABLE high DISABLE TRIGGER USER; UPDATE kv SET v = 'silent' WHERE id = 15; ALTER TABLE high ENABLE TRIGGER USER";
+    client.batch_execute(silent).await.unwrap();
+    read_again(&mut driver).await;
+    assert_eq!(cached(&driver), stored(&client).await, "{silent}");
     // The new partition is known now: its changes are applied.
     let before = driver.engine().counters();
     for round in 0..3 {
@@ -434,6 +439,36 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
     }
     let after = driver.engine().counters();
     assert_eq!((after.reloads, after.applied), (before.reloads, before.applied + 3), "{after:?}");
+    // One that is being detached, which waits for whoever reads the table, is none any more, though its triggers fire.
+    if crate::support::cluster().version() >= 14 {
+        let (reader, detacher) = (database.client().await, database.client().await);
+        reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM kv").await.unwrap();
+        let detaching =
+            tokio::spawn(
+                async move { detacher.batch_execute("ALTER TABLE kv DETACH PARTITION high CONCURRENTLY").await },
+            );
+        read_again(&mut driver).await;
+        let before = driver.engine().counters().reloads;
+        for round in 0..3 {
+            client.batch_execute(&format!("UPDATE high SET v = 'gone{round}' WHERE id = 15; INSERT INTO kv VALUES (2, 'b', 1) ON CONFLICT (id) DO UPDATE SET n = kv.n + 1")).await.unwrap();
+            tokio::time::timeout(DEADLINE, driver.fence()).await.expect("a fence comes back").unwrap();
+            assert_eq!(cached(&driver), stored(&client).await);
+        }
+        assert_eq!(driver.engine().counters().reloads, before);
+        reader.batch_execute("COMMIT").await.unwrap();
+        detaching.await.unwrap().unwrap();
+    }
+    // A trigger that stays away from a partition.
+    client.batch_execute("ALTER TABLE low DISABLE TRIGGER USER").await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Err(error) = driver.step().await {
+                break error;
+            }
+        }
+    });
+    let ended = ended.await.expect("it is seen");
+    assert!(matches!(ended, DriverError::Failed(Failure::NotFollowed { .. })), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

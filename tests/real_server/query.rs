@@ -329,6 +329,23 @@ async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_label_that_is_renamed_deep_inside_a_type_is_seen() {
+    use crate::support::DEADLINE;
+    let sql = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, m mood);
+        CREATE TABLE people (id int PRIMARY KEY, moods mood[], pairs pair[]);
+        INSERT INTO people VALUES (1, '{sad}', ARRAY[(1, 'sad')::pair])";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "people"]);
+    let (mut child, lines) = watch(&database, &["-o", "json"]);
+    let next = || -> serde_json::Value { serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap() };
+    while next()["event"] != "live" {}
+    database.client().await.batch_execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").await.unwrap();
+    assert_eq!(next()["row"], json!({"id":1,"moods":["blue"],"pairs":[{"a":1,"m":"blue"}]}));
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
     use std::io::{BufRead as _, BufReader};
     use std::process::Stdio;

@@ -18,6 +18,11 @@ pub struct Fingerprint {
     filed_by: Option<i64>,
     /// The oids of the leaves, where it is partitioned.
     pub(super) leaves: Vec<u32>,
+    /// Those that are being detached: what they announce is not the table's any more.
+    pub(super) detaching: Vec<u32>,
+    /// Changes when a trigger of a leaf does; and the triggers of the table that do not fire for some leaf.
+    leaf_marks: String,
+    silenced: Vec<String>,
     /// The triggers that fire, and what changes when one is made anew, or calls something else.
     triggers: Vec<(String, String)>,
 }
@@ -57,6 +62,9 @@ pub(super) async fn look(client: &impl GenericClient, relations: &[u32]) -> Resu
         files: row.get("files"),
         filed_by: row.get("filed_by"),
         leaves: row.get("leaves"),
+        detaching: row.get("detaching"),
+        leaf_marks: row.get("leaf_marks"),
+        silenced: row.get("silenced"),
         triggers: std::iter::zip(row.get::<_, Vec<String>>("triggers"), row.get::<_, Vec<String>>("trigger_marks"))
             .collect(),
     };
@@ -88,13 +96,17 @@ pub(super) fn compare(
     let mark = |print: &Fingerprint, name: &String| {
         print.triggers.iter().find(|(of, _)| of == name).map(|(_, mark)| mark.clone())
     };
-    if let Some(missing) = announced_by.iter().find(|name| mark(now, name).is_none()) {
+    let is_silent = |name: &&String| mark(now, name).is_none() || now.silenced.contains(name);
+    if let Some(missing) = announced_by.iter().find(is_silent) {
         return Some(Difference::Silent(missing.clone()));
     }
     if now.definition != before.definition || now.leaves != before.leaves {
         return Some(Difference::Altered("its definition, or one of its partitions, is another one"));
     }
-    if announced_by.iter().any(|name| mark(now, name) != mark(before, name)) {
+    let is_watched = !announced_by.is_empty();
+    if announced_by.iter().any(|name| mark(now, name) != mark(before, name))
+        || (is_watched && now.leaf_marks != before.leaf_marks)
+    {
         return Some(Difference::Altered("a trigger that announces it was changed"));
     }
     if now.files == before.files {

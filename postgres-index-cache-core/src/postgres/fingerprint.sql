@@ -14,15 +14,13 @@ SELECT
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', d.adnum, d.adbin), ';' ORDER BY d.adnum)
          FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
          WHERE d.adrelid = c.oid AND a.attgenerated <> ''),
-        -- The labels of their enums, the fields of their composite types.
+        -- The labels of the enums that they are made of, and the fields of composite types, at any depth.
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', e.enumtypid, e.enumlabel), ';' ORDER BY e.enumtypid, e.enumsortorder)
-         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_enum e ON e.enumtypid = a.atttypid
-         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+         FROM pg_catalog.pg_enum e WHERE e.enumtypid = ANY (own.made_of)),
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', f.attrelid, f.attnum, f.attname, f.atttypid), ';' ORDER BY f.attrelid, f.attnum)
-         FROM pg_catalog.pg_attribute a
-         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'c'
+         FROM pg_catalog.pg_type t
          JOIN pg_catalog.pg_attribute f ON f.attrelid = t.typrelid AND f.attnum > 0
-         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+         WHERE t.oid = ANY (own.made_of) AND t.typtype = 'c'),
         -- The keys that it may have.
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', i.indexrelid, i.indkey, i.indimmediate, i.indisvalid), ';' ORDER BY i.indexrelid)
          FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique),
@@ -33,6 +31,9 @@ SELECT
     coalesce(parts.files, c.relfilenode::pg_catalog.text) AS files,
     CASE WHEN c.relkind = 'r' THEN c.xmin::pg_catalog.text::pg_catalog.int8 END AS filed_by,
     coalesce(parts.leaves, '{}') AS leaves,
+    coalesce(parts.detaching, '{}') AS detaching,
+    coalesce(parts.marks, '') AS leaf_marks,
+    coalesce(parts.silenced, '{}') AS silenced,
     coalesce((
         SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text ORDER BY t.tgname)
         FROM pg_catalog.pg_trigger t
@@ -50,23 +51,59 @@ FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (
     SELECT coalesce(pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY a.attnum), '{}') AS names,
-           coalesce(pg_catalog.array_agg(a.atttypid ORDER BY a.attnum), '{}') AS types
+           coalesce(pg_catalog.array_agg(a.atttypid ORDER BY a.attnum), '{}') AS types,
+           ARRAY (
+               WITH RECURSIVE made (type) AS (
+                   SELECT o.atttypid FROM pg_catalog.pg_attribute o
+                   WHERE o.attrelid = c.oid AND o.attnum > 0 AND NOT o.attisdropped
+                   UNION
+                   SELECT inner_type.oid
+                   FROM made m
+                   JOIN pg_catalog.pg_type t ON t.oid = m.type
+                   CROSS JOIN LATERAL (
+                       SELECT t.typbasetype WHERE t.typtype = 'd'
+                       UNION ALL
+                       SELECT t.typelem WHERE t.typelem <> 0
+                       UNION ALL
+                       -- pg_range has multiranges from PostgreSQL 14 on.
+                       SELECT r.rngsubtype FROM pg_catalog.pg_range r
+                       WHERE t.oid = r.rngtypid OR t.oid = (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::pg_catalog.oid
+                       UNION ALL
+                       SELECT f.atttypid FROM pg_catalog.pg_attribute f
+                       WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped
+                   ) inner_type (oid)
+               )
+               SELECT made.type FROM made
+           ) AS made_of
     FROM pg_catalog.pg_attribute a
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 ) own
 LEFT JOIN LATERAL (
     -- pg_partition_tree() would wait for whoever holds a partition. One that is being detached is none any more, and one
     -- that is truncated has other files.
-    WITH RECURSIVE tree (relid) AS (
-        SELECT c.oid WHERE c.relkind = 'p'
+    WITH RECURSIVE tree (relid, is_detaching) AS (
+        SELECT c.oid, false WHERE c.relkind = 'p'
         UNION ALL
-        SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid
-        WHERE NOT coalesce((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::pg_catalog.bool, false)
+        SELECT i.inhrelid,
+               tree.is_detaching OR coalesce((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::pg_catalog.bool, false)
+        FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid
+    ),
+    leaf AS (
+        SELECT l.oid, l.relfilenode, tree.is_detaching
+        FROM tree JOIN pg_catalog.pg_class l ON l.oid = tree.relid
+        WHERE l.relkind <> 'p'
     )
-    SELECT pg_catalog.array_agg(leaf.oid ORDER BY leaf.oid) AS leaves,
-           pg_catalog.string_agg(pg_catalog.concat_ws(',', leaf.oid, leaf.relfilenode), ';' ORDER BY leaf.oid) AS files
-    FROM tree
-    JOIN pg_catalog.pg_class leaf ON leaf.oid = tree.relid
-    WHERE leaf.relkind <> 'p'
+    SELECT pg_catalog.array_agg(leaf.oid ORDER BY leaf.oid) FILTER (WHERE NOT is_detaching) AS leaves,
+           pg_catalog.array_agg(leaf.oid ORDER BY leaf.oid) FILTER (WHERE is_detaching) AS detaching,
+           pg_catalog.string_agg(pg_catalog.concat_ws(',', leaf.oid, leaf.relfilenode), ';' ORDER BY leaf.oid)
+               FILTER (WHERE NOT is_detaching) AS files,
+           (SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(',', t.tgrelid, t.tgname, t.tgenabled, t.xmin, t.tgfoid), ';'
+                ORDER BY t.tgrelid, t.tgname))
+            FROM pg_catalog.pg_trigger t JOIN leaf l ON l.oid = t.tgrelid
+            WHERE NOT l.is_detaching AND (NOT t.tgisinternal OR t.tgparentid <> 0)) AS marks,
+           (SELECT pg_catalog.array_agg(DISTINCT t.tgname::pg_catalog.text)
+            FROM pg_catalog.pg_trigger t JOIN leaf l ON l.oid = t.tgrelid
+            WHERE NOT l.is_detaching AND t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A')) AS silenced
+    FROM leaf
 ) parts ON c.relkind = 'p'
 WHERE c.oid = ANY ($1::pg_catalog.oid[])

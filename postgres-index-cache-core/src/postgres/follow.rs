@@ -190,8 +190,9 @@ impl FollowTable {
         let announced_by = announced.iter().flat_map(|announced| announced.firing());
         let announced_by = announced_by.map(|trigger| trigger.name.clone()).collect();
         let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
+        // One that came while the table was described is of no type: the first read will say that it was altered.
         let types = shape.columns().iter().map(|column| table.fingerprint.type_of(&column.name));
-        let column_types = types.collect::<Option<Vec<u32>>>().unwrap_or_default();
+        let column_types = types.map(Option::unwrap_or_default).collect();
         let fingerprint = Some(table.fingerprint.clone());
         Self { followed, shape: Arc::clone(shape), key_types, announced_by, expected_rows, column_types, fingerprint }
     }

@@ -128,6 +128,8 @@ pub enum Input<'a> {
         table: TableId,
         /// Their oids.
         leaves: Vec<u32>,
+        /// Those that are being detached: their triggers still fire, and their rows are not the table's any more.
+        detaching: Vec<u32>,
     },
     /// All rows of that read are in the cache.
     SnapshotLoaded {

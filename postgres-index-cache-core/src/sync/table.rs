@@ -65,6 +65,8 @@ enum Touch {
 #[derive(Debug)]
 pub(super) struct Table {
     followed: Followed,
+    /// Its leaves that are being detached.
+    detaching: Vec<u32>,
     phase: Phase,
     generation: u64,
     /// Why it is to be read again, or was.
@@ -100,6 +102,7 @@ impl Table {
     pub(super) fn new(followed: Followed) -> Self {
         Self {
             followed,
+            detaching: Vec::new(),
             phase: Phase::Due { not_before: None },
             generation: 0,
             cause: String::new(),
@@ -167,8 +170,14 @@ impl Table {
         rel.is_none_or(|rel| rel == self.followed.oid || self.followed.leaves.contains(&rel))
     }
 
-    pub(super) fn set_leaves(&mut self, leaves: Vec<u32>) {
+    pub(super) fn set_leaves(&mut self, leaves: Vec<u32>, detaching: Vec<u32>) {
         self.followed.leaves = leaves;
+        self.detaching = detaching;
+    }
+
+    /// Whether the sender of a payload is being detached.
+    pub(super) fn ignores(&self, rel: Option<u32>) -> bool {
+        rel.is_some_and(|rel| self.detaching.contains(&rel))
     }
 
     pub(super) fn last_truncate(&self) -> Option<u64> {

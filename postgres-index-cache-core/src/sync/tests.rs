@@ -541,13 +541,19 @@ fn leaves_speak_for_their_root() {
     driven.echo();
     send(&mut driven, "insert", 10, 201);
     assert_eq!((driven.applied(), driven.engine.counters().reloads), (String::new(), 2), "a leaf that is not known");
-    driven.handle(Input::LeavesSeen { table: TableId(0), leaves: vec![8, 10] });
+    driven.handle(Input::LeavesSeen { table: TableId(0), leaves: vec![8, 10], detaching: vec![9] });
     driven.now += Duration::from_secs(60);
     driven.handle(Input::TimePassed);
     driven.finish_read("300:300:");
     driven.echo();
     send(&mut driven, "insert", 10, 301);
     assert_eq!((driven.applied(), driven.engine.counters().reloads), ("+1".to_string(), 2), "it is known now");
+    send(&mut driven, "insert", 9, 302);
+    assert_eq!(
+        (driven.applied(), driven.engine.counters().reloads),
+        (String::new(), 2),
+        "its rows are not the table's"
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ impl Driver {
         if self.is_looking() {
             self.looks_again = true;
         } else {
-            self.look();
+            self.look_at_once();
         }
     }
 
@@ -26,11 +26,14 @@ impl Driver {
 
     /// Looks at the tables on F, at most once a heartbeat: DDL announces nothing.
     pub(super) fn look(&mut self) {
-        let Some((client, epoch)) = self.client(Via::Fences) else { return };
-        let now = Instant::now();
-        if !self.options.looks || self.engine.state() != State::Live || self.next_look.is_some_and(|at| at > now) {
-            return;
+        if self.engine.state() == State::Live && self.next_look.is_none_or(|at| at <= Instant::now()) {
+            self.look_at_once();
         }
+    }
+
+    fn look_at_once(&mut self) {
+        let Some((client, epoch)) = self.client(Via::Fences).filter(|_| self.options.looks) else { return };
+        let now = Instant::now();
         self.looking = Some(epoch);
         self.next_look = Some(now + self.options.limits.heartbeat);
         let sender = self.sender.clone();

@@ -140,6 +140,11 @@ impl Driver {
                     // Its values would be taken for others.
                     let what = format!("the column {column} is gone, or of another type");
                     self.tell(DriverEvent::Altered { table });
+                    if kind == ReadKind::Cut {
+                        // The table is to be read again, which will say what is wrong.
+                        self.engine.handle(Input::TableAltered { table, why: what }, Instant::now());
+                        return;
+                    }
                     return self.unreadable(asked, ReadError::Altered(what));
                 }
                 if kind == ReadKind::Cut {
@@ -192,8 +197,8 @@ impl Driver {
 
     /// A read of all rows sees what the table is: who follows it is told when that is another than it was.
     fn see(&mut self, table: TableId, now: Fingerprint) {
-        let leaves = now.leaves.clone();
-        self.engine.handle(Input::LeavesSeen { table, leaves }, Instant::now());
+        let (leaves, detaching) = (now.leaves.clone(), now.detaching.clone());
+        self.engine.handle(Input::LeavesSeen { table, leaves, detaching }, Instant::now());
         let Followee { fingerprint, follow, .. } = &mut self.tables[table.0];
         let before = fingerprint.replace(now.clone());
         let difference = before.and_then(|before| compare(&before, &[now], &follow.announced_by, None));
