@@ -27,7 +27,7 @@ mod typed;
 
 pub use copy::{CopyDecoder, CopyError};
 pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, Verified};
-pub use error::{DriverError, ReadError};
+pub use error::{DriverError, ReadError, passes};
 pub use fingerprint::Fingerprint;
 pub use follow::{FollowError, FollowTable, check_announced, check_kind, sent, shape};
 pub use keep::{Became, Comparison, DifferingColumn, Finding, FindingKind, RowChange};

@@ -11,7 +11,8 @@ use super::explain_failure;
 use super::subject::{Subject, prepare};
 use crate::catalog;
 use crate::connect::Server;
-use postgres_index_cache_core::postgres::{Driver, DriverEvent};
+use postgres_index_cache_core::postgres::{Driver, DriverEvent, passes};
+use postgres_index_cache_core::sync::Backoff;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -174,23 +175,48 @@ impl Follower {
     fn look(&mut self, in_any_case: bool) {
         let (server, describe, max_memory) = (self.server.clone(), Arc::clone(&self.describe), self.max_memory);
         let before = self.subjects.clone();
+        let look = move || {
+            let (server, describe, before) = (server.clone(), Arc::clone(&describe), before.clone());
+            look_once(server, describe, max_memory, before, in_any_case)
+        };
         self.anew = Some(Box::pin(async move {
-            let described = async { describe(server.client().await?).await };
-            let subjects = tokio::time::timeout(DESCRIBE_TIMEOUT, described).await??;
-            let is_same = |(before, now): (&Subject, &Subject)| {
-                before.channel == now.channel && before.shown == now.shown && before.follow.is_same_table(&now.follow)
-            };
-            if !in_any_case && before.len() == subjects.len() && before.iter().zip(&subjects).all(is_same) {
-                return Ok(None);
+            let mut backoff = Backoff::default();
+            loop {
+                match look().await {
+                    // What was altered stays so: until it is described, nothing is known of it.
+                    Err(error) if passes(error.as_ref()) => {
+                        tracing::warn!(%error, "the tables could not be described again");
+                        tokio::time::sleep(backoff.next(fastrand::f64())).await;
+                    }
+                    looked => return looked,
+                }
             }
-            let client = server.client().await?;
-            let options = prepare(&client, &subjects, max_memory).await?;
-            drop(client);
-            let follows = subjects.iter().map(|subject| subject.follow.clone()).collect();
-            let mut driver = Driver::open(server, follows, options).await?;
-            driver.until_live(|_| {}).await?;
-            driver.tell_of_rows();
-            Ok(Some((driver, subjects)))
         }));
     }
+}
+
+/// Describes the tables afresh, and loads them when they are others, or in any case.
+async fn look_once(
+    server: Server,
+    describe: Describe,
+    max_memory: usize,
+    before: Vec<Subject>,
+    in_any_case: bool,
+) -> anyhow::Result<Others> {
+    let described = async { describe(server.client().await?).await };
+    let subjects = tokio::time::timeout(DESCRIBE_TIMEOUT, described).await??;
+    let is_same = |(before, now): (&Subject, &Subject)| {
+        before.channel == now.channel && before.shown == now.shown && before.follow.is_same_table(&now.follow)
+    };
+    if !in_any_case && before.len() == subjects.len() && before.iter().zip(&subjects).all(is_same) {
+        return Ok(None);
+    }
+    let client = server.client().await?;
+    let options = prepare(&client, &subjects, max_memory).await?;
+    drop(client);
+    let follows = subjects.iter().map(|subject| subject.follow.clone()).collect();
+    let mut driver = Driver::open(server, follows, options).await?;
+    driver.until_live(|_| {}).await?;
+    driver.tell_of_rows();
+    Ok(Some((driver, subjects)))
 }

@@ -10,6 +10,7 @@ use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -227,11 +228,17 @@ async fn a_table_that_is_altered_is_followed_on() {
 struct Gated {
     config: tokio_postgres::Config,
     looks: Arc<tokio::sync::Semaphore>,
+    /// So often nobody is let in to look.
+    refusals: Arc<AtomicUsize>,
 }
 
 impl Connector for Gated {
     async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
         if role == Role::Command {
+            let less = |left: usize| left.checked_sub(1);
+            if self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+                return Err(std::io::Error::other("nobody is let in").into());
+            }
             self.looks.acquire().await.expect("it is open").forget();
         }
         Connector::connect(&self.config, role).await
@@ -247,8 +254,10 @@ async fn while_an_altered_table_is_described_changes_are_told_and_commands_answe
     let mut config: tokio_postgres::Config = database.url.parse().unwrap();
     config.application_name("node");
     let looks = Arc::new(tokio::sync::Semaphore::new(1));
+    let refusals = Arc::new(AtomicUsize::new(0));
     let limits = Limits { heartbeat: Duration::from_millis(100), fence_timeout: DEADLINE, ..Limits::default() };
-    let mut builder = Replica::builder(Gated { config, looks: Arc::clone(&looks) }).limits(limits);
+    let mut builder =
+        Replica::builder(Gated { config, looks: Arc::clone(&looks), refusals: Arc::clone(&refusals) }).limits(limits);
     let users = builder.table::<User>("users");
     let replica = builder.open().await.unwrap();
     let client = database.client().await;
@@ -272,6 +281,14 @@ async fn while_an_altered_table_is_described_changes_are_told_and_commands_answe
     assert_eq!(told, [(id(2), Became::Added), (id(2), Became::Removed), (id(1), Became::Changed)]);
     fence(&replica).await;
     assert_eq!(replica.read(&users).get_by_primary(&id(1)).unwrap().city.as_deref(), Some("Rome"));
+    // Nobody is let in for a while, and what is kept is another: it comes back all the same.
+    refusals.store(3, Ordering::SeqCst);
+    looks.add_permits(1);
+    client.batch_execute("ALTER TABLE users ALTER city TYPE varchar(9)").await.unwrap();
+    event(&mut events, |event| matches!(event, ReplicaEvent::Stale { .. }).then_some(())).await;
+    event(&mut events, |event| matches!(event, ReplicaEvent::Live).then_some(())).await;
+    assert_eq!(refusals.load(Ordering::SeqCst), 0);
+    fence(&replica).await;
     // It is not let look at all: it can be asked, and ended.
     client.batch_execute("ALTER TABLE users RENAME city TO town").await.unwrap();
     event(&mut events, |event| matches!(event, ReplicaEvent::Stale { .. }).then_some(())).await;

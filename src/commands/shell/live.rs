@@ -20,6 +20,9 @@ const WORTH_SAYING: Duration = Duration::from_millis(500);
 /// How long a command waits for a gap to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long it waits for an altered table to be described and loaded. What is there can be shown then, and is not live.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How the caches stand, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Word {
@@ -145,12 +148,14 @@ impl Live {
         // What DDL has changed is known by looking alone.
         self.follower.driver_mut().ask_to_look();
         let mut fence = self.follower.driver_mut().ask_for_fence().ok();
+        let asked_at = Instant::now();
         let is_there = |live: &Self, fence: Option<FenceId>| {
             let is_looking = live.driver().is_looking() || live.follower.is_looking();
             !is_looking && fence.is_some_and(|fence| live.driver().has_reached(fence))
         };
         while !self.has_ended && !is_there(self, fence) {
-            let give_up = self.failure.as_ref().map(|(_, since)| *since + PATIENCE);
+            let looking = self.follower.is_looking().then_some(asked_at + LOOK_PATIENCE);
+            let give_up = self.failure.as_ref().map(|(_, since)| *since + PATIENCE).or(looking);
             tokio::select! {
                 () = self.step() => {}
                 () = until(give_up) => return,
@@ -287,6 +292,7 @@ impl Live {
         let word = match state {
             _ if self.failure.is_some() => Word::Stale,
             State::Disconnected => Word::Stale,
+            State::Live if self.follower.is_looking() => Word::Loading,
             State::Live => Word::Live,
             State::Subscribing | State::Probing | State::Snapshotting | State::Degraded | State::CatchingUp => {
                 Word::Loading

@@ -2,7 +2,7 @@
 
 use super::{Command, Described, ReplicaBuilder, ReplicaError, ReplicaEvent, Standing, Stats, Status, describe};
 use crate::postgres::driver::{Driver, DriverEvent, Verified};
-use crate::postgres::error::{DriverError, Policy, chain};
+use crate::postgres::error::{DriverError, Policy, chain, passes};
 use crate::sync::{Backoff, FenceId, State, TableId};
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Waits for something, and keeps what is asked for meanwhile; `None`: it is to end.
 async fn await_parking<T>(
@@ -32,6 +33,22 @@ async fn await_parking<T>(
 }
 
 type Describing = Pin<Box<dyn Future<Output = Result<Described, ReplicaError>> + Send>>;
+
+/// Whether what keeps the tables from being described passes: not what is wrong with one of them.
+fn passes_by_itself(error: &ReplicaError) -> bool {
+    match error {
+        ReplicaError::Connect(source) => {
+            let source: &(dyn std::error::Error + 'static) = source.as_ref();
+            passes(source)
+        }
+        ReplicaError::Catalog(_) | ReplicaError::Driver(_) => passes(error),
+        ReplicaError::NoTable(_)
+        | ReplicaError::Twice(_)
+        | ReplicaError::Follow(_)
+        | ReplicaError::KeyNotUuid(_)
+        | ReplicaError::ShutDown => false,
+    }
+}
 
 /// How long it may take to describe the tables afresh.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,6 +80,9 @@ pub(super) struct Task {
     /// The tables are being described afresh; whether one was altered since that began.
     describing: Option<Describing>,
     is_altered_since: bool,
+    /// When they are described again that could not be.
+    describe_at: Option<Instant>,
+    backoff: Backoff,
     /// What the driver ended with, while it is looked at whether a table was altered.
     failure: Option<ReplicaError>,
 }
@@ -88,6 +108,8 @@ impl Task {
             comparing,
             describing,
             is_altered_since,
+            describe_at: None,
+            backoff: Backoff::default(),
             failure,
         }
     }
@@ -110,6 +132,7 @@ impl Task {
                 Turn::Described(Ok(described)) if !described.is_of_same_tables(&self.described) => {
                     self.described = described;
                     (self.failure, self.is_altered_since) = (None, false);
+                    self.backoff.reset();
                     self.stand(Standing::Stale { why: "a table was altered".into() });
                     // Its connections must not be there and not be read; what it has done is to be told.
                     if let Some(mut old) = driver.take() {
@@ -124,7 +147,14 @@ impl Task {
                 Turn::Described(described) => {
                     if let Err(error) = described {
                         tracing::warn!(error = chain(&error), "the tables could not be described again");
+                        if passes_by_itself(&error) {
+                            // What was altered stays so: until it is described, nothing is known of it.
+                            let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;
+                            self.describe_at = Some(Instant::now() + self.backoff.next(random));
+                            continue;
+                        }
                     }
+                    self.backoff.reset();
                     if std::mem::take(&mut self.is_altered_since) {
                         self.describe_again();
                     } else if let Some(error) = self.failure.take() {
@@ -137,6 +167,7 @@ impl Task {
 
     /// Describes the tables afresh beside the driver; once more, when it is being done already.
     fn describe_again(&mut self) {
+        self.describe_at = None;
         if self.describing.is_some() {
             self.is_altered_since = true;
             return;
@@ -205,7 +236,13 @@ impl Task {
 
     /// One step, or one command.
     async fn turn(&mut self, driver: &mut Option<Driver>) -> Turn {
-        let Self { describing, asked, .. } = self;
+        let Self { describing, describe_at, asked, .. } = self;
+        let retried = async {
+            match *describe_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let described = async {
             match describing {
                 Some(describing) => describing.await,
@@ -227,6 +264,7 @@ impl Task {
                 self.describing = None;
                 Turn::Described(described)
             }
+            () = retried => Turn::Altered,
             command = asked.recv() => match (command, driver.as_mut()) {
                 (None | Some(Command::ShutDown), _) => return Turn::ShutDown,
                 (Some(command), None) => {
