@@ -40,11 +40,12 @@ struct Floor {
 
 #[derive(Debug, Default)]
 pub(super) struct Refetches {
-    wanted: Vec<String>,
+    /// The keys that are wanted with when each came, in order.
+    wanted: Vec<(String, u64)>,
     is_wanted: HashSet<String>,
     wanted_bytes: usize,
-    /// When the first of those that are wanted, or in flight, came.
-    wanted_since: Option<u64>,
+    /// What came out of order, or again for a key that is wanted: as early as that.
+    early: Option<u64>,
     in_flight: Vec<String>,
     is_in_flight: HashSet<String>,
     in_flight_since: Option<u64>,
@@ -72,7 +73,11 @@ impl Refetches {
     /// When the oldest of what is open came.
     pub(super) fn open_since(&self) -> Option<u64> {
         let queued = self.queue.front().map(|queued| queued.arrival);
-        [self.wanted_since, self.in_flight_since, queued].into_iter().flatten().min()
+        [self.wanted_since(), self.in_flight_since, queued].into_iter().flatten().min()
+    }
+
+    fn wanted_since(&self) -> Option<u64> {
+        self.wanted.first().map(|(_, arrival)| self.early.map_or(*arrival, |early| early.min(*arrival)))
     }
 
     /// How many bytes the changes take that wait.
@@ -98,11 +103,13 @@ impl Refetches {
 
     /// Wants the row of a key, which is not in flight.
     pub(super) fn want(&mut self, key: &str, arrival: u64) {
+        if self.wanted.last().is_some_and(|(_, last)| *last > arrival) {
+            self.early = Some(self.early.map_or(arrival, |early| early.min(arrival)));
+        }
         if self.is_wanted.insert(key.to_string()) {
-            self.wanted.push(key.to_string());
+            self.wanted.push((key.to_string(), arrival));
             self.wanted_bytes += 2 * (key.len() + size_of::<String>());
         }
-        self.wanted_since = Some(self.wanted_since.map_or(arrival, |since| since.min(arrival)));
     }
 
     /// How many bytes the keys take that are wanted.
@@ -113,7 +120,7 @@ impl Refetches {
     /// Wants the row of a key no more: for a test that shows what comes of it.
     pub(super) fn unwant(&mut self, key: &str) {
         self.is_wanted.remove(key);
-        self.wanted.retain(|wanted| wanted != key);
+        self.wanted.retain(|(wanted, _)| wanted != key);
     }
 
     pub(super) fn push(&mut self, queued: Queued) {
@@ -140,17 +147,17 @@ impl Refetches {
         if !self.in_flight.is_empty() {
             return self.in_flight.clone();
         }
+        self.in_flight_since = self.wanted_since();
         let rest = self.wanted.split_off(self.wanted.len().min(BATCH));
         let keys = std::mem::replace(&mut self.wanted, rest);
+        let keys: Vec<String> = keys.into_iter().map(|(key, _)| key).collect();
         for key in &keys {
             self.is_wanted.remove(key);
             self.wanted_bytes = self.wanted_bytes.saturating_sub(2 * (key.len() + size_of::<String>()));
         }
         self.is_in_flight = keys.iter().cloned().collect();
-        // What is left may be as old as what goes.
-        self.in_flight_since = self.wanted_since;
         if self.wanted.is_empty() {
-            self.wanted_since = None;
+            self.early = None;
         }
         self.in_flight.clone_from(&keys);
         keys

@@ -242,6 +242,35 @@ fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
 }
 
 #[test]
+fn a_fence_waits_for_the_rows_before_it_and_not_for_those_that_come_without_end() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.engine.limits.waiting_bytes = 1 << 30;
+    driven.live();
+    let mut next = 0;
+    let mut arrive = |driven: &mut Driven, count: u32| {
+        for _ in 0..count {
+            next += 1;
+            let xid = 1000 + next;
+            driven.notify(&format!(
+                r#"{{"table":"users","action":"update","id":{next},"schema":"app","rel":7,"xid":"{xid}","truncated":true}}"#
+            ));
+        }
+    };
+    arrive(&mut driven, 3500);
+    driven.handle(Input::FenceWanted(FenceId(1)));
+    driven.echo();
+    let mut batches = 0;
+    while !driven.is_reached(1) {
+        batches += 1;
+        assert!(batches < 10, "what comes later does not count");
+        arrive(&mut driven, 900);
+        let (batch, _) = driven.refetch_asked().expect("rows are read again");
+        driven.answer(batch, "9000:9000:");
+    }
+    assert_eq!(batches, 5, "1, and 3499 in batches of 1000");
+}
+
+#[test]
 fn the_same_failure_of_one_table_is_a_refusal_whatever_others_do() {
     let mut driven = Driven::new(vec![followed("users"), Followed { oid: 8, ..followed("orders") }]);
     driven.connect();
