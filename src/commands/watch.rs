@@ -109,7 +109,7 @@ impl Watch {
         };
         let mut deadline = std::pin::pin!(deadline);
         let mut is_idle = to_printer.send(self.first(follower.driver())).is_err();
-        let mut has_left = false;
+        let (mut has_left, mut is_over) = (false, false);
         let ended = loop {
             tokio::select! {
                 stepped = follower.step() => match stepped {
@@ -126,7 +126,10 @@ impl Watch {
                     has_left = true;
                     break Ok(());
                 }
-                () = &mut deadline => break Ok(()),
+                () = &mut deadline => {
+                    is_over = true;
+                    break Ok(());
+                }
             }
             for event in follower.take_events() {
                 self.take(event, &mut pending);
@@ -138,7 +141,7 @@ impl Watch {
                 break Ok(());
             }
         };
-        let is_enough = count.is_none_or(|count| counts.shown >= count) || duration.is_none();
+        let is_enough = !is_over || count.is_none_or(|count| counts.shown >= count);
         drop(to_printer);
         let at_its_end = async { while ready.recv().await.is_some() {} };
         let printed = if tokio::time::timeout(LAST_WORDS, at_its_end).await.is_err() {

@@ -63,6 +63,8 @@ pub struct Follower {
     /// A look whether a table was altered, which is underway, and whether one was altered since it began.
     anew: Option<Later<anyhow::Result<Others>>>,
     is_altered_since: bool,
+    /// Why the last look came to nothing, while the driver goes on.
+    refusal: Option<String>,
 }
 
 impl fmt::Debug for Follower {
@@ -81,7 +83,8 @@ impl Follower {
         mut driver: Driver,
     ) -> Self {
         driver.tell_of_rows();
-        Self { server, describe, max_memory, subjects, driver, failure: None, anew: None, is_altered_since: false }
+        let (failure, anew, is_altered_since, refusal) = (None, None, false, None);
+        Self { server, describe, max_memory, subjects, driver, failure, anew, is_altered_since, refusal }
     }
 
     /// The driver that there is now.
@@ -147,9 +150,15 @@ impl Follower {
             (Err(error), None) => {
                 // The driver goes on; if it cannot, it will say why.
                 tracing::warn!(%error, "the tables could not be described again");
+                self.refusal = Some(format!("{error:#}"));
                 Ok(Stepped::On)
             }
         }
+    }
+
+    /// Why the last look came to nothing, while the driver goes on.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// Whether it is being looked at whether a table was altered.
@@ -159,6 +168,7 @@ impl Follower {
 
     /// Follows the tables once more, described afresh, whatever has ended the driver.
     pub fn reconnect(&mut self) {
+        self.refusal = None;
         self.look(true);
     }
 

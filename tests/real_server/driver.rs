@@ -403,23 +403,35 @@ async fn another_table_of_the_same_name_is_not_taken_for_this_one() {
     assert_eq!(driver.cache(TableId(0)).len(), 2, "its rows are not those of the other");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
-    let sql = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
-        CREATE TABLE low PARTITION OF kv FOR VALUES FROM (0) TO (10);
-        CREATE TABLE high (id int PRIMARY KEY, v text, n bigint); INSERT INTO high VALUES (15, 'h', 1);
-        INSERT INTO kv VALUES (1, 'a', 1);";
-    let database = Database::with(sql).await;
+/// A partitioned table with the row 1 in `low` and another in `high`.
+async fn in_partitions(row: &str) -> Database {
+    let sql = format!(
+        "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF kv FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF kv FOR VALUES FROM (10) TO (20);
+        INSERT INTO kv VALUES (1, 'a', 1), {row};"
+    );
+    let database = Database::with(&sql).await;
     database.pgic_ok(&["install-triggers", "kv"]);
-    let client = database.client().await;
-    client.batch_execute("DROP TRIGGER low_cache_notify_truncate ON low").await.unwrap();
-    let mut driver = open_with(&database, "fence", |options, follow| {
+    database
+}
+
+async fn attending_partitions(database: &Database) -> Driver {
+    let attend = |options: &mut DriverOptions, follow: &mut FollowTable| {
         attentive(options, follow);
         follow.followed.is_partitioned = true;
-    })
-    .await
-    .unwrap();
+    };
+    let mut driver = open_with(database, "fence", attend).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
+    driver
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
+    let database = in_partitions("(15, 'h', 1)").await;
+    let client = database.client().await;
+    client.batch_execute("ALTER TABLE kv DETACH PARTITION high").await.unwrap();
+    client.batch_execute("DROP TRIGGER low_cache_notify_truncate ON low").await.unwrap();
+    let mut driver = attending_partitions(&database).await;
     for ddl in ["ALTER TABLE kv ATTACH PARTITION high FOR VALUES FROM (10) TO (20)", "TRUNCATE low"] {
         client.batch_execute(ddl).await.unwrap();
         read_again(&mut driver).await;
@@ -473,20 +485,8 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fences_do_not_wait_for_whoever_holds_a_partition() {
-    let database = Database::with(
-        "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
-        CREATE TABLE low PARTITION OF kv FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF kv FOR VALUES FROM (10) TO (20);
-        INSERT INTO kv VALUES (1, 'a', 1), (11, 'b', 2);",
-    )
-    .await;
-    database.pgic_ok(&["install-triggers", "kv"]);
-    let mut driver = open_with(&database, "fence", |options, follow| {
-        attentive(options, follow);
-        follow.followed.is_partitioned = true;
-    })
-    .await
-    .unwrap();
-    driver.until_live(|_| {}).await.unwrap();
+    let database = in_partitions("(11, 'b', 2)").await;
+    let mut driver = attending_partitions(&database).await;
     let (migration, client) = (database.client().await, database.client().await);
     migration.batch_execute("BEGIN; LOCK TABLE low IN ACCESS EXCLUSIVE MODE").await.unwrap();
     // The definitions are looked at meanwhile, by the connection that sends the fences.
@@ -504,13 +504,7 @@ async fn fences_do_not_wait_for_whoever_holds_a_partition() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_of_partitions_deadlocks_with_no_migration() {
-    let database = Database::with(
-        "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
-        CREATE TABLE low PARTITION OF kv FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF kv FOR VALUES FROM (10) TO (20);
-        INSERT INTO kv VALUES (1, 'a', 1), (11, 'b', 2);",
-    )
-    .await;
-    database.pgic_ok(&["install-triggers", "kv"]);
+    let database = in_partitions("(11, 'b', 2)").await;
     let (migration, watcher) = (database.client().await, database.client().await);
     migration.batch_execute("BEGIN; TRUNCATE high").await.unwrap();
     let mut driver = open_with(&database, "fence", |_, follow| follow.followed.is_partitioned = true).await.unwrap();

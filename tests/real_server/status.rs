@@ -109,6 +109,11 @@ async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
     database.client().await.batch_execute(more).await.unwrap();
     let sampled = table(&database, &[]).1["near_limit"]["sampled"].as_i64().unwrap();
     assert!((1..=1_000).contains(&sampled), "{sampled}");
+    // Stored in a hundred bytes, and sent in eight thousand.
+    let compressed = "TRUNCATE a; INSERT INTO a SELECT n, repeat('x', 7990) FROM generate_series(1, 50) n; ANALYZE a";
+    database.client().await.batch_execute(compressed).await.unwrap();
+    database.pgic_ok(&["install-triggers", "a", "--defaults"]);
+    assert_eq!(table(&database, &[]).1["near_limit"], json!({"rows": 50, "sampled": 50}));
     let text = database.pgic_ok(&["status"]);
     assert!(text.contains("near limit") && text.contains(" of "), "{text}");
 }

@@ -269,6 +269,13 @@ async fn a_diff_shows_what_each_change_did_old_to_new() {
     assert_eq!(database.pgic(&["tail", "--diff", "t", "--table", "t"]).code, 2);
     let too_few = database.pgic(&["tail", "--diff", "t", "--count", "1", "--duration", "50ms"]);
     assert_eq!((too_few.code, too_few.stdout.as_str()), (1, ""), "{too_few:?}");
+    // Whoever ends it has not waited in vain.
+    let mut child = start(&["--count", "1", "--duration", "1h", "-o", "json"]);
+    let lines = lines_of(child.stdout.take().unwrap());
+    lines.recv_timeout(DEADLINE).unwrap();
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert_eq!(ended(child).code, 0);
     let mut child = start(&["--count", "2", "-o", "json"]);
     let lines = lines_of(child.stdout.take().unwrap());
     assert_eq!(serde_json::from_str::<Value>(&lines.recv_timeout(DEADLINE).unwrap()).unwrap(), json!({"event":"live"}));

@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long it waits for an altered table to be described and loaded. What is there can be shown then, and is not live.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long `.reconnect` waits.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How the caches stand, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Word {
@@ -189,16 +192,22 @@ impl Live {
         }
     }
 
-    /// Follows the tables anew, and waits until that is done.
+    /// Follows the tables anew, and waits until that is done; it goes on beside what is asked when it takes long.
     pub(super) async fn reconnect(&mut self) -> anyhow::Result<()> {
         let before = self.times_anew;
         self.has_ended = false;
         self.follower.reconnect();
+        let give_up = Instant::now() + RECONNECT_PATIENCE;
         while self.times_anew == before && self.follower.is_looking() {
-            self.step().await;
+            tokio::select! {
+                () = self.step() => {}
+                () = until(Some(give_up)) => {
+                    anyhow::bail!("the tables are not loaded after {} s; it goes on", RECONNECT_PATIENCE.as_secs());
+                }
+            }
         }
         if self.times_anew == before {
-            let why = self.failure().unwrap_or("see pgic status").to_string();
+            let why = self.follower.refusal().or(self.failure()).unwrap_or("see pgic status").to_string();
             // A driver that has ended stays so.
             self.has_ended = self.follower.driver().engine().has_ended();
             anyhow::bail!("the tables could not be followed anew: {why}");
