@@ -1,5 +1,7 @@
 //! [`Table`]: what the engine knows of one followed table, and what each of its changes leads to.
 
+mod rounds;
+
 use super::backlog::Backlog;
 use super::change::{Change, Operation};
 use super::link::Streak;
@@ -383,83 +385,9 @@ impl Table {
         cleared.map(Step::Clear).into_iter().chain(changes.map(Step::Apply)).collect()
     }
 
-    /// Begins a comparison with the table: what comes is held.
-    pub(super) fn begin_round(&mut self, round: u64) {
-        self.round = Some(Round::Holding { round, snapshot: None, token: None, held: Vec::new(), bytes: 0 });
-    }
-
-    pub(super) fn can_begin_round(&self) -> bool {
-        self.is_proven() && !self.is_busy()
-    }
-
-    pub(super) fn round(&self) -> Option<&Round> {
-        self.round.as_ref()
-    }
-
-    /// The snapshot to compare with is taken; the fence of this token was asked for after it.
-    pub(super) fn cut_round(&mut self, taken: Snapshot, fence: String) {
-        if let Some(Round::Holding { snapshot, token, .. }) = &mut self.round {
-            (*snapshot, *token) = (Some(taken), Some(fence));
-        }
-    }
-
-    /// The fence behind the round's snapshot has come: what that sees of what is held is to be done; and whether the round
-    /// can count.
-    pub(super) fn settle_round(&mut self) -> (Vec<Step>, Result<(), String>) {
-        let Some(Round::Holding { round, snapshot: Some(snapshot), held, .. }) = self.round.take() else {
-            return (Vec::new(), Err("its snapshot is not known".to_string()));
-        };
-        let is_plain = held.iter().any(|change| change.xid.is_none());
-        // Transactions commit in the order that they are announced in.
-        let seen = held.iter().take_while(|change| change.xid.is_some_and(|xid| snapshot.sees(xid))).count();
-        let mut held = held.into_iter();
-        let mut steps = Vec::new();
-        for change in held.by_ref().take(seen) {
-            steps.extend(self.follow(change));
-        }
-        steps.extend(self.release_held());
-        self.round = Some(Round::Settling { round, held: held.collect(), bytes: 0 });
-        let plain = || "changes in the plain form came, which no snapshot can place".to_string();
-        (steps, if is_plain { Err(plain()) } else { Ok(()) })
-    }
-
-    /// Whether rows are to be read again inside the round's transaction.
-    pub(super) fn has_wanted(&self) -> bool {
-        self.refetches.is_due()
-    }
-
-    /// From now on the cache is as of the round's snapshot: what comes is kept by key.
-    pub(super) fn compare_round(&mut self) -> Vec<Step> {
-        let Some(Round::Settling { round, held, .. }) = self.round.take() else { return Vec::new() };
-        self.round = Some(Round::Comparing { round });
-        self.backlog.get_or_insert_default();
-        held.into_iter().flat_map(|change| self.follow(change)).collect()
-    }
-
-    /// The round is over: what was held is done.
-    pub(super) fn end_round(&mut self, waiting_limit: usize) -> Vec<Step> {
-        let held = match self.round.take() {
-            Some(Round::Holding { held, .. } | Round::Settling { held, .. }) => held,
-            Some(Round::Comparing { .. }) | None => Vec::new(),
-        };
-        let mut steps = self.release();
-        for change in held {
-            steps.extend(self.take(change, waiting_limit));
-        }
-        steps
-    }
-
     /// Rows that are being read again will not come: they are to be asked for anew.
     pub(super) fn give_up_refetch(&mut self) {
         self.refetches.give_up();
-    }
-
-    /// How many bytes a round holds.
-    pub(super) fn held_bytes(&self) -> usize {
-        match &self.round {
-            Some(Round::Holding { bytes, .. } | Round::Settling { bytes, .. }) => *bytes,
-            Some(Round::Comparing { .. }) | None => 0,
-        }
     }
 
     /// Keeps what waits within `limit` bytes: rows are read again in place of payloads, and if even their keys are too
