@@ -81,6 +81,8 @@ pub(super) struct Live {
     /// What became of rows.
     pub(super) changes: Changes,
     times_anew: u64,
+    /// Whether somebody waits for the tables to be followed anew.
+    is_reconnecting: bool,
 }
 
 /// How the rows of a table are shown.
@@ -102,6 +104,7 @@ impl Live {
             notices: None,
             changes,
             times_anew: 0,
+            is_reconnecting: false,
         };
         live.look();
         live
@@ -131,6 +134,8 @@ impl Live {
 
     /// Takes what the server sends, and never ends.
     pub(super) async fn idle(&mut self) {
+        // Who waited for that may have given up.
+        self.is_reconnecting = false;
         loop {
             self.step().await;
         }
@@ -194,6 +199,13 @@ impl Live {
 
     /// Follows the tables anew, and waits until that is done; it goes on beside what is asked when it takes long.
     pub(super) async fn reconnect(&mut self) -> anyhow::Result<()> {
+        self.is_reconnecting = true;
+        let done = self.follow_anew().await;
+        self.is_reconnecting = false;
+        done
+    }
+
+    async fn follow_anew(&mut self) -> anyhow::Result<()> {
         let before = self.times_anew;
         self.has_ended = false;
         self.follower.reconnect();
@@ -241,24 +253,33 @@ impl Live {
         self.times_anew += 1;
         self.changes = Changes::new(self.subjects().iter().map(shown).collect(), self.format);
         self.failure = None;
-        self.say("a table was altered and loaded anew: the history begins again, and nothing is watched");
+        let what = if self.is_reconnecting { "the tables are" } else { "a table was altered and is" };
+        self.say(&format!("{what} loaded anew: the history begins again, and nothing is watched"));
     }
 
     fn end(&mut self, error: &anyhow::Error) {
         let lines = failure::lines(error);
         let lines: Vec<&str> = lines.iter().map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
+        let (what, hints) = lines.split_first().map_or(("", &lines[..]), |(what, hints)| (*what, hints));
+        let hints: String = hints.iter().map(|hint| format!("{hint}; ")).collect();
         self.has_ended = true;
-        self.lose(&format!("{}; it will not be tried again", lines.join("; ")));
+        let was_said = self.failure.as_ref().is_some_and(|(said, _)| said == what);
+        self.lose(what);
+        // Whoever asked for it has the answer of that.
+        if !self.is_reconnecting {
+            let what = if was_said { String::new() } else { format!("stale: {what}; ") };
+            self.say(&format!("{what}{hints}.reconnect follows the tables anew"));
+        }
     }
 
     fn lose(&mut self, why: &str) {
-        let is_news = self.failure.is_none() || self.has_ended;
+        let is_news = self.failure.is_none() && !self.has_ended;
         let since = self.failure.take().map_or_else(Instant::now, |(_, since)| since);
         self.failure = Some((why.to_string(), since));
         // The prompt must say so before it is drawn again.
         self.standing.set(Word::Stale);
+        self.has_said = true;
         if is_news {
-            self.has_said = true;
             self.say(&format!("stale: {why}"));
         }
     }
