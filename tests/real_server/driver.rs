@@ -273,6 +273,38 @@ async fn a_table_that_is_gone_or_forbidden_is_named_and_not_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_become_a_standby_is_named_and_not_tried_again() {
+    use pgic::throwaway::{Cluster, Setup};
+    let cluster = Arc::new(Cluster::start(&Setup::default()).expect("start a server"));
+    let database = Database::on(&cluster, "here".to_string()).await;
+    database.client().await.batch_execute(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await.unwrap();
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let mut driver = open(&database, "fence").await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let data = cluster.socket_folder().parent().expect("it is in a folder").join("data");
+    std::fs::write(data.join("standby.signal"), "").expect("make it a standby");
+    let restarted = tokio::task::spawn_blocking(move || cluster.restart("fast").map(|()| cluster));
+    let ended = async {
+        loop {
+            if let Err(error) = driver.step().await {
+                break error;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(DEADLINE, ended).await.expect("it is named");
+    assert_eq!(ended.sqlstate(), Some("25006"), "{ended:?}");
+    assert!(driver.engine().has_ended() && driver.cache(TableId(0)).len() == 1);
+    let _cluster = restarted.await.unwrap().expect("restart the server");
+    for command in [&["tail"][..], &["query", "kv"], &["shell", "kv"], &["verify", "kv"]] {
+        let ran = database.pgic(command);
+        assert!(
+            ran.code == 2 && ran.stderr.contains("standby") && ran.stderr.contains("hint: "),
+            "{command:?}: {ran:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_waits_for_a_migration_and_sees_what_it_left() {
     let database =
         Database::with(&format!("{TABLE} INSERT INTO kv SELECT n, 'a', n FROM generate_series(1, 500) n")).await;
