@@ -260,7 +260,7 @@ async fn truncate_clears_and_what_is_missing_is_said() {
 }
 
 #[tokio::test]
-async fn a_bare_name_is_bound_to_one_schema_and_a_qualified_one_takes_its_own() {
+async fn a_bare_name_means_the_schema_that_the_application_says_whatever_comes_first() {
     let bare: Arc<RwLock<IdxModelCache<UserIndexCache>>> = Arc::new(RwLock::new(IdxModelCache::new(vec![]).unwrap()));
     let qualified: Arc<RwLock<IdxModelCache<UserIndexCache>>> =
         Arc::new(RwLock::new(IdxModelCache::new(vec![]).unwrap()));
@@ -272,11 +272,62 @@ async fn a_bare_name_is_bound_to_one_schema_and_a_qualified_one_takes_its_own() 
             r#"{{"table":"users","schema":"{schema}","action":"insert","id":"{id}","data":{{"id":"{id}","username_hash":1,"email_hash":1}}}}"#
         )
     };
-    assert_eq!(listener.process_notification(&insert("public", ONE)).await, Outcome::Applied);
-    assert_eq!(listener.process_notification(&insert("app", TWO)).await, Outcome::Applied);
+    // A foreign payload that comes first binds nothing.
     let other = listener.process_notification(&insert("other", TWO)).await;
     assert_eq!(other, Outcome::OtherSchema { schema: "other".into(), bound_to: "public".into() });
+    assert_eq!(listener.process_notification(&insert("public", ONE)).await, Outcome::Applied);
+    assert_eq!(listener.process_notification(&insert("app", TWO)).await, Outcome::Applied);
     assert_eq!(listener.stats().other_schemas, 1);
     assert!(bare.read().contains_primary(&ONE) && bare.read().len() == 1);
     assert!(qualified.read().contains_primary(&TWO) && qualified.read().len() == 1);
+}
+
+#[tokio::test]
+async fn the_schema_of_bare_names_can_be_another_than_public() {
+    let cache: Arc<RwLock<IdxModelCache<UserIndexCache>>> = Arc::new(RwLock::new(IdxModelCache::new(vec![]).unwrap()));
+    let mut listener = CacheNotificationListener::new().with_default_schema("app");
+    listener.register_handler(Arc::new(IndexCacheHandler::new("users".to_string(), cache.clone())));
+    let delete = |schema: &str| format!(r#"{{"table":"users","schema":"{schema}","action":"delete","id":"{ONE}"}}"#);
+    assert!(matches!(listener.process_notification(&delete("public")).await, Outcome::OtherSchema { .. }));
+    assert_eq!(listener.process_notification(&delete("app")).await, Outcome::Applied);
+}
+
+/// A model that panics over some of its rows.
+#[derive(Debug, Clone, serde::Deserialize)]
+struct Fragile {
+    id: Uuid,
+    hash: i64,
+}
+
+impl HasPrimaryKey for Fragile {
+    fn primary_key(&self) -> Uuid {
+        self.id
+    }
+}
+
+impl Indexable for Fragile {
+    fn i64_keys(&self) -> HashMap<String, Option<i64>> {
+        assert!(self.hash >= 0, "a hash is not negative");
+        HashMap::from([("hash".to_string(), Some(self.hash))])
+    }
+
+    fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
+        HashMap::new()
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_panics_costs_its_row_and_nothing_else() {
+    let cache: Arc<RwLock<IdxModelCache<Fragile>>> = Arc::new(RwLock::new(IdxModelCache::new(vec![]).unwrap()));
+    let mut listener = CacheNotificationListener::new();
+    listener.register_handler(Arc::new(IndexCacheHandler::new("users".to_string(), cache.clone())));
+    let update = |id: Uuid, hash: i64| {
+        format!(r#"{{"table":"users","action":"update","id":"{id}","data":{{"id":"{id}","hash":{hash}}}}}"#)
+    };
+    assert_eq!(listener.process_notification(&update(ONE, 1)).await, Outcome::Applied);
+    assert_eq!(listener.process_notification(&update(TWO, 1)).await, Outcome::Applied);
+    let broken = listener.process_notification(&update(ONE, -1)).await;
+    assert_eq!(broken, Outcome::RowUnfit("the model panicked: a hash is not negative".to_string()));
+    assert!(!cache.read().contains_primary(&ONE) && cache.read().contains_primary(&TWO));
+    cache.read().validate().unwrap();
 }

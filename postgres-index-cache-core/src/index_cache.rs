@@ -13,7 +13,8 @@
 //! 1. A slot is in use exactly when it has a row, and its key stands in the key table once.
 //! 2. The key column holds the row's primary key.
 //! 3. Each index holds a slot exactly when the value column beside it holds a value there, under that value.
-//! 4. A failing operation changes nothing.
+//! 4. A failing operation changes nothing. That includes a panic in the model: its key and its index values are asked for
+//!    before the first change.
 
 use crate::index::{Hits, HitsIter, MAX_SLOTS, MultiIndex, SegVec, SlotTable, Slots};
 use crate::model::{HasPrimaryKey, Indexable};
@@ -68,6 +69,9 @@ pub struct IdxModelCache<T> {
     by_key: SlotTable,
     i64_indexes: Vec<ValueIndex<i64>>,
     uuid_indexes: Vec<ValueIndex<Uuid>>,
+    /// Scratch: the values of the row that is being stored, taken from the model before anything is changed.
+    i64_values: NamedValues<i64>,
+    uuid_values: NamedValues<Uuid>,
     writes: u64,
     /// What each row was made of, as a digest: of the rows that a replica keeps, which so knows a row that is the same.
     digests: SegVec<u64>,
@@ -161,24 +165,46 @@ impl<V: Copy + Eq + Hash> ValueIndex<V> {
     }
 }
 
-/// Links the values that a model hands over in write number `write`, and unlinks what it does not name.
-fn link_all<V: Copy + Eq + Hash>(
-    indexes: &mut Vec<ValueIndex<V>>,
-    hasher: &RandomState,
-    (expected, slots_end): (usize, u32),
-    (slot, write): (u32, u64),
-    visit: impl FnOnce(&mut dyn FnMut(&str, Option<V>)),
-) {
-    visit(&mut |name, value| {
-        let at = indexes.iter().position(|index| &*index.name == name).unwrap_or_else(|| {
-            indexes.push(ValueIndex::new(name, expected, slots_end));
-            indexes.len() - 1
+/// The values that a model names for its indexes: the position of each index, and the row's value in it.
+struct NamedValues<V>(Vec<(usize, Option<V>)>);
+
+impl<V> Default for NamedValues<V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<V: Copy + Eq + Hash> NamedValues<V> {
+    /// Asks the model for its values. An index that is named for the first time is made, empty, for `expected` rows and
+    /// the first `slots_end` slots.
+    ///
+    /// `visit` is the application's code and may panic. Nothing but the scratch vector and an empty index has changed by
+    /// then, so the cache stays sound.
+    fn collect(
+        &mut self,
+        indexes: &mut Vec<ValueIndex<V>>,
+        (expected, slots_end): (usize, u32),
+        visit: impl FnOnce(&mut dyn FnMut(&str, Option<V>)),
+    ) {
+        self.0.clear();
+        visit(&mut |name, value| {
+            let at = indexes.iter().position(|index| &*index.name == name).unwrap_or_else(|| {
+                indexes.push(ValueIndex::new(name, expected, slots_end));
+                indexes.len() - 1
+            });
+            self.0.push((at, value));
         });
-        indexes[at].named_in = write;
-        indexes[at].link(hasher, slot, value);
-    });
-    for index in indexes.iter_mut().filter(|index| index.named_in != write) {
-        index.link(hasher, slot, None);
+    }
+
+    /// Links the values to `slot` in write number `write`, and unlinks the indexes that the model does not name.
+    fn link(&self, indexes: &mut [ValueIndex<V>], hasher: &RandomState, slot: u32, write: u64) {
+        for &(at, value) in &self.0 {
+            indexes[at].named_in = write;
+            indexes[at].link(hasher, slot, value);
+        }
+        for index in indexes.iter_mut().filter(|index| index.named_in != write) {
+            index.link(hasher, slot, None);
+        }
     }
 }
 
@@ -203,6 +229,8 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
             by_key: SlotTable::with_capacity(expected),
             i64_indexes: Vec::new(),
             uuid_indexes: Vec::new(),
+            i64_values: NamedValues::default(),
+            uuid_values: NamedValues::default(),
             writes: 0,
             digests: SegVec::new(),
             expected,
@@ -271,7 +299,8 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
             self.store_new(key, row).expect("a cache of 2^31 rows cannot take another");
             return None;
         };
-        self.link_values(slot, &row);
+        self.collect_values(&row);
+        self.link_values(slot);
         self.rows.get_mut(slot).and_then(|place| place.replace(row))
     }
 
@@ -307,7 +336,8 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         let upserted = match self.slot(&key) {
             Some(slot) if self.digests.get(slot) == Some(&digest) => return Ok((slot, Upserted::Unchanged)),
             Some(slot) => {
-                self.link_values(slot, &row);
+                self.collect_values(&row);
+                self.link_values(slot);
                 self.rows.set(slot, Some(row));
                 Upserted::Changed
             }
@@ -365,22 +395,29 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
     }
 
     fn store_new(&mut self, key: Uuid, row: T) -> Result<(), CacheError> {
+        self.collect_values(&row);
         let slot = self.slots.take().ok_or(CacheError::Full)?;
         self.keys.set(slot, key);
         let (keys, hasher) = (&self.keys, &self.hasher);
         let hash_of = |slot: u32| keys.get(slot).map_or(0, |key| hasher.hash_one(key));
         self.by_key.insert_unique(hasher.hash_one(key), slot, hash_of);
-        self.link_values(slot, &row);
+        self.link_values(slot);
         self.rows.set(slot, Some(row));
         Ok(())
     }
 
-    fn link_values(&mut self, slot: u32, row: &T) {
-        self.writes += 1;
-        let at = (slot, self.writes);
+    /// Asks the model for the values that `row` is indexed by. Calls the application's code; see [`NamedValues::collect`].
+    fn collect_values(&mut self, row: &T) {
         let size = (self.expected.max(self.len()), self.slots.end());
-        link_all(&mut self.i64_indexes, &self.hasher, size, at, |visit| row.visit_i64_keys(visit));
-        link_all(&mut self.uuid_indexes, &self.hasher, size, at, |visit| row.visit_uuid_keys(visit));
+        self.i64_values.collect(&mut self.i64_indexes, size, |visit| row.visit_i64_keys(visit));
+        self.uuid_values.collect(&mut self.uuid_indexes, size, |visit| row.visit_uuid_keys(visit));
+    }
+
+    /// Links the values that were collected to `slot`.
+    fn link_values(&mut self, slot: u32) {
+        self.writes += 1;
+        self.i64_values.link(&mut self.i64_indexes, &self.hasher, slot, self.writes);
+        self.uuid_values.link(&mut self.uuid_indexes, &self.hasher, slot, self.writes);
     }
 
     /// Checks the invariants; for tests.
@@ -499,6 +536,48 @@ mod tests {
     fn new_refuses_two_rows_with_one_key() {
         let row = Row { id: uuid(1), hash: None, owner: None };
         assert_eq!(IdxModelCache::new(vec![row.clone(), row]).err(), Some(CacheError::DuplicateKey(uuid(1))));
+    }
+
+    /// A model whose code panics where a test says so.
+    #[derive(Debug, Clone)]
+    struct Fragile {
+        id: Uuid,
+        hash: i64,
+        breaks: bool,
+    }
+
+    impl HasPrimaryKey for Fragile {
+        fn primary_key(&self) -> Uuid {
+            self.id
+        }
+    }
+
+    impl Indexable for Fragile {
+        fn i64_keys(&self) -> HashMap<String, Option<i64>> {
+            HashMap::from([("hash".to_string(), Some(self.hash))])
+        }
+
+        fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
+            assert!(!self.breaks, "the model's own panic");
+            HashMap::new()
+        }
+    }
+
+    #[test]
+    fn a_model_that_panics_changes_nothing() {
+        let row = |n, hash, breaks| Fragile { id: uuid(n), hash, breaks };
+        let mut cache = IdxModelCache::new(vec![row(1, 1, false), row(2, 2, false)]).unwrap();
+        for broken in [row(3, 3, true), row(1, 9, true)] {
+            let stored = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.upsert(broken)));
+            assert!(stored.is_err());
+            cache.validate().unwrap();
+            assert_eq!((cache.len(), cache.iter().count()), (2, 2));
+            assert_eq!(cache.get_by_i64_index("hash", &1).map(|keys| keys.len()), Some(1));
+            assert!(cache.get_by_i64_index("hash", &9).is_none() && !cache.contains_primary(&uuid(3)));
+        }
+        cache.upsert(row(3, 3, false));
+        cache.validate().unwrap();
+        assert_eq!(cache.len(), 3);
     }
 
     #[test]

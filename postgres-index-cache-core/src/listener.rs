@@ -6,7 +6,7 @@
 //! counter and a `tracing` event for it, and a row whose new value could not be used is removed rather than left stale.
 
 use crate::index_cache::IdxModelCache;
-use crate::model::{HasPrimaryKey, Indexable};
+use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::notification::{Action, CacheNotification, Key, ParseError};
 use async_trait::async_trait;
 use parking_lot::RwLock;
@@ -19,6 +19,9 @@ use uuid::Uuid;
 
 /// The channel that triggers notify on unless told otherwise.
 pub const DEFAULT_CACHE_CHANNEL: &str = "cache_invalidation";
+
+/// The schema of a table that a handler names without one, unless the listener is told otherwise.
+const DEFAULT_SCHEMA: &str = "public";
 
 /// What became of one payload. Dropping it is fine: it is counted and traced as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,8 +111,9 @@ pub trait CacheNotificationHandler: Send + Sync {
     /// Takes one notification.
     async fn handle_notification(&self, notification: CacheNotification);
 
-    /// The table: `users`, or `app.users` for the one of that schema alone. A bare name is bound to the schema of the
-    /// first payload that names one; the same table name in another schema is counted as an error.
+    /// The table: `users`, or `app.users` for the one of that schema alone. A bare name means the table of the listener's
+    /// [default schema](CacheNotificationListener::with_default_schema); a table of that name in another schema is counted
+    /// as [`Outcome::OtherSchema`].
     fn table_name(&self) -> &str;
 
     /// Takes one notification and says what became of it. Implement it where that can be something else than
@@ -178,21 +182,21 @@ where
             };
         };
         // Parsed before the lock is taken: readers wait for the store alone.
-        match serde_json::from_str::<T>(data.get()) {
-            Ok(row) if row.primary_key() == id => {
-                self.cache.write().upsert(row);
-                Outcome::Applied
+        let parsed = guarded(|| serde_json::from_str::<T>(data.get()).map(|row| (row.primary_key(), row)));
+        let stored = match parsed {
+            Ok(Ok((key, row))) if key == id => guarded(|| self.cache.write().upsert(row)).map(drop),
+            Ok(Ok((other, _))) => {
+                self.cache.write().remove(&other);
+                Err(format!("\"id\" is {id} and the row's key is {other}"))
             }
-            Ok(row) => {
-                let other = row.primary_key();
-                let mut cache = self.cache.write();
-                cache.remove(&id);
-                cache.remove(&other);
-                Outcome::RowUnfit(format!("\"id\" is {id} and the row's key is {other}"))
-            }
-            Err(error) => {
+            Ok(Err(error)) => Err(format!("\"data\" does not fit the model: {error}")),
+            Err(panic) => Err(panic),
+        };
+        match stored {
+            Ok(()) => Outcome::Applied,
+            Err(why) => {
                 self.cache.write().remove(&id);
-                Outcome::RowUnfit(format!("\"data\" does not fit the model: {error}"))
+                Outcome::RowUnfit(why)
             }
         }
     }
@@ -216,12 +220,6 @@ where
     }
 }
 
-struct Registered {
-    handlers: Vec<Arc<dyn CacheNotificationHandler>>,
-    /// For a bare name: the schema of the first payload that named one.
-    bound_to: RwLock<Option<String>>,
-}
-
 /// Routes payloads to the handlers of their tables.
 ///
 /// ```
@@ -235,7 +233,9 @@ struct Registered {
 /// ```
 pub struct CacheNotificationListener {
     channel: String,
-    tables: HashMap<String, Registered>,
+    /// The schema of the tables that handlers name without one.
+    default_schema: String,
+    tables: HashMap<String, Vec<Arc<dyn CacheNotificationHandler>>>,
     counters: Counters,
 }
 
@@ -262,7 +262,22 @@ impl CacheNotificationListener {
 
     /// A listener for a channel of another name.
     pub fn with_channel(channel: String) -> Self {
-        Self { channel, tables: HashMap::new(), counters: Counters::default() }
+        Self {
+            channel,
+            default_schema: DEFAULT_SCHEMA.to_string(),
+            tables: HashMap::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Names the schema of the tables that handlers name without one; `public` unless said otherwise.
+    ///
+    /// The schema is never taken from a payload. Otherwise one payload of a table of the same name in another schema,
+    /// which any role can send, would make every genuine change an [`Outcome::OtherSchema`].
+    #[must_use]
+    pub fn with_default_schema(mut self, schema: impl Into<String>) -> Self {
+        self.default_schema = schema.into();
+        self
     }
 
     /// The channel to LISTEN on. It is an exact name: quote it in SQL, or PostgreSQL folds it to lower case.
@@ -273,11 +288,7 @@ impl CacheNotificationListener {
     /// Adds a handler. Several handlers may take the same table; each is given every notification of it.
     pub fn register_handler(&mut self, handler: Arc<dyn CacheNotificationHandler>) {
         let table = handler.table_name().to_string();
-        let registered = self
-            .tables
-            .entry(table)
-            .or_insert_with(|| Registered { handlers: Vec::new(), bound_to: RwLock::new(None) });
-        registered.handlers.push(handler);
+        self.tables.entry(table).or_default().push(handler);
     }
 
     /// Parses a payload, hands it to the handlers of its table, and says what became of it. It never fails and never
@@ -316,12 +327,12 @@ impl CacheNotificationListener {
     }
 
     async fn dispatch(&self, notification: CacheNotification) -> Outcome {
-        let registered = match self.find(&notification) {
-            Ok(registered) => registered,
+        let handlers = match self.find(&notification) {
+            Ok(handlers) => handlers,
             Err(outcome) => return outcome,
         };
         let mut worst = None;
-        for handler in &registered.handlers {
+        for handler in handlers {
             let outcome = handler.handle_with_outcome(notification.clone()).await;
             let is_good = matches!(outcome, Outcome::Applied | Outcome::Handled);
             if worst.is_none() || (!is_good && matches!(worst, Some(Outcome::Applied | Outcome::Handled))) {
@@ -332,30 +343,21 @@ impl CacheNotificationListener {
         worst.unwrap_or(Outcome::UnknownTable(notification.table))
     }
 
-    fn find(&self, notification: &CacheNotification) -> Result<&Registered, Outcome> {
+    /// Finds the handlers of a notification's table.
+    fn find(&self, notification: &CacheNotification) -> Result<&[Arc<dyn CacheNotificationHandler>], Outcome> {
+        let unqualified = self.tables.get(&notification.table);
         let Some(schema) = &notification.schema else {
-            return self
-                .tables
-                .get(&notification.table)
-                .ok_or_else(|| Outcome::UnknownTable(notification.table.clone()));
+            return unqualified.map(Vec::as_slice).ok_or_else(|| Outcome::UnknownTable(notification.table.clone()));
         };
         let qualified = format!("{schema}.{}", notification.table);
-        if let Some(registered) = self.tables.get(&qualified) {
-            return Ok(registered);
+        if let Some(handlers) = self.tables.get(&qualified) {
+            return Ok(handlers);
         }
-        let registered = self.tables.get(&notification.table).ok_or(Outcome::UnknownTable(qualified))?;
-        if registered.bound_to.read().as_ref() == Some(schema) {
-            return Ok(registered);
-        }
-        let mut bound_to = registered.bound_to.write();
-        match &*bound_to {
-            Some(bound_to) if bound_to != schema => {
-                Err(Outcome::OtherSchema { schema: schema.clone(), bound_to: bound_to.clone() })
-            }
-            _ => {
-                *bound_to = Some(schema.clone());
-                Ok(registered)
-            }
+        let handlers = unqualified.ok_or(Outcome::UnknownTable(qualified))?;
+        if *schema == self.default_schema {
+            Ok(handlers)
+        } else {
+            Err(Outcome::OtherSchema { schema: schema.clone(), bound_to: self.default_schema.clone() })
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The traits an application's rows implement: which uuid is the key, which values are indexed.
 
+use std::any::Any;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 /// A row that is identified by one uuid, the primary key of its table.
@@ -33,4 +35,18 @@ pub trait Indexable {
             visit(&name, value);
         }
     }
+}
+
+/// Runs `code`, which calls into an application's model, and gives what a panic in it said as an error.
+///
+/// One row that the model cannot take must not end the task that keeps every row in step. Whatever `code` changes must be
+/// sound when it stops half-way: a cache asks the model for everything before its first change.
+pub(crate) fn guarded<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|panic| format!("the model panicked: {}", panic_text(&*panic)))
+}
+
+/// What a panic said, as far as it said text.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_string())
 }

@@ -162,6 +162,10 @@ impl<'a> Payload<'a> {
     /// # Errors
     /// When it is no notification; never a panic, whatever it is.
     pub fn parse(payload: &'a str) -> Result<Self, ParseError> {
+        // Serde reads a struct from an array as well: ["users","delete",7] would be a change of users.
+        if !payload.trim_start().starts_with('{') {
+            return Err(ParseError::NotANotification("it is no JSON object".to_string()));
+        }
         let fields: Fields<'a> =
             serde_json::from_str(payload).map_err(|error| ParseError::NotANotification(error.to_string()))?;
         let action = Action::parse(&fields.action)
@@ -378,6 +382,7 @@ mod tests {
         let error = |payload: &str| CacheNotification::parse(payload).unwrap_err();
         assert!(matches!(error("hello"), ParseError::NotANotification(_)));
         assert!(matches!(error("[]"), ParseError::NotANotification(_)));
+        assert!(matches!(error(r#"["users","delete",7]"#), ParseError::NotANotification(_)));
         assert!(matches!(error(r#"{"table":"t","action":"insert","id":1"#), ParseError::NotANotification(_)));
         assert!(matches!(error(r#"{"table":7,"action":"insert","id":1}"#), ParseError::NotANotification(_)));
         assert!(matches!(
