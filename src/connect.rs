@@ -6,10 +6,10 @@
 mod environment;
 mod parameters;
 
-use crate::failure::{sqlstate, with_hint};
+use crate::failure::with_hint;
 use anyhow::{Context as _, bail};
 pub use environment::Environment;
-use postgres_index_cache_core::postgres::{ConnectError, Connector, Role, Session};
+use postgres_index_cache_core::postgres::{ConnectError, Connector, Role, Session, sqlstate};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -139,14 +139,8 @@ impl Connector for Server {
 
 /// What to do about a connection that was not made.
 fn connection_hint(error: &tokio_postgres::Error) -> Option<String> {
-    let hint = match sqlstate(error).as_deref() {
-        Some("28P01" | "28000") => {
-            "check the user and its password (PGPASSWORD or the URL), and pg_hba.conf on the server"
-        }
-        Some("3D000") => "name an existing database in the URL or in PGDATABASE; `psql -l` lists them",
-        Some("57P03") => "the server is starting or shutting down; try again",
-        Some("53300") => "the server has no connection left; raise max_connections or end idle sessions",
-        Some(_) => return None,
+    let hint = match sqlstate::of(error) {
+        Some(code) => return sqlstate::hint(code).map(str::to_string),
         None if std::error::Error::source(error)
             .is_some_and(|cause| cause.to_string().contains("password missing")) =>
         {

@@ -62,12 +62,6 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
     lines
 }
 
-/// The server's error code in a chain of causes, where it has one.
-pub fn sqlstate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
-    causes.find_map(|cause| Some(cause.downcast_ref::<tokio_postgres::error::DbError>()?.code().code().to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

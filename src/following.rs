@@ -11,7 +11,9 @@ use crate::triggers::observe::Observed;
 use anyhow::anyhow;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::announced::PINNED;
-use postgres_index_cache_core::postgres::{self, DriverError, DriverOptions, FollowError, FollowTable, ReadError};
+use postgres_index_cache_core::postgres::{
+    self, DriverError, DriverOptions, FollowError, FollowTable, ReadError, sqlstate,
+};
 use postgres_index_cache_core::sync::{Failure, Limits};
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,8 +138,7 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
 
 /// What to do about a driver that gave up.
 pub fn explain_failure(error: DriverError) -> anyhow::Error {
-    let code = crate::failure::sqlstate(&error);
-    let hint = match (&error, code.as_deref()) {
+    let hint = match (&error, sqlstate::of(&error)) {
         (DriverError::Failed(Failure::ProbeLost { .. }), _) => {
             "a pooler in transaction mode takes LISTEN and passes nothing on: connect to the server itself"
         }
@@ -152,11 +153,10 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
             "the table is being altered: try again when that is done"
         }
         (DriverError::Memory { .. }, _) => "raise --max-memory, or load fewer columns with --columns or --count",
-        (_, Some("25006")) => "this server is a standby, where LISTEN does not work: connect to the primary",
-        (_, Some("42501")) => {
-            "reading takes SELECT on the whole table, without row security that hides rows from this role"
-        }
-        (_, Some("55P03")) => "something holds the table, a migration perhaps: try again when it is done",
+        (_, Some(code)) => match sqlstate::hint(code) {
+            Some(hint) => hint,
+            None => return error.into(),
+        },
         _ => return error.into(),
     };
     with_hint(error, hint)

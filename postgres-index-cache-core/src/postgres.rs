@@ -22,6 +22,7 @@ mod links;
 mod read;
 mod replica;
 mod session;
+pub mod sqlstate;
 mod store;
 mod typed;
 

@@ -7,7 +7,7 @@ use crate::catalog::{self, Enabled, Function, Leaf, RelationKind, Table, Trigger
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::announced::read_comment;
-use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
+use postgres_index_cache_core::postgres::{quote_identifier, quote_literal, sqlstate};
 use tokio_postgres::{Client, GenericClient};
 
 /// One statement of a plan, and what it does in words.
@@ -435,7 +435,7 @@ pub async fn run(
         let only = if plan.is_partitioned { "" } else { "ONLY " };
         let lock = format!("LOCK TABLE {only}{} IN {} MODE", plan.sql_name, kind.lock());
         transaction.batch_execute(&lock).await.map_err(|error| {
-            let is_timeout = crate::failure::sqlstate(&error).as_deref() == Some("55P03");
+            let is_timeout = sqlstate::of(&error) == Some("55P03");
             let error = anyhow::Error::new(error).context(format!("lock {}", plan.table));
             if is_timeout {
                 with_hint(error, format!("something holds the table for longer than {lock_timeout:?}; nothing was changed: try again, or give --lock-timeout more"))

@@ -2,6 +2,7 @@
 
 use super::copy::CopyError;
 use super::session::{ConnectError, Role};
+use super::sqlstate::{self, Policy};
 use crate::sync::Failure;
 use crate::table_cache::{StoreError, Unfit};
 
@@ -80,7 +81,7 @@ pub enum ReadError {
 impl DriverError {
     /// The server's error code, where it is the server that refused.
     pub fn sqlstate(&self) -> Option<&str> {
-        sqlstate(self)
+        sqlstate::of(self)
     }
 
     /// The code that counts when it comes again and again, and whether to try again is of no use.
@@ -96,34 +97,9 @@ impl DriverError {
             // What is kept is not what the server has, or more than may be kept: the next time is no better.
             Self::Snapshot { .. } | Self::Memory { .. } | Self::Ended | Self::Failed(_) => Policy::Refused,
             Self::Silent(_) => Policy::Lost,
-            Self::Connect { .. } => policy_of(self.sqlstate(), true),
-            Self::Server { .. } => policy_of(self.sqlstate(), false),
+            Self::Connect { .. } | Self::Server { .. } => sqlstate::policy(self.sqlstate()),
         }
     }
-}
-
-/// What is to be done about an error of the server with this code, or of the connection.
-fn policy_of(code: Option<&str>, connects: bool) -> Policy {
-    match code {
-        None => Policy::Lost,
-        // A standby; a privilege; a role, a password, a database; a table or a column that is gone.
-        Some("25006" | "42501" | "28000" | "28P01" | "3D000" | "3F000" | "42P01" | "42703") => Policy::Refused,
-        // The server stops or starts, or ended the session.
-        Some(code) if code.starts_with("57P") || code.starts_with("08") => Policy::Lost,
-        // Nobody is let in for a while: ALTER DATABASE … ALLOW_CONNECTIONS false.
-        Some("55000") if connects => Policy::Lost,
-        // A lock that is held, a deadlock, a query that was cancelled, a server without room.
-        Some(code) if matches!(code, "55P03" | "40P01" | "40001" | "57014") || code.starts_with("53") => {
-            Policy::Passing
-        }
-        Some(_) => Policy::Counted,
-    }
-}
-
-/// The server's error code among the causes of an error.
-fn sqlstate<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
-    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
-    causes.find_map(|cause| Some(cause.downcast_ref::<tokio_postgres::error::DbError>()?.code().code()))
 }
 
 /// Whether an error to connect, or to look at tables, passes by itself: the server was not there, let nobody in, had no
@@ -133,29 +109,16 @@ pub fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
     let is_of_server = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<tokio_postgres::Error>().is_some() || cause.downcast_ref::<std::io::Error>().is_some()
     };
-    let passes = |policy| matches!(policy, Policy::Lost | Policy::Passing);
+    let passes = |policy| matches!(policy, Policy::Lost | Policy::Starting | Policy::Passing);
     for cause in causes {
         match cause.downcast_ref::<DriverError>() {
             Some(DriverError::Snapshot { source: ReadError::Altered(_), .. }) => return true,
             Some(driver) => return passes(driver.policy()),
-            None if is_of_server(cause) => return passes(policy_of(sqlstate(error), true)),
+            None if is_of_server(cause) => return passes(sqlstate::policy(sqlstate::of(error))),
             None => {}
         }
     }
     false
-}
-
-/// What is to be done about an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Policy {
-    /// Connect again.
-    Lost,
-    /// Try again: it passes by itself.
-    Passing,
-    /// Try again, a few times.
-    Counted,
-    /// Name it and stop.
-    Refused,
 }
 
 /// An error with its causes: tokio-postgres' own text omits them.

@@ -2,10 +2,10 @@
 
 use super::queue::{Item, Queue};
 use crate::connect::Server;
-use crate::failure::{sqlstate, with_hint};
+use crate::failure::with_hint;
 use anyhow::Context as _;
 use jiff::Timestamp;
-use postgres_index_cache_core::postgres::{Listener, Role};
+use postgres_index_cache_core::postgres::{Listener, Role, sqlstate};
 use postgres_index_cache_core::sync::Backoff;
 use std::task::Poll;
 use std::time::Duration;
@@ -21,12 +21,11 @@ pub(super) async fn open(server: &Server, channels: &[String]) -> anyhow::Result
     let probe = format!("pgic_probe_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let all: Vec<String> = channels.iter().chain([&probe]).cloned().collect();
     let mut listener = Listener::open(session, &all).await.map_err(|error| {
-        let is_standby = sqlstate(&error).as_deref() == Some("25006");
+        let hint = sqlstate::of(&error).and_then(sqlstate::hint);
         let error = anyhow::Error::new(error).context(format!("LISTEN on {}", channels.join(", ")));
-        if is_standby {
-            with_hint(error, "this server is a standby, where LISTEN does not work: connect to the primary")
-        } else {
-            error
+        match hint {
+            Some(hint) => with_hint(error, hint),
+            None => error,
         }
     })?;
     let sender = server.session(Role::Fence).await?.into_client();
@@ -95,16 +94,7 @@ async fn reconnect(server: &Server, channels: &[String]) -> anyhow::Result<Liste
         tokio::time::sleep(backoff.next(fastrand::f64())).await;
         match open(server, channels).await {
             Ok(listener) => return Ok(listener),
-            Err(error) if heals(&error) => tracing::debug!(error = format!("{error:#}"), "not back yet"),
-            Err(error) => return Err(error.context("connect again")),
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "not back yet"),
         }
-    }
-}
-
-/// Whether trying again can help: not where the server has said a clear no.
-fn heals(error: &anyhow::Error) -> bool {
-    match error.chain().find_map(sqlstate).as_deref() {
-        None => true,
-        Some(code) => code.starts_with("08") || code.starts_with("57P") || matches!(code, "53300" | "53200" | "55000"),
     }
 }

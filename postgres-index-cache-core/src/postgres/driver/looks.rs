@@ -1,9 +1,10 @@
 //! What a [`Driver`] sees that no notification tells: the definitions of the tables, looked at on F.
 
 use super::{Driver, DriverEvent, Event};
-use crate::postgres::error::{DriverError, Policy};
+use crate::postgres::error::DriverError;
 use crate::postgres::fingerprint::{Difference, Fingerprint, compare, look};
 use crate::postgres::followee::Followee;
+use crate::postgres::sqlstate::Policy;
 use crate::sync::{Failure, Input, State, TableId, Via};
 use std::time::Instant;
 
@@ -54,7 +55,9 @@ impl Driver {
                 match error.policy() {
                     Policy::Lost => self.one_lost(Via::Fences, error),
                     // The next look will tell.
-                    Policy::Passing | Policy::Counted | Policy::Refused => tracing::warn!(%error, "no look"),
+                    Policy::Starting | Policy::Passing | Policy::Counted | Policy::Refused => {
+                        tracing::warn!(%error, "no look")
+                    }
                 }
             }
         }

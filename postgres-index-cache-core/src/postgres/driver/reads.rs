@@ -1,11 +1,12 @@
 //! What Q does for a [`Driver`]: reads of tables, of rows, and of the cut that a round compares with.
 
 use super::{Driver, DriverEvent, ROWS_BETWEEN_CHECKS};
-use crate::postgres::error::{DriverError, Policy, ReadError, chain};
+use crate::postgres::error::{DriverError, ReadError, chain};
 use crate::postgres::fingerprint::{Difference, Fingerprint, compare};
 use crate::postgres::followee::Followee;
 use crate::postgres::keep::Comparison;
 use crate::postgres::read::Read;
+use crate::postgres::sqlstate::Policy;
 use crate::sync::{Input, Snapshot, TableId, Via};
 use bytes::Bytes;
 use std::collections::VecDeque;

@@ -2,7 +2,8 @@
 
 use super::{Command, Described, ReplicaBuilder, ReplicaError, ReplicaEvent, Standing, Stats, Status, describe};
 use crate::postgres::driver::{Driver, DriverEvent, Verified};
-use crate::postgres::error::{DriverError, Policy, chain, passes};
+use crate::postgres::error::{DriverError, chain, passes};
+use crate::postgres::sqlstate::Policy;
 use crate::sync::{Backoff, FenceId, State, TableId};
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
@@ -206,7 +207,7 @@ impl Task {
                 }
                 Err(error) => error,
             };
-            if !matches!(&error, ReplicaError::Driver(error) if matches!(error.policy(), Policy::Lost | Policy::Passing))
+            if !matches!(&error, ReplicaError::Driver(error) if matches!(error.policy(), Policy::Lost | Policy::Starting | Policy::Passing))
             {
                 return Err(error);
             }
