@@ -1,8 +1,8 @@
 //! A table as something to follow: whether it can be, what its cache keeps, what the engine is told of it.
 
 pub mod estimate;
-pub mod follower;
 pub mod subject;
+pub mod supervised;
 
 use crate::catalog::{self, Table};
 use crate::failure::{HintExt as _, with_hint};
@@ -131,7 +131,7 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
         settings: PINNED.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
         max_memory,
         lock_timeout: Duration::from_secs(10),
-        looks: true,
+        holds_altered: false,
         tells_rows: false,
     }
 }

@@ -24,18 +24,21 @@ mod replica;
 mod session;
 pub mod sqlstate;
 mod store;
+mod supervisor;
 mod typed;
 
 pub use copy::{CopyDecoder, CopyError};
-pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, Verified};
+pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Verified};
 pub use error::{DriverError, ReadError, passes};
 pub use fingerprint::Fingerprint;
 pub use follow::{FollowError, FollowTable, check_announced, check_kind, sent, shape};
 pub use keep::{Became, Comparison, DifferingColumn, Finding, FindingKind, RowChange};
+pub use links::{STARTING_PATIENCE, STARTING_RETRY};
 pub use replica::{
     Events, Reading, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing, Stats,
 };
 pub use session::{
     ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier, quote_literal,
 };
-pub use typed::Model;
+pub use supervisor::{Describe, Description, Supervisor, SupervisorError, SupervisorEvent, Target, Unfollowed};
+pub use typed::{Model, OnMisfit};

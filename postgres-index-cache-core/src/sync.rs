@@ -25,6 +25,10 @@
 //! - A loss of L makes the replica stale at once. It comes back after a random while, and lays the new snapshot over the
 //!   old rows. F and Q are opened again alone, and nothing that they say counts before L has heard them.
 //! - A *fence* is a token notified by F: when it comes back, every transaction that committed before it has been seen.
+//! - A *look* at the definitions of the tables goes with each fence, since DDL notifies nothing. A table that is found to be
+//!   another one is *held*, neither read nor changed, until whoever drives the engine says how it is to be followed.
+//! - Each table has a [`State`] of its own; one that cannot be read or followed leaves the others live.
+//! - Once everything was live, no failure ends it: it is stale, with the cause, and tries again for ever.
 
 mod backlog;
 mod backoff;
@@ -43,6 +47,7 @@ pub use messages::{Counters, Failure, FenceId, Followed, Input, Limits, Output, 
 pub use snapshot::{Snapshot, SnapshotError};
 
 use crate::notification::Payload;
+use fences::Looks;
 use link::{Fence, Link, Probe, Side, Streak};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -78,6 +83,10 @@ pub enum Rule {
     Probe,
     /// It is not live before rows are there that came before the fence which proved the reads.
     Open,
+    /// A fence counts once a look at the definitions that was asked for with it is done, and no other look will do.
+    Look,
+    /// A table that cannot be followed is not read, and what its trigger sends is passed over.
+    Held,
 }
 
 /// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
@@ -120,8 +129,8 @@ pub struct Engine {
     wanted: Option<FenceId>,
     tokens: u64,
     work: Option<Work>,
-    /// The tables that are to be compared.
-    to_verify: VecDeque<TableId>,
+    /// The tables that are to be compared, each with the number of the question.
+    to_verify: VecDeque<(TableId, u64)>,
     rounds: u64,
     batches: u64,
     /// Whether the last that Q did was to read rows again: reads of tables take turns with it.
@@ -131,9 +140,19 @@ pub struct Engine {
     connect_failures: Streak,
     next_heartbeat: Option<Instant>,
     lag: Option<Duration>,
+    /// When the last fence that has arrived was sent: what was committed before that is known.
+    proven_at: Option<Instant>,
     last_xid: Option<u64>,
+    looks: Looks,
+    /// Whether every cache was live once: from then on nothing but its owner ends it.
+    has_been_live: bool,
+    /// How often in a row a connection was lost while a table was read.
+    lost_reads: u32,
     outputs: VecDeque<Output>,
     state: State,
+    /// How each table stands, and the highest fence that is reached for it.
+    states: Vec<State>,
+    reached: Vec<Option<FenceId>>,
     counters: Counters,
     without: Option<Rule>,
 }
@@ -146,6 +165,7 @@ impl Engine {
         let random = fence_channel
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let count = tables.len();
         let mut engine = Self {
             tables: tables.into_iter().map(Table::new).collect(),
             channels,
@@ -168,9 +188,15 @@ impl Engine {
             connect_failures: Streak::default(),
             next_heartbeat: None,
             lag: None,
+            proven_at: None,
             last_xid: None,
+            looks: Looks::default(),
+            has_been_live: false,
+            lost_reads: 0,
             outputs: VecDeque::new(),
             state: State::Disconnected,
+            states: vec![State::Disconnected; count],
+            reached: vec![None; count],
             counters: Counters::default(),
             without: None,
         };
@@ -187,14 +213,25 @@ impl Engine {
         self
     }
 
-    /// How far it is.
+    /// How far it is: as far as the table that is furthest from being live.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// How long the last fence took to come back, from when it was sent.
+    /// How far one table is.
+    pub fn table_state(&self, table: TableId) -> State {
+        self.states[table.0]
+    }
+
+    /// How long the last fence took to come back, from when it was sent; `None` while nothing is listened to.
     pub fn lag(&self) -> Option<Duration> {
         self.lag
+    }
+
+    /// When the last fence that has come back, with its look, was sent. Everything that was committed before then has
+    /// arrived; what was committed later may be lost when the connection is.
+    pub fn proven_at(&self) -> Option<Instant> {
+        self.proven_at
     }
 
     /// The highest transaction id that was announced for a followed table.
@@ -213,11 +250,18 @@ impl Engine {
         Counters { collapsed, ..self.counters }
     }
 
-    /// The table that waits to be read again, and why it must be; while the state is [`State::Degraded`].
-    pub fn degraded(&self) -> Option<(TableId, &str)> {
-        let waits = |table: &Table| table.due_at().is_some();
-        let table = self.tables.iter().position(waits).filter(|_| self.state == State::Degraded)?;
-        Some((TableId(table), self.tables[table].cause()))
+    /// Why a table is stale or degraded; `None` while it is neither.
+    pub fn cause(&self, table: TableId) -> Option<&str> {
+        match self.states[table.0] {
+            State::Stale => Some(self.looks.blind().unwrap_or_else(|| self.tables[table.0].cause())),
+            State::Degraded => Some(self.tables[table.0].cause()),
+            State::Disconnected
+            | State::Subscribing
+            | State::Probing
+            | State::Snapshotting
+            | State::CatchingUp
+            | State::Live => None,
+        }
     }
 
     /// The transaction of the last TRUNCATE of a table that was announced.
@@ -243,14 +287,10 @@ impl Engine {
             Link::Subscribing => None,
             Link::Following => self.next_heartbeat,
         };
-        let fences = self.fences.iter().filter(|fence| fence.arrived.is_none()).map(|fence| fence.deadline);
+        let fences = self.fences.iter().filter(|fence| !fence.has_arrived()).map(|fence| fence.deadline);
         let is_free = self.work.is_none() && self.can_read();
         let reads = self.tables.iter().filter_map(Table::due_at).filter(|_| is_free);
-        // While it is live, what is open may become too old.
-        let is_live = self.state == State::Live;
-        let open = self.fences.iter().filter(|fence| is_live && fence.arrived.is_some());
-        let open = open.map(|fence| fence.sent + self.limits.heartbeat);
-        fences.chain(link).chain(reads).chain(self.side_timeouts()).chain(open).min()
+        fences.chain(link).chain(reads).chain(self.side_timeouts()).chain(self.behind_at()).min()
     }
 
     /// Takes in what happened at `now`.
@@ -259,7 +299,8 @@ impl Engine {
             Input::Listening => self.probe(now),
             Input::ConnectFailed { code, why, is_permanent } => {
                 if matches!(self.link, Link::Subscribing) {
-                    let is_permanent = self.connect_failures.is_too_long(code) || is_permanent;
+                    let is_refused = self.connect_failures.is_too_long(code) || is_permanent;
+                    let is_permanent = is_refused && !self.has_been_live;
                     self.disconnect(Failure::ConnectFailed(why), is_permanent, now);
                 }
             }
@@ -281,8 +322,14 @@ impl Engine {
                 let steps = self.tables[table.0].doubt(&why);
                 self.carry_out(table, steps, now);
             }
+            Input::TableHeld { table, why } => self.hold(table, why, now),
+            Input::TableFollowed { table, followed } => self.follow_table(table, *followed),
+            Input::TableFailed { table, why, is_permanent } => self.table_failed(table, why, is_permanent, now),
+            Input::ChannelsChanged(channels) => self.change_channels(channels, now),
+            Input::Looked { look } => self.looked(look),
+            Input::LookFailed { look, why } => self.look_failed(look, &why),
             Input::MemoryShort => self.drop_what_waits(now),
-            Input::VerifyWanted { table } => self.to_verify.push_back(table),
+            Input::VerifyWanted { table, question } => self.to_verify.push_back((table, question)),
             Input::CutTaken { table, round, snapshot } => self.cut_taken(table, round, snapshot, now),
             Input::Compared { table, round } => self.end_round(table, Some(round), None, now),
             Input::RoundFailed { table, round, why } => self.end_round(table, Some(round), Some(why), now),
@@ -301,7 +348,8 @@ impl Engine {
                 self.reopen_failed(via, code, why, is_permanent, now);
             }
             Input::Lost(why) => self.disconnect(Failure::ConnectionLost(why), false, now),
-            Input::GivenUp(failure) => self.disconnect(failure, true, now),
+            // The driver's owner has said so.
+            Input::GivenUp(failure) => self.end(failure, now),
             Input::TimePassed => self.check_deadlines(now),
         }
         self.ask_for_reads(now);
@@ -313,7 +361,7 @@ impl Engine {
         let mut channels = self.channels.clone();
         channels.push(self.fence_channel.clone());
         self.outputs.push_back(Output::Connect { channels });
-        self.set_state(State::Subscribing);
+        self.set_all_states(State::Subscribing);
     }
 
     fn probe(&mut self, now: Instant) {
@@ -347,6 +395,9 @@ impl Engine {
         let mut meant = (0..self.tables.len()).filter(|&table| self.tables[table].is_meant(&parsed));
         let Some(table) = meant.next() else {
             self.counters.other_tables += 1;
+            if self.tables.iter().any(|table| table.is_named_by(&parsed)) {
+                self.look_soon(now);
+            }
             return;
         };
         if self.tables[table].ignores(parsed.rel) {
@@ -415,6 +466,7 @@ impl Engine {
             self.tables[table.0].read_failures.end();
         }
         self.has_worked(Via::Reads);
+        self.lost_reads = 0;
         self.finished_reads += 1;
     }
 
@@ -462,15 +514,68 @@ impl Engine {
             Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
         };
         let Some(failed) = failed else { return };
-        if self.tables[table.0].read_failures.is_too_long(code) || is_permanent {
-            self.disconnect(Failure::ReadRefused { table, why }, true, now);
+        let is_refused = self.tables[table.0].read_failures.is_too_long(code) || is_permanent;
+        if is_refused && !self.has_been_live {
+            self.end(Failure::ReadRefused { table, why }, now);
             return;
         }
-        let wait = self.wait();
         match failed {
-            Work::Read { .. } => self.tables[table.0].read_failed(now + wait, why),
+            Work::Read { .. } => self.retry_read(table, why, now),
             // Keys that PostgreSQL does not take, perhaps: all of the table is sure to be right.
             Work::Refetch { .. } | Work::Round { .. } => self.read_again(table, why, now),
+        }
+    }
+
+    /// Reads a table again after a while: any time up to a bound that doubles to ten seconds.
+    fn retry_read(&mut self, table: TableId, why: String, now: Instant) {
+        let drawn = self.draw();
+        let wait = self.tables[table.0].backoff.next(drawn);
+        self.tables[table.0].read_failed(now + wait, why);
+    }
+
+    /// A table cannot be followed as it is: what is read of it, or waits for it, is given up.
+    fn hold(&mut self, table: TableId, why: String, now: Instant) {
+        if self.without == Some(Rule::Held) {
+            return;
+        }
+        self.give_up_table(table, &why, now);
+        self.tables[table.0].hold(why);
+    }
+
+    /// A table can be followed, as `followed` says from now on: it is read anew.
+    fn follow_table(&mut self, table: TableId, followed: Followed) {
+        self.tables[table.0].follow_anew(followed);
+    }
+
+    /// A table cannot be kept: there is no room for it.
+    fn table_failed(&mut self, table: TableId, why: String, is_permanent: bool, now: Instant) {
+        if is_permanent && !self.has_been_live {
+            self.end(Failure::ReadRefused { table, why }, now);
+            return;
+        }
+        self.give_up_table(table, &why, now);
+        if !self.tables[table.0].is_held() {
+            self.retry_read(table, why, now);
+        }
+    }
+
+    /// Ends what Q does for a table.
+    fn give_up_table(&mut self, table: TableId, why: &str, now: Instant) {
+        self.end_round(table, None, Some(why.to_string()), now);
+        if let Some(Work::Read { table: of, .. } | Work::Refetch { table: of, .. }) = self.work
+            && of == table
+        {
+            self.work = None;
+            self.outputs.push_back(Output::GiveUpRead { table });
+        }
+    }
+
+    /// The triggers notify on other channels: L must LISTEN on those.
+    fn change_channels(&mut self, channels: Vec<String>, now: Instant) {
+        if channels != self.channels {
+            self.channels = channels;
+            let why = "the tables are announced on other channels".to_string();
+            self.disconnect(Failure::ConnectionLost(why), false, now);
         }
     }
 
@@ -513,20 +618,21 @@ impl Engine {
             _ => None,
         };
         if let Some((via, true)) = lost_probe {
-            self.disconnect(Failure::ProbeLost { via, waited: self.limits.probe_timeout }, true, now);
+            let failure = Failure::ProbeLost { via, waited: self.limits.probe_timeout };
+            self.disconnect(failure, !self.has_been_live, now);
         } else if let Some((via, false)) = lost_probe {
             // It says nothing of whether L would hear it.
             let waited = self.send_timeout().as_secs();
             let why = format!("the connection {} did not send a notification within {waited} s", via.purpose());
             self.disconnect(Failure::ConnectionLost(why), false, now);
-        } else if self.fences.iter().any(|fence| fence.arrived.is_none() && fence.deadline <= now) {
+        } else if self.fences.iter().any(|fence| !fence.has_arrived() && fence.deadline <= now) {
             self.disconnect(Failure::FenceLost { waited: self.limits.fence_timeout }, false, now);
         }
         self.check_sides(now);
         match self.link {
             Link::Disconnected { retry_at: Some(at) } if at <= now => self.connect(),
             Link::Following if self.next_heartbeat.is_some_and(|at| at <= now) => {
-                if self.fences.iter().all(|fence| fence.arrived.is_some()) {
+                if self.fences.iter().all(Fence::has_arrived) {
                     self.send_fence(None, now);
                 } else {
                     self.next_heartbeat = Some(now + self.limits.heartbeat);
@@ -536,12 +642,30 @@ impl Engine {
         }
     }
 
+    /// All connections are lost, or are to be dropped. It connects again after a while, unless it is of no use.
     fn disconnect(&mut self, failure: Failure, is_permanent: bool, now: Instant) {
         if matches!(self.link, Link::Disconnected { .. }) {
             return;
         }
-        let is_permanent = is_permanent || failure.is_permanent() || !self.limits.heals;
-        let retry_in = if is_permanent { None } else { Some(self.wait()) };
+        let mut failure = failure;
+        if let (Some(Work::Read { table, .. }), Failure::ConnectionLost(why)) = (self.work, &failure) {
+            failure = Failure::ConnectionLost(self.count_lost_read(table, why.clone()));
+        }
+        if is_permanent || !self.limits.heals || self.reads_are_lost_in_vain() {
+            return self.end(failure, now);
+        }
+        let wait = self.wait();
+        self.drop_connections(failure, Some(wait), now);
+    }
+
+    /// It ends for good.
+    fn end(&mut self, failure: Failure, now: Instant) {
+        if !self.has_ended() {
+            self.drop_connections(failure, None, now);
+        }
+    }
+
+    fn drop_connections(&mut self, failure: Failure, retry_in: Option<Duration>, now: Instant) {
         self.link = Link::Disconnected { retry_at: retry_in.map(|wait| now + wait) };
         self.counters.gaps += 1;
         // Who waits for a fence waits on: the next snapshot has what was committed before.
@@ -549,15 +673,18 @@ impl Engine {
         self.wanted = self.wanted.max(asked);
         self.work = None;
         self.forget_sides();
+        self.looks.give_up();
+        self.lag = None;
         self.next_heartbeat = None;
         for (at, table) in self.tables.iter_mut().enumerate() {
-            if let Some(round) = table.round().map(round::Round::number) {
+            if let Some(round) = table.round() {
+                let question = round.question();
                 let inconclusive = Some("a connection was lost".to_string());
-                self.outputs.push_back(Output::RoundEnded { table: TableId(at), round, inconclusive });
+                self.outputs.push_back(Output::RoundEnded { table: TableId(at), question, inconclusive });
             }
             table.disconnect();
         }
-        self.set_state(State::Disconnected);
+        self.set_all_states(State::Disconnected);
         self.outputs.push_back(Output::Disconnected { failure, retry_in });
     }
 
@@ -566,10 +693,10 @@ impl Engine {
         if !self.can_read() || self.work.is_some() {
             return;
         }
-        if let Some(at) = self.to_verify.iter().position(|table| self.tables[table.0].can_begin_round())
-            && let Some(table) = self.to_verify.remove(at)
+        if let Some(at) = self.to_verify.iter().position(|(table, _)| self.tables[table.0].can_begin_round())
+            && let Some((table, question)) = self.to_verify.remove(at)
         {
-            return self.begin_round(table);
+            return self.begin_round(table, question);
         }
         let due = self.tables.iter().position(|table| table.due_at().is_some_and(|at| at <= now) || table.is_due_now());
         let doubted = self.tables.iter().position(Table::is_refetch_due);

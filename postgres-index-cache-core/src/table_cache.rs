@@ -52,6 +52,9 @@ pub enum StoreError {
     /// The cells of no fixed width take more than 4 GiB.
     #[error("a row of {0} bytes is longer than a cache can hold")]
     TooLong(usize),
+    /// The application's model could not take the row.
+    #[error("{0}")]
+    Model(String),
 }
 
 /// Which rows a new snapshot has brought: it is laid over the rows that are there, and what it did not bring is swept.

@@ -5,9 +5,10 @@ use super::{Context, interrupted};
 use crate::catalog::{self, Table};
 use crate::cli::parse_bytes;
 use crate::conditions::{self, Asked, Written};
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::following::follower::{Describe, Follower};
 use crate::following::subject::{Subject, open};
+use crate::following::supervised::{self, MakeSubject, by_names};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
 use crate::render::rows::rows;
@@ -16,7 +17,6 @@ use crate::triggers::observe::{Observed, observe};
 use postgres_index_cache_core::postgres::{Driver, DriverOptions};
 use postgres_index_cache_core::sync::TableId;
 use postgres_index_cache_core::{Access, Answer};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -70,8 +70,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let written: Vec<Written> = args.conditions.iter().map(|text| Written::parse(text)).collect::<Result<_, _>>()?;
     let server = context.server("query")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
+    if args.watch {
+        return keep_watching(context, server, max_memory, args, written).await;
+    }
     // Who asks once wants to know that a connection was lost.
-    let adjust = |options: &mut DriverOptions| options.limits.heals = args.watch;
+    let adjust = |options: &mut DriverOptions| options.limits.heals = false;
     let mut started = Instant::now();
     let describe = async |client: &mut Client| {
         let table = catalog::resolve_one(client, &args.table).await?;
@@ -85,17 +88,6 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);
-    if args.watch {
-        let watch = Watch {
-            subject: subjects[0].clone(),
-            format: context.format,
-            style: Style::Answer,
-            limit: Limit::default(),
-        };
-        let describe = describe_anew(subjects[0].table.oid, args, written);
-        let follower = Follower::new(server, describe, max_memory, subjects, driver);
-        return watch.run(context, follower, std::pin::pin!(interrupted())).await;
-    }
     let subject = &subjects[0];
     let cache = driver.cache(TableId(0));
     let answer = cache.find(&subject.conditions);
@@ -112,6 +104,42 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         context.notice(&format!("{} more rows match; --limit {limit} cut them off", found - limit));
     }
     Ok(if found > 0 { ExitCode::Yes } else { ExitCode::No })
+}
+
+/// Prints the answer again whenever it changes.
+async fn keep_watching(
+    context: &Context,
+    server: Server,
+    max_memory: usize,
+    args: Args,
+    written: Vec<Written>,
+) -> anyhow::Result<ExitCode> {
+    let mut client = server.client().await?;
+    let table = catalog::resolve_one(&client, &args.table).await?;
+    let mut notices = Vec::new();
+    let described = describe(&mut client, table, &args, &written, &mut notices).await;
+    context.notices(&notices);
+    let subjects = vec![described?];
+    let again = by_names(server.clone(), vec![args.table.clone()], max_memory, Asking { args, written });
+    let say = |text: &str| context.notice(text);
+    let opened = supervised::open(&server, &client, subjects, again, max_memory, context.quiet, say).await;
+    let mut supervisor = opened?;
+    supervisor.driver_mut().tell_of_rows();
+    let subject = supervisor.target(TableId(0)).clone();
+    let watch = Watch { subject, format: context.format, style: Style::Answer, limit: Limit::default() };
+    watch.run(context, supervisor, std::pin::pin!(interrupted())).await
+}
+
+/// What is asked of a table that is watched, whatever it has become.
+struct Asking {
+    args: Args,
+    written: Vec<Written>,
+}
+
+impl MakeSubject for Asking {
+    async fn make(&self, client: &mut Client, table: Table) -> anyhow::Result<Subject> {
+        describe(client, table, &self.args, &self.written, &mut Vec::new()).await
+    }
 }
 
 /// What is asked of a table.
@@ -140,22 +168,6 @@ async fn describe(
         .map(|column| column.name.clone())
         .collect();
     Subject::new(table, &shown, |column| kept.contains(&column.name), asked, notices)
-}
-
-/// The same for a table that was altered.
-fn describe_anew(oid: u32, args: Args, written: Vec<Written>) -> Describe {
-    let asked = Arc::new((args, written));
-    Arc::new(move |mut client| {
-        let asked = Arc::clone(&asked);
-        Box::pin(async move {
-            let (args, written) = &*asked;
-            let mut subjects = Vec::new();
-            for table in catalog::describe_all(&client, &[oid]).await? {
-                subjects.push(describe(&mut client, table, args, written, &mut Vec::new()).await?);
-            }
-            Ok(subjects)
-        })
-    })
 }
 
 /// The columns to print: those that were asked for, in that order, else all that the trigger sends.

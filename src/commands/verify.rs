@@ -81,7 +81,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let server = context.server("verify")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     // What notifications miss is to be found, not mended.
-    let adjust = |options: &mut DriverOptions| options.looks = false;
+    let adjust = |options: &mut DriverOptions| options.limits.looks = false;
     let describe = async |client: &mut Client| describe(context, client, args).await;
     let (subjects, mut driver) = open(&server, max_memory, context.quiet, adjust, describe).await?;
     driver.tell_of_rows();
@@ -232,11 +232,10 @@ impl Verifier<'_> {
         let name = self.followed[at].subject.name();
         let mut last = String::new();
         for _ in 0..TRIES {
-            self.driver.ask_to_verify(TableId(at)).map_err(explain_failure)?;
+            let question = self.driver.ask_to_verify(TableId(at)).map_err(explain_failure)?;
             let verified = loop {
-                match self.driver.take_verified() {
-                    Some((of, verified)) if of == TableId(at) => break verified,
-                    Some(_) => {}
+                match self.driver.take_verified(question) {
+                    Some(verified) => break verified,
                     None => self.step(Instant::now() + PATIENCE).await?,
                 }
             };

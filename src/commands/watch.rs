@@ -1,20 +1,20 @@
 //! What `pgic query --watch` and `pgic tail --diff` share: a table that is kept live, and what becomes of its rows.
 //!
 //! ```text
-//! follower ─ rows that changed ─→ Pending, by key ─ when the printer has time ─→ printer (a thread) ─→ stdout
+//! supervisor ─ rows that changed ─→ Pending, by key ─ when the printer has time ─→ printer (a thread) ─→ stdout
 //! ```
 //!
 //! A reader that is slow sees the changes of a key as one: memory is bounded by keys, and the driver never waits.
 
 use super::Context;
 use crate::exit_code::ExitCode;
-use crate::following::follower::{Follower, Stepped};
 use crate::following::subject::Subject;
+use crate::following::supervised::explain;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
 use anyhow::Context as _;
 use jiff::Zoned;
-use postgres_index_cache_core::postgres::{Driver, DriverEvent, RowChange};
+use postgres_index_cache_core::postgres::{DriverEvent, RowChange, Supervisor, SupervisorEvent};
 use postgres_index_cache_core::sync::{State, TableId};
 use postgres_index_cache_core::{KeyBuf, RowBuf};
 use serde_json::json;
@@ -70,6 +70,8 @@ struct Pending {
     stale: String,
     live: String,
     is_stale: bool,
+    /// Why it is stale, or was.
+    why: String,
 }
 
 /// What was printed.
@@ -84,7 +86,7 @@ impl Watch {
     pub(super) async fn run(
         mut self,
         context: &Context,
-        mut follower: Follower,
+        mut supervisor: Supervisor<Subject>,
         mut interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> anyhow::Result<ExitCode> {
         let (to_printer, texts) = std::sync::mpsc::channel::<String>();
@@ -108,14 +110,12 @@ impl Watch {
             }
         };
         let mut deadline = std::pin::pin!(deadline);
-        let mut is_idle = to_printer.send(self.first(follower.driver())).is_err();
+        let mut is_idle = to_printer.send(self.first(&supervisor)).is_err();
         let (mut has_left, mut is_over) = (false, false);
         let ended = loop {
             tokio::select! {
-                stepped = follower.step() => match stepped {
-                    Ok(Stepped::On) => {}
-                    Ok(Stepped::Anew) => self.begin_anew(&follower, &mut pending, &mut counts),
-                    Err(error) => break Err(error),
+                stepped = supervisor.step() => if let Err(error) = stepped {
+                    break Err(explain(error));
                 },
                 word = ready.recv() => match word {
                     Some(()) => is_idle = true,
@@ -131,10 +131,16 @@ impl Watch {
                     break Ok(());
                 }
             }
-            for event in follower.take_events() {
-                self.take(event, &mut pending);
+            let events: Vec<SupervisorEvent> = supervisor.take_events().collect();
+            for event in events {
+                match event {
+                    SupervisorEvent::Driver(event) => self.take(event, &supervisor, &mut pending),
+                    SupervisorEvent::Unfollowed { why, .. } => self.become_stale(&why, &mut pending),
+                    SupervisorEvent::Anew { .. } => self.begin_anew(&supervisor, &mut pending, &mut counts),
+                    _ => {}
+                }
             }
-            if is_idle && let Some(text) = self.text(&mut pending, follower.driver(), &mut counts) {
+            if is_idle && let Some(text) = self.text(&mut pending, &supervisor, &mut counts) {
                 is_idle = to_printer.send(text).is_err();
             }
             if count.is_some_and(|count| counts.shown >= count) {
@@ -164,17 +170,17 @@ impl Watch {
         }
     }
 
-    fn first(&self, driver: &Driver) -> String {
+    fn first(&self, supervisor: &Supervisor<Subject>) -> String {
         if self.style == Style::Changes {
             return match self.format {
                 Format::Text => String::new(),
                 Format::Json => json::line([("event", json!("live"))]),
             };
         }
-        let cache = driver.cache(TableId(0));
+        let cache = supervisor.cache(TableId(0));
         let answer = cache.find(&self.subject.conditions);
         match self.format {
-            Format::Text => self.answer(driver),
+            Format::Text => self.answer(supervisor),
             Format::Json => {
                 let rows = answer.rows.iter().map(|row| self.line(None, Some(&row.to_buf()), 1));
                 rows.collect::<String>() + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
@@ -182,17 +188,23 @@ impl Watch {
         }
     }
 
-    /// The table was altered: what has become of its rows before is said as it was, then all is said as at the start.
-    fn begin_anew(&mut self, follower: &Follower, pending: &mut Pending, counts: &mut Counts) {
-        const WHY: &str = "the table was altered";
+    /// The table is followed as another: what has become of its rows before is said as it was, then all is said as at the
+    /// start.
+    fn begin_anew(&mut self, supervisor: &Supervisor<Subject>, pending: &mut Pending, counts: &mut Counts) {
         let lines = self.lines(pending, counts).0;
         let before = std::mem::take(pending).stale + if self.prints_answer() { "" } else { &lines };
-        self.subject.clone_from(&follower.subjects()[0]);
-        let first = self.first(follower.driver());
+        let now = supervisor.target(TableId(0));
+        let why = if now.table.oid == self.subject.table.oid {
+            "the table was altered"
+        } else {
+            "another table has its name"
+        };
+        self.subject.clone_from(now);
+        let first = self.first(supervisor);
         pending.stale = match self.format {
-            Format::Text if self.prints_answer() => format!("{before}anew: {WHY}\n\n{first}"),
-            Format::Text => format!("{before}anew: {WHY}\n"),
-            Format::Json => before + &json::line([("event", json!("anew")), ("why", json!(WHY))]) + &first,
+            Format::Text if self.prints_answer() => format!("{before}anew: {why}\n\n{first}"),
+            Format::Text => format!("{before}anew: {why}\n"),
+            Format::Json => before + &json::line([("event", json!("anew")), ("why", json!(why))]) + &first,
         };
     }
 
@@ -202,15 +214,15 @@ impl Watch {
     }
 
     /// The answer as text, with how many rows it has.
-    fn answer(&self, driver: &Driver) -> String {
-        let cache = driver.cache(TableId(0));
+    fn answer(&self, supervisor: &Supervisor<Subject>) -> String {
+        let cache = supervisor.cache(TableId(0));
         let answer = cache.find(&self.subject.conditions);
         let count = answer.rows.len();
         let rows = rows(Format::Text, &self.subject.shape, &self.subject.shown, answer.rows.iter());
         format!("{rows}({count} {})\n", if count == 1 { "row" } else { "rows" })
     }
 
-    fn take(&self, event: DriverEvent, pending: &mut Pending) {
+    fn take(&self, event: DriverEvent, supervisor: &Supervisor<Subject>, pending: &mut Pending) {
         match event {
             DriverEvent::Row { change, .. } => {
                 let (old, new) = match change {
@@ -220,11 +232,10 @@ impl Watch {
                 };
                 pending.add(self, old, new);
             }
-            DriverEvent::Disconnected { why, .. } if pending.becomes_stale() => {
-                pending.stale = match self.format {
-                    Format::Text => format!("stale: {}\n", crate::render::escape::escape(&why)),
-                    Format::Json => json::line([("event", json!("stale")), ("why", json!(why))]),
-                };
+            DriverEvent::Disconnected { why, .. } => self.become_stale(&why, pending),
+            DriverEvent::TableState { table, state: State::Stale } => {
+                let cause = supervisor.driver().engine().cause(table).unwrap_or("it is looked into").to_string();
+                self.become_stale(&cause, pending);
             }
             DriverEvent::State(State::Live) if std::mem::take(&mut pending.is_stale) => {
                 pending.live = match self.format {
@@ -236,16 +247,29 @@ impl Watch {
         }
     }
 
+    /// Says that it is stale, unless that was said before.
+    fn become_stale(&self, why: &str, pending: &mut Pending) {
+        if !pending.becomes_stale(why) {
+            return;
+        }
+        pending.stale.push_str(&match self.format {
+            Format::Text => format!("stale: {}\n", crate::render::escape::escape(why)),
+            Format::Json => json::line([("event", json!("stale")), ("why", json!(why))]),
+        });
+    }
+
     fn fulfils(&self, row: &RowBuf) -> bool {
         self.subject.conditions.iter().all(|condition| condition.is_fulfilled_by(&self.subject.shape, row))
     }
 
     /// What is to be printed now, if anything is.
-    fn text(&self, pending: &mut Pending, driver: &Driver, counts: &mut Counts) -> Option<String> {
+    fn text(&self, pending: &mut Pending, supervisor: &Supervisor<Subject>, counts: &mut Counts) -> Option<String> {
         let (stale, live) = (std::mem::take(&mut pending.stale), std::mem::take(&mut pending.live));
         let (lines, changed) = self.lines(pending, counts);
         let text = match self.format {
-            Format::Text if self.prints_answer() && changed > 0 => format!("{stale}{live}\n{}", self.answer(driver)),
+            Format::Text if self.prints_answer() && changed > 0 => {
+                format!("{stale}{live}\n{}", self.answer(supervisor))
+            }
             Format::Text if self.prints_answer() => stale + &live,
             Format::Text | Format::Json => stale + &lines + &live,
         };
@@ -283,10 +307,16 @@ impl Watch {
 }
 
 impl Pending {
-    /// Notes it; whether it is to be said. That it was live for a moment is no news to who has not been told.
-    fn becomes_stale(&mut self) -> bool {
+    /// Notes why it is stale; whether that is to be said: it was live, or the reason is another. That it was live for a
+    /// moment is no news to who has not been told.
+    fn becomes_stale(&mut self, why: &str) -> bool {
         let was_live = !std::mem::replace(&mut self.is_stale, true);
-        was_live && std::mem::take(&mut self.live).is_empty()
+        let was_told = was_live && !std::mem::take(&mut self.live).is_empty();
+        let is_another = self.why != why;
+        if is_another {
+            self.why = why.to_string();
+        }
+        is_another || (was_live && !was_told)
     }
 
     fn add(&mut self, watch: &Watch, old: Option<RowBuf>, new: Option<RowBuf>) {

@@ -6,7 +6,7 @@ use crate::conditions::Asked;
 use crate::connect::Server;
 use crate::render::progress::Progress;
 use crate::triggers::observe::observe;
-use postgres_index_cache_core::postgres::{Driver, DriverError, DriverOptions, FollowTable, Loaded, ReadError};
+use postgres_index_cache_core::postgres::{Driver, DriverError, DriverOptions, FollowTable, Loaded, ReadError, Target};
 use postgres_index_cache_core::{Condition, TableShape};
 use std::sync::Arc;
 use tokio_postgres::Client;
@@ -70,9 +70,28 @@ impl Subject {
         Self::whole(table, notices)
     }
 
+    /// Whether `other` is the same table, kept and shown in the same way.
+    fn is_same_subject(&self, other: &Self) -> bool {
+        self.channel == other.channel && self.shown == other.shown && self.follow.is_same_table(&other.follow)
+    }
+
     /// The table's name, with its schema.
     pub fn name(&self) -> String {
         self.table.display_name()
+    }
+}
+
+impl Target for Subject {
+    fn follow(&self) -> &FollowTable {
+        &self.follow
+    }
+
+    fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.is_same_subject(other)
     }
 }
 
@@ -125,9 +144,7 @@ async fn load(
     options: DriverOptions,
     is_quiet: bool,
 ) -> Result<Driver, DriverError> {
-    let expected: Option<u64> = subjects.iter().map(|subject| subject.table.estimated_rows).sum();
-    let names: Vec<String> = subjects.iter().map(Subject::name).collect();
-    let progress = Progress::new(&format!("loading {}", names.join(", ")), expected, !is_quiet);
+    let progress = loading(subjects, is_quiet);
     let follows = subjects.iter().map(|subject| subject.follow.clone()).collect();
     let mut driver = Driver::open(server.clone(), follows, options).await?;
     let mut loaded = vec![0; subjects.len()];
@@ -137,4 +154,11 @@ async fn load(
     };
     driver.until_live(count).await?;
     Ok(driver)
+}
+
+/// A bar that shows how far the tables are loaded, unless `is_quiet`.
+pub(super) fn loading(subjects: &[Subject], is_quiet: bool) -> Progress {
+    let expected: Option<u64> = subjects.iter().map(|subject| subject.table.estimated_rows).sum();
+    let names: Vec<String> = subjects.iter().map(Subject::name).collect();
+    Progress::new(&format!("loading {}", names.join(", ")), expected, !is_quiet)
 }

@@ -65,7 +65,7 @@ pub async fn open_through(
         settings: Vec::new(),
         max_memory: 1 << 30,
         lock_timeout: Duration::from_secs(10),
-        looks: true,
+        holds_altered: false,
         tells_rows: false,
     };
     change(&mut options, &mut follow);
@@ -258,22 +258,35 @@ async fn a_driver_that_does_not_heal_says_what_it_lost() {
     assert!(matches!(driver.fence().await, Err(DriverError::Ended)), "it says so again, at once");
 }
 
+/// Goes on until a driver is in this state.
+async fn until_state(driver: &mut Driver, state: State) {
+    let reached = async {
+        while driver.state() != state {
+            driver.step().await.expect("nothing ends a driver that was live");
+        }
+    };
+    tokio::time::timeout(DEADLINE, reached).await.unwrap_or_else(|_| panic!("it never is {state:?}"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_gone_or_forbidden_is_named_and_not_tried_again() {
+async fn a_table_that_is_gone_is_stale_with_the_cause_and_tried_again() {
     let database = Database::with(TABLE).await;
     let mut driver = open(&database, "fence").await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let client = database.client().await;
-    client.batch_execute("DROP TABLE kv").await.unwrap();
+    client.batch_execute("ALTER TABLE kv RENAME TO gone").await.unwrap();
     let reload = r#"{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}"#;
     client.execute("SELECT pg_notify('cache_invalidation', $1)", &[&reload]).await.unwrap();
-    let ended = tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it does not hang").unwrap_err();
-    assert_eq!(ended.sqlstate(), Some("42P01"), "{ended:?}");
-    assert!(driver.engine().has_ended());
+    until_state(&mut driver, State::Stale).await;
+    let cause = driver.engine().cause(TableId(0)).unwrap_or_default().to_string();
+    assert!(cause.contains("relation \"public.kv\" does not exist"), "{cause}");
+    client.batch_execute("ALTER TABLE gone RENAME TO kv; INSERT INTO kv VALUES (1, 'a', 1)").await.unwrap();
+    tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it heals").unwrap();
+    assert_eq!(driver.cache(TableId(0)).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_has_become_a_standby_is_named_and_not_tried_again() {
+async fn a_server_that_has_become_a_standby_is_stale_until_it_is_promoted() {
     use pgic::throwaway::{Cluster, Setup};
     let cluster = Arc::new(Cluster::start(&Setup::default()).expect("start a server"));
     let database = Database::on(&cluster, "here".to_string()).await;
@@ -284,16 +297,17 @@ async fn a_server_that_has_become_a_standby_is_named_and_not_tried_again() {
     let data = cluster.socket_folder().parent().expect("it is in a folder").join("data");
     std::fs::write(data.join("standby.signal"), "").expect("make it a standby");
     let restarted = tokio::task::spawn_blocking(move || cluster.restart("fast").map(|()| cluster));
-    let ended = async {
+    let refused = async {
         loop {
-            if let Err(error) = driver.step().await {
-                break error;
+            driver.step().await.expect("a standby does not end what was live");
+            let is_refused = |event: &DriverEvent| matches!(event, DriverEvent::Disconnected { why, retry_in: Some(_), .. } if why.contains("during recovery"));
+            if driver.take_events().any(|event| is_refused(&event)) {
+                break;
             }
         }
     };
-    let ended = tokio::time::timeout(DEADLINE, ended).await.expect("it is named");
-    assert_eq!(ended.sqlstate(), Some("25006"), "{ended:?}");
-    assert!(driver.engine().has_ended() && driver.cache(TableId(0)).len() == 1);
+    tokio::time::timeout(DEADLINE, refused).await.expect("it says that it is a standby");
+    assert_eq!((driver.state(), driver.cache(TableId(0)).len()), (State::Disconnected, 1));
     let _cluster = restarted.await.unwrap().expect("restart the server");
     for command in [&["tail"][..], &["query", "kv"], &["shell", "kv"], &["verify", "kv"]] {
         let ran = database.pgic(command);
@@ -302,6 +316,10 @@ async fn a_server_that_has_become_a_standby_is_named_and_not_tried_again() {
             "{command:?}: {ran:?}"
         );
     }
+    database.client().await.batch_execute("SELECT pg_promote()").await.expect("promote it");
+    database.client().await.batch_execute("INSERT INTO kv VALUES (2, 'b', 2)").await.unwrap();
+    tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it heals").unwrap();
+    assert_eq!(driver.cache(TableId(0)).len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -422,16 +440,9 @@ async fn another_table_of_the_same_name_is_not_taken_for_this_one() {
         attended("CREATE TABLE other (LIKE kv INCLUDING ALL); INSERT INTO other VALUES (9, 'z', 9);").await;
     let swap = "BEGIN; ALTER TABLE kv RENAME TO old; ALTER TABLE other RENAME TO kv; COMMIT";
     database.client().await.batch_execute(swap).await.unwrap();
-    let ended = tokio::time::timeout(DEADLINE, async {
-        loop {
-            if let Err(error) = driver.step().await {
-                break error;
-            }
-        }
-    });
-    let ended = ended.await.expect("it is seen");
-    let DriverError::Snapshot { source, .. } = &ended else { panic!("{ended:?}") };
-    assert!(source.to_string().contains("another has its name"), "{source}");
+    until_state(&mut driver, State::Stale).await;
+    let cause = driver.engine().cause(TableId(0)).unwrap_or_default();
+    assert!(cause.contains("another has its name"), "{cause}");
     assert_eq!(driver.cache(TableId(0)).len(), 2, "its rows are not those of the other");
 }
 
@@ -566,12 +577,7 @@ async fn what_has_healed_is_not_why_it_ends() {
     let reload =
         r#"NOTIFY cache_invalidation, '{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}'"#;
     client.batch_execute(reload).await.unwrap();
-    let degraded = async {
-        while driver.state() != State::Degraded {
-            driver.step().await.unwrap();
-        }
-    };
-    tokio::time::timeout(DEADLINE, degraded).await.expect("the read is given up");
+    until_state(&mut driver, State::Stale).await;
     holder.batch_execute("ROLLBACK").await.unwrap();
     tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it heals").unwrap();
     client.batch_execute("ALTER TABLE kv DISABLE TRIGGER kv_cache_notify").await.unwrap();

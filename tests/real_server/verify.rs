@@ -21,7 +21,7 @@ pub async fn follow(database: &Database, name: &str) -> (Server, FollowTable, Dr
     let shape = following::shape(&table, |column| shown.contains(&column.name)).unwrap();
     let follow = FollowTable { announced_by: Vec::new(), ..following::follow(&table, seen.as_ref(), &shape) };
     let mut options = following::options(vec!["cache_invalidation".to_string()], 1 << 30);
-    options.looks = false;
+    options.limits.looks = false;
     (server, follow, options)
 }
 

@@ -7,8 +7,8 @@ mod memory;
 mod reads;
 
 pub use events::{DriverEvent, DriverOptions, Loaded};
-pub use reads::Verified;
 pub(super) use reads::{Asked, Brought, ReadKind};
+pub use reads::{QuestionId, Verified};
 
 use super::error::{DriverError, chain};
 use super::fingerprint::Fingerprint;
@@ -78,6 +78,7 @@ pub(super) enum Event {
     },
     Looked {
         epoch: u64,
+        look: u64,
         seen: Result<Vec<Fingerprint>, tokio_postgres::Error>,
     },
     ReadFailed {
@@ -92,6 +93,18 @@ enum Happened {
     Event(Option<Event>),
     Brought(Brought),
     Time,
+}
+
+/// How a table stands, for whoever looks on: what the engine says counts once what waits for the cache's lock is done.
+#[derive(Debug, Clone, Copy)]
+struct TableStanding {
+    /// What was told last.
+    state: State,
+    /// Whether the engine says that it is live.
+    is_live_next: bool,
+    /// The highest fence that the engine says is reached, and the highest that is.
+    arrived: Option<FenceId>,
+    reached: Option<FenceId>,
 }
 
 /// Follows tables. Nothing happens unless one of its methods is awaited.
@@ -112,27 +125,20 @@ pub struct Driver {
     bringer: mpsc::Sender<Brought>,
     /// The caches that are not somebody else's.
     caches: Vec<Arc<RwLock<TableCache>>>,
-    /// What was told last, and whether it is live once what waits for locks is done.
+    /// What was told last of all tables together.
     state: State,
-    is_live_next: bool,
+    standings: Vec<TableStanding>,
     connect_task: Option<JoinHandle<()>>,
     applied_since_check: usize,
     /// What the caches took when that was last looked at.
     used: usize,
     /// How often what waited was dropped since it was live.
     times_short: u32,
-    /// When the definitions of the tables are looked at again.
-    next_look: Option<Instant>,
-    /// The connection that a look is underway on, and whether another is asked for behind it.
-    looking: Option<u64>,
-    looks_again: bool,
     has_begun: bool,
     /// What the last failure was, in the words of the server.
     failure: Option<DriverError>,
-    /// The fence that is reached once what waits for locks is done, and the one that is.
-    arrived: Option<FenceId>,
-    reached: Option<FenceId>,
     fence_count: u64,
+    question_count: u64,
     told: VecDeque<DriverEvent>,
 }
 
@@ -185,13 +191,20 @@ impl Driver {
         };
         let (sender, events) = mpsc::channel(16);
         let opener = Opener { open, options, events: sender.clone(), epoch: 0 };
-        let links = opener.all(&channels).await?;
+        let links = opener.first(&channels).await?;
         let Opener { open, options, .. } = opener;
         let (bringer, brought) = mpsc::channel(16);
         let tells_rows = options.tells_rows;
         let mut driver = Self {
             state: engine.state(),
-            is_live_next: false,
+            standings: (0..tables.len())
+                .map(|table| TableStanding {
+                    state: engine.table_state(TableId(table)),
+                    is_live_next: false,
+                    arrived: None,
+                    reached: None,
+                })
+                .collect(),
             engine,
             tables: tables.into_iter().map(|(follow, store)| Followee::new(follow, store)).collect(),
             options,
@@ -209,14 +222,10 @@ impl Driver {
             applied_since_check: 0,
             used: 0,
             times_short: 0,
-            next_look: None,
-            looking: None,
-            looks_again: false,
             has_begun: false,
             failure: None,
-            arrived: None,
-            reached: None,
             fence_count: 0,
+            question_count: 0,
             told: VecDeque::new(),
         };
         if tells_rows {
@@ -230,9 +239,15 @@ impl Driver {
         &self.engine
     }
 
-    /// How far the caches are: what the [engine](Self::engine) says once what waits for their locks is done.
+    /// How far the caches are: what the [engine](Self::engine) says once what waits for their locks is done. The least of
+    /// the tables' states.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// How far the cache of one table is.
+    pub fn table_state(&self, table: TableId) -> State {
+        self.standings[table.0].state
     }
 
     /// The cache of a table, which does not change while this is held. What comes meanwhile is collected; the server
@@ -264,6 +279,16 @@ impl Driver {
         Ok(())
     }
 
+    /// Waits for something to happen on the way to being live, as [`step`](Self::step) does, and tells `progress` how far
+    /// the reads are.
+    ///
+    /// # Errors
+    /// Whatever ends this driver for good.
+    pub async fn step_with(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
+        self.begin()?;
+        self.turn(&mut progress).await
+    }
+
     /// Goes on until everything that was committed before this call is in the caches.
     ///
     /// # Errors
@@ -289,10 +314,16 @@ impl Driver {
         Ok(id)
     }
 
-    /// Whether everything that was committed before this fence was asked for is in the caches. A change before it that
-    /// could not be applied has made its table be read again.
+    /// Whether everything that was committed before this fence was asked for is in the caches, and the definitions of the
+    /// tables were looked at since. A change before it that could not be applied has made its table be read again.
     pub fn has_reached(&self, fence: FenceId) -> bool {
-        self.reached >= Some(fence) && self.state == State::Live
+        (0..self.tables.len()).all(|table| self.has_reached_for(TableId(table), fence))
+    }
+
+    /// The same for the cache of one table, whatever the others do.
+    pub fn has_reached_for(&self, table: TableId, fence: FenceId) -> bool {
+        let standing = &self.standings[table.0];
+        standing.reached >= Some(fence) && standing.state == State::Live
     }
 
     /// Waits for something to happen, a change perhaps, and does what follows from it. May be given up at any point.
@@ -382,22 +413,32 @@ impl Driver {
                 break;
             }
         }
-        if self.tables.iter().all(|table| !table.store.is_waiting()) {
-            self.reached = self.arrived;
-            if std::mem::take(&mut self.is_live_next) {
-                self.become_state(State::Live);
+        for at in 0..self.tables.len() {
+            if !self.tables[at].store.is_waiting() {
+                let standing = &mut self.standings[at];
+                standing.reached = standing.arrived;
+                if std::mem::take(&mut standing.is_live_next) {
+                    self.become_state(TableId(at), State::Live);
+                }
             }
         }
         Ok(())
     }
 
-    fn become_state(&mut self, state: State) {
-        if state != self.state {
-            if state == State::Live {
+    /// A table's state is another one, and with it perhaps that of all.
+    fn become_state(&mut self, table: TableId, state: State) {
+        if self.standings[table.0].state == state {
+            return;
+        }
+        self.standings[table.0].state = state;
+        self.tell(DriverEvent::TableState { table, state });
+        let all = self.standings.iter().map(|standing| standing.state).min().unwrap_or(state);
+        if all != self.state {
+            if all == State::Live {
                 self.times_short = 0;
             }
-            self.state = state;
-            self.tell(DriverEvent::State(state));
+            self.state = all;
+            self.tell(DriverEvent::State(all));
         }
     }
 
@@ -457,7 +498,11 @@ impl Driver {
                 }
                 Output::TakeCut { table, round } => self.read(table, round, None, ReadKind::Cut),
                 Output::Compare { table, round } => self.read(table, round, None, ReadKind::Compare),
-                Output::RoundEnded { table, round: _, inconclusive } => self.round_ended(table, inconclusive),
+                Output::RoundEnded { table, question, inconclusive } => {
+                    self.round_ended(table, QuestionId(question), inconclusive);
+                }
+                Output::Look { look } => self.look(look),
+                Output::GiveUpRead { table } => self.give_up_read(table),
                 Output::Store { table, batch: _ } => {
                     let stored = self.tables[table.0].store_refetched();
                     self.done_with(table, stored);
@@ -470,13 +515,18 @@ impl Driver {
                     let cleared = self.tables[table.0].store.clear(&keep);
                     self.done_with(table, cleared);
                 }
-                Output::FenceReached(id) => self.arrived = self.arrived.max(Some(id)),
-                Output::StateChanged(state) => {
-                    self.is_live_next = state == State::Live;
-                    if !self.is_live_next {
-                        self.become_state(state);
+                Output::FenceReached { table, fence } => {
+                    let arrived = &mut self.standings[table.0].arrived;
+                    *arrived = (*arrived).max(Some(fence));
+                }
+                Output::TableStateChanged { table, state } => {
+                    self.standings[table.0].is_live_next = state == State::Live;
+                    if state != State::Live {
+                        self.become_state(table, state);
                     }
                 }
+                // The least of the tables' states, once what waits for locks is done.
+                Output::StateChanged(_) => {}
                 Output::CommitsBlocked => self.tell(DriverEvent::CommitsBlocked),
                 Output::OneLost { via, why, retry_in } => {
                     self.links.iter_mut().for_each(|links| links.lose(via));
@@ -524,6 +574,7 @@ impl Driver {
         self.told.extend(told.into_iter().map(|told| match told {
             Told::Row(change) => DriverEvent::Row { table, change },
             Told::Model(key, became) => DriverEvent::Model { table, key, became },
+            Told::Misfit(key, why) => DriverEvent::Misfit { table, key, why },
         }));
     }
 
@@ -547,19 +598,12 @@ impl Driver {
             Event::Reopened { via, epoch, opened } if self.is_current(via, epoch) => self.reopened(via, epoch, opened),
             Event::Sent { via, epoch, token } if self.is_current(via, epoch) => {
                 self.engine.handle(Input::Sent { token: &token }, Instant::now());
-                self.look();
             }
             Event::SendFailed { via, epoch, token, error } if self.is_current(via, epoch) => match error.sqlstate() {
                 Some("55P03") => self.engine.handle(Input::SendBlocked { token: &token }, Instant::now()),
                 _ => self.one_lost(via, error),
             },
-            Event::Looked { epoch, seen } if self.is_current(Via::Fences, epoch) => {
-                self.looking = None;
-                self.looked(seen);
-                if std::mem::take(&mut self.looks_again) {
-                    self.ask_to_look();
-                }
-            }
+            Event::Looked { epoch, look, seen } if self.is_current(Via::Fences, epoch) => self.looked(look, seen),
             Event::ReadFailed { asked, error } if self.reads.asked == Some(asked) => self.read_failed(asked, error),
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }

@@ -73,6 +73,9 @@ pub enum ReadError {
     /// The table's definition was changed, so that its rows are others than were expected.
     #[error("its definition was changed: {0}")]
     Altered(String),
+    /// The table was dropped or renamed while it was read, and another may have its name.
+    #[error("the table was dropped or renamed, or another has its name")]
+    Renamed,
     /// `pg_current_snapshot()` is not understood.
     #[error("{0}")]
     Snapshot(String),
@@ -82,6 +85,20 @@ impl DriverError {
     /// The server's error code, where it is the server that refused.
     pub fn sqlstate(&self) -> Option<&str> {
         sqlstate::of(self)
+    }
+
+    /// Whether the table that was read is not the one that was described: it is gone, renamed, or altered.
+    pub(super) fn is_of_another_table(&self) -> bool {
+        match self {
+            Self::Snapshot { source: ReadError::Renamed | ReadError::Altered(_), .. } => true,
+            Self::Server { .. } => matches!(self.sqlstate(), Some("42P01" | "3F000" | "42703")),
+            Self::Snapshot { .. }
+            | Self::Connect { .. }
+            | Self::Silent(_)
+            | Self::Failed(_)
+            | Self::Ended
+            | Self::Memory { .. } => false,
+        }
     }
 
     /// The code that counts when it comes again and again, and whether to try again is of no use.

@@ -74,8 +74,10 @@ pub(super) async fn look(client: &impl GenericClient, relations: &[u32]) -> Resu
 /// What is to be said of a table that was seen before, if it is another one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Difference {
-    /// It must be read again.
+    /// Its definition, its leaves or its triggers are others: what was described of it holds no more.
     Altered(&'static str),
+    /// Its definition is the same and its rows may be others: it must be read again.
+    Rewritten(&'static str),
     /// Nothing announces its changes any more.
     Silent(String),
     /// It has other files since a TRUNCATE that was announced: nothing follows.
@@ -117,6 +119,6 @@ pub(super) fn compare(
     Some(if is_truncated {
         Difference::Truncated
     } else {
-        Difference::Altered("it was rewritten or truncated, and nothing announced it")
+        Difference::Rewritten("it was rewritten or truncated, and nothing announced it")
     })
 }

@@ -19,6 +19,8 @@ pub(super) struct Followee {
     pub(super) store: Box<dyn Store>,
     /// What it was when it was read last, or else described.
     pub(super) fingerprint: Option<Fingerprint>,
+    /// Whether it is neither read nor changed until it is described afresh.
+    pub(super) is_held: bool,
     decoder: CopyDecoder,
     /// How many bytes of COPY have come.
     pub(super) copied: usize,
@@ -34,6 +36,7 @@ impl Followee {
     pub(super) fn new(follow: FollowTable, store: Box<dyn Store>) -> Self {
         Self {
             fingerprint: follow.fingerprint.clone(),
+            is_held: false,
             follow,
             store,
             decoder: CopyDecoder::default(),

@@ -39,6 +39,18 @@ pub enum Became {
 pub(super) enum Told {
     Row(RowChange),
     Model(Uuid, Became),
+    /// The row of this key does not fit the model, and is kept out.
+    Misfit(Uuid, Arc<str>),
+}
+
+/// A row as a cache can take it.
+pub(super) enum Decoded<R> {
+    Row(R),
+    /// The row does not fit the application's model: it is kept out, and its key says which.
+    Misfit {
+        key: KeyBuf,
+        why: Arc<str>,
+    },
 }
 
 /// What is wrong with a row of a cache.
@@ -87,6 +99,8 @@ pub struct Comparison {
     pub stale: usize,
     /// How many rows the cache has and the table has not.
     pub ghosts: usize,
+    /// How many rows of the table are kept out of the cache, as they must be, since they do not fit the model.
+    pub kept_out: usize,
     /// What is wrong, up to [`Comparison::FINDINGS`] rows.
     pub findings: Vec<Finding>,
 }
@@ -137,10 +151,31 @@ pub(super) trait Keep: Send + Sync + 'static {
     /// An empty cache is made anew for so many rows.
     fn make_room(&mut self, expected: usize);
 
+    /// A snapshot of all rows begins.
+    fn begin_load(&mut self) {}
+
+    /// All rows of the snapshot are there.
+    fn end_load(&mut self) {}
+
     /// Stores a row; it need not be one any more after that.
     fn put(&mut self, row: &mut Self::Row, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<(), StoreError>;
 
     fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>);
+
+    /// Keeps the row of this key out, since it does not fit: the one that is there goes. A cache that takes every row has
+    /// none to keep out.
+    fn keep_out(&mut self, _key: &KeyBuf, _why: Arc<str>, _told: Option<&mut Vec<Told>>) {}
+
+    /// Forgets the rows that were kept out but for those of these keys.
+    fn retain_out(&mut self, _keys: &[KeyBuf]) {}
+
+    /// How many rows are kept out, and the first of them with the cause.
+    fn kept_out(&self) -> Option<(usize, String)> {
+        None
+    }
+
+    /// Compares a row of the table that does not fit with what the cache knows of it.
+    fn compare_misfit(&self, _key: &KeyBuf, _laid: &mut Laid, _comparison: &mut Comparison) {}
 
     /// Spares the row of this key when the rest is swept.
     fn spare(&self, key: &KeyBuf, laid: &mut Laid);
@@ -166,10 +201,10 @@ pub(super) trait Reads: Send {
     /// See [`Store::query`](super::store::Store::query).
     fn query(&self, relation: &str, only: &str) -> String;
 
-    fn read_copy(&mut self, tuple: &[u8]) -> Result<Self::Row, ReadError>;
+    fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<Self::Row>, ReadError>;
 
     /// Reads the `data` of a payload, whose row must have this key.
-    fn read_json(&mut self, data: &str, nulls: JsonNulls<'_>, key: &KeyBuf) -> Result<Self::Row, String>;
+    fn read_json(&mut self, data: &str, nulls: JsonNulls<'_>, key: &KeyBuf) -> Result<Decoded<Self::Row>, String>;
 
     fn key_of(&self, row: &Self::Row) -> KeyBuf;
 
@@ -210,13 +245,13 @@ impl Reads for CellReader {
         format!("SELECT {} FROM {relation}{only}", columns.join(", "))
     }
 
-    fn read_copy(&mut self, tuple: &[u8]) -> Result<RowBuf, ReadError> {
-        Ok(self.filled(|shape, row| row.read_copy_tuple(shape, tuple))?)
+    fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<RowBuf>, ReadError> {
+        Ok(Decoded::Row(self.filled(|shape, row| row.read_copy_tuple(shape, tuple))?))
     }
 
-    fn read_json(&mut self, data: &str, nulls: JsonNulls<'_>, key: &KeyBuf) -> Result<RowBuf, String> {
+    fn read_json(&mut self, data: &str, nulls: JsonNulls<'_>, key: &KeyBuf) -> Result<Decoded<RowBuf>, String> {
         let row = self.filled(|shape, row| row.read_json(shape, data, nulls)).map_err(|error| error.to_string())?;
-        if row.has_key(&self.shape, key) { Ok(row) } else { Err(Unfit::KeyMismatch.to_string()) }
+        if row.has_key(&self.shape, key) { Ok(Decoded::Row(row)) } else { Err(Unfit::KeyMismatch.to_string()) }
     }
 
     fn key_of(&self, row: &RowBuf) -> KeyBuf {

@@ -1,21 +1,46 @@
 //! [`Links`]: the three connections of a driver, opened together; F and Q are opened alone as well.
 
 use super::driver::{DriverOptions, Event};
-use super::error::DriverError;
+use super::error::{DriverError, chain};
 use super::read::{NO_TIMEOUTS, read_settings};
 use super::session::{ConnectError, Connector, Listener, Role, Session};
+use super::sqlstate::{self, Policy};
 use crate::sync::Via;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+
+/// How long a server that is starting is waited for.
+pub const STARTING_PATIENCE: Duration = Duration::from_secs(30);
+/// How often such a server is asked.
+pub const STARTING_RETRY: Duration = Duration::from_millis(200);
 
 type Opening = Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>;
 
 /// A [`Connector`] whose type is not said.
 pub(super) type Open = Arc<dyn Fn(Role) -> Opening + Send + Sync>;
+
+/// Opens a session; a server that is starting is waited for.
+pub(super) async fn open_patiently(open: &Open, role: Role) -> Result<Session, ConnectError> {
+    let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
+    loop {
+        match open(role).await {
+            Err(error) if is_starting(&error) && tokio::time::Instant::now() < give_up => {
+                tokio::time::sleep(STARTING_RETRY).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_starting(error: &ConnectError) -> bool {
+    let error: &(dyn std::error::Error + 'static) = error.as_ref();
+    sqlstate::of(error).is_some_and(|code| sqlstate::policy(Some(code)) == Policy::Starting)
+}
 
 /// Makes one of a connector.
 pub(super) fn open_with(connector: impl Connector + 'static) -> Open {
@@ -69,6 +94,20 @@ impl Opener {
             Ok(Links { listener, fences: side(fences), reads: side(reads) })
         })
         .await
+    }
+
+    /// The same for the very first time: a server that is starting is waited for.
+    pub(super) async fn first(&self, channels: &[String]) -> Result<Links, DriverError> {
+        let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
+        loop {
+            match self.all(channels).await {
+                Err(error) if error.policy() == Policy::Starting && tokio::time::Instant::now() < give_up => {
+                    tracing::info!(error = chain(&error), "the server is starting; waiting for it");
+                    tokio::time::sleep(STARTING_RETRY).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     async fn in_time<T>(&self, opening: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {

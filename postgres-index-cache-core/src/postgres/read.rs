@@ -107,11 +107,7 @@ impl Read {
         let seen = look(&*self.client, &[followed.oid]).await.map_err(doing("look at"))?;
         let fingerprint = seen.into_iter().next().filter(|seen| seen.is_named(&followed.schema, &followed.name));
         let Some(fingerprint) = fingerprint else {
-            let another = "the table was dropped or renamed, and another has its name: it must be followed anew";
-            return Err(DriverError::Snapshot {
-                table: name.clone(),
-                source: ReadError::Snapshot(another.to_string()),
-            });
+            return Err(DriverError::Snapshot { table: name.clone(), source: ReadError::Renamed });
         };
         // The receiver lives as long as this task is wanted.
         let fingerprint = Box::new(fingerprint);

@@ -1,37 +1,39 @@
 //! [`Replica`]: an application's typed caches, kept in step by a task of their own.
 //!
 //! ```text
-//! Replica ── read(&users) ──→ cache behind its lock ←── task: Driver ←── PostgreSQL
+//! Replica ── read(&users) ──→ cache behind its lock ←── task: Supervisor ←── PostgreSQL
 //!    └── fence(), shutdown() ── commands ──────────────→ task ── events ──→ Events
 //! ```
 //!
-//! A table that is altered is described afresh and followed on, as long as its rows still fit the model. What cannot heal
-//! ends the task: [`Replica::standing`] says so, and the rows stay readable.
+//! Once it is open, nothing but its owner ends it. A table that is altered, renamed or swapped is described afresh by its
+//! name and followed on; one that cannot be followed or read is stale, with the cause, until that is undone; the others go
+//! on. A row that does not fit the model is kept out ([`OnMisfit`]).
 
 mod describe;
 mod task;
 
 use super::announced::PINNED;
 use super::catalog::CatalogError;
-use super::driver::{Driver, DriverOptions, Verified};
+use super::driver::{DriverOptions, Verified};
 use super::error::DriverError;
 use super::follow::FollowError;
 use super::keep::Became;
 use super::links::{Open, open_with};
 use super::session::{ConnectError, Connector};
-use super::store::{Store, Stored};
-use super::typed::{Model, ModelReader};
-use crate::TableShape;
+use super::store::Stored;
+use super::supervisor::{Describe, MakeStore, Supervisor, SupervisorError, Unfollowed};
+use super::typed::{Model, ModelCache, ModelReader, OnMisfit};
 use crate::index_cache::IdxModelCache;
 use crate::sync::{Counters, Limits, Via};
-use describe::{Described, describe};
+use describe::{ReplicaTarget, describe, describe_again};
 use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 use task::Task;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -68,37 +70,85 @@ pub enum ReplicaError {
     /// The driver cannot go on: what the server said, or that rows do not fit the model.
     #[error(transparent)]
     Driver(Arc<DriverError>),
-    /// It was shut down.
+    /// A table could not be followed any more while it was opened.
+    #[error(transparent)]
+    Unfollowed(#[from] Unfollowed),
+    /// A table of another replica was asked for.
+    #[error("the table is of another replica: each table belongs to the replica whose builder gave it")]
+    OtherReplica,
+    /// The task that keeps the caches in step panicked, which is a mistake of this library.
+    #[error("the task that keeps the caches in step panicked: {0}")]
+    Panicked(String),
+    /// It was shut down, or dropped.
     #[error("the replica was shut down")]
     ShutDown,
 }
 
-/// How a replica stands.
+impl From<SupervisorError> for ReplicaError {
+    fn from(error: SupervisorError) -> Self {
+        match error {
+            SupervisorError::Driver(error) => Self::Driver(Arc::new(error)),
+            SupervisorError::Unfollowed(error) => Self::Unfollowed(error),
+        }
+    }
+}
+
+/// How a replica stands, or one of its tables. A replica stands as the worst of its tables does.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Standing {
-    /// Tables are being read, or a cache is locked and lacks what has come since.
-    Loading,
-    /// A table must be read again and waits for that, since it was read a moment ago or could not be. It is read as often as
-    /// it can be, and not live in between.
+    /// The cache is its table as of the last fence or later.
+    Live,
+    /// The cache is not wholly its table: rows do not fit the model and are kept out ([`Reading::misfits`]), or the table must
+    /// be read again and waits for that, since it was read a moment ago.
     Degraded {
         /// The table, as it was named.
         table: Arc<str>,
-        /// Why it must be read again.
-        why: Arc<str>,
-    },
-    /// Every cache is its table as of the last fence or later.
-    Live,
-    /// A connection is lost: the rows are those of before. It will come back.
-    Stale {
         /// Why.
         why: Arc<str>,
     },
-    /// It will not come back.
+    /// The table is being read, or its cache is locked and lacks what has come since.
+    Loading,
+    /// The rows are those of before: a connection is lost, or the table cannot be followed or read. It is tried again for
+    /// ever.
+    Stale {
+        /// The table, as it was named; `None`: all of them.
+        table: Option<Arc<str>>,
+        /// Why, and the remedy where one is known.
+        why: Arc<str>,
+        /// Since when changes may be missing: the last moment at which nothing was.
+        since: SystemTime,
+    },
+    /// Its owner has ended it.
     Ended {
         /// Why.
         error: Arc<ReplicaError>,
     },
+}
+
+impl Standing {
+    /// How bad it is: the worst of the tables counts for the replica.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Live => 0,
+            Self::Degraded { .. } => 1,
+            Self::Loading => 2,
+            Self::Stale { .. } => 3,
+            Self::Ended { .. } => 4,
+        }
+    }
+
+    /// Whether nobody need be told of the difference.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Live, Self::Live) | (Self::Loading, Self::Loading) | (Self::Ended { .. }, Self::Ended { .. }) => {
+                true
+            }
+            (Self::Degraded { table: a, why: b }, Self::Degraded { table: c, why: d }) => (a, b) == (c, d),
+            (Self::Stale { table: a, why: b, .. }, Self::Stale { table: c, why: d, .. }) => (a, b) == (c, d),
+            _ => false,
+        }
+    }
 }
 
 /// What happened.
@@ -109,16 +159,29 @@ pub enum ReplicaEvent {
     Live,
     /// It is not: tables are read, or a cache is locked.
     Loading,
-    /// A table must be read again, and waits for that.
+    /// A table must be read again and waits for that, or rows of it do not fit the model.
     Degraded {
         /// The table, as it was named.
         table: Arc<str>,
         /// Why it must be read again.
         why: Arc<str>,
     },
-    /// It is stale from now on.
+    /// A table is stale from now on, or for this reason from now on.
     Stale {
-        /// Why.
+        /// The table, as it was named; `None`: all of them.
+        table: Option<Arc<str>>,
+        /// Why, and the remedy where one is known.
+        why: Arc<str>,
+        /// Since when changes may be missing.
+        since: SystemTime,
+    },
+    /// A row does not fit the model, and is kept out of the cache until it does.
+    Misfit {
+        /// The table, as it was named.
+        table: Arc<str>,
+        /// The row's key.
+        key: Uuid,
+        /// What does not fit.
         why: Arc<str>,
     },
     /// A row has changed, also while it was stale.
@@ -148,7 +211,7 @@ pub enum ReplicaEvent {
     CommitsBlocked,
     /// So many events were dropped because this subscriber was slow.
     Missed(u64),
-    /// It will not come back.
+    /// Its owner has ended it: there are no more events.
     Ended {
         /// Why.
         error: Arc<ReplicaError>,
@@ -159,7 +222,7 @@ pub enum ReplicaEvent {
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// How long the last fence took to come back, from when it was sent.
+    /// How long the last fence took to come back, from when it was sent; `None` while nothing is listened to.
     pub lag: Option<Duration>,
     /// The highest transaction id that was announced.
     pub last_xid: Option<u64>,
@@ -169,8 +232,10 @@ pub struct Stats {
 
 /// A table of a replica, whose rows are of the model `T`.
 pub struct ReplicaTable<T> {
-    cache: Arc<RwLock<IdxModelCache<T>>>,
+    cache: Arc<RwLock<ModelCache<T>>>,
     at: usize,
+    /// The replica that it belongs to.
+    replica: u64,
 }
 
 impl<T> fmt::Debug for ReplicaTable<T> {
@@ -181,15 +246,16 @@ impl<T> fmt::Debug for ReplicaTable<T> {
 
 impl<T> Clone for ReplicaTable<T> {
     fn clone(&self) -> Self {
-        Self { cache: Arc::clone(&self.cache), at: self.at }
+        Self { cache: Arc::clone(&self.cache), at: self.at, replica: self.replica }
     }
 }
 
 /// The rows of a table and how they stand; they do not change while this is held. Keep it for a look-up or an iteration,
 /// not longer: what comes meanwhile is collected by key, and the replica is not live until it is let go.
 pub struct Reading<'a, T> {
-    cache: RwLockReadGuard<'a, IdxModelCache<T>>,
+    cache: RwLockReadGuard<'a, ModelCache<T>>,
     standing: Standing,
+    is_current: bool,
 }
 
 impl<T> fmt::Debug for Reading<'_, T> {
@@ -202,27 +268,37 @@ impl<T> Deref for Reading<'_, T> {
     type Target = IdxModelCache<T>;
 
     fn deref(&self) -> &IdxModelCache<T> {
-        &self.cache
+        &self.cache.rows
     }
 }
 
 impl<T> Reading<'_, T> {
-    /// How the rows stand.
+    /// How the rows of this table stand.
     pub fn standing(&self) -> &Standing {
         &self.standing
     }
 
-    /// Whether they are the table's as of the last fence or later.
+    /// Whether they are the table's as of the last fence or later, every one.
     pub fn is_live(&self) -> bool {
         matches!(self.standing, Standing::Live)
     }
-}
 
-type MakeStore = Box<dyn Fn(&Arc<TableShape>) -> Box<dyn Store> + Send + Sync>;
+    /// Whether they are the table's as of the last fence or later, but for the rows that do not fit the model:
+    /// [`misfits`](Self::misfits) has those.
+    pub fn is_current(&self) -> bool {
+        self.is_current
+    }
+
+    /// The keys of the rows that do not fit the model and are kept out, with the causes; the cause is empty for those past
+    /// the first thousand.
+    pub fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
+        self.cache.misfits()
+    }
+}
 
 struct WantedTable {
     name: Arc<str>,
-    make_store: MakeStore,
+    make_store: Box<dyn FnOnce(OnMisfit) -> MakeStore + Send + Sync>,
 }
 
 /// What a replica is to be made of.
@@ -232,6 +308,9 @@ pub struct ReplicaBuilder {
     limits: Limits,
     max_memory: usize,
     lock_timeout: Duration,
+    on_misfit: OnMisfit,
+    /// Tells the tables of this replica from those of others.
+    replica: u64,
 }
 
 impl fmt::Debug for ReplicaBuilder {
@@ -245,16 +324,26 @@ impl ReplicaBuilder {
     /// Follows a table, `users` or `app.users`, whose key is one uuid column. The model is read from the row as JSON, with
     /// the columns that the trigger sends.
     pub fn table<T: Model>(&mut self, name: &str) -> ReplicaTable<T> {
-        let cache = Arc::new(RwLock::new(IdxModelCache::with_capacity(0)));
-        let table = ReplicaTable { cache: Arc::clone(&cache), at: self.tables.len() };
+        let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::default())));
+        let table = ReplicaTable { cache: Arc::clone(&cache), at: self.tables.len(), replica: self.replica };
         // One hasher for as long as the cache lives: its digests are compared.
         let hasher = RandomState::default();
-        let make_store: MakeStore = Box::new(move |shape| {
-            let reader = ModelReader::<T>::new(Arc::clone(shape), hasher.clone());
-            Box::new(Stored::new(Arc::clone(&cache), reader))
+        let make_store = Box::new(move |on_misfit| -> MakeStore {
+            *cache.write() = ModelCache::new(on_misfit);
+            Box::new(move |shape| {
+                let reader = ModelReader::<T>::new(Arc::clone(shape), hasher.clone(), on_misfit);
+                Box::new(Stored::new(Arc::clone(&cache), reader))
+            })
         });
         self.tables.push(WantedTable { name: name.into(), make_store });
         table
+    }
+
+    /// What happens to a row that does not fit the model; [`OnMisfit::Quarantine`] unless said otherwise.
+    #[must_use]
+    pub fn on_misfit(mut self, on_misfit: OnMisfit) -> Self {
+        self.on_misfit = on_misfit;
+        self
     }
 
     /// Bounds of the engine: the heartbeat, how long a fence may take, what may wait.
@@ -265,8 +354,8 @@ impl ReplicaBuilder {
     }
 
     /// How many bytes the caches and what waits for them may take, what the rows hold on the heap not counted; 4 GiB unless
-    /// said otherwise. Past it what waits is dropped, and its table read again; when the caches alone take more, the
-    /// replica ends with [`DriverError::Memory`].
+    /// said otherwise. Past it what waits is dropped, and its table read again. When the caches alone take more, it cannot be
+    /// opened ([`DriverError::Memory`]); a table that was live is stale, and tried again.
     #[must_use]
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.max_memory = bytes;
@@ -281,46 +370,77 @@ impl ReplicaBuilder {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn open(self) -> Result<Replica, ReplicaError> {
-        let described = describe(Arc::clone(&self.open), self.names()).await?;
-        let mut driver = self.drive(&described).await?;
-        driver.until_live(|_| {}).await.map_err(|error| ReplicaError::Driver(Arc::new(error)))?;
-        driver.tell_of_rows();
-        let (commands, asked) = mpsc::channel(64);
-        let (events, _) = broadcast::channel(EVENTS_KEPT);
-        let status = Arc::new(Mutex::new(Status { standing: Standing::Live, stats: Stats::default() }));
-        let mut task = Task::new(self, described, Arc::clone(&status), events.clone(), asked);
-        task.take_events(&mut driver);
-        let task = tokio::spawn(task.run(driver));
-        Ok(Replica { status, commands, events, task: Some(task) })
-    }
-
-    fn names(&self) -> Vec<Arc<str>> {
-        self.tables.iter().map(|table| Arc::clone(&table.name)).collect()
-    }
-
-    async fn drive(&self, described: &Described) -> Result<Driver, ReplicaError> {
-        let stored = described.tables.iter().zip(&self.tables);
-        let stored = stored.map(|(table, wanted)| (table.clone(), (wanted.make_store)(&table.shape))).collect();
+        let Self { open, tables, limits, max_memory, lock_timeout, on_misfit, replica } = self;
+        let names: Arc<[Arc<str>]> = tables.iter().map(|table| Arc::clone(&table.name)).collect();
+        let described = describe(Arc::clone(&open), names.to_vec()).await?;
+        let targets = described.into_iter().collect::<Result<Vec<ReplicaTarget>, _>>()?;
+        let stores: Vec<MakeStore> = tables.into_iter().map(|table| (table.make_store)(on_misfit)).collect();
         // Seeded by the operating system: nobody may guess it.
         let random = || RandomState::default().build_hasher().finish();
         let options = DriverOptions {
-            channels: described.channels.clone(),
+            channels: Vec::new(),
             fence_channel: format!("pgic_fence_{:016x}{:016x}", random(), random()),
-            limits: self.limits,
+            limits,
             settings: PINNED.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
-            max_memory: self.max_memory,
-            lock_timeout: self.lock_timeout,
+            max_memory,
+            lock_timeout,
             tells_rows: false,
-            looks: true,
+            holds_altered: true,
         };
-        let opened = Driver::open_stores(Arc::clone(&self.open), stored, options).await;
-        opened.map_err(|error| ReplicaError::Driver(Arc::new(error)))
+        let again: Describe<ReplicaTarget> = {
+            let (open, names) = (Arc::clone(&open), Arc::clone(&names));
+            Arc::new(move || Box::pin(describe_again(Arc::clone(&open), names.to_vec())))
+        };
+        let opened = Supervisor::open_given(open, again, targets, Arc::new(stores), options).await;
+        let mut supervisor = opened.map_err(|error| ReplicaError::Driver(Arc::new(error)))?;
+        supervisor.until_live(|_| {}).await?;
+        supervisor.driver_mut().tell_of_rows();
+        let (commands, asked) = mpsc::channel(64);
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
+        let status = Arc::new(Mutex::new(Status::new(&names)));
+        let mut task = Task::new(names, Arc::clone(&status), events.clone(), asked);
+        task.take_events(&mut supervisor);
+        let task = tokio::spawn(task.run(supervisor));
+        Ok(Replica { status, commands, events, task: Some(task), number: replica })
     }
 }
 
-struct Status {
+/// How one table stands.
+#[derive(Debug, Clone)]
+struct TableStatus {
     standing: Standing,
+    /// Whether the rows that are there are those of the table as of the last fence or later.
+    is_current: bool,
+}
+
+struct Status {
+    tables: Vec<TableStatus>,
     stats: Stats,
+    /// Set when its owner has ended it.
+    ended: Option<Arc<ReplicaError>>,
+}
+
+impl Status {
+    fn new(names: &[Arc<str>]) -> Self {
+        let live = TableStatus { standing: Standing::Live, is_current: true };
+        Self { tables: vec![live; names.len()], stats: Stats::default(), ended: None }
+    }
+
+    /// How all of it stands: as the worst of the tables.
+    fn standing(&self) -> Standing {
+        if let Some(error) = &self.ended {
+            return Standing::Ended { error: Arc::clone(error) };
+        }
+        let worst = self.tables.iter().map(|table| &table.standing).max_by_key(|standing| standing.rank());
+        worst.cloned().unwrap_or(Standing::Live)
+    }
+
+    fn table(&self, at: usize) -> TableStatus {
+        match &self.ended {
+            Some(error) => TableStatus { standing: Standing::Ended { error: Arc::clone(error) }, is_current: false },
+            None => self.tables[at].clone(),
+        }
+    }
 }
 
 enum Command {
@@ -359,6 +479,8 @@ pub struct Replica {
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<ReplicaEvent>,
     task: Option<JoinHandle<()>>,
+    /// The number that its tables have.
+    number: u64,
 }
 
 impl fmt::Debug for Replica {
@@ -376,7 +498,10 @@ impl Drop for Replica {
 impl Replica {
     /// A replica to be, which connects by `connector`.
     pub fn builder(connector: impl Connector + 'static) -> ReplicaBuilder {
+        static REPLICAS: AtomicU64 = AtomicU64::new(0);
         ReplicaBuilder {
+            on_misfit: OnMisfit::default(),
+            replica: REPLICAS.fetch_add(1, Ordering::Relaxed),
             open: open_with(connector),
             tables: Vec::new(),
             limits: Limits::default(),
@@ -386,20 +511,29 @@ impl Replica {
     }
 
     /// The rows of a table, and how they stand. Waits for a batch of changes at the most, never for the network.
+    ///
+    /// The rows of another replica's table are never live: their standing is [`Standing::Ended`] with
+    /// [`ReplicaError::OtherReplica`].
     pub fn read<'a, T>(&self, table: &'a ReplicaTable<T>) -> Reading<'a, T> {
         let cache = table.cache.read();
-        // Behind the lock: what is not live is said before a row of it is changed.
-        Reading { cache, standing: self.standing() }
+        // Read the status while holding the cache's lock. The task publishes that a table is not live before it changes a
+        // row, so a reader never sees changed rows under an old `Live`.
+        let TableStatus { standing, is_current } = if table.replica == self.number {
+            self.status.lock().table(table.at)
+        } else {
+            TableStatus { standing: Standing::Ended { error: Arc::new(ReplicaError::OtherReplica) }, is_current: false }
+        };
+        Reading { cache, standing, is_current }
     }
 
-    /// How it stands.
+    /// How it stands: as the worst of its tables.
     pub fn standing(&self) -> Standing {
-        self.status.lock().standing.clone()
+        self.status.lock().standing()
     }
 
     /// Whether every cache is its table as of the last fence or later.
     pub fn is_live(&self) -> bool {
-        matches!(self.status.lock().standing, Standing::Live)
+        matches!(self.standing(), Standing::Live)
     }
 
     /// Figures.
@@ -407,39 +541,46 @@ impl Replica {
         self.status.lock().stats
     }
 
-    /// Waits until everything that was committed before this call is in the caches: an application reads what it wrote.
-    /// A gap is waited out; put a timeout around it where that may take too long.
+    /// Waits until everything that was committed before this call is in the caches, and the definitions of the tables were
+    /// looked at since: an application reads what it wrote. A gap is waited out, and so is a table that cannot be followed;
+    /// put a timeout around it where that may take too long.
     ///
     /// # Errors
     /// When the replica has ended.
     pub async fn fence(&self) -> Result<(), Arc<ReplicaError>> {
         let (reached, is_reached) = oneshot::channel();
-        let ended = || match self.standing() {
+        self.commands.send(Command::Fence(reached)).await.map_err(|_| self.ended())?;
+        is_reached.await.map_err(|_| self.ended())
+    }
+
+    /// Why it has ended, once its task is gone.
+    fn ended(&self) -> Arc<ReplicaError> {
+        match self.standing() {
             Standing::Ended { error } => error,
             _ => Arc::new(ReplicaError::ShutDown),
-        };
-        self.commands.send(Command::Fence(reached)).await.map_err(|_| ended())?;
-        is_reached.await.map_err(|_| ended())
+        }
     }
 
     /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go on; the cache is not
     /// changed meanwhile. Rows are compared by 64-bit digests of the columns that are sent, so what differs is told by key.
     ///
     /// # Errors
-    /// When the replica has ended.
+    /// When the replica has ended, or the table is of another one.
     pub async fn verify<T>(&self, table: &ReplicaTable<T>) -> Result<Verified, Arc<ReplicaError>> {
+        if table.replica != self.number {
+            return Err(Arc::new(ReplicaError::OtherReplica));
+        }
         let (done, is_done) = oneshot::channel();
-        let ended = || match self.standing() {
-            Standing::Ended { error } => error,
-            _ => Arc::new(ReplicaError::ShutDown),
-        };
-        self.commands.send(Command::Verify(table.at, done)).await.map_err(|_| ended())?;
-        is_done.await.map_err(|_| ended())
+        self.commands.send(Command::Verify(table.at, done)).await.map_err(|_| self.ended())?;
+        is_done.await.map_err(|_| self.ended())
     }
 
-    /// What happens from now on. A subscriber that is slow misses events, and is told how many.
+    /// What happens from now on. A subscriber that is slow misses events, and is told how many. The last event is
+    /// [`ReplicaEvent::Ended`].
     pub fn events(&self) -> Events {
-        Events { receiver: self.events.subscribe() }
+        let receiver = self.events.subscribe();
+        // Whoever asks after the end is told of it all the same.
+        Events { receiver, ended: self.status.lock().ended.clone(), is_over: false }
     }
 
     /// Ends the task and its connections. Its caches can still be read.
@@ -456,16 +597,27 @@ impl Replica {
 #[derive(Debug)]
 pub struct Events {
     receiver: broadcast::Receiver<ReplicaEvent>,
+    /// That the replica had ended before anybody listened.
+    ended: Option<Arc<ReplicaError>>,
+    is_over: bool,
 }
 
 impl Events {
     /// The next event; `None` when there will be no more.
     pub async fn next(&mut self) -> Option<ReplicaEvent> {
-        match self.receiver.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(ReplicaEvent::Missed(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
+        if self.is_over {
+            return None;
         }
+        let event = match self.ended.take() {
+            Some(error) => Some(ReplicaEvent::Ended { error }),
+            None => match self.receiver.recv().await {
+                Ok(event) => Some(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => Some(ReplicaEvent::Missed(missed)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            },
+        };
+        self.is_over = matches!(event, None | Some(ReplicaEvent::Ended { .. }));
+        event
     }
 
     /// The same as a stream.

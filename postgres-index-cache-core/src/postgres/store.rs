@@ -6,7 +6,7 @@
 //! comes meanwhile.
 
 use super::error::ReadError;
-use super::keep::{Comparison, Keep, Mode, Reads, Told};
+use super::keep::{Comparison, Decoded, Keep, Mode, Reads, Told};
 use crate::sync::{Change, Operation};
 use crate::table_cache::{KeyBuf, Laid, StoreError};
 use parking_lot::RwLock;
@@ -81,6 +81,9 @@ pub(super) trait Store: Send {
     /// How many rows there were at the last flush.
     fn rows(&self) -> usize;
 
+    /// How many rows did not fit the model at the last flush, and the first of them with the cause.
+    fn kept_out(&self) -> Option<&(usize, String)>;
+
     /// What the cache takes, or took when that could last be asked.
     fn memory_bytes(&mut self) -> usize;
 
@@ -106,6 +109,11 @@ enum Doing<R> {
         new: R,
     },
     Remove(KeyBuf),
+    /// The row of this key does not fit the model.
+    KeepOut {
+        key: KeyBuf,
+        why: Arc<str>,
+    },
     Clear(Vec<KeyBuf>),
 }
 
@@ -126,6 +134,7 @@ pub(super) struct Stored<C: Keep> {
     comparing: Option<(Laid, Comparison)>,
     told: Option<Vec<Told>>,
     rows: usize,
+    kept_out: Option<(usize, String)>,
     memory: usize,
     key: KeyBuf,
 }
@@ -140,6 +149,7 @@ impl<C: Keep> Stored<C> {
             comparing: None,
             told: None,
             rows: 0,
+            kept_out: None,
             memory: 0,
             key: KeyBuf::default(),
         }
@@ -163,6 +173,7 @@ fn carry_out<C: Keep>(
     let in_change = |error| FlushError { is_of_snapshot: false, error };
     match doing {
         Doing::Begin { expected } => {
+            cache.begin_load();
             *loading = if cache.is_empty() {
                 cache.make_room(expected);
                 Loading::Alone
@@ -183,6 +194,7 @@ fn carry_out<C: Keep>(
             if let Loading::Over(laid) = std::mem::replace(loading, Loading::Alone) {
                 cache.sweep(&laid, told);
             }
+            cache.end_load();
         }
         Doing::Upsert(mut row) => {
             let put = cache.put(&mut row, Mode::Upsert, told);
@@ -196,6 +208,7 @@ fn carry_out<C: Keep>(
             put.map_err(in_change)?;
         }
         Doing::Remove(key) => cache.remove(&key, told),
+        Doing::KeepOut { key, why } => cache.keep_out(&key, why, told),
         Doing::Clear(keep) if keep.is_empty() && told.is_none() => cache.clear(),
         Doing::Clear(keep) => {
             let mut laid = Laid::default();
@@ -203,6 +216,7 @@ fn carry_out<C: Keep>(
                 cache.spare(key, &mut laid);
             }
             cache.sweep(&laid, told);
+            cache.retain_out(&keep);
         }
     }
     Ok(())
@@ -218,8 +232,10 @@ impl<C: Keep> Store for Stored<C> {
     }
 
     fn lay(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
-        let row = self.reader.read_copy(tuple)?;
-        self.waiting.push_back(Doing::Lay(row));
+        self.waiting.push_back(match self.reader.read_copy(tuple)? {
+            Decoded::Row(row) => Doing::Lay(row),
+            Decoded::Misfit { key, why } => Doing::KeepOut { key, why },
+        });
         Ok(())
     }
 
@@ -235,13 +251,17 @@ impl<C: Keep> Store for Stored<C> {
             Operation::Remove => Doing::Remove(key),
             Operation::Upsert | Operation::ReplaceKey => {
                 let data = change.data().ok_or("the row was not sent")?;
-                let new = self.reader.read_json(data, change.json_nulls(), &key)?;
+                let decoded = self.reader.read_json(data, change.json_nulls(), &key)?;
                 let old = change.old_id().filter(|_| change.operation() == Operation::ReplaceKey);
-                match old.map(|old| self.key_of(old)).transpose()? {
-                    Some(old) => Doing::Replace { old, new },
-                    None => {
+                match (decoded, old.map(|old| self.key_of(old)).transpose()?) {
+                    (Decoded::Row(new), Some(old)) => Doing::Replace { old, new },
+                    (Decoded::Row(new), None) => {
                         self.key = key;
                         Doing::Upsert(new)
+                    }
+                    (Decoded::Misfit { key, why }, old) => {
+                        self.waiting.extend(old.map(Doing::Remove));
+                        Doing::KeepOut { key, why }
                     }
                 }
             }
@@ -253,10 +273,17 @@ impl<C: Keep> Store for Stored<C> {
     fn replace(&mut self, keys: &[String], tuples: &[Vec<u8>]) -> Result<(), String> {
         let rows = tuples.iter().map(|tuple| self.reader.read_copy(tuple)).collect::<Result<Vec<_>, _>>();
         let rows = rows.map_err(|error| error.to_string())?;
-        let found: HashSet<KeyBuf> = rows.iter().map(|row| self.reader.key_of(row)).collect();
+        let key_of = |row: &Decoded<C::Row>| match row {
+            Decoded::Row(row) => self.reader.key_of(row),
+            Decoded::Misfit { key, .. } => key.clone(),
+        };
+        let found: HashSet<KeyBuf> = rows.iter().map(key_of).collect();
         let asked = keys.iter().map(|id| self.key_of(id)).collect::<Result<Vec<_>, _>>()?;
         self.waiting.extend(asked.into_iter().filter(|key| !found.contains(key)).map(Doing::Remove));
-        self.waiting.extend(rows.into_iter().map(Doing::Upsert));
+        self.waiting.extend(rows.into_iter().map(|row| match row {
+            Decoded::Row(row) => Doing::Upsert(row),
+            Decoded::Misfit { key, why } => Doing::KeepOut { key, why },
+        }));
         Ok(())
     }
 
@@ -271,12 +298,17 @@ impl<C: Keep> Store for Stored<C> {
     }
 
     fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
-        let row = self.reader.read_copy(tuple)?;
+        let decoded = self.reader.read_copy(tuple)?;
         if let Some((laid, comparison)) = &mut self.comparing {
             comparison.rows += 1;
-            self.cache.read().compare(&row, laid, comparison);
+            match &decoded {
+                Decoded::Row(row) => self.cache.read().compare(row, laid, comparison),
+                Decoded::Misfit { key, .. } => self.cache.read().compare_misfit(key, laid, comparison),
+            }
         }
-        self.reader.recycle(row);
+        if let Decoded::Row(row) = decoded {
+            self.reader.recycle(row);
+        }
         Ok(())
     }
 
@@ -299,6 +331,7 @@ impl<C: Keep> Store for Stored<C> {
             }
         }
         self.rows = cache.len();
+        self.kept_out = cache.kept_out();
         done
     }
 
@@ -308,6 +341,10 @@ impl<C: Keep> Store for Stored<C> {
 
     fn rows(&self) -> usize {
         self.rows
+    }
+
+    fn kept_out(&self) -> Option<&(usize, String)> {
+        self.kept_out.as_ref()
     }
 
     fn memory_bytes(&mut self) -> usize {

@@ -2,13 +2,14 @@
 //! notification.
 
 use super::error::ReadError;
-use super::keep::{Became, Comparison, Finding, FindingKind, Keep, Mode, Reads, Told};
+use super::keep::{Became, Comparison, Decoded, Finding, FindingKind, Keep, Mode, Reads, Told};
 use super::session::quote_identifier;
 use crate::index_cache::IdxModelCache;
-use crate::model::{HasPrimaryKey, Indexable};
+use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::table_cache::{JsonNulls, KeyBuf, Laid, RowBuf, StoreError, TableShape, Unfit, Upserted};
 use foldhash::quality::RandomState;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -18,6 +19,51 @@ use uuid::Uuid;
 pub trait Model: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync + 'static {}
 
 impl<T: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync + 'static> Model for T {}
+
+/// What happens to a row that does not fit the model: a label that the model does not know, a NULL, a number that is too
+/// large, a panic in the model's own code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnMisfit {
+    /// The row is kept out of the cache, counted and named, and taken in once it fits. The other rows are as live as ever.
+    #[default]
+    Quarantine,
+    /// Its table cannot be opened; a table that was live is stale until the row fits.
+    Refuse,
+}
+
+/// An application's cache, with the rows of its table that do not fit the model.
+pub(super) struct ModelCache<T> {
+    pub(super) rows: IdxModelCache<T>,
+    out: BTreeMap<Uuid, Misfit>,
+    /// Numbers the snapshots: a row that is kept out and does not come in the last one is gone.
+    loads: u64,
+    on_misfit: OnMisfit,
+}
+
+/// A row that is kept out.
+#[derive(Debug)]
+struct Misfit {
+    why: Arc<str>,
+    seen_in: u64,
+    /// Whether it became a model, and that model's index values could not be had.
+    is_of_index: bool,
+}
+
+/// Of how many rows that are kept out the cause is remembered; of the others the key alone.
+const CAUSES_KEPT: usize = 1_000;
+
+impl<T: Model> ModelCache<T> {
+    pub(super) fn new(on_misfit: OnMisfit) -> Self {
+        Self { rows: IdxModelCache::with_capacity(0), out: BTreeMap::new(), loads: 0, on_misfit }
+    }
+}
+
+impl<T> ModelCache<T> {
+    /// The rows that are kept out, with the causes; the cause is empty for those past the first thousand.
+    pub(super) fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
+        self.out.iter().map(|(key, misfit)| (key, &*misfit.why))
+    }
+}
 
 /// A row on its way in.
 pub(super) struct ModelRow<T> {
@@ -34,17 +80,18 @@ pub(super) struct ModelReader<T> {
     /// A digest of the columns' names: the same values under another name are another row to the model.
     names: u64,
     cells: RowBuf,
+    on_misfit: OnMisfit,
     model: PhantomData<fn() -> T>,
 }
 
 impl<T: Model> ModelReader<T> {
-    pub(super) fn new(shape: Arc<TableShape>, hasher: RandomState) -> Self {
+    pub(super) fn new(shape: Arc<TableShape>, hasher: RandomState, on_misfit: OnMisfit) -> Self {
         let names: Vec<&str> = shape.columns().iter().map(|column| column.name.as_str()).collect();
         let names = hasher.hash_one(names);
-        Self { shape, hasher, names, cells: RowBuf::default(), model: PhantomData }
+        Self { shape, hasher, names, cells: RowBuf::default(), on_misfit, model: PhantomData }
     }
 
-    fn read(&mut self, json: &str) -> Result<ModelRow<T>, Unfit> {
+    fn read(&mut self, json: &str) -> Result<Decoded<ModelRow<T>>, Unfit> {
         self.cells.read_json(&self.shape, json, JsonNulls::Unknown)?;
         let mut hasher = self.hasher.build_hasher();
         hasher.write_u64(self.names);
@@ -58,14 +105,23 @@ impl<T: Model> ModelReader<T> {
             }
         }
         let key = key_of(&KeyBuf::of_row(&self.shape, &self.cells));
-        let row: T = serde_json::from_str(json)
-            .map_err(|error| Unfit::Malformed(format!("the row {key} does not fit the model: {error}")))?;
-        if row.primary_key() != key {
-            let own = row.primary_key();
-            return Err(Unfit::Malformed(format!("the model's key of the row {key} is {own}")));
+        match (into_model(json, key), self.on_misfit) {
+            (Ok(row), _) => Ok(Decoded::Row(ModelRow { row: Some(row), key, digest: hasher.finish() })),
+            (Err(why), OnMisfit::Quarantine) => {
+                Ok(Decoded::Misfit { key: KeyBuf::of_cell(key.as_bytes()), why: why.into() })
+            }
+            (Err(why), OnMisfit::Refuse) => {
+                Err(Unfit::Malformed(format!("the row {key} does not fit the model: {why}")))
+            }
         }
-        Ok(ModelRow { row: Some(row), key, digest: hasher.finish() })
     }
+}
+
+/// Makes the row of this key a model, which is the application's code: an error and a panic alike say why it does not fit.
+fn into_model<T: Model>(json: &str, key: Uuid) -> Result<T, String> {
+    let (own, row) = guarded(|| serde_json::from_str::<T>(json).map(|row| (row.primary_key(), row)))?
+        .map_err(|error| error.to_string())?;
+    if own == key { Ok(row) } else { Err(format!("the model gives it the key {own}")) }
 }
 
 /// The uuid that is a key; a table whose key is none is not followed into such a cache.
@@ -94,7 +150,7 @@ impl<T: Model> Reads for ModelReader<T> {
         )
     }
 
-    fn read_copy(&mut self, tuple: &[u8]) -> Result<ModelRow<T>, ReadError> {
+    fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {
         let malformed = || Unfit::Malformed(format!("a COPY tuple of {} bytes is not one row as JSON", tuple.len()));
         let (head, json) = tuple.split_first_chunk::<6>().ok_or_else(malformed)?;
         let length = i32::from_be_bytes([head[2], head[3], head[4], head[5]]);
@@ -104,9 +160,13 @@ impl<T: Model> Reads for ModelReader<T> {
         Ok(self.read(std::str::from_utf8(json).map_err(|_| malformed())?)?)
     }
 
-    fn read_json(&mut self, data: &str, _: JsonNulls<'_>, key: &KeyBuf) -> Result<ModelRow<T>, String> {
-        let row = self.read(data).map_err(|error| error.to_string())?;
-        if row.key == key_of(key) { Ok(row) } else { Err(Unfit::KeyMismatch.to_string()) }
+    fn read_json(&mut self, data: &str, _: JsonNulls<'_>, key: &KeyBuf) -> Result<Decoded<ModelRow<T>>, String> {
+        let decoded = self.read(data).map_err(|error| error.to_string())?;
+        let own = match &decoded {
+            Decoded::Row(row) => row.key,
+            Decoded::Misfit { key, .. } => key_of(key),
+        };
+        if own == key_of(key) { Ok(decoded) } else { Err(Unfit::KeyMismatch.to_string()) }
     }
 
     fn key_of(&self, row: &ModelRow<T>) -> KeyBuf {
@@ -116,38 +176,60 @@ impl<T: Model> Reads for ModelReader<T> {
     fn recycle(&mut self, _: ModelRow<T>) {}
 }
 
-impl<T: Model> Keep for IdxModelCache<T> {
+impl<T: Model> Keep for ModelCache<T> {
     type Row = ModelRow<T>;
     type Reader = ModelReader<T>;
 
     fn len(&self) -> usize {
-        Self::len(self)
+        self.rows.len()
     }
 
     fn memory_bytes(&self) -> usize {
-        Self::memory_bytes(self)
+        let causes: usize = self.out.values().take(CAUSES_KEPT).map(|misfit| misfit.why.len()).sum();
+        self.rows.memory_bytes() + self.out.len() * 2 * size_of::<(Uuid, Misfit)>() + causes
     }
 
     fn make_room(&mut self, expected: usize) {
-        *self = Self::with_capacity(expected);
+        self.rows = IdxModelCache::with_capacity(expected);
+        self.out.clear();
+    }
+
+    fn begin_load(&mut self) {
+        self.loads += 1;
     }
 
     fn put(&mut self, row: &mut ModelRow<T>, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<(), StoreError> {
         let key = row.key;
         let duplicate = || StoreError::DuplicateKey(key.to_string());
         let Some(model) = row.row.take() else { return Ok(()) };
-        let upserted = match mode {
-            Mode::Insert if self.contains_primary(&key) => return Err(duplicate()),
-            Mode::Insert | Mode::Upsert => self.put_digested(model, row.digest)?.1,
+        // The model is asked for its index values in here, and may panic.
+        let put = |rows: &mut IdxModelCache<T>| guarded(|| rows.put_digested(model, row.digest));
+        let put = match mode {
+            Mode::Insert if self.rows.contains_primary(&key) => return Err(duplicate()),
+            Mode::Insert | Mode::Upsert => put(&mut self.rows),
             Mode::Lay(laid) => {
-                if self.digest(&key).is_some_and(|(slot, _)| laid.has(slot)) {
+                if self.rows.digest(&key).is_some_and(|(slot, _)| laid.has(slot)) {
                     return Err(duplicate());
                 }
-                let (slot, upserted) = self.put_digested(model, row.digest)?;
-                laid.mark(slot);
-                upserted
+                let put = put(&mut self.rows);
+                if let Ok(Ok((slot, _))) = &put {
+                    laid.mark(*slot);
+                }
+                put
             }
         };
+        let upserted = match put {
+            Ok(put) => put?.1,
+            Err(panic) if self.on_misfit == OnMisfit::Refuse => return Err(StoreError::Model(panic)),
+            Err(panic) => {
+                self.keep_out(&KeyBuf::of_cell(key.as_bytes()), panic.into(), told);
+                if let Some(misfit) = self.out.get_mut(&key) {
+                    misfit.is_of_index = true;
+                }
+                return Ok(());
+            }
+        };
+        self.out.remove(&key);
         let became = match upserted {
             Upserted::Added => Became::Added,
             Upserted::Changed => Became::Changed,
@@ -161,36 +243,68 @@ impl<T: Model> Keep for IdxModelCache<T> {
 
     fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>) {
         let key = key_of(key);
-        if let (Some(_), Some(told)) = (Self::remove(self, &key), told) {
+        self.out.remove(&key);
+        if let (Some(_), Some(told)) = (self.rows.remove(&key), told) {
             told.push(Told::Model(key, Became::Removed));
         }
     }
 
+    fn keep_out(&mut self, key: &KeyBuf, why: Arc<str>, mut told: Option<&mut Vec<Told>>) {
+        let key = key_of(key);
+        if let (Some(_), Some(told)) = (self.rows.remove(&key), &mut told) {
+            told.push(Told::Model(key, Became::Removed));
+        }
+        let kept = if self.out.len() < CAUSES_KEPT { Arc::clone(&why) } else { "".into() };
+        let before = self.out.insert(key, Misfit { why: kept, seen_in: self.loads, is_of_index: false });
+        // A row that is read again and still does not fit is no news.
+        if let Some(told) = told.filter(|_| before.is_none_or(|before| before.why != why)) {
+            told.push(Told::Misfit(key, why));
+        }
+    }
+
+    fn retain_out(&mut self, keys: &[KeyBuf]) {
+        let keys: Vec<Uuid> = keys.iter().map(key_of).collect();
+        self.out.retain(|key, _| keys.contains(key));
+    }
+
+    fn kept_out(&self) -> Option<(usize, String)> {
+        let (key, misfit) = self.out.first_key_value()?;
+        Some((self.out.len(), format!("{key}: {}", misfit.why)))
+    }
+
     fn spare(&self, key: &KeyBuf, laid: &mut Laid) {
-        if let Some((slot, _)) = self.digest(&key_of(key)) {
+        if let Some((slot, _)) = self.rows.digest(&key_of(key)) {
             laid.mark(slot);
         }
     }
 
     fn sweep(&mut self, laid: &Laid, mut told: Option<&mut Vec<Told>>) {
-        for key in self.not_laid(laid) {
-            Self::remove(self, &key);
+        for key in self.rows.not_laid(laid) {
+            self.rows.remove(&key);
             if let Some(told) = &mut told {
                 told.push(Told::Model(key, Became::Removed));
             }
         }
     }
 
+    fn end_load(&mut self) {
+        let loads = self.loads;
+        self.out.retain(|_, misfit| misfit.seen_in == loads);
+    }
+
     fn clear(&mut self) {
-        Self::clear(self);
+        self.rows.clear();
+        self.out.clear();
     }
 
     fn compare(&self, row: &ModelRow<T>, laid: &mut Laid, comparison: &mut Comparison) {
-        let cached = self.digest(&row.key);
+        let cached = self.rows.digest(&row.key);
         if let Some((slot, _)) = cached {
             laid.mark(slot);
         }
         match cached {
+            // A comparison does not ask the model for index values.
+            None if self.out.get(&row.key).is_some_and(|misfit| misfit.is_of_index) => comparison.kept_out += 1,
             None => comparison.find(FindingKind::Missing, |kind| finding(kind, row.key)),
             Some((_, digest)) if digest != row.digest => {
                 comparison.find(FindingKind::Stale, |kind| finding(kind, row.key));
@@ -199,8 +313,20 @@ impl<T: Model> Keep for IdxModelCache<T> {
         }
     }
 
+    fn compare_misfit(&self, key: &KeyBuf, laid: &mut Laid, comparison: &mut Comparison) {
+        let key = key_of(key);
+        if let Some((slot, _)) = self.rows.digest(&key) {
+            laid.mark(slot);
+            comparison.find(FindingKind::Stale, |kind| finding(kind, key));
+        } else if self.out.contains_key(&key) {
+            comparison.kept_out += 1;
+        } else {
+            comparison.find(FindingKind::Missing, |kind| finding(kind, key));
+        }
+    }
+
     fn ghosts(&self, laid: &Laid, comparison: &mut Comparison) {
-        for key in self.not_laid(laid) {
+        for key in self.rows.not_laid(laid) {
             comparison.find(FindingKind::Ghost, |kind| finding(kind, key));
         }
     }

@@ -9,7 +9,7 @@
 
 use super::backoff::Backoff;
 use super::table::Table;
-use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, Via, Work};
+use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, TableId, Via, Work};
 use std::time::{Duration, Instant};
 
 /// Where the connections are.
@@ -49,18 +49,28 @@ pub(super) struct Fence {
     pub(super) arrived: Option<Vec<u64>>,
     /// Whether the server has committed it.
     pub(super) is_sent: bool,
-    /// Whether it has proven what was read: before what it asks for is there, nothing is live.
-    pub(super) is_proof: bool,
+    /// Once it has arrived: the tables whose reads it has proven. Before the rows that came before it are there, such a
+    /// table is not live.
+    pub(super) proves: Vec<bool>,
+    /// The look at the definitions that was asked for with it; 0: nobody looks.
+    pub(super) look: u64,
 }
 
 impl Fence {
+    pub(super) fn has_arrived(&self) -> bool {
+        self.arrived.is_some()
+    }
+
     /// Whether everything that came before it is in the caches, rows that were to be read again included. Not before it has
     /// arrived.
-    pub(super) fn is_fulfilled(&self, tables: &[Table]) -> bool {
-        self.arrived.as_ref().is_some_and(|arrivals| {
-            let mut each = tables.iter().zip(arrivals);
-            each.all(|(table, before)| table.arrivals().1.is_none_or(|open_since| open_since > *before))
-        })
+    pub(super) fn is_complete(&self, tables: &[Table]) -> bool {
+        (0..tables.len()).all(|table| self.is_complete_for(table, tables))
+    }
+
+    /// The same for the cache of one table.
+    pub(super) fn is_complete_for(&self, table: usize, tables: &[Table]) -> bool {
+        let before = self.arrived.as_ref().and_then(|arrivals| arrivals.get(table));
+        before.is_some_and(|before| tables[table].arrivals().1.is_none_or(|open_since| open_since > *before))
     }
 }
 
@@ -139,6 +149,11 @@ impl Engine {
         matches!(self.link, Link::Following) && self.read_side.is_up()
     }
 
+    /// Whether F can be asked for a look at the definitions.
+    pub(super) fn can_look(&self) -> bool {
+        matches!(self.link, Link::Following) && self.fence_side.is_up()
+    }
+
     /// When F or Q must be looked at again.
     pub(super) fn side_timeouts(&self) -> impl Iterator<Item = Instant> {
         [self.fence_side.timeout(), self.read_side.timeout()].into_iter().flatten()
@@ -161,25 +176,50 @@ impl Engine {
         let wait = side.backoff.next(drawn);
         side.stage = Stage::Lost { retry_at: now + wait };
         self.counters.reopened += 1;
+        let why = match via {
+            Via::Fences => {
+                self.looks.give_up();
+                why
+            }
+            Via::Reads => self.give_up_work(why, now),
+        };
         self.outputs.push_back(Output::OneLost { via, why, retry_in: wait });
-        if via == Via::Reads {
-            self.give_up_work(now);
-        }
     }
 
-    /// The answer to what Q was asked for will not come.
-    fn give_up_work(&mut self, now: Instant) {
+    /// The answer to what Q was asked for will not come. Gives the cause, with how often in a row a read of a table ended so.
+    fn give_up_work(&mut self, why: String, now: Instant) -> String {
+        let lost = || "the connection for reading was lost".to_string();
+        let mut said = why;
         match self.work {
             Some(Work::Read { table, .. }) => {
-                self.tables[table.0].read_failed(now, "the connection for reading was lost".to_string());
+                said = self.count_lost_read(table, said);
+                self.tables[table.0].read_failed(now, lost());
             }
             Some(Work::Refetch { table, .. }) => self.tables[table.0].give_up_refetch(),
-            Some(Work::Round { table, .. }) => {
-                self.end_round(table, None, Some("the connection for reading was lost".to_string()), now);
-            }
+            Some(Work::Round { table, .. }) => self.end_round(table, None, Some(lost()), now),
             None => {}
         }
         self.work = None;
+        if self.reads_are_lost_in_vain() {
+            self.disconnect(Failure::ConnectionLost(said.clone()), true, now);
+        }
+        said
+    }
+
+    /// A connection was lost while a table was read: the cause, with how often in a row that was.
+    pub(super) fn count_lost_read(&mut self, table: TableId, why: String) -> String {
+        self.lost_reads += 1;
+        if self.lost_reads == 1 {
+            return why;
+        }
+        format!("{} times in a row while {} was read: {why}", self.lost_reads, self.tables[table.0].name())
+    }
+
+    /// Whether reads were cut so often that a replica which was never live gives up. Without this a server or proxy that
+    /// ends each COPY makes it begin over and over, and whoever waits is told nothing.
+    pub(super) fn reads_are_lost_in_vain(&self) -> bool {
+        const TOO_OFTEN: u32 = 5;
+        !self.has_been_live && self.lost_reads >= TOO_OFTEN
     }
 
     /// F or Q is open again.
@@ -207,7 +247,8 @@ impl Engine {
         if !matches!(self.side(via).stage, Stage::Opening) {
             return;
         }
-        if self.side(via).failures.is_too_long(code) || is_permanent {
+        let is_refused = self.side(via).failures.is_too_long(code) || is_permanent;
+        if is_refused && !self.has_been_live {
             return self.disconnect(Failure::ConnectFailed(why), true, now);
         }
         self.open_later(via, why, now);
@@ -338,7 +379,7 @@ impl Engine {
     }
 
     /// A number from 0 to 1.
-    fn draw(&mut self) -> f64 {
+    pub(super) fn draw(&mut self) -> f64 {
         // Splitmix64.
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;

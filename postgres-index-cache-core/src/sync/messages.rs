@@ -45,6 +45,8 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Whether a lost connection is opened again.
     pub heals: bool,
+    /// Whether each fence asks for a look at the definitions of the tables ([`Output::Look`]).
+    pub looks: bool,
 }
 
 impl Default for Limits {
@@ -55,6 +57,7 @@ impl Default for Limits {
             waiting_bytes: 256 << 20,
             heartbeat: Duration::from_secs(5),
             heals: true,
+            looks: true,
         }
     }
 }
@@ -186,6 +189,45 @@ pub enum Input<'a> {
         /// What is seen of it.
         why: String,
     },
+    /// The table cannot be followed as it is: nothing announces it any more, it is being looked into, it is gone. Nothing of
+    /// it is read or changed until [`Input::TableFollowed`].
+    TableHeld {
+        /// The table.
+        table: TableId,
+        /// Why, and what to do about it.
+        why: String,
+    },
+    /// The table can be followed, as this says from now on: it is read anew.
+    TableFollowed {
+        /// The table.
+        table: TableId,
+        /// What is known of it.
+        followed: Box<Followed>,
+    },
+    /// The table cannot be kept for want of room; its read is over. It is read again after a while.
+    TableFailed {
+        /// The table.
+        table: TableId,
+        /// What went wrong.
+        why: String,
+        /// Whether to try again is of no use, as long as it was never live.
+        is_permanent: bool,
+    },
+    /// The tables' triggers notify on these channels from now on.
+    ChannelsChanged(Vec<String>),
+    /// The look that [`Output::Look`] asked for is done. What it found is said before, as [`Input::TableAltered`] or
+    /// [`Input::TableHeld`].
+    Looked {
+        /// The number of the look.
+        look: u64,
+    },
+    /// That look could not be done; the connection is in order.
+    LookFailed {
+        /// The number of the look.
+        look: u64,
+        /// What went wrong.
+        why: String,
+    },
     /// There is no memory for what waits, [`Engine::waiting_bytes`](super::Engine::waiting_bytes): the table that most
     /// waits for is read again in its place.
     MemoryShort,
@@ -193,6 +235,8 @@ pub enum Input<'a> {
     VerifyWanted {
         /// The table.
         table: TableId,
+        /// The caller's number for the question, said in [`Output::RoundEnded`].
+        question: u64,
     },
     /// Q has taken the snapshot that a round compares with.
     CutTaken {
@@ -310,8 +354,8 @@ pub enum Output {
     RoundEnded {
         /// The table.
         table: TableId,
-        /// The round.
-        round: u64,
+        /// The number of the question that it answers.
+        question: u64,
         /// Why it does not count; `None`: the cache was compared with the table at one exact cut.
         inconclusive: Option<String>,
     },
@@ -336,10 +380,32 @@ pub enum Output {
         /// The keys, as JSON.
         keep: Vec<String>,
     },
-    /// Everything that was committed before this fence was asked for is in the caches; and so for every lower one, which is
-    /// not told by itself.
-    FenceReached(FenceId),
-    /// The state is another one.
+    /// Look at the definitions of the tables on F, from now on, and say [`Input::Looked`] or [`Input::LookFailed`].
+    Look {
+        /// To be said in the answer.
+        look: u64,
+    },
+    /// The read of a table, or of rows of it, that is underway is not wanted any more.
+    GiveUpRead {
+        /// The table.
+        table: TableId,
+    },
+    /// Everything that was committed before this fence was asked for is in the cache of this table; and so for every lower
+    /// one, which is not told by itself.
+    FenceReached {
+        /// The table.
+        table: TableId,
+        /// The fence.
+        fence: FenceId,
+    },
+    /// The state of a table is another one. It is said before [`Output::StateChanged`].
+    TableStateChanged {
+        /// The table.
+        table: TableId,
+        /// Its state.
+        state: State,
+    },
+    /// The state of all together is another one.
     StateChanged(State),
     /// Commits wait for the notify lock longer than a fence may: nothing is lost, nothing arrives.
     CommitsBlocked,
@@ -373,8 +439,8 @@ pub enum Output {
     },
 }
 
-/// How far the replica is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// How far the replica is, or one of its tables. The least of the tables' states is that of the replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
     /// Entered at the start, when a connection is lost and after a failure. Nothing is known of the tables.
     Disconnected,
@@ -382,17 +448,19 @@ pub enum State {
     Subscribing,
     /// Entered when LISTEN is committed. Whether notifications arrive is not known yet.
     Probing,
-    /// Entered when both probes came back. Some table has not been read.
-    Snapshotting,
-    /// Entered when a table that is to be read again must wait, since it was read a moment ago or could not be:
-    /// [`Engine::degraded`](super::Engine::degraded) says which, and why. It is read at the rate that it can be, and not
-    /// live in between.
+    /// Entered when a table cannot be followed or read: its definition is another one, nothing announces it, its last read
+    /// failed. [`Engine::cause`](super::Engine::cause) says why. It is tried again for ever.
+    Stale,
+    /// Entered when a table that is to be read again must wait, since it was read a moment ago:
+    /// [`Engine::cause`](super::Engine::cause) says why. It is read at the rate that it can be, and not live in between.
     Degraded,
-    /// Entered when every table is read. Each cache is its table as of some moment; no fence has proven which. Also while
+    /// Entered when both probes came back. The table has not been read.
+    Snapshotting,
+    /// Entered when the table is read. The cache is its table as of some moment; no fence has proven which. Also while
     /// a cache cannot be changed: it is its table as of when it last could.
     CatchingUp,
-    /// Entered when a fence that was sent after the last read came back. Every cache is its table as of the last fence
-    /// or later.
+    /// Entered when a fence that was sent after the last read came back, and a look at the definitions that was asked for
+    /// with it is done. The cache is its table as of the last fence or later.
     Live,
 }
 
@@ -440,16 +508,6 @@ pub enum Failure {
         /// What the server said.
         why: String,
     },
-}
-
-impl Failure {
-    /// Whether it is of no use to connect again: what is between us and the server, or the server's own rules, forbid it.
-    pub fn is_permanent(&self) -> bool {
-        match self {
-            Self::ProbeLost { .. } | Self::ReadRefused { .. } | Self::NotFollowed { .. } => true,
-            Self::FenceLost { .. } | Self::ConnectionLost(_) | Self::ConnectFailed(_) => false,
-        }
-    }
 }
 
 /// What has been counted since the start.

@@ -14,22 +14,38 @@ use super::snapshot::Snapshot;
 use super::{Engine, Output, Rule, TableId, Work};
 use std::time::Instant;
 
+/// The number of a round, and that of the question which it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RoundId {
+    pub(super) round: u64,
+    pub(super) question: u64,
+}
+
 #[derive(Debug)]
 pub(super) enum Round {
     /// Entered when Q is asked for the snapshot. Changes are held in order.
-    Holding { round: u64, snapshot: Option<Snapshot>, token: Option<String>, held: Vec<Change>, bytes: usize },
+    Holding { id: RoundId, snapshot: Option<Snapshot>, token: Option<String>, held: Vec<Change>, bytes: usize },
     /// Entered when the fence has come. What the snapshot sees is done; rows that are to be read again for that are read
     /// inside its transaction; the rest is held.
-    Settling { round: u64, held: Vec<Change>, bytes: usize },
+    Settling { id: RoundId, held: Vec<Change>, bytes: usize },
     /// Entered when nothing is left to be read. The cache is compared, and not changed.
-    Comparing { round: u64 },
+    Comparing { id: RoundId },
 }
 
 impl Round {
-    pub(super) fn number(&self) -> u64 {
+    fn id(&self) -> RoundId {
         match self {
-            Self::Holding { round, .. } | Self::Settling { round, .. } | Self::Comparing { round } => *round,
+            Self::Holding { id, .. } | Self::Settling { id, .. } | Self::Comparing { id } => *id,
         }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.id().round
+    }
+
+    /// The number of the question that it answers.
+    pub(super) fn question(&self) -> u64 {
+        self.id().question
     }
 
     /// Whether this is the token of the fence that it waits for.
@@ -39,10 +55,10 @@ impl Round {
 }
 
 impl Engine {
-    pub(super) fn begin_round(&mut self, table: TableId) {
+    pub(super) fn begin_round(&mut self, table: TableId, question: u64) {
         self.rounds += 1;
         let round = self.rounds;
-        self.tables[table.0].begin_round(round);
+        self.tables[table.0].begin_round(RoundId { round, question });
         self.work = Some(Work::Round { table, round, batch: None });
         self.outputs.push_back(Output::TakeCut { table, round });
     }
@@ -91,15 +107,15 @@ impl Engine {
 
     /// A round of the table is over, if one is underway, and of that number where one is named.
     pub(super) fn end_round(&mut self, table: TableId, round: Option<u64>, inconclusive: Option<String>, now: Instant) {
-        let Some(underway) = self.tables[table.0].round().map(Round::number) else { return };
-        if round.is_some_and(|round| round != underway) {
+        let Some(underway) = self.tables[table.0].round().map(Round::id) else { return };
+        if round.is_some_and(|round| round != underway.round) {
             return;
         }
         self.work = None;
         self.tables[table.0].give_up_refetch();
         let steps = self.tables[table.0].end_round(self.limits.waiting_bytes);
         self.count_what_waited(table);
-        self.outputs.push_back(Output::RoundEnded { table, round: underway, inconclusive });
+        self.outputs.push_back(Output::RoundEnded { table, question: underway.question, inconclusive });
         self.carry_out(table, steps, now);
     }
 }

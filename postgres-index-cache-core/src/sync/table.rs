@@ -3,6 +3,7 @@
 mod rounds;
 
 use super::backlog::Backlog;
+use super::backoff::Backoff;
 use super::change::{Change, Operation};
 use super::link::Streak;
 use super::refetch::{Admission, Queued, Refetches};
@@ -42,6 +43,9 @@ pub(super) enum Phase {
     /// Entered at the start, after a loss, and when a change demands it. It is to be read, `not_before` then. Changes that
     /// arrive are passed over: they are committed, so the read will see them.
     Due { not_before: Option<Instant> },
+    /// Entered when the table cannot be followed as it is. It is not read, and what its trigger sends is passed over: its
+    /// key, its columns or its very table may be other ones than the cache was made for.
+    Held,
     /// Entered when the read is asked for. Changes wait, in order; the snapshot, once known, decides about them.
     /// With `is_in_vain` nothing waits any more: the table is to be read again when this read is done. A read is never
     /// given up half-way: its COPY would be drained to the end all the same.
@@ -73,6 +77,10 @@ pub(super) struct Table {
     generation: u64,
     /// Why it is to be read again, or was.
     cause: String,
+    /// Whether the last read has failed; until one has succeeded.
+    is_failing: bool,
+    /// How long to wait after a read that has failed.
+    pub(super) backoff: Backoff,
     /// How long the last reload took and when it ended: reloads keep a distance.
     last_reload: Option<(Instant, Duration)>,
     /// What the transaction in `touched_by` did, by the hash of the key. Transactions arrive whole, one after another.
@@ -108,6 +116,8 @@ impl Table {
             phase: Phase::Due { not_before: None },
             generation: 0,
             cause: String::new(),
+            is_failing: false,
+            backoff: Backoff::default(),
             last_reload: None,
             touched: HashMap::new(),
             touched_by: None,
@@ -145,8 +155,23 @@ impl Table {
     pub(super) fn due_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Due { not_before } if !self.is_busy() => not_before,
-            Phase::Due { .. } | Phase::Reading { .. } | Phase::Following { .. } => None,
+            Phase::Due { .. } | Phase::Held | Phase::Reading { .. } | Phase::Following { .. } => None,
         }
+    }
+
+    /// Whether it cannot be followed as it is.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Held)
+    }
+
+    /// Whether it cannot be followed or read.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_held() || self.is_failing
+    }
+
+    /// `schema.table`, for people.
+    pub(super) fn name(&self) -> String {
+        format!("{}.{}", self.followed.schema, self.followed.name)
     }
 
     /// Whether it is to be read, and not yet.
@@ -158,13 +183,33 @@ impl Table {
         &self.cause
     }
 
-    /// Whether a payload is about this table. The plain form names no schema and no oid: the name has to do.
+    /// Whether a payload is about this table.
+    ///
+    /// The table whose trigger sends it counts, not the name that it gives:
+    /// 1. `users` is renamed to `users_old`, and another table to `users`.
+    /// 2. The function on `users_old` has its table's old name as a literal, and goes on sending `users`.
+    ///
+    /// By the name its rows would be taken for those of the new table. The plain form says neither schema nor sender: there
+    /// the name has to do.
     pub(super) fn is_meant(&self, payload: &Payload<'_>) -> bool {
+        let is_sender = match payload.rel {
+            Some(rel) => {
+                rel == self.followed.oid
+                    || self.followed.leaves.contains(&rel)
+                    || self.detaching.contains(&rel)
+                    // A leaf that was made or attached since.
+                    || (self.followed.is_partitioned && self.is_named_by(payload))
+            }
+            None => self.is_named_by(payload),
+        };
+        // The last resort of a trigger that failed twice is a reload with a schema and without an xid.
+        is_sender && (payload.xid.is_some() || self.followed.sends_plain_form || payload.action == Action::Reload)
+    }
+
+    /// Whether a payload gives this table's name.
+    pub(super) fn is_named_by(&self, payload: &Payload<'_>) -> bool {
         payload.table == self.followed.name
             && payload.schema.as_ref().is_none_or(|schema| *schema == self.followed.schema)
-            && (self.followed.is_partitioned || payload.rel.is_none_or(|rel| rel == self.followed.oid))
-            // The last resort of a trigger that failed twice is a reload with a schema and without an xid.
-            && (payload.xid.is_some() || self.followed.sends_plain_form || payload.action == Action::Reload)
     }
 
     /// Whether the sender of a payload is the table, or a leaf that is known.
@@ -192,7 +237,7 @@ impl Table {
             self.last_truncate = change.xid;
         }
         match &mut self.phase {
-            Phase::Due { .. } | Phase::Reading { is_in_vain: true, .. } => Vec::new(),
+            Phase::Due { .. } | Phase::Held | Phase::Reading { is_in_vain: true, .. } => Vec::new(),
             Phase::Reading { waiting, waiting_bytes, is_in_vain, .. } => {
                 *waiting_bytes += change.bytes();
                 if *waiting_bytes > waiting_limit {
@@ -236,7 +281,7 @@ impl Table {
     /// How many bytes wait: changes for a read, for rows that are read again, for the cache's lock or for a round.
     pub(super) fn waiting_bytes(&self) -> usize {
         match &self.phase {
-            Phase::Due { .. } => 0,
+            Phase::Due { .. } | Phase::Held => 0,
             Phase::Reading { waiting_bytes, .. } => *waiting_bytes,
             Phase::Following { .. } => {
                 let backlog = self.backlog.as_ref().map_or(0, Backlog::bytes);
@@ -248,7 +293,7 @@ impl Table {
     /// Something happened to the table that nobody can make out.
     pub(super) fn doubt(&mut self, why: &str) -> Vec<Step> {
         match &mut self.phase {
-            Phase::Due { .. } => Vec::new(),
+            Phase::Due { .. } | Phase::Held => Vec::new(),
             Phase::Reading { is_in_vain, waiting, waiting_bytes, .. } => {
                 self.cause = why.to_string();
                 *is_in_vain = true;
@@ -527,13 +572,37 @@ impl Table {
     /// A read has failed: it is to be done again, not before then.
     pub(super) fn read_failed(&mut self, not_before: Instant, why: String) {
         self.cause = why;
+        self.is_failing = true;
         self.phase = Phase::Due { not_before: Some(not_before) };
         self.forget_transaction();
     }
 
+    /// It cannot be followed as it is.
+    pub(super) fn hold(&mut self, why: String) {
+        self.cause = why;
+        self.phase = Phase::Held;
+        self.forget_transaction();
+    }
+
+    /// It can be followed, as this says, and is to be read.
+    pub(super) fn follow_anew(&mut self, followed: Followed) {
+        self.followed = followed;
+        self.detaching.clear();
+        self.is_failing = false;
+        self.read_failures.end();
+        self.backoff.reset();
+        // A read of what it was before is of no use any more, and numbers of the same generation must not be taken for it.
+        self.generation += 1;
+        self.phase = Phase::Due { not_before: None };
+        self.forget_transaction();
+    }
+
+    /// The connections are lost. A table that cannot be followed cannot be followed by other connections either.
     pub(super) fn disconnect(&mut self) {
         self.read_failures.end();
-        self.phase = Phase::Due { not_before: None };
+        if !self.is_held() {
+            self.phase = Phase::Due { not_before: None };
+        }
         self.forget_transaction();
     }
 
@@ -561,6 +630,8 @@ impl Table {
             return None;
         }
         let (started, waiting, filter) = (*started, std::mem::take(waiting), snapshot.take());
+        self.is_failing = false;
+        self.backoff.reset();
         if *is_in_vain || generation > 1 {
             self.last_reload = Some((now, now.saturating_duration_since(started)));
         }

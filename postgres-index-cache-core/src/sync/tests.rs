@@ -1,6 +1,7 @@
 //! The engine driven by hand. The random model of PostgreSQL that drives it stands in `tests/simulation`.
 
 mod fences;
+mod looks;
 mod sides;
 
 use super::*;
@@ -34,6 +35,7 @@ impl Driven {
             waiting_bytes: 10_000,
             heartbeat: Duration::from_secs(1000),
             heals: true,
+            looks: false,
         };
         let engine = Engine::new(tables, vec!["c".into()], FENCES.into(), limits);
         Self { engine, now: Instant::now(), outputs: Vec::new() }
@@ -105,7 +107,9 @@ impl Driven {
     }
 
     fn is_reached(&self, fence: u64) -> bool {
-        self.outputs.iter().any(|output| matches!(output, Output::FenceReached(FenceId(id)) if *id == fence))
+        self.outputs
+            .iter()
+            .any(|output| matches!(output, Output::FenceReached { fence: FenceId(id), .. } if *id == fence))
     }
 
     fn live(&mut self) {
@@ -140,7 +144,8 @@ fn it_listens_before_it_probes_and_probes_before_it_reads() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.handle(Input::TimePassed);
     assert!(matches!(&driven.outputs[..],
-        [Output::Connect { channels }, Output::StateChanged(State::Subscribing)] if channels == &["c", FENCES]));
+        [Output::Connect { channels }, Output::TableStateChanged { state: State::Subscribing, .. },
+            Output::StateChanged(State::Subscribing)] if channels == &["c", FENCES]));
     assert!(driven.tokens().is_empty() && driven.read_asked().is_none());
     driven.handle(Input::Listening);
     let tokens = driven.tokens();
@@ -173,10 +178,12 @@ fn the_same_failure_of_one_table_is_a_refusal_whatever_others_do() {
             if fails(&mut driven).is_some() {
                 break;
             }
+            driven.echo();
             driven.now += Duration::from_secs(20);
             driven.handle(Input::TimePassed);
         }
         driven.handle(Input::ChangeUnfit { table: TableId(1), why: "x".into() });
+        driven.echo();
         driven.now += Duration::from_secs(20);
         driven.handle(Input::TimePassed);
     }
@@ -474,15 +481,15 @@ fn reloads_keep_a_distance() {
     driven.now += Duration::from_secs(3);
     driven.finish_read("150:150:");
     driven.echo();
-    assert_eq!((driven.engine.state(), driven.engine.degraded()), (State::Live, None));
+    assert_eq!((driven.engine.state(), driven.engine.cause(TableId(0))), (State::Live, None));
     reload(&mut driven);
     assert_eq!(driven.read_asked(), None);
-    assert_eq!((driven.engine.state(), driven.engine.degraded()), (State::Degraded, Some((TableId(0), "x"))));
+    assert_eq!((driven.engine.state(), driven.engine.cause(TableId(0))), (State::Degraded, Some("x")));
     assert_eq!(driven.engine.poll_timeout(), Some(driven.now + Duration::from_secs(6)));
     driven.now += Duration::from_secs(6);
     driven.handle(Input::TimePassed);
     assert!(driven.read_asked().is_some());
-    assert_eq!((driven.engine.state(), driven.engine.degraded()), (State::Snapshotting, None));
+    assert_eq!((driven.engine.state(), driven.engine.cause(TableId(0))), (State::Snapshotting, None));
 }
 
 #[test]
@@ -495,7 +502,7 @@ fn what_waits_is_bounded_and_a_read_that_missed_changes_is_done_again() {
     driven.now += Duration::from_secs(3);
     driven.finish_read("1:1:");
     assert_eq!((driven.applied(), driven.engine.state()), (String::new(), State::Degraded));
-    let (_, why) = driven.engine.degraded().expect("it says why");
+    let why = driven.engine.cause(TableId(0)).expect("it says why");
     assert_eq!(why, "too many changes waited while it was read");
     assert_eq!(driven.read_asked(), None, "the next read keeps its distance");
     driven.now += Duration::from_secs(6);

@@ -65,6 +65,10 @@ fn everything_that_can_happen_does() {
             ("changes in the plain form", counters.plain),
             ("memory was short", world.short),
             ("tables altered", world.altered),
+            ("tables that could not be followed", world.held),
+            ("names that another table took", world.swapped),
+            ("looks that failed", world.failed_looks),
+            ("given up before it was live", u64::from(world.has_given_up())),
             ("caches compared", world.compared),
             ("rounds that did not count", world.inconclusive),
         ] {
@@ -75,7 +79,7 @@ fn everything_that_can_happen_does() {
 }
 
 #[test]
-fn any_rule_that_is_taken_out_is_missed() {
+fn disabling_any_rule_makes_the_simulation_fail() {
     let rules = [
         Rule::Recheck,
         Rule::Delete,
@@ -90,6 +94,8 @@ fn any_rule_that_is_taken_out_is_missed() {
         Rule::RoundFence,
         Rule::Probe,
         Rule::Open,
+        Rule::Look,
+        Rule::Held,
     ];
     let faults = [
         Fault::SubtransactionXid,
@@ -98,6 +104,8 @@ fn any_rule_that_is_taken_out_is_missed() {
         Fault::NoTruncate,
         Fault::NewKeyAlone,
         Fault::SnapshotBeforeListen,
+        Fault::AnyContract,
+        Fault::StaysWithRelation,
     ];
     let wrongs = rules.map(Wrong::Rule).into_iter().chain(faults.map(Wrong::Fault));
     let unnoticed: Vec<Wrong> = wrongs.filter(|wrong| first_failure(0..SEEDS, Some(*wrong)).is_none()).collect();

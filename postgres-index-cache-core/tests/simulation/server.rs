@@ -25,6 +25,10 @@ pub enum Fault {
     NewKeyAlone,
     /// The snapshot is taken before LISTEN.
     SnapshotBeforeListen,
+    /// The driver follows a table whatever its trigger was made for.
+    AnyContract,
+    /// The driver follows a relation, whatever name it has.
+    StaysWithRelation,
 }
 
 /// A table of the model.
@@ -59,7 +63,32 @@ pub const TABLES: [Kind; 4] = [
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub snapshot: String,
+    /// The rows of each relation.
     pub tables: Vec<Rows>,
+    pub definitions: Definitions,
+}
+
+/// What the catalogue says. Relations and names have the places of [`TABLES`]; at the start each relation has its own name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definitions {
+    /// The relation that has each name.
+    pub named: [usize; TABLES.len()],
+    /// The name that each relation's trigger was made for.
+    made_for: [usize; TABLES.len()],
+    /// Whether each relation's trigger is disabled.
+    is_silent: [bool; TABLES.len()],
+    /// Whether each relation has another key than its trigger was made for: the trigger sends the old one.
+    is_rekeyed: [bool; TABLES.len()],
+    /// How often each relation or its trigger was altered, and how often its rows were rewritten.
+    pub versions: [u64; TABLES.len()],
+    pub files: [u64; TABLES.len()],
+}
+
+impl Definitions {
+    /// Whether what a relation's trigger sends is what it should be.
+    pub fn is_announced(&self, relation: usize) -> bool {
+        self.named[self.made_for[relation]] == relation && !self.is_silent[relation] && !self.is_rekeyed[relation]
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -89,6 +118,11 @@ pub struct Server {
     next_value: u32,
     open: Vec<Transaction>,
     tables: Vec<Rows>,
+    pub definitions: Definitions,
+    /// Which relation had each name from each commit on.
+    pub names: Vec<(u64, [usize; TABLES.len()])>,
+    /// Which relation was redefined by each commit.
+    pub redefined: Vec<(u64, usize)>,
     /// Commits, counted.
     pub commits: u64,
     pub history: HashMap<(usize, u8), History>,
@@ -106,6 +140,16 @@ impl Server {
             next_value: 1,
             open: Vec::new(),
             tables: vec![Rows::new(); TABLES.len()],
+            definitions: Definitions {
+                named: std::array::from_fn(|at| at),
+                made_for: std::array::from_fn(|at| at),
+                is_silent: [false; TABLES.len()],
+                is_rekeyed: [false; TABLES.len()],
+                versions: [0; TABLES.len()],
+                files: [0; TABLES.len()],
+            },
+            names: vec![(0, std::array::from_fn(|at| at))],
+            redefined: Vec::new(),
             commits: 0,
             history: HashMap::new(),
             committed: HashMap::new(),
@@ -130,7 +174,11 @@ impl Server {
         running.sort_unstable();
         let xmin = running.first().copied().unwrap_or(self.next_xid);
         let list: Vec<String> = running.iter().map(u64::to_string).collect();
-        Seen { snapshot: format!("{xmin}:{}:{}", self.next_xid, list.join(",")), tables: self.tables.clone() }
+        Seen {
+            snapshot: format!("{xmin}:{}:{}", self.next_xid, list.join(",")),
+            tables: self.tables.clone(),
+            definitions: self.definitions.clone(),
+        }
     }
 
     /// A NOTIFY in a transaction of its own.
@@ -221,13 +269,21 @@ impl Server {
     }
 
     fn send(&mut self, at: usize, table: usize, action: &str, id: Option<u8>, more: &str) {
+        let Definitions { made_for, is_silent, is_rekeyed, .. } = &self.definitions;
+        if is_silent[table] {
+            return;
+        }
+        // The names in a trigger's function are literals.
+        let name = TABLES[made_for[table]].name;
+        // The column that was the key holds other values.
+        let id = id.map(|id| if is_rekeyed[table] { (id + 3) % KEYS } else { id });
         let transaction = &mut self.open[at];
         let xid = if self.fault == Some(Fault::SubtransactionXid) { transaction.subxid } else { transaction.xid };
         let unique = match self.fault {
             Some(Fault::Folded) => String::new(),
             _ => format!(r#","v":"{}""#, transaction.work.payloads.len()),
         };
-        let Kind { name, oid, plain, .. } = TABLES[table];
+        let Kind { oid, plain, .. } = TABLES[table];
         let relation = id.map_or(oid, |id| TABLES[table].relation(id));
         let id = id.map_or("null".to_string(), |id| id.to_string());
         if plain {
@@ -363,6 +419,9 @@ impl Server {
     }
 
     fn send_reload(&mut self, at: usize, table: usize, leaf: u32) {
+        if self.definitions.is_silent[table] {
+            return;
+        }
         let Transaction { xid, work, .. } = &mut self.open[at];
         let (name, place) = (TABLES[table].name, work.payloads.len());
         work.payloads.push(format!(
@@ -372,9 +431,10 @@ impl Server {
 
     /// DDL that rewrites a table, and announces nothing: every row is another one. Only where nobody holds the table.
     pub fn alter(&mut self, table: usize) -> bool {
-        if TABLES[table].plain || (0..KEYS).any(|key| self.is_locked(usize::MAX, table, key)) {
+        if TABLES[table].plain || self.is_held(table) {
             return false;
         }
+        self.definitions.files[table] += 1;
         self.begin();
         let at = self.open.len() - 1;
         let keys: Vec<u8> = self.tables[table].keys().copied().collect();
@@ -384,6 +444,52 @@ impl Server {
         }
         self.commit(at);
         true
+    }
+
+    /// Whether a transaction has written to a relation, so that DDL must wait.
+    fn is_held(&self, table: usize) -> bool {
+        (0..KEYS).any(|key| self.is_locked(usize::MAX, table, key))
+    }
+
+    /// DDL that changes what announces a relation, or which relation a name means. Whether it was done.
+    pub fn redefine(&mut self, random: &mut Rng) -> bool {
+        let table = random.usize(0..TABLES.len());
+        if TABLES[table].plain || self.is_held(table) {
+            return false;
+        }
+        self.commits += 1;
+        self.redefined.push((self.commits, table));
+        let is_mended = !self.definitions.is_announced(table) && random.bool();
+        match random.u8(0..4) {
+            _ if is_mended => self.mend(table),
+            0 => self.definitions.is_silent[table] = true,
+            1 if TABLES[table].leaves.is_empty() => self.definitions.is_rekeyed[table] = true,
+            // Two relations swap their names.
+            2 if table < 2 && !self.is_held(1 - table) => {
+                self.definitions.named.swap(0, 1);
+                self.definitions.versions[1 - table] += 1;
+                self.redefined.push((self.commits, 1 - table));
+                self.names.push((self.commits, self.definitions.named));
+            }
+            _ => self.mend(table),
+        }
+        self.definitions.versions[table] += 1;
+        true
+    }
+
+    /// The triggers of a relation are installed anew.
+    fn mend(&mut self, table: usize) {
+        let Definitions { named, made_for, is_silent, is_rekeyed, .. } = &mut self.definitions;
+        made_for[table] = named.iter().position(|relation| *relation == table).unwrap_or(table);
+        (is_silent[table], is_rekeyed[table]) = (false, false);
+    }
+
+    /// Installs the triggers of all relations anew; nobody may hold one.
+    pub fn mend_all(&mut self) {
+        for table in 0..TABLES.len() {
+            self.mend(table);
+            self.definitions.versions[table] += 1;
+        }
     }
 
     /// INSERT with an AFTER trigger that updates the row: the update is announced before the insert.

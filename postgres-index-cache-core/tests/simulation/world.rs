@@ -1,7 +1,7 @@
 //! [`World`]: the server, the engine, and what stands between them, driven by a seed. What must hold is checked after
 //! each step.
 
-use crate::server::{CHANNEL, Fault, KEYS, Rows, Seen, Server, TABLES};
+use crate::server::{CHANNEL, Definitions, Fault, KEYS, Rows, Seen, Server, TABLES};
 use fastrand::Rng;
 use postgres_index_cache_core::sync::{
     Change, Counters, Engine, FenceId, Followed, Input, Limits, Operation, Output, Rule, State, TableId, Via,
@@ -47,6 +47,16 @@ enum Task {
         batch: u64,
         keys: Vec<u8>,
         seen: Option<Seen>,
+    },
+    /// The definitions are to be looked at, or were and it is to be told.
+    Look {
+        look: u64,
+        seen: Option<Definitions>,
+    },
+    /// A table that was found to be another one is to be described afresh, or was.
+    Describe {
+        table: TableId,
+        seen: Option<Definitions>,
     },
     /// The snapshot of a round is to be taken.
     Cut {
@@ -101,6 +111,38 @@ impl Cache {
     }
 }
 
+/// What is known of a table that is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    relation: usize,
+    version: u64,
+    files: u64,
+    is_held: bool,
+}
+
+impl Known {
+    /// Whether the relation is the one that was described, under its name.
+    fn is_as_seen(&self, table: usize, seen: &Definitions, wrong: Option<Wrong>) -> bool {
+        let is_named = seen.named[table] == self.relation || wrong == Some(Wrong::Fault(Fault::StaysWithRelation));
+        is_named && seen.versions[self.relation] == self.version
+    }
+}
+
+/// What the engine is told of a table that is this relation.
+fn followed_as(table: usize, relation: usize) -> Followed {
+    let kind = TABLES[relation];
+    Followed {
+        schema: "s".into(),
+        name: TABLES[table].name.into(),
+        oid: kind.oid,
+        leaves: kind.leaves.to_vec(),
+        is_partitioned: !kind.leaves.is_empty(),
+        deferrable_key: kind.deferrable,
+        sends_plain_form: kind.plain,
+        sends_whole_rows: true,
+    }
+}
+
 /// How far a read is.
 #[derive(Debug, Clone)]
 enum Stage {
@@ -114,6 +156,16 @@ enum Stage {
     },
 }
 
+/// What has become of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Not every table was live yet.
+    NeverLive,
+    WasLive,
+    /// It gave up before it was live.
+    GivenUp,
+}
+
 pub struct World {
     random: Rng,
     now: Instant,
@@ -121,8 +173,10 @@ pub struct World {
     server: Server,
     wrong: Option<Wrong>,
     caches: Vec<Cache>,
-    /// Fences that are reached once what waits for locks is done.
-    held_fences: Vec<u64>,
+    /// Fences that are reached once what waits for locks is done, each with its table.
+    held_fences: Vec<(usize, u64)>,
+    /// The relation that is followed for each table, and what was known of it when it was described or read last.
+    followed: [Known; TABLES.len()],
     tasks: Vec<Task>,
     /// Answers of connections that are gone; they come all the same.
     late_tasks: Vec<Task>,
@@ -134,19 +188,27 @@ pub struct World {
     is_misplaced: bool,
     /// The latest that was seen of each key since it was last stale.
     newest: BTreeMap<(usize, u8), (u64, usize)>,
-    /// When each token was sent, in commits; and of the first that came since the tables were read.
-    sent: HashMap<String, u64>,
-    first_heard: Option<u64>,
-    /// Whether a table has been read since it was live.
-    was_read: bool,
+    /// When each token was asked for, in commits; and of the first that came since each table was read.
+    asked: HashMap<String, u64>,
+    first_heard: [Option<u64>; TABLES.len()],
+    /// Whether each table has been read since it was live.
+    was_read: [bool; TABLES.len()],
     /// When each fence was asked for, in commits.
     fences: HashMap<u64, u64>,
     next_fence: u64,
+    next_question: u64,
+    /// The last fence that is reached for each table.
+    reached: [u64; TABLES.len()],
     pub fences_checked: u64,
     pub spared: u64,
     pub late: u64,
     pub blocked: u64,
     pub altered: u64,
+    /// How often a table could not be followed, and how often one was followed by another relation.
+    pub held: u64,
+    pub swapped: u64,
+    pub failed_looks: u64,
+    fate: Fate,
     pub misplaced: u64,
     /// How often there was no memory for what waited.
     pub short: u64,
@@ -165,24 +227,16 @@ impl World {
             Some(Wrong::Fault(fault)) => Some(fault),
             Some(Wrong::Rule(_)) | None => None,
         };
-        let followed = TABLES.map(|kind| Followed {
-            schema: "s".into(),
-            name: kind.name.into(),
-            oid: kind.oid,
-            leaves: kind.leaves.to_vec(),
-            is_partitioned: !kind.leaves.is_empty(),
-            deferrable_key: kind.deferrable,
-            sends_plain_form: kind.plain,
-            sends_whole_rows: true,
-        });
+        let followed: Vec<Followed> = (0..TABLES.len()).map(|table| followed_as(table, table)).collect();
         let limits = Limits {
             probe_timeout: Duration::from_secs(1000),
             fence_timeout: Duration::from_secs(1000),
             waiting_bytes: if random.u8(0..5) == 0 { 2_000 } else { 1 << 20 },
             heartbeat: Duration::from_secs(5),
             heals: true,
+            looks: true,
         };
-        let mut engine = Engine::new(followed.into(), vec![CHANNEL.into()], FENCES.into(), limits);
+        let mut engine = Engine::new(followed, vec![CHANNEL.into()], FENCES.into(), limits);
         if let Some(Wrong::Rule(rule)) = wrong {
             engine = engine.without(rule);
         }
@@ -196,6 +250,7 @@ impl World {
             wrong,
             caches: TABLES.iter().map(|_| Cache::default()).collect(),
             held_fences: Vec::new(),
+            followed: std::array::from_fn(|relation| Known { relation, version: 0, files: 0, is_held: false }),
             tasks: Vec::new(),
             late_tasks: Vec::new(),
             refetched: HashMap::new(),
@@ -204,16 +259,22 @@ impl World {
             lagging,
             is_misplaced: false,
             newest: BTreeMap::new(),
-            sent: HashMap::new(),
-            first_heard: None,
-            was_read: false,
+            asked: HashMap::new(),
+            first_heard: [None; TABLES.len()],
+            was_read: [false; TABLES.len()],
             fences: HashMap::new(),
             next_fence: 0,
+            next_question: 0,
+            reached: [0; TABLES.len()],
             fences_checked: 0,
             spared: 0,
             late: 0,
             blocked: 0,
             altered: 0,
+            held: 0,
+            swapped: 0,
+            failed_looks: 0,
+            fate: Fate::NeverLive,
             misplaced: 0,
             short: 0,
             compared: 0,
@@ -221,6 +282,10 @@ impl World {
             cut: None,
             is_quiet: false,
         }
+    }
+
+    pub fn has_given_up(&self) -> bool {
+        self.fate == Fate::GivenUp
     }
 
     pub fn counters(&self) -> Counters {
@@ -232,11 +297,15 @@ impl World {
         self.handle(Input::TimePassed)?;
         for _ in 0..self.random.usize(300..1500) {
             self.step()?;
+            if self.has_given_up() {
+                return Ok(());
+            }
         }
         self.is_quiet = true;
         while self.server.open() > 0 {
             self.server.commit(0);
         }
+        self.server.mend_all();
         for table in 0..TABLES.len() {
             self.unlock(table)?;
         }
@@ -247,7 +316,7 @@ impl World {
         let last = self.next_fence;
         for _ in 0..3000 {
             self.step()?;
-            if !self.fences.contains_key(&last) && self.engine.state() == State::Live {
+            if self.reached.iter().all(|reached| *reached >= last) && self.engine.state() == State::Live {
                 return self.check_equal();
             }
         }
@@ -255,7 +324,8 @@ impl World {
     }
 
     fn check_equal(&self) -> Result<(), String> {
-        for (table, rows) in self.server.tables().iter().enumerate() {
+        for (table, relation) in self.server.definitions.named.iter().enumerate() {
+            let rows = &self.server.tables()[*relation];
             if self.caches[table].rows != *rows {
                 return Err(format!("table {table} is {rows:?}, its cache {:?}", self.caches[table]));
             }
@@ -292,7 +362,8 @@ impl World {
             }
             96 => {
                 let table = TableId(self.random.usize(0..TABLES.len()));
-                self.handle(Input::VerifyWanted { table })?;
+                self.next_question += 1;
+                self.handle(Input::VerifyWanted { table, question: self.next_question })?;
             }
             97 if self.random.u8(0..5) == 0 => {
                 self.short += u64::from(self.engine.waiting_bytes() > 0);
@@ -307,14 +378,17 @@ impl World {
                     self.caches[table].is_locked = true;
                 }
             }
-            98 if self.random.u8(0..3) == 0 => {
-                let table = TableId(self.random.usize(0..TABLES.len()));
-                // A fingerprint may differ for nothing, and does after DDL.
-                if self.random.bool() {
-                    self.altered += u64::from(self.server.alter(table.0));
+            98 => match self.random.u8(0..10) {
+                // Nothing tells of what DDL does: a look finds it.
+                0 => self.altered += u64::from(self.server.alter(self.random.usize(0..TABLES.len()))),
+                1 => self.altered += u64::from(self.server.redefine(&mut self.random)),
+                2..4 => {
+                    // A fingerprint may differ for nothing.
+                    let table = TableId(self.random.usize(0..TABLES.len()));
+                    self.handle(Input::TableAltered { table, why: "a fingerprint".into() })?;
                 }
-                self.handle(Input::TableAltered { table, why: "a fingerprint".into() })?;
-            }
+                _ => {}
+            },
             _ => {}
         }
         if self.random.u8(0..60) == 0 {
@@ -358,10 +432,14 @@ impl World {
 
     /// Fences behind what waited for a lock are reached once it is done.
     fn check_held(&mut self) -> Result<(), String> {
-        let is_done = self.caches.iter().all(|cache| cache.pending.is_empty() && !cache.is_busy);
-        if is_done && self.engine.state() == State::Live {
-            let held = std::mem::take(&mut self.held_fences);
-            held.into_iter().try_for_each(|id| self.check_fence(id))?;
+        for (table, id) in std::mem::take(&mut self.held_fences) {
+            let cache = &self.caches[table];
+            let is_done = cache.pending.is_empty() && !cache.is_busy;
+            if is_done && self.engine.table_state(TableId(table)) == State::Live {
+                self.check_fence(table, id)?;
+            } else {
+                self.held_fences.push((table, id));
+            }
         }
         Ok(())
     }
@@ -387,6 +465,7 @@ impl World {
                     }
                 }
                 Task::Acknowledge { .. } if lost == Via::Fences => {}
+                Task::Look { .. } if lost == Via::Fences => self.late_tasks.push(task),
                 Task::Read { .. } | Task::Refetch { .. } | Task::Cut { .. } | Task::Compare { .. }
                     if lost == Via::Reads =>
                 {
@@ -398,7 +477,6 @@ impl World {
     }
 
     fn send(&mut self, via: Via, token: &str) {
-        self.sent.insert(token.to_string(), self.server.commits);
         if !(self.is_misplaced && via == Via::Reads) {
             self.server.notify(FENCES, token);
         }
@@ -464,11 +542,20 @@ impl World {
             Task::Acknowledge { token } => self.handle(Input::Sent { token: &token }),
             Task::Read { table, generation, stage } => self.advance_read(table, generation, stage),
             Task::Refetch { table, batch, keys, seen } => self.advance_refetch(table, batch, keys, seen),
+            Task::Look { look, seen } => self.advance_look(look, seen),
+            Task::Describe { table, seen } => self.advance_describe(table, seen),
             Task::Cut { table, round } => {
                 if !self.is_quiet && self.random.u8(0..40) == 0 {
                     return self.handle(Input::RoundFailed { table, round, why: "a lock is held".into() });
                 }
                 let seen = self.see();
+                if !self.is_as_known(table, &seen.definitions) {
+                    return self.hold(table);
+                }
+                let known = self.followed[table.0];
+                if seen.definitions.files[known.relation] != known.files {
+                    return self.handle(Input::TableAltered { table, why: "it was rewritten".into() });
+                }
                 let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
                 self.cut = Some(seen);
                 self.handle(Input::CutTaken { table, round, snapshot })
@@ -480,7 +567,8 @@ impl World {
                     return Ok(());
                 }
                 let seen = self.cut.take().ok_or("a round compares without a snapshot")?;
-                let (cached, stored) = (&self.caches[table.0].rows, &seen.tables[table.0]);
+                let relation = self.followed[table.0].relation;
+                let (cached, stored) = (&self.caches[table.0].rows, &seen.tables[relation]);
                 if cached != stored {
                     return Err(format!("round {round} finds {cached:?} where the table was {stored:?}"));
                 }
@@ -503,9 +591,15 @@ impl World {
         let stage = match stage {
             Stage::Asked => Stage::Taken(self.before_listen.take().unwrap_or_else(|| self.see())),
             Stage::Taken(seen) => {
+                if !self.is_as_known(table, &seen.definitions) {
+                    return self.hold(table);
+                }
+                let relation = self.followed[table.0].relation;
+                self.followed[table.0].files = seen.definitions.files[relation];
                 let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
                 self.handle(Input::SnapshotTaken { table, generation, snapshot })?;
-                let mut rest: Vec<(u8, u32)> = seen.tables[table.0].iter().map(|(&key, &value)| (key, value)).collect();
+                let mut rest: Vec<(u8, u32)> =
+                    seen.tables[relation].iter().map(|(&key, &value)| (key, value)).collect();
                 self.random.shuffle(&mut rest);
                 Stage::Rows { rest, laid: Vec::new() }
             }
@@ -542,11 +636,83 @@ impl World {
             self.tasks.push(Task::Refetch { table, batch, keys, seen });
             return Ok(());
         };
+        if !self.is_as_known(table, &seen.definitions) {
+            return self.hold(table);
+        }
         self.answer_refetch(table, batch, keys, &seen)
     }
 
+    /// Whether a table is still what it was when it was described, as far as a read or a look has seen.
+    fn is_as_known(&self, table: TableId, seen: &Definitions) -> bool {
+        self.followed[table.0].is_as_seen(table.0, seen, self.wrong)
+    }
+
+    /// A table is another one than was thought: it cannot be followed until it is described afresh.
+    fn hold(&mut self, table: TableId) -> Result<(), String> {
+        if std::mem::replace(&mut self.followed[table.0].is_held, true) {
+            return Ok(());
+        }
+        self.held += 1;
+        self.tasks.push(Task::Describe { table, seen: None });
+        self.handle(Input::TableHeld { table, why: "it is another one".into() })
+    }
+
+    fn advance_look(&mut self, look: u64, seen: Option<Definitions>) -> Result<(), String> {
+        if !self.is_quiet && self.random.u8(0..10) == 0 {
+            self.failed_looks += 1;
+            return self.handle(Input::LookFailed { look, why: "an operator is missing".into() });
+        }
+        let Some(seen) = seen else {
+            let seen = Some(self.server.definitions.clone());
+            self.tasks.push(Task::Look { look, seen });
+            return Ok(());
+        };
+        self.answer_look(look, &seen)
+    }
+
+    /// What a look has found is said before it is said to be done.
+    fn answer_look(&mut self, look: u64, seen: &Definitions) -> Result<(), String> {
+        for at in 0..TABLES.len() {
+            let table = TableId(at);
+            let known = self.followed[at];
+            if known.is_held {
+                continue;
+            }
+            if !self.is_as_known(table, seen) {
+                self.hold(table)?;
+            } else if seen.files[known.relation] != known.files {
+                self.followed[at].files = seen.files[known.relation];
+                self.handle(Input::TableAltered { table, why: "it was rewritten".into() })?;
+            }
+        }
+        self.handle(Input::Looked { look })
+    }
+
+    fn advance_describe(&mut self, table: TableId, seen: Option<Definitions>) -> Result<(), String> {
+        let Some(seen) = seen else {
+            let seen = Some(self.server.definitions.clone());
+            self.tasks.push(Task::Describe { table, seen });
+            return Ok(());
+        };
+        let named = match self.wrong {
+            Some(Wrong::Fault(Fault::StaysWithRelation)) => self.followed[table.0].relation,
+            _ => seen.named[table.0],
+        };
+        if !seen.is_announced(named) && self.wrong != Some(Wrong::Fault(Fault::AnyContract)) {
+            // It is tried again until somebody has mended it.
+            self.tasks.push(Task::Describe { table, seen: None });
+            return Ok(());
+        }
+        self.swapped += u64::from(named != self.followed[table.0].relation);
+        let (version, files) = (seen.versions[named], seen.files[named]);
+        self.followed[table.0] = Known { relation: named, version, files, is_held: false };
+        self.handle(Input::TableFollowed { table, followed: Box::new(followed_as(table.0, named)) })
+    }
+
     fn answer_refetch(&mut self, table: TableId, batch: u64, keys: Vec<u8>, seen: &Seen) -> Result<(), String> {
-        let rows = seen.tables[table.0].iter().filter(|(key, _)| keys.contains(key)).map(|(&key, &value)| (key, value));
+        let relation = self.followed[table.0].relation;
+        let rows =
+            seen.tables[relation].iter().filter(|(key, _)| keys.contains(key)).map(|(&key, &value)| (key, value));
         let rows = rows.collect();
         self.refetched.insert(batch, (keys, rows));
         let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
@@ -564,89 +730,120 @@ impl World {
                 self.late += 1;
                 self.handle(Input::SnapshotLoaded { table, generation })
             }
+            Some(Task::Look { look, seen: Some(seen) }) => {
+                self.late += 1;
+                self.answer_look(look, &seen)
+            }
             Some(_) | None => Ok(()),
         }
     }
 
-    fn handle(&mut self, input: Input<'_>) -> Result<(), String> {
-        if let Input::Notification { channel: FENCES, payload } = &input
-            && self.engine.state() == State::CatchingUp
-            && self.was_read
-        {
-            self.first_heard = self.first_heard.or_else(|| self.sent.get(*payload).copied());
-        }
-        let mut claimed = None;
-        self.engine.handle(input, self.now);
-        while let Some(output) = self.engine.poll() {
-            match output {
-                Output::Connect { channels } => {
-                    if channels != [CHANNEL, FENCES] {
-                        return Err(format!("it listens on {channels:?}"));
-                    }
-                    let before = self.server.see();
-                    self.tasks.push(Task::Connect { before });
+    /// Does what the engine asks for; `claimed` takes the tables that it says are live, each with the commit as of which.
+    fn take_output(&mut self, output: Output, claimed: &mut Vec<(usize, u64)>) -> Result<(), String> {
+        match output {
+            Output::Connect { channels } => {
+                if channels != [CHANNEL, FENCES] {
+                    return Err(format!("it listens on {channels:?}"));
                 }
-                Output::OneLost { via, .. } => {
-                    self.drop_tasks_of(via);
-                    if via == Via::Reads {
-                        self.is_misplaced = false;
-                    }
-                }
-                Output::Reopen { via } => self.tasks.push(Task::Reopen { via }),
-                Output::Notify { via, token, .. } => self.tasks.push(Task::Notify { via, token }),
-                Output::ReadTable { table, generation } => {
-                    self.last_generation.insert(table.0, generation);
-                    self.tasks.push(Task::Read { table, generation, stage: Stage::Asked });
-                }
-                Output::Refetch { table, batch, keys, is_within_round } => {
-                    let keys = keys.iter().map(|key| key.parse().expect("keys are numbers")).collect();
-                    let seen = if is_within_round { self.cut.clone() } else { None };
-                    self.tasks.push(Task::Refetch { table, batch, keys, seen });
-                }
-                Output::TakeCut { table, round } => self.tasks.push(Task::Cut { table, round }),
-                Output::Compare { table, round } => self.tasks.push(Task::Compare { table, round }),
-                Output::RoundEnded { inconclusive, .. } => {
-                    self.inconclusive += u64::from(inconclusive.is_some());
-                    // What is left of it is not waited for.
-                    self.tasks.retain(|task| !matches!(task, Task::Cut { .. } | Task::Compare { .. }));
-                    self.cut = None;
-                }
-                Output::Store { table, batch } => {
-                    let (keys, rows) = self.refetched.remove(&batch).ok_or("a batch that never came is stored")?;
-                    self.caches[table.0].pending.push(Doing::Store(keys, rows));
-                }
-                Output::Apply { table, change } => self.caches[table.0].pending.push(Doing::Apply(change)),
-                Output::Clear { table, keep } => {
-                    self.spared += u64::from(!keep.is_empty());
-                    self.caches[table.0].pending.push(Doing::Clear(keep));
-                }
-                Output::FenceReached(FenceId(id)) => self.held_fences.push(id),
-                Output::StateChanged(state) => {
-                    // A cache that is locked is not stale: no reader may see time run backwards.
-                    if !matches!(state, State::Live | State::CatchingUp) {
-                        self.newest.clear();
-                        self.first_heard = None;
-                        self.was_read = true;
-                    }
-                    if state == State::Live {
-                        self.was_read = false;
-                        claimed = self.first_heard.take();
-                    }
-                }
-                Output::CommitsBlocked | Output::ReadAgain { .. } => {}
-                Output::Disconnected { failure, retry_in } => {
-                    if retry_in.is_none() {
-                        return Err(format!("it gave up: {failure}"));
-                    }
-                    self.server.is_listening = false;
-                    self.server.queue.clear();
-                    self.late_tasks.append(&mut self.tasks);
+                let before = self.server.see();
+                self.tasks.push(Task::Connect { before });
+            }
+            Output::OneLost { via, .. } => {
+                self.drop_tasks_of(via);
+                if via == Via::Reads {
                     self.is_misplaced = false;
-                    if self.engine.state() == State::Live {
-                        return Err("it is live without a connection".to_string());
-                    }
                 }
             }
+            Output::Reopen { via } => self.tasks.push(Task::Reopen { via }),
+            Output::Notify { via, token, .. } => {
+                // A fence is as old as the question: what comes while it is on its way need not be seen.
+                self.asked.entry(token.clone()).or_insert(self.server.commits);
+                self.tasks.push(Task::Notify { via, token });
+            }
+            Output::ReadTable { table, generation } => {
+                self.last_generation.insert(table.0, generation);
+                self.tasks.push(Task::Read { table, generation, stage: Stage::Asked });
+            }
+            Output::Refetch { table, batch, keys, is_within_round } => {
+                let keys = keys.iter().map(|key| key.parse().expect("keys are numbers")).collect();
+                let seen = if is_within_round { self.cut.clone() } else { None };
+                self.tasks.push(Task::Refetch { table, batch, keys, seen });
+            }
+            Output::TakeCut { table, round } => self.tasks.push(Task::Cut { table, round }),
+            Output::Compare { table, round } => self.tasks.push(Task::Compare { table, round }),
+            Output::RoundEnded { inconclusive, .. } => {
+                self.inconclusive += u64::from(inconclusive.is_some());
+                // What is left of it is not waited for.
+                self.tasks.retain(|task| !matches!(task, Task::Cut { .. } | Task::Compare { .. }));
+                self.cut = None;
+            }
+            Output::Store { table, batch } => {
+                let (keys, rows) = self.refetched.remove(&batch).ok_or("a batch that never came is stored")?;
+                self.caches[table.0].pending.push(Doing::Store(keys, rows));
+            }
+            Output::Apply { table, change } => self.caches[table.0].pending.push(Doing::Apply(change)),
+            Output::Clear { table, keep } => {
+                self.spared += u64::from(!keep.is_empty());
+                self.caches[table.0].pending.push(Doing::Clear(keep));
+            }
+            Output::FenceReached { table, fence: FenceId(id) } => self.held_fences.push((table.0, id)),
+            Output::Look { look } => self.tasks.push(Task::Look { look, seen: None }),
+            Output::GiveUpRead { table: given_up } => {
+                let is_of = |task: &Task| matches!(task, Task::Read { table, .. } | Task::Refetch { table, .. } if *table == given_up);
+                self.late_tasks.extend(self.tasks.extract_if(.., |task| is_of(task)));
+            }
+            Output::TableStateChanged { table: TableId(table), state } => {
+                // A cache that is locked is not stale: no reader may see time run backwards.
+                if !matches!(state, State::Live | State::CatchingUp) {
+                    self.newest.retain(|(of, _), _| *of != table);
+                }
+                if state == State::Snapshotting {
+                    self.first_heard[table] = None;
+                    self.was_read[table] = true;
+                }
+                if state == State::Live {
+                    self.was_read[table] = false;
+                    claimed.extend(self.first_heard[table].take().map(|commit| (table, commit)));
+                }
+            }
+            Output::StateChanged(State::Live) => self.fate = Fate::WasLive,
+            Output::StateChanged(_) | Output::CommitsBlocked | Output::ReadAgain { .. } => {}
+            Output::Disconnected { failure, retry_in } => {
+                if retry_in.is_none() && self.fate == Fate::WasLive {
+                    return Err(format!("it gave up, and was live once: {failure}"));
+                }
+                if retry_in.is_none() {
+                    self.fate = Fate::GivenUp;
+                }
+                self.server.is_listening = false;
+                self.server.queue.clear();
+                // What describes a table has a connection of its own.
+                let is_describing = |task: &Task| matches!(task, Task::Describe { .. });
+                self.late_tasks.extend(self.tasks.extract_if(.., |task| !is_describing(task)));
+                self.is_misplaced = false;
+                if self.engine.state() == State::Live {
+                    return Err("it is live without a connection".to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, input: Input<'_>) -> Result<(), String> {
+        if let Input::Notification { channel: FENCES, payload } = &input {
+            for table in 0..TABLES.len() {
+                // A table that was read can be stale as well: while looks fail.
+                let state = self.engine.table_state(TableId(table));
+                if matches!(state, State::CatchingUp | State::Stale) && self.was_read[table] {
+                    let heard = &mut self.first_heard[table];
+                    *heard = heard.or_else(|| self.asked.get(*payload).copied());
+                }
+            }
+        }
+        let mut claimed: Vec<(usize, u64)> = Vec::new();
+        self.engine.handle(input, self.now);
+        while let Some(output) = self.engine.poll() {
+            self.take_output(output, &mut claimed)?;
         }
         for table in 0..TABLES.len() {
             let cache = &mut self.caches[table];
@@ -658,25 +855,48 @@ impl World {
                 self.handle(Input::CacheBusy { table: TableId(table) })?;
             }
         }
-        if let Some(commit) = claimed.filter(|_| self.engine.state() == State::Live) {
-            self.check_has(commit, "it is live")?;
+        for (table, commit) in claimed {
+            if self.engine.table_state(TableId(table)) == State::Live {
+                self.check_has(table, commit, "it is live")?;
+            }
         }
         self.check_held()
     }
 
-    fn check_fence(&mut self, id: u64) -> Result<(), String> {
-        let reached: Vec<u64> = self.fences.keys().copied().filter(|of| *of <= id).collect();
-        let asked = reached.iter().filter_map(|of| self.fences.remove(of)).max().ok_or("a fence is reached twice")?;
-        self.fences_checked += reached.len() as u64;
-        if self.engine.state() != State::Live {
-            return Err("a fence is reached and the replica is not live".to_string());
+    fn check_fence(&mut self, table: usize, id: u64) -> Result<(), String> {
+        if id <= self.reached[table] {
+            return Err(format!("fence {id} is reached twice for table {table}"));
         }
-        self.check_has(asked, &format!("fence {id} is reached"))
+        self.reached[table] = id;
+        self.fences_checked += 1;
+        let asked = *self.fences.get(&id).ok_or("a fence is reached that nobody asked for")?;
+        self.check_has(table, asked, &format!("fence {id} is reached"))
     }
 
-    /// Everything that was committed before is in the caches: each key is as it was then, or later.
-    fn check_has(&self, asked: u64, what: &str) -> Result<(), String> {
-        for (&(table, key), history) in &self.server.history {
+    /// Everything that was committed before is in a cache: each key is as it was then, or later. The relation counts that
+    /// had the table's name then, or later.
+    fn check_has(&self, table: usize, asked: u64, what: &str) -> Result<(), String> {
+        let then = self.server.names.iter().rposition(|(commit, _)| *commit <= asked).unwrap_or_default();
+        let relations: Vec<usize> = self.server.names[then..].iter().map(|(_, named)| named[table]).collect();
+        let mut why = String::new();
+        for &relation in &relations {
+            match self.check_is(table, relation, asked, what) {
+                Ok(()) => return Ok(()),
+                Err(error) => why = error,
+            }
+        }
+        Err(why)
+    }
+
+    /// Nothing is said of a relation that was redefined later: until the next look what its trigger sends is believed.
+    fn check_is(&self, table: usize, relation: usize, asked: u64, what: &str) -> Result<(), String> {
+        if self.server.redefined.iter().any(|(commit, of)| *of == relation && *commit > asked) {
+            return Ok(());
+        }
+        for (&(of, key), history) in &self.server.history {
+            if of != relation {
+                continue;
+            }
             let cached = self.caches[table].rows.get(&key).copied();
             let then = history.iter().rev().find(|(commit, _)| *commit <= asked).map_or((0, None), |last| *last);
             let is_then = cached == then.1;
@@ -686,8 +906,8 @@ impl World {
             };
             if !is_then && !is_later {
                 return Err(format!(
-                    "{what}, as of commit {asked}: key {key} of table {table} was {:?} then and is {cached:?} in the cache; \
-                     {history:?}",
+                    "{what}, as of commit {asked}: key {key} of table {table} (relation {relation}) was {:?} then and is \
+                     {cached:?} in the cache; {history:?}",
                     then.1
                 ));
             }
@@ -704,7 +924,7 @@ impl World {
                     return Err(format!("key {key} of table {table} is {value}, which was never committed"));
                 };
                 // What a snapshot has of the plain form cannot be told: it is applied once more until a fence has come.
-                let is_held_to_it = match self.engine.state() {
+                let is_held_to_it = match self.engine.table_state(TableId(table)) {
                     State::CatchingUp => !TABLES[table].plain,
                     state => state == State::Live,
                 };

@@ -66,6 +66,14 @@ impl Changes {
         self.watched.push(Watched { table, conditions });
     }
 
+    /// A table is shown otherwise from now on: what is known of its rows is let go, and they are not watched.
+    pub(super) fn renew(&mut self, table: usize, shown: Shown) {
+        self.shown[table] = shown;
+        self.watched.retain(|watched| watched.table != table);
+        self.kept.retain(|kept| kept.table != table);
+        self.kept_bytes = self.kept.iter().map(Kept::bytes).sum();
+    }
+
     pub(super) fn stop_watching(&mut self) -> usize {
         std::mem::take(&mut self.watched).len()
     }

@@ -1,14 +1,14 @@
-//! [`Live`]: the driver that keeps running while something else is waited for, and how it stands.
+//! [`Live`]: the tables that are kept live while something else is waited for, and how each stands.
 
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
-use crate::failure;
 use crate::following::explain_failure;
-use crate::following::follower::{Follower, Stepped};
 use crate::following::subject::Subject;
 use crate::render::Format;
-use postgres_index_cache_core::postgres::{Driver, DriverEvent, Verified};
-use postgres_index_cache_core::sync::{FenceId, State, TableId};
+use postgres_index_cache_core::TableCache;
+use postgres_index_cache_core::parking_lot::RwLockReadGuard;
+use postgres_index_cache_core::postgres::{Driver, DriverEvent, Supervisor, SupervisorEvent, Verified};
+use postgres_index_cache_core::sync::{State, TableId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -20,8 +20,8 @@ const WORTH_SAYING: Duration = Duration::from_millis(500);
 /// How long a command waits for a gap to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long it waits for an altered table to be described and loaded. What is there can be shown then, and is not live.
-const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits for a table to be described afresh. What is there can be shown then, and is not live.
+const DESCRIBE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long `.reconnect` waits.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
@@ -65,22 +65,21 @@ impl Standing {
     }
 }
 
-/// A driver at work.
+/// The tables at work.
 pub(super) struct Live {
-    follower: Follower,
-    format: Format,
+    supervisor: Supervisor<Subject>,
+    /// What all tables together are, for the prompt.
     standing: Arc<Standing>,
-    /// Why it is stale, and since when.
-    failure: Option<(String, Instant)>,
-    /// Whether it will not come back.
-    has_ended: bool,
-    /// When it began to load, if that has not been said.
+    /// Why each table is stale, and since when; until it is live.
+    stale: Vec<Option<(String, Instant)>>,
+    /// When tables began to load, if that has not been said.
     loading_since: Option<Instant>,
     has_said: bool,
     notices: Option<Notices>,
     /// What became of rows.
     pub(super) changes: Changes,
-    times_anew: u64,
+    /// How often each table was followed as another.
+    times_anew: Vec<u64>,
     /// Whether somebody waits for the tables to be followed anew.
     is_reconnecting: bool,
 }
@@ -91,19 +90,19 @@ fn shown(subject: &Subject) -> Shown {
 }
 
 impl Live {
-    pub(super) fn new(follower: Follower, format: Format) -> Self {
-        let changes = Changes::new(follower.subjects().iter().map(shown).collect(), format);
+    pub(super) fn new(mut supervisor: Supervisor<Subject>, format: Format) -> Self {
+        supervisor.driver_mut().tell_of_rows();
+        let changes = Changes::new(supervisor.targets().map(shown).collect(), format);
+        let count = supervisor.targets().len();
         let mut live = Self {
-            follower,
-            format,
+            supervisor,
             standing: Arc::default(),
-            failure: None,
-            has_ended: false,
+            stale: vec![None; count],
             loading_since: None,
             has_said: false,
             notices: None,
             changes,
-            times_anew: 0,
+            times_anew: vec![0; count],
             is_reconnecting: false,
         };
         live.look();
@@ -111,21 +110,41 @@ impl Live {
     }
 
     pub(super) fn driver(&self) -> &Driver {
-        self.follower.driver()
+        self.supervisor.driver()
+    }
+
+    /// The rows of a table.
+    pub(super) fn cache(&self, at: usize) -> RwLockReadGuard<'_, TableCache> {
+        self.supervisor.cache(TableId(at))
+    }
+
+    /// A table as its rows can be read.
+    pub(super) fn subject(&self, at: usize) -> &Subject {
+        self.supervisor.target(TableId(at))
     }
 
     /// The tables, by their places in the driver.
-    pub(super) fn subjects(&self) -> &[Subject] {
-        self.follower.subjects()
+    pub(super) fn subjects(&self) -> impl ExactSizeIterator<Item = &Subject> {
+        self.supervisor.targets()
     }
 
-    /// How often the tables were others than before.
-    pub(super) fn times_anew(&self) -> u64 {
-        self.times_anew
+    /// How often a table was another than before.
+    pub(super) fn times_anew(&self, at: usize) -> u64 {
+        self.times_anew[at]
     }
 
     pub(super) fn standing(&self) -> Arc<Standing> {
         Arc::clone(&self.standing)
+    }
+
+    /// How one table stands, in a word.
+    pub(super) fn word(&self, at: usize) -> Word {
+        match self.supervisor.state(TableId(at)) {
+            _ if self.stale[at].is_some() => Word::Stale,
+            State::Disconnected | State::Subscribing | State::Probing | State::Stale => Word::Stale,
+            State::Live => Word::Live,
+            State::Snapshotting | State::Degraded | State::CatchingUp => Word::Loading,
+        }
     }
 
     pub(super) fn say_through(&mut self, notices: Notices) {
@@ -149,50 +168,59 @@ impl Live {
         }
     }
 
-    /// Waits until the caches have everything that was committed before. A gap is waited out for a moment only: what is
-    /// there can be shown, and said to be stale.
-    pub(super) async fn fence(&mut self) {
-        let mut of = self.times_anew;
-        // What DDL has changed is known by looking alone.
-        self.follower.driver_mut().ask_to_look();
-        let mut fence = self.follower.driver_mut().ask_for_fence().ok();
+    /// Waits until the cache of a table, or with `None` all of them, has everything that was committed before, and nothing
+    /// that no notification tells was found since. What is stale is waited for a moment only: what is there can be shown, and
+    /// said to be stale.
+    pub(super) async fn fence(&mut self, table: Option<usize>) {
+        let tables: Vec<usize> = table.map_or_else(|| (0..self.stale.len()).collect(), |at| vec![at]);
         let asked_at = Instant::now();
-        let is_there = |live: &Self, fence: Option<FenceId>| {
-            let is_looking = live.driver().is_looking() || live.follower.is_looking();
-            !is_looking && fence.is_some_and(|fence| live.driver().has_reached(fence))
+        // What was wrong may have been mended since it was looked at last.
+        let is_stale = tables.iter().any(|&at| self.supervisor.state(TableId(at)) == State::Stale);
+        let description = is_stale.then(|| self.supervisor.look_again());
+        let Ok(fence) = self.supervisor.driver_mut().ask_for_fence() else { return };
+        let is_there = |live: &Self, at: usize| {
+            let table = TableId(at);
+            live.driver().has_reached_for(table, fence) && live.supervisor.state(table) == State::Live
         };
-        while !self.has_ended && !is_there(self, fence) {
-            let looking = self.follower.is_looking().then_some(asked_at + LOOK_PATIENCE);
-            let give_up = self.failure.as_ref().map(|(_, since)| *since + PATIENCE).or(looking);
+        loop {
+            let missing: Vec<usize> = tables.iter().copied().filter(|&at| !is_there(self, at)).collect();
+            if missing.is_empty() {
+                return;
+            }
+            let is_described = description.is_none_or(|number| self.supervisor.has_described(number));
+            let is_settled = is_described && !self.supervisor.is_describing();
+            let states: Vec<State> = missing.iter().map(|&at| self.supervisor.state(TableId(at))).collect();
+            // It cannot be followed or read, and that was looked into: nothing is gained by waiting.
+            if is_settled && states.iter().all(|state| *state == State::Stale) {
+                return;
+            }
+            // What is being loaded is waited for as long as that takes.
+            let give_up = if states.iter().all(|state| *state < State::Stale) {
+                Some(asked_at + PATIENCE)
+            } else {
+                (!is_settled).then_some(asked_at + DESCRIBE_PATIENCE)
+            };
             tokio::select! {
                 () = self.step() => {}
                 () = until(give_up) => return,
             }
-            if std::mem::replace(&mut of, self.times_anew) != self.times_anew {
-                fence = self.follower.driver_mut().ask_for_fence().ok();
-            }
         }
     }
 
-    /// Compares the cache of a table with the table. A gap is waited out for a moment only.
-    pub(super) async fn verify(&mut self, table: TableId) -> anyhow::Result<Verified> {
-        let mut asked = None;
+    /// Compares the cache of a table with the table. A table that is stale is waited for a moment only.
+    pub(super) async fn verify(&mut self, at: usize) -> anyhow::Result<Verified> {
+        let table = TableId(at);
+        let question = self.supervisor.driver_mut().ask_to_verify(table).map_err(explain_failure)?;
         loop {
-            if asked.replace(self.times_anew) != Some(self.times_anew) {
-                self.follower.driver_mut().ask_to_verify(table).map_err(explain_failure)?;
+            if let Some(verified) = self.supervisor.driver_mut().take_verified(question) {
+                return Ok(verified);
             }
-            while let Some((of, verified)) = self.follower.driver_mut().take_verified() {
-                if of == table {
-                    return Ok(verified);
-                }
-            }
-            if self.has_ended {
-                anyhow::bail!("the cache is stale and will not come back: {}", self.failure().unwrap_or_default());
-            }
-            let give_up = self.failure.as_ref().map(|(_, since)| *since + PATIENCE);
+            let give_up = self.stale[at].as_ref().map(|(_, since)| *since + PATIENCE);
             tokio::select! {
                 () = self.step() => {}
-                () = until(give_up) => anyhow::bail!("the cache is stale: {}", self.failure().unwrap_or_default()),
+                () = until(give_up) => {
+                    anyhow::bail!("the cache is stale: {}", self.failure(at).unwrap_or_default());
+                }
             }
         }
     }
@@ -206,11 +234,21 @@ impl Live {
     }
 
     async fn follow_anew(&mut self) -> anyhow::Result<()> {
-        let before = self.times_anew;
-        self.has_ended = false;
-        self.follower.reconnect();
+        let description = self.supervisor.read_anew();
         let give_up = Instant::now() + RECONNECT_PATIENCE;
-        while self.times_anew == before && self.follower.is_looking() {
+        let count = self.stale.len();
+        loop {
+            if self.supervisor.has_described(description) {
+                // What cannot be followed is not waited for.
+                let refused = (0..count).find(|&at| self.supervisor.state(TableId(at)) == State::Stale);
+                if let Some(at) = refused {
+                    let why = self.failure(at).unwrap_or("see pgic status");
+                    anyhow::bail!("{} could not be followed anew: {why}", self.subject(at).name());
+                }
+                if (0..count).all(|at| self.supervisor.state(TableId(at)) == State::Live) {
+                    return Ok(());
+                }
+            }
             tokio::select! {
                 () = self.step() => {}
                 () = until(Some(give_up)) => {
@@ -218,26 +256,16 @@ impl Live {
                 }
             }
         }
-        if self.times_anew == before {
-            let why = self.follower.refusal().or(self.failure()).unwrap_or("see pgic status").to_string();
-            // A driver that has ended stays so.
-            self.has_ended = self.follower.driver().engine().has_ended();
-            anyhow::bail!("the tables could not be followed anew: {why}");
-        }
-        Ok(())
     }
 
     async fn step(&mut self) {
-        if self.has_ended {
-            return std::future::pending().await;
-        }
         let say_at = self.loading_since.filter(|_| !self.has_said).map(|since| since + WORTH_SAYING);
         tokio::select! {
-            stepped = self.follower.step() => {
-                match stepped {
-                    Ok(Stepped::On) => {}
-                    Ok(Stepped::Anew) => self.begin_anew(),
-                    Err(error) => self.end(&error),
+            stepped = self.supervisor.step() => {
+                if let Err(error) = stepped {
+                    // Only what was never live ends.
+                    tracing::error!(%error, "the supervisor ended");
+                    std::future::pending::<()>().await;
                 }
                 self.look();
             }
@@ -248,85 +276,54 @@ impl Live {
         }
     }
 
-    /// A table was altered: what is kept of its rows is of columns that are no more.
-    fn begin_anew(&mut self) {
-        self.times_anew += 1;
-        self.changes = Changes::new(self.subjects().iter().map(shown).collect(), self.format);
-        self.failure = None;
-        let what = if self.is_reconnecting { "the tables are" } else { "a table was altered and is" };
-        self.say(&format!("{what} loaded anew: the history begins again, and nothing is watched"));
-    }
-
-    fn end(&mut self, error: &anyhow::Error) {
-        let lines = failure::lines(error);
-        let lines: Vec<&str> = lines.iter().map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
-        let (what, hints) = lines.split_first().map_or(("", &lines[..]), |(what, hints)| (*what, hints));
-        let hints: String = hints.iter().map(|hint| format!("{hint}; ")).collect();
-        self.has_ended = true;
-        let was_said = self.failure.as_ref().is_some_and(|(said, _)| said == what);
-        self.lose(what);
-        // Whoever asked for it has the answer of that.
+    /// A table is followed as another: what is kept of its rows is of columns that are no more.
+    fn begin_anew(&mut self, table: TableId) {
+        self.times_anew[table.0] += 1;
+        let shown = shown(self.subject(table.0));
+        let name = shown.table.clone();
+        self.changes.renew(table.0, shown);
         if !self.is_reconnecting {
-            let what = if was_said { String::new() } else { format!("stale: {what}; ") };
-            self.say(&format!("{what}{hints}.reconnect follows the tables anew"));
+            self.say(&format!(
+                "{name} is another table, or was altered, and is loaded anew: its history begins again, and its rows are not watched"
+            ));
         }
     }
 
-    fn lose(&mut self, why: &str) {
-        let is_news = self.failure.is_none() && !self.has_ended;
-        let since = self.failure.take().map_or_else(Instant::now, |(_, since)| since);
-        self.failure = Some((why.to_string(), since));
+    /// A table is stale, for this reason.
+    fn lose(&mut self, at: usize, why: &str) {
+        let since = self.stale[at].take().map_or_else(Instant::now, |(_, since)| since);
+        self.stale[at] = Some((why.to_string(), since));
         // The prompt must say so before it is drawn again.
         self.standing.set(Word::Stale);
         self.has_said = true;
-        if is_news {
-            self.say(&format!("stale: {why}"));
-        }
     }
 
     fn look(&mut self) {
-        for event in self.follower.take_events() {
+        let events: Vec<SupervisorEvent> = self.supervisor.take_events().collect();
+        for event in events {
             match event {
-                DriverEvent::Disconnected { why, .. } => self.lose(&why),
-                DriverEvent::State(State::Degraded) => {
-                    let degraded = self.driver().engine().degraded();
-                    if let Some(said) = degraded.map(|(table, why)| {
-                        format!(
-                            "degraded: {} must be read again, and waits for it: {why}",
-                            self.subjects()[table.0].name()
-                        )
-                    }) {
-                        self.has_said = true;
-                        self.say(&said);
-                    }
+                SupervisorEvent::Driver(event) => self.take(event),
+                SupervisorEvent::Unfollowed { table, why } => {
+                    self.lose(table.0, &why);
+                    let name = self.subject(table.0).name();
+                    self.say(&format!("stale: {name}: {why}"));
                 }
-                DriverEvent::OneLost { via, why, .. } => {
-                    self.say(&format!("the connection {} is opened again: {why}", via.purpose()));
-                }
-                DriverEvent::CommitsBlocked => {
-                    self.say("commits are blocked: nothing is announced until whoever holds the notify lock is done");
-                }
-                DriverEvent::Row { table, change } => {
-                    if let (Some(line), Some(notices)) = (self.changes.take(table.0, change), &mut self.notices) {
-                        notices.show(line, |missed| self.changes.dropped(missed));
-                    }
-                }
-                // The error says it; the engine's state says the rest.
+                SupervisorEvent::Anew { table } => self.begin_anew(table),
                 _ => {}
             }
         }
-        let state = self.driver().state();
-        if state == State::Live {
-            self.failure = None;
-        }
-        let word = match state {
-            _ if self.failure.is_some() => Word::Stale,
-            State::Disconnected => Word::Stale,
-            State::Live if self.follower.is_looking() => Word::Loading,
-            State::Live => Word::Live,
-            State::Subscribing | State::Probing | State::Snapshotting | State::Degraded | State::CatchingUp => {
-                Word::Loading
+        for at in 0..self.stale.len() {
+            if self.supervisor.state(TableId(at)) == State::Live {
+                self.stale[at] = None;
             }
+        }
+        let words: Vec<Word> = (0..self.stale.len()).map(|at| self.word(at)).collect();
+        let word = if words.contains(&Word::Stale) {
+            Word::Stale
+        } else if words.contains(&Word::Loading) {
+            Word::Loading
+        } else {
+            Word::Live
         };
         self.loading_since = match word {
             Word::Loading => self.loading_since.or_else(|| Some(Instant::now())),
@@ -338,15 +335,65 @@ impl Live {
         }
     }
 
+    fn take(&mut self, event: DriverEvent) {
+        match event {
+            DriverEvent::Disconnected { why, .. } => {
+                let is_news = self.stale.iter().any(Option::is_none);
+                for at in 0..self.stale.len() {
+                    if self.stale[at].is_none() {
+                        self.lose(at, &why);
+                    }
+                }
+                if is_news {
+                    self.say(&format!("stale: {why}"));
+                }
+            }
+            DriverEvent::TableState { table, state: State::Stale } => {
+                let why = self.cause(table);
+                self.lose(table.0, &why);
+            }
+            DriverEvent::TableState { table, state: State::Degraded } => {
+                let why = self.cause(table);
+                self.has_said = true;
+                let name = self.subject(table.0).name();
+                self.say(&format!("degraded: {name} must be read again, and waits for it: {why}"));
+            }
+            DriverEvent::OneLost { via, why, .. } => {
+                self.say(&format!("the connection {} is opened again: {why}", via.purpose()));
+            }
+            DriverEvent::CommitsBlocked => {
+                self.say("commits are blocked: nothing is announced until whoever holds the notify lock is done");
+            }
+            DriverEvent::Row { table, change } => {
+                if let (Some(line), Some(notices)) = (self.changes.take(table.0, change), &mut self.notices) {
+                    notices.show(line, |missed| self.changes.dropped(missed));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn cause(&self, table: TableId) -> String {
+        self.driver().engine().cause(table).unwrap_or("it is looked into").to_string()
+    }
+
     fn say(&self, line: &str) {
         if let Some(notices) = &self.notices {
             notices.say(format!("{}\n", crate::render::escape::escape(line)));
         }
     }
 
-    /// Why it is stale, if it is.
-    pub(super) fn failure(&self) -> Option<&str> {
-        self.failure.as_ref().map(|(why, _)| why.as_str())
+    /// Why a table is stale, if it is.
+    pub(super) fn failure(&self, at: usize) -> Option<&str> {
+        self.stale[at].as_ref().map(|(why, _)| why.as_str())
+    }
+
+    /// Why any table is stale, if one is: with its name, unless all are for the same reason.
+    pub(super) fn any_failure(&self) -> Option<String> {
+        let first = (0..self.stale.len()).find(|&at| self.stale[at].is_some())?;
+        let why = self.failure(first)?;
+        let is_of_all = (0..self.stale.len()).all(|at| self.failure(at) == Some(why));
+        Some(if is_of_all { why.to_string() } else { format!("{}: {why}", self.subject(first).name()) })
     }
 }
 

@@ -11,8 +11,8 @@ use crate::causes;
 use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
-use crate::following::follower::{Follower, announced_again};
-use crate::following::subject::{Subject, open};
+use crate::following::subject::Subject;
+use crate::following::supervised::{Announced, by_names, open};
 use crate::following::{self, estimate};
 use crate::render::Format;
 use crate::render::escape::escape;
@@ -23,7 +23,6 @@ use crate::render::table::{Heading, render};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::postgres::Verified;
-use postgres_index_cache_core::sync::TableId;
 use serde_json::json;
 use std::sync::Arc;
 use tokio_postgres::Client;
@@ -49,6 +48,8 @@ struct Data {
     rows: usize,
     /// Whether `text` is rows of a table, which a count follows.
     is_rows: bool,
+    /// The table that it is about, if it is about one: how that stands counts.
+    at: Option<usize>,
     notices: Vec<String>,
 }
 
@@ -69,21 +70,29 @@ impl Session {
     pub(super) async fn open(context: &Context, args: &Args) -> anyhow::Result<Self> {
         let server = context.server("shell")?;
         let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-        let describe = async |client: &mut Client| {
-            let (mut subjects, mut notices) = (Vec::new(), Vec::new());
-            for table in catalog::resolve(client, &args.tables).await? {
-                subjects.push(Subject::announced(table, &mut notices)?);
-            }
-            context.notices(&notices);
-            Ok(subjects)
-        };
-        let (subjects, driver) = open(&server, max_memory, context.quiet, |_| {}, describe).await?;
         let client = server.client().await?;
-        let follower = Follower::new(server.clone(), announced_again(&subjects), max_memory, subjects, driver);
+        let (mut subjects, mut notices) = (Vec::new(), Vec::new());
+        for table in catalog::resolve(&client, &args.tables).await? {
+            subjects.push(Subject::announced(table, &mut notices)?);
+        }
+        context.notices(&notices);
+        // One table that is named twice is followed once.
+        let mut names: Vec<String> = Vec::new();
+        let mut found: Vec<u32> = Vec::new();
+        for name in &args.tables {
+            let oid = catalog::resolve_one(&client, name).await?.oid;
+            if !found.contains(&oid) {
+                found.push(oid);
+                names.push(name.clone());
+            }
+        }
+        let again = by_names(server.clone(), names, max_memory, Announced);
+        let say = |text: &str| context.notice(text);
+        let supervisor = open(&server, &client, subjects, again, max_memory, context.quiet, say).await?;
         Ok(Self {
             server,
             client,
-            live: Live::new(follower, context.format),
+            live: Live::new(supervisor, context.format),
             limit: LIMIT,
             format: context.format,
             color: context.color,
@@ -97,9 +106,9 @@ impl Session {
             let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
             if is_plain { name.to_string() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
         };
-        let tables = self.live.subjects().iter().map(|subject| {
+        let tables = self.live.subjects().map(|subject| {
             let Table { schema, name, .. } = &subject.table;
-            let is_alone = self.live.subjects().iter().filter(|other| other.table.name == *name).count() == 1;
+            let is_alone = self.live.subjects().filter(|other| other.table.name == *name).count() == 1;
             let table = if is_alone { quoted(name) } else { format!("{}.{}", quoted(schema), quoted(name)) };
             let columns = subject.shape.columns().iter().map(|column| quoted(&column.name)).collect();
             (table, columns)
@@ -142,20 +151,20 @@ impl Session {
             }
             Line::Count { table, conditions } => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
-                let conditions = asked.conditions(&self.live.subjects()[at].shape)?;
-                let count = self.live.driver().cache(TableId(at)).find(&conditions).rows.len();
+                let conditions = asked.conditions(&self.live.subject(at).shape)?;
+                let count = self.live.cache(at).find(&conditions).rows.len();
                 let text = match self.format {
                     Format::Text => format!("{count}\n"),
                     Format::Json => json::line([("count", json!(count))]),
                 };
-                Ok(Data { text, rows: 1, notices, ..Data::default() })
+                Ok(Data { text, rows: 1, at: Some(at), notices, ..Data::default() })
             }
             Line::Tables => {
-                self.live.fence().await;
+                self.live.fence(None).await;
                 Ok(self.tables())
             }
             Line::Stats => {
-                self.live.fence().await;
+                self.live.fence(None).await;
                 Ok(self.stats())
             }
             Line::Watch(None) => {
@@ -165,7 +174,7 @@ impl Session {
             }
             Line::Watch(Some((table, conditions))) => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
-                self.live.changes.watch(at, asked.conditions(&self.live.subjects()[at].shape)?);
+                self.live.changes.watch(at, asked.conditions(&self.live.subject(at).shape)?);
                 Ok(Data { notices, ..Data::default() })
             }
             Line::History { table, key, conditions } => self.history(&table, key, conditions).await,
@@ -189,7 +198,7 @@ impl Session {
 
     async fn history(&mut self, table: &Name, key: Option<String>, mut written: Vec<Written>) -> anyhow::Result<Data> {
         if let Some(key) = key {
-            let Subject { table, shape, .. } = &self.live.subjects()[self.position(table)?];
+            let Subject { table, shape, .. } = self.live.subject(self.position(table)?);
             let &[column] = shape.key() else {
                 let hint = "name its columns: .history TABLE COLUMN=VALUE…";
                 return Err(with_hint(anyhow!("the key of {} has several columns", table.display_name()), hint));
@@ -197,7 +206,7 @@ impl Session {
             written = vec![Written::equals(&shape.columns()[column].name, key)];
         }
         let (at, asked, mut notices) = self.ask(table, &written).await?;
-        let conditions = asked.conditions(&self.live.subjects()[at].shape)?;
+        let conditions = asked.conditions(&self.live.subject(at).shape)?;
         let (text, rows, forgotten) = self.live.changes.history(at, &conditions);
         if forgotten > 0 {
             notices.push(format!("the oldest {forgotten} changes of all tables are not kept any more"));
@@ -205,19 +214,19 @@ impl Session {
         if rows == 0 {
             notices.push("nothing has changed since the shell began".to_string());
         }
-        Ok(Data { text, rows, notices, ..Data::default() })
+        Ok(Data { text, rows, at: Some(at), notices, ..Data::default() })
     }
 
     async fn verify(&mut self, table: &Name) -> anyhow::Result<Data> {
         let at = self.position(table)?;
-        let comparison = match self.live.verify(TableId(at)).await? {
+        let comparison = match self.live.verify(at).await? {
             Verified::Compared(comparison) => comparison,
             Verified::Inconclusive(why) => {
                 return Err(with_hint(anyhow!("the comparison does not count: {why}"), "ask again"));
             }
         };
         let Self { server, client, live, .. } = self;
-        let subject = live.subjects()[at].clone();
+        let subject = live.subject(at).clone();
         let mut text = String::new();
         if comparison.differing() > 0 {
             if client.is_closed() {
@@ -252,7 +261,7 @@ impl Session {
             }
             Format::Text => text,
         };
-        Ok(Data { text, rows: comparison.differing(), notices, ..Data::default() })
+        Ok(Data { text, rows: comparison.differing(), at: Some(at), notices, ..Data::default() })
     }
 
     /// Finds the table, computes the conditions, and catches up.
@@ -260,8 +269,8 @@ impl Session {
         let at = self.position(table)?;
         let Self { server, client, live, .. } = self;
         loop {
-            let of = live.times_anew();
-            let table = live.subjects()[at].table.clone();
+            let of = live.times_anew(at);
+            let table = live.subject(at).table.clone();
             // Without conditions the server need not be there: what a stale cache has can be shown.
             let asked = if written.is_empty() {
                 Asked::default()
@@ -269,14 +278,24 @@ impl Session {
                 if client.is_closed() {
                     *client = live.alongside(server.client()).await?;
                 }
-                live.alongside(conditions::evaluate(client, &table, written)).await?
+                match live.alongside(conditions::evaluate(client, &table, written)).await {
+                    Ok(asked) => asked,
+                    // A value that the column does not take may be one for what the column has become.
+                    Err(error) => {
+                        live.fence(Some(at)).await;
+                        if live.times_anew(at) == of {
+                            return Err(error);
+                        }
+                        continue;
+                    }
+                }
             };
             for column in table.columns.iter().filter(|column| asked.names(&column.name)) {
                 following::check_sent(&table, observe(&table).as_ref(), &column.name)?;
             }
-            live.fence().await;
+            live.fence(Some(at)).await;
             // What was computed for a table that was altered meanwhile may be of another type.
-            if live.times_anew() == of {
+            if live.times_anew(at) == of {
                 let notices = asked.notices(&table).collect();
                 return Ok((at, asked, notices));
             }
@@ -289,15 +308,15 @@ impl Session {
             *own == name.name && name.schema.as_ref().is_none_or(|wanted| wanted == schema)
         };
         let names = || {
-            let names: Vec<String> = self.live.subjects().iter().map(Subject::name).collect();
+            let names: Vec<String> = self.live.subjects().map(Subject::name).collect();
             names.join(", ")
         };
-        match self.live.subjects().iter().filter(is_meant).count() {
+        match self.live.subjects().filter(is_meant).count() {
             0 => Err(with_hint(
                 anyhow!("{} is not followed here", name.name),
                 format!("followed are {}; see .help for what can be asked", names()),
             )),
-            1 => Ok(self.live.subjects().iter().position(|subject| is_meant(&subject)).unwrap_or_default()),
+            1 => Ok(self.live.subjects().position(|subject| is_meant(&subject)).unwrap_or_default()),
             _ => {
                 Err(with_hint(anyhow!("{} may be one of several tables", name.name), format!("say which: {}", names())))
             }
@@ -305,25 +324,25 @@ impl Session {
     }
 
     fn rows(&mut self, at: usize, asked: Asked, mut notices: Vec<String>) -> anyhow::Result<Data> {
-        let Subject { shape, shown, .. } = &self.live.subjects()[at];
+        let Subject { shape, shown, .. } = self.live.subject(at);
         let conditions = asked.conditions(shape)?;
-        let cache = self.live.driver().cache(TableId(at));
+        let cache = self.live.cache(at);
         let answer = cache.find(&conditions);
         let count = answer.rows.len();
         if count > self.limit {
             notices.push(format!("{} more rows match; .limit {} cut them off", count - self.limit, self.limit));
         }
         let text = rows(self.format, shape, shown, answer.rows.iter().take(self.limit));
-        Ok(Data { text, rows: count.min(self.limit), is_rows: true, notices })
+        Ok(Data { text, rows: count.min(self.limit), is_rows: true, at: Some(at), notices })
     }
 
     fn tables(&self) -> Data {
-        let memory = |at: usize| self.live.driver().cache(TableId(at)).memory_bytes();
-        let count = |at: usize| self.live.driver().cache(TableId(at)).len();
+        let memory = |at: usize| self.live.cache(at).memory_bytes();
+        let count = |at: usize| self.live.cache(at).len();
         let columns = |subject: &Subject| -> Vec<String> {
             subject.shown.iter().map(|&column| subject.shape.columns()[column].name.clone()).collect()
         };
-        let numbered = self.live.subjects().iter().enumerate();
+        let numbered = self.live.subjects().enumerate();
         let text = match self.format {
             Format::Text => {
                 let headings = [
@@ -366,7 +385,7 @@ impl Session {
         let counters = driver.engine().counters();
         let (mut total, mut bytes) = (0, 0);
         for at in 0..self.live.subjects().len() {
-            let cache = driver.cache(TableId(at));
+            let cache = self.live.cache(at);
             total += cache.len();
             bytes += cache.memory_bytes();
         }
@@ -389,7 +408,7 @@ impl Session {
         let state = self.live.standing().get().as_str();
         let text = match self.format {
             Format::Text => {
-                let why = self.live.failure().map(|why| vec!["why".to_string(), why.to_string()]);
+                let why = self.live.any_failure().map(|why| vec!["why".to_string(), why]);
                 let counted = counted.iter().map(|(name, count)| {
                     let value = if *name == "memory_bytes" { estimate::human(bytes) } else { count.to_string() };
                     vec![name.strip_suffix("_bytes").unwrap_or(name).replace('_', " "), value]
@@ -400,7 +419,7 @@ impl Session {
                 render(&[Heading::text(""), Heading::text("")], lines).trim_start().to_string()
             }
             Format::Json => {
-                let why = self.live.failure().map(|why| ("why", json!(why)));
+                let why = self.live.any_failure().map(|why| ("why", json!(why)));
                 let counted = counted.iter().map(|(name, count)| (*name, json!(count)));
                 let lag = std::iter::once(("lag_ms", json!(lag_ms)));
                 json::line(std::iter::once(("state", json!(state))).chain(why).chain(lag).chain(counted))
@@ -430,7 +449,8 @@ impl Session {
     }
 
     fn reply(&self, command: &str, data: anyhow::Result<Data>) -> Reply {
-        let word = self.live.standing().get();
+        let at = data.as_ref().ok().and_then(|data| data.at);
+        let word = at.map_or_else(|| self.live.standing().get(), |at| self.live.word(at));
         let mut reply = Reply { is_failure: data.is_err(), ..Reply::default() };
         let mut said: Vec<String> = Vec::new();
         let mut end = vec![("event", json!("end")), ("command", json!(command.trim()))];

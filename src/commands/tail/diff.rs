@@ -5,33 +5,35 @@ use crate::commands::watch::{Limit, Style, Watch};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::following::estimate;
-use crate::following::follower::{Follower, announced_again};
-use crate::following::subject::{Subject, open as open_subjects};
-use tokio_postgres::Client;
+use crate::following::subject::Subject;
+use crate::following::supervised::{Announced, by_names, open as open_supervised};
+use postgres_index_cache_core::postgres::Supervisor;
 
 /// Loads the table, follows it, and prints what becomes of its rows.
 pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
-    let (watch, follower) = tokio::select! {
+    let (watch, supervisor) = tokio::select! {
         opened = open(context, name, limit) => opened?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     if !context.quiet {
-        anstream::eprintln!("following {}", crate::render::escape::escape(&follower.subjects()[0].name()));
+        anstream::eprintln!("following {}", crate::render::escape::escape(&watch.subject.name()));
     }
-    watch.run(context, follower, interrupted).await
+    watch.run(context, supervisor, interrupted).await
 }
 
-async fn open(context: &Context, name: &str, limit: Limit) -> anyhow::Result<(Watch, Follower)> {
+async fn open(context: &Context, name: &str, limit: Limit) -> anyhow::Result<(Watch, Supervisor<Subject>)> {
     let server = context.server("tail")?;
     let max_memory = estimate::default_limit();
-    let describe = async |client: &mut Client| {
-        let mut notices = Vec::new();
-        let subject = Subject::announced(catalog::resolve_one(client, name).await?, &mut notices)?;
-        context.notices(&notices);
-        Ok(vec![subject])
-    };
-    let (subjects, driver) = open_subjects(&server, max_memory, context.quiet, |_| {}, describe).await?;
-    let watch = Watch { subject: subjects[0].clone(), format: context.format, style: Style::Changes, limit };
-    Ok((watch, Follower::new(server, announced_again(&subjects), max_memory, subjects, driver)))
+    let client = server.client().await?;
+    let mut notices = Vec::new();
+    let subject = Subject::announced(catalog::resolve_one(&client, name).await?, &mut notices)?;
+    context.notices(&notices);
+    let again = by_names(server.clone(), vec![name.to_string()], max_memory, Announced);
+    let say = |text: &str| context.notice(text);
+    let supervisor = open_supervised(&server, &client, vec![subject], again, max_memory, context.quiet, say).await?;
+    let subject = supervisor.target(postgres_index_cache_core::sync::TableId(0)).clone();
+    let mut supervisor = supervisor;
+    supervisor.driver_mut().tell_of_rows();
+    Ok((Watch { subject, format: context.format, style: Style::Changes, limit }, supervisor))
 }

@@ -75,7 +75,7 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
     for table in SEVERAL_TABLES {
         let (server, follow, mut options) = crate::verify::follow(&injector.through, table).await;
         // What DDL rewrites is announced by nobody.
-        options.looks = true;
+        options.limits.looks = true;
         options.limits = limits();
         follows.push(follow);
         tool = Some((server, options));

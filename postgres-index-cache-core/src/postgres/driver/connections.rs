@@ -17,7 +17,8 @@ impl Driver {
         self.epochs += 1;
         self.epoch = self.epochs;
         self.connect_task.take().inspect(JoinHandle::abort);
-        self.tell(DriverEvent::Disconnected { why: failure.to_string(), retry_in });
+        let since = self.engine.proven_at();
+        self.tell(DriverEvent::Disconnected { why: failure.to_string(), since, retry_in });
         match retry_in {
             Some(_) => {
                 self.failure = None;

@@ -2,7 +2,8 @@
 
 use crate::postgres::keep::{Became, RowChange};
 use crate::sync::{Limits, State, TableId, Via};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// How a driver works.
@@ -21,9 +22,9 @@ pub struct DriverOptions {
     pub max_memory: usize,
     /// How long a read may wait for its lock, and a fence for commits that are blocked.
     pub lock_timeout: Duration,
-    /// Whether the definitions of the tables are looked at every heartbeat, and what no notification tells is mended: DDL, a
-    /// partition that was truncated in silence, a trigger that is gone.
-    pub looks: bool,
+    /// Whether somebody describes a table afresh that was altered ([`DriverEvent::Altered`]): it is held until then. Otherwise
+    /// it is read again as it is.
+    pub holds_altered: bool,
     /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which is kept until
     /// [`Driver::take_events`](super::Driver::take_events) takes it: call that after each step.
     pub tells_rows: bool,
@@ -42,12 +43,21 @@ pub struct Loaded {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum DriverEvent {
-    /// The state is another one.
+    /// The state of all tables together is another one.
     State(State),
+    /// The state of a table is another one.
+    TableState {
+        /// The table.
+        table: TableId,
+        /// Its state.
+        state: State,
+    },
     /// It is stale from now on.
     Disconnected {
         /// What happened.
         why: String,
+        /// Since when changes may be lost: when the last fence that came back was sent; `None`: none ever came back.
+        since: Option<Instant>,
         /// When it will connect again; `None`: never.
         retry_in: Option<Duration>,
     },
@@ -89,5 +99,14 @@ pub enum DriverEvent {
         key: Uuid,
         /// How.
         became: Became,
+    },
+    /// A row of an application's own does not fit the model, and is kept out.
+    Misfit {
+        /// The table.
+        table: TableId,
+        /// The key of the row.
+        key: Uuid,
+        /// What does not fit.
+        why: Arc<str>,
     },
 }

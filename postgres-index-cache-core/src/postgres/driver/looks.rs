@@ -1,91 +1,148 @@
 //! What a [`Driver`] sees that no notification tells: the definitions of the tables, looked at on F.
 
 use super::{Driver, DriverEvent, Event};
-use crate::postgres::error::DriverError;
+use crate::postgres::error::{DriverError, chain};
 use crate::postgres::fingerprint::{Difference, Fingerprint, compare, look};
+use crate::postgres::follow::FollowTable;
 use crate::postgres::followee::Followee;
 use crate::postgres::sqlstate::Policy;
-use crate::sync::{Failure, Input, State, TableId, Via};
+use crate::postgres::store::Store;
+use crate::sync::{Failure, Input, TableId, Via};
 use std::time::Instant;
 
 impl Driver {
-    /// Looks at the definitions of the tables now, as it does every heartbeat; [`is_looking`](Self::is_looking) says whether
-    /// that is done. Whoever answers a question by a fence may want to know that what no notification tells is seen too.
-    pub fn ask_to_look(&mut self) {
-        self.next_look = None;
-        if self.is_looking() {
-            self.looks_again = true;
-        } else {
-            self.look_at_once();
-        }
-    }
-
-    /// Whether a look that was asked for is underway.
-    pub fn is_looking(&self) -> bool {
-        self.looking.is_some_and(|epoch| self.is_current(Via::Fences, epoch))
-    }
-
-    /// Looks at the tables on F, at most once a heartbeat: DDL announces nothing.
-    pub(super) fn look(&mut self) {
-        if self.engine.state() == State::Live && self.next_look.is_none_or(|at| at <= Instant::now()) {
-            self.look_at_once();
-        }
-    }
-
-    fn look_at_once(&mut self) {
-        let Some((client, epoch)) = self.client(Via::Fences).filter(|_| self.options.looks) else { return };
-        let now = Instant::now();
-        self.looking = Some(epoch);
-        self.next_look = Some(now + self.options.limits.heartbeat);
+    /// Looks at the tables on F; the answer carries the number of the look.
+    pub(super) fn look(&mut self, number: u64) {
+        // While F is lost the engine asks for nothing.
+        let Some((client, epoch)) = self.client(Via::Fences) else { return };
         let sender = self.sender.clone();
         let relations: Vec<u32> = self.tables.iter().map(|table| table.follow.followed.oid).collect();
         tokio::spawn(async move {
             let seen = look(&*client, &relations).await;
             // A driver that is gone wants to hear nothing.
-            let _ = sender.send(Event::Looked { epoch, seen }).await;
+            let _ = sender.send(Event::Looked { epoch, look: number, seen }).await;
         });
     }
 
-    pub(super) fn looked(&mut self, seen: Result<Vec<Fingerprint>, tokio_postgres::Error>) {
+    /// A look has come. What it found is said to the engine before the look is said to be done: a fence must not be reached
+    /// in between.
+    pub(super) fn looked(&mut self, look: u64, seen: Result<Vec<Fingerprint>, tokio_postgres::Error>) {
         match seen {
-            Ok(seen) => self.compare(&seen),
+            Ok(seen) => {
+                for table in 0..self.tables.len() {
+                    self.compare(TableId(table), &seen);
+                }
+                self.engine.handle(Input::Looked { look }, Instant::now());
+            }
             Err(source) => {
                 let doing = "look at the definitions of the tables".to_string();
                 let error = DriverError::Server { doing, source };
                 match error.policy() {
-                    Policy::Lost => self.one_lost(Via::Fences, error),
-                    // The next look will tell.
-                    Policy::Starting | Policy::Passing | Policy::Counted | Policy::Refused => {
-                        tracing::warn!(%error, "no look")
+                    Policy::Lost | Policy::Starting => self.one_lost(Via::Fences, error),
+                    Policy::Passing | Policy::Counted | Policy::Refused => {
+                        let why = chain(&error);
+                        tracing::warn!(why, "a look at the definitions failed");
+                        self.engine.handle(Input::LookFailed { look, why }, Instant::now());
                     }
                 }
             }
         }
     }
 
-    fn compare(&mut self, seen: &[Fingerprint]) {
-        for at in 0..self.tables.len() {
-            let Followee { fingerprint, follow, .. } = &self.tables[at];
-            let Some(before) = fingerprint else { continue };
-            let truncated_by = self.engine.truncated_by(TableId(at));
-            let input = match compare(before, seen, &follow.announced_by, truncated_by) {
-                None => continue,
-                Some(Difference::Truncated) => {
-                    let now = seen.iter().find(|print| print.relation() == before.relation()).cloned();
-                    self.tables[at].fingerprint = now;
-                    continue;
-                }
-                Some(Difference::Altered(why)) => {
-                    self.tell(DriverEvent::Altered { table: TableId(at) });
-                    Input::TableAltered { table: TableId(at), why: why.to_string() }
-                }
-                Some(Difference::Silent(trigger)) => {
-                    Input::GivenUp(Failure::NotFollowed { name: follow.name(), trigger })
-                }
-            };
-            // Whatever failed before is not why.
-            self.failure = None;
-            self.engine.handle(input, Instant::now());
+    /// Compares a table with what was seen of it, and says to the engine what follows. Gives whether it is as it was, but
+    /// for its files.
+    pub(super) fn compare(&mut self, table: TableId, seen: &[Fingerprint]) -> bool {
+        let Followee { fingerprint, follow, is_held, .. } = &self.tables[table.0];
+        let Some(before) = fingerprint.as_ref().filter(|_| !is_held) else { return true };
+        let truncated_by = self.engine.truncated_by(table);
+        match compare(before, seen, &follow.announced_by, truncated_by) {
+            None => true,
+            Some(Difference::Truncated) => {
+                let now = seen.iter().find(|print| print.relation() == before.relation()).cloned();
+                self.tables[table.0].fingerprint = now;
+                true
+            }
+            Some(Difference::Rewritten(why)) => {
+                self.failure = None;
+                self.engine.handle(Input::TableAltered { table, why: why.to_string() }, Instant::now());
+                true
+            }
+            Some(Difference::Altered(why)) => {
+                self.altered(table, why);
+                false
+            }
+            Some(Difference::Silent(trigger)) if self.options.holds_altered => {
+                self.altered(table, &format!("its trigger \"{trigger}\" is gone or disabled"));
+                false
+            }
+            Some(Difference::Silent(trigger)) => {
+                let failure = Failure::NotFollowed { name: follow.name(), trigger };
+                self.failure = None;
+                self.engine.handle(Input::GivenUp(failure), Instant::now());
+                false
+            }
         }
+    }
+
+    /// A table is another one than was described. Where somebody describes it afresh, it is held until then: its trigger may
+    /// be made for another table or another key. Otherwise it is read again.
+    pub(super) fn altered(&mut self, table: TableId, why: &str) {
+        // Whatever failed before is not why.
+        self.failure = None;
+        if self.options.holds_altered {
+            self.hold(table, format!("{why}; it is being described afresh"));
+        } else {
+            self.engine.handle(Input::TableAltered { table, why: why.to_string() }, Instant::now());
+        }
+        self.tell(DriverEvent::Altered { table });
+    }
+
+    /// Neither reads nor changes a table from now on, and says why it cannot be followed; until
+    /// [`resume`](Self::resume).
+    pub(in crate::postgres) fn hold(&mut self, table: TableId, why: String) {
+        self.tables[table.0].is_held = true;
+        self.engine.handle(Input::TableHeld { table, why }, Instant::now());
+    }
+
+    /// Does what follows from tables that were held or resumed: their states are others from then on.
+    pub(in crate::postgres) fn apply(&mut self) -> Result<(), DriverError> {
+        self.carry_out()
+    }
+
+    /// Whether a table is held.
+    pub(in crate::postgres) fn is_held(&self, table: TableId) -> bool {
+        self.tables[table.0].is_held
+    }
+
+    /// Follows a table that was held, or any other, as `follow` describes it, and reads it anew; into `store` where that is
+    /// given, else into the cache that it has.
+    pub(in crate::postgres) fn resume(&mut self, table: TableId, follow: FollowTable, store: Option<Box<dyn Store>>) {
+        let followee = &mut self.tables[table.0];
+        let followed = Box::new(follow.followed.clone());
+        followee.is_held = false;
+        followee.fingerprint.clone_from(&follow.fingerprint);
+        followee.follow = follow;
+        if let Some(mut store) = store {
+            if self.options.tells_rows {
+                store.tell();
+            }
+            followee.store = store;
+            // The lock of the old cache is nobody's concern any more.
+            if followee.busy_until.take().is_some() {
+                self.engine.handle(Input::CacheFree { table }, Instant::now());
+            }
+        }
+        self.engine.handle(Input::TableFollowed { table, followed }, Instant::now());
+    }
+
+    /// How many rows of a table did not fit the application's model, and the first of them with the cause.
+    pub(in crate::postgres) fn kept_out(&self, table: TableId) -> Option<&(usize, String)> {
+        self.tables[table.0].store.kept_out()
+    }
+
+    /// Listens on these channels from now on.
+    pub(in crate::postgres) fn set_channels(&mut self, channels: Vec<String>) {
+        self.options.channels.clone_from(&channels);
+        self.engine.handle(Input::ChannelsChanged(channels), Instant::now());
     }
 }

@@ -3,7 +3,7 @@
 use super::Driver;
 use crate::postgres::error::DriverError;
 use crate::postgres::followee::Followee;
-use crate::sync::{Failure, Input, TableId};
+use crate::sync::{Input, TableId};
 use std::time::Instant;
 
 impl Driver {
@@ -27,9 +27,9 @@ impl Driver {
         let Followee { follow, store, .. } = &self.tables[table.0];
         let allowed = self.options.max_memory;
         let error = DriverError::Memory { table: follow.name(), rows: store.rows(), used, allowed };
-        let failure = Failure::ReadRefused { table, why: error.to_string() };
+        let why = error.to_string();
         self.failure = Some(error);
-        self.engine.handle(Input::GivenUp(failure), Instant::now());
+        self.engine.handle(Input::TableFailed { table, why, is_permanent: true }, Instant::now());
     }
 
     pub(super) fn check_memory(&mut self, table: TableId) {

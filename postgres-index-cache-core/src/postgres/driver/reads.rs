@@ -16,6 +16,9 @@ use tokio::task::JoinHandle;
 /// How many bytes of COPY are loaded before the memory is looked at again.
 const BYTES_BETWEEN_CHECKS: usize = 16 << 20;
 
+/// How many answers are kept that nobody takes: whoever asked may have given up.
+const ANSWERS_KEPT: usize = 256;
+
 /// What Q is asked for. Answers to anything else are of connections that are gone, or of a read that was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) struct Asked {
@@ -48,6 +51,10 @@ impl ReadKind {
     }
 }
 
+/// The number of a comparison that was asked for: answers are told apart by it, also when whoever asked gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct QuestionId(pub(super) u64);
+
 /// What came of comparing a cache with its table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verified {
@@ -76,7 +83,7 @@ pub(super) struct Reads {
     /// Whether a transaction that a round left is still open.
     is_cut_open: bool,
     task: Option<JoinHandle<bool>>,
-    verified: VecDeque<(TableId, Verified)>,
+    verified: VecDeque<(QuestionId, Verified)>,
     /// At how many rows and bytes of COPY the memory is looked at again.
     next_check: (usize, usize),
 }
@@ -137,16 +144,8 @@ impl Driver {
         match brought {
             Brought::Snapshot { asked, snapshot, fingerprint } => {
                 let Asked { table, work, kind, .. } = asked;
-                if let Some(column) = self.tables[table.0].follow.changed_column(&fingerprint) {
-                    // Its values would be taken for others.
-                    let what = format!("the column {column} is gone, or of another type");
-                    self.tell(DriverEvent::Altered { table });
-                    if kind == ReadKind::Cut {
-                        // The table is to be read again, which will say what is wrong.
-                        self.engine.handle(Input::TableAltered { table, why: what }, Instant::now());
-                        return;
-                    }
-                    return self.unreadable(asked, ReadError::Altered(what));
+                if !self.is_as_described(asked, &fingerprint) {
+                    return;
                 }
                 if kind == ReadKind::Cut {
                     return self.cut_taken(table, work, snapshot, &fingerprint);
@@ -196,22 +195,61 @@ impl Driver {
         }
     }
 
-    /// A read of all rows sees what the table is: who follows it is told when that is another than it was.
+    /// Whether a table is still what was described, as far as the snapshot of a read sees; if not, says so to the engine.
+    ///
+    /// Each read looks, not only F now and then. Otherwise: 1. A column becomes another type of the same size. 2. The table
+    /// is read. 3. The values of the new type are taken for those of the old, and live until the next look.
+    fn is_as_described(&mut self, asked: Asked, seen: &Fingerprint) -> bool {
+        let Asked { table, kind, .. } = asked;
+        let Followee { fingerprint, follow, .. } = &self.tables[table.0];
+        if let Some(column) = follow.changed_column(seen) {
+            let what = format!("the column {column} is gone, or of another type");
+            if self.options.holds_altered || kind == ReadKind::Cut {
+                self.altered(table, &what);
+            } else {
+                self.tell(DriverEvent::Altered { table });
+                self.unreadable(asked, ReadError::Altered(what));
+            }
+            return false;
+        }
+        let difference = fingerprint
+            .as_ref()
+            .and_then(|before| compare(before, std::slice::from_ref(seen), &follow.announced_by, None));
+        let why = match difference {
+            None | Some(Difference::Rewritten(_) | Difference::Truncated) => return true,
+            Some(Difference::Altered(why)) => why.to_string(),
+            Some(Difference::Silent(trigger)) => format!("its trigger \"{trigger}\" is gone or disabled"),
+        };
+        if self.options.holds_altered {
+            self.altered(table, &why);
+            return false;
+        }
+        if kind == ReadKind::All {
+            // What is read now is what the table has become.
+            self.tell(DriverEvent::Altered { table });
+        }
+        true
+    }
+
+    /// A read of all rows sees the leaves and the files that the table has.
     fn see(&mut self, table: TableId, now: Fingerprint) {
         let (leaves, detaching) = (now.leaves.clone(), now.detaching.clone());
         self.engine.handle(Input::LeavesSeen { table, leaves, detaching }, Instant::now());
-        let Followee { fingerprint, follow, .. } = &mut self.tables[table.0];
-        let before = fingerprint.replace(now.clone());
-        let difference = before.and_then(|before| compare(&before, &[now], &follow.announced_by, None));
-        if let Some(Difference::Altered(_)) = difference {
-            self.tell(DriverEvent::Altered { table });
-        }
+        self.tables[table.0].fingerprint = Some(now);
     }
 
-    /// The snapshot of a round is taken. It can be compared with what was read under the same definition alone.
+    /// The snapshot of a round is taken. It can be compared with what was read under the same definition alone; and where
+    /// the definitions are looked at, not with rows that were rewritten in silence: the next look will find that.
     fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, fingerprint: &Fingerprint) {
         let before = self.tables[table.0].fingerprint.as_ref();
-        let input = if before.is_some_and(|before| before.is_same_definition(fingerprint)) {
+        let truncated_by = self.engine.truncated_by(table);
+        let is_rewritten = before.is_some_and(|before| {
+            let difference = compare(before, std::slice::from_ref(fingerprint), &[], truncated_by);
+            self.options.limits.looks && matches!(difference, Some(Difference::Rewritten(_)))
+        });
+        let input = if is_rewritten {
+            Input::TableAltered { table, why: "it was rewritten or truncated, and nothing announced it".to_string() }
+        } else if before.is_some_and(|before| before.is_same_definition(fingerprint)) {
             self.reads.cut = Some(snapshot.clone());
             Input::CutTaken { table, round, snapshot }
         } else {
@@ -220,7 +258,16 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    pub(super) fn round_ended(&mut self, table: TableId, inconclusive: Option<String>) {
+    /// What Q reads of a table is not wanted any more. What still comes of it is drained, and its transaction ended, before
+    /// the next read.
+    pub(super) fn give_up_read(&mut self, table: TableId) {
+        if self.reads.asked.is_some_and(|asked| asked.table == table) {
+            self.reads.asked = None;
+            self.reads.task.iter().for_each(JoinHandle::abort);
+        }
+    }
+
+    pub(super) fn round_ended(&mut self, table: TableId, question: QuestionId, inconclusive: Option<String>) {
         self.reads.cut = None;
         if self.reads.asked.is_some_and(|asked| asked.table == table) {
             self.reads.asked = None;
@@ -234,22 +281,29 @@ impl Driver {
             // What is left of it is not wanted.
             self.reads.task.iter().for_each(JoinHandle::abort);
         }
-        self.reads.verified.push_back((table, verified));
+        if self.reads.verified.len() >= ANSWERS_KEPT {
+            self.reads.verified.pop_front();
+        }
+        self.reads.verified.push_back((question, verified));
     }
 
     /// Asks for the cache of a table to be compared with the table; [`take_verified`](Self::take_verified) has the answer.
     ///
     /// # Errors
     /// When the driver has ended.
-    pub fn ask_to_verify(&mut self, table: TableId) -> Result<(), DriverError> {
+    pub fn ask_to_verify(&mut self, table: TableId) -> Result<QuestionId, DriverError> {
         self.begin()?;
-        self.engine.handle(Input::VerifyWanted { table }, Instant::now());
-        self.carry_out()
+        self.question_count += 1;
+        let question = self.question_count;
+        self.engine.handle(Input::VerifyWanted { table, question }, Instant::now());
+        self.carry_out()?;
+        Ok(QuestionId(question))
     }
 
-    /// What came of the comparisons that were asked for.
-    pub fn take_verified(&mut self) -> Option<(TableId, Verified)> {
-        self.reads.verified.pop_front()
+    /// The answer to a question, once it is there.
+    pub fn take_verified(&mut self, question: QuestionId) -> Option<Verified> {
+        let at = self.reads.verified.iter().position(|(of, _)| *of == question)?;
+        self.reads.verified.remove(at).map(|(_, verified)| verified)
     }
 
     /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go on. Takes a snapshot and
@@ -258,11 +312,9 @@ impl Driver {
     /// # Errors
     /// Whatever ends this driver for good.
     pub async fn verify(&mut self, table: TableId) -> Result<Verified, DriverError> {
-        self.ask_to_verify(table)?;
+        let question = self.ask_to_verify(table)?;
         loop {
-            if let Some(at) = self.reads.verified.iter().position(|(of, _)| *of == table)
-                && let Some((_, verified)) = self.reads.verified.remove(at)
-            {
+            if let Some(verified) = self.take_verified(question) {
                 return Ok(verified);
             }
             self.turn(&mut |_| {}).await?;
@@ -279,9 +331,11 @@ impl Driver {
         let is_refetch = kind.is_refetch();
         // What still comes of it is not wanted.
         self.reads.asked = None;
-        let policy = error.policy();
-        if policy == Policy::Lost {
+        if matches!(error.policy(), Policy::Lost | Policy::Starting) {
             return self.one_lost(Via::Reads, error);
+        }
+        if self.options.holds_altered && error.is_of_another_table() {
+            return self.altered(table, &chain(&error));
         }
         if matches!(kind, ReadKind::Cut | ReadKind::Compare) {
             let why = chain(&error);

@@ -1,373 +1,250 @@
-//! [`Task`]: what keeps a replica's caches in step, through tables that are altered.
+//! [`Task`]: what keeps a replica's caches in step, and says how they stand.
 
-use super::{Command, Described, ReplicaBuilder, ReplicaError, ReplicaEvent, Standing, Stats, Status, describe};
-use crate::postgres::driver::{Driver, DriverEvent, Verified};
-use crate::postgres::error::{DriverError, chain, passes};
-use crate::postgres::sqlstate::Policy;
-use crate::sync::{Backoff, FenceId, State, TableId};
-use foldhash::quality::RandomState;
+use super::describe::ReplicaTarget;
+use super::{Command, ReplicaError, ReplicaEvent, Standing, Stats, Status, TableStatus};
+use crate::model::panic_text;
+use crate::postgres::driver::{DriverEvent, QuestionId, Verified};
+use crate::postgres::supervisor::{Supervisor, SupervisorEvent};
+use crate::sync::{FenceId, State, TableId};
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hasher as _};
-use std::pin::Pin;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Instant, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::Instant;
 
-/// Waits for something, and keeps what is asked for meanwhile; `None`: it is to end.
-async fn await_parking<T>(
-    awaited: impl Future<Output = T>,
-    asked: &mut mpsc::Receiver<Command>,
-    parked: &mut Vec<Command>,
-) -> Option<T> {
-    let mut awaited = std::pin::pin!(awaited);
-    loop {
-        tokio::select! {
-            done = &mut awaited => return Some(done),
-            command = asked.recv() => match command {
-                None | Some(Command::ShutDown) => return None,
-                Some(command) => parked.push(command),
-            },
+/// Whoever is asked for the state of a replica whose task is gone must not be told that it is live. However the task ends,
+/// by a panic or with the runtime, this says so.
+struct EndsWithTask {
+    status: Arc<Mutex<Status>>,
+    events: broadcast::Sender<ReplicaEvent>,
+}
+
+impl EndsWithTask {
+    /// Says that it has ended, for the first time.
+    fn end(&self, error: ReplicaError) {
+        let mut status = self.status.lock();
+        if status.ended.is_none() {
+            let error = Arc::new(error);
+            status.ended = Some(Arc::clone(&error));
+            drop(status);
+            // Nobody need listen.
+            let _ = self.events.send(ReplicaEvent::Ended { error });
         }
     }
 }
 
-type Describing = Pin<Box<dyn Future<Output = Result<Described, ReplicaError>> + Send>>;
-
-/// Whether what keeps the tables from being described passes: not what is wrong with one of them.
-fn passes_by_itself(error: &ReplicaError) -> bool {
-    match error {
-        ReplicaError::Connect(source) => {
-            let source: &(dyn std::error::Error + 'static) = source.as_ref();
-            passes(source)
-        }
-        ReplicaError::Catalog(_) | ReplicaError::Driver(_) => passes(error),
-        ReplicaError::NoTable(_)
-        | ReplicaError::Twice(_)
-        | ReplicaError::Follow(_)
-        | ReplicaError::KeyNotUuid(_)
-        | ReplicaError::ShutDown => false,
+impl Drop for EndsWithTask {
+    fn drop(&mut self) {
+        self.end(ReplicaError::ShutDown);
     }
-}
-
-/// How long it may take to describe the tables afresh.
-const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What the task has to see to.
-enum Turn {
-    GoOn,
-    /// A table is not what it was.
-    Altered,
-    /// The driver has ended.
-    Failed(ReplicaError),
-    /// The tables are described afresh.
-    Described(Result<Described, ReplicaError>),
-    ShutDown,
 }
 
 /// Keeps the caches in step, and answers commands.
 pub(super) struct Task {
-    builder: ReplicaBuilder,
-    described: Described,
-    status: Arc<Mutex<Status>>,
-    events: broadcast::Sender<ReplicaEvent>,
+    names: Arc<[Arc<str>]>,
+    /// Says that it has ended when the task does. It is dropped before those who wait for answers.
+    end: EndsWithTask,
     asked: mpsc::Receiver<Command>,
     /// Who waits for a fence of the driver.
-    fences: HashMap<u64, (FenceId, oneshot::Sender<()>)>,
-    next_fence: u64,
-    /// Who waits for a comparison of a table.
-    comparing: Vec<(usize, oneshot::Sender<Verified>)>,
-    /// The tables are being described afresh; whether one was altered since that began.
-    describing: Option<Describing>,
-    is_altered_since: bool,
-    /// When they are described again that could not be.
-    describe_at: Option<Instant>,
-    backoff: Backoff,
-    /// What the driver ended with, while it is looked at whether a table was altered.
-    failure: Option<ReplicaError>,
+    fences: Vec<(FenceId, oneshot::Sender<()>)>,
+    /// Who waits for the answer to a comparison.
+    comparing: Vec<(QuestionId, oneshot::Sender<Verified>)>,
+    /// Why all tables are stale, and since when changes may be missing; until a table is live again.
+    lost: Option<(Arc<str>, SystemTime)>,
+    /// The standing that was told last of all tables together.
+    told: Standing,
 }
 
 impl Task {
     pub(super) fn new(
-        builder: ReplicaBuilder,
-        described: Described,
+        names: Arc<[Arc<str>]>,
         status: Arc<Mutex<Status>>,
         events: broadcast::Sender<ReplicaEvent>,
         asked: mpsc::Receiver<Command>,
     ) -> Self {
-        let (fences, comparing) = (HashMap::new(), Vec::new());
-        let (describing, is_altered_since, failure) = (None, false, None);
-        Self {
-            builder,
-            described,
-            status,
-            events,
-            asked,
-            fences,
-            next_fence: 0,
-            comparing,
-            describing,
-            is_altered_since,
-            describe_at: None,
-            backoff: Backoff::default(),
-            failure,
-        }
+        let end = EndsWithTask { status, events };
+        Self { names, end, asked, fences: Vec::new(), comparing: Vec::new(), lost: None, told: Standing::Live }
     }
 
-    /// The driver is gone while one that has ended is looked into.
-    pub(super) async fn run(mut self, driver: Driver) {
-        let mut driver = Some(driver);
+    pub(super) async fn run(mut self, mut supervisor: Supervisor<ReplicaTarget>) {
+        let ended = AssertUnwindSafe(self.keep_in_step(&mut supervisor)).catch_unwind().await;
+        self.end.end(match ended {
+            Ok(error) => error,
+            Err(panic) => ReplicaError::Panicked(panic_text(&*panic)),
+        });
+    }
+
+    /// Goes on until it is shut down.
+    async fn keep_in_step(&mut self, supervisor: &mut Supervisor<ReplicaTarget>) -> ReplicaError {
         loop {
-            match self.turn(&mut driver).await {
-                Turn::GoOn => {}
-                Turn::ShutDown => return,
-                Turn::Altered => self.describe_again(),
-                // The table may be another one than was thought: then it is followed anew.
-                Turn::Failed(error) => {
-                    self.stand(Standing::Stale { why: chain(&error).into() });
-                    self.failure = Some(error);
-                    driver = None;
-                    self.describe_again();
-                }
-                Turn::Described(Ok(described)) if !described.is_of_same_tables(&self.described) => {
-                    self.described = described;
-                    (self.failure, self.is_altered_since) = (None, false);
-                    self.backoff.reset();
-                    self.stand(Standing::Stale { why: "a table was altered".into() });
-                    // Its connections must not be there and not be read; what it has done is to be told.
-                    if let Some(mut old) = driver.take() {
-                        self.take_events(&mut old);
-                    }
-                    driver = match self.open_again().await {
-                        Ok(opened) => Some(opened),
-                        Err(ReplicaError::ShutDown) => return,
-                        Err(error) => return self.end(error),
-                    };
-                }
-                Turn::Described(described) => {
-                    if let Err(error) = described {
-                        tracing::warn!(error = chain(&error), "the tables could not be described again");
-                        if passes_by_itself(&error) {
-                            // What was altered stays so: until it is described, nothing is known of it.
-                            let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;
-                            self.describe_at = Some(Instant::now() + self.backoff.next(random));
-                            continue;
+            tokio::select! {
+                stepped = supervisor.step() => if let Err(error) = stepped {
+                    return error.into();
+                },
+                command = self.asked.recv() => match command {
+                    None | Some(Command::ShutDown) => return ReplicaError::ShutDown,
+                    Some(Command::Fence(reached)) => {
+                        if let Ok(fence) = supervisor.driver_mut().ask_for_fence() {
+                            self.fences.push((fence, reached));
                         }
                     }
-                    self.backoff.reset();
-                    if std::mem::take(&mut self.is_altered_since) {
-                        self.describe_again();
-                    } else if let Some(error) = self.failure.take() {
-                        return self.end(error);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Describes the tables afresh beside the driver; once more, when it is being done already.
-    fn describe_again(&mut self) {
-        self.describe_at = None;
-        if self.describing.is_some() {
-            self.is_altered_since = true;
-            return;
-        }
-        let describing = describe(Arc::clone(&self.builder.open), self.builder.names());
-        self.describing = Some(Box::pin(async move {
-            let described = tokio::time::timeout(DESCRIBE_TIMEOUT, describing).await;
-            described.unwrap_or_else(|_| Err(ReplicaError::Driver(Arc::new(DriverError::Silent(DESCRIBE_TIMEOUT)))))
-        }));
-    }
-
-    /// Opens a driver for the tables as they are described now, as often as it takes.
-    async fn open_again(&mut self) -> Result<Driver, ReplicaError> {
-        let mut backoff = Backoff::default();
-        loop {
-            let mut parked = Vec::new();
-            let Self { builder, described, asked, .. } = self;
-            let opened = await_parking(builder.drive(described), asked, &mut parked).await;
-            for command in parked {
-                self.park(command);
-            }
-            let error = match opened.ok_or(ReplicaError::ShutDown)? {
-                Ok(mut driver) => {
-                    driver.tell_of_rows();
-                    // Those who wait for fences wait for those of another driver now.
-                    for (fence, _) in self.fences.values_mut() {
-                        if let Ok(asked) = driver.ask_for_fence() {
-                            *fence = asked;
+                    Some(Command::Verify(table, done)) => {
+                        if let Ok(question) = supervisor.driver_mut().ask_to_verify(TableId(table)) {
+                            self.comparing.push((question, done));
                         }
                     }
-                    for (table, _) in &self.comparing {
-                        // A driver that has ended says so in the next step.
-                        let _ = driver.ask_to_verify(TableId(*table));
-                    }
-                    return Ok(driver);
-                }
-                Err(error) => error,
-            };
-            if !matches!(&error, ReplicaError::Driver(error) if matches!(error.policy(), Policy::Lost | Policy::Starting | Policy::Passing))
-            {
-                return Err(error);
+                },
             }
-            let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;
-            let mut parked = Vec::new();
-            let waited = await_parking(tokio::time::sleep(backoff.next(random)), &mut self.asked, &mut parked).await;
-            for command in parked {
-                self.park(command);
-            }
-            waited.ok_or(ReplicaError::ShutDown)?;
+            self.take_events(supervisor);
         }
     }
 
-    /// What was asked for while there was no driver waits for the next.
-    fn park(&mut self, command: Command) {
-        match command {
-            Command::Fence(reached) => self.wait_for(FenceId(0), reached),
-            Command::Verify(table, done) => self.comparing.push((table, done)),
-            Command::ShutDown => {}
-        }
-    }
-
-    fn wait_for(&mut self, fence: FenceId, reached: oneshot::Sender<()>) {
-        self.next_fence += 1;
-        self.fences.insert(self.next_fence, (fence, reached));
-    }
-
-    /// One step, or one command.
-    async fn turn(&mut self, driver: &mut Option<Driver>) -> Turn {
-        let Self { describing, describe_at, asked, .. } = self;
-        let retried = async {
-            match *describe_at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        let described = async {
-            match describing {
-                Some(describing) => describing.await,
-                None => std::future::pending().await,
-            }
-        };
-        let stepped = async {
-            match driver.as_mut() {
-                Some(driver) => driver.step().await,
-                None => std::future::pending().await,
-            }
-        };
-        let turn = tokio::select! {
-            stepped = stepped => match stepped {
-                Ok(()) => Turn::GoOn,
-                Err(error) => Turn::Failed(ReplicaError::Driver(Arc::new(error))),
-            },
-            described = described => {
-                self.describing = None;
-                Turn::Described(described)
-            }
-            () = retried => Turn::Altered,
-            command = asked.recv() => match (command, driver.as_mut()) {
-                (None | Some(Command::ShutDown), _) => return Turn::ShutDown,
-                (Some(command), None) => {
-                    self.park(command);
-                    Turn::GoOn
-                }
-                (Some(Command::Verify(table, done)), Some(driver)) => {
-                    if driver.ask_to_verify(TableId(table)).is_ok() {
-                        self.comparing.push((table, done));
-                    }
-                    Turn::GoOn
-                }
-                (Some(Command::Fence(reached)), Some(driver)) => {
-                    if let Ok(fence) = driver.ask_for_fence() {
-                        self.wait_for(fence, reached);
-                    }
-                    Turn::GoOn
-                }
-            },
-        };
-        let is_altered = driver.as_mut().is_some_and(|driver| self.take_events(driver));
-        match turn {
-            Turn::GoOn if is_altered => Turn::Altered,
-            Turn::Described(described) => {
-                self.is_altered_since |= is_altered;
-                Turn::Described(described)
-            }
-            turn => turn,
-        }
-    }
-
-    /// Says what the driver tells, and answers who waits for fences; whether a table was altered.
-    pub(super) fn take_events(&mut self, driver: &mut Driver) -> bool {
-        let told: Vec<DriverEvent> = driver.take_events().collect();
-        let mut is_altered = false;
+    /// Says what the supervisor tells, and answers who waits.
+    pub(super) fn take_events(&mut self, supervisor: &mut Supervisor<ReplicaTarget>) {
+        let told: Vec<SupervisorEvent> = supervisor.take_events().collect();
         for event in told {
-            let name = |table: TableId| Arc::clone(&self.builder.tables[table.0].name);
             match event {
-                DriverEvent::State(State::Live) => self.stand(Standing::Live),
-                DriverEvent::State(State::Disconnected) | DriverEvent::Row { .. } => {}
-                DriverEvent::OneLost { via, why, .. } => self.say(ReplicaEvent::OneLost { via, why: why.into() }),
-                DriverEvent::State(State::Degraded) => {
-                    let is_stale = matches!(self.status.lock().standing, Standing::Stale { .. });
-                    if let Some((table, why)) = driver.engine().degraded().filter(|_| !is_stale) {
-                        self.stand(Standing::Degraded { table: name(table), why: why.into() });
-                    }
-                }
-                DriverEvent::State(_) => {
-                    // What was lost is stale until it is live.
-                    if matches!(self.status.lock().standing, Standing::Live | Standing::Degraded { .. }) {
-                        self.stand(Standing::Loading);
-                    }
-                }
-                DriverEvent::Disconnected { why, .. } => self.stand(Standing::Stale { why: why.into() }),
-                DriverEvent::ReadAgain { table, why } => {
-                    self.say(ReplicaEvent::ReadAgain { table: name(table), why: why.into() });
-                }
-                DriverEvent::Model { table, key, became } => {
-                    self.say(ReplicaEvent::Row { table: name(table), key, became });
-                }
-                DriverEvent::CommitsBlocked => self.say(ReplicaEvent::CommitsBlocked),
-                DriverEvent::Altered { .. } => is_altered = true,
+                SupervisorEvent::Driver(event) => self.take_driver_event(event, supervisor),
+                SupervisorEvent::Unfollowed { table, why } => self.become_stale(table, why.into(), supervisor),
+                SupervisorEvent::Anew { .. } => {}
             }
         }
-        while let Some((table, verified)) = driver.take_verified() {
-            if let Some(at) = self.comparing.iter().position(|(of, _)| *of == table.0) {
+        // Rows that do not fit come and go while a table stays live.
+        for at in 0..self.names.len() {
+            if supervisor.driver().table_state(TableId(at)) == State::Live {
+                self.become_live(TableId(at), supervisor);
+            }
+        }
+        let driver = supervisor.driver_mut();
+        self.comparing.retain(|(_, done)| !done.is_closed());
+        let (comparing, still_comparing) = (std::mem::take(&mut self.comparing), &mut self.comparing);
+        for (question, done) in comparing {
+            match driver.take_verified(question) {
                 // Who asked may have given up.
-                let _ = self.comparing.remove(at).1.send(verified);
+                Some(verified) => drop(done.send(verified)),
+                None => still_comparing.push((question, done)),
             }
         }
         let engine = driver.engine();
-        self.status.lock().stats =
+        self.end.status.lock().stats =
             Stats { lag: engine.lag(), last_xid: engine.last_xid(), counters: engine.counters() };
-        self.fences.retain(|_, (_, reached)| !reached.is_closed());
-        let done: Vec<u64> =
-            self.fences.iter().filter(|(_, (fence, _))| driver.has_reached(*fence)).map(|(at, _)| *at).collect();
-        for at in done {
-            if let Some((_, reached)) = self.fences.remove(&at) {
-                // Who waited may have given up.
-                let _ = reached.send(());
-            }
+        self.fences.retain(|(_, reached)| !reached.is_closed());
+        for (_, reached) in self.fences.extract_if(.., |(fence, _)| driver.has_reached(*fence)) {
+            // Who waited may have given up.
+            let _ = reached.send(());
         }
-        is_altered
     }
 
-    fn stand(&self, standing: Standing) {
-        self.status.lock().standing = standing.clone();
-        self.say(match standing {
-            Standing::Live => ReplicaEvent::Live,
-            Standing::Loading => ReplicaEvent::Loading,
-            Standing::Degraded { table, why } => ReplicaEvent::Degraded { table, why },
-            Standing::Stale { why } => ReplicaEvent::Stale { why },
-            Standing::Ended { error } => ReplicaEvent::Ended { error },
-        });
+    fn take_driver_event(&mut self, event: DriverEvent, supervisor: &Supervisor<ReplicaTarget>) {
+        let name = |table: TableId| Arc::clone(&self.names[table.0]);
+        match event {
+            DriverEvent::TableState { table, state } => self.take_state(table, state, supervisor),
+            DriverEvent::Disconnected { why, since, .. } => {
+                let (why, since): (Arc<str>, _) = (why.into(), moment(since));
+                self.lost = Some((Arc::clone(&why), since));
+                for at in 0..self.names.len() {
+                    // What could not be followed before is so for its own reason.
+                    if !supervisor.driver().is_held(TableId(at)) {
+                        let why = Arc::clone(&why);
+                        self.set(TableId(at), Standing::Stale { table: None, why, since }, false);
+                    }
+                }
+                self.say(ReplicaEvent::Stale { table: None, why, since });
+                self.told = self.end.status.lock().standing();
+            }
+            DriverEvent::OneLost { via, why, .. } => self.say(ReplicaEvent::OneLost { via, why: why.into() }),
+            DriverEvent::ReadAgain { table, why } => {
+                self.say(ReplicaEvent::ReadAgain { table: name(table), why: why.into() });
+            }
+            DriverEvent::Model { table, key, became } => {
+                self.say(ReplicaEvent::Row { table: name(table), key, became });
+            }
+            DriverEvent::Misfit { table, key, why } => {
+                self.say(ReplicaEvent::Misfit { table: name(table), key, why });
+            }
+            DriverEvent::CommitsBlocked => self.say(ReplicaEvent::CommitsBlocked),
+            DriverEvent::State(_) | DriverEvent::Row { .. } | DriverEvent::Altered { .. } => {}
+        }
+    }
+
+    /// A table's state is another one.
+    fn take_state(&mut self, table: TableId, state: State, supervisor: &Supervisor<ReplicaTarget>) {
+        let was_stale = matches!(self.end.status.lock().tables[table.0].standing, Standing::Stale { .. });
+        let cause = || supervisor.driver().engine().cause(table).unwrap_or("it is looked into").into();
+        match state {
+            State::Live => {
+                self.lost = None;
+                self.become_live(table, supervisor);
+            }
+            State::Stale => self.become_stale(table, cause(), supervisor),
+            // What was lost is stale until it is live again.
+            State::Degraded | State::Snapshotting | State::CatchingUp if was_stale => {}
+            State::Degraded => {
+                let degraded = Standing::Degraded { table: Arc::clone(&self.names[table.0]), why: cause() };
+                self.stand(table, degraded, false);
+            }
+            State::Snapshotting | State::CatchingUp => self.stand(table, Standing::Loading, false),
+            // The event that a connection is lost says why.
+            State::Disconnected | State::Subscribing | State::Probing => {}
+        }
+    }
+
+    /// A table is live, but for rows that do not fit the model.
+    fn become_live(&mut self, table: TableId, supervisor: &Supervisor<ReplicaTarget>) {
+        let standing = match supervisor.driver().kept_out(table) {
+            None => Standing::Live,
+            Some((count, first)) => {
+                let rows = if *count == 1 { "1 row does".to_string() } else { format!("{count} rows do") };
+                let why = format!("{rows} not fit the model and is kept out, the first with the key {first}");
+                Standing::Degraded { table: Arc::clone(&self.names[table.0]), why: why.into() }
+            }
+        };
+        self.stand(table, standing, true);
+    }
+
+    /// A table cannot be followed or read.
+    fn become_stale(&mut self, table: TableId, why: Arc<str>, supervisor: &Supervisor<ReplicaTarget>) {
+        let before = self.end.status.lock().tables[table.0].standing.clone();
+        let since = match before {
+            Standing::Stale { since, .. } => since,
+            _ => moment(supervisor.driver().engine().proven_at()),
+        };
+        let name = Some(Arc::clone(&self.names[table.0]));
+        self.stand(table, Standing::Stale { table: name, why, since }, false);
+    }
+
+    fn set(&self, table: TableId, standing: Standing, is_current: bool) {
+        self.end.status.lock().tables[table.0] = TableStatus { standing, is_current };
+    }
+
+    /// A table stands otherwise. Says so when it is stale, or when all of them together stand otherwise.
+    fn stand(&mut self, table: TableId, standing: Standing, is_current: bool) {
+        let is_same = self.end.status.lock().tables[table.0].standing.is_same(&standing);
+        self.set(table, standing.clone(), is_current);
+        if is_same {
+            return;
+        }
+        let all = self.end.status.lock().standing();
+        let is_news = !all.is_same(&self.told);
+        self.told = all.clone();
+        match (standing, all) {
+            (Standing::Stale { table, why, since }, _) => self.say(ReplicaEvent::Stale { table, why, since }),
+            (_, Standing::Live) if is_news => self.say(ReplicaEvent::Live),
+            (_, Standing::Loading) if is_news => self.say(ReplicaEvent::Loading),
+            (_, Standing::Degraded { table, why }) if is_news => self.say(ReplicaEvent::Degraded { table, why }),
+            _ => {}
+        }
     }
 
     fn say(&self, event: ReplicaEvent) {
         // Nobody need listen.
-        let _ = self.events.send(event);
+        let _ = self.end.events.send(event);
     }
+}
 
-    fn end(&self, error: ReplicaError) {
-        self.stand(Standing::Ended { error: Arc::new(error) });
-    }
+/// A moment on the clock of the machine; now, where nothing was ever proven.
+fn moment(at: Option<Instant>) -> SystemTime {
+    let now = SystemTime::now();
+    at.and_then(|at| now.checked_sub(at.elapsed())).unwrap_or(now)
 }

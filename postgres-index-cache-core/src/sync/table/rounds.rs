@@ -1,13 +1,13 @@
 //! What a comparison with the table, a [`Round`], means for what comes for a [`Table`].
 
 use super::{Step, Table};
-use crate::sync::round::Round;
+use crate::sync::round::{Round, RoundId};
 use crate::sync::snapshot::Snapshot;
 
 impl Table {
     /// Begins a comparison with the table: what comes is held.
-    pub(in crate::sync) fn begin_round(&mut self, round: u64) {
-        self.round = Some(Round::Holding { round, snapshot: None, token: None, held: Vec::new(), bytes: 0 });
+    pub(in crate::sync) fn begin_round(&mut self, id: RoundId) {
+        self.round = Some(Round::Holding { id, snapshot: None, token: None, held: Vec::new(), bytes: 0 });
     }
 
     pub(in crate::sync) fn can_begin_round(&self) -> bool {
@@ -28,7 +28,7 @@ impl Table {
     /// The fence behind the round's snapshot has come: what that sees of what is held is to be done; and whether the round
     /// can count.
     pub(in crate::sync) fn settle_round(&mut self) -> (Vec<Step>, Result<(), String>) {
-        let Some(Round::Holding { round, snapshot: Some(snapshot), held, .. }) = self.round.take() else {
+        let Some(Round::Holding { id, snapshot: Some(snapshot), held, .. }) = self.round.take() else {
             return (Vec::new(), Err("its snapshot is not known".to_string()));
         };
         let is_plain = held.iter().any(|change| change.xid.is_none());
@@ -40,7 +40,7 @@ impl Table {
             steps.extend(self.follow(change));
         }
         steps.extend(self.release_held());
-        self.round = Some(Round::Settling { round, held: held.collect(), bytes: 0 });
+        self.round = Some(Round::Settling { id, held: held.collect(), bytes: 0 });
         let plain = || "changes in the plain form came, which no snapshot can place".to_string();
         (steps, if is_plain { Err(plain()) } else { Ok(()) })
     }
@@ -52,8 +52,8 @@ impl Table {
 
     /// From now on the cache is as of the round's snapshot: what comes is kept by key.
     pub(in crate::sync) fn compare_round(&mut self) -> Vec<Step> {
-        let Some(Round::Settling { round, held, .. }) = self.round.take() else { return Vec::new() };
-        self.round = Some(Round::Comparing { round });
+        let Some(Round::Settling { id, held, .. }) = self.round.take() else { return Vec::new() };
+        self.round = Some(Round::Comparing { id });
         self.backlog.get_or_insert_default();
         held.into_iter().flat_map(|change| self.follow(change)).collect()
     }

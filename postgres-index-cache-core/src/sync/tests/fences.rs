@@ -11,10 +11,10 @@ fn a_fence_sent_before_the_read_does_not_prove_it() {
     driven.finish_read("100:100:");
     driven.handle(Input::Notification { channel: FENCES, payload: &early[0] });
     assert_eq!(driven.engine.state(), State::CatchingUp);
-    assert!(!driven.outputs.iter().any(|output| matches!(output, Output::FenceReached(_))));
+    assert!(!driven.outputs.iter().any(|output| matches!(output, Output::FenceReached { .. })));
     driven.echo();
     assert_eq!(driven.engine.state(), State::Live);
-    assert!(driven.outputs.iter().any(|output| matches!(output, Output::FenceReached(FenceId(1)))));
+    assert!(driven.outputs.iter().any(|output| matches!(output, Output::FenceReached { fence: FenceId(1), .. })));
 }
 
 #[test]

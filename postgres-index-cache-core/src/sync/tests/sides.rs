@@ -83,23 +83,41 @@ fn a_session_that_ends_each_read_is_opened_ever_more_rarely() {
     assert!(waited > Duration::from_secs(60), "30 attempts took {waited:?}");
 }
 
+/// Lets F fail to be opened with this code.
+fn fails_to_open(driven: &mut Driven, code: Option<&str>, is_permanent: bool) {
+    assert!(driven.is_asked_to_reopen(Via::Fences));
+    let code = code.map(str::to_string);
+    driven.handle(Input::ReopenFailed { via: Via::Fences, code, why: "no".into(), is_permanent });
+}
+
 #[test]
-fn a_session_that_cannot_be_had_is_tried_again_until_it_is_a_refusal() {
-    let fails = |driven: &mut Driven, code: Option<&str>, is_permanent| {
-        assert!(driven.is_asked_to_reopen(Via::Fences));
-        let code = code.map(str::to_string);
-        driven.handle(Input::ReopenFailed { via: Via::Fences, code, why: "no".into(), is_permanent });
-    };
+fn a_session_that_cannot_be_had_is_tried_again_for_ever_once_it_was_live() {
     let mut driven = live_without(Via::Fences);
-    for code in [Some("XX000"), Some("XX000"), None, Some("XX000"), Some("XX001"), Some("XX000"), Some("XX000")] {
-        fails(&mut driven, code, false);
-        // However long it waits, it does not end.
-        driven.now += Duration::from_secs(10);
-        assert_eq!(driven.engine.state(), State::Live, "{code:?}");
+    for _ in 0..5 {
+        for (code, is_permanent) in [(Some("XX000"), false), (None, false), (Some("28P01"), true)] {
+            fails_to_open(&mut driven, code, is_permanent);
+            driven.now += Duration::from_secs(10);
+            assert_eq!(driven.engine.state(), State::Live, "{code:?}");
+        }
     }
-    fails(&mut driven, Some("XX000"), false);
+    assert!(!driven.engine.has_ended());
+}
+
+#[test]
+fn a_session_that_cannot_be_had_is_a_refusal_as_long_as_it_was_never_live() {
+    let never_live = || {
+        let mut driven = Driven::new(vec![followed("users")]);
+        driven.connect();
+        driven.handle(Input::OneLost { via: Via::Fences, why: "closed".into() });
+        driven
+    };
+    let mut driven = never_live();
+    for _ in 0..3 {
+        assert!(!driven.engine.has_ended());
+        fails_to_open(&mut driven, Some("XX000"), false);
+    }
     assert!(driven.engine.has_ended(), "three times in a row");
-    let mut refused = live_without(Via::Fences);
-    fails(&mut refused, Some("28P01"), true);
+    let mut refused = never_live();
+    fails_to_open(&mut refused, Some("28P01"), true);
     assert!(refused.engine.has_ended());
 }

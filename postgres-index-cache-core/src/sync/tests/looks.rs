@@ -1,0 +1,261 @@
+//! Looks at the definitions, tables that cannot be followed, and what ends a replica, driven by hand.
+
+use super::*;
+
+fn watched(tables: Vec<Followed>) -> Driven {
+    let mut driven = Driven::new(tables);
+    driven.engine.limits.looks = true;
+    driven
+}
+
+impl Driven {
+    /// The looks that were asked for.
+    fn looks(&mut self) -> Vec<u64> {
+        let is_look = |output: &mut Output| matches!(output, Output::Look { .. });
+        let number = |output| match output {
+            Output::Look { look } => look,
+            other => unreachable!("{other:?} was filtered out"),
+        };
+        self.outputs.extract_if(.., is_look).map(number).collect()
+    }
+
+    /// Does every look that is asked for, and finds everything as it was.
+    fn look(&mut self) {
+        loop {
+            let looks = self.looks();
+            if looks.is_empty() {
+                break;
+            }
+            for look in looks {
+                self.handle(Input::Looked { look });
+            }
+        }
+    }
+
+    fn live_and_looked(&mut self) {
+        self.connect();
+        while self.outputs.iter().any(|output| matches!(output, Output::ReadTable { .. })) {
+            self.finish_read("100:100:");
+        }
+        self.echo();
+        self.look();
+        assert_eq!(self.engine.state(), State::Live);
+    }
+}
+
+#[test]
+fn a_look_that_began_before_a_fence_was_asked_for_does_not_answer_it() {
+    let mut driven = watched(vec![followed("users")]);
+    driven.live_and_looked();
+    driven.handle(Input::FenceWanted(FenceId(1)));
+    let first = driven.looks();
+    assert_eq!(first.len(), 1);
+    driven.echo();
+    // Another caller asks while the first look is on its way.
+    driven.handle(Input::FenceWanted(FenceId(2)));
+    driven.echo();
+    assert!(driven.looks().is_empty(), "one at a time");
+    assert!(!driven.is_reached(1));
+    driven.handle(Input::Looked { look: first[0] });
+    assert!(driven.is_reached(1) && !driven.is_reached(2));
+    let second = driven.looks();
+    driven.handle(Input::Looked { look: first[0] });
+    assert!(!driven.is_reached(2), "an answer that comes twice answers nothing");
+    driven.handle(Input::Looked { look: second[0] });
+    assert!(driven.is_reached(2));
+}
+
+#[test]
+fn a_read_is_proven_by_a_fence_and_a_look() {
+    let mut driven = watched(vec![followed("users")]);
+    driven.connect();
+    driven.finish_read("100:100:");
+    driven.echo();
+    assert_eq!(driven.engine.state(), State::CatchingUp);
+    driven.look();
+    assert_eq!(driven.engine.state(), State::Live);
+}
+
+#[test]
+fn three_looks_that_fail_end_live_until_one_is_done() {
+    let mut driven = watched(vec![followed("users")]);
+    driven.live_and_looked();
+    driven.handle(Input::FenceWanted(FenceId(1)));
+    driven.echo();
+    for attempt in 1..=3 {
+        assert_eq!(driven.engine.state(), State::Live, "attempt {attempt}");
+        let look = driven.looks()[0];
+        driven.handle(Input::LookFailed { look, why: "an operator is missing".into() });
+    }
+    assert_eq!(driven.engine.state(), State::Stale);
+    let cause = driven.engine.cause(TableId(0)).unwrap_or_default();
+    assert!(cause.ends_with("cannot be looked at: an operator is missing"), "{cause}");
+    assert!(driven.looks().is_empty(), "the next heartbeat asks again");
+    driven.now += Duration::from_secs(1000);
+    driven.handle(Input::TimePassed);
+    driven.echo();
+    driven.look();
+    assert!(driven.engine.state() == State::Live && driven.is_reached(1));
+}
+
+#[test]
+fn a_look_is_asked_for_anew_when_its_connection_is_lost() {
+    let mut driven = watched(vec![followed("users")]);
+    driven.live_and_looked();
+    driven.handle(Input::FenceWanted(FenceId(1)));
+    let lost = driven.looks()[0];
+    driven.echo();
+    driven.handle(Input::OneLost { via: Via::Fences, why: "closed".into() });
+    driven.handle(Input::Looked { look: lost });
+    driven.now += Duration::from_secs(1);
+    driven.handle(Input::TimePassed);
+    driven.handle(Input::Reopened { via: Via::Fences });
+    driven.echo();
+    assert!(!driven.is_reached(1), "the answer was of a connection that is gone");
+    driven.look();
+    assert!(driven.is_reached(1));
+}
+
+#[test]
+fn a_table_that_cannot_be_followed_leaves_the_others_live_and_is_read_anew() {
+    let orders = || Followed { oid: 8, ..followed("orders") };
+    let mut driven = watched(vec![followed("users"), orders()]);
+    driven.live_and_looked();
+    let (users, table) = (TableId(0), TableId(1));
+    driven.handle(Input::TableHeld { table, why: "its trigger is disabled".into() });
+    assert_eq!(driven.engine.table_state(users), State::Live);
+    assert_eq!((driven.engine.state(), driven.engine.cause(table)), (State::Stale, Some("its trigger is disabled")));
+    driven.handle(Input::FenceWanted(FenceId(1)));
+    driven.echo();
+    driven.look();
+    let reached: Vec<TableId> = driven
+        .outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::FenceReached { table, .. } => Some(*table),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reached, [users]);
+    let change = r#"{"table":"orders","action":"insert","id":1,"data":{"id":1},"schema":"app","rel":8,"xid":"200"}"#;
+    driven.notify(change);
+    // A lost connection does not make it followed.
+    driven.handle(Input::Lost("closed".into()));
+    driven.now += Duration::from_secs(10);
+    driven.handle(Input::TimePassed);
+    driven.connect();
+    driven.finish_read("300:300:");
+    driven.echo();
+    driven.look();
+    assert_eq!((driven.engine.table_state(users), driven.engine.table_state(table)), (State::Live, State::Stale));
+    driven.handle(Input::TableFollowed { table, followed: Box::new(orders()) });
+    driven.finish_read("400:400:");
+    driven.echo();
+    driven.look();
+    assert_eq!(driven.engine.state(), State::Live);
+    assert!(driven.outputs.iter().any(|output| matches!(output, Output::FenceReached { table: TableId(1), .. })));
+}
+
+#[test]
+fn what_is_underway_for_a_table_that_is_held_is_given_up() {
+    let mut driven = watched(vec![followed("users")]);
+    driven.connect();
+    let (table, generation) = driven.read_asked().expect("a read");
+    driven.handle(Input::TableHeld { table, why: "it is looked into".into() });
+    assert!(driven.outputs.iter().any(|output| matches!(output, Output::GiveUpRead { .. })));
+    driven.handle(Input::SnapshotLoaded { table, generation });
+    assert_eq!(driven.engine.table_state(table), State::Stale);
+    driven.handle(Input::TableFollowed { table, followed: Box::new(followed("users")) });
+    driven.handle(Input::SnapshotLoaded { table, generation });
+    driven.echo();
+    assert!(driven.engine.state() < State::CatchingUp, "the old read counts for nothing");
+    driven.finish_read("100:100:");
+    driven.echo();
+    driven.look();
+    assert_eq!(driven.engine.state(), State::Live);
+}
+
+#[test]
+fn once_live_nothing_but_its_owner_ends_it() {
+    let mut driven = watched(vec![followed("users")]);
+    driven.live_and_looked();
+    for _ in 0..10 {
+        for (code, is_permanent) in [("28P01", true), ("3D000", true), ("25006", true), ("XX000", false)] {
+            driven.handle(Input::Lost("closed".into()));
+            driven.now += Duration::from_secs(10);
+            driven.handle(Input::TimePassed);
+            let code = Some(code.to_string());
+            driven.handle(Input::ConnectFailed { code, why: "no".into(), is_permanent });
+            driven.now += Duration::from_secs(10);
+            driven.handle(Input::TimePassed);
+            assert!(!driven.engine.has_ended());
+            driven.outputs.clear();
+        }
+    }
+    driven.connect();
+    for _ in 0..10 {
+        let (table, work) = driven.read_asked().expect("it is tried again");
+        let (code, why) = (Some("42501".to_string()), "permission denied".to_string());
+        driven.handle(Input::ReadFailed { table, work, code, why, is_permanent: true });
+        assert_eq!((driven.engine.state(), driven.engine.cause(table)), (State::Stale, Some("permission denied")));
+        driven.now += Duration::from_secs(10);
+        driven.handle(Input::TimePassed);
+        driven.echo();
+        driven.look();
+        assert_eq!(driven.engine.state(), State::Stale, "while it is tried again");
+    }
+    driven.finish_read("100:100:");
+    driven.echo();
+    driven.look();
+    assert_eq!((driven.engine.state(), driven.engine.cause(TableId(0))), (State::Live, None));
+}
+
+#[test]
+fn a_read_that_is_cut_again_and_again_ends_what_was_never_live_with_the_count() {
+    let mut driven = watched(vec![followed("users")]);
+    driven.connect();
+    for _ in 0..4 {
+        assert!(driven.read_asked().is_some());
+        driven.handle(Input::OneLost { via: Via::Reads, why: "cut".into() });
+        driven.now += Duration::from_secs(10);
+        driven.handle(Input::TimePassed);
+        driven.handle(Input::Reopened { via: Via::Reads });
+        driven.echo();
+        driven.look();
+        driven.now += Duration::from_secs(10);
+        driven.handle(Input::TimePassed);
+        driven.echo();
+    }
+    driven.handle(Input::OneLost { via: Via::Reads, why: "cut".into() });
+    let last = driven.outputs.iter().find_map(|output| match output {
+        Output::Disconnected { failure, retry_in: None } => Some(failure.to_string()),
+        _ => None,
+    });
+    assert_eq!(last.as_deref(), Some("a connection was lost: 5 times in a row while app.users was read: cut"));
+}
+
+#[test]
+fn a_payload_is_of_the_table_that_sends_it_whatever_name_it_gives() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    let change = |table: &str, rel: u32, id: u32| {
+        format!(
+            r#"{{"table":"{table}","action":"insert","id":{id},"data":{{"id":{id}}},"schema":"app","rel":{rel},"xid":"200"}}"#
+        )
+    };
+    driven.notify(&change("users", 9, 1));
+    driven.notify(&change("people", 7, 2));
+    assert_eq!(driven.applied(), "+2");
+    assert_eq!(driven.engine.counters().other_tables, 1);
+}
+
+#[test]
+fn the_lag_of_a_connection_that_is_gone_is_not_told_and_what_was_proven_is() {
+    let mut driven = Driven::new(vec![followed("users")]);
+    driven.live();
+    let proven = driven.engine.proven_at();
+    assert!(driven.engine.lag().is_some() && proven.is_some());
+    driven.now += Duration::from_secs(1);
+    driven.handle(Input::Lost("closed".into()));
+    assert_eq!((driven.engine.lag(), driven.engine.proven_at()), (None, proven));
+}

@@ -1,0 +1,136 @@
+//! [`open`]: tables that a command keeps following by their names, through whatever becomes of them.
+
+use super::subject::{Subject, loading, prepare};
+use super::{check_memory, explain_failure};
+use crate::catalog::{self, Table};
+use crate::connect::Server;
+use crate::failure;
+use postgres_index_cache_core::TableShape;
+use postgres_index_cache_core::postgres::{
+    Describe, Description, DriverEvent, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed, sqlstate,
+};
+use postgres_index_cache_core::sync::State;
+use std::sync::Arc;
+use tokio_postgres::Client;
+
+/// Makes a subject of a table that was found by its name.
+pub trait MakeSubject: Send + Sync + 'static {
+    /// Makes it; the client may be asked for values.
+    ///
+    /// # Errors
+    /// Why the table cannot be followed.
+    fn make(&self, client: &mut Client, table: Table) -> impl Future<Output = anyhow::Result<Subject>> + Send;
+}
+
+/// Makes subjects with every column that is announced.
+#[derive(Debug, Clone, Copy)]
+pub struct Announced;
+
+impl MakeSubject for Announced {
+    async fn make(&self, _: &mut Client, table: Table) -> anyhow::Result<Subject> {
+        Subject::announced(table, &mut Vec::new())
+    }
+}
+
+/// Describes the tables of these names afresh, as often as it is asked.
+pub fn by_names(server: Server, names: Vec<String>, max_memory: usize, make: impl MakeSubject) -> Describe<Subject> {
+    let wanted = Arc::new((server, names, make));
+    Arc::new(move || {
+        let wanted = Arc::clone(&wanted);
+        Box::pin(async move {
+            let (server, names, make) = &*wanted;
+            describe(server, names, max_memory, make).await
+        })
+    })
+}
+
+async fn describe(
+    server: &Server,
+    names: &[String],
+    max_memory: usize,
+    make: &impl MakeSubject,
+) -> Description<Subject> {
+    let mut client = server.client().await.map_err(|error| unfollowed(&error))?;
+    let mut described: Vec<Result<Subject, Unfollowed>> = Vec::new();
+    for name in names {
+        let subject = match catalog::resolve_one(&client, name).await {
+            Ok(table) => make.make(&mut client, table).await,
+            Err(error) => Err(error),
+        };
+        described.push(match subject {
+            Ok(subject) if described.iter().flatten().any(|other| other.table.oid == subject.table.oid) => {
+                Err(Unfollowed(format!("{name} is the same table as another that is followed")))
+            }
+            Ok(subject) => Ok(subject),
+            // What the server refuses says nothing of the table: it is asked again.
+            Err(error) if client.is_closed() || error.chain().any(|cause| sqlstate::of(cause).is_some()) => {
+                return Err(unfollowed(&error));
+            }
+            Err(error) => Err(unfollowed(&error)),
+        });
+    }
+    let sizes: Vec<(&Table, &TableShape)> =
+        described.iter().flatten().map(|subject| (&subject.table, &*subject.shape)).collect();
+    check_memory(&client, &sizes, max_memory).await.map_err(|error| unfollowed(&error))?;
+    Ok(described)
+}
+
+/// An error and its hint on one line.
+fn unfollowed(error: &anyhow::Error) -> Unfollowed {
+    let lines = failure::lines(error);
+    let part = |line: &String| line.split_once(": ").map_or_else(|| line.clone(), |(_, rest)| rest.to_string());
+    Unfollowed(lines.iter().map(part).collect::<Vec<_>>().join("; "))
+}
+
+/// Loads `subjects` and waits until they are live; from then on they are followed by their names, as `again` describes them.
+/// Shows how far it is, unless `is_quiet`; `say` is told what comes in the way.
+///
+/// # Errors
+/// Whatever keeps them from being live for the first time.
+pub async fn open(
+    server: &Server,
+    client: &Client,
+    subjects: Vec<Subject>,
+    again: Describe<Subject>,
+    max_memory: usize,
+    is_quiet: bool,
+    say: impl Fn(&str),
+) -> anyhow::Result<Supervisor<Subject>> {
+    let options = prepare(client, &subjects, max_memory).await?;
+    let progress = loading(&subjects, is_quiet);
+    let mut loaded = vec![0; subjects.len()];
+    let opened = Supervisor::open(server.clone(), again, subjects, options).await;
+    let mut supervisor = opened.map_err(explain_failure)?;
+    while supervisor.driver().state() != State::Live {
+        let count = |read: Loaded| {
+            loaded[read.table.0] = read.rows;
+            progress.set(loaded.iter().sum());
+        };
+        let stepped = supervisor.step_with(count).await;
+        let events: Vec<SupervisorEvent> = supervisor.take_events().collect();
+        for event in events {
+            match event {
+                SupervisorEvent::Driver(DriverEvent::Disconnected { why, retry_in: Some(_), .. }) => {
+                    say(&format!("the connection was lost while the tables were loaded ({why}); connecting again"));
+                }
+                SupervisorEvent::Driver(DriverEvent::OneLost { via, why, .. }) => {
+                    say(&format!("the connection {} is opened again: {why}", via.purpose()));
+                }
+                SupervisorEvent::Driver(DriverEvent::CommitsBlocked) => {
+                    say("commits are blocked: nothing is announced until whoever blocks them is done");
+                }
+                _ => {}
+            }
+        }
+        stepped.map_err(explain)?;
+    }
+    Ok(supervisor)
+}
+
+/// What to do about a supervisor that could not go on.
+pub fn explain(error: SupervisorError) -> anyhow::Error {
+    match error {
+        SupervisorError::Driver(error) => explain_failure(error),
+        error => error.into(),
+    }
+}
