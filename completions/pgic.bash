@@ -615,7 +615,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__verify)
-            opts="-d -o -q -v -h -V --for --rounds --max-memory --database-url --output --color --quiet --verbose --help --version"
+            opts="-d -o -q -v -h -V --for --rounds --min-changes --max-memory --database-url --output --color --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -626,6 +626,10 @@ _pgic() {
                     return 0
                     ;;
                 --rounds)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-changes)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

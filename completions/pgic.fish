@@ -142,6 +142,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand shell" -s h -l help -d 'Print 
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l for -d 'How long to follow before the comparison' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l rounds -d 'Compare so many times, at once and one after another' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l min-changes -d 'Exit with 1 when fewer changes than this were followed: with none, nothing was proven' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l max-memory -d 'What the caches may take [default: a quarter of the machine\'s memory]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'

@@ -199,6 +199,7 @@ json\:"One JSON object a line"))' \
 _arguments "${_arguments_options[@]}" : \
 '(--rounds)--for=[How long to follow before the comparison]:TIME:_default' \
 '--rounds=[Compare so many times, at once and one after another]:N:_default' \
+'--min-changes=[Exit with 1 when fewer changes than this were followed\: with none, nothing was proven]:N:_default' \
 '--max-memory=[What the caches may take \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \

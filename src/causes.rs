@@ -1,59 +1,51 @@
-//! Why a cache may differ from its table: the likely cause of a finding, as far as the catalogue and what was heard tell.
+//! Why a cache may differ from its table: the likely cause of a finding, as far as the catalogue and the notifications that
+//! were received tell.
 
 use crate::catalog::{Enabled, Table};
-use crate::triggers::observe::{Observed, TRUNCATE_EVENT, Version, announces};
-use postgres_index_cache_core::postgres::FindingKind;
+use crate::triggers::observe::{Observed, Version};
+use postgres_index_cache_core::postgres::announced::{Problem, Severity, diagnose};
+use postgres_index_cache_core::postgres::{Finding, FindingKind};
 
-/// The likely cause of a finding in `table`, whose notifications were listened for on `channel`; `was_heard` says whether a
-/// notification changed the row in the cache.
-pub fn likely(table: &Table, seen: Option<&Observed<'_>>, channel: &str, kind: FindingKind, was_heard: bool) -> String {
+/// Returns the likely cause of a finding in `table`, whose notifications were listened for on `channel`; `was_heard` says
+/// whether a notification changed the row in the cache.
+pub fn likely(table: &Table, seen: Option<&Observed<'_>>, channel: &str, found: &Finding, was_heard: bool) -> String {
     let install = format!("pgic install-triggers {}", table.typed_name());
+    let problems = diagnose(table, None);
+    if let Some(problem) = problems.iter().find(|problem| problem.severity == Severity::Critical) {
+        return problem.to_string();
+    }
     let Some((seen, row)) = seen.and_then(|seen| Some((seen, seen.row?))) else {
         return format!("no trigger announces its changes; install them: {install}");
     };
-    if !matches!(row.enabled, Enabled::Origin | Enabled::Always) {
-        return format!("the trigger {} is {}", row.name, row.enabled.as_str());
-    }
     if let Some(other) = seen.channel.as_deref().filter(|other| *other != channel) {
         return format!("the trigger notifies on {other} now, and {channel} was listened to");
     }
-    let events = seen.events();
-    if let Some(missing) = ["insert", "update", "delete"].iter().find(|event| !events.contains(event)) {
-        return format!("the triggers do not announce {missing}: {install}");
+    let names_objects = |name: &str| table.column(name).is_some_and(crate::catalog::Column::names_objects);
+    if !found.columns.is_empty() && found.columns.iter().all(|differing| names_objects(&differing.column)) {
+        return "the value is written as the name of another object, which was renamed or dropped: nothing announces that"
+            .to_string();
     }
-    if row.is_conditional {
-        return format!(
-            "the trigger {} has a condition or a list of columns: it does not fire for every change",
-            row.name
-        );
+    let is_of_truncate = |problem: &&Problem| problem.code.starts_with("truncate-");
+    let silent_truncate = problems.iter().find(is_of_truncate).map(ToString::to_string);
+    let is_left_out = seen.options().is_some_and(|options| options.no_truncate);
+    if found.kind == FindingKind::Ghost && !was_heard && (silent_truncate.is_some() || is_left_out) {
+        let left_out = || format!("no trigger announces TRUNCATE; announce it: {install} --defaults");
+        return silent_truncate.unwrap_or_else(left_out);
     }
-    if kind == FindingKind::Ghost && !was_heard {
-        let is_silent =
-            seen.truncate.is_none_or(|trigger| !matches!(trigger.enabled, Enabled::Origin | Enabled::Always));
-        if is_silent {
-            return format!("no trigger announces TRUNCATE: {install}");
-        }
-        let has_truncate = |leaf: &&crate::catalog::Leaf| {
-            leaf.triggers.iter().any(|trigger| trigger.kind == TRUNCATE_EVENT && announces(trigger))
-        };
-        if let Some(leaf) = table.leaves.iter().find(|leaf| !has_truncate(leaf)) {
-            return format!("TRUNCATE of the partition {} is not announced: {install}", leaf.display_name());
-        }
-    }
-    match (&seen.version, kind) {
+    match (&seen.version, found.kind) {
         (Version::Foreign, FindingKind::Stale) => {
             return format!(
                 "the trigger sends the plain form: PostgreSQL folds identical payloads of a transaction, and sends those of \
-                 nested triggers in another order: {install}"
+                 nested triggers in another order; drop it, then {install}"
             );
         }
         (Version::Foreign, FindingKind::Missing | FindingKind::Ghost) => {
             return format!(
                 "the trigger sends the plain form: a changed key is announced by the new one alone, and identical payloads \
-                 are folded: {install}"
+                 are folded; drop it, then {install}"
             );
         }
-        (Version::Outdated, _) => return format!("the trigger's function is outdated: {install}"),
+        (Version::Outdated, _) => return format!("the trigger's function is outdated; refresh it: {install}"),
         (Version::Current, _) => {}
     }
     if was_heard {

@@ -66,8 +66,8 @@ pub fn check_sent(table: &Table, seen: Option<&Observed<'_>>, column: &str) -> a
 ///
 /// # Errors
 /// When nothing announces its changes, or not all of them.
-pub fn check_announced(table: &Table, seen: Option<&Observed<'_>>) -> anyhow::Result<Vec<String>> {
-    postgres::check_announced(table, seen.map(|seen| &seen.announced)).map_err(refused)
+pub fn check_announced(table: &Table) -> anyhow::Result<Vec<String>> {
+    postgres::check_announced(table).map_err(refused)
 }
 
 /// A cache for the key and the columns that `is_kept` names; in table order.

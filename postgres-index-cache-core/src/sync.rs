@@ -264,6 +264,12 @@ impl Engine {
         }
     }
 
+    /// How many changes of a table were followed since it was read for the first time: notifications that its snapshots did
+    /// not have.
+    pub fn changes(&self, table: TableId) -> u64 {
+        self.tables[table.0].arrivals().0
+    }
+
     /// The transaction of the last TRUNCATE of a table that was announced.
     pub fn truncated_by(&self, table: TableId) -> Option<u64> {
         self.tables[table.0].last_truncate()

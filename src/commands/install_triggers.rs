@@ -97,6 +97,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         no_guard: args.no_guard,
         generic: args.generic,
         defaults: args.defaults,
+        prints_only: args.print_sql,
         replace_function: args.replace_function,
     };
     let is_dry = args.dry_run || args.print_sql;

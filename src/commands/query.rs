@@ -153,7 +153,7 @@ async fn describe(
     following::check_kind(&table)?;
     let seen = observe(&table);
     if args.watch {
-        notices.extend(following::check_announced(&table, seen.as_ref())?);
+        notices.extend(following::check_announced(&table)?);
     }
     let shown = shown_columns(&table, seen.as_ref(), args, notices)?;
     let asked = conditions::evaluate(client, &table, written).await?;

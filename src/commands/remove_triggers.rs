@@ -55,7 +55,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         &mut client,
         Kind::Remove,
         &oids,
-        &Asked::default(),
+        &Asked { prints_only: args.print_sql, ..Asked::default() },
         args.lock_timeout,
         args.dry_run || args.print_sql,
     )

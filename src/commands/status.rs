@@ -8,13 +8,13 @@ use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
-use crate::triggers::observe::{Observed, ROW_EVENTS, TRUNCATE_EVENT, Version, announces, observe};
+use crate::triggers::observe::{Observed, Version, observe};
 use crate::triggers::{Asked, plan};
 use anyhow::Context as _;
 use near_limit::NearLimit;
 use postgres_index_cache_core::one_line_json;
 use postgres_index_cache_core::postgres::ADVISORY_KEY;
-use postgres_index_cache_core::postgres::announced::read_comment;
+use postgres_index_cache_core::postgres::announced::{Problem, Remedy, Severity, diagnose};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use tokio_postgres::Client;
@@ -71,11 +71,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     let server = look(&client).await?;
     let mut rows = Vec::new();
-    let mut problems = Vec::new();
+    let mut problems: Vec<(String, Problem)> = Vec::new();
     for table in &tables {
         let seen = observe(table);
         let planned = plan::install(&client, table, &Asked::default(), version).await;
-        problems.extend(problems_of(table, seen.as_ref(), &planned));
+        let own = problems_of(table, seen.as_ref(), &planned);
+        problems.extend(own.into_iter().map(|problem| (table.display_name(), problem)));
         let near_limit = match &seen {
             Some(seen) => near_limit::sample(&mut client, table, &seen.options().cloned().unwrap_or_default()).await,
             None => None,
@@ -86,7 +87,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         Format::Text => text(&rows, &problems, &server),
         Format::Json => json_lines(&rows, &problems, &server),
     })?;
-    Ok(if problems.is_empty() { ExitCode::Yes } else { ExitCode::No })
+    let is_right = problems.iter().all(|(_, problem)| problem.severity == Severity::Notice);
+    Ok(if is_right { ExitCode::Yes } else { ExitCode::No })
 }
 
 async fn look(client: &Client) -> anyhow::Result<ServerSeen> {
@@ -132,94 +134,29 @@ async fn look(client: &Client) -> anyhow::Result<ServerSeen> {
 }
 
 /// What is not as it should be, with the remedy. `planned` is what install-triggers would do.
-fn problems_of(
-    table: &Table,
-    seen: Option<&Observed<'_>>,
-    planned: &anyhow::Result<plan::TablePlan>,
-) -> Vec<(String, String)> {
-    let name = table.display_name();
-    let remedy = format!("pgic install-triggers {}", table.typed_name());
-    let Some(seen) = seen else {
-        if let Err(error) = planned {
-            return vec![(name, format!("no trigger can announce its changes: {}", error.root_cause()))];
-        }
-        return vec![(name, format!("no trigger announces its changes; install them: {remedy}"))];
-    };
-    let mut problems = Vec::new();
-    let is_ours = seen.version != Version::Foreign;
-    if let Some(comment) =
-        seen.comment.as_ref().filter(|comment| (&comment.schema, &comment.table) != (&table.schema, &table.name))
+fn problems_of(table: &Table, seen: Option<&Observed<'_>>, planned: &anyhow::Result<plan::TablePlan>) -> Vec<Problem> {
+    let is_ours = seen.is_some_and(|seen| seen.version != Version::Foreign);
+    let is_current = seen.filter(|_| is_ours).map(|seen| seen.version == Version::Current);
+    let mut problems = diagnose(table, is_current);
+    let is_right = problems.iter().all(|problem| problem.severity == Severity::Notice);
+    // Whatever else install-triggers would change: an owner, what is left of another name.
+    if let Ok(plan) = planned
+        && is_right
+        && is_ours
+        && !plan.steps.is_empty()
     {
-        let made_for = format!("{}.{}", comment.schema, comment.table);
-        problems.push(format!(
-            "its changes are announced as those of {made_for}, which it was called once; refresh it: {remedy}"
-        ));
+        let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
+        problems.push(Problem {
+            code: "not-as-planned",
+            severity: Severity::Warning,
+            text: format!("not as install-triggers makes it ({})", steps.join(", ")),
+            remedy: Some(Remedy::Command {
+                what: "refresh it",
+                command: format!("pgic install-triggers {}", table.typed_name()),
+            }),
+        });
     }
-    let of_rows: Vec<&str> = seen
-        .announcing
-        .iter()
-        .filter(|trigger| trigger.kind & ROW_EVENTS & !1 != 0)
-        .map(|trigger| trigger.name.as_str())
-        .collect();
-    if of_rows.len() > 1 {
-        problems.push(format!(
-            "{} triggers announce its rows: {}; drop all but one",
-            of_rows.len(),
-            of_rows.join(", ")
-        ));
-    }
-    if seen.version == Version::Outdated {
-        let is_edited = seen.row.is_some_and(|trigger| crate::triggers::observe::is_edited(&trigger.function));
-        let why =
-            if is_edited { "was edited by hand" } else { "is not what this version of pgic makes for these columns" };
-        problems.push(format!("the function {why}; refresh it: {remedy}"));
-    }
-    if seen.row.is_none() {
-        problems.push(format!("the row trigger is missing; create it: {remedy}"));
-    }
-    if seen.truncate.is_none() && !seen.options().is_some_and(|options| options.no_truncate) {
-        // The specification's own set-up has none: said, with what follows.
-        let cure = if is_ours { format!("; create it: {remedy}") } else { String::new() };
-        problems.push(format!("TRUNCATE is not announced: caches keep every row{cure}"));
-    }
-    for trigger in [seen.row, seen.truncate].into_iter().flatten() {
-        if matches!(trigger.enabled, Enabled::Disabled | Enabled::Replica) {
-            let cure =
-                if is_ours { remedy.clone() } else { format!("ALTER TABLE {} ENABLE TRIGGER …", table.sql_name()) };
-            problems.push(format!("the trigger {} is {}; enable it: {cure}", trigger.name, trigger.enabled.as_str()));
-        }
-    }
-    let lacking: Vec<String> = table
-        .leaves
-        .iter()
-        .filter(|leaf| !leaf.triggers.iter().any(|trigger| trigger.kind == TRUNCATE_EVENT && announces(trigger)))
-        .map(catalog::Leaf::display_name)
-        .collect();
-    if !lacking.is_empty() && is_ours && !seen.options().is_some_and(|options| options.no_truncate) {
-        problems
-            .push(format!("TRUNCATE of its partitions {} is not announced; create it: {remedy}", lacking.join(", ")));
-    }
-    // Whatever else install-triggers would change: a condition on a trigger, an owner.
-    if problems.is_empty() && is_ours {
-        match planned {
-            Ok(plan) if plan.steps.is_empty() => {}
-            Ok(plan) => {
-                let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
-                problems.push(format!("not as install-triggers makes it ({}); refresh it: {remedy}", steps.join(", ")));
-            }
-            Err(error) => problems.push(format!("install-triggers would refuse it: {}", error.root_cause())),
-        }
-    }
-    // A function with our comment and an owner who may have planted it.
-    if seen
-        .announcing
-        .iter()
-        .any(|trigger| !trigger.function.is_trusted && read_comment(trigger.function.comment.as_deref()).is_some())
-    {
-        problems
-            .push(format!("its function belongs to neither the table's owner ({}) nor a member of it", table.owner));
-    }
-    problems.into_iter().map(|problem| (name.clone(), problem)).collect()
+    problems
 }
 
 fn enabled(seen: &Observed<'_>) -> &'static str {
@@ -247,7 +184,7 @@ fn estimated(table: &Table) -> String {
     table.estimated_rows.map_or_else(|| "?".to_string(), |rows| rows.to_string())
 }
 
-fn text(rows: &[TableSeen<'_>], problems: &[(String, String)], server: &ServerSeen) -> String {
+fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerSeen) -> String {
     let mut text = if rows.is_empty() {
         "no table announces its changes; install triggers with: pgic install-triggers TABLE\n".to_string()
     } else {
@@ -258,7 +195,10 @@ fn text(rows: &[TableSeen<'_>], problems: &[(String, String)], server: &ServerSe
     };
     for (table, problem) in problems {
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "  {}: {}", escape(table), escape(problem));
+        // The words of most problems name the table already.
+        let problem = problem.to_string();
+        let lead = if problem.contains(table.as_str()) { String::new() } else { format!("{table}: ") };
+        let _ = writeln!(text, "  {}", escape(&(lead + &problem)));
     }
     let _ = writeln!(text, "\nlisteners:{}", if server.listeners.is_empty() { " none seen" } else { "" });
     if !server.listeners.is_empty() {
@@ -307,11 +247,22 @@ fn cells(TableSeen { table, seen, near_limit }: &TableSeen<'_>) -> Vec<String> {
     names.chain(observed).chain([estimated(table), near_limit]).collect()
 }
 
-fn json_lines(rows: &[TableSeen<'_>], problems: &[(String, String)], server: &ServerSeen) -> String {
+/// A problem as every stream has it.
+pub(super) fn problem_json(problem: &Problem) -> Value {
+    json!({
+        "code": problem.code,
+        "severity": problem.severity.as_str(),
+        "text": problem.text,
+        "remedy": problem.remedy.as_ref().map(ToString::to_string),
+        "run": problem.remedy.as_ref().map(Remedy::runnable).unwrap_or_default(),
+    })
+}
+
+fn json_lines(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerSeen) -> String {
     let tables = rows.iter().map(|TableSeen { table, seen, near_limit }| {
         let name = table.display_name();
-        let own: Vec<&str> =
-            problems.iter().filter(|(table, _)| *table == name).map(|(_, problem)| problem.as_str()).collect();
+        let own: Vec<Value> =
+            problems.iter().filter(|(table, _)| *table == name).map(|(_, problem)| problem_json(problem)).collect();
         json!({
             "event": "table",
             "schema": table.schema,

@@ -1,19 +1,19 @@
 //! `pgic verify`.
 
 use super::{Context, Signals};
-use crate::catalog;
+use crate::catalog::{self, Table};
 use crate::causes;
 use crate::cli::{parse_bytes, parse_duration};
-use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::following::subject::{Subject, open};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::progress::Progress;
 use crate::render::{Format, finding, json, print};
-use crate::triggers::observe::{Version, observe};
+use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::KeyBuf;
+use postgres_index_cache_core::postgres::announced::{Problem, Severity, diagnose};
 use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, DriverOptions, RowChange, Verified};
 use postgres_index_cache_core::sync::{State, TableId};
 use serde_json::json;
@@ -48,6 +48,9 @@ pub struct Args {
     /// Compare so many times, at once and one after another
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
+    /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub min_changes: u64,
     /// What the caches may take [default: a quarter of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
@@ -62,6 +65,11 @@ struct Summary {
     ghost: usize,
     compared: u32,
     inconclusive: u32,
+    /// How many changes were followed, and the tables of which fewer came than were asked for.
+    changes: u64,
+    unproven: usize,
+    /// The tables whose changes are not announced as they should be.
+    unannounced: usize,
 }
 
 /// Loads, follows, compares.
@@ -85,7 +93,13 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let describe = async |client: &mut Client| describe(context, client, args).await;
     let (subjects, mut driver) = open(&server, max_memory, context.quiet, adjust, describe).await?;
     driver.tell_of_rows();
-    let followed = subjects.into_iter().map(|subject| Followed { subject, heard: HashSet::new(), loaded_anew: None });
+    let followed = subjects.into_iter().map(|subject| Followed {
+        problem: worst(&subject.table),
+        subject,
+        heard: HashSet::new(),
+        loaded_anew: None,
+        began: Instant::now(),
+    });
     let mut verifier = Verifier { context, driver, followed: followed.collect(), stale: None };
     if args.rounds.is_none() {
         verifier.follow(args.follow).await?;
@@ -94,21 +108,23 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     for _ in 0..args.rounds.unwrap_or(1) {
         for at in 0..verifier.followed.len() {
             let comparison = verifier.compare(at, &mut summary).await?;
-            let Followed { subject, heard, loaded_anew } = &verifier.followed[at];
-            let name = subject.name();
-            if let Some(since) = loaded_anew {
+            let changes = verifier.driver.engine().changes(TableId(at));
+            let followed = &mut verifier.followed[at];
+            let name = followed.subject.name();
+            if let Some(since) = followed.loaded_anew {
                 let seconds = since.elapsed().as_secs_f64();
                 context.notice(&format!(
                     "{name} was loaded anew {seconds:.1} s ago: a change that was lost before that does not show"
                 ));
             }
             summary.add(&comparison);
-            if comparison.differing() > 0 {
-                report(context, &server, subject, heard, &comparison).await?;
-            } else if context.format == Format::Text {
-                let name = crate::render::escape::escape(&name).into_owned();
-                print(&format!("equal    {name}  {} rows at one exact cut\n", comparison.rows))?;
-            }
+            let client = server.client().await?;
+            let tables = catalog::describe(&client, &[followed.subject.table.oid]).await?;
+            let table = tables.first().unwrap_or(&followed.subject.table);
+            // A trigger that is silent now, or was when it began, has proven nothing.
+            followed.problem = followed.problem.take().or_else(|| worst(table));
+            let verdict = Verdict { table, comparison: &comparison, changes, followed, min_changes: args.min_changes };
+            verdict.print(context, &mut summary)?;
         }
         if summary.differing() > 0 {
             break;
@@ -121,14 +137,9 @@ async fn describe(context: &Context, client: &Client, args: &Args) -> anyhow::Re
     let mut subjects = Vec::new();
     for table in catalog::resolve(client, &args.tables).await? {
         following::check_kind(&table)?;
-        // A table that is not announced is what this is for: it says so.
-        match following::check_announced(&table, observe(&table).as_ref()) {
-            Ok(notices) => context.notices(&notices),
-            Err(error) => context.notice(&error.root_cause().to_string()),
-        }
-        if observe(&table).is_some_and(|seen| seen.version == Version::Outdated) {
-            let name = table.display_name();
-            context.notice(&format!("the trigger's function of {name} is not what pgic makes; see pgic status"));
+        // A table that is not announced is what this is for: the verdict says so.
+        if let Ok(notices) = following::check_announced(&table) {
+            context.notices(&notices);
         }
         let mut subject = Subject::whole(table, &mut Vec::new())?;
         // A trigger that is disabled meanwhile is to be found out, not to end this.
@@ -145,6 +156,66 @@ struct Followed {
     heard: HashSet<KeyBuf>,
     /// When it was loaded again, if it was: what was lost before is mended.
     loaded_anew: Option<Instant>,
+    /// When it was live first.
+    began: Instant,
+    /// Why its changes are not announced as they should be, if they are not.
+    problem: Option<Problem>,
+}
+
+/// The worst problem with what announces a table, if changes are lost by it.
+fn worst(table: &Table) -> Option<Problem> {
+    diagnose(table, None).into_iter().find(|problem| problem.severity == Severity::Critical)
+}
+
+/// What is to be said of a table that was compared.
+struct Verdict<'a> {
+    table: &'a Table,
+    comparison: &'a Comparison,
+    /// How many changes of it were followed.
+    changes: u64,
+    followed: &'a Followed,
+    min_changes: u64,
+}
+
+impl Verdict<'_> {
+    fn print(&self, context: &Context, summary: &mut Summary) -> anyhow::Result<()> {
+        let Self { table, comparison, changes, followed, min_changes } = self;
+        summary.changes += changes;
+        let name = followed.subject.name();
+        if comparison.differing() > 0 {
+            report(context, table, followed, comparison)?;
+        }
+        if let Some(problem) = &followed.problem {
+            summary.unannounced += 1;
+            return print(&match context.format {
+                Format::Text => {
+                    let text = crate::render::escape::escape(&format!("unannounced  {name}  {problem}")).into_owned();
+                    format!("{text}\n")
+                }
+                Format::Json => json::line([
+                    ("event", json!("unannounced")),
+                    ("schema", json!(table.schema)),
+                    ("table", json!(table.name)),
+                    ("problem", super::status::problem_json(problem)),
+                ]),
+            });
+        }
+        summary.unproven += usize::from(changes < min_changes);
+        if comparison.differing() > 0 || context.format == Format::Json {
+            return Ok(());
+        }
+        print(&equal(&name, comparison, *changes, followed.began.elapsed()))
+    }
+}
+
+/// The line that says that a cache is its table, and what that rests on.
+pub(super) fn equal(name: &str, comparison: &Comparison, changes: u64, time: Duration) -> String {
+    let rests_on = match changes {
+        0 => "but no change came: nothing was proven".to_string(),
+        _ => format!("after {} in {:.1} s", crate::render::count(changes, "change"), time.as_secs_f64()),
+    };
+    let text = format!("equal    {name}  {} rows at one exact cut, {rests_on}", comparison.rows);
+    format!("{}\n", crate::render::escape::escape(&text))
 }
 
 struct Verifier<'a> {
@@ -263,22 +334,14 @@ impl Verifier<'_> {
     }
 }
 
-/// Prints what was found, with causes as the catalogue has them now.
-async fn report(
-    context: &Context,
-    server: &Server,
-    subject: &Subject,
-    heard: &HashSet<KeyBuf>,
-    comparison: &Comparison,
-) -> anyhow::Result<()> {
-    let client = server.client().await?;
-    let tables = catalog::describe(&client, &[subject.table.oid]).await?;
-    let table = tables.first().unwrap_or(&subject.table);
+/// Prints the findings, with causes as the catalogue has them now.
+fn report(context: &Context, table: &Table, followed: &Followed, comparison: &Comparison) -> anyhow::Result<()> {
+    let Followed { subject, heard, .. } = followed;
     let seen = observe(table);
     let shown = if context.format == Format::Text { SHOWN } else { Comparison::FINDINGS };
     let lines = comparison.findings.iter().take(shown).map(|found| {
         let was_heard = heard.contains(&found.key_cells);
-        let cause = causes::likely(table, seen.as_ref(), &subject.channel, found.kind, was_heard);
+        let cause = causes::likely(table, seen.as_ref(), &subject.channel, found, was_heard);
         finding::finding(context.format, (&table.schema, &table.name), found, &cause)
     });
     print(&lines.collect::<String>())?;
@@ -292,8 +355,8 @@ async fn report(
 }
 
 fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result<ExitCode> {
-    let Summary { rows, missing, stale, ghost, compared, inconclusive } = summary;
-    let is_equal = summary.differing() == 0;
+    let Summary { rows, missing, stale, ghost, compared, inconclusive, changes, unproven, unannounced } = summary;
+    let is_equal = summary.differing() == 0 && *unannounced == 0;
     match context.format {
         Format::Json => print(&json::line([
             ("event", json!("summary")),
@@ -303,16 +366,21 @@ fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result
             ("missing", json!(missing)),
             ("stale", json!(stale)),
             ("ghost", json!(ghost)),
+            ("unannounced", json!(unannounced)),
+            ("changes", json!(changes)),
             ("rounds", json!(compared)),
             ("inconclusive", json!(inconclusive)),
         ]))?,
-        Format::Text if !is_equal => {
+        Format::Text if summary.differing() > 0 => {
             let ghosts = crate::render::count(*ghost as u64, "ghost");
             context.notice(&format!("{missing} missing, {stale} stale, {ghosts}"));
         }
         Format::Text => {}
     }
-    Ok(if is_equal { ExitCode::Yes } else { ExitCode::No })
+    if *unproven > 0 {
+        context.notice("fewer changes were followed than --min-changes asks for");
+    }
+    Ok(if is_equal && *unproven == 0 { ExitCode::Yes } else { ExitCode::No })
 }
 
 impl Summary {

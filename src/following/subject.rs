@@ -66,7 +66,7 @@ impl Subject {
     /// When it cannot be: it is a view, its changes are not announced, ….
     pub fn announced(table: Table, notices: &mut Vec<String>) -> anyhow::Result<Self> {
         check_kind(&table)?;
-        notices.extend(check_announced(&table, observe(&table).as_ref())?);
+        notices.extend(check_announced(&table)?);
         Self::whole(table, notices)
     }
 

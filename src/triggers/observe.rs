@@ -1,9 +1,8 @@
 //! What stands on a table beside what should: [`Announced`], and whether it is what would be made today.
 
-use super::sql;
 use super::sql::Expected;
-use crate::catalog::{Function, Table};
-use postgres_index_cache_core::postgres::announced::{Announced, announced, read_comment};
+use crate::catalog::Table;
+use postgres_index_cache_core::postgres::announced::{Announced, announced};
 pub use postgres_index_cache_core::postgres::announced::{ROW_EVENTS, TRUNCATE_EVENT, announces, is_for, is_ours};
 use std::ops::Deref;
 
@@ -59,9 +58,4 @@ pub fn observe(table: &Table) -> Option<Observed<'_>> {
         }
     };
     Some(Observed { announced, version })
-}
-
-/// Whether the text of a function of ours was changed after it was made.
-pub fn is_edited(function: &Function) -> bool {
-    read_comment(function.comment.as_deref()).is_some_and(|comment| comment.digest != sql::digest(&function.source))
 }

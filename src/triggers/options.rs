@@ -26,6 +26,8 @@ pub struct Asked {
     pub generic: bool,
     /// `--defaults`: forget what is installed.
     pub defaults: bool,
+    /// `--print-sql`: somebody else runs it, so that this role's privileges do not count.
+    pub prints_only: bool,
     /// `--replace-function`: a function of the needed name is replaced whoever made it.
     pub replace_function: bool,
 }

@@ -6,7 +6,7 @@ use super::{Asked, TriggerOptions, script};
 use crate::catalog::{self, Enabled, Function, Leaf, RelationKind, Table, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::postgres::announced::read_comment;
+use postgres_index_cache_core::postgres::announced::{check_table, read_comment};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal, sqlstate};
 use tokio_postgres::{Client, GenericClient};
 
@@ -36,45 +36,16 @@ pub struct TablePlan {
     pub channel: Option<String>,
     /// The function.
     pub function: String,
+    /// The function as it stands in SQL, where the triggers are to call one.
+    pub sql_function: Option<String>,
+    /// The schema whose generic function is made, replaced or dropped: other installers may be at that too.
+    pub shares: Option<String>,
     /// What is left alone, and why.
     pub notes: Vec<String>,
     /// The statements; none when nothing is to be done.
     pub steps: Vec<Step>,
     /// The same as a piece of a migration file, whatever is installed.
     pub script: String,
-}
-
-/// Why a relation cannot have announcing triggers.
-fn refusal(table: &Table) -> Option<(String, &'static str)> {
-    let name = table.display_name();
-    let reason = match table.kind {
-        RelationKind::Table if table.is_temporary => {
-            (format!("{name} is a temporary table"), "only its own session sees it, so no cache can follow it")
-        }
-        RelationKind::Table | RelationKind::Partitioned if table.is_partition => (
-            format!("{name} is a partition"),
-            "name the table that it is a partition of: its changes are announced as that one's",
-        ),
-        RelationKind::Table if matches!(table.schema.as_str(), "pg_catalog" | "information_schema" | "pg_toast") => {
-            (format!("{name} is a system table"), "triggers belong on tables of your own")
-        }
-        RelationKind::Table | RelationKind::Partitioned if table.key.is_none() => (
-            format!("{name} has neither a primary key nor a unique key of NOT NULL columns"),
-            "add one: without a key no cache can tell its rows apart",
-        ),
-        RelationKind::Table | RelationKind::Partitioned => return None,
-        RelationKind::View => (format!("{name} is a view"), "install the triggers on the tables under it"),
-        RelationKind::MaterializedView => (
-            format!("{name} is a materialised view"),
-            "PostgreSQL has no triggers on those; install them on the tables under it",
-        ),
-        RelationKind::Foreign => (
-            format!("{name} is a foreign table"),
-            "its triggers fire for local writes alone; install them where the table lives",
-        ),
-        RelationKind::Other => (format!("{name} is not a table"), "name a table"),
-    };
-    Some(reason)
 }
 
 /// Plans the triggers of a table. What is not asked for keeps what is installed.
@@ -90,10 +61,12 @@ pub async fn install(
     let refuse = |(what, hint): (String, &str)| {
         with_hint(anyhow!(what).context(format!("install triggers on {}", table.display_name())), hint)
     };
-    let key = match (refusal(table), &table.key) {
-        (Some(reason), _) => return Err(refuse(reason)),
-        (None, Some(key)) => key,
-        (None, None) => return Err(refuse((format!("{} has no key", table.display_name()), "add one"))),
+    if let Some(problem) = check_table(table) {
+        let remedy = problem.remedy.map_or_else(String::new, |remedy| remedy.to_string());
+        return Err(refuse((problem.text, &remedy)));
+    }
+    let Some(key) = &table.key else {
+        return Err(refuse((format!("{} has no key", table.display_name()), "add one")));
     };
     let observed = observe(table).and_then(|observed| observed.options().cloned());
     // Where the triggers are gone, a function of the table's own still says what was chosen.
@@ -110,11 +83,20 @@ pub async fn install(
         return Err(refuse(foreign_function(function, table)));
     }
     let expected = Expected::new(table, key, &options);
+    if !asked.prints_only {
+        let checked = check_function_privileges(table, &expected, function.as_ref());
+        checked.map_err(|(what, hint)| refuse((what, &hint)))?;
+    }
     let mut steps = Vec::new();
     function_steps(&mut steps, table, &expected, function.as_ref());
     for (name, events) in expected.triggers() {
         let found = table.triggers.iter().find(|trigger| trigger.name == name);
-        if let Some(found) = found.filter(|found| !is_ours(&found.function)) {
+        // One that calls the function which is replaced becomes ours with that.
+        let is_replaced = |found: &Trigger| {
+            asked.replace_function
+                && (&found.function.schema, &found.function.name) == (&expected.schema, &expected.function)
+        };
+        if let Some(found) = found.filter(|found| !is_ours(&found.function) && !is_replaced(found)) {
             let what = format!(
                 "a trigger called {name} exists and calls {}.{}(), which pgic did not make",
                 found.function.schema, found.function.name
@@ -149,6 +131,8 @@ pub async fn install(
         options: (installed, Some(options)),
         channel: None,
         function: format!("{}.{}", expected.schema, expected.function),
+        sql_function: Some(expected.sql_function()),
+        shares: expected.is_generic.then(|| expected.schema.clone()),
         notes,
         steps,
     })
@@ -173,6 +157,29 @@ fn foreign_function(function: &Function, table: &Table) -> (String, &'static str
             format!("the function {name} exists and is not one that pgic made for this table"),
             "rename or drop it first, or have it replaced with --replace-function",
         ),
+    }
+}
+
+/// Refuses what the server would refuse halfway: a dry run promises nothing that fails.
+fn check_function_privileges(
+    table: &Table,
+    expected: &Expected,
+    found: Option<&Function>,
+) -> Result<(), (String, String)> {
+    match found {
+        None if !table.can_create => Err((
+            format!("this role may not create a function in the schema {}", table.schema),
+            format!("allow it: GRANT CREATE ON SCHEMA {} TO CURRENT_USER", quote_identifier(&table.schema)),
+        )),
+        Some(found) if !expected.is(found) && !found.is_owned => Err((
+            format!("the function {} belongs to {}, who alone can replace it", expected.sql_function(), found.owner),
+            format!(
+                "give it to the table's owner: ALTER FUNCTION {} OWNER TO {}",
+                expected.sql_function(),
+                quote_identifier(&table.owner)
+            ),
+        )),
+        None | Some(_) => Ok(()),
     }
 }
 
@@ -306,9 +313,7 @@ async fn drop_all(
         let row =
             client.query_one(users, &[&function.oid, &own]).await.context("look for other users of the function")?;
         let name = format!("{}.{}()", quote_identifier(&function.schema), quote_identifier(&function.name));
-        if is_for_another(client, function, table).await? {
-            notes.push(format!("the function {name} is left: it was made for another table"));
-        } else if row.get::<_, i64>(0) == 0 {
+        if row.get::<_, i64>(0) == 0 {
             // Without CASCADE: whatever depends on it after all makes this fail, and nothing is changed.
             steps.push(Step { what: format!("drop function {name}"), sql: format!("DROP FUNCTION {name};") });
         } else {
@@ -328,16 +333,6 @@ fn functions_of_ours<'a>(table: &'a Table, keep: Option<&Expected>) -> Vec<&'a F
         }
     }
     functions
-}
-
-/// Whether a function was made for another table that exists: two tables may have swapped their names.
-async fn is_for_another(client: &impl GenericClient, function: &Function, table: &Table) -> anyhow::Result<bool> {
-    let Some(comment) = read_comment(function.comment.as_deref()) else { return Ok(false) };
-    let exists =
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1 AND c.relname = $2 AND c.oid <> $3)";
-    let row = client.query_one(exists, &[&comment.schema, &comment.table, &table.oid]).await;
-    Ok(row.context("look for the table that the function was made for")?.get(0))
 }
 
 /// Plans the removal of a table's triggers, and of their function when nothing else uses it; `removed_from` are the tables
@@ -378,10 +373,19 @@ pub async fn remove(client: &impl GenericClient, table: &Table, removed_from: &[
             .first()
             .map(|trigger| format!("{}.{}", trigger.function.schema, trigger.function.name))
             .unwrap_or_default(),
+        sql_function: None,
+        shares: ours
+            .iter()
+            .find(|trigger| trigger.function.name == sql::GENERIC_FUNCTION)
+            .map(|trigger| trigger.function.schema.clone()),
         notes,
         steps,
     })
 }
+
+/// The first half of the advisory lock that installers of one generic function take; the second is its schema's oid. "pgic"
+/// in ASCII.
+const SHARED_FUNCTION_LOCK: i32 = 0x7067_6963;
 
 /// What a plan does to tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -430,6 +434,8 @@ pub async fn run(
     let mut locked: Vec<&TablePlan> = plans.iter().filter(|plan| !plan.steps.is_empty()).collect();
     // Everybody who locks several tables does it in the same order.
     locked.sort_by(|a, b| a.sql_name.cmp(&b.sql_name));
+    let mut shared: Vec<&String> = locked.iter().filter_map(|plan| plan.shares.as_ref()).collect();
+    shared.dedup();
     for plan in locked {
         // With its partitions, where it has any.
         let only = if plan.is_partitioned { "" } else { "ONLY " };
@@ -443,6 +449,14 @@ pub async fn run(
                 error
             }
         })?;
+    }
+    // Tables share the generic function of their schema, and their locks do not keep two installers from making it at once:
+    // one of them failed with "duplicate key value violates unique constraint".
+    for schema in shared {
+        let lock = "SELECT pg_catalog.pg_advisory_xact_lock($1, n.oid::pg_catalog.int4)
+            FROM pg_catalog.pg_namespace n WHERE n.nspname = $2";
+        let locked = transaction.query(lock, &[&SHARED_FUNCTION_LOCK, schema]).await;
+        locked.with_context(|| format!("wait for other installers in the schema {schema}"))?;
     }
     // What was planned without a lock may have changed while it was waited for.
     let plans = plan_all(&transaction, kind, oids, asked, version).await?;
@@ -474,6 +488,9 @@ async fn plan_all(
 ) -> anyhow::Result<Vec<TablePlan>> {
     let mut plans: Vec<TablePlan> = Vec::new();
     for table in catalog::describe(client, oids).await? {
+        if !asked.prints_only {
+            check_owner(&table)?;
+        }
         let mut plan = match kind {
             Kind::Install => install(client, &table, asked, version).await?,
             Kind::Remove => remove(client, &table, oids).await?,
@@ -482,5 +499,25 @@ async fn plan_all(
         plan.steps.retain(|step| !plans.iter().any(|earlier| earlier.steps.contains(step)));
         plans.push(plan);
     }
+    // Where two tables swapped their names, the function that one leaves is the one that the other needs.
+    let wanted: Vec<String> = plans.iter().filter_map(|plan| plan.sql_function.clone()).collect();
+    for plan in &mut plans {
+        plan.steps.retain(|step| !wanted.iter().any(|function| step.sql == format!("DROP FUNCTION {function};")));
+    }
     Ok(plans)
+}
+
+/// Only the owner of a table can replace and drop its triggers, and let nobody but itself find out halfway.
+fn check_owner(table: &Table) -> anyhow::Result<()> {
+    if table.is_owned {
+        return Ok(());
+    }
+    let name = table.display_name();
+    Err(with_hint(
+        anyhow!(
+            "{name} belongs to {}, and this role is no member of that: its triggers cannot be changed",
+            table.owner
+        ),
+        format!("run it as {}, or as a role that is a member of it", table.owner),
+    ))
 }

@@ -5,9 +5,8 @@
 use super::TriggerOptions;
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
 use crate::catalog::{Column, Function, Key, Leaf, RelationKind, Table, Trigger};
-use postgres_index_cache_core::postgres::announced::{Comment, PINNED, to_arguments, write_comment};
+use postgres_index_cache_core::postgres::announced::{Comment, PINNED, digest, settings, to_arguments, write_comment};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
-use sha2::{Digest as _, Sha256};
 
 const TEMPLATE: &str = include_str!("../../sql/table_trigger.sql");
 const GENERIC: &str = include_str!("../../sql/cache_notification_triggers.sql");
@@ -67,6 +66,7 @@ impl Expected {
         let comment = Comment {
             schema: table.schema.clone(),
             table: table.name.clone(),
+            key: Some(key.columns.clone()),
             options: options.clone(),
             digest: digest(&source),
         };
@@ -94,6 +94,7 @@ impl Expected {
         let comment = Comment {
             schema: table.schema.clone(),
             table: String::new(),
+            key: Some(vec!["id".to_string()]),
             options: TriggerOptions { generic: true, ..TriggerOptions::default() },
             digest: digest(&source),
         };
@@ -181,39 +182,6 @@ pub fn shortened(name: &str, suffix: &str) -> String {
         end -= 1;
     }
     format!("{}_{hash}{suffix}", &name[..end])
-}
-
-/// A digest of a text, in hex.
-pub fn digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The SET clauses that the columns' types need. Each costs about 2 µs a row, so only those.
-fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
-    let pinned = |name: &str| PINNED.iter().find(|(pinned, _)| *pinned == name).copied();
-    let needs = |test: &dyn Fn(&Column, u32) -> bool| {
-        columns.iter().any(|column| column.made_of.iter().any(|&part| test(column, part)))
-    };
-    let mut settings = Vec::new();
-    let mut pin_if = |name: &str, is_needed: bool| settings.extend(is_needed.then(|| pinned(name)).flatten());
-    // timestamptz, wherever it stands.
-    pin_if("TimeZone", needs(&|_, part| part == 1184));
-    // Dates on their own are ISO in JSON; inside ranges and composites they are text.
-    pin_if("DateStyle", needs(&|column, part| matches!(part, 1082 | 1114 | 1184) && column.made_of.len() > 1));
-    pin_if("IntervalStyle", needs(&|_, part| part == 1186));
-    pin_if("bytea_output", needs(&|_, part| part == 17));
-    // Floats, and the geometric types that are made of them.
-    pin_if("extra_float_digits", needs(&|_, part| matches!(part, 700 | 701 | 600..=604 | 628 | 718)));
-    pin_if("lc_monetary", needs(&|_, part| part == 790));
-    // regclass and its kin write a schema only for what the path does not find.
-    let is_reg = |part| matches!(part, 24 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191);
-    pin_if("quote_all_identifiers", needs(&|_, part| is_reg(part)));
-    pin_if("search_path", needs(&|_, part| is_reg(part)));
-    if columns.iter().any(|column| column.follows_anything) {
-        // Nobody knows what an extension's type, or a cast to json of somebody's own, looks at.
-        return PINNED.to_vec();
-    }
-    settings
 }
 
 /// A setting's value in SQL: a list is a list of literals.
@@ -388,7 +356,9 @@ fn unless_changed(table: &Table, sent: &[&Column], options: &TriggerOptions) -> 
         return String::new();
     }
     let all: Vec<&Column> = table.columns.iter().collect();
-    let compared = if options.no_data { &all } else { sent };
+    // A virtual column changes with those that it is computed from, and the trigger sees null there.
+    let sends_virtual = sent.iter().any(|column| column.is_virtual);
+    let compared = if options.no_data || sends_virtual { &all } else { sent };
     let row = |name: &str| {
         let columns = compared.iter().filter(|column| !column.is_virtual);
         columns.map(|column| format!("{name}.{}", quote_identifier(&column.name))).collect::<Vec<_>>().join(", ")
@@ -447,7 +417,6 @@ fn nulls(columns: &[&Column]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postgres_index_cache_core::Kind;
 
     #[test]
     fn long_names_are_shortened_and_stay_apart() {
@@ -458,27 +427,6 @@ mod tests {
         assert!(function_name(&a).len() <= 63 && function_name(&a) != function_name(&b));
         assert_eq!(function_name("users"), "notify_cache_change_users");
         assert_eq!(shortened("users", "_cache_notify"), "users_cache_notify");
-    }
-
-    #[test]
-    fn only_the_settings_that_the_types_need_are_pinned() {
-        let column = |made_of: &[u32]| Column {
-            name: "c".into(),
-            type_name: String::new(),
-            kind: Kind::Other,
-            not_null: false,
-            is_virtual: false,
-            is_varlena: true,
-            follows_anything: false,
-            made_of: made_of.to_vec(),
-        };
-        let names =
-            |made_of: &[u32]| settings(&[column(made_of)]).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(names(&[20]), Vec::<&str>::new());
-        assert_eq!(names(&[1184]), ["TimeZone"]);
-        assert_eq!(names(&[1082]), Vec::<&str>::new());
-        assert_eq!(names(&[1184, 3910]), ["TimeZone", "DateStyle"]);
-        assert_eq!(names(&[701, 1022]), ["extra_float_digits"]);
     }
 
     #[test]

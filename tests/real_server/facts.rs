@@ -54,16 +54,28 @@ async fn a_table_with_a_trigger_of_its_own_is_attached_once_the_trigger_is_gone(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_inherits_is_silent_and_is_not_in_the_cache_of_its_parent() {
-    let sql = format!("{T} CREATE TABLE child (PRIMARY KEY (id)) INHERITS (t); INSERT INTO t VALUES (1);");
-    let database = installed(&sql, &["t"]).await;
-    let write = "INSERT INTO child VALUES (2); UPDATE t SET n = 5; DELETE FROM t WHERE id = 2";
-    assert_eq!(database.arrives(write).await, ["update 1"], "what happens to the child's rows is not announced");
-    database.client().await.batch_execute("INSERT INTO child VALUES (3)").await.unwrap();
-    assert_eq!(database.pgic_ok(&["query", "t", "-o", "json"]), "{\"id\":1,\"n\":5}\n");
-    assert_eq!(database.arrives("TRUNCATE t").await, ["truncate null"], "the child's truncation is its own");
+async fn a_table_that_others_inherit_from_is_refused_and_its_children_are_tables_like_others() {
+    let database = Database::with(&format!(
+        "{T} CREATE TABLE child (PRIMARY KEY (id)) INHERITS (t); INSERT INTO child VALUES (1);"
+    ))
+    .await;
+    for command in [&["install-triggers", "t"][..], &["query", "t"], &["shell", "t"], &["verify", "t"]] {
+        let ran = database.pgic(command);
+        assert!(ran.code == 2 && ran.stderr.contains("a table that others inherit from"), "{command:?}: {ran:?}");
+    }
     database.pgic_ok(&["install-triggers", "child"]);
-    assert_eq!(database.arrives("INSERT INTO child VALUES (4); UPDATE t SET n = 6").await, ["insert 4", "update 4"]);
+    assert_eq!(database.arrives("INSERT INTO child VALUES (4)").await, ["insert 4"]);
+    assert_eq!(database.pgic_ok(&["query", "child", "--count"]), "2\n");
+    // One that gets a child later is not followed any more, and is again when that is gone.
+    let client = database.client().await;
+    client.batch_execute("CREATE TABLE grown (id int PRIMARY KEY, n int)").await.unwrap();
+    database.pgic_ok(&["install-triggers", "grown"]);
+    let mut shell = crate::shell::Shell::start(&database, &["-o", "json", "grown"]);
+    assert_eq!(shell.ask("count grown").last().unwrap()["state"], "live");
+    client.batch_execute("CREATE TABLE more () INHERITS (grown); INSERT INTO more VALUES (1)").await.unwrap();
+    assert_eq!(shell.ask("count grown").last().unwrap()["state"], "stale");
+    client.batch_execute("DROP TABLE more").await.unwrap();
+    assert_eq!(shell.ask("count grown").last().unwrap()["state"], "live");
 }
 
 #[tokio::test(flavor = "multi_thread")]

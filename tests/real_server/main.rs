@@ -13,6 +13,7 @@ mod install;
 mod keys;
 mod partitions;
 mod query;
+mod remedies;
 mod replica;
 mod shell;
 mod status;

@@ -47,7 +47,10 @@ async fn every_leaf_speaks_for_the_root_later_ones_too() {
         ]
     );
     let ran = database.pgic(&["status", "parts"]);
-    assert!(ran.code == 1 && ran.stdout.contains("TRUNCATE of its partitions public.p2d is not announced"), "{ran:?}");
+    assert!(
+        ran.code == 1 && ran.stdout.contains("TRUNCATE of public.parts's partitions public.p2d is not announced"),
+        "{ran:?}"
+    );
     assert!(database.pgic_ok(&["install-triggers", "parts"]).contains("refreshed"));
     assert_eq!(database.pgic(&["status", "parts"]).code, 0);
 }

@@ -372,7 +372,7 @@ async fn what_cannot_be_followed_is_refused_by_its_kind() {
     assert_eq!(open("seen").await.to_string(), "public.seen is a view");
     let error = open("users").await;
     let ReplicaError::Follow(error) = error else { panic!("{error}") };
-    assert_eq!(error.hint().unwrap(), "install it with: pgic install-triggers public.users");
+    assert_eq!(error.hint().unwrap(), "install them: pgic install-triggers public.users");
 }
 
 #[tokio::test(flavor = "multi_thread")]

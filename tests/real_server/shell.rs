@@ -21,14 +21,14 @@ async fn tables() -> Database {
 }
 
 /// A shell at the other end of pipes.
-struct Shell {
+pub struct Shell {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
 }
 
 impl Shell {
-    fn start(database: &Database, arguments: &[&str]) -> Self {
+    pub fn start(database: &Database, arguments: &[&str]) -> Self {
         let mut command = database.command(&[&["shell"], arguments].concat());
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start a shell");
@@ -43,7 +43,7 @@ impl Shell {
     }
 
     /// Types a line and takes its answer, the `end` line last.
-    fn ask(&mut self, line: &str) -> Vec<Value> {
+    pub fn ask(&mut self, line: &str) -> Vec<Value> {
         self.send(line);
         let mut answer = Vec::new();
         loop {
@@ -166,9 +166,13 @@ async fn a_table_whose_changes_are_not_announced_is_refused() {
     };
     refused(&["people", "users"], "no trigger announces changes of public.users", "pgic install-triggers public.users");
     client.batch_execute("ALTER TABLE people DISABLE TRIGGER people_cache_notify").await.unwrap();
-    refused(&["people"], "the trigger people_cache_notify of public.people is disabled", "ENABLE TRIGGER");
+    refused(
+        &["people"],
+        "the trigger people_cache_notify of public.people is disabled",
+        "pgic install-triggers public.people",
+    );
     client.batch_execute("DROP TRIGGER people_cache_notify ON people").await.unwrap();
-    refused(&["people"], "no trigger announces changes of public.people", "pgic install-triggers");
+    refused(&["people"], "the row trigger of public.people is missing", "pgic install-triggers");
     refused(&["\"Odd Name\"", "--max-memory", "1"], "more than the 1 B allowed", "raise --max-memory");
     refused(&[], "required", "TABLE");
 }

@@ -69,7 +69,7 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
         .findings
         .iter()
         .map(|found| {
-            let cause = causes::likely(&table, seen.as_ref(), "cache_invalidation", found.kind, !heard.is_empty());
+            let cause = causes::likely(&table, seen.as_ref(), "cache_invalidation", found, !heard.is_empty());
             let columns: Vec<&str> = found.columns.iter().map(|column| column.column.as_str()).collect();
             format!("{:?} {} {}: {cause}", found.kind, found.key, columns.join(","))
         })
@@ -89,11 +89,11 @@ const INSTALL: [&str; 2] = ["install-triggers", "kv"];
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_lose_a_change_is_found_and_named() {
     let found = lost(ROWS, &[], "UPDATE kv SET v = 'x' WHERE id = 1").await;
-    only(&found, "Stale 1 v:", "no trigger announces its changes");
+    only(&found, "Stale 1 v:", "no trigger announces changes of public.kv");
 
     let found =
         lost(ROWS, &INSTALL, "ALTER TABLE kv DISABLE TRIGGER kv_cache_notify; INSERT INTO kv VALUES (3, 'c', 3)").await;
-    only(&found, "Missing 3 :", "the trigger kv_cache_notify is disabled");
+    only(&found, "Missing 3 :", "the trigger kv_cache_notify of public.kv is disabled");
 
     let replica = "SET session_replication_role = replica; DELETE FROM kv WHERE id = 2";
     let found = lost(ROWS, &INSTALL, replica).await;
@@ -110,7 +110,7 @@ async fn each_way_to_lose_a_change_is_found_and_named() {
          UPDATE kv SET n = 9 WHERE id = 1",
     )
     .await;
-    only(&moved, "Stale 1 n:", "outdated");
+    only(&moved, "Stale 1 n:", "edited by hand");
 
     let forged = r#"NOTIFY cache_invalidation, '{"table":"kv","action":"update","id":1,"schema":"public","xid":"9999999","data":{"id":1,"v":"forged","n":1}}'"#;
     let found = lost(ROWS, &INSTALL, forged).await;
@@ -169,11 +169,14 @@ async fn what_the_plain_form_and_a_silent_partition_lose_is_named() {
 
     let partitioned = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
         CREATE TABLE kv_1 PARTITION OF kv FOR VALUES FROM (0) TO (10); INSERT INTO kv VALUES (1, 'a', 1);";
-    let silent = "ALTER TABLE kv_1 DISABLE TRIGGER ALL; DROP TRIGGER IF EXISTS kv_cache_notify_truncate ON kv_1;
+    let silent = "DROP TRIGGER IF EXISTS kv_cache_notify_truncate ON kv_1;
         DO $$ DECLARE name text; BEGIN FOR name IN SELECT tgname FROM pg_trigger WHERE tgrelid = 'kv_1'::regclass AND tgtype & 32 <> 0
             LOOP EXECUTE format('DROP TRIGGER %I ON kv_1', name); END LOOP; END $$; TRUNCATE kv_1";
     let found = lost(partitioned, &INSTALL, silent).await;
-    only(&found, "Ghost 1 :", "TRUNCATE of the partition public.kv_1 is not announced");
+    only(&found, "Ghost 1 :", "TRUNCATE of public.kv's partitions public.kv_1 is not announced");
+    let found =
+        lost(partitioned, &INSTALL, "ALTER TABLE kv_1 DISABLE TRIGGER ALL; INSERT INTO kv VALUES (2, 'b', 2)").await;
+    only(&found, "Missing 2 :", "the trigger kv_cache_notify of public.kv is disabled on a partition");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,9 +233,40 @@ async fn the_command_says_equal_or_what_differs() {
     let ran = database.pgic(&["verify", "kv", "--rounds", "2"]);
     assert_eq!(
         (ran.code, ran.stdout.as_str()),
-        (0, "equal    public.kv  2 rows at one exact cut\nequal    public.kv  2 rows at one exact cut\n"),
+        (0, "equal    public.kv  2 rows at one exact cut, but no change came: nothing was proven\n".repeat(2).as_str()),
         "{ran:?}"
     );
+    let ran = database.pgic(&["verify", "kv", "--rounds", "1", "--min-changes", "1"]);
+    assert!(ran.code == 1 && ran.stderr.contains("--min-changes"), "{ran:?}");
+    // What it rests on.
+    let mut child = database
+        .command(&["verify", "kv", "--for", "1s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let client = database.client().await;
+    while child.try_wait().unwrap().is_none() {
+        client.batch_execute("UPDATE kv SET n = n + 1 WHERE id = 2").await.unwrap();
+    }
+    let ran = ended(child);
+    assert!(ran.code == 0 && ran.stdout.contains(" changes in "), "{ran:?}");
+    // A table that is equal, and whose trigger is silent, has proven nothing.
+    client.batch_execute("ALTER TABLE kv DISABLE TRIGGER kv_cache_notify").await.unwrap();
+    let ran = database.pgic(&["verify", "kv", "--rounds", "1"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let said = "unannounced  public.kv  the trigger kv_cache_notify of public.kv is disabled; enable it: pgic install-triggers public.kv\n";
+    assert_eq!(ran.stdout, said, "{ran:?}");
+    let json = database.pgic(&["verify", "kv", "--rounds", "1", "-o", "json"]).json();
+    assert!(json[0]["event"] == "unannounced" && json[0]["problem"]["code"] == "trigger-disabled", "{json:?}");
+    assert!(json[1]["equal"] == false && json[1]["unannounced"] == 1, "{json:?}");
+    client
+        .batch_execute("DROP TRIGGER kv_cache_notify ON kv; DROP TRIGGER kv_cache_notify_truncate ON kv")
+        .await
+        .unwrap();
+    let ran = database.pgic(&["verify", "kv", "--rounds", "1"]);
+    assert!(ran.code == 1 && ran.stdout.starts_with("unannounced  public.kv  no trigger announces"), "{ran:?}");
+    database.pgic_ok(&["install-triggers", "kv"]);
     let json = database.pgic(&["verify", "kv", "--rounds", "1", "-o", "json"]).json();
     assert_eq!(json.len(), 1);
     assert!(json[0]["event"] == "summary" && json[0]["equal"] == true && json[0]["rows"] == 2, "{json:?}");

@@ -1,9 +1,13 @@
 //! What announces a table's changes: which triggers, whose function they call, on which channel, with which options.
 
 mod comment;
+mod diagnosis;
+mod made_for;
 mod options;
 
 pub use comment::{Comment, read as read_comment, write as write_comment};
+pub use diagnosis::{Problem, Remedy, Severity, check_table, diagnose};
+pub use made_for::{digest, is_edited, settings, untrusted_columns};
 pub use options::{TriggerOptions, from_arguments, to_arguments};
 
 use super::catalog::{Enabled, Function, Table, Trigger};
@@ -77,13 +81,18 @@ pub fn is_ours(function: &Function) -> bool {
     function.is_trusted && read_comment(function.comment.as_deref()).is_some()
 }
 
-/// Whether a function of ours was made for this table, under the name that it has today.
+/// Whether a function of ours was made for this table, so that it may be replaced or dropped with the table's triggers: its
+/// comment names the table, or no other table's trigger calls it.
+///
+/// The comment alone does not tell: after `ALTER SCHEMA … RENAME` it names a schema that is gone, or, when two schemas swapped
+/// their names, the other one's table.
 pub fn is_for(function: &Function, table: &Table) -> bool {
-    let comment = read_comment(function.comment.as_deref());
-    is_ours(function)
-        && comment.is_some_and(|comment| {
-            comment.schema == table.schema && (comment.table == table.name || comment.options.generic)
-        })
+    let Some(comment) = read_comment(function.comment.as_deref()).filter(|_| is_ours(function)) else { return false };
+    if comment.options.generic {
+        return function.schema == table.schema;
+    }
+    let is_named = comment.schema == table.schema && comment.table == table.name;
+    is_named || (function.schema == table.schema && !function.is_shared)
 }
 
 /// Whether a trigger is one that announces changes, by what it calls.

@@ -18,6 +18,7 @@ pub enum CatalogError {
 }
 
 /// A relation.
+#[expect(clippy::struct_excessive_bools, reason = "facts of the catalogue, each on its own")]
 #[derive(Debug, Clone)]
 pub struct Table {
     /// `pg_class.oid`.
@@ -36,6 +37,13 @@ pub struct Table {
     pub owner: String,
     /// Whether the role that asks may act as its owner, and is another one.
     pub can_give_to_owner: bool,
+    /// Whether the role that asks may act as its owner.
+    pub is_owned: bool,
+    /// Whether the role that asks may create a function beside it.
+    pub can_create: bool,
+    /// Whether tables inherit from it (`INHERITS`; hypertables too): their rows are seen by who reads it, and announced by
+    /// no trigger of it.
+    pub has_children: bool,
     /// How many rows it has, as of the last ANALYZE, or as the statistics have it; `None` where neither knows.
     pub estimated_rows: Option<u64>,
     /// Its columns, in order.
@@ -102,7 +110,7 @@ pub struct Column {
     pub type_name: String,
     /// How its values are kept.
     pub kind: Kind,
-    /// Whether it is declared NOT NULL.
+    /// Whether it is declared NOT NULL, and that is known to hold for every row.
     pub not_null: bool,
     /// Whether it is computed when it is read (PostgreSQL 18): a trigger sees null.
     pub is_virtual: bool,
@@ -110,8 +118,18 @@ pub struct Column {
     pub is_varlena: bool,
     /// Whether its text may follow any setting: a type of an extension, or one with a cast to json of somebody's own.
     pub follows_anything: bool,
+    /// Whether its collation calls texts equal that differ (`deterministic = false`).
+    pub is_nondeterministic: bool,
     /// The type and everything it is made of: domains, elements, fields, bounds.
     pub made_of: Vec<u32>,
+}
+
+impl Column {
+    /// Whether its values are written as names of other objects (`regclass` and its kind): a rename elsewhere changes the
+    /// text, and announces nothing.
+    pub fn names_objects(&self) -> bool {
+        self.made_of.iter().any(|part| matches!(part, 24 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191))
+    }
 }
 
 /// What identifies a row: the primary key, else a unique index that can.
@@ -166,6 +184,7 @@ impl Enabled {
 }
 
 /// A trigger function.
+#[expect(clippy::struct_excessive_bools, reason = "facts of the catalogue, each on its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
     /// `pg_proc.oid`.
@@ -179,6 +198,10 @@ pub struct Function {
     /// Whether that role is the table's owner, a member of it (a superuser is), or the one that asks. Others may have
     /// planted it.
     pub is_trusted: bool,
+    /// Whether the role that asks may act as its owner, and so replace it.
+    pub is_owned: bool,
+    /// Whether a trigger of another table calls it as well.
+    pub is_shared: bool,
     /// Whether it runs with its owner's rights.
     pub is_security_definer: bool,
     /// Its text.
@@ -252,6 +275,9 @@ pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<T
                 is_partition: relation.get("is_partition"),
                 owner: relation.get("owner"),
                 can_give_to_owner: relation.get("can_give_to_owner"),
+                is_owned: relation.get("is_owned"),
+                can_create: relation.get("can_create"),
+                has_children: relation.get("has_children"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
                 columns: columns.iter().filter(is_of).map(column).collect(),
                 key: keys
@@ -288,6 +314,7 @@ fn column(row: &tokio_postgres::Row) -> Column {
         is_virtual: row.get("is_virtual"),
         is_varlena: row.get("is_varlena"),
         follows_anything: row.get("follows_anything"),
+        is_nondeterministic: row.get("is_nondeterministic"),
         made_of: row.get("made_of"),
     }
 }
@@ -320,6 +347,8 @@ fn function(row: &tokio_postgres::Row) -> Function {
         name: row.get("function_name"),
         owner: row.get("function_owner"),
         is_trusted: row.get("function_is_trusted"),
+        is_owned: row.get("function_is_owned"),
+        is_shared: row.get("function_is_shared"),
         is_security_definer: row.get("function_is_security_definer"),
         source: row.get("function_source"),
         settings: row.get::<_, Option<Vec<String>>>("function_settings").unwrap_or_default(),

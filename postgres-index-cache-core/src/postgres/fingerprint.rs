@@ -22,7 +22,11 @@ pub struct Fingerprint {
     pub(super) detaching: Vec<u32>,
     /// Changes when a trigger of a leaf does; and the triggers of the table that do not fire for some leaf.
     leaf_marks: String,
-    silenced: Vec<String>,
+    pub(super) silenced: Vec<String>,
+    /// The statements that make those fire again.
+    pub(super) enabling: Vec<String>,
+    /// Whether a subscription of logical replication writes to it.
+    pub(super) is_subscribed: bool,
     /// The triggers that fire, and what changes when one is made anew, or calls something else.
     triggers: Vec<(String, String)>,
 }
@@ -65,6 +69,8 @@ pub(super) async fn look(client: &impl GenericClient, relations: &[u32]) -> Resu
         detaching: row.get("detaching"),
         leaf_marks: row.get("leaf_marks"),
         silenced: row.get("silenced"),
+        enabling: row.get("enabling"),
+        is_subscribed: row.get("is_subscribed"),
         triggers: std::iter::zip(row.get::<_, Vec<String>>("triggers"), row.get::<_, Vec<String>>("trigger_marks"))
             .collect(),
     };

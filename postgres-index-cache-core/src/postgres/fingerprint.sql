@@ -21,6 +21,14 @@ SELECT
          FROM pg_catalog.pg_type t
          JOIN pg_catalog.pg_attribute f ON f.attrelid = t.typrelid AND f.attnum > 0
          WHERE t.oid = ANY (own.made_of) AND t.typtype = 'c'),
+        -- The tables that inherit from it, and the constraints that make a column NOT NULL, valid or not.
+        (SELECT pg_catalog.string_agg(i.inhrelid::pg_catalog.text, ';' ORDER BY i.inhrelid)
+         FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'),
+        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', k.conkey, k.convalidated), ';' ORDER BY k.oid)
+         FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'n'),
+        -- Whether logical replication writes to it.
+        (SELECT pg_catalog.count(*) > 0 FROM pg_catalog.pg_subscription_rel s
+         WHERE s.srrelid = c.oid OR s.srrelid = ANY (parts.leaves)),
         -- The keys that it may have.
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', i.indexrelid, i.indkey, i.indimmediate, i.indisvalid), ';' ORDER BY i.indexrelid)
          FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique),
@@ -34,6 +42,10 @@ SELECT
     coalesce(parts.detaching, '{}') AS detaching,
     coalesce(parts.marks, '') AS leaf_marks,
     coalesce(parts.silenced, '{}') AS silenced,
+    coalesce(parts.enabling, '{}') AS enabling,
+    EXISTS (
+        SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid OR s.srrelid = ANY (parts.leaves)
+    ) AS is_subscribed,
     coalesce((
         SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text ORDER BY t.tgname)
         FROM pg_catalog.pg_trigger t
@@ -103,7 +115,16 @@ LEFT JOIN LATERAL (
             WHERE NOT l.is_detaching AND (NOT t.tgisinternal OR t.tgparentid <> 0)) AS marks,
            (SELECT pg_catalog.array_agg(DISTINCT t.tgname::pg_catalog.text)
             FROM pg_catalog.pg_trigger t JOIN leaf l ON l.oid = t.tgrelid
-            WHERE NOT l.is_detaching AND t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A')) AS silenced
+            WHERE NOT l.is_detaching AND t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A')) AS silenced,
+           -- What enables them again.
+           (SELECT pg_catalog.array_agg(
+                pg_catalog.format('ALTER TABLE %I.%I ENABLE TRIGGER %I', ln.nspname, lc.relname, t.tgname)
+                ORDER BY lc.oid, t.tgname)
+            FROM pg_catalog.pg_trigger t
+            JOIN leaf l ON l.oid = t.tgrelid
+            JOIN pg_catalog.pg_class lc ON lc.oid = l.oid
+            JOIN pg_catalog.pg_namespace ln ON ln.oid = lc.relnamespace
+            WHERE NOT l.is_detaching AND t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A')) AS enabling
     FROM leaf
 ) parts ON c.relkind = 'p'
 WHERE c.oid = ANY ($1::pg_catalog.oid[])

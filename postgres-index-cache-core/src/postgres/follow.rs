@@ -1,7 +1,7 @@
 //! [`FollowTable`]: a table as something to follow: whether it can be, what its cache keeps, what the engine is told of it.
 
-use super::announced::Announced;
-use super::catalog::{self, Enabled, RelationKind, Table};
+use super::announced::{Announced, Problem, Severity, check_table, diagnose, untrusted_columns};
+use super::catalog::{self, RelationKind, Table};
 use super::fingerprint::Fingerprint;
 use super::session::quote_identifier;
 use crate::sync::Followed;
@@ -32,46 +32,9 @@ pub struct FollowTable {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FollowError {
-    /// It is no table whose rows can be told apart by whoever looks from outside.
-    #[error("{table} is {what}")]
-    Kind {
-        /// The table.
-        table: String,
-        /// What it is.
-        what: &'static str,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// Nothing announces its changes.
-    #[error("no trigger announces changes of {table}: a cache of it would not be live")]
-    NotAnnounced {
-        /// The table.
-        table: String,
-        /// Its name as it is typed on a command line.
-        typed: String,
-    },
-    /// What announces them does not fire.
-    #[error("the trigger {trigger} of {table} is {state}")]
-    Disabled {
-        /// The table.
-        table: String,
-        /// The trigger.
-        trigger: String,
-        /// What it is: disabled, replica only.
-        state: &'static str,
-        /// What to do.
-        hint: String,
-    },
-    /// Some changes are not announced.
-    #[error("the triggers of {table} do not announce {event}")]
-    EventMissing {
-        /// The table.
-        table: String,
-        /// Its name as it is typed on a command line.
-        typed: String,
-        /// The event.
-        event: &'static str,
-    },
+    /// It is no table whose rows can be told apart, or what announces it is not what it should be.
+    #[error("{}", .0.text)]
+    Problem(Box<Problem>),
     /// A cache cannot have these columns.
     #[error(transparent)]
     Shape(#[from] ShapeError),
@@ -81,16 +44,10 @@ impl FollowError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Kind { hint, .. } => Some((*hint).to_string()),
-            Self::Disabled { hint, .. } => Some(hint.clone()),
-            Self::NotAnnounced { typed, .. } | Self::EventMissing { typed, .. } => Some(install(typed)),
+            Self::Problem(problem) => problem.remedy.as_ref().map(ToString::to_string),
             Self::Shape(_) => None,
         }
     }
-}
-
-fn install(typed: &str) -> String {
-    format!("install it with: pgic install-triggers {typed}")
 }
 
 /// Whether a cache can follow the table.
@@ -98,55 +55,19 @@ fn install(typed: &str) -> String {
 /// # Errors
 /// When it cannot: it is a view, has no key, ….
 pub fn check_kind(table: &Table) -> Result<(), FollowError> {
-    let refuse = |what, hint| Err(FollowError::Kind { table: table.display_name(), what, hint });
-    match table.kind {
-        RelationKind::Table if table.is_temporary => refuse("a temporary table", "only its own session sees it"),
-        RelationKind::Table | RelationKind::Partitioned if table.key.is_none() => refuse(
-            "without a primary key or a unique key of NOT NULL columns",
-            "add one: without a key no cache can tell its rows apart",
-        ),
-        RelationKind::Table | RelationKind::Partitioned if table.is_partition => {
-            refuse("a partition", "name the table that it is a partition of: its changes are announced as that one's")
-        }
-        RelationKind::Table | RelationKind::Partitioned => Ok(()),
-        RelationKind::View | RelationKind::MaterializedView => refuse("a view", "name the tables under it"),
-        RelationKind::Foreign => refuse("a foreign table", "connect to the server where it lives"),
-        RelationKind::Other => refuse("not a table", "name a table"),
-    }
+    check_table(table).map_or(Ok(()), |problem| Err(FollowError::Problem(Box::new(problem))))
 }
 
 /// Whether a cache can be kept in step with the table; gives what should be said about how.
 ///
 /// # Errors
-/// When nothing announces its changes, or not all of them.
-pub fn check_announced(table: &Table, announced: Option<&Announced<'_>>) -> Result<Vec<String>, FollowError> {
-    let name = table.display_name();
-    let Some((announced, row)) = announced.and_then(|announced| Some((announced, announced.row?))) else {
-        return Err(FollowError::NotAnnounced { table: name, typed: table.typed_name() });
-    };
-    if !matches!(row.enabled, Enabled::Origin | Enabled::Always) {
-        let (trigger, state) = (row.name.clone(), row.enabled.as_str());
-        let hint =
-            format!("enable it with: ALTER TABLE {} ENABLE TRIGGER {}", table.sql_name(), quote_identifier(&row.name));
-        return Err(FollowError::Disabled { table: name, trigger, state, hint });
+/// The worst problem, when changes of the table are not announced, or not as this table's.
+pub fn check_announced(table: &Table) -> Result<Vec<String>, FollowError> {
+    let problems = diagnose(table, None);
+    match problems.iter().find(|problem| problem.severity == Severity::Critical) {
+        Some(problem) => Err(FollowError::Problem(Box::new(problem.clone()))),
+        None => Ok(problems.iter().map(ToString::to_string).collect()),
     }
-    let events = announced.events();
-    if let Some(event) = ["insert", "update", "delete"].into_iter().find(|event| !events.contains(event)) {
-        return Err(FollowError::EventMissing { table: name, typed: table.typed_name(), event });
-    }
-    let mut notices = Vec::new();
-    let truncate = announced.truncate.filter(|trigger| matches!(trigger.enabled, Enabled::Origin | Enabled::Always));
-    if truncate.is_none() {
-        notices.push(format!("no trigger announces TRUNCATE of {name}: its rows would stay in the cache"));
-    }
-    if announced.sends_plain_form() {
-        notices.push(format!(
-            "the trigger of {name} sends the plain form, without transaction ids: changes that PostgreSQL folds or sends \
-             in another order leave stale rows; {}",
-            install(&table.typed_name())
-        ));
-    }
-    Ok(notices)
 }
 
 /// The columns that a cache can be asked for, in table order: those that are sent.
@@ -171,6 +92,7 @@ pub fn shape(table: &Table, is_kept: impl Fn(&catalog::Column) -> bool) -> Resul
 impl FollowTable {
     /// What the driver is told of a table whose cache keeps `shape`.
     pub fn new(table: &Table, announced: Option<&Announced<'_>>, shape: &Arc<TableShape>) -> Self {
+        let untrusted = untrusted_columns(table, announced.and_then(|announced| announced.row));
         let followed = Followed {
             schema: table.schema.clone(),
             name: table.name.clone(),
@@ -179,10 +101,7 @@ impl FollowTable {
             is_partitioned: table.kind == RelationKind::Partitioned,
             deferrable_key: table.key.as_ref().is_some_and(|key| key.is_deferrable),
             sends_plain_form: announced.is_some_and(Announced::sends_plain_form),
-            sends_whole_rows: !table
-                .columns
-                .iter()
-                .any(|column| column.is_virtual && shape.position(&column.name).is_some()),
+            sends_whole_rows: !untrusted.iter().any(|column| shape.position(column).is_some()),
         };
         let key = table.key.iter().flat_map(|key| &key.columns);
         let key_types = key.filter_map(|name| table.column(name)).map(|column| column.type_name.clone()).collect();

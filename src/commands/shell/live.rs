@@ -82,6 +82,7 @@ pub(super) struct Live {
     times_anew: Vec<u64>,
     /// Whether somebody waits for the tables to be followed anew.
     is_reconnecting: bool,
+    began: Instant,
 }
 
 /// How the rows of a table are shown.
@@ -104,6 +105,7 @@ impl Live {
             changes,
             times_anew: vec![0; count],
             is_reconnecting: false,
+            began: Instant::now(),
         };
         live.look();
         live
@@ -126,6 +128,16 @@ impl Live {
     /// The tables, by their places in the driver.
     pub(super) fn subjects(&self) -> impl ExactSizeIterator<Item = &Subject> {
         self.supervisor.targets()
+    }
+
+    /// How many changes of a table were followed, and since when.
+    pub(super) fn changes_of(&self, at: usize) -> u64 {
+        self.driver().engine().changes(TableId(at))
+    }
+
+    /// When the tables were live first.
+    pub(super) fn began(&self) -> Instant {
+        self.began
     }
 
     /// How often a table was another than before.

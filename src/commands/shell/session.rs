@@ -238,10 +238,11 @@ impl Session {
             for found in &comparison.findings {
                 // What was heard of the row is what its history has.
                 let was_heard = live.changes.knows(at, &found.key_cells);
-                let cause = causes::likely(table, seen.as_ref(), &subject.channel, found.kind, was_heard);
+                let cause = causes::likely(table, seen.as_ref(), &subject.channel, found, was_heard);
                 text.push_str(&finding(self.format, (&table.schema, &table.name), found, &cause));
             }
         }
+        let (changes, began) = (self.live.changes_of(at), self.live.began());
         let more = comparison.differing() - comparison.findings.len();
         let notices = (more > 0).then(|| format!("{more} more rows differ")).into_iter().collect();
         let text = match self.format {
@@ -254,10 +255,11 @@ impl Session {
                     ("stale", json!(comparison.stale)),
                     ("ghost", json!(comparison.ghosts)),
                     ("differing", json!(comparison.differing())),
+                    ("changes", json!(changes)),
                 ])
             }
             Format::Text if comparison.differing() == 0 => {
-                format!("equal    {}  {} rows at one exact cut\n", subject.name(), comparison.rows)
+                super::super::verify::equal(&subject.name(), &comparison, changes, began.elapsed())
             }
             Format::Text => text,
         };

@@ -12,6 +12,9 @@ pub struct Comment {
     pub schema: String,
     /// The table it was made for.
     pub table: String,
+    /// The columns of the key that it sends, in key order; `None` in a comment of before keys were written there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Vec<String>>,
     /// The options it was made with.
     #[serde(flatten)]
     pub options: TriggerOptions,
@@ -39,6 +42,7 @@ mod tests {
         let comment = Comment {
             schema: "S \"q\"".into(),
             table: "t'x\\".into(),
+            key: Some(vec!["a b".into()]),
             options: TriggerOptions {
                 channel: "é".into(),
                 columns: Some(vec!["a b".into()]),

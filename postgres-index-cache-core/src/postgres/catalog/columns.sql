@@ -1,5 +1,10 @@
 WITH RECURSIVE attributes AS (
-    SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.attnotnull, a.attgenerated, a.attlen
+    SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.attgenerated, a.attlen, a.attcollation,
+           -- From PostgreSQL 18 on a NOT NULL constraint may be NOT VALID: rows of before may be NULL all the same.
+           a.attnotnull AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_constraint n
+               WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY (n.conkey)
+           ) AS not_null
     FROM pg_catalog.pg_attribute a
     WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 ),
@@ -35,7 +40,7 @@ SELECT a.attrelid AS relation,
        a.attname::text AS name,
        pg_catalog.format_type(a.atttypid, -1) AS type_name,
        (SELECT b.type FROM bases b WHERE b.root = a.atttypid ORDER BY b.depth DESC LIMIT 1) AS base_type,
-       a.attnotnull AS not_null,
+       a.not_null,
        a.attgenerated = 'v' AS is_virtual,
        a.attlen < 0 AS is_varlena,
        EXISTS (
@@ -45,6 +50,8 @@ SELECT a.attrelid AS relation,
              AND ((t.typtype = 'b' AND t.typcategory <> 'A')
                   OR EXISTS (SELECT FROM pg_catalog.pg_cast c WHERE c.castsource = t.oid AND c.casttarget = 114))
        ) AS follows_anything,
+       coalesce((SELECT NOT l.collisdeterministic FROM pg_catalog.pg_collation l WHERE l.oid = a.attcollation), false)
+           AS is_nondeterministic,
        ARRAY (SELECT p.type FROM parts p WHERE p.root = a.atttypid ORDER BY p.type) AS made_of
 FROM attributes a
 ORDER BY a.attrelid, a.attnum

@@ -5,6 +5,14 @@ SELECT p.oid AS function,
        pg_catalog.pg_get_userbyid(p.proowner)::text AS function_owner,
        p.proowner = c.relowner OR pg_catalog.pg_has_role(p.proowner, c.relowner, 'MEMBER')
            OR p.proowner = current_user::regrole AS function_is_trusted,
+       pg_catalog.pg_has_role(p.proowner, 'USAGE') AS function_is_owned,
+       -- The triggers of a partition are its root's.
+       EXISTS (
+           SELECT FROM pg_catalog.pg_trigger o
+           WHERE o.tgfoid = p.oid AND NOT o.tgisinternal AND o.tgparentid = 0
+             AND coalesce(pg_catalog.pg_partition_root(o.tgrelid)::pg_catalog.oid, o.tgrelid)
+                 <> coalesce(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)
+       ) AS function_is_shared,
        p.prosecdef AS function_is_security_definer,
        p.prosrc AS function_source,
        p.proconfig AS function_settings,

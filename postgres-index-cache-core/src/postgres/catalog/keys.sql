@@ -13,6 +13,10 @@ WHERE i.indrelid = ANY ($1::oid[])
   AND (i.indisprimary OR (i.indimmediate AND NOT EXISTS (
       SELECT FROM pg_catalog.generate_series(0, i.indnkeyatts - 1) position
       JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[position]
-      WHERE NOT a.attnotnull
+      WHERE NOT a.attnotnull OR EXISTS (
+          -- From PostgreSQL 18 on a NOT NULL constraint may be NOT VALID: rows of before may be NULL all the same.
+          SELECT FROM pg_catalog.pg_constraint n
+          WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY (n.conkey)
+      )
   )))
 ORDER BY i.indrelid, i.indisprimary DESC, i.indnkeyatts, i.indexrelid

@@ -6,6 +6,10 @@ SELECT c.oid AS relation,
        c.relispartition AS is_partition,
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
        c.relowner <> current_user::regrole AND pg_catalog.pg_has_role(c.relowner, 'MEMBER') AS can_give_to_owner,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_owned,
+       pg_catalog.has_schema_privilege(n.oid, 'CREATE') AS can_create,
+       -- Tables that inherit from it. Its partitions are no such tables.
+       c.relkind <> 'p' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
        -- Before its first ANALYZE a table has 0 pages in the catalogue (and -1 rows from PostgreSQL 14 on); the statistics
        -- may know its rows then. Nothing here waits for a lock: whoever asks may want to know about one that is held.
        -- A partitioned table is what its leaves are.

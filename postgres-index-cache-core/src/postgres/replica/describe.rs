@@ -71,7 +71,7 @@ fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTarget, ReplicaError>
     let table = table.ok_or(CatalogError::Gone(oid))?;
     follow::check_kind(&table)?;
     let announced = announced(&table);
-    for notice in follow::check_announced(&table, announced.as_ref())? {
+    for notice in follow::check_announced(&table)? {
         tracing::warn!("{notice}");
     }
     let sent = follow::sent(&table, announced.as_ref());

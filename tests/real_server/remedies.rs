@@ -1,0 +1,264 @@
+//! Every problem that the diagnosis knows is provoked, found under its code by each command that asks, and mended by the remedy
+//! that is printed for it, word for word.
+
+use crate::shell::Shell;
+use crate::support::{DEADLINE, Database, SPECIFICATION};
+use serde_json::Value;
+
+const TABLE: &str = "CREATE TABLE a (id int PRIMARY KEY, n int, other int UNIQUE NOT NULL DEFAULT 0);";
+const INSTALL: &[&str] = &["install-triggers", "a"];
+
+/// A situation, and what is to be found in it.
+struct Case {
+    code: &'static str,
+    severity: &'static str,
+    set_up: &'static str,
+    install: &'static [&'static str],
+    provoke: &'static str,
+}
+
+const fn case(code: &'static str, severity: &'static str, provoke: &'static str) -> Case {
+    Case { code, severity, set_up: TABLE, install: INSTALL, provoke }
+}
+
+const PARTITIONED: &str = "CREATE TABLE a (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
+    CREATE TABLE a_1 PARTITION OF a FOR VALUES FROM (0) TO (100);";
+
+const CASES: &[Case] = &[
+    Case { install: &[], ..case("not-announced", "critical", "SELECT 1") },
+    case("not-announced", "critical", "DROP TRIGGER a_cache_notify ON a"),
+    case("trigger-disabled", "critical", "ALTER TABLE a DISABLE TRIGGER a_cache_notify"),
+    case("trigger-disabled", "critical", "ALTER TABLE a ENABLE REPLICA TRIGGER a_cache_notify"),
+    Case {
+        set_up: PARTITIONED,
+        ..case("trigger-disabled", "critical", "ALTER TABLE a_1 DISABLE TRIGGER a_cache_notify")
+    },
+    case(
+        "trigger-conditional",
+        "critical",
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a
+         FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION notify_cache_change_a()",
+    ),
+    case(
+        "trigger-conditional",
+        "critical",
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OF n OR DELETE ON a
+         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+    ),
+    case(
+        "trigger-timing",
+        "critical",
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify BEFORE INSERT OR UPDATE OR DELETE ON a
+         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+    ),
+    case(
+        "event-missing",
+        "critical",
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE ON a
+         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+    ),
+    case("another-name", "critical", "ALTER TABLE a RENAME TO b; ALTER TABLE b RENAME CONSTRAINT a_pkey TO b_pkey"),
+    case("another-name", "critical", "CREATE SCHEMA app; ALTER TABLE a SET SCHEMA app"),
+    case("key-changed", "critical", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY (other)"),
+    case(
+        "key-unknown",
+        "critical",
+        "DO $$ BEGIN EXECUTE format('COMMENT ON FUNCTION notify_cache_change_a() IS %L', replace(
+            obj_description('notify_cache_change_a'::regproc, 'pg_proc'), '\"key\":[\"id\"],', '')); END $$",
+    ),
+    case(
+        "function-edited",
+        "critical",
+        "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    ),
+    case("function-outdated", "warning", "ALTER FUNCTION notify_cache_change_a() SECURITY DEFINER"),
+    case("columns-outdated", "warning", "ALTER TABLE a ADD COLUMN since interval"),
+    case("columns-outdated", "warning", "ALTER TABLE a ALTER n TYPE text"),
+    case("truncate-missing", "warning", "DROP TRIGGER a_cache_notify_truncate ON a"),
+    case("truncate-disabled", "warning", "ALTER TABLE a DISABLE TRIGGER a_cache_notify_truncate"),
+    Case {
+        set_up: PARTITIONED,
+        ..case("truncate-missing", "warning", "CREATE TABLE a_2 PARTITION OF a FOR VALUES FROM (100) TO (200)")
+    },
+    case(
+        "several-triggers",
+        "warning",
+        "CREATE TRIGGER again AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+    ),
+    case(
+        "function-planted",
+        "warning",
+        "CREATE ROLE planter; ALTER FUNCTION notify_cache_change_a() OWNER TO planter; ALTER TABLE a OWNER TO CURRENT_USER;
+         CREATE ROLE keeper; GRANT CREATE ON SCHEMA public TO keeper; ALTER TABLE a OWNER TO keeper",
+    ),
+];
+
+/// The problems that `status` finds with the table, whatever it is called now.
+fn problems(database: &Database) -> (i32, Vec<Value>) {
+    let ran = database.pgic(&["status", "-o", "json"]);
+    let named = if ran.json().iter().any(|line| line["event"] == "table") {
+        ran
+    } else {
+        database.pgic(&["status", "a", "-o", "json"])
+    };
+    let table = named.json().into_iter().find(|line| line["event"] == "table");
+    let table = table.unwrap_or_else(|| panic!("no table: {named:?}"));
+    (named.code, table["problems"].as_array().expect("problems are a list").clone())
+}
+
+/// Runs what a remedy says, word for word.
+async fn run(database: &Database, problem: &Value) {
+    let steps = problem["run"].as_array().expect("a remedy can be run");
+    assert!(!steps.is_empty(), "{problem}");
+    for step in steps {
+        let step = step.as_str().unwrap();
+        assert!(problem["remedy"].as_str().unwrap().contains(step), "what is printed is what is run: {problem}");
+        match step.strip_prefix("pgic ") {
+            Some(arguments) => {
+                // No name here needs quotes for the shell.
+                let arguments: Vec<&str> = arguments.split(' ').collect();
+                database.pgic_ok(&arguments);
+            }
+            None => {
+                let ran = database.client().await.batch_execute(step).await;
+                ran.unwrap_or_else(|error| panic!("{step}: {error:?}"));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
+    for Case { code, severity, set_up, install, provoke } in CASES {
+        // Roles are the cluster's: two databases must not make them at once.
+        let database = Database::with(set_up).await;
+        if !install.is_empty() {
+            database.pgic_ok(install);
+        }
+        database.client().await.batch_execute(provoke).await.unwrap_or_else(|error| panic!("{provoke}: {error:?}"));
+        let (exit, found) = problems(&database);
+        let problem = found.iter().find(|problem| problem["code"] == *code);
+        let problem = problem.unwrap_or_else(|| panic!("{code} is not found after {provoke}: {found:?}"));
+        assert_eq!((exit, &problem["severity"]), (1, &Value::from(*severity)), "{provoke}: {problem}");
+        if *severity == "critical" && !provoke.contains("RENAME") && !provoke.contains("SCHEMA") {
+            let remedy = problem["remedy"].as_str().unwrap();
+            let refused = database.pgic(&["shell", "a"]);
+            assert!(refused.code == 2 && refused.stderr.contains(&format!("hint: {remedy}")), "{provoke}: {refused:?}");
+            let verified = database.pgic(&["verify", "a", "--rounds", "1"]);
+            let said = verified.stdout.starts_with("unannounced  public.a") && verified.stdout.contains(remedy);
+            assert!(verified.code == 1 && said, "{provoke}: {verified:?}");
+        }
+        run(&database, problem).await;
+        let (_, left) = problems(&database);
+        assert!(left.iter().all(|left| left["code"] != *code), "{provoke}: the remedy does not help: {left:?}");
+        if *code == "function-planted" {
+            database
+                .client()
+                .await
+                .batch_execute("DROP TABLE a; DROP OWNED BY planter, keeper; DROP ROLE planter, keeper")
+                .await
+                .unwrap();
+        } else {
+            assert!(left.is_empty(), "{provoke}: {left:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_else_s_trigger_is_replaced_by_what_is_printed() {
+    let trigger = "CREATE TRIGGER mine AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change();";
+    let set_up = format!("{TABLE}{SPECIFICATION}{trigger}");
+    for (code, provoke) in [
+        ("plain-form", "SELECT 1"),
+        ("truncate-missing", "SELECT 1"),
+        ("key-changed", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY (other)"),
+        ("trigger-disabled", "ALTER TABLE a DISABLE TRIGGER mine"),
+    ] {
+        let database = Database::with(&set_up).await;
+        database.client().await.batch_execute(provoke).await.unwrap();
+        let (_, found) = problems(&database);
+        let problem =
+            found.iter().find(|problem| problem["code"] == code).unwrap_or_else(|| panic!("{code}: {found:?}"));
+        run(&database, problem).await;
+        let (_, left) = problems(&database);
+        assert!(left.iter().all(|left| left["code"] != code), "{code}: {left:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as_advised() {
+    let schemas = "CREATE SCHEMA one; CREATE TABLE one.users (id int PRIMARY KEY, a int);
+        CREATE SCHEMA two; CREATE TABLE two.users (id int PRIMARY KEY, b text);";
+    for ddl in [
+        "ALTER SCHEMA one RENAME TO uno",
+        "ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two",
+    ] {
+        let database = Database::with(schemas).await;
+        database.pgic_ok(&["install-triggers", "one.users", "two.users"]);
+        let client = database.client().await;
+        client.batch_execute(ddl).await.unwrap();
+        let advised = || -> Vec<Value> {
+            let tables = database.pgic(&["status", "-o", "json"]).json();
+            tables.iter().filter_map(|table| table["problems"].as_array()).flatten().cloned().collect()
+        };
+        let found = advised();
+        assert!(!found.is_empty() && found.iter().all(|problem| problem["code"] == "another-name"), "{ddl}: {found:?}");
+        for problem in &found {
+            run(&database, problem).await;
+        }
+        assert_eq!(advised(), Vec::<Value>::new(), "{ddl}");
+        assert_eq!(database.pgic(&["status"]).code, 0, "{ddl}");
+        database.pgic_ok(&["remove-triggers", "--all"]);
+        let left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'notify_cache_change%'";
+        assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{ddl}: nothing is left");
+        let left = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%cache_notify%'";
+        assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{ddl}: nothing is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_s_trigger_must_fire_always_also_when_the_subscription_comes_later() {
+    let publisher = Database::with(&format!("{TABLE} CREATE PUBLICATION p FOR TABLE a;")).await;
+    let subscriber = Database::with(TABLE).await;
+    subscriber.pgic_ok(INSTALL);
+    let mut shell = Shell::start(&subscriber, &["-o", "json", "a"]);
+    assert_eq!(shell.ask("count a").last().unwrap()["state"], "live");
+    let slot = format!("slot_{}", subscriber.name);
+    let admin = publisher.client().await;
+    admin.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await.unwrap();
+    let client = subscriber.client().await;
+    let connection = publisher.url.replace('\'', "''");
+    client
+        .batch_execute(&format!(
+            "CREATE SUBSCRIPTION s CONNECTION '{connection}' PUBLICATION p WITH (create_slot = false, slot_name = '{slot}')"
+        ))
+        .await
+        .unwrap();
+    // It is found though nothing was written yet.
+    assert_eq!(shell.ask("count a").last().unwrap()["state"], "stale");
+    let refused = subscriber.pgic(&["query", "a", "--watch"]);
+    assert!(refused.code == 2 && refused.stderr.contains("logical replication"), "{refused:?}");
+    let (exit, found) = problems(&subscriber);
+    assert!(exit == 1 && found[0]["code"] == "subscriber", "{found:?}");
+    run(&subscriber, &found[0]).await;
+    assert_eq!(problems(&subscriber), (0, Vec::new()));
+    admin.batch_execute("INSERT INTO a VALUES (1, 1, 1)").await.unwrap();
+    let arrives = async {
+        while client.query_one("SELECT count(*) FROM a", &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, arrives).await.expect("the row is replicated");
+    let answer = shell.ask("count a");
+    assert_eq!((&answer[0]["count"], &answer[1]["state"]), (&Value::from(1), &Value::from("live")));
+    client
+        .batch_execute("ALTER SUBSCRIPTION s DISABLE; ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s")
+        .await
+        .unwrap();
+    let dropped = async {
+        while admin.query("SELECT pg_drop_replication_slot($1)", &[&slot]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, dropped).await.expect("the slot is let go");
+}
