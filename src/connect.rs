@@ -9,7 +9,8 @@ mod parameters;
 use crate::failure::with_hint;
 use anyhow::{Context as _, bail};
 pub use environment::Environment;
-use postgres_index_cache_core::postgres::{ConnectError, Connector, Role, Session, sqlstate};
+use postgres_index_cache_core::postgres::sqlstate::{self, Policy};
+use postgres_index_cache_core::postgres::{ConnectError, Connector, Role, STARTING_PATIENCE, STARTING_RETRY, Session};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -98,12 +99,22 @@ impl Server {
         Some(format!("connecting to {name} in plaintext: what is sent, the password too, can be read on the way"))
     }
 
-    /// Opens a session and lets a task drive it.
+    /// Opens a session and lets a task drive it. A server that is starting is waited for.
     ///
     /// # Errors
     /// When the server cannot be reached, or refuses.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        let client = self.session(Role::Command).await?.into_client();
+        let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
+        let session = loop {
+            match self.session(Role::Command).await {
+                Err(error) if is_starting(&error) && tokio::time::Instant::now() < give_up => {
+                    tracing::info!("the server is starting; waiting for it");
+                    tokio::time::sleep(STARTING_RETRY).await;
+                }
+                session => break session?,
+            }
+        };
+        let client = session.into_client();
         client.batch_execute(crate::catalog::REMEMBER_PATH).await.context("prepare the connection")?;
         Ok(client)
     }
@@ -112,21 +123,11 @@ impl Server {
     ///
     /// # Errors
     /// When the server cannot be reached, or refuses.
-    pub async fn session(&self, role: Role) -> anyhow::Result<Session> {
-        let mut config = self.config.clone();
+    pub async fn session(&self, role: Role) -> Result<Session, ConnectFailure> {
+        let mut config = role.preferring_the_primary(&self.config);
         config.application_name(role.session_name(&self.application_name));
         let connected = config.connect(NoTls).await;
-        let (client, connection) = match connected {
-            Ok(connected) => connected,
-            Err(error) => {
-                let hint = connection_hint(&error);
-                let error = anyhow::Error::new(error).context(format!("connect to {self}"));
-                return Err(match hint {
-                    Some(hint) => with_hint(error, hint),
-                    None => error,
-                });
-            }
-        };
+        let (client, connection) = connected.map_err(|source| ConnectFailure { server: self.to_string(), source })?;
         Ok(Session::new(client, connection))
     }
 }
@@ -135,6 +136,26 @@ impl Connector for Server {
     async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
         self.session(role).await.map_err(Into::into)
     }
+}
+
+/// A connection that was not made.
+#[derive(Debug, thiserror::Error)]
+#[error("connect to {server}")]
+pub struct ConnectFailure {
+    server: String,
+    source: tokio_postgres::Error,
+}
+
+impl ConnectFailure {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        connection_hint(&self.source)
+    }
+}
+
+fn is_starting(error: &ConnectFailure) -> bool {
+    let code = sqlstate::of(error);
+    code.is_some_and(|code| sqlstate::policy(Some(code)) == Policy::Starting)
 }
 
 /// What to do about a connection that was not made.

@@ -1,5 +1,6 @@
 //! Errors as people see them: what was tried, what the server said, then a hint.
 
+use crate::connect::ConnectFailure;
 use std::fmt;
 
 /// What to do next, carried along with an error and printed on a line of its own.
@@ -44,6 +45,8 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
         if Some(&text) == hint_text.as_ref() {
             continue;
         }
+        let failed = cause.downcast_ref::<ConnectFailure>().and_then(ConnectFailure::hint);
+        server_hint = failed.map(|hint| format!("hint: {hint}")).or(server_hint);
         if let Some(server) = cause.downcast_ref::<tokio_postgres::error::DbError>() {
             text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
             details.extend(server.detail().map(|detail| format!("detail: {detail}")));

@@ -158,6 +158,58 @@ impl Cluster {
         self.run("pg_ctl", arguments.into_iter().chain(flags))
     }
 
+    /// Stops the server in `mode`.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub fn stop(&self, mode: &str) -> Result<(), ThrowawayError> {
+        let data = self.data_folder();
+        let arguments = [OsStr::new("-D"), data.as_os_str(), OsStr::new("-m")];
+        let flags = [mode, "-w", "-t", "60", "stop"].map(OsStr::new);
+        self.run("pg_ctl", arguments.into_iter().chain(flags))
+    }
+
+    /// Makes a standby that follows this server, which is stopped for as long as its files are copied.
+    ///
+    /// # Errors
+    /// When the files cannot be copied, or one of the servers does not start.
+    pub fn standby(&self) -> Result<Self, ThrowawayError> {
+        let folder = private_folder(self.user)?;
+        let watchdog = watchdog(&folder, &self.programs, self.user)?;
+        let standby =
+            Self { folder, programs: self.programs.clone(), user: self.user, version: self.version, watchdog };
+        self.stop("fast")?;
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(self.data_folder()).arg(standby.data_folder()).stdin(Stdio::null());
+        become_user(&mut copy, self.user);
+        let copied = copy.status().map_err(io_error("copy the files of a server"))?;
+        self.start_again()?;
+        if !copied.success() {
+            return Err(ThrowawayError::Program { doing: "run cp".to_string(), said: copied.to_string() });
+        }
+        let settings = standby.data_folder().join("postgresql.auto.conf");
+        let writing = |path: &Path| io_error(format!("write {}", path.display()));
+        let mut lines = std::fs::read_to_string(&settings).map_err(writing(&settings))?;
+        // The last line of a setting counts.
+        lines.push_str(&format!(
+            "unix_socket_directories = '{}'\nprimary_conninfo = 'host={} user=postgres'\n",
+            standby.socket_folder().display(),
+            self.socket_folder().display()
+        ));
+        std::fs::write(&settings, lines).map_err(writing(&settings))?;
+        let signal = standby.data_folder().join("standby.signal");
+        std::fs::write(&signal, "").map_err(writing(&signal))?;
+        standby.start_again()?;
+        Ok(standby)
+    }
+
+    fn start_again(&self) -> Result<(), ThrowawayError> {
+        let (data, log) = (self.data_folder(), self.folder.join("log"));
+        let arguments = [OsStr::new("-D"), data.as_os_str(), OsStr::new("-l"), log.as_os_str()];
+        let flags = ["-w", "-t", "60", "start"].map(OsStr::new);
+        self.run("pg_ctl", arguments.into_iter().chain(flags))
+    }
+
     fn data_folder(&self) -> PathBuf {
         self.folder.join("data")
     }

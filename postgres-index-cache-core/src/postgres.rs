@@ -28,7 +28,7 @@ mod supervisor;
 mod typed;
 
 pub use copy::{CopyDecoder, CopyError};
-pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Verified};
+pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Tap, Verified};
 pub use error::{DriverError, ReadError, passes};
 pub use fingerprint::Fingerprint;
 pub use follow::{FollowError, FollowTable, check_announced, check_kind, sent, shape};

@@ -288,7 +288,7 @@ impl Engine {
     /// When [`Input::TimePassed`] is due, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let link = match &self.link {
-            Link::Probing { awaited } => awaited.iter().map(|probe| probe.deadline).min(),
+            Link::Probing { awaited, .. } => awaited.iter().map(|probe| probe.deadline).min(),
             Link::Disconnected { retry_at } => *retry_at,
             Link::Subscribing => None,
             Link::Following => self.next_heartbeat,
@@ -375,12 +375,14 @@ impl Engine {
             return;
         }
         let deadline = now + self.send_timeout();
+        // Without tables nothing is read: there is no Q.
+        let connections = if self.tables.is_empty() { &[Via::Fences][..] } else { &[Via::Fences, Via::Reads] };
         let probe = |via| Probe { via, token: self.next_token(), deadline, is_sent: false };
-        let awaited: Vec<Probe> = [Via::Fences, Via::Reads].map(probe).into();
+        let awaited: Vec<Probe> = connections.iter().copied().map(probe).collect();
         for Probe { via, token, .. } in &awaited {
             self.notify(*via, token.clone());
         }
-        self.link = Link::Probing { awaited };
+        self.link = Link::Probing { awaited, since: now };
     }
 
     fn next_token(&mut self) -> String {
@@ -617,7 +619,7 @@ impl Engine {
 
     fn check_deadlines(&mut self, now: Instant) {
         let lost_probe = match &self.link {
-            Link::Probing { awaited } => {
+            Link::Probing { awaited, .. } => {
                 let lost = awaited.iter().find(|probe| probe.deadline <= now);
                 lost.map(|probe| (probe.via, probe.is_sent))
             }

@@ -87,11 +87,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
-    let listener = tokio::select! {
-        opened = feed::open(&server, &args.channels) => opened?,
+    let queue = Arc::new(Queue::default());
+    let driver = tokio::select! {
+        opened = feed::open(&server, &args.channels, &queue) => opened?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
-    let queue = Arc::new(Queue::default());
+    queue.push_first(Item::Connected { at: Timestamp::now(), channels: args.channels.clone() });
     let printer = Printer::new(context, &args);
     let (done_sender, done) = tokio::sync::oneshot::channel::<()>();
     let for_printer = Arc::clone(&queue);
@@ -102,7 +103,6 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         printed
     });
     let thread = thread.context("start the printer")?;
-    queue.push(Item::Connected { at: Timestamp::now(), channels: args.channels.clone() });
     let deadline = async {
         match args.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -110,14 +110,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let quiet = context.quiet;
-    let lost = move |why: &str| {
+    let say = move |what: &str| {
         if !quiet {
-            anstream::eprintln!("notice: the connection was lost ({}); connecting again", escape(why));
+            anstream::eprintln!("notice: {}", escape(what));
         }
     };
     let mut has_left = false;
     let ended: anyhow::Result<bool> = tokio::select! {
-        failed = feed::run(&server, &args.channels, listener, &queue, lost) => failed.map(|()| false),
+        failed = feed::run(driver, &queue, say) => failed.map(|()| false),
         // The printer has all it wanted, or nobody reads it any more.
         _ = done => Ok(true),
         () = deadline => Ok(false),

@@ -1,6 +1,7 @@
 //! Random load on a server of its own while connections are ended, cut, stalled and slowed down, and the server is
 //! restarted. `PGIC_FAULT_ROUNDS` makes it longer than in an ordinary run; `PGIC_FAULT_SEED` repeats one.
 
+mod definitions;
 mod one_table;
 mod polling;
 mod several_tables;

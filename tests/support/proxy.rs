@@ -29,6 +29,8 @@ struct Orders {
 pub struct Proxy {
     pub port: u16,
     orders: watch::Sender<Orders>,
+    /// Where new connections lead.
+    target: watch::Sender<PathBuf>,
     /// How many connections it has taken.
     taken: watch::Receiver<u64>,
 }
@@ -41,9 +43,12 @@ impl Proxy {
         let orders = watch::Sender::new(Orders { mood: Mood::Passes, cuts: 0 });
         let (count, taken) = watch::channel(0);
         let heard = orders.subscribe();
+        let target = watch::Sender::new(socket);
+        let leads_to = target.subscribe();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.send_modify(|count| *count += 1);
+                let socket = leads_to.borrow().clone();
                 let Ok(server) = UnixStream::connect(&socket).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
@@ -52,12 +57,18 @@ impl Proxy {
                 tokio::spawn(pass(server_read, client_write, heard.clone(), cuts));
             }
         });
-        Self { port, orders, taken }
+        Self { port, orders, target, taken }
     }
 
     /// What it does from now on, with the connections that there are too.
     pub fn set(&self, mood: Mood) {
         self.orders.send_modify(|orders| orders.mood = mood);
+    }
+
+    /// Leads to another socket from now on, and ends all connections that there are.
+    pub fn lead_to(&self, socket: PathBuf) {
+        self.target.send_replace(socket);
+        self.cut();
     }
 
     /// Ends all connections that there are.

@@ -140,7 +140,12 @@ pub struct Driver {
     fence_count: u64,
     question_count: u64,
     told: VecDeque<DriverEvent>,
+    /// Takes the notifications of a driver without tables.
+    tap: Option<Tap>,
 }
+
+/// Takes notifications as they arrive, fences left out.
+pub type Tap = Box<dyn FnMut(Vec<Notification>) + Send>;
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,6 +182,21 @@ impl Driver {
         Ok(driver)
     }
 
+    /// Connects and LISTENs without a table: hands `tap` whatever arrives, proves with a heartbeat that it would, and connects
+    /// again when it does not. There is no Q.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn tapping(
+        connector: impl Connector + 'static,
+        options: DriverOptions,
+        tap: Tap,
+    ) -> Result<Self, DriverError> {
+        let mut driver = Self::open_stores(open_with(connector), Vec::new(), options).await?;
+        driver.tap = Some(tap);
+        Ok(driver)
+    }
+
     /// The same with caches that are somebody else's.
     pub(super) async fn open_stores(
         open: Open,
@@ -190,7 +210,7 @@ impl Driver {
             other => unreachable!("an engine asks to connect first, not {other:?}"),
         };
         let (sender, events) = mpsc::channel(16);
-        let opener = Opener { open, options, events: sender.clone(), epoch: 0 };
+        let opener = Opener { open, options, events: sender.clone(), epoch: 0, reads: !tables.is_empty() };
         let links = opener.first(&channels).await?;
         let Opener { open, options, .. } = opener;
         let (bringer, brought) = mpsc::channel(16);
@@ -227,6 +247,7 @@ impl Driver {
             fence_count: 0,
             question_count: 0,
             told: VecDeque::new(),
+            tap: None,
         };
         if tells_rows {
             driver.tell_of_rows();
@@ -378,6 +399,7 @@ impl Driver {
         };
         match happened {
             Happened::Event(None) => {
+                let batch = self.hand_over(batch);
                 for notification in &batch {
                     let (channel, payload) = (notification.channel(), notification.payload());
                     self.engine.handle(Input::Notification { channel, payload }, Instant::now());
@@ -403,6 +425,18 @@ impl Driver {
             Happened::Time => self.engine.handle(Input::TimePassed, Instant::now()),
         }
         Ok(())
+    }
+
+    /// Hands over what is not the engine's own, where somebody takes it; gives the rest.
+    fn hand_over(&mut self, batch: Vec<Notification>) -> Vec<Notification> {
+        let Some(tap) = &mut self.tap else { return batch };
+        let fences = &self.options.fence_channel;
+        let (own, others): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|notification| notification.channel() == fences);
+        if !others.is_empty() {
+            tap(others);
+        }
+        own
     }
 
     /// Does what the engine asks for, and what waits for the locks of caches.
@@ -526,7 +560,11 @@ impl Driver {
                     }
                 }
                 // The least of the tables' states, once what waits for locks is done.
-                Output::StateChanged(_) => {}
+                Output::StateChanged(_) if !self.tables.is_empty() => {}
+                Output::StateChanged(state) => {
+                    self.state = state;
+                    self.tell(DriverEvent::State(state));
+                }
                 Output::CommitsBlocked => self.tell(DriverEvent::CommitsBlocked),
                 Output::OneLost { via, why, retry_in } => {
                     self.links.iter_mut().for_each(|links| links.lose(via));

@@ -79,6 +79,8 @@ pub(super) struct Opener {
     pub(super) options: DriverOptions,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) epoch: u64,
+    /// Whether there is anything to read: otherwise Q is not opened.
+    pub(super) reads: bool,
 }
 
 impl Opener {
@@ -86,12 +88,12 @@ impl Opener {
     /// everything takes a connection as well.
     pub(super) async fn all(&self, channels: &[String]) -> Result<Links, DriverError> {
         self.in_time(async {
-            let (listen, fences, reads) =
-                tokio::try_join!(self.session(Role::Listen), self.side(Via::Fences), self.side(Via::Reads))?;
+            let reads = async { if self.reads { self.side(Via::Reads).await.map(Some) } else { Ok(None) } };
+            let (listen, fences, reads) = tokio::try_join!(self.session(Role::Listen), self.side(Via::Fences), reads)?;
             let server = |source| DriverError::Server { doing: "LISTEN".to_string(), source };
             let listener = Listener::open(listen, channels).await.map_err(server)?;
-            let side = |client| Side { client: Some(client), epoch: self.epoch, opening: None };
-            Ok(Links { listener, fences: side(fences), reads: side(reads) })
+            let side = |client| Side { client, epoch: self.epoch, opening: None };
+            Ok(Links { listener, fences: side(Some(fences)), reads: side(reads) })
         })
         .await
     }

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Notification};
 
 /// Why a session could not be had. It says what was tried, on what, and what the server said.
@@ -42,11 +43,28 @@ impl Role {
     }
 }
 
+impl Role {
+    /// Returns `config`, which of several hosts takes the one that can be written to, unless it says otherwise: LISTEN works
+    /// on no standby, and after a failover the old primary may be one. A command takes the first that answers.
+    pub fn preferring_the_primary(self, config: &Config) -> Config {
+        let mut config = config.clone();
+        let has_several = config.get_hosts().len().max(config.get_hostaddrs().len()) > 1;
+        let is_open = config.get_target_session_attrs() == TargetSessionAttrs::Any;
+        if self != Self::Command && has_several && is_open {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            // A role that is read-only by default can LISTEN all the same; asked for read-write it would be refused.
+            let options = config.get_options().map(|options| format!("{options} ")).unwrap_or_default();
+            config.options(format!("{options}-c default_transaction_read_only=off"));
+        }
+        config
+    }
+}
+
 /// In plaintext, as the configuration says: for a server on this machine, or behind a tunnel. A mode that asks for TLS is
 /// an error.
 impl Connector for Config {
     async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
-        let mut config = self.clone();
+        let mut config = role.preferring_the_primary(self);
         config.application_name(role.session_name(self.get_application_name().unwrap_or("postgres-index-cache")));
         let (client, connection) = Self::connect(&config, NoTls).await?;
         Ok(Session::new(client, connection))

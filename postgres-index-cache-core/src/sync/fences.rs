@@ -73,11 +73,13 @@ impl Looks {
 
 impl Engine {
     pub(super) fn token_arrived(&mut self, token: &str, now: Instant) {
-        if let Link::Probing { awaited } = &mut self.link {
+        if let Link::Probing { awaited, since } = &mut self.link {
             awaited.retain(|probe| probe.token != token);
             if awaited.is_empty() {
+                self.proven_at = self.proven_at.max(Some(*since));
                 self.link = Link::Following;
                 self.connect_failures.end();
+                self.next_heartbeat = Some(now + self.limits.heartbeat);
             }
         }
         self.probed(token);

@@ -19,8 +19,8 @@ pub(super) enum Link {
     Disconnected { retry_at: Option<Instant> },
     /// To be connected and to LISTEN.
     Subscribing,
-    /// The tokens that have not come back.
-    Probing { awaited: Vec<Probe> },
+    /// The tokens that have not come back, and when they were asked for.
+    Probing { awaited: Vec<Probe>, since: Instant },
     /// All were proven. F and Q may be lost since: see [`Side`].
     Following,
 }
@@ -295,7 +295,7 @@ impl Engine {
     pub(super) fn sender_of(&self, token: &str) -> Option<Via> {
         let probes = |side: &Side| matches!(&side.stage, Stage::Probing { token: probe, .. } if probe == token);
         match &self.link {
-            Link::Probing { awaited } => awaited.iter().find(|probe| probe.token == token).map(|probe| probe.via),
+            Link::Probing { awaited, .. } => awaited.iter().find(|probe| probe.token == token).map(|probe| probe.via),
             Link::Following if probes(&self.read_side) => Some(Via::Reads),
             Link::Following => {
                 let is_fence = self.fences.iter().any(|fence| fence.token == token);
@@ -322,7 +322,7 @@ impl Engine {
             }
         }
         let probe_deadline = now + if is_sent { self.limits.probe_timeout } else { self.send_timeout() };
-        if let Link::Probing { awaited } = &mut self.link {
+        if let Link::Probing { awaited, .. } = &mut self.link {
             for probe in awaited.iter_mut().filter(|probe| probe.token == token) {
                 (probe.deadline, probe.is_sent) = (probe_deadline, is_sent);
             }

@@ -1,100 +1,71 @@
-//! Listens, and connects again when the connection is lost.
+//! Feeds the queue with what arrives on the channels, through lost connections.
+//!
+//! A driver without tables does it: it proves with a heartbeat that notifications arrive, and has the retry policy of all
+//! replicas. Without the heartbeat a `tail` behind a proxy whose far side died would be deaf for ever and say nothing.
 
 use super::queue::{Item, Queue};
 use crate::connect::Server;
-use crate::failure::with_hint;
-use anyhow::Context as _;
-use jiff::Timestamp;
-use postgres_index_cache_core::postgres::{Listener, Role, sqlstate};
-use postgres_index_cache_core::sync::Backoff;
-use std::task::Poll;
-use std::time::Duration;
+use crate::following::{explain_failure, options};
+use jiff::{SignedDuration, Timestamp};
+use postgres_index_cache_core::postgres::{Driver, DriverEvent};
+use postgres_index_cache_core::sync::State;
+use std::sync::Arc;
+use std::time::Instant;
 
-/// How long a probe may take to come back.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How many notifications are taken from the socket before they are queued.
-const BATCH: usize = 256;
-
-/// LISTENs on the channels, and proves that notifications arrive.
-pub(super) async fn open(server: &Server, channels: &[String]) -> anyhow::Result<Listener> {
-    let session = server.session(Role::Listen).await?;
-    let probe = format!("pgic_probe_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let all: Vec<String> = channels.iter().chain([&probe]).cloned().collect();
-    let mut listener = Listener::open(session, &all).await.map_err(|error| {
-        let hint = sqlstate::of(&error).and_then(sqlstate::hint);
-        let error = anyhow::Error::new(error).context(format!("LISTEN on {}", channels.join(", ")));
-        match hint {
-            Some(hint) => with_hint(error, hint),
-            None => error,
-        }
-    })?;
-    let sender = server.session(Role::Fence).await?.into_client();
-    let heard = listener.hears(&sender, &probe, &probe, PATIENCE).await.context("send a notification to ourselves")?;
-    if heard {
-        return Ok(listener);
-    }
-    Err(with_hint(
-        anyhow::anyhow!("a notification that a second connection sent did not arrive within {PATIENCE:?}"),
-        "a pooler in transaction mode takes LISTEN and passes nothing on: connect to the server itself",
-    ))
+/// LISTENs on the channels, and proves that notifications arrive. They go to the queue from then on.
+///
+/// # Errors
+/// When the server cannot be listened to.
+pub(super) async fn open(server: &Server, channels: &[String], queue: &Arc<Queue>) -> anyhow::Result<Driver> {
+    let queue = Arc::clone(queue);
+    let tap = Box::new(move |batch: Vec<tokio_postgres::Notification>| {
+        let at = Timestamp::now();
+        queue.push_all(batch.into_iter().map(|notification| Item::Notification { at, notification }));
+    });
+    let opened = Driver::tapping(server.clone(), options(channels.to_vec(), usize::MAX), tap).await;
+    let mut driver = opened.map_err(explain_failure)?;
+    driver.until_live(|_| {}).await.map_err(explain_failure)?;
+    Ok(driver)
 }
 
-/// Feeds the queue for as long as it can; it returns when that is over for good.
-pub(super) async fn run(
-    server: &Server,
-    channels: &[String],
-    mut listener: Listener,
-    queue: &Queue,
-    lost: impl Fn(&str),
-) -> anyhow::Result<()> {
+/// Feeds the queue; `say` is told what comes in the way.
+///
+/// # Errors
+/// Once it listened there are none.
+pub(super) async fn run(mut driver: Driver, queue: &Queue, say: impl Fn(&str)) -> anyhow::Result<()> {
+    // Since when notifications may be missing.
+    let mut gap_from: Option<Timestamp> = None;
     loop {
-        let why = drain(&mut listener, queue).await;
-        let from = Timestamp::now();
-        lost(&why);
-        listener = reconnect(server, channels).await?;
-        let to = Timestamp::now();
-        queue.push_all([Item::Gap { from, to }, Item::Resumed { at: to }]);
-    }
-}
-
-/// Takes what the socket has until the connection ends; why it ended.
-async fn drain(listener: &mut Listener, queue: &Queue) -> String {
-    loop {
-        let mut batch = Vec::new();
-        let end = std::future::poll_fn(|cx| {
-            while batch.len() < BATCH {
-                match listener.poll_next(cx) {
-                    Poll::Ready(Some(Ok(notification))) => {
-                        batch.push(Item::Notification { at: Timestamp::now(), notification });
+        driver.step().await.map_err(explain_failure)?;
+        let events: Vec<DriverEvent> = driver.take_events().collect();
+        for event in events {
+            match event {
+                DriverEvent::Disconnected { why, since, .. } => {
+                    if gap_from.is_none() {
+                        gap_from = Some(moment(since));
                     }
-                    Poll::Ready(Some(Err(error))) => {
-                        let lines = crate::failure::lines(&anyhow::Error::new(error));
-                        return Poll::Ready(Some(lines[0].trim_start_matches("error: ").to_string()));
-                    }
-                    Poll::Ready(None) => return Poll::Ready(Some("the server closed it".to_string())),
-                    Poll::Pending if batch.is_empty() => return Poll::Pending,
-                    Poll::Pending => return Poll::Ready(None),
+                    say(&format!("the connection was lost ({why}); connecting again"));
                 }
+                DriverEvent::State(State::Live) => {
+                    if let Some(from) = gap_from.take() {
+                        let to = Timestamp::now();
+                        queue.push_all([Item::Gap { from, to }, Item::Resumed { at: to }]);
+                    }
+                }
+                DriverEvent::CommitsBlocked => {
+                    say("commits are blocked: nothing is announced until whoever blocks them is done");
+                }
+                _ => {}
             }
-            Poll::Ready(None)
-        })
-        .await;
-        queue.push_all(batch);
-        if let Some(why) = end {
-            return why;
         }
         // A burst must not keep the other tasks of this thread from running.
         tokio::task::yield_now().await;
     }
 }
 
-async fn reconnect(server: &Server, channels: &[String]) -> anyhow::Result<Listener> {
-    let mut backoff = Backoff::default();
-    loop {
-        tokio::time::sleep(backoff.next(fastrand::f64())).await;
-        match open(server, channels).await {
-            Ok(listener) => return Ok(listener),
-            Err(error) => tracing::debug!(error = format!("{error:#}"), "not back yet"),
-        }
-    }
+/// A moment on the clock of this machine; now, where nothing was ever proven.
+fn moment(at: Option<Instant>) -> Timestamp {
+    let ago = at.and_then(|at| SignedDuration::try_from(at.elapsed()).ok());
+    let now = Timestamp::now();
+    ago.and_then(|ago| now.checked_sub(ago).ok()).unwrap_or(now)
 }

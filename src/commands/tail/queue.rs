@@ -54,6 +54,15 @@ impl Queue {
         self.push_all([item]);
     }
 
+    /// Puts an item in before all that wait.
+    pub(super) fn push_first(&self, item: Item) {
+        let mut waiting = self.lock();
+        waiting.bytes += item.bytes();
+        waiting.items.push_front(item);
+        drop(waiting);
+        self.is_filled.notify_one();
+    }
+
     /// Puts items in under one lock.
     pub(super) fn push_all(&self, items: impl IntoIterator<Item = Item>) {
         let mut waiting = self.lock();

@@ -46,7 +46,7 @@ impl Driver {
     pub(super) fn opener(&mut self) -> Opener {
         self.epochs += 1;
         let (open, options, events) = (Arc::clone(&self.open), self.options.clone(), self.sender.clone());
-        Opener { open, options, events, epoch: self.epochs }
+        Opener { open, options, events, epoch: self.epochs, reads: !self.tables.is_empty() }
     }
 
     /// F or Q; `None` while it is lost.
