@@ -29,14 +29,17 @@ impl Asked {
 
     /// What to say of columns whose values a cache can compare by their text alone.
     pub fn notices(&self, table: &Table) -> impl Iterator<Item = String> {
-        let is_text = |column: &&Column| self.compares(&column.name) && is_compared_as_text(column.kind);
-        table.columns.iter().filter(is_text).map(|column| {
-            format!(
-                "{} is of type {}: it is compared as PostgreSQL writes it, so {} rows that are equal in SQL may not be found",
-                column.name,
-                column.type_name,
-                table.display_name()
-            )
+        let compared = table.columns.iter().filter(|column| self.compares(&column.name));
+        compared.filter_map(|column| {
+            let why = if is_compared_as_text(column.kind) {
+                format!("is of type {}: it is compared as PostgreSQL writes it", column.type_name)
+            } else if column.is_nondeterministic {
+                "has a collation that calls different texts equal: it is compared byte by byte".to_string()
+            } else {
+                return None;
+            };
+            let rows = table.display_name();
+            Some(format!("{} {why}, so {rows} rows that are equal in SQL may not be found", column.name))
         })
     }
 

@@ -657,9 +657,13 @@ impl Engine {
         }
         let mut failure = failure;
         if let (Some(Work::Read { table, .. }), Failure::ConnectionLost(why)) = (self.work, &failure) {
-            failure = Failure::ConnectionLost(self.count_lost_read(table, why.clone()));
+            let why = self.count_lost_read(table, why.clone());
+            if self.reads_are_lost_in_vain() {
+                return self.end(Failure::ReadsCut { why }, now);
+            }
+            failure = Failure::ConnectionLost(why);
         }
-        if is_permanent || !self.limits.heals || self.reads_are_lost_in_vain() {
+        if is_permanent || !self.limits.heals {
             return self.end(failure, now);
         }
         let wait = self.wait();

@@ -84,7 +84,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         started = Instant::now();
         Ok(vec![described?])
     };
-    let (subjects, mut driver) = open(&server, max_memory, context.quiet, adjust, describe).await?;
+    let (subjects, mut driver) =
+        open(&server, max_memory, context.quiet, adjust, |text| context.notice(text), describe).await?;
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);

@@ -91,7 +91,8 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     // What notifications miss is to be found, not mended.
     let adjust = |options: &mut DriverOptions| options.limits.looks = false;
     let describe = async |client: &mut Client| describe(context, client, args).await;
-    let (subjects, mut driver) = open(&server, max_memory, context.quiet, adjust, describe).await?;
+    let (subjects, mut driver) =
+        open(&server, max_memory, context.quiet, adjust, |text| context.notice(text), describe).await?;
     driver.tell_of_rows();
     let followed = subjects.into_iter().map(|subject| Followed {
         problem: worst(&subject.table),

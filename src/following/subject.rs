@@ -6,7 +6,10 @@ use crate::conditions::Asked;
 use crate::connect::Server;
 use crate::render::progress::Progress;
 use crate::triggers::observe::observe;
-use postgres_index_cache_core::postgres::{Driver, DriverError, DriverOptions, FollowTable, Loaded, ReadError, Target};
+use postgres_index_cache_core::postgres::{
+    Driver, DriverError, DriverEvent, DriverOptions, FollowTable, Loaded, ReadError, Target,
+};
+use postgres_index_cache_core::sync::State;
 use postgres_index_cache_core::{Condition, TableShape};
 use std::sync::Arc;
 use tokio_postgres::Client;
@@ -112,7 +115,7 @@ pub async fn prepare(client: &Client, subjects: &[Subject], max_memory: usize) -
 const TRIES: u32 = 5;
 
 /// Describes tables, loads them and waits until they are live; again when one of them was altered in between. Shows how far
-/// it is, unless `is_quiet`; `adjust` has the last word on how the driver works.
+/// it is, unless `is_quiet`; `adjust` has the last word on how the driver works, and `say` is told what comes in the way.
 ///
 /// # Errors
 /// Whatever keeps it from there.
@@ -121,6 +124,7 @@ pub async fn open(
     max_memory: usize,
     is_quiet: bool,
     adjust: impl Fn(&mut DriverOptions),
+    say: impl Fn(&str),
     mut describe: impl AsyncFnMut(&mut Client) -> anyhow::Result<Vec<Subject>>,
 ) -> anyhow::Result<(Vec<Subject>, Driver)> {
     let mut tries = 0;
@@ -131,7 +135,7 @@ pub async fn open(
         adjust(&mut options);
         drop(client);
         tries += 1;
-        match load(server, &subjects, options, is_quiet).await {
+        match load(server, &subjects, options, is_quiet, &say).await {
             Err(DriverError::Snapshot { source: ReadError::Altered(_), .. }) if tries < TRIES => {}
             loaded => return Ok((subjects, loaded.map_err(explain_failure)?)),
         }
@@ -143,16 +147,22 @@ async fn load(
     subjects: &[Subject],
     options: DriverOptions,
     is_quiet: bool,
+    say: impl Fn(&str),
 ) -> Result<Driver, DriverError> {
     let progress = loading(subjects, is_quiet);
     let follows = subjects.iter().map(|subject| subject.follow.clone()).collect();
     let mut driver = Driver::open(server.clone(), follows, options).await?;
     let mut loaded = vec![0; subjects.len()];
-    let count = |read: Loaded| {
-        loaded[read.table.0] = read.rows;
-        progress.set(loaded.iter().sum());
-    };
-    driver.until_live(count).await?;
+    while driver.state() != State::Live {
+        let stepped = driver
+            .step_with(|read: Loaded| {
+                loaded[read.table.0] = read.rows;
+                progress.set(loaded.iter().sum());
+            })
+            .await;
+        driver.take_events().filter_map(|event| in_the_way(&event)).for_each(|text| say(&text));
+        stepped?;
+    }
     Ok(driver)
 }
 
@@ -161,4 +171,21 @@ pub(super) fn loading(subjects: &[Subject], is_quiet: bool) -> Progress {
     let expected: Option<u64> = subjects.iter().map(|subject| subject.table.estimated_rows).sum();
     let names: Vec<String> = subjects.iter().map(Subject::name).collect();
     Progress::new(&format!("loading {}", names.join(", ")), expected, !is_quiet)
+}
+
+/// What an event says that came in the way while tables were loaded. Without this a server that ends each COPY makes a command
+/// begin over and over, without a word.
+pub(super) fn in_the_way(event: &DriverEvent) -> Option<String> {
+    match event {
+        DriverEvent::Disconnected { why, retry_in: Some(_), .. } => {
+            Some(format!("the connection was lost while the tables were loaded ({why}); connecting again"))
+        }
+        DriverEvent::OneLost { via, why, .. } => {
+            Some(format!("the connection {} is opened again: {why}", via.purpose()))
+        }
+        DriverEvent::CommitsBlocked => {
+            Some("commits are blocked: nothing is announced until whoever blocks them is done".to_string())
+        }
+        _ => None,
+    }
 }

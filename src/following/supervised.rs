@@ -1,13 +1,13 @@
 //! [`open`]: tables that a command keeps following by their names, through whatever becomes of them.
 
-use super::subject::{Subject, loading, prepare};
+use super::subject::{Subject, in_the_way, loading, prepare};
 use super::{check_memory, explain_failure};
 use crate::catalog::{self, Table};
 use crate::connect::Server;
 use crate::failure;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::{
-    Describe, Description, DriverEvent, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed, sqlstate,
+    Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed, sqlstate,
 };
 use postgres_index_cache_core::sync::State;
 use std::sync::Arc;
@@ -108,18 +108,11 @@ pub async fn open(
         };
         let stepped = supervisor.step_with(count).await;
         let events: Vec<SupervisorEvent> = supervisor.take_events().collect();
-        for event in events {
-            match event {
-                SupervisorEvent::Driver(DriverEvent::Disconnected { why, retry_in: Some(_), .. }) => {
-                    say(&format!("the connection was lost while the tables were loaded ({why}); connecting again"));
-                }
-                SupervisorEvent::Driver(DriverEvent::OneLost { via, why, .. }) => {
-                    say(&format!("the connection {} is opened again: {why}", via.purpose()));
-                }
-                SupervisorEvent::Driver(DriverEvent::CommitsBlocked) => {
-                    say("commits are blocked: nothing is announced until whoever blocks them is done");
-                }
-                _ => {}
+        for event in &events {
+            if let SupervisorEvent::Driver(event) = event
+                && let Some(text) = in_the_way(event)
+            {
+                say(&text);
             }
         }
         stepped.map_err(explain)?;

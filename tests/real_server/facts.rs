@@ -231,3 +231,89 @@ async fn a_key_of_another_case_and_a_column_named_like_the_trigger_s_own_are_sen
     let row = json!({"ID": 1, "payload": "p", "head": "h", "old_key": 5, "new": "n", "tg_op": "o"});
     assert_eq!((changes.len(), &changes[0]["data"], &changes[0]["id"]), (4, &row, &json!(1)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_not_null_that_is_not_known_to_hold_is_none() {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE k (id int, n int);
+        INSERT INTO t VALUES (1, NULL); INSERT INTO k VALUES (NULL, 1); CREATE UNIQUE INDEX ON k (id);";
+    let database = Database::with(sql).await;
+    let client = database.client().await;
+    let not_valid =
+        "ALTER TABLE t ADD CONSTRAINT c NOT NULL n NOT VALID; ALTER TABLE k ADD CONSTRAINT c NOT NULL id NOT VALID";
+    let added = client.batch_execute(not_valid).await;
+    if cluster().version() < 18 {
+        assert_eq!(added.unwrap_err().code().map(tokio_postgres::error::SqlState::code), Some("42601"));
+        return;
+    }
+    added.unwrap();
+    assert_eq!(database.pgic_ok(&["query", "t", "-o", "json"]), "{\"id\":1,\"n\":null}\n");
+    let refused = database.pgic(&["install-triggers", "k"]);
+    assert!(refused.code == 2 && refused.stderr.contains("known to be NOT NULL"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_under_a_virtual_column_is_announced_whatever_columns_are_sent() {
+    let database = Database::with("").await;
+    let client = database.client().await;
+    let made = client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) VIRTUAL)")
+        .await;
+    if cluster().version() < 18 {
+        assert_eq!(made.unwrap_err().code().map(tokio_postgres::error::SqlState::code), Some("42601"));
+        return;
+    }
+    made.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (1, 1)").await.unwrap();
+    database.pgic_ok(&["install-triggers", "t", "--columns", "twice", "--on-change"]);
+    assert_eq!(database.arrives("UPDATE t SET n = 2").await, ["update 1"]);
+    assert!(database.arrives("UPDATE t SET n = 2").await.is_empty());
+    let mut shell = crate::shell::Shell::start(&database, &["-o", "json", "t"]);
+    client.batch_execute("UPDATE t SET n = 3").await.unwrap();
+    assert_eq!(shell.ask("t id=1")[0]["twice"], 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collation_that_calls_different_texts_equal_is_said() {
+    let sql = "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE TABLE t (id int PRIMARY KEY, name text COLLATE ci); INSERT INTO t VALUES (1, 'Ann');";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "t"]);
+    let ran = database.pgic(&["query", "t", "name=ann"]);
+    assert!(ran.code == 1 && ran.stderr.contains("name has a collation that calls different texts equal"), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_names_an_object_elsewhere_is_not_blamed_on_replication() {
+    use crate::support::ended;
+    use std::process::Stdio;
+    let sql =
+        "CREATE TABLE other (); CREATE TABLE t (id int PRIMARY KEY, r regclass); INSERT INTO t VALUES (1, 'other');";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "t"]);
+    let mut child = database
+        .command(&["verify", "t", "--for", "2s", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let client = database.client().await;
+    let listens = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgic verify%' AND datname = current_database() AND query LIKE '%COPY%'";
+    while client.query_one(listens, &[]).await.unwrap().get::<_, i64>(0) == 0 && child.try_wait().unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let mut round = 0;
+    while child.try_wait().unwrap().is_none() {
+        round += 1;
+        client
+            .batch_execute(&format!(
+                "ALTER TABLE {} RENAME TO renamed_{round}",
+                if round == 1 { "other".to_string() } else { format!("renamed_{}", round - 1) }
+            ))
+            .await
+            .unwrap();
+    }
+    let ran = ended(child);
+    let found = ran.json().into_iter().find(|line| line["event"] == "finding");
+    let cause = found.as_ref().and_then(|found| found["cause"].as_str()).unwrap_or_default();
+    assert!(cause.contains("written as the name of another object"), "{ran:?}");
+}

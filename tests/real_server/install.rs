@@ -592,3 +592,53 @@ async fn an_operator_s_own_generic_function_is_left_alone_unless_asked() {
         "its triggers survive: {changes:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_installers_of_one_generic_function_wait_for_each_other() {
+    let tables: String = (0..6).map(|n| format!("CREATE TABLE t{n} (id int PRIMARY KEY);")).collect();
+    for _ in 0..4 {
+        let database = Database::with(&tables).await;
+        let installers: Vec<_> = (0..6)
+            .map(|n| {
+                let database = database.clone();
+                tokio::task::spawn_blocking(move || database.pgic(&["install-triggers", &format!("t{n}"), "--generic"]))
+            })
+            .collect();
+        for installer in installers {
+            let ran = installer.await.unwrap();
+            assert_eq!(ran.code, 0, "{ran:?}");
+        }
+        assert_eq!(database.pgic(&["status"]).code, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
+    let database = Database::with(TWO).await;
+    let role = format!("{}_guest", database.name);
+    let client = database.client().await;
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT ALL ON a, b TO {role}; CREATE SCHEMA own AUTHORIZATION {role};
+             CREATE SCHEMA closed; CREATE TABLE closed.c (id int PRIMARY KEY); GRANT USAGE ON SCHEMA closed TO {role};
+             ALTER TABLE closed.c OWNER TO {role}"
+        ))
+        .await
+        .unwrap();
+    let guest = Database { url: database.url.replace("postgres@", &format!("{role}@")), ..database.clone() };
+    for command in ["install-triggers", "remove-triggers"] {
+        for dry_run in [&["--dry-run"][..], &[]] {
+            let ran = guest.pgic(&[&[command, "a", "b"], dry_run].concat());
+            assert!(ran.code == 2 && ran.stderr.contains("public.a belongs to postgres"), "{ran:?}");
+            assert!(ran.stderr.contains("hint: run it as postgres"), "{ran:?}");
+        }
+    }
+    for dry_run in [&["--dry-run"][..], &[]] {
+        let ran = guest.pgic(&[&["install-triggers", "closed.c"], dry_run].concat());
+        assert!(ran.code == 2 && ran.stderr.contains("may not create a function in the schema closed"), "{ran:?}");
+    }
+    let all = guest.pgic(&["install-triggers", "--schema", "public", "--all", "--dry-run"]);
+    assert!(all.code == 2 && all.stdout.is_empty(), "{all:?}");
+    assert_eq!(guest.pgic(&["install-triggers", "a", "--print-sql"]).code, 0, "somebody else runs it");
+    client.batch_execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await.unwrap();
+}

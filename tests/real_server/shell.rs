@@ -419,3 +419,61 @@ async fn verify_in_the_shell_says_equal_or_what_differs() {
     assert!(answer[1]["equal"] == false && answer[2]["rows"] == 1, "{answer:?}");
     assert!(shell.ask(".verify")[0]["error"].is_string());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_is_live_with_what_a_disabled_trigger_left_behind() {
+    let database = tables().await;
+    let client = database.client().await;
+    let mut shell = Shell::start(&database, &["-o", "json", "people"]);
+    assert_eq!(shell.ask("count people")[1]["state"], "live");
+    for round in 1..=40 {
+        // Questions keep looks at the definitions on their way: none of them may pass for the one that is asked for.
+        for _ in 0..round % 4 {
+            shell.send("count people");
+        }
+        client
+            .batch_execute(&format!(
+                "BEGIN; ALTER TABLE people DISABLE TRIGGER people_cache_notify; UPDATE people SET hash = {} WHERE id = 3; COMMIT",
+                round + 100
+            ))
+            .await
+            .unwrap();
+        for _ in 0..round % 4 {
+            while serde_json::from_str::<Value>(&shell.lines.recv_timeout(DEADLINE).unwrap()).unwrap()["event"] != "end"
+            {
+            }
+        }
+        let answer = shell.ask("people id=3");
+        let end = answer.last().unwrap();
+        assert_eq!(end["state"], "stale", "round {round}: {answer:?}");
+        client.batch_execute("ALTER TABLE people ENABLE TRIGGER people_cache_notify").await.unwrap();
+        let answer = shell.ask("people id=3");
+        assert_eq!((&answer[0]["hash"], &answer[1]["state"]), (&json!(round + 100), &json!("live")), "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_swap_no_answer_is_from_the_retired_table_as_if_it_were_live() {
+    let database = tables().await;
+    let client = database.client().await;
+    client
+        .batch_execute(
+            "CREATE TABLE next (id int PRIMARY KEY, name text, hash bigint); INSERT INTO next VALUES (1, 'n', 1)",
+        )
+        .await
+        .unwrap();
+    database.pgic_ok(&["install-triggers", "next"]);
+    let mut shell = Shell::start(&database, &["-o", "json", "people", "\"Odd Name\""]);
+    assert_eq!(shell.ask("count people")[0]["count"], 50);
+    let swap = "BEGIN; ALTER TABLE people RENAME TO old; ALTER TABLE next RENAME TO people; COMMIT";
+    client.batch_execute(swap).await.unwrap();
+    let answer = shell.ask("count people");
+    assert_eq!(answer[1]["state"], "stale", "its trigger announces it under another name: {answer:?}");
+    assert_eq!(shell.ask("count \"Odd Name\"")[1]["state"], "live");
+    let why = shell.ask(".stats")[0]["why"].as_str().unwrap_or_default().to_string();
+    assert!(why.contains("pgic install-triggers public.people"), "{why}");
+    database.pgic_ok(&["install-triggers", "people", "old"]);
+    client.batch_execute("INSERT INTO people VALUES (2, 'two', 2); INSERT INTO old VALUES (99, 'x', 9)").await.unwrap();
+    let answer = shell.ask("count people");
+    assert_eq!((&answer[0]["count"], &answer[1]["state"]), (&json!(2), &json!("live")));
+}

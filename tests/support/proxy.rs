@@ -16,6 +16,17 @@ pub enum Mood {
     Stalls,
     /// Passes it on in drops, some 60 kB a second.
     Drips,
+    /// Answers each new connection as a server does that is starting (SQLSTATE 57P03).
+    Starts,
+    /// Ends a connection once it has passed on so many bytes of the server's.
+    CutsAfter(usize),
+}
+
+/// What a server says that is starting (manual, 55.7 Message Formats, ErrorResponse).
+fn starting() -> Vec<u8> {
+    let fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
+    let length = u32::try_from(fields.len() + 4).expect("it is short");
+    [b"E", &length.to_be_bytes()[..], fields].concat()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,15 +57,21 @@ impl Proxy {
         let target = watch::Sender::new(socket);
         let leads_to = target.subscribe();
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
+            while let Ok((mut client, _)) = listener.accept().await {
                 count.send_modify(|count| *count += 1);
+                if heard.borrow().mood == Mood::Starts {
+                    // What it asks for is read first: what is not read would reset the connection.
+                    let _ = client.read(&mut [0; 1024]).await;
+                    let _ = client.write_all(&starting()).await;
+                    continue;
+                }
                 let socket = leads_to.borrow().clone();
                 let Ok(server) = UnixStream::connect(&socket).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
                 let cuts = heard.borrow().cuts;
-                tokio::spawn(pass(client_read, server_write, heard.clone(), cuts));
-                tokio::spawn(pass(server_read, client_write, heard.clone(), cuts));
+                tokio::spawn(pass(client_read, server_write, heard.clone(), cuts, false));
+                tokio::spawn(pass(server_read, client_write, heard.clone(), cuts, true));
             }
         });
         Self { port, orders, target, taken }
@@ -89,7 +106,9 @@ async fn pass(
     mut to: impl AsyncWrite + Unpin,
     mut orders: watch::Receiver<Orders>,
     cuts: u64,
+    is_of_server: bool,
 ) {
+    let mut passed = 0;
     let mut buffer = [0; 8192];
     loop {
         let now = *orders.borrow_and_update();
@@ -97,13 +116,14 @@ async fn pass(
             return;
         }
         let room = match now.mood {
-            Mood::Passes => buffer.len(),
+            Mood::CutsAfter(most) if is_of_server && passed >= most => return,
+            Mood::Passes | Mood::Starts | Mood::CutsAfter(_) => buffer.len(),
             Mood::Drips => 64,
             Mood::Stalls => 0,
         };
         tokio::select! {
             read = from.read(&mut buffer[..room]), if room > 0 => match read {
-                Ok(count @ 1..) if to.write_all(&buffer[..count]).await.is_ok() => {}
+                Ok(count @ 1..) if to.write_all(&buffer[..count]).await.is_ok() => passed += count,
                 _ => return,
             },
             changed = orders.changed() => if changed.is_err() {

@@ -201,7 +201,7 @@ impl Engine {
         }
         self.work = None;
         if self.reads_are_lost_in_vain() {
-            self.disconnect(Failure::ConnectionLost(said.clone()), true, now);
+            self.end(Failure::ReadsCut { why: said.clone() }, now);
         }
         said
     }

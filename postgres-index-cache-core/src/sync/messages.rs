@@ -489,6 +489,12 @@ pub enum Failure {
     /// A connection was lost.
     #[error("a connection was lost: {0}")]
     ConnectionLost(String),
+    /// A connection was lost again and again while a table was read, before anything was live.
+    #[error("the connection was lost {why}")]
+    ReadsCut {
+        /// How often, while which table was read, and why the last time.
+        why: String,
+    },
     /// The connections could not be had.
     #[error("{0}")]
     ConnectFailed(String),

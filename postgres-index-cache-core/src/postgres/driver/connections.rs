@@ -24,6 +24,7 @@ impl Driver {
                 self.failure = None;
                 Ok(())
             }
+            None if matches!(failure, Failure::ReadsCut { .. }) => Err(DriverError::Failed(failure)),
             None => Err(self.failure.take().unwrap_or(DriverError::Failed(failure))),
         }
     }

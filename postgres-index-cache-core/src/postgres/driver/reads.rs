@@ -97,7 +97,7 @@ impl Drop for Reads {
 impl Reads {
     /// Whether a read is underway, which will say how it ends.
     pub(super) fn is_underway(&self) -> bool {
-        self.task.as_ref().is_some_and(|task| !task.is_finished())
+        self.asked.is_some() && self.task.as_ref().is_some_and(|task| !task.is_finished())
     }
 
     /// The connection is gone, and with it what was asked for.
@@ -258,20 +258,35 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    /// What Q reads of a table is not wanted any more. What still comes of it is drained, and its transaction ended, before
-    /// the next read.
+    /// What Q reads of a table is not wanted any more.
     pub(super) fn give_up_read(&mut self, table: TableId) {
         if self.reads.asked.is_some_and(|asked| asked.table == table) {
-            self.reads.asked = None;
-            self.reads.task.iter().for_each(JoinHandle::abort);
+            self.abandon_read();
         }
+    }
+
+    /// Gives up what Q does, and ends its transaction at once.
+    ///
+    /// To leave that to the next read is not enough: 1. A table is found altered while it is read, and held until somebody
+    /// mends its triggers. 2. There is no next read. 3. The transaction goes on holding the table's lock, and the migration
+    /// that would mend it waits for that.
+    fn abandon_read(&mut self) {
+        self.reads.asked = None;
+        let previous = self.reads.task.take();
+        previous.iter().for_each(JoinHandle::abort);
+        let is_open = std::mem::take(&mut self.reads.is_cut_open) || previous.is_some();
+        let Some((client, _)) = self.client(Via::Reads).filter(|_| is_open) else { return };
+        self.reads.task = Some(tokio::spawn(async move {
+            if let Some(previous) = previous {
+                // It was aborted.
+                let _ = previous.await;
+            }
+            client.batch_execute("ROLLBACK").await.is_ok()
+        }));
     }
 
     pub(super) fn round_ended(&mut self, table: TableId, question: QuestionId, inconclusive: Option<String>) {
         self.reads.cut = None;
-        if self.reads.asked.is_some_and(|asked| asked.table == table) {
-            self.reads.asked = None;
-        }
         let verified = match (inconclusive, self.tables[table.0].take_comparison()) {
             (None, Some(comparison)) => Verified::Compared(comparison),
             (Some(why), _) => Verified::Inconclusive(why),
@@ -279,7 +294,7 @@ impl Driver {
         };
         if matches!(verified, Verified::Inconclusive(_)) {
             // What is left of it is not wanted.
-            self.reads.task.iter().for_each(JoinHandle::abort);
+            self.abandon_read();
         }
         if self.reads.verified.len() >= ANSWERS_KEPT {
             self.reads.verified.pop_front();

@@ -231,7 +231,7 @@ fn a_read_that_is_cut_again_and_again_ends_what_was_never_live_with_the_count() 
         Output::Disconnected { failure, retry_in: None } => Some(failure.to_string()),
         _ => None,
     });
-    assert_eq!(last.as_deref(), Some("a connection was lost: 5 times in a row while app.users was read: cut"));
+    assert_eq!(last.as_deref(), Some("the connection was lost 5 times in a row while app.users was read: cut"));
 }
 
 #[test]
