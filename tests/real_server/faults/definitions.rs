@@ -19,6 +19,9 @@ const TABLES: &str = "
     CREATE TYPE mood AS ENUM ('ok', 'sad', 'furious');
     CREATE TABLE users (id uuid PRIMARY KEY, other uuid NOT NULL DEFAULT gen_random_uuid(), n bigint NOT NULL, mood mood NOT NULL);
     CREATE TABLE users_next (id uuid PRIMARY KEY, other uuid NOT NULL DEFAULT gen_random_uuid(), n bigint NOT NULL, mood mood NOT NULL);
+    -- What keeps the ids apart while the primary key is another column.
+    CREATE UNIQUE INDEX ON users (id);
+    CREATE UNIQUE INDEX ON users_next (id);
     CREATE TABLE steady (id uuid PRIMARY KEY, n bigint NOT NULL);
     CREATE SCHEMA hidden;
     CREATE ROLE node LOGIN;
