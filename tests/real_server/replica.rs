@@ -599,7 +599,6 @@ async fn a_table_of_another_replica_is_never_live() {
     drop(client);
 }
 
-/// A consumer that stops, under heavy writes: `PGIC_STOPPED_SECONDS` makes it a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_to_be_read_again_and_again_is_degraded_with_the_cause() {
     let (_database, client, replica, users) =
@@ -623,6 +622,22 @@ async fn a_table_that_is_to_be_read_again_and_again_is_degraded_with_the_cause()
     assert_eq!((table.as_str(), why.as_str()), ("users", "the trigger asks for it"));
     fence(&replica).await;
     assert!(replica.read(&users).is_live() && replica.read(&users).len() == 5000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_swapped_before_it_is_read_is_not_locked_against_who_mends_it() {
+    let (_database, client, replica, users) = with_users("CREATE TABLE next (LIKE users INCLUDING ALL);").await;
+    let mut events = replica.events();
+    // It is read at once, and another table has its name then.
+    let swap = r#"BEGIN; ALTER TABLE users RENAME TO before; ALTER TABLE next RENAME TO users;
+        NOTIFY cache_invalidation, '{"table":"users","action":"reload","id":null,"schema":"public","why":"x"}'; COMMIT"#;
+    client.batch_execute(swap).await.unwrap();
+    event(&mut events, |event| matches!(event, ReplicaEvent::Stale { table: Some(_), .. }).then_some(())).await;
+    let swap_back =
+        "SET lock_timeout = '10s'; BEGIN; ALTER TABLE users RENAME TO next; ALTER TABLE before RENAME TO users; COMMIT";
+    client.batch_execute(swap_back).await.unwrap();
+    fence(&replica).await;
+    assert!(replica.read(&users).is_live());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -653,6 +668,7 @@ async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again(
     assert!(reading.is_live() && reading.iter().all(|user| user.city.as_ref().is_some_and(|city| city.len() == 2000)));
 }
 
+/// A consumer that stops, under heavy writes: `PGIC_STOPPED_SECONDS` makes it a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_reader_stops_the_queue_is_drained_and_memory_is_bounded_by_keys() {
     let seconds = std::env::var("PGIC_STOPPED_SECONDS").map_or(2, |text| text.parse().expect("a number"));

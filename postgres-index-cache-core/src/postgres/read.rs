@@ -53,20 +53,22 @@ pub(super) struct Read {
 }
 
 impl Read {
-    /// Reads, and says whether the session is out of its transaction.
+    /// Reads, and says whether the session is in order: in no transaction but one that a round left open.
     pub(super) async fn run(mut self) -> bool {
         let read = match self.end_previous().await {
             Ok(()) => self.read().await,
             Err(error) => Err(error),
         };
-        let is_done = read.is_ok();
         let asked = self.asked;
         // A driver that is gone wants to hear nothing.
-        match read {
-            Ok(()) => drop(self.bringer.send(Brought::All { asked }).await),
-            Err(error) => drop(self.sender.send(Event::ReadFailed { asked, error }).await),
-        }
-        is_done
+        let Err(error) = read else {
+            let _ = self.bringer.send(Brought::All { asked }).await;
+            return true;
+        };
+        let _ = self.sender.send(Event::ReadFailed { asked, error }).await;
+        // At once: not every error is the server's, and none of our own ends the transaction, which holds the table's lock.
+        // There may be no next read before somebody's migration, which waits for that lock, is done.
+        self.client.batch_execute("ROLLBACK").await.is_ok()
     }
 
     /// Waits for the read before this one: two must never be in one transaction, whose snapshot would be the older.

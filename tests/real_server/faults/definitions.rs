@@ -261,9 +261,16 @@ async fn stays_stale(load: &Load, replica: &Replica, users: &ReplicaTable<User>,
 async fn install(servers: &Servers) {
     let database = servers.database.clone();
     let installed = tokio::task::spawn_blocking(move || {
-        database.pgic_ok(&["install-triggers", "users", "users_next", "--lock-timeout", "30s"])
+        database.pgic(&["install-triggers", "users", "users_next", "--lock-timeout", "15s"])
     });
-    installed.await.expect("the triggers are refreshed");
+    let ran = installed.await.expect("it does not panic");
+    if ran.code != 0 {
+        let sessions = "SELECT a.application_name, a.state, a.wait_event, left(a.query, 200), now() - a.xact_start,
+                array_agg(l.relation::regclass::text || ' ' || l.mode || ' ' || l.granted)::text
+            FROM pg_stat_activity a JOIN pg_locks l USING (pid) WHERE l.relation >= 16384 GROUP BY 1, 2, 3, 4, 5";
+        let held = servers.client().await.simple_query(sessions).await;
+        panic!("PGIC_FAULT_SEED={}: the triggers are refreshed: {ran:?}; {held:#?}", seed());
+    }
 }
 
 struct Followed<'a> {

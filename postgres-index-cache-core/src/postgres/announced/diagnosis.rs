@@ -190,9 +190,10 @@ fn install(table: &Table, what: &'static str, options: &str) -> Remedy {
     Remedy::Command { what, command: format!("pgic install-triggers {}{options}", table.typed_name()) }
 }
 
-/// Whether a problem says already that a function was made for something else.
+/// Whether a problem says already that a function was made for something else. What differs in smaller things is then
+/// neither news nor mended otherwise.
 fn is_of_contract(problem: &Problem) -> bool {
-    matches!(problem.code, "another-name" | "key-changed" | "key-unknown")
+    matches!(problem.code, "another-name" | "key-changed" | "key-unknown" | "function-edited")
 }
 
 fn fires(trigger: &Trigger) -> bool {
@@ -403,7 +404,7 @@ impl Diagnosis<'_> {
             .filter(|column| is_sent(column))
             .filter(|column| self.table.column(column).is_some_and(|column| !column.is_virtual))
             .collect();
-        if self.is_ours && !untrusted.is_empty() {
+        if self.is_ours && !untrusted.is_empty() && !self.problems.iter().any(is_of_contract) {
             let text = format!(
                 "the function of {name}'s trigger was not made for the columns {}: rows are read again by their keys",
                 untrusted.join(", ")
