@@ -329,7 +329,7 @@ impl Engine {
                 self.carry_out(table, steps, now);
             }
             Input::TableHeld { table, why } => self.hold(table, why, now),
-            Input::TableFollowed { table, followed } => self.follow_table(table, *followed),
+            Input::TableFollowed { table, followed } => self.follow_table(table, *followed, now),
             Input::TableFailed { table, why, is_permanent } => self.table_failed(table, why, is_permanent, now),
             Input::ChannelsChanged(channels) => self.change_channels(channels, now),
             Input::Looked { look } => self.looked(look),
@@ -550,8 +550,10 @@ impl Engine {
         self.tables[table.0].hold(why);
     }
 
-    /// A table can be followed, as `followed` says from now on: it is read anew.
-    fn follow_table(&mut self, table: TableId, followed: Followed) {
+    /// A table can be followed, as `followed` says from now on: it is read anew. It need not have been held before, so Q may
+    /// be at work for it.
+    fn follow_table(&mut self, table: TableId, followed: Followed, now: Instant) {
+        self.give_up_table(table, "the table is followed anew", now);
         self.tables[table.0].follow_anew(followed);
     }
 

@@ -33,23 +33,33 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What comes of it over what is installed.
+    /// What comes of it over what is installed. What is kept is what can be: a column that is gone is not sent any more, and a
+    /// table whose key is not `id` leaves the generic function. [`not_kept`](Self::not_kept) says so.
     ///
     /// # Errors
     /// When a column is not one of the table's.
     pub fn over(&self, installed: Option<&TriggerOptions>, table: &Table) -> anyhow::Result<TriggerOptions> {
         let kept = installed.filter(|_| !self.defaults).cloned().unwrap_or_default();
         let is_special = self.columns.is_some() || self.no_data || self.on_change || self.no_guard;
-        if self.generic || kept.generic {
+        if self.generic || (kept.generic && (is_special || takes_generic(table))) {
             return self.generic_over(kept, is_special, table);
         }
         let columns = match &self.columns {
-            Some(columns) => Some(columns),
-            None => kept.columns.as_ref().filter(|_| !self.no_data),
+            Some(columns) => Some(sent_columns(table, columns)?),
+            None => kept
+                .columns
+                .as_ref()
+                .filter(|_| !self.no_data)
+                .map(|columns| {
+                    let there: Vec<String> =
+                        columns.iter().filter(|column| table.column(column).is_some()).cloned().collect();
+                    sent_columns(table, &there)
+                })
+                .transpose()?,
         };
         Ok(TriggerOptions {
             channel: self.channel.clone().unwrap_or(kept.channel),
-            columns: columns.map(|columns| sent_columns(table, columns)).transpose()?,
+            columns,
             no_data: self.no_data || (kept.no_data && self.columns.is_none()),
             on_change: self.on_change || kept.on_change,
             always: self.always || kept.always,
@@ -57,6 +67,27 @@ impl Asked {
             no_guard: self.no_guard || kept.no_guard,
             generic: false,
         })
+    }
+
+    /// What of the options that are `installed` could not be kept in `options`, though nobody asked for that.
+    pub fn not_kept(&self, installed: &TriggerOptions, options: &TriggerOptions, table: &Table) -> Vec<String> {
+        if self.defaults {
+            return Vec::new();
+        }
+        let name = table.display_name();
+        let mut notes = Vec::new();
+        if installed.generic && !options.generic {
+            notes.push(format!("{name} has a function of its own from now on: the generic one needs a key called id"));
+        }
+        if self.columns.is_none() && !self.no_data {
+            let gone = installed.columns.iter().flatten().filter(|column| table.column(column).is_none());
+            notes.extend(
+                gone.map(|column| {
+                    format!("the column {column} of {name} is gone: what is sent is named with --columns")
+                }),
+            );
+        }
+        notes
     }
 
     /// The one function of all tables knows none of their columns but the key, which must be called `id`.
@@ -67,7 +98,7 @@ impl Asked {
                 "leave --generic out, and give --defaults where it is installed",
             ));
         }
-        if table.key.as_ref().is_none_or(|key| key.columns != ["id"]) {
+        if !takes_generic(table) {
             return Err(with_hint(
                 anyhow::anyhow!(
                     "the generic function needs a key of one column called id, which {} has not",
@@ -84,6 +115,11 @@ impl Asked {
             ..TriggerOptions::default()
         })
     }
+}
+
+/// Whether the generic function, which knows no column but `id`, can announce a table.
+fn takes_generic(table: &Table) -> bool {
+    table.key.as_ref().is_some_and(|key| key.columns == ["id"])
 }
 
 /// The columns to send, in table order, with the key.

@@ -115,7 +115,8 @@ pub async fn install(
     let stale: Vec<&Trigger> =
         table.triggers.iter().filter(|trigger| is_ours(&trigger.function) && !is_wanted(trigger)).collect();
     let functions = functions_of_ours(table, Some(&expected));
-    let notes = drop_all(client, &mut steps, table, &stale, &functions, &[]).await?;
+    let mut notes = drop_all(client, &mut steps, table, &stale, &functions, &[]).await?;
+    notes.extend(installed.as_ref().map(|installed| asked.not_kept(installed, &options, table)).unwrap_or_default());
     let had_any = function.is_some() || table.triggers.iter().any(|trigger| is_ours(&trigger.function));
     let result = match (steps.is_empty(), had_any) {
         (true, _) => "unchanged",
@@ -257,10 +258,11 @@ fn trigger_steps(
     let is_right = |found: &Trigger| expected.is_right(found, name, events);
     let trigger = quote_identifier(name);
     if !found.is_some_and(is_right) {
-        let (verb, create) = match (found, version >= 140_000) {
+        let can_replace = version >= 140_000 && found.is_none_or(|found| !found.is_constraint);
+        let (verb, create) = match (found, can_replace) {
             (None, _) => ("create", "CREATE TRIGGER".to_string()),
             (Some(_), true) => ("replace", "CREATE OR REPLACE TRIGGER".to_string()),
-            // PostgreSQL 13 cannot replace a trigger.
+            // PostgreSQL 13 cannot replace a trigger, and no release replaces a constraint trigger.
             (Some(_), false) => ("replace", format!("DROP TRIGGER {trigger} ON {relation};\nCREATE TRIGGER")),
         };
         steps.push(Step {

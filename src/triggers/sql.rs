@@ -131,6 +131,7 @@ impl Expected {
         trigger.name == name
             && trigger.kind == events
             && !trigger.is_conditional
+            && !trigger.is_constraint
             && trigger.arguments == self.arguments
             && trigger.function.schema == self.schema
             && trigger.function.name == self.function

@@ -24,6 +24,9 @@ const fn case(code: &'static str, severity: &'static str, provoke: &'static str)
 const PARTITIONED: &str = "CREATE TABLE a (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
     CREATE TABLE a_1 PARTITION OF a FOR VALUES FROM (0) TO (100);";
 
+const GENERIC: &[&str] = &["install-triggers", "a", "--generic"];
+const ONE_COLUMN: &[&str] = &["install-triggers", "a", "--columns", "n"];
+
 const CASES: &[Case] = &[
     Case { install: &[], ..case("not-announced", "critical", "SELECT 1") },
     case("not-announced", "critical", "DROP TRIGGER a_cache_notify ON a"),
@@ -72,6 +75,32 @@ const CASES: &[Case] = &[
         "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     ),
     case("function-outdated", "warning", "ALTER FUNCTION notify_cache_change_a() SECURITY DEFINER"),
+    case(
+        "function-silent",
+        "critical",
+        "DROP FUNCTION notify_cache_change_a() CASCADE;
+         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+    ),
+    case(
+        "event-missing",
+        "critical",
+        "DROP TRIGGER a_cache_notify ON a; CREATE CONSTRAINT TRIGGER a_cache_notify AFTER INSERT OR UPDATE ON a
+         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+    ),
+    // What is installed cannot be kept.
+    Case {
+        install: GENERIC,
+        ..case("key-changed", "critical", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY (other)")
+    },
+    Case { install: GENERIC, ..case("key-changed", "critical", "ALTER TABLE a RENAME id TO ident") },
+    Case {
+        install: &["install-triggers", "a", "--columns", "id,n"],
+        ..case("key-changed", "critical", "ALTER TABLE a RENAME id TO ident")
+    },
+    Case { install: ONE_COLUMN, ..case("function-outdated", "warning", "ALTER TABLE a DROP COLUMN n") },
+    Case { install: ONE_COLUMN, ..case("function-outdated", "warning", "ALTER TABLE a RENAME n TO m") },
+    Case { install: ONE_COLUMN, ..case("not-announced", "critical", "ALTER TABLE a DROP COLUMN n; DROP TRIGGER a_cache_notify ON a; DROP TRIGGER a_cache_notify_truncate ON a") },
     case("columns-outdated", "warning", "ALTER TABLE a ADD COLUMN since interval"),
     case("columns-outdated", "warning", "ALTER TABLE a ALTER n TYPE text"),
     case("truncate-missing", "warning", "DROP TRIGGER a_cache_notify_truncate ON a"),
@@ -261,4 +290,45 @@ async fn a_subscriber_s_trigger_must_fire_always_also_when_the_subscription_come
         }
     };
     tokio::time::timeout(DEADLINE, dropped).await.expect("the slot is let go");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remedy_for_a_partition_s_trigger_leaves_the_other_triggers_as_they_are() {
+    let audit = "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER audit AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION audit();";
+    let database = Database::with(&format!("{PARTITIONED} {audit}")).await;
+    database.pgic_ok(INSTALL);
+    let client = database.client().await;
+    let disable = "ALTER TABLE a_1 DISABLE TRIGGER audit; ALTER TABLE a_1 DISABLE TRIGGER a_cache_notify";
+    client.batch_execute(disable).await.unwrap();
+    let (_, found) = problems(&database);
+    run(&database, &found[0]).await;
+    assert_eq!(problems(&database), (0, Vec::new()));
+    let audit = "SELECT tgenabled::text FROM pg_trigger WHERE tgrelid = 'a_1'::regclass AND tgname = 'audit'";
+    assert_eq!(client.query_one(audit, &[]).await.unwrap().get::<_, String>(0), "D", "it was disabled on purpose");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_logical_replication_writes_to_must_have_an_always_trigger_of_its_own() {
+    let database = Database::with(PARTITIONED).await;
+    database.pgic_ok(&["install-triggers", "a", "--always"]);
+    let mut shell = Shell::start(&database, &["-o", "json", "a"]);
+    assert_eq!(shell.ask("count a").last().unwrap()["state"], "live");
+    let client = database.client().await;
+    // What CREATE SUBSCRIPTION leaves behind.
+    client
+        .batch_execute(
+            "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) VALUES (1, 'a_1'::regclass, 'r');
+             ALTER TABLE a_1 ENABLE TRIGGER a_cache_notify",
+        )
+        .await
+        .unwrap();
+    assert_eq!(shell.ask("count a").last().unwrap()["state"], "stale");
+    let (exit, found) = problems(&database);
+    assert!(exit == 1 && found[0]["code"] == "trigger-disabled", "{found:?}");
+    run(&database, &found[0]).await;
+    assert_eq!(problems(&database), (0, Vec::new()));
+    client.batch_execute("SET session_replication_role = replica; INSERT INTO a VALUES (1, 1)").await.unwrap();
+    let answer = shell.ask("count a");
+    assert_eq!((&answer[0]["count"], &answer[1]["state"]), (&Value::from(1), &Value::from("live")));
 }

@@ -641,6 +641,30 @@ async fn a_table_that_was_swapped_before_it_is_read_is_not_locked_against_who_me
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
+    let (_database, client, replica, users) = with_users("").await;
+    let rewrite = "BEGIN; TRUNCATE users; INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 10);
+        ALTER TABLE users ALTER email_hash TYPE bigint USING email_hash + 1; COMMIT";
+    client.batch_execute(rewrite).await.unwrap();
+    fence(&replica).await;
+    let reading = replica.read(&users);
+    assert!(reading.is_live());
+    assert_eq!(reading.iter().map(|user| user.email_hash).collect::<Vec<_>>(), [11]);
+    drop(reading);
+    // A TRUNCATE alone is told by what announces it, and nothing is read again.
+    let reads = replica.stats().counters.reloads;
+    client
+        .batch_execute(
+            "BEGIN; TRUNCATE users; INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000002', 1, 10); COMMIT",
+        )
+        .await
+        .unwrap();
+    fence(&replica).await;
+    fence(&replica).await;
+    assert!(replica.read(&users).is_live() && replica.stats().counters.reloads == reads);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again() {
     let database = Database::with(&format!(
         "{USERS} ALTER TABLE users ADD COLUMN city text;

@@ -154,6 +154,8 @@ pub struct Trigger {
     pub arguments: Vec<String>,
     /// Whether it has a WHEN condition or a column list.
     pub is_conditional: bool,
+    /// Whether it is a constraint trigger, which may fire at the end of the transaction.
+    pub is_constraint: bool,
     /// What it calls.
     pub function: Function,
 }
@@ -336,6 +338,7 @@ fn trigger(row: &tokio_postgres::Row) -> Trigger {
             .map(|argument| String::from_utf8_lossy(argument.strip_suffix(&[0]).unwrap_or(argument)).into_owned())
             .collect(),
         is_conditional: row.get("is_conditional"),
+        is_constraint: row.get("is_constraint"),
         function: function(row),
     }
 }

@@ -16,15 +16,17 @@ pub struct Fingerprint {
     files: String,
     /// The low 32 bits of the transaction that gave a table its files, as far as that is known.
     filed_by: Option<i64>,
+    /// Changes when a column does, also one whose definition is what it was: a rewrite by `ALTER … TYPE … USING` does that.
+    column_marks: String,
     /// The oids of the leaves, where it is partitioned.
     pub(super) leaves: Vec<u32>,
     /// Those that are being detached: what they announce is not the table's any more.
     pub(super) detaching: Vec<u32>,
-    /// Changes when a trigger of a leaf does; and the triggers of the table that do not fire for some leaf.
+    /// Changes when a trigger of a leaf does.
     leaf_marks: String,
-    pub(super) silenced: Vec<String>,
-    /// The statements that make those fire again.
-    pub(super) enabling: Vec<String>,
+    /// The triggers of the table that do not fire for all that is written to some leaf, each with the statement that makes it
+    /// do so.
+    silenced: Vec<(String, String)>,
     /// Whether a subscription of logical replication writes to it.
     pub(super) is_subscribed: bool,
     /// The triggers that fire, and what changes when one is made anew, or calls something else.
@@ -47,6 +49,11 @@ impl Fingerprint {
         self.schema == schema && self.name == name
     }
 
+    /// The statements that make a trigger fire for all that is written to the leaves; none when it does.
+    pub(super) fn enabling(&self, trigger: &str) -> impl Iterator<Item = &str> {
+        self.silenced.iter().filter(move |(name, _)| name == trigger).map(|(_, enabling)| enabling.as_str())
+    }
+
     /// The type of a column, by its oid.
     pub(super) fn type_of(&self, column: &str) -> Option<u32> {
         self.columns.iter().find(|(name, _)| name == column).map(|(_, oid)| *oid)
@@ -65,11 +72,12 @@ pub(super) async fn look(client: &impl GenericClient, relations: &[u32]) -> Resu
             .collect(),
         files: row.get("files"),
         filed_by: row.get("filed_by"),
+        column_marks: row.get("column_marks"),
         leaves: row.get("leaves"),
         detaching: row.get("detaching"),
         leaf_marks: row.get("leaf_marks"),
-        silenced: row.get("silenced"),
-        enabling: row.get("enabling"),
+        silenced: std::iter::zip(row.get::<_, Vec<String>>("silenced"), row.get::<_, Vec<String>>("enabling"))
+            .collect(),
         is_subscribed: row.get("is_subscribed"),
         triggers: std::iter::zip(row.get::<_, Vec<String>>("triggers"), row.get::<_, Vec<String>>("trigger_marks"))
             .collect(),
@@ -104,7 +112,7 @@ pub(super) fn compare(
     let mark = |print: &Fingerprint, name: &String| {
         print.triggers.iter().find(|(of, _)| of == name).map(|(_, mark)| mark.clone())
     };
-    let is_silent = |name: &&String| mark(now, name).is_none() || now.silenced.contains(name);
+    let is_silent = |name: &&String| mark(now, name).is_none() || now.enabling(name).next().is_some();
     if let Some(missing) = announced_by.iter().find(is_silent) {
         return Some(Difference::Silent(missing.clone()));
     }
@@ -122,6 +130,8 @@ pub(super) fn compare(
     }
     let is_truncated =
         now.filed_by.is_some_and(|xid| truncated_by.is_some_and(|truncated| truncated & 0xffff_ffff == xid as u64));
+    // The transaction that truncated it may have filled it again, and made other values of those rows.
+    let is_truncated = is_truncated && now.column_marks == before.column_marks;
     Some(if is_truncated {
         Difference::Truncated
     } else {

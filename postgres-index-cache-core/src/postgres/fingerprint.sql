@@ -27,25 +27,24 @@ SELECT
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', k.conkey, k.convalidated), ';' ORDER BY k.oid)
          FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'n'),
         -- Whether logical replication writes to it.
-        (SELECT pg_catalog.count(*) > 0 FROM pg_catalog.pg_subscription_rel s
-         WHERE s.srrelid = c.oid OR s.srrelid = ANY (parts.leaves)),
+        subscribed.is_so,
         -- The keys that it may have.
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', i.indexrelid, i.indkey, i.indimmediate, i.indisvalid), ';' ORDER BY i.indexrelid)
          FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique),
         '')) AS definition,
     own.names AS column_names,
     own.types AS column_types,
-    -- A rewrite has other files, and so has a TRUNCATE, whose transaction is named.
+    -- A rewrite has other files, and so has a TRUNCATE, whose transaction is named. One that makes other values of the rows
+    -- leaves its transaction's mark on a column.
     coalesce(parts.files, c.relfilenode::pg_catalog.text) AS files,
     CASE WHEN c.relkind = 'r' THEN c.xmin::pg_catalog.text::pg_catalog.int8 END AS filed_by,
+    own.marks AS column_marks,
     coalesce(parts.leaves, '{}') AS leaves,
     coalesce(parts.detaching, '{}') AS detaching,
     coalesce(parts.marks, '') AS leaf_marks,
     coalesce(parts.silenced, '{}') AS silenced,
     coalesce(parts.enabling, '{}') AS enabling,
-    EXISTS (
-        SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid OR s.srrelid = ANY (parts.leaves)
-    ) AS is_subscribed,
+    subscribed.is_so AS is_subscribed,
     coalesce((
         SELECT pg_catalog.array_agg(t.tgname::pg_catalog.text ORDER BY t.tgname)
         FROM pg_catalog.pg_trigger t
@@ -64,6 +63,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (
     SELECT coalesce(pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY a.attnum), '{}') AS names,
            coalesce(pg_catalog.array_agg(a.atttypid ORDER BY a.attnum), '{}') AS types,
+           coalesce(pg_catalog.md5(pg_catalog.string_agg(a.xmin::pg_catalog.text, ',' ORDER BY a.attnum)), '') AS marks,
            ARRAY (
                WITH RECURSIVE made (type) AS (
                    SELECT o.atttypid FROM pg_catalog.pg_attribute o
@@ -93,17 +93,32 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL (
     -- pg_partition_tree() would wait for whoever holds a partition. One that is being detached is none any more, and one
     -- that is truncated has other files.
-    WITH RECURSIVE tree (relid, is_detaching) AS (
-        SELECT c.oid, false WHERE c.relkind = 'p'
+    WITH RECURSIVE tree (relid, is_detaching, is_subscribed) AS (
+        SELECT c.oid, false, EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid)
+        WHERE c.relkind = 'p'
         UNION ALL
         SELECT i.inhrelid,
-               tree.is_detaching OR coalesce((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::pg_catalog.bool, false)
+               tree.is_detaching OR coalesce((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::pg_catalog.bool, false),
+               tree.is_subscribed OR EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = i.inhrelid)
         FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid
     ),
     leaf AS (
-        SELECT l.oid, l.relfilenode, tree.is_detaching
+        SELECT l.oid, l.relfilenode, tree.is_detaching, tree.is_subscribed
         FROM tree JOIN pg_catalog.pg_class l ON l.oid = tree.relid
         WHERE l.relkind <> 'p'
+    ),
+    -- Its triggers that do not fire for all that is written to it: what logical replication writes fires those alone that
+    -- are ALWAYS.
+    silent AS (
+        SELECT l.oid, t.tgname::pg_catalog.text AS trigger,
+               pg_catalog.format('ALTER TABLE %I.%I ENABLE %sTRIGGER %I', ln.nspname, lc.relname,
+                   CASE WHEN l.is_subscribed THEN 'ALWAYS ' END, t.tgname) AS enabling
+        FROM pg_catalog.pg_trigger t
+        JOIN leaf l ON l.oid = t.tgrelid
+        JOIN pg_catalog.pg_class lc ON lc.oid = l.oid
+        JOIN pg_catalog.pg_namespace ln ON ln.oid = lc.relnamespace
+        WHERE NOT l.is_detaching AND t.tgparentid <> 0
+          AND (t.tgenabled NOT IN ('O', 'A') OR (l.is_subscribed AND t.tgenabled = 'O'))
     )
     SELECT pg_catalog.array_agg(leaf.oid ORDER BY leaf.oid) FILTER (WHERE NOT is_detaching) AS leaves,
            pg_catalog.array_agg(leaf.oid ORDER BY leaf.oid) FILTER (WHERE is_detaching) AS detaching,
@@ -113,18 +128,13 @@ LEFT JOIN LATERAL (
                 ORDER BY t.tgrelid, t.tgname))
             FROM pg_catalog.pg_trigger t JOIN leaf l ON l.oid = t.tgrelid
             WHERE NOT l.is_detaching AND (NOT t.tgisinternal OR t.tgparentid <> 0)) AS marks,
-           (SELECT pg_catalog.array_agg(DISTINCT t.tgname::pg_catalog.text)
-            FROM pg_catalog.pg_trigger t JOIN leaf l ON l.oid = t.tgrelid
-            WHERE NOT l.is_detaching AND t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A')) AS silenced,
-           -- What enables them again.
-           (SELECT pg_catalog.array_agg(
-                pg_catalog.format('ALTER TABLE %I.%I ENABLE TRIGGER %I', ln.nspname, lc.relname, t.tgname)
-                ORDER BY lc.oid, t.tgname)
-            FROM pg_catalog.pg_trigger t
-            JOIN leaf l ON l.oid = t.tgrelid
-            JOIN pg_catalog.pg_class lc ON lc.oid = l.oid
-            JOIN pg_catalog.pg_namespace ln ON ln.oid = lc.relnamespace
-            WHERE NOT l.is_detaching AND t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A')) AS enabling
+           (SELECT pg_catalog.array_agg(silent.trigger ORDER BY silent.oid, silent.trigger) FROM silent) AS silenced,
+           (SELECT pg_catalog.array_agg(silent.enabling ORDER BY silent.oid, silent.trigger) FROM silent) AS enabling,
+           pg_catalog.bool_or(leaf.is_subscribed) FILTER (WHERE NOT is_detaching) AS is_subscribed
     FROM leaf
 ) parts ON c.relkind = 'p'
+CROSS JOIN LATERAL (
+    SELECT coalesce(parts.is_subscribed, false)
+        OR EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid) AS is_so
+) subscribed
 WHERE c.oid = ANY ($1::pg_catalog.oid[])

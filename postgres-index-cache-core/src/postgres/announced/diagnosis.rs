@@ -227,10 +227,12 @@ impl Diagnosis<'_> {
             let text = format!("{trigger} is {}", row.enabled.as_str());
             self.problems.push(critical("trigger-disabled", text, self.enable(row)));
         }
-        let silenced = &self.table.fingerprint.silenced;
-        if silenced.contains(&row.name) {
-            let sql = self.table.fingerprint.enabling.join("; ");
-            let text = format!("{trigger} is disabled on a partition");
+        let enabling: Vec<&str> = self.table.fingerprint.enabling(&row.name).collect();
+        if !enabling.is_empty() {
+            let sql = enabling.join("; ");
+            let text = format!(
+                "{trigger} is disabled on a partition, or does not fire there for what logical replication writes to it"
+            );
             self.problems.push(critical("trigger-disabled", text, Remedy::Sql { what: "enable it", sql }));
         }
         if row.is_conditional {
@@ -270,10 +272,15 @@ impl Diagnosis<'_> {
         if self.is_ours {
             return self.install("refresh it");
         }
+        // A function that has the name which pgic needs must be replaced as well.
+        let (function, table) = (&trigger.function, self.table);
+        let is_in_the_way =
+            function.schema == table.schema && function.name == format!("notify_cache_change_{}", table.name);
+        let option = if is_in_the_way { " --replace-function" } else { "" };
         Remedy::Steps {
             what: "replace it",
-            sql: format!("DROP TRIGGER {} ON {}", quote_identifier(&trigger.name), self.table.sql_name()),
-            command: format!("pgic install-triggers {}", self.table.typed_name()),
+            sql: format!("DROP TRIGGER {} ON {}", quote_identifier(&trigger.name), table.sql_name()),
+            command: format!("pgic install-triggers {}{option}", table.typed_name()),
         }
     }
 
@@ -340,7 +347,14 @@ impl Diagnosis<'_> {
             let remedy = install(self.table, "replace it, and give it to the owner", " --replace-function");
             self.problems.push(warning("function-planted", text, remedy));
         }
-        if let Some(row) = self.seen.row.filter(|_| !self.is_ours) {
+        let foreign = self.seen.row.filter(|_| !self.is_ours);
+        if let Some(row) = foreign.filter(|row| !row.function.source.to_lowercase().contains("notify")) {
+            let text = format!(
+                "the function {}.{} of {name}'s trigger notifies nobody: its text has no pg_notify and no NOTIFY",
+                row.function.schema, row.function.name
+            );
+            self.problems.push(critical("function-silent", text, self.remake(row)));
+        } else if let Some(row) = foreign {
             let text = format!(
                 "the trigger of {name} sends the plain form, without transaction ids: changes that PostgreSQL folds or \
                  sends in another order leave stale rows"

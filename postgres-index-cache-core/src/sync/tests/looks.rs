@@ -259,3 +259,23 @@ fn the_lag_of_a_connection_that_is_gone_is_not_told_and_what_was_proven_is() {
     driven.handle(Input::Lost("closed".into()));
     assert_eq!((driven.engine.lag(), driven.engine.proven_at()), (None, proven));
 }
+
+#[test]
+fn a_table_that_is_followed_anew_gives_up_what_is_read_of_it() {
+    let mut driven = watched(vec![followed("users")]);
+    driven.live_and_looked();
+    driven.handle(Input::VerifyWanted { table: TableId(0), question: 1 });
+    assert!(driven.outputs.iter().any(|output| matches!(output, Output::TakeCut { .. })));
+    driven.handle(Input::TableFollowed { table: TableId(0), followed: Box::new(followed("users")) });
+    let ended = driven.outputs.iter().find_map(|output| match output {
+        Output::RoundEnded { question: 1, inconclusive, .. } => inconclusive.clone(),
+        _ => None,
+    });
+    assert_eq!(ended.as_deref(), Some("the table is followed anew"), "the question is answered");
+    let (_, first) = driven.read_asked().expect("it is read anew");
+    // While it is being read, not during a round.
+    driven.handle(Input::TableFollowed { table: TableId(0), followed: Box::new(followed("users")) });
+    assert!(driven.outputs.iter().any(|output| matches!(output, Output::GiveUpRead { .. })));
+    let (_, second) = driven.read_asked().expect("it is read anew once more");
+    assert!(second > first);
+}
