@@ -13,6 +13,8 @@ pub const REMEMBER_PATH: &str =
 /// Goes back to the path that was remembered.
 pub const USER_PATH: &str = "SELECT pg_catalog.set_config('search_path',
     coalesce(pg_catalog.current_setting('pgic.search_path', true), pg_catalog.current_setting('search_path')), false)";
+/// How often tables that are renamed meanwhile are described again.
+const ATTEMPTS: usize = 5;
 const SAFE_PATH: &str = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)
     WHERE pg_catalog.current_setting('pgic.search_path', true) IS NOT NULL";
 
@@ -21,21 +23,48 @@ const SAFE_PATH: &str = "SELECT pg_catalog.set_config('search_path', 'pg_catalog
 /// # Errors
 /// When one of them does not exist; the hint names tables that may be meant.
 pub async fn resolve(client: &impl GenericClient, names: &[String]) -> anyhow::Result<Vec<Table>> {
-    let mut oids: Vec<u32> = Vec::new();
+    // What has a name may be renamed before it is described: then it is another table that has been described.
+    let mut found = find(client, names).await?;
+    for _ in 0..ATTEMPTS {
+        let tables = describe(client, &found).await?;
+        let again = find(client, names).await?;
+        if again == found {
+            return Ok(tables);
+        }
+        found = again;
+    }
+    Err(with_hint(anyhow!("the tables were renamed while they were described"), "try again"))
+}
+
+/// The oids of the tables of these names, each once.
+async fn find(client: &impl GenericClient, names: &[String]) -> anyhow::Result<Vec<u32>> {
+    client.batch_execute(USER_PATH).await.context("use the session's own search_path")?;
+    let found = find_by_path(client, names).await;
+    client.batch_execute(SAFE_PATH).await.context("leave the session's own search_path")?;
+    let (mut oids, mut missing) = (Vec::new(), None);
+    for (name, oid) in names.iter().zip(found?) {
+        match oid {
+            Some(oid) if !oids.contains(&oid) => oids.push(oid),
+            Some(_) => {}
+            None => missing = missing.or(Some(name)),
+        }
+    }
+    match missing {
+        Some(name) => Err(unknown(client, name).await),
+        None => Ok(oids),
+    }
+}
+
+async fn find_by_path(client: &impl GenericClient, names: &[String]) -> anyhow::Result<Vec<Option<u32>>> {
+    let mut oids = Vec::new();
     for name in names {
-        client.batch_execute(USER_PATH).await.context("use the session's own search_path")?;
         let row = client.query_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[name]).await;
-        client.batch_execute(SAFE_PATH).await.context("leave the session's own search_path")?;
         let row = row
             .with_context(|| format!("find the table {name}"))
             .hint("name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, for the shell)")?;
-        match row.get::<_, Option<u32>>(0) {
-            Some(oid) if !oids.contains(&oid) => oids.push(oid),
-            Some(_) => {}
-            None => return Err(unknown(client, name).await),
-        }
+        oids.push(row.get(0));
     }
-    Ok(describe(client, &oids).await?)
+    Ok(oids)
 }
 
 /// The same for one table.

@@ -7,7 +7,8 @@ use crate::connect::Server;
 use crate::failure;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::{
-    Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed, sqlstate,
+    Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed,
+    sqlstate::{self, Policy},
 };
 use postgres_index_cache_core::sync::State;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ impl MakeSubject for Announced {
 }
 
 /// Describes the tables of these names afresh, as often as it is asked.
-pub fn by_names(server: Server, names: Vec<String>, max_memory: usize, make: impl MakeSubject) -> Describe<Subject> {
+fn by_names(server: Server, names: Vec<String>, max_memory: usize, make: impl MakeSubject) -> Describe<Subject> {
     let wanted = Arc::new((server, names, make));
     Arc::new(move || {
         let wanted = Arc::clone(&wanted);
@@ -50,6 +51,10 @@ async fn describe(
     max_memory: usize,
     make: &impl MakeSubject,
 ) -> Description<Subject> {
+    let is_lost = |error: &anyhow::Error| {
+        let policy = |cause| sqlstate::of(cause).map(|code| sqlstate::policy(Some(code)));
+        error.chain().any(|cause| matches!(policy(cause), Some(Policy::Lost | Policy::Starting)))
+    };
     let mut client = server.client().await.map_err(|error| unfollowed(&error))?;
     let mut described: Vec<Result<Subject, Unfollowed>> = Vec::new();
     for name in names {
@@ -62,8 +67,7 @@ async fn describe(
                 Err(Unfollowed(format!("{name} is the same table as another that is followed")))
             }
             Ok(subject) => Ok(subject),
-            // What the server refuses says nothing of the table: it is asked again.
-            Err(error) if client.is_closed() || error.chain().any(|cause| sqlstate::of(cause).is_some()) => {
+            Err(error) if client.is_closed() || is_lost(&error) => {
                 return Err(unfollowed(&error));
             }
             Err(error) => Err(unfollowed(&error)),
@@ -82,7 +86,11 @@ fn unfollowed(error: &anyhow::Error) -> Unfollowed {
     Unfollowed(lines.iter().map(part).collect::<Vec<_>>().join("; "))
 }
 
-/// Loads `subjects` and waits until they are live; from then on they are followed by their names, as `again` describes them.
+/// Loads `subjects` and waits until they are live; from then on they are followed by their names, made anew by `make`.
+///
+/// Their names are those that they have now, with their schemas: a table of the same name that is made later in another schema
+/// of the search_path is another one.
+///
 /// Shows how far it is, unless `is_quiet`; `say` is told what comes in the way.
 ///
 /// # Errors
@@ -91,11 +99,13 @@ pub async fn open(
     server: &Server,
     client: &Client,
     subjects: Vec<Subject>,
-    again: Describe<Subject>,
+    make: impl MakeSubject,
     max_memory: usize,
     is_quiet: bool,
     say: impl Fn(&str),
 ) -> anyhow::Result<Supervisor<Subject>> {
+    let names = subjects.iter().map(|subject| subject.table.written_name()).collect();
+    let again = by_names(server.clone(), names, max_memory, make);
     let options = prepare(client, &subjects, max_memory).await?;
     let progress = loading(&subjects, is_quiet);
     let mut loaded = vec![0; subjects.len()];

@@ -284,7 +284,7 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
     client.batch_execute("DROP TABLE people").await.unwrap();
     let gone = loop {
         let line = next();
-        if line["why"].as_str().is_some_and(|why| why.contains("the table people does not exist")) {
+        if line["why"].as_str().is_some_and(|why| why.contains("the table public.people does not exist")) {
             break line;
         }
     };

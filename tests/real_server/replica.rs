@@ -221,7 +221,7 @@ async fn a_table_that_is_altered_is_followed_on() {
     assert_eq!(city(&replica), None);
     // What is gone is stale, with the cause, and its rows can be read.
     client.batch_execute("ALTER TABLE users RENAME TO gone").await.unwrap();
-    event(&mut events, |event| stale_for(event, "the table users does not exist")).await;
+    event(&mut events, |event| stale_for(event, "the table public.users does not exist")).await;
     assert!(!replica.is_live() && matches!(replica.standing(), Standing::Stale { .. }));
     assert_eq!(replica.read(&users).len(), 1);
     client.batch_execute("ALTER TABLE gone RENAME TO users; UPDATE users SET email_hash = 6").await.unwrap();
@@ -662,6 +662,101 @@ async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
     fence(&replica).await;
     fence(&replica).await;
     assert!(replica.read(&users).is_live() && replica.stats().counters.reloads == reads);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_the_one_that_has_it_then() {
+    let two = format!(
+        "{USERS} CREATE TABLE users_new (LIKE users INCLUDING ALL);
+         INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1);
+         INSERT INTO users_new VALUES ('00000000-0000-0000-0000-000000000002', 2, 2);"
+    );
+    let database = Database::with(&two).await;
+    // The generic function does not say for which table it was made.
+    database.pgic_ok(&["install-triggers", "--generic", "users", "users_new"]);
+    let mut builder = builder(&database);
+    let users = builder.table::<User>("users");
+    let replica = builder.open().await.unwrap();
+    let mut events = replica.events();
+    let (client, other) = (database.client().await, database.client().await);
+    client.batch_execute("ALTER TABLE users DISABLE TRIGGER USER").await.unwrap();
+    event(&mut events, |event| stale_for(event, "is disabled")).await;
+    // A description has found the table by its name, and waits for what it asks then.
+    client.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_subscription_rel IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+        AND query LIKE '%What a followed table is%' AND application_name = 'node'";
+    let until_it_waits = async {
+        while other.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, until_it_waits).await.expect("it is described again");
+    client
+        .batch_execute(
+            "ALTER TABLE users ENABLE TRIGGER USER; ALTER TABLE users RENAME TO users_old;
+             ALTER TABLE users_new RENAME TO users; COMMIT",
+        )
+        .await
+        .unwrap();
+    fence(&replica).await;
+    let reading = replica.read(&users);
+    assert!(reading.is_live(), "{:?}", reading.standing());
+    assert_eq!(reading.iter().map(|user| user.id).collect::<Vec<_>>(), [id(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_one_table_s_name_leaves_the_others_alone() {
+    let role = "CREATE ROLE one_table_s_node LOGIN; GRANT USAGE ON SCHEMA s1, s2 TO one_table_s_node;
+        GRANT SELECT ON s1.users, s2.users TO one_table_s_node;";
+    let tables = ["s1", "s2"].map(|schema| {
+        format!("CREATE SCHEMA {schema}; {}", USERS.replace("TABLE users", &format!("TABLE {schema}.users")))
+    });
+    let database = Database::with(&format!("{}{role}", tables.concat())).await;
+    database.pgic_ok(&["install-triggers", "s1.users", "s2.users"]);
+    let mut config: tokio_postgres::Config = database.url.replace("postgres@", "one_table_s_node@").parse().unwrap();
+    config.application_name("node");
+    let mut builder =
+        Replica::builder(config).limits(Limits { heartbeat: Duration::from_millis(100), ..Limits::default() });
+    let (first, second) = (builder.table::<User>("s1.users"), builder.table::<User>("s2.users"));
+    let replica = builder.open().await.unwrap();
+    let client = database.client().await;
+    client.batch_execute("REVOKE USAGE ON SCHEMA s1 FROM one_table_s_node").await.unwrap();
+    client.batch_execute("ALTER TABLE s2.users ADD COLUMN city text").await.unwrap();
+    client
+        .batch_execute("INSERT INTO s2.users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1, 'Ulm')")
+        .await
+        .unwrap();
+    let is_followed_on = async {
+        loop {
+            let reading = replica.read(&second);
+            if reading.is_live() && reading.iter().any(|user| user.city.as_deref() == Some("Ulm")) {
+                break;
+            }
+            drop(reading);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, is_followed_on).await.expect("the other table is followed on");
+    // What it was told of its own table was known before.
+    assert!(replica.read(&first).is_empty());
+    replica.shutdown().await;
+    client.batch_execute("DROP OWNED BY one_table_s_node; DROP ROLE one_table_s_node").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_the_same_name_that_comes_before_it_in_the_search_path_is_another_one() {
+    let (_database, client, replica, users) = with_users("").await;
+    client
+        .batch_execute("CREATE SCHEMA postgres; CREATE TABLE postgres.users (LIKE public.users INCLUDING ALL)")
+        .await
+        .unwrap();
+    // Whatever makes it be described again.
+    client.batch_execute("ALTER TABLE public.users ADD COLUMN city text").await.unwrap();
+    let insert = "INSERT INTO public.users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1)";
+    client.batch_execute(insert).await.unwrap();
+    fence(&replica).await;
+    let reading = replica.read(&users);
+    assert!(reading.is_live() && reading.len() == 1, "{:?}", reading.standing());
 }
 
 #[tokio::test(flavor = "multi_thread")]

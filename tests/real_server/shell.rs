@@ -477,3 +477,25 @@ async fn after_a_swap_no_answer_is_from_the_retired_table_as_if_it_were_live() {
     let answer = shell.ask("count people");
     assert_eq!((&answer[0]["count"], &answer[1]["state"]), (&json!(2), &json!("live")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_looked_at_in_time_is_not_said_to_be_live() {
+    let tables =
+        "CREATE TABLE a (id int PRIMARY KEY, n int); INSERT INTO a VALUES (1, 1); CREATE TABLE b (id int PRIMARY KEY);";
+    let database = Database::with(tables).await;
+    database.pgic_ok(&["install-triggers", "a", "b"]);
+    let mut shell = Shell::start(&database, &["-o", "json", "a", "b"]);
+    assert_eq!(shell.ask("a").last().unwrap()["state"], "live");
+    let (client, other) = (database.client().await, database.client().await);
+    // A table that is described again and again, and what a description waits for.
+    client.batch_execute("ALTER TABLE b DISABLE TRIGGER USER").await.unwrap();
+    assert_eq!(shell.ask("b").last().unwrap()["state"], "stale");
+    client.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_subscription_rel IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    other.batch_execute("ALTER TABLE a DISABLE TRIGGER USER; UPDATE a SET n = 2").await.unwrap();
+    let answer = shell.ask("a");
+    assert_eq!((&answer[0]["n"], &answer[1]["state"]), (&Value::from(1), &Value::from("stale")), "{answer:?}");
+    other.batch_execute("ALTER TABLE a ENABLE TRIGGER USER; ALTER TABLE b ENABLE TRIGGER USER").await.unwrap();
+    client.batch_execute("ROLLBACK").await.unwrap();
+    let answer = shell.ask("a");
+    assert_eq!((&answer[0]["n"], &answer[1]["state"]), (&Value::from(2), &Value::from("live")), "{answer:?}");
+}

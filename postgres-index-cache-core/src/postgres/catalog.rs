@@ -15,6 +15,9 @@ pub enum CatalogError {
     /// A table was dropped meanwhile.
     #[error("the table with oid {0} is gone")]
     Gone(u32),
+    /// Tables were renamed each time while they were described.
+    #[error("the tables were renamed while they were described: try again")]
+    Renamed,
 }
 
 /// A relation.
@@ -225,14 +228,19 @@ impl Table {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
     }
 
-    /// The name as it is typed on a command line: quoted twice, for SQL and for the shell, where it is not a plain one.
-    pub fn typed_name(&self) -> String {
+    /// The name with its schema as a person writes it, and `to_regclass` reads it: quoted where it is not a plain one.
+    pub fn written_name(&self) -> String {
         let is_plain = |name: &str| {
             !name.starts_with(|c: char| c.is_ascii_digit())
                 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         };
         let part = |name: &str| if is_plain(name) { name.to_string() } else { quote_identifier(name) };
-        let name = format!("{}.{}", part(&self.schema), part(&self.name));
+        format!("{}.{}", part(&self.schema), part(&self.name))
+    }
+
+    /// The name as it is typed on a command line: quoted twice, for SQL and for the shell, where it is not a plain one.
+    pub fn typed_name(&self) -> String {
+        let name = self.written_name();
         if name.contains('"') { format!("'{}'", name.replace('\'', "'\\''")) } else { name }
     }
 

@@ -79,6 +79,7 @@ pub(super) enum Event {
     Looked {
         epoch: u64,
         look: u64,
+        relations: Vec<u32>,
         seen: Result<Vec<Fingerprint>, tokio_postgres::Error>,
     },
     ReadFailed {
@@ -641,7 +642,9 @@ impl Driver {
                 Some("55P03") => self.engine.handle(Input::SendBlocked { token: &token }, Instant::now()),
                 _ => self.one_lost(via, error),
             },
-            Event::Looked { epoch, look, seen } if self.is_current(Via::Fences, epoch) => self.looked(look, seen),
+            Event::Looked { epoch, look, relations, seen } if self.is_current(Via::Fences, epoch) => {
+                self.looked(look, &relations, seen);
+            }
             Event::ReadFailed { asked, error } if self.reads.asked == Some(asked) => self.read_failed(asked, error),
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }

@@ -388,8 +388,10 @@ impl ReplicaBuilder {
             holds_altered: true,
         };
         let again: Describe<ReplicaTarget> = {
-            let (open, names) = (Arc::clone(&open), Arc::clone(&names));
-            Arc::new(move || Box::pin(describe_again(Arc::clone(&open), names.to_vec())))
+            // A table of the same name that is made later in another schema of the search_path is another one.
+            let relations: Vec<Arc<str>> = targets.iter().map(|target| Arc::clone(&target.relation)).collect();
+            let open = Arc::clone(&open);
+            Arc::new(move || Box::pin(describe_again(Arc::clone(&open), relations.clone())))
         };
         let opened = Supervisor::open_given(open, again, targets, Arc::new(stores), options).await;
         let mut supervisor = opened.map_err(|error| ReplicaError::Driver(Arc::new(error)))?;

@@ -8,7 +8,7 @@ use crate::render::Format;
 use postgres_index_cache_core::TableCache;
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
 use postgres_index_cache_core::postgres::{Driver, DriverEvent, Supervisor, SupervisorEvent, Verified};
-use postgres_index_cache_core::sync::{State, TableId};
+use postgres_index_cache_core::sync::{FenceId, State, TableId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -72,6 +72,8 @@ pub(super) struct Live {
     standing: Arc<Standing>,
     /// Why each table is stale, and since when; until it is live.
     stale: Vec<Option<(String, Instant)>>,
+    /// The fence that a table did not reach while it was waited for; until it does, the table is not said to be live.
+    behind: Vec<Option<FenceId>>,
     /// When tables began to load, if that has not been said.
     loading_since: Option<Instant>,
     has_said: bool,
@@ -99,6 +101,7 @@ impl Live {
             supervisor,
             standing: Arc::default(),
             stale: vec![None; count],
+            behind: vec![None; count],
             loading_since: None,
             has_said: false,
             notices: None,
@@ -152,7 +155,7 @@ impl Live {
     /// How one table stands, in a word.
     pub(super) fn word(&self, at: usize) -> Word {
         match self.supervisor.state(TableId(at)) {
-            _ if self.stale[at].is_some() => Word::Stale,
+            _ if self.stale[at].is_some() || self.behind[at].is_some() => Word::Stale,
             State::Disconnected | State::Subscribing | State::Probing | State::Stale => Word::Stale,
             State::Live => Word::Live,
             State::Snapshotting | State::Degraded | State::CatchingUp => Word::Loading,
@@ -214,7 +217,13 @@ impl Live {
             };
             tokio::select! {
                 () = self.step() => {}
-                () = until(give_up) => return,
+                () = until(give_up) => {
+                    for at in missing {
+                        self.behind[at] = Some(fence);
+                    }
+                    self.look();
+                    return;
+                }
             }
         }
     }
@@ -325,9 +334,11 @@ impl Live {
             }
         }
         for at in 0..self.stale.len() {
-            if self.supervisor.state(TableId(at)) == State::Live {
+            let table = TableId(at);
+            if self.supervisor.state(table) == State::Live {
                 self.stale[at] = None;
             }
+            self.behind[at] = self.behind[at].filter(|fence| !self.driver().has_reached_for(table, *fence));
         }
         let words: Vec<Word> = (0..self.stale.len()).map(|at| self.word(at)).collect();
         let word = if words.contains(&Word::Stale) {
@@ -397,12 +408,15 @@ impl Live {
 
     /// Why a table is stale, if it is.
     pub(super) fn failure(&self, at: usize) -> Option<&str> {
-        self.stale[at].as_ref().map(|(why, _)| why.as_str())
+        let is_behind = "it is not known what was committed since it was live: a fence, or a look at the definitions, has not \
+            come back";
+        let why = self.stale[at].as_ref().map(|(why, _)| why.as_str());
+        why.or(self.behind[at].map(|_| is_behind))
     }
 
     /// Why any table is stale, if one is: with its name, unless all are for the same reason.
     pub(super) fn any_failure(&self) -> Option<String> {
-        let first = (0..self.stale.len()).find(|&at| self.stale[at].is_some())?;
+        let first = (0..self.stale.len()).find(|&at| self.failure(at).is_some())?;
         let why = self.failure(first)?;
         let is_of_all = (0..self.stale.len()).all(|at| self.failure(at) == Some(why));
         Some(if is_of_all { why.to_string() } else { format!("{}: {why}", self.subject(first).name()) })

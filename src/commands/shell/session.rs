@@ -12,7 +12,7 @@ use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
 use crate::following::subject::Subject;
-use crate::following::supervised::{Announced, by_names, open};
+use crate::following::supervised::{Announced, open};
 use crate::following::{self, estimate};
 use crate::render::Format;
 use crate::render::escape::escape;
@@ -76,19 +76,8 @@ impl Session {
             subjects.push(Subject::announced(table, &mut notices)?);
         }
         context.notices(&notices);
-        // One table that is named twice is followed once.
-        let mut names: Vec<String> = Vec::new();
-        let mut found: Vec<u32> = Vec::new();
-        for name in &args.tables {
-            let oid = catalog::resolve_one(&client, name).await?.oid;
-            if !found.contains(&oid) {
-                found.push(oid);
-                names.push(name.clone());
-            }
-        }
-        let again = by_names(server.clone(), names, max_memory, Announced);
         let say = |text: &str| context.notice(text);
-        let supervisor = open(&server, &client, subjects, again, max_memory, context.quiet, say).await?;
+        let supervisor = open(&server, &client, subjects, Announced, max_memory, context.quiet, say).await?;
         Ok(Self {
             server,
             client,

@@ -6,7 +6,7 @@ use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::following::estimate;
 use crate::following::subject::Subject;
-use crate::following::supervised::{Announced, by_names, open as open_supervised};
+use crate::following::supervised::{Announced, open as open_supervised};
 use postgres_index_cache_core::postgres::Supervisor;
 
 /// Loads the table, follows it, and prints what becomes of its rows.
@@ -29,9 +29,9 @@ async fn open(context: &Context, name: &str, limit: Limit) -> anyhow::Result<(Wa
     let mut notices = Vec::new();
     let subject = Subject::announced(catalog::resolve_one(&client, name).await?, &mut notices)?;
     context.notices(&notices);
-    let again = by_names(server.clone(), vec![name.to_string()], max_memory, Announced);
     let say = |text: &str| context.notice(text);
-    let supervisor = open_supervised(&server, &client, vec![subject], again, max_memory, context.quiet, say).await?;
+    let supervisor =
+        open_supervised(&server, &client, vec![subject], Announced, max_memory, context.quiet, say).await?;
     let subject = supervisor.target(postgres_index_cache_core::sync::TableId(0)).clone();
     let mut supervisor = supervisor;
     supervisor.driver_mut().tell_of_rows();

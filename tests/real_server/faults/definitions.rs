@@ -289,12 +289,12 @@ async fn happen(fault: Fault, servers: &mut Servers, followed: &Followed<'_>, ro
     let (break_it, reasons, mend_it): (String, &[&str], String) = match fault {
         Fault::Renames => (
             "ALTER TABLE users RENAME TO users_away".into(),
-            &["the table users does not exist"],
+            &["the table public.users does not exist"],
             "ALTER TABLE users_away RENAME TO users".into(),
         ),
         Fault::Moves => (
             "ALTER TABLE users SET SCHEMA hidden".into(),
-            &["the table users does not exist"],
+            &["the table public.users does not exist"],
             "ALTER TABLE hidden.users SET SCHEMA public".into(),
         ),
         Fault::Swaps => (

@@ -20,17 +20,26 @@ impl Driver {
         tokio::spawn(async move {
             let seen = look(&*client, &relations).await;
             // A driver that is gone wants to hear nothing.
-            let _ = sender.send(Event::Looked { epoch, look: number, seen }).await;
+            let _ = sender.send(Event::Looked { epoch, look: number, relations, seen }).await;
         });
     }
 
     /// A look has come. What it found is said to the engine before the look is said to be done: a fence must not be reached
     /// in between.
-    pub(super) fn looked(&mut self, look: u64, seen: Result<Vec<Fingerprint>, tokio_postgres::Error>) {
+    ///
+    /// A table that became another one while it was looked at was not among `relations`: nothing was seen of it.
+    pub(super) fn looked(
+        &mut self,
+        look: u64,
+        relations: &[u32],
+        seen: Result<Vec<Fingerprint>, tokio_postgres::Error>,
+    ) {
         match seen {
             Ok(seen) => {
-                for table in 0..self.tables.len() {
-                    self.compare(TableId(table), &seen);
+                for table in (0..self.tables.len()).map(TableId) {
+                    if relations.contains(&self.tables[table.0].follow.followed.oid) {
+                        self.compare(table, &seen);
+                    }
                 }
                 self.engine.handle(Input::Looked { look }, Instant::now());
             }

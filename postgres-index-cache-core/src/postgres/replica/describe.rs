@@ -8,6 +8,7 @@ use crate::postgres::error::chain;
 use crate::postgres::follow::{self, FollowTable};
 use crate::postgres::links::{Open, open_patiently};
 use crate::postgres::session::Role;
+use crate::postgres::sqlstate::{self, Policy};
 use crate::postgres::supervisor::{Description, Target, Unfollowed};
 use crate::value::Kind;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use tokio_postgres::Client;
 pub(super) struct ReplicaTarget {
     follow: FollowTable,
     channel: String,
+    /// Its name, with the schema.
+    pub(super) relation: Arc<str>,
 }
 
 impl Target for ReplicaTarget {
@@ -43,28 +46,56 @@ pub(super) async fn describe(
     wanted: Vec<Arc<str>>,
 ) -> Result<Vec<Result<ReplicaTarget, ReplicaError>>, ReplicaError> {
     let client = open_patiently(&open, Role::Command).await.map_err(ReplicaError::Connect)?.into_client();
-    let mut found: Vec<Result<u32, ReplicaError>> = Vec::new();
-    for name in &wanted {
-        found.push(match find(&client, name).await? {
-            None => Err(ReplicaError::NoTable(name.to_string())),
-            Some(oid) if found.iter().flatten().any(|known| *known == oid) => {
-                Err(ReplicaError::Twice(name.to_string()))
-            }
-            Some(oid) => Ok(oid),
-        });
+    let path = client.query_one("SELECT pg_catalog.current_setting('search_path')", &[]).await;
+    let path: String = path.map_err(CatalogError::from)?.get(0);
+    // What has a name may be renamed before it is described: then it is another table that has been described.
+    for _ in 0..ATTEMPTS {
+        let found = find(&client, &wanted).await?;
+        // What a schema of the session's own path holds must not be meant by what is asked now.
+        set_path(&client, "pg_catalog, pg_temp").await?;
+        let oids: Vec<u32> = found.iter().flatten().copied().collect();
+        let mut tables = catalog::describe(&client, &oids).await?.into_iter();
+        set_path(&client, &path).await?;
+        let again = find(&client, &wanted).await?;
+        let oid = |found: &Result<u32, ReplicaError>| found.as_ref().ok().copied();
+        if again.iter().map(oid).eq(found.iter().map(oid)) {
+            // The tables come in the order of their oids.
+            return Ok(found.into_iter().map(|found| found.and_then(|oid| target(oid, tables.next()))).collect());
+        }
     }
-    // What a schema of the session's own path holds must not be meant by what is asked now.
-    let safe_path = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)";
-    client.batch_execute(safe_path).await.map_err(CatalogError::from)?;
-    let oids: Vec<u32> = found.iter().flatten().copied().collect();
-    let mut tables = catalog::describe(&client, &oids).await?.into_iter();
-    // The tables come in the order of their oids.
-    Ok(found.into_iter().map(|found| found.and_then(|oid| target(oid, tables.next()))).collect())
+    Err(CatalogError::Renamed.into())
 }
 
-async fn find(client: &Client, name: &str) -> Result<Option<u32>, ReplicaError> {
-    let row = client.query_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[&name]).await;
-    Ok(row.map_err(CatalogError::from)?.get(0))
+/// How often tables that are renamed meanwhile are described again.
+const ATTEMPTS: usize = 5;
+
+async fn set_path(client: &Client, path: &str) -> Result<(), CatalogError> {
+    client.execute("SELECT pg_catalog.set_config('search_path', $1, false)", &[&path]).await?;
+    Ok(())
+}
+
+/// The oids of the tables of these names, or why one is not had: each table's trouble is its own.
+async fn find(client: &Client, wanted: &[Arc<str>]) -> Result<Vec<Result<u32, ReplicaError>>, ReplicaError> {
+    let mut found: Vec<Result<u32, ReplicaError>> = Vec::new();
+    for name in wanted {
+        let row = client.query_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[&&**name]).await;
+        found.push(match row.map(|row| row.get::<_, Option<u32>>(0)) {
+            Ok(None) => Err(ReplicaError::NoTable(name.to_string())),
+            Ok(Some(oid)) if found.iter().flatten().any(|known| *known == oid) => {
+                Err(ReplicaError::Twice(name.to_string()))
+            }
+            Ok(Some(oid)) => Ok(oid),
+            Err(error) => {
+                let error = CatalogError::from(error);
+                let code = sqlstate::of(&error).map(|code| sqlstate::policy(Some(code)));
+                if client.is_closed() || matches!(code, None | Some(Policy::Lost | Policy::Starting)) {
+                    return Err(error.into());
+                }
+                Err(error.into())
+            }
+        });
+    }
+    Ok(found)
 }
 
 fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTarget, ReplicaError> {
@@ -83,6 +114,7 @@ fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTarget, ReplicaError>
     Ok(ReplicaTarget {
         follow: FollowTable::new(&table, announced.as_ref(), &shape),
         channel: channel.unwrap_or_else(|| DEFAULT_CACHE_CHANNEL.to_string()),
+        relation: table.written_name().into(),
     })
 }
 
