@@ -116,6 +116,9 @@ const FAILURES: u32 = 3;
 pub struct Engine {
     tables: Vec<Table>,
     channels: Vec<String>,
+    /// The channels that L listens on, with those of before; and whether it is still to be told of the last of them.
+    listened: Vec<String>,
+    is_listening_also: bool,
     fence_channel: String,
     limits: Limits,
     link: Link,
@@ -169,6 +172,8 @@ impl Engine {
         let mut engine = Self {
             tables: tables.into_iter().map(Table::new).collect(),
             channels,
+            listened: Vec::new(),
+            is_listening_also: false,
             fence_channel,
             limits,
             link: Link::Disconnected { retry_at: None },
@@ -332,6 +337,7 @@ impl Engine {
             Input::TableFollowed { table, followed } => self.follow_table(table, *followed, now),
             Input::TableFailed { table, why, is_permanent } => self.table_failed(table, why, is_permanent, now),
             Input::ChannelsChanged(channels) => self.change_channels(channels, now),
+            Input::ListensAlso => self.is_listening_also = false,
             Input::Looked { look } => self.looked(look),
             Input::LookFailed { look, why } => self.look_failed(look, &why),
             Input::MemoryShort => self.drop_what_waits(now),
@@ -364,6 +370,8 @@ impl Engine {
 
     fn connect(&mut self) {
         self.link = Link::Subscribing;
+        self.listened.clone_from(&self.channels);
+        self.is_listening_also = false;
         let mut channels = self.channels.clone();
         channels.push(self.fence_channel.clone());
         self.outputs.push_back(Output::Connect { channels });
@@ -580,12 +588,26 @@ impl Engine {
         }
     }
 
-    /// The triggers notify on other channels: L must LISTEN on those.
+    /// The triggers notify on other channels: L must LISTEN on those, and nothing is read until it does. What it listens on
+    /// and nobody needs any more does no harm until it connects again.
     fn change_channels(&mut self, channels: Vec<String>, now: Instant) {
-        if channels != self.channels {
-            self.channels = channels;
-            let why = "the tables are announced on other channels".to_string();
-            self.disconnect(Failure::ConnectionLost(why), false, now);
+        self.channels = channels;
+        let missing = |channel: &&String| !self.listened.contains(channel);
+        let new: Vec<String> = self.channels.iter().filter(missing).cloned().collect();
+        match self.link {
+            _ if new.is_empty() => {}
+            Link::Following if !self.is_listening_also => {
+                self.listened.extend(new.iter().cloned());
+                self.is_listening_also = true;
+                self.outputs.push_back(Output::ListenAlso { channels: new });
+            }
+            // It is rare enough to begin anew: nothing is live yet, or another LISTEN is on its way.
+            Link::Following | Link::Subscribing | Link::Probing { .. } => {
+                let why = "the tables are announced on other channels".to_string();
+                self.disconnect(Failure::ConnectionLost(why), false, now);
+            }
+            // It will listen on them.
+            Link::Disconnected { .. } => {}
         }
     }
 

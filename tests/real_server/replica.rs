@@ -593,6 +593,8 @@ async fn a_table_of_another_replica_is_never_live() {
         reading.standing()
     );
     drop(reading);
+    let refused = replica.fence_for(&other_users).await.unwrap_err();
+    assert!(matches!(*refused, ReplicaError::OtherReplica), "{refused}");
     let refused = replica.verify(&other_users).await.map(|_| ()).unwrap_err();
     assert!(matches!(*refused, ReplicaError::OtherReplica), "{refused}");
     assert!(replica.read(&users).is_live() && other.read(&other_users).is_live());
@@ -757,6 +759,34 @@ async fn a_table_of_the_same_name_that_comes_before_it_in_the_search_path_is_ano
     fence(&replica).await;
     let reading = replica.read(&users);
     assert!(reading.is_live() && reading.len() == 1, "{:?}", reading.standing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_channel_of_one_table_leaves_the_others_live() {
+    let database = Database::with(&format!("{USERS} CREATE TABLE other (LIKE users INCLUDING ALL);")).await;
+    database.pgic_ok(&["install-triggers", "users", "other"]);
+    let mut builder = builder(&database);
+    let (users, other) = (builder.table::<User>("users"), builder.table::<User>("other"));
+    let replica = builder.open().await.unwrap();
+    let mut events = replica.events();
+    let client = database.client().await;
+    database.pgic_ok(&["install-triggers", "other", "--channel", "another"]);
+    client.batch_execute("INSERT INTO other VALUES ('00000000-0000-0000-0000-000000000001', 1, 1)").await.unwrap();
+    let mut seen = Vec::new();
+    while !matches!(seen.last(), Some(ReplicaEvent::Row { .. })) {
+        seen.push(
+            tokio::time::timeout(DEADLINE, events.next()).await.expect("the row comes").expect("nothing ends it"),
+        );
+    }
+    let is_of_others = |event: &ReplicaEvent| match event {
+        ReplicaEvent::Stale { table, .. } => table.as_deref() != Some("other"),
+        _ => false,
+    };
+    assert!(!seen.iter().any(is_of_others), "{seen:?}");
+    fence(&replica).await;
+    client.batch_execute("INSERT INTO other VALUES ('00000000-0000-0000-0000-000000000002', 1, 1)").await.unwrap();
+    fence(&replica).await;
+    assert!(replica.read(&users).is_live() && replica.read(&other).len() == 2 && replica.stats().counters.gaps == 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

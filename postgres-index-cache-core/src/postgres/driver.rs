@@ -76,6 +76,10 @@ pub(super) enum Event {
         token: String,
         error: DriverError,
     },
+    ListensAlso {
+        epoch: u64,
+        listened: Result<(), tokio_postgres::Error>,
+    },
     Looked {
         epoch: u64,
         look: u64,
@@ -525,6 +529,7 @@ impl Driver {
         while let Some(output) = self.engine.poll() {
             match output {
                 Output::Connect { channels } => self.connect(channels),
+                Output::ListenAlso { channels } => self.listen_also(&channels),
                 Output::Notify { via, channel, token } => self.notify(via, &channel, token),
                 Output::ReadTable { table, generation } => self.read(table, generation, None, ReadKind::All),
                 Output::Refetch { table, batch, keys, is_within_round } => {
@@ -645,6 +650,16 @@ impl Driver {
             Event::Looked { epoch, look, relations, seen } if self.is_current(Via::Fences, epoch) => {
                 self.looked(look, &relations, seen);
             }
+            Event::ListensAlso { epoch, listened } if epoch == self.epoch => {
+                let input = match listened {
+                    Ok(()) => Input::ListensAlso,
+                    Err(source) => {
+                        let error = DriverError::Server { doing: "LISTEN on another channel".to_string(), source };
+                        Input::Lost(chain(&error))
+                    }
+                };
+                self.engine.handle(input, Instant::now());
+            }
             Event::ReadFailed { asked, error } if self.reads.asked == Some(asked) => self.read_failed(asked, error),
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }
@@ -654,6 +669,7 @@ impl Driver {
             | Event::Sent { .. }
             | Event::SendFailed { .. }
             | Event::Looked { .. }
+            | Event::ListensAlso { .. }
             | Event::ReadFailed { .. } => {}
         }
     }

@@ -446,7 +446,8 @@ impl Status {
 }
 
 enum Command {
-    Fence(oneshot::Sender<()>),
+    /// For a table, or for all of them.
+    Fence(Option<usize>, oneshot::Sender<()>),
     Verify(usize, oneshot::Sender<Verified>),
     ShutDown,
 }
@@ -550,8 +551,23 @@ impl Replica {
     /// # Errors
     /// When the replica has ended.
     pub async fn fence(&self) -> Result<(), Arc<ReplicaError>> {
+        self.fence_of(None).await
+    }
+
+    /// The same for the cache of one table, whatever the others do: one that cannot be followed is not waited for.
+    ///
+    /// # Errors
+    /// When the replica has ended, or the table is of another one.
+    pub async fn fence_for<T>(&self, table: &ReplicaTable<T>) -> Result<(), Arc<ReplicaError>> {
+        if table.replica != self.number {
+            return Err(Arc::new(ReplicaError::OtherReplica));
+        }
+        self.fence_of(Some(table.at)).await
+    }
+
+    async fn fence_of(&self, table: Option<usize>) -> Result<(), Arc<ReplicaError>> {
         let (reached, is_reached) = oneshot::channel();
-        self.commands.send(Command::Fence(reached)).await.map_err(|_| self.ended())?;
+        self.commands.send(Command::Fence(table, reached)).await.map_err(|_| self.ended())?;
         is_reached.await.map_err(|_| self.ended())
     }
 

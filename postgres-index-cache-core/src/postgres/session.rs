@@ -4,6 +4,7 @@ use super::error::chain;
 use futures_util::future::poll_fn;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -133,9 +134,13 @@ impl Session {
     }
 }
 
+fn listens(channels: &[String]) -> String {
+    channels.iter().map(|channel| format!("LISTEN {};", quote_identifier(channel))).collect()
+}
+
 /// A session that has LISTENed. It must be polled without pause: see [`Listener::next`].
 pub struct Listener {
-    client: Client,
+    client: Arc<Client>,
     messages: Box<dyn Messages>,
     /// What came while a statement ran.
     early: std::collections::VecDeque<Notification>,
@@ -153,9 +158,12 @@ impl Listener {
     /// # Errors
     /// What the server says: `25006` on a standby.
     pub async fn open(session: Session, channels: &[String]) -> Result<Self, Error> {
-        let mut listener =
-            Self { client: session.client, messages: session.messages, early: std::collections::VecDeque::new() };
-        let listens: String = channels.iter().map(|channel| format!("LISTEN {};", quote_identifier(channel))).collect();
+        let mut listener = Self {
+            client: Arc::new(session.client),
+            messages: session.messages,
+            early: std::collections::VecDeque::new(),
+        };
+        let listens = listens(channels);
         // `idle_session_timeout` (PostgreSQL 14 and later) would end a session that only listens.
         let settle = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout';";
         let lock = format!("SELECT pg_catalog.pg_try_advisory_lock_shared({ADVISORY_KEY})");
@@ -163,9 +171,19 @@ impl Listener {
         Ok(listener)
     }
 
+    /// LISTENs on more channels. What it gives is done only while the session is polled, by [`next`](Self::next) for example.
+    ///
+    /// # Errors
+    /// What the server says, and what ends the session.
+    pub fn listen_also(&self, channels: &[String]) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        let (client, sql) = (Arc::clone(&self.client), listens(channels));
+        async move { client.batch_execute(&sql).await }
+    }
+
     /// Runs a statement on this session while its messages are polled.
     async fn execute(&mut self, sql: &str) -> Result<(), Error> {
-        let statement = self.client.batch_execute(sql);
+        let client = Arc::clone(&self.client);
+        let statement = client.batch_execute(sql);
         tokio::pin!(statement);
         loop {
             tokio::select! {

@@ -387,6 +387,10 @@ impl<T: Target> Supervisor<T> {
             }
         };
         let mut is_refused = false;
+        // A table is read once its channel is listened to.
+        let at_work = self.tables.iter().map(|(target, next)| next.as_ref().unwrap_or(target));
+        let targets = described.iter().zip(at_work).map(|(described, at_work)| described.as_ref().unwrap_or(at_work));
+        self.driver.set_channels(channels_of(targets));
         let reads_anew = self.reads_anew.take_if(|from| *from <= self.done).is_some();
         for (at, described) in described.into_iter().enumerate().take(self.tables.len()) {
             match described {
@@ -398,8 +402,6 @@ impl<T: Target> Supervisor<T> {
                 }
             }
         }
-        let channels = channels_of(self.tables.iter().map(|(target, next)| next.as_ref().unwrap_or(target)));
-        self.driver.set_channels(channels);
         // Whoever asks next must not be told the states of before.
         self.driver.apply()?;
         if std::mem::take(&mut self.is_altered_since) {

@@ -254,10 +254,12 @@ impl<T: Model> Keep for ModelCache<T> {
         if let (Some(_), Some(told)) = (self.rows.remove(&key), &mut told) {
             told.push(Told::Model(key, Became::Removed));
         }
-        let kept = if self.out.len() < CAUSES_KEPT { Arc::clone(&why) } else { "".into() };
+        let has_cause = self.out.get(&key).is_some_and(|before| !before.why.is_empty());
+        let kept = if has_cause || self.out.len() < CAUSES_KEPT { Arc::clone(&why) } else { "".into() };
         let before = self.out.insert(key, Misfit { why: kept, seen_in: self.loads, is_of_index: false });
-        // A row that is read again and still does not fit is no news.
-        if let Some(told) = told.filter(|_| before.is_none_or(|before| before.why != why)) {
+        // A row that is read again and still does not fit is no news; of one whose cause is not kept nobody knows better.
+        let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
+        if let Some(told) = told.filter(|_| is_news) {
             told.push(Told::Misfit(key, why));
         }
     }

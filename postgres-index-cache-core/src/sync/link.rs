@@ -146,7 +146,7 @@ impl Engine {
 
     /// Whether Q can be asked for something.
     pub(super) fn can_read(&self) -> bool {
-        matches!(self.link, Link::Following) && self.read_side.is_up()
+        matches!(self.link, Link::Following) && self.read_side.is_up() && !self.is_listening_also
     }
 
     /// Whether F can be asked for a look at the definitions.

@@ -213,8 +213,11 @@ pub enum Input<'a> {
         /// Whether to try again is of no use, as long as it was never live.
         is_permanent: bool,
     },
-    /// The tables' triggers notify on these channels from now on.
+    /// The tables' triggers notify on these channels from now on. It comes before [`Input::TableFollowed`] of a table whose
+    /// trigger notifies on a new one: that table is read once L listens on it.
     ChannelsChanged(Vec<String>),
+    /// The LISTEN that [`Output::ListenAlso`] asked for is committed.
+    ListensAlso,
     /// The look that [`Output::Look`] asked for is done. What it found is said before, as [`Input::TableAltered`] or
     /// [`Input::TableHeld`].
     Looked {
@@ -305,6 +308,11 @@ pub enum Output {
     /// [`Input::Listening`] or [`Input::ConnectFailed`].
     Connect {
         /// The channels, that for fences the last.
+        channels: Vec<String>,
+    },
+    /// LISTEN on these channels as well, on L, then say [`Input::ListensAlso`], or [`Input::Lost`] when it fails.
+    ListenAlso {
+        /// The channels.
         channels: Vec<String>,
     },
     /// NOTIFY the token on the fence channel, then say [`Input::Sent`].

@@ -748,6 +748,7 @@ impl World {
                 let before = self.server.see();
                 self.tasks.push(Task::Connect { before });
             }
+            Output::ListenAlso { channels } => return Err(format!("it listens on {channels:?} as well")),
             Output::OneLost { via, .. } => {
                 self.drop_tasks_of(via);
                 if via == Via::Reads {

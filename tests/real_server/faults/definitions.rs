@@ -250,12 +250,8 @@ async fn stays_stale(load: &Load, replica: &Replica, users: &ReplicaTable<User>,
         assert!(!replica.read(users).is_live() && !replica.read(users).is_current(), "PGIC_FAULT_SEED={}", seed());
         tokio::task::yield_now().await;
     }
-    let is_live = async {
-        while !replica.read(steady).is_live() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, is_live).await.expect("one table's loss leaves the other live");
+    let fenced = tokio::time::timeout(DEADLINE, replica.fence_for(steady)).await;
+    fenced.expect("one table's loss leaves the other live").expect("nothing ends it");
 }
 
 async fn install(servers: &Servers) {

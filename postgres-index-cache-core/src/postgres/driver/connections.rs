@@ -43,6 +43,16 @@ impl Driver {
         }));
     }
 
+    /// LISTENs on more channels: done while L is polled.
+    pub(super) fn listen_also(&mut self, channels: &[String]) {
+        let Some(links) = &self.links else { return };
+        let (listening, sender, epoch) = (links.listener.listen_also(channels), self.sender.clone(), self.epoch);
+        tokio::spawn(async move {
+            // A driver that is gone wants to hear nothing.
+            let _ = sender.send(Event::ListensAlso { epoch, listened: listening.await }).await;
+        });
+    }
+
     /// Opens what gets the next number.
     pub(super) fn opener(&mut self) -> Opener {
         self.epochs += 1;

@@ -46,8 +46,8 @@ pub(super) struct Task {
     /// Says that it has ended when the task does. It is dropped before those who wait for answers.
     end: EndsWithTask,
     asked: mpsc::Receiver<Command>,
-    /// Who waits for a fence of the driver.
-    fences: Vec<(FenceId, oneshot::Sender<()>)>,
+    /// Who waits for a fence of the driver, for a table or for all of them.
+    fences: Vec<(FenceId, Option<usize>, oneshot::Sender<()>)>,
     /// Who waits for the answer to a comparison.
     comparing: Vec<(QuestionId, oneshot::Sender<Verified>)>,
     /// Why all tables are stale, and since when changes may be missing; until a table is live again.
@@ -84,9 +84,9 @@ impl Task {
                 },
                 command = self.asked.recv() => match command {
                     None | Some(Command::ShutDown) => return ReplicaError::ShutDown,
-                    Some(Command::Fence(reached)) => {
+                    Some(Command::Fence(table, reached)) => {
                         if let Ok(fence) = supervisor.driver_mut().ask_for_fence() {
-                            self.fences.push((fence, reached));
+                            self.fences.push((fence, table, reached));
                         }
                     }
                     Some(Command::Verify(table, done)) => {
@@ -129,8 +129,12 @@ impl Task {
         let engine = driver.engine();
         self.end.status.lock().stats =
             Stats { lag: engine.lag(), last_xid: engine.last_xid(), counters: engine.counters() };
-        self.fences.retain(|(_, reached)| !reached.is_closed());
-        for (_, reached) in self.fences.extract_if(.., |(fence, _)| driver.has_reached(*fence)) {
+        self.fences.retain(|(_, _, reached)| !reached.is_closed());
+        let is_reached = |(fence, table, _): &mut (FenceId, Option<usize>, _)| match *table {
+            Some(table) => driver.has_reached_for(TableId(table), *fence),
+            None => driver.has_reached(*fence),
+        };
+        for (_, _, reached) in self.fences.extract_if(.., is_reached) {
             // Who waited may have given up.
             let _ = reached.send(());
         }

@@ -279,3 +279,31 @@ fn a_table_that_is_followed_anew_gives_up_what_is_read_of_it() {
     let (_, second) = driven.read_asked().expect("it is read anew once more");
     assert!(second > first);
 }
+
+#[test]
+fn a_table_on_another_channel_is_read_once_that_is_listened_to_and_the_others_stay_live() {
+    let mut driven = watched(vec![followed("users"), followed("posts")]);
+    driven.live_and_looked();
+    driven.handle(Input::ChannelsChanged(vec!["c".into(), "d".into()]));
+    driven.handle(Input::TableFollowed { table: TableId(1), followed: Box::new(followed("posts")) });
+    assert!(
+        driven.outputs.iter().any(|output| matches!(output, Output::ListenAlso { channels } if channels == &["d"]))
+    );
+    assert!(driven.read_asked().is_none(), "what is announced there meanwhile would be missed");
+    assert_eq!(driven.engine.table_state(TableId(0)), State::Live);
+    driven.handle(Input::ListensAlso);
+    let (table, _) = driven.read_asked().expect("it is read");
+    assert_eq!(table, TableId(1));
+    // A channel that is listened to already takes nothing, and one that comes while another is asked for begins anew.
+    driven.handle(Input::ChannelsChanged(vec!["c".into()]));
+    driven.handle(Input::ChannelsChanged(vec!["c".into(), "d".into(), "e".into()]));
+    driven.handle(Input::ChannelsChanged(vec!["c".into(), "f".into()]));
+    assert_eq!(driven.engine.state(), State::Disconnected);
+    driven.now += Duration::from_secs(60);
+    driven.handle(Input::TimePassed);
+    let asked = driven.outputs.iter().rev().find_map(|output| match output {
+        Output::Connect { channels } => Some(channels.clone()),
+        _ => None,
+    });
+    assert_eq!(asked.expect("it connects again"), ["c", "f", FENCES]);
+}
