@@ -74,16 +74,15 @@ impl Asked {
         if self.defaults {
             return Vec::new();
         }
-        let name = table.display_name();
         let mut notes = Vec::new();
         if installed.generic && !options.generic {
-            notes.push(format!("{name} has a function of its own from now on: the generic one needs a key called id"));
+            notes.push("it has a function of its own from now on: the generic one needs a key called id".to_string());
         }
         if self.columns.is_none() && !self.no_data {
             let gone = installed.columns.iter().flatten().filter(|column| table.column(column).is_none());
             notes.extend(
                 gone.map(|column| {
-                    format!("the column {column} of {name} is gone: what is sent is named with --columns")
+                    format!("the column {column} is gone, and not sent any more; --columns names others")
                 }),
             );
         }

@@ -297,8 +297,8 @@ async fn a_value_that_names_an_object_elsewhere_is_not_blamed_on_replication() {
         .spawn()
         .unwrap();
     let client = database.client().await;
-    let listens = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgic verify%' AND datname = current_database() AND query LIKE '%COPY%'";
-    while client.query_one(listens, &[]).await.unwrap().get::<_, i64>(0) == 0 && child.try_wait().unwrap().is_none() {
+    let has_read = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgic verify%' AND datname = current_database() AND (query LIKE '%COPY%' OR query = 'COMMIT')";
+    while client.query_one(has_read, &[]).await.unwrap().get::<_, i64>(0) == 0 && child.try_wait().unwrap().is_none() {
         tokio::task::yield_now().await;
     }
     let mut round = 0;
