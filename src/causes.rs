@@ -3,7 +3,7 @@
 
 use crate::catalog::{Enabled, Table};
 use crate::triggers::observe::{Observed, Version};
-use postgres_index_cache_core::postgres::announced::{Problem, Severity, diagnose};
+use postgres_index_cache_core::postgres::announced::{Problem, Severity, TriggerOptions, diagnose};
 use postgres_index_cache_core::postgres::{Finding, FindingKind};
 
 /// Returns the likely cause of a finding in `table`, whose notifications were listened for on `channel`; `was_heard` says
@@ -29,8 +29,16 @@ pub fn likely(table: &Table, seen: Option<&Observed<'_>>, channel: &str, found: 
     let silent_truncate = problems.iter().find(is_of_truncate).map(ToString::to_string);
     let is_left_out = seen.options().is_some_and(|options| options.no_truncate);
     if found.kind == FindingKind::Ghost && !was_heard && (silent_truncate.is_some() || is_left_out) {
-        let left_out = || format!("no trigger announces TRUNCATE; announce it: {install} --defaults");
-        return silent_truncate.unwrap_or_else(left_out);
+        return silent_truncate.unwrap_or_else(|| {
+            // --defaults forgets the other options too, which columns are sent for example.
+            let others = seen.options().map(|options| TriggerOptions { no_truncate: false, ..options.clone() });
+            let and_those = if others.is_none_or(|others| others == TriggerOptions::default()) {
+                ""
+            } else {
+                ", with the other options that it has"
+            };
+            format!("no trigger announces TRUNCATE; announce it: {install} --defaults{and_those}")
+        });
     }
     match (&seen.version, found.kind) {
         (Version::Foreign, FindingKind::Stale) => {
