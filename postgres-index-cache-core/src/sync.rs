@@ -34,8 +34,10 @@ mod backlog;
 mod backoff;
 mod change;
 mod fences;
+mod held;
 mod link;
 mod messages;
+mod reads;
 mod refetch;
 mod round;
 mod snapshot;
@@ -49,6 +51,7 @@ pub use snapshot::{Snapshot, SnapshotError};
 use crate::notification::Payload;
 use fences::Looks;
 use link::{Fence, Link, Probe, Side, Streak};
+use reads::Work;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use table::{Step, Table};
@@ -87,25 +90,6 @@ pub enum Rule {
     Look,
     /// A table that cannot be followed is not read, and what its trigger sends is passed over.
     Held,
-}
-
-/// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
-    Read {
-        table: TableId,
-        generation: u64,
-    },
-    Refetch {
-        table: TableId,
-        batch: u64,
-    },
-    /// A round, and the batch that is read inside its transaction.
-    Round {
-        table: TableId,
-        round: u64,
-        batch: Option<u64>,
-    },
 }
 
 /// The same failure so many times is a refusal.
@@ -450,167 +434,6 @@ impl Engine {
         }
     }
 
-    fn loaded(&mut self, table: TableId, generation: u64, now: Instant) {
-        if self.work != Some(Work::Read { table, generation }) {
-            return;
-        }
-        self.work_is_done();
-        let Some(waiting) = self.tables[table.0].loaded(generation, self.finished_reads, now) else { return };
-        let mut waiting = waiting.into_iter();
-        for change in waiting.by_ref() {
-            let steps = self.tables[table.0].take(change, self.limits.waiting_bytes);
-            self.carry_out(table, steps, now);
-            if !self.tables[table.0].is_following() {
-                // It must be read again: what else waited arrived before that read is asked for, so it will be in it.
-                break;
-            }
-        }
-        self.count_what_waited(table);
-    }
-
-    /// What waited may have come before a fence that has arrived meanwhile.
-    fn count_what_waited(&mut self, table: TableId) {
-        let (arrivals, _) = self.tables[table.0].arrivals();
-        for before in self.fences.iter_mut().filter_map(|fence| fence.arrived.as_mut()) {
-            before[table.0] = arrivals;
-        }
-    }
-
-    fn work_is_done(&mut self) {
-        self.has_refetched = matches!(self.work, Some(Work::Refetch { .. }));
-        if let Some(Work::Read { table, .. } | Work::Refetch { table, .. }) = self.work.take() {
-            self.tables[table.0].read_failures.end();
-        }
-        self.has_worked(Via::Reads);
-        self.lost_reads = 0;
-        self.finished_reads += 1;
-    }
-
-    fn refetched(&mut self, table: TableId, batch: u64, snapshot: Snapshot, now: Instant) {
-        if matches!(self.work, Some(Work::Round { table: of, batch: Some(asked), .. }) if of == table && asked == batch)
-        {
-            self.finished_reads += 1;
-            if let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads) {
-                self.outputs.push_back(Output::Store { table, batch });
-                self.carry_out(table, steps, now);
-                self.go_on_with_round(table, now);
-            }
-            return;
-        }
-        let is_awaited = self.work == Some(Work::Refetch { table, batch });
-        if !is_awaited && self.without == Some(Rule::Generation) {
-            self.outputs.push_back(Output::Store { table, batch });
-        }
-        if !is_awaited {
-            return;
-        }
-        self.work_is_done();
-        // The table may have been read since, or be about to be.
-        let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads) else { return };
-        self.outputs.push_back(Output::Store { table, batch });
-        self.carry_out(table, steps, now);
-    }
-
-    fn read_failed(
-        &mut self,
-        table: TableId,
-        work: u64,
-        (code, why): (Option<String>, String),
-        is_permanent: bool,
-        now: Instant,
-    ) {
-        if matches!(self.work, Some(Work::Round { table: of, batch: Some(batch), .. }) if of == table && batch == work)
-        {
-            self.end_round(table, None, Some(why), now);
-            return;
-        }
-        let failed = match self.work {
-            Some(Work::Read { table: of, generation }) if of == table && generation == work => self.work.take(),
-            Some(Work::Refetch { table: of, batch }) if of == table && batch == work => self.work.take(),
-            Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
-        };
-        let Some(failed) = failed else { return };
-        let is_refused = self.tables[table.0].read_failures.is_too_long(code) || is_permanent;
-        if is_refused && !self.has_been_live {
-            self.end(Failure::ReadRefused { table, why }, now);
-            return;
-        }
-        match failed {
-            Work::Read { .. } => self.retry_read(table, why, now),
-            // Keys that PostgreSQL does not take, perhaps: all of the table is sure to be right.
-            Work::Refetch { .. } | Work::Round { .. } => self.read_again(table, why, now),
-        }
-    }
-
-    /// Reads a table again after a while: any time up to a bound that doubles to ten seconds.
-    fn retry_read(&mut self, table: TableId, why: String, now: Instant) {
-        let drawn = self.draw();
-        let wait = self.tables[table.0].backoff.next(drawn);
-        self.tables[table.0].read_failed(now + wait, why);
-    }
-
-    /// A table cannot be followed as it is: what is read of it, or waits for it, is given up.
-    fn hold(&mut self, table: TableId, why: String, now: Instant) {
-        if self.without == Some(Rule::Held) {
-            return;
-        }
-        self.give_up_table(table, &why, now);
-        self.tables[table.0].hold(why);
-    }
-
-    /// A table can be followed, as `followed` says from now on: it is read anew. It need not have been held before, so Q may
-    /// be at work for it.
-    fn follow_table(&mut self, table: TableId, followed: Followed, now: Instant) {
-        self.give_up_table(table, "the table is followed anew", now);
-        self.tables[table.0].follow_anew(followed);
-    }
-
-    /// A table cannot be kept: there is no room for it.
-    fn table_failed(&mut self, table: TableId, why: String, is_permanent: bool, now: Instant) {
-        if is_permanent && !self.has_been_live {
-            self.end(Failure::ReadRefused { table, why }, now);
-            return;
-        }
-        self.give_up_table(table, &why, now);
-        if !self.tables[table.0].is_held() {
-            self.retry_read(table, why, now);
-        }
-    }
-
-    /// Ends what Q does for a table.
-    fn give_up_table(&mut self, table: TableId, why: &str, now: Instant) {
-        self.end_round(table, None, Some(why.to_string()), now);
-        if let Some(Work::Read { table: of, .. } | Work::Refetch { table: of, .. }) = self.work
-            && of == table
-        {
-            self.work = None;
-            self.outputs.push_back(Output::GiveUpRead { table });
-        }
-    }
-
-    /// The triggers notify on other channels: L must LISTEN on those, and nothing is read until it does. What it listens on
-    /// and nobody needs any more does no harm until it connects again.
-    fn change_channels(&mut self, channels: Vec<String>, now: Instant) {
-        self.channels = channels;
-        let missing = |channel: &&String| !self.listened.contains(channel);
-        let new: Vec<String> = self.channels.iter().filter(missing).cloned().collect();
-        match self.link {
-            _ if new.is_empty() => {}
-            Link::Following if !self.is_listening_also => {
-                self.listened.extend(new.iter().cloned());
-                self.is_listening_also = true;
-                self.outputs.push_back(Output::ListenAlso { channels: new });
-            }
-            // It is rare enough to begin anew: nothing is live yet, or another LISTEN is on its way.
-            Link::Following | Link::Subscribing | Link::Probing { .. } => {
-                let why = "the tables are announced on other channels".to_string();
-                self.disconnect(Failure::ConnectionLost(why), false, now);
-            }
-            // It will listen on them.
-            Link::Disconnected { .. } => {}
-        }
-    }
-
     fn carry_out(&mut self, table: TableId, steps: Vec<Step>, now: Instant) {
         for step in steps {
             match step {
@@ -629,132 +452,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    fn read_again(&mut self, table: TableId, why: String, now: Instant) {
-        if self.tables[table.0].is_following() {
-            self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
-        }
-        if self.tables[table.0].read_again(&why, now) {
-            self.counters.reloads += 1;
-            self.outputs.push_back(Output::ReadAgain { table, why });
-        }
-    }
-
-    fn check_deadlines(&mut self, now: Instant) {
-        let lost_probe = match &self.link {
-            Link::Probing { awaited, .. } => {
-                let lost = awaited.iter().find(|probe| probe.deadline <= now);
-                lost.map(|probe| (probe.via, probe.is_sent))
-            }
-            _ => None,
-        };
-        if let Some((via, true)) = lost_probe {
-            let failure = Failure::ProbeLost { via, waited: self.limits.probe_timeout };
-            self.disconnect(failure, !self.has_been_live, now);
-        } else if let Some((via, false)) = lost_probe {
-            // It says nothing of whether L would hear it.
-            let waited = self.send_timeout().as_secs();
-            let why = format!("the connection {} did not send a notification within {waited} s", via.purpose());
-            self.disconnect(Failure::ConnectionLost(why), false, now);
-        } else if self.fences.iter().any(|fence| !fence.has_arrived() && fence.deadline <= now) {
-            self.disconnect(Failure::FenceLost { waited: self.limits.fence_timeout }, false, now);
-        }
-        self.check_sides(now);
-        match self.link {
-            Link::Disconnected { retry_at: Some(at) } if at <= now => self.connect(),
-            Link::Following if self.next_heartbeat.is_some_and(|at| at <= now) => {
-                if self.fences.iter().all(Fence::has_arrived) {
-                    self.send_fence(None, now);
-                } else {
-                    self.next_heartbeat = Some(now + self.limits.heartbeat);
-                }
-            }
-            Link::Disconnected { .. } | Link::Subscribing | Link::Probing { .. } | Link::Following => {}
-        }
-    }
-
-    /// All connections are lost, or are to be dropped. It connects again after a while, unless it is of no use.
-    fn disconnect(&mut self, failure: Failure, is_permanent: bool, now: Instant) {
-        if matches!(self.link, Link::Disconnected { .. }) {
-            return;
-        }
-        let mut failure = failure;
-        if let (Some(Work::Read { table, .. }), Failure::ConnectionLost(why)) = (self.work, &failure) {
-            let why = self.count_lost_read(table, why.clone());
-            if self.reads_are_lost_in_vain() {
-                return self.end(Failure::ReadsCut { why }, now);
-            }
-            failure = Failure::ConnectionLost(why);
-        }
-        if is_permanent || !self.limits.heals {
-            return self.end(failure, now);
-        }
-        let wait = self.wait();
-        self.drop_connections(failure, Some(wait), now);
-    }
-
-    /// It ends for good.
-    fn end(&mut self, failure: Failure, now: Instant) {
-        if !self.has_ended() {
-            self.drop_connections(failure, None, now);
-        }
-    }
-
-    fn drop_connections(&mut self, failure: Failure, retry_in: Option<Duration>, now: Instant) {
-        self.link = Link::Disconnected { retry_at: retry_in.map(|wait| now + wait) };
-        self.counters.gaps += 1;
-        // Who waits for a fence waits on: the next snapshot has what was committed before.
-        let asked = self.fences.drain(..).filter_map(|fence| fence.asked_by).max();
-        self.wanted = self.wanted.max(asked);
-        self.work = None;
-        self.forget_sides();
-        self.looks.give_up();
-        self.lag = None;
-        self.next_heartbeat = None;
-        for (at, table) in self.tables.iter_mut().enumerate() {
-            if let Some(round) = table.round() {
-                let question = round.question();
-                let inconclusive = Some("a connection was lost".to_string());
-                self.outputs.push_back(Output::RoundEnded { table: TableId(at), question, inconclusive });
-            }
-            table.disconnect();
-        }
-        self.set_all_states(State::Disconnected);
-        self.outputs.push_back(Output::Disconnected { failure, retry_in });
-    }
-
-    /// One thing at a time: Q never waits for a lock while it holds another. Tables and rows take turns.
-    fn ask_for_reads(&mut self, now: Instant) {
-        if !self.can_read() || self.work.is_some() {
-            return;
-        }
-        if let Some(at) = self.to_verify.iter().position(|(table, _)| self.tables[table.0].can_begin_round())
-            && let Some((table, question)) = self.to_verify.remove(at)
-        {
-            return self.begin_round(table, question);
-        }
-        let due = self.tables.iter().position(|table| table.due_at().is_some_and(|at| at <= now) || table.is_due_now());
-        let doubted = self.tables.iter().position(Table::is_refetch_due);
-        match (due, doubted) {
-            (Some(table), None) => self.ask_for_read(TableId(table), now),
-            (Some(table), Some(_)) if self.has_refetched => self.ask_for_read(TableId(table), now),
-            (_, Some(table)) => {
-                self.batches += 1;
-                let (table, batch) = (TableId(table), self.batches);
-                let keys = self.tables[table.0].start_refetch(batch);
-                self.counters.refetched += keys.len() as u64;
-                self.work = Some(Work::Refetch { table, batch });
-                self.outputs.push_back(Output::Refetch { table, batch, keys, is_within_round: false });
-            }
-            (None, None) => {}
-        }
-    }
-
-    fn ask_for_read(&mut self, table: TableId, now: Instant) {
-        let generation = self.tables[table.0].start_reading(now);
-        self.work = Some(Work::Read { table, generation });
-        self.outputs.push_back(Output::ReadTable { table, generation });
     }
 }
 

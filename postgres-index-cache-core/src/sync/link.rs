@@ -8,8 +8,9 @@
 //! ```
 
 use super::backoff::Backoff;
+use super::reads::Work;
 use super::table::Table;
-use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, TableId, Via, Work};
+use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, State, TableId, Via};
 use std::time::{Duration, Instant};
 
 /// Where the connections are.
@@ -387,5 +388,88 @@ impl Engine {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
         (mixed >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    pub(super) fn check_deadlines(&mut self, now: Instant) {
+        let lost_probe = match &self.link {
+            Link::Probing { awaited, .. } => {
+                let lost = awaited.iter().find(|probe| probe.deadline <= now);
+                lost.map(|probe| (probe.via, probe.is_sent))
+            }
+            _ => None,
+        };
+        if let Some((via, true)) = lost_probe {
+            let failure = Failure::ProbeLost { via, waited: self.limits.probe_timeout };
+            self.disconnect(failure, !self.has_been_live, now);
+        } else if let Some((via, false)) = lost_probe {
+            // It says nothing of whether L would hear it.
+            let waited = self.send_timeout().as_secs();
+            let why = format!("the connection {} did not send a notification within {waited} s", via.purpose());
+            self.disconnect(Failure::ConnectionLost(why), false, now);
+        } else if self.fences.iter().any(|fence| !fence.has_arrived() && fence.deadline <= now) {
+            self.disconnect(Failure::FenceLost { waited: self.limits.fence_timeout }, false, now);
+        }
+        self.check_sides(now);
+        match self.link {
+            Link::Disconnected { retry_at: Some(at) } if at <= now => self.connect(),
+            Link::Following if self.next_heartbeat.is_some_and(|at| at <= now) => {
+                if self.fences.iter().all(Fence::has_arrived) {
+                    self.send_fence(None, now);
+                } else {
+                    self.next_heartbeat = Some(now + self.limits.heartbeat);
+                }
+            }
+            Link::Disconnected { .. } | Link::Subscribing | Link::Probing { .. } | Link::Following => {}
+        }
+    }
+
+    /// All connections are lost, or are to be dropped. It connects again after a while, unless it is of no use.
+    pub(super) fn disconnect(&mut self, failure: Failure, is_permanent: bool, now: Instant) {
+        if matches!(self.link, Link::Disconnected { .. }) {
+            return;
+        }
+        let mut failure = failure;
+        if let (Some(Work::Read { table, .. }), Failure::ConnectionLost(why)) = (self.work, &failure) {
+            let why = self.count_lost_read(table, why.clone());
+            if self.reads_are_lost_in_vain() {
+                return self.end(Failure::ReadsCut { why }, now);
+            }
+            failure = Failure::ConnectionLost(why);
+        }
+        if is_permanent || !self.limits.heals {
+            return self.end(failure, now);
+        }
+        let wait = self.wait();
+        self.drop_connections(failure, Some(wait), now);
+    }
+
+    /// It ends for good.
+    pub(super) fn end(&mut self, failure: Failure, now: Instant) {
+        if !self.has_ended() {
+            self.drop_connections(failure, None, now);
+        }
+    }
+
+    pub(super) fn drop_connections(&mut self, failure: Failure, retry_in: Option<Duration>, now: Instant) {
+        self.link = Link::Disconnected { retry_at: retry_in.map(|wait| now + wait) };
+        self.counters.gaps += 1;
+        // Who waits for a fence waits on: the next snapshot has what was committed before.
+        let asked = self.fences.drain(..).filter_map(|fence| fence.asked_by).max();
+        self.wanted = self.wanted.max(asked);
+        self.work = None;
+        self.forget_sides();
+        self.looks.give_up();
+        self.lag = None;
+        self.next_heartbeat = None;
+        for (at, table) in self.tables.iter_mut().enumerate() {
+            if let Some(round) = table.round() {
+                let question = round.question();
+                let inconclusive = Some("a connection was lost".to_string());
+                self.outputs.push_back(Output::RoundEnded { table: TableId(at), question, inconclusive });
+            }
+            table.disconnect();
+        }
+        self.set_all_states(State::Disconnected);
+        self.outputs.push_back(Output::Disconnected { failure, retry_in });
     }
 }

@@ -10,8 +10,9 @@
 //! was missed.
 
 use super::change::Change;
+use super::reads::Work;
 use super::snapshot::Snapshot;
-use super::{Engine, Output, Rule, TableId, Work};
+use super::{Engine, Output, Rule, TableId};
 use std::time::Instant;
 
 /// The number of a round, and that of the question which it answers.

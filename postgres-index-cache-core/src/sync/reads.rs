@@ -1,0 +1,168 @@
+//! What Q reads: whole tables, and rows by their keys. One thing at a time.
+
+use super::table::Table;
+use super::{Engine, Failure, Output, Rule, Snapshot, TableId, Via};
+use std::time::Instant;
+
+/// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    Read {
+        table: TableId,
+        generation: u64,
+    },
+    Refetch {
+        table: TableId,
+        batch: u64,
+    },
+    /// A round, and the batch that is read inside its transaction.
+    Round {
+        table: TableId,
+        round: u64,
+        batch: Option<u64>,
+    },
+}
+
+impl Engine {
+    /// One thing at a time: Q never waits for a lock while it holds another. Tables and rows take turns.
+    pub(super) fn ask_for_reads(&mut self, now: Instant) {
+        if !self.can_read() || self.work.is_some() {
+            return;
+        }
+        if let Some(at) = self.to_verify.iter().position(|(table, _)| self.tables[table.0].can_begin_round())
+            && let Some((table, question)) = self.to_verify.remove(at)
+        {
+            return self.begin_round(table, question);
+        }
+        let due = self.tables.iter().position(|table| table.due_at().is_some_and(|at| at <= now) || table.is_due_now());
+        let doubted = self.tables.iter().position(Table::is_refetch_due);
+        match (due, doubted) {
+            (Some(table), None) => self.ask_for_read(TableId(table), now),
+            (Some(table), Some(_)) if self.has_refetched => self.ask_for_read(TableId(table), now),
+            (_, Some(table)) => {
+                self.batches += 1;
+                let (table, batch) = (TableId(table), self.batches);
+                let keys = self.tables[table.0].start_refetch(batch);
+                self.counters.refetched += keys.len() as u64;
+                self.work = Some(Work::Refetch { table, batch });
+                self.outputs.push_back(Output::Refetch { table, batch, keys, is_within_round: false });
+            }
+            (None, None) => {}
+        }
+    }
+
+    pub(super) fn ask_for_read(&mut self, table: TableId, now: Instant) {
+        let generation = self.tables[table.0].start_reading(now);
+        self.work = Some(Work::Read { table, generation });
+        self.outputs.push_back(Output::ReadTable { table, generation });
+    }
+
+    pub(super) fn loaded(&mut self, table: TableId, generation: u64, now: Instant) {
+        if self.work != Some(Work::Read { table, generation }) {
+            return;
+        }
+        self.work_is_done();
+        let Some(waiting) = self.tables[table.0].loaded(generation, self.finished_reads, now) else { return };
+        let mut waiting = waiting.into_iter();
+        for change in waiting.by_ref() {
+            let steps = self.tables[table.0].take(change, self.limits.waiting_bytes);
+            self.carry_out(table, steps, now);
+            if !self.tables[table.0].is_following() {
+                // It must be read again: what else waited arrived before that read is asked for, so it will be in it.
+                break;
+            }
+        }
+        self.count_what_waited(table);
+    }
+
+    /// What waited may have come before a fence that has arrived meanwhile.
+    pub(super) fn count_what_waited(&mut self, table: TableId) {
+        let (arrivals, _) = self.tables[table.0].arrivals();
+        for before in self.fences.iter_mut().filter_map(|fence| fence.arrived.as_mut()) {
+            before[table.0] = arrivals;
+        }
+    }
+
+    pub(super) fn work_is_done(&mut self) {
+        self.has_refetched = matches!(self.work, Some(Work::Refetch { .. }));
+        if let Some(Work::Read { table, .. } | Work::Refetch { table, .. }) = self.work.take() {
+            self.tables[table.0].read_failures.end();
+        }
+        self.has_worked(Via::Reads);
+        self.lost_reads = 0;
+        self.finished_reads += 1;
+    }
+
+    pub(super) fn refetched(&mut self, table: TableId, batch: u64, snapshot: Snapshot, now: Instant) {
+        if matches!(self.work, Some(Work::Round { table: of, batch: Some(asked), .. }) if of == table && asked == batch)
+        {
+            self.finished_reads += 1;
+            if let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads) {
+                self.outputs.push_back(Output::Store { table, batch });
+                self.carry_out(table, steps, now);
+                self.go_on_with_round(table, now);
+            }
+            return;
+        }
+        let is_awaited = self.work == Some(Work::Refetch { table, batch });
+        if !is_awaited && self.without == Some(Rule::Generation) {
+            self.outputs.push_back(Output::Store { table, batch });
+        }
+        if !is_awaited {
+            return;
+        }
+        self.work_is_done();
+        // The table may have been read since, or be about to be.
+        let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads) else { return };
+        self.outputs.push_back(Output::Store { table, batch });
+        self.carry_out(table, steps, now);
+    }
+
+    pub(super) fn read_failed(
+        &mut self,
+        table: TableId,
+        work: u64,
+        (code, why): (Option<String>, String),
+        is_permanent: bool,
+        now: Instant,
+    ) {
+        if matches!(self.work, Some(Work::Round { table: of, batch: Some(batch), .. }) if of == table && batch == work)
+        {
+            self.end_round(table, None, Some(why), now);
+            return;
+        }
+        let failed = match self.work {
+            Some(Work::Read { table: of, generation }) if of == table && generation == work => self.work.take(),
+            Some(Work::Refetch { table: of, batch }) if of == table && batch == work => self.work.take(),
+            Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
+        };
+        let Some(failed) = failed else { return };
+        let is_refused = self.tables[table.0].read_failures.is_too_long(code) || is_permanent;
+        if is_refused && !self.has_been_live {
+            self.end(Failure::ReadRefused { table, why }, now);
+            return;
+        }
+        match failed {
+            Work::Read { .. } => self.retry_read(table, why, now),
+            // Keys that PostgreSQL does not take, perhaps: all of the table is sure to be right.
+            Work::Refetch { .. } | Work::Round { .. } => self.read_again(table, why, now),
+        }
+    }
+
+    /// Reads a table again after a while: any time up to a bound that doubles to ten seconds.
+    pub(super) fn retry_read(&mut self, table: TableId, why: String, now: Instant) {
+        let drawn = self.draw();
+        let wait = self.tables[table.0].backoff.next(drawn);
+        self.tables[table.0].read_failed(now + wait, why);
+    }
+
+    pub(super) fn read_again(&mut self, table: TableId, why: String, now: Instant) {
+        if self.tables[table.0].is_following() {
+            self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
+        }
+        if self.tables[table.0].read_again(&why, now) {
+            self.counters.reloads += 1;
+            self.outputs.push_back(Output::ReadAgain { table, why });
+        }
+    }
+}
