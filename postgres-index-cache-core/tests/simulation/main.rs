@@ -68,6 +68,7 @@ fn everything_that_can_happen_does() {
             ("tables that could not be followed", world.held),
             ("names that another table took", world.swapped),
             ("looks that failed", world.failed_looks),
+            ("rows that did not fit", world.misfits),
             ("given up before it was live", u64::from(world.has_given_up())),
             ("caches compared", world.compared),
             ("rounds that did not count", world.inconclusive),
@@ -106,6 +107,7 @@ fn disabling_any_rule_makes_the_simulation_fail() {
         Fault::SnapshotBeforeListen,
         Fault::AnyContract,
         Fault::StaysWithRelation,
+        Fault::SwallowsMisfits,
     ];
     let wrongs = rules.map(Wrong::Rule).into_iter().chain(faults.map(Wrong::Fault));
     let unnoticed: Vec<Wrong> = wrongs.filter(|wrong| first_failure(0..SEEDS, Some(*wrong)).is_none()).collect();

@@ -29,6 +29,8 @@ pub enum Fault {
     AnyContract,
     /// The driver follows a relation, whatever name it has.
     StaysWithRelation,
+    /// The cache passes over a row that does not fit, and says nothing.
+    SwallowsMisfits,
 }
 
 /// A table of the model.

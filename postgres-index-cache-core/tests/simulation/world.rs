@@ -90,24 +90,49 @@ struct Cache {
 }
 
 impl Cache {
-    fn apply(&mut self, doing: Doing) {
+    /// Does one thing to the rows. A row that the model does not take is refused: nothing of it is done then.
+    fn apply(&mut self, doing: Doing, model: Model) -> Result<(), Misfit> {
         let key = |text: &str| -> u8 { text.parse().expect("keys are numbers") };
         match doing {
+            Doing::Store(_, rows) if rows.values().any(|value| !model.takes(*value)) => return Err(Misfit),
             Doing::Store(keys, rows) => {
                 self.rows.retain(|key, _| !keys.contains(key));
                 self.rows.extend(rows);
             }
             Doing::Clear(keep) => self.rows.retain(|key, _| keep.contains(&key.to_string())),
             Doing::Apply(change) => {
+                let value = change.data().map(|data| data.parse::<u32>().expect("values are numbers"));
+                if value.is_some_and(|value| !model.takes(value)) {
+                    return Err(Misfit);
+                }
                 if let (Operation::ReplaceKey, Some(old)) = (change.operation(), change.old_id()) {
                     self.rows.remove(&key(old));
                 }
-                match change.data() {
-                    Some(data) => self.rows.insert(key(change.id()), data.parse().expect("values are numbers")),
+                match value {
+                    Some(value) => self.rows.insert(key(change.id()), value),
                     None => self.rows.remove(&key(change.id())),
                 };
             }
         }
+        Ok(())
+    }
+}
+
+/// A row that the application's model does not take.
+#[derive(Debug, Clone, Copy)]
+struct Misfit;
+
+/// Which values an application's model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Model {
+    All,
+    /// Some make a table stale until they are gone, or the model takes them.
+    Most,
+}
+
+impl Model {
+    fn takes(self, value: u32) -> bool {
+        self == Self::All || !value.is_multiple_of(19)
     }
 }
 
@@ -208,6 +233,8 @@ pub struct World {
     pub held: u64,
     pub swapped: u64,
     pub failed_looks: u64,
+    model: Model,
+    pub misfits: u64,
     fate: Fate,
     pub misplaced: u64,
     /// How often there was no memory for what waited.
@@ -240,6 +267,7 @@ impl World {
         if let Some(Wrong::Rule(rule)) = wrong {
             engine = engine.without(rule);
         }
+        let model = if random.u8(0..4) == 0 { Model::Most } else { Model::All };
         let server = Server::new(&mut random, fault);
         let lagging = server.see();
         Self {
@@ -274,6 +302,8 @@ impl World {
             held: 0,
             swapped: 0,
             failed_looks: 0,
+            model,
+            misfits: 0,
             fate: Fate::NeverLive,
             misplaced: 0,
             short: 0,
@@ -306,6 +336,7 @@ impl World {
             self.server.commit(0);
         }
         self.server.mend_all();
+        self.model = Model::All;
         for table in 0..TABLES.len() {
             self.unlock(table)?;
         }
@@ -421,13 +452,27 @@ impl World {
     fn unlock(&mut self, table: usize) -> Result<(), String> {
         let cache = &mut self.caches[table];
         cache.is_locked = false;
-        for doing in std::mem::take(&mut cache.pending) {
-            cache.apply(doing);
-        }
+        self.do_pending(table)?;
+        let cache = &mut self.caches[table];
         if std::mem::take(&mut cache.is_busy) {
             self.handle(Input::CacheFree { table: TableId(table) })?;
         }
         self.check_held()
+    }
+
+    /// Does what waits for a cache, and says what does not fit.
+    fn do_pending(&mut self, table: usize) -> Result<(), String> {
+        let cache = &mut self.caches[table];
+        let misfits = std::mem::take(&mut cache.pending)
+            .into_iter()
+            .map(|doing| cache.apply(doing, self.model))
+            .filter(Result::is_err)
+            .count();
+        if misfits == 0 || self.wrong == Some(Wrong::Fault(Fault::SwallowsMisfits)) {
+            return Ok(());
+        }
+        self.misfits += 1;
+        self.handle(Input::ChangeUnfit { table: TableId(table), why: "a row does not fit the model".into() })
     }
 
     /// Fences behind what waited for a lock are reached once it is done.
@@ -606,6 +651,17 @@ impl World {
             Stage::Rows { mut rest, mut laid } => {
                 let is_asked = self.last_generation.get(&table.0) == Some(&generation);
                 match rest.pop() {
+                    Some((_, value)) if !self.model.takes(value) => {
+                        self.misfits += 1;
+                        let why = "a row does not fit the model".to_string();
+                        return self.handle(Input::ReadFailed {
+                            table,
+                            work: generation,
+                            code: None,
+                            why,
+                            is_permanent: false,
+                        });
+                    }
                     Some((key, value)) => {
                         if is_asked {
                             self.caches[table.0].rows.insert(key, value);
@@ -849,9 +905,7 @@ impl World {
         for table in 0..TABLES.len() {
             let cache = &mut self.caches[table];
             if !cache.is_locked {
-                for doing in std::mem::take(&mut cache.pending) {
-                    cache.apply(doing);
-                }
+                self.do_pending(table)?;
             } else if !cache.pending.is_empty() && !std::mem::replace(&mut cache.is_busy, true) {
                 self.handle(Input::CacheBusy { table: TableId(table) })?;
             }
