@@ -337,3 +337,6 @@ impl<T: Model> Keep for ModelCache<T> {
 fn finding(kind: FindingKind, key: Uuid) -> Finding {
     Finding { kind, key: format!("\"{key}\""), key_cells: KeyBuf::of_cell(key.as_bytes()), columns: Vec::new() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ pub struct Change {
 }
 
 impl Change {
-    pub(super) fn new(text: &str, payload: &Payload<'_>) -> Self {
+    pub(crate) fn new(text: &str, payload: &Payload<'_>) -> Self {
         // A part is borrowed from the text, so the difference of the addresses is where it stands in it.
         let range = |part: &str| {
             let start = part.as_ptr() as usize - text.as_ptr() as usize;
@@ -133,7 +133,7 @@ impl Change {
     }
 
     /// Makes the second half of a key change carry the first.
-    pub(super) fn replace_key(mut self) -> Self {
+    pub(crate) fn replace_key(mut self) -> Self {
         self.operation = Operation::ReplaceKey;
         self
     }
