@@ -3,6 +3,7 @@
 use super::{Table, describe};
 use crate::failure::{HintExt as _, with_hint};
 use anyhow::{Context as _, anyhow};
+use postgres_index_cache_core::postgres::catalog::CatalogError;
 use tokio_postgres::GenericClient;
 
 /// Makes a session safe from what a schema on its search_path holds, and remembers the path: names that people write are
@@ -26,7 +27,14 @@ pub async fn resolve(client: &impl GenericClient, names: &[String]) -> anyhow::R
     // What has a name may be renamed before it is described: then it is another table that has been described.
     let mut found = find(client, names).await?;
     for _ in 0..ATTEMPTS {
-        let tables = describe(client, &found).await?;
+        let tables = match describe(client, &found).await {
+            // Dropped a moment ago; another may have the name by now.
+            Err(CatalogError::Gone(_)) => {
+                found = find(client, names).await?;
+                continue;
+            }
+            tables => tables?,
+        };
         let again = find(client, names).await?;
         if again == found {
             return Ok(tables);
@@ -40,9 +48,10 @@ pub async fn resolve(client: &impl GenericClient, names: &[String]) -> anyhow::R
 async fn find(client: &impl GenericClient, names: &[String]) -> anyhow::Result<Vec<u32>> {
     client.batch_execute(USER_PATH).await.context("use the session's own search_path")?;
     let found = find_by_path(client, names).await;
-    client.batch_execute(SAFE_PATH).await.context("leave the session's own search_path")?;
+    let left = client.batch_execute(SAFE_PATH).await.context("leave the session's own search_path");
+    let (found, ()) = (found?, left?);
     let (mut oids, mut missing) = (Vec::new(), None);
-    for (name, oid) in names.iter().zip(found?) {
+    for (name, oid) in names.iter().zip(found) {
         match oid {
             Some(oid) if !oids.contains(&oid) => oids.push(oid),
             Some(_) => {}

@@ -88,6 +88,23 @@ const CASES: &[Case] = &[
         "DROP TRIGGER a_cache_notify ON a; CREATE CONSTRAINT TRIGGER a_cache_notify AFTER INSERT OR UPDATE ON a
          FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
     ),
+    Case {
+        install: GENERIC,
+        ..case(
+            "channel-unknown",
+            "critical",
+            "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a
+             FOR EACH ROW EXECUTE FUNCTION notify_cache_change('')",
+        )
+    },
+    case(
+        "channel-unknown",
+        "critical",
+        "DROP FUNCTION notify_cache_change_a() CASCADE;
+         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS
+         $$BEGIN PERFORM pg_notify('cache_' || TG_TABLE_NAME, '{}'); RETURN NULL; END$$;
+         CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+    ),
     // What is installed cannot be kept.
     Case {
         install: GENERIC,

@@ -787,6 +787,19 @@ async fn another_channel_of_one_table_leaves_the_others_live() {
     client.batch_execute("INSERT INTO other VALUES ('00000000-0000-0000-0000-000000000002', 1, 1)").await.unwrap();
     fence(&replica).await;
     assert!(replica.read(&users).is_live() && replica.read(&other).len() == 2 && replica.stats().counters.gaps == 0);
+    // One that cannot be told, or listened to, is that table's trouble alone, and mended.
+    let nowhere = "CREATE FUNCTION notify_cache_change_nowhere() RETURNS trigger LANGUAGE plpgsql AS
+            $$BEGIN EXECUTE 'SELECT pg_notify(''cache_invalidation'', $1)' USING 'x'; RETURN NULL; END$$;
+        DROP TRIGGER other_cache_notify ON other;
+        CREATE TRIGGER other_cache_notify AFTER INSERT OR UPDATE OR DELETE ON other
+            FOR EACH ROW EXECUTE FUNCTION notify_cache_change_nowhere()";
+    client.batch_execute(nowhere).await.unwrap();
+    event(&mut events, |event| stale_for(event, "on which channel")).await;
+    tokio::time::timeout(DEADLINE, replica.fence_for(&users)).await.expect("the others go on").unwrap();
+    client.batch_execute("DROP TRIGGER other_cache_notify ON other").await.unwrap();
+    database.pgic_ok(&["install-triggers", "other"]);
+    fence(&replica).await;
+    assert!(replica.is_live() && replica.stats().counters.gaps == 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,17 +1,18 @@
 //! What announces a table's changes: which triggers, whose function they call, on which channel, with which options.
 
+mod channel;
 mod comment;
 mod diagnosis;
 mod made_for;
 mod options;
 
+pub use channel::is_channel;
 pub use comment::{Comment, read as read_comment, write as write_comment};
 pub use diagnosis::{Problem, Remedy, Severity, check_table, diagnose};
 pub use made_for::{digest, is_edited, settings, untrusted_columns};
 pub use options::{TriggerOptions, from_arguments, to_arguments};
 
 use super::catalog::{Enabled, Function, Table, Trigger};
-use crate::DEFAULT_CACHE_CHANNEL;
 
 /// The bits of `pg_trigger.tgtype` for AFTER INSERT OR UPDATE OR DELETE, FOR EACH ROW.
 pub const ROW_EVENTS: i16 = 1 | 4 | 8 | 16;
@@ -37,7 +38,7 @@ pub struct Announced<'a> {
     pub row: Option<&'a Trigger>,
     /// The one for TRUNCATE.
     pub truncate: Option<&'a Trigger>,
-    /// The channel that it notifies on, as far as can be told.
+    /// The channel that it notifies on; `None` where that cannot be told for certain.
     pub channel: Option<String>,
     /// What the comment of a function of ours says; `None` for somebody else's.
     pub comment: Option<Comment>,
@@ -113,7 +114,8 @@ pub fn announced(table: &Table) -> Option<Announced<'_>> {
     let trigger = row.or(truncate)?;
     let announcing: Vec<&Trigger> = table.triggers.iter().filter(|trigger| announces(trigger)).collect();
     if !is_ours(&trigger.function) {
-        return Some(Announced { row, truncate, channel: foreign_channel(trigger), comment: None, announcing });
+        let channel = channel::told_by(&trigger.function.source, &trigger.arguments);
+        return Some(Announced { row, truncate, channel, comment: None, announcing });
     }
     let comment = read_comment(trigger.function.comment.as_deref()).map(|comment| {
         if comment.options.generic {
@@ -123,16 +125,6 @@ pub fn announced(table: &Table) -> Option<Announced<'_>> {
             comment
         }
     });
-    let channel = comment.as_ref().map(|comment| comment.options.channel.clone());
+    let channel = comment.as_ref().map(|comment| comment.options.channel.clone()).filter(|channel| is_channel(channel));
     Some(Announced { row, truncate, channel, comment, announcing })
-}
-
-/// The channel of somebody else's function: the trigger's argument, else the literal that its text notifies on.
-fn foreign_channel(trigger: &Trigger) -> Option<String> {
-    let source = &trigger.function.source;
-    if source.contains("TG_ARGV") {
-        return trigger.arguments.first().cloned().or_else(|| Some(DEFAULT_CACHE_CHANNEL.to_string()));
-    }
-    let after = source.split_once("pg_notify")?.1.trim_start().strip_prefix('(')?.trim_start().strip_prefix('\'')?;
-    after.split_once('\'').map(|(channel, _)| channel.to_string())
 }

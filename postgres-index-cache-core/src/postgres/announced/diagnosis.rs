@@ -4,6 +4,7 @@
 //! what one command calls right no other calls wrong.
 
 use super::{Announced, announced, is_edited, is_ours, read_comment, untrusted_columns};
+use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::catalog::{Enabled, Leaf, RelationKind, Table, Trigger};
 use crate::postgres::session::quote_identifier;
 use std::fmt;
@@ -354,6 +355,17 @@ impl Diagnosis<'_> {
                 row.function.schema, row.function.name
             );
             self.problems.push(critical("function-silent", text, self.remake(row)));
+        } else if let Some(row) = self.seen.row.filter(|_| self.seen.channel.is_none()) {
+            let text = format!(
+                "on which channel the function {}.{} of {name}'s trigger notifies is not told by its text and arguments",
+                row.function.schema, row.function.name
+            );
+            let remedy = if self.is_ours {
+                install(self.table, "choose one", &format!(" --channel {DEFAULT_CACHE_CHANNEL}"))
+            } else {
+                self.remake(row)
+            };
+            self.problems.push(critical("channel-unknown", text, remedy));
         } else if let Some(row) = foreign {
             let text = format!(
                 "the trigger of {name} sends the plain form, without transaction ids: changes that PostgreSQL folds or \

@@ -271,11 +271,14 @@ impl Driver {
     /// mends its triggers. 2. There is no next read. 3. The transaction goes on holding the table's lock, and the migration
     /// that would mend it waits for that.
     fn abandon_read(&mut self) {
-        self.reads.asked = None;
+        let is_underway = self.reads.asked.take().is_some();
+        if !std::mem::take(&mut self.reads.is_cut_open) && !is_underway {
+            // What is at work then ends its transaction itself.
+            return;
+        }
         let previous = self.reads.task.take();
         previous.iter().for_each(JoinHandle::abort);
-        let is_open = std::mem::take(&mut self.reads.is_cut_open) || previous.is_some();
-        let Some((client, _)) = self.client(Via::Reads).filter(|_| is_open) else { return };
+        let Some((client, _)) = self.client(Via::Reads) else { return };
         self.reads.task = Some(tokio::spawn(async move {
             if let Some(previous) = previous {
                 // It was aborted.

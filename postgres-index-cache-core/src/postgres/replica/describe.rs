@@ -54,8 +54,13 @@ pub(super) async fn describe(
         // What a schema of the session's own path holds must not be meant by what is asked now.
         set_path(&client, "pg_catalog, pg_temp").await?;
         let oids: Vec<u32> = found.iter().flatten().copied().collect();
-        let mut tables = catalog::describe(&client, &oids).await?.into_iter();
+        let tables = catalog::describe(&client, &oids).await;
         set_path(&client, &path).await?;
+        let mut tables = match tables {
+            // Dropped a moment ago; another may have the name by now.
+            Err(CatalogError::Gone(_)) => continue,
+            tables => tables?.into_iter(),
+        };
         let again = find(&client, &wanted).await?;
         let oid = |found: &Result<u32, ReplicaError>| found.as_ref().ok().copied();
         if again.iter().map(oid).eq(found.iter().map(oid)) {
