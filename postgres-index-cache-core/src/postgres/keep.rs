@@ -4,6 +4,7 @@ use super::error::ReadError;
 use super::session::quote_identifier;
 use crate::Column;
 use crate::table_cache::{JsonNulls, KeyBuf, Laid, Row, RowBuf, StoreError, TableCache, TableShape, Unfit, Upserted};
+use std::collections::HashSet;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -103,6 +104,8 @@ pub struct Comparison {
     pub kept_out: usize,
     /// What is wrong, up to [`Comparison::FINDINGS`] rows.
     pub findings: Vec<Finding>,
+    /// The keys of those that are kept out, until all rows have come: what is kept out beside them is a ghost.
+    pub(super) out: HashSet<KeyBuf>,
 }
 
 impl Comparison {

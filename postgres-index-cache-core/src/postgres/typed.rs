@@ -45,8 +45,8 @@ pub(super) struct ModelCache<T> {
 struct Misfit {
     why: Arc<str>,
     seen_in: u64,
-    /// Whether it became a model, and that model's index values could not be had.
-    is_of_index: bool,
+    /// The digest of a row that became a model, whose index values could not be had.
+    without_index: Option<u64>,
 }
 
 /// Of how many rows that are kept out the cause is remembered; of the others the key alone.
@@ -224,7 +224,7 @@ impl<T: Model> Keep for ModelCache<T> {
             Err(panic) => {
                 self.keep_out(&KeyBuf::of_cell(key.as_bytes()), panic.into(), told);
                 if let Some(misfit) = self.out.get_mut(&key) {
-                    misfit.is_of_index = true;
+                    misfit.without_index = Some(row.digest);
                 }
                 return Ok(());
             }
@@ -256,7 +256,7 @@ impl<T: Model> Keep for ModelCache<T> {
         }
         let has_cause = self.out.get(&key).is_some_and(|before| !before.why.is_empty());
         let kept = if has_cause || self.out.len() < CAUSES_KEPT { Arc::clone(&why) } else { "".into() };
-        let before = self.out.insert(key, Misfit { why: kept, seen_in: self.loads, is_of_index: false });
+        let before = self.out.insert(key, Misfit { why: kept, seen_in: self.loads, without_index: None });
         // A row that is read again and still does not fit is no news; of one whose cause is not kept nobody knows better.
         let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
         if let Some(told) = told.filter(|_| is_news) {
@@ -305,9 +305,18 @@ impl<T: Model> Keep for ModelCache<T> {
             laid.mark(slot);
         }
         match cached {
-            // A comparison does not ask the model for index values.
-            None if self.out.get(&row.key).is_some_and(|misfit| misfit.is_of_index) => comparison.kept_out += 1,
-            None => comparison.find(FindingKind::Missing, |kind| finding(kind, row.key)),
+            None => match self.out.get(&row.key) {
+                None => comparison.find(FindingKind::Missing, |kind| finding(kind, row.key)),
+                Some(misfit) => {
+                    comparison.out.insert(KeyBuf::of_cell(row.key.as_bytes()));
+                    // A comparison does not ask the model for index values.
+                    if misfit.without_index == Some(row.digest) {
+                        comparison.kept_out += 1;
+                    } else {
+                        comparison.find(FindingKind::Stale, |kind| finding(kind, row.key));
+                    }
+                }
+            },
             Some((_, digest)) if digest != row.digest => {
                 comparison.find(FindingKind::Stale, |kind| finding(kind, row.key));
             }
@@ -316,11 +325,12 @@ impl<T: Model> Keep for ModelCache<T> {
     }
 
     fn compare_misfit(&self, key: &KeyBuf, laid: &mut Laid, comparison: &mut Comparison) {
-        let key = key_of(key);
+        let (cells, key) = (key, key_of(key));
         if let Some((slot, _)) = self.rows.digest(&key) {
             laid.mark(slot);
             comparison.find(FindingKind::Stale, |kind| finding(kind, key));
         } else if self.out.contains_key(&key) {
+            comparison.out.insert(cells.clone());
             comparison.kept_out += 1;
         } else {
             comparison.find(FindingKind::Missing, |kind| finding(kind, key));
@@ -328,7 +338,10 @@ impl<T: Model> Keep for ModelCache<T> {
     }
 
     fn ghosts(&self, laid: &Laid, comparison: &mut Comparison) {
-        for key in self.rows.not_laid(laid) {
+        let seen = std::mem::take(&mut comparison.out);
+        let is_seen = |key: &&Uuid| seen.contains(&KeyBuf::of_cell(key.as_bytes()));
+        let out = self.out.keys().filter(|key| !is_seen(key)).copied();
+        for key in self.rows.not_laid(laid).into_iter().chain(out) {
             comparison.find(FindingKind::Ghost, |kind| finding(kind, key));
         }
     }
