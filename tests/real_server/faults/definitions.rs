@@ -226,6 +226,8 @@ async fn run(client: &Client, sql: &str) {
             Err(error) if error.as_db_error().is_some_and(|error| error.message() == "tuple concurrently updated") => {}
             Err(error) => panic!("{sql}: {error:?}"),
         }
+        // What it had begun.
+        client.batch_execute("ROLLBACK").await.expect("roll back");
     }
     panic!("{sql}: its lock is never had");
 }
