@@ -357,3 +357,31 @@ async fn forged_notifications_of_every_shape_neither_crash_nor_block_nor_grow_a_
     driver.fence().await.unwrap();
     assert_eq!(compare(&mut driver).await.findings, Vec::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_transaction_of_the_future_makes_verify_accuse_no_row() {
+    let database = Database::with(ROWS).await;
+    database.pgic_ok(&INSTALL);
+    let (server, follow, options) = follow(&database, "kv").await;
+    let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let client = database.client().await;
+    let forged = r#"{"table":"kv","action":"delete","id":999,"schema":"public","xid":"99999999999"}"#;
+    let write = format!("NOTIFY cache_invalidation, '{forged}'; UPDATE kv SET n = n + 1 WHERE id = 1");
+    let writing = async {
+        loop {
+            client.batch_execute(&write).await.unwrap();
+        }
+    };
+    let comparing = async {
+        for _ in 0..30 {
+            let comparison = compare(&mut driver).await;
+            assert_eq!(comparison.findings, Vec::new());
+        }
+    };
+    tokio::select! {
+        () = comparing => {}
+        () = writing => unreachable!("it writes without end"),
+    }
+    assert!(driver.engine().changes(TableId(0)) > 30, "changes came");
+}

@@ -2,6 +2,7 @@
 
 mod fences;
 mod looks;
+mod rounds;
 mod sides;
 
 use super::*;

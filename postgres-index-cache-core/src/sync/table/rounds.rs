@@ -1,6 +1,7 @@
 //! What a comparison with the table, a [`Round`], means for what comes for a [`Table`].
 
 use super::{Step, Table};
+use crate::sync::change::Change;
 use crate::sync::round::{Round, RoundId};
 use crate::sync::snapshot::Snapshot;
 
@@ -32,15 +33,17 @@ impl Table {
             return (Vec::new(), Err("its snapshot is not known".to_string()));
         };
         let is_plain = held.iter().any(|change| change.xid.is_none());
-        // Transactions commit in the order that they are announced in.
-        let seen = held.iter().take_while(|change| change.xid.is_some_and(|xid| snapshot.sees(xid))).count();
-        let mut held = held.into_iter();
+        // Each for itself: a forged id of the future, or a transaction that becomes visible later than one which was announced
+        // behind it, must not hide what comes after. Changes of one row keep their order: the second writer of a row waits until
+        // the first one is visible.
+        let is_seen = |change: &Change| change.xid.is_some_and(|xid| snapshot.sees(xid));
+        let (seen, unseen): (Vec<Change>, Vec<Change>) = held.into_iter().partition(is_seen);
         let mut steps = Vec::new();
-        for change in held.by_ref().take(seen) {
+        for change in seen {
             steps.extend(self.follow(change));
         }
         steps.extend(self.release_held());
-        self.round = Some(Round::Settling { id, held: held.collect(), bytes: 0 });
+        self.round = Some(Round::Settling { id, held: unseen, bytes: 0 });
         let plain = || "changes in the plain form came, which no snapshot can place".to_string();
         (steps, if is_plain { Err(plain()) } else { Ok(()) })
     }
