@@ -28,5 +28,7 @@ fn a_round_counts_what_its_snapshot_sees_whatever_came_before() {
         _ => None,
     });
     assert_eq!(ended, Some(None), "it counts");
-    assert_eq!(driven.applied(), "+1 +2");
+    let applied = driven.applied();
+    // They were kept by key, in no order.
+    assert!(matches!(&*applied, "+1 +2" | "+2 +1"), "{applied}");
 }
