@@ -84,7 +84,8 @@ pub async fn install(
     }
     let expected = Expected::new(table, key, &options);
     if !asked.prints_only {
-        let checked = check_function_privileges(table, &expected, function.as_ref());
+        let row = client.query_one("SELECT current_user::pg_catalog.text", &[]).await.context("ask for the role")?;
+        let checked = check_function_privileges(table, &expected, function.as_ref(), row.get(0));
         checked.map_err(|(what, hint)| refuse((what, &hint)))?;
     }
     let mut steps = Vec::new();
@@ -166,11 +167,17 @@ fn check_function_privileges(
     table: &Table,
     expected: &Expected,
     found: Option<&Function>,
+    role: &str,
 ) -> Result<(), (String, String)> {
     match found {
         None if !table.can_create => Err((
-            format!("this role may not create a function in the schema {}", table.schema),
-            format!("allow it: GRANT CREATE ON SCHEMA {} TO CURRENT_USER", quote_identifier(&table.schema)),
+            format!("the role {role} may not create a function in the schema {}", table.schema),
+            // Somebody else runs it, so the role is named.
+            format!(
+                "allow it: GRANT CREATE ON SCHEMA {} TO {}",
+                quote_identifier(&table.schema),
+                quote_identifier(role)
+            ),
         )),
         Some(found) if !expected.is(found) && !found.is_owned => Err((
             format!("the function {} belongs to {}, who alone can replace it", expected.sql_function(), found.owner),

@@ -645,6 +645,35 @@ async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
         let ran = guest.pgic(&[&["install-triggers", "closed.c"], dry_run].concat());
         assert!(ran.code == 2 && ran.stderr.contains("may not create a function in the schema closed"), "{ran:?}");
     }
+    // What is advised is run by somebody who may.
+    let hint = |ran: &Ran, start: &str| {
+        let found = ran.stderr.split_once(start).unwrap_or_else(|| panic!("{start} is not advised: {ran:?}")).1;
+        found.lines().next().unwrap_or_default().to_string()
+    };
+    let refused = guest.pgic(&["install-triggers", "closed.c"]);
+    client.batch_execute(&hint(&refused, "hint: allow it: ")).await.unwrap();
+    guest.pgic_ok(&["install-triggers", "closed.c"]);
+    client
+        .batch_execute(&format!(
+            "ALTER FUNCTION closed.notify_cache_change_c() OWNER TO postgres; ALTER FUNCTION closed.notify_cache_change_c() COST 7;
+             ALTER TABLE closed.c ADD COLUMN more interval; GRANT USAGE ON SCHEMA closed TO {role}"
+        ))
+        .await
+        .unwrap();
+    let refused = guest.pgic(&["install-triggers", "closed.c"]);
+    client.batch_execute(&hint(&refused, "hint: give it to the table's owner: ")).await.unwrap();
+    guest.pgic_ok(&["install-triggers", "closed.c"]);
+    client
+        .batch_execute(
+            "DROP TRIGGER c_cache_notify ON closed.c;
+             CREATE FUNCTION closed.mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER c_cache_notify AFTER INSERT ON closed.c FOR EACH ROW EXECUTE FUNCTION closed.mine()",
+        )
+        .await
+        .unwrap();
+    let refused = guest.pgic(&["install-triggers", "closed.c"]);
+    client.batch_execute(&hint(&refused, "hint: to replace it: ")).await.unwrap();
+    guest.pgic_ok(&["install-triggers", "closed.c"]);
     let all = guest.pgic(&["install-triggers", "--schema", "public", "--all", "--dry-run"]);
     assert!(all.code == 2 && all.stdout.is_empty(), "{all:?}");
     assert_eq!(guest.pgic(&["install-triggers", "a", "--print-sql"]).code, 0, "somebody else runs it");
