@@ -47,7 +47,7 @@ complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this mess
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d 'The schema for --all' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: what is installed, else cache_invalidation]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l columns -d 'Send these columns alone, and the key' -r
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for each table\'s lock' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
@@ -70,7 +70,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verb
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l schema -d 'With --all: those of this schema alone' -r
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for each table\'s lock' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"

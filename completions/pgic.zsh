@@ -44,7 +44,7 @@ _arguments "${_arguments_options[@]}" : \
 '()--schema=[The schema for --all]:SCHEMA:_default' \
 '--channel=[The channel to notify on \[default\: what is installed, else cache_invalidation\]]:NAME:_default' \
 '(--no-data)*--columns=[Send these columns alone, and the key]:A,B:_default' \
-'--lock-timeout=[How long to wait for each table'\''s lock]:TIME:_default' \
+'--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
@@ -77,7 +77,7 @@ json\:"One JSON object a line"))' \
 (remove-triggers)
 _arguments "${_arguments_options[@]}" : \
 '()--schema=[With --all\: those of this schema alone]:SCHEMA:_default' \
-'--lock-timeout=[How long to wait for each table'\''s lock]:TIME:_default' \
+'--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"

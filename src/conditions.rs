@@ -1,13 +1,14 @@
 //! Conditions as people write them, made into cells by PostgreSQL itself.
 
-use crate::catalog::{Column, Table};
+use crate::catalog::{Catalog, Column, Table};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::{Condition, Kind, TableShape, Wanted};
+use postgres_index_cache_core::postgres::{quote_literal, sqlstate};
+use postgres_index_cache_core::{Condition, Kind, TableShape, Wanted, output_text};
 use std::error::Error;
 use std::fmt;
+use tokio_postgres::Transaction;
 use tokio_postgres::types::{FromSql, Type};
-use tokio_postgres::{Client, Transaction};
 
 /// How long PostgreSQL may take to compute a value.
 const TIMEOUT: &str = "5s";
@@ -58,7 +59,7 @@ impl Asked {
 
 /// Whether a cache has nothing but a value's text to compare: jsonb calls 1.0 and 1 equal, an interval 30 days and a month.
 fn is_compared_as_text(kind: Kind) -> bool {
-    matches!(kind, Kind::Json | Kind::Jsonb | Kind::Other)
+    matches!(kind, Kind::Json | Kind::Jsonb | Kind::Other | Kind::Written | Kind::WrittenArray)
 }
 
 /// One condition as it is written.
@@ -168,19 +169,19 @@ pub fn column<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Column> {
 
 /// Makes conditions of what was written. PostgreSQL parses and computes the values, in a transaction that only reads.
 ///
+/// Names in what is computed are looked up in pg_catalog alone, unless they are written with their schema: what somebody has put
+/// into a schema of the search_path is not run by accident.
+///
 /// # Errors
 /// When a column is unknown, or PostgreSQL does not take a value for the column's type.
-pub async fn evaluate(client: &mut Client, table: &Table, written: &[Written]) -> anyhow::Result<Asked> {
+pub async fn evaluate(catalog: &mut Catalog<'_>, table: &Table, written: &[Written]) -> anyhow::Result<Asked> {
     let mut asked = Asked::default();
     if written.is_empty() {
         return Ok(asked);
     }
-    let transaction = client.build_transaction().read_only(true).start().await.context("begin a transaction")?;
+    let attempt = catalog.attempt().await.context("begin a transaction")?;
     let timeout = format!("SET LOCAL statement_timeout = '{TIMEOUT}'");
-    transaction.batch_execute(&timeout).await.context("prepare the transaction")?;
-    // What is computed means what it means in the session of whoever wrote it. The path is safe again at its end.
-    let path = crate::catalog::USER_PATH.replace("false)", "true)");
-    transaction.batch_execute(&path).await.context("prepare the transaction")?;
+    attempt.batch_execute(&timeout).await.context("prepare the transaction")?;
     for written in written {
         let column = column(table, &written.column)?;
         let wanted = match (written.operator, written.value.as_str()) {
@@ -190,11 +191,10 @@ pub async fn evaluate(client: &mut Client, table: &Table, written: &[Written]) -
                 let hint = "leave it out and filter the answer";
                 return Err(with_hint(anyhow!("{written}: != is for null alone"), hint));
             }
-            (Operator::Equals, literal) => {
-                Wanted::Cell(cell(&transaction, column, written, Some(literal), "$1::pg_catalog.text").await?)
-            }
+            (Operator::Equals, literal) => Wanted::Cell(cell(&attempt, column, written, literal).await?),
             (Operator::Computed, sql) => {
-                Wanted::Cell(cell(&transaction, column, written, None, &format!("({sql})")).await?)
+                let computed = computed(&attempt, column, written, sql).await?;
+                Wanted::Cell(cell(&attempt, column, written, &computed).await?)
             }
         };
         asked.0.push((column.name.clone(), wanted));
@@ -219,28 +219,60 @@ impl<'a> FromSql<'a> for Binary {
     }
 }
 
-async fn cell(
+fn taking(written: &Written, column: &Column) -> String {
+    format!("take {written} for the column {} of type {}", column.name, column.type_name)
+}
+
+/// What SQL computes, as PostgreSQL writes it. Not by a cast to the column's type: that may be somebody else's function.
+async fn computed(
     transaction: &Transaction<'_>,
     column: &Column,
     written: &Written,
-    literal: Option<&str>,
-    expression: &str,
-) -> anyhow::Result<Vec<u8>> {
-    let what = || format!("take {written} for the column {} of type {}", column.name, column.type_name);
-    let value = column.kind.select_expression(&format!("CAST({expression} AS {})", column.type_name));
-    let sql = format!("SELECT {value}");
-    let row = match &literal {
-        Some(literal) => transaction.query_one(&sql, &[literal]).await,
-        None => transaction.query_one(&sql, &[]).await,
-    };
-    let Binary(value) = row.with_context(what)?.try_get(0).with_context(what)?;
-    let value = value.ok_or_else(|| {
+    sql: &str,
+) -> anyhow::Result<String> {
+    let text = output_text("computed.value");
+    // OFFSET keeps it from being computed twice.
+    let sql = format!("SELECT {text} FROM (SELECT ({sql}) OFFSET 0) computed (value)");
+    let row = transaction.query_typed_one(&sql, &[]).await.map_err(|error| {
+        let is_unknown = matches!(sqlstate::of(&error), Some("42883" | "42P01" | "42704"));
+        let error = anyhow::Error::new(error).context(taking(written, column));
+        match is_unknown {
+            true => with_hint(error, "names outside pg_catalog are written with their schema, like app.my_function(1)"),
+            false => error,
+        }
+    })?;
+    let value: Option<String> = row.try_get(0).with_context(|| taking(written, column))?;
+    value.ok_or_else(|| {
         with_hint(
             anyhow!("{written} is null, which is equal to nothing"),
             format!("to find nulls, write {}=null", column.name),
         )
-    })?;
+    })
+}
+
+/// The cell of a value as PostgreSQL's input function of the column's type reads it. Neither a cast nor a constraint of a domain
+/// is evaluated, which may be somebody else's function.
+async fn cell(
+    transaction: &Transaction<'_>,
+    column: &Column,
+    written: &Written,
+    literal: &str,
+) -> anyhow::Result<Vec<u8>> {
+    let what = || taking(written, column);
     let mut cell = Vec::new();
+    let ty = match column.kind {
+        Kind::Written if column.has_inner_domain => {
+            // It is compared as it is written.
+            column.kind.from_binary(literal.as_bytes(), &mut cell).with_context(what)?;
+            return Ok(cell);
+        }
+        Kind::WrittenArray if column.has_inner_domain => "pg_catalog.text[]",
+        _ => &column.plain_type_name,
+    };
+    let value = column.kind.select_expression(&format!("{}::{ty}", quote_literal(literal)));
+    let row = transaction.query_typed_one(&format!("SELECT {value}"), &[]).await;
+    let Binary(value) = row.with_context(what)?.try_get(0).with_context(what)?;
+    let value = value.with_context(what)?;
     column.kind.from_binary(&value, &mut cell).with_context(what)?;
     Ok(cell)
 }

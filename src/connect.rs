@@ -114,9 +114,7 @@ impl Server {
                 session => break session?,
             }
         };
-        let client = session.into_client();
-        client.batch_execute(crate::catalog::REMEMBER_PATH).await.context("prepare the connection")?;
-        Ok(client)
+        Ok(session.into_client())
     }
 
     /// Opens a session for a purpose.

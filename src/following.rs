@@ -4,7 +4,7 @@ pub mod estimate;
 pub mod subject;
 pub mod supervised;
 
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Catalog, Table};
 use crate::failure::{HintExt as _, with_hint};
 use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
@@ -12,12 +12,11 @@ use anyhow::anyhow;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::announced::PINNED;
 use postgres_index_cache_core::postgres::{
-    self, DriverError, DriverOptions, FollowError, FollowTable, ReadError, sqlstate,
+    self, ClaimError, DriverError, DriverOptions, FollowError, FollowTable, ReadError, sqlstate,
 };
 use postgres_index_cache_core::sync::{Failure, Limits};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_postgres::Client;
 
 /// Whether a cache can follow the table.
 ///
@@ -82,10 +81,14 @@ pub fn shape(table: &Table, is_kept: impl Fn(&catalog::Column) -> bool) -> anyho
 ///
 /// # Errors
 /// When they would, or the server refuses to say.
-pub async fn check_memory(client: &Client, tables: &[(&Table, &TableShape)], allowed: usize) -> anyhow::Result<()> {
+pub async fn check_memory(
+    catalog: &mut Catalog<'_>,
+    tables: &[(&Table, &TableShape)],
+    allowed: usize,
+) -> anyhow::Result<()> {
     let mut wanted = 0_usize;
     for (table, shape) in tables {
-        wanted = wanted.saturating_add(estimate::memory(client, table, shape).await?);
+        wanted = wanted.saturating_add(estimate::memory(catalog, table, shape).await?);
     }
     if wanted <= allowed {
         return Ok(());
@@ -141,6 +144,9 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
     let hint = match (&error, sqlstate::of(&error)) {
         (DriverError::Failed(Failure::ProbeLost { .. }), _) => {
             "a pooler in transaction mode takes LISTEN and passes nothing on: connect to the server itself"
+        }
+        (DriverError::Claim { source: ClaimError::Shared, .. }, _) => {
+            "this command LISTENs, which takes a session of its own: connect to the server itself, or to a pool in session mode"
         }
         (DriverError::Failed(Failure::FenceLost { .. }), _) => {
             "commits may be blocked, or the connection dead: look at pg_stat_activity, and try again"

@@ -7,6 +7,7 @@
 //! catalog::Table.triggers ─────────┘
 //! ```
 
+pub mod carry_out;
 pub mod observe;
 pub mod options;
 pub mod plan;

@@ -11,6 +11,7 @@
 
 pub mod announced;
 pub mod catalog;
+mod claim;
 mod copy;
 mod driver;
 mod error;
@@ -27,6 +28,7 @@ mod store;
 mod supervisor;
 mod typed;
 
+pub use claim::ClaimError;
 pub use copy::{CopyDecoder, CopyError};
 pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Tap, Verified};
 pub use error::{DriverError, ReadError, passes};

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! What has no native codec is [`Kind::Other`]: the text of PostgreSQL's own `to_json`, which COPY is asked for and which
-//! a payload holds.
+//! a payload holds. `to_json` calls a cast to json where the type's owner has made one, with the rights of whoever reads: so
+//! of a type that is not built in the text is taken that its output function writes ([`Kind::Written`]).
 
 mod datetime;
 mod json_text;
@@ -58,8 +59,12 @@ pub enum Kind {
     Json,
     /// `jsonb`: the text that PostgreSQL writes for it.
     Jsonb,
-    /// Every other type: the text of `to_json`.
+    /// Every other type that is built in: the text of `to_json`.
     Other,
+    /// A type that is not built in (an enum, a composite type, a type of an extension): the text that its output function writes.
+    Written,
+    /// An array of such a type, of any dimension: the text of the JSON array of its elements' texts.
+    WrittenArray,
 }
 
 /// Why a value could not become a cell.
@@ -104,7 +109,15 @@ impl Kind {
             Self::Int4 | Self::Float4 | Self::Date => Some(4),
             Self::Int8 | Self::Float8 | Self::Timestamp | Self::Timestamptz => Some(8),
             Self::Uuid => Some(16),
-            Self::Numeric | Self::Text | Self::Bpchar | Self::Bytea | Self::Json | Self::Jsonb | Self::Other => None,
+            Self::Numeric
+            | Self::Text
+            | Self::Bpchar
+            | Self::Bytea
+            | Self::Json
+            | Self::Jsonb
+            | Self::Other
+            | Self::Written
+            | Self::WrittenArray => None,
         }
     }
 
@@ -121,7 +134,19 @@ impl Kind {
     /// The SQL expression that gives a value of this kind in the form [`from_binary`](Self::from_binary) reads.
     pub fn select_expression(self, value: &str) -> String {
         match self {
-            Self::Other => format!("pg_catalog.to_json({value})::pg_catalog.text"),
+            Self::Other | Self::WrittenArray => {
+                format!("pg_catalog.to_json({})::pg_catalog.text", self.json_argument(value))
+            }
+            _ => self.json_argument(value),
+        }
+    }
+
+    /// The SQL expression of a value that `to_json` and its like can be given without calling a cast that somebody has made.
+    pub fn json_argument(self, value: &str) -> String {
+        match self {
+            Self::Written => output_text(value),
+            // The text of an array is read as one of texts, whatever its elements are.
+            Self::WrittenArray => format!("{}::pg_catalog.text[]", output_text(value)),
             _ => value.to_string(),
         }
     }
@@ -156,7 +181,7 @@ impl Kind {
             }
             Self::Uuid => cell.extend(<&[u8; 16]>::try_from(bytes).map_err(|_| bad())?),
             Self::Numeric => number::write_binary_numeric(bytes, cell).ok_or_else(bad)?,
-            Self::Text | Self::Bpchar | Self::Other => {
+            Self::Text | Self::Bpchar | Self::Other | Self::Written | Self::WrittenArray => {
                 cell.extend(std::str::from_utf8(bytes).map_err(|_| bad())?.as_bytes());
             }
             Self::Json => cell.extend(json_text::trim(std::str::from_utf8(bytes).map_err(|_| bad())?).as_bytes()),
@@ -214,12 +239,14 @@ impl Kind {
                 let text = json_text::unquote(raw).ok_or_else(bad)?;
                 cell.extend(datetime::parse_timestamptz(&text).ok_or_else(bad)?.to_le_bytes());
             }
-            Self::Text | Self::Bpchar => cell.extend(json_text::unquote(raw).ok_or_else(bad)?.as_bytes()),
+            Self::Text | Self::Bpchar | Self::Written => {
+                cell.extend(json_text::unquote(raw).ok_or_else(bad)?.as_bytes())
+            }
             Self::Bytea => {
                 let text = json_text::unquote(raw).ok_or_else(bad)?;
                 cell.extend(json_text::parse_bytea(&text).ok_or_else(bad)?);
             }
-            Self::Json | Self::Jsonb | Self::Other => cell.extend(json_text::trim(raw).as_bytes()),
+            Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => cell.extend(json_text::trim(raw).as_bytes()),
         }
         Ok(())
     }
@@ -255,8 +282,8 @@ impl Kind {
                 datetime::write_timestamp(int8(cell), 'T', self == Self::Timestamptz, json);
                 json.push('"');
             }
-            Self::Text | Self::Bpchar => write_json_string(text(cell), json),
-            Self::Json | Self::Jsonb | Self::Other => json.push_str(text(cell)),
+            Self::Text | Self::Bpchar | Self::Written => write_json_string(text(cell), json),
+            Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => json.push_str(text(cell)),
         }
     }
 
@@ -287,12 +314,16 @@ impl Kind {
                 datetime::write_timestamp(int8(cell), ' ', self == Self::Timestamptz, out);
                 Ok(())
             }
-            Self::Numeric | Self::Text | Self::Bpchar | Self::Json | Self::Jsonb => out.write_str(text(cell)),
+            Self::Numeric | Self::Text | Self::Bpchar | Self::Json | Self::Jsonb | Self::Written => {
+                out.write_str(text(cell))
+            }
             Self::Bytea => {
                 out.push_str("\\x");
                 cell.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
             }
-            Self::Other => out.write_str(&json_text::unquote(text(cell)).unwrap_or(Cow::Borrowed(text(cell)))),
+            Self::Other | Self::WrittenArray => {
+                out.write_str(&json_text::unquote(text(cell)).unwrap_or(Cow::Borrowed(text(cell))))
+            }
         };
     }
 
@@ -323,6 +354,12 @@ impl Kind {
             _ => Cow::Borrowed(cell),
         }
     }
+}
+
+/// The SQL expression of the text that a value's output function writes, NULL for NULL. A cast to text is not that: the owner of
+/// a type may have made one.
+pub fn output_text(value: &str) -> String {
+    format!("CASE WHEN pg_catalog.num_nonnulls({value}) OPERATOR(pg_catalog.=) 1 THEN pg_catalog.concat({value}) END")
 }
 
 /// The bytes of a fixed-width cell. A cell of another width cannot be made (`from_binary`, `from_json` check or write

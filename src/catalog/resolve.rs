@@ -1,41 +1,31 @@
 //! Table names as people write them, made into oids as PostgreSQL resolves them.
 
-use super::{Table, describe};
-use crate::failure::{HintExt as _, with_hint};
+use super::{Catalog, Table, describe};
+use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::postgres::catalog::CatalogError;
-use tokio_postgres::GenericClient;
+use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
+use tokio_postgres::types::Type;
 
-/// Makes a session safe from what a schema on its search_path holds, and remembers the path: names that people write are
-/// resolved by it.
-pub const REMEMBER_PATH: &str =
-    "SELECT pg_catalog.set_config('pgic.search_path', pg_catalog.current_setting('search_path'), false);
-    SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)";
-/// Goes back to the path that was remembered.
-pub const USER_PATH: &str = "SELECT pg_catalog.set_config('search_path',
-    coalesce(pg_catalog.current_setting('pgic.search_path', true), pg_catalog.current_setting('search_path')), false)";
 /// How often tables that are renamed meanwhile are described again.
 const ATTEMPTS: usize = 5;
-const SAFE_PATH: &str = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)
-    WHERE pg_catalog.current_setting('pgic.search_path', true) IS NOT NULL";
 
 /// Finds and describes tables by name: `users`, `app.users`, `"Odd Name"`.
 ///
 /// # Errors
 /// When one of them does not exist; the hint names tables that may be meant.
-pub async fn resolve(client: &impl GenericClient, names: &[String]) -> anyhow::Result<Vec<Table>> {
+pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<Table>> {
     // What has a name may be renamed before it is described: then it is another table that has been described.
-    let mut found = find(client, names).await?;
+    let mut found = find(catalog, names).await?;
     for _ in 0..ATTEMPTS {
-        let tables = match describe(client, &found).await {
+        let tables = match describe(catalog, &found).await {
             // Dropped a moment ago; another may have the name by now.
             Err(CatalogError::Gone(_)) => {
-                found = find(client, names).await?;
+                found = find(catalog, names).await?;
                 continue;
             }
             tables => tables?,
         };
-        let again = find(client, names).await?;
+        let again = find(catalog, names).await?;
         if again == found {
             return Ok(tables);
         }
@@ -45,33 +35,20 @@ pub async fn resolve(client: &impl GenericClient, names: &[String]) -> anyhow::R
 }
 
 /// The oids of the tables of these names, each once.
-async fn find(client: &impl GenericClient, names: &[String]) -> anyhow::Result<Vec<u32>> {
-    client.batch_execute(USER_PATH).await.context("use the session's own search_path")?;
-    let found = find_by_path(client, names).await;
-    let left = client.batch_execute(SAFE_PATH).await.context("leave the session's own search_path");
-    let (found, ()) = (found?, left?);
-    let (mut oids, mut missing) = (Vec::new(), None);
-    for (name, oid) in names.iter().zip(found) {
-        match oid {
-            Some(oid) if !oids.contains(&oid) => oids.push(oid),
-            Some(_) => {}
-            None => missing = missing.or(Some(name)),
-        }
-    }
-    match missing {
-        Some(name) => Err(unknown(client, name).await),
-        None => Ok(oids),
-    }
-}
-
-async fn find_by_path(client: &impl GenericClient, names: &[String]) -> anyhow::Result<Vec<Option<u32>>> {
+async fn find(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<u32>> {
     let mut oids = Vec::new();
     for name in names {
-        let row = client.query_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[name]).await;
-        let row = row
-            .with_context(|| format!("find the table {name}"))
-            .hint("name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, for the shell)")?;
-        oids.push(row.get(0));
+        match catalog.find(name).await {
+            Ok(Some(oid)) if !oids.contains(&oid) => oids.push(oid),
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(unknown(catalog, name).await),
+            Err(error @ CatalogError::NoName(_)) => {
+                let hint = "name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, for the shell); the \
+                    database is named with --database-url";
+                return Err(with_hint(error, hint));
+            }
+            Err(error) => return Err(error).with_context(|| format!("find the table {name}")),
+        }
     }
     Ok(oids)
 }
@@ -80,12 +57,12 @@ async fn find_by_path(client: &impl GenericClient, names: &[String]) -> anyhow::
 ///
 /// # Errors
 /// As [`resolve`].
-pub async fn resolve_one(client: &impl GenericClient, name: &str) -> anyhow::Result<Table> {
-    let mut tables = resolve(client, &[name.to_string()]).await?;
+pub async fn resolve_one(catalog: &Catalog<'_>, name: &str) -> anyhow::Result<Table> {
+    let mut tables = resolve(catalog, &[name.to_string()]).await?;
     tables.pop().with_context(|| format!("the table {name} was dropped a moment ago"))
 }
 
-async fn unknown(client: &impl GenericClient, name: &str) -> anyhow::Error {
+async fn unknown(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
     const SIMILAR: &str = "
         SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
         FROM pg_catalog.pg_class c
@@ -93,8 +70,8 @@ async fn unknown(client: &impl GenericClient, name: &str) -> anyhow::Error {
         WHERE c.relkind IN ('r', 'p') AND pg_catalog.lower(c.relname) = pg_catalog.lower($1)
         ORDER BY 1 LIMIT 5";
     let error = anyhow!("the table {name} does not exist");
-    let bare = name.rsplit('.').next().unwrap_or(name).trim_matches('"').to_string();
-    let similar: Vec<String> = match client.query(SIMILAR, &[&bare]).await {
+    let bare = parse_name(name).and_then(|mut parts| parts.pop()).unwrap_or_default();
+    let similar: Vec<String> = match catalog.query_typed(SIMILAR, &[(&bare, Type::TEXT)]).await {
         Ok(rows) => rows.iter().map(|row| row.get(0)).collect(),
         Err(_) => Vec::new(),
     };

@@ -7,8 +7,10 @@ use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
-use crate::triggers::plan::{Kind, TablePlan, run as run_plan};
+use crate::triggers::carry_out::run as carry_out;
+use crate::triggers::plan::{Kind, TablePlan};
 use crate::triggers::{Asked, TriggerOptions, check_channel, script};
+use anyhow::Context as _;
 use std::time::Duration;
 
 /// `pgic install-triggers TABLE…`.
@@ -63,7 +65,7 @@ pub struct Args {
     /// Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints its inverse
     #[arg(long, conflicts_with_all = ["dry_run", "output"])]
     pub print_sql: bool,
-    /// How long to wait for each table's lock
+    /// How long to wait for the tables' locks, all together
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
 }
@@ -74,18 +76,21 @@ pub struct Args {
 /// When a table is refused or the server refuses; nothing has been changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("install-triggers")?.client().await?;
+    let catalog = catalog::reading(&mut client).await?;
+    let version = catalog::version_number(&catalog).await?;
     let tables = match &args.schema {
         Some(schema) => {
-            let oids = catalog::tables_of_schema(&client, schema).await?;
+            let oids = catalog::tables_of_schema(&catalog, schema).await?;
             let (with_key, without): (Vec<Table>, Vec<Table>) =
-                catalog::describe(&client, &oids).await?.into_iter().partition(|table| table.key.is_some());
+                catalog::describe(&catalog, &oids).await?.into_iter().partition(|table| table.key.is_some());
             for table in without {
                 context.notice(&format!("{} is left out: it has no key", table.display_name()));
             }
             with_key
         }
-        None => catalog::resolve(&client, &args.tables).await?,
+        None => catalog::resolve(&catalog, &args.tables).await?,
     };
+    catalog.roll_back().await.context("end the transaction")?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let asked = Asked {
         channel: args.channel,
@@ -101,9 +106,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         replace_function: args.replace_function,
     };
     let is_dry = args.dry_run || args.print_sql;
-    let plans = run_plan(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, is_dry).await?;
+    let plans = carry_out(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, is_dry).await?;
     if args.print_sql {
-        let version = catalog::version_number(&client).await?;
         print(&migration(
             "Triggers that announce changes",
             version,

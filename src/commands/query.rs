@@ -2,7 +2,7 @@
 
 use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Catalog, Table};
 use crate::cli::parse_bytes;
 use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
@@ -18,7 +18,6 @@ use postgres_index_cache_core::postgres::{Driver, DriverOptions};
 use postgres_index_cache_core::sync::TableId;
 use postgres_index_cache_core::{Access, Answer};
 use std::time::{Duration, Instant};
-use tokio_postgres::Client;
 
 /// `pgic query TABLE [COLUMN=VALUE]…`.
 ///
@@ -76,10 +75,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     // Who asks once wants to know that a connection was lost.
     let adjust = |options: &mut DriverOptions| options.limits.heals = false;
     let mut started = Instant::now();
-    let describe = async |client: &mut Client| {
-        let table = catalog::resolve_one(client, &args.table).await?;
+    let describe = async |catalog: &mut Catalog<'_>| {
+        let table = catalog::resolve_one(catalog, &args.table).await?;
         let mut notices = Vec::new();
-        let described = describe(client, table, &args, &written, &mut notices).await;
+        let described = describe(catalog, table, &args, &written, &mut notices).await;
         context.notices(&notices);
         started = Instant::now();
         Ok(vec![described?])
@@ -116,15 +115,18 @@ async fn keep_watching(
     written: Vec<Written>,
 ) -> anyhow::Result<ExitCode> {
     let mut client = server.client().await?;
-    let table = catalog::resolve_one(&client, &args.table).await?;
+    let mut catalog = catalog::reading(&mut client).await?;
+    let table = catalog::resolve_one(&catalog, &args.table).await?;
     let mut notices = Vec::new();
-    let described = describe(&mut client, table, &args, &written, &mut notices).await;
+    let described = describe(&mut catalog, table, &args, &written, &mut notices).await;
     context.notices(&notices);
     let subjects = vec![described?];
     let asking = Asking { args, written };
     let say = |text: &str| context.notice(text);
-    let opened = supervised::open(&server, &client, subjects, asking, max_memory, context.quiet, say).await;
+    let opened = supervised::open(&server, &mut catalog, subjects, asking, max_memory, context.quiet, say).await;
     let mut supervisor = opened?;
+    drop(catalog);
+    drop(client);
     supervisor.driver_mut().tell_of_rows();
     let subject = supervisor.target(TableId(0)).clone();
     let watch = Watch { subject, format: context.format, style: Style::Answer, limit: Limit::default() };
@@ -138,14 +140,14 @@ struct Asking {
 }
 
 impl MakeSubject for Asking {
-    async fn make(&self, client: &mut Client, table: Table) -> anyhow::Result<Subject> {
-        describe(client, table, &self.args, &self.written, &mut Vec::new()).await
+    async fn make(&self, catalog: &mut Catalog<'_>, table: Table) -> anyhow::Result<Subject> {
+        describe(catalog, table, &self.args, &self.written, &mut Vec::new()).await
     }
 }
 
 /// What is asked of a table.
 async fn describe(
-    client: &mut Client,
+    catalog: &mut Catalog<'_>,
     table: Table,
     args: &Args,
     written: &[Written],
@@ -157,7 +159,7 @@ async fn describe(
         notices.extend(following::check_announced(&table)?);
     }
     let shown = shown_columns(&table, seen.as_ref(), args, notices)?;
-    let asked = conditions::evaluate(client, &table, written).await?;
+    let asked = conditions::evaluate(catalog, &table, written).await?;
     check_sent(&table, seen.as_ref(), &shown, &asked)?;
     notices.extend(asked.notices(&table));
     drop(seen);

@@ -6,7 +6,8 @@ use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::print;
 use crate::triggers::Asked;
-use crate::triggers::plan::{Kind, run as run_plan};
+use crate::triggers::carry_out::run as carry_out;
+use crate::triggers::plan::Kind;
 use anyhow::Context as _;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub struct Args {
     /// Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers'
     #[arg(long, conflicts_with_all = ["dry_run", "output"])]
     pub print_sql: bool,
-    /// How long to wait for each table's lock
+    /// How long to wait for the tables' locks, all together
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
 }
@@ -42,16 +43,19 @@ pub struct Args {
 /// When the server refuses; nothing has been changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("remove-triggers")?.client().await?;
+    let catalog = catalog::reading(&mut client).await?;
+    let version = catalog::version_number(&catalog).await?;
     let tables = if args.all {
-        let oids = catalog::tables_with_triggers(&client).await?;
-        let mut tables = catalog::describe(&client, &oids).await?;
+        let oids = catalog::tables_with_triggers(&catalog).await?;
+        let mut tables = catalog::describe(&catalog, &oids).await?;
         tables.retain(|table| args.schema.as_ref().is_none_or(|schema| *schema == table.schema));
         tables
     } else {
-        catalog::resolve(&client, &args.tables).await?
+        catalog::resolve(&catalog, &args.tables).await?
     };
+    catalog.roll_back().await.context("end the transaction")?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let plans = run_plan(
+    let plans = carry_out(
         &mut client,
         Kind::Remove,
         &oids,
@@ -62,7 +66,6 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     .await
     .context("remove triggers")?;
     if args.print_sql {
-        let version = catalog::version_number(&client).await?;
         let title = "Without the triggers that announce changes";
         print(&install_triggers::migration(title, version, Kind::Remove, args.lock_timeout, &tables, &plans))?;
         return Ok(ExitCode::Yes);

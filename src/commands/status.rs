@@ -3,7 +3,7 @@
 mod near_limit;
 
 use super::Context;
-use crate::catalog::{self, Enabled, Table};
+use crate::catalog::{self, Catalog, Enabled, Table};
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
@@ -17,7 +17,7 @@ use postgres_index_cache_core::postgres::ADVISORY_KEY;
 use postgres_index_cache_core::postgres::announced::{Problem, Remedy, Severity, diagnose};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 /// `pgic status [TABLE…]`.
 ///
@@ -62,19 +62,25 @@ struct ServerSeen {
 /// When the server refuses.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("status")?.client().await?;
-    let version = catalog::version_number(&client).await?;
+    let catalog = catalog::reading(&mut client).await?;
+    let version = catalog::version_number(&catalog).await?;
     let tables = if args.tables.is_empty() {
-        let oids = catalog::tables_with_triggers(&client).await?;
-        catalog::describe(&client, &oids).await?
+        let oids = catalog::tables_with_triggers(&catalog).await?;
+        catalog::describe(&catalog, &oids).await?
     } else {
-        catalog::resolve(&client, &args.tables).await?
+        catalog::resolve(&catalog, &args.tables).await?
     };
-    let server = look(&client).await?;
+    let server = look(&catalog).await?;
     let mut rows = Vec::new();
     let mut problems: Vec<(String, Problem)> = Vec::new();
+    let mut plans = Vec::new();
     for table in &tables {
+        plans.push(plan::install(&catalog, table, &Asked::default(), version).await);
+    }
+    // What comes now takes locks of tables, each for itself.
+    catalog.roll_back().await.context("end the transaction")?;
+    for (table, planned) in tables.iter().zip(plans) {
         let seen = observe(table);
-        let planned = plan::install(&client, table, &Asked::default(), version).await;
         let own = problems_of(table, seen.as_ref(), &planned);
         problems.extend(own.into_iter().map(|problem| (table.display_name(), problem)));
         let near_limit = match &seen {
@@ -91,9 +97,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     Ok(if is_right { ExitCode::Yes } else { ExitCode::No })
 }
 
-async fn look(client: &Client) -> anyhow::Result<ServerSeen> {
-    let row = client
-        .query_one(
+async fn look(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
+    let row = catalog
+        .query_typed_one(
             "SELECT pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(),
                     pg_catalog.pg_notification_queue_usage()",
             &[],
@@ -101,8 +107,8 @@ async fn look(client: &Client) -> anyhow::Result<ServerSeen> {
         .await
         .context("ask for the state of the server")?;
     // A statement that follows LISTEN hides it, so a guess misses listeners; the lock of ours cannot be missed.
-    let listeners = client
-        .query(
+    let listeners = catalog
+        .query_typed(
             "SELECT a.pid, coalesce(a.usename::text, '') AS usename, coalesce(a.application_name, '') AS application,
                     coalesce(a.state, '') AS state, l.pid IS NOT NULL AS is_certain
              FROM pg_catalog.pg_stat_activity a
@@ -112,7 +118,7 @@ async fn look(client: &Client) -> anyhow::Result<ServerSeen> {
              WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
                AND (l.pid IS NOT NULL OR a.query ~* '^\\s*listen\\s')
              ORDER BY is_certain DESC, a.pid",
-            &[&ADVISORY_KEY],
+            &[(&ADVISORY_KEY, Type::INT8)],
         )
         .await
         .context("look for listeners")?;

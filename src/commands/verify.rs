@@ -1,7 +1,7 @@
 //! `pgic verify`.
 
 use super::{Context, Signals};
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Catalog, Table};
 use crate::causes;
 use crate::cli::{parse_bytes, parse_duration};
 use crate::exit_code::ExitCode;
@@ -20,7 +20,6 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 /// How often a round that does not count is repeated.
 const TRIES: usize = 20;
@@ -90,7 +89,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     // What notifications miss is to be found, not mended.
     let adjust = |options: &mut DriverOptions| options.limits.looks = false;
-    let describe = async |client: &mut Client| describe(context, client, args).await;
+    let describe = async |catalog: &mut Catalog<'_>| describe(context, catalog, args).await;
     let (subjects, mut driver) =
         open(&server, max_memory, context.quiet, adjust, |text| context.notice(text), describe).await?;
     driver.tell_of_rows();
@@ -119,8 +118,9 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
                 ));
             }
             summary.add(&comparison);
-            let client = server.client().await?;
-            let tables = catalog::describe(&client, &[followed.subject.table.oid]).await?;
+            let mut client = server.client().await?;
+            let catalog = catalog::reading(&mut client).await?;
+            let tables = catalog::describe(&catalog, &[followed.subject.table.oid]).await?;
             let table = tables.first().unwrap_or(&followed.subject.table);
             // A trigger that is silent now, or was when it began, has proven nothing.
             followed.problem = followed.problem.take().or_else(|| worst(table));
@@ -134,9 +134,9 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     finish(context, verifier.followed.len(), &summary)
 }
 
-async fn describe(context: &Context, client: &Client, args: &Args) -> anyhow::Result<Vec<Subject>> {
+async fn describe(context: &Context, catalog: &Catalog<'_>, args: &Args) -> anyhow::Result<Vec<Subject>> {
     let mut subjects = Vec::new();
-    for table in catalog::resolve(client, &args.tables).await? {
+    for table in catalog::resolve(catalog, &args.tables).await? {
         following::check_kind(&table)?;
         // A table that is not announced is what this is for: the verdict says so.
         if let Ok(notices) = following::check_announced(&table) {

@@ -1,10 +1,10 @@
 //! What a cache will take, before it is loaded.
 
-use crate::catalog::Table;
+use crate::catalog::{Catalog, Table};
 use anyhow::Context as _;
 use postgres_index_cache_core::TableShape;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 /// Bytes of an entry in a key table or an index, at the fill that growth leaves.
 const ENTRY: usize = 9;
@@ -17,18 +17,18 @@ const UNKNOWN_WIDTH: usize = 32;
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn memory(client: &Client, table: &Table, shape: &TableShape) -> anyhow::Result<usize> {
+pub async fn memory(catalog: &mut Catalog<'_>, table: &Table, shape: &TableShape) -> anyhow::Result<usize> {
     let varying: Vec<&str> = shape
         .columns()
         .iter()
         .filter(|column| column.kind.width().is_none())
         .map(|column| column.name.as_str())
         .collect();
-    let statistics = client
-        .query_one(
+    let statistics = catalog
+        .query_typed_one(
             "SELECT count(*), coalesce(sum(avg_width), 0)::int8 FROM pg_catalog.pg_stats
-             WHERE schemaname = $1 AND tablename = $2 AND attname = ANY ($3) AND NOT inherited",
-            &[&table.schema, &table.name, &varying],
+             WHERE schemaname = $1 AND tablename = $2 AND attname = ANY ($3::name[]) AND NOT inherited",
+            &[(&table.schema, Type::NAME), (&table.name, Type::NAME), (&varying, Type::TEXT_ARRAY)],
         )
         .await
         .context("read the statistics of the table")?;
@@ -41,23 +41,26 @@ pub async fn memory(client: &Client, table: &Table, shape: &TableShape) -> anyho
     let rows = match table.estimated_rows {
         Some(rows) => rows as usize,
         // A row on disk takes 28 bytes and its values at least.
-        None => stored(client, table).await? / (28 + shape.stride()),
+        None => stored(catalog, table).await? / (28 + shape.stride()),
     };
     Ok(rows.saturating_mul(row))
 }
 
 /// How many bytes a table's rows take on disk; none when somebody holds its lock.
-async fn stored(client: &Client, table: &Table) -> anyhow::Result<usize> {
+async fn stored(catalog: &mut Catalog<'_>, table: &Table) -> anyhow::Result<usize> {
     let mut relations: Vec<u32> = table.leaves.iter().map(|leaf| leaf.oid).collect();
     relations.push(table.oid);
-    client.batch_execute("BEGIN READ ONLY; SET LOCAL lock_timeout = '2s'").await.context("ask for a table's size")?;
-    let sql = "SELECT sum(pg_catalog.pg_relation_size(oid))::int8 FROM pg_catalog.unnest($1::oid[]) oid";
-    let size = client.query_one(sql, &[&relations]).await;
-    client.batch_execute("ROLLBACK").await.context("ask for a table's size")?;
+    let doing = "ask for a table's size";
+    let attempt = catalog.attempt().await.context(doing)?;
+    attempt.batch_execute("SET LOCAL lock_timeout = '2s'").await.context(doing)?;
+    let sql = "SELECT sum(pg_catalog.pg_relation_size(oid))::int8 FROM pg_catalog.unnest($1) oid";
+    let size = attempt.query_typed_one(sql, &[(&relations, Type::OID_ARRAY)]).await;
+    // Its locks go with it.
+    attempt.rollback().await.context(doing)?;
     match size {
         Ok(size) => Ok(size.get::<_, Option<i64>>(0).unwrap_or(0) as usize),
         Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(0),
-        Err(error) => Err(error).context("ask for a table's size"),
+        Err(error) => Err(error).context(doing),
     }
 }
 

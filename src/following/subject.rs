@@ -1,7 +1,7 @@
 //! [`Subject`]: a table that a command follows, and [`open`]: what all of them do with it first.
 
 use super::{channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape, shown};
-use crate::catalog::{Column, Table};
+use crate::catalog::{self, Catalog, Column, Table};
 use crate::conditions::Asked;
 use crate::connect::Server;
 use crate::render::progress::Progress;
@@ -12,7 +12,6 @@ use postgres_index_cache_core::postgres::{
 use postgres_index_cache_core::sync::State;
 use postgres_index_cache_core::{Condition, TableShape};
 use std::sync::Arc;
-use tokio_postgres::Client;
 
 /// A table that a command follows.
 #[derive(Debug, Clone)]
@@ -102,9 +101,13 @@ impl Target for Subject {
 ///
 /// # Errors
 /// When they would, or the server refuses to say.
-pub async fn prepare(client: &Client, subjects: &[Subject], max_memory: usize) -> anyhow::Result<DriverOptions> {
+pub async fn prepare(
+    catalog: &mut Catalog<'_>,
+    subjects: &[Subject],
+    max_memory: usize,
+) -> anyhow::Result<DriverOptions> {
     let sizes: Vec<(&Table, &TableShape)> = subjects.iter().map(|subject| (&subject.table, &*subject.shape)).collect();
-    check_memory(client, &sizes, max_memory).await?;
+    check_memory(catalog, &sizes, max_memory).await?;
     let mut channels: Vec<String> = subjects.iter().map(|subject| subject.channel.clone()).collect();
     channels.sort();
     channels.dedup();
@@ -125,13 +128,15 @@ pub async fn open(
     is_quiet: bool,
     adjust: impl Fn(&mut DriverOptions),
     say: impl Fn(&str),
-    mut describe: impl AsyncFnMut(&mut Client) -> anyhow::Result<Vec<Subject>>,
+    mut describe: impl AsyncFnMut(&mut Catalog<'_>) -> anyhow::Result<Vec<Subject>>,
 ) -> anyhow::Result<(Vec<Subject>, Driver)> {
     let mut tries = 0;
     loop {
         let mut client = server.client().await?;
-        let subjects = describe(&mut client).await?;
-        let mut options = prepare(&client, &subjects, max_memory).await?;
+        let mut catalog = catalog::reading(&mut client).await?;
+        let subjects = describe(&mut catalog).await?;
+        let mut options = prepare(&mut catalog, &subjects, max_memory).await?;
+        drop(catalog);
         adjust(&mut options);
         drop(client);
         tries += 1;

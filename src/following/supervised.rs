@@ -2,7 +2,7 @@
 
 use super::subject::{Subject, in_the_way, loading, prepare};
 use super::{check_memory, explain_failure};
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Catalog, Table};
 use crate::connect::Server;
 use crate::failure;
 use postgres_index_cache_core::TableShape;
@@ -12,7 +12,6 @@ use postgres_index_cache_core::postgres::{
 };
 use postgres_index_cache_core::sync::State;
 use std::sync::Arc;
-use tokio_postgres::Client;
 
 /// Makes a subject of a table that was found by its name.
 pub trait MakeSubject: Send + Sync + 'static {
@@ -20,7 +19,7 @@ pub trait MakeSubject: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why the table cannot be followed.
-    fn make(&self, client: &mut Client, table: Table) -> impl Future<Output = anyhow::Result<Subject>> + Send;
+    fn make(&self, catalog: &mut Catalog<'_>, table: Table) -> impl Future<Output = anyhow::Result<Subject>> + Send;
 }
 
 /// Makes subjects with every column that is announced.
@@ -28,7 +27,7 @@ pub trait MakeSubject: Send + Sync + 'static {
 pub struct Announced;
 
 impl MakeSubject for Announced {
-    async fn make(&self, _: &mut Client, table: Table) -> anyhow::Result<Subject> {
+    async fn make(&self, _: &mut Catalog<'_>, table: Table) -> anyhow::Result<Subject> {
         Subject::announced(table, &mut Vec::new())
     }
 }
@@ -56,10 +55,11 @@ async fn describe(
         error.chain().any(|cause| matches!(policy(cause), Some(Policy::Lost | Policy::Starting)))
     };
     let mut client = server.client().await.map_err(|error| unfollowed(&error))?;
+    let mut catalog = catalog::reading(&mut client).await.map_err(|error| unfollowed(&error))?;
     let mut described: Vec<Result<Subject, Unfollowed>> = Vec::new();
     for name in names {
-        let subject = match catalog::resolve_one(&client, name).await {
-            Ok(table) => make.make(&mut client, table).await,
+        let subject = match catalog::resolve_one(&catalog, name).await {
+            Ok(table) => make.make(&mut catalog, table).await,
             Err(error) => Err(error),
         };
         described.push(match subject {
@@ -67,7 +67,7 @@ async fn describe(
                 Err(Unfollowed(format!("{name} is the same table as another that is followed")))
             }
             Ok(subject) => Ok(subject),
-            Err(error) if client.is_closed() || is_lost(&error) => {
+            Err(error) if catalog.client().is_closed() || is_lost(&error) => {
                 return Err(unfollowed(&error));
             }
             Err(error) => Err(unfollowed(&error)),
@@ -75,7 +75,7 @@ async fn describe(
     }
     let sizes: Vec<(&Table, &TableShape)> =
         described.iter().flatten().map(|subject| (&subject.table, &*subject.shape)).collect();
-    check_memory(&client, &sizes, max_memory).await.map_err(|error| unfollowed(&error))?;
+    check_memory(&mut catalog, &sizes, max_memory).await.map_err(|error| unfollowed(&error))?;
     Ok(described)
 }
 
@@ -97,7 +97,7 @@ fn unfollowed(error: &anyhow::Error) -> Unfollowed {
 /// Whatever keeps them from being live for the first time.
 pub async fn open(
     server: &Server,
-    client: &Client,
+    catalog: &mut Catalog<'_>,
     subjects: Vec<Subject>,
     make: impl MakeSubject,
     max_memory: usize,
@@ -106,7 +106,7 @@ pub async fn open(
 ) -> anyhow::Result<Supervisor<Subject>> {
     let names = subjects.iter().map(|subject| subject.table.written_name()).collect();
     let again = by_names(server.clone(), names, max_memory, make);
-    let options = prepare(client, &subjects, max_memory).await?;
+    let options = prepare(catalog, &subjects, max_memory).await?;
     let progress = loading(&subjects, is_quiet);
     let mut loaded = vec![0; subjects.len()];
     let opened = Supervisor::open(server.clone(), again, subjects, options).await;

@@ -3,12 +3,12 @@
 use super::observe::{TRUNCATE_EVENT, announces, is_for, is_ours, observe};
 use super::sql::{self, Expected};
 use super::{Asked, TriggerOptions, script};
-use crate::catalog::{self, Enabled, Function, Leaf, RelationKind, Table, Trigger};
+use crate::catalog::{self, Catalog, Enabled, Function, Leaf, RelationKind, Table, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::announced::{check_table, read_comment};
-use postgres_index_cache_core::postgres::{quote_identifier, quote_literal, sqlstate};
-use tokio_postgres::{Client, GenericClient};
+use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
+use tokio_postgres::types::Type;
 
 /// One statement of a plan, and what it does in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,12 +52,7 @@ pub struct TablePlan {
 ///
 /// # Errors
 /// When the table cannot have them, or something of their name is not ours. Nothing has been changed then.
-pub async fn install(
-    client: &impl GenericClient,
-    table: &Table,
-    asked: &Asked,
-    version: i32,
-) -> anyhow::Result<TablePlan> {
+pub async fn install(catalog: &Catalog<'_>, table: &Table, asked: &Asked, version: i32) -> anyhow::Result<TablePlan> {
     let refuse = |(what, hint): (String, &str)| {
         with_hint(anyhow!(what).context(format!("install triggers on {}", table.display_name())), hint)
     };
@@ -70,7 +65,7 @@ pub async fn install(
     };
     let observed = observe(table).and_then(|observed| observed.options().cloned());
     // Where the triggers are gone, a function of the table's own still says what was chosen.
-    let own = catalog::find_function(client, table, &sql::function_name(&table.name)).await?;
+    let own = catalog::find_function(catalog, table, &sql::function_name(&table.name)).await?;
     let remembered = own.as_ref().filter(|function| is_for(function, table));
     let remembered =
         remembered.and_then(|function| read_comment(function.comment.as_deref())).map(|comment| comment.options);
@@ -78,13 +73,14 @@ pub async fn install(
     let options =
         asked.over(installed.as_ref(), table).context(format!("install triggers on {}", table.display_name()))?;
     let function =
-        if options.generic { catalog::find_function(client, table, sql::GENERIC_FUNCTION).await? } else { own };
+        if options.generic { catalog::find_function(catalog, table, sql::GENERIC_FUNCTION).await? } else { own };
     if let Some(function) = function.as_ref().filter(|function| !asked.replace_function && !is_for(function, table)) {
         return Err(refuse(foreign_function(function, table)));
     }
     let expected = Expected::new(table, key, &options);
     if !asked.prints_only {
-        let row = client.query_one("SELECT current_user::pg_catalog.text", &[]).await.context("ask for the role")?;
+        let row =
+            catalog.query_typed_one("SELECT current_user::pg_catalog.text", &[]).await.context("ask for the role")?;
         let checked = check_function_privileges(table, &expected, function.as_ref(), row.get(0));
         checked.map_err(|(what, hint)| refuse((what, &hint)))?;
     }
@@ -116,7 +112,7 @@ pub async fn install(
     let stale: Vec<&Trigger> =
         table.triggers.iter().filter(|trigger| is_ours(&trigger.function) && !is_wanted(trigger)).collect();
     let functions = functions_of_ours(table, Some(&expected));
-    let mut notes = drop_all(client, &mut steps, table, &stale, &functions, &[]).await?;
+    let mut notes = drop_all(catalog, &mut steps, table, &stale, &functions, &[]).await?;
     notes.extend(installed.as_ref().map(|installed| asked.not_kept(installed, &options, table)).unwrap_or_default());
     let had_any = function.is_some() || table.triggers.iter().any(|trigger| is_ours(&trigger.function));
     let result = match (steps.is_empty(), had_any) {
@@ -301,7 +297,7 @@ fn trigger_steps(
 
 /// Plans to drop triggers, then each of `functions` that nothing else calls. What is left is said in the notes.
 async fn drop_all(
-    client: &impl GenericClient,
+    catalog: &Catalog<'_>,
     steps: &mut Vec<Step>,
     table: &Table,
     triggers: &[&Trigger],
@@ -319,8 +315,10 @@ async fn drop_all(
         let own: Vec<u32> = own.chain(removed_from.iter().copied()).collect();
         let users = "SELECT count(*) FROM pg_catalog.pg_trigger
             WHERE tgfoid = $1 AND tgrelid <> ALL ($2::pg_catalog.oid[]) AND NOT tgisinternal AND tgparentid = 0";
-        let row =
-            client.query_one(users, &[&function.oid, &own]).await.context("look for other users of the function")?;
+        let row = catalog
+            .query_typed_one(users, &[(&function.oid, Type::OID), (&own, Type::OID_ARRAY)])
+            .await
+            .context("look for other users of the function")?;
         let name = format!("{}.{}()", quote_identifier(&function.schema), quote_identifier(&function.name));
         if row.get::<_, i64>(0) == 0 {
             // Without CASCADE: whatever depends on it after all makes this fail, and nothing is changed.
@@ -349,7 +347,7 @@ fn functions_of_ours<'a>(table: &'a Table, keep: Option<&Expected>) -> Vec<&'a F
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn remove(client: &impl GenericClient, table: &Table, removed_from: &[u32]) -> anyhow::Result<TablePlan> {
+pub async fn remove(catalog: &Catalog<'_>, table: &Table, removed_from: &[u32]) -> anyhow::Result<TablePlan> {
     let announcing = table.triggers.iter().filter(|trigger| announces(trigger));
     let (ours, foreign): (Vec<&Trigger>, Vec<&Trigger>) = announcing.partition(|trigger| is_ours(&trigger.function));
     let mut steps = Vec::new();
@@ -360,7 +358,7 @@ pub async fn remove(client: &impl GenericClient, table: &Table, removed_from: &[
             steps.push(Step { what: format!("drop trigger {name} on {}", leaf.display_name()), sql });
         }
     }
-    let mut notes = drop_all(client, &mut steps, table, &ours, &functions_of_ours(table, None), removed_from).await?;
+    let mut notes = drop_all(catalog, &mut steps, table, &ours, &functions_of_ours(table, None), removed_from).await?;
     notes.extend(foreign.iter().map(|trigger| {
         format!(
             "the trigger {} is left: it calls {}.{}(), which pgic did not make",
@@ -392,10 +390,6 @@ pub async fn remove(client: &impl GenericClient, table: &Table, removed_from: &[
     })
 }
 
-/// The first half of the advisory lock that installers of one generic function take; the second is its schema's oid. "pgic"
-/// in ASCII.
-const SHARED_FUNCTION_LOCK: i32 = 0x7067_6963;
-
 /// What a plan does to tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -416,93 +410,25 @@ impl Kind {
     }
 }
 
-/// Plans and, unless `dry_run`, carries out, all tables in one transaction: all of it happens or nothing.
+/// Plans for all of these tables, in the order of their oids.
 ///
 /// # Errors
-/// When a table is refused, a lock is not had in time, or the server refuses; nothing has been changed then.
-pub async fn run(
-    client: &mut Client,
-    kind: Kind,
-    oids: &[u32],
-    asked: &Asked,
-    lock_timeout: std::time::Duration,
-    dry_run: bool,
-) -> anyhow::Result<Vec<TablePlan>> {
-    let version = catalog::version_number(client).await?;
-    let transaction = client.transaction().await.context("begin a transaction")?;
-    // Names in what is created are qualified; this is for what the server itself looks up.
-    let settings = format!(
-        "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = {}; SET LOCAL client_min_messages = warning",
-        lock_timeout.as_millis()
-    );
-    transaction.batch_execute(&settings).await.context("prepare the transaction")?;
-    let plans = plan_all(&transaction, kind, oids, asked, version).await?;
-    if dry_run || plans.iter().all(|plan| plan.steps.is_empty()) {
-        return Ok(plans);
-    }
-    let mut locked: Vec<&TablePlan> = plans.iter().filter(|plan| !plan.steps.is_empty()).collect();
-    // Everybody who locks several tables does it in the same order.
-    locked.sort_by(|a, b| a.sql_name.cmp(&b.sql_name));
-    let mut shared: Vec<&String> = locked.iter().filter_map(|plan| plan.shares.as_ref()).collect();
-    shared.dedup();
-    for plan in locked {
-        // With its partitions, where it has any.
-        let only = if plan.is_partitioned { "" } else { "ONLY " };
-        let lock = format!("LOCK TABLE {only}{} IN {} MODE", plan.sql_name, kind.lock());
-        transaction.batch_execute(&lock).await.map_err(|error| {
-            let is_timeout = sqlstate::of(&error) == Some("55P03");
-            let error = anyhow::Error::new(error).context(format!("lock {}", plan.table));
-            if is_timeout {
-                with_hint(error, format!("something holds the table for longer than {lock_timeout:?}; nothing was changed: try again, or give --lock-timeout more"))
-            } else {
-                error
-            }
-        })?;
-    }
-    // Tables share the generic function of their schema, and their locks do not keep two installers from making it at once:
-    // one of them failed with "duplicate key value violates unique constraint".
-    for schema in shared {
-        let lock = "SELECT pg_catalog.pg_advisory_xact_lock($1, n.oid::pg_catalog.int4)
-            FROM pg_catalog.pg_namespace n WHERE n.nspname = $2";
-        let locked = transaction.query(lock, &[&SHARED_FUNCTION_LOCK, schema]).await;
-        locked.with_context(|| format!("wait for other installers in the schema {schema}"))?;
-    }
-    // What was planned without a lock may have changed while it was waited for.
-    let plans = plan_all(&transaction, kind, oids, asked, version).await?;
-    // A function goes when the triggers of all tables that called it are gone.
-    for is_last in [false, true] {
-        let steps = plans.iter().flat_map(|plan| plan.steps.iter().map(move |step| (plan, step)));
-        for (plan, step) in steps.filter(|(_, step)| step.sql.starts_with("DROP FUNCTION") == is_last) {
-            transaction.batch_execute(&step.sql).await.with_context(|| format!("{} for {}", step.what, plan.table))?;
-        }
-    }
-    // Somebody may have planted a function between plan and statement: what stands there now must be as it should be.
-    let after = plan_all(&transaction, kind, oids, asked, version).await?;
-    if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
-        return Err(with_hint(
-            anyhow!("it is not as it should be afterwards: it still takes to {}", step.what),
-            "nothing was changed; somebody else works on these tables: try again",
-        ));
-    }
-    transaction.commit().await.context("commit")?;
-    Ok(plans)
-}
-
-async fn plan_all(
-    client: &impl GenericClient,
+/// When a table is refused, or the server refuses.
+pub(super) async fn plan_all(
+    catalog: &Catalog<'_>,
     kind: Kind,
     oids: &[u32],
     asked: &Asked,
     version: i32,
 ) -> anyhow::Result<Vec<TablePlan>> {
     let mut plans: Vec<TablePlan> = Vec::new();
-    for table in catalog::describe(client, oids).await? {
+    for table in catalog::describe(catalog, oids).await? {
         if !asked.prints_only {
             check_owner(&table)?;
         }
         let mut plan = match kind {
-            Kind::Install => install(client, &table, asked, version).await?,
-            Kind::Remove => remove(client, &table, oids).await?,
+            Kind::Install => install(catalog, &table, asked, version).await?,
+            Kind::Remove => remove(catalog, &table, oids).await?,
         };
         // A function that several of these tables share is made once.
         plan.steps.retain(|step| !plans.iter().any(|earlier| earlier.steps.contains(step)));

@@ -17,7 +17,8 @@ pub fn file(title: &str, version: i32, mode: &str, lock_timeout: Duration, table
         "-- {title}, for PostgreSQL {} and later; made by pgic.\nBEGIN;\nSET LOCAL lock_timeout = {};\n\
          SET LOCAL search_path = pg_catalog, pg_temp;\n",
         version / 10_000,
-        lock_timeout.as_millis()
+        // One after the other they may wait as long as is allowed for all.
+        (lock_timeout.as_millis() / sorted.len().max(1) as u128).max(1)
     );
     for (table, _) in &sorted {
         // Writing into a String cannot fail.

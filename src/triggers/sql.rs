@@ -5,6 +5,7 @@
 use super::TriggerOptions;
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
 use crate::catalog::{Column, Function, Key, Leaf, RelationKind, Table, Trigger};
+use postgres_index_cache_core::Kind;
 use postgres_index_cache_core::postgres::announced::{Comment, PINNED, digest, settings, to_arguments, write_comment};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 
@@ -194,8 +195,12 @@ fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn key_expression(row: &str, key: &Key) -> String {
-    let columns: Vec<String> = key_columns(row, key).collect();
+fn key_expression(row: &str, table: &Table, key: &Key) -> String {
+    let columns = key.columns.iter().map(|name| {
+        let value = format!("{row}.{}", quote_identifier(name));
+        table.column(name).map_or(value.clone(), |column| column.kind.json_argument(&value))
+    });
+    let columns: Vec<String> = columns.collect();
     match columns.as_slice() {
         [only] => format!("pg_catalog.to_json({only})"),
         several => format!("pg_catalog.json_build_array({})", several.join(", ")),
@@ -230,8 +235,8 @@ fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static s
         ("{{columns}}", serde_json::json!(types).to_string()),
         ("{{truncate_of_leaf}}", truncate_of_leaf(table, &head("reload"), &from)),
         ("{{row}}", row(&sent, options)),
-        ("{{head_of_insert}}", head_of("insert", key, &head("insert"), &from)),
-        ("{{head_of_update}}", head_of("update", key, &head("update"), &from)),
+        ("{{head_of_insert}}", head_of("insert", table, key, &head("insert"), &from)),
+        ("{{head_of_update}}", head_of("update", table, key, &head("update"), &from)),
         ("{{new_key_is_null}}", is_null("NEW", key)),
         ("{{old_key_is_null}}", is_null("OLD", key)),
         ("{{new_key_row}}", key_row("NEW", key)),
@@ -247,8 +252,8 @@ fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static s
         ("{{truncate}}", head("truncate")),
         ("{{reload}}", head("reload")),
         ("{{from}}", from),
-        ("{{new_key}}", key_expression("NEW", key)),
-        ("{{old_key}}", key_expression("OLD", key)),
+        ("{{new_key}}", key_expression("NEW", table, key)),
+        ("{{old_key}}", key_expression("OLD", table, key)),
         ("{{channel}}", quote_literal(&options.channel)),
         ("{{notify}}", quote_literal(&format!("NOTIFY {}, ", quote_identifier(&options.channel)))),
     ]
@@ -292,13 +297,13 @@ fn truncate_of_leaf(table: &Table, reload: &str, from: &str) -> String {
 }
 
 /// The arguments that make the payload of an insert or an update up to its row.
-fn head_of(action: &str, key: &Key, head: &str, from: &str) -> String {
+fn head_of(action: &str, table: &Table, key: &Key, head: &str, from: &str) -> String {
     let was = if action == "update" { ", was" } else { "" };
     format!(
         "{head}, {}, {from}, TG_RELID, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
         '\",\"v\":\"', NEW.ctid, '\",\"at\":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
         CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',\"recheck\":true' END{was}",
-        key_expression("NEW", key)
+        key_expression("NEW", table, key)
     )
 }
 
@@ -337,12 +342,15 @@ fn row(sent: &[&Column], options: &TriggerOptions) -> String {
 
 /// The row as JSON: all of it, or the columns that are sent.
 fn data(sent: &[&Column], options: &TriggerOptions) -> String {
-    if options.columns.is_none() {
+    // It calls the casts to json that the owners of types have made, with the rights of whoever writes.
+    let is_built_in = |column: &&Column| !matches!(column.kind, Kind::Written | Kind::WrittenArray);
+    if options.columns.is_none() && sent.iter().all(is_built_in) {
         return "pg_catalog.row_to_json(NEW)".to_string();
     }
     let members = sent.iter().enumerate().map(|(at, column)| {
         let name = quote_literal(&format!("{}{}:", if at > 0 { "," } else { "" }, json_string(&column.name)));
-        format!("{name}, coalesce(pg_catalog.to_json(NEW.{})::pg_catalog.text, 'null')", quote_identifier(&column.name))
+        let value = column.kind.json_argument(&format!("NEW.{}", quote_identifier(&column.name)));
+        format!("{name}, coalesce(pg_catalog.to_json({value})::pg_catalog.text, 'null')")
     });
     // A function takes 100 arguments at most.
     let members: Vec<String> = members.collect();

@@ -52,7 +52,7 @@ pub async fn open_through(
             sends_whole_rows: true,
         },
         shape: Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap()),
-        key_types: vec!["int4".into()],
+        key_types: vec![Some("int4".into())],
         announced_by: Vec::new(),
         expected_rows: 100,
         column_types: Vec::new(),

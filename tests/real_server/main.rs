@@ -9,6 +9,7 @@ mod example;
 mod facts;
 mod faults;
 mod generic_function;
+mod hostile;
 mod install;
 mod keys;
 mod partitions;

@@ -358,7 +358,7 @@ async fn a_label_that_is_renamed_deep_inside_a_type_is_seen() {
     while next()["event"] != "live" {}
     database.client().await.batch_execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").await.unwrap();
     assert_eq!(next()["event"], "stale");
-    assert_eq!(next()["row"], json!({"id":1,"moods":["blue"],"pairs":[{"a":1,"m":"blue"}]}));
+    assert_eq!(next()["row"], json!({"id":1,"moods":["blue"],"pairs":["(1,blue)"]}));
     let _ = child.kill();
     let _ = child.wait();
 }

@@ -131,7 +131,15 @@ async fn copy_and_payload_give_the_same_cell() {
         "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex';
         SET extra_float_digits = 1; SET lc_monetary = 'C'; SET search_path = pg_catalog, pg_temp";
     reader.batch_execute(pinned).await.unwrap();
-    let rows = reader.query("SELECT row_to_json(t)::text FROM public.all_types t ORDER BY id", &[]).await.unwrap();
+    // Composite types are not built in: of those it is the text that counts.
+    let columns = values().into_iter().enumerate().map(|(n, (ty, _))| match ty {
+        "pair" | "wrapped" => format!("c{n}::text"),
+        "wrapped[]" => format!("c{n}::text[]"),
+        _ => format!("c{n}"),
+    });
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let sql = format!("SELECT row_to_json(t)::text FROM (SELECT id, {columns} FROM public.all_types ORDER BY id) t");
+    let rows = reader.query(&sql, &[]).await.unwrap();
     let payloads = listening.payloads().await;
     assert_eq!(payloads.len(), rows.len());
     for ((line, row), payload) in shown.lines().zip(&rows).zip(&payloads) {
@@ -149,8 +157,11 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     use postgres_index_cache_core::postgres::CopyDecoder;
     use postgres_index_cache_core::{Column, JsonNulls, Payload, RowBuf, TableCache, TableShape, Upserted};
     let database = all_types().await;
-    let client = database.client().await;
-    let table = catalog::resolve(&client, &["all_types".to_string()]).await.unwrap().remove(0);
+    let mut client = database.client().await;
+    let table = catalog::resolve(&catalog::reading(&mut client).await.unwrap(), &["all_types".to_string()])
+        .await
+        .unwrap()
+        .remove(0);
     let shape_columns = table.columns.iter().map(|column| Column {
         name: column.name.clone(),
         kind: column.kind,

@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// What `pgic verify` tells its driver of a table.
 pub async fn follow(database: &Database, name: &str) -> (Server, FollowTable, DriverOptions) {
     let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
-    let client = database.client().await;
-    let table = catalog::resolve(&client, &[name.to_string()]).await.unwrap().remove(0);
+    let mut client = database.client().await;
+    let table =
+        catalog::resolve(&catalog::reading(&mut client).await.unwrap(), &[name.to_string()]).await.unwrap().remove(0);
     let seen = observe(&table);
     let shown = following::shown(&table, seen.as_ref());
     let shape = following::shape(&table, |column| shown.contains(&column.name)).unwrap();
@@ -46,7 +47,7 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
     if !install.is_empty() {
         database.pgic_ok(install);
     }
-    let client = database.client().await;
+    let mut client = database.client().await;
     let (server, follow, options) = follow(&database, "kv").await;
     let oid = follow.followed.oid;
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
@@ -63,7 +64,7 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
             _ => None,
         })
         .collect();
-    let table = catalog::describe(&client, &[oid]).await.unwrap().remove(0);
+    let table = catalog::describe(&catalog::reading(&mut client).await.unwrap(), &[oid]).await.unwrap().remove(0);
     let seen = observe(&table);
     comparison
         .findings

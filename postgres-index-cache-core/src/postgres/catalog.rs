@@ -1,9 +1,14 @@
 //! Tables as PostgreSQL describes them: columns, key, triggers and the functions they call.
 
+mod name;
+mod transaction;
+
 use super::fingerprint::{Fingerprint, look};
 use super::session::quote_identifier;
 use crate::value::Kind;
-use tokio_postgres::GenericClient;
+pub use name::parse_name;
+use tokio_postgres::types::Type;
+pub use transaction::{Access, Catalog};
 
 /// Why the catalogue could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +20,9 @@ pub enum CatalogError {
     /// A table was dropped meanwhile.
     #[error("the table with oid {0} is gone")]
     Gone(u32),
+    /// What was given for the name of a table is no name. It is not repeated: it may be a connection string with a password.
+    #[error("{}", name::refused(.0))]
+    NoName(String),
     /// Tables were renamed each time while they were described.
     #[error("the tables were renamed while they were described: try again")]
     Renamed,
@@ -104,7 +112,7 @@ pub enum RelationKind {
 }
 
 /// A column.
-#[expect(clippy::struct_excessive_bools, reason = "four facts of the catalogue, each on its own")]
+#[expect(clippy::struct_excessive_bools, reason = "facts of the catalogue, each on its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
@@ -119,8 +127,15 @@ pub struct Column {
     pub is_virtual: bool,
     /// Whether its values have no fixed length.
     pub is_varlena: bool,
-    /// Whether its text may follow any setting: a type of an extension, or one with a cast to json of somebody's own.
+    /// Whether its text may follow any setting: it is, or has in it, a type of an extension.
     pub follows_anything: bool,
+    /// The type without domains over it or its elements, as SQL takes it: to read a value of it evaluates no constraint of a
+    /// domain, but for one of a field or a bound.
+    pub plain_type_name: String,
+    /// Whether its elements, a field of it or its bounds are of a domain.
+    pub has_inner_domain: bool,
+    /// Whether it is an enum, or an array of one.
+    pub is_enum: bool,
     /// Whether its collation calls texts equal that differ (`deterministic = false`).
     pub is_nondeterministic: bool,
     /// The type and everything it is made of: domains, elements, fields, bounds.
@@ -255,20 +270,21 @@ impl Table {
 ///
 /// # Errors
 /// When the server refuses, or one of them has been dropped meanwhile.
-pub async fn describe(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<Table>, CatalogError> {
-    let fingerprints = look(client, oids).await?;
-    let relations = client.query(include_str!("catalog/relations.sql"), &[&oids]).await?;
+pub async fn describe(catalog: &Catalog<'_>, oids: &[u32]) -> Result<Vec<Table>, CatalogError> {
+    let ask = async |sql: &str, oids: &[u32]| catalog.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await;
+    let fingerprints = look(&**catalog, oids).await?;
+    let relations = ask(include_str!("catalog/relations.sql"), oids).await?;
     let leaf_oids: Vec<u32> = relations.iter().flat_map(|row| row.get::<_, Vec<u32>>("leaves")).collect();
-    let leaf_names = client.query(include_str!("catalog/leaves.sql"), &[&leaf_oids]).await?;
-    let leaf_triggers = client.query(include_str!("catalog/triggers.sql"), &[&leaf_oids]).await?;
+    let leaf_names = ask(include_str!("catalog/leaves.sql"), &leaf_oids).await?;
+    let leaf_triggers = ask(include_str!("catalog/triggers.sql"), &leaf_oids).await?;
     let leaf = |row: &tokio_postgres::Row| {
         let oid = row.get("relation");
         let triggers = leaf_triggers.iter().filter(|row| row.get::<_, u32>("relation") == oid).map(trigger).collect();
         Leaf { oid, schema: row.get("schema"), name: row.get("name"), triggers }
     };
-    let columns = client.query(include_str!("catalog/columns.sql"), &[&oids]).await?;
-    let keys = client.query(include_str!("catalog/keys.sql"), &[&oids]).await?;
-    let triggers = client.query(include_str!("catalog/triggers.sql"), &[&oids]).await?;
+    let columns = ask(include_str!("catalog/columns.sql"), oids).await?;
+    let keys = ask(include_str!("catalog/keys.sql"), oids).await?;
+    let triggers = ask(include_str!("catalog/triggers.sql"), oids).await?;
     oids.iter()
         .map(|&oid| {
             let is_of = |row: &&tokio_postgres::Row| row.get::<_, u32>("relation") == oid;
@@ -319,7 +335,14 @@ fn column(row: &tokio_postgres::Row) -> Column {
     Column {
         name: row.get("name"),
         type_name: row.get("type_name"),
-        kind: Kind::of_base_type(row.get("base_type")),
+        kind: match (row.get("is_foreign"), row.get("is_array")) {
+            (true, true) => Kind::WrittenArray,
+            (true, false) => Kind::Written,
+            (false, _) => Kind::of_base_type(row.get("base_type")),
+        },
+        plain_type_name: row.get("plain_type_name"),
+        has_inner_domain: row.get("has_inner_domain"),
+        is_enum: row.get("is_enum"),
         not_null: row.get("not_null"),
         is_virtual: row.get("is_virtual"),
         is_varlena: row.get("is_varlena"),
@@ -371,11 +394,8 @@ fn function(row: &tokio_postgres::Row) -> Function {
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn find_function(
-    client: &impl GenericClient,
-    table: &Table,
-    name: &str,
-) -> Result<Option<Function>, CatalogError> {
-    let row = client.query_opt(include_str!("catalog/function.sql"), &[&table.oid, &name]).await?;
+pub async fn find_function(catalog: &Catalog<'_>, table: &Table, name: &str) -> Result<Option<Function>, CatalogError> {
+    let sql = include_str!("catalog/function.sql");
+    let row = catalog.query_typed_opt(sql, &[(&table.oid, Type::OID), (&name, Type::NAME)]).await?;
     Ok(row.as_ref().map(function))
 }

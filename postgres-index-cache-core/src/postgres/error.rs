@@ -1,5 +1,6 @@
 //! [`DriverError`] and [`ReadError`]: what was tried, on what, and what the server or the engine said.
 
+use super::claim::ClaimError;
 use super::copy::CopyError;
 use super::session::{ConnectError, Role};
 use super::sqlstate::{self, Policy};
@@ -11,12 +12,20 @@ use crate::table_cache::{StoreError, Unfit};
 #[non_exhaustive]
 pub enum DriverError {
     /// A session could not be had.
-    #[error("open the connection for {}", match role { Role::Listen => "listening", Role::Fence => "fences", Role::Read => "reading", Role::Command => "commands" })]
+    #[error("open the connection for {}", role.purpose())]
     Connect {
         /// What it is for.
         role: Role,
         /// What went wrong.
         source: ConnectError,
+    },
+    /// The session for this is not its own: LISTEN, and whatever else is set on it, would be somebody else's.
+    #[error("open the connection for {}", role.purpose())]
+    Claim {
+        /// What it is for.
+        role: Role,
+        /// Why.
+        source: ClaimError,
     },
     /// The server took the connections and then said nothing.
     #[error("the connections were not there within {} s", .0.as_secs_f64())]
@@ -94,6 +103,7 @@ impl DriverError {
             Self::Server { .. } => matches!(self.sqlstate(), Some("42P01" | "3F000" | "42703")),
             Self::Snapshot { .. }
             | Self::Connect { .. }
+            | Self::Claim { .. }
             | Self::Silent(_)
             | Self::Failed(_)
             | Self::Ended
@@ -113,8 +123,9 @@ impl DriverError {
         match self {
             // What is kept is not what the server has, or more than may be kept: the next time is no better.
             Self::Snapshot { .. } | Self::Memory { .. } | Self::Ended | Self::Failed(_) => Policy::Refused,
+            Self::Claim { source: ClaimError::Shared, .. } => Policy::Refused,
             Self::Silent(_) => Policy::Lost,
-            Self::Connect { .. } | Self::Server { .. } => sqlstate::policy(self.sqlstate()),
+            Self::Connect { .. } | Self::Claim { .. } | Self::Server { .. } => sqlstate::policy(self.sqlstate()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! [`Fingerprint`]: what a table is, in a word. DDL announces nothing: only who looks sees it.
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient};
 
 /// What is seen of a table.
@@ -62,7 +63,7 @@ impl Fingerprint {
 
 /// Looks at the tables of these oids; those that are gone are not among the answers.
 pub(super) async fn look(client: &impl GenericClient, relations: &[u32]) -> Result<Vec<Fingerprint>, Error> {
-    let rows = client.query(include_str!("fingerprint.sql"), &[&relations]).await?;
+    let rows = client.query_typed(include_str!("fingerprint.sql"), &[(&relations, Type::OID_ARRAY)]).await?;
     let print = |row: &tokio_postgres::Row| Fingerprint {
         relation: row.get("relation"),
         schema: row.get("schema"),

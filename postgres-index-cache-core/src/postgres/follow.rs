@@ -15,8 +15,9 @@ pub struct FollowTable {
     pub followed: Followed,
     /// The columns to keep and the key.
     pub shape: Arc<TableShape>,
-    /// The types of the key's columns, in key order, as SQL takes them.
-    pub key_types: Vec<String>,
+    /// The types that the values of the key's columns are read as, in key order, as SQL takes them; `None` where their JSON is
+    /// compared instead, since to read one would evaluate the constraint of a domain.
+    pub key_types: Vec<Option<String>>,
     /// The triggers that announce its changes: when one is gone or disabled, the table is not followed any more. Empty
     /// where nothing announces them and that is known.
     pub announced_by: Vec<String>,
@@ -104,7 +105,8 @@ impl FollowTable {
             sends_whole_rows: !untrusted.iter().any(|column| shape.position(column).is_some()),
         };
         let key = table.key.iter().flat_map(|key| &key.columns);
-        let key_types = key.filter_map(|name| table.column(name)).map(|column| column.type_name.clone()).collect();
+        let key_type = |column: &catalog::Column| (!column.has_inner_domain).then(|| column.plain_type_name.clone());
+        let key_types = key.filter_map(|name| table.column(name)).map(key_type).collect();
         // One that does not fire today is not missed.
         let announced_by = announced.iter().flat_map(|announced| announced.firing());
         let announced_by = announced_by.map(|trigger| trigger.name.clone()).collect();

@@ -9,8 +9,10 @@ use super::session::{quote_identifier, quote_literal};
 use super::store::Store;
 use crate::sync::Change;
 use crate::table_cache::Unfit;
+use crate::value::write_json_string;
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
 
@@ -133,7 +135,14 @@ impl Followee {
     /// The condition that a row has one of these keys. The server makes values of their JSON.
     fn having(&self, keys: &[String]) -> Result<String, DriverError> {
         let shape = &self.follow.shape;
-        let columns: Vec<String> = shape.key().iter().map(|&at| quote_identifier(&shape.columns()[at].name)).collect();
+        let key = std::iter::zip(shape.key().iter().map(|&at| &shape.columns()[at]), &self.follow.key_types);
+        let columns: Vec<String> = key
+            .map(|(column, ty)| {
+                let name = quote_identifier(&column.name);
+                let json = || format!("pg_catalog.to_json({})::pg_catalog.text", column.kind.json_argument(&name));
+                if ty.is_some() { name.clone() } else { json() }
+            })
+            .collect();
         let unfit = |error: serde_json::Error| DriverError::Snapshot {
             table: self.follow.name(),
             source: ReadError::Unfit(Unfit::Malformed(format!("a key is no JSON: {error}"))),
@@ -145,13 +154,21 @@ impl Followee {
             } else {
                 serde_json::from_str(key).map_err(unfit)?
             };
-            let members: Vec<String> =
-                parts.iter().enumerate().map(|(at, part)| format!("\"k{at}\":{}", part.get())).collect();
+            let members = std::iter::zip(&parts, &self.follow.key_types).enumerate().map(|(at, (part, ty))| {
+                let value = if ty.is_some() { Cow::Borrowed(part.get()) } else { Cow::Owned(json_string(part.get())) };
+                format!("\"k{at}\":{value}")
+            });
+            let members: Vec<String> = members.collect();
             records.push(format!("{{{}}}", members.join(",")));
         }
         let names: Vec<String> = (0..columns.len()).map(|at| format!("k.k{at}")).collect();
-        let types: Vec<String> =
-            self.follow.key_types.iter().enumerate().map(|(at, ty)| format!("k{at} {ty}")).collect();
+        let types: Vec<String> = self
+            .follow
+            .key_types
+            .iter()
+            .enumerate()
+            .map(|(at, ty)| format!("k{at} {}", read_as(ty.as_ref())))
+            .collect();
         Ok(format!(
             "({}) IN (SELECT {} FROM pg_catalog.json_to_recordset({}::pg_catalog.json) k ({}))",
             columns.join(", "),
@@ -160,6 +177,17 @@ impl Followee {
             types.join(", ")
         ))
     }
+}
+
+/// The type that a part of a key is read as: where none is told, its JSON is compared.
+fn read_as(ty: Option<&String>) -> &str {
+    ty.map_or("pg_catalog.text", String::as_str)
+}
+
+fn json_string(text: &str) -> String {
+    let mut json = String::new();
+    write_json_string(text, &mut json);
+    json
 }
 
 impl fmt::Debug for Followee {

@@ -1,5 +1,6 @@
 //! [`Links`]: the three connections of a driver, opened together; F and Q are opened alone as well.
 
+use super::claim::claim;
 use super::driver::{DriverOptions, Event};
 use super::error::{DriverError, chain};
 use super::read::{NO_TIMEOUTS, read_settings};
@@ -117,8 +118,10 @@ impl Opener {
         tokio::time::timeout(patience, opening).await.unwrap_or(Err(DriverError::Silent(patience)))
     }
 
+    /// A session that is proven to be ours, and safe.
     async fn session(&self, role: Role) -> Result<Session, DriverError> {
-        (self.open)(role).await.map_err(|source| DriverError::Connect { role, source })
+        let session = (self.open)(role).await.map_err(|source| DriverError::Connect { role, source })?;
+        claim(&self.open, role, session).await.map_err(|source| DriverError::Claim { role, source })
     }
 
     /// F or Q, prepared. When it ends the driver is told.

@@ -98,7 +98,7 @@ impl Read {
             };
         }
         self.lock().await.map_err(doing("lock"))?;
-        let row = self.client.query_one("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[]);
+        let row = self.client.query_typed_one("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[]);
         let text: String = row.await.map_err(doing("take a snapshot of"))?.get(0);
         let snapshot = text.parse().map_err(|error: crate::sync::SnapshotError| DriverError::Snapshot {
             table: name.clone(),
@@ -132,7 +132,7 @@ impl Read {
         let (relation, is_partitioned) = (self.follow.relation(), self.follow.followed.is_partitioned);
         let nowait = if is_partitioned { " NOWAIT" } else { "" };
         let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {relation} IN ACCESS SHARE MODE{nowait}"
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE; LOCK TABLE {relation} IN ACCESS SHARE MODE{nowait}"
         );
         let give_up = Instant::now() + self.lock_timeout;
         let mut wait = Duration::from_millis(2);

@@ -34,6 +34,16 @@ pub trait Connector: Send + Sync {
 }
 
 impl Role {
+    /// What it is for, in words.
+    pub(super) fn purpose(self) -> &'static str {
+        match self {
+            Self::Listen => "listening",
+            Self::Fence => "fences",
+            Self::Read => "reading",
+            Self::Command => "commands",
+        }
+    }
+
     /// The name of a session of this role in `pg_stat_activity`: the application's, with what it is for.
     pub fn session_name(self, application: &str) -> String {
         match self {
@@ -106,6 +116,27 @@ impl Session {
     /// A session of what tokio-postgres returns.
     pub fn new<M: Messages + 'static>(client: Client, connection: M) -> Self {
         Self { client, messages: Box::new(connection) }
+    }
+
+    /// Runs a statement while the connection is polled. What arrives beside its answer is dropped.
+    pub(super) async fn drive<T>(
+        &mut self,
+        statement: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let statement = statement(&self.client);
+        tokio::pin!(statement);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut statement => return done,
+                message = poll_fn(|cx| self.messages.poll_message(cx)) => match message {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(error),
+                    // The statement's future says what the end of the connection means.
+                    None => return statement.await,
+                },
+            }
+        }
     }
 
     /// Lets a task drive the connection; its notices and notifications are dropped.

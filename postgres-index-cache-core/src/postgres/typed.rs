@@ -4,6 +4,7 @@
 use super::error::ReadError;
 use super::keep::{Became, Comparison, Decoded, Finding, FindingKind, Keep, Mode, Reads, Told};
 use super::session::quote_identifier;
+use crate::Column;
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::table_cache::{JsonNulls, KeyBuf, Laid, RowBuf, StoreError, TableShape, Unfit, Upserted};
@@ -137,7 +138,14 @@ impl<T: Model> Reads for ModelReader<T> {
     }
 
     fn query(&self, relation: &str, only: &str) -> String {
-        let columns: Vec<String> = self.shape.columns().iter().map(|column| quote_identifier(&column.name)).collect();
+        let column = |column: &Column| {
+            let name = quote_identifier(&column.name);
+            match column.kind.json_argument(&name) {
+                argument if argument == name => name,
+                argument => format!("{argument} AS {name}"),
+            }
+        };
+        let columns: Vec<String> = self.shape.columns().iter().map(column).collect();
         // Not the name of a column: that would be meant then.
         let mut row = "row".to_string();
         while self.shape.position(&row).is_some() {

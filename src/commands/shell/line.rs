@@ -3,6 +3,7 @@
 use crate::conditions::Written;
 use crate::failure::with_hint;
 use anyhow::anyhow;
+use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
 
 /// The commands with what they take and what they do, as `.help` shows them.
 pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
@@ -126,30 +127,10 @@ fn unquoted(word: &str) -> String {
 
 impl Name {
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        loop {
-            let end = match rest.strip_prefix('"') {
-                Some(_) => end_of_quoted(rest).unwrap_or(rest.len()),
-                None => rest.find('.').unwrap_or(rest.len()),
-            };
-            let (part, after) = rest.split_at(end);
-            let inner = part.strip_prefix('"').and_then(|part| part.strip_suffix('"'));
-            parts.push(inner.map_or_else(|| part.to_lowercase(), |inner| inner.replace("\"\"", "\"")));
-            match after.strip_prefix('.') {
-                Some(after) => rest = after,
-                None if after.is_empty() => break,
-                None => parts.clear(),
-            }
-            if parts.is_empty() {
-                break;
-            }
-        }
-        let mut parts = parts.into_iter();
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(name), None, None) if !name.is_empty() => Ok(Self { schema: None, name }),
-            (Some(schema), Some(name), None) if !name.is_empty() => Ok(Self { schema: Some(schema), name }),
-            _ => Err(with_hint(anyhow!("{text} is no table's name"), "write users, app.users or \"Odd Name\"")),
+        let mut parts = parse_name(text).unwrap_or_default();
+        match (parts.pop(), parts.pop(), parts.pop()) {
+            (Some(name), schema, None) => Ok(Self { schema, name }),
+            _ => Err(with_hint(CatalogError::NoName(text.to_string()), "write users, app.users or \"Odd Name\"")),
         }
     }
 }

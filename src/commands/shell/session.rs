@@ -70,14 +70,16 @@ impl Session {
     pub(super) async fn open(context: &Context, args: &Args) -> anyhow::Result<Self> {
         let server = context.server("shell")?;
         let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-        let client = server.client().await?;
+        let mut client = server.client().await?;
+        let mut catalog = catalog::reading(&mut client).await?;
         let (mut subjects, mut notices) = (Vec::new(), Vec::new());
-        for table in catalog::resolve(&client, &args.tables).await? {
+        for table in catalog::resolve(&catalog, &args.tables).await? {
             subjects.push(Subject::announced(table, &mut notices)?);
         }
         context.notices(&notices);
         let say = |text: &str| context.notice(text);
-        let supervisor = open(&server, &client, subjects, Announced, max_memory, context.quiet, say).await?;
+        let supervisor = open(&server, &mut catalog, subjects, Announced, max_memory, context.quiet, say).await?;
+        drop(catalog);
         Ok(Self {
             server,
             client,
@@ -221,7 +223,7 @@ impl Session {
             if client.is_closed() {
                 *client = live.alongside(server.client()).await?;
             }
-            let tables = live.alongside(catalog::describe(client, &[subject.table.oid])).await?;
+            let tables = live.alongside(describe(client, subject.table.oid)).await?;
             let table = tables.first().unwrap_or(&subject.table);
             let seen = observe(table);
             for found in &comparison.findings {
@@ -269,7 +271,7 @@ impl Session {
                 if client.is_closed() {
                     *client = live.alongside(server.client()).await?;
                 }
-                match live.alongside(conditions::evaluate(client, &table, written)).await {
+                match live.alongside(evaluate(client, &table, written)).await {
                     Ok(asked) => asked,
                     // A value that the column does not take may be one for what the column has become.
                     Err(error) => {
@@ -480,4 +482,14 @@ impl Session {
         reply.beside = said.iter().map(|line| format!("{}\n", escape(line))).collect();
         reply
     }
+}
+
+async fn describe(client: &mut Client, oid: u32) -> anyhow::Result<Vec<Table>> {
+    let catalog = catalog::reading(client).await?;
+    Ok(catalog::describe(&catalog, &[oid]).await?)
+}
+
+async fn evaluate(client: &mut Client, table: &Table, written: &[Written]) -> anyhow::Result<Asked> {
+    let mut catalog = catalog::reading(client).await?;
+    conditions::evaluate(&mut catalog, table, written).await
 }

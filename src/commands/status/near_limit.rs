@@ -1,6 +1,6 @@
 //! How many rows come near the payload limit: those are announced without their data, or will be soon.
 
-use crate::catalog::{RelationKind, Table};
+use crate::catalog::{self, RelationKind, Table};
 use crate::triggers::TriggerOptions;
 use postgres_index_cache_core::Kind;
 use postgres_index_cache_core::postgres::quote_identifier;
@@ -23,6 +23,10 @@ pub(super) struct NearLimit {
 /// Looks at a bounded sample of a table. It takes stored sizes, so that no long value is read; `None` where the table
 /// cannot be read in time or at all: this is for information.
 pub(super) async fn sample(client: &mut Client, table: &Table, options: &TriggerOptions) -> Option<NearLimit> {
+    // What a view computes is somebody's code.
+    if !matches!(table.kind, RelationKind::Table | RelationKind::Partitioned) {
+        return None;
+    }
     let varying =
         table.columns.iter().filter(|column| column.is_varlena && !column.is_virtual && options.sends(&column.name));
     // The length of a text is known without reading it, compressed as it may be; of other types the stored size is.
@@ -44,8 +48,8 @@ pub(super) async fn sample(client: &mut Client, table: &Table, options: &Trigger
         table.sql_name(),
         percent.min(100.0)
     );
-    let transaction = client.build_transaction().read_only(true).start().await.ok()?;
-    transaction.batch_execute("SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '500ms'").await.ok()?;
-    let row = transaction.query_one(&sql, &[]).await.ok()?;
+    let catalog = catalog::reading(client).await.ok()?;
+    catalog.batch_execute("SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '500ms'").await.ok()?;
+    let row = catalog.query_typed_one(&sql, &[]).await.ok()?;
     Some(NearLimit { rows: row.get(0), sampled: row.get(1) })
 }

@@ -25,13 +25,14 @@ pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::
 async fn open(context: &Context, name: &str, limit: Limit) -> anyhow::Result<(Watch, Supervisor<Subject>)> {
     let server = context.server("tail")?;
     let max_memory = estimate::default_limit();
-    let client = server.client().await?;
+    let mut client = server.client().await?;
+    let mut catalog = catalog::reading(&mut client).await?;
     let mut notices = Vec::new();
-    let subject = Subject::announced(catalog::resolve_one(&client, name).await?, &mut notices)?;
+    let subject = Subject::announced(catalog::resolve_one(&catalog, name).await?, &mut notices)?;
     context.notices(&notices);
     let say = |text: &str| context.notice(text);
     let supervisor =
-        open_supervised(&server, &client, vec![subject], Announced, max_memory, context.quiet, say).await?;
+        open_supervised(&server, &mut catalog, vec![subject], Announced, max_memory, context.quiet, say).await?;
     let subject = supervisor.target(postgres_index_cache_core::sync::TableId(0)).clone();
     let mut supervisor = supervisor;
     supervisor.driver_mut().tell_of_rows();

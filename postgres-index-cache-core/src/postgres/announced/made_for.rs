@@ -1,9 +1,12 @@
 //! What a generated function was made for: the columns whose values its payloads can be trusted with.
 
 use super::{PINNED, read_comment};
+use crate::Kind;
 use crate::postgres::catalog::{Column, Function, Table, Trigger};
 use sha2::{Digest as _, Sha256};
 
+/// What stands in the text of a function that sends the output functions' text of types that are not built in.
+const MAKES_TEXT: &str = "pg_catalog.num_nonnulls(";
 /// What stands before the columns in the text of a generated function (`sql/table_trigger.sql`).
 const COLUMNS: &str = "-- Made for the columns ";
 
@@ -25,7 +28,7 @@ pub fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
         columns.iter().any(|column| column.made_of.iter().any(|&part| test(column, part)))
     };
     if columns.iter().any(|column| column.follows_anything) {
-        // Nobody knows what an extension's type, or a cast to json of somebody's own, looks at.
+        // Nobody knows what an extension's type looks at.
         return PINNED.to_vec();
     }
     let mut settings = Vec::new();
@@ -53,8 +56,16 @@ pub fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
 /// Without this, after `ADD COLUMN since interval`, a writer's own `IntervalStyle` would decide which text a cache has. Only
 /// functions of ours are looked at: of others nothing is known.
 pub fn untrusted_columns<'a>(table: &'a Table, row: Option<&Trigger>) -> Vec<&'a str> {
-    let virtual_columns = table.columns.iter().filter(|column| column.is_virtual);
-    let mut untrusted: Vec<&str> = virtual_columns.map(|column| column.name.as_str()).collect();
+    // Functions of others, and of ours those of before, make JSON by whatever cast a type's owner has made, and objects of
+    // composite types. Of an enum they make its label.
+    let makes_text = |function: &Function| super::is_ours(function) && function.source.contains(MAKES_TEXT);
+    let is_by_cast = !row.is_some_and(|trigger| makes_text(&trigger.function));
+    let is_untrusted = |column: &&Column| {
+        let is_foreign = matches!(column.kind, Kind::Written | Kind::WrittenArray) && !column.is_enum;
+        column.is_virtual || (is_foreign && is_by_cast)
+    };
+    let mut untrusted: Vec<&str> =
+        table.columns.iter().filter(is_untrusted).map(|column| column.name.as_str()).collect();
     let ours = row.map(|trigger| &trigger.function).filter(|function| super::is_ours(function));
     let Some((function, comment)) =
         ours.and_then(|function| Some((function, read_comment(function.comment.as_deref())?)))
@@ -69,7 +80,7 @@ pub fn untrusted_columns<'a>(table: &'a Table, row: Option<&Trigger>) -> Vec<&'a
     for column in table.columns.iter().filter(|column| !column.is_virtual) {
         let is_known = made_for.iter().any(|(name, ty)| *name == column.name && *ty == column.type_name);
         let lacks = !settings(std::slice::from_ref(column)).iter().all(is_pinned);
-        if !is_known || lacks {
+        if (!is_known || lacks) && !untrusted.contains(&column.name.as_str()) {
             untrusted.push(&column.name);
         }
     }
@@ -87,7 +98,6 @@ fn made_for(source: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Kind;
 
     #[test]
     fn only_the_settings_that_the_types_need_are_pinned() {
@@ -99,6 +109,9 @@ mod tests {
             is_virtual: false,
             is_varlena: true,
             follows_anything: false,
+            plain_type_name: String::new(),
+            has_inner_domain: false,
+            is_enum: false,
             is_nondeterministic: false,
             made_of: made_of.to_vec(),
         };

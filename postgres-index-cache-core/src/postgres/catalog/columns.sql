@@ -16,9 +16,20 @@ bases (root, type, depth) AS (
     FROM bases b
     JOIN pg_catalog.pg_type t ON t.oid = b.type AND t.typtype = 'd'
 ),
+-- What its values are in the end, under any number of domains and arrays: the deepest is its core.
+layers (root, type, depth, is_array) AS (
+    SELECT DISTINCT atttypid, atttypid, 0, false FROM attributes
+    UNION ALL
+    SELECT l.root, CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.typelem END, l.depth + 1, l.is_array OR t.typtype <> 'd'
+    FROM layers l
+    JOIN pg_catalog.pg_type t ON t.oid = l.type AND (t.typtype = 'd' OR (t.typelem <> 0 AND t.typcategory = 'A'))
+),
+cores (root, type, is_array) AS (
+    SELECT DISTINCT ON (root) root, type, is_array FROM layers ORDER BY root, depth DESC
+),
 -- The type and all that it is made of.
 parts (root, type) AS (
-    SELECT DISTINCT atttypid, atttypid FROM attributes
+    SELECT DISTINCT type, type FROM layers
     UNION
     SELECT p.root, inner_type.oid
     FROM parts p
@@ -39,19 +50,28 @@ parts (root, type) AS (
 SELECT a.attrelid AS relation,
        a.attname::text AS name,
        pg_catalog.format_type(a.atttypid, -1) AS type_name,
-       (SELECT b.type FROM bases b WHERE b.root = a.atttypid ORDER BY b.depth DESC LIMIT 1) AS base_type,
+       b.type AS base_type,
        a.not_null,
        a.attgenerated = 'v' AS is_virtual,
        a.attlen < 0 AS is_varlena,
        EXISTS (
            SELECT FROM parts p
            JOIN pg_catalog.pg_type t ON t.oid = p.type
-           WHERE p.root = a.atttypid AND t.oid >= 16384
-             AND ((t.typtype = 'b' AND t.typcategory <> 'A')
-                  OR EXISTS (SELECT FROM pg_catalog.pg_cast c WHERE c.castsource = t.oid AND c.casttarget = 114))
+           WHERE p.root = a.atttypid AND t.oid >= 16384 AND t.typtype = 'b' AND t.typcategory <> 'A'
        ) AS follows_anything,
+       -- The first oid of what is not built in is 16384 (FirstNormalObjectId).
+       c.type >= 16384 AS is_foreign,
+       c.is_array,
+       (SELECT t.typtype = 'e' FROM pg_catalog.pg_type t WHERE t.oid = c.type) AS is_enum,
+       EXISTS (
+           SELECT FROM parts p JOIN pg_catalog.pg_type t ON t.oid = p.type WHERE p.root = b.type AND t.typtype = 'd'
+       ) AS has_inner_domain,
+       CASE WHEN b.type >= 16384 AND c.is_array THEN pg_catalog.format_type(c.type, -1) || '[]'
+           ELSE pg_catalog.format_type(b.type, -1) END AS plain_type_name,
        coalesce((SELECT NOT l.collisdeterministic FROM pg_catalog.pg_collation l WHERE l.oid = a.attcollation), false)
            AS is_nondeterministic,
        ARRAY (SELECT p.type FROM parts p WHERE p.root = a.atttypid ORDER BY p.type) AS made_of
 FROM attributes a
+JOIN cores c ON c.root = a.atttypid
+CROSS JOIN LATERAL (SELECT type FROM bases WHERE root = a.atttypid ORDER BY depth DESC LIMIT 1) b
 ORDER BY a.attrelid, a.attnum

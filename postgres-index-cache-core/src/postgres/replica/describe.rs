@@ -3,16 +3,14 @@
 use super::ReplicaError;
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::announced::announced;
-use crate::postgres::catalog::{self, CatalogError, Table};
+use crate::postgres::catalog::{self, Access, Catalog, CatalogError, Table};
 use crate::postgres::error::chain;
 use crate::postgres::follow::{self, FollowTable};
 use crate::postgres::links::{Open, open_patiently};
 use crate::postgres::session::Role;
-use crate::postgres::sqlstate::{self, Policy};
 use crate::postgres::supervisor::{Description, Target, Unfollowed};
 use crate::value::Kind;
 use std::sync::Arc;
-use tokio_postgres::Client;
 
 /// A table of a replica as the catalogue has it.
 #[derive(Debug, Clone)]
@@ -45,23 +43,18 @@ pub(super) async fn describe(
     open: Open,
     wanted: Vec<Arc<str>>,
 ) -> Result<Vec<Result<ReplicaTarget, ReplicaError>>, ReplicaError> {
-    let client = open_patiently(&open, Role::Command).await.map_err(ReplicaError::Connect)?.into_client();
-    let path = client.query_one("SELECT pg_catalog.current_setting('search_path')", &[]).await;
-    let path: String = path.map_err(CatalogError::from)?.get(0);
+    let mut client = open_patiently(&open, Role::Command).await.map_err(ReplicaError::Connect)?.into_client();
+    let catalog = Catalog::begin(&mut client, Access::ReadOnly).await.map_err(CatalogError::from)?;
     // What has a name may be renamed before it is described: then it is another table that has been described.
     for _ in 0..ATTEMPTS {
-        let found = find(&client, &wanted).await?;
-        // What a schema of the session's own path holds must not be meant by what is asked now.
-        set_path(&client, "pg_catalog, pg_temp").await?;
+        let found = find(&catalog, &wanted).await?;
         let oids: Vec<u32> = found.iter().flatten().copied().collect();
-        let tables = catalog::describe(&client, &oids).await;
-        set_path(&client, &path).await?;
-        let mut tables = match tables {
+        let mut tables = match catalog::describe(&catalog, &oids).await {
             // Dropped a moment ago; another may have the name by now.
             Err(CatalogError::Gone(_)) => continue,
             tables => tables?.into_iter(),
         };
-        let again = find(&client, &wanted).await?;
+        let again = find(&catalog, &wanted).await?;
         let oid = |found: &Result<u32, ReplicaError>| found.as_ref().ok().copied();
         if again.iter().map(oid).eq(found.iter().map(oid)) {
             // The tables come in the order of their oids.
@@ -74,30 +67,18 @@ pub(super) async fn describe(
 /// How often tables that are renamed meanwhile are described again.
 const ATTEMPTS: usize = 5;
 
-async fn set_path(client: &Client, path: &str) -> Result<(), CatalogError> {
-    client.execute("SELECT pg_catalog.set_config('search_path', $1, false)", &[&path]).await?;
-    Ok(())
-}
-
 /// The oids of the tables of these names, or why one is not had: each table's trouble is its own.
-async fn find(client: &Client, wanted: &[Arc<str>]) -> Result<Vec<Result<u32, ReplicaError>>, ReplicaError> {
+async fn find(catalog: &Catalog<'_>, wanted: &[Arc<str>]) -> Result<Vec<Result<u32, ReplicaError>>, ReplicaError> {
     let mut found: Vec<Result<u32, ReplicaError>> = Vec::new();
     for name in wanted {
-        let row = client.query_one("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[&&**name]).await;
-        found.push(match row.map(|row| row.get::<_, Option<u32>>(0)) {
+        found.push(match catalog.find(name).await {
             Ok(None) => Err(ReplicaError::NoTable(name.to_string())),
             Ok(Some(oid)) if found.iter().flatten().any(|known| *known == oid) => {
                 Err(ReplicaError::Twice(name.to_string()))
             }
             Ok(Some(oid)) => Ok(oid),
-            Err(error) => {
-                let error = CatalogError::from(error);
-                let code = sqlstate::of(&error).map(|code| sqlstate::policy(Some(code)));
-                if client.is_closed() || matches!(code, None | Some(Policy::Lost | Policy::Starting)) {
-                    return Err(error.into());
-                }
-                Err(error.into())
-            }
+            Err(error @ CatalogError::NoName(_)) => Err(error.into()),
+            Err(error) => return Err(error.into()),
         });
     }
     Ok(found)

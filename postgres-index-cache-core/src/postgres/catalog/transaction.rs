@@ -1,0 +1,106 @@
+//! [`Catalog`]: a transaction in which nothing but PostgreSQL's own functions and operators can be meant.
+
+use super::CatalogError;
+use super::name::parse_name;
+use std::fmt;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, IsolationLevel, SimpleQueryMessage, Transaction};
+
+/// A transaction that is safe from what others have put into the database, and leaves no trace on its session.
+///
+/// Without this: 1. Somebody creates an operator `=` or a function in a schema that stands in the operator's `search_path`.
+/// 2. A statement of ours means that one. 3. Its code runs with the rights of whoever runs the statement, a superuser perhaps.
+/// So the path is `pg_catalog, pg_temp`; the path that it was is kept as data, for the names of tables that people write.
+///
+/// Everything is set with SET LOCAL, and nothing is prepared under a name: behind a pooler in transaction mode (PgBouncer) the
+/// session belongs to somebody else as soon as the transaction ends.
+pub struct Catalog<'a> {
+    transaction: Transaction<'a>,
+    /// The schemas in which names were looked for before, as the text of a `name[]`.
+    path: String,
+}
+
+/// Whether a [`Catalog`] may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It only reads.
+    ReadOnly,
+    /// It may write; nothing stays unless [`Catalog::commit`] is called.
+    ReadWrite,
+}
+
+/// What is set for the transaction. Policies of others are never evaluated: a table that has some for this role cannot be read.
+const SETTINGS: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off";
+
+impl<'a> Catalog<'a> {
+    /// Begins one. Its modes are named, so that no default of the role or the database counts: a transaction that is
+    /// serializable and deferrable may wait without end before its first statement (manual, SET TRANSACTION).
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn begin(client: &'a mut Client, access: Access) -> Result<Self, Error> {
+        let begin = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
+        let begin = begin.read_only(access == Access::ReadOnly).deferrable(false);
+        let transaction = begin.start().await?;
+        // Qualified: the path is not safe yet.
+        let sql = format!("SELECT pg_catalog.current_schemas(true)::pg_catalog.text; {SETTINGS}");
+        let answers = transaction.simple_query(&sql).await?;
+        let path = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
+            _ => None,
+        });
+        Ok(Self { transaction, path: path.unwrap_or_else(|| "{}".to_string()) })
+    }
+
+    /// The oid of the relation that a person means by a name: `users`, `app.users`, `"Odd Name"`. As `to_regclass` finds it
+    /// on the session's own `search_path`, which is not used for anything else.
+    ///
+    /// # Errors
+    /// When it is no name, or what the server says.
+    pub async fn find(&self, name: &str) -> Result<Option<u32>, CatalogError> {
+        let parts = parse_name(name).ok_or_else(|| CatalogError::NoName(name.to_string()))?;
+        let row = self
+            .transaction
+            .query_typed_opt(include_str!("find.sql"), &[(&parts, Type::TEXT_ARRAY), (&self.path, Type::TEXT)])
+            .await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// Begins a part of it that may fail alone: a savepoint. It is undone when it is dropped.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn attempt(&mut self) -> Result<Transaction<'_>, Error> {
+        self.transaction.transaction().await
+    }
+
+    /// Makes what was done last.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn commit(self) -> Result<(), Error> {
+        self.transaction.commit().await
+    }
+
+    /// Undoes what was done.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn roll_back(self) -> Result<(), Error> {
+        self.transaction.rollback().await
+    }
+}
+
+impl<'a> std::ops::Deref for Catalog<'a> {
+    type Target = Transaction<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.transaction
+    }
+}
+
+impl fmt::Debug for Catalog<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalog").field("path", &self.path).finish_non_exhaustive()
+    }
+}
