@@ -240,7 +240,7 @@ impl Kind {
                 cell.extend(datetime::parse_timestamptz(&text).ok_or_else(bad)?.to_le_bytes());
             }
             Self::Text | Self::Bpchar | Self::Written => {
-                cell.extend(json_text::unquote(raw).ok_or_else(bad)?.as_bytes())
+                cell.extend(json_text::unquote(raw).ok_or_else(bad)?.as_bytes());
             }
             Self::Bytea => {
                 let text = json_text::unquote(raw).ok_or_else(bad)?;

@@ -123,9 +123,8 @@ async fn keep_watching(
     let subjects = vec![described?];
     let asking = Asking { args, written };
     let say = |text: &str| context.notice(text);
-    let opened = supervised::open(&server, &mut catalog, subjects, asking, max_memory, context.quiet, say).await;
+    let opened = supervised::open(&server, catalog, subjects, asking, max_memory, context.quiet, say).await;
     let mut supervisor = opened?;
-    drop(catalog);
     drop(client);
     supervisor.driver_mut().tell_of_rows();
     let subject = supervisor.target(TableId(0)).clone();

@@ -5,6 +5,7 @@ use super::{check_memory, explain_failure};
 use crate::catalog::{self, Catalog, Table};
 use crate::connect::Server;
 use crate::failure;
+use anyhow::Context as _;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::{
     Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed,
@@ -91,13 +92,14 @@ fn unfollowed(error: &anyhow::Error) -> Unfollowed {
 /// Their names are those that they have now, with their schemas: a table of the same name that is made later in another schema
 /// of the search_path is another one.
 ///
-/// Shows how far it is, unless `is_quiet`; `say` is told what comes in the way.
+/// `catalog` is the transaction that they were described in. Shows how far it is, unless `is_quiet`; `say` is told what comes
+/// in the way.
 ///
 /// # Errors
 /// Whatever keeps them from being live for the first time.
 pub async fn open(
     server: &Server,
-    catalog: &mut Catalog<'_>,
+    mut catalog: Catalog<'_>,
     subjects: Vec<Subject>,
     make: impl MakeSubject,
     max_memory: usize,
@@ -106,7 +108,9 @@ pub async fn open(
 ) -> anyhow::Result<Supervisor<Subject>> {
     let names = subjects.iter().map(|subject| subject.table.written_name()).collect();
     let again = by_names(server.clone(), names, max_memory, make);
-    let options = prepare(catalog, &subjects, max_memory).await?;
+    let options = prepare(&mut catalog, &subjects, max_memory).await?;
+    // Loading takes long: no transaction stays open meanwhile.
+    catalog.roll_back().await.context("end the transaction")?;
     let progress = loading(&subjects, is_quiet);
     let mut loaded = vec![0; subjects.len()];
     let opened = Supervisor::open(server.clone(), again, subjects, options).await;

@@ -13,6 +13,7 @@ mod hostile;
 mod install;
 mod keys;
 mod partitions;
+mod poolers;
 mod query;
 mod remedies;
 mod replica;

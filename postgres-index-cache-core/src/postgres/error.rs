@@ -122,8 +122,11 @@ impl DriverError {
     pub(super) fn policy(&self) -> Policy {
         match self {
             // What is kept is not what the server has, or more than may be kept: the next time is no better.
-            Self::Snapshot { .. } | Self::Memory { .. } | Self::Ended | Self::Failed(_) => Policy::Refused,
-            Self::Claim { source: ClaimError::Shared, .. } => Policy::Refused,
+            Self::Snapshot { .. }
+            | Self::Memory { .. }
+            | Self::Ended
+            | Self::Failed(_)
+            | Self::Claim { source: ClaimError::Shared, .. } => Policy::Refused,
             Self::Silent(_) => Policy::Lost,
             Self::Connect { .. } | Self::Claim { .. } | Self::Server { .. } => sqlstate::policy(self.sqlstate()),
         }

@@ -71,15 +71,14 @@ impl Session {
         let server = context.server("shell")?;
         let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
         let mut client = server.client().await?;
-        let mut catalog = catalog::reading(&mut client).await?;
+        let catalog = catalog::reading(&mut client).await?;
         let (mut subjects, mut notices) = (Vec::new(), Vec::new());
         for table in catalog::resolve(&catalog, &args.tables).await? {
             subjects.push(Subject::announced(table, &mut notices)?);
         }
         context.notices(&notices);
         let say = |text: &str| context.notice(text);
-        let supervisor = open(&server, &mut catalog, subjects, Announced, max_memory, context.quiet, say).await?;
-        drop(catalog);
+        let supervisor = open(&server, catalog, subjects, Announced, max_memory, context.quiet, say).await?;
         Ok(Self {
             server,
             client,

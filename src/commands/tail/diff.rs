@@ -26,13 +26,13 @@ async fn open(context: &Context, name: &str, limit: Limit) -> anyhow::Result<(Wa
     let server = context.server("tail")?;
     let max_memory = estimate::default_limit();
     let mut client = server.client().await?;
-    let mut catalog = catalog::reading(&mut client).await?;
+    let catalog = catalog::reading(&mut client).await?;
     let mut notices = Vec::new();
     let subject = Subject::announced(catalog::resolve_one(&catalog, name).await?, &mut notices)?;
     context.notices(&notices);
     let say = |text: &str| context.notice(text);
     let supervisor =
-        open_supervised(&server, &mut catalog, vec![subject], Announced, max_memory, context.quiet, say).await?;
+        open_supervised(&server, catalog, vec![subject], Announced, max_memory, context.quiet, say).await?;
     let subject = supervisor.target(postgres_index_cache_core::sync::TableId(0)).clone();
     let mut supervisor = supervisor;
     supervisor.driver_mut().tell_of_rows();
