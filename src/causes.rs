@@ -1,14 +1,49 @@
 //! Why a cache may differ from its table: the likely cause of a finding, as far as the catalogue and the notifications that
 //! were received tell.
 
-use crate::catalog::{Enabled, Table};
+use crate::catalog::{Catalog, Enabled, Table};
 use crate::triggers::observe::{Observed, Version};
 use postgres_index_cache_core::postgres::announced::{Problem, Severity, TriggerOptions, diagnose};
 use postgres_index_cache_core::postgres::{Finding, FindingKind};
+use std::collections::{HashMap, HashSet};
 
-/// Returns the likely cause of a finding in `table`, whose notifications were listened for on `channel`; `was_heard` says
-/// whether a notification changed the row in the cache.
-pub fn likely(table: &Table, seen: Option<&Observed<'_>>, channel: &str, found: &Finding, was_heard: bool) -> String {
+/// How many processes are asked about at most.
+const MOST_SENDERS: usize = 20;
+
+/// Who sent notifications, as far as the sessions are still there.
+#[derive(Debug, Default)]
+pub struct Senders(HashMap<i32, String>);
+
+impl Senders {
+    /// Looks up these processes of the server.
+    pub async fn look(catalog: &Catalog<'_>, processes: HashSet<i32>) -> Self {
+        let mut known = HashMap::new();
+        for process in processes.into_iter().take(MOST_SENDERS) {
+            if let Some(who) = catalog.who_is(process).await {
+                known.insert(process, who);
+            }
+        }
+        Self(known)
+    }
+
+    /// A process in words.
+    pub fn name(&self, process: i32) -> String {
+        match self.0.get(&process) {
+            Some(who) => format!("process {process}, {who}"),
+            None => format!("process {process}, whose session is gone"),
+        }
+    }
+}
+
+/// Returns the likely cause of a finding in `table`, whose notifications were listened for on `channel`; `heard` names
+/// who sent the last notification that changed the row in the cache, if one did.
+pub fn likely(
+    table: &Table,
+    seen: Option<&Observed<'_>>,
+    channel: &str,
+    found: &Finding,
+    heard: Option<&str>,
+) -> String {
     let install = format!("pgic install-triggers {}", table.typed_name());
     let problems = diagnose(table, None);
     if let Some(problem) = problems.iter().find(|problem| problem.severity == Severity::Critical) {
@@ -28,7 +63,7 @@ pub fn likely(table: &Table, seen: Option<&Observed<'_>>, channel: &str, found: 
     let is_of_truncate = |problem: &&Problem| problem.code.starts_with("truncate-");
     let silent_truncate = problems.iter().find(is_of_truncate).map(ToString::to_string);
     let is_left_out = seen.options().is_some_and(|options| options.no_truncate);
-    if found.kind == FindingKind::Ghost && !was_heard && (silent_truncate.is_some() || is_left_out) {
+    if found.kind == FindingKind::Ghost && heard.is_none() && (silent_truncate.is_some() || is_left_out) {
         return silent_truncate.unwrap_or_else(|| {
             // --defaults forgets the other options too, which columns are sent for example.
             let others = seen.options().map(|options| TriggerOptions { no_truncate: false, ..options.clone() });
@@ -56,9 +91,10 @@ pub fn likely(table: &Table, seen: Option<&Observed<'_>>, channel: &str, found: 
         (Version::Outdated, _) => return format!("the trigger's function is outdated; refresh it: {install}"),
         (Version::Current, _) => {}
     }
-    if was_heard {
-        return "a notification about the row says otherwise: a forged one, perhaps, which any role can send"
-            .to_string();
+    if let Some(sender) = heard {
+        return format!(
+            "a notification about the row says otherwise: a forged one, perhaps, which any role can send; it was sent by {sender}"
+        );
     }
     let always = if row.enabled == Enabled::Always {
         String::new()

@@ -102,8 +102,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Status(args) => status::run(&context, args).await,
             Command::Tail(args) => tail::run(&context, args).await,
             Command::Query(args) => query::run(&context, args).await,
-            Command::Shell(args) => shell::run(&context, args).await,
-            Command::Verify(args) => verify::run(&context, args).await,
+            Command::Shell(args) => Box::pin(shell::run(&context, args)).await,
+            Command::Verify(args) => Box::pin(verify::run(&context, args)).await,
             Command::Demo(args) => demo::run(&context, args).await,
             Command::Completions(args) => completions::run(&args),
         }

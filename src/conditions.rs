@@ -236,9 +236,10 @@ async fn computed(
     let row = transaction.query_typed_one(&sql, &[]).await.map_err(|error| {
         let is_unknown = matches!(sqlstate::of(&error), Some("42883" | "42P01" | "42704"));
         let error = anyhow::Error::new(error).context(taking(written, column));
-        match is_unknown {
-            true => with_hint(error, "names outside pg_catalog are written with their schema, like app.my_function(1)"),
-            false => error,
+        if is_unknown {
+            with_hint(error, "names outside pg_catalog are written with their schema, like app.my_function(1)")
+        } else {
+            error
         }
     })?;
     let value: Option<String> = row.try_get(0).with_context(|| taking(written, column))?;

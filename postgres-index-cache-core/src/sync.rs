@@ -54,7 +54,7 @@ use link::{Fence, Link, Probe, Side, Streak};
 use reads::Work;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use table::{Step, Table};
+use table::{Asked, Step, Table};
 
 /// A rule of the engine that can be taken out, so that a test can show that the simulation misses it.
 #[doc(hidden)]
@@ -114,6 +114,10 @@ pub struct Engine {
     fences: Vec<Fence>,
     /// The highest fence that was asked for and is not sent yet: it is one for all before it.
     wanted: Option<FenceId>,
+    /// The fences that were asked for, each with how many reads of tables had begun: a read that begins later has everything
+    /// that was committed before.
+    asked: VecDeque<(FenceId, u64)>,
+    started_reads: u64,
     tokens: u64,
     work: Option<Work>,
     /// The tables that are to be compared, each with the number of the question.
@@ -167,6 +171,8 @@ impl Engine {
             random,
             fences: Vec::new(),
             wanted: None,
+            asked: VecDeque::new(),
+            started_reads: 0,
             tokens: 0,
             work: None,
             to_verify: VecDeque::new(),
@@ -299,20 +305,22 @@ impl Engine {
                     self.disconnect(Failure::ConnectFailed(why), is_permanent, now);
                 }
             }
-            Input::Notification { channel, payload } if channel == self.fence_channel => {
+            Input::Notification { channel, payload, .. } if channel == self.fence_channel => {
                 self.token_arrived(payload, now);
             }
-            Input::Notification { payload, .. } => self.notified(payload, now),
+            Input::Notification { payload, sender, .. } => self.notified(payload, sender, now),
             Input::Sent { token } => self.restart_clock(token, true, now),
             Input::SendBlocked { token } => self.send_again(token, now),
             Input::SnapshotTaken { table, generation, snapshot } => self.tables[table.0].cut(generation, snapshot),
             Input::LeavesSeen { table, leaves, detaching } => self.tables[table.0].set_leaves(leaves, detaching),
-            Input::SnapshotLoaded { table, generation } => self.loaded(table, generation, now),
+            Input::SnapshotLoaded { table, generation, has_changed } => {
+                self.loaded(table, generation, has_changed, now);
+            }
             Input::Refetched { table, batch, snapshot } => self.refetched(table, batch, snapshot, now),
             Input::ReadFailed { table, work, code, why, is_permanent } => {
                 self.read_failed(table, work, (code, why), is_permanent, now);
             }
-            Input::ChangeUnfit { table, why } => self.read_again(table, why, now),
+            Input::ChangeUnfit { table, why, sender } => self.reload(table, Asked { why, sender }, now),
             Input::TableAltered { table, why } => {
                 let steps = self.tables[table.0].doubt(&why);
                 self.carry_out(table, steps, now);
@@ -329,6 +337,7 @@ impl Engine {
             Input::CutTaken { table, round, snapshot } => self.cut_taken(table, round, snapshot, now),
             Input::Compared { table, round } => self.end_round(table, Some(round), None, now),
             Input::RoundFailed { table, round, why } => self.end_round(table, Some(round), Some(why), now),
+            Input::CauseKnown { table, of, known } => self.tables[table.0].cause_known(of, known),
             Input::CacheBusy { table } => {
                 self.end_round(table, None, Some("its cache was locked by a reader".to_string()), now);
                 self.tables[table.0].become_busy();
@@ -337,7 +346,7 @@ impl Engine {
                 let steps = self.tables[table.0].become_free();
                 self.carry_out(table, steps, now);
             }
-            Input::FenceWanted(id) => self.wanted = self.wanted.max(Some(id)),
+            Input::FenceWanted(id) => self.fence_wanted(id, now),
             Input::OneLost { via, why } => self.one_lost(via, why, now),
             Input::Reopened { via } => self.reopened(via, now),
             Input::ReopenFailed { via, code, why, is_permanent } => {
@@ -382,7 +391,7 @@ impl Engine {
         format!("{}.{}", self.fence_channel, self.tokens)
     }
 
-    fn notified(&mut self, payload: &str, now: Instant) {
+    fn notified(&mut self, payload: &str, sender: i32, now: Instant) {
         self.counters.received += 1;
         let parsed = match Payload::parse(payload) {
             Ok(parsed) => parsed,
@@ -409,20 +418,19 @@ impl Engine {
         let others: Vec<usize> = meant.collect();
         if !others.is_empty() {
             for table in others.into_iter().chain([table]) {
-                let steps = self.tables[table].doubt("a plain payload names a table of two schemas");
-                self.carry_out(TableId(table), steps, now);
+                let why = "a plain payload names a table of two schemas".to_string();
+                self.reload(TableId(table), Asked { why, sender: Some(sender) }, now);
             }
             return;
         }
-        let steps = if self.tables[table].knows(parsed.rel) {
-            let steps = self.tables[table].take(Change::new(payload, &parsed), self.limits.waiting_bytes);
-            if self.tables[table].held_bytes() > self.limits.waiting_bytes {
-                self.end_round(TableId(table), None, Some("too many changes came meanwhile".to_string()), now);
-            }
-            steps
-        } else {
-            self.tables[table].doubt("a partition that is not known has announced a change")
-        };
+        if !self.tables[table].knows(parsed.rel) {
+            let why = "a partition that is not known has announced a change".to_string();
+            return self.reload(TableId(table), Asked { why, sender: Some(sender) }, now);
+        }
+        let steps = self.tables[table].take(Change::new(payload, &parsed, sender), self.limits.waiting_bytes);
+        if self.tables[table].held_bytes() > self.limits.waiting_bytes {
+            self.end_round(TableId(table), None, Some("too many changes came meanwhile".to_string()), now);
+        }
         self.carry_out(TableId(table), steps, now);
     }
 
@@ -449,6 +457,12 @@ impl Engine {
                 Step::ReadAgain(why) => {
                     self.read_again(table, why, now);
                     return;
+                }
+                Step::Reload(asked) => {
+                    self.reload(table, asked, now);
+                    if !self.tables[table.0].is_following() {
+                        return;
+                    }
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use super::{Context, Signals};
 use crate::catalog::{self, Catalog, Table};
-use crate::causes;
+use crate::causes::{self, Senders};
 use crate::cli::{parse_bytes, parse_duration};
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
@@ -17,7 +17,7 @@ use postgres_index_cache_core::postgres::announced::{Problem, Severity, diagnose
 use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, DriverOptions, RowChange, Verified};
 use postgres_index_cache_core::sync::{State, TableId};
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -96,7 +96,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let followed = subjects.into_iter().map(|subject| Followed {
         problem: worst(&subject.table),
         subject,
-        heard: HashSet::new(),
+        heard: HashMap::new(),
         loaded_anew: None,
         began: Instant::now(),
     });
@@ -122,9 +122,13 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             let catalog = catalog::reading(&mut client).await?;
             let tables = catalog::describe(&catalog, &[followed.subject.table.oid]).await?;
             let table = tables.first().unwrap_or(&followed.subject.table);
+            let processes =
+                comparison.findings.iter().filter_map(|found| followed.heard.get(&found.key_cells)?.as_ref());
+            let senders = &Senders::look(&catalog, processes.copied().collect()).await;
             // A trigger that is silent now, or was when it began, has proven nothing.
             followed.problem = followed.problem.take().or_else(|| worst(table));
-            let verdict = Verdict { table, comparison: &comparison, changes, followed, min_changes: args.min_changes };
+            let min_changes = args.min_changes;
+            let verdict = Verdict { table, comparison: &comparison, changes, followed, min_changes, senders };
             verdict.print(context, &mut summary)?;
         }
         if summary.differing() > 0 {
@@ -153,8 +157,8 @@ async fn describe(context: &Context, catalog: &Catalog<'_>, args: &Args) -> anyh
 /// A table that is verified.
 struct Followed {
     subject: Subject,
-    /// The keys of the rows that notifications changed.
-    heard: HashSet<KeyBuf>,
+    /// The keys of the rows that changed, each with the server's process whose notification told of it last.
+    heard: HashMap<KeyBuf, Option<i32>>,
     /// When it was loaded again, if it was: what was lost before is mended.
     loaded_anew: Option<Instant>,
     /// When it was live first.
@@ -176,15 +180,16 @@ struct Verdict<'a> {
     changes: u64,
     followed: &'a Followed,
     min_changes: u64,
+    senders: &'a Senders,
 }
 
 impl Verdict<'_> {
     fn print(&self, context: &Context, summary: &mut Summary) -> anyhow::Result<()> {
-        let Self { table, comparison, changes, followed, min_changes } = self;
+        let Self { table, comparison, changes, followed, min_changes, senders } = self;
         summary.changes += changes;
         let name = followed.subject.name();
         if comparison.differing() > 0 {
-            report(context, table, followed, comparison)?;
+            report(context, table, followed, senders, comparison)?;
         }
         if let Some(problem) = &followed.problem {
             summary.unannounced += 1;
@@ -269,12 +274,12 @@ impl Verifier<'_> {
         let told: Vec<DriverEvent> = self.driver.take_events().collect();
         for event in told {
             match event {
-                DriverEvent::Row { table, change } => {
+                DriverEvent::Row { table, change, sender } => {
                     let Followed { subject, heard, .. } = &mut self.followed[table.0];
                     let (RowChange::Added(row) | RowChange::Changed { new: row, .. } | RowChange::Removed(row)) =
                         change;
                     if heard.len() < HEARD {
-                        heard.insert(KeyBuf::of_row(&subject.shape, &row));
+                        heard.insert(KeyBuf::of_row(&subject.shape, &row), sender);
                     }
                 }
                 DriverEvent::Disconnected { why, .. } if self.stale.is_none() => {
@@ -336,13 +341,19 @@ impl Verifier<'_> {
 }
 
 /// Prints the findings, with causes as the catalogue has them now.
-fn report(context: &Context, table: &Table, followed: &Followed, comparison: &Comparison) -> anyhow::Result<()> {
+fn report(
+    context: &Context,
+    table: &Table,
+    followed: &Followed,
+    senders: &Senders,
+    comparison: &Comparison,
+) -> anyhow::Result<()> {
     let Followed { subject, heard, .. } = followed;
     let seen = observe(table);
     let shown = if context.format == Format::Text { SHOWN } else { Comparison::FINDINGS };
     let lines = comparison.findings.iter().take(shown).map(|found| {
-        let was_heard = heard.contains(&found.key_cells);
-        let cause = causes::likely(table, seen.as_ref(), &subject.channel, found, was_heard);
+        let sender = heard.get(&found.key_cells).copied().flatten().map(|process| senders.name(process));
+        let cause = causes::likely(table, seen.as_ref(), &subject.channel, found, sender.as_deref());
         finding::finding(context.format, (&table.schema, &table.name), found, &cause)
     });
     print(&lines.collect::<String>())?;

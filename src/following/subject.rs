@@ -9,7 +9,6 @@ use crate::triggers::observe::observe;
 use postgres_index_cache_core::postgres::{
     Driver, DriverError, DriverEvent, DriverOptions, FollowTable, Loaded, ReadError, Target,
 };
-use postgres_index_cache_core::sync::State;
 use postgres_index_cache_core::{Condition, TableShape};
 use std::sync::Arc;
 
@@ -158,7 +157,8 @@ async fn load(
     let follows = subjects.iter().map(|subject| subject.follow.clone()).collect();
     let mut driver = Driver::open(server.clone(), follows, options).await?;
     let mut loaded = vec![0; subjects.len()];
-    while driver.state() != State::Live {
+    let fence = driver.ask_for_fence()?;
+    while !driver.is_loaded(fence) {
         let stepped = driver
             .step_with(|read: Loaded| {
                 loaded[read.table.0] = read.rows;

@@ -11,7 +11,6 @@ use postgres_index_cache_core::postgres::{
     Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed,
     sqlstate::{self, Policy},
 };
-use postgres_index_cache_core::sync::State;
 use std::sync::Arc;
 
 /// Makes a subject of a table that was found by its name.
@@ -115,7 +114,8 @@ pub async fn open(
     let mut loaded = vec![0; subjects.len()];
     let opened = Supervisor::open(server.clone(), again, subjects, options).await;
     let mut supervisor = opened.map_err(explain_failure)?;
-    while supervisor.driver().state() != State::Live {
+    let fence = supervisor.driver_mut().ask_for_fence().map_err(explain_failure)?;
+    while !supervisor.driver().is_loaded(fence) {
         let count = |read: Loaded| {
             loaded[read.table.0] = read.rows;
             progress.set(loaded.iter().sum());

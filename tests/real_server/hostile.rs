@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 /// A twin of every function and operator of pg_catalog that can have one, in a schema of its own: whoever means one of
 /// PostgreSQL's without saying so, on a search_path that begins with the schema, runs the twin.
-const TWINS: &str = r#"
+const TWINS: &str = r"
     CREATE SCHEMA evil;
     DO $do$
     DECLARE twin record;
@@ -35,7 +35,7 @@ const TWINS: &str = r#"
       END LOOP;
     END $do$;
     CREATE TABLE evil.pg_class (a int); CREATE TABLE evil.pg_trigger (a int); CREATE TABLE evil.pg_attribute (a int);
-    GRANT USAGE ON SCHEMA evil TO PUBLIC;"#;
+    GRANT USAGE ON SCHEMA evil TO PUBLIC;";
 
 const USERS: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'glad');
@@ -209,7 +209,6 @@ async fn no_constraint_of_a_domain_runs_as_the_reader() {
     }
     let stats = ask(".stats");
     assert!(stats.iter().all(|line| line["reloads"] == 0 || line["reloads"].is_null()), "{stats:?}");
-    drop(ask);
     drop(stdin);
     let _ = shell.wait();
 }

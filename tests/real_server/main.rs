@@ -8,6 +8,7 @@ mod driver;
 mod example;
 mod facts;
 mod faults;
+mod forged;
 mod generic_function;
 mod hostile;
 mod install;

@@ -70,7 +70,13 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
         .findings
         .iter()
         .map(|found| {
-            let cause = causes::likely(&table, seen.as_ref(), "cache_invalidation", found, !heard.is_empty());
+            let cause = causes::likely(
+                &table,
+                seen.as_ref(),
+                "cache_invalidation",
+                found,
+                (!heard.is_empty()).then_some("process 1"),
+            );
             let columns: Vec<&str> = found.columns.iter().map(|column| column.column.as_str()).collect();
             format!("{:?} {} {}: {cause}", found.kind, found.key, columns.join(","))
         })

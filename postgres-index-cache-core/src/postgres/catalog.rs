@@ -8,6 +8,7 @@ use super::session::quote_identifier;
 use crate::value::Kind;
 pub use name::parse_name;
 use tokio_postgres::types::Type;
+pub(super) use transaction::who_is;
 pub use transaction::{Access, Catalog};
 
 /// Why the catalogue could not be read.

@@ -45,17 +45,18 @@ const SAFE: &str = "SET search_path = pg_catalog, pg_temp;
     SET default_transaction_deferrable = off;
     SET tcp_user_timeout = '20s'";
 
-/// Proves that a session is ours, and makes it safe. Nothing is left on one that is not.
-pub(super) async fn claim(open: &Open, role: Role, mut session: Session) -> Result<Session, ClaimError> {
+/// Proves that a session is ours, and makes it safe; gives the process that serves it. Nothing is left on one that is not ours.
+pub(super) async fn claim(open: &Open, role: Role, mut session: Session) -> Result<(Session, i32), ClaimError> {
     let told = told_process(&session.client).await;
-    if told != Some(session.process().await?) {
+    let process = session.process().await?;
+    if told != Some(process) {
         let mut witness = open(role).await.map_err(ClaimError::Witness)?;
         if !are_apart(&mut session, &mut witness).await? {
             return Err(ClaimError::Shared);
         }
     }
     session.drive(async |client| client.batch_execute(SAFE).await).await?;
-    Ok(session)
+    Ok((session, process))
 }
 
 /// Whether each of two sessions stays in a process of its own.
@@ -72,12 +73,12 @@ async fn are_apart(first: &mut Session, second: &mut Session) -> Result<bool, Er
 impl Session {
     /// The id of the process that serves the session now. Every name is qualified, since its search_path is not safe yet; and
     /// its transaction names its modes: a deferrable one may wait without end.
-    async fn process(&mut self) -> Result<String, Error> {
+    async fn process(&mut self) -> Result<i32, Error> {
         const ASK: &str = "BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE;
             SELECT pg_catalog.pg_backend_pid(); COMMIT";
         let answers = self.drive(async |client| client.simple_query(ASK).await).await?;
         let pid = answers.iter().find_map(|answer| match answer {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
             _ => None,
         });
         Ok(pid.unwrap_or_default())
@@ -86,7 +87,7 @@ impl Session {
 
 /// The id of the process that the server told when the session began. tokio-postgres keeps it for requests to cancel, so it is
 /// read from such a request, which goes nowhere.
-async fn told_process(client: &Client) -> Option<String> {
+async fn told_process(client: &Client) -> Option<i32> {
     /// A CancelRequest: its length, its code, the process, the secret; 4 bytes each.
     const REQUEST: usize = 16;
     let (ours, mut theirs) = tokio::io::duplex(64);
@@ -97,7 +98,7 @@ async fn told_process(client: &Client) -> Option<String> {
     theirs.read_to_end(&mut sent).await.ok()?;
     let request = sent.get(sent.len().checked_sub(REQUEST)?..)?;
     let process = <[u8; 4]>::try_from(request.get(8..12)?).ok()?;
-    Some(i32::from_be_bytes(process).to_string())
+    Some(i32::from_be_bytes(process))
 }
 
 /// Where a connection asks for encryption, does nothing: what is written stays in memory.

@@ -15,7 +15,7 @@ use super::fingerprint::Fingerprint;
 use super::follow::FollowTable;
 use super::followee::Followee;
 use super::keep::{CellReader, Told};
-use super::links::{Links, Open, Opener, open_with};
+use super::links::{Links, Open, Opened, Opener, open_with};
 use super::session::{Connector, Listener};
 use super::store::{FlushError, Store, Stored};
 use crate::sync::{Engine, FenceId, Input, Output, State, TableId, Via};
@@ -30,7 +30,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Notification};
+use tokio_postgres::Notification;
+use uuid::Uuid;
 
 /// The most notifications that are taken from the socket before they are applied.
 pub(super) const BATCH: usize = 256;
@@ -63,7 +64,7 @@ pub(super) enum Event {
     Reopened {
         via: Via,
         epoch: u64,
-        opened: Result<Arc<Client>, DriverError>,
+        opened: Result<Opened, DriverError>,
     },
     Sent {
         via: Via,
@@ -79,6 +80,13 @@ pub(super) enum Event {
     ListensAlso {
         epoch: u64,
         listened: Result<(), tokio_postgres::Error>,
+    },
+    /// Who sent the notification for which a table is read again: role and application, where the session is still there.
+    SenderKnown {
+        table: TableId,
+        why: String,
+        sender: i32,
+        who: Option<String>,
     },
     Looked {
         epoch: u64,
@@ -147,6 +155,8 @@ pub struct Driver {
     told: VecDeque<DriverEvent>,
     /// Takes the notifications of a driver without tables.
     tap: Option<Tap>,
+    /// Makes tokens that nobody can guess.
+    secret: [u8; 32],
 }
 
 /// Takes notifications as they arrive, fences left out.
@@ -253,6 +263,7 @@ impl Driver {
             question_count: 0,
             told: VecDeque::new(),
             tap: None,
+            secret: secret(),
         };
         if tells_rows {
             driver.tell_of_rows();
@@ -315,6 +326,26 @@ impl Driver {
         self.turn(&mut progress).await
     }
 
+    /// Reads the tables and goes on until everything that was committed before this call is in the caches. They are live then,
+    /// unless somebody goes on asking for a table to be read again, which any role can: nobody waits for the end of that.
+    ///
+    /// # Errors
+    /// Whatever keeps it from there for good.
+    pub async fn until_loaded(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
+        let fence = self.ask_for_fence()?;
+        while !self.is_loaded(fence) {
+            self.turn(&mut progress).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether every cache is live, or as far as it can be: it has reached the fence, and is to be read again.
+    pub fn is_loaded(&self, fence: FenceId) -> bool {
+        let is_loaded =
+            |table: usize| self.standings[table].state == State::Live || self.has_reached_for(TableId(table), fence);
+        self.state == State::Live || (!self.tables.is_empty() && (0..self.tables.len()).all(is_loaded))
+    }
+
     /// Goes on until everything that was committed before this call is in the caches.
     ///
     /// # Errors
@@ -341,7 +372,8 @@ impl Driver {
     }
 
     /// Whether everything that was committed before this fence was asked for is in the caches, and the definitions of the
-    /// tables were looked at since. A change before it that could not be applied has made its table be read again.
+    /// tables were looked at since. A change before it that could not be applied has made its table be read again. A table need
+    /// not be live for that: another notification may ask for it to be read once more.
     pub fn has_reached(&self, fence: FenceId) -> bool {
         (0..self.tables.len()).all(|table| self.has_reached_for(TableId(table), fence))
     }
@@ -349,7 +381,8 @@ impl Driver {
     /// The same for the cache of one table, whatever the others do.
     pub fn has_reached_for(&self, table: TableId, fence: FenceId) -> bool {
         let standing = &self.standings[table.0];
-        standing.reached >= Some(fence) && standing.state == State::Live
+        // While its rows are laid over others, or nobody knows what it is, what is there is not one state of the table.
+        standing.reached >= Some(fence) && matches!(standing.state, State::Live | State::Degraded)
     }
 
     /// Waits for something to happen, a change perhaps, and does what follows from it. May be given up at any point.
@@ -406,8 +439,13 @@ impl Driver {
             Happened::Event(None) => {
                 let batch = self.hand_over(batch);
                 for notification in &batch {
-                    let (channel, payload) = (notification.channel(), notification.payload());
-                    self.engine.handle(Input::Notification { channel, payload }, Instant::now());
+                    let (channel, sender) = (notification.channel(), notification.process_id());
+                    let mut payload = notification.payload();
+                    if channel == self.options.fence_channel {
+                        let Some(token) = self.own_token(sender, payload) else { continue };
+                        payload = token;
+                    }
+                    self.engine.handle(Input::Notification { channel, payload, sender }, Instant::now());
                     // A change that cannot be applied must be known before the fence behind it.
                     self.do_outputs()?;
                 }
@@ -519,7 +557,7 @@ impl Driver {
             Some(asked) => self.unreadable(asked, error.into()),
             None => {
                 let why = error.to_string();
-                self.engine.handle(Input::ChangeUnfit { table, why }, Instant::now());
+                self.engine.handle(Input::ChangeUnfit { table, why, sender: None }, Instant::now());
             }
         }
     }
@@ -538,22 +576,22 @@ impl Driver {
                 }
                 Output::TakeCut { table, round } => self.read(table, round, None, ReadKind::Cut),
                 Output::Compare { table, round } => self.read(table, round, None, ReadKind::Compare),
-                Output::RoundEnded { table, question, inconclusive } => {
-                    self.round_ended(table, QuestionId(question), inconclusive);
+                Output::RoundEnded { table, question, inconclusive, doubt } => {
+                    self.round_ended(table, QuestionId(question), inconclusive, doubt);
                 }
                 Output::Look { look } => self.look(look),
                 Output::GiveUpRead { table } => self.give_up_read(table),
                 Output::Store { table, batch: _ } => {
                     let stored = self.tables[table.0].store_refetched();
-                    self.done_with(table, stored);
+                    self.done_with(table, stored, None);
                 }
                 Output::Apply { table, change } => {
                     let applied = self.tables[table.0].apply(&change);
-                    self.done_with(table, applied);
+                    self.done_with(table, applied, Some(change.sender));
                 }
                 Output::Clear { table, keep } => {
                     let cleared = self.tables[table.0].store.clear(&keep);
-                    self.done_with(table, cleared);
+                    self.done_with(table, cleared, None);
                 }
                 Output::FenceReached { table, fence } => {
                     let arrived = &mut self.standings[table.0].arrived;
@@ -584,7 +622,7 @@ impl Driver {
                     let opener = self.opener();
                     self.links.iter_mut().for_each(|links| links.reopen(via, opener.clone()));
                 }
-                Output::ReadAgain { table, why } => self.tell(DriverEvent::ReadAgain { table, why }),
+                Output::ReadAgain { table, why, sender } => self.tell_read_again(table, why, sender),
                 Output::Disconnected { failure, retry_in } => self.disconnected(failure, retry_in)?,
             }
         }
@@ -602,9 +640,9 @@ impl Driver {
     }
 
     /// Something was done to a cache: tells of its rows, and looks at the memory now and then.
-    fn done_with(&mut self, table: TableId, done: Result<(), String>) {
+    fn done_with(&mut self, table: TableId, done: Result<(), String>, sender: Option<i32>) {
         if let Err(why) = done {
-            self.engine.handle(Input::ChangeUnfit { table, why }, Instant::now());
+            self.engine.handle(Input::ChangeUnfit { table, why, sender }, Instant::now());
         }
         self.applied_since_check += 1;
         if self.applied_since_check >= ROWS_BETWEEN_CHECKS {
@@ -616,7 +654,7 @@ impl Driver {
     fn tell_rows(&mut self, table: TableId) {
         let told = self.tables[table.0].store.take_told();
         self.told.extend(told.into_iter().map(|told| match told {
-            Told::Row(change) => DriverEvent::Row { table, change },
+            Told::Row(change, sender) => DriverEvent::Row { table, change, sender },
             Told::Model(key, became) => DriverEvent::Model { table, key, became },
             Told::Misfit(key, why) => DriverEvent::Misfit { table, key, why },
         }));
@@ -650,6 +688,7 @@ impl Driver {
             Event::Looked { epoch, look, relations, seen } if self.is_current(Via::Fences, epoch) => {
                 self.looked(look, &relations, seen);
             }
+            Event::SenderKnown { table, why, sender, who } => self.sender_known(table, &why, sender, who),
             Event::ListensAlso { epoch, listened } if epoch == self.epoch => {
                 let input = match listened {
                     Ok(()) => Input::ListensAlso,
@@ -673,6 +712,14 @@ impl Driver {
             | Event::ReadFailed { .. } => {}
         }
     }
+}
+
+/// Digits that nobody else knows. The version 4 UUIDs are made of the system's random numbers, 122 bits each.
+fn secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    secret[..16].copy_from_slice(Uuid::new_v4().as_bytes());
+    secret[16..].copy_from_slice(Uuid::new_v4().as_bytes());
+    secret
 }
 
 /// Takes what the socket has, up to a batch; `end` says why there will be no more.

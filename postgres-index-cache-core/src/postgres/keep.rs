@@ -38,7 +38,8 @@ pub enum Became {
 /// What became of a row, of a cache of either kind.
 #[derive(Debug)]
 pub(super) enum Told {
-    Row(RowChange),
+    /// What became of it, and the server's process whose notification it was, if one was.
+    Row(RowChange, Option<i32>),
     Model(Uuid, Became),
     /// The row of this key does not fit the model, and is kept out.
     Misfit(Uuid, Arc<str>),
@@ -161,7 +162,12 @@ pub(super) trait Keep: Send + Sync + 'static {
     fn end_load(&mut self) {}
 
     /// Stores a row; it need not be one any more after that.
-    fn put(&mut self, row: &mut Self::Row, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<(), StoreError>;
+    fn put(
+        &mut self,
+        row: &mut Self::Row,
+        mode: Mode<'_>,
+        told: Option<&mut Vec<Told>>,
+    ) -> Result<Upserted, StoreError>;
 
     fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>);
 
@@ -286,7 +292,7 @@ impl Keep for TableCache {
         *self = Self::new(Arc::clone(self.shape()), expected);
     }
 
-    fn put(&mut self, row: &mut RowBuf, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<(), StoreError> {
+    fn put(&mut self, row: &mut RowBuf, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<Upserted, StoreError> {
         let is_told = told.is_some() && !matches!(mode, Mode::Insert);
         let old = is_told.then(|| self.get(&KeyBuf::of_row(self.shape(), row)).map(|old| old.to_buf())).flatten();
         let upserted = match mode {
@@ -295,17 +301,18 @@ impl Keep for TableCache {
             Mode::Upsert => self.upsert(row),
         }?;
         if let Some(told) = told.filter(|_| upserted != Upserted::Unchanged) {
-            told.push(Told::Row(match old {
+            let change = match old {
                 Some(old) => RowChange::Changed { old, new: row.clone() },
                 None => RowChange::Added(row.clone()),
-            }));
+            };
+            told.push(Told::Row(change, None));
         }
-        Ok(())
+        Ok(upserted)
     }
 
     fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>) {
         if let Some(told) = told {
-            told.extend(self.get(key).map(|old| Told::Row(RowChange::Removed(old.to_buf()))));
+            told.extend(self.get(key).map(|old| Told::Row(RowChange::Removed(old.to_buf()), None)));
         }
         Self::remove(self, key);
     }
@@ -317,7 +324,7 @@ impl Keep for TableCache {
     fn sweep(&mut self, laid: &Laid, mut told: Option<&mut Vec<Told>>) {
         Self::sweep(self, laid, |row: Row<'_>| {
             if let Some(told) = &mut told {
-                told.push(Told::Row(RowChange::Removed(row.to_buf())));
+                told.push(Told::Row(RowChange::Removed(row.to_buf()), None));
             }
         });
     }

@@ -59,9 +59,17 @@ pub(super) struct Links {
     reads: Side,
 }
 
+/// F or Q, open.
+#[derive(Clone)]
+pub(super) struct Opened {
+    client: Arc<Client>,
+    /// The server's process that serves it.
+    process: i32,
+}
+
 /// F or Q, which may be lost.
 struct Side {
-    client: Option<Arc<Client>>,
+    opened: Option<Opened>,
     /// Tells it from those before: every opening has a number of its own.
     epoch: u64,
     opening: Option<JoinHandle<()>>,
@@ -92,8 +100,9 @@ impl Opener {
             let reads = async { if self.reads { self.side(Via::Reads).await.map(Some) } else { Ok(None) } };
             let (listen, fences, reads) = tokio::try_join!(self.session(Role::Listen), self.side(Via::Fences), reads)?;
             let server = |source| DriverError::Server { doing: "LISTEN".to_string(), source };
+            let (listen, _) = listen;
             let listener = Listener::open(listen, channels).await.map_err(server)?;
-            let side = |client| Side { client, epoch: self.epoch, opening: None };
+            let side = |opened| Side { opened, epoch: self.epoch, opening: None };
             Ok(Links { listener, fences: side(Some(fences)), reads: side(reads) })
         })
         .await
@@ -119,26 +128,27 @@ impl Opener {
     }
 
     /// A session that is proven to be ours, and safe.
-    async fn session(&self, role: Role) -> Result<Session, DriverError> {
+    async fn session(&self, role: Role) -> Result<(Session, i32), DriverError> {
         let session = (self.open)(role).await.map_err(|source| DriverError::Connect { role, source })?;
         claim(&self.open, role, session).await.map_err(|source| DriverError::Claim { role, source })
     }
 
     /// F or Q, prepared. When it ends the driver is told.
-    async fn side(&self, via: Via) -> Result<Arc<Client>, DriverError> {
+    async fn side(&self, via: Via) -> Result<Opened, DriverError> {
         let lock_timeout = self.options.lock_timeout.as_millis();
         let (role, what, settings) = match via {
             Via::Fences => (Role::Fence, "fences", format!("SET lock_timeout = {lock_timeout}; {NO_TIMEOUTS}")),
             Via::Reads => (Role::Read, "reading", read_settings(&self.options)),
         };
         let (events, epoch) = (self.events.clone(), self.epoch);
-        let client = self.session(role).await?.into_client_until(async move |why| {
+        let (session, process) = self.session(role).await?;
+        let client = session.into_client_until(async move |why| {
             // A driver that is gone wants to hear nothing.
             let _ = events.send(Event::Ended { via, epoch, why }).await;
         });
         let server = |source| DriverError::Server { doing: format!("prepare the connection for {what}"), source };
         client.batch_execute(&settings).await.map_err(server)?;
-        Ok(Arc::new(client))
+        Ok(Opened { client: Arc::new(client), process })
     }
 }
 
@@ -156,12 +166,12 @@ impl Links {
             Via::Fences => &self.fences,
             Via::Reads => &self.reads,
         };
-        side.client.as_ref().map(|client| (Arc::clone(client), side.epoch))
+        side.opened.as_ref().map(|opened| (Arc::clone(&opened.client), side.epoch))
     }
 
     /// F or Q is lost.
     pub(super) fn lose(&mut self, via: Via) {
-        self.side(via).client = None;
+        self.side(via).opened = None;
     }
 
     /// Opens F or Q anew.
@@ -176,11 +186,16 @@ impl Links {
     }
 
     /// F or Q is open again, if that is still wanted.
-    pub(super) fn reopened(&mut self, via: Via, epoch: u64, client: Arc<Client>) {
+    pub(super) fn reopened(&mut self, via: Via, epoch: u64, opened: Opened) {
         let side = self.side(via);
         if side.epoch == epoch {
-            side.client = Some(client);
+            side.opened = Some(opened);
         }
+    }
+
+    /// Whether this process of the server serves F or Q.
+    pub(super) fn are_served_by(&self, process: i32) -> bool {
+        [&self.fences, &self.reads].into_iter().flat_map(|side| &side.opened).any(|opened| opened.process == process)
     }
 
     /// Whether a number is that of F or Q.

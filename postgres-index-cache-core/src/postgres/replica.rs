@@ -395,13 +395,14 @@ impl ReplicaBuilder {
         };
         let opened = Supervisor::open_given(open, again, targets, Arc::new(stores), options).await;
         let mut supervisor = opened.map_err(|error| ReplicaError::Driver(Arc::new(error)))?;
-        supervisor.until_live(|_| {}).await?;
+        supervisor.until_loaded(|_| {}).await?;
         supervisor.driver_mut().tell_of_rows();
         let (commands, asked) = mpsc::channel(64);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
         let status = Arc::new(Mutex::new(Status::new(&names)));
         let mut task = Task::new(names, Arc::clone(&status), events.clone(), asked);
         task.take_events(&mut supervisor);
+        task.take_states(&supervisor);
         let task = tokio::spawn(task.run(supervisor));
         Ok(Replica { status, commands, events, task: Some(task), number: replica })
     }

@@ -8,7 +8,7 @@
 use super::error::ReadError;
 use super::keep::{Comparison, Decoded, Keep, Mode, Reads, Told};
 use crate::sync::{Change, Operation};
-use crate::table_cache::{KeyBuf, Laid, StoreError};
+use crate::table_cache::{KeyBuf, Laid, StoreError, Upserted};
 use parking_lot::RwLock;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -38,6 +38,9 @@ pub(super) trait Store: Send {
 
     /// All of the snapshot has come: what it did not bring goes.
     fn end(&mut self);
+
+    /// Whether the last snapshot brought anything that was not there, or lacked what was; as far as it has been laid.
+    fn has_changed(&self) -> bool;
 
     /// Prepares a change.
     ///
@@ -129,8 +132,10 @@ enum Loading {
 pub(super) struct Stored<C: Keep> {
     cache: Arc<RwLock<C>>,
     reader: C::Reader,
-    waiting: VecDeque<Doing<C::Row>>,
+    /// Each with the server's process whose notification it was, if one was.
+    waiting: VecDeque<(Doing<C::Row>, Option<i32>)>,
     loading: Loading,
+    has_changed: bool,
     comparing: Option<(Laid, Comparison)>,
     told: Option<Vec<Told>>,
     rows: usize,
@@ -146,6 +151,7 @@ impl<C: Keep> Stored<C> {
             reader,
             waiting: VecDeque::new(),
             loading: Loading::Alone,
+            has_changed: false,
             comparing: None,
             told: None,
             rows: 0,
@@ -166,13 +172,14 @@ impl<C: Keep> Stored<C> {
 fn carry_out<C: Keep>(
     cache: &mut C,
     doing: Doing<C::Row>,
-    loading: &mut Loading,
+    (loading, has_changed): (&mut Loading, &mut bool),
     reader: &mut C::Reader,
     mut told: Option<&mut Vec<Told>>,
 ) -> Result<(), FlushError> {
     let in_change = |error| FlushError { is_of_snapshot: false, error };
     match doing {
         Doing::Begin { expected } => {
+            *has_changed = false;
             cache.begin_load();
             *loading = if cache.is_empty() {
                 cache.make_room(expected);
@@ -188,11 +195,14 @@ fn carry_out<C: Keep>(
             };
             let put = cache.put(&mut row, mode, told);
             reader.recycle(row);
-            put.map_err(|error| FlushError { is_of_snapshot: true, error })?;
+            let put = put.map_err(|error| FlushError { is_of_snapshot: true, error })?;
+            *has_changed |= put != Upserted::Unchanged;
         }
         Doing::End => {
             if let Loading::Over(laid) = std::mem::replace(loading, Loading::Alone) {
+                let before = cache.len();
                 cache.sweep(&laid, told);
+                *has_changed |= cache.len() != before;
             }
             cache.end_load();
         }
@@ -228,19 +238,20 @@ impl<C: Keep> Store for Stored<C> {
     }
 
     fn begin(&mut self, expected: usize) {
-        self.waiting.push_back(Doing::Begin { expected });
+        self.waiting.push_back((Doing::Begin { expected }, None));
     }
 
     fn lay(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
-        self.waiting.push_back(match self.reader.read_copy(tuple)? {
+        let doing = match self.reader.read_copy(tuple)? {
             Decoded::Row(row) => Doing::Lay(row),
             Decoded::Misfit { key, why } => Doing::KeepOut { key, why },
-        });
+        };
+        self.waiting.push_back((doing, None));
         Ok(())
     }
 
     fn end(&mut self) {
-        self.waiting.push_back(Doing::End);
+        self.waiting.push_back((Doing::End, None));
     }
 
     fn change(&mut self, change: &Change) -> Result<(), String> {
@@ -260,13 +271,13 @@ impl<C: Keep> Store for Stored<C> {
                         Doing::Upsert(new)
                     }
                     (Decoded::Misfit { key, why }, old) => {
-                        self.waiting.extend(old.map(Doing::Remove));
+                        self.waiting.extend(old.map(|old| (Doing::Remove(old), Some(change.sender))));
                         Doing::KeepOut { key, why }
                     }
                 }
             }
         };
-        self.waiting.push_back(doing);
+        self.waiting.push_back((doing, Some(change.sender)));
         Ok(())
     }
 
@@ -279,17 +290,18 @@ impl<C: Keep> Store for Stored<C> {
         };
         let found: HashSet<KeyBuf> = rows.iter().map(key_of).collect();
         let asked = keys.iter().map(|id| self.key_of(id)).collect::<Result<Vec<_>, _>>()?;
-        self.waiting.extend(asked.into_iter().filter(|key| !found.contains(key)).map(Doing::Remove));
-        self.waiting.extend(rows.into_iter().map(|row| match row {
+        let removed = asked.into_iter().filter(|key| !found.contains(key)).map(Doing::Remove);
+        let stored = rows.into_iter().map(|row| match row {
             Decoded::Row(row) => Doing::Upsert(row),
             Decoded::Misfit { key, why } => Doing::KeepOut { key, why },
-        }));
+        });
+        self.waiting.extend(removed.chain(stored).map(|doing| (doing, None)));
         Ok(())
     }
 
     fn clear(&mut self, keep: &[String]) -> Result<(), String> {
         let keep = keep.iter().map(|id| self.key_of(id)).collect::<Result<Vec<_>, _>>()?;
-        self.waiting.push_back(Doing::Clear(keep));
+        self.waiting.push_back((Doing::Clear(keep), None));
         Ok(())
     }
 
@@ -324,8 +336,15 @@ impl<C: Keep> Store for Stored<C> {
         }
         let Some(mut cache) = self.cache.try_write_for(patience) else { return Ok(false) };
         let mut done = Ok(true);
-        for doing in self.waiting.drain(..) {
-            let carried = carry_out(&mut *cache, doing, &mut self.loading, &mut self.reader, self.told.as_mut());
+        for (doing, sender) in self.waiting.drain(..) {
+            let told_before = self.told.as_ref().map_or(0, Vec::len);
+            let loading = (&mut self.loading, &mut self.has_changed);
+            let carried = carry_out(&mut *cache, doing, loading, &mut self.reader, self.told.as_mut());
+            for told in self.told.iter_mut().flat_map(|told| &mut told[told_before..]) {
+                if let Told::Row(_, by) = told {
+                    *by = sender;
+                }
+            }
             if let (Err(error), Ok(_)) = (carried, &done) {
                 done = Err(error);
             }
@@ -333,6 +352,10 @@ impl<C: Keep> Store for Stored<C> {
         self.rows = cache.len();
         self.kept_out = cache.kept_out();
         done
+    }
+
+    fn has_changed(&self) -> bool {
+        self.has_changed
     }
 
     fn is_waiting(&self) -> bool {

@@ -21,7 +21,7 @@ use super::keep::CellReader;
 use super::links::{Open, open_with};
 use super::session::Connector;
 use super::store::{Store, Stored};
-use crate::sync::{Backoff, State, TableId};
+use crate::sync::{Backoff, FenceId, State, TableId};
 use crate::table_cache::{TableCache, TableShape};
 use foldhash::quality::RandomState;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -262,15 +262,24 @@ impl<T: Target> Supervisor<T> {
         self.events.drain(..)
     }
 
-    /// Reads the tables and goes on until every one is live. `progress` is told how far the reads are.
+    /// Reads the tables and goes on until every one is live, or as far as it can be: see
+    /// [`Driver::until_loaded`]. `progress` is told how far the reads are.
     ///
     /// # Errors
     /// Whatever keeps it from there for good.
-    pub async fn until_live(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), SupervisorError> {
-        while self.driver.state() != State::Live {
+    pub async fn until_loaded(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), SupervisorError> {
+        let fence = self.driver.ask_for_fence()?;
+        while !self.driver.is_loaded(fence) {
             self.step_with(&mut progress).await?;
         }
+        self.has_been_live = true;
         Ok(())
+    }
+
+    /// Whether everything that was committed before this fence was asked for is in the cache of a table that can be read now.
+    pub fn has_reached_for(&self, table: TableId, fence: FenceId) -> bool {
+        // The cache that is being loaded may not be the one that can be read.
+        self.tables[table.0].1.is_none() && self.driver.has_reached_for(table, fence)
     }
 
     /// Waits for something to happen, and does what follows from it. May be given up at any point.

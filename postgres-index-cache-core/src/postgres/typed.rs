@@ -206,10 +206,15 @@ impl<T: Model> Keep for ModelCache<T> {
         self.loads += 1;
     }
 
-    fn put(&mut self, row: &mut ModelRow<T>, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<(), StoreError> {
+    fn put(
+        &mut self,
+        row: &mut ModelRow<T>,
+        mode: Mode<'_>,
+        told: Option<&mut Vec<Told>>,
+    ) -> Result<Upserted, StoreError> {
         let key = row.key;
         let duplicate = || StoreError::DuplicateKey(key.to_string());
-        let Some(model) = row.row.take() else { return Ok(()) };
+        let Some(model) = row.row.take() else { return Ok(Upserted::Unchanged) };
         // The model is asked for its index values in here, and may panic.
         let put = |rows: &mut IdxModelCache<T>| guarded(|| rows.put_digested(model, row.digest));
         let put = match mode {
@@ -234,19 +239,19 @@ impl<T: Model> Keep for ModelCache<T> {
                 if let Some(misfit) = self.out.get_mut(&key) {
                     misfit.without_index = Some(row.digest);
                 }
-                return Ok(());
+                return Ok(Upserted::Unchanged);
             }
         };
         self.out.remove(&key);
         let became = match upserted {
             Upserted::Added => Became::Added,
             Upserted::Changed => Became::Changed,
-            Upserted::Unchanged => return Ok(()),
+            Upserted::Unchanged => return Ok(upserted),
         };
         if let Some(told) = told {
             told.push(Told::Model(key, became));
         }
-        Ok(())
+        Ok(upserted)
     }
 
     fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>) {

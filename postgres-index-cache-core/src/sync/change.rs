@@ -34,10 +34,17 @@ pub struct Change {
     rel: Option<u32>,
     /// The json columns that are SQL NULL; `None` where nobody said.
     nulls: Option<Vec<String>>,
+    /// Why it asks for the table to be read again.
+    why: Option<String>,
+    /// The server's process whose session sent it.
+    pub(crate) sender: i32,
 }
 
+/// How many characters are kept of why a table is to be read again: any role can send them.
+const LONGEST_WHY: usize = 200;
+
 impl Change {
-    pub(crate) fn new(text: &str, payload: &Payload<'_>) -> Self {
+    pub(crate) fn new(text: &str, payload: &Payload<'_>, sender: i32) -> Self {
         // A part is borrowed from the text, so the difference of the addresses is where it stands in it.
         let range = |part: &str| {
             let start = part.as_ptr() as usize - text.as_ptr() as usize;
@@ -59,6 +66,8 @@ impl Change {
             recheck: payload.recheck,
             rel: payload.rel,
             nulls: (payload.xid.is_some() && !payload.generic).then(|| payload.nulls.clone()),
+            why: payload.why.as_ref().map(|why| why.chars().take(LONGEST_WHY).collect()),
+            sender,
         }
     }
 
@@ -85,6 +94,11 @@ impl Change {
     /// What a JSON null in a `json` column stands for.
     pub fn json_nulls(&self) -> JsonNulls<'_> {
         self.nulls.as_ref().map_or(JsonNulls::Unknown, |nulls| JsonNulls::Listed(nulls))
+    }
+
+    /// Why it asks for the table to be read again, in the words of who sent it.
+    pub(super) fn why(&self) -> Option<&str> {
+        self.why.as_deref()
     }
 
     pub(super) fn bytes(&self) -> usize {

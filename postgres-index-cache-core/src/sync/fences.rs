@@ -127,6 +127,39 @@ impl Engine {
         }
     }
 
+    /// A caller asks for a fence. A table that is to be read again for want of trust in it is read soon: the caller waits for
+    /// that one read, whatever else is asked for meanwhile.
+    pub(super) fn fence_wanted(&mut self, id: FenceId, now: Instant) {
+        self.wanted = self.wanted.max(Some(id));
+        match self.asked.back_mut() {
+            Some((last, reads)) if *reads == self.started_reads => *last = id.max(*last),
+            _ => self.asked.push_back((id, self.started_reads)),
+        }
+        for table in &mut self.tables {
+            table.hurry(now);
+        }
+    }
+
+    /// All rows of a table's read are in the cache: it has everything that was committed before the read began, and so before
+    /// any fence that was asked for by then. Whether it is live is another question.
+    pub(super) fn answer_by_read(&mut self, table: TableId) {
+        let Some(read) = self.tables[table.0].last_read() else { return };
+        let is_looked_at = self.looks.blind.is_none() || self.without == Some(Rule::Look);
+        let before = self.asked.iter().rev().find(|(_, started)| *started < read).map(|(id, _)| *id);
+        if let Some(id) = before.filter(|id| is_looked_at && self.reached[table.0] < Some(*id)) {
+            self.reached[table.0] = Some(id);
+            self.outputs.push_back(Output::FenceReached { table, fence: id });
+        }
+    }
+
+    /// Forgets the fences that are reached everywhere.
+    fn forget_asked(&mut self) {
+        let reached = self.reached.iter().copied().min().flatten();
+        while self.asked.front().is_some_and(|(id, _)| Some(*id) <= reached) {
+            self.asked.pop_front();
+        }
+    }
+
     pub(super) fn send_fence(&mut self, asked_by: Option<FenceId>, now: Instant) -> String {
         let token = self.next_token();
         let deadline = now + self.limits.fence_timeout;
@@ -237,12 +270,15 @@ impl Engine {
             }
         }
         self.answer_fences(&states);
+        self.forget_asked();
         self.say_states(states);
         let state = self.states.iter().min().copied().unwrap_or_else(|| self.link_state().unwrap_or(State::Live));
         if state == State::Live {
             self.backoff.reset();
             self.has_been_live = true;
         }
+        // Whoever waited for it has been answered.
+        self.has_been_live |= !self.reached.is_empty() && self.reached.iter().all(Option::is_some);
         self.set_state(state);
         self.ask_for_looks(now);
     }
@@ -285,7 +321,7 @@ impl Engine {
         let own = &self.tables[table.0];
         if own.is_stale() || self.looks.blind.is_some() {
             State::Stale
-        } else if own.waits_to_be_read(now) {
+        } else if own.waits_to_be_read(now) || own.is_doubted() {
             State::Degraded
         } else if !own.is_following() {
             State::Snapshotting

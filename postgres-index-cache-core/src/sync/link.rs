@@ -465,7 +465,7 @@ impl Engine {
             if let Some(round) = table.round() {
                 let question = round.question();
                 let inconclusive = Some("a connection was lost".to_string());
-                self.outputs.push_back(Output::RoundEnded { table: TableId(at), question, inconclusive });
+                self.outputs.push_back(Output::RoundEnded { table: TableId(at), question, inconclusive, doubt: None });
             }
             table.disconnect();
         }

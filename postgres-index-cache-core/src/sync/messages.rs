@@ -105,6 +105,8 @@ pub enum Input<'a> {
         channel: &'a str,
         /// Its payload.
         payload: &'a str,
+        /// The server's process whose session sent it.
+        sender: i32,
     },
     /// The server has acknowledged a NOTIFY: it is committed, and must come back from now on.
     Sent {
@@ -140,6 +142,8 @@ pub enum Input<'a> {
         table: TableId,
         /// The generation of the read.
         generation: u64,
+        /// Whether they were others than the cache had.
+        has_changed: bool,
     },
     /// The rows of a [`Output::Refetch`] have come.
     Refetched {
@@ -170,6 +174,17 @@ pub enum Input<'a> {
         table: TableId,
         /// What was wrong with it.
         why: String,
+        /// The server's process whose notification it was.
+        sender: Option<i32>,
+    },
+    /// More is known of what a cause names: `of` in it becomes `known`.
+    CauseKnown {
+        /// The table.
+        table: TableId,
+        /// What is named.
+        of: &'a str,
+        /// The same with what is known.
+        known: &'a str,
     },
     /// The table's cache cannot be changed: somebody holds its lock. What was handed out waits with the driver, in order,
     /// and so do fences that were reached behind it; what comes from now on is kept by key.
@@ -366,6 +381,9 @@ pub enum Output {
         question: u64,
         /// Why it does not count; `None`: the cache was compared with the table at one exact cut.
         inconclusive: Option<String>,
+        /// Why a difference that was found proves nothing: a notification has asked for the table to be read again, and that is
+        /// not done yet. Equal is equal all the same.
+        doubt: Option<String>,
     },
     /// Put the rows of a refetch into the cache; a key that was asked for and did not come is absent.
     Store {
@@ -437,6 +455,8 @@ pub enum Output {
         table: TableId,
         /// The cause.
         why: String,
+        /// The server's process whose notification is the cause, if one is.
+        sender: Option<i32>,
     },
     /// It is stale from now on: the connections are to be dropped.
     Disconnected {
@@ -460,7 +480,8 @@ pub enum State {
     /// failed. [`Engine::cause`](super::Engine::cause) says why. It is tried again for ever.
     Stale,
     /// Entered when a table that is to be read again must wait, since it was read a moment ago:
-    /// [`Engine::cause`](super::Engine::cause) says why. It is read at the rate that it can be, and not live in between.
+    /// [`Engine::cause`](super::Engine::cause) says why. It is read at the rate that it can be, and not live in between. Whoever
+    /// asks for a fence waits for one read at most.
     Degraded,
     /// Entered when both probes came back. The table has not been read.
     Snapshotting,

@@ -1,6 +1,6 @@
 //! What Q reads: whole tables, and rows by their keys. One thing at a time.
 
-use super::table::Table;
+use super::table::{Asked, Table};
 use super::{Engine, Failure, Output, Rule, Snapshot, TableId, Via};
 use std::time::Instant;
 
@@ -52,17 +52,24 @@ impl Engine {
     }
 
     pub(super) fn ask_for_read(&mut self, table: TableId, now: Instant) {
-        let generation = self.tables[table.0].start_reading(now);
+        self.started_reads += 1;
+        let generation = self.tables[table.0].start_reading(self.started_reads, now);
         self.work = Some(Work::Read { table, generation });
         self.outputs.push_back(Output::ReadTable { table, generation });
     }
 
-    pub(super) fn loaded(&mut self, table: TableId, generation: u64, now: Instant) {
+    pub(super) fn loaded(&mut self, table: TableId, generation: u64, has_changed: bool, now: Instant) {
         if self.work != Some(Work::Read { table, generation }) {
             return;
         }
         self.work_is_done();
-        let Some(waiting) = self.tables[table.0].loaded(generation, self.finished_reads, now) else { return };
+        let Some(waiting) = self.tables[table.0].loaded(generation, self.finished_reads, has_changed, now) else {
+            return;
+        };
+        self.answer_by_read(table);
+        if let Some(asked) = self.tables[table.0].take_asked() {
+            self.reload(table, asked, now);
+        }
         let mut waiting = waiting.into_iter();
         for change in waiting.by_ref() {
             let steps = self.tables[table.0].take(change, self.limits.waiting_bytes);
@@ -156,13 +163,28 @@ impl Engine {
         self.tables[table.0].read_failed(now + wait, why);
     }
 
+    /// A notification makes a table be read again. Any role can send such ones, so that costs a bounded share of the time: see
+    /// [`Table::want_reload`].
+    pub(super) fn reload(&mut self, table: TableId, asked: Asked, now: Instant) {
+        let why = asked.to_string();
+        if self.tables[table.0].would_reload_at_once(now) {
+            self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
+        }
+        let sender = asked.sender;
+        if !self.tables[table.0].want_reload(asked, now) {
+            return;
+        }
+        self.counters.reloads += 1;
+        self.outputs.push_back(Output::ReadAgain { table, why, sender });
+    }
+
     pub(super) fn read_again(&mut self, table: TableId, why: String, now: Instant) {
         if self.tables[table.0].is_following() {
             self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
         }
         if self.tables[table.0].read_again(&why, now) {
             self.counters.reloads += 1;
-            self.outputs.push_back(Output::ReadAgain { table, why });
+            self.outputs.push_back(Output::ReadAgain { table, why, sender: None });
         }
     }
 }

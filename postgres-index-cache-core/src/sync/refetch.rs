@@ -187,6 +187,11 @@ impl Refetches {
         xid.is_some_and(|xid| self.floors.get(key).is_some_and(|floor| floor.snapshot.sees(xid)))
     }
 
+    /// Whether the row of a key was read again, and no fence that was sent after it has come.
+    pub(super) fn has_floor(&self, key: &str) -> bool {
+        self.floors.contains_key(key)
+    }
+
     /// The keys whose rows were read again after this transaction had committed.
     pub(super) fn keys_that_saw(&self, xid: Option<u64>) -> Vec<String> {
         self.floors.keys().filter(|key| self.sees(key, xid)).cloned().collect()

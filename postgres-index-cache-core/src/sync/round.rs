@@ -114,9 +114,11 @@ impl Engine {
         }
         self.work = None;
         self.tables[table.0].give_up_refetch();
+        let own = &self.tables[table.0];
+        let doubt = own.is_doubted().then(|| own.cause().to_string());
         let steps = self.tables[table.0].end_round(self.limits.waiting_bytes);
         self.count_what_waited(table);
-        self.outputs.push_back(Output::RoundEnded { table, question: underway.question, inconclusive });
+        self.outputs.push_back(Output::RoundEnded { table, question: underway.question, inconclusive, doubt });
         self.carry_out(table, steps, now);
     }
 }

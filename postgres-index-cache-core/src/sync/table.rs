@@ -13,6 +13,7 @@ use super::{Followed, Rule};
 use crate::notification::{Action, Payload};
 use foldhash::quality::RandomState;
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// What is to be done about a change.
@@ -23,7 +24,25 @@ pub(super) enum Step {
     Clear(Vec<String>),
     /// The snapshot has it, or a row that was read again.
     Skip,
+    /// The table must be read again: what was followed of it is of no use.
     ReadAgain(String),
+    /// A notification asks for that, which any role can send.
+    Reload(Asked),
+}
+
+/// What makes a table be read again, in words.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) why: String,
+    /// The server's process whose notification it was.
+    pub(super) sender: Option<i32>,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)?;
+        self.sender.map_or(Ok(()), |sender| write!(f, " (sent by process {sender})"))
+    }
 }
 
 /// What the order of the changes says of one.
@@ -81,8 +100,16 @@ pub(super) struct Table {
     is_failing: bool,
     /// How long to wait after a read that has failed.
     pub(super) backoff: Backoff,
-    /// How long the last reload took and when it ended: reloads keep a distance.
+    /// How long the last read took and when it ended: reloads keep a distance.
     last_reload: Option<(Instant, Duration)>,
+    /// How many reloads in a row have changed nothing.
+    fruitless: u32,
+    /// When it is read again though it is followed, since a notification has asked for it.
+    reload_at: Option<Instant>,
+    /// What has asked for that while it is read.
+    asked_meanwhile: Option<Asked>,
+    /// The number of the read that the cache is of, or will be.
+    read: u64,
     /// What the transaction in `touched_by` did, by the hash of the key. Transactions arrive whole, one after another.
     touched: HashMap<u64, Touch>,
     touched_by: Option<u64>,
@@ -119,6 +146,10 @@ impl Table {
             is_failing: false,
             backoff: Backoff::default(),
             last_reload: None,
+            fruitless: 0,
+            reload_at: None,
+            asked_meanwhile: None,
+            read: 0,
             touched: HashMap::new(),
             touched_by: None,
             held: None,
@@ -155,6 +186,7 @@ impl Table {
     pub(super) fn due_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Due { not_before } if !self.is_busy() => not_before,
+            Phase::Following { .. } if !self.is_busy() => self.reload_at,
             Phase::Due { .. } | Phase::Held | Phase::Reading { .. } | Phase::Following { .. } => None,
         }
     }
@@ -169,9 +201,23 @@ impl Table {
         self.is_held() || self.is_failing
     }
 
+    pub(super) fn cause_known(&mut self, of: &str, known: &str) {
+        self.cause = self.cause.replace(of, known);
+    }
+
     /// `schema.table`, for people.
     pub(super) fn name(&self) -> String {
         format!("{}.{}", self.followed.schema, self.followed.name)
+    }
+
+    /// Whether something has asked for it to be read again though it is followed.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.reload_at.is_some()
+    }
+
+    /// The number of the read whose rows are in the cache.
+    pub(super) fn last_read(&self) -> Option<u64> {
+        self.is_following().then_some(self.read)
     }
 
     /// Whether it is to be read, and not yet.
@@ -311,7 +357,7 @@ impl Table {
         if let Some((first, first_verdict)) = self.held.take() {
             if first.is_completed_by(&change) {
                 let verdict = match (first_verdict, self.judge(&change)) {
-                    (_, Err(why)) => return vec![Step::ReadAgain(why)],
+                    (_, Err(asked)) => return vec![Step::Reload(asked)],
                     (Verdict::Sound, Ok(verdict)) => verdict,
                     (first, Ok(_)) => first,
                 };
@@ -321,7 +367,7 @@ impl Table {
             self.admit(first, first_verdict, &mut steps);
         }
         match self.judge(&change) {
-            Err(why) => steps.push(Step::ReadAgain(why)),
+            Err(asked) => steps.push(Step::Reload(asked)),
             Ok(verdict) if change.is_first_half() => self.held = Some((change, verdict)),
             Ok(verdict) => self.admit(change, verdict, &mut steps),
         }
@@ -344,8 +390,10 @@ impl Table {
             return;
         }
         self.arrivals += 1;
-        let queued = Queued { change, is_doubtful: verdict == Verdict::Doubtful, arrival: self.arrivals };
-        self.place(queued, steps);
+        // Without an xid nobody can tell whether the row that was read again a moment ago is newer.
+        let may_be_seen = change.xid.is_none() && change.keys().any(|key| self.refetches.has_floor(key));
+        let is_doubtful = verdict == Verdict::Doubtful || may_be_seen;
+        self.place(Queued { change, is_doubtful, arrival: self.arrivals }, steps);
     }
 
     fn place(&mut self, queued: Queued, steps: &mut Vec<Step>) {
@@ -493,7 +541,7 @@ impl Table {
     ///
     /// A nested trigger can make the announcements of one key arrive in another order than its changes were made, and a
     /// deferrable key can be on two rows for a while: then the last announcement is not the row's last state.
-    fn judge(&mut self, change: &Change) -> Result<Verdict, String> {
+    fn judge(&mut self, change: &Change) -> Result<Verdict, Asked> {
         if change.xid.is_none() || change.xid != self.touched_by {
             self.forget_touched();
             self.touched_by = change.xid;
@@ -507,7 +555,11 @@ impl Table {
                 self.truncated_by = follows_truncate;
                 return Ok(Verdict::Passed);
             }
-            Action::Reload => return Err("the trigger asks for it".to_string()),
+            Action::Reload => {
+                let why = change.why().map_or_else(String::new, |why| format!(": {why}"));
+                let why = format!("a notification asks for it{why}");
+                return Err(Asked { why, sender: Some(change.sender) });
+            }
             Action::Truncate => {
                 self.forget_touched();
                 self.truncated_by = change.xid;
@@ -552,9 +604,69 @@ impl Table {
         true
     }
 
+    /// A notification makes it be read again; whether that is news.
+    ///
+    /// Any role can send one, without a privilege and as often as it likes. Without a distance between the reads: 1. Ten a second
+    /// are sent. 2. The table is read without end. 3. It is never live, nobody gets an answer, and the server does nothing else.
+    /// So reads keep a distance, which grows while they find nothing, and meanwhile the table is followed as it was: what it was
+    /// asked for may be nothing. It is not live until it has been read.
+    pub(super) fn want_reload(&mut self, asked: Asked, now: Instant) -> bool {
+        match &self.phase {
+            Phase::Due { .. } | Phase::Held => false,
+            Phase::Reading { .. } => {
+                self.asked_meanwhile.get_or_insert(asked);
+                false
+            }
+            Phase::Following { .. } if self.reload_at.is_some() => false,
+            Phase::Following { .. } => {
+                self.cause = asked.to_string();
+                match self.spaced(self.fruitless, now) {
+                    None => self.become_due(now),
+                    at => self.reload_at = at,
+                }
+                true
+            }
+        }
+    }
+
+    /// Whether a notification that asks for it now makes it be read again without a wait.
+    pub(super) fn would_reload_at_once(&self, now: Instant) -> bool {
+        self.is_following() && self.reload_at.is_none() && self.spaced(self.fruitless, now).is_none()
+    }
+
+    /// What has asked for it to be read again while it was.
+    pub(super) fn take_asked(&mut self) -> Option<Asked> {
+        self.asked_meanwhile.take()
+    }
+
+    /// Whoever asks for a fence waits for the read that is due, but not for the distance to the one before: it may take as long
+    /// as that has taken.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        let soon = self.last_reload.map_or(now, |(ended, took)| ended + took);
+        match &mut self.phase {
+            Phase::Following { .. } => self.reload_at = self.reload_at.map(|at| at.min(soon)),
+            Phase::Due { not_before: Some(at) } if !self.is_failing => *at = (*at).min(soon),
+            Phase::Due { .. } | Phase::Held | Phase::Reading { .. } => {}
+        }
+    }
+
+    /// When it may be read again: `None` is at once. The distance is twice what the last read took, and doubles with each that
+    /// has changed nothing.
+    fn spaced(&self, fruitless: u32, now: Instant) -> Option<Instant> {
+        /// The longest distance that comes of doubling.
+        const LONGEST: Duration = Duration::from_secs(60);
+        /// What the first doubling begins with, where a read takes less.
+        const SHORTEST: Duration = Duration::from_millis(10);
+        let (ended, took) = self.last_reload?;
+        let distance = match fruitless {
+            0 => 2 * took,
+            times => took.max(SHORTEST).saturating_mul(2_u32.saturating_pow(times.saturating_add(1))),
+        };
+        Some(ended + distance.min(LONGEST.max(2 * took))).filter(|at| *at > now)
+    }
+
     fn become_due(&mut self, now: Instant) {
-        let spaced = self.last_reload.map(|(ended, took)| ended + 2 * took).filter(|at| *at > now);
-        self.phase = Phase::Due { not_before: spaced };
+        self.phase = Phase::Due { not_before: self.spaced(0, now) };
         self.forget_transaction();
     }
 
@@ -567,6 +679,8 @@ impl Table {
         self.touched_by = None;
         self.held = None;
         self.truncated_by = None;
+        self.reload_at = None;
+        self.asked_meanwhile = None;
     }
 
     /// A read has failed: it is to be done again, not before then.
@@ -607,7 +721,11 @@ impl Table {
     }
 
     /// The read is asked for; its generation.
-    pub(super) fn start_reading(&mut self, now: Instant) -> u64 {
+    pub(super) fn start_reading(&mut self, read: u64, now: Instant) -> u64 {
+        if self.is_following() {
+            self.forget_transaction();
+        }
+        self.read = read;
         self.generation += 1;
         self.phase =
             Phase::Reading { started: now, snapshot: None, waiting: Vec::new(), waiting_bytes: 0, is_in_vain: false };
@@ -624,7 +742,13 @@ impl Table {
     }
 
     /// The rows of a read are in the cache: gives what waited. `None` when that read is of no use any more.
-    pub(super) fn loaded(&mut self, generation: u64, after_reads: u64, now: Instant) -> Option<Vec<Change>> {
+    pub(super) fn loaded(
+        &mut self,
+        generation: u64,
+        after_reads: u64,
+        has_changed: bool,
+        now: Instant,
+    ) -> Option<Vec<Change>> {
         let Phase::Reading { started, snapshot, waiting, is_in_vain, .. } = &mut self.phase else { return None };
         if generation != self.generation {
             return None;
@@ -632,9 +756,8 @@ impl Table {
         let (started, waiting, filter) = (*started, std::mem::take(waiting), snapshot.take());
         self.is_failing = false;
         self.backoff.reset();
-        if *is_in_vain || generation > 1 {
-            self.last_reload = Some((now, now.saturating_duration_since(started)));
-        }
+        self.last_reload = Some((now, now.saturating_duration_since(started)));
+        self.fruitless = if has_changed { 0 } else { self.fruitless.saturating_add(1) };
         // Without a snapshot nothing could be proven: the read does not count either.
         if *is_in_vain || filter.is_none() {
             self.become_due(now);

@@ -50,7 +50,7 @@ impl Driven {
     }
 
     fn notify(&mut self, payload: &str) {
-        self.handle(Input::Notification { channel: "c", payload });
+        self.handle(Input::Notification { channel: "c", payload, sender: 1 });
     }
 
     fn row(&mut self, action: &str, id: u32, xid: u64, more: &str) {
@@ -72,7 +72,7 @@ impl Driven {
     /// Sends back every token that was asked for.
     fn echo(&mut self) {
         for token in self.tokens() {
-            self.handle(Input::Notification { channel: FENCES, payload: &token });
+            self.handle(Input::Notification { channel: FENCES, payload: &token, sender: 1 });
         }
     }
 
@@ -92,7 +92,7 @@ impl Driven {
     fn finish_read(&mut self, snapshot: &str) {
         let (table, generation) = self.read_asked().expect("a read was asked for");
         self.handle(Input::SnapshotTaken { table, generation, snapshot: snapshot.parse().unwrap() });
-        self.handle(Input::SnapshotLoaded { table, generation });
+        self.handle(Input::SnapshotLoaded { table, generation, has_changed: true });
     }
 
     fn refetch_asked(&mut self) -> Option<(u64, Vec<String>)> {
@@ -151,10 +151,10 @@ fn it_listens_before_it_probes_and_probes_before_it_reads() {
     driven.handle(Input::Listening);
     let tokens = driven.tokens();
     assert_eq!(tokens.len(), 2);
-    driven.handle(Input::Notification { channel: FENCES, payload: &tokens[1] });
-    driven.handle(Input::Notification { channel: FENCES, payload: "forged" });
+    driven.handle(Input::Notification { channel: FENCES, payload: &tokens[1], sender: 1 });
+    driven.handle(Input::Notification { channel: FENCES, payload: "forged", sender: 1 });
     assert!(driven.read_asked().is_none(), "one probe is not enough");
-    driven.handle(Input::Notification { channel: FENCES, payload: &tokens[0] });
+    driven.handle(Input::Notification { channel: FENCES, payload: &tokens[0], sender: 1 });
     assert!(driven.read_asked().is_some());
 }
 
@@ -172,7 +172,7 @@ fn the_same_failure_of_one_table_is_a_refusal_whatever_others_do() {
                 return Some(());
             }
             driven.handle(Input::SnapshotTaken { table, generation: work, snapshot: "100:100:".parse().unwrap() });
-            driven.handle(Input::SnapshotLoaded { table, generation: work });
+            driven.handle(Input::SnapshotLoaded { table, generation: work, has_changed: true });
             None
         };
         for _ in 0..20 {
@@ -183,7 +183,7 @@ fn the_same_failure_of_one_table_is_a_refusal_whatever_others_do() {
             driven.now += Duration::from_secs(20);
             driven.handle(Input::TimePassed);
         }
-        driven.handle(Input::ChangeUnfit { table: TableId(1), why: "x".into() });
+        driven.handle(Input::ChangeUnfit { table: TableId(1), why: "x".into(), sender: None });
         driven.echo();
         driven.now += Duration::from_secs(20);
         driven.handle(Input::TimePassed);
@@ -233,7 +233,7 @@ fn what_nobody_can_make_out_makes_the_table_be_read_again() {
         ("reload", |driven| {
             driven.notify(r#"{"table":"users","action":"reload","id":null,"schema":"app","xid":"150","why":"x"}"#);
         }),
-        ("unfit", |driven| driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into() })),
+        ("unfit", |driven| driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into(), sender: None })),
         ("altered", |driven| driven.handle(Input::TableAltered { table: TableId(0), why: "x".into() })),
     ];
     for (name, send) in cases {
@@ -358,7 +358,7 @@ fn an_answer_from_before_the_table_was_read_again_is_ignored() {
     driven.live();
     driven.notify(r#"{"table":"users","action":"update","id":1,"schema":"app","xid":"150","truncated":true}"#);
     let (batch, _) = driven.refetch_asked().unwrap();
-    driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into() });
+    driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into(), sender: None });
     assert_eq!(driven.read_asked(), None, "Q does one thing at a time");
     driven.answer(batch, "155:155:");
     assert_eq!(driven.applied(), "");
@@ -477,7 +477,8 @@ fn a_deferrable_key_that_is_touched_twice_is_doubtful() {
 fn reloads_keep_a_distance() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
-    let reload = |driven: &mut Driven| driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into() });
+    let reload =
+        |driven: &mut Driven| driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into(), sender: None });
     reload(&mut driven);
     driven.now += Duration::from_secs(3);
     driven.finish_read("150:150:");
@@ -536,7 +537,7 @@ fn without_memory_what_waits_most_is_dropped_and_its_table_read_again() {
     assert!(driven.engine.waiting_bytes() > 0);
     driven.handle(Input::MemoryShort);
     assert_eq!(driven.engine.waiting_bytes(), 0);
-    driven.handle(Input::SnapshotLoaded { table, generation });
+    driven.handle(Input::SnapshotLoaded { table, generation, has_changed: true });
     driven.echo();
     assert_ne!(driven.engine.state(), State::Live, "a read that missed changes does not count");
 }

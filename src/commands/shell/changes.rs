@@ -21,6 +21,8 @@ struct Kept {
     table: usize,
     old: Option<RowBuf>,
     new: Option<RowBuf>,
+    /// The server's process whose notification told of it.
+    sender: Option<i32>,
 }
 
 impl Kept {
@@ -79,13 +81,13 @@ impl Changes {
     }
 
     /// Takes a change; the line to say about it, if somebody watches.
-    pub(super) fn take(&mut self, table: usize, change: Told) -> Option<String> {
+    pub(super) fn take(&mut self, table: usize, change: Told, sender: Option<i32>) -> Option<String> {
         let (old, new) = match change {
             Told::Added(new) => (None, Some(new)),
             Told::Changed { old, new } => (Some(old), Some(new)),
             Told::Removed(old) => (Some(old), None),
         };
-        let kept = Kept { at: Timestamp::now(), table, old, new };
+        let kept = Kept { at: Timestamp::now(), table, old, new, sender };
         let line = self.watched.iter().filter(|watched| watched.table == table).find_map(|watched| {
             let fulfils = |row: &&RowBuf| {
                 let shape = &self.shown[table].shape;
@@ -124,11 +126,12 @@ impl Changes {
         }
     }
 
-    /// Whether a change of the row of this key is known.
-    pub(super) fn knows(&self, table: usize, key: &KeyBuf) -> bool {
+    /// The server's process whose notification told last of the row of this key, as far as that is kept.
+    pub(super) fn sender(&self, table: usize, key: &KeyBuf) -> Option<i32> {
         let shape = &self.shown[table].shape;
-        let of_table = self.kept.iter().filter(|kept| kept.table == table);
-        of_table.flat_map(|kept| kept.old.iter().chain(&kept.new)).any(|row| KeyBuf::of_row(shape, row) == *key)
+        let mut of_table = self.kept.iter().rev().filter(|kept| kept.table == table);
+        let is_of_key = |kept: &&Kept| kept.old.iter().chain(&kept.new).any(|row| KeyBuf::of_row(shape, row) == *key);
+        of_table.find(is_of_key)?.sender
     }
 
     /// What became of the rows that fulfil the conditions, before or after: the lines, their number, and how many changes

@@ -193,10 +193,7 @@ impl Live {
         let is_stale = tables.iter().any(|&at| self.supervisor.state(TableId(at)) == State::Stale);
         let description = is_stale.then(|| self.supervisor.look_again());
         let Ok(fence) = self.supervisor.driver_mut().ask_for_fence() else { return };
-        let is_there = |live: &Self, at: usize| {
-            let table = TableId(at);
-            live.driver().has_reached_for(table, fence) && live.supervisor.state(table) == State::Live
-        };
+        let is_there = |live: &Self, at: usize| live.supervisor.has_reached_for(TableId(at), fence);
         loop {
             let missing: Vec<usize> = tables.iter().copied().filter(|&at| !is_there(self, at)).collect();
             if missing.is_empty() {
@@ -387,8 +384,8 @@ impl Live {
             DriverEvent::CommitsBlocked => {
                 self.say("commits are blocked: nothing is announced until whoever holds the notify lock is done");
             }
-            DriverEvent::Row { table, change } => {
-                if let (Some(line), Some(notices)) = (self.changes.take(table.0, change), &mut self.notices) {
+            DriverEvent::Row { table, change, sender } => {
+                if let (Some(line), Some(notices)) = (self.changes.take(table.0, change, sender), &mut self.notices) {
                     notices.show(line, |missed| self.changes.dropped(missed));
                 }
             }

@@ -7,7 +7,7 @@ use super::line::{COMMANDS, Line, Name};
 use super::live::{Live, Word};
 use super::notices::Notices;
 use crate::catalog::{self, Table};
-use crate::causes;
+use crate::causes::{self, Senders};
 use crate::conditions::{self, Asked, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
@@ -24,6 +24,7 @@ use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::postgres::Verified;
 use serde_json::json;
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio_postgres::Client;
 
@@ -222,13 +223,15 @@ impl Session {
             if client.is_closed() {
                 *client = live.alongside(server.client()).await?;
             }
-            let tables = live.alongside(describe(client, subject.table.oid)).await?;
+            let processes =
+                comparison.findings.iter().filter_map(|found| live.changes.sender(at, &found.key_cells)).collect();
+            let (tables, senders) = live.alongside(describe(client, subject.table.oid, processes)).await?;
             let table = tables.first().unwrap_or(&subject.table);
             let seen = observe(table);
             for found in &comparison.findings {
                 // What was heard of the row is what its history has.
-                let was_heard = live.changes.knows(at, &found.key_cells);
-                let cause = causes::likely(table, seen.as_ref(), &subject.channel, found, was_heard);
+                let sender = live.changes.sender(at, &found.key_cells).map(|process| senders.name(process));
+                let cause = causes::likely(table, seen.as_ref(), &subject.channel, found, sender.as_deref());
                 text.push_str(&finding(self.format, (&table.schema, &table.name), found, &cause));
             }
         }
@@ -483,9 +486,9 @@ impl Session {
     }
 }
 
-async fn describe(client: &mut Client, oid: u32) -> anyhow::Result<Vec<Table>> {
+async fn describe(client: &mut Client, oid: u32, processes: HashSet<i32>) -> anyhow::Result<(Vec<Table>, Senders)> {
     let catalog = catalog::reading(client).await?;
-    Ok(catalog::describe(&catalog, &[oid]).await?)
+    Ok((catalog::describe(&catalog, &[oid]).await?, Senders::look(&catalog, processes).await))
 }
 
 async fn evaluate(client: &mut Client, table: &Table, written: &[Written]) -> anyhow::Result<Asked> {

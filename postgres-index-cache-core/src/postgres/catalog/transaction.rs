@@ -4,7 +4,7 @@ use super::CatalogError;
 use super::name::parse_name;
 use std::fmt;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error, IsolationLevel, SimpleQueryMessage, Transaction};
+use tokio_postgres::{Client, Error, GenericClient, IsolationLevel, SimpleQueryMessage, Transaction};
 
 /// A transaction that is safe from what others have put into the database, and leaves no trace on its session.
 ///
@@ -66,6 +66,11 @@ impl<'a> Catalog<'a> {
         Ok(row.map(|row| row.get(0)))
     }
 
+    /// Who a process of the server serves, in words: `role alice, application psql`; `None` when it is gone.
+    pub async fn who_is(&self, process: i32) -> Option<String> {
+        who_is(&self.transaction, process).await
+    }
+
     /// Begins a part of it that may fail alone: a savepoint. It is undone when it is dropped.
     ///
     /// # Errors
@@ -103,4 +108,16 @@ impl fmt::Debug for Catalog<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Catalog").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// Who a process of the server serves, in words: its role, and what the session calls itself.
+pub(in crate::postgres) async fn who_is(client: &impl GenericClient, process: i32) -> Option<String> {
+    const ASK: &str = "SELECT coalesce(usename, '')::pg_catalog.text, coalesce(application_name, '')
+        FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+    let row = client.query_typed_opt(ASK, &[(&process, Type::INT4)]).await.ok()??;
+    let (role, application): (String, String) = (row.get(0), row.get(1));
+    Some(match application.as_str() {
+        "" => format!("role {role}"),
+        _ => format!("role {role}, application {application}"),
+    })
 }

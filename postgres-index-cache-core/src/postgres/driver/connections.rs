@@ -1,10 +1,12 @@
 //! The connections of a [`Driver`]: how they are opened, lost, and opened again, and what is sent by them.
 
 use super::{Driver, DriverEvent, Event};
+use crate::postgres::catalog::who_is;
 use crate::postgres::error::{DriverError, chain};
-use crate::postgres::links::Opener;
+use crate::postgres::links::{Opened, Opener};
 use crate::postgres::session::{quote_identifier, quote_literal};
-use crate::sync::{Failure, Input, Via};
+use crate::sync::{Failure, Input, TableId, Via};
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -69,9 +71,26 @@ impl Driver {
         self.links.as_ref().is_some_and(|links| links.is_current(via, epoch))
     }
 
+    /// What is sent for a token of the engine: others can see the one, and cannot know the other before.
+    fn sent_for(&self, token: &str) -> String {
+        let digest = Sha256::new_with_prefix(self.secret).chain_update(token).finalize();
+        let digest: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("{token}.{digest}")
+    }
+
+    /// The token of the engine for which this was sent, if it is ours: the process that sent it serves F or Q.
+    ///
+    /// Without this: 1. Somebody reads the name of the channel in pg_stat_activity, and sends the next token at once. 2. The fence
+    /// counts as arrived, though changes before it are still on their way. 3. A reader is told that what it reads is current.
+    pub(super) fn own_token<'a>(&self, sender: i32, sent: &'a str) -> Option<&'a str> {
+        let (token, _) = sent.rsplit_once('.')?;
+        let is_ours = self.links.as_ref().is_some_and(|links| links.are_served_by(sender));
+        (is_ours && self.sent_for(token) == sent).then_some(token)
+    }
+
     pub(super) fn notify(&self, via: Via, channel: &str, token: String) {
         let Some((client, epoch)) = self.client(via) else { return };
-        let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(&token));
+        let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(&self.sent_for(&token)));
         let sender = self.sender.clone();
         tokio::spawn(async move {
             let event = match client.batch_execute(&sql).await {
@@ -86,17 +105,39 @@ impl Driver {
         });
     }
 
+    /// Tells that a table is read again. Where a notification is the cause, F is asked first who sent it.
+    pub(super) fn tell_read_again(&mut self, table: TableId, why: String, sender: Option<i32>) {
+        let Some(sender) = sender else { return self.tell(DriverEvent::ReadAgain { table, why }) };
+        let Some((client, _)) = self.client(Via::Fences) else {
+            return self.sender_known(table, &why, sender, None);
+        };
+        let events = self.sender.clone();
+        tokio::spawn(async move {
+            let who = who_is(&*client, sender).await;
+            // A driver that is gone wants to hear nothing.
+            let _ = events.send(Event::SenderKnown { table, why, sender, who }).await;
+        });
+    }
+
+    pub(super) fn sender_known(&mut self, table: TableId, why: &str, sender: i32, who: Option<String>) {
+        let who = who.unwrap_or_else(|| "whose session is gone".to_string());
+        let of = format!("(sent by process {sender})");
+        let known = format!("(sent by process {sender}, {who})");
+        self.engine.handle(Input::CauseKnown { table, of: &of, known: &known }, Instant::now());
+        self.tell(DriverEvent::ReadAgain { table, why: why.replace(&of, &known) });
+    }
+
     pub(super) fn one_lost(&mut self, via: Via, error: DriverError) {
         let why = chain(&error);
         self.failure = Some(error);
         self.engine.handle(Input::OneLost { via, why }, Instant::now());
     }
 
-    pub(super) fn reopened(&mut self, via: Via, epoch: u64, opened: Result<Arc<Client>, DriverError>) {
+    pub(super) fn reopened(&mut self, via: Via, epoch: u64, opened: Result<Opened, DriverError>) {
         let input = match (opened, &mut self.links) {
-            (Ok(client), Some(links)) => {
+            (Ok(opened), Some(links)) => {
                 self.failure = None;
-                links.reopened(via, epoch, client);
+                links.reopened(via, epoch, opened);
                 Input::Reopened { via }
             }
             (Ok(_), None) => return,

@@ -74,7 +74,7 @@ pub enum DriverEvent {
     ReadAgain {
         /// The table.
         table: TableId,
-        /// The cause.
+        /// The cause; where that is a notification, with the process and the role that sent it.
         why: String,
     },
     /// A table's definition, or one of its partitions, is another one than it was.
@@ -90,6 +90,8 @@ pub enum DriverEvent {
         table: TableId,
         /// How.
         change: RowChange,
+        /// The server's process whose notification told of it; `None`: it was read.
+        sender: Option<i32>,
     },
     /// A row of an application's own has changed.
     Model {

@@ -187,7 +187,10 @@ impl Driver {
                         Input::Refetched { table, batch: work, snapshot }
                     }
                     (ReadKind::All | ReadKind::Cut | ReadKind::Rows | ReadKind::RowsOfCut, _) => {
-                        Input::SnapshotLoaded { table, generation: work }
+                        let store = &self.tables[table.0].store;
+                        // While it waits for the lock of the cache nobody knows.
+                        let has_changed = store.is_waiting() || store.has_changed();
+                        Input::SnapshotLoaded { table, generation: work, has_changed }
                     }
                 };
                 self.engine.handle(input, Instant::now());
@@ -288,9 +291,19 @@ impl Driver {
         }));
     }
 
-    pub(super) fn round_ended(&mut self, table: TableId, question: QuestionId, inconclusive: Option<String>) {
+    pub(super) fn round_ended(
+        &mut self,
+        table: TableId,
+        question: QuestionId,
+        inconclusive: Option<String>,
+        doubt: Option<String>,
+    ) {
         self.reads.cut = None;
-        let verified = match (inconclusive, self.tables[table.0].take_comparison()) {
+        let compared = self.tables[table.0].take_comparison();
+        // What is to be read again may differ: that is why it is.
+        let doubt = doubt.filter(|_| compared.as_ref().is_some_and(|compared| compared.differing() > 0));
+        let doubt = doubt.map(|why| format!("the table is to be read again: {why}"));
+        let verified = match (inconclusive.or(doubt), compared) {
             (None, Some(comparison)) => Verified::Compared(comparison),
             (Some(why), _) => Verified::Inconclusive(why),
             (None, None) => Verified::Inconclusive("nothing was compared".to_string()),

@@ -140,6 +140,16 @@ impl Task {
         }
     }
 
+    /// Takes how the tables stand, also where that was told before anybody could hear it.
+    pub(super) fn take_states(&mut self, supervisor: &Supervisor<ReplicaTarget>) {
+        for table in (0..self.names.len()).map(TableId) {
+            let state = supervisor.driver().table_state(table);
+            if state != State::Live {
+                self.take_state(table, state, supervisor);
+            }
+        }
+    }
+
     fn take_driver_event(&mut self, event: DriverEvent, supervisor: &Supervisor<ReplicaTarget>) {
         let name = |table: TableId| Arc::clone(&self.names[table.0]);
         match event {

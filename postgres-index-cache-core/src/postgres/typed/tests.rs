@@ -77,7 +77,7 @@ impl World {
     }
 
     fn change(&mut self, payload: &str) {
-        let change = Change::new(payload, &Payload::parse(payload).unwrap());
+        let change = Change::new(payload, &Payload::parse(payload).unwrap(), 1);
         // What the engine makes of a key change's two halves.
         let change = if change.old_id().is_some() { change.replace_key() } else { change };
         self.stored.change(&change).unwrap();

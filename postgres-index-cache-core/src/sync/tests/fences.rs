@@ -9,7 +9,7 @@ fn a_fence_sent_before_the_read_does_not_prove_it() {
     driven.handle(Input::FenceWanted(FenceId(1)));
     let early = driven.tokens();
     driven.finish_read("100:100:");
-    driven.handle(Input::Notification { channel: FENCES, payload: &early[0] });
+    driven.handle(Input::Notification { channel: FENCES, payload: &early[0], sender: 1 });
     assert_eq!(driven.engine.state(), State::CatchingUp);
     assert!(!driven.outputs.iter().any(|output| matches!(output, Output::FenceReached { .. })));
     driven.echo();
@@ -27,7 +27,7 @@ fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
     // It comes behind the snapshot, and its row must be read again.
     driven.row("update", 1, 150, r#","truncated":true"#);
     driven.notify(r#"{"table":"users","action":"update","id":2,"schema":"app","rel":7,"xid":"151","truncated":true}"#);
-    driven.handle(Input::SnapshotLoaded { table, generation });
+    driven.handle(Input::SnapshotLoaded { table, generation, has_changed: true });
     let (batch, _) = driven.refetch_asked().expect("rows are read again");
     driven.echo();
     assert_eq!(driven.engine.state(), State::CatchingUp, "the fence has come, and the row has not");
@@ -61,7 +61,7 @@ fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
     let tokens = driven.tokens();
     assert_eq!(tokens.len(), 2, "one that proves the read, and one that was asked for");
     for token in &tokens {
-        driven.handle(Input::Notification { channel: FENCES, payload: token });
+        driven.handle(Input::Notification { channel: FENCES, payload: token, sender: 1 });
     }
     assert!(driven.is_reached(1000), "it is one for all before it");
     // The same while one is on its way to the server: blocked commits hold up one, and not one after another.
@@ -109,7 +109,7 @@ fn a_probe_that_does_not_come_back_names_the_connection() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.handle(Input::Listening);
     let probes = driven.tokens();
-    driven.handle(Input::Notification { channel: FENCES, payload: &probes[0] });
+    driven.handle(Input::Notification { channel: FENCES, payload: &probes[0], sender: 1 });
     driven.handle(Input::Sent { token: &probes[1] });
     driven.now = driven.engine.poll_timeout().expect("a deadline");
     driven.handle(Input::TimePassed);

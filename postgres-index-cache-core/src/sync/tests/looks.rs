@@ -163,10 +163,10 @@ fn what_is_underway_for_a_table_that_is_held_is_given_up() {
     let (table, generation) = driven.read_asked().expect("a read");
     driven.handle(Input::TableHeld { table, why: "it is looked into".into() });
     assert!(driven.outputs.iter().any(|output| matches!(output, Output::GiveUpRead { .. })));
-    driven.handle(Input::SnapshotLoaded { table, generation });
+    driven.handle(Input::SnapshotLoaded { table, generation, has_changed: true });
     assert_eq!(driven.engine.table_state(table), State::Stale);
     driven.handle(Input::TableFollowed { table, followed: Box::new(followed("users")) });
-    driven.handle(Input::SnapshotLoaded { table, generation });
+    driven.handle(Input::SnapshotLoaded { table, generation, has_changed: true });
     driven.echo();
     assert!(driven.engine.state() < State::CatchingUp, "the old read counts for nothing");
     driven.finish_read("100:100:");

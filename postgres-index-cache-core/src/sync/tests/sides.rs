@@ -70,7 +70,7 @@ fn a_new_session_that_is_not_heard_makes_everything_be_opened_anew() {
 fn a_session_that_ends_each_read_is_opened_ever_more_rarely() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
-    driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into() });
+    driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into(), sender: None });
     let began = driven.now;
     for _ in 0..30 {
         assert!(driven.read_asked().is_some());

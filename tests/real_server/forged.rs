@@ -1,0 +1,168 @@
+//! Notifications that somebody forges, without any privilege: they mislead nobody for long, and deny nobody.
+
+use crate::driver::{TABLE as KV, open_with};
+use crate::support::{DEADLINE, Database, ended, lines_of};
+use postgres_index_cache_core::postgres::DriverEvent;
+use postgres_index_cache_core::sync::{State, TableId};
+use std::io::Write as _;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Somebody with a login and nothing else who sends without a pause, until this is dropped.
+struct Storm {
+    is_over: Arc<AtomicBool>,
+    process: i32,
+    role: String,
+}
+
+impl Storm {
+    async fn begin(database: &Database, payload: String) -> Self {
+        let role = format!("mallory_{}", database.name);
+        let create = format!("CREATE ROLE {role} LOGIN; REVOKE ALL ON SCHEMA public FROM {role}");
+        database.client().await.batch_execute(&create).await.unwrap();
+        let client = database.client_as(&role).await;
+        client.batch_execute("SET application_name = 'storm'").await.unwrap();
+        let process = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (ends, sql) = (Arc::clone(&is_over), format!("NOTIFY cache_invalidation, '{payload}'"));
+        client.batch_execute(&sql).await.unwrap();
+        tokio::spawn(async move {
+            while !ends.load(Ordering::Relaxed) {
+                client.batch_execute(&sql).await.unwrap();
+            }
+        });
+        Self { is_over, process, role }
+    }
+}
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn forged(database: &Database, table: &str, rest: &str) -> String {
+    let oid: u32 =
+        database.client().await.query_one(&format!("SELECT '{table}'::regclass::oid"), &[]).await.unwrap().get(0);
+    format!(r#"{{"table":"{table}","id":null,"schema":"public","rel":{oid},"xid":"5",{rest}}}"#)
+}
+
+const RELOAD: &str = r#""action":"reload","why":"gotcha""#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_reloads_without_end_denies_nobody_an_answer() {
+    let database =
+        Database::with(&format!("{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 5000) n")).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let storm = Storm::begin(&database, forged(&database, "kv", RELOAD).await).await;
+    assert_eq!(database.pgic_ok(&["query", "kv", "n=7", "--count"]), "1\n");
+    let verified = database.pgic_ok(&["verify", "kv", "--rounds", "2"]);
+    assert!(verified.contains("equal") && !verified.contains("stale"), "{verified}");
+    let mut shell = database.command(&["shell", "kv", "-o", "json"]);
+    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    let lines = lines_of(shell.stdout.take().unwrap());
+    let writer = database.client().await;
+    for id in 6_000..6_005 {
+        writer.execute("INSERT INTO kv VALUES ($1, 'new', 1)", &[&id]).await.unwrap();
+        writeln!(stdin, "count kv id={id}").unwrap();
+        let counted: serde_json::Value = serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap();
+        assert_eq!(counted["count"], 1, "what is committed is in the answer: {counted}");
+        let end: serde_json::Value = serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap();
+        assert_eq!(end["event"], "end", "{end}");
+    }
+    drop(stdin);
+    let shell = ended(shell);
+    assert_eq!(shell.code, 0, "{shell:?}");
+    drop(storm);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() {
+    let database =
+        Database::with(&format!("{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 500) n")).await;
+    let mut driver = open_with(&database, "fence_storm", |_, _| {}).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let storm = Storm::begin(&database, forged(&database, "kv", RELOAD).await).await;
+    let mut told = Vec::new();
+    while driver.engine().counters().received < 20_000 {
+        driver.step().await.unwrap();
+        told.extend(driver.take_events().filter_map(|event| match event {
+            DriverEvent::ReadAgain { why, .. } => Some(why),
+            _ => None,
+        }));
+    }
+    let reloads = driver.engine().counters().reloads;
+    assert!(reloads < 40, "20000 requests were {reloads} reloads");
+    let Storm { process, role, .. } = &storm;
+    let who = format!("a notification asks for it: gotcha (sent by process {process}, role {role}, application storm)");
+    assert!(told.contains(&who), "{told:?}");
+    assert_eq!(driver.table_state(TableId(0)), State::Degraded);
+    assert_eq!(driver.engine().cause(TableId(0)), Some(&*who));
+    // Whoever asks for a fence need not wait for the distance to pass.
+    database.client().await.batch_execute("UPDATE kv SET v = 'new'").await.unwrap();
+    driver.fence().await.unwrap();
+    assert_eq!(crate::driver::cached(&driver), crate::driver::stored(&database.client().await).await);
+    drop(storm);
+    driver.until_live(|_| {}).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_to_be_read_again_does_not_keep_a_replica_from_opening() {
+    let (database, _, replica, _) = crate::replica::with_users("").await;
+    replica.shutdown().await;
+    let storm = Storm::begin(&database, forged(&database, "users", RELOAD).await).await;
+    let mut builder = crate::replica::builder(&database);
+    let users = builder.table::<crate::replica::User>("users");
+    let replica = tokio::time::timeout(DEADLINE, builder.open()).await.expect("it opens").unwrap();
+    let writer = database.client().await;
+    for n in 1..5_i64 {
+        let sql = format!("INSERT INTO users VALUES ('00000000-0000-0000-0000-00000000000{n}', {n}, 0)");
+        writer.batch_execute(&sql).await.unwrap();
+        replica.fence().await.unwrap();
+        assert!(replica.read(&users).contains_primary(&uuid::Uuid::from_u128(n as u128)), "what is committed is there");
+    }
+    drop(storm);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_another_session_sends_counts_for_nothing() {
+    let database = Database::with(&format!("{KV} INSERT INTO kv VALUES (1, 'old', 1)")).await;
+    let mut driver =
+        open_with(&database, "fence_through", |options, _| options.limits.heartbeat = DEADLINE).await.unwrap();
+    driver.until_live(|_| {}).await.unwrap();
+    let mut listening = database.listen_on("fence_through").await;
+    driver.fence().await.unwrap();
+    let seen = listening.payloads().await;
+    let (last, digest) = seen.last().unwrap().rsplit_once('.').unwrap();
+    let (name, number) = last.rsplit_once('.').unwrap();
+    let next = format!("{name}.{}", number.parse::<u64>().unwrap() + 1);
+    // F sends nothing from now on.
+    let admin = database.client().await;
+    let sql =
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%(fences)' AND datname = current_database()";
+    let fences: i32 = admin.query_one(sql, &[]).await.unwrap().get(0);
+    let signal = |name: &str| {
+        let done = std::process::Command::new("kill").args([name, &fences.to_string()]).status().unwrap();
+        assert!(done.success());
+    };
+    signal("-STOP");
+    let fence = driver.ask_for_fence().unwrap();
+    let forged =
+        [next.clone(), format!("{next}.{digest}"), format!("{last}.{digest}"), format!("{next}.{}", "0".repeat(32))];
+    for payload in forged {
+        admin.batch_execute(&format!("NOTIFY fence_through, '{payload}'")).await.unwrap();
+    }
+    let marker = r#"NOTIFY cache_invalidation, '{"table":"nothing of ours","action":"insert","id":1,"data":{}}'"#;
+    admin.batch_execute(marker).await.unwrap();
+    let before = driver.engine().counters().received;
+    while driver.engine().counters().received == before {
+        driver.step().await.unwrap();
+    }
+    assert!(!driver.has_reached(fence), "a forged token counted");
+    signal("-CONT");
+    while !driver.has_reached(fence) {
+        driver.step().await.unwrap();
+    }
+}
