@@ -16,6 +16,7 @@ use crate::connect::{Environment, Server};
 use crate::exit_code::ExitCode;
 use crate::render::Format;
 use crate::render::escape::escape;
+use crate::suspend::Suspension;
 use anyhow::Context as _;
 use clap::ColorChoice;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,6 +34,8 @@ pub struct Context {
     pub color: bool,
     /// Whether to keep notices and progress to ourselves.
     pub quiet: bool,
+    /// Ends the connections when this process is about to be stopped.
+    pub suspension: Suspension,
 }
 
 impl Context {
@@ -53,6 +56,7 @@ impl Context {
             format: global.output,
             color: choice != anstream::ColorChoice::Never,
             quiet: global.quiet,
+            suspension: Suspension::default(),
         }
     }
 
@@ -65,7 +69,7 @@ impl Context {
         if let Some(notice) = server.plaintext_notice() {
             self.notice(&notice);
         }
-        Ok(server)
+        Ok(server.until(self.suspension.clone()))
     }
 
     /// Says something on stderr that is not the answer.
@@ -96,6 +100,13 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("start the runtime")?;
     let done = runtime.block_on(async {
+        // A prompt stops the process itself: see `line_editor`.
+        let has_prompt = matches!(cli.command, Command::Shell(_)) && shell::is_at_terminal();
+        if has_prompt {
+            context.suspension.catch_continue();
+        } else if !matches!(cli.command, Command::Demo(_)) {
+            context.suspension.catch_stop();
+        }
         match cli.command {
             Command::InstallTriggers(args) => install_triggers::run(&context, args).await,
             Command::RemoveTriggers(args) => remove_triggers::run(&context, args).await,

@@ -7,6 +7,7 @@ mod environment;
 mod parameters;
 
 use crate::failure::with_hint;
+use crate::suspend::Suspension;
 use anyhow::{Context as _, bail};
 pub use environment::Environment;
 use postgres_index_cache_core::postgres::sqlstate::{self, Policy};
@@ -22,6 +23,7 @@ use tokio_postgres::{Client, Config, NoTls};
 pub struct Server {
     config: Config,
     application_name: String,
+    suspension: Suspension,
 }
 
 impl fmt::Debug for Server {
@@ -79,7 +81,13 @@ impl Server {
             config.connect_timeout(Duration::from_secs(15));
         }
         let application_name = config.get_application_name().map_or_else(|| format!("pgic {command}"), str::to_string);
-        Ok(Self { config, application_name })
+        Ok(Self { config, application_name, suspension: Suspension::default() })
+    }
+
+    /// The same, whose connections end when this process is about to be stopped.
+    #[must_use]
+    pub fn until(self, suspension: Suspension) -> Self {
+        Self { suspension, ..self }
     }
 
     /// What to say when the connection is not encrypted and leaves this machine.
@@ -124,9 +132,10 @@ impl Server {
     pub async fn session(&self, role: Role) -> Result<Session, ConnectFailure> {
         let mut config = role.preferring_the_primary(&self.config);
         config.application_name(role.session_name(&self.application_name));
+        self.suspension.is_over().await;
         let connected = config.connect(NoTls).await;
         let (client, connection) = connected.map_err(|source| ConnectFailure { server: self.to_string(), source })?;
-        Ok(Session::new(client, connection))
+        Ok(Session::new(client, self.suspension.bound(connection)))
     }
 }
 

@@ -13,5 +13,6 @@ pub mod failure;
 pub mod following;
 pub mod line_editor;
 pub mod render;
+pub mod suspend;
 pub mod throwaway;
 pub mod triggers;

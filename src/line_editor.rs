@@ -1,5 +1,6 @@
 //! Lines that a person types at a prompt, with history and completion, and notices above it. The one home of rustyline.
 
+use crate::suspend::Suspension;
 use anyhow::Context as _;
 use rustyline::completion::{Completer, Pair};
 use rustyline::config::Configurer as _;
@@ -8,7 +9,10 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
-use rustyline::{ColorMode, Config, Editor, ExternalPrinter as _, Helper};
+use rustyline::{
+    Cmd, ColorMode, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler, ExternalPrinter as _,
+    Helper, KeyEvent, RepeatCount,
+};
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +70,16 @@ impl Completer for Help {
     }
 }
 
+/// Ctrl-Z.
+struct Stop(Suspension);
+
+impl ConditionalEventHandler for Stop {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, _: &EventContext<'_>) -> Option<Cmd> {
+        self.0.let_go();
+        Some(Cmd::Suspend)
+    }
+}
+
 /// An editor of lines on a terminal.
 pub struct LineEditor {
     editor: Editor<Help, FileHistory>,
@@ -80,16 +94,19 @@ impl std::fmt::Debug for LineEditor {
 }
 
 impl LineEditor {
-    /// An editor whose history is kept in `history`, where there is such a place.
+    /// An editor whose history is kept in `history`, where there is such a place. `suspension` lets the connections go before
+    /// Ctrl-Z stops the process; the editor stops it itself, since it leaves the terminal in order before that.
     ///
     /// # Errors
     /// When the terminal cannot be used.
-    pub fn new(guide: Arc<dyn Guide>, history: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn new(guide: Arc<dyn Guide>, history: Option<PathBuf>, suspension: Suspension) -> anyhow::Result<Self> {
         let config = Config::builder().color_mode(ColorMode::Forced).auto_add_history(false);
         let config = config.completion_type(rustyline::CompletionType::List).history_ignore_space(true);
         let mut editor: Editor<Help, FileHistory> =
             Editor::with_config(config.build()).context("prepare the terminal")?;
         editor.set_max_history_size(HISTORY).context("prepare the history")?;
+        let stop = EventHandler::Conditional(Box::new(Stop(suspension)));
+        editor.bind_sequence(KeyEvent::ctrl('Z'), stop);
         editor.set_helper(Some(Help(Arc::clone(&guide))));
         if let Some(file) = &history {
             // The first time there is none.

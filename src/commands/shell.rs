@@ -40,6 +40,11 @@ pub struct Args {
     pub max_memory: Option<usize>,
 }
 
+/// Whether there is a prompt: a person types, and sees the answers.
+pub(super) fn is_at_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
 /// Loads the tables and answers until there are no more lines.
 ///
 /// # Errors
@@ -50,8 +55,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         opened = Session::open(context, &args) => opened?,
         _ = signals.next() => return Ok(ExitCode::Yes),
     };
-    let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let input = Input::new(is_terminal, context.quiet, session.guide())?;
+    let is_terminal = is_at_terminal();
+    let input = Input::new(is_terminal, context.quiet, session.guide(), context.suspension.clone())?;
     let terminal = input.terminal();
     session.say_through(input.notices());
     let (sender, mut lines) = mpsc::channel(1);

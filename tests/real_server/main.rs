@@ -20,6 +20,7 @@ mod remedies;
 mod replica;
 mod shell;
 mod status;
+mod suspended;
 mod tail;
 mod trigger;
 mod typed_values;

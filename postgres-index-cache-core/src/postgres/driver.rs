@@ -734,7 +734,7 @@ async fn next_batch(listener: Option<&mut Listener>, batch: &mut Vec<Notificatio
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => {
-                    *end = Some("the server closed the listening connection".to_string());
+                    *end = Some("the listening connection was closed".to_string());
                     return Poll::Ready(());
                 }
                 Poll::Pending if batch.is_empty() => return Poll::Pending,

@@ -17,12 +17,17 @@ use tokio_postgres::error::SqlState;
 pub(super) const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
+/// How long Q may say nothing inside a transaction: as long as a round waits for its fence, twice. A process that is stopped there
+/// keeps its table locked against migrations no longer than that.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// Q: a policy that hides rows is an error, not a smaller table; no timeout of the role ends a long COPY.
 pub(super) fn read_settings(options: &DriverOptions) -> String {
+    let longest_pause = LONGEST_PAUSE.max(2 * options.limits.fence_timeout);
     let mut settings = vec![
         ("row_security".to_string(), "off".to_string()),
         ("statement_timeout".to_string(), "0".to_string()),
-        ("idle_in_transaction_session_timeout".to_string(), "0".to_string()),
+        ("idle_in_transaction_session_timeout".to_string(), longest_pause.as_millis().to_string()),
         ("lock_timeout".to_string(), options.lock_timeout.as_millis().to_string()),
     ];
     settings.extend(options.settings.iter().cloned());

@@ -33,6 +33,7 @@ const fn known(code: &'static str, policy: Policy, hint: &'static str) -> Known 
 /// A code of two characters stands for its class. The first entry that fits counts.
 const TABLE: &[Known] = &[
     known("25006", Policy::Refused, "this server is a standby, where LISTEN does not work: connect to the primary"),
+    known("25P03", Policy::Lost, "the session said nothing inside a transaction for too long; try again"),
     known("28P01", Policy::Refused, "check the user and its password, and pg_hba.conf on the server"),
     known(
         "28",

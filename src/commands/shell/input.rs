@@ -6,6 +6,7 @@ use super::notices::{Notices, Said};
 use super::session::Reply;
 use crate::line_editor::{Above, Guide, LineEditor, TerminalState, Typed, history_file};
 use crate::render::{print, written};
+use crate::suspend::Suspension;
 use anyhow::Context as _;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::sync::Arc;
@@ -30,9 +31,15 @@ pub(super) struct Input {
 
 impl Input {
     /// The prompt of a terminal, or plain lines.
-    pub(super) fn new(is_terminal: bool, is_quiet: bool, guide: Arc<Words>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        is_terminal: bool,
+        is_quiet: bool,
+        guide: Arc<Words>,
+        suspension: Suspension,
+    ) -> anyhow::Result<Self> {
         let terminal = Arc::new(TerminalState::remember());
-        let mut editor = is_terminal.then(|| LineEditor::new(guide, history_file("shell"))).transpose()?;
+        let editor = is_terminal.then(|| LineEditor::new(guide, history_file("shell"), suspension));
+        let mut editor = editor.transpose()?;
         let above = editor.as_mut().map(LineEditor::above).transpose()?;
         Ok(Self { editor, terminal, notices: notices(above, is_quiet) })
     }
