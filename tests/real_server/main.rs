@@ -15,6 +15,7 @@ mod install;
 mod keys;
 mod partitions;
 mod poolers;
+mod privileges;
 mod query;
 mod remedies;
 mod replica;

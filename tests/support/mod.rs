@@ -201,7 +201,8 @@ pub struct Tail {
 }
 
 impl Tail {
-    fn start(mut command: Command) -> Self {
+    /// Starts it, and waits until it listens.
+    pub fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start pgic tail");
         let lines = lines_of(child.stdout.take().expect("its stdout is piped"));
         let tail = Self { child, lines };

@@ -2,9 +2,9 @@
 
 use super::driver::{Asked, BATCH, Brought, DriverOptions, Event, ReadKind};
 use super::error::{DriverError, ReadError};
-use super::fingerprint::look;
+use super::fingerprint::{Fingerprint, look};
 use super::follow::FollowTable;
-use super::session::quote_literal;
+use super::session::{quote_identifier, quote_literal};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 /// Timeouts that only some versions have: `idle_session_timeout` from PostgreSQL 14 on, `transaction_timeout` from 17 on.
 pub(super) const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
@@ -102,7 +103,7 @@ impl Read {
                 _ => Ok(()),
             };
         }
-        self.lock().await.map_err(doing("lock"))?;
+        let is_locked_first = self.lock().await.map_err(doing("lock"))?;
         let row = self.client.query_typed_one("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[]);
         let text: String = row.await.map_err(doing("take a snapshot of"))?.get(0);
         let snapshot = text.parse().map_err(|error: crate::sync::SnapshotError| DriverError::Snapshot {
@@ -116,6 +117,10 @@ impl Read {
         let Some(fingerprint) = fingerprint else {
             return Err(DriverError::Snapshot { table: name.clone(), source: ReadError::Renamed });
         };
+        if !is_locked_first && !self.is_as_seen(&fingerprint).await.map_err(doing("look at"))? {
+            let what = "it was rewritten while its lock was waited for".to_string();
+            return Err(DriverError::Snapshot { table: name.clone(), source: ReadError::Altered(what) });
+        }
         // The receiver lives as long as this task is wanted.
         let fingerprint = Box::new(fingerprint);
         let _ = self.bringer.send(Brought::Snapshot { asked, snapshot, fingerprint }).await;
@@ -131,26 +136,67 @@ impl Read {
     ///
     /// That of a partitioned table is many, and whoever waits for one while it holds others can deadlock with a migration:
     /// so it takes them all at once, or none and tries again.
-    async fn lock(&self) -> Result<(), tokio_postgres::Error> {
+    ///
+    /// LOCK TABLE takes SELECT on the whole table. Who has it on the columns that are read alone gets the lock with a query that
+    /// gives no row; its snapshot is older than the lock then, which `false` says.
+    async fn lock(&self) -> Result<bool, tokio_postgres::Error> {
         /// The longest wait before it tries again.
         const LONGEST: Duration = Duration::from_millis(200);
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE";
         let (relation, is_partitioned) = (self.follow.relation(), self.follow.followed.is_partitioned);
         let nowait = if is_partitioned { " NOWAIT" } else { "" };
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE; LOCK TABLE {relation} IN ACCESS SHARE MODE{nowait}"
-        );
+        let by_lock = format!("{BEGIN}; LOCK TABLE {relation} IN ACCESS SHARE MODE{nowait}");
+        let brief = if is_partitioned { "; SET LOCAL lock_timeout = '5ms'" } else { "" };
+        let by_query = format!("{BEGIN}{brief}; SELECT {} FROM {relation} LIMIT 0", self.columns().join(", "));
         let give_up = Instant::now() + self.lock_timeout;
         let mut wait = Duration::from_millis(2);
+        let mut is_by_lock = true;
         loop {
-            let Err(error) = self.client.batch_execute(&begin).await else { return Ok(()) };
+            let begin = if is_by_lock { &by_lock } else { &by_query };
+            let Err(error) = self.client.batch_execute(begin).await else { return Ok(is_by_lock) };
             let is_held = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
-            if !is_partitioned || !is_held || Instant::now() >= give_up {
+            let is_refused = is_by_lock && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+            if !is_refused && (!is_partitioned || !is_held || Instant::now() >= give_up) {
                 return Err(error);
             }
             self.client.batch_execute("ROLLBACK").await?;
+            if is_refused {
+                is_by_lock = false;
+                continue;
+            }
             tokio::time::sleep(wait).await;
             wait = (2 * wait).min(LONGEST);
         }
+    }
+
+    /// The columns that are kept, as they stand in SQL.
+    fn columns(&self) -> Vec<String> {
+        self.follow.shape.columns().iter().map(|column| quote_identifier(&column.name)).collect()
+    }
+
+    /// Whether the table is now, while it is locked, what the snapshot sees of it.
+    ///
+    /// Without this, where the snapshot is older than the lock: 1. The snapshot is taken. 2. Somebody truncates or rewrites the
+    /// table. 3. It is locked and read: the snapshot sees no row of the new files, and the table passes for empty.
+    async fn is_as_seen(&self, seen: &Fingerprint) -> Result<bool, tokio_postgres::Error> {
+        // A function of the catalogue tells what is now; a query of it, what the snapshot sees.
+        let files = "SELECT coalesce(pg_catalog.bool_and(c.relfilenode = pg_catalog.pg_relation_filenode(c.oid)), true)
+            FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1) AND c.relkind = 'r'";
+        let mut relations = seen.leaves.clone();
+        relations.push(seen.relation());
+        let row = self.client.query_typed_one(files, &[(&relations, Type::OID_ARRAY)]).await?;
+        if !row.get::<_, bool>(0) {
+            return Ok(false);
+        }
+        let types = self.columns().into_iter().map(|name| format!("pg_catalog.pg_typeof({name})::pg_catalog.oid"));
+        let sql = format!(
+            "SELECT {} FROM (SELECT) one LEFT JOIN {} ON false",
+            types.collect::<Vec<_>>().join(", "),
+            self.follow.relation()
+        );
+        let row = self.client.query_typed_one(&sql, &[]).await?;
+        let columns = self.follow.shape.columns();
+        Ok((0..columns.len()).all(|at| seen.type_of(&columns[at].name) == Some(row.get(at))))
     }
 
     async fn copy(&self) -> Result<(), DriverError> {

@@ -47,7 +47,8 @@ const TABLE: &[Known] = &[
     known(
         "42501",
         Policy::Refused,
-        "reading takes SELECT on the whole table, without row security that hides rows from this role",
+        "reading takes SELECT on the columns that are read and USAGE on the schema, without row security that hides rows from \
+         this role",
     ),
     known("55P03", Policy::Passing, "something holds the table, a migration perhaps: try again when it is done"),
     known("55000", Policy::Passing, "the server lets nobody in, or the object is not ready: try again"),
