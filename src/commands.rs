@@ -14,8 +14,8 @@ mod watch;
 use crate::cli::{Cli, Command, Global};
 use crate::connect::{Environment, Server};
 use crate::exit_code::ExitCode;
-use crate::render::Format;
 use crate::render::escape::escape;
+use crate::render::{Format, Trace, note};
 use crate::suspend::Suspension;
 use anyhow::Context as _;
 use clap::ColorChoice;
@@ -75,7 +75,7 @@ impl Context {
     /// Says something on stderr that is not the answer.
     pub fn notice(&self, text: &str) {
         if !self.quiet {
-            anstream::eprintln!("notice: {}", escape(text));
+            note(&format!("notice: {}\n", escape(text)));
         }
     }
 
@@ -131,7 +131,12 @@ fn trace(verbosity: u8) {
         _ => tracing::Level::TRACE,
     };
     // A subscriber that is there already is a test's.
-    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(|| Trace)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .try_init();
 }
 
 /// SIGINT and SIGTERM, caught from the making of this on: what is begun before they are waited for ends in order too.

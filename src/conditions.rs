@@ -106,7 +106,9 @@ impl Written {
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         split(text).ok_or_else(|| {
             let hint = "write COLUMN=VALUE, COLUMN=null, COLUMN!=null, or COLUMN:=SQL";
-            with_hint(anyhow!("{text} is not a condition"), hint)
+            // With an @ it may be a part of a connection string.
+            let what = if text.contains('@') { "this" } else { text };
+            with_hint(anyhow!("{what} is not a condition"), hint)
         })
     }
 

@@ -7,6 +7,7 @@ mod environment;
 mod parameters;
 
 use crate::failure::with_hint;
+use crate::secrets::is_connection_string;
 use crate::suspend::Suspension;
 use anyhow::{Context as _, bail};
 pub use environment::Environment;
@@ -72,6 +73,7 @@ impl Server {
         let mut config = parsed.config;
         environment.fill(&mut config)?;
         let ssl_mode = parsed.ssl_mode.or_else(|| environment.get("PGSSLMODE"));
+        check_names(&config)?;
         check_ssl_mode(ssl_mode.as_deref())?;
         config.ssl_mode(SslMode::Disable);
         // A dead peer is noticed within seconds, not after the kernel's two hours.
@@ -194,8 +196,31 @@ fn check_ssl_mode(mode: Option<&str>) -> anyhow::Result<()> {
             anyhow::anyhow!("sslmode={mode} cannot be honoured: this version of pgic speaks plaintext alone"),
             "connect through a tunnel that encrypts (ssh -L, stunnel), and set sslmode=disable for that address",
         )),
-        Some(mode) => bail!("sslmode={mode} is none of disable, allow, prefer, require, verify-ca, verify-full"),
+        Some(_) => bail!("sslmode is none of disable, allow, prefer, require, verify-ca, verify-full"),
     }
+}
+
+/// Refuses names that hold more than a name: they are printed, and a password must not be.
+///
+/// Without this: 1. A password has an `@` that is not written as `%40`. 2. What stands behind it is taken for the host. 3. The rest
+/// of the password is printed with the host's name.
+fn check_names(config: &Config) -> anyhow::Result<()> {
+    let is_odd_host = |host: &Host| match host {
+        Host::Tcp(name) => name.contains(['@', ':']) && name.parse::<IpAddr>().is_err() || name.contains("://"),
+        #[cfg(unix)]
+        Host::Unix(_) => false,
+    };
+    if config.get_hosts().iter().any(is_odd_host) {
+        return Err(with_hint(
+            anyhow::anyhow!("the host has characters that no host's name has, and is not repeated"),
+            "in a URL write an @ of the user or the password as %40, a : as %3A and a / as %2F",
+        ));
+    }
+    let names = [config.get_dbname(), config.get_user(), config.get_application_name()];
+    if names.into_iter().flatten().any(is_connection_string) {
+        bail!("a connection string stands where the name of a database, a user or an application belongs");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Errors as people see them: what was tried, what the server said, then a hint.
 
 use crate::connect::ConnectFailure;
+use crate::render::escape::escape;
 use std::fmt;
 
 /// What to do next, carried along with an error and printed on a line of its own.
@@ -48,9 +49,10 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
         let failed = cause.downcast_ref::<ConnectFailure>().and_then(ConnectFailure::hint);
         server_hint = failed.map(|hint| format!("hint: {hint}")).or(server_hint);
         if let Some(server) = cause.downcast_ref::<tokio_postgres::error::DbError>() {
-            text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
-            details.extend(server.detail().map(|detail| format!("detail: {detail}")));
-            server_hint = server.hint().map(|hint| format!("hint: {hint}")).or(server_hint);
+            // Lines of the server's must not pass for lines of ours.
+            text = format!("{} (SQLSTATE {})", escape(server.message()), server.code().code());
+            details.extend(server.detail().map(|detail| format!("detail: {}", escape(detail))));
+            server_hint = server.hint().map(|hint| format!("hint: {}", escape(hint))).or(server_hint);
         } else if cause.downcast_ref::<tokio_postgres::Error>().is_some() && cause.source().is_some() {
             // Its own text only says "db error" or the like; its cause comes next.
             continue;

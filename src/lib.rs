@@ -13,6 +13,7 @@ pub mod failure;
 pub mod following;
 pub mod line_editor;
 pub mod render;
+pub mod secrets;
 pub mod suspend;
 pub mod throwaway;
 pub mod triggers;

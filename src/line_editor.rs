@@ -2,6 +2,7 @@
 
 use crate::suspend::Suspension;
 use anyhow::Context as _;
+use postgres_index_cache_core::is_obeyed;
 use rustyline::completion::{Completer, Pair};
 use rustyline::config::Configurer as _;
 use rustyline::error::ReadlineError;
@@ -64,9 +65,9 @@ impl Completer for Help {
 
     fn complete(&self, line: &str, at: usize, _: &rustyline::Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         let (start, words) = self.0.complete(&line[..at]);
-        let pair =
-            |word: String| Pair { display: crate::render::escape::escape(&word).into_owned(), replacement: word };
-        Ok((start, words.into_iter().map(pair).collect()))
+        // What is completed is drawn as it is: a name that a terminal would obey is left to be typed.
+        let words = words.into_iter().filter(|word| !word.chars().any(is_obeyed));
+        Ok((start, words.map(|word| Pair { display: word.clone(), replacement: word }).collect()))
     }
 }
 

@@ -49,6 +49,37 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
+/// Writes to stderr, in colour where that takes it. A stderr that takes nothing, on a full disk for example, is no reason to end
+/// what is being done, and there is nowhere to say it.
+pub fn note(text: &str) {
+    let mut out = anstream::stderr().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// What is traced, on stderr: nothing in it is obeyed by a terminal.
+#[derive(Debug, Clone, Copy)]
+pub struct Trace;
+
+impl Write for Trace {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        note(
+            &text
+                .split_inclusive('\n')
+                .map(|line| {
+                    let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
+                    format!("{}{end}", escape::escape(line))
+                })
+                .collect::<String>(),
+        );
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// So many of them: `1 row`, `2 rows`.
 pub fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })

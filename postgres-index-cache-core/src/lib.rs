@@ -71,7 +71,7 @@ pub use table_cache::{
     Access, Answer, Column, Condition, JsonNulls, KeyBuf, Laid, Row, RowBuf, ShapeError, StoreError, TableCache,
     TableShape, Unfit, Upserted, Wanted,
 };
-pub use value::{CellError, Kind, one_line_json, output_text};
+pub use value::{CellError, Kind, is_obeyed, one_line_json, output_text};
 
 /// The locks of the caches: an application shares them with a [`IndexCacheHandler`].
 pub use parking_lot;

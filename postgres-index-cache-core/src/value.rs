@@ -21,8 +21,8 @@ mod number;
 use std::borrow::Cow;
 use uuid::Uuid;
 
-pub use json_text::one_line_json;
 pub(crate) use json_text::write_json_string;
+pub use json_text::{is_obeyed, one_line_json};
 
 /// How the values of a column are kept. By the column's base type: a domain is kept as what it is a domain over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

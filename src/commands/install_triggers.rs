@@ -11,6 +11,8 @@ use crate::triggers::carry_out::run as carry_out;
 use crate::triggers::plan::{Kind, TablePlan};
 use crate::triggers::{Asked, TriggerOptions, check_channel, script};
 use anyhow::Context as _;
+use postgres_index_cache_core::is_obeyed;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 /// `pgic install-triggers TABLE…`.
@@ -108,14 +110,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let is_dry = args.dry_run || args.print_sql;
     let plans = carry_out(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, is_dry).await?;
     if args.print_sql {
-        print(&migration(
-            "Triggers that announce changes",
-            version,
-            Kind::Install,
-            args.lock_timeout,
-            &tables,
-            &plans,
-        ))?;
+        let sql =
+            migration("Triggers that announce changes", version, Kind::Install, args.lock_timeout, &tables, &plans);
+        print_migration(context, &sql)?;
         return Ok(ExitCode::Yes);
     }
     print(&show(context.format, &plans, args.dry_run))?;
@@ -123,6 +120,27 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         context.notice("nothing to change: the triggers are as they should be");
     }
     Ok(ExitCode::Yes)
+}
+
+/// Prints a migration file. On a terminal what that would obey is escaped, and said to be.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_migration(context: &Context, sql: &str) -> anyhow::Result<()> {
+    if !std::io::stdout().is_terminal() || !sql.chars().any(|c| c != '\n' && is_obeyed(c)) {
+        return print(sql);
+    }
+    context.notice(
+        "names have characters that a terminal obeys, and are shown escaped: redirect the output for the SQL as it is",
+    );
+    print(
+        &sql.split_inclusive('\n')
+            .map(|line| match line.strip_suffix('\n') {
+                Some(line) => format!("{}\n", escape(line)),
+                None => escape(line).into_owned(),
+            })
+            .collect::<String>(),
+    )
 }
 
 /// The plans as a migration file.

@@ -12,7 +12,7 @@ use crate::following::supervised::{self, MakeSubject};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
 use crate::render::rows::rows;
-use crate::render::{Format, count, print};
+use crate::render::{Format, count, note, print};
 use crate::triggers::observe::{Observed, observe};
 use postgres_index_cache_core::postgres::{Driver, DriverOptions};
 use postgres_index_cache_core::sync::TableId;
@@ -93,7 +93,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let answer = cache.find(&subject.conditions);
     let timing = Timing { load, fence, find: started.elapsed().saturating_sub(load + fence) };
     if args.explain {
-        anstream::eprint!("{}", explain(&driver, &subject.table, &answer, timing));
+        note(&explain(&driver, &subject.table, &answer, timing));
     }
     let found = answer.rows.len();
     if found == 0 && !args.count {

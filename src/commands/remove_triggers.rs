@@ -67,7 +67,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     .context("remove triggers")?;
     if args.print_sql {
         let title = "Without the triggers that announce changes";
-        print(&install_triggers::migration(title, version, Kind::Remove, args.lock_timeout, &tables, &plans))?;
+        let sql = install_triggers::migration(title, version, Kind::Remove, args.lock_timeout, &tables, &plans);
+        install_triggers::print_migration(context, &sql)?;
         return Ok(ExitCode::Yes);
     }
     print(&install_triggers::show(context.format, &plans, args.dry_run))?;

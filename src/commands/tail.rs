@@ -18,7 +18,7 @@ use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::change::{Arrival, Event, Look, write_json, write_text};
 use crate::render::escape::escape;
-use crate::render::{Format, written};
+use crate::render::{Format, note, written};
 use crate::triggers::check_channel;
 use anyhow::Context as _;
 use filter::Filter;
@@ -112,7 +112,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let quiet = context.quiet;
     let say = move |what: &str| {
         if !quiet {
-            anstream::eprintln!("notice: {}", escape(what));
+            note(&format!("notice: {}\n", escape(what)));
         }
     };
     let mut has_left = false;
@@ -133,7 +133,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if !context.quiet && !has_left {
         let Printed { shown, invalid, dropped } = printed;
         let shown = crate::render::count(shown, "notification");
-        anstream::eprintln!("{shown} shown, {invalid} invalid, {dropped} dropped");
+        note(&format!("{shown} shown, {invalid} invalid, {dropped} dropped\n"));
     }
     let too_few = args.count.is_some_and(|count| printed.shown < count);
     Ok(if too_few && !is_on_time { ExitCode::No } else { ExitCode::Yes })
@@ -247,13 +247,13 @@ impl Printer {
                 let mut banner = String::new();
                 write_text(event, &Look { color: false, ..self.look.clone() }, &mut banner);
                 if !self.is_quiet {
-                    anstream::eprint!("{banner}");
+                    note(&banner);
                 }
             }
             (true, _, Event::Gap { .. } | Event::Dropped { .. }) => {
                 let mut notice = String::new();
                 write_text(event, &Look { color: false, ..self.look.clone() }, &mut notice);
-                anstream::eprint!("{notice}");
+                note(&notice);
             }
             (false, Format::Text, _) => write_text(event, &self.look, line),
             (false, Format::Json, _) => write_json(event, line),

@@ -158,11 +158,8 @@ impl Watch {
         };
         let printed = printed.map_err(|_| anyhow::anyhow!("the printer failed"))?;
         if !context.quiet && !has_left {
-            anstream::eprintln!(
-                "{} shown, {} collapsed",
-                crate::render::count(counts.shown, "change"),
-                counts.collapsed
-            );
+            let shown = crate::render::count(counts.shown, "change");
+            crate::render::note(&format!("{shown} shown, {} collapsed\n", counts.collapsed));
         }
         match printed {
             Err(error) if error.downcast_ref::<OutputClosed>().is_none() => Err(error),

@@ -51,7 +51,7 @@ impl Environment {
             && let Some(ports) = self.get("PGPORT")
         {
             for port in ports.split(',') {
-                config.port(port.trim().parse().with_context(|| format!("PGPORT is not a port: {port}"))?);
+                config.port(port.trim().parse().context("PGPORT is not a port, or a list of them")?);
             }
         }
         if config.get_user().is_none() {
@@ -84,8 +84,7 @@ impl Environment {
         if config.get_connect_timeout().is_none()
             && let Some(seconds) = self.get("PGCONNECT_TIMEOUT")
         {
-            let seconds: u64 =
-                seconds.parse().with_context(|| format!("PGCONNECT_TIMEOUT is not seconds: {seconds}"))?;
+            let seconds: u64 = seconds.parse().context("PGCONNECT_TIMEOUT is not a number of seconds")?;
             config.connect_timeout(if seconds == 0 {
                 Duration::from_secs(86_400)
             } else {
@@ -97,7 +96,7 @@ impl Environment {
                 "any" => TargetSessionAttrs::Any,
                 "read-write" => TargetSessionAttrs::ReadWrite,
                 "read-only" => TargetSessionAttrs::ReadOnly,
-                other => anyhow::bail!("PGTARGETSESSIONATTRS={other} is none of any, read-write, read-only"),
+                _ => anyhow::bail!("PGTARGETSESSIONATTRS is none of any, read-write, read-only"),
             });
         }
         Ok(())
@@ -106,9 +105,7 @@ impl Environment {
     fn fill_hosts(&self, config: &mut Config) -> anyhow::Result<()> {
         if let Some(addresses) = self.get("PGHOSTADDR") {
             for address in addresses.split(',') {
-                config.hostaddr(
-                    address.trim().parse().with_context(|| format!("PGHOSTADDR is not an address: {address}"))?,
-                );
+                config.hostaddr(address.trim().parse().context("PGHOSTADDR is not an address, or a list of them")?);
             }
         }
         match self.get("PGHOST") {

@@ -1,6 +1,7 @@
 //! A URL or a `key=value` string as tokio-postgres reads it, less what it does not know of libpq's.
 
-use anyhow::{Context as _, bail};
+use crate::failure::with_hint;
+use anyhow::{Context as _, anyhow, bail};
 use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
 
@@ -11,7 +12,24 @@ pub(super) struct Parsed {
 }
 
 /// Parses a connection URL or a `key=value` string.
+///
+/// # Errors
+/// When it is neither. Nothing of it is repeated but its scheme: a password may stand anywhere in what is not understood.
 pub(super) fn parse(text: &str) -> anyhow::Result<Parsed> {
+    if let Some((scheme, _)) = text.split_once("://")
+        && !matches!(scheme, "postgres" | "postgresql")
+        && !scheme.contains('=')
+    {
+        let own = scheme.strip_prefix("jdbc:").unwrap_or(scheme);
+        let is_plain = own.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+        return Err(with_hint(
+            match is_plain {
+                true => anyhow!("a URL of the scheme {scheme}:// is not understood"),
+                false => anyhow!("it is neither a URL nor key=value pairs"),
+            },
+            "write postgresql://user@host:port/database, without quotes inside the variable",
+        ));
+    }
     let (rest, ssl_mode) = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         without_url_parameter(text)?
     } else {
@@ -60,6 +78,9 @@ fn pairs(text: &str) -> anyhow::Result<Vec<(String, String)>> {
         let Some((key, after)) = rest.split_once('=') else {
             bail!("expected key=value, or a URL that begins with postgresql://");
         };
+        if key.is_empty() || !key.trim_end().chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+            bail!("expected key=value, with a key like host or dbname, or a URL that begins with postgresql://");
+        }
         let mut value = String::new();
         let mut characters = after.trim_start().char_indices().peekable();
         let after = after.trim_start();

@@ -1,9 +1,10 @@
 //! Text of strangers on a terminal: nothing in it is obeyed.
 
+use postgres_index_cache_core::is_obeyed;
 use std::borrow::Cow;
 
-/// The text with control, C1 and bidi characters, and the separators that break lines, written as escapes: `\n`,
-/// `\u{1b}`. A tab becomes `\t`. Everything else stays.
+/// The text with what a terminal obeys or does not show ([`is_obeyed`]) written as escapes: `\n`, `\u{1b}`. A tab becomes `\t`.
+/// Everything else stays.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_obeyed) {
         return Cow::Borrowed(text);
@@ -21,11 +22,6 @@ pub fn excerpt(text: &str, longest: usize) -> Cow<'_, str> {
         Some((end, _)) => Cow::Owned(format!("{}…", escape(&text[..end]))),
         None => escape(text),
     }
-}
-
-fn is_obeyed(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]

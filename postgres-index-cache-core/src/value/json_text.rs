@@ -72,17 +72,17 @@ pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The same JSON on one line and without a character that a terminal obeys: newlines between tokens become spaces, and
-/// control, C1 and bidi characters inside strings become `\u` escapes. Every value stays what it was.
+/// control, C1, bidi and invisible characters inside strings become `\u` escapes. Every value stays what it was.
 pub fn one_line_json(json: &str) -> Cow<'_, str> {
     use std::fmt::Write as _;
-    if json.chars().all(|c| !must_escape(c)) {
+    if json.chars().all(|c| !is_obeyed(c)) {
         return Cow::Borrowed(json);
     }
     let mut line = String::with_capacity(json.len() + 16);
     let (mut in_string, mut escaped) = (false, false);
     for c in json.chars() {
         let was_escaped = std::mem::take(&mut escaped);
-        if in_string && must_escape(c) {
+        if in_string && is_obeyed(c) {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
                 // Writing into a String cannot fail.
@@ -95,15 +95,18 @@ pub fn one_line_json(json: &str) -> Cow<'_, str> {
             '\\' if in_string && !was_escaped => escaped = true,
             _ => {}
         }
-        line.push(if must_escape(c) { ' ' } else { c });
+        line.push(if is_obeyed(c) { ' ' } else { c });
     }
     Cow::Owned(line)
 }
 
-/// Control characters (C0, DEL, C1), the line and paragraph separators, and what reorders text on a terminal.
-fn must_escape(c: char) -> bool {
+/// Whether a terminal obeys a character or does not show it: control characters (C0, DEL, C1), the line and paragraph separators,
+/// what reorders text, and what has no width. Text of strangers is never printed with one of these.
+pub fn is_obeyed(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -116,7 +119,7 @@ mod tests {
         // Raw control characters inside a string are not JSON that serde takes; PostgreSQL's json type does not either,
         // but DEL, C1 and bidi characters are.
         let line = one_line_json(hostile);
-        assert!(!line.chars().any(must_escape), "{line}");
+        assert!(!line.chars().any(is_obeyed), "{line}");
         let valid = "{\"a\\\"b\":\n\"x\u{7f}\u{9b}\u{202e}\\\\\",\n \"c\": [1,\n2]}";
         let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(parse(&one_line_json(valid)), parse(valid));

@@ -5,10 +5,10 @@ use super::live::{Standing, Word};
 use super::notices::{Notices, Said};
 use super::session::Reply;
 use crate::line_editor::{Above, Guide, LineEditor, TerminalState, Typed, history_file};
-use crate::render::{print, written};
+use crate::render::{note, print};
 use crate::suspend::Suspension;
 use anyhow::Context as _;
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{BufRead as _, Read as _};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,7 +64,7 @@ impl Input {
             let Ok(reply) = answer.blocking_recv() else { break };
             print(&reply.answer)?;
             if !reply.beside.is_empty() {
-                anstream::eprint!("{}", reply.beside);
+                note(&reply.beside);
             }
             if reply.is_last {
                 break;
@@ -106,7 +106,10 @@ fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
             let done = match (said, &mut above) {
                 (Said::Notice(_), _) if is_quiet => Ok(()),
                 (Said::Notice(line) | Said::Change(line), Some(above)) => above(line),
-                (Said::Notice(line), None) => written(write!(anstream::stderr(), "{line}")),
+                (Said::Notice(line), None) => {
+                    note(&line);
+                    Ok(())
+                }
                 (Said::Change(line), None) => print(&line),
             };
             if done.is_err() {

@@ -17,7 +17,7 @@ pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     if !context.quiet {
-        anstream::eprintln!("following {}", crate::render::escape::escape(&watch.subject.name()));
+        crate::render::note(&format!("following {}\n", crate::render::escape::escape(&watch.subject.name())));
     }
     watch.run(context, supervisor, interrupted).await
 }
