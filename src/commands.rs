@@ -14,6 +14,7 @@ mod watch;
 use crate::cli::{Cli, Command, Global};
 use crate::connect::{Environment, Server};
 use crate::exit_code::ExitCode;
+use crate::failure::HintExt as _;
 use crate::render::escape::escape;
 use crate::render::{Format, Trace, note};
 use crate::suspend::Suspension;
@@ -97,6 +98,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Completions(args) = &cli.command {
         return completions::run(args);
     }
+    check_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("start the runtime")?;
     let done = runtime.block_on(async {
@@ -122,6 +124,14 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // A task that waits for a server that is gone must not keep us.
     runtime.shutdown_background();
     done
+}
+
+/// Whether as many files can be opened as the runtime and the connections take; the runtime does not survive it otherwise.
+fn check_files() -> anyhow::Result<()> {
+    const NEEDED: usize = 12;
+    let opened: std::io::Result<Vec<std::fs::File>> = (0..NEEDED).map(|_| std::fs::File::open("/dev/null")).collect();
+    drop(opened.with_context(|| format!("open {NEEDED} files at once")).hint("raise the limit: ulimit -n 64")?);
+    Ok(())
 }
 
 fn trace(verbosity: u8) {

@@ -7,7 +7,7 @@ mod environment;
 mod parameters;
 
 use crate::failure::with_hint;
-use crate::secrets::is_connection_string;
+use crate::secrets::{is_bare, is_connection_string};
 use crate::suspend::Suspension;
 use anyhow::{Context as _, bail};
 pub use environment::Environment;
@@ -206,7 +206,7 @@ fn check_ssl_mode(mode: Option<&str>) -> anyhow::Result<()> {
 /// of the password is printed with the host's name.
 fn check_names(config: &Config) -> anyhow::Result<()> {
     let is_odd_host = |host: &Host| match host {
-        Host::Tcp(name) => name.contains(['@', ':']) && name.parse::<IpAddr>().is_err() || name.contains("://"),
+        Host::Tcp(name) => name.contains(['@', ':', '/', '=', '\'', '"', ' ']) && name.parse::<IpAddr>().is_err(),
         #[cfg(unix)]
         Host::Unix(_) => false,
     };
@@ -217,7 +217,7 @@ fn check_names(config: &Config) -> anyhow::Result<()> {
         ));
     }
     let names = [config.get_dbname(), config.get_user(), config.get_application_name()];
-    if names.into_iter().flatten().any(is_connection_string) {
+    if names.into_iter().flatten().any(|name| is_connection_string(name) || is_bare(name)) {
         bail!("a connection string stands where the name of a database, a user or an application belongs");
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use crate::connect::ConnectFailure;
 use crate::render::escape::escape;
+use crate::throwaway::INSTALL_HINT;
 use std::fmt;
 
 /// What to do next, carried along with an error and printed on a line of its own.
@@ -34,7 +35,7 @@ pub fn with_hint(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> an
     error.into().context(Hint(hint.into()))
 }
 
-/// The lines to print for an error: its chain on one, what the server adds, then the hint.
+/// The lines to print for an error: its chain on one, what the server adds, then the hint. What a terminal obeys is escaped.
 pub fn lines(error: &anyhow::Error) -> Vec<String> {
     let hint = error.downcast_ref::<Hint>().cloned();
     let hint_text = hint.as_ref().map(ToString::to_string);
@@ -49,8 +50,7 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
         let failed = cause.downcast_ref::<ConnectFailure>().and_then(ConnectFailure::hint);
         server_hint = failed.map(|hint| format!("hint: {hint}")).or(server_hint);
         if let Some(server) = cause.downcast_ref::<tokio_postgres::error::DbError>() {
-            // Lines of the server's must not pass for lines of ours.
-            text = format!("{} (SQLSTATE {})", escape(server.message()), server.code().code());
+            text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
             details.extend(server.detail().map(|detail| format!("detail: {}", escape(detail))));
             server_hint = server.hint().map(|hint| format!("hint: {}", escape(hint))).or(server_hint);
         } else if cause.downcast_ref::<tokio_postgres::Error>().is_some() && cause.source().is_some() {
@@ -61,9 +61,11 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
             causes.push(text);
         }
     }
-    let mut lines = vec![format!("error: {}", causes.join(": "))];
+    // Nothing that somebody else wrote may pass for a line of ours.
+    let mut lines = vec![escape(&format!("error: {}", causes.join(": "))).into_owned()];
     lines.extend(details);
-    lines.extend(hint.map(|hint| format!("hint: {hint}")).or(server_hint));
+    let own = |Hint(hint): Hint| if hint == INSTALL_HINT { hint } else { escape(&hint).into_owned() };
+    lines.extend(hint.map(|hint| format!("hint: {}", own(hint))).or(server_hint));
     lines
 }
 

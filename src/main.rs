@@ -18,32 +18,30 @@ fn main() -> std::process::ExitCode {
     }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(refused) => return refuse(&refused),
+        Err(refused) => return refuse(&refused, &arguments),
     };
     let code = match commands::run(cli) {
         Ok(code) => code,
         // The reader has what it wanted.
         Err(error) if error.downcast_ref::<OutputClosed>().is_some() => ExitCode::Yes,
         Err(error) => {
-            note(&failure::lines(&error).iter().map(|line| format!("{}\n", printable(line))).collect::<String>());
+            note(&failure::lines(&error).iter().map(|line| format!("{line}\n")).collect::<String>());
             ExitCode::Failed
         }
     };
     code.into()
 }
 
-/// A text of ours with its lines; what the server or a user wrote is escaped.
-fn printable(text: &str) -> String {
-    text.split('\n').map(escape).collect::<Vec<_>>().join("\n")
-}
-
-/// What was typed is not understood, or help is asked for. What is repeated of it is escaped.
-fn refuse(refused: &clap::Error) -> std::process::ExitCode {
-    let plain = refused.render().to_string();
-    let escaped = printable(&plain);
-    if escaped == plain {
+/// What was typed is not understood, or help is asked for. What is repeated of it is escaped, so it is parsed once more so.
+fn refuse(refused: &clap::Error, arguments: &[OsString]) -> std::process::ExitCode {
+    let escaped: Vec<String> =
+        arguments.iter().map(|argument| escape(&argument.to_string_lossy()).into_owned()).collect();
+    if std::iter::zip(&escaped, arguments).all(|(escaped, argument)| escaped.as_str() == argument) {
         refused.exit();
     }
-    note(&escaped);
+    match Cli::try_parse_from(escaped) {
+        Err(refused) => refused.exit(),
+        Ok(_) => note("error: an argument has characters that it must not have\n"),
+    }
     ExitCode::Failed.into()
 }

@@ -89,13 +89,17 @@ pub fn count(number: u64, one: &str) -> String {
 /// not notice.
 pub async fn reader_gone() {
     let (sender, gone) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
+    let watching = std::thread::Builder::new().name("output".to_string()).spawn(move || {
         let stdout = io::stdout();
         let watched = PollFd::new(&stdout, PollFlags::empty());
         // Nothing is asked for: what is said all the same is that the other end is closed. A file never says it.
         let said = poll(&mut [watched], None);
         sender.send(said.is_ok_and(|count| count > 0))
     });
+    // Without the thread nobody says it; the next line that is written does.
+    if let Err(error) = watching {
+        tracing::warn!(%error, "the output is not watched");
+    }
     if !gone.await.unwrap_or(false) {
         std::future::pending::<()>().await;
     }

@@ -18,12 +18,24 @@ pub fn is_connection_string(text: &str) -> bool {
     scheme.to_ascii_lowercase().contains("postgres") || authority.contains('@')
 }
 
+/// Whether a text is a connection string without a scheme: `alice:secret@db/shop`, or pairs with a password among them.
+pub fn is_bare(text: &str) -> bool {
+    let has_key = |key: &str| text.split_whitespace().any(|pair| pair.trim_start_matches(['\'', '"']).starts_with(key));
+    let has_url = text.split_whitespace().any(|pair| pair.strip_prefix("dbname=").is_some_and(is_connection_string));
+    let is_pairs = has_url || has_key("password=") && ["host=", "port=", "user=", "dbname="].into_iter().any(has_key);
+    let (name, rest) = text.split_once(':').unwrap_or_default();
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    is_pairs || (is_name && rest.contains('@'))
+}
+
 /// Whether a connection string is among the arguments where none belongs.
 pub fn is_misplaced(arguments: &[OsString]) -> bool {
-    let mut is_value = false;
+    let (mut is_value, mut is_any_value) = (false, false);
     arguments.iter().any(|argument| {
         let argument = argument.to_string_lossy();
         let was_value = std::mem::replace(&mut is_value, OPTIONS.contains(&&*argument));
+        // A key that is filtered for may look like a name with a password.
+        let was_any_value = std::mem::replace(&mut is_any_value, argument.starts_with('-'));
         if was_value
             || argument.starts_with("-d") && !argument.starts_with("--")
             || argument.starts_with("--database-url=")
@@ -31,7 +43,9 @@ pub fn is_misplaced(arguments: &[OsString]) -> bool {
             return false;
         }
         let value = argument.strip_prefix('-').and_then(|option| option.split_once('='));
-        is_connection_string(&argument) || value.is_some_and(|(_, value)| is_connection_string(value))
+        is_connection_string(&argument)
+            || (!was_any_value && is_bare(&argument))
+            || value.is_some_and(|(_, value)| is_connection_string(value))
     })
 }
 
@@ -59,11 +73,17 @@ mod tests {
     #[test]
     fn they_belong_to_their_option_alone() {
         let is_misplaced = |line: &str| is_misplaced(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        for line in ["status -d postgres://a:b@c users", "--database-url=postgres://c status", "-dpostgres://c status"]
-        {
+        for line in [
+            "status -d postgres://a:b@c users",
+            "--database-url=postgres://c status",
+            "-dpostgres://c status",
+            "tail --id a:b@c",
+            "query t a=b:c@d",
+        ] {
             assert!(!is_misplaced(line), "{line}");
         }
         for line in [
+            "status a:b@c",
             "status postgres://a:b@c",
             "status --url=postgres://a:b@c",
             "tail -d x postgres://c",

@@ -3,6 +3,8 @@
 use super::Format;
 use super::table::{Heading, render};
 use postgres_index_cache_core::{Column, Kind, Row, TableShape, one_line_json};
+use serde_json::json;
+use std::fmt::Write as _;
 
 /// The rows with `columns`, by their positions in the shape, in that order. No row: nothing.
 pub fn rows<'a>(
@@ -26,6 +28,23 @@ pub fn rows<'a>(
             render(&headings, rows.map(|row| columns.iter().map(|&column| cell(shape, row, column)).collect()))
         }
     }
+}
+
+/// The rows as events of a stream, a JSON object each: a column that is called `event` must not pass for the word of the stream.
+pub fn row_events<'a>(
+    (schema, table): (&str, &str),
+    shape: &TableShape,
+    columns: &[usize],
+    found: impl IntoIterator<Item = &'a Row<'a>>,
+) -> String {
+    let lead = json!({"event": "row", "schema": schema, "table": table}).to_string();
+    let lead = lead.strip_suffix('}').unwrap_or_default();
+    let mut text = String::new();
+    for line in rows(Format::Json, shape, columns, found).lines() {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "{},\"row\":{line}}}", one_line_json(lead));
+    }
+    text
 }
 
 fn heading(column: &Column) -> Heading {

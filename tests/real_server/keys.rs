@@ -94,7 +94,7 @@ async fn keys_of_every_type_are_followed() {
                 assert_eq!(value.get("error"), None, "{line}: {value}");
                 break;
             }
-            rows.push(value);
+            rows.push(if value["event"] == "row" { value["row"].clone() } else { value });
         }
         rows
     };

@@ -15,6 +15,7 @@ mod install;
 mod keys;
 mod partitions;
 mod poolers;
+mod printed;
 mod privileges;
 mod query;
 mod remedies;

@@ -18,7 +18,7 @@ use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::finding::finding;
 use crate::render::json;
-use crate::render::rows::rows;
+use crate::render::rows::{row_events, rows};
 use crate::render::table::{Heading, render};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
@@ -319,7 +319,7 @@ impl Session {
     }
 
     fn rows(&mut self, at: usize, asked: Asked, mut notices: Vec<String>) -> anyhow::Result<Data> {
-        let Subject { shape, shown, .. } = self.live.subject(at);
+        let Subject { table, shape, shown, .. } = self.live.subject(at);
         let conditions = asked.conditions(shape)?;
         let cache = self.live.cache(at);
         let answer = cache.find(&conditions);
@@ -327,7 +327,11 @@ impl Session {
         if count > self.limit {
             notices.push(format!("{} more rows match; .limit {} cut them off", count - self.limit, self.limit));
         }
-        let text = rows(self.format, shape, shown, answer.rows.iter().take(self.limit));
+        let found = answer.rows.iter().take(self.limit);
+        let text = match self.format {
+            Format::Text => rows(self.format, shape, shown, found),
+            Format::Json => row_events((&table.schema, &table.name), shape, shown, found),
+        };
         Ok(Data { text, rows: count.min(self.limit), is_rows: true, at: Some(at), notices })
     }
 
