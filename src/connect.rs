@@ -19,6 +19,9 @@ use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls};
 
+/// How long a server is waited for, until it lets us in, unless `connect_timeout` says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Where to connect, and as whom.
 #[derive(Clone)]
 pub struct Server {
@@ -80,7 +83,7 @@ impl Server {
         config.keepalives(true).keepalives_idle(Duration::from_secs(10)).keepalives_interval(Duration::from_secs(3));
         config.keepalives_retries(3).tcp_user_timeout(Duration::from_secs(15));
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(Duration::from_secs(15));
+            config.connect_timeout(CONNECT_TIMEOUT);
         }
         let application_name = config.get_application_name().map_or_else(|| format!("pgic {command}"), str::to_string);
         Ok(Self { config, application_name, suspension: Suspension::default() })
@@ -135,8 +138,14 @@ impl Server {
         let mut config = role.preferring_the_primary(&self.config);
         config.application_name(role.session_name(&self.application_name));
         self.suspension.is_over().await;
-        let connected = config.connect(NoTls).await;
-        let (client, connection) = connected.map_err(|source| ConnectFailure { server: self.to_string(), source })?;
+        // tokio-postgres bounds the connection of TCP alone: a port that accepts and says nothing takes for ever.
+        let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
+        let patience = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        let patience = patience.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX));
+        let failed = |source: ConnectError| ConnectFailure { server: self.to_string(), source };
+        let connected = tokio::time::timeout(patience, config.connect(NoTls)).await;
+        let connected = connected.map_err(|_| failed(Silent(patience).into()))?;
+        let (client, connection) = connected.map_err(|source| failed(source.into()))?;
         Ok(Session::new(client, self.suspension.bound(connection)))
     }
 }
@@ -152,13 +161,23 @@ impl Connector for Server {
 #[error("connect to {server}")]
 pub struct ConnectFailure {
     server: String,
-    source: tokio_postgres::Error,
+    /// [`Silent`], or what the server or the system said.
+    source: ConnectError,
 }
+
+/// The server took the connection and then said nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("it did not answer within {} s", .0.as_secs_f64())]
+struct Silent(Duration);
 
 impl ConnectFailure {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
-        connection_hint(&self.source)
+        if self.source.is::<Silent>() {
+            let hint = "is this a PostgreSQL server's port? To wait longer, set connect_timeout or PGCONNECT_TIMEOUT";
+            return Some(hint.to_string());
+        }
+        self.source.downcast_ref().and_then(connection_hint)
     }
 }
 

@@ -158,7 +158,9 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
         (DriverError::Snapshot { source: ReadError::Altered(_), .. }, _) => {
             "the table is being altered: try again when that is done"
         }
-        (DriverError::Memory { .. }, _) => "raise --max-memory, or load fewer columns with --columns or --count",
+        (DriverError::Memory { .. } | DriverError::RowTooLong { .. }, _) => {
+            "raise --max-memory, or load fewer columns with --columns or --count"
+        }
         (_, Some(code)) => match sqlstate::hint(code) {
             Some(hint) => hint,
             None => return error.into(),

@@ -4,7 +4,7 @@
 //! watchdog process waits on a pipe that only the starter holds, then stops the server and removes the folder.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -283,11 +283,16 @@ impl Drop for Cluster {
     }
 }
 
-/// Variables that would send the server's programs elsewhere.
+/// The variables that somebody has set for another server: every one of libpq's and of the server's own programs.
+pub fn variables_of_others() -> impl Iterator<Item = OsString> {
+    let is_of_others = |name: &OsString| name.as_encoded_bytes().starts_with(b"PG") && name != "PGIC_PG_BIN";
+    std::env::vars_os().map(|(name, _)| name).filter(is_of_others)
+}
+
 fn clear_connection_environment(command: &mut Command) {
-    for name in ["PGDATA", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGOPTIONS", "PGSERVICE"] {
+    variables_of_others().for_each(|name| {
         command.env_remove(name);
-    }
+    });
 }
 
 fn become_user(command: &mut Command, user: Option<User>) {

@@ -4,7 +4,7 @@ use super::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::render::print;
-use crate::throwaway::{Cluster, INSTALL_HINT, Setup, ThrowawayError};
+use crate::throwaway::{Cluster, INSTALL_HINT, Setup, ThrowawayError, variables_of_others};
 use anyhow::{Context as _, bail};
 use std::process::Stdio;
 use std::time::Duration;
@@ -124,7 +124,10 @@ fn pgic(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
     say(&format!("$ pgic {line}"))?;
     let program = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(program);
-    command.args(line.split(' ')).env("DATABASE_URL", url).env_remove("PGSERVICE").env_remove("PGSSLMODE");
+    command.args(line.split(' ')).env("DATABASE_URL", url);
+    variables_of_others().for_each(|name| {
+        command.env_remove(name);
+    });
     command.args(["--color", if context.color { "always" } else { "never" }]);
     // What the commands say beside their answers stands where they say it.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -108,7 +108,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         replace_function: args.replace_function,
     };
     let is_dry = args.dry_run || args.print_sql;
+    let named = asked.columns.clone().unwrap_or_default();
     let plans = carry_out(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, is_dry).await?;
+    for (table, plan) in tables.iter().zip(&plans) {
+        context.notices(&secret_columns(table, plan, &named).into_iter().collect::<Vec<_>>());
+    }
     if args.print_sql {
         let sql =
             migration("Triggers that announce changes", version, Kind::Install, args.lock_timeout, &tables, &plans);
@@ -120,6 +124,37 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         context.notice("nothing to change: the triggers are as they should be");
     }
     Ok(ExitCode::Yes)
+}
+
+/// What to say of columns that are sent and look like secrets, unless they were named on purpose. Any role of the database can
+/// LISTEN, whatever it may SELECT.
+fn secret_columns(table: &Table, plan: &TablePlan, named: &[String]) -> Option<String> {
+    let options = plan.options.1.as_ref()?;
+    let is_shown = |name: &String| options.sends(name) && looks_like_secret(name) && !named.contains(name);
+    let names: Vec<&str> =
+        table.columns.iter().map(|column| &column.name).filter(|name| is_shown(name)).map(String::as_str).collect();
+    let others = table.columns.iter().map(|column| &column.name).filter(|name| options.sends(name) && !is_shown(name));
+    let others: Vec<&str> = others.map(String::as_str).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} sends {}, which by the name is a secret: any role of the database can LISTEN and read it; to leave it out: --columns {}",
+            table.display_name(),
+            names.join(", "),
+            others.join(",")
+        )
+    })
+}
+
+/// Whether a column's name is that of a secret.
+fn looks_like_secret(name: &str) -> bool {
+    const PARTS: [&str; 10] =
+        ["password", "passwd", "passphrase", "pwd", "secret", "token", "apikey", "credential", "credentials", "otp"];
+    let name = name.to_lowercase();
+    let has_part = |part: &str| {
+        name.split(|c: char| !c.is_alphanumeric()).any(|own| own == part || own.strip_suffix('s') == Some(part))
+    };
+    PARTS.iter().any(|part| has_part(part))
+        || ["password", "secret", "api_key", "private_key", "access_key"].iter().any(|part| name.contains(part))
 }
 
 /// Prints a migration file. On a terminal what that would obey is escaped, and said to be.

@@ -23,9 +23,10 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Parsed> {
         let own = scheme.strip_prefix("jdbc:").unwrap_or(scheme);
         let is_plain = own.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
         return Err(with_hint(
-            match is_plain {
-                true => anyhow!("a URL of the scheme {scheme}:// is not understood"),
-                false => anyhow!("it is neither a URL nor key=value pairs"),
+            if is_plain {
+                anyhow!("a URL of the scheme {scheme}:// is not understood")
+            } else {
+                anyhow!("it is neither a URL nor key=value pairs")
             },
             "write postgresql://user@host:port/database, without quotes inside the variable",
         ));

@@ -23,6 +23,31 @@ fn the_demo_shows_every_part_and_ends_by_itself() {
     assert!(!Path::new(&folder_of(&ran.stdout)).exists(), "the folder is gone");
 }
 
+#[test]
+fn the_demo_is_independent_of_what_is_set_for_another_server() {
+    let mut command = pgic(&["demo"]);
+    for (name, value) in [
+        ("PGSERVICE", "nothing"),
+        ("PGSSLMODE", "verify-full"),
+        ("PGOPTIONS", "-c search_path=nothing -c default_transaction_read_only=on"),
+        ("PGHOST", "nothing.invalid"),
+        ("PGPORT", "1"),
+        ("PGUSER", "nobody"),
+        ("PGDATABASE", "nothing"),
+        ("PGPASSWORD", "nothing"),
+        ("PGAPPNAME", "nothing"),
+        ("PGCONNECT_TIMEOUT", "x"),
+        ("PGTARGETSESSIONATTRS", "standby"),
+        ("PGDATA", "/nothing"),
+        ("PGTZ", "Mars/Phobos"),
+        ("DATABASE_URL", "postgresql://nothing.invalid/x"),
+    ] {
+        command.env(name, value);
+    }
+    let ran = run(command);
+    assert!(ran.code == 0 && ran.stdout.contains("equal"), "{ran:?}");
+}
+
 /// The folder that the demo names: `PostgreSQL 15 in /tmp/pgic-abcdef`.
 fn folder_of(stdout: &str) -> String {
     stdout.lines().find_map(|line| line.split_once(" in /")).map(|(_, folder)| format!("/{folder}")).expect("a folder")

@@ -748,3 +748,37 @@ async fn a_copy_that_is_cut_again_and_again_is_said_and_given_up() {
         assert!(said >= 4 && counted, "{arguments:?}: {ran:?}");
     }
 }
+
+/// What a process has had in memory at most, in kB, by its own account.
+#[cfg(target_os = "linux")]
+fn peak(ran: &crate::support::Ran) -> usize {
+    let line = ran.stderr.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak is told");
+    line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+}
+
+/// A row is refused before it is there: its 100 MB are never in memory.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_memory_does_not_allow_is_refused_before_it_is_whole() {
+    let database = Database::with(
+        "CREATE TABLE wide (id int PRIMARY KEY, v text, j jsonb);
+         INSERT INTO wide VALUES (1, 'small', '{}'), (2, repeat('x', 100000000), NULL), (3, '', to_jsonb(repeat('y', 100000000)))",
+    )
+    .await;
+    let admin = database.client().await;
+    for (sql, code) in [("SELECT 1", 2), ("DELETE FROM wide WHERE id = 2", 2), ("DELETE FROM wide WHERE id = 3", 0)] {
+        admin.batch_execute(sql).await.unwrap();
+        // The shell tells what its child has taken when it is done.
+        let script = format!(
+            "{} query wide --max-memory 20M & child=$!; while kill -0 $child 2>/dev/null; do grep VmHWM /proc/$child/status > /tmp/peak.$$ 2>/dev/null && mv /tmp/peak.$$ /tmp/peak.$$.last; done; wait $child; code=$?; cat /tmp/peak.$$.last >&2; rm -f /tmp/peak.$$ /tmp/peak.$$.last; exit $code",
+            env!("CARGO_BIN_EXE_pgic")
+        );
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script]).env("DATABASE_URL", &database.url).stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let ran = crate::support::ended(command.spawn().unwrap());
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(code == 0 || ran.stderr.contains("a row of public.wide has more than 2621440 bytes"), "{ran:?}");
+        assert!(peak(&ran) < 60_000, "{ran:?}");
+    }
+}

@@ -263,3 +263,35 @@ async fn a_role_that_does_not_own_a_table_installs_nothing() {
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.stderr.contains("public.t belongs to postgres"), "{ran:?}");
 }
+
+/// A role whose transactions are serializable, read-only and deferrable by default waits for others' before its first statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_default_of_a_role_makes_a_command_wait_without_end() {
+    let database = Database::with("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+    let admin = database.client().await;
+    let defaults = format!(
+        "ALTER DATABASE {0} SET default_transaction_isolation = serializable; ALTER DATABASE {0} SET default_transaction_deferrable = on;
+         ALTER DATABASE {0} SET default_transaction_read_only = on",
+        database.name
+    );
+    admin.batch_execute(&defaults).await.unwrap();
+    // As long as this goes on, a deferrable one waits.
+    let writer = database.client().await;
+    writer.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE; INSERT INTO t VALUES (2)").await.unwrap();
+    // It is not announced yet, which is what verify finds.
+    let verify = ["verify", "t", "--rounds", "1"];
+    for (arguments, code) in
+        [(&["status"][..], 0), (&["install-triggers", "t", "--dry-run"], 0), (&["query", "t"], 0), (&verify, 1)]
+    {
+        assert_eq!(database.pgic(arguments).code, code, "{arguments:?}");
+    }
+    let tail = database.tail(&["--count", "1"]);
+    writer.batch_execute("COMMIT").await.unwrap();
+    database.pgic_ok(&["install-triggers", "t"]);
+    writer
+        .batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE; INSERT INTO t VALUES (3); COMMIT")
+        .await
+        .unwrap();
+    assert_eq!(tail.finish().0, 0);
+    database.pgic_ok(&["remove-triggers", "--all"]);
+}

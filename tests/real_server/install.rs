@@ -681,3 +681,63 @@ async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
     assert_eq!(guest.pgic(&["install-triggers", "a", "--print-sql"]).code, 0, "somebody else runs it");
     client.batch_execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_warns_of_columns_that_look_like_secrets() {
+    let sql = "CREATE TABLE users (id int PRIMARY KEY, name text, password_hash text, \"apiKey\" text, token text, tokens_used int);
+        CREATE TABLE plain (id int PRIMARY KEY, username_hash bigint);";
+    let database = Database::with(sql).await;
+    for arguments in [&["install-triggers", "users", "plain", "--dry-run"][..], &["install-triggers", "users", "plain"]]
+    {
+        let ran = database.pgic(arguments);
+        let warning = "notice: public.users sends password_hash, apiKey, token, tokens_used, which by the name is a secret: any role \
+            of the database can LISTEN and read it; to leave it out: --columns id,name\n";
+        assert!(ran.stderr.contains(warning) && !ran.stderr.contains("plain"), "{ran:?}");
+    }
+    // What is named on purpose is meant.
+    let ran = database.pgic(&["install-triggers", "users", "--columns", "id,token"]);
+    assert_eq!(ran.stderr, "", "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_accepts_and_says_nothing_is_not_waited_for_without_end() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgresql://ann@127.0.0.1:{}/d?connect_timeout=1", silent.local_addr().unwrap().port());
+    for arguments in
+        [&["status"][..], &["tail"], &["query", "t"], &["verify", "t"], &["shell", "t"], &["install-triggers", "t"]]
+    {
+        let ran = crate::support::run(crate::support::pgic(&[&["-d", &url], arguments].concat()));
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains("it did not answer within 1 s"), "{ran:?}");
+    }
+    let config: tokio_postgres::Config = url.parse().unwrap();
+    let opened = postgres_index_cache_core::postgres::Replica::builder(config).open().await;
+    assert!(opened.is_err());
+}
+
+/// While locks are waited for, none is held for long: whoever has one of the tables and wants another gets it, and is not ended as
+/// part of a deadlock.
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_go_on_while_locks_are_waited_for() {
+    let database = Database::with(TWO).await;
+    let holder = database.client().await;
+    holder.batch_execute("BEGIN; INSERT INTO b VALUES (1)").await.unwrap();
+    let mut command = database.command(&["install-triggers", "a", "b", "--lock-timeout", "30s"]);
+    let install = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let admin = database.client().await;
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'b'::regclass AND NOT granted";
+    let writer = database.client().await;
+    writer.batch_execute("SET lock_timeout = '5s'").await.unwrap();
+    for n in 0..10 {
+        let give_up = std::time::Instant::now() + DEADLINE;
+        while admin.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            assert!(std::time::Instant::now() < give_up, "it does not try again");
+        }
+        // It has a, and waits for b.
+        writer.execute("INSERT INTO a VALUES ($1)", &[&n]).await.expect("a writer is not kept waiting");
+    }
+    holder.batch_execute("INSERT INTO a VALUES (100)").await.expect("no deadlock");
+    holder.batch_execute("COMMIT").await.unwrap();
+    let ran = crate::support::ended(install);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}

@@ -127,9 +127,9 @@ fn tail_started(mut command: Command, format: &str) -> std::process::Child {
         }
     };
     if format == "json" {
-        first(child.stdout.as_mut().unwrap())
+        first(child.stdout.as_mut().unwrap());
     } else {
-        first(child.stderr.as_mut().unwrap())
+        first(child.stderr.as_mut().unwrap());
     }
     child
 }

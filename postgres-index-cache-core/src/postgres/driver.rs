@@ -39,6 +39,9 @@ pub(super) const BATCH: usize = 256;
 /// How many rows are loaded, or changes applied, before the memory is looked at again.
 const ROWS_BETWEEN_CHECKS: usize = 10_000;
 
+/// How many pieces of a read may be on their way.
+const BROUGHT: usize = 4;
+
 /// How long the lock of a cache is waited for at once. Long enough for readers that look something up; the server's
 /// queue must not wait for the others.
 const LOCK_PATIENCE: Duration = Duration::from_millis(1);
@@ -142,7 +145,8 @@ pub struct Driver {
     state: State,
     standings: Vec<TableStanding>,
     connect_task: Option<JoinHandle<()>>,
-    applied_since_check: usize,
+    /// How many changes were applied since the memory was looked at, and of how many bytes.
+    applied_since_check: (usize, usize),
     /// What the caches took when that was last looked at.
     used: usize,
     /// How often what waited was dropped since it was live.
@@ -228,7 +232,7 @@ impl Driver {
         let opener = Opener { open, options, events: sender.clone(), epoch: 0, reads: !tables.is_empty() };
         let links = opener.first(&channels).await?;
         let Opener { open, options, .. } = opener;
-        let (bringer, brought) = mpsc::channel(16);
+        let (bringer, brought) = mpsc::channel(BROUGHT);
         let tells_rows = options.tells_rows;
         let mut driver = Self {
             state: engine.state(),
@@ -254,7 +258,7 @@ impl Driver {
             sender,
             connect_task: None,
             reads: Reads::default(),
-            applied_since_check: 0,
+            applied_since_check: (0, 0),
             used: 0,
             times_short: 0,
             has_begun: false,
@@ -583,15 +587,15 @@ impl Driver {
                 Output::GiveUpRead { table } => self.give_up_read(table),
                 Output::Store { table, batch: _ } => {
                     let stored = self.tables[table.0].store_refetched();
-                    self.done_with(table, stored, None);
+                    self.done_with(table, stored, None, self.tables[table.0].copied);
                 }
                 Output::Apply { table, change } => {
                     let applied = self.tables[table.0].apply(&change);
-                    self.done_with(table, applied, Some(change.sender));
+                    self.done_with(table, applied, Some(change.sender), change.data().map_or(0, str::len));
                 }
                 Output::Clear { table, keep } => {
                     let cleared = self.tables[table.0].store.clear(&keep);
-                    self.done_with(table, cleared, None);
+                    self.done_with(table, cleared, None, 0);
                 }
                 Output::FenceReached { table, fence } => {
                     let arrived = &mut self.standings[table.0].arrived;
@@ -640,13 +644,15 @@ impl Driver {
     }
 
     /// Something was done to a cache: tells of its rows, and looks at the memory now and then.
-    fn done_with(&mut self, table: TableId, done: Result<(), String>, sender: Option<i32>) {
+    fn done_with(&mut self, table: TableId, done: Result<(), String>, sender: Option<i32>, bytes: usize) {
         if let Err(why) = done {
             self.engine.handle(Input::ChangeUnfit { table, why, sender }, Instant::now());
         }
-        self.applied_since_check += 1;
-        if self.applied_since_check >= ROWS_BETWEEN_CHECKS {
-            self.applied_since_check = 0;
+        self.applied_since_check.0 += 1;
+        self.applied_since_check.1 += bytes;
+        let (changes, applied) = self.applied_since_check;
+        if changes >= ROWS_BETWEEN_CHECKS || applied > self.bytes_between_checks() {
+            self.applied_since_check = (0, 0);
             self.check_memory(table);
         }
     }

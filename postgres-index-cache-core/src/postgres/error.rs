@@ -52,6 +52,14 @@ pub enum DriverError {
     /// It has failed before.
     #[error("the connections of this driver have ended; open another")]
     Ended,
+    /// A row is longer than the memory allows; it was not read.
+    #[error("a row of {table} has more than {longest} bytes, which is too much for the memory that the cache may take")]
+    RowTooLong {
+        /// The table.
+        table: String,
+        /// How many bytes a row may have.
+        longest: usize,
+    },
     /// The caches would take more memory than they may.
     #[error("the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} it may")]
     Memory {
@@ -85,6 +93,9 @@ pub enum ReadError {
     /// The table was dropped or renamed while it was read, and another may have its name.
     #[error("the table was dropped or renamed, or another has its name")]
     Renamed,
+    /// Rows that are read again by their keys take too much memory at once.
+    #[error("the rows to be read again take more memory than they may")]
+    TooMuch,
     /// `pg_current_snapshot()` is not understood.
     #[error("{0}")]
     Snapshot(String),
@@ -107,6 +118,7 @@ impl DriverError {
             | Self::Silent(_)
             | Self::Failed(_)
             | Self::Ended
+            | Self::RowTooLong { .. }
             | Self::Memory { .. } => false,
         }
     }
@@ -124,6 +136,7 @@ impl DriverError {
             // What is kept is not what the server has, or more than may be kept: the next time is no better.
             Self::Snapshot { .. }
             | Self::Memory { .. }
+            | Self::RowTooLong { .. }
             | Self::Ended
             | Self::Failed(_)
             | Self::Claim { source: ClaimError::Shared, .. } => Policy::Refused,

@@ -7,14 +7,18 @@ use super::follow::FollowTable;
 use super::keep::Comparison;
 use super::session::{quote_identifier, quote_literal};
 use super::store::Store;
+use crate::Column;
 use crate::sync::Change;
 use crate::table_cache::Unfit;
-use crate::value::write_json_string;
+use crate::value::{Kind, write_json_string};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
+
+/// The code of the error with which a row that is too long fails: nothing else that is read asks for a substring.
+pub(super) const TOO_LONG: &str = "22011";
 
 pub(super) struct Followee {
     pub(super) follow: FollowTable,
@@ -123,13 +127,39 @@ impl Followee {
         self.store.change(change)
     }
 
-    /// Reads every row, or those of some keys.
-    pub(super) fn copy_statement(&self, keys: Option<&[String]>) -> Result<String, DriverError> {
-        let only = match keys {
-            None => String::new(),
-            Some(keys) => format!(" WHERE {}", self.having(keys)?),
-        };
+    /// Reads every row, or those of some keys. A row of more than `longest` bytes is an error of the server.
+    pub(super) fn copy_statement(&self, keys: Option<&[String]>, longest: usize) -> Result<String, DriverError> {
+        let having = keys.map(|keys| self.having(keys)).transpose()?;
+        let conditions: Vec<String> = having.into_iter().chain(self.no_longer_than(longest)).collect();
+        let only = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
         Ok(format!("COPY ({}) TO STDOUT (FORMAT binary)", self.store.query(&self.follow.relation(), &only)))
+    }
+
+    /// The condition that a row has at most so many bytes; one that has more fails with [`TOO_LONG`].
+    ///
+    /// The client can only see that a row is too long when it is there: what reads from the socket collects a row whole. So the
+    /// server looks, where a value of the largest size that it takes, 1 GB, would not do. The length of a text is known without
+    /// reading it; of other types the stored size is, which counts where it is small.
+    fn no_longer_than(&self, longest: usize) -> Option<String> {
+        const LARGEST: usize = 1 << 30;
+        let size = |column: &Column| {
+            let name = quote_identifier(&column.name);
+            match column.kind {
+                Kind::Text | Kind::Bpchar | Kind::Bytea => {
+                    Some(format!("coalesce(pg_catalog.octet_length({name}), 0)::pg_catalog.int8"))
+                }
+                kind if kind.width().is_some() => None,
+                _ => Some(format!(
+                    "CASE WHEN pg_catalog.pg_column_size({name}) > 2000 THEN pg_catalog.octet_length(pg_catalog.concat({name}))
+                        ELSE coalesce(pg_catalog.pg_column_size({name}), 0) END::pg_catalog.int8"
+                )),
+            }
+        };
+        let sizes: Vec<String> = self.follow.shape.columns().iter().filter_map(size).collect();
+        (longest < LARGEST && !sizes.is_empty()).then(|| {
+            let sum = sizes.join(" + ");
+            format!("CASE WHEN {sum} > {longest} THEN pg_catalog.substr('', 1, (-({sum}))::pg_catalog.int4) = '' ELSE true END")
+        })
     }
 
     /// The condition that a row has one of these keys. The server makes values of their JSON.

@@ -4,8 +4,10 @@ use super::driver::{Asked, BATCH, Brought, DriverOptions, Event, ReadKind};
 use super::error::{DriverError, ReadError};
 use super::fingerprint::{Fingerprint, look};
 use super::follow::FollowTable;
+use super::followee::TOO_LONG;
 use super::session::{quote_identifier, quote_literal};
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -17,6 +19,9 @@ use tokio_postgres::types::Type;
 /// Timeouts that only some versions have: `idle_session_timeout` from PostgreSQL 14 on, `transaction_timeout` from 17 on.
 pub(super) const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+
+/// How many bytes are brought at once: with several batches on their way this is what a slow cache costs.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// How long Q may say nothing inside a transaction: as long as a round waits for its fence, twice. A process that is stopped there
 /// keeps its table locked against migrations no longer than that.
@@ -56,6 +61,8 @@ pub(super) struct Read {
     pub(super) rolls_back: bool,
     /// How long it may wait for the lock.
     pub(super) lock_timeout: Duration,
+    /// How many bytes a row may have.
+    pub(super) longest: usize,
 }
 
 impl Read {
@@ -201,16 +208,25 @@ impl Read {
 
     async fn copy(&self) -> Result<(), DriverError> {
         let name = self.follow.name();
-        let copy = || {
-            let doing = format!("copy {name}");
-            move |source| DriverError::Server { doing, source }
+        let failed = |source: tokio_postgres::Error| match source.code().map(SqlState::code) {
+            Some(TOO_LONG) => DriverError::RowTooLong { table: name.clone(), longest: self.longest },
+            _ => DriverError::Server { doing: format!("copy {name}"), source },
         };
         let asked = self.asked;
-        let stream = self.client.copy_out(&self.copy).await.map_err(copy())?;
-        let mut batches = std::pin::pin!(stream.ready_chunks(BATCH));
-        while let Some(batch) = batches.next().await {
-            let pieces = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(copy())?;
-            let _ = self.bringer.send(Brought::Rows { asked, pieces }).await;
+        let mut stream = std::pin::pin!(self.client.copy_out(&self.copy).await.map_err(failed)?.fuse());
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
+        while let Some(piece) = stream.next().await {
+            let mut next = Some(piece);
+            // What is there already goes with it, up to a batch.
+            while let Some(piece) = next {
+                let piece: Bytes = piece.map_err(failed)?;
+                bytes += piece.len();
+                pieces.push(piece);
+                let is_full = pieces.len() >= BATCH || bytes >= BATCH_BYTES;
+                next = if is_full { None } else { stream.next().now_or_never().flatten() };
+            }
+            bytes = 0;
+            let _ = self.bringer.send(Brought::Rows { asked, pieces: std::mem::take(&mut pieces) }).await;
         }
         Ok(())
     }

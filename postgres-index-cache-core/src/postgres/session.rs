@@ -71,13 +71,24 @@ impl Role {
     }
 }
 
+/// How long a server is waited for, until it lets us in, unless the configuration says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server took the connection and then said nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the server did not answer within {} s", .0.as_secs_f64())]
+struct Silent(Duration);
+
 /// In plaintext, as the configuration says: for a server on this machine, or behind a tunnel. A mode that asks for TLS is
 /// an error.
 impl Connector for Config {
     async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
         let mut config = role.preferring_the_primary(self);
         config.application_name(role.session_name(self.get_application_name().unwrap_or("postgres-index-cache")));
-        let (client, connection) = Self::connect(&config, NoTls).await?;
+        // Without a bound a port that accepts and says nothing is waited for without end.
+        let patience = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        let connected = tokio::time::timeout(patience, Self::connect(&config, NoTls)).await;
+        let (client, connection) = connected.map_err(|_| Silent(patience))??;
         Ok(Session::new(client, connection))
     }
 }

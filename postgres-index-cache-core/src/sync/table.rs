@@ -316,6 +316,9 @@ impl Table {
                     return Vec::new();
                 }
                 let steps = self.follow(change);
+                if self.touched_bytes() > waiting_limit {
+                    return vec![Step::ReadAgain("one transaction has changed too many rows".to_string())];
+                }
                 match self.bound_backlog(waiting_limit) {
                     Some(read_again) => vec![read_again],
                     None => steps,
@@ -331,9 +334,16 @@ impl Table {
             Phase::Reading { waiting_bytes, .. } => *waiting_bytes,
             Phase::Following { .. } => {
                 let backlog = self.backlog.as_ref().map_or(0, Backlog::bytes);
-                self.refetches.waiting_bytes() + self.refetches.wanted_bytes() + backlog + self.held_bytes()
+                let waiting = self.refetches.waiting_bytes() + self.refetches.wanted_bytes();
+                waiting + backlog + self.held_bytes() + self.touched_bytes()
             }
         }
+    }
+
+    /// How many bytes the keys of the transaction that is being followed take.
+    fn touched_bytes(&self) -> usize {
+        // A byte of control for each entry.
+        self.touched.capacity() * (size_of::<(u64, Touch)>() + 1)
     }
 
     /// Something happened to the table that nobody can make out.

@@ -7,6 +7,17 @@ use crate::sync::{Input, TableId};
 use std::time::Instant;
 
 impl Driver {
+    /// How many bytes are loaded or applied before the memory is looked at again. A small bound is looked at more often.
+    pub(super) fn bytes_between_checks(&self) -> usize {
+        const MOST: usize = 16 << 20;
+        MOST.min(self.options.max_memory / 16)
+    }
+
+    /// How many bytes a row may have: what is on its way is some rows, and each is there several times for a moment.
+    pub(super) fn longest_row(&self) -> usize {
+        self.options.max_memory / 8
+    }
+
     /// What waits for the caches takes memory too.
     pub(super) fn check_waiting(&mut self) {
         /// Dropped so often without being live in between, it will not be.

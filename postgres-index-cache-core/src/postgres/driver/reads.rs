@@ -13,9 +13,6 @@ use std::collections::VecDeque;
 use std::time::Instant;
 use tokio::task::JoinHandle;
 
-/// How many bytes of COPY are loaded before the memory is looked at again.
-const BYTES_BETWEEN_CHECKS: usize = 16 << 20;
-
 /// How many answers are kept that nobody takes: whoever asked may have given up.
 const ANSWERS_KEPT: usize = 256;
 
@@ -114,7 +111,7 @@ impl Driver {
         let Some((client, epoch)) = self.client(Via::Reads) else { return };
         let asked = Asked { epoch, table, work, kind };
         self.reads.asked = Some(asked);
-        let copy = match self.tables[table.0].copy_statement(keys.as_deref()) {
+        let copy = match self.tables[table.0].copy_statement(keys.as_deref(), self.longest_row()) {
             Ok(copy) => copy,
             Err(error) => return self.read_failed(asked, error),
         };
@@ -131,6 +128,7 @@ impl Driver {
             previous: self.reads.task.take(),
             rolls_back: is_left_open && !is_within_cut,
             lock_timeout: self.options.lock_timeout,
+            longest: self.longest_row(),
         };
         self.tables[table.0].start_work(keys);
         if kind == ReadKind::Compare {
@@ -163,6 +161,10 @@ impl Driver {
             Brought::Rows { asked, pieces } => {
                 if let Err(source) = self.tables[asked.table.0].load(pieces) {
                     return self.unreadable(asked, source);
+                }
+                // Rows that are read again are collected; if they are too many, the table is read instead.
+                if asked.kind.is_refetch() && self.tables[asked.table.0].copied > self.options.max_memory / 2 {
+                    return self.unreadable(asked, ReadError::TooMuch);
                 }
                 self.flush();
                 self.check_loading(asked.table);
@@ -394,7 +396,7 @@ impl Driver {
         }
         // To add it up takes time in proportion to the cache: the larger it is, the rarer that is done.
         self.reads.next_check =
-            (rows + ROWS_BETWEEN_CHECKS.max(rows / 16), bytes + BYTES_BETWEEN_CHECKS.max(bytes / 16));
+            (rows + ROWS_BETWEEN_CHECKS.max(rows / 16), bytes + self.bytes_between_checks().max(bytes / 16));
         self.check_memory(table);
     }
 }
