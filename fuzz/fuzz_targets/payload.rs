@@ -35,12 +35,12 @@ fn engine(now: Instant) -> Engine {
     while let Some(output) = engine.poll() {
         match output {
             Output::Notify { token, channel, .. } => {
-                engine.handle(Input::Notification { channel: &channel, payload: &token }, now);
+                engine.handle(Input::Notification { channel: &channel, payload: &token, sender: 1 }, now);
             }
             Output::ReadTable { table, generation } => {
                 let snapshot = "5:5:".parse().expect("a snapshot");
                 engine.handle(Input::SnapshotTaken { table, generation, snapshot }, now);
-                engine.handle(Input::SnapshotLoaded { table, generation }, now);
+                engine.handle(Input::SnapshotLoaded { table, generation, has_changed: true }, now);
             }
             _ => {}
         }
@@ -54,7 +54,7 @@ fn notify(text: &str) {
     let now = Instant::now();
     let mut engine = engine(now);
     for _ in 0..2 {
-        engine.handle(Input::Notification { channel: "c", payload: text }, now);
+        engine.handle(Input::Notification { channel: "c", payload: text, sender: 2 }, now);
         engine.handle(Input::CacheBusy { table: TableId(0) }, now);
     }
     engine.handle(Input::CacheFree { table: TableId(0) }, now);

@@ -45,6 +45,12 @@ pub(super) fn is_at_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
+/// Whether a line is understood: for who feeds it anything.
+#[doc(hidden)]
+pub fn understands(line: &str) -> bool {
+    line::Line::parse(line).is_ok()
+}
+
 /// Loads the tables and answers until there are no more lines.
 ///
 /// # Errors

@@ -5,6 +5,53 @@ use anyhow::{Context as _, anyhow, bail};
 use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
 
+/// What a connection string may have, by tokio-postgres and by libpq (manual, 34.1.2 Parameter Key Words).
+const KEYWORDS: [&str; 43] = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "dbname",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "krbsrvname",
+    "load_balance_hosts",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "service",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "sslpassword",
+    "sslrootcert",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "tty",
+    "user",
+];
+
 pub(super) struct Parsed {
     pub(super) config: Config,
     /// tokio-postgres knows three of libpq's six modes.
@@ -36,8 +83,14 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Parsed> {
     } else {
         without_pair(text)?
     };
-    // Its messages name the option, never its value.
-    let config = rest.parse::<Config>().context("not a connection URL or key=value string")?;
+    let config = rest.parse::<Config>().map_err(|error| {
+        // Its messages name the option, never its value. An option that nobody knows may be a piece of a password.
+        let said = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        let is_known = |name: &str| KEYWORDS.contains(&name);
+        let what =
+            if said.split('`').nth(1).is_none_or(is_known) { &said } else { "it has an option that is not known" };
+        anyhow!("{what}").context("not a connection URL or key=value string")
+    })?;
     Ok(Parsed { config, ssl_mode })
 }
 
@@ -102,7 +155,8 @@ fn pairs(text: &str) -> anyhow::Result<Vec<(String, String)>> {
             }
         }
         if is_quoted && end.is_none() {
-            bail!("the value of {} has no closing quote", key.trim());
+            let key = Some(key.trim()).filter(|key| KEYWORDS.contains(key)).unwrap_or("an option");
+            bail!("the value of {key} has no closing quote");
         }
         pairs.push((key.trim().to_string(), value));
         rest = after[end.unwrap_or(after.len())..].trim_start();

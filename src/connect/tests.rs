@@ -76,3 +76,52 @@ fn what_is_not_honoured_is_an_error() {
     assert!(error(None, &[("PGTARGETSESSIONATTRS", "standby"), ("USER", "u")]).contains("PGTARGETSESSIONATTRS"));
     assert!(error(Some("nonsense"), &[]).contains("expected key=value"));
 }
+
+/// Whatever is put together of the pieces of connection strings: it is understood or refused, and no password is repeated.
+#[test]
+fn no_connection_string_repeats_its_password() {
+    const PIECES: [&str; 30] = [
+        "geheim",
+        "postgresql://",
+        "postgres://",
+        "mysql://",
+        "ann",
+        ":",
+        "@",
+        "/",
+        "?",
+        "&",
+        "=",
+        " ",
+        "'",
+        "\"",
+        "\\",
+        "%40",
+        "%zz",
+        "host",
+        "port=",
+        "password=",
+        "dbname=",
+        "sslmode=",
+        "h",
+        "5432",
+        "[::1]",
+        ",",
+        "+asyncpg",
+        "options",
+        "\u{1b}",
+        "jdbc:",
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..200_000 {
+        let text: String = (0..random.usize(1..12)).map(|_| PIECES[random.usize(0..PIECES.len())]).collect();
+        // A scheme is repeated.
+        if text.split_once("://").is_some_and(|(scheme, _)| scheme.contains("geheim")) {
+            continue;
+        }
+        if let Err(error) = Server::new(Some(&text), &Environment::of(&[("USER", "ann")]), "test") {
+            let said = crate::failure::lines(&error).join("\n");
+            assert!(!said.contains("geheim"), "{text}: {said}");
+        }
+    }
+}

@@ -94,7 +94,7 @@ async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
         ("pg_catalog.pg_class", "is a system table"),
         ("\"unclosed", "\"unclosed is no table's name"),
         // What looks like a connection string may hold a password.
-        ("postgresql://ann:geheim@db/shop", "looks like a connection string"),
+        ("postgresql://ann:geheim@db/shop", "a connection string stands where none belongs"),
     ];
     for (table, because) in cases {
         refused(&database.pgic(&["install-triggers", "a", table]), because);

@@ -42,7 +42,7 @@ impl Shell {
         writeln!(stdin, "{line}").expect("the shell reads");
     }
 
-    /// Types a line and takes its answer, the `end` line last.
+    /// Types a line and takes its answer, rows as they stand in their events, the `end` line last.
     pub fn ask(&mut self, line: &str) -> Vec<Value> {
         self.send(line);
         let mut answer = Vec::new();
@@ -50,7 +50,8 @@ impl Shell {
             let line = self.lines.recv_timeout(DEADLINE).expect("an answer ends");
             let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
             let is_end = value["event"] == "end";
-            answer.push(value);
+            // Of a row what stands under it.
+            answer.push(if value["event"] == "row" { value["row"].clone() } else { value });
             if is_end {
                 return answer;
             }

@@ -198,6 +198,7 @@ fn end_of_word(text: &str) -> anyhow::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postgres_index_cache_core::postgres::quote_identifier;
 
     fn name(schema: Option<&str>, name: &str) -> Name {
         Name { schema: schema.map(str::to_string), name: name.to_string() }
@@ -238,6 +239,25 @@ mod tests {
         assert_eq!(parsed("\"count\""), Some(Line::Rows { table: name(None, "count"), conditions: vec![] }));
         for bad in [".limit 0", ".limit x", ".limit 1 2", ".nothing", "count", ".quit now", "users a"] {
             assert!(Line::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Whatever is typed is understood or refused.
+    #[test]
+    fn no_line_is_a_panic() {
+        const PIECES: [&str; 24] = [
+            "users", "\"", "'", "''", "\"\"", "=", ":=", "!=", ".", "..", " ", "(", ")", ";", "é", "\u{202e}",
+            ".watch", ".verify", ".history", "count", "null", "#", "--", "\u{0}",
+        ];
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..200_000 {
+            let text: String = (0..random.usize(1..10)).map(|_| PIECES[random.usize(0..PIECES.len())]).collect();
+            let _ = Line::parse(&text);
+            let _ = Written::parse(&text);
+            if let Some(parts) = parse_name(&text) {
+                let written: Vec<String> = parts.iter().map(|part| quote_identifier(part)).collect();
+                assert_eq!(parse_name(&written.join(".")), Some(parts), "{text}");
+            }
         }
     }
 }
