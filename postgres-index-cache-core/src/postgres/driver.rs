@@ -662,7 +662,7 @@ impl Driver {
         self.told.extend(told.into_iter().map(|told| match told {
             Told::Row(change, sender) => DriverEvent::Row { table, change, sender },
             Told::Model(key, became) => DriverEvent::Model { table, key, became },
-            Told::Misfit(key, why) => DriverEvent::Misfit { table, key, why },
+            Told::Misfit(key, why, sender) => DriverEvent::Misfit { table, key, why, sender },
         }));
     }
 

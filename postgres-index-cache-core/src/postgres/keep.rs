@@ -41,8 +41,8 @@ pub(super) enum Told {
     /// What became of it, and the server's process whose notification it was, if one was.
     Row(RowChange, Option<i32>),
     Model(Uuid, Became),
-    /// The row of this key does not fit the model, and is kept out.
-    Misfit(Uuid, Arc<str>),
+    /// The row of this key does not fit the model, and is kept out; and the sender, likewise.
+    Misfit(Uuid, Arc<str>, Option<i32>),
 }
 
 /// A row as a cache can take it.

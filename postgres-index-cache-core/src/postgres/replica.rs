@@ -183,6 +183,8 @@ pub enum ReplicaEvent {
         key: Uuid,
         /// What does not fit.
         why: Arc<str>,
+        /// The server's process whose notification brought it; `None`: it was read.
+        sender: Option<i32>,
     },
     /// A row has changed, also while it was stale.
     Row {

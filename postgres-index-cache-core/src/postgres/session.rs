@@ -207,7 +207,9 @@ impl Listener {
         };
         let listens = listens(channels);
         // `idle_session_timeout` (PostgreSQL 14 and later) would end a session that only listens.
-        let settle = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout';";
+        // Qualified to the operator: whoever opens it may not have pinned its search_path.
+        let settle = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+            WHERE name OPERATOR(pg_catalog.=) 'idle_session_timeout';";
         let lock = format!("SELECT pg_catalog.pg_try_advisory_lock_shared({ADVISORY_KEY})");
         listener.execute(&format!("{settle}{listens}{lock}")).await?;
         Ok(listener)

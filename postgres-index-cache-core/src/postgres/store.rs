@@ -341,7 +341,7 @@ impl<C: Keep> Store for Stored<C> {
             let loading = (&mut self.loading, &mut self.has_changed);
             let carried = carry_out(&mut *cache, doing, loading, &mut self.reader, self.told.as_mut());
             for told in self.told.iter_mut().flat_map(|told| &mut told[told_before..]) {
-                if let Told::Row(_, by) = told {
+                if let Told::Row(_, by) | Told::Misfit(_, _, by) = told {
                     *by = sender;
                 }
             }

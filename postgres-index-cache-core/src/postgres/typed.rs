@@ -273,7 +273,7 @@ impl<T: Model> Keep for ModelCache<T> {
         // A row that is read again and still does not fit is no news; of one whose cause is not kept nobody knows better.
         let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
         if let Some(told) = told.filter(|_| is_news) {
-            told.push(Told::Misfit(key, why));
+            told.push(Told::Misfit(key, why, None));
         }
     }
 

@@ -110,5 +110,7 @@ pub enum DriverEvent {
         key: Uuid,
         /// What does not fit.
         why: Arc<str>,
+        /// The server's process whose notification brought it; `None`: it was read.
+        sender: Option<i32>,
     },
 }

@@ -174,8 +174,8 @@ impl Task {
             DriverEvent::Model { table, key, became } => {
                 self.say(ReplicaEvent::Row { table: name(table), key, became });
             }
-            DriverEvent::Misfit { table, key, why } => {
-                self.say(ReplicaEvent::Misfit { table: name(table), key, why });
+            DriverEvent::Misfit { table, key, why, sender } => {
+                self.say(ReplicaEvent::Misfit { table: name(table), key, why, sender });
             }
             DriverEvent::CommitsBlocked => self.say(ReplicaEvent::CommitsBlocked),
             DriverEvent::State(_) | DriverEvent::Row { .. } | DriverEvent::Altered { .. } => {}

@@ -156,7 +156,7 @@ impl World {
                 Told::Model(key, Became::Added) => assert_ne!(self.told.insert(key, true), Some(true)),
                 Told::Model(key, Became::Changed) => assert_eq!(self.told.get(&key), Some(&true)),
                 Told::Model(key, Became::Removed) => assert_eq!(self.told.remove(&key), Some(true)),
-                Told::Misfit(key, why) => {
+                Told::Misfit(key, why, _) => {
                     assert!(!why.is_empty());
                     assert_ne!(self.told.insert(key, false), Some(true), "a row that was there is removed first");
                 }
