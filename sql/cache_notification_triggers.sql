@@ -36,6 +36,7 @@ SET bytea_output = 'hex'
 SET extra_float_digits = '1'
 SET lc_monetary = 'C'
 SET quote_all_identifiers = 'off'
+SET array_nulls = 'on'
 SET search_path = pg_catalog, pg_temp
 AS $pgic$
 DECLARE

@@ -158,6 +158,9 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
         (DriverError::Snapshot { source: ReadError::Altered(_), .. }, _) => {
             "the table is being altered: try again when that is done"
         }
+        (DriverError::CodeOfOthers { .. }, _) => {
+            "connect as the owner of the table, or as a role that is no superuser and has SELECT on it"
+        }
         (DriverError::Memory { .. } | DriverError::RowTooLong { .. }, _) => {
             "raise --max-memory, or load fewer columns with --columns or --count"
         }

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    if secrets::is_misplaced(&arguments) {
+    if secrets::is_misplaced(arguments.get(1..).unwrap_or_default()) {
         note(
             "error: a connection string stands where none belongs, and is not repeated\nhint: name the server with --database-url\n",
         );

@@ -22,7 +22,9 @@ pub fn is_connection_string(text: &str) -> bool {
 pub fn is_bare(text: &str) -> bool {
     let has_key = |key: &str| text.split_whitespace().any(|pair| pair.trim_start_matches(['\'', '"']).starts_with(key));
     let has_url = text.split_whitespace().any(|pair| pair.strip_prefix("dbname=").is_some_and(is_connection_string));
-    let is_pairs = has_url || has_key("password=") && ["host=", "port=", "user=", "dbname="].into_iter().any(has_key);
+    let is_pairs = has_url
+        || (has_key("password") || has_key("sslpassword"))
+            && ["host", "port", "user", "dbname"].into_iter().any(has_key);
     let (name, rest) = text.split_once(':').unwrap_or_default();
     let is_name = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
     is_pairs || (is_name && rest.contains('@'))

@@ -33,7 +33,7 @@ pub use copy::{CopyDecoder, CopyError};
 pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Tap, Verified};
 pub use error::{DriverError, ReadError, passes};
 pub use fingerprint::Fingerprint;
-pub use follow::{FollowError, FollowTable, check_announced, check_kind, sent, shape};
+pub use follow::{Distrust, FollowError, FollowTable, check_announced, check_kind, sent, shape};
 pub use keep::{Became, Comparison, DifferingColumn, Finding, FindingKind, RowChange};
 pub use links::{STARTING_PATIENCE, STARTING_RETRY};
 pub use replica::{

@@ -270,6 +270,12 @@ impl Engine {
         self.tables[table.0].last_truncate()
     }
 
+    /// Whether a look of this number must see that a table has other files than when it was read last: rows were removed for a
+    /// TRUNCATE that was announced before it began.
+    pub fn must_be_truncated(&self, table: TableId, look: u64) -> bool {
+        self.tables[table.0].must_be_truncated(look)
+    }
+
     /// How many bytes of changes and keys wait for reads, and for caches that cannot be changed.
     pub fn waiting_bytes(&self) -> usize {
         self.tables.iter().map(Table::waiting_bytes).sum()
@@ -325,6 +331,7 @@ impl Engine {
                 let steps = self.tables[table.0].doubt(&why);
                 self.carry_out(table, steps, now);
             }
+            Input::TruncateSeen { table, has_happened } => self.truncate_seen(table, has_happened, now),
             Input::TableHeld { table, why } => self.hold(table, why, now),
             Input::TableFollowed { table, followed } => self.follow_table(table, *followed, now),
             Input::TableFailed { table, why, is_permanent } => self.table_failed(table, why, is_permanent, now),
@@ -333,7 +340,10 @@ impl Engine {
             Input::Looked { look } => self.looked(look),
             Input::LookFailed { look, why } => self.look_failed(look, &why),
             Input::MemoryShort => self.drop_what_waits(now),
-            Input::VerifyWanted { table, question } => self.to_verify.push_back((table, question)),
+            Input::VerifyWanted { table, question } => {
+                self.tables[table.0].hurry(now);
+                self.to_verify.push_back((table, question));
+            }
             Input::CutTaken { table, round, snapshot } => self.cut_taken(table, round, snapshot, now),
             Input::Compared { table, round } => self.end_round(table, Some(round), None, now),
             Input::RoundFailed { table, round, why } => self.end_round(table, Some(round), Some(why), now),
@@ -450,6 +460,10 @@ impl Engine {
                     self.outputs.push_back(Output::Apply { table, change });
                 }
                 Step::Clear(keep) => {
+                    if self.limits.looks {
+                        let look = self.want_look();
+                        self.tables[table.0].note_clear(look);
+                    }
                     self.counters.applied += 1;
                     self.outputs.push_back(Output::Clear { table, keep });
                 }

@@ -52,6 +52,7 @@ pub async fn open_through(
             sends_whole_rows: true,
         },
         shape: Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap()),
+        distrust: postgres_index_cache_core::postgres::Distrust::None,
         key_types: vec![Some("int4".into())],
         announced_by: Vec::new(),
         expected_rows: 100,

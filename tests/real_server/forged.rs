@@ -17,8 +17,8 @@ struct Storm {
 }
 
 impl Storm {
-    async fn begin(database: &Database, payload: String) -> Self {
-        let role = format!("mallory_{}", database.name);
+    async fn begin(database: &Database, payload: String, name: &str) -> Self {
+        let role = format!("mallory_{name}_{}", database.name);
         let create = format!("CREATE ROLE {role} LOGIN; REVOKE ALL ON SCHEMA public FROM {role}");
         database.client().await.batch_execute(&create).await.unwrap();
         let client = database.client_as(&role).await;
@@ -55,7 +55,7 @@ async fn whoever_asks_for_reloads_without_end_denies_nobody_an_answer() {
     let database =
         Database::with(&format!("{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 5000) n")).await;
     database.pgic_ok(&["install-triggers", "kv"]);
-    let storm = Storm::begin(&database, forged(&database, "kv", RELOAD).await).await;
+    let storm = Storm::begin(&database, forged(&database, "kv", RELOAD).await, "kv").await;
     assert_eq!(database.pgic_ok(&["query", "kv", "n=7", "--count"]), "1\n");
     let verified = database.pgic_ok(&["verify", "kv", "--rounds", "2"]);
     assert!(verified.contains("equal") && !verified.contains("stale"), "{verified}");
@@ -84,7 +84,7 @@ async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() 
         Database::with(&format!("{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 500) n")).await;
     let mut driver = open_with(&database, "fence_storm", |_, _| {}).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
-    let storm = Storm::begin(&database, forged(&database, "kv", RELOAD).await).await;
+    let storm = Storm::begin(&database, forged(&database, "kv", RELOAD).await, "kv").await;
     let mut told = Vec::new();
     while driver.engine().counters().received < 20_000 {
         driver.step().await.unwrap();
@@ -112,7 +112,7 @@ async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() 
 async fn a_table_to_be_read_again_does_not_keep_a_replica_from_opening() {
     let (database, _, replica, _) = crate::replica::with_users("").await;
     replica.shutdown().await;
-    let storm = Storm::begin(&database, forged(&database, "users", RELOAD).await).await;
+    let storm = Storm::begin(&database, forged(&database, "users", RELOAD).await, "users").await;
     let mut builder = crate::replica::builder(&database);
     let users = builder.table::<crate::replica::User>("users");
     let replica = tokio::time::timeout(DEADLINE, builder.open()).await.expect("it opens").unwrap();
@@ -165,4 +165,64 @@ async fn a_fence_that_another_session_sends_counts_for_nothing() {
     while !driver.has_reached(fence) {
         driver.step().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_server_does_not_take_denies_nobody_an_answer() {
+    let sql = "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TABLE moods (id mood PRIMARY KEY, n int); INSERT INTO moods VALUES ('sad', 1)";
+    let database =
+        Database::with(&format!("{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 5000) n; {sql}")).await;
+    database.pgic_ok(&["install-triggers", "kv", "moods"]);
+    // One that no key of this table can be, and one that only the server can tell.
+    for (table, question) in [("kv", "n=7"), ("moods", "n=1")] {
+        let oid: u32 =
+            database.client().await.query_one(&format!("SELECT '{table}'::regclass::oid"), &[]).await.unwrap().get(0);
+        let payload = format!(
+            r#"{{"table":"{table}","action":"insert","id":"abc","schema":"public","rel":{oid},"xid":"5","truncated":true}}"#
+        );
+        let storm = Storm::begin(&database, payload, table).await;
+        assert_eq!(database.pgic_ok(&["query", table, question, "--count"]), "1\n");
+        let verified = database.pgic(&["verify", table, "--rounds", "1"]);
+        assert!(verified.code == 0 && verified.stdout.contains("equal"), "{verified:?}");
+        drop(storm);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_that_has_not_happened_empties_no_cache_for_long() {
+    let database = Database::with(&format!(
+        "{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 500) n;
+         CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);
+         INSERT INTO parts VALUES (1)"
+    ))
+    .await;
+    database.pgic_ok(&["install-triggers", "kv", "parts"]);
+    let mut shell = database.command(&["shell", "kv", "parts"]);
+    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    let lines = lines_of(shell.stdout.take().unwrap());
+    let mut ask = |line: &str| {
+        writeln!(stdin, "{line}").unwrap();
+        lines.recv_timeout(DEADLINE).unwrap()
+    };
+    assert_eq!((ask("count kv"), ask("count parts")), ("500".to_string(), "1".to_string()));
+    let admin = database.client().await;
+    for round in 0..3 {
+        for (table, count) in [("kv", "500"), ("parts", "1")] {
+            let payload = forged(&database, table, r#""action":"truncate","v":"""#).await;
+            admin.batch_execute(&format!("NOTIFY cache_invalidation, '{payload}'")).await.unwrap();
+            assert_eq!(ask(&format!("count {table}")), count, "round {round}");
+        }
+        // One that has happened is one.
+        admin
+            .batch_execute("TRUNCATE kv; INSERT INTO kv SELECT n, 'y', n FROM generate_series(1, 500) n")
+            .await
+            .unwrap();
+        assert_eq!(ask("count kv v=y"), "500", "round {round}");
+        admin.batch_execute("TRUNCATE parts; INSERT INTO parts VALUES (2)").await.unwrap();
+        assert_eq!(ask("count parts id=2"), "1", "round {round}");
+        admin.batch_execute("UPDATE kv SET v = 'x'").await.unwrap();
+    }
+    drop(stdin);
+    assert_eq!(ended(shell).code, 0);
 }

@@ -236,3 +236,34 @@ async fn no_odd_value_is_a_false_alarm_of_verify() {
         assert_eq!((comparison.rows, comparison.findings), (rows.len(), Vec::new()), "after {sql}");
     }
 }
+
+/// Values of arrays of types that are not built in, under a setting that changes how arrays are read; and keys that are arrays whose
+/// bounds are not the usual ones, in rows that are too long to be sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn arrays_are_the_same_whatever_a_writer_has_set_and_whatever_their_bounds() {
+    let sql = "CREATE TYPE mood AS ENUM ('a', 'b', 'NULL'); CREATE TYPE pair AS (x int, y text);
+        CREATE TABLE es (id int PRIMARY KEY, es mood[], ps pair[]); CREATE TABLE generic (id int PRIMARY KEY, es mood[]);
+        CREATE TABLE ints (id int[] PRIMARY KEY, v text); CREATE TABLE moods (id mood[] PRIMARY KEY, v text);";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "es", "ints", "moods"]);
+    database.pgic_ok(&["install-triggers", "generic", "--generic"]);
+    let mut shell = crate::shell::Shell::start(&database, &["-o", "json", "es", "generic", "ints", "moods"]);
+    shell.ask("count es");
+    let writer = writer(&database).await;
+    writer
+        .batch_execute(
+            "SET array_nulls = off;
+             INSERT INTO public.es VALUES (1, ARRAY['a'::public.mood, NULL], ARRAY[(1, NULL)::public.pair, NULL]);
+             INSERT INTO public.generic VALUES (1, ARRAY['a'::public.mood, NULL]);
+             INSERT INTO public.ints VALUES ('[0:1]={1,2}', repeat('x', 9000)), ('{3}', repeat('x', 9000));
+             INSERT INTO public.moods VALUES ('[0:0]={a}', 'short'), ('{b}', 'x'); UPDATE public.moods SET v = repeat('x', 9000)",
+        )
+        .await
+        .unwrap();
+    for (table, count) in [("es", 1), ("generic", 1), ("ints", 2), ("moods", 2)] {
+        assert_eq!(shell.ask(&format!("count {table}"))[0]["count"], count);
+        let verified = shell.ask(&format!(".verify {table}"));
+        assert_eq!(verified[0]["equal"], true, "{table}: {verified:?}");
+        assert!(verified[0]["changes"].as_u64() > Some(0), "{table}: {verified:?}");
+    }
+}

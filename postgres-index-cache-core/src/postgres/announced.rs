@@ -20,7 +20,7 @@ pub const ROW_EVENTS: i16 = 1 | 4 | 8 | 16;
 pub const TRUNCATE_EVENT: i16 = 32;
 
 /// The settings of a writer's session that change how values are written as JSON, with the value that the triggers pin.
-pub const PINNED: [(&str, &str); 8] = [
+pub const PINNED: [(&str, &str); 9] = [
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
@@ -28,6 +28,7 @@ pub const PINNED: [(&str, &str); 8] = [
     ("extra_float_digits", "1"),
     ("lc_monetary", "C"),
     ("quote_all_identifiers", "off"),
+    ("array_nulls", "on"),
     ("search_path", "pg_catalog, pg_temp"),
 ];
 

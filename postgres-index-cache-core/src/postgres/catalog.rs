@@ -7,6 +7,7 @@ use super::fingerprint::{Fingerprint, look};
 use super::session::quote_identifier;
 use crate::value::Kind;
 pub use name::parse_name;
+use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 pub(super) use transaction::who_is;
 pub use transaction::{Access, Catalog};
@@ -24,6 +25,9 @@ pub enum CatalogError {
     /// What was given for the name of a table is no name. It is not repeated: it may be a connection string with a password.
     #[error("{}", name::refused(.0))]
     NoName(String),
+    /// Tables were altered each time while they were described.
+    #[error("the tables were altered while they were described: try again")]
+    Altered,
     /// Tables were renamed each time while they were described.
     #[error("the tables were renamed while they were described: try again")]
     Renamed,
@@ -53,6 +57,9 @@ pub struct Table {
     pub is_owned: bool,
     /// Whether the role that asks may create a function beside it.
     pub can_create: bool,
+    /// Whether the role that asks is a superuser and its owner is not: the owner may make PostgreSQL run functions while it plans a
+    /// query of the table, with the rights of whoever asks.
+    pub is_distrusted: bool,
     /// Whether tables inherit from it (`INHERITS`; hypertables too): their rows are seen by who reads it, and announced by
     /// no trigger of it.
     pub has_children: bool,
@@ -126,6 +133,8 @@ pub struct Column {
     pub not_null: bool,
     /// Whether it is computed when it is read (PostgreSQL 18): a trigger sees null.
     pub is_virtual: bool,
+    /// Whether it is computed from others, when it is written or when it is read.
+    pub is_generated: bool,
     /// Whether its values have no fixed length.
     pub is_varlena: bool,
     /// Whether its text may follow any setting: it is, or has in it, a type of an extension.
@@ -137,6 +146,8 @@ pub struct Column {
     pub has_inner_domain: bool,
     /// Whether it is an enum, or an array of one.
     pub is_enum: bool,
+    /// Whether it is an array, or a domain over one.
+    pub is_array: bool,
     /// Whether its collation calls texts equal that differ (`deterministic = false`).
     pub is_nondeterministic: bool,
     /// The type and everything it is made of: domains, elements, fields, bounds.
@@ -272,8 +283,30 @@ impl Table {
 /// # Errors
 /// When the server refuses, or one of them has been dropped meanwhile.
 pub async fn describe(catalog: &Catalog<'_>, oids: &[u32]) -> Result<Vec<Table>, CatalogError> {
+    /// How often tables that are altered meanwhile are described again.
+    const TRIES: usize = 10;
+    // Several statements describe a table, and each sees it as it is then. Without a look before and behind them: 1. A column is
+    // bigint when it is looked at. 2. It becomes double precision, and is described so. 3. It becomes bigint again before it is
+    // read. 4. Its values are read as what it was in between.
+    let mut before = look(&**catalog, oids).await?;
+    for _ in 0..TRIES {
+        let tables = describe_as(catalog, oids, &before).await;
+        let behind = look(&**catalog, oids).await?;
+        if behind == before {
+            return tables;
+        }
+        before = behind;
+    }
+    Err(CatalogError::Altered)
+}
+
+/// Describes relations that looked so before.
+async fn describe_as(
+    catalog: &Catalog<'_>,
+    oids: &[u32],
+    fingerprints: &[Fingerprint],
+) -> Result<Vec<Table>, CatalogError> {
     let ask = async |sql: &str, oids: &[u32]| catalog.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await;
-    let fingerprints = look(&**catalog, oids).await?;
     let relations = ask(include_str!("catalog/relations.sql"), oids).await?;
     let leaf_oids: Vec<u32> = relations.iter().flat_map(|row| row.get::<_, Vec<u32>>("leaves")).collect();
     let leaf_names = ask(include_str!("catalog/leaves.sql"), &leaf_oids).await?;
@@ -304,6 +337,7 @@ pub async fn describe(catalog: &Catalog<'_>, oids: &[u32]) -> Result<Vec<Table>,
                 can_give_to_owner: relation.get("can_give_to_owner"),
                 is_owned: relation.get("is_owned"),
                 can_create: relation.get("can_create"),
+                is_distrusted: relation.get("is_distrusted"),
                 has_children: relation.get("has_children"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
                 columns: columns.iter().filter(is_of).map(column).collect(),
@@ -344,8 +378,10 @@ fn column(row: &tokio_postgres::Row) -> Column {
         plain_type_name: row.get("plain_type_name"),
         has_inner_domain: row.get("has_inner_domain"),
         is_enum: row.get("is_enum"),
+        is_array: row.get("is_array"),
         not_null: row.get("not_null"),
         is_virtual: row.get("is_virtual"),
+        is_generated: row.get("is_generated"),
         is_varlena: row.get("is_varlena"),
         follows_anything: row.get("follows_anything"),
         is_nondeterministic: row.get("is_nondeterministic"),
@@ -389,6 +425,19 @@ fn function(row: &tokio_postgres::Row) -> Function {
         settings: row.get::<_, Option<Vec<String>>>("function_settings").unwrap_or_default(),
         comment: row.get("function_comment"),
     }
+}
+
+/// A function of somebody else's that PostgreSQL may run while it plans a query of a table, with its owner. It can be trusted to be
+/// the last word only while the table is locked in SHARE UPDATE EXCLUSIVE mode, for which whoever makes an index or statistics waits.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn foreign_code(
+    client: &impl GenericClient,
+    oid: u32,
+) -> Result<Option<(String, String)>, tokio_postgres::Error> {
+    let row = client.query_typed_opt(include_str!("catalog/code.sql"), &[(&oid, Type::OID)]).await?;
+    Ok(row.map(|row| (row.get("function"), row.get("owner"))))
 }
 
 /// The function of this name without arguments, seen from a table.

@@ -576,6 +576,7 @@ impl Driver {
                 Output::ReadTable { table, generation } => self.read(table, generation, None, ReadKind::All),
                 Output::Refetch { table, batch, keys, is_within_round } => {
                     let kind = if is_within_round { ReadKind::RowsOfCut } else { ReadKind::Rows };
+                    let keys = self.tables[table.0].possible(keys);
                     self.read(table, batch, Some(keys), kind);
                 }
                 Output::TakeCut { table, round } => self.read(table, round, None, ReadKind::Cut),

@@ -60,6 +60,18 @@ pub enum DriverError {
         /// How many bytes a row may have.
         longest: usize,
     },
+    /// To read the table would run somebody else's function with this role's rights.
+    #[error(
+        "reading {table} would run {function}, a function of {owner}, with the rights of this role, which is a superuser"
+    )]
+    CodeOfOthers {
+        /// The table.
+        table: String,
+        /// The function.
+        function: String,
+        /// Who owns it.
+        owner: String,
+    },
     /// The caches would take more memory than they may.
     #[error("the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} it may")]
     Memory {
@@ -119,6 +131,7 @@ impl DriverError {
             | Self::Failed(_)
             | Self::Ended
             | Self::RowTooLong { .. }
+            | Self::CodeOfOthers { .. }
             | Self::Memory { .. } => false,
         }
     }
@@ -137,6 +150,7 @@ impl DriverError {
             Self::Snapshot { .. }
             | Self::Memory { .. }
             | Self::RowTooLong { .. }
+            | Self::CodeOfOthers { .. }
             | Self::Ended
             | Self::Failed(_)
             | Self::Claim { source: ClaimError::Shared, .. } => Policy::Refused,

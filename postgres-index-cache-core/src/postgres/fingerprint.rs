@@ -45,6 +45,11 @@ impl Fingerprint {
         self.relation == other.relation && self.definition == other.definition && self.leaves == other.leaves
     }
 
+    /// Whether both have the same files.
+    pub(super) fn has_files_of(&self, other: &Self) -> bool {
+        self.files == other.files
+    }
+
     /// Whether the table still has this name: what is read by name must be what announces.
     pub(super) fn is_named(&self, schema: &str, name: &str) -> bool {
         self.schema == schema && self.name == name

@@ -4,6 +4,7 @@ use super::announced::{Announced, Problem, Severity, check_table, diagnose, untr
 use super::catalog::{self, RelationKind, Table};
 use super::fingerprint::Fingerprint;
 use super::session::quote_identifier;
+use crate::Kind;
 use crate::sync::Followed;
 use crate::table_cache::{Column, ShapeError, TableShape};
 use std::sync::Arc;
@@ -15,8 +16,10 @@ pub struct FollowTable {
     pub followed: Followed,
     /// The columns to keep and the key.
     pub shape: Arc<TableShape>,
+    /// Whether a query of the table may run functions of its owner's with our rights.
+    pub distrust: Distrust,
     /// The types that the values of the key's columns are read as, in key order, as SQL takes them; `None` where their JSON is
-    /// compared instead, since to read one would evaluate the constraint of a domain.
+    /// compared instead, since the type has no codec here.
     pub key_types: Vec<Option<String>>,
     /// The triggers that announce its changes: when one is gone or disabled, the table is not followed any more. Empty
     /// where nothing announces them and that is known.
@@ -90,6 +93,20 @@ pub fn shape(table: &Table, is_kept: impl Fn(&catalog::Column) -> bool) -> Resul
     Ok(Arc::new(TableShape::new(columns.collect(), &key)?))
 }
 
+/// Whether a query of a table may run functions of its owner's while it is planned, with the rights of a superuser who asks.
+///
+/// Without this: 1. Somebody makes an index on `(a + evil(1))`, an immutable function. 2. A superuser's `SELECT` of the table
+/// is planned, and what is constant computed. 3. The function does as a superuser does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distrust {
+    /// The owner is trusted, or has no less rights than we.
+    None,
+    /// Not where all of it is read: a COPY of the table itself is not planned, and gives what is kept.
+    OfQueries,
+    /// Also there: what is kept takes a query. It is locked against new indexes and statistics, and those that are there looked at.
+    OfTable,
+}
+
 impl FollowTable {
     /// What the driver is told of a table whose cache keeps `shape`.
     pub fn new(table: &Table, announced: Option<&Announced<'_>>, shape: &Arc<TableShape>) -> Self {
@@ -105,7 +122,10 @@ impl FollowTable {
             sends_whole_rows: !untrusted.iter().any(|column| shape.position(column).is_some()),
         };
         let key = table.key.iter().flat_map(|key| &key.columns);
-        let key_type = |column: &catalog::Column| (!column.has_inner_domain).then(|| column.plain_type_name.clone());
+        // Of the others the JSON is compared. An array of the usual bounds would be made of it, a constraint of a domain be evaluated,
+        // and a text that is no value of the type, which any role can send as a key, would fail the read.
+        let is_native = |kind| !matches!(kind, Kind::Other | Kind::Written | Kind::WrittenArray);
+        let key_type = |column: &catalog::Column| is_native(column.kind).then(|| column.plain_type_name.clone());
         let key_types = key.filter_map(|name| table.column(name)).map(key_type).collect();
         // One that does not fire today is not missed.
         let announced_by = announced.iter().flat_map(|announced| announced.firing());
@@ -115,7 +135,30 @@ impl FollowTable {
         let types = shape.columns().iter().map(|column| table.fingerprint.type_of(&column.name));
         let column_types = types.map(Option::unwrap_or_default).collect();
         let fingerprint = Some(table.fingerprint.clone());
-        Self { followed, shape: Arc::clone(shape), key_types, announced_by, expected_rows, column_types, fingerprint }
+        let is_sent_as_kept = |column: &Column| match (column.kind, table.column(&column.name)) {
+            (Kind::Other | Kind::WrittenArray, _) | (_, None) => false,
+            // What an enum's send function gives is its label.
+            (Kind::Written, Some(described)) => described.is_enum && !described.is_generated,
+            // COPY of a table takes no column that is computed.
+            (_, Some(described)) => !described.is_generated,
+        };
+        let distrust = if !table.is_distrusted {
+            Distrust::None
+        } else if table.kind == RelationKind::Table && shape.columns().iter().all(is_sent_as_kept) {
+            Distrust::OfQueries
+        } else {
+            Distrust::OfTable
+        };
+        Self {
+            distrust,
+            followed,
+            shape: Arc::clone(shape),
+            key_types,
+            announced_by,
+            expected_rows,
+            column_types,
+            fingerprint,
+        }
     }
 
     /// Whether a cache of the one is a cache of the other. An estimate is no part of what a table is; each read sees the

@@ -3,13 +3,13 @@
 use super::copy::CopyDecoder;
 use super::error::{DriverError, ReadError};
 use super::fingerprint::Fingerprint;
-use super::follow::FollowTable;
+use super::follow::{Distrust, FollowTable};
 use super::keep::Comparison;
 use super::session::{quote_identifier, quote_literal};
 use super::store::Store;
 use crate::Column;
-use crate::sync::Change;
-use crate::table_cache::Unfit;
+use crate::sync::{Change, Followed};
+use crate::table_cache::{KeyBuf, Unfit};
 use crate::value::{Kind, write_json_string};
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -60,6 +60,13 @@ impl Followee {
         if self.refetch.is_none() {
             self.store.begin(self.follow.expected_rows);
         }
+    }
+
+    /// Those of these keys that a row can have. Any role can send others; PostgreSQL would refuse to read them.
+    pub(super) fn possible(&self, mut keys: Vec<String>) -> Vec<String> {
+        let mut key = KeyBuf::default();
+        keys.retain(|id| key.read_json(&self.follow.shape, id).is_ok());
+        keys
     }
 
     /// Rows of these keys are asked for, or with `None` all of them.
@@ -127,8 +134,23 @@ impl Followee {
         self.store.change(change)
     }
 
+    /// How far a query of the table is distrusted, by how its rows are read.
+    pub(super) fn distrust(&self) -> Distrust {
+        match self.follow.distrust {
+            Distrust::OfQueries if !self.store.reads_columns() => Distrust::OfTable,
+            distrust => distrust,
+        }
+    }
+
     /// Reads every row, or those of some keys. A row of more than `longest` bytes is an error of the server.
     pub(super) fn copy_statement(&self, keys: Option<&[String]>, longest: usize) -> Result<String, DriverError> {
+        if keys.is_none() && self.distrust() == Distrust::OfQueries {
+            let columns: Vec<String> =
+                self.follow.shape.columns().iter().map(|column| quote_identifier(&column.name)).collect();
+            let Followed { schema, name, .. } = &self.follow.followed;
+            let table = format!("{}.{}", quote_identifier(schema), quote_identifier(name));
+            return Ok(format!("COPY {table} ({}) TO STDOUT (FORMAT binary)", columns.join(", ")));
+        }
         let having = keys.map(|keys| self.having(keys)).transpose()?;
         let conditions: Vec<String> = having.into_iter().chain(self.no_longer_than(longest)).collect();
         let only = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };

@@ -210,6 +210,11 @@ pub(super) trait Reads: Send {
     /// See [`Store::query`](super::store::Store::query).
     fn query(&self, relation: &str, only: &str) -> String;
 
+    /// Whether a row that it reads is the columns that are kept, as PostgreSQL sends them.
+    fn reads_columns(&self) -> bool {
+        false
+    }
+
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<Self::Row>, ReadError>;
 
     /// Reads the `data` of a payload, whose row must have this key.
@@ -252,6 +257,10 @@ impl Reads for CellReader {
         let column = |column: &Column| column.kind.select_expression(&quote_identifier(&column.name));
         let columns: Vec<String> = self.shape.columns().iter().map(column).collect();
         format!("SELECT {} FROM {relation}{only}", columns.join(", "))
+    }
+
+    fn reads_columns(&self) -> bool {
+        true
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<RowBuf>, ReadError> {

@@ -1,9 +1,10 @@
 //! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
 
+use super::catalog::foreign_code;
 use super::driver::{Asked, BATCH, Brought, DriverOptions, Event, ReadKind};
 use super::error::{DriverError, ReadError};
 use super::fingerprint::{Fingerprint, look};
-use super::follow::FollowTable;
+use super::follow::{Distrust, FollowTable};
 use super::followee::TOO_LONG;
 use super::session::{quote_identifier, quote_literal};
 use bytes::Bytes;
@@ -63,6 +64,7 @@ pub(super) struct Read {
     pub(super) lock_timeout: Duration,
     /// How many bytes a row may have.
     pub(super) longest: usize,
+    pub(super) distrust: Distrust,
 }
 
 impl Read {
@@ -104,6 +106,7 @@ impl Read {
             move |source| DriverError::Server { doing, source }
         };
         if matches!(self.asked.kind, ReadKind::RowsOfCut | ReadKind::Compare) {
+            self.check_code().await?;
             self.copy().await?;
             return match self.asked.kind {
                 ReadKind::Compare => self.client.batch_execute("COMMIT").await.map_err(doing("end the comparison of")),
@@ -134,6 +137,7 @@ impl Read {
         if asked.kind == ReadKind::Cut {
             return Ok(());
         }
+        self.check_code().await?;
         self.copy().await?;
         self.client.batch_execute("COMMIT").await.map_err(doing("end the snapshot of"))
     }
@@ -152,7 +156,7 @@ impl Read {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE";
         let (relation, is_partitioned) = (self.follow.relation(), self.follow.followed.is_partitioned);
         let nowait = if is_partitioned { " NOWAIT" } else { "" };
-        let by_lock = format!("{BEGIN}; LOCK TABLE {relation} IN ACCESS SHARE MODE{nowait}");
+        let by_lock = format!("{BEGIN}; LOCK TABLE {relation} IN {} MODE{nowait}", self.lock_mode());
         let brief = if is_partitioned { "; SET LOCAL lock_timeout = '5ms'" } else { "" };
         let by_query = format!("{BEGIN}{brief}; SELECT {} FROM {relation} LIMIT 0", self.columns().join(", "));
         let give_up = Instant::now() + self.lock_timeout;
@@ -173,6 +177,35 @@ impl Read {
             }
             tokio::time::sleep(wait).await;
             wait = (2 * wait).min(LONGEST);
+        }
+    }
+
+    /// Refuses to plan a query that would run functions of the owner's with our rights: see [`Distrust`].
+    async fn check_code(&self) -> Result<(), DriverError> {
+        let is_planned = match self.distrust {
+            Distrust::None => false,
+            Distrust::OfQueries => self.asked.kind.is_refetch(),
+            Distrust::OfTable => true,
+        };
+        if !is_planned {
+            return Ok(());
+        }
+        let table = self.follow.name();
+        let found = foreign_code(&*self.client, self.follow.followed.oid).await;
+        let found = found.map_err(|source| DriverError::Server { doing: format!("look at {table}"), source })?;
+        match found {
+            Some((function, owner)) => Err(DriverError::CodeOfOthers { table, function, owner }),
+            None => Ok(()),
+        }
+    }
+
+    /// The lock of a read. Where a query is planned of a table whose owner is not trusted, nobody may make an index meanwhile.
+    fn lock_mode(&self) -> &'static str {
+        let is_planned = matches!(self.asked.kind, ReadKind::Rows | ReadKind::Cut);
+        match self.distrust {
+            Distrust::None => "ACCESS SHARE",
+            Distrust::OfQueries if !is_planned => "ACCESS SHARE",
+            Distrust::OfQueries | Distrust::OfTable => "SHARE UPDATE EXCLUSIVE",
         }
     }
 

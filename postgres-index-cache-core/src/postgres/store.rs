@@ -27,6 +27,9 @@ pub(super) trait Store: Send {
     /// The query that reads `relation`, the rows of the condition `only`: one value a column that is kept, or one for all.
     fn query(&self, relation: &str, only: &str) -> String;
 
+    /// Whether each row that it reads is the columns that are kept, as PostgreSQL sends them.
+    fn reads_columns(&self) -> bool;
+
     /// A snapshot of all rows comes, about so many: they are laid over what is there.
     fn begin(&mut self, expected: usize);
 
@@ -235,6 +238,10 @@ fn carry_out<C: Keep>(
 impl<C: Keep> Store for Stored<C> {
     fn query(&self, relation: &str, only: &str) -> String {
         self.reader.query(relation, only)
+    }
+
+    fn reads_columns(&self) -> bool {
+        self.reader.reads_columns()
     }
 
     fn begin(&mut self, expected: usize) {

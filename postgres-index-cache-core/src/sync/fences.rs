@@ -325,7 +325,7 @@ impl Engine {
             State::Degraded
         } else if !own.is_following() {
             State::Snapshotting
-        } else if own.is_busy() || self.is_behind(table, now) {
+        } else if own.is_busy() || own.is_to_be_seen_truncated() || self.is_behind(table, now) {
             State::CatchingUp
         } else if own.is_proven() || self.without == Some(Rule::Fence) {
             State::Live

@@ -204,6 +204,13 @@ pub enum Input<'a> {
         /// What is seen of it.
         why: String,
     },
+    /// A look has seen what [`Engine::must_be_truncated`](super::Engine::must_be_truncated) asks for.
+    TruncateSeen {
+        /// The table.
+        table: TableId,
+        /// Whether the table has other files.
+        has_happened: bool,
+    },
     /// The table cannot be followed as it is: nothing announces it any more, it is being looked into, it is gone. Nothing of
     /// it is read or changed until [`Input::TableFollowed`].
     TableHeld {

@@ -144,7 +144,9 @@ impl Engine {
             Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
         };
         let Some(failed) = failed else { return };
-        let is_refused = self.tables[table.0].read_failures.is_too_long(code) || is_permanent;
+        // Rows are read again for what somebody has sent, and any role can send keys that the server does not take.
+        let is_of_table = matches!(failed, Work::Read { .. });
+        let is_refused = is_of_table && (self.tables[table.0].read_failures.is_too_long(code) || is_permanent);
         if is_refused && !self.has_been_live {
             self.end(Failure::ReadRefused { table, why }, now);
             return;
@@ -152,7 +154,10 @@ impl Engine {
         match failed {
             Work::Read { .. } => self.retry_read(table, why, now),
             // Keys that PostgreSQL does not take, perhaps: all of the table is sure to be right.
-            Work::Refetch { .. } | Work::Round { .. } => self.read_again(table, why, now),
+            Work::Refetch { .. } | Work::Round { .. } => {
+                let sender = self.tables[table.0].sender_of_refetch();
+                self.read_instead(table, &Asked { why, sender }, now);
+            }
         }
     }
 
@@ -174,8 +179,41 @@ impl Engine {
         if !self.tables[table.0].want_reload(asked, now) {
             return;
         }
+        self.hurry_if_awaited(table, now);
         self.counters.reloads += 1;
         self.outputs.push_back(Output::ReadAgain { table, why, sender });
+    }
+
+    /// Whoever waits for a fence already does not wait for the distance between reads either.
+    fn hurry_if_awaited(&mut self, table: TableId, now: Instant) {
+        let reached = self.reached[table.0];
+        if self.asked.iter().any(|(id, _)| Some(*id) > reached) || self.to_verify.iter().any(|(of, _)| *of == table) {
+            self.tables[table.0].hurry(now);
+        }
+    }
+
+    /// A TRUNCATE was announced, and a look has seen whether it has happened.
+    ///
+    /// Any role can announce one. Without this: 1. Somebody does. 2. Every row of the cache is removed. 3. Nothing was truncated, and
+    /// whoever asks for a row is told that there is none, as of the last fence.
+    pub(super) fn truncate_seen(&mut self, table: TableId, has_happened: bool, now: Instant) {
+        let sender = self.tables[table.0].take_truncate();
+        if !has_happened {
+            let why = "a TRUNCATE was announced that has not happened".to_string();
+            self.read_instead(table, &Asked { why, sender }, now);
+        }
+    }
+
+    /// The rows that a notification has asked for cannot be read by their keys: the table is read in their place, at the distance that
+    /// reads keep which notifications ask for.
+    fn read_instead(&mut self, table: TableId, asked: &Asked, now: Instant) {
+        let why = asked.to_string();
+        self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
+        if self.tables[table.0].read_instead(asked, now) {
+            self.hurry_if_awaited(table, now);
+            self.counters.reloads += 1;
+            self.outputs.push_back(Output::ReadAgain { table, why, sender: asked.sender });
+        }
     }
 
     pub(super) fn read_again(&mut self, table: TableId, why: String, now: Instant) {

@@ -56,6 +56,16 @@ pub(super) struct Refetches {
     queued_keys: HashSet<String>,
     queued_truncates: usize,
     floors: HashMap<String, Floor>,
+    senders: Senders,
+}
+
+/// Who has asked for rows.
+#[derive(Debug, Default, Clone, Copy)]
+enum Senders {
+    #[default]
+    None,
+    One(i32),
+    Several,
 }
 
 /// What is to be done with a change that came.
@@ -179,12 +189,32 @@ impl Refetches {
         self.queued_keys.clear();
         self.queued_truncates = 0;
         self.queue_bytes = 0;
+        if self.wanted.is_empty() {
+            self.senders = Senders::None;
+        }
         Some(std::mem::take(&mut self.queue))
     }
 
     /// Whether the row of a key was read again after this transaction had committed.
     pub(super) fn sees(&self, key: &str, xid: Option<u64>) -> bool {
         xid.is_some_and(|xid| self.floors.get(key).is_some_and(|floor| floor.snapshot.sees(xid)))
+    }
+
+    /// Somebody's notification has asked for a row.
+    pub(super) fn is_asked_by(&mut self, sender: i32) {
+        self.senders = match self.senders {
+            Senders::None => Senders::One(sender),
+            Senders::One(one) if one == sender => Senders::One(one),
+            Senders::One(_) | Senders::Several => Senders::Several,
+        };
+    }
+
+    /// The server's process whose notifications have asked for all rows that are read again, since none was; if it is one.
+    pub(super) fn sender(&self) -> Option<i32> {
+        match self.senders {
+            Senders::One(sender) => Some(sender),
+            Senders::None | Senders::Several => None,
+        }
     }
 
     /// Whether the row of a key was read again, and no fence that was sent after it has come.

@@ -129,6 +129,9 @@ pub(super) struct Table {
     /// The transaction whose TRUNCATE was the last thing that happened, and that of the last TRUNCATE.
     truncated_by: Option<u64>,
     last_truncate: Option<u64>,
+    /// Who sent that, and the look from which on the table must have other files, where rows were removed for it.
+    truncate_sender: Option<i32>,
+    cleared_before_look: Option<u64>,
     hasher: RandomState,
     /// What reads of it failed with.
     pub(super) read_failures: Streak,
@@ -161,6 +164,8 @@ impl Table {
             arrivals: 0,
             truncated_by: None,
             last_truncate: None,
+            truncate_sender: None,
+            cleared_before_look: None,
             hasher: RandomState::default(),
             read_failures: Streak::default(),
             without: None,
@@ -273,6 +278,27 @@ impl Table {
         rel.is_some_and(|rel| self.detaching.contains(&rel))
     }
 
+    /// Every row was removed for a TRUNCATE that was announced; looks from this number on begin later.
+    pub(super) fn note_clear(&mut self, look: u64) {
+        self.cleared_before_look = Some(look);
+    }
+
+    /// Whether rows were removed for a TRUNCATE that no look has seen yet: any role can announce one.
+    pub(super) fn is_to_be_seen_truncated(&self) -> bool {
+        self.cleared_before_look.is_some()
+    }
+
+    /// Whether a look of this number would see the files that a TRUNCATE has made, for which rows were removed.
+    pub(super) fn must_be_truncated(&self, look: u64) -> bool {
+        self.cleared_before_look.is_some_and(|first| first <= look)
+    }
+
+    /// The files of the table were seen to be other ones, or not: gives who sent the TRUNCATE for which rows were removed.
+    pub(super) fn take_truncate(&mut self) -> Option<i32> {
+        self.cleared_before_look = None;
+        self.truncate_sender
+    }
+
     pub(super) fn last_truncate(&self) -> Option<u64> {
         self.last_truncate
     }
@@ -281,6 +307,7 @@ impl Table {
     pub(super) fn take(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
         if change.action == Action::Truncate {
             self.last_truncate = change.xid;
+            self.truncate_sender = Some(change.sender);
         }
         match &mut self.phase {
             Phase::Due { .. } | Phase::Held | Phase::Reading { is_in_vain: true, .. } => Vec::new(),
@@ -425,6 +452,7 @@ impl Table {
         for key in queued.change.keys() {
             if !self.refetches.sees(key, queued.change.xid) {
                 self.refetches.want(key, queued.arrival);
+                self.refetches.is_asked_by(queued.change.sender);
             }
         }
         steps.push(Step::Skip);
@@ -675,6 +703,22 @@ impl Table {
         Some(ended + distance.min(LONGEST.max(2 * took))).filter(|at| *at > now)
     }
 
+    /// Makes the table be read in place of rows of it; whether that was not due already.
+    pub(super) fn read_instead(&mut self, asked: &Asked, now: Instant) -> bool {
+        if !self.is_following() {
+            return false;
+        }
+        self.cause = asked.to_string();
+        self.phase = Phase::Due { not_before: self.spaced(self.fruitless, now) };
+        self.forget_transaction();
+        true
+    }
+
+    /// The server's process whose notifications have asked for the rows that are being read again, if it is one.
+    pub(super) fn sender_of_refetch(&self) -> Option<i32> {
+        self.refetches.sender()
+    }
+
     fn become_due(&mut self, now: Instant) {
         self.phase = Phase::Due { not_before: self.spaced(0, now) };
         self.forget_transaction();
@@ -691,6 +735,7 @@ impl Table {
         self.truncated_by = None;
         self.reload_at = None;
         self.asked_meanwhile = None;
+        self.cleared_before_look = None;
     }
 
     /// A read has failed: it is to be done again, not before then.

@@ -752,6 +752,13 @@ impl World {
                 self.handle(Input::TableAltered { table, why: "it was rewritten".into() })?;
             }
         }
+        for table in (0..TABLES.len()).map(TableId) {
+            if self.engine.must_be_truncated(table, look) {
+                // Every one has happened. Where that is not seen the table is read again, which is right as well.
+                let has_happened = self.random.u8(0..10) != 0;
+                self.handle(Input::TruncateSeen { table, has_happened })?;
+            }
+        }
         self.handle(Input::Looked { look })
     }
 

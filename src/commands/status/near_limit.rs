@@ -3,6 +3,7 @@
 use crate::catalog::{self, RelationKind, Table};
 use crate::triggers::TriggerOptions;
 use postgres_index_cache_core::Kind;
+use postgres_index_cache_core::postgres::catalog::foreign_code;
 use postgres_index_cache_core::postgres::quote_identifier;
 use tokio_postgres::Client;
 
@@ -50,6 +51,14 @@ pub(super) async fn sample(client: &mut Client, table: &Table, options: &Trigger
     );
     let catalog = catalog::reading(client).await.ok()?;
     catalog.batch_execute("SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '500ms'").await.ok()?;
+    if table.is_distrusted {
+        // Nobody may make an index with a function of its own before the query is planned.
+        let lock = format!("LOCK TABLE {only}{} IN SHARE UPDATE EXCLUSIVE MODE", table.sql_name());
+        catalog.batch_execute(&lock).await.ok()?;
+        if foreign_code(&*catalog, table.oid).await.ok()?.is_some() {
+            return None;
+        }
+    }
     let row = catalog.query_typed_one(&sql, &[]).await.ok()?;
     Some(NearLimit { rows: row.get(0), sampled: row.get(1) })
 }

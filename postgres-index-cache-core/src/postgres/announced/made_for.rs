@@ -45,6 +45,8 @@ pub fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
     // regclass and its kin write a schema only for what the path does not find.
     let names_objects = columns.iter().any(Column::names_objects);
     pin_if("quote_all_identifiers", names_objects);
+    // The text of an array is read as one of texts.
+    pin_if("array_nulls", columns.iter().any(|column| column.kind == Kind::WrittenArray));
     pin_if("search_path", names_objects);
     settings
 }
@@ -107,11 +109,13 @@ mod tests {
             kind: Kind::Other,
             not_null: false,
             is_virtual: false,
+            is_generated: false,
             is_varlena: true,
             follows_anything: false,
             plain_type_name: String::new(),
             has_inner_domain: false,
             is_enum: false,
+            is_array: false,
             is_nondeterministic: false,
             made_of: made_of.to_vec(),
         };

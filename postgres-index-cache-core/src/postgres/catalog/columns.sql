@@ -53,6 +53,7 @@ SELECT a.attrelid AS relation,
        b.type AS base_type,
        a.not_null,
        a.attgenerated = 'v' AS is_virtual,
+       a.attgenerated <> '' AS is_generated,
        a.attlen < 0 AS is_varlena,
        EXISTS (
            SELECT FROM parts p

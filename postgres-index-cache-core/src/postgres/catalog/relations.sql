@@ -8,6 +8,9 @@ SELECT c.oid AS relation,
        c.relowner <> current_user::regrole AND pg_catalog.pg_has_role(c.relowner, 'MEMBER') AS can_give_to_owner,
        pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_owned,
        pg_catalog.has_schema_privilege(n.oid, 'CREATE') AS can_create,
+       EXISTS (SELECT FROM pg_catalog.pg_roles me WHERE me.rolname = current_user AND me.rolsuper)
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = c.relowner AND (r.rolsuper OR r.rolname = current_user))
+           AS is_distrusted,
        -- Tables that inherit from it. Its partitions are no such tables.
        c.relkind <> 'p' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
        -- Before its first ANALYZE a table has 0 pages in the catalogue (and -1 rows from PostgreSQL 14 on); the statistics

@@ -31,8 +31,8 @@ pub enum Access {
 
 /// What is set for the transaction. Policies of others are never evaluated: a table that has some for this role cannot be read. And
 /// nothing is compiled: that takes 80 ms for a statement that takes 2.
-const SETTINGS: &str =
-    "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off; SET LOCAL jit = off";
+const SETTINGS: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off; SET LOCAL jit = off;
+    SET LOCAL array_nulls = on";
 
 impl<'a> Catalog<'a> {
     /// Begins one. Its modes are named, so that no default of the role or the database counts: a transaction that is

@@ -38,7 +38,14 @@ impl Driver {
             Ok(seen) => {
                 for table in (0..self.tables.len()).map(TableId) {
                     if relations.contains(&self.tables[table.0].follow.followed.oid) {
+                        // Before what is compared takes its place.
+                        let has_other_files = self.has_other_files(table, &seen);
                         self.compare(table, &seen);
+                        if let Some(has_happened) =
+                            has_other_files.filter(|_| self.engine.must_be_truncated(table, look))
+                        {
+                            self.engine.handle(Input::TruncateSeen { table, has_happened }, Instant::now());
+                        }
                     }
                 }
                 self.engine.handle(Input::Looked { look }, Instant::now());
@@ -91,6 +98,13 @@ impl Driver {
                 false
             }
         }
+    }
+
+    /// Whether a table has other files than when it was read last, or when a TRUNCATE was seen; `None` where that is not known.
+    fn has_other_files(&self, table: TableId, seen: &[Fingerprint]) -> Option<bool> {
+        let before = self.tables[table.0].fingerprint.as_ref()?;
+        let now = seen.iter().find(|print| print.relation() == before.relation())?;
+        Some(!now.has_files_of(before))
     }
 
     /// A table is another one than was described. Where somebody describes it afresh, it is held until then: its trigger may

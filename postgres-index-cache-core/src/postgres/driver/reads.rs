@@ -129,6 +129,7 @@ impl Driver {
             rolls_back: is_left_open && !is_within_cut,
             lock_timeout: self.options.lock_timeout,
             longest: self.longest_row(),
+            distrust: self.tables[table.0].distrust(),
         };
         self.tables[table.0].start_work(keys);
         if kind == ReadKind::Compare {
@@ -379,7 +380,7 @@ impl Driver {
         let (code, is_refused) = error.verdict();
         let is_permanent = is_refused && !is_refetch;
         let why = chain(&error);
-        if !self.options.limits.heals {
+        if !self.options.limits.heals && !is_refetch {
             // Whoever asks once wants to know now.
             let failure = self.failure.insert(error).to_string();
             self.engine.handle(Input::Lost(failure), Instant::now());
