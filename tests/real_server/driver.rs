@@ -416,7 +416,8 @@ async fn what_is_written_in_silence_behind_unchanged_definitions_is_seen() {
     };
     tokio::time::timeout(DEADLINE, looks).await.expect("fences come back");
     assert_eq!(cached(&driver), stored(&client).await);
-    assert_eq!(driver.engine().counters().reloads, before);
+    let told: Vec<DriverEvent> = driver.take_events().collect();
+    assert_eq!(driver.engine().counters().reloads, before, "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

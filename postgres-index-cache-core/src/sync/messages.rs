@@ -204,7 +204,8 @@ pub enum Input<'a> {
         /// What is seen of it.
         why: String,
     },
-    /// A look has seen what [`Engine::must_be_truncated`](super::Engine::must_be_truncated) asks for.
+    /// A look has seen that a table has other files, or has not, though
+    /// [`Engine::must_be_truncated`](super::Engine::must_be_truncated) says that it must.
     TruncateSeen {
         /// The table.
         table: TableId,

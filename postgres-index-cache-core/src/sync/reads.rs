@@ -197,7 +197,7 @@ impl Engine {
     /// Any role can announce one. Without this: 1. Somebody does. 2. Every row of the cache is removed. 3. Nothing was truncated, and
     /// whoever asks for a row is told that there is none, as of the last fence.
     pub(super) fn truncate_seen(&mut self, table: TableId, has_happened: bool, now: Instant) {
-        let sender = self.tables[table.0].take_truncate();
+        let sender = self.tables[table.0].take_truncate(has_happened);
         if !has_happened {
             let why = "a TRUNCATE was announced that has not happened".to_string();
             self.read_instead(table, &Asked { why, sender }, now);

@@ -132,6 +132,8 @@ pub(super) struct Table {
     /// Who sent that, and the look from which on the table must have other files, where rows were removed for it.
     truncate_sender: Option<i32>,
     cleared_before_look: Option<u64>,
+    /// How often they were, since other files were seen.
+    clears: u32,
     hasher: RandomState,
     /// What reads of it failed with.
     pub(super) read_failures: Streak,
@@ -166,6 +168,7 @@ impl Table {
             last_truncate: None,
             truncate_sender: None,
             cleared_before_look: None,
+            clears: 0,
             hasher: RandomState::default(),
             read_failures: Streak::default(),
             without: None,
@@ -281,6 +284,7 @@ impl Table {
     /// Every row was removed for a TRUNCATE that was announced; looks from this number on begin later.
     pub(super) fn note_clear(&mut self, look: u64) {
         self.cleared_before_look = Some(look);
+        self.clears += 1;
     }
 
     /// Whether rows were removed for a TRUNCATE that no look has seen yet: any role can announce one.
@@ -293,9 +297,13 @@ impl Table {
         self.cleared_before_look.is_some_and(|first| first <= look)
     }
 
-    /// The files of the table were seen to be other ones, or not: gives who sent the TRUNCATE for which rows were removed.
-    pub(super) fn take_truncate(&mut self) -> Option<i32> {
-        self.cleared_before_look = None;
+    /// The files of the table were seen to be other ones, or not to be: gives who sent the last TRUNCATE. New files are those of one:
+    /// where several were announced, the others must be seen too.
+    pub(super) fn take_truncate(&mut self, has_happened: bool) -> Option<i32> {
+        self.clears = if has_happened { self.clears.saturating_sub(1) } else { 0 };
+        if self.clears == 0 {
+            self.cleared_before_look = None;
+        }
         self.truncate_sender
     }
 
@@ -736,6 +744,7 @@ impl Table {
         self.reload_at = None;
         self.asked_meanwhile = None;
         self.cleared_before_look = None;
+        self.clears = 0;
     }
 
     /// A read has failed: it is to be done again, not before then.

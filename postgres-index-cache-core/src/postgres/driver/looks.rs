@@ -41,9 +41,10 @@ impl Driver {
                         // Before what is compared takes its place.
                         let has_other_files = self.has_other_files(table, &seen);
                         self.compare(table, &seen);
-                        if let Some(has_happened) =
-                            has_other_files.filter(|_| self.engine.must_be_truncated(table, look))
-                        {
+                        // A look that began before the announcement came may have seen what is announced.
+                        let has_happened = has_other_files == Some(true);
+                        let must_have = has_other_files.is_some() && self.engine.must_be_truncated(table, look);
+                        if has_happened || must_have {
                             self.engine.handle(Input::TruncateSeen { table, has_happened }, Instant::now());
                         }
                     }
