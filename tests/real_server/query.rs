@@ -394,3 +394,28 @@ async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
     let _ = child.kill();
     let _ = child.wait();
 }
+
+/// A column that becomes another type of the same size and back, again and again, is never read as what it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_changes_and_changes_back_is_never_taken_for_the_other() {
+    let database = Database::with("CREATE TABLE t (id int PRIMARY KEY, v int8); INSERT INTO t VALUES (5, 5)").await;
+    database.pgic_ok(&["install-triggers", "t"]);
+    let client = database.client().await;
+    let altering = tokio::spawn(async move {
+        loop {
+            client.batch_execute("ALTER TABLE t ALTER v TYPE float8").await.unwrap();
+            client
+                .batch_execute("SELECT pg_sleep(0.01); ALTER TABLE t ALTER v TYPE int8; SELECT pg_sleep(0.01)")
+                .await
+                .unwrap();
+        }
+    });
+    for _ in 0..12 {
+        let database = database.clone();
+        let ran =
+            tokio::task::spawn_blocking(move || database.pgic(&["query", "t", "id=5", "-o", "json"])).await.unwrap();
+        let is_right = ran.code == 0 && ran.stdout == "{\"id\":5,\"v\":5}\n";
+        assert!(is_right || ran.code == 2, "{ran:?}");
+    }
+    altering.abort();
+}
