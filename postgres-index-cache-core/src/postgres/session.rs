@@ -134,20 +134,8 @@ impl Session {
         &mut self,
         statement: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let statement = statement(&self.client);
-        tokio::pin!(statement);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut statement => return done,
-                message = poll_fn(|cx| self.messages.poll_message(cx)) => match message {
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error),
-                    // The statement's future says what the end of the connection means.
-                    None => return statement.await,
-                },
-            }
-        }
+        let Self { client, messages } = self;
+        while_polled(&mut **messages, statement(client), |_| {}).await
     }
 
     /// Lets a task drive the connection; its notices and notifications are dropped.
@@ -173,6 +161,29 @@ impl Session {
             ended(why).await;
         });
         self.client
+    }
+}
+
+/// Awaits a statement while the connection that carries it is polled; `heard` takes the notifications that come meanwhile.
+async fn while_polled<T>(
+    messages: &mut dyn Messages,
+    statement: impl Future<Output = Result<T, Error>>,
+    mut heard: impl FnMut(Notification),
+) -> Result<T, Error> {
+    // Boxed: every future that opens a connection has this one in it.
+    let mut statement = Box::pin(statement);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut statement => return done,
+            message = poll_fn(|cx| messages.poll_message(cx)) => match message {
+                Some(Ok(AsyncMessage::Notification(notification))) => heard(notification),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+                // The statement's future says what the end of the connection means.
+                None => return statement.await,
+            },
+        }
     }
 }
 
@@ -226,22 +237,8 @@ impl Listener {
 
     /// Runs a statement on this session while its messages are polled.
     async fn execute(&mut self, sql: &str) -> Result<(), Error> {
-        let client = Arc::clone(&self.client);
-        let statement = client.batch_execute(sql);
-        tokio::pin!(statement);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut statement => return done,
-                message = poll_fn(|cx| self.messages.poll_message(cx)) => match message {
-                    Some(Ok(AsyncMessage::Notification(notification))) => self.early.push_back(notification),
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error),
-                    // The statement's future says what the end of the connection means.
-                    None => return statement.await,
-                },
-            }
-        }
+        let Self { client, messages, early } = self;
+        while_polled(&mut **messages, client.batch_execute(sql), |notification| early.push_back(notification)).await
     }
 
     /// The next notification; `None` at the end of the connection.
