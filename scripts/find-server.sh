@@ -19,23 +19,24 @@ pgic_as_root() {
         echo "+ sudo $*" >&2
         sudo "$@"
     else
-        echo "PostgreSQL's server is missing, and installing it takes root; run: $*" >&2
+        echo "to install what is missing takes root; run: $*" >&2
         return 1
     fi
 }
 
-pgic_install_server() {
-    echo "PostgreSQL's server programs are not here; installing them with the system's package manager" >&2
+# Installs a program with the system's package manager: what it is, then its package for apt-get, dnf, apk and brew.
+pgic_install() {
+    echo "$1 is not here; installing it with the system's package manager" >&2
     if command -v apt-get >/dev/null 2>&1; then
-        pgic_as_root apt-get update && pgic_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y postgresql
+        pgic_as_root apt-get update && pgic_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y "$2"
     elif command -v dnf >/dev/null 2>&1; then
-        pgic_as_root dnf install -y postgresql-server
+        pgic_as_root dnf install -y "$3"
     elif command -v apk >/dev/null 2>&1; then
-        pgic_as_root apk add postgresql
+        pgic_as_root apk add "$4"
     elif command -v brew >/dev/null 2>&1; then
-        brew install postgresql
+        brew install "$5"
     else
-        echo "no apt-get, dnf, apk or brew here: install PostgreSQL's server by hand, or name its folder in PGIC_PG_BIN" >&2
+        echo "no apt-get, dnf, apk or brew here: install $1 by hand" >&2
         return 1
     fi
 }
@@ -48,6 +49,6 @@ pgic_need_cargo() {
 
 pgic_need_cargo || exit 2
 if ! pgic_has_server; then
-    pgic_install_server || exit 2
+    pgic_install "PostgreSQL's server" postgresql postgresql-server postgresql postgresql || exit 2
     pgic_has_server || { echo "PostgreSQL was installed, but its programs are in no known folder: name it in PGIC_PG_BIN" >&2; exit 2; }
 fi
