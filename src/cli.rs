@@ -1,6 +1,8 @@
 //! The command line as a whole: what every command takes, and the list of commands.
 
-use crate::commands::{completions, demo, install_triggers, query, remove_triggers, shell, status, tail, verify};
+use crate::commands::{
+    completions, demo, install_triggers, query, remove_triggers, shell, status, tail, verify,
+};
 use crate::render::Format;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ColorChoice, Parser, Subcommand};
@@ -12,11 +14,16 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Operate and debug a cache-invalidation pipeline on PostgreSQL: row triggers that NOTIFY, caches that LISTEN.
+/// Operate and debug a cache-invalidation pipeline on PostgreSQL: row triggers that NOTIFY, caches
+/// that LISTEN.
 #[derive(Debug, Parser)]
 #[command(name = "pgic", version, styles = STYLES, max_term_width = 100, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 it could not be done.\n\
-    Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where to connect.")]
+#[command(
+    after_help = "Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 it could not be \
+        done.\n\
+    Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where \
+    to connect."
+)]
 pub struct Cli {
     /// What every command takes.
     #[command(flatten)]
@@ -33,7 +40,14 @@ pub struct Global {
     #[arg(short, long, global = true, value_name = "URL")]
     pub database_url: Option<String>,
     /// How answers are printed
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub output: Format,
     /// When to use colour
     #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
@@ -75,7 +89,9 @@ pub enum Command {
 /// When it is none.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: f64 = digits.parse().map_err(|_| format!("expected a time like 500ms, 5s or 2m, not \"{text}\""))?;
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| format!("expected a time like 500ms, 5s or 2m, not \"{text}\""))?;
     let seconds = match &text[digits.len()..] {
         "ms" => number / 1000.0,
         "" | "s" => number,
@@ -92,8 +108,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// When it is none.
 pub fn parse_bytes(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: f64 =
-        digits.trim().parse().map_err(|_| format!("expected a size like 512MB or 2GB, not \"{text}\""))?;
+    let number: f64 = digits
+        .trim()
+        .parse()
+        .map_err(|_| format!("expected a size like 512MB or 2GB, not \"{text}\""))?;
     let unit = text[digits.len()..].to_ascii_lowercase();
     let power = match unit.trim_end_matches('b').trim_end_matches('i') {
         "" => 0,
@@ -104,7 +122,11 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         _ => return Err(format!("unknown unit \"{unit}\": use KB, MB, GB or TB")),
     };
     let bytes = number * 1024_f64.powi(power);
-    if bytes.is_finite() && bytes >= 0.0 { Ok(bytes as usize) } else { Err(format!("\"{text}\" is not a size")) }
+    if bytes.is_finite() && bytes >= 0.0 {
+        Ok(bytes as usize)
+    } else {
+        Err(format!("\"{text}\" is not a size"))
+    }
 }
 
 #[cfg(test)]

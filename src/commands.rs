@@ -99,7 +99,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         return completions::run(args);
     }
     check_files()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.context("start the runtime")?;
     let done = runtime.block_on(async {
         // A prompt stops the process itself: see `line_editor`.
@@ -126,11 +129,18 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     done
 }
 
-/// Whether as many files can be opened as the runtime and the connections take; the runtime does not survive it otherwise.
+/// Whether as many files can be opened as the runtime and the connections take; the runtime does
+/// not survive it otherwise.
 fn check_files() -> anyhow::Result<()> {
     const NEEDED: usize = 12;
-    let opened: std::io::Result<Vec<std::fs::File>> = (0..NEEDED).map(|_| std::fs::File::open("/dev/null")).collect();
-    drop(opened.with_context(|| format!("open {NEEDED} files at once")).hint("raise the limit: ulimit -n 64")?);
+    let opened: std::io::Result<Vec<std::fs::File>> = (0..NEEDED)
+        .map(|_| std::fs::File::open("/dev/null"))
+        .collect();
+    drop(
+        opened
+            .with_context(|| format!("open {NEEDED} files at once"))
+            .hint("raise the limit: ulimit -n 64")?,
+    );
     Ok(())
 }
 
@@ -149,16 +159,24 @@ fn trace(verbosity: u8) {
         .try_init();
 }
 
-/// SIGINT and SIGTERM, caught from the making of this on: what is begun before they are waited for ends in order too.
+/// SIGINT and SIGTERM, caught from the making of this on: what is begun before they are waited for
+/// ends in order too.
 #[derive(Debug)]
 pub struct Signals(Option<(Signal, Signal)>);
 
 impl Signals {
     /// Catches them.
     pub fn catch() -> Self {
-        let caught = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        let caught = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        );
         // Without handlers a signal ends the process as it always does.
-        Self(if let (Ok(interrupt), Ok(terminate)) = caught { Some((interrupt, terminate)) } else { None })
+        Self(if let (Ok(interrupt), Ok(terminate)) = caught {
+            Some((interrupt, terminate))
+        } else {
+            None
+        })
     }
 
     /// Waits for the next one.

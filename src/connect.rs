@@ -1,7 +1,8 @@
 //! Connections: what the command line, a URL and libpq's environment say, made into sessions.
 //!
-//! First that is given wins: `--database-url`, `DATABASE_URL`, then libpq's variables; a URL's own parameters win over the
-//! environment, which fills in what the URL leaves out (manual, 34.1.2 Parameter Key Words, 34.15 Environment Variables).
+//! First that is given wins: `--database-url`, `DATABASE_URL`, then libpq's variables; a URL's own
+//! parameters win over the environment, which fills in what the URL leaves out (manual, 34.1.2
+//! Parameter Key Words, 34.15 Environment Variables).
 
 mod environment;
 mod parameters;
@@ -12,7 +13,9 @@ use crate::suspend::Suspension;
 use anyhow::{Context as _, bail};
 pub use environment::Environment;
 use postgres_index_cache_core::postgres::sqlstate::{self, Policy};
-use postgres_index_cache_core::postgres::{ConnectError, Connector, Role, STARTING_PATIENCE, STARTING_RETRY, Session};
+use postgres_index_cache_core::postgres::{
+    ConnectError, Connector, Role, STARTING_PATIENCE, STARTING_RETRY, Session,
+};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -65,14 +68,23 @@ impl fmt::Display for Server {
 }
 
 impl Server {
-    /// What `url` (from the command line) and the environment say. `command` is what the session calls itself.
+    /// What `url` (from the command line) and the environment say. `command` is what the session
+    /// calls itself.
     ///
     /// # Errors
     /// When a parameter is not understood, or asks for what cannot be honoured.
-    pub fn new(url: Option<&str>, environment: &Environment, command: &str) -> anyhow::Result<Self> {
+    pub fn new(
+        url: Option<&str>,
+        environment: &Environment,
+        command: &str,
+    ) -> anyhow::Result<Self> {
         // An empty URL is a variable that is not set.
-        let given = url.filter(|url| !url.is_empty()).map(str::to_string).or_else(|| environment.get("DATABASE_URL"));
-        let parsed = parameters::parse(given.as_deref().unwrap_or_default()).context("read the database URL")?;
+        let given = url
+            .filter(|url| !url.is_empty())
+            .map(str::to_string)
+            .or_else(|| environment.get("DATABASE_URL"));
+        let parsed = parameters::parse(given.as_deref().unwrap_or_default())
+            .context("read the database URL")?;
         let mut config = parsed.config;
         environment.fill(&mut config)?;
         let ssl_mode = parsed.ssl_mode.or_else(|| environment.get("PGSSLMODE"));
@@ -80,13 +92,24 @@ impl Server {
         check_ssl_mode(ssl_mode.as_deref())?;
         config.ssl_mode(SslMode::Disable);
         // A dead peer is noticed within seconds, not after the kernel's two hours.
-        config.keepalives(true).keepalives_idle(Duration::from_secs(10)).keepalives_interval(Duration::from_secs(3));
-        config.keepalives_retries(3).tcp_user_timeout(Duration::from_secs(15));
+        config
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(3));
+        config
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(15));
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
-        let application_name = config.get_application_name().map_or_else(|| format!("pgic {command}"), str::to_string);
-        Ok(Self { config, application_name, suspension: Suspension::default() })
+        let application_name = config
+            .get_application_name()
+            .map_or_else(|| format!("pgic {command}"), str::to_string);
+        Ok(Self {
+            config,
+            application_name,
+            suspension: Suspension::default(),
+        })
     }
 
     /// The same, whose connections end when this process is about to be stopped.
@@ -107,9 +130,17 @@ impl Server {
         };
         let addresses = self.config.get_hostaddrs();
         let is_local = !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback);
-        let host = self.config.get_hosts().iter().find(remote).filter(|_| !is_local)?;
+        let host = self
+            .config
+            .get_hosts()
+            .iter()
+            .find(remote)
+            .filter(|_| !is_local)?;
         let Host::Tcp(name) = host else { return None };
-        Some(format!("connecting to {name} in plaintext: what is sent, the password too, can be read on the way"))
+        Some(format!(
+            "connecting to {name} in plaintext: what is sent, the password too, can be read on the \
+            way"
+        ))
     }
 
     /// Opens a session and lets a task drive it. A server that is starting is waited for.
@@ -138,11 +169,22 @@ impl Server {
         let mut config = role.preferring_the_primary(&self.config);
         config.application_name(role.session_name(&self.application_name));
         self.suspension.is_over().await;
-        // tokio-postgres bounds the connection of TCP alone: a port that accepts and says nothing takes for ever.
-        let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
-        let patience = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        // tokio-postgres bounds the connection of TCP alone: a port that accepts and says nothing
+        // takes for ever.
+        let hosts = config
+            .get_hosts()
+            .len()
+            .max(config.get_hostaddrs().len())
+            .max(1);
+        let patience = config
+            .get_connect_timeout()
+            .copied()
+            .unwrap_or(CONNECT_TIMEOUT);
         let patience = patience.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX));
-        let failed = |source: ConnectError| ConnectFailure { server: self.to_string(), source };
+        let failed = |source: ConnectError| ConnectFailure {
+            server: self.to_string(),
+            source,
+        };
         let connected = tokio::time::timeout(patience, config.connect(NoTls)).await;
         let connected = connected.map_err(|_| failed(Silent(patience).into()))?;
         let (client, connection) = connected.map_err(|source| failed(source.into()))?;
@@ -174,7 +216,8 @@ impl ConnectFailure {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         if self.source.is::<Silent>() {
-            let hint = "is this a PostgreSQL server's port? To wait longer, set connect_timeout or PGCONNECT_TIMEOUT";
+            let hint = "is this a PostgreSQL server's port? To wait longer, set connect_timeout or \
+                PGCONNECT_TIMEOUT";
             return Some(hint.to_string());
         }
         self.source.downcast_ref().and_then(connection_hint)
@@ -193,7 +236,8 @@ fn connection_hint(error: &tokio_postgres::Error) -> Option<String> {
         None if std::error::Error::source(error)
             .is_some_and(|cause| cause.to_string().contains("password missing")) =>
         {
-            "the server asks for a password: set PGPASSWORD or put it into the URL (password files are not read)"
+            "the server asks for a password: set PGPASSWORD or put it into the URL (password files \
+            are not read)"
         }
         None if std::error::Error::source(error)
             .is_some_and(|cause| cause.to_string().contains("does not allow writes")) =>
@@ -201,7 +245,8 @@ fn connection_hint(error: &tokio_postgres::Error) -> Option<String> {
             "it is a standby, or read only: name the primary, or another target_session_attrs"
         }
         None => {
-            "is the server running, and is this its address? Name it with --database-url, DATABASE_URL or PGHOST and PGPORT"
+            "is the server running, and is this its address? Name it with --database-url, \
+            DATABASE_URL or PGHOST and PGPORT"
         }
     };
     Some(hint.to_string())
@@ -212,20 +257,27 @@ fn check_ssl_mode(mode: Option<&str>) -> anyhow::Result<()> {
     match mode {
         None | Some("" | "disable" | "allow" | "prefer") => Ok(()),
         Some(mode @ ("require" | "verify-ca" | "verify-full")) => Err(with_hint(
-            anyhow::anyhow!("sslmode={mode} cannot be honoured: this version of pgic speaks plaintext alone"),
-            "connect through a tunnel that encrypts (ssh -L, stunnel), and set sslmode=disable for that address",
+            anyhow::anyhow!(
+                "sslmode={mode} cannot be honoured: this version of pgic speaks plaintext alone"
+            ),
+            "connect through a tunnel that encrypts (ssh -L, stunnel), and set sslmode=disable for \
+            that address",
         )),
-        Some(_) => bail!("sslmode is none of disable, allow, prefer, require, verify-ca, verify-full"),
+        Some(_) => {
+            bail!("sslmode is none of disable, allow, prefer, require, verify-ca, verify-full")
+        }
     }
 }
 
 /// Refuses names that hold more than a name: they are printed, and a password must not be.
 ///
-/// Without this: 1. A password has an `@` that is not written as `%40`. 2. What stands behind it is taken for the host. 3. The rest
-/// of the password is printed with the host's name.
+/// Without this: 1. A password has an `@` that is not written as `%40`. 2. What stands behind it is
+/// taken for the host. 3. The rest of the password is printed with the host's name.
 fn check_names(config: &Config) -> anyhow::Result<()> {
     let is_odd_host = |host: &Host| match host {
-        Host::Tcp(name) => name.contains(['@', ':', '/', '=', '\'', '"', ' ']) && name.parse::<IpAddr>().is_err(),
+        Host::Tcp(name) => {
+            name.contains(['@', ':', '/', '=', '\'', '"', ' ']) && name.parse::<IpAddr>().is_err()
+        }
         #[cfg(unix)]
         Host::Unix(_) => false,
     };
@@ -235,9 +287,20 @@ fn check_names(config: &Config) -> anyhow::Result<()> {
             "in a URL write an @ of the user or the password as %40, a : as %3A and a / as %2F",
         ));
     }
-    let names = [config.get_dbname(), config.get_user(), config.get_application_name()];
-    if names.into_iter().flatten().any(|name| is_connection_string(name) || is_bare(name)) {
-        bail!("a connection string stands where the name of a database, a user or an application belongs");
+    let names = [
+        config.get_dbname(),
+        config.get_user(),
+        config.get_application_name(),
+    ];
+    if names
+        .into_iter()
+        .flatten()
+        .any(|name| is_connection_string(name) || is_bare(name))
+    {
+        bail!(
+            "a connection string stands where the name of a database, a user or an application \
+            belongs"
+        );
     }
     Ok(())
 }

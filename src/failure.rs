@@ -35,7 +35,8 @@ pub fn with_hint(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> an
     error.into().context(Hint(hint.into()))
 }
 
-/// The lines to print for an error: its chain on one, what the server adds, then the hint. What a terminal obeys is escaped.
+/// The lines to print for an error: its chain on one, what the server adds, then the hint. What a
+/// terminal obeys is escaped.
 pub fn lines(error: &anyhow::Error) -> Vec<String> {
     let hint = error.downcast_ref::<Hint>().cloned();
     let hint_text = hint.as_ref().map(ToString::to_string);
@@ -47,13 +48,24 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
         if Some(&text) == hint_text.as_ref() {
             continue;
         }
-        let failed = cause.downcast_ref::<ConnectFailure>().and_then(ConnectFailure::hint);
+        let failed = cause
+            .downcast_ref::<ConnectFailure>()
+            .and_then(ConnectFailure::hint);
         server_hint = failed.map(|hint| format!("hint: {hint}")).or(server_hint);
         if let Some(server) = cause.downcast_ref::<tokio_postgres::error::DbError>() {
             text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
-            details.extend(server.detail().map(|detail| format!("detail: {}", escape(detail))));
-            server_hint = server.hint().map(|hint| format!("hint: {}", escape(hint))).or(server_hint);
-        } else if cause.downcast_ref::<tokio_postgres::Error>().is_some() && cause.source().is_some() {
+            details.extend(
+                server
+                    .detail()
+                    .map(|detail| format!("detail: {}", escape(detail))),
+            );
+            server_hint = server
+                .hint()
+                .map(|hint| format!("hint: {}", escape(hint)))
+                .or(server_hint);
+        } else if cause.downcast_ref::<tokio_postgres::Error>().is_some()
+            && cause.source().is_some()
+        {
             // Its own text only says "db error" or the like; its cause comes next.
             continue;
         }
@@ -64,8 +76,17 @@ pub fn lines(error: &anyhow::Error) -> Vec<String> {
     // Nothing that somebody else wrote may pass for a line of ours.
     let mut lines = vec![escape(&format!("error: {}", causes.join(": "))).into_owned()];
     lines.extend(details);
-    let own = |Hint(hint): Hint| if hint == INSTALL_HINT { hint } else { escape(&hint).into_owned() };
-    lines.extend(hint.map(|hint| format!("hint: {}", own(hint))).or(server_hint));
+    let own = |Hint(hint): Hint| {
+        if hint == INSTALL_HINT {
+            hint
+        } else {
+            escape(&hint).into_owned()
+        }
+    };
+    lines.extend(
+        hint.map(|hint| format!("hint: {}", own(hint)))
+            .or(server_hint),
+    );
     lines
 }
 
@@ -77,7 +98,17 @@ mod tests {
     #[test]
     fn the_hint_is_a_line_of_its_own_wherever_it_was_attached() {
         let failed: Result<(), _> = Err(std::io::Error::other("refused"));
-        let error = failed.context("connect").hint("start the server").context("list tables").unwrap_err();
-        assert_eq!(lines(&error), ["error: list tables: connect: refused", "hint: start the server"]);
+        let error = failed
+            .context("connect")
+            .hint("start the server")
+            .context("list tables")
+            .unwrap_err();
+        assert_eq!(
+            lines(&error),
+            [
+                "error: list tables: connect: refused",
+                "hint: start the server"
+            ]
+        );
     }
 }

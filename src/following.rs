@@ -1,4 +1,5 @@
-//! A table as something to follow: whether it can be, what its cache keeps, what the engine is told of it.
+//! A table as something to follow: whether it can be, what its cache keeps, what the engine is told
+//! of it.
 
 pub mod estimate;
 pub mod subject;
@@ -40,23 +41,36 @@ pub fn sent_columns<'a>(seen: Option<&'a Observed<'_>>) -> Option<&'a Vec<String
 
 /// The columns that a cache can be asked for, in table order.
 pub fn shown(table: &Table, seen: Option<&Observed<'_>>) -> Vec<String> {
-    postgres::sent(table, seen.map(|seen| &seen.announced)).into_iter().map(|column| column.name.clone()).collect()
+    postgres::sent(table, seen.map(|seen| &seen.announced))
+        .into_iter()
+        .map(|column| column.name.clone())
+        .collect()
 }
 
-/// Refuses a column that the trigger does not send: it cannot be kept in step. Where it sends keys alone, rows are read
-/// again.
+/// Refuses a column that the trigger does not send: it cannot be kept in step. Where it sends keys
+/// alone, rows are read again.
 ///
 /// # Errors
 /// When the trigger does not send the column.
 pub fn check_sent(table: &Table, seen: Option<&Observed<'_>>, column: &str) -> anyhow::Result<()> {
-    let is_key = table.key.iter().flat_map(|key| &key.columns).any(|name| name == column);
+    let is_key = table
+        .key
+        .iter()
+        .flat_map(|key| &key.columns)
+        .any(|name| name == column);
     match sent_columns(seen).filter(|sent| !is_key && !sent.iter().any(|name| name == column)) {
         None => Ok(()),
         Some(sent) => {
             let name = table.display_name();
             let typed = table.typed_name();
-            let hint = format!("send it with: pgic install-triggers {typed} --columns {},{column}", sent.join(","));
-            Err(anyhow!("the trigger of {name} does not send the column {column}")).hint(hint)
+            let hint = format!(
+                "send it with: pgic install-triggers {typed} --columns {},{column}",
+                sent.join(",")
+            );
+            Err(anyhow!(
+                "the trigger of {name} does not send the column {column}"
+            ))
+            .hint(hint)
         }
     }
 }
@@ -73,7 +87,10 @@ pub fn check_announced(table: &Table) -> anyhow::Result<Vec<String>> {
 ///
 /// # Errors
 /// When there is no key, or too many columns.
-pub fn shape(table: &Table, is_kept: impl Fn(&catalog::Column) -> bool) -> anyhow::Result<Arc<TableShape>> {
+pub fn shape(
+    table: &Table,
+    is_kept: impl Fn(&catalog::Column) -> bool,
+) -> anyhow::Result<Arc<TableShape>> {
     postgres::shape(table, is_kept).map_err(refused)
 }
 
@@ -93,7 +110,10 @@ pub async fn check_memory(
     if wanted <= allowed {
         return Ok(());
     }
-    let names: Vec<String> = tables.iter().map(|(table, _)| table.display_name()).collect();
+    let names: Vec<String> = tables
+        .iter()
+        .map(|(table, _)| table.display_name())
+        .collect();
     Err(with_hint(
         anyhow!(
             "loading {} would take about {}, more than the {} allowed",
@@ -115,12 +135,15 @@ pub fn channel(table: &Table, seen: Option<&Observed<'_>>, notices: &mut Vec<Str
     let name = table.display_name();
     let Some(seen) = seen else {
         notices.push(format!(
-            "no trigger announces changes of {name}: the answer is the table as it was when it was read"
+            "no trigger announces changes of {name}: the answer is the table as it was when it was \
+            read"
         ));
         return DEFAULT_CACHE_CHANNEL.to_string();
     };
     seen.channel.clone().unwrap_or_else(|| {
-        notices.push(format!("the channel of {name}'s trigger is not known; listening on {DEFAULT_CACHE_CHANNEL}"));
+        notices.push(format!(
+            "the channel of {name}'s trigger is not known; listening on {DEFAULT_CACHE_CHANNEL}"
+        ));
         DEFAULT_CACHE_CHANNEL.to_string()
     })
 }
@@ -129,9 +152,16 @@ pub fn channel(table: &Table, seen: Option<&Observed<'_>>, notices: &mut Vec<Str
 pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
     DriverOptions {
         channels,
-        fence_channel: format!("pgic_fence_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+        fence_channel: format!(
+            "pgic_fence_{:016x}{:016x}",
+            fastrand::u64(..),
+            fastrand::u64(..)
+        ),
         limits: Limits::default(),
-        settings: PINNED.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
+        settings: PINNED
+            .iter()
+            .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
+            .collect(),
         max_memory,
         lock_timeout: Duration::from_secs(10),
         holds_altered: false,
@@ -143,23 +173,37 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
 pub fn explain_failure(error: DriverError) -> anyhow::Error {
     let hint = match (&error, sqlstate::of(&error)) {
         (DriverError::Failed(Failure::ProbeLost { .. }), _) => {
-            "a pooler in transaction mode takes LISTEN and passes nothing on: connect to the server itself"
+            "a pooler in transaction mode takes LISTEN and passes nothing on: connect to the \
+            server itself"
         }
-        (DriverError::Claim { source: ClaimError::Shared, .. }, _) => {
-            "this command LISTENs, which takes a session of its own: connect to the server itself, or to a pool in session mode"
+        (
+            DriverError::Claim {
+                source: ClaimError::Shared,
+                ..
+            },
+            _,
+        ) => {
+            "this command LISTENs, which takes a session of its own: connect to the server itself, \
+            or to a pool in session mode"
         }
         (DriverError::Failed(Failure::FenceLost { .. }), _) => {
-            "commits may be blocked, or the connection dead: look at pg_stat_activity, and try again"
+            "commits may be blocked, or the connection dead: look at pg_stat_activity, and try \
+            again"
         }
         (DriverError::Failed(Failure::ConnectionLost(_)), _) => "try again",
         (DriverError::Failed(Failure::NotFollowed { .. }), _) => {
             "pgic status says what is wrong, pgic install-triggers mends it"
         }
-        (DriverError::Snapshot { source: ReadError::Altered(_), .. }, _) => {
-            "the table is being altered: try again when that is done"
-        }
+        (
+            DriverError::Snapshot {
+                source: ReadError::Altered(_),
+                ..
+            },
+            _,
+        ) => "the table is being altered: try again when that is done",
         (DriverError::CodeOfOthers { .. }, _) => {
-            "connect as the owner of the table, or as a role that is no superuser and has SELECT on it"
+            "connect as the owner of the table, or as a role that is no superuser and has SELECT \
+            on it"
         }
         (DriverError::Memory { .. } | DriverError::RowTooLong { .. }, _) => {
             "raise --max-memory, or load fewer columns with --columns or --count"

@@ -1,4 +1,5 @@
-//! The parts of the `pgic` command. It has no stable API: what stands here is reached by its tests and benchmarks.
+//! The parts of the `pgic` command. It has no stable API: what stands here is reached by its tests
+//! and benchmarks.
 
 #![doc(hidden)]
 

@@ -1,4 +1,5 @@
-//! Lines that a person types at a prompt, with history and completion, and notices above it. The one home of rustyline.
+//! Lines that a person types at a prompt, with history and completion, and notices above it. The
+//! one home of rustyline.
 
 use crate::suspend::Suspension;
 use anyhow::Context as _;
@@ -11,8 +12,8 @@ use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{
-    Cmd, ColorMode, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler, ExternalPrinter as _,
-    Helper, KeyEvent, RepeatCount,
+    Cmd, ColorMode, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler,
+    ExternalPrinter as _, Helper, KeyEvent, RepeatCount,
 };
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -55,19 +56,43 @@ impl Validator for Help {}
 
 impl Highlighter for Help {
     // The prompt changes while a line is edited: only what is drawn in its place can.
-    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, default: bool) -> Cow<'b, str> {
-        if default { Cow::Owned(self.0.prompt()) } else { Cow::Borrowed(prompt) }
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
+        &'s self,
+        prompt: &'p str,
+        default: bool,
+    ) -> Cow<'b, str> {
+        if default {
+            Cow::Owned(self.0.prompt())
+        } else {
+            Cow::Borrowed(prompt)
+        }
     }
 }
 
 impl Completer for Help {
     type Candidate = Pair;
 
-    fn complete(&self, line: &str, at: usize, _: &rustyline::Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+    fn complete(
+        &self,
+        line: &str,
+        at: usize,
+        _: &rustyline::Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let (start, words) = self.0.complete(&line[..at]);
-        // What is completed is drawn as it is: a name that a terminal would obey is left to be typed.
-        let words = words.into_iter().filter(|word| !word.chars().any(is_obeyed));
-        Ok((start, words.map(|word| Pair { display: word.clone(), replacement: word }).collect()))
+        // What is completed is drawn as it is: a name that a terminal would obey is left to be
+        // typed.
+        let words = words
+            .into_iter()
+            .filter(|word| !word.chars().any(is_obeyed));
+        Ok((
+            start,
+            words
+                .map(|word| Pair {
+                    display: word.clone(),
+                    replacement: word,
+                })
+                .collect(),
+        ))
     }
 }
 
@@ -90,22 +115,35 @@ pub struct LineEditor {
 
 impl std::fmt::Debug for LineEditor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LineEditor").field("history", &self.history).finish_non_exhaustive()
+        f.debug_struct("LineEditor")
+            .field("history", &self.history)
+            .finish_non_exhaustive()
     }
 }
 
 impl LineEditor {
-    /// An editor whose history is kept in `history`, where there is such a place. `suspension` lets the connections go before
-    /// Ctrl-Z stops the process; the editor stops it itself, since it leaves the terminal in order before that.
+    /// An editor whose history is kept in `history`, where there is such a place. `suspension` lets
+    /// the connections go before Ctrl-Z stops the process; the editor stops it itself, since it
+    /// leaves the terminal in order before that.
     ///
     /// # Errors
     /// When the terminal cannot be used.
-    pub fn new(guide: Arc<dyn Guide>, history: Option<PathBuf>, suspension: Suspension) -> anyhow::Result<Self> {
-        let config = Config::builder().color_mode(ColorMode::Forced).auto_add_history(false);
-        let config = config.completion_type(rustyline::CompletionType::List).history_ignore_space(true);
+    pub fn new(
+        guide: Arc<dyn Guide>,
+        history: Option<PathBuf>,
+        suspension: Suspension,
+    ) -> anyhow::Result<Self> {
+        let config = Config::builder()
+            .color_mode(ColorMode::Forced)
+            .auto_add_history(false);
+        let config = config
+            .completion_type(rustyline::CompletionType::List)
+            .history_ignore_space(true);
         let mut editor: Editor<Help, FileHistory> =
             Editor::with_config(config.build()).context("prepare the terminal")?;
-        editor.set_max_history_size(HISTORY).context("prepare the history")?;
+        editor
+            .set_max_history_size(HISTORY)
+            .context("prepare the history")?;
         let stop = EventHandler::Conditional(Box::new(Stop(suspension)));
         editor.bind_sequence(KeyEvent::ctrl('Z'), stop);
         editor.set_helper(Some(Help(Arc::clone(&guide))));
@@ -113,16 +151,26 @@ impl LineEditor {
             // The first time there is none.
             let _ = editor.load_history(file);
         }
-        Ok(Self { editor, guide, history })
+        Ok(Self {
+            editor,
+            guide,
+            history,
+        })
     }
 
-    /// What prints above the prompt. It may wait for the editor to read a line: call it from a thread of its own.
+    /// What prints above the prompt. It may wait for the editor to read a line: call it from a
+    /// thread of its own.
     ///
     /// # Errors
     /// When the terminal cannot do that.
     pub fn above(&mut self) -> anyhow::Result<Above> {
-        let mut printer = self.editor.create_external_printer().context("prepare the terminal")?;
-        Ok(Box::new(move |line| printer.print(line).context("write to the terminal")))
+        let mut printer = self
+            .editor
+            .create_external_printer()
+            .context("prepare the terminal")?;
+        Ok(Box::new(move |line| {
+            printer.print(line).context("write to the terminal")
+        }))
     }
 
     /// Waits for a line.
@@ -143,10 +191,13 @@ impl LineEditor {
 
     /// Appends to the history at once: a shell that is killed has lost nothing.
     fn remember(&mut self, line: &str) {
-        let is_new = !line.trim().is_empty() && self.editor.add_history_entry(line).unwrap_or(false);
+        let is_new =
+            !line.trim().is_empty() && self.editor.add_history_entry(line).unwrap_or(false);
         if let Some(file) = self.history.clone().filter(|_| is_new) {
             let folder = file.parent().map(std::fs::create_dir_all);
-            if folder.is_some_and(|made| made.is_err()) || self.editor.append_history(&file).is_err() {
+            if folder.is_some_and(|made| made.is_err())
+                || self.editor.append_history(&file).is_err()
+            {
                 // A home that cannot be written is no reason to fail, nor to say so at every line.
                 self.history = None;
             }
@@ -167,7 +218,11 @@ impl TerminalState {
     /// Puts it back.
     pub fn restore(&self) {
         if let Some(state) = &self.0 {
-            let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Drain, state);
+            let _ = rustix::termios::tcsetattr(
+                std::io::stdin(),
+                rustix::termios::OptionalActions::Drain,
+                state,
+            );
             // rustyline asks for bracketed paste; this ends it, and the line.
             let _ = std::io::Write::write_all(&mut std::io::stdout(), b"\x1b[?2004l\r\n");
         }

@@ -1,5 +1,5 @@
-//! What people and programs see. Renderers take values and write to `impl Write`; they read no clock, no environment and
-//! no terminal.
+//! What people and programs see. Renderers take values and write to `impl Write`; they read no
+//! clock, no environment and no terminal.
 
 pub mod change;
 pub mod escape;
@@ -49,8 +49,8 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Writes to stderr, in colour where that takes it. A stderr that takes nothing, on a full disk for example, is no reason to end
-/// what is being done, and there is nowhere to say it.
+/// Writes to stderr, in colour where that takes it. A stderr that takes nothing, on a full disk for
+/// example, is no reason to end what is being done, and there is nowhere to say it.
 pub fn note(text: &str) {
     let mut out = anstream::stderr().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -67,7 +67,9 @@ impl Write for Trace {
             &text
                 .split_inclusive('\n')
                 .map(|line| {
-                    let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
+                    let (line, end) = line
+                        .strip_suffix('\n')
+                        .map_or((line, ""), |line| (line, "\n"));
                     format!("{}{end}", escape::escape(line))
                 })
                 .collect::<String>(),
@@ -85,17 +87,20 @@ pub fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Waits until nobody reads our output any more: `tail | head -1` on a silent channel has nothing to write, and would
-/// not notice.
+/// Waits until nobody reads our output any more: `tail | head -1` on a silent channel has nothing
+/// to write, and would not notice.
 pub async fn reader_gone() {
     let (sender, gone) = tokio::sync::oneshot::channel();
-    let watching = std::thread::Builder::new().name("output".to_string()).spawn(move || {
-        let stdout = io::stdout();
-        let watched = PollFd::new(&stdout, PollFlags::empty());
-        // Nothing is asked for: what is said all the same is that the other end is closed. A file never says it.
-        let said = poll(&mut [watched], None);
-        sender.send(said.is_ok_and(|count| count > 0))
-    });
+    let watching = std::thread::Builder::new()
+        .name("output".to_string())
+        .spawn(move || {
+            let stdout = io::stdout();
+            let watched = PollFd::new(&stdout, PollFlags::empty());
+            // Nothing is asked for: what is said all the same is that the other end is closed. A
+            // file never says it.
+            let said = poll(&mut [watched], None);
+            sender.send(said.is_ok_and(|count| count > 0))
+        });
     // Without the thread nobody says it; the next line that is written does.
     if let Err(error) = watching {
         tracing::warn!(%error, "the output is not watched");

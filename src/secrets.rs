@@ -1,15 +1,19 @@
-//! Connection strings where none belongs. They hold passwords, and whoever knows psql gives one first: `pgic status
-//! postgresql://alice:secret@db/shop`. Nothing of one is printed, nor sent to a server as a name.
+//! Connection strings where none belongs. They hold passwords, and whoever knows psql gives one
+//! first: `pgic status postgresql://alice:secret@db/shop`. Nothing of one is printed, nor sent to a
+//! server as a name.
 
 use std::ffi::OsString;
 
 /// The options whose value is a connection string.
 const OPTIONS: [&str; 2] = ["-d", "--database-url"];
 
-/// Whether a text is a connection URL, of any scheme that may hold a password: quotes around it count for nothing.
+/// Whether a text is a connection URL, of any scheme that may hold a password: quotes around it
+/// count for nothing.
 pub fn is_connection_string(text: &str) -> bool {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '\'' | '"'));
-    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return false;
+    };
     let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | ':' | '_');
     if scheme.is_empty() || !scheme.chars().all(is_scheme) {
         return false;
@@ -18,15 +22,25 @@ pub fn is_connection_string(text: &str) -> bool {
     scheme.to_ascii_lowercase().contains("postgres") || authority.contains('@')
 }
 
-/// Whether a text is a connection string without a scheme: `alice:secret@db/shop`, or pairs with a password among them.
+/// Whether a text is a connection string without a scheme: `alice:secret@db/shop`, or pairs with a
+/// password among them.
 pub fn is_bare(text: &str) -> bool {
-    let has_key = |key: &str| text.split_whitespace().any(|pair| pair.trim_start_matches(['\'', '"']).starts_with(key));
-    let has_url = text.split_whitespace().any(|pair| pair.strip_prefix("dbname=").is_some_and(is_connection_string));
+    let has_key = |key: &str| {
+        text.split_whitespace()
+            .any(|pair| pair.trim_start_matches(['\'', '"']).starts_with(key))
+    };
+    let has_url = text.split_whitespace().any(|pair| {
+        pair.strip_prefix("dbname=")
+            .is_some_and(is_connection_string)
+    });
     let is_pairs = has_url
         || (has_key("password") || has_key("sslpassword"))
             && ["host", "port", "user", "dbname"].into_iter().any(has_key);
     let (name, rest) = text.split_once(':').unwrap_or_default();
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    let is_name = !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
     is_pairs || (is_name && rest.contains('@'))
 }
 
@@ -44,7 +58,9 @@ pub fn is_misplaced(arguments: &[OsString]) -> bool {
         {
             return false;
         }
-        let value = argument.strip_prefix('-').and_then(|option| option.split_once('='));
+        let value = argument
+            .strip_prefix('-')
+            .and_then(|option| option.split_once('='));
         is_connection_string(&argument)
             || (!was_any_value && is_bare(&argument))
             || value.is_some_and(|(_, value)| is_connection_string(value))
@@ -67,14 +83,23 @@ mod tests {
         ] {
             assert!(is_connection_string(text), "{text}");
         }
-        for text in ["users", "url=https://a.b/c@d", "https://a.b/c@d", "app.users", "a@b", "://", "x y://a@b"] {
+        for text in [
+            "users",
+            "url=https://a.b/c@d",
+            "https://a.b/c@d",
+            "app.users",
+            "a@b",
+            "://",
+            "x y://a@b",
+        ] {
             assert!(!is_connection_string(text), "{text}");
         }
     }
 
     #[test]
     fn they_belong_to_their_option_alone() {
-        let is_misplaced = |line: &str| is_misplaced(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        let is_misplaced =
+            |line: &str| is_misplaced(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
         for line in [
             "status -d postgres://a:b@c users",
             "--database-url=postgres://c status",

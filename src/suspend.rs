@@ -1,12 +1,14 @@
-//! [`Suspension`]: what happens when somebody presses Ctrl-Z. The server must not wait for a process that is stopped.
+//! [`Suspension`]: what happens when somebody presses Ctrl-Z. The server must not wait for a
+//! process that is stopped.
 //!
-//! Without this: 1. `pgic tail` is stopped. 2. Its socket fills up, and the server's process behind it waits. 3. The notification
-//! queue cannot be cleaned past what that process has not read, so every commit that notifies gets slower; and what it was reading
-//! stays locked against migrations. So all connections are let go first. After the process goes on, they are opened again, and
-//! what came in between is a gap that is said.
+//! Without this: 1. `pgic tail` is stopped. 2. Its socket fills up, and the server's process behind
+//! it waits. 3. The notification queue cannot be cleaned past what that process has not read, so
+//! every commit that notifies gets slower; and what it was reading stays locked against migrations.
+//! So all connections are let go first. After the process goes on, they are opened again, and what
+//! came in between is a gap that is said.
 //!
-//! SIGSTOP and a machine that sleeps cannot be caught: there the server lets go, by `tcp_user_timeout` (20 s), where the connection
-//! is one of TCP.
+//! SIGSTOP and a machine that sleeps cannot be caught: there the server lets go, by
+//! `tcp_user_timeout` (20 s), where the connection is one of TCP.
 
 use postgres_index_cache_core::postgres::Messages;
 use std::fmt;
@@ -32,22 +34,33 @@ pub struct Suspension {
 
 impl Default for Suspension {
     fn default() -> Self {
-        Self { is_suspended: Arc::new(watch::Sender::new(false)), connections: Arc::default() }
+        Self {
+            is_suspended: Arc::new(watch::Sender::new(false)),
+            connections: Arc::default(),
+        }
     }
 }
 
 impl Suspension {
-    /// From now on lets the connections go at SIGTSTP, then stops this process as the signal does. Call it in a runtime.
+    /// From now on lets the connections go at SIGTSTP, then stops this process as the signal does.
+    /// Call it in a runtime.
     pub fn catch_stop(&self) {
         let suspension = self.clone();
         tokio::spawn(async move {
             // Without a handler the signal stops the process as it always does.
-            let Ok(mut stops) = signal(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw())) else { return };
+            let Ok(mut stops) =
+                signal(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw()))
+            else {
+                return;
+            };
             while stops.recv().await.is_some() {
                 let closing = suspension.clone();
                 // It cannot fail, but where the runtime ends.
                 let _ = tokio::task::spawn_blocking(move || closing.let_go()).await;
-                let stopped = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+                let stopped = rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::STOP,
+                );
                 if let Err(error) = stopped {
                     tracing::warn!(%error, "this process could not be stopped");
                 }
@@ -56,12 +69,14 @@ impl Suspension {
         });
     }
 
-    /// From now on opens connections again at SIGCONT. For whoever calls [`let_go`](Self::let_go) itself and leaves SIGTSTP to
-    /// the system, as a prompt in raw mode must. Call it in a runtime.
+    /// From now on opens connections again at SIGCONT. For whoever calls [`let_go`](Self::let_go)
+    /// itself and leaves SIGTSTP to the system, as a prompt in raw mode must. Call it in a runtime.
     pub fn catch_continue(&self) {
         let suspension = self.clone();
         tokio::spawn(async move {
-            let Ok(mut continues) = signal(SignalKind::from_raw(rustix::process::Signal::CONT.as_raw())) else {
+            let Ok(mut continues) =
+                signal(SignalKind::from_raw(rustix::process::Signal::CONT.as_raw()))
+            else {
                 return;
             };
             while continues.recv().await.is_some() {
@@ -70,7 +85,8 @@ impl Suspension {
         });
     }
 
-    /// Closes every connection, and waits for that a moment. Blocks: call it from a thread of its own.
+    /// Closes every connection, and waits for that a moment. Blocks: call it from a thread of its
+    /// own.
     pub fn let_go(&self) {
         self.is_suspended.send_replace(true);
         let give_up = Instant::now() + PATIENCE;
@@ -86,7 +102,11 @@ impl Suspension {
     /// Waits until connections may be opened.
     pub async fn is_over(&self) {
         // The sender lives as long as this.
-        let _ = self.is_suspended.subscribe().wait_for(|is_suspended| !is_suspended).await;
+        let _ = self
+            .is_suspended
+            .subscribe()
+            .wait_for(|is_suspended| !is_suspended)
+            .await;
     }
 
     /// The messages of a connection, which ends when this process is about to be stopped.
@@ -97,8 +117,15 @@ impl Suspension {
             // The sender lives as long as what waits.
             let _ = watched.wait_for(|is_suspended| *is_suspended).await;
         };
-        let open = Open { messages, connections: Arc::clone(&self.connections) };
-        Bound { open: Some(open), begins: Box::pin(begins), _suspension: self.clone() }
+        let open = Open {
+            messages,
+            connections: Arc::clone(&self.connections),
+        };
+        Bound {
+            open: Some(open),
+            begins: Box::pin(begins),
+            _suspension: self.clone(),
+        }
     }
 }
 
@@ -123,7 +150,9 @@ pub struct Bound<M> {
 
 impl<M> fmt::Debug for Bound<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bound").field("is_open", &self.open.is_some()).finish_non_exhaustive()
+        f.debug_struct("Bound")
+            .field("is_open", &self.open.is_some())
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,5 @@
-//! The triggers that announce changes: what they should be ([`sql`]), whose they are ([`observe`]), and what it takes to
-//! get there ([`plan`]).
+//! The triggers that announce changes: what they should be ([`sql`]), whose they are ([`observe`]),
+//! and what it takes to get there ([`plan`]).
 //!
 //! ```text
 //! catalog::Table ─→ expected text ─┐
@@ -28,8 +28,14 @@ use anyhow::{bail, ensure};
 pub fn check_channel(name: &str) -> anyhow::Result<String> {
     ensure!(!name.is_empty(), "a channel needs a name");
     if name.len() > 63 {
-        bail!("the channel name has {} bytes; PostgreSQL allows 63", name.len());
+        bail!(
+            "the channel name has {} bytes; PostgreSQL allows 63",
+            name.len()
+        );
     }
-    ensure!(!name.contains('\0'), "a channel name cannot contain a zero byte");
+    ensure!(
+        !name.contains('\0'),
+        "a channel name cannot contain a zero byte"
+    );
     Ok(name.to_string())
 }

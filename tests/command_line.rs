@@ -12,7 +12,11 @@ fn the_completion_scripts_are_fresh() {
     for shell in Shell::value_variants() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("completions/pgic.{shell}"));
         let stored = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(stored == script(*shell), "{} is stale: run scripts/completions", path.display());
+        assert!(
+            stored == script(*shell),
+            "{} is stale: run scripts/completions",
+            path.display()
+        );
     }
 }
 
@@ -31,9 +35,20 @@ fn the_whole_help_is_as_it_was() {
 
 #[test]
 fn usage_errors_end_with_two_and_help_with_zero() {
-    let run =
-        |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_pgic")).args(arguments).output().unwrap().status.code();
-    for arguments in [&["--help"][..], &["--version"], &["query", "--help"], &["completions", "bash"]] {
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_pgic"))
+            .args(arguments)
+            .output()
+            .unwrap()
+            .status
+            .code()
+    };
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["query", "--help"],
+        &["completions", "bash"],
+    ] {
         assert_eq!(run(arguments), Some(0), "{arguments:?}");
     }
     for arguments in [

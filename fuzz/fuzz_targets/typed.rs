@@ -1,4 +1,5 @@
-//! What people type, or is set for them: names, conditions, lines of the shell, connection strings. The first byte says which.
+//! What people type, or is set for them: names, conditions, lines of the shell, connection strings.
+//! The first byte says which.
 
 #![no_main]
 

@@ -1,11 +1,13 @@
-//! An application node: its users in a cache that is kept in step, read without asking the database.
+//! An application node: its users in a cache that is kept in step, read without asking the
+//! database.
 //!
 //! ```text
 //! cargo run -p postgres-index-cache-core --example app_node -- "host=localhost user=postgres dbname=mydb"
 //! ```
 //!
-//! The table `users` needs its triggers: `pgic install-triggers users`. Each line of stdin is a `username_hash` to look up;
-//! what happens to the cache is printed as it happens. It ends with stdin.
+//! The table `users` needs its triggers: `pgic install-triggers users`. Each line of stdin is a
+//! `username_hash` to look up; what happens to the cache is printed as it happens. It ends with
+//! stdin.
 
 use postgres_index_cache_core::postgres::{Replica, ReplicaEvent, ReplicaTable};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
@@ -57,7 +59,9 @@ async fn look_up(replica: &Replica, users: &ReplicaTable<User>, username_hash: i
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = std::env::args().nth(1).unwrap_or_else(|| "host=localhost user=postgres".to_string());
+    let config = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "host=localhost user=postgres".to_string());
     let mut builder = Replica::builder(config.parse::<tokio_postgres::Config>()?);
     let users = builder.table::<User>("users");
     let replica = builder.open().await?;
@@ -68,7 +72,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(ReplicaEvent::Row { table, key, became }) => println!("{table} {key}: {became:?}"),
+                Some(ReplicaEvent::Row { table, key, became }) => println!("{table} {key}: \
+                    {became:?}"),
                 Some(event) => println!("{event:?}"),
                 None => break,
             },

@@ -1,4 +1,5 @@
-//! A notification loop of your own: LISTEN, hand each payload to a [`CacheNotificationListener`], read the cache.
+//! A notification loop of your own: LISTEN, hand each payload to a [`CacheNotificationListener`],
+//! read the cache.
 //!
 //! ```text
 //! cargo run -p postgres-index-cache-core --example notification_loop -- "host=localhost user=postgres dbname=mydb"
@@ -10,7 +11,8 @@ use futures_util::future::poll_fn;
 use parking_lot::RwLock;
 use postgres_index_cache_core::postgres::quote_identifier;
 use postgres_index_cache_core::{
-    CacheNotificationListener, HasPrimaryKey, IdxModelCache, IndexCacheHandler, Indexable, parking_lot,
+    CacheNotificationListener, HasPrimaryKey, IdxModelCache, IndexCacheHandler, Indexable,
+    parking_lot,
 };
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -47,8 +49,9 @@ impl Indexable for User {
 
 /// Connects and LISTENs. The task hands on what arrives, and ends with the connection.
 ///
-/// tokio-postgres' `Connection` does its work only while it is polled, so the task that polls it is spawned before LISTEN
-/// is sent; awaiting LISTEN first would wait for ever. The channel is an exact name, so it is quoted.
+/// tokio-postgres' `Connection` does its work only while it is polled, so the task that polls it is
+/// spawned before LISTEN is sent; awaiting LISTEN first would wait for ever. The channel is an
+/// exact name, so it is quoted.
 async fn start_notification_loop(
     config: &str,
     listener: Arc<CacheNotificationListener>,
@@ -77,15 +80,28 @@ async fn start_notification_loop(
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = std::env::args().nth(1).unwrap_or_else(|| "host=localhost user=postgres".to_string());
-    let users: Arc<RwLock<IdxModelCache<User>>> = Arc::new(RwLock::new(IdxModelCache::new(vec![])?));
+    let config = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "host=localhost user=postgres".to_string());
+    let users: Arc<RwLock<IdxModelCache<User>>> =
+        Arc::new(RwLock::new(IdxModelCache::new(vec![])?));
     let mut listener = CacheNotificationListener::new();
-    listener.register_handler(Arc::new(IndexCacheHandler::new("users".to_string(), users.clone())));
+    listener.register_handler(Arc::new(IndexCacheHandler::new(
+        "users".to_string(),
+        users.clone(),
+    )));
 
     // LISTEN before the rows are read: what changes in between is announced, and not missed.
     let (client, task) = start_notification_loop(&config, Arc::new(listener)).await?;
-    for row in client.query("SELECT id, username_hash, email_hash FROM users", &[]).await? {
-        users.write().add(User { id: row.get(0), username_hash: row.get(1), email_hash: row.get(2) });
+    for row in client
+        .query("SELECT id, username_hash, email_hash FROM users", &[])
+        .await?
+    {
+        users.write().add(User {
+            id: row.get(0),
+            username_hash: row.get(1),
+            email_hash: row.get(2),
+        });
     }
     println!("listening, {} users", users.read().len());
     task.await?;

@@ -1,24 +1,26 @@
-//! Slots, key tables and posting lists: the structure under [`IdxModelCache`](crate::IdxModelCache) and
-//! [`TableCache`](crate::TableCache).
+//! Slots, key tables and posting lists: the structure under [`IdxModelCache`](crate::IdxModelCache)
+//! and [`TableCache`](crate::TableCache).
 //!
-//! A row lives in a *slot*, a `u32`. Nothing here stores a key: a table stores slots beside one-byte *tags* of their
-//! hashes, and asks its owner to compare or to hash the row in a slot. One line is one cache line, so that most
-//! look-ups touch one line and the row.
+//! A row lives in a *slot*, a `u32`. Nothing here stores a key: a table stores slots beside
+//! one-byte *tags* of their hashes, and asks its owner to compare or to hash the row in a slot. One
+//! line is one cache line, so that most look-ups touch one line and the row.
 //!
 //! ```text
 //! hash ── top bits ──→ directory ──→ segment ── low bits ──→ line: 12 tags | spill | 12 entries
 //!                                                                                  └→ slot, or posting list
 //! ```
 //!
-//! The table grows by splitting one full segment at a time (extendible hashing), so growth has no moment at which all
-//! of it stands in memory twice, and no pause in proportion to its size.
+//! The table grows by splitting one full segment at a time (extendible hashing), so growth has no
+//! moment at which all of it stands in memory twice, and no pause in proportion to its size.
 //!
 //! # Invariants
-//! 1. An entry is reachable from its home line through lines whose `spill` is above zero: `spill` counts the entries
-//!    that passed this line on the way from their home to where they stand.
+//! 1. An entry is reachable from its home line through lines whose `spill` is above zero: `spill`
+//!    counts the entries that passed this line on the way from their home to where they stand.
 //! 2. A tag is zero exactly where the entry beside it is unused.
-//! 3. Each directory cell names a segment whose prefix is that of the cell; `len` is the number of used entries.
-//! 4. A posting list holds at least two slots, in ascending order, each once; one slot alone stands in the table.
+//! 3. Each directory cell names a segment whose prefix is that of the cell; `len` is the number of
+//!    used entries.
+//! 4. A posting list holds at least two slots, in ascending order, each once; one slot alone stands
+//!    in the table.
 //! 5. A free posting list is empty and listed once in `free`.
 
 mod postings;
@@ -48,7 +50,8 @@ impl<F: Fn(u32) -> u64> Keys for F {
     }
 }
 
-/// An index over values that may repeat: a value that stands once takes an entry and no heap, others a posting list.
+/// An index over values that may repeat: a value that stands once takes an entry and no heap,
+/// others a posting list.
 pub(crate) struct MultiIndex {
     table: SlotTable,
     postings: Vec<Postings>,
@@ -57,19 +60,29 @@ pub(crate) struct MultiIndex {
 
 impl MultiIndex {
     pub(crate) fn with_capacity(expected: usize) -> Self {
-        Self { table: SlotTable::with_capacity(expected), postings: Vec::new(), free: Vec::new() }
+        Self {
+            table: SlotTable::with_capacity(expected),
+            postings: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
         self.table.memory_bytes()
             + self.postings.capacity() * size_of::<Postings>()
-            + self.postings.iter().map(Postings::memory_bytes).sum::<usize>()
+            + self
+                .postings
+                .iter()
+                .map(Postings::memory_bytes)
+                .sum::<usize>()
             + self.free.capacity() * size_of::<u32>()
     }
 
     /// The slots of a value: `is_wanted` says whether the row in a slot has it.
     pub(crate) fn get(&self, hash: u64, mut is_wanted: impl FnMut(u32) -> bool) -> Hits<'_> {
-        let found = self.table.find(hash, |entry| is_wanted(representative(&self.postings, entry)));
+        let found = self.table.find(hash, |entry| {
+            is_wanted(representative(&self.postings, entry))
+        });
         Hits(match found {
             None => Found::Nothing,
             Some(entry) => match self.list(entry) {
@@ -80,16 +93,30 @@ impl MultiIndex {
     }
 
     /// Adds the row in `slot`; `is_same` says whether another row has the same value.
-    pub(crate) fn insert(&mut self, hash: u64, slot: u32, mut is_same: impl FnMut(u32) -> bool, keys: &impl Keys) {
+    pub(crate) fn insert(
+        &mut self,
+        hash: u64,
+        slot: u32,
+        mut is_same: impl FnMut(u32) -> bool,
+        keys: &impl Keys,
+    ) {
         let postings = &self.postings;
-        let found = self.table.find(hash, |entry| is_same(representative(postings, entry)));
+        let found = self
+            .table
+            .find(hash, |entry| is_same(representative(postings, entry)));
         match found {
-            None => self.table.insert_unique(hash, slot, |entry| keys.hash_of(representative(postings, entry))),
+            None => self.table.insert_unique(hash, slot, |entry| {
+                keys.hash_of(representative(postings, entry))
+            }),
             Some(entry) if entry & POSTING_BIT != 0 => {
                 self.postings[(entry & !POSTING_BIT) as usize].insert(slot);
             }
             Some(other) => {
-                let list = Postings::Short(if other < slot { vec![other, slot] } else { vec![slot, other] });
+                let list = Postings::Short(if other < slot {
+                    vec![other, slot]
+                } else {
+                    vec![slot, other]
+                });
                 let number = if let Some(number) = self.free.pop() {
                     self.postings[number as usize] = list;
                     number
@@ -97,13 +124,19 @@ impl MultiIndex {
                     self.postings.push(list);
                     (self.postings.len() - 1) as u32
                 };
-                self.table.replace(hash, |entry| entry == other, number | POSTING_BIT);
+                self.table
+                    .replace(hash, |entry| entry == other, number | POSTING_BIT);
             }
         }
     }
 
     /// Takes the row in `slot` out; `is_same` says whether another row has the same value.
-    pub(crate) fn remove(&mut self, hash: u64, slot: u32, mut is_same: impl FnMut(u32) -> bool) -> bool {
+    pub(crate) fn remove(
+        &mut self,
+        hash: u64,
+        slot: u32,
+        mut is_same: impl FnMut(u32) -> bool,
+    ) -> bool {
         let postings = &self.postings;
         let found = self.table.find(hash, |entry| {
             entry == slot || (entry & POSTING_BIT != 0 && is_same(representative(postings, entry)))
@@ -132,7 +165,9 @@ impl MultiIndex {
 
     /// Checks invariants 1 to 5 and returns every slot that is indexed.
     pub(crate) fn validate(&self, keys: &impl Keys) -> Result<Vec<u32>, String> {
-        let entries = self.table.validate(|entry| keys.hash_of(representative(&self.postings, entry)))?;
+        let entries = self
+            .table
+            .validate(|entry| keys.hash_of(representative(&self.postings, entry)))?;
         let mut slots = Vec::new();
         let mut lists = 0;
         for entry in entries {
@@ -143,31 +178,48 @@ impl MultiIndex {
             lists += 1;
             let content: Vec<u32> = Hits(Found::Many(list)).iter().collect();
             if content.len() < 2 || !content.is_sorted_by(|a, b| a < b) {
-                return Err(format!("posting list {entry:#x} is short or out of order: {content:?}"));
+                return Err(format!(
+                    "posting list {entry:#x} is short or out of order: {content:?}"
+                ));
             }
             if matches!(list, Postings::Long(blocks) if blocks.iter().any(|block| block.is_empty() || block.len() > BLOCK))
             {
-                return Err(format!("posting list {entry:#x} has an empty or overlong block"));
+                return Err(format!(
+                    "posting list {entry:#x} has an empty or overlong block"
+                ));
             }
-            if content.iter().any(|&slot| keys.hash_of(slot) != keys.hash_of(content[0])) {
+            if content
+                .iter()
+                .any(|&slot| keys.hash_of(slot) != keys.hash_of(content[0]))
+            {
                 return Err(format!("posting list {entry:#x} mixes values"));
             }
             slots.extend(content);
         }
-        let free_are_empty = self.free.iter().all(|&number| self.postings[number as usize].len() == 0);
+        let free_are_empty = self
+            .free
+            .iter()
+            .all(|&number| self.postings[number as usize].len() == 0);
         if lists + self.free.len() != self.postings.len() || !free_are_empty {
-            return Err(format!("{lists} lists and {} free of {}", self.free.len(), self.postings.len()));
+            return Err(format!(
+                "{lists} lists and {} free of {}",
+                self.free.len(),
+                self.postings.len()
+            ));
         }
         Ok(slots)
     }
 }
 
-/// A slot whose row carries the value of `entry`. A posting list is never empty while an entry names it.
+/// A slot whose row carries the value of `entry`. A posting list is never empty while an entry
+/// names it.
 fn representative(postings: &[Postings], entry: u32) -> u32 {
     if entry & POSTING_BIT == 0 {
         return entry;
     }
-    postings[(entry & !POSTING_BIT) as usize].first().unwrap_or(u32::MAX)
+    postings[(entry & !POSTING_BIT) as usize]
+        .first()
+        .unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -227,7 +279,10 @@ mod tests {
         }
         for slot in (0..rows).rev().step_by(3) {
             assert!(index.remove(7, slot, |_| true));
-            assert!(!index.remove(7, slot, |_| true), "slot {slot} was removed twice");
+            assert!(
+                !index.remove(7, slot, |_| true),
+                "slot {slot} was removed twice"
+            );
         }
         let left: Vec<u32> = index.get(7, |_| true).iter().collect();
         assert_eq!(left.len(), (rows - rows.div_ceil(3)) as usize);
@@ -245,7 +300,11 @@ mod tests {
             table.insert_unique(hash(entry), entry, hash);
         }
         assert_eq!(segment_count(&table), before);
-        assert!(table.memory_bytes() < count * 8, "{} bytes", table.memory_bytes());
+        assert!(
+            table.memory_bytes() < count * 8,
+            "{} bytes",
+            table.memory_bytes()
+        );
         assert_eq!(table.validate(hash).unwrap().len(), count);
     }
 
@@ -257,7 +316,10 @@ mod tests {
         }
         slots.release(64);
         slots.release(3);
-        assert_eq!((slots.len(), slots.is_used(64), slots.is_used(500)), (128, false, false));
+        assert_eq!(
+            (slots.len(), slots.is_used(64), slots.is_used(500)),
+            (128, false, false)
+        );
         assert_eq!(slots.iter().count(), 128);
         assert_eq!(slots.take(), Some(3));
         assert_eq!(slots.iter().filter(|&slot| slot == 64).count(), 0);

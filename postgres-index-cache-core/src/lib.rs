@@ -1,7 +1,7 @@
 //! An in-memory index cache that follows PostgreSQL tables through LISTEN/NOTIFY, exactly.
 //!
-//! Row triggers send JSON on a channel; every node LISTENs and keeps its caches in step. This crate has both ends of what
-//! a node needs: the caches, and what feeds them.
+//! Row triggers send JSON on a channel; every node LISTENs and keeps its caches in step. This crate
+//! has both ends of what a node needs: the caches, and what feeds them.
 //!
 //! ```text
 //! PostgreSQL ─→ postgres (driver) ─→ sync (engine) ─→ TableCache
@@ -11,8 +11,10 @@
 //! - [`IdxModelCache`]: the typed rows of a table, found by key and by integer and uuid indexes.
 //! - [`CacheNotificationListener`]: routes payloads from a loop of your own to caches and handlers.
 //! - [`TableCache`]: the rows of a table whose columns are known only at run time.
-//! - [`sync`]: the engine that joins a snapshot and the notifications without a gap. It does no I/O.
-//! - `postgres`: the driver that runs the engine on tokio-postgres (feature `postgres`, on by default).
+//! - [`sync`]: the engine that joins a snapshot and the notifications without a gap. It does no
+//!   I/O.
+//! - `postgres`: the driver that runs the engine on tokio-postgres (feature `postgres`, on by
+//!   default).
 
 //!
 //! ```
@@ -62,14 +64,14 @@ mod value;
 
 pub use index_cache::{CacheError, IdxModelCache, PrimaryKeys};
 pub use listener::{
-    CacheNotificationHandler, CacheNotificationListener, DEFAULT_CACHE_CHANNEL, IndexCacheHandler, ListenerStats,
-    Outcome,
+    CacheNotificationHandler, CacheNotificationListener, DEFAULT_CACHE_CHANNEL, IndexCacheHandler,
+    ListenerStats, Outcome,
 };
 pub use model::{HasPrimaryKey, Indexable};
 pub use notification::{Action, CacheNotification, Key, ParseError, Payload};
 pub use table_cache::{
-    Access, Answer, Column, Condition, JsonNulls, KeyBuf, Laid, Row, RowBuf, ShapeError, StoreError, TableCache,
-    TableShape, Unfit, Upserted, Wanted,
+    Access, Answer, Column, Condition, JsonNulls, KeyBuf, Laid, Row, RowBuf, ShapeError,
+    StoreError, TableCache, TableShape, Unfit, Upserted, Wanted,
 };
 pub use value::{CellError, Kind, is_obeyed, one_line_json, output_text};
 

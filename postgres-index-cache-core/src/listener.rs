@@ -1,9 +1,11 @@
-//! [`CacheNotificationListener`]: takes payloads, finds the handler of the table, and says what became of each.
+//! [`CacheNotificationListener`]: takes payloads, finds the handler of the table, and says what
+//! became of each.
 //!
 //! This is the hand-driven way: the application owns the connection and calls
 //! [`process_notification`](CacheNotificationListener::process_notification) for each payload, as
-//! `examples/notification_loop.rs` does. Whatever arrives, nothing is dropped in silence: there is an [`Outcome`], a
-//! counter and a `tracing` event for it, and a row whose new value could not be used is removed rather than left stale.
+//! `examples/notification_loop.rs` does. Whatever arrives, nothing is dropped in silence: there is
+//! an [`Outcome`], a counter and a `tracing` event for it, and a row whose new value could not be
+//! used is removed rather than left stale.
 
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
@@ -31,9 +33,11 @@ pub enum Outcome {
     Applied,
     /// A handler of the application's own took it.
     Handled,
-    /// The row was too long to be sent: it was removed from the cache, which lacks it until it is read again.
+    /// The row was too long to be sent: it was removed from the cache, which lacks it until it is
+    /// read again.
     RowTooLong,
-    /// The row could not be used: it was removed from the cache, which lacks it until it is read again.
+    /// The row could not be used: it was removed from the cache, which lacks it until it is read
+    /// again.
     RowUnfit(String),
     /// The table must be read again: the cache was emptied.
     ReloadNeeded(String),
@@ -111,13 +115,13 @@ pub trait CacheNotificationHandler: Send + Sync {
     /// Takes one notification.
     async fn handle_notification(&self, notification: CacheNotification);
 
-    /// The table: `users`, or `app.users` for the one of that schema alone. A bare name means the table of the listener's
-    /// [default schema](CacheNotificationListener::with_default_schema); a table of that name in another schema is counted
-    /// as [`Outcome::OtherSchema`].
+    /// The table: `users`, or `app.users` for the one of that schema alone. A bare name means the
+    /// table of the listener's [default schema](CacheNotificationListener::with_default_schema); a
+    /// table of that name in another schema is counted as [`Outcome::OtherSchema`].
     fn table_name(&self) -> &str;
 
-    /// Takes one notification and says what became of it. Implement it where that can be something else than
-    /// [`Outcome::Handled`].
+    /// Takes one notification and says what became of it. Implement it where that can be something
+    /// else than [`Outcome::Handled`].
     async fn handle_with_outcome(&self, notification: CacheNotification) -> Outcome {
         self.handle_notification(notification).await;
         Outcome::Handled
@@ -126,8 +130,8 @@ pub trait CacheNotificationHandler: Send + Sync {
 
 /// Keeps an [`IdxModelCache`] in step with the notifications of its table.
 ///
-/// `truncate` empties the cache; a row that was too long to be sent, or that does not fit the model, is removed; `reload`
-/// empties it and says that the table must be read again.
+/// `truncate` empties the cache; a row that was too long to be sent, or that does not fit the
+/// model, is removed; `reload` empties it and says that the table must be read again.
 pub struct IndexCacheHandler<T> {
     table: String,
     cache: Arc<RwLock<IdxModelCache<T>>>,
@@ -152,13 +156,20 @@ where
             }
             Action::Reload => {
                 self.cache.write().clear();
-                let why = notification.why.clone().unwrap_or_else(|| "the trigger did not say".to_string());
+                let why = notification
+                    .why
+                    .clone()
+                    .unwrap_or_else(|| "the trigger did not say".to_string());
                 Outcome::ReloadNeeded(why)
             }
             Action::Insert | Action::Update | Action::Delete => {
                 let Some(id) = notification.id.as_ref().and_then(Key::as_uuid) else {
                     // The cache's keys are uuids: no row of it can be meant.
-                    let id = notification.id.as_ref().map(ToString::to_string).unwrap_or_default();
+                    let id = notification
+                        .id
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
                     return Outcome::RowUnfit(format!("the key {id} is not a uuid"));
                 };
                 match notification.action {
@@ -182,7 +193,8 @@ where
             };
         };
         // Parsed before the lock is taken: readers wait for the store alone.
-        let parsed = guarded(|| serde_json::from_str::<T>(data.get()).map(|row| (row.primary_key(), row)));
+        let parsed =
+            guarded(|| serde_json::from_str::<T>(data.get()).map(|row| (row.primary_key(), row)));
         let stored = match parsed {
             Ok(Ok((key, row))) if key == id => guarded(|| self.cache.write().upsert(row)).map(drop),
             Ok(Ok((other, _))) => {
@@ -270,31 +282,36 @@ impl CacheNotificationListener {
         }
     }
 
-    /// Names the schema of the tables that handlers name without one; `public` unless said otherwise.
+    /// Names the schema of the tables that handlers name without one; `public` unless said
+    /// otherwise.
     ///
-    /// The schema is never taken from a payload. Otherwise one payload of a table of the same name in another schema,
-    /// which any role can send, would make every genuine change an [`Outcome::OtherSchema`].
+    /// The schema is never taken from a payload. Otherwise one payload of a table of the same name
+    /// in another schema, which any role can send, would make every genuine change an
+    /// [`Outcome::OtherSchema`].
     #[must_use]
     pub fn with_default_schema(mut self, schema: impl Into<String>) -> Self {
         self.default_schema = schema.into();
         self
     }
 
-    /// The channel to LISTEN on. It is an exact name: quote it in SQL, or PostgreSQL folds it to lower case.
+    /// The channel to LISTEN on. It is an exact name: quote it in SQL, or PostgreSQL folds it to
+    /// lower case.
     pub fn channel(&self) -> &str {
         &self.channel
     }
 
-    /// Adds a handler. Several handlers may take the same table; each is given every notification of it.
+    /// Adds a handler. Several handlers may take the same table; each is given every notification
+    /// of it.
     pub fn register_handler(&mut self, handler: Arc<dyn CacheNotificationHandler>) {
         let table = handler.table_name().to_string();
         self.tables.entry(table).or_default().push(handler);
     }
 
-    /// Parses a payload, hands it to the handlers of its table, and says what became of it. It never fails and never
-    /// panics, whatever the payload is: any role may send on a channel.
+    /// Parses a payload, hands it to the handlers of its table, and says what became of it. It
+    /// never fails and never panics, whatever the payload is: any role may send on a channel.
     ///
-    /// With several handlers it is the first outcome that is not [`Outcome::Applied`] or [`Outcome::Handled`], if any.
+    /// With several handlers it is the first outcome that is not [`Outcome::Applied`] or
+    /// [`Outcome::Handled`], if any.
     pub async fn process_notification(&self, payload: &str) -> Outcome {
         let outcome = match CacheNotification::parse(payload) {
             Ok(notification) => self.dispatch(notification).await,
@@ -303,8 +320,13 @@ impl CacheNotificationListener {
         };
         self.counters.of(&outcome).fetch_add(1, Ordering::Relaxed);
         match &outcome {
-            Outcome::Applied | Outcome::Handled => tracing::trace!(channel = %self.channel, "notification applied"),
-            other => tracing::warn!(channel = %self.channel, outcome = ?other, "notification not applied"),
+            Outcome::Applied | Outcome::Handled => {
+                tracing::trace!(channel = %self.channel, "notification applied")
+            }
+            other => {
+                tracing::warn!(channel = %self.channel, outcome = ?other, "notification not \
+                    applied")
+            }
         }
         outcome
     }
@@ -335,7 +357,9 @@ impl CacheNotificationListener {
         for handler in handlers {
             let outcome = handler.handle_with_outcome(notification.clone()).await;
             let is_good = matches!(outcome, Outcome::Applied | Outcome::Handled);
-            if worst.is_none() || (!is_good && matches!(worst, Some(Outcome::Applied | Outcome::Handled))) {
+            if worst.is_none()
+                || (!is_good && matches!(worst, Some(Outcome::Applied | Outcome::Handled)))
+            {
                 worst = Some(outcome);
             }
         }
@@ -344,10 +368,15 @@ impl CacheNotificationListener {
     }
 
     /// Finds the handlers of a notification's table.
-    fn find(&self, notification: &CacheNotification) -> Result<&[Arc<dyn CacheNotificationHandler>], Outcome> {
+    fn find(
+        &self,
+        notification: &CacheNotification,
+    ) -> Result<&[Arc<dyn CacheNotificationHandler>], Outcome> {
         let unqualified = self.tables.get(&notification.table);
         let Some(schema) = &notification.schema else {
-            return unqualified.map(Vec::as_slice).ok_or_else(|| Outcome::UnknownTable(notification.table.clone()));
+            return unqualified
+                .map(Vec::as_slice)
+                .ok_or_else(|| Outcome::UnknownTable(notification.table.clone()));
         };
         let qualified = format!("{schema}.{}", notification.table);
         if let Some(handlers) = self.tables.get(&qualified) {
@@ -357,7 +386,10 @@ impl CacheNotificationListener {
         if *schema == self.default_schema {
             Ok(handlers)
         } else {
-            Err(Outcome::OtherSchema { schema: schema.clone(), bound_to: self.default_schema.clone() })
+            Err(Outcome::OtherSchema {
+                schema: schema.clone(),
+                bound_to: self.default_schema.clone(),
+            })
         }
     }
 }

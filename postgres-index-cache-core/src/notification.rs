@@ -1,12 +1,13 @@
-//! [`CacheNotification`]: what a payload says, in the plain form of the specification and in the extended one.
+//! [`CacheNotification`]: what a payload says, in the plain form of the specification and in the
+//! extended one.
 //!
 //! ```json
 //! {"table":"users","action":"update","id":7,"data":{…},"schema":"app","rel":16385,"xid":"742","v":"(0,3)","at":"…"}
 //! ```
 //!
-//! `table`, `action`, `id` and `data` are the plain form; the rest is what triggers made by `pgic` add. A payload is
-//! parsed in one typed pass that borrows from it ([`Payload`]): anybody may send on a channel, so nothing in it is trusted
-//! to be of the right shape.
+//! `table`, `action`, `id` and `data` are the plain form; the rest is what triggers made by `pgic`
+//! add. A payload is parsed in one typed pass that borrows from it ([`Payload`]): anybody may send
+//! on a channel, so nothing in it is trusted to be of the right shape.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -31,7 +32,13 @@ pub enum Action {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 5] = [Self::Insert, Self::Update, Self::Delete, Self::Truncate, Self::Reload];
+    pub const ALL: [Self; 5] = [
+        Self::Insert,
+        Self::Update,
+        Self::Delete,
+        Self::Truncate,
+        Self::Reload,
+    ];
 
     /// The word that stands in a payload.
     pub fn as_str(self) -> &'static str {
@@ -88,7 +95,8 @@ pub struct Payload<'a> {
     pub table: Cow<'a, str>,
     /// What happened.
     pub action: Action,
-    /// The row's key as it stands in the payload, null too; `None` for what is about the whole table.
+    /// The row's key as it stands in the payload, null too; `None` for what is about the whole
+    /// table.
     pub id: Option<&'a RawValue>,
     /// The row; `None` for deletes, and where it was not sent.
     pub data: Option<&'a RawValue>,
@@ -152,31 +160,43 @@ struct Fields<'a> {
 }
 
 /// A member that is there, null or not: a key of type jsonb may be a JSON null.
-fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(member: D) -> Result<Option<&'a RawValue>, D::Error> {
+fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+    member: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
     <&'a RawValue>::deserialize(member).map(Some)
 }
 
 impl<'a> Payload<'a> {
-    /// Parses a payload, in the plain or in the extended form. Fields that are not known are passed over.
+    /// Parses a payload, in the plain or in the extended form. Fields that are not known are passed
+    /// over.
     ///
     /// # Errors
     /// When it is no notification; never a panic, whatever it is.
     pub fn parse(payload: &'a str) -> Result<Self, ParseError> {
-        // Serde reads a struct from an array as well: ["users","delete",7] would be a change of users.
+        // Serde reads a struct from an array as well: ["users","delete",7] would be a change of
+        // users.
         if !payload.trim_start().starts_with('{') {
-            return Err(ParseError::NotANotification("it is no JSON object".to_string()));
+            return Err(ParseError::NotANotification(
+                "it is no JSON object".to_string(),
+            ));
         }
-        let fields: Fields<'a> =
-            serde_json::from_str(payload).map_err(|error| ParseError::NotANotification(error.to_string()))?;
+        let fields: Fields<'a> = serde_json::from_str(payload)
+            .map_err(|error| ParseError::NotANotification(error.to_string()))?;
         let action = Action::parse(&fields.action)
             .ok_or_else(|| ParseError::UnknownAction(fields.action.chars().take(40).collect()))?;
-        let id = fields.id.filter(|id| action.is_about_a_row() || id.get() != "null");
+        let id = fields
+            .id
+            .filter(|id| action.is_about_a_row() || id.get() != "null");
         if action.is_about_a_row() && id.is_none() {
             return Err(ParseError::MissingId(action));
         }
         let xid = match &fields.xid {
             Some(text) => {
-                let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+                let number = text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit())
+                    .then(|| text.parse().ok())
+                    .flatten();
                 Some(number.ok_or_else(|| ParseError::BadXid(text.chars().take(40).collect()))?)
             }
             None => None,
@@ -188,7 +208,9 @@ impl<'a> Payload<'a> {
             data: fields.data.filter(|data| data.get() != "null"),
             schema: fields.schema,
             // PostgreSQL's JSON quotes an oid; a hand-written trigger may not.
-            rel: fields.rel.and_then(|rel| rel.get().trim_matches('"').parse().ok()),
+            rel: fields
+                .rel
+                .and_then(|rel| rel.get().trim_matches('"').parse().ok()),
             xid,
             at: fields.at,
             recheck: fields.recheck,
@@ -225,14 +247,16 @@ impl Key {
         match raw.as_bytes().first() {
             Some(b'"') => match serde_json::from_str::<String>(raw) {
                 Ok(text) => match Uuid::try_parse(&text) {
-                    // Only the form that PostgreSQL writes is one: a text key that looks alike keeps its spelling.
+                    // Only the form that PostgreSQL writes is one: a text key that looks alike
+                    // keeps its spelling.
                     Ok(uuid) if uuid.hyphenated().to_string() == text => Self::Uuid(uuid),
                     _ => Self::Text(text),
                 },
                 Err(_) => other(),
             },
             Some(b'[') => match serde_json::from_str::<Vec<&RawValue>>(raw) {
-                // An array inside an array is an array-typed part; it is not looked into any deeper.
+                // An array inside an array is an array-typed part; it is not looked into any
+                // deeper.
                 Ok(parts) => Self::Composite(
                     parts
                         .into_iter()
@@ -274,7 +298,8 @@ impl fmt::Display for Key {
     }
 }
 
-/// A notification on its own: what a [`CacheNotificationHandler`](crate::CacheNotificationHandler) is given.
+/// A notification on its own: what a [`CacheNotificationHandler`](crate::CacheNotificationHandler)
+/// is given.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CacheNotification {
@@ -344,7 +369,10 @@ mod tests {
           "data": {"id": "550e8400-e29b-41d4-a716-446655440000", "username_hash": 123456789}
         }"#;
         let parsed = CacheNotification::parse(insert).unwrap();
-        assert_eq!((parsed.table.as_str(), parsed.action, parsed.xid), ("users", Action::Insert, None));
+        assert_eq!(
+            (parsed.table.as_str(), parsed.action, parsed.xid),
+            ("users", Action::Insert, None)
+        );
         assert!(matches!(parsed.id, Some(Key::Uuid(_))));
         assert!(parsed.data.is_some());
     }
@@ -361,7 +389,10 @@ mod tests {
         assert_eq!(parsed.schema.as_deref(), Some("S \"q\""));
         assert_eq!(parsed.nulls, ["doc"]);
         let old = parsed.old_id.map(Key::from_json);
-        assert_eq!(old, Some(Key::Composite(vec![Key::Text("b".into()), Key::Integer(7)])));
+        assert_eq!(
+            old,
+            Some(Key::Composite(vec![Key::Text("b".into()), Key::Integer(7)]))
+        );
     }
 
     #[test]
@@ -373,7 +404,10 @@ mod tests {
             Key::Text("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11".into())
         );
         assert_eq!(key("1.10"), Key::Other("1.10".into()));
-        assert_eq!(key("[1,[2,3]]"), Key::Composite(vec![Key::Integer(1), Key::Other("[2,3]".into())]));
+        assert_eq!(
+            key("[1,[2,3]]"),
+            Key::Composite(vec![Key::Integer(1), Key::Other("[2,3]".into())])
+        );
         assert_eq!(key("[\"x\", 1]").to_string(), "x,1");
     }
 
@@ -382,18 +416,39 @@ mod tests {
         let error = |payload: &str| CacheNotification::parse(payload).unwrap_err();
         assert!(matches!(error("hello"), ParseError::NotANotification(_)));
         assert!(matches!(error("[]"), ParseError::NotANotification(_)));
-        assert!(matches!(error(r#"["users","delete",7]"#), ParseError::NotANotification(_)));
-        assert!(matches!(error(r#"{"table":"t","action":"insert","id":1"#), ParseError::NotANotification(_)));
-        assert!(matches!(error(r#"{"table":7,"action":"insert","id":1}"#), ParseError::NotANotification(_)));
+        assert!(matches!(
+            error(r#"["users","delete",7]"#),
+            ParseError::NotANotification(_)
+        ));
+        assert!(matches!(
+            error(r#"{"table":"t","action":"insert","id":1"#),
+            ParseError::NotANotification(_)
+        ));
+        assert!(matches!(
+            error(r#"{"table":7,"action":"insert","id":1}"#),
+            ParseError::NotANotification(_)
+        ));
         assert!(matches!(
             error(r#"{"table":"t","table":"u","action":"insert","id":1}"#),
             ParseError::NotANotification(_)
         ));
-        assert_eq!(error(r#"{"table":"t","action":"upsert","id":1}"#), ParseError::UnknownAction("upsert".into()));
-        assert_eq!(error(r#"{"table":"t","action":"delete"}"#), ParseError::MissingId(Action::Delete));
-        assert_eq!(error(r#"{"table":"t","action":"delete","id":1,"xid":"-1"}"#), ParseError::BadXid("-1".into()));
-        let deep =
-            format!("{{\"table\":\"t\",\"action\":\"insert\",\"id\":{}{}}}", "[".repeat(3_000), "]".repeat(3_000));
+        assert_eq!(
+            error(r#"{"table":"t","action":"upsert","id":1}"#),
+            ParseError::UnknownAction("upsert".into())
+        );
+        assert_eq!(
+            error(r#"{"table":"t","action":"delete"}"#),
+            ParseError::MissingId(Action::Delete)
+        );
+        assert_eq!(
+            error(r#"{"table":"t","action":"delete","id":1,"xid":"-1"}"#),
+            ParseError::BadXid("-1".into())
+        );
+        let deep = format!(
+            "{{\"table\":\"t\",\"action\":\"insert\",\"id\":{}{}}}",
+            "[".repeat(3_000),
+            "]".repeat(3_000)
+        );
         let _ = CacheNotification::parse(&deep);
     }
 

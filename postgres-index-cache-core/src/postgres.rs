@@ -1,4 +1,5 @@
-//! The driver: runs the [`sync`](crate::sync) engine on tokio-postgres and keeps [`TableCache`](crate::TableCache)s in step.
+//! The driver: runs the [`sync`](crate::sync) engine on tokio-postgres and keeps
+//! [`TableCache`](crate::TableCache)s in step.
 //!
 //! ```text
 //!            ┌─ L ─ notifications ─┐
@@ -6,8 +7,8 @@
 //!            └─ Q ─ COPY ──────────┘    └──→ TableCache, one a table
 //! ```
 //!
-//! How to connect (hosts, passwords, TLS) comes in through [`Connector`]. L is polled in every turn of the loop, also while
-//! a snapshot is read: the server's notification queue never waits for us.
+//! How to connect (hosts, passwords, TLS) comes in through [`Connector`]. L is polled in every turn
+//! of the loop, also while a snapshot is read: the server's notification queue never waits for us.
 
 pub mod announced;
 pub mod catalog;
@@ -37,10 +38,14 @@ pub use follow::{Distrust, FollowError, FollowTable, check_announced, check_kind
 pub use keep::{Became, Comparison, DifferingColumn, Finding, FindingKind, RowChange};
 pub use links::{STARTING_PATIENCE, STARTING_RETRY};
 pub use replica::{
-    Events, Reading, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing, Stats,
+    Events, Reading, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing,
+    Stats,
 };
 pub use session::{
-    ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier, quote_literal,
+    ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier,
+    quote_literal,
 };
-pub use supervisor::{Describe, Description, Supervisor, SupervisorError, SupervisorEvent, Target, Unfollowed};
+pub use supervisor::{
+    Describe, Description, Supervisor, SupervisorError, SupervisorEvent, Target, Unfollowed,
+};
 pub use typed::{Model, OnMisfit};

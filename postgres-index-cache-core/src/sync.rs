@@ -1,13 +1,16 @@
-//! [`Engine`]: the engine that joins a snapshot and the notifications without a gap and without a stale row.
+//! [`Engine`]: the engine that joins a snapshot and the notifications without a gap and without a
+//! stale row.
 //!
-//! It does no I/O: whoever drives it hands in what happened ([`Input`]) and carries out what it asks for ([`Output`]):
+//! It does no I/O: whoever drives it hands in what happened ([`Input`]) and carries out what it
+//! asks for ([`Output`]):
 //!
 //! ```text
 //! loop { for each event { engine.handle(input, now) }  while let Some(output) = engine.poll() { carry it out } }
 //! ```
 //!
-//! and calls `handle(Input::TimePassed, now)` at [`Engine::poll_timeout`]. Spurious calls are harmless. Time is an
-//! argument, tokens come from a seed given at the start: a run can be replayed.
+//! and calls `handle(Input::TimePassed, now)` at [`Engine::poll_timeout`]. Spurious calls are
+//! harmless. Time is an argument, tokens come from a seed given at the start: a run can be
+//! replayed.
 //!
 //! The protocol, with three connections: **L** listens, **F** sends fences, **Q** reads.
 //!
@@ -17,18 +20,25 @@
 //!   a loss                        L must hear both  read, then cut   the reads has arrived
 //! ```
 //!
-//! - Changes are applied in the order of arrival. One is skipped exactly when its transaction is visible in the table's
-//!   [`Snapshot`]: that is the *cut*. What arrived before the snapshot was asked for is in it.
-//! - A change whose payload cannot be trusted to be the row's newest state, or lacks it, makes that row be read again by
-//!   its key, under a snapshot that becomes the key's *floor*: changes that the floor sees are skipped. While that read is
-//!   underway, the key's changes wait. What cannot be told by key makes the table be read again.
-//! - A loss of L makes the replica stale at once. It comes back after a random while, and lays the new snapshot over the
-//!   old rows. F and Q are opened again alone, and nothing that they say counts before L has heard them.
-//! - A *fence* is a token notified by F: when it comes back, every transaction that committed before it has been seen.
-//! - A *look* at the definitions of the tables goes with each fence, since DDL notifies nothing. A table that is found to be
-//!   another one is *held*, neither read nor changed, until whoever drives the engine says how it is to be followed.
-//! - Each table has a [`State`] of its own; one that cannot be read or followed leaves the others live.
-//! - Once everything was live, no failure ends it: it is stale, with the cause, and tries again for ever.
+//! - Changes are applied in the order of arrival. One is skipped exactly when its transaction is
+//!   visible in the table's [`Snapshot`]: that is the *cut*. What arrived before the snapshot was
+//!   asked for is in it.
+//! - A change whose payload cannot be trusted to be the row's newest state, or lacks it, makes that
+//!   row be read again by its key, under a snapshot that becomes the key's *floor*: changes that
+//!   the floor sees are skipped. While that read is underway, the key's changes wait. What cannot
+//!   be told by key makes the table be read again.
+//! - A loss of L makes the replica stale at once. It comes back after a random while, and lays the
+//!   new snapshot over the old rows. F and Q are opened again alone, and nothing that they say
+//!   counts before L has heard them.
+//! - A *fence* is a token notified by F: when it comes back, every transaction that committed
+//!   before it has been seen.
+//! - A *look* at the definitions of the tables goes with each fence, since DDL notifies nothing. A
+//!   table that is found to be another one is *held*, neither read nor changed, until whoever
+//!   drives the engine says how it is to be followed.
+//! - Each table has a [`State`] of its own; one that cannot be read or followed leaves the others
+//!   live.
+//! - Once everything was live, no failure ends it: it is stale, with the cause, and tries again for
+//!   ever.
 
 mod backlog;
 mod backoff;
@@ -45,7 +55,9 @@ mod table;
 
 pub use backoff::Backoff;
 pub use change::{Change, Operation};
-pub use messages::{Counters, Failure, FenceId, Followed, Input, Limits, Output, State, TableId, Via};
+pub use messages::{
+    Counters, Failure, FenceId, Followed, Input, Limits, Output, State, TableId, Via,
+};
 pub use snapshot::{Snapshot, SnapshotError};
 
 use crate::notification::Payload;
@@ -56,7 +68,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use table::{Asked, Step, Table};
 
-/// A rule of the engine that can be taken out, so that a test can show that the simulation misses it.
+/// A rule of the engine that can be taken out, so that a test can show that the simulation misses
+/// it.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
@@ -76,7 +89,8 @@ pub enum Rule {
     Fence,
     /// A TRUNCATE spares rows that were read after it.
     Spare,
-    /// While a cache cannot be changed, a row that is to be read again stays so, whatever comes for it.
+    /// While a cache cannot be changed, a row that is to be read again stays so, whatever comes for
+    /// it.
     Sticky,
     /// While a round waits for its cut, changes are held.
     Hold,
@@ -86,7 +100,8 @@ pub enum Rule {
     Probe,
     /// It is not live before rows are there that came before the fence which proved the reads.
     Open,
-    /// A fence counts once a look at the definitions that was asked for with it is done, and no other look will do.
+    /// A fence counts once a look at the definitions that was asked for with it is done, and no
+    /// other look will do.
     Look,
     /// A table that cannot be followed is not read, and what its trigger sends is passed over.
     Held,
@@ -100,7 +115,8 @@ const FAILURES: u32 = 3;
 pub struct Engine {
     tables: Vec<Table>,
     channels: Vec<String>,
-    /// The channels that L listens on, with those of before; and whether it is still to be told of the last of them.
+    /// The channels that L listens on, with those of before; and whether it is still to be told of
+    /// the last of them.
     listened: Vec<String>,
     is_listening_also: bool,
     fence_channel: String,
@@ -114,8 +130,8 @@ pub struct Engine {
     fences: Vec<Fence>,
     /// The highest fence that was asked for and is not sent yet: it is one for all before it.
     wanted: Option<FenceId>,
-    /// The fences that were asked for, each with how many reads of tables had begun: a read that begins later has everything
-    /// that was committed before.
+    /// The fences that were asked for, each with how many reads of tables had begun: a read that
+    /// begins later has everything that was committed before.
     asked: VecDeque<(FenceId, u64)>,
     started_reads: u64,
     tokens: u64,
@@ -149,13 +165,21 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine for `tables`, whose triggers notify on `channels`; it asks to connect at once. `fence_channel` must be
-    /// known to nobody else: it starts every token, so make it of random digits.
-    pub fn new(tables: Vec<Followed>, channels: Vec<String>, fence_channel: String, limits: Limits) -> Self {
+    /// An engine for `tables`, whose triggers notify on `channels`; it asks to connect at once.
+    /// `fence_channel` must be known to nobody else: it starts every token, so make it of random
+    /// digits.
+    pub fn new(
+        tables: Vec<Followed>,
+        channels: Vec<String>,
+        fence_channel: String,
+        limits: Limits,
+    ) -> Self {
         // Waits need no better randomness than that of the name: it is there to keep nodes apart.
         let random = fence_channel
             .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+            });
         let count = tables.len();
         let mut engine = Self {
             tables: tables.into_iter().map(Table::new).collect(),
@@ -204,7 +228,9 @@ impl Engine {
     #[must_use]
     pub fn without(mut self, rule: Rule) -> Self {
         self.without = Some(rule);
-        self.tables.iter_mut().for_each(|table| table.without = Some(rule));
+        self.tables
+            .iter_mut()
+            .for_each(|table| table.without = Some(rule));
         self
     }
 
@@ -218,13 +244,15 @@ impl Engine {
         self.states[table.0]
     }
 
-    /// How long the last fence took to come back, from when it was sent; `None` while nothing is listened to.
+    /// How long the last fence took to come back, from when it was sent; `None` while nothing is
+    /// listened to.
     pub fn lag(&self) -> Option<Duration> {
         self.lag
     }
 
-    /// When the last fence that has come back, with its look, was sent. Everything that was committed before then has
-    /// arrived; what was committed later may be lost when the connection is.
+    /// When the last fence that has come back, with its look, was sent. Everything that was
+    /// committed before then has arrived; what was committed later may be lost when the connection
+    /// is.
     pub fn proven_at(&self) -> Option<Instant> {
         self.proven_at
     }
@@ -242,13 +270,20 @@ impl Engine {
     /// What has been counted.
     pub fn counters(&self) -> Counters {
         let collapsed = self.tables.iter().map(Table::collapsed).sum();
-        Counters { collapsed, ..self.counters }
+        Counters {
+            collapsed,
+            ..self.counters
+        }
     }
 
     /// Why a table is stale or degraded; `None` while it is neither.
     pub fn cause(&self, table: TableId) -> Option<&str> {
         match self.states[table.0] {
-            State::Stale => Some(self.looks.blind().unwrap_or_else(|| self.tables[table.0].cause())),
+            State::Stale => Some(
+                self.looks
+                    .blind()
+                    .unwrap_or_else(|| self.tables[table.0].cause()),
+            ),
             State::Degraded => Some(self.tables[table.0].cause()),
             State::Disconnected
             | State::Subscribing
@@ -259,8 +294,8 @@ impl Engine {
         }
     }
 
-    /// How many changes of a table were followed since it was read for the first time: notifications that its snapshots did
-    /// not have.
+    /// How many changes of a table were followed since it was read for the first time:
+    /// notifications that its snapshots did not have.
     pub fn changes(&self, table: TableId) -> u64 {
         self.tables[table.0].arrivals().0
     }
@@ -270,8 +305,8 @@ impl Engine {
         self.tables[table.0].last_truncate()
     }
 
-    /// Whether a look of this number must see that a table has other files than when it was read last: rows were removed for a
-    /// TRUNCATE that was announced before it began.
+    /// Whether a look of this number must see that a table has other files than when it was read
+    /// last: rows were removed for a TRUNCATE that was announced before it began.
     pub fn must_be_truncated(&self, table: TableId, look: u64) -> bool {
         self.tables[table.0].must_be_truncated(look)
     }
@@ -294,47 +329,99 @@ impl Engine {
             Link::Subscribing => None,
             Link::Following => self.next_heartbeat,
         };
-        let fences = self.fences.iter().filter(|fence| !fence.has_arrived()).map(|fence| fence.deadline);
+        let fences = self
+            .fences
+            .iter()
+            .filter(|fence| !fence.has_arrived())
+            .map(|fence| fence.deadline);
         let is_free = self.work.is_none() && self.can_read();
-        let reads = self.tables.iter().filter_map(Table::due_at).filter(|_| is_free);
-        fences.chain(link).chain(reads).chain(self.side_timeouts()).chain(self.behind_at()).min()
+        let reads = self
+            .tables
+            .iter()
+            .filter_map(Table::due_at)
+            .filter(|_| is_free);
+        fences
+            .chain(link)
+            .chain(reads)
+            .chain(self.side_timeouts())
+            .chain(self.behind_at())
+            .min()
     }
 
     /// Takes in what happened at `now`.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         match input {
             Input::Listening => self.probe(now),
-            Input::ConnectFailed { code, why, is_permanent } => {
+            Input::ConnectFailed {
+                code,
+                why,
+                is_permanent,
+            } => {
                 if matches!(self.link, Link::Subscribing) {
                     let is_refused = self.connect_failures.is_too_long(code) || is_permanent;
                     let is_permanent = is_refused && !self.has_been_live;
                     self.disconnect(Failure::ConnectFailed(why), is_permanent, now);
                 }
             }
-            Input::Notification { channel, payload, .. } if channel == self.fence_channel => {
+            Input::Notification {
+                channel, payload, ..
+            } if channel == self.fence_channel => {
                 self.token_arrived(payload, now);
             }
-            Input::Notification { payload, sender, .. } => self.notified(payload, sender, now),
+            Input::Notification {
+                payload, sender, ..
+            } => self.notified(payload, sender, now),
             Input::Sent { token } => self.restart_clock(token, true, now),
             Input::SendBlocked { token } => self.send_again(token, now),
-            Input::SnapshotTaken { table, generation, snapshot } => self.tables[table.0].cut(generation, snapshot),
-            Input::LeavesSeen { table, leaves, detaching } => self.tables[table.0].set_leaves(leaves, detaching),
-            Input::SnapshotLoaded { table, generation, has_changed } => {
+            Input::SnapshotTaken {
+                table,
+                generation,
+                snapshot,
+            } => self.tables[table.0].cut(generation, snapshot),
+            Input::LeavesSeen {
+                table,
+                leaves,
+                detaching,
+            } => self.tables[table.0].set_leaves(leaves, detaching),
+            Input::SnapshotLoaded {
+                table,
+                generation,
+                has_changed,
+            } => {
                 self.loaded(table, generation, has_changed, now);
             }
-            Input::Refetched { table, batch, snapshot } => self.refetched(table, batch, snapshot, now),
-            Input::ReadFailed { table, work, code, why, is_permanent } => {
+            Input::Refetched {
+                table,
+                batch,
+                snapshot,
+            } => self.refetched(table, batch, snapshot, now),
+            Input::ReadFailed {
+                table,
+                work,
+                code,
+                why,
+                is_permanent,
+            } => {
                 self.read_failed(table, work, (code, why), is_permanent, now);
             }
-            Input::ChangeUnfit { table, why, sender } => self.reload(table, Asked { why, sender }, now),
+            Input::ChangeUnfit { table, why, sender } => {
+                self.reload(table, Asked { why, sender }, now)
+            }
             Input::TableAltered { table, why } => {
                 let steps = self.tables[table.0].doubt(&why);
                 self.carry_out(table, steps, now);
             }
-            Input::TruncateSeen { table, has_happened } => self.truncate_seen(table, has_happened, now),
+            Input::TruncateSeen {
+                table,
+                has_happened,
+            } => self.truncate_seen(table, has_happened, now),
             Input::TableHeld { table, why } => self.hold(table, why, now),
             Input::TableFollowed { table, followed } => self.follow_table(table, *followed, now),
-            Input::TableFailed { table, why, is_permanent } => self.table_failed(table, why, is_permanent, now),
+            Input::TableFailed {
+                table,
+                why,
+                is_permanent,
+            } => self.table_failed(table, why, is_permanent, now),
             Input::ChannelsChanged(channels) => self.change_channels(channels, now),
             Input::ListensAlso => self.is_listening_also = false,
             Input::Looked { look } => self.looked(look),
@@ -344,12 +431,23 @@ impl Engine {
                 self.tables[table.0].hurry(now);
                 self.to_verify.push_back((table, question));
             }
-            Input::CutTaken { table, round, snapshot } => self.cut_taken(table, round, snapshot, now),
+            Input::CutTaken {
+                table,
+                round,
+                snapshot,
+            } => self.cut_taken(table, round, snapshot, now),
             Input::Compared { table, round } => self.end_round(table, Some(round), None, now),
-            Input::RoundFailed { table, round, why } => self.end_round(table, Some(round), Some(why), now),
+            Input::RoundFailed { table, round, why } => {
+                self.end_round(table, Some(round), Some(why), now)
+            }
             Input::CauseKnown { table, of, known } => self.tables[table.0].cause_known(of, known),
             Input::CacheBusy { table } => {
-                self.end_round(table, None, Some("its cache was locked by a reader".to_string()), now);
+                self.end_round(
+                    table,
+                    None,
+                    Some("its cache was locked by a reader".to_string()),
+                    now,
+                );
                 self.tables[table.0].become_busy();
             }
             Input::CacheFree { table } => {
@@ -359,7 +457,12 @@ impl Engine {
             Input::FenceWanted(id) => self.fence_wanted(id, now),
             Input::OneLost { via, why } => self.one_lost(via, why, now),
             Input::Reopened { via } => self.reopened(via, now),
-            Input::ReopenFailed { via, code, why, is_permanent } => {
+            Input::ReopenFailed {
+                via,
+                code,
+                why,
+                is_permanent,
+            } => {
                 self.reopen_failed(via, code, why, is_permanent, now);
             }
             Input::Lost(why) => self.disconnect(Failure::ConnectionLost(why), false, now),
@@ -387,13 +490,25 @@ impl Engine {
         }
         let deadline = now + self.send_timeout();
         // Without tables nothing is read: there is no Q.
-        let connections = if self.tables.is_empty() { &[Via::Fences][..] } else { &[Via::Fences, Via::Reads] };
-        let probe = |via| Probe { via, token: self.next_token(), deadline, is_sent: false };
+        let connections = if self.tables.is_empty() {
+            &[Via::Fences][..]
+        } else {
+            &[Via::Fences, Via::Reads]
+        };
+        let probe = |via| Probe {
+            via,
+            token: self.next_token(),
+            deadline,
+            is_sent: false,
+        };
         let awaited: Vec<Probe> = connections.iter().copied().map(probe).collect();
         for Probe { via, token, .. } in &awaited {
             self.notify(*via, token.clone());
         }
-        self.link = Link::Probing { awaited, since: now };
+        self.link = Link::Probing {
+            awaited,
+            since: now,
+        };
     }
 
     fn next_token(&mut self) -> String {
@@ -411,7 +526,8 @@ impl Engine {
                 return;
             }
         };
-        let mut meant = (0..self.tables.len()).filter(|&table| self.tables[table].is_meant(&parsed));
+        let mut meant =
+            (0..self.tables.len()).filter(|&table| self.tables[table].is_meant(&parsed));
         let Some(table) = meant.next() else {
             self.counters.other_tables += 1;
             if self.tables.iter().any(|table| table.is_named_by(&parsed)) {
@@ -429,17 +545,39 @@ impl Engine {
         if !others.is_empty() {
             for table in others.into_iter().chain([table]) {
                 let why = "a plain payload names a table of two schemas".to_string();
-                self.reload(TableId(table), Asked { why, sender: Some(sender) }, now);
+                self.reload(
+                    TableId(table),
+                    Asked {
+                        why,
+                        sender: Some(sender),
+                    },
+                    now,
+                );
             }
             return;
         }
         if !self.tables[table].knows(parsed.rel) {
             let why = "a partition that is not known has announced a change".to_string();
-            return self.reload(TableId(table), Asked { why, sender: Some(sender) }, now);
+            return self.reload(
+                TableId(table),
+                Asked {
+                    why,
+                    sender: Some(sender),
+                },
+                now,
+            );
         }
-        let steps = self.tables[table].take(Change::new(payload, &parsed, sender), self.limits.waiting_bytes);
+        let steps = self.tables[table].take(
+            Change::new(payload, &parsed, sender),
+            self.limits.waiting_bytes,
+        );
         if self.tables[table].held_bytes() > self.limits.waiting_bytes {
-            self.end_round(TableId(table), None, Some("too many changes came meanwhile".to_string()), now);
+            self.end_round(
+                TableId(table),
+                None,
+                Some("too many changes came meanwhile".to_string()),
+                now,
+            );
         }
         self.carry_out(TableId(table), steps, now);
     }

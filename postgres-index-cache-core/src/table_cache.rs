@@ -1,4 +1,5 @@
-//! [`TableCache`]: the rows of a table whose columns are known only at run time, found by key and by any column.
+//! [`TableCache`]: the rows of a table whose columns are known only at run time, found by key and
+//! by any column.
 //!
 //! ```text
 //! key ─→ slot table ─┐                       ┌ null bits · fixed-width cells · where the record is
@@ -7,8 +8,10 @@
 //! ```
 //!
 //! # Invariants
-//! 1. A slot is in use exactly when it has a row, and the key table holds it once, under the key cells of that row.
-//! 2. An index, where a column has one, holds every slot in use once, under the comparable form of its cell.
+//! 1. A slot is in use exactly when it has a row, and the key table holds it once, under the key
+//!    cells of that row.
+//! 2. An index, where a column has one, holds every slot in use once, under the comparable form of
+//!    its cell.
 //! 3. A row's record stands in the arena, names the slot of that row, and no two rows share one.
 //! 4. A row is stored whole or not at all: what can fail is done before anything is changed.
 
@@ -57,7 +60,8 @@ pub enum StoreError {
     Model(String),
 }
 
-/// Which rows a new snapshot has brought: it is laid over the rows that are there, and what it did not bring is swept.
+/// Which rows a new snapshot has brought: it is laid over the rows that are there, and what it did
+/// not bring is swept.
 #[derive(Debug, Default)]
 pub struct Laid {
     /// The slots, as one bit each.
@@ -77,7 +81,9 @@ impl Laid {
     }
 
     pub(crate) fn has(&self, slot: u32) -> bool {
-        self.slots.get(slot as usize / 64).is_some_and(|word| word & (1 << (slot % 64)) != 0)
+        self.slots
+            .get(slot as usize / 64)
+            .is_some_and(|word| word & (1 << (slot % 64)) != 0)
     }
 }
 
@@ -104,7 +110,8 @@ pub enum Wanted {
 impl Condition {
     /// Whether a row of `shape` fulfils it.
     pub fn is_fulfilled_by(&self, shape: &TableShape, row: &RowBuf) -> bool {
-        self.wanted.is(shape.columns()[self.column].kind, row.cell(self.column))
+        self.wanted
+            .is(shape.columns()[self.column].kind, row.cell(self.column))
     }
 }
 
@@ -120,7 +127,12 @@ impl Wanted {
 }
 
 /// Appends one JSON object with `columns`, by position, in that order.
-fn write_json<'a>(shape: &TableShape, columns: &[usize], cell: impl Fn(usize) -> Option<&'a [u8]>, json: &mut String) {
+fn write_json<'a>(
+    shape: &TableShape,
+    columns: &[usize],
+    cell: impl Fn(usize) -> Option<&'a [u8]>,
+    json: &mut String,
+) {
     json.push('{');
     for (at, &column) in columns.iter().enumerate() {
         if at > 0 {
@@ -183,7 +195,8 @@ impl<'a> Row<'a> {
         self.cache.cell(self.slot, column)
     }
 
-    /// The position that the row keeps while it is in the cache, in order of arrival where none was removed.
+    /// The position that the row keeps while it is in the cache, in order of arrival where none was
+    /// removed.
     pub fn slot(&self) -> u32 {
         self.slot
     }
@@ -202,7 +215,10 @@ impl<'a> Row<'a> {
 impl fmt::Debug for Row<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut json = String::new();
-        self.write_json(&(0..self.cache.shape.columns().len()).collect::<Vec<_>>(), &mut json);
+        self.write_json(
+            &(0..self.cache.shape.columns().len()).collect::<Vec<_>>(),
+            &mut json,
+        );
         f.write_str(&json)
     }
 }
@@ -210,7 +226,12 @@ impl fmt::Debug for Row<'_> {
 impl TableCache {
     /// An empty cache for rows of `shape`, sized for `expected` of them.
     pub fn new(shape: Arc<TableShape>, expected: usize) -> Self {
-        let index = |column: &Column| column.kind.is_indexed_at_load().then(|| MultiIndex::with_capacity(expected));
+        let index = |column: &Column| {
+            column
+                .kind
+                .is_indexed_at_load()
+                .then(|| MultiIndex::with_capacity(expected))
+        };
         Self {
             hasher: RandomState::default(),
             slots: Slots::with_capacity(expected),
@@ -222,7 +243,13 @@ impl TableCache {
                 .columns()
                 .iter()
                 .enumerate()
-                .map(|(at, column)| if shape.key() == [at] { None } else { index(column) })
+                .map(|(at, column)| {
+                    if shape.key() == [at] {
+                        None
+                    } else {
+                        index(column)
+                    }
+                })
                 .collect(),
             shape,
         }
@@ -249,12 +276,18 @@ impl TableCache {
             + self.fixed.memory_bytes()
             + self.arena.memory_bytes()
             + self.by_key.memory_bytes()
-            + self.indexes.iter().flatten().map(MultiIndex::memory_bytes).sum::<usize>()
+            + self
+                .indexes
+                .iter()
+                .flatten()
+                .map(MultiIndex::memory_bytes)
+                .sum::<usize>()
     }
 
     /// The row with this key.
     pub fn get(&self, key: &KeyBuf) -> Option<Row<'_>> {
-        self.slot_of(key.cells()).map(|slot| Row { cache: self, slot })
+        self.slot_of(key.cells())
+            .map(|slot| Row { cache: self, slot })
     }
 
     /// All rows, in no order that means anything.
@@ -273,12 +306,16 @@ impl TableCache {
         self.store_new(row).map(|_| ())
     }
 
-    /// Lays a row of a new snapshot over what is there. A row that the snapshot has brought before must not come again.
+    /// Lays a row of a new snapshot over what is there. A row that the snapshot has brought before
+    /// must not come again.
     ///
     /// # Errors
     /// When its key has come before, or the cache is full; nothing is changed then.
     pub fn lay(&mut self, row: &RowBuf, laid: &mut Laid) -> Result<Upserted, StoreError> {
-        if self.slot_of(self.shape.key_of(row)).is_some_and(|slot| laid.has(slot)) {
+        if self
+            .slot_of(self.shape.key_of(row))
+            .is_some_and(|slot| laid.has(slot))
+        {
             return Err(StoreError::DuplicateKey(self.shape.key_text(row)));
         }
         let (slot, upserted) = self.put(row)?;
@@ -314,15 +351,18 @@ impl TableCache {
         let Some(slot) = self.slot_of(self.shape.key_of(row)) else {
             return self.store_new(row).map(|slot| (slot, Upserted::Added));
         };
-        let changed: Vec<usize> =
-            (0..self.shape.columns().len()).filter(|&column| self.cell(slot, column) != row.cell(column)).collect();
+        let changed: Vec<usize> = (0..self.shape.columns().len())
+            .filter(|&column| self.cell(slot, column) != row.cell(column))
+            .collect();
         if changed.is_empty() {
             return Ok((slot, Upserted::Unchanged));
         }
         let record = arena::Record::new(&self.shape, row)?;
         let relinked: Vec<usize> = changed
             .into_iter()
-            .filter(|&column| self.indexes[column].is_some() && !self.is_equal(slot, column, row.cell(column)))
+            .filter(|&column| {
+                self.indexes[column].is_some() && !self.is_equal(slot, column, row.cell(column))
+            })
             .collect();
         for &column in &relinked {
             self.unlink(slot, column);
@@ -378,20 +418,44 @@ impl TableCache {
             },
         };
         let looked_at = candidates.len();
-        let fits = |slot: &u32| conditions.iter().all(|condition| self.fulfils(*slot, condition));
-        let rows = candidates.into_iter().filter(fits).map(|slot| Row { cache: self, slot }).collect();
-        Answer { rows, access, looked_at }
+        let fits = |slot: &u32| {
+            conditions
+                .iter()
+                .all(|condition| self.fulfils(*slot, condition))
+        };
+        let rows = candidates
+            .into_iter()
+            .filter(fits)
+            .map(|slot| Row { cache: self, slot })
+            .collect();
+        Answer {
+            rows,
+            access,
+            looked_at,
+        }
     }
 
-    /// The slots that a condition on a key of one column finds, none or one; `None` when there is no such condition.
+    /// The slots that a condition on a key of one column finds, none or one; `None` when there is
+    /// no such condition.
     fn by_single_key(&self, conditions: &[Condition]) -> Option<Vec<u32>> {
-        let &[key] = self.shape.key() else { return None };
-        conditions.iter().find_map(|condition| match &condition.wanted {
-            Wanted::Cell(cell) if condition.column == key && self.shape.columns()[key].kind.is_indexed_at_load() => {
-                Some(self.slot_of(std::iter::once(cell.as_slice())).into_iter().collect())
-            }
-            _ => None,
-        })
+        let &[key] = self.shape.key() else {
+            return None;
+        };
+        conditions
+            .iter()
+            .find_map(|condition| match &condition.wanted {
+                Wanted::Cell(cell)
+                    if condition.column == key
+                        && self.shape.columns()[key].kind.is_indexed_at_load() =>
+                {
+                    Some(
+                        self.slot_of(std::iter::once(cell.as_slice()))
+                            .into_iter()
+                            .collect(),
+                    )
+                }
+                _ => None,
+            })
     }
 
     fn best_access(&self, conditions: &[Condition]) -> Option<(Access, Hits<'_>)> {
@@ -407,10 +471,15 @@ impl TableCache {
                 Wanted::NotNull => return None,
             };
             let hash = self.value_hash(wanted.as_deref());
-            let hits = index.get(hash, |slot| self.comparable(slot, condition.column) == wanted);
+            let hits = index.get(hash, |slot| {
+                self.comparable(slot, condition.column) == wanted
+            });
             Some((Access::Index(condition.column), hits))
         };
-        conditions.iter().filter_map(of_index).min_by_key(|(_, hits)| hits.len())
+        conditions
+            .iter()
+            .filter_map(of_index)
+            .min_by_key(|(_, hits)| hits.len())
     }
 
     fn fulfils(&self, slot: u32, condition: &Condition) -> bool {
@@ -425,14 +494,17 @@ impl TableCache {
         }
         match self.shape.place(column) {
             shape::CellPlace::Fixed { offset, width } => Some(&row[offset..offset + width]),
-            shape::CellPlace::Record { number } => {
-                Some(self.arena.cell(self.shape.place_of_record(row), self.shape.record_cells(), number))
-            }
+            shape::CellPlace::Record { number } => Some(self.arena.cell(
+                self.shape.place_of_record(row),
+                self.shape.record_cells(),
+                number,
+            )),
         }
     }
 
     fn comparable(&self, slot: u32, column: usize) -> Option<Cow<'_, [u8]>> {
-        self.cell(slot, column).map(|cell| self.shape.columns()[column].kind.comparable(cell))
+        self.cell(slot, column)
+            .map(|cell| self.shape.columns()[column].kind.comparable(cell))
     }
 
     fn is_equal(&self, slot: u32, column: usize, other: Option<&[u8]>) -> bool {
@@ -459,23 +531,32 @@ impl TableCache {
 
     fn key_cells(&self, slot: u32) -> impl Iterator<Item = &[u8]> {
         // A key column is NOT NULL; an empty cell stands for what cannot be.
-        self.shape.key().iter().map(move |&column| self.cell(slot, column).unwrap_or(&[]))
+        self.shape
+            .key()
+            .iter()
+            .map(move |&column| self.cell(slot, column).unwrap_or(&[]))
     }
 
     fn key_hash(&self, slot: u32) -> u64 {
         self.hash_cells(self.key_cells(slot))
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "an iterator that is cloned is as good as given away")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "an iterator that is cloned is as good as given away"
+    )]
     fn slot_of<'a>(&self, key: impl Iterator<Item = &'a [u8]> + Clone) -> Option<u32> {
-        self.by_key.find(self.hash_cells(key.clone()), |slot| self.key_cells(slot).eq(key.clone()))
+        self.by_key.find(self.hash_cells(key.clone()), |slot| {
+            self.key_cells(slot).eq(key.clone())
+        })
     }
 
     fn store_new(&mut self, row: &RowBuf) -> Result<u32, StoreError> {
         let record = arena::Record::new(&self.shape, row)?;
         let slot = self.slots.take().ok_or(StoreError::Full)?;
         self.fixed.ensure(slot);
-        self.shape.set_place_of_record(self.fixed.row_mut(slot), Place::NONE);
+        self.shape
+            .set_place_of_record(self.fixed.row_mut(slot), Place::NONE);
         self.write(slot, row, &record);
         let hash = self.key_hash(slot);
         let mut by_key = std::mem::replace(&mut self.by_key, SlotTable::with_capacity(0));
@@ -499,7 +580,8 @@ impl TableCache {
 
     fn free_record(&mut self, slot: u32) {
         let place = self.shape.place_of_record(self.fixed.row(slot));
-        self.shape.set_place_of_record(self.fixed.row_mut(slot), Place::NONE);
+        self.shape
+            .set_place_of_record(self.fixed.row_mut(slot), Place::NONE);
         self.arena.free(place);
     }
 
@@ -507,9 +589,12 @@ impl TableCache {
     fn compact(&mut self) {
         while let Some(sparse) = self.arena.take_sparse() {
             for (slot, old) in self.arena.records(sparse) {
-                if self.slots.is_used(slot) && self.shape.place_of_record(self.fixed.row(slot)) == old {
+                if self.slots.is_used(slot)
+                    && self.shape.place_of_record(self.fixed.row(slot)) == old
+                {
                     let moved = self.arena.relocate(old);
-                    self.shape.set_place_of_record(self.fixed.row_mut(slot), moved);
+                    self.shape
+                        .set_place_of_record(self.fixed.row_mut(slot), moved);
                 }
             }
             self.arena.release(sparse);
@@ -517,18 +602,29 @@ impl TableCache {
     }
 
     fn link(&mut self, slot: u32, column: usize) {
-        let Some(mut index) = self.indexes[column].take() else { return };
+        let Some(mut index) = self.indexes[column].take() else {
+            return;
+        };
         let value = self.comparable(slot, column);
         let is_same = |other: u32| self.comparable(other, column) == value;
-        index.insert(self.slot_hash(slot, column), slot, is_same, &|other: u32| self.slot_hash(other, column));
+        index.insert(
+            self.slot_hash(slot, column),
+            slot,
+            is_same,
+            &|other: u32| self.slot_hash(other, column),
+        );
         drop(value);
         self.indexes[column] = Some(index);
     }
 
     fn unlink(&mut self, slot: u32, column: usize) {
-        let Some(mut index) = self.indexes[column].take() else { return };
+        let Some(mut index) = self.indexes[column].take() else {
+            return;
+        };
         let value = self.comparable(slot, column);
-        index.remove(self.slot_hash(slot, column), slot, |other| self.comparable(other, column) == value);
+        index.remove(self.slot_hash(slot, column), slot, |other| {
+            self.comparable(other, column) == value
+        });
         drop(value);
         self.indexes[column] = Some(index);
     }
@@ -555,16 +651,23 @@ impl TableCache {
         for (column, index) in self.indexes.iter().enumerate() {
             let Some(index) = index else { continue };
             if sorted(index.validate(&|slot: u32| self.slot_hash(slot, column))?) != used {
-                return Err(format!("the index on column {column} does not hold exactly the slots in use"));
+                return Err(format!(
+                    "the index on column {column} does not hold exactly the slots in use"
+                ));
             }
         }
-        self.arena.validate(used.iter().map(|&slot| (slot, self.shape.place_of_record(self.fixed.row(slot)))))
+        self.arena.validate(
+            used.iter()
+                .map(|&slot| (slot, self.shape.place_of_record(self.fixed.row(slot)))),
+        )
     }
 }
 
 impl fmt::Debug for TableCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TableCache").field("rows", &self.len()).finish_non_exhaustive()
+        f.debug_struct("TableCache")
+            .field("rows", &self.len())
+            .finish_non_exhaustive()
     }
 }
 

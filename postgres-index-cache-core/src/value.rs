@@ -1,8 +1,8 @@
 //! Typed cells: one representation for a value, whether it came from COPY or from a payload.
 //!
-//! A cell is bytes whose meaning is its column's [`Kind`]. Fixed-width kinds are little-endian, so that a row keeps them
-//! in place; the others are as long as they are. Both sources give the same bytes for the same value: that is what lets a
-//! cache be compared with its table.
+//! A cell is bytes whose meaning is its column's [`Kind`]. Fixed-width kinds are little-endian, so
+//! that a row keeps them in place; the others are as long as they are. Both sources give the same
+//! bytes for the same value: that is what lets a cache be compared with its table.
 //!
 //! ```text
 //! COPY … (FORMAT binary) ──→ Kind::from_binary ─┐
@@ -10,9 +10,10 @@
 //! payload "data" ──────────→ Kind::from_json ───┘        └─→ Kind::comparable (what `=` compares)
 //! ```
 //!
-//! What has no native codec is [`Kind::Other`]: the text of PostgreSQL's own `to_json`, which COPY is asked for and which
-//! a payload holds. `to_json` calls a cast to json where the type's owner has made one, with the rights of whoever reads: so
-//! of a type that is not built in the text is taken that its output function writes ([`Kind::Written`]).
+//! What has no native codec is [`Kind::Other`]: the text of PostgreSQL's own `to_json`, which COPY
+//! is asked for and which a payload holds. `to_json` calls a cast to json where the type's owner
+//! has made one, with the rights of whoever reads: so of a type that is not built in the text is
+//! taken that its output function writes ([`Kind::Written`]).
 
 mod datetime;
 mod json_text;
@@ -24,7 +25,8 @@ use uuid::Uuid;
 pub(crate) use json_text::write_json_string;
 pub use json_text::{is_obeyed, one_line_json};
 
-/// How the values of a column are kept. By the column's base type: a domain is kept as what it is a domain over.
+/// How the values of a column are kept. By the column's base type: a domain is kept as what it is a
+/// domain over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `boolean`: one byte, 0 or 1.
@@ -45,7 +47,8 @@ pub enum Kind {
     Date,
     /// `timestamp`: microseconds since 2000-01-01; the extremes are the infinities.
     Timestamp,
-    /// `timestamp with time zone`: microseconds since 2000-01-01 UTC; the extremes are the infinities.
+    /// `timestamp with time zone`: microseconds since 2000-01-01 UTC; the extremes are the
+    /// infinities.
     Timestamptz,
     /// `numeric`: its text with every digit, as PostgreSQL writes it.
     Numeric,
@@ -61,9 +64,11 @@ pub enum Kind {
     Jsonb,
     /// Every other type that is built in: the text of `to_json`.
     Other,
-    /// A type that is not built in (an enum, a composite type, a type of an extension): the text that its output function writes.
+    /// A type that is not built in (an enum, a composite type, a type of an extension): the text
+    /// that its output function writes.
     Written,
-    /// An array of such a type, of any dimension: the text of the JSON array of its elements' texts.
+    /// An array of such a type, of any dimension: the text of the JSON array of its elements'
+    /// texts.
     WrittenArray,
 }
 
@@ -131,17 +136,22 @@ impl Kind {
         matches!(self, Self::Json | Self::Jsonb)
     }
 
-    /// The SQL expression that gives a value of this kind in the form [`from_binary`](Self::from_binary) reads.
+    /// The SQL expression that gives a value of this kind in the form
+    /// [`from_binary`](Self::from_binary) reads.
     pub fn select_expression(self, value: &str) -> String {
         match self {
             Self::Other | Self::WrittenArray => {
-                format!("pg_catalog.to_json({})::pg_catalog.text", self.json_argument(value))
+                format!(
+                    "pg_catalog.to_json({})::pg_catalog.text",
+                    self.json_argument(value)
+                )
             }
             _ => self.json_argument(value),
         }
     }
 
-    /// The SQL expression of a value that `to_json` and its like can be given without calling a cast that somebody has made.
+    /// The SQL expression of a value that `to_json` and its like can be given without calling a
+    /// cast that somebody has made.
     pub fn json_argument(self, value: &str) -> String {
         match self {
             Self::Written => output_text(value),
@@ -156,7 +166,10 @@ impl Kind {
     /// # Errors
     /// When the bytes are not a value of this kind; `cell` is left as it was.
     pub fn from_binary(self, bytes: &[u8], cell: &mut Vec<u8>) -> Result<(), CellError> {
-        let bad = || CellError { what: format!("a binary value of {} bytes", bytes.len()), kind: self };
+        let bad = || CellError {
+            what: format!("a binary value of {} bytes", bytes.len()),
+            kind: self,
+        };
         match self {
             Self::Bool
             | Self::Int2
@@ -175,7 +188,8 @@ impl Kind {
                 // Of the many NaNs that a float can be, a payload's text gives one: so does COPY.
                 if self == Self::Float4 && f32::from_le_bytes(fixed(&cell[start..])).is_nan() {
                     cell[start..].copy_from_slice(&f32::NAN.to_le_bytes());
-                } else if self == Self::Float8 && f64::from_le_bytes(fixed(&cell[start..])).is_nan() {
+                } else if self == Self::Float8 && f64::from_le_bytes(fixed(&cell[start..])).is_nan()
+                {
                     cell[start..].copy_from_slice(&f64::NAN.to_le_bytes());
                 }
             }
@@ -184,9 +198,12 @@ impl Kind {
             Self::Text | Self::Bpchar | Self::Other | Self::Written | Self::WrittenArray => {
                 cell.extend(std::str::from_utf8(bytes).map_err(|_| bad())?.as_bytes());
             }
-            Self::Json => cell.extend(json_text::trim(std::str::from_utf8(bytes).map_err(|_| bad())?).as_bytes()),
+            Self::Json => cell
+                .extend(json_text::trim(std::str::from_utf8(bytes).map_err(|_| bad())?).as_bytes()),
             Self::Jsonb => match bytes {
-                [1, text @ ..] => cell.extend(std::str::from_utf8(text).map_err(|_| bad())?.as_bytes()),
+                [1, text @ ..] => {
+                    cell.extend(std::str::from_utf8(text).map_err(|_| bad())?.as_bytes())
+                }
                 _ => return Err(bad()),
             },
             Self::Bytea => cell.extend(bytes),
@@ -194,13 +211,16 @@ impl Kind {
         Ok(())
     }
 
-    /// Appends the cell for a value in JSON as `row_to_json` writes it; the value is not SQL NULL. `raw` is one JSON
-    /// value without white space around it, which a parser has seen to be valid.
+    /// Appends the cell for a value in JSON as `row_to_json` writes it; the value is not SQL NULL.
+    /// `raw` is one JSON value without white space around it, which a parser has seen to be valid.
     ///
     /// # Errors
     /// When the JSON is not a value of this kind; `cell` is left as it was.
     pub fn from_json(self, raw: &str, cell: &mut Vec<u8>) -> Result<(), CellError> {
-        let bad = || CellError { what: json_text::excerpt(raw), kind: self };
+        let bad = || CellError {
+            what: json_text::excerpt(raw),
+            kind: self,
+        };
         match self {
             Self::Bool => cell.push(match raw {
                 "true" => 1,
@@ -213,11 +233,19 @@ impl Kind {
             // NaN and the infinities are strings in JSON.
             Self::Float4 => {
                 let text = json_text::unquote(raw).unwrap_or(Cow::Borrowed(raw));
-                cell.extend(number::parse_float::<f32>(&text).ok_or_else(bad)?.to_le_bytes());
+                cell.extend(
+                    number::parse_float::<f32>(&text)
+                        .ok_or_else(bad)?
+                        .to_le_bytes(),
+                );
             }
             Self::Float8 => {
                 let text = json_text::unquote(raw).unwrap_or(Cow::Borrowed(raw));
-                cell.extend(number::parse_float::<f64>(&text).ok_or_else(bad)?.to_le_bytes());
+                cell.extend(
+                    number::parse_float::<f64>(&text)
+                        .ok_or_else(bad)?
+                        .to_le_bytes(),
+                );
             }
             Self::Numeric => {
                 let text = json_text::unquote(raw).unwrap_or(Cow::Borrowed(raw));
@@ -233,11 +261,19 @@ impl Kind {
             }
             Self::Timestamp => {
                 let text = json_text::unquote(raw).ok_or_else(bad)?;
-                cell.extend(datetime::parse_timestamp(&text).ok_or_else(bad)?.to_le_bytes());
+                cell.extend(
+                    datetime::parse_timestamp(&text)
+                        .ok_or_else(bad)?
+                        .to_le_bytes(),
+                );
             }
             Self::Timestamptz => {
                 let text = json_text::unquote(raw).ok_or_else(bad)?;
-                cell.extend(datetime::parse_timestamptz(&text).ok_or_else(bad)?.to_le_bytes());
+                cell.extend(
+                    datetime::parse_timestamptz(&text)
+                        .ok_or_else(bad)?
+                        .to_le_bytes(),
+                );
             }
             Self::Text | Self::Bpchar | Self::Written => {
                 cell.extend(json_text::unquote(raw).ok_or_else(bad)?.as_bytes());
@@ -246,13 +282,15 @@ impl Kind {
                 let text = json_text::unquote(raw).ok_or_else(bad)?;
                 cell.extend(json_text::parse_bytea(&text).ok_or_else(bad)?);
             }
-            Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => cell.extend(json_text::trim(raw).as_bytes()),
+            Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => {
+                cell.extend(json_text::trim(raw).as_bytes())
+            }
         }
         Ok(())
     }
 
-    /// Appends the value as PostgreSQL's own JSON has it (`row_to_json` under `TimeZone=UTC`, `extra_float_digits=1`,
-    /// `bytea_output=hex`): integers and numerics keep every digit.
+    /// Appends the value as PostgreSQL's own JSON has it (`row_to_json` under `TimeZone=UTC`,
+    /// `extra_float_digits=1`, `bytea_output=hex`): integers and numerics keep every digit.
     pub fn write_json(self, cell: &[u8], json: &mut String) {
         match self {
             Self::Numeric => match text(cell) {
@@ -283,12 +321,14 @@ impl Kind {
                 json.push('"');
             }
             Self::Text | Self::Bpchar | Self::Written => write_json_string(text(cell), json),
-            Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => json.push_str(text(cell)),
+            Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => {
+                json.push_str(text(cell))
+            }
         }
     }
 
-    /// Appends the value as a person reads it: as psql prints it, except that what has no native codec is its JSON,
-    /// without quotes where that is a string.
+    /// Appends the value as a person reads it: as psql prints it, except that what has no native
+    /// codec is its JSON, without quotes where that is a string.
     pub fn write_text(self, cell: &[u8], out: &mut String) {
         use std::fmt::Write as _;
         // Writing into a String cannot fail.
@@ -314,9 +354,12 @@ impl Kind {
                 datetime::write_timestamp(int8(cell), ' ', self == Self::Timestamptz, out);
                 Ok(())
             }
-            Self::Numeric | Self::Text | Self::Bpchar | Self::Json | Self::Jsonb | Self::Written => {
-                out.write_str(text(cell))
-            }
+            Self::Numeric
+            | Self::Text
+            | Self::Bpchar
+            | Self::Json
+            | Self::Jsonb
+            | Self::Written => out.write_str(text(cell)),
             Self::Bytea => {
                 out.push_str("\\x");
                 cell.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
@@ -329,8 +372,8 @@ impl Kind {
 
     /// What PostgreSQL's `=` compares of a cell, as bytes: equal values give equal bytes.
     ///
-    /// Numerics compare by value (1.10 is 1.1), NaN is equal to NaN, -0 to 0, and `char(n)` without its padding. Text
-    /// compares by its bytes, as it does under every deterministic collation.
+    /// Numerics compare by value (1.10 is 1.1), NaN is equal to NaN, -0 to 0, and `char(n)` without
+    /// its padding. Text compares by its bytes, as it does under every deterministic collation.
     pub fn comparable(self, cell: &[u8]) -> Cow<'_, [u8]> {
         match self {
             Self::Numeric => Cow::Borrowed(number::without_trailing_zeros(text(cell)).as_bytes()),
@@ -356,14 +399,17 @@ impl Kind {
     }
 }
 
-/// The SQL expression of the text that a value's output function writes, NULL for NULL. A cast to text is not that: the owner of
-/// a type may have made one.
+/// The SQL expression of the text that a value's output function writes, NULL for NULL. A cast to
+/// text is not that: the owner of a type may have made one.
 pub fn output_text(value: &str) -> String {
-    format!("CASE WHEN pg_catalog.num_nonnulls({value}) OPERATOR(pg_catalog.=) 1 THEN pg_catalog.concat({value}) END")
+    format!(
+        "CASE WHEN pg_catalog.num_nonnulls({value}) OPERATOR(pg_catalog.=) 1 THEN \
+        pg_catalog.concat({value}) END"
+    )
 }
 
-/// The bytes of a fixed-width cell. A cell of another width cannot be made (`from_binary`, `from_json` check or write
-/// the width); it would read as zero.
+/// The bytes of a fixed-width cell. A cell of another width cannot be made (`from_binary`,
+/// `from_json` check or write the width); it would read as zero.
 fn fixed<const N: usize>(cell: &[u8]) -> [u8; N] {
     cell.try_into().unwrap_or([0; N])
 }
@@ -435,10 +481,15 @@ mod tests {
 
     #[test]
     fn a_timestamptz_is_one_instant_whatever_offset_it_was_written_with() {
-        for raw in
-            ["\"2024-01-01T12:00:00+02:00\"", "\"2024-01-01T15:30:00+05:30\"", "\"2024-01-01T10:53:28+00:53:28\""]
-        {
-            assert_eq!(round_trip(Kind::Timestamptz, raw), "\"2024-01-01T10:00:00+00:00\"");
+        for raw in [
+            "\"2024-01-01T12:00:00+02:00\"",
+            "\"2024-01-01T15:30:00+05:30\"",
+            "\"2024-01-01T10:53:28+00:53:28\"",
+        ] {
+            assert_eq!(
+                round_trip(Kind::Timestamptz, raw),
+                "\"2024-01-01T10:00:00+00:00\""
+            );
         }
     }
 
@@ -480,7 +531,8 @@ mod tests {
                 "\"2024-13-01\"",
                 "\"-\"",
             ] {
-                let is_text = matches!(kind, Kind::Text | Kind::Bpchar | Kind::Bytea) && raw.starts_with('"');
+                let is_text =
+                    matches!(kind, Kind::Text | Kind::Bpchar | Kind::Bytea) && raw.starts_with('"');
                 assert_eq!(from_json(kind, raw).is_ok(), is_text, "{kind:?} from {raw}");
             }
             let mut cell = Vec::new();
@@ -490,13 +542,19 @@ mod tests {
             }
         }
         assert!(Kind::Text.from_binary(&[0xff], &mut Vec::new()).is_err());
-        assert!(Kind::Jsonb.from_binary(&[2, b'1'], &mut Vec::new()).is_err());
+        assert!(
+            Kind::Jsonb
+                .from_binary(&[2, b'1'], &mut Vec::new())
+                .is_err()
+        );
     }
 
     #[test]
     fn every_nan_is_the_same_cell() {
-        for (kind, binary) in [(Kind::Float8, &[0xff, 0xf8, 0, 0, 0, 0, 0, 0][..]), (Kind::Float4, &[0xff, 0xc0, 0, 1])]
-        {
+        for (kind, binary) in [
+            (Kind::Float8, &[0xff, 0xf8, 0, 0, 0, 0, 0, 0][..]),
+            (Kind::Float4, &[0xff, 0xc0, 0, 1]),
+        ] {
             let mut cell = Vec::new();
             kind.from_binary(binary, &mut cell).unwrap();
             assert_eq!(Ok(cell), from_json(kind, "\"NaN\""));

@@ -14,7 +14,8 @@ const ATTEMPTS: usize = 5;
 /// # Errors
 /// When one of them does not exist; the hint names tables that may be meant.
 pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<Table>> {
-    // What has a name may be renamed before it is described: then it is another table that has been described.
+    // What has a name may be renamed before it is described: then it is another table that has been
+    // described.
     let mut found = find(catalog, names).await?;
     for _ in 0..ATTEMPTS {
         let tables = match describe(catalog, &found).await {
@@ -31,7 +32,10 @@ pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<
         }
         found = again;
     }
-    Err(with_hint(anyhow!("the tables were renamed while they were described"), "try again"))
+    Err(with_hint(
+        anyhow!("the tables were renamed while they were described"),
+        "try again",
+    ))
 }
 
 /// The oids of the tables of these names, each once.
@@ -43,7 +47,8 @@ async fn find(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<u32
             Ok(Some(_)) => {}
             Ok(None) => return Err(unknown(catalog, name).await),
             Err(error @ CatalogError::NoName(_)) => {
-                let hint = "name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, for the shell); the \
+                let hint = "name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, \
+                    for the shell); the \
                     database is named with --database-url";
                 return Err(with_hint(error, hint));
             }
@@ -59,7 +64,9 @@ async fn find(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<u32
 /// As [`resolve`].
 pub async fn resolve_one(catalog: &Catalog<'_>, name: &str) -> anyhow::Result<Table> {
     let mut tables = resolve(catalog, &[name.to_string()]).await?;
-    tables.pop().with_context(|| format!("the table {name} was dropped a moment ago"))
+    tables
+        .pop()
+        .with_context(|| format!("the table {name} was dropped a moment ago"))
 }
 
 async fn unknown(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
@@ -70,7 +77,9 @@ async fn unknown(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
         WHERE c.relkind IN ('r', 'p') AND pg_catalog.lower(c.relname) = pg_catalog.lower($1)
         ORDER BY 1 LIMIT 5";
     let error = anyhow!("the table {name} does not exist");
-    let bare = parse_name(name).and_then(|mut parts| parts.pop()).unwrap_or_default();
+    let bare = parse_name(name)
+        .and_then(|mut parts| parts.pop())
+        .unwrap_or_default();
     let similar: Vec<String> = match catalog.query_typed(SIMILAR, &[(&bare, Type::TEXT)]).await {
         Ok(rows) => rows.iter().map(|row| row.get(0)).collect(),
         Err(_) => Vec::new(),

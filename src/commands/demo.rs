@@ -1,4 +1,5 @@
-//! `pgic demo`: the other commands at work on a throw-away server. They are run as a person runs them, by the same binary.
+//! `pgic demo`: the other commands at work on a throw-away server. They are run as a person runs
+//! them, by the same binary.
 
 use super::{Context, interrupted};
 use crate::exit_code::ExitCode;
@@ -22,8 +23,10 @@ const TABLES: &str = "
         username_hash bigint NOT NULL,
         email_hash bigint NOT NULL
     );
-    CREATE TABLE products (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), sku_hash bigint NOT NULL, price numeric NOT NULL);
-    INSERT INTO users (username, username_hash, email_hash) SELECT 'user' || n, n, n % 100 FROM generate_series(1000, 10999) n;
+    CREATE TABLE products (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), sku_hash bigint NOT \
+    NULL, price numeric NOT NULL);
+    INSERT INTO users (username, username_hash, email_hash) SELECT 'user' || n, n, n % 100 FROM \
+    generate_series(1000, 10999) n;
     INSERT INTO products (sku_hash, price) SELECT n, n / 100.0 FROM generate_series(1, 500) n;
     ANALYZE;";
 
@@ -40,8 +43,9 @@ const WRITES: [&str; 7] = [
 
 /// `pgic demo`.
 ///
-/// Starts a PostgreSQL server of its own in a private folder, creates users and products, installs the triggers, writes,
-/// and shows tail, query and status. Ends by itself, and leaves nothing behind.
+/// Starts a PostgreSQL server of its own in a private folder, creates users and products, installs
+/// the triggers, writes, and shows tail, query and status. Ends by itself, and leaves nothing
+/// behind.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Leave the server running, and print its URL
@@ -76,7 +80,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         let (url, stop) = (cluster.url("postgres"), cluster.stop_command());
         cluster.keep()?;
         say(&format!(
-            "\n# the server stays; for the other commands:\nexport DATABASE_URL='{url}'\n# to stop it and remove its files:\n{stop}"
+            "\n# the server stays; for the other commands:\nexport DATABASE_URL='{url}'\n# to stop \
+            it and remove its files:\n{stop}"
         ))?;
     }
     Ok(ExitCode::Yes)
@@ -86,7 +91,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 fn no_server(error: ThrowawayError) -> anyhow::Error {
     match error {
         ThrowawayError::NoServer | ThrowawayError::TooOld { .. } => with_hint(error, INSTALL_HINT),
-        ThrowawayError::NoUser | ThrowawayError::Io { .. } | ThrowawayError::Program { .. } => error.into(),
+        ThrowawayError::NoUser | ThrowawayError::Io { .. } | ThrowawayError::Program { .. } => {
+            error.into()
+        }
     }
 }
 
@@ -96,26 +103,42 @@ fn say(text: &str) -> anyhow::Result<()> {
 
 async fn show(context: &Context, cluster: &Cluster) -> anyhow::Result<()> {
     let url = cluster.url("postgres");
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.context("connect to the demo's server")?;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls)
+        .await
+        .context("connect to the demo's server")?;
     let connection = tokio::spawn(connection);
     say("# tables users and products, with 10000 and 500 rows")?;
-    client.batch_execute(TABLES).await.context("create the tables")?;
+    client
+        .batch_execute(TABLES)
+        .await
+        .context("create the tables")?;
     let pgic = |line: &str| pgic(context, &url, line);
     say("\n# triggers that announce every change")?;
     finish(pgic("install-triggers users products")?).await?;
     say("\n# what the channel carries while somebody writes")?;
     let count = WRITES.len();
-    tail_while_writing(pgic(&format!("tail --channel cache_invalidation --count {count}"))?, &client).await?;
+    tail_while_writing(
+        pgic(&format!(
+            "tail --channel cache_invalidation --count {count}"
+        ))?,
+        &client,
+    )
+    .await?;
     say("\n# the cache of an application, asked")?;
     finish(pgic("query users username_hash=123")?).await?;
     say("\n# how it was found, as JSON")?;
-    finish(pgic("query users username_hash:=100*100 --explain --output json")?).await?;
+    finish(pgic(
+        "query users username_hash:=100*100 --explain --output json",
+    )?)
+    .await?;
     say("\n# is such a cache right? compared with the tables, row by row, at one exact cut")?;
     finish(pgic("verify users products --rounds 1")?).await?;
     say("\n# are the triggers there, and who listens?")?;
     finish(pgic("status")?).await?;
     drop(client);
-    connection.await.context("end the demo's own connection")??;
+    connection
+        .await
+        .context("end the demo's own connection")??;
     Ok(())
 }
 
@@ -130,7 +153,11 @@ fn pgic(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
     });
     command.args(["--color", if context.color { "always" } else { "never" }]);
     // What the commands say beside their answers stands where they say it.
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command.spawn().context("start a command")
 }
 
@@ -146,7 +173,11 @@ async fn finish(mut child: Child) -> anyhow::Result<()> {
         say(&line)?;
     }
     let status = child.wait().await.context("wait for the command")?;
-    if status.success() { Ok(()) } else { bail!("the command ended with {status}") }
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("the command ended with {status}")
+    }
 }
 
 /// Writes once `tail` listens: its banner, on stderr, says so.
@@ -157,7 +188,10 @@ async fn tail_while_writing(mut child: Child, client: &Client) -> anyhow::Result
     let first = banners.next_line().await.context(reading)?;
     say(&first.context("tail ended before it listened")?)?;
     for write in WRITES {
-        client.batch_execute(write).await.with_context(|| format!("write: {write}"))?;
+        client
+            .batch_execute(write)
+            .await
+            .with_context(|| format!("write: {write}"))?;
         let line = lines.next_line().await.context(reading)?;
         say(&line.context("tail ended before the last write")?)?;
     }
@@ -165,5 +199,9 @@ async fn tail_while_writing(mut child: Child, client: &Client) -> anyhow::Result
     while let Some(line) = banners.next_line().await.context(reading)? {
         say(&line)?;
     }
-    if status.success() { Ok(()) } else { bail!("tail ended with {status}") }
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("tail ended with {status}")
+    }
 }

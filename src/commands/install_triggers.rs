@@ -17,9 +17,13 @@ use std::time::Duration;
 
 /// `pgic install-triggers TABLE…`.
 ///
-/// Each table gets a trigger function of its own beside it, a row trigger and a TRUNCATE trigger. All tables are done in
-/// one transaction: all of it happens or nothing. Running it again changes nothing.
-#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own on the command line")]
+/// Each table gets a trigger function of its own beside it, a row trigger and a TRUNCATE trigger.
+/// All tables are done in one transaction: all of it happens or nothing. Running it again changes
+/// nothing.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own on the command line"
+)]
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
@@ -29,13 +33,23 @@ pub struct Args {
     #[arg(long, conflicts_with = "tables", requires = "schema")]
     pub all: bool,
     /// The schema for --all
-    #[arg(long, value_name = "SCHEMA", requires = "all", conflicts_with = "tables")]
+    #[arg(
+        long,
+        value_name = "SCHEMA",
+        requires = "all",
+        conflicts_with = "tables"
+    )]
     pub schema: Option<String>,
     /// The channel to notify on [default: what is installed, else cache_invalidation]
     #[arg(long, value_name = "NAME", value_parser = |name: &str| check_channel(name).map_err(|error| error.to_string()))]
     pub channel: Option<String>,
     /// Send these columns alone, and the key
-    #[arg(long, value_name = "A,B", value_delimiter = ',', conflicts_with = "no_data")]
+    #[arg(
+        long,
+        value_name = "A,B",
+        value_delimiter = ',',
+        conflicts_with = "no_data"
+    )]
     pub columns: Vec<String>,
     /// Send keys only: a cache reads the rows itself
     #[arg(long)]
@@ -52,7 +66,8 @@ pub struct Args {
     /// Let a failure of the trigger fail the write
     #[arg(long)]
     pub no_guard: bool,
-    /// Call the schema's one notify_cache_change() instead of a function of the table's own; the key must be called id
+    /// Call the schema's one notify_cache_change() instead of a function of the table's own; the
+    /// key must be called id
     #[arg(long)]
     pub generic: bool,
     /// Start from the defaults: an option that is not given otherwise keeps what is installed
@@ -64,7 +79,8 @@ pub struct Args {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints its inverse
+    /// Print the SQL as a migration file that may be run again, and do nothing; remove-triggers
+    /// prints its inverse
     #[arg(long, conflicts_with_all = ["dry_run", "output"])]
     pub print_sql: bool,
     /// How long to wait for the tables' locks, all together
@@ -83,10 +99,15 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let tables = match &args.schema {
         Some(schema) => {
             let oids = catalog::tables_of_schema(&catalog, schema).await?;
-            let (with_key, without): (Vec<Table>, Vec<Table>) =
-                catalog::describe(&catalog, &oids).await?.into_iter().partition(|table| table.key.is_some());
+            let (with_key, without): (Vec<Table>, Vec<Table>) = catalog::describe(&catalog, &oids)
+                .await?
+                .into_iter()
+                .partition(|table| table.key.is_some());
             for table in without {
-                context.notice(&format!("{} is left out: it has no key", table.display_name()));
+                context.notice(&format!(
+                    "{} is left out: it has no key",
+                    table.display_name()
+                ));
             }
             with_key
         }
@@ -109,13 +130,31 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     let is_dry = args.dry_run || args.print_sql;
     let named = asked.columns.clone().unwrap_or_default();
-    let plans = carry_out(&mut client, Kind::Install, &oids, &asked, args.lock_timeout, is_dry).await?;
+    let plans = carry_out(
+        &mut client,
+        Kind::Install,
+        &oids,
+        &asked,
+        args.lock_timeout,
+        is_dry,
+    )
+    .await?;
     for (table, plan) in tables.iter().zip(&plans) {
-        context.notices(&secret_columns(table, plan, &named).into_iter().collect::<Vec<_>>());
+        context.notices(
+            &secret_columns(table, plan, &named)
+                .into_iter()
+                .collect::<Vec<_>>(),
+        );
     }
     if args.print_sql {
-        let sql =
-            migration("Triggers that announce changes", version, Kind::Install, args.lock_timeout, &tables, &plans);
+        let sql = migration(
+            "Triggers that announce changes",
+            version,
+            Kind::Install,
+            args.lock_timeout,
+            &tables,
+            &plans,
+        );
         print_migration(context, &sql)?;
         return Ok(ExitCode::Yes);
     }
@@ -126,18 +165,29 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Yes)
 }
 
-/// What to say of columns that are sent and look like secrets, unless they were named on purpose. Any role of the database can
-/// LISTEN, whatever it may SELECT.
+/// What to say of columns that are sent and look like secrets, unless they were named on purpose.
+/// Any role of the database can LISTEN, whatever it may SELECT.
 fn secret_columns(table: &Table, plan: &TablePlan, named: &[String]) -> Option<String> {
     let options = plan.options.1.as_ref()?;
-    let is_shown = |name: &String| options.sends(name) && looks_like_secret(name) && !named.contains(name);
-    let names: Vec<&str> =
-        table.columns.iter().map(|column| &column.name).filter(|name| is_shown(name)).map(String::as_str).collect();
-    let others = table.columns.iter().map(|column| &column.name).filter(|name| options.sends(name) && !is_shown(name));
+    let is_shown =
+        |name: &String| options.sends(name) && looks_like_secret(name) && !named.contains(name);
+    let names: Vec<&str> = table
+        .columns
+        .iter()
+        .map(|column| &column.name)
+        .filter(|name| is_shown(name))
+        .map(String::as_str)
+        .collect();
+    let others = table
+        .columns
+        .iter()
+        .map(|column| &column.name)
+        .filter(|name| options.sends(name) && !is_shown(name));
     let others: Vec<&str> = others.map(String::as_str).collect();
     (!names.is_empty()).then(|| {
         format!(
-            "{} sends {}, which by the name is a secret: any role of the database can LISTEN and read it; to leave it out: --columns {}",
+            "{} sends {}, which by the name is a secret: any role of the database can LISTEN and \
+            read it; to leave it out: --columns {}",
             table.display_name(),
             names.join(", "),
             others.join(",")
@@ -147,14 +197,27 @@ fn secret_columns(table: &Table, plan: &TablePlan, named: &[String]) -> Option<S
 
 /// Whether a column's name is that of a secret.
 fn looks_like_secret(name: &str) -> bool {
-    const PARTS: [&str; 10] =
-        ["password", "passwd", "passphrase", "pwd", "secret", "token", "apikey", "credential", "credentials", "otp"];
+    const PARTS: [&str; 10] = [
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "token",
+        "apikey",
+        "credential",
+        "credentials",
+        "otp",
+    ];
     let name = name.to_lowercase();
     let has_part = |part: &str| {
-        name.split(|c: char| !c.is_alphanumeric()).any(|own| own == part || own.strip_suffix('s') == Some(part))
+        name.split(|c: char| !c.is_alphanumeric())
+            .any(|own| own == part || own.strip_suffix('s') == Some(part))
     };
     PARTS.iter().any(|part| has_part(part))
-        || ["password", "secret", "api_key", "private_key", "access_key"].iter().any(|part| name.contains(part))
+        || ["password", "secret", "api_key", "private_key", "access_key"]
+            .iter()
+            .any(|part| name.contains(part))
 }
 
 /// Prints a migration file. On a terminal what that would obey is escaped, and said to be.
@@ -166,7 +229,8 @@ pub fn print_migration(context: &Context, sql: &str) -> anyhow::Result<()> {
         return print(sql);
     }
     context.notice(
-        "names have characters that a terminal obeys, and are shown escaped: redirect the output for the SQL as it is",
+        "names have characters that a terminal obeys, and are shown escaped: redirect the output \
+        for the SQL as it is",
     );
     print(
         &sql.split_inclusive('\n')
@@ -187,8 +251,11 @@ pub fn migration(
     tables: &[Table],
     plans: &[TablePlan],
 ) -> String {
-    let pieces: Vec<(&Table, String)> =
-        tables.iter().zip(plans).map(|(table, plan)| (table, plan.script.clone())).collect();
+    let pieces: Vec<(&Table, String)> = tables
+        .iter()
+        .zip(plans)
+        .map(|(table, plan)| (table, plan.script.clone()))
+        .collect();
     script::file(title, version, kind.lock(), lock_timeout, &pieces)
 }
 
@@ -200,7 +267,11 @@ pub fn show(format: Format, plans: &[TablePlan], dry_run: bool) -> String {
             let has_options = plans.iter().any(|plan| !options(plan).is_empty());
             let names = ["table", "result", "channel", "function", "options"];
             let headings = names.map(Heading::text);
-            let shown = if has_options { &headings[..] } else { &headings[..4] };
+            let shown = if has_options {
+                &headings[..]
+            } else {
+                &headings[..4]
+            };
             let rows = plans.iter().map(|plan| {
                 let mut row = row(plan, dry_run);
                 row.truncate(shown.len());
@@ -227,13 +298,28 @@ fn result(plan: &TablePlan, dry_run: bool) -> String {
 }
 
 fn row(plan: &TablePlan, dry_run: bool) -> Vec<String> {
-    vec![plan.table.clone(), result(plan, dry_run), channel(plan), plan.function.clone(), options(plan)]
+    vec![
+        plan.table.clone(),
+        result(plan, dry_run),
+        channel(plan),
+        plan.function.clone(),
+        options(plan),
+    ]
 }
 
 /// Old and new where they differ.
 fn change(plan: &TablePlan, show: impl Fn(&TriggerOptions) -> String) -> Option<String> {
-    let (old, new) = (plan.options.0.as_ref().map(&show), plan.options.1.as_ref().map(&show));
-    let named = |text: String| if text.is_empty() { "none".to_string() } else { text };
+    let (old, new) = (
+        plan.options.0.as_ref().map(&show),
+        plan.options.1.as_ref().map(&show),
+    );
+    let named = |text: String| {
+        if text.is_empty() {
+            "none".to_string()
+        } else {
+            text
+        }
+    };
     match (old, new) {
         (Some(old), Some(new)) if old != new => Some(format!("{} -> {}", named(old), named(new))),
         (old, new) => new.or(old),
@@ -241,7 +327,9 @@ fn change(plan: &TablePlan, show: impl Fn(&TriggerOptions) -> String) -> Option<
 }
 
 fn channel(plan: &TablePlan) -> String {
-    change(plan, |options| options.channel.clone()).or_else(|| plan.channel.clone()).unwrap_or_default()
+    change(plan, |options| options.channel.clone())
+        .or_else(|| plan.channel.clone())
+        .unwrap_or_default()
 }
 
 fn options(plan: &TablePlan) -> String {
@@ -263,5 +351,8 @@ fn json(plan: &TablePlan, dry_run: bool) -> String {
         "steps": steps,
         "notes": plan.notes,
     });
-    format!("{}\n", postgres_index_cache_core::one_line_json(&object.to_string()))
+    format!(
+        "{}\n",
+        postgres_index_cache_core::one_line_json(&object.to_string())
+    )
 }

@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 
 /// `pgic query TABLE [COLUMN=VALUE]…`.
 ///
-/// Loads the table into the cache that an application has, catches up with the notifications, and answers from it.
-/// Conditions are ANDed: COLUMN=VALUE; COLUMN= is the empty string; COLUMN=null and COLUMN!=null; COLUMN:=SQL lets
-/// PostgreSQL compute the value. Exit code 1 when no row matches.
+/// Loads the table into the cache that an application has, catches up with the notifications, and
+/// answers from it. Conditions are ANDed: COLUMN=VALUE; COLUMN= is the empty string; COLUMN=null
+/// and COLUMN!=null; COLUMN:=SQL lets PostgreSQL compute the value. Exit code 1 when no row
+/// matches.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The table: users, app.users or '"Odd Name"'
@@ -44,8 +45,8 @@ pub struct Args {
     /// Say on stderr how the answer was found
     #[arg(long)]
     pub explain: bool,
-    /// Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added,
-    /// changed and removed
+    /// Keep the cache live and print the answer again whenever it changes; with -o json the rows
+    /// that were added, changed and removed
     #[arg(long, conflicts_with_all = ["count", "limit"])]
     pub watch: bool,
     /// What the cache may take [default: a quarter of the machine's memory]
@@ -66,7 +67,11 @@ struct Timing {
 /// # Errors
 /// When the table or a condition is refused, or the server refuses.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let written: Vec<Written> = args.conditions.iter().map(|text| Written::parse(text)).collect::<Result<_, _>>()?;
+    let written: Vec<Written> = args
+        .conditions
+        .iter()
+        .map(|text| Written::parse(text))
+        .collect::<Result<_, _>>()?;
     let server = context.server("query")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     if args.watch {
@@ -83,15 +88,26 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         started = Instant::now();
         Ok(vec![described?])
     };
-    let (subjects, mut driver) =
-        open(&server, max_memory, context.quiet, adjust, |text| context.notice(text), describe).await?;
+    let (subjects, mut driver) = open(
+        &server,
+        max_memory,
+        context.quiet,
+        adjust,
+        |text| context.notice(text),
+        describe,
+    )
+    .await?;
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);
     let subject = &subjects[0];
     let cache = driver.cache(TableId(0));
     let answer = cache.find(&subject.conditions);
-    let timing = Timing { load, fence, find: started.elapsed().saturating_sub(load + fence) };
+    let timing = Timing {
+        load,
+        fence,
+        find: started.elapsed().saturating_sub(load + fence),
+    };
     if args.explain {
         note(&explain(&driver, &subject.table, &answer, timing));
     }
@@ -101,9 +117,16 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     }
     print(&show(context.format, &args, subject, &answer))?;
     if let Some(limit) = args.limit.filter(|limit| *limit < found && !args.count) {
-        context.notice(&format!("{} more rows match; --limit {limit} cut them off", found - limit));
+        context.notice(&format!(
+            "{} more rows match; --limit {limit} cut them off",
+            found - limit
+        ));
     }
-    Ok(if found > 0 { ExitCode::Yes } else { ExitCode::No })
+    Ok(if found > 0 {
+        ExitCode::Yes
+    } else {
+        ExitCode::No
+    })
 }
 
 /// Prints the answer again whenever it changes.
@@ -123,13 +146,29 @@ async fn keep_watching(
     let subjects = vec![described?];
     let asking = Asking { args, written };
     let say = |text: &str| context.notice(text);
-    let opened = supervised::open(&server, catalog, subjects, asking, max_memory, context.quiet, say).await;
+    let opened = supervised::open(
+        &server,
+        catalog,
+        subjects,
+        asking,
+        max_memory,
+        context.quiet,
+        say,
+    )
+    .await;
     let mut supervisor = opened?;
     drop(client);
     supervisor.driver_mut().tell_of_rows();
     let subject = supervisor.target(TableId(0)).clone();
-    let watch = Watch { subject, format: context.format, style: Style::Answer, limit: Limit::default() };
-    watch.run(context, supervisor, std::pin::pin!(interrupted())).await
+    let watch = Watch {
+        subject,
+        format: context.format,
+        style: Style::Answer,
+        limit: Limit::default(),
+    };
+    watch
+        .run(context, supervisor, std::pin::pin!(interrupted()))
+        .await
 }
 
 /// What is asked of a table that is watched, whatever it has become.
@@ -169,7 +208,13 @@ async fn describe(
         .filter(|column| asked.names(&column.name) || is_shown(column))
         .map(|column| column.name.clone())
         .collect();
-    Subject::new(table, &shown, |column| kept.contains(&column.name), asked, notices)
+    Subject::new(
+        table,
+        &shown,
+        |column| kept.contains(&column.name),
+        asked,
+        notices,
+    )
 }
 
 /// The columns to print: those that were asked for, in that order, else all that the trigger sends.
@@ -180,17 +225,32 @@ fn shown_columns(
     notices: &mut Vec<String>,
 ) -> anyhow::Result<Vec<String>> {
     if !args.columns.is_empty() {
-        return args.columns.iter().map(|name| Ok(conditions::column(table, name)?.name.clone())).collect();
+        return args
+            .columns
+            .iter()
+            .map(|name| Ok(conditions::column(table, name)?.name.clone()))
+            .collect();
     }
     if let Some(sent) = following::sent_columns(seen).filter(|_| !args.count) {
-        notices.push(format!("the trigger of {} sends {} alone", table.display_name(), sent.join(", ")));
+        notices.push(format!(
+            "the trigger of {} sends {} alone",
+            table.display_name(),
+            sent.join(", ")
+        ));
     }
     Ok(following::shown(table, seen))
 }
 
-/// A column that the trigger does not send cannot be kept in step. Where it sends keys alone, rows are read again.
-fn check_sent(table: &Table, seen: Option<&Observed<'_>>, shown: &[String], asked: &Asked) -> anyhow::Result<()> {
-    let is_wanted = |column: &&catalog::Column| shown.contains(&column.name) || asked.names(&column.name);
+/// A column that the trigger does not send cannot be kept in step. Where it sends keys alone, rows
+/// are read again.
+fn check_sent(
+    table: &Table,
+    seen: Option<&Observed<'_>>,
+    shown: &[String],
+    asked: &Asked,
+) -> anyhow::Result<()> {
+    let is_wanted =
+        |column: &&catalog::Column| shown.contains(&column.name) || asked.names(&column.name);
     let mut wanted = table.columns.iter().filter(is_wanted);
     wanted.try_for_each(|column| following::check_sent(table, seen, &column.name))
 }
@@ -212,7 +272,9 @@ fn explain(driver: &Driver, table: &Table, answer: &Answer<'_>, timing: Timing) 
     let shape = cache.shape();
     let found = match answer.access {
         Access::Key => "by the key".to_string(),
-        Access::Index(column) => format!("by the index on {}", escape(&shape.columns()[column].name)),
+        Access::Index(column) => {
+            format!("by the index on {}", escape(&shape.columns()[column].name))
+        }
         Access::Scan => "by looking at every row".to_string(),
     };
     let counters = driver.engine().counters();
@@ -220,7 +282,8 @@ fn explain(driver: &Driver, table: &Table, answer: &Answer<'_>, timing: Timing) 
     format!(
         "found: {found}, {} looked at, {} match, {:.3} ms\n\
          snapshot: {} rows of {} in {:.1} ms, {}\n\
-         fence: {:.1} ms; {} notifications received, {} applied, {} in the snapshot already, {} reloads\n",
+         fence: {:.1} ms; {} notifications received, {} applied, {} in the snapshot already, {} \
+         reloads\n",
         count(answer.looked_at as u64, "row"),
         answer.rows.len(),
         ms(timing.find),

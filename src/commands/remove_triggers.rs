@@ -13,8 +13,8 @@ use std::time::Duration;
 
 /// `pgic remove-triggers TABLE… | --all`.
 ///
-/// Drops what `pgic install-triggers` made: the triggers, and each function that nothing else calls. Triggers and
-/// functions of others stay.
+/// Drops what `pgic install-triggers` made: the triggers, and each function that nothing else
+/// calls. Triggers and functions of others stay.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
@@ -24,12 +24,18 @@ pub struct Args {
     #[arg(long, conflicts_with = "tables")]
     pub all: bool,
     /// With --all: those of this schema alone
-    #[arg(long, value_name = "SCHEMA", requires = "all", conflicts_with = "tables")]
+    #[arg(
+        long,
+        value_name = "SCHEMA",
+        requires = "all",
+        conflicts_with = "tables"
+    )]
     pub schema: Option<String>,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers'
+    /// Print the SQL as a migration file that may be run again, and do nothing: the inverse of
+    /// install-triggers'
     #[arg(long, conflicts_with_all = ["dry_run", "output"])]
     pub print_sql: bool,
     /// How long to wait for the tables' locks, all together
@@ -48,7 +54,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let tables = if args.all {
         let oids = catalog::tables_with_triggers(&catalog).await?;
         let mut tables = catalog::describe(&catalog, &oids).await?;
-        tables.retain(|table| args.schema.as_ref().is_none_or(|schema| *schema == table.schema));
+        tables.retain(|table| {
+            args.schema
+                .as_ref()
+                .is_none_or(|schema| *schema == table.schema)
+        });
         tables
     } else {
         catalog::resolve(&catalog, &args.tables).await?
@@ -59,7 +69,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         &mut client,
         Kind::Remove,
         &oids,
-        &Asked { prints_only: args.print_sql, ..Asked::default() },
+        &Asked {
+            prints_only: args.print_sql,
+            ..Asked::default()
+        },
         args.lock_timeout,
         args.dry_run || args.print_sql,
     )
@@ -67,11 +80,22 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     .context("remove triggers")?;
     if args.print_sql {
         let title = "Without the triggers that announce changes";
-        let sql = install_triggers::migration(title, version, Kind::Remove, args.lock_timeout, &tables, &plans);
+        let sql = install_triggers::migration(
+            title,
+            version,
+            Kind::Remove,
+            args.lock_timeout,
+            &tables,
+            &plans,
+        );
         install_triggers::print_migration(context, &sql)?;
         return Ok(ExitCode::Yes);
     }
-    print(&install_triggers::show(context.format, &plans, args.dry_run))?;
+    print(&install_triggers::show(
+        context.format,
+        &plans,
+        args.dry_run,
+    ))?;
     if plans.iter().all(|plan| plan.steps.is_empty()) {
         context.notice("nothing to remove: no trigger here is one that pgic made");
     }

@@ -4,8 +4,8 @@
 //! terminal or pipe ─→ input (a thread) ─ a line ─→ Session: driver, caches ─ Reply ─→ input prints it
 //! ```
 //!
-//! The session's task never writes to stdout nor waits for a terminal: a reader that stops reading does not keep it from
-//! taking what the server sends.
+//! The session's task never writes to stdout nor waits for a terminal: a reader that stops reading
+//! does not keep it from taking what the server sends.
 
 mod changes;
 mod input;
@@ -26,10 +26,10 @@ use tokio::sync::mpsc;
 
 /// `pgic shell TABLE…`.
 ///
-/// Loads the tables into the caches that an application has, keeps them live, and answers lines like
-/// `users username_hash=123` and `count users` from them; `.help` lists the rest. Each answer has everything that was
-/// committed before its line was read. Works from a pipe: a line, an answer, in order; exit code 2 when one of the
-/// lines could not be answered.
+/// Loads the tables into the caches that an application has, keeps them live, and answers lines
+/// like `users username_hash=123` and `count users` from them; `.help` lists the rest. Each answer
+/// has everything that was committed before its line was read. Works from a pipe: a line, an
+/// answer, in order; exit code 2 when one of the lines could not be answered.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
@@ -62,11 +62,18 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         _ = signals.next() => return Ok(ExitCode::Yes),
     };
     let is_terminal = is_at_terminal();
-    let input = Input::new(is_terminal, context.quiet, session.guide(), context.suspension.clone())?;
+    let input = Input::new(
+        is_terminal,
+        context.quiet,
+        session.guide(),
+        context.suspension.clone(),
+    )?;
     let terminal = input.terminal();
     session.say_through(input.notices());
     let (sender, mut lines) = mpsc::channel(1);
-    let thread = std::thread::Builder::new().name("input".to_string()).spawn(move || input.run(&sender));
+    let thread = std::thread::Builder::new()
+        .name("input".to_string())
+        .spawn(move || input.run(&sender));
     let thread = thread.context("start the thread that reads lines")?;
     // At a prompt Ctrl-C gives up a line; as a signal it ends what comes from a pipe.
     let is_key = |signal| is_terminal && signal == SignalKind::interrupt();
@@ -98,6 +105,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         terminal.restore();
         return Ok(ExitCode::Yes);
     }
-    thread.join().map_err(|_| anyhow::anyhow!("the thread that reads lines failed"))??;
-    Ok(if has_failed && !is_terminal { ExitCode::Failed } else { ExitCode::Yes })
+    thread
+        .join()
+        .map_err(|_| anyhow::anyhow!("the thread that reads lines failed"))??;
+    Ok(if has_failed && !is_terminal {
+        ExitCode::Failed
+    } else {
+        ExitCode::Yes
+    })
 }

@@ -21,8 +21,9 @@ use tokio_postgres::types::Type;
 
 /// `pgic status [TABLE…]`.
 ///
-/// A row a table with triggers, then who listens, how full the notification queue is, and the server's version. Exit code
-/// 1 when something is not as `pgic install-triggers` would make it, or a table that is named has no trigger.
+/// A row a table with triggers, then who listens, how full the notification queue is, and the
+/// server's version. Exit code 1 when something is not as `pgic install-triggers` would make it, or
+/// a table that is named has no trigger.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"' [default: every table with triggers]
@@ -82,19 +83,39 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     for (table, planned) in tables.iter().zip(plans) {
         let seen = observe(table);
         let own = problems_of(table, seen.as_ref(), &planned);
-        problems.extend(own.into_iter().map(|problem| (table.display_name(), problem)));
+        problems.extend(
+            own.into_iter()
+                .map(|problem| (table.display_name(), problem)),
+        );
         let near_limit = match &seen {
-            Some(seen) => near_limit::sample(&mut client, table, &seen.options().cloned().unwrap_or_default()).await,
+            Some(seen) => {
+                near_limit::sample(
+                    &mut client,
+                    table,
+                    &seen.options().cloned().unwrap_or_default(),
+                )
+                .await
+            }
             None => None,
         };
-        rows.push(TableSeen { table, seen, near_limit });
+        rows.push(TableSeen {
+            table,
+            seen,
+            near_limit,
+        });
     }
     print(&match context.format {
         Format::Text => text(&rows, &problems, &server),
         Format::Json => json_lines(&rows, &problems, &server),
     })?;
-    let is_right = problems.iter().all(|(_, problem)| problem.severity == Severity::Notice);
-    Ok(if is_right { ExitCode::Yes } else { ExitCode::No })
+    let is_right = problems
+        .iter()
+        .all(|(_, problem)| problem.severity == Severity::Notice);
+    Ok(if is_right {
+        ExitCode::Yes
+    } else {
+        ExitCode::No
+    })
 }
 
 async fn look(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
@@ -106,16 +127,20 @@ async fn look(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
         )
         .await
         .context("ask for the state of the server")?;
-    // A statement that follows LISTEN hides it, so a guess misses listeners; the lock of ours cannot be missed.
+    // A statement that follows LISTEN hides it, so a guess misses listeners; the lock of ours
+    // cannot be missed.
     let listeners = catalog
         .query_typed(
-            "SELECT a.pid, coalesce(a.usename::text, '') AS usename, coalesce(a.application_name, '') AS application,
+            "SELECT a.pid, coalesce(a.usename::text, '') AS usename, coalesce(a.application_name, \
+            '') AS application,
                     coalesce(a.state, '') AS state, l.pid IS NOT NULL AS is_certain
              FROM pg_catalog.pg_stat_activity a
              LEFT JOIN pg_catalog.pg_locks l
                ON l.pid = a.pid AND l.locktype = 'advisory' AND l.mode = 'ShareLock' AND l.granted
-              AND l.database = a.datid AND l.classid = 0 AND l.objid = $1::int8::oid AND l.objsubid = 1
-             WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+              AND l.database = a.datid AND l.classid = 0 AND l.objid = $1::int8::oid AND \
+              l.objsubid = 1
+             WHERE a.datname = pg_catalog.current_database() AND a.pid <> \
+             pg_catalog.pg_backend_pid()
                AND (l.pid IS NOT NULL OR a.query ~* '^\\s*listen\\s')
              ORDER BY is_certain DESC, a.pid",
             &[(&ADVISORY_KEY, Type::INT8)],
@@ -140,11 +165,19 @@ async fn look(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
 }
 
 /// What is not as it should be, with the remedy. `planned` is what install-triggers would do.
-fn problems_of(table: &Table, seen: Option<&Observed<'_>>, planned: &anyhow::Result<plan::TablePlan>) -> Vec<Problem> {
+fn problems_of(
+    table: &Table,
+    seen: Option<&Observed<'_>>,
+    planned: &anyhow::Result<plan::TablePlan>,
+) -> Vec<Problem> {
     let is_ours = seen.is_some_and(|seen| seen.version != Version::Foreign);
-    let is_current = seen.filter(|_| is_ours).map(|seen| seen.version == Version::Current);
+    let is_current = seen
+        .filter(|_| is_ours)
+        .map(|seen| seen.version == Version::Current);
     let mut problems = diagnose(table, is_current);
-    let is_right = problems.iter().all(|problem| problem.severity == Severity::Notice);
+    let is_right = problems
+        .iter()
+        .all(|problem| problem.severity == Severity::Notice);
     // Whatever else install-triggers would change: an owner, what is left of another name.
     if let Ok(plan) = planned
         && is_right
@@ -173,7 +206,10 @@ fn enabled(seen: &Observed<'_>) -> &'static str {
         Enabled::Origin => 2,
         Enabled::Always => 3,
     };
-    let states = [seen.row, seen.truncate].into_iter().flatten().map(|trigger| trigger.enabled);
+    let states = [seen.row, seen.truncate]
+        .into_iter()
+        .flatten()
+        .map(|trigger| trigger.enabled);
     states.min_by_key(rank).map_or("disabled", Enabled::as_str)
 }
 
@@ -182,20 +218,29 @@ fn columns(seen: &Observed<'_>) -> String {
     match seen.options() {
         None => "?".to_string(),
         Some(options) if options.no_data => "key only".to_string(),
-        Some(options) => options.columns.as_ref().map_or_else(|| "all".to_string(), |columns| columns.join(",")),
+        Some(options) => options
+            .columns
+            .as_ref()
+            .map_or_else(|| "all".to_string(), |columns| columns.join(",")),
     }
 }
 
 fn estimated(table: &Table) -> String {
-    table.estimated_rows.map_or_else(|| "?".to_string(), |rows| rows.to_string())
+    table
+        .estimated_rows
+        .map_or_else(|| "?".to_string(), |rows| rows.to_string())
 }
 
 fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerSeen) -> String {
     let mut text = if rows.is_empty() {
-        "no table announces its changes; install triggers with: pgic install-triggers TABLE\n".to_string()
+        "no table announces its changes; install triggers with: pgic install-triggers TABLE\n"
+            .to_string()
     } else {
-        let mut headings: Vec<Heading> =
-            ["schema", "table", "channel", "events", "columns", "state", "function"].map(Heading::text).into();
+        let mut headings: Vec<Heading> = [
+            "schema", "table", "channel", "events", "columns", "state", "function",
+        ]
+        .map(Heading::text)
+        .into();
         headings.extend(["rows", "near limit"].map(Heading::number));
         render(&headings, rows.iter().map(cells))
     };
@@ -203,10 +248,22 @@ fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerS
         // Writing into a String cannot fail.
         // The words of most problems name the table already.
         let problem = problem.to_string();
-        let lead = if problem.contains(table.as_str()) { String::new() } else { format!("{table}: ") };
+        let lead = if problem.contains(table.as_str()) {
+            String::new()
+        } else {
+            format!("{table}: ")
+        };
         let _ = writeln!(text, "  {}", escape(&(lead + &problem)));
     }
-    let _ = writeln!(text, "\nlisteners:{}", if server.listeners.is_empty() { " none seen" } else { "" });
+    let _ = writeln!(
+        text,
+        "\nlisteners:{}",
+        if server.listeners.is_empty() {
+            " none seen"
+        } else {
+            ""
+        }
+    );
     if !server.listeners.is_empty() {
         let headings = [
             Heading::number("pid"),
@@ -215,8 +272,13 @@ fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerS
             Heading::text("state"),
             Heading::text("known by"),
         ];
-        let known_by =
-            |listener: &ListenerSeen| if listener.is_certain { "its lock" } else { "its last statement (a guess)" };
+        let known_by = |listener: &ListenerSeen| {
+            if listener.is_certain {
+                "its lock"
+            } else {
+                "its last statement (a guess)"
+            }
+        };
         let row = |listener: &ListenerSeen| {
             vec![
                 listener.pid.to_string(),
@@ -229,12 +291,26 @@ fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerS
         text.push_str(&render(&headings, server.listeners.iter().map(row)));
     }
     let _ = writeln!(text, "queue: {:.1} % full", server.queue * 100.0);
-    let standby = if server.is_standby { ", a standby: LISTEN does not work here" } else { "" };
-    let _ = writeln!(text, "server: PostgreSQL {}{standby}", escape(&server.version));
+    let standby = if server.is_standby {
+        ", a standby: LISTEN does not work here"
+    } else {
+        ""
+    };
+    let _ = writeln!(
+        text,
+        "server: PostgreSQL {}{standby}",
+        escape(&server.version)
+    );
     text
 }
 
-fn cells(TableSeen { table, seen, near_limit }: &TableSeen<'_>) -> Vec<String> {
+fn cells(
+    TableSeen {
+        table,
+        seen,
+        near_limit,
+    }: &TableSeen<'_>,
+) -> Vec<String> {
     let observed = match seen {
         Some(seen) => [
             seen.channel.clone().unwrap_or_else(|| "?".to_string()),
@@ -250,7 +326,10 @@ fn cells(TableSeen { table, seen, near_limit }: &TableSeen<'_>) -> Vec<String> {
         None => "?".to_string(),
     };
     let names = [table.schema.clone(), table.name.clone()].into_iter();
-    names.chain(observed).chain([estimated(table), near_limit]).collect()
+    names
+        .chain(observed)
+        .chain([estimated(table), near_limit])
+        .collect()
 }
 
 /// A problem as every stream has it.
@@ -264,7 +343,11 @@ pub(super) fn problem_json(problem: &Problem) -> Value {
     })
 }
 
-fn json_lines(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerSeen) -> String {
+fn json_lines(
+    rows: &[TableSeen<'_>],
+    problems: &[(String, Problem)],
+    server: &ServerSeen,
+) -> String {
     let tables = rows.iter().map(|TableSeen { table, seen, near_limit }| {
         let name = table.display_name();
         let own: Vec<Value> =

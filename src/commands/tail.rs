@@ -4,8 +4,8 @@
 //! socket ─→ feed (task: listens, reconnects) ─→ queue (bounded by bytes) ─→ printer (thread: filters, renders, writes)
 //! ```
 //!
-//! The feed never waits for the printer: a slow terminal or pipe must not hold the server's notification queue. What the
-//! bounded queue cannot take is dropped, counted and said.
+//! The feed never waits for the printer: a slow terminal or pipe must not hold the server's
+//! notification queue. What the bounded queue cannot take is dropped, counted and said.
 
 mod diff;
 mod feed;
@@ -31,7 +31,8 @@ use std::time::Duration;
 
 /// `pgic tail`.
 ///
-/// Prints every notification of the channels as it arrives. A lost connection is shown as a gap, and taken up again.
+/// Prints every notification of the channels as it arrives. A lost connection is shown as a gap,
+/// and taken up again.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A channel to listen on; may be repeated
@@ -46,7 +47,8 @@ pub struct Args {
     /// Only the row with this key; a composite key is written a,b
     #[arg(long = "id", value_name = "KEY")]
     pub ids: Vec<String>,
-    /// Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold
+    /// Only rows whose column is written so in the payload (null for SQL NULL); all of several must
+    /// hold
     #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = filter::parse_condition)]
     pub conditions: Vec<(String, String)>,
     /// Stop after this many notifications
@@ -55,7 +57,8 @@ pub struct Args {
     /// Stop after this time
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
-    /// Keep this table in a cache, and show what each change did to its rows, old to new; a gap is told row by row
+    /// Keep this table in a cache, and show what each change did to its rows, old to new; a gap is
+    /// told row by row
     #[arg(long, value_name = "TABLE", conflicts_with_all = ["tables", "actions", "ids", "conditions", "raw"])]
     pub diff: Option<String>,
     /// Print the payloads alone
@@ -64,7 +67,9 @@ pub struct Args {
 }
 
 fn parse_action(word: &str) -> Result<Action, String> {
-    let found = Action::ALL.into_iter().find(|action| action.as_str() == word);
+    let found = Action::ALL
+        .into_iter()
+        .find(|action| action.as_str() == word);
     found.ok_or_else(|| "expected insert, update, delete, truncate or reload".to_string())
 }
 
@@ -82,7 +87,10 @@ struct Printed {
 /// When the server cannot be listened to, or the output fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if let Some(table) = &args.diff {
-        let limit = Limit { count: args.count, duration: args.duration };
+        let limit = Limit {
+            count: args.count,
+            duration: args.duration,
+        };
         return diff::run(context, table, limit).await;
     }
     let mut interrupted = std::pin::pin!(interrupted());
@@ -92,16 +100,21 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         opened = feed::open(&server, &args.channels, &queue) => opened?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
-    queue.push_first(Item::Connected { at: Timestamp::now(), channels: args.channels.clone() });
+    queue.push_first(Item::Connected {
+        at: Timestamp::now(),
+        channels: args.channels.clone(),
+    });
     let printer = Printer::new(context, &args);
     let (done_sender, done) = tokio::sync::oneshot::channel::<()>();
     let for_printer = Arc::clone(&queue);
-    let thread = std::thread::Builder::new().name("printer".to_string()).spawn(move || {
-        let printed = printer.run(&for_printer);
-        // Whoever waits is told by the end of the sender just as well.
-        drop(done_sender);
-        printed
-    });
+    let thread = std::thread::Builder::new()
+        .name("printer".to_string())
+        .spawn(move || {
+            let printed = printer.run(&for_printer);
+            // Whoever waits is told by the end of the sender just as well.
+            drop(done_sender);
+            printed
+        });
     let thread = thread.context("start the printer")?;
     let deadline = async {
         match args.duration {
@@ -128,15 +141,27 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     queue.push(Item::End);
-    let printed = thread.join().map_err(|_| anyhow::anyhow!("the printer failed"))??;
+    let printed = thread
+        .join()
+        .map_err(|_| anyhow::anyhow!("the printer failed"))??;
     let is_on_time = ended?;
     if !context.quiet && !has_left {
-        let Printed { shown, invalid, dropped } = printed;
+        let Printed {
+            shown,
+            invalid,
+            dropped,
+        } = printed;
         let shown = crate::render::count(shown, "notification");
-        note(&format!("{shown} shown, {invalid} invalid, {dropped} dropped\n"));
+        note(&format!(
+            "{shown} shown, {invalid} invalid, {dropped} dropped\n"
+        ));
     }
     let too_few = args.count.is_some_and(|count| printed.shown < count);
-    Ok(if too_few && !is_on_time { ExitCode::No } else { ExitCode::Yes })
+    Ok(if too_few && !is_on_time {
+        ExitCode::No
+    } else {
+        ExitCode::Yes
+    })
 }
 
 /// What turns items into lines.
@@ -205,12 +230,19 @@ impl Printer {
         let event = match item {
             Item::Notification { at, notification } => {
                 let payload = notification.payload();
-                let arrival =
-                    Arrival { at: *at, channel: notification.channel(), pid: notification.process_id(), payload };
+                let arrival = Arrival {
+                    at: *at,
+                    channel: notification.channel(),
+                    pid: notification.process_id(),
+                    payload,
+                };
                 return self.write_notification(arrival, line, printed);
             }
             Item::Connected { at, channels } => Event::Connected { at: *at, channels },
-            Item::Gap { from, to } => Event::Gap { from: *from, to: *to },
+            Item::Gap { from, to } => Event::Gap {
+                from: *from,
+                to: *to,
+            },
             Item::Resumed { at } => Event::Resumed { at: *at },
             Item::Dropped { count } => {
                 printed.dropped += count;
@@ -225,9 +257,17 @@ impl Printer {
         let parsed = Payload::parse(arrival.payload);
         printed.invalid += u64::from(parsed.is_err());
         match &parsed {
-            Ok(payload) if self.filter.accepts(payload) => self.emit(&Event::Change { arrival, payload }, line),
+            Ok(payload) if self.filter.accepts(payload) => {
+                self.emit(&Event::Change { arrival, payload }, line)
+            }
             Err(error) if self.filter.is_empty() => {
-                self.emit(&Event::Invalid { arrival, error: error.to_string() }, line);
+                self.emit(
+                    &Event::Invalid {
+                        arrival,
+                        error: error.to_string(),
+                    },
+                    line,
+                );
             }
             Ok(_) | Err(_) => return,
         }
@@ -237,7 +277,11 @@ impl Printer {
     fn emit(&self, event: &Event<'_>, line: &mut String) {
         match (self.is_raw, self.format, event) {
             (true, _, Event::Change { arrival, .. } | Event::Invalid { arrival, .. }) => {
-                line.push_str(&if self.is_terminal { escape(arrival.payload) } else { arrival.payload.into() });
+                line.push_str(&if self.is_terminal {
+                    escape(arrival.payload)
+                } else {
+                    arrival.payload.into()
+                });
                 line.push('\n');
             }
             // Nothing but payloads stands in raw output; what else happens is said beside it.
@@ -245,14 +289,28 @@ impl Printer {
             (true, _, Event::Connected { .. } | Event::Resumed { .. }) => {}
             (false, Format::Text, Event::Connected { .. } | Event::Resumed { .. }) => {
                 let mut banner = String::new();
-                write_text(event, &Look { color: false, ..self.look.clone() }, &mut banner);
+                write_text(
+                    event,
+                    &Look {
+                        color: false,
+                        ..self.look.clone()
+                    },
+                    &mut banner,
+                );
                 if !self.is_quiet {
                     note(&banner);
                 }
             }
             (true, _, Event::Gap { .. } | Event::Dropped { .. }) => {
                 let mut notice = String::new();
-                write_text(event, &Look { color: false, ..self.look.clone() }, &mut notice);
+                write_text(
+                    event,
+                    &Look {
+                        color: false,
+                        ..self.look.clone()
+                    },
+                    &mut notice,
+                );
                 note(&notice);
             }
             (false, Format::Text, _) => write_text(event, &self.look, line),

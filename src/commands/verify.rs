@@ -14,7 +14,9 @@ use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::KeyBuf;
 use postgres_index_cache_core::postgres::announced::{Problem, Severity, diagnose};
-use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, DriverOptions, RowChange, Verified};
+use postgres_index_cache_core::postgres::{
+    Comparison, Driver, DriverEvent, DriverOptions, RowChange, Verified,
+};
 use postgres_index_cache_core::sync::{State, TableId};
 use serde_json::json;
 use std::collections::HashMap;
@@ -32,10 +34,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `pgic verify TABLE…`.
 ///
-/// Is a cache that is fed by the notifications equal to the table? Loads the tables into the cache that an application has,
-/// follows them for a while, then compares cache and table row by row at one exact cut, while writers go on. A line for each
-/// row that is missing, stale or a ghost, with the likely cause; exit code 1 when there is one. Takes a COPY of each table,
-/// and no lock that a writer waits for.
+/// Is a cache that is fed by the notifications equal to the table? Loads the tables into the cache
+/// that an application has, follows them for a while, then compares cache and table row by row at
+/// one exact cut, while writers go on. A line for each row that is missing, stale or a ghost, with
+/// the likely cause; exit code 1 when there is one. Takes a COPY of each table, and no lock that a
+/// writer waits for.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
@@ -90,8 +93,15 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     // What notifications miss is to be found, not mended.
     let adjust = |options: &mut DriverOptions| options.limits.looks = false;
     let describe = async |catalog: &mut Catalog<'_>| describe(context, catalog, args).await;
-    let (subjects, mut driver) =
-        open(&server, max_memory, context.quiet, adjust, |text| context.notice(text), describe).await?;
+    let (subjects, mut driver) = open(
+        &server,
+        max_memory,
+        context.quiet,
+        adjust,
+        |text| context.notice(text),
+        describe,
+    )
+    .await?;
     driver.tell_of_rows();
     let followed = subjects.into_iter().map(|subject| Followed {
         problem: worst(&subject.table),
@@ -100,7 +110,12 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         loaded_anew: None,
         began: Instant::now(),
     });
-    let mut verifier = Verifier { context, driver, followed: followed.collect(), stale: None };
+    let mut verifier = Verifier {
+        context,
+        driver,
+        followed: followed.collect(),
+        stale: None,
+    };
     if args.rounds.is_none() {
         verifier.follow(args.follow).await?;
     }
@@ -114,7 +129,8 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             if let Some(since) = followed.loaded_anew {
                 let seconds = since.elapsed().as_secs_f64();
                 context.notice(&format!(
-                    "{name} was loaded anew {seconds:.1} s ago: a change that was lost before that does not show"
+                    "{name} was loaded anew {seconds:.1} s ago: a change that was lost before that \
+                    does not show"
                 ));
             }
             summary.add(&comparison);
@@ -122,13 +138,22 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             let catalog = catalog::reading(&mut client).await?;
             let tables = catalog::describe(&catalog, &[followed.subject.table.oid]).await?;
             let table = tables.first().unwrap_or(&followed.subject.table);
-            let processes =
-                comparison.findings.iter().filter_map(|found| followed.heard.get(&found.key_cells)?.as_ref());
+            let processes = comparison
+                .findings
+                .iter()
+                .filter_map(|found| followed.heard.get(&found.key_cells)?.as_ref());
             let senders = &Senders::look(&catalog, processes.copied().collect()).await;
             // A trigger that is silent now, or was when it began, has proven nothing.
             followed.problem = followed.problem.take().or_else(|| worst(table));
             let min_changes = args.min_changes;
-            let verdict = Verdict { table, comparison: &comparison, changes, followed, min_changes, senders };
+            let verdict = Verdict {
+                table,
+                comparison: &comparison,
+                changes,
+                followed,
+                min_changes,
+                senders,
+            };
             verdict.print(context, &mut summary)?;
         }
         if summary.differing() > 0 {
@@ -138,7 +163,11 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     finish(context, verifier.followed.len(), &summary)
 }
 
-async fn describe(context: &Context, catalog: &Catalog<'_>, args: &Args) -> anyhow::Result<Vec<Subject>> {
+async fn describe(
+    context: &Context,
+    catalog: &Catalog<'_>,
+    args: &Args,
+) -> anyhow::Result<Vec<Subject>> {
     let mut subjects = Vec::new();
     for table in catalog::resolve(catalog, &args.tables).await? {
         following::check_kind(&table)?;
@@ -157,7 +186,8 @@ async fn describe(context: &Context, catalog: &Catalog<'_>, args: &Args) -> anyh
 /// A table that is verified.
 struct Followed {
     subject: Subject,
-    /// The keys of the rows that changed, each with the server's process whose notification told of it last.
+    /// The keys of the rows that changed, each with the server's process whose notification told of
+    /// it last.
     heard: HashMap<KeyBuf, Option<i32>>,
     /// When it was loaded again, if it was: what was lost before is mended.
     loaded_anew: Option<Instant>,
@@ -169,7 +199,9 @@ struct Followed {
 
 /// The worst problem with what announces a table, if changes are lost by it.
 fn worst(table: &Table) -> Option<Problem> {
-    diagnose(table, None).into_iter().find(|problem| problem.severity == Severity::Critical)
+    diagnose(table, None)
+        .into_iter()
+        .find(|problem| problem.severity == Severity::Critical)
 }
 
 /// What is to be said of a table that was compared.
@@ -185,7 +217,14 @@ struct Verdict<'a> {
 
 impl Verdict<'_> {
     fn print(&self, context: &Context, summary: &mut Summary) -> anyhow::Result<()> {
-        let Self { table, comparison, changes, followed, min_changes, senders } = self;
+        let Self {
+            table,
+            comparison,
+            changes,
+            followed,
+            min_changes,
+            senders,
+        } = self;
         summary.changes += changes;
         let name = followed.subject.name();
         if comparison.differing() > 0 {
@@ -195,7 +234,9 @@ impl Verdict<'_> {
             summary.unannounced += 1;
             return print(&match context.format {
                 Format::Text => {
-                    let text = crate::render::escape::escape(&format!("unannounced  {name}  {problem}")).into_owned();
+                    let text =
+                        crate::render::escape::escape(&format!("unannounced  {name}  {problem}"))
+                            .into_owned();
                     format!("{text}\n")
                 }
                 Format::Json => json::line([
@@ -210,7 +251,12 @@ impl Verdict<'_> {
         if comparison.differing() > 0 || context.format == Format::Json {
             return Ok(());
         }
-        print(&equal(&name, comparison, *changes, followed.began.elapsed()))
+        print(&equal(
+            &name,
+            comparison,
+            *changes,
+            followed.began.elapsed(),
+        ))
     }
 }
 
@@ -218,9 +264,16 @@ impl Verdict<'_> {
 pub(super) fn equal(name: &str, comparison: &Comparison, changes: u64, time: Duration) -> String {
     let rests_on = match changes {
         0 => "but no change came: nothing was proven".to_string(),
-        _ => format!("after {} in {:.1} s", crate::render::count(changes, "change"), time.as_secs_f64()),
+        _ => format!(
+            "after {} in {:.1} s",
+            crate::render::count(changes, "change"),
+            time.as_secs_f64()
+        ),
     };
-    let text = format!("equal    {name}  {} rows at one exact cut, {rests_on}", comparison.rows);
+    let text = format!(
+        "equal    {name}  {} rows at one exact cut, {rests_on}",
+        comparison.rows
+    );
     format!("{}\n", crate::render::escape::escape(&text))
 }
 
@@ -235,8 +288,15 @@ struct Verifier<'a> {
 impl Verifier<'_> {
     /// Follows for a while.
     async fn follow(&mut self, time: Duration) -> anyhow::Result<()> {
-        let names: Vec<String> = self.followed.iter().map(|followed| followed.subject.name()).collect();
-        let waiting = Progress::waiting(&format!("following {} for {time:?}", names.join(", ")), !self.context.quiet);
+        let names: Vec<String> = self
+            .followed
+            .iter()
+            .map(|followed| followed.subject.name())
+            .collect();
+        let waiting = Progress::waiting(
+            &format!("following {} for {time:?}", names.join(", ")),
+            !self.context.quiet,
+        );
         let until = Instant::now() + time;
         while Instant::now() < until {
             self.step(until).await?;
@@ -274,21 +334,30 @@ impl Verifier<'_> {
         let told: Vec<DriverEvent> = self.driver.take_events().collect();
         for event in told {
             match event {
-                DriverEvent::Row { table, change, sender } => {
+                DriverEvent::Row {
+                    table,
+                    change,
+                    sender,
+                } => {
                     let Followed { subject, heard, .. } = &mut self.followed[table.0];
-                    let (RowChange::Added(row) | RowChange::Changed { new: row, .. } | RowChange::Removed(row)) =
-                        change;
+                    let (RowChange::Added(row)
+                    | RowChange::Changed { new: row, .. }
+                    | RowChange::Removed(row)) = change;
                     if heard.len() < HEARD {
                         heard.insert(KeyBuf::of_row(&subject.shape, &row), sender);
                     }
                 }
                 DriverEvent::Disconnected { why, .. } if self.stale.is_none() => {
-                    self.context.notice(&format!("the connection was lost ({why}); connecting again"));
+                    self.context.notice(&format!(
+                        "the connection was lost ({why}); connecting again"
+                    ));
                     self.stale = Some((Instant::now(), why));
                 }
                 DriverEvent::State(State::Live) if self.stale.take().is_some() => {
                     self.context.notice("live again: all was loaded anew");
-                    self.followed.iter_mut().for_each(|followed| followed.loaded_anew = Some(Instant::now()));
+                    self.followed
+                        .iter_mut()
+                        .for_each(|followed| followed.loaded_anew = Some(Instant::now()));
                 }
                 DriverEvent::ReadAgain { table, why } => {
                     let followed = &mut self.followed[table.0];
@@ -297,7 +366,10 @@ impl Verifier<'_> {
                     self.context.notice(&format!("{name} is read again: {why}"));
                 }
                 DriverEvent::CommitsBlocked => {
-                    self.context.notice("commits are blocked: nothing is announced until whoever blocks them is done");
+                    self.context.notice(
+                        "commits are blocked: nothing is announced until whoever \
+                        blocks them is done",
+                    );
                 }
                 _ => {}
             }
@@ -309,7 +381,10 @@ impl Verifier<'_> {
         let name = self.followed[at].subject.name();
         let mut last = String::new();
         for _ in 0..TRIES {
-            let question = self.driver.ask_to_verify(TableId(at)).map_err(explain_failure)?;
+            let question = self
+                .driver
+                .ask_to_verify(TableId(at))
+                .map_err(explain_failure)?;
             let verified = loop {
                 match self.driver.take_verified(question) {
                     Some(verified) => break verified,
@@ -323,7 +398,9 @@ impl Verifier<'_> {
                 }
                 Verified::Inconclusive(why) => {
                     summary.inconclusive += 1;
-                    self.context.notice(&format!("a round of {name} does not count, and is repeated: {why}"));
+                    self.context.notice(&format!(
+                        "a round of {name} does not count, and is repeated: {why}"
+                    ));
                     last = why;
                 }
             }
@@ -335,7 +412,8 @@ impl Verifier<'_> {
         }
         Err(with_hint(
             anyhow!("{name} could not be compared: {TRIES} rounds in a row did not count: {last}"),
-            "try again when the table is not altered, truncated or moved; a plain-form trigger needs a quiet moment",
+            "try again when the table is not altered, truncated or moved; a plain-form trigger \
+            needs a quiet moment",
         ))
     }
 }
@@ -350,24 +428,55 @@ fn report(
 ) -> anyhow::Result<()> {
     let Followed { subject, heard, .. } = followed;
     let seen = observe(table);
-    let shown = if context.format == Format::Text { SHOWN } else { Comparison::FINDINGS };
+    let shown = if context.format == Format::Text {
+        SHOWN
+    } else {
+        Comparison::FINDINGS
+    };
     let lines = comparison.findings.iter().take(shown).map(|found| {
-        let sender = heard.get(&found.key_cells).copied().flatten().map(|process| senders.name(process));
-        let cause = causes::likely(table, seen.as_ref(), &subject.channel, found, sender.as_deref());
+        let sender = heard
+            .get(&found.key_cells)
+            .copied()
+            .flatten()
+            .map(|process| senders.name(process));
+        let cause = causes::likely(
+            table,
+            seen.as_ref(),
+            &subject.channel,
+            found,
+            sender.as_deref(),
+        );
         finding::finding(context.format, (&table.schema, &table.name), found, &cause)
     });
     print(&lines.collect::<String>())?;
     let kept = comparison.findings.len();
     let more = comparison.differing() - kept.min(shown);
     if more > 0 {
-        let kept = if kept > shown { format!("; -o json shows {kept}") } else { String::new() };
-        context.notice(&format!("{more} more rows of {} differ{kept}", table.display_name()));
+        let kept = if kept > shown {
+            format!("; -o json shows {kept}")
+        } else {
+            String::new()
+        };
+        context.notice(&format!(
+            "{more} more rows of {} differ{kept}",
+            table.display_name()
+        ));
     }
     Ok(())
 }
 
 fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result<ExitCode> {
-    let Summary { rows, missing, stale, ghost, compared, inconclusive, changes, unproven, unannounced } = summary;
+    let Summary {
+        rows,
+        missing,
+        stale,
+        ghost,
+        compared,
+        inconclusive,
+        changes,
+        unproven,
+        unannounced,
+    } = summary;
     let is_equal = summary.differing() == 0 && *unannounced == 0;
     match context.format {
         Format::Json => print(&json::line([
@@ -392,7 +501,11 @@ fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result
     if *unproven > 0 {
         context.notice("fewer changes were followed than --min-changes asks for");
     }
-    Ok(if is_equal && *unproven == 0 { ExitCode::Yes } else { ExitCode::No })
+    Ok(if is_equal && *unproven == 0 {
+        ExitCode::Yes
+    } else {
+        ExitCode::No
+    })
 }
 
 impl Summary {

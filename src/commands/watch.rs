@@ -1,10 +1,12 @@
-//! What `pgic query --watch` and `pgic tail --diff` share: a table that is kept live, and what becomes of its rows.
+//! What `pgic query --watch` and `pgic tail --diff` share: a table that is kept live, and what
+//! becomes of its rows.
 //!
 //! ```text
 //! supervisor ─ rows that changed ─→ Pending, by key ─ when the printer has time ─→ printer (a thread) ─→ stdout
 //! ```
 //!
-//! A reader that is slow sees the changes of a key as one: memory is bounded by keys, and the driver never waits.
+//! A reader that is slow sees the changes of a key as one: memory is bounded by keys, and the
+//! driver never waits.
 
 use super::Context;
 use crate::exit_code::ExitCode;
@@ -47,7 +49,8 @@ pub(super) struct Limit {
 /// What is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
-    /// The answer, again whenever it changes; as JSON the rows that it has at the start, and what becomes of them.
+    /// The answer, again whenever it changes; as JSON the rows that it has at the start, and what
+    /// becomes of them.
     Answer,
     /// What becomes of rows alone.
     Changes,
@@ -91,14 +94,16 @@ impl Watch {
     ) -> anyhow::Result<ExitCode> {
         let (to_printer, texts) = std::sync::mpsc::channel::<String>();
         let (is_ready, mut ready) = mpsc::channel::<()>(1);
-        let printer = std::thread::Builder::new().name("printer".to_string()).spawn(move || -> anyhow::Result<()> {
-            for text in texts {
-                print(&text)?;
-                // Whoever asked is gone when nobody waits for it.
-                let _ = is_ready.blocking_send(());
-            }
-            Ok(())
-        });
+        let printer = std::thread::Builder::new()
+            .name("printer".to_string())
+            .spawn(move || -> anyhow::Result<()> {
+                for text in texts {
+                    print(&text)?;
+                    // Whoever asked is gone when nobody waits for it.
+                    let _ = is_ready.blocking_send(());
+                }
+                Ok(())
+            });
         let printer = printer.context("start the printer")?;
         let mut gone = std::pin::pin!(crate::render::reader_gone());
         let (mut pending, mut counts) = (Pending::default(), Counts::default());
@@ -135,8 +140,12 @@ impl Watch {
             for event in events {
                 match event {
                     SupervisorEvent::Driver(event) => self.take(event, &supervisor, &mut pending),
-                    SupervisorEvent::Unfollowed { why, .. } => self.become_stale(&why, &mut pending),
-                    SupervisorEvent::Anew { .. } => self.begin_anew(&supervisor, &mut pending, &mut counts),
+                    SupervisorEvent::Unfollowed { why, .. } => {
+                        self.become_stale(&why, &mut pending)
+                    }
+                    SupervisorEvent::Anew { .. } => {
+                        self.begin_anew(&supervisor, &mut pending, &mut counts)
+                    }
                     _ => {}
                 }
             }
@@ -163,7 +172,13 @@ impl Watch {
         }
         match printed {
             Err(error) if error.downcast_ref::<OutputClosed>().is_none() => Err(error),
-            Ok(()) | Err(_) => ended.map(|()| if is_enough { ExitCode::Yes } else { ExitCode::No }),
+            Ok(()) | Err(_) => ended.map(|()| {
+                if is_enough {
+                    ExitCode::Yes
+                } else {
+                    ExitCode::No
+                }
+            }),
         }
     }
 
@@ -179,15 +194,24 @@ impl Watch {
         match self.format {
             Format::Text => self.answer(supervisor),
             Format::Json => {
-                let rows = answer.rows.iter().map(|row| self.line(None, Some(&row.to_buf()), 1));
-                rows.collect::<String>() + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
+                let rows = answer
+                    .rows
+                    .iter()
+                    .map(|row| self.line(None, Some(&row.to_buf()), 1));
+                rows.collect::<String>()
+                    + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
             }
         }
     }
 
-    /// The table is followed as another: what has become of its rows before is said as it was, then all is said as at the
-    /// start.
-    fn begin_anew(&mut self, supervisor: &Supervisor<Subject>, pending: &mut Pending, counts: &mut Counts) {
+    /// The table is followed as another: what has become of its rows before is said as it was, then
+    /// all is said as at the start.
+    fn begin_anew(
+        &mut self,
+        supervisor: &Supervisor<Subject>,
+        pending: &mut Pending,
+        counts: &mut Counts,
+    ) {
         let lines = self.lines(pending, counts).0;
         let before = std::mem::take(pending).stale + if self.prints_answer() { "" } else { &lines };
         let now = supervisor.target(TableId(0));
@@ -201,7 +225,9 @@ impl Watch {
         pending.stale = match self.format {
             Format::Text if self.prints_answer() => format!("{before}anew: {why}\n\n{first}"),
             Format::Text => format!("{before}anew: {why}\n"),
-            Format::Json => before + &json::line([("event", json!("anew")), ("why", json!(why))]) + &first,
+            Format::Json => {
+                before + &json::line([("event", json!("anew")), ("why", json!(why))]) + &first
+            }
         };
     }
 
@@ -215,8 +241,16 @@ impl Watch {
         let cache = supervisor.cache(TableId(0));
         let answer = cache.find(&self.subject.conditions);
         let count = answer.rows.len();
-        let rows = rows(Format::Text, &self.subject.shape, &self.subject.shown, answer.rows.iter());
-        format!("{rows}({count} {})\n", if count == 1 { "row" } else { "rows" })
+        let rows = rows(
+            Format::Text,
+            &self.subject.shape,
+            &self.subject.shown,
+            answer.rows.iter(),
+        );
+        format!(
+            "{rows}({count} {})\n",
+            if count == 1 { "row" } else { "rows" }
+        )
     }
 
     fn take(&self, event: DriverEvent, supervisor: &Supervisor<Subject>, pending: &mut Pending) {
@@ -230,8 +264,16 @@ impl Watch {
                 pending.add(self, old, new);
             }
             DriverEvent::Disconnected { why, .. } => self.become_stale(&why, pending),
-            DriverEvent::TableState { table, state: State::Stale } => {
-                let cause = supervisor.driver().engine().cause(table).unwrap_or("it is looked into").to_string();
+            DriverEvent::TableState {
+                table,
+                state: State::Stale,
+            } => {
+                let cause = supervisor
+                    .driver()
+                    .engine()
+                    .cause(table)
+                    .unwrap_or("it is looked into")
+                    .to_string();
                 self.become_stale(&cause, pending);
             }
             DriverEvent::State(State::Live) if std::mem::take(&mut pending.is_stale) => {
@@ -256,12 +298,23 @@ impl Watch {
     }
 
     fn fulfils(&self, row: &RowBuf) -> bool {
-        self.subject.conditions.iter().all(|condition| condition.is_fulfilled_by(&self.subject.shape, row))
+        self.subject
+            .conditions
+            .iter()
+            .all(|condition| condition.is_fulfilled_by(&self.subject.shape, row))
     }
 
     /// What is to be printed now, if anything is.
-    fn text(&self, pending: &mut Pending, supervisor: &Supervisor<Subject>, counts: &mut Counts) -> Option<String> {
-        let (stale, live) = (std::mem::take(&mut pending.stale), std::mem::take(&mut pending.live));
+    fn text(
+        &self,
+        pending: &mut Pending,
+        supervisor: &Supervisor<Subject>,
+        counts: &mut Counts,
+    ) -> Option<String> {
+        let (stale, live) = (
+            std::mem::take(&mut pending.stale),
+            std::mem::take(&mut pending.live),
+        );
         let (lines, changed) = self.lines(pending, counts);
         let text = match self.format {
             Format::Text if self.prints_answer() && changed > 0 => {
@@ -289,23 +342,38 @@ impl Watch {
         (lines, changed)
     }
 
-    /// A change as a line; empty when nothing that is shown has changed. Where the answer is printed as text, that it is
-    /// not empty is all that counts.
+    /// A change as a line; empty when nothing that is shown has changed. Where the answer is
+    /// printed as text, that it is not empty is all that counts.
     fn line(&self, old: Option<&RowBuf>, new: Option<&RowBuf>, count: u64) -> String {
-        let Subject { shape, shown: columns, .. } = &self.subject;
+        let Subject {
+            shape,
+            shown: columns,
+            ..
+        } = &self.subject;
         let table = &self.subject.name();
-        let change = row_change::RowChange { table, shape, columns, old, new, collapsed: count - 1 };
+        let change = row_change::RowChange {
+            table,
+            shape,
+            columns,
+            old,
+            new,
+            collapsed: count - 1,
+        };
         match (self.style, self.format) {
-            (Style::Changes, Format::Text) => change.text(Some(&Zoned::now().strftime("%H:%M:%S%.3f").to_string())),
-            (Style::Changes, Format::Json) => change.json(Some(&jiff::Timestamp::now().to_string())),
+            (Style::Changes, Format::Text) => {
+                change.text(Some(&Zoned::now().strftime("%H:%M:%S%.3f").to_string()))
+            }
+            (Style::Changes, Format::Json) => {
+                change.json(Some(&jiff::Timestamp::now().to_string()))
+            }
             (Style::Answer, _) => change.json(None),
         }
     }
 }
 
 impl Pending {
-    /// Notes why it is stale; whether that is to be said: it was live, or the reason is another. That it was live for a
-    /// moment is no news to who has not been told.
+    /// Notes why it is stale; whether that is to be said: it was live, or the reason is another.
+    /// That it was live for a moment is no news to who has not been told.
     fn becomes_stale(&mut self, why: &str) -> bool {
         let was_live = !std::mem::replace(&mut self.is_stale, true);
         let was_told = was_live && !std::mem::take(&mut self.live).is_empty();
@@ -317,7 +385,11 @@ impl Pending {
     }
 
     fn add(&mut self, watch: &Watch, old: Option<RowBuf>, new: Option<RowBuf>) {
-        let Some(key) = new.as_ref().or(old.as_ref()).map(|row| KeyBuf::of_row(&watch.subject.shape, row)) else {
+        let Some(key) = new
+            .as_ref()
+            .or(old.as_ref())
+            .map(|row| KeyBuf::of_row(&watch.subject.shape, row))
+        else {
             return;
         };
         let old = old.filter(|row| watch.fulfils(row));

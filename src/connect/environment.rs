@@ -20,14 +20,21 @@ impl Environment {
     pub fn of_process() -> Self {
         Self(
             std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
                 .collect(),
         )
     }
 
     /// These variables alone.
     pub fn of(variables: &[(&str, &str)]) -> Self {
-        Self(variables.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect())
+        Self(
+            variables
+                .iter()
+                .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
+                .collect(),
+        )
     }
 
     /// A variable that is set and not empty.
@@ -51,7 +58,11 @@ impl Environment {
             && let Some(ports) = self.get("PGPORT")
         {
             for port in ports.split(',') {
-                config.port(port.trim().parse().context("PGPORT is not a port, or a list of them")?);
+                config.port(
+                    port.trim()
+                        .parse()
+                        .context("PGPORT is not a port, or a list of them")?,
+                );
             }
         }
         if config.get_user().is_none() {
@@ -63,7 +74,9 @@ impl Environment {
             config.user(user.context("no user is named: set PGUSER")?);
         }
         if config.get_dbname().is_none() {
-            let database = self.get("PGDATABASE").or_else(|| config.get_user().map(str::to_string));
+            let database = self
+                .get("PGDATABASE")
+                .or_else(|| config.get_user().map(str::to_string));
             config.dbname(database.unwrap_or_default());
         }
         if config.get_password().is_none()
@@ -84,7 +97,9 @@ impl Environment {
         if config.get_connect_timeout().is_none()
             && let Some(seconds) = self.get("PGCONNECT_TIMEOUT")
         {
-            let seconds: u64 = seconds.parse().context("PGCONNECT_TIMEOUT is not a number of seconds")?;
+            let seconds: u64 = seconds
+                .parse()
+                .context("PGCONNECT_TIMEOUT is not a number of seconds")?;
             config.connect_timeout(if seconds == 0 {
                 Duration::from_secs(86_400)
             } else {
@@ -105,7 +120,12 @@ impl Environment {
     fn fill_hosts(&self, config: &mut Config) -> anyhow::Result<()> {
         if let Some(addresses) = self.get("PGHOSTADDR") {
             for address in addresses.split(',') {
-                config.hostaddr(address.trim().parse().context("PGHOSTADDR is not an address, or a list of them")?);
+                config.hostaddr(
+                    address
+                        .trim()
+                        .parse()
+                        .context("PGHOSTADDR is not an address, or a list of them")?,
+                );
             }
         }
         match self.get("PGHOST") {
@@ -119,7 +139,13 @@ impl Environment {
                     let port = self.get("PGPORT").unwrap_or_else(|| "5432".to_string());
                     Path::new(folder).join(format!(".s.PGSQL.{port}")).exists()
                 };
-                config.host(SOCKET_FOLDERS.iter().find(has_socket).copied().unwrap_or("localhost"));
+                config.host(
+                    SOCKET_FOLDERS
+                        .iter()
+                        .find(has_socket)
+                        .copied()
+                        .unwrap_or("localhost"),
+                );
             }
             None => {}
         }

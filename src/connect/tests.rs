@@ -12,8 +12,15 @@ fn error(url: Option<&str>, variables: &[(&str, &str)]) -> String {
 
 #[test]
 fn a_url_wins_over_the_environment_which_fills_the_gaps() {
-    let variables = [("PGHOST", "elsewhere"), ("PGUSER", "alice"), ("PGPORT", "6000"), ("PGDATABASE", "other")];
-    let shown = server(Some("postgresql://db.example:5433/app"), &variables).unwrap().to_string();
+    let variables = [
+        ("PGHOST", "elsewhere"),
+        ("PGUSER", "alice"),
+        ("PGPORT", "6000"),
+        ("PGDATABASE", "other"),
+    ];
+    let shown = server(Some("postgresql://db.example:5433/app"), &variables)
+        .unwrap()
+        .to_string();
     assert_eq!(shown, "database \"app\" on db.example:5433 as \"alice\"");
     let shown = server(None, &variables).unwrap().to_string();
     assert_eq!(shown, "database \"other\" on elsewhere:6000 as \"alice\"");
@@ -24,39 +31,83 @@ fn a_url_wins_over_the_environment_which_fills_the_gaps() {
 
 #[test]
 fn key_value_strings_and_sockets_are_understood() {
-    let shown = server(Some("host=/run/pg user='o\\'brien' dbname = 'a b' sslmode=disable"), &[]).unwrap().to_string();
-    assert_eq!(shown, "database \"a b\" on /run/pg/.s.PGSQL.5432 as \"o'brien\"");
-    let shown = server(Some("postgresql://postgres@/app?host=/tmp/x&sslmode=prefer"), &[]).unwrap();
-    assert_eq!(shown.to_string(), "database \"app\" on /tmp/x/.s.PGSQL.5432 as \"postgres\"");
+    let shown = server(
+        Some("host=/run/pg user='o\\'brien' dbname = 'a b' sslmode=disable"),
+        &[],
+    )
+    .unwrap()
+    .to_string();
+    assert_eq!(
+        shown,
+        "database \"a b\" on /run/pg/.s.PGSQL.5432 as \"o'brien\""
+    );
+    let shown = server(
+        Some("postgresql://postgres@/app?host=/tmp/x&sslmode=prefer"),
+        &[],
+    )
+    .unwrap();
+    assert_eq!(
+        shown.to_string(),
+        "database \"app\" on /tmp/x/.s.PGSQL.5432 as \"postgres\""
+    );
     assert_eq!(shown.plaintext_notice(), None);
 }
 
 #[test]
 fn several_hosts_and_an_empty_url_are_understood() {
-    let shown = server(Some("postgresql://u@/d?host=/tmp/none,/tmp/x"), &[]).unwrap().to_string();
-    assert_eq!(shown, "database \"d\" on /tmp/none/.s.PGSQL.5432,/tmp/x/.s.PGSQL.5432 as \"u\"");
-    let shown = server(Some(""), &[("DATABASE_URL", "postgres://u@h/d")]).unwrap().to_string();
+    let shown = server(Some("postgresql://u@/d?host=/tmp/none,/tmp/x"), &[])
+        .unwrap()
+        .to_string();
+    assert_eq!(
+        shown,
+        "database \"d\" on /tmp/none/.s.PGSQL.5432,/tmp/x/.s.PGSQL.5432 as \"u\""
+    );
+    let shown = server(Some(""), &[("DATABASE_URL", "postgres://u@h/d")])
+        .unwrap()
+        .to_string();
     assert_eq!(shown, "database \"d\" on h:5432 as \"u\"");
 }
 
 #[test]
 fn a_mode_that_asks_for_tls_is_refused_wherever_it_stands() {
     for mode in ["require", "verify-ca", "verify-full"] {
-        assert!(error(Some(&format!("postgres://h/d?sslmode={mode}")), &[]).contains("cannot be honoured"));
+        assert!(
+            error(Some(&format!("postgres://h/d?sslmode={mode}")), &[])
+                .contains("cannot be honoured")
+        );
         assert!(error(Some(&format!("host=h sslmode={mode}")), &[]).contains("cannot be honoured"));
         assert!(error(None, &[("PGSSLMODE", mode)]).contains("cannot be honoured"));
     }
     assert!(error(None, &[("PGSSLMODE", "sometimes")]).contains("is none of"));
-    assert!(server(Some("postgres://u@h/d?sslmode=disable"), &[("PGSSLMODE", "require")]).is_ok());
+    assert!(
+        server(
+            Some("postgres://u@h/d?sslmode=disable"),
+            &[("PGSSLMODE", "require")]
+        )
+        .is_ok()
+    );
 }
 
 #[test]
 fn plaintext_is_said_when_it_leaves_the_machine() {
-    let notice = |url: &str| server(Some(url), &[("USER", "u")]).unwrap().plaintext_notice();
-    for local in ["postgres://localhost/d", "postgres://127.0.0.1/d", "postgres://[::1]/d", "host=/tmp dbname=d"] {
+    let notice = |url: &str| {
+        server(Some(url), &[("USER", "u")])
+            .unwrap()
+            .plaintext_notice()
+    };
+    for local in [
+        "postgres://localhost/d",
+        "postgres://127.0.0.1/d",
+        "postgres://[::1]/d",
+        "host=/tmp dbname=d",
+    ] {
         assert_eq!(notice(local), None, "{local}");
     }
-    assert!(notice("postgres://db.example/d").unwrap().contains("db.example in plaintext"));
+    assert!(
+        notice("postgres://db.example/d")
+            .unwrap()
+            .contains("db.example in plaintext")
+    );
 }
 
 #[test]
@@ -73,11 +124,15 @@ fn no_password_stands_in_what_is_shown() {
 fn what_is_not_honoured_is_an_error() {
     assert!(error(None, &[("PGSERVICE", "prod")]).contains("PGSERVICE"));
     assert!(error(None, &[("PGPORT", "many"), ("USER", "u")]).contains("PGPORT"));
-    assert!(error(None, &[("PGTARGETSESSIONATTRS", "standby"), ("USER", "u")]).contains("PGTARGETSESSIONATTRS"));
+    assert!(
+        error(None, &[("PGTARGETSESSIONATTRS", "standby"), ("USER", "u")])
+            .contains("PGTARGETSESSIONATTRS")
+    );
     assert!(error(Some("nonsense"), &[]).contains("expected key=value"));
 }
 
-/// Whatever is put together of the pieces of connection strings: it is understood or refused, and no password is repeated.
+/// Whatever is put together of the pieces of connection strings: it is understood or refused, and
+/// no password is repeated.
 #[test]
 fn no_connection_string_repeats_its_password() {
     const PIECES: [&str; 30] = [
@@ -114,9 +169,14 @@ fn no_connection_string_repeats_its_password() {
     ];
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..200_000 {
-        let text: String = (0..random.usize(1..12)).map(|_| PIECES[random.usize(0..PIECES.len())]).collect();
+        let text: String = (0..random.usize(1..12))
+            .map(|_| PIECES[random.usize(0..PIECES.len())])
+            .collect();
         // A scheme is repeated.
-        if text.split_once("://").is_some_and(|(scheme, _)| scheme.contains("geheim")) {
+        if text
+            .split_once("://")
+            .is_some_and(|(scheme, _)| scheme.contains("geheim"))
+        {
             continue;
         }
         if let Err(error) = Server::new(Some(&text), &Environment::of(&[("USER", "ann")]), "test") {

@@ -17,7 +17,11 @@ const UNKNOWN_WIDTH: usize = 32;
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn memory(catalog: &mut Catalog<'_>, table: &Table, shape: &TableShape) -> anyhow::Result<usize> {
+pub async fn memory(
+    catalog: &mut Catalog<'_>,
+    table: &Table,
+    shape: &TableShape,
+) -> anyhow::Result<usize> {
     let varying: Vec<&str> = shape
         .columns()
         .iter()
@@ -27,16 +31,28 @@ pub async fn memory(catalog: &mut Catalog<'_>, table: &Table, shape: &TableShape
     let statistics = catalog
         .query_typed_one(
             "SELECT count(*), coalesce(sum(avg_width), 0)::int8 FROM pg_catalog.pg_stats
-             WHERE schemaname = $1 AND tablename = $2 AND attname = ANY ($3::name[]) AND NOT inherited",
-            &[(&table.schema, Type::NAME), (&table.name, Type::NAME), (&varying, Type::TEXT_ARRAY)],
+             WHERE schemaname = $1 AND tablename = $2 AND attname = ANY ($3::name[]) AND NOT \
+             inherited",
+            &[
+                (&table.schema, Type::NAME),
+                (&table.name, Type::NAME),
+                (&varying, Type::TEXT_ARRAY),
+            ],
         )
         .await
         .context("read the statistics of the table")?;
     let (known, width): (i64, i64) = (statistics.get(0), statistics.get(1));
     let unknown = varying.len().saturating_sub(known as usize);
-    let record =
-        if varying.is_empty() { 0 } else { RECORD + 4 * varying.len() + width as usize + unknown * UNKNOWN_WIDTH };
-    let indexes = 1 + shape.columns().iter().filter(|column| column.kind.is_indexed_at_load()).count();
+    let record = if varying.is_empty() {
+        0
+    } else {
+        RECORD + 4 * varying.len() + width as usize + unknown * UNKNOWN_WIDTH
+    };
+    let indexes = 1 + shape
+        .columns()
+        .iter()
+        .filter(|column| column.kind.is_indexed_at_load())
+        .count();
     let row = shape.stride() + record + indexes * ENTRY;
     let rows = match table.estimated_rows {
         Some(rows) => rows as usize,
@@ -52,9 +68,14 @@ async fn stored(catalog: &mut Catalog<'_>, table: &Table) -> anyhow::Result<usiz
     relations.push(table.oid);
     let doing = "ask for a table's size";
     let attempt = catalog.attempt().await.context(doing)?;
-    attempt.batch_execute("SET LOCAL lock_timeout = '2s'").await.context(doing)?;
+    attempt
+        .batch_execute("SET LOCAL lock_timeout = '2s'")
+        .await
+        .context(doing)?;
     let sql = "SELECT sum(pg_catalog.pg_relation_size(oid))::int8 FROM pg_catalog.unnest($1) oid";
-    let size = attempt.query_typed_one(sql, &[(&relations, Type::OID_ARRAY)]).await;
+    let size = attempt
+        .query_typed_one(sql, &[(&relations, Type::OID_ARRAY)])
+        .await;
     // Its locks go with it.
     attempt.rollback().await.context(doing)?;
     match size {
@@ -72,10 +93,21 @@ pub fn default_limit() -> usize {
 
 fn total_memory() -> Option<usize> {
     if let Ok(text) = std::fs::read_to_string("/proc/meminfo") {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        return line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kilobytes| kilobytes * 1024);
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))?;
+        return line
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<usize>()
+            .ok()
+            .map(|kilobytes| kilobytes * 1024);
     }
-    let output = std::process::Command::new("sysctl").args(["-n", "hw.memsize"]).output().ok()?;
+    let output = std::process::Command::new("sysctl")
+        .args(["-n", "hw.memsize"])
+        .output()
+        .ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
@@ -88,7 +120,11 @@ pub fn human(bytes: usize) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 #[cfg(test)]

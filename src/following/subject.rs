@@ -1,6 +1,9 @@
 //! [`Subject`]: a table that a command follows, and [`open`]: what all of them do with it first.
 
-use super::{channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape, shown};
+use super::{
+    channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape,
+    shown,
+};
 use crate::catalog::{self, Catalog, Column, Table};
 use crate::conditions::Asked;
 use crate::connect::Server;
@@ -30,8 +33,8 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A table of whose columns these are shown, and those kept that `is_kept` names. What should be said about it is added
-    /// to `notices`.
+    /// A table of whose columns these are shown, and those kept that `is_kept` names. What should
+    /// be said about it is added to `notices`.
     ///
     /// # Errors
     /// When there is no key, or too many columns.
@@ -44,12 +47,22 @@ impl Subject {
     ) -> anyhow::Result<Self> {
         let seen = observe(&table);
         let shape = shape(&table, is_kept)?;
-        let shown = columns.iter().filter_map(|name| shape.position(name)).collect();
+        let shown = columns
+            .iter()
+            .filter_map(|name| shape.position(name))
+            .collect();
         let conditions = asked.conditions(&shape)?;
         let follow = follow(&table, seen.as_ref(), &shape);
         let channel = channel(&table, seen.as_ref(), notices);
         drop(seen);
-        Ok(Self { table, shape, shown, conditions, channel, follow })
+        Ok(Self {
+            table,
+            shape,
+            shown,
+            conditions,
+            channel,
+            follow,
+        })
     }
 
     /// A table with every column that is announced.
@@ -58,7 +71,13 @@ impl Subject {
     /// As [`new`](Self::new).
     pub fn whole(table: Table, notices: &mut Vec<String>) -> anyhow::Result<Self> {
         let columns = shown(&table, observe(&table).as_ref());
-        Self::new(table, &columns, |column| columns.contains(&column.name), Asked::default(), notices)
+        Self::new(
+            table,
+            &columns,
+            |column| columns.contains(&column.name),
+            Asked::default(),
+            notices,
+        )
     }
 
     /// The same of a table whose cache is to be live.
@@ -73,7 +92,9 @@ impl Subject {
 
     /// Whether `other` is the same table, kept and shown in the same way.
     fn is_same_subject(&self, other: &Self) -> bool {
-        self.channel == other.channel && self.shown == other.shown && self.follow.is_same_table(&other.follow)
+        self.channel == other.channel
+            && self.shown == other.shown
+            && self.follow.is_same_table(&other.follow)
     }
 
     /// The table's name, with its schema.
@@ -96,7 +117,8 @@ impl Target for Subject {
     }
 }
 
-/// How the driver works for these tables; refuses those whose caches would take more than `max_memory` bytes.
+/// How the driver works for these tables; refuses those whose caches would take more than
+/// `max_memory` bytes.
 ///
 /// # Errors
 /// When they would, or the server refuses to say.
@@ -105,9 +127,15 @@ pub async fn prepare(
     subjects: &[Subject],
     max_memory: usize,
 ) -> anyhow::Result<DriverOptions> {
-    let sizes: Vec<(&Table, &TableShape)> = subjects.iter().map(|subject| (&subject.table, &*subject.shape)).collect();
+    let sizes: Vec<(&Table, &TableShape)> = subjects
+        .iter()
+        .map(|subject| (&subject.table, &*subject.shape))
+        .collect();
     check_memory(catalog, &sizes, max_memory).await?;
-    let mut channels: Vec<String> = subjects.iter().map(|subject| subject.channel.clone()).collect();
+    let mut channels: Vec<String> = subjects
+        .iter()
+        .map(|subject| subject.channel.clone())
+        .collect();
     channels.sort();
     channels.dedup();
     Ok(options(channels, max_memory))
@@ -116,8 +144,9 @@ pub async fn prepare(
 /// How often tables are described again that are altered while they are loaded.
 const TRIES: u32 = 5;
 
-/// Describes tables, loads them and waits until they are live; again when one of them was altered in between. Shows how far
-/// it is, unless `is_quiet`; `adjust` has the last word on how the driver works, and `say` is told what comes in the way.
+/// Describes tables, loads them and waits until they are live; again when one of them was altered
+/// in between. Shows how far it is, unless `is_quiet`; `adjust` has the last word on how the driver
+/// works, and `say` is told what comes in the way.
 ///
 /// # Errors
 /// Whatever keeps it from there.
@@ -140,7 +169,10 @@ pub async fn open(
         drop(client);
         tries += 1;
         match load(server, &subjects, options, is_quiet, &say).await {
-            Err(DriverError::Snapshot { source: ReadError::Altered(_), .. }) if tries < TRIES => {}
+            Err(DriverError::Snapshot {
+                source: ReadError::Altered(_),
+                ..
+            }) if tries < TRIES => {}
             loaded => return Ok((subjects, loaded.map_err(explain_failure)?)),
         }
     }
@@ -154,7 +186,10 @@ async fn load(
     say: impl Fn(&str),
 ) -> Result<Driver, DriverError> {
     let progress = loading(subjects, is_quiet);
-    let follows = subjects.iter().map(|subject| subject.follow.clone()).collect();
+    let follows = subjects
+        .iter()
+        .map(|subject| subject.follow.clone())
+        .collect();
     let mut driver = Driver::open(server.clone(), follows, options).await?;
     let mut loaded = vec![0; subjects.len()];
     let fence = driver.ask_for_fence()?;
@@ -165,7 +200,10 @@ async fn load(
                 progress.set(loaded.iter().sum());
             })
             .await;
-        driver.take_events().filter_map(|event| in_the_way(&event)).for_each(|text| say(&text));
+        driver
+            .take_events()
+            .filter_map(|event| in_the_way(&event))
+            .for_each(|text| say(&text));
         stepped?;
     }
     Ok(driver)
@@ -173,24 +211,37 @@ async fn load(
 
 /// A bar that shows how far the tables are loaded, unless `is_quiet`.
 pub(super) fn loading(subjects: &[Subject], is_quiet: bool) -> Progress {
-    let expected: Option<u64> = subjects.iter().map(|subject| subject.table.estimated_rows).sum();
+    let expected: Option<u64> = subjects
+        .iter()
+        .map(|subject| subject.table.estimated_rows)
+        .sum();
     let names: Vec<String> = subjects.iter().map(Subject::name).collect();
-    Progress::new(&format!("loading {}", names.join(", ")), expected, !is_quiet)
+    Progress::new(
+        &format!("loading {}", names.join(", ")),
+        expected,
+        !is_quiet,
+    )
 }
 
-/// What an event says that came in the way while tables were loaded. Without this a server that ends each COPY makes a command
-/// begin over and over, without a word.
+/// What an event says that came in the way while tables were loaded. Without this a server that
+/// ends each COPY makes a command begin over and over, without a word.
 pub(super) fn in_the_way(event: &DriverEvent) -> Option<String> {
     match event {
-        DriverEvent::Disconnected { why, retry_in: Some(_), .. } => {
-            Some(format!("the connection was lost while the tables were loaded ({why}); connecting again"))
-        }
-        DriverEvent::OneLost { via, why, .. } => {
-            Some(format!("the connection {} is opened again: {why}", via.purpose()))
-        }
-        DriverEvent::CommitsBlocked => {
-            Some("commits are blocked: nothing is announced until whoever blocks them is done".to_string())
-        }
+        DriverEvent::Disconnected {
+            why,
+            retry_in: Some(_),
+            ..
+        } => Some(format!(
+            "the connection was lost while the tables were loaded ({why}); connecting again"
+        )),
+        DriverEvent::OneLost { via, why, .. } => Some(format!(
+            "the connection {} is opened again: {why}",
+            via.purpose()
+        )),
+        DriverEvent::CommitsBlocked => Some(
+            "commits are blocked: nothing is announced until whoever blocks them is done"
+                .to_string(),
+        ),
         _ => None,
     }
 }

@@ -1,4 +1,5 @@
-//! [`open`]: tables that a command keeps following by their names, through whatever becomes of them.
+//! [`open`]: tables that a command keeps following by their names, through whatever becomes of
+//! them.
 
 use super::subject::{Subject, in_the_way, loading, prepare};
 use super::{check_memory, explain_failure};
@@ -19,7 +20,11 @@ pub trait MakeSubject: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why the table cannot be followed.
-    fn make(&self, catalog: &mut Catalog<'_>, table: Table) -> impl Future<Output = anyhow::Result<Subject>> + Send;
+    fn make(
+        &self,
+        catalog: &mut Catalog<'_>,
+        table: Table,
+    ) -> impl Future<Output = anyhow::Result<Subject>> + Send;
 }
 
 /// Makes subjects with every column that is announced.
@@ -33,7 +38,12 @@ impl MakeSubject for Announced {
 }
 
 /// Describes the tables of these names afresh, as often as it is asked.
-fn by_names(server: Server, names: Vec<String>, max_memory: usize, make: impl MakeSubject) -> Describe<Subject> {
+fn by_names(
+    server: Server,
+    names: Vec<String>,
+    max_memory: usize,
+    make: impl MakeSubject,
+) -> Describe<Subject> {
     let wanted = Arc::new((server, names, make));
     Arc::new(move || {
         let wanted = Arc::clone(&wanted);
@@ -52,10 +62,14 @@ async fn describe(
 ) -> Description<Subject> {
     let is_lost = |error: &anyhow::Error| {
         let policy = |cause| sqlstate::of(cause).map(|code| sqlstate::policy(Some(code)));
-        error.chain().any(|cause| matches!(policy(cause), Some(Policy::Lost | Policy::Starting)))
+        error
+            .chain()
+            .any(|cause| matches!(policy(cause), Some(Policy::Lost | Policy::Starting)))
     };
     let mut client = server.client().await.map_err(|error| unfollowed(&error))?;
-    let mut catalog = catalog::reading(&mut client).await.map_err(|error| unfollowed(&error))?;
+    let mut catalog = catalog::reading(&mut client)
+        .await
+        .map_err(|error| unfollowed(&error))?;
     let mut described: Vec<Result<Subject, Unfollowed>> = Vec::new();
     for name in names {
         let subject = match catalog::resolve_one(&catalog, name).await {
@@ -63,8 +77,15 @@ async fn describe(
             Err(error) => Err(error),
         };
         described.push(match subject {
-            Ok(subject) if described.iter().flatten().any(|other| other.table.oid == subject.table.oid) => {
-                Err(Unfollowed(format!("{name} is the same table as another that is followed")))
+            Ok(subject)
+                if described
+                    .iter()
+                    .flatten()
+                    .any(|other| other.table.oid == subject.table.oid) =>
+            {
+                Err(Unfollowed(format!(
+                    "{name} is the same table as another that is followed"
+                )))
             }
             Ok(subject) => Ok(subject),
             Err(error) if catalog.client().is_closed() || is_lost(&error) => {
@@ -73,26 +94,35 @@ async fn describe(
             Err(error) => Err(unfollowed(&error)),
         });
     }
-    let sizes: Vec<(&Table, &TableShape)> =
-        described.iter().flatten().map(|subject| (&subject.table, &*subject.shape)).collect();
-    check_memory(&mut catalog, &sizes, max_memory).await.map_err(|error| unfollowed(&error))?;
+    let sizes: Vec<(&Table, &TableShape)> = described
+        .iter()
+        .flatten()
+        .map(|subject| (&subject.table, &*subject.shape))
+        .collect();
+    check_memory(&mut catalog, &sizes, max_memory)
+        .await
+        .map_err(|error| unfollowed(&error))?;
     Ok(described)
 }
 
 /// An error and its hint on one line.
 fn unfollowed(error: &anyhow::Error) -> Unfollowed {
     let lines = failure::lines(error);
-    let part = |line: &String| line.split_once(": ").map_or_else(|| line.clone(), |(_, rest)| rest.to_string());
+    let part = |line: &String| {
+        line.split_once(": ")
+            .map_or_else(|| line.clone(), |(_, rest)| rest.to_string())
+    };
     Unfollowed(lines.iter().map(part).collect::<Vec<_>>().join("; "))
 }
 
-/// Loads `subjects` and waits until they are live; from then on they are followed by their names, made anew by `make`.
+/// Loads `subjects` and waits until they are live; from then on they are followed by their names,
+/// made anew by `make`.
 ///
-/// Their names are those that they have now, with their schemas: a table of the same name that is made later in another schema
-/// of the search_path is another one.
+/// Their names are those that they have now, with their schemas: a table of the same name that is
+/// made later in another schema of the search_path is another one.
 ///
-/// `catalog` is the transaction that they were described in. Shows how far it is, unless `is_quiet`; `say` is told what comes
-/// in the way.
+/// `catalog` is the transaction that they were described in. Shows how far it is, unless
+/// `is_quiet`; `say` is told what comes in the way.
 ///
 /// # Errors
 /// Whatever keeps them from being live for the first time.
@@ -105,7 +135,10 @@ pub async fn open(
     is_quiet: bool,
     say: impl Fn(&str),
 ) -> anyhow::Result<Supervisor<Subject>> {
-    let names = subjects.iter().map(|subject| subject.table.written_name()).collect();
+    let names = subjects
+        .iter()
+        .map(|subject| subject.table.written_name())
+        .collect();
     let again = by_names(server.clone(), names, max_memory, make);
     let options = prepare(&mut catalog, &subjects, max_memory).await?;
     // Loading takes long: no transaction stays open meanwhile.
@@ -114,7 +147,10 @@ pub async fn open(
     let mut loaded = vec![0; subjects.len()];
     let opened = Supervisor::open(server.clone(), again, subjects, options).await;
     let mut supervisor = opened.map_err(explain_failure)?;
-    let fence = supervisor.driver_mut().ask_for_fence().map_err(explain_failure)?;
+    let fence = supervisor
+        .driver_mut()
+        .ask_for_fence()
+        .map_err(explain_failure)?;
     while !supervisor.driver().is_loaded(fence) {
         let count = |read: Loaded| {
             loaded[read.table.0] = read.rows;

@@ -80,15 +80,27 @@ pub struct Look {
 
 /// Appends the line for people.
 pub fn write_text(event: &Event<'_>, look: &Look, line: &mut String) {
-    let paint =
-        |style: Style, text: &str| if look.color { format!("{style}{text}{style:#}") } else { text.to_string() };
+    let paint = |style: Style, text: &str| {
+        if look.color {
+            format!("{style}{text}{style:#}")
+        } else {
+            text.to_string()
+        }
+    };
     let dim = Style::new().dimmed();
     let alarm = AnsiColor::Red.on_default().bold();
     // Writing into a String cannot fail.
     let _ = match event {
         Event::Connected { at, channels } => {
             let names: Vec<_> = channels.iter().map(|channel| escape(channel)).collect();
-            writeln!(line, "{}", paint(dim, &format!("{}  listening on {}", clock(*at, look), names.join(", "))))
+            writeln!(
+                line,
+                "{}",
+                paint(
+                    dim,
+                    &format!("{}  listening on {}", clock(*at, look), names.join(", "))
+                )
+            )
         }
         Event::Change { arrival, payload } => {
             let _ = write!(line, "{}  ", paint(dim, &clock(arrival.at, look)));
@@ -96,7 +108,12 @@ pub fn write_text(event: &Event<'_>, look: &Look, line: &mut String) {
                 let _ = write!(line, "{}  ", escape(arrival.channel));
             }
             let action = format!("{:<8}", payload.action.as_str());
-            let _ = write!(line, "{} {}", paint(style_of(payload.action), &action), table_of(payload));
+            let _ = write!(
+                line,
+                "{} {}",
+                paint(style_of(payload.action), &action),
+                table_of(payload)
+            );
             write_row(payload, line);
             match age_ms(arrival, payload) {
                 Some(age) => writeln!(line, "  {}", paint(dim, &format!("({age:.1} ms)"))),
@@ -114,25 +131,35 @@ pub fn write_text(event: &Event<'_>, look: &Look, line: &mut String) {
         Event::Gap { from, to } => {
             let seconds = to.duration_since(*from).as_secs_f64();
             let text = format!(
-                "--- gap: nothing was heard from {} to {} ({seconds:.1} s); what changed in between is not shown ---",
+                "--- gap: nothing was heard from {} to {} ({seconds:.1} s); what changed in \
+                between is not shown ---",
                 clock(*from, look),
                 clock(*to, look)
             );
             writeln!(line, "{}", paint(alarm, &text))
         }
-        Event::Resumed { at } => writeln!(line, "{}", paint(dim, &format!("{}  listening again", clock(*at, look)))),
+        Event::Resumed { at } => writeln!(
+            line,
+            "{}",
+            paint(dim, &format!("{}  listening again", clock(*at, look)))
+        ),
         Event::Dropped { count } => {
             writeln!(
                 line,
                 "{}",
-                paint(alarm, &format!("--- {count} notifications dropped: the output is too slow ---"))
+                paint(
+                    alarm,
+                    &format!("--- {count} notifications dropped: the output is too slow ---")
+                )
             )
         }
     };
 }
 
 fn clock(at: Timestamp, look: &Look) -> String {
-    at.to_zoned(look.zone.clone()).strftime("%H:%M:%S%.3f").to_string()
+    at.to_zoned(look.zone.clone())
+        .strftime("%H:%M:%S%.3f")
+        .to_string()
 }
 
 fn style_of(action: Action) -> Style {
@@ -175,7 +202,13 @@ fn write_row(payload: &Payload<'_>, line: &mut String) {
     let Some(data) = payload.data else { return };
     for (at, (name, value)) in members(data).into_iter().enumerate() {
         // Writing into a String cannot fail.
-        let _ = write!(line, "{}{}={}", if at == 0 { "  " } else { " " }, escape(&name), shown(value));
+        let _ = write!(
+            line,
+            "{}{}={}",
+            if at == 0 { "  " } else { " " },
+            escape(&name),
+            shown(value)
+        );
     }
 }
 
@@ -189,7 +222,10 @@ pub fn members(data: &RawValue) -> Vec<(String, &RawValue)> {
             f.write_str("an object")
         }
 
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        fn visit_map<A: serde::de::MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> Result<Self::Value, A::Error> {
             let mut members = Vec::new();
             while let Some(member) = map.next_entry()? {
                 members.push(member);
@@ -197,8 +233,11 @@ pub fn members(data: &RawValue) -> Vec<(String, &RawValue)> {
             Ok(members)
         }
     }
-    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(data.get()), Members)
-        .unwrap_or_default()
+    serde::Deserializer::deserialize_map(
+        &mut serde_json::Deserializer::from_str(data.get()),
+        Members,
+    )
+    .unwrap_or_default()
 }
 
 /// A value without the quotes of a string.
@@ -206,17 +245,23 @@ pub fn plain(value: &RawValue) -> String {
     serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_string())
 }
 
-/// A value for people: NULL is no text `null`, and one with a space or a sign in it, which could be taken for more, has quotes.
+/// A value for people: NULL is no text `null`, and one with a space or a sign in it, which could be
+/// taken for more, has quotes.
 fn shown(value: &RawValue) -> String {
     if value.get() == "null" {
         return "NULL".to_string();
     }
     let text = plain(value);
     let is_text = value.get().starts_with('"');
-    let is_plain =
-        !text.is_empty() && text != "NULL" && !text.contains(|c: char| c.is_whitespace() || "=\"".contains(c));
+    let is_plain = !text.is_empty()
+        && text != "NULL"
+        && !text.contains(|c: char| c.is_whitespace() || "=\"".contains(c));
     let shown = excerpt(&text, LONGEST_VALUE);
-    if is_plain || !is_text { shown.into_owned() } else { format!("\"{}\"", shown.replace('"', "\\\"")) }
+    if is_plain || !is_text {
+        shown.into_owned()
+    } else {
+        format!("\"{}\"", shown.replace('"', "\\\""))
+    }
 }
 
 /// Milliseconds from the trigger to here; the two clocks may differ.
@@ -231,7 +276,11 @@ pub fn write_json(event: &Event<'_>, line: &mut String) {
     // Writing into a String cannot fail.
     let _ = match event {
         Event::Connected { at, channels } => {
-            write!(line, r#"{{"event":"connected","at":"{at}","channels":{}}}"#, serde_json::json!(channels))
+            write!(
+                line,
+                r#"{{"event":"connected","at":"{at}","channels":{}}}"#,
+                serde_json::json!(channels)
+            )
         }
         Event::Change { arrival, payload } => {
             write_arrival("change", arrival, line);
@@ -240,7 +289,12 @@ pub fn write_json(event: &Event<'_>, line: &mut String) {
         }
         Event::Invalid { arrival, error } => {
             write_arrival("invalid", arrival, line);
-            write!(line, r#","payload":{},"error":{}}}"#, string(arrival.payload), string(error))
+            write!(
+                line,
+                r#","payload":{},"error":{}}}"#,
+                string(arrival.payload),
+                string(error)
+            )
         }
         Event::Gap { from, to } => write!(line, r#"{{"event":"gap","from":"{from}","to":"{to}"}}"#),
         Event::Resumed { at } => write!(line, r#"{{"event":"resumed","at":"{at}"}}"#),
@@ -273,13 +327,25 @@ fn write_payload(arrival: &Arrival<'_>, payload: &Payload<'_>, line: &mut String
     if let Some(schema) = &payload.schema {
         let _ = write!(line, r#","schema":{}"#, string(schema));
     }
-    let _ = write!(line, r#","action":"{}","id":{}"#, payload.action, payload.id.map_or("null", RawValue::get));
-    for (name, value) in [("data", payload.data), ("old_id", payload.old_id), ("new_id", payload.new_id)] {
+    let _ = write!(
+        line,
+        r#","action":"{}","id":{}"#,
+        payload.action,
+        payload.id.map_or("null", RawValue::get)
+    );
+    for (name, value) in [
+        ("data", payload.data),
+        ("old_id", payload.old_id),
+        ("new_id", payload.new_id),
+    ] {
         if let Some(value) = value {
             let _ = write!(line, r#","{name}":{value}"#);
         }
     }
-    for (name, flag) in [("truncated", payload.truncated), ("recheck", payload.recheck)] {
+    for (name, flag) in [
+        ("truncated", payload.truncated),
+        ("recheck", payload.recheck),
+    ] {
         if flag {
             let _ = write!(line, r#","{name}":true"#);
         }
@@ -305,14 +371,30 @@ mod tests {
     const AT: &str = "2026-11-23T10:00:00.5Z";
 
     fn both(payload: &str) -> (String, String) {
-        let arrival = Arrival { at: AT.parse().unwrap(), channel: "c\u{1b}", pid: 7, payload };
+        let arrival = Arrival {
+            at: AT.parse().unwrap(),
+            channel: "c\u{1b}",
+            pid: 7,
+            payload,
+        };
         let parsed = Payload::parse(payload);
         let event = match &parsed {
             Ok(payload) => Event::Change { arrival, payload },
-            Err(error) => Event::Invalid { arrival, error: error.to_string() },
+            Err(error) => Event::Invalid {
+                arrival,
+                error: error.to_string(),
+            },
         };
         let (mut text, mut json) = (String::new(), String::new());
-        write_text(&event, &Look { color: false, zone: TimeZone::UTC, with_channel: false }, &mut text);
+        write_text(
+            &event,
+            &Look {
+                color: false,
+                zone: TimeZone::UTC,
+                with_channel: false,
+            },
+            &mut text,
+        );
         write_json(&event, &mut json);
         (text, json)
     }
@@ -322,7 +404,10 @@ mod tests {
         let (text, json) = both(
             r#"{"table":"users","action":"update","id":7,"schema":"app","xid":"742","at":"2026-11-23T10:00:00.498+00:00","old_id":6,"data":{"id":7,"name":"Ann"}}"#,
         );
-        assert_eq!(text, "10:00:00.500  update   app.users  6 -> 7  id=7 name=Ann  (2.0 ms)\n");
+        assert_eq!(
+            text,
+            "10:00:00.500  update   app.users  6 -> 7  id=7 name=Ann  (2.0 ms)\n"
+        );
         assert_eq!(
             json,
             "{\"event\":\"change\",\"channel\":\"c\\u001b\",\"pid\":7,\"received_at\":\"2026-11-23T10:00:00.5Z\",\"bytes\":146,\"table\":\"users\",\
@@ -336,13 +421,28 @@ mod tests {
         let (text, json) = both(
             "{\"table\":\"u\\u001b[31m\",\"action\":\"insert\",\"id\":\"\u{202e}x\",\"data\":{\"a\":\"\\u0007\u{9b}\",\"j\":{\"k\":\n1}}}",
         );
-        assert_eq!(text, "10:00:00.500  insert   u\\u{1b}[31m  \\u{202e}x  a=\\u{7}\\u{9b} j={\"k\":\\n1}\n");
-        assert!(!json.trim_end().chars().any(|c| c.is_control() || c == '\u{202e}'), "{json}");
+        assert_eq!(
+            text,
+            "10:00:00.500  insert   u\\u{1b}[31m  \\u{202e}x  a=\\u{7}\\u{9b} j={\"k\":\\n1}\n"
+        );
+        assert!(
+            !json
+                .trim_end()
+                .chars()
+                .any(|c| c.is_control() || c == '\u{202e}'),
+            "{json}"
+        );
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["data"]["a"], "\u{7}\u{9b}");
         let (text, json) = both("\u{1b}]0;owned\u{7}");
-        assert!(text.starts_with("10:00:00.500  invalid  \\u{1b}]0;owned\\u{7}"), "{text}");
+        assert!(
+            text.starts_with("10:00:00.500  invalid  \\u{1b}]0;owned\\u{7}"),
+            "{text}"
+        );
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!((&value["event"], &value["payload"]), (&"invalid".into(), &"\u{1b}]0;owned\u{7}".into()));
+        assert_eq!(
+            (&value["event"], &value["payload"]),
+            (&"invalid".into(), &"\u{1b}]0;owned\u{7}".into())
+        );
     }
 }

@@ -35,28 +35,55 @@ struct Line<'a> {
 }
 
 /// A finding in a table, with its likely cause.
-pub fn finding(format: Format, (schema, table): (&str, &str), finding: &Finding, cause: &str) -> String {
+pub fn finding(
+    format: Format,
+    (schema, table): (&str, &str),
+    finding: &Finding,
+    cause: &str,
+) -> String {
     match format {
         Format::Text => {
             let column = |column: &DifferingColumn| {
-                format!("{} is {} in the cache, {} in the table", column.column, column.cache, column.table)
+                format!(
+                    "{} is {} in the cache, {} in the table",
+                    column.column, column.cache, column.table
+                )
             };
             let columns: Vec<String> = finding.columns.iter().map(column).collect();
-            let columns = if columns.is_empty() { String::new() } else { format!("  {}", columns.join("; ")) };
-            let line =
-                format!("{:<7}  {schema}.{table}  {}{columns}  (likely: {cause})", word(finding.kind), finding.key);
+            let columns = if columns.is_empty() {
+                String::new()
+            } else {
+                format!("  {}", columns.join("; "))
+            };
+            let line = format!(
+                "{:<7}  {schema}.{table}  {}{columns}  (likely: {cause})",
+                word(finding.kind),
+                finding.key
+            );
             format!("{}\n", escape(&line))
         }
         Format::Json => {
             let null = RawValue::NULL;
-            let raw = |json: &'_ str| serde_json::from_str::<&RawValue>(json).map(ToOwned::to_owned).ok();
+            let raw = |json: &'_ str| {
+                serde_json::from_str::<&RawValue>(json)
+                    .map(ToOwned::to_owned)
+                    .ok()
+            };
             let key = raw(&finding.key);
-            let cells: Vec<_> = finding.columns.iter().map(|column| (raw(&column.cache), raw(&column.table))).collect();
-            let columns = finding.columns.iter().zip(&cells).map(|(column, (cache, table))| Differing {
-                column: &column.column,
-                cache: cache.as_deref().unwrap_or(null),
-                table: table.as_deref().unwrap_or(null),
-            });
+            let cells: Vec<_> = finding
+                .columns
+                .iter()
+                .map(|column| (raw(&column.cache), raw(&column.table)))
+                .collect();
+            let columns = finding
+                .columns
+                .iter()
+                .zip(&cells)
+                .map(|(column, (cache, table))| Differing {
+                    column: &column.column,
+                    cache: cache.as_deref().unwrap_or(null),
+                    table: table.as_deref().unwrap_or(null),
+                });
             let line = Line {
                 event: "finding",
                 kind: word(finding.kind),

@@ -5,8 +5,10 @@ use serde_json::Value;
 
 /// One object on one line, with its newline.
 pub fn line<'a>(members: impl IntoIterator<Item = (&'a str, Value)>) -> String {
-    let members: Vec<String> =
-        members.into_iter().map(|(name, value)| format!("{}:{value}", Value::from(name))).collect();
+    let members: Vec<String> = members
+        .into_iter()
+        .map(|(name, value)| format!("{}:{value}", Value::from(name)))
+        .collect();
     let object = format!("{{{}}}", members.join(","));
     format!("{}\n", one_line_json(&object))
 }

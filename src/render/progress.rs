@@ -20,7 +20,9 @@ impl Progress {
             None => "{msg} {spinner} {human_pos} rows",
         };
         // The templates are constants that a test renders.
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
         bar.set_message(super::escape::escape(what).into_owned());
         Self(bar)
     }
@@ -29,7 +31,8 @@ impl Progress {
     pub fn waiting(what: &str, wanted: bool) -> Self {
         let bar = Self::new(what, None, wanted);
         let style = ProgressStyle::with_template("{msg} {spinner} {elapsed}");
-        bar.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.0
+            .set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.0.enable_steady_tick(Duration::from_millis(100));
         bar
     }

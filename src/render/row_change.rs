@@ -37,13 +37,21 @@ impl RowChange<'_> {
 
     /// The columns that are shown and not as they were.
     fn differing(&self) -> Vec<usize> {
-        let (Some(old), Some(new)) = (self.old, self.new) else { return Vec::new() };
-        self.columns.iter().copied().filter(|&column| old.cell(column) != new.cell(column)).collect()
+        let (Some(old), Some(new)) = (self.old, self.new) else {
+            return Vec::new();
+        };
+        self.columns
+            .iter()
+            .copied()
+            .filter(|&column| old.cell(column) != new.cell(column))
+            .collect()
     }
 
     /// One line; empty when nothing that is shown has changed. `at` is when, where that is told.
     pub fn json(&self, at: Option<&str>) -> String {
-        let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else { return String::new() };
+        let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else {
+            return String::new();
+        };
         let mut line = format!("{{\"event\":\"{event}\"");
         if let Some(at) = at {
             line.push_str(&format!(",\"at\":{}", json!(at)));
@@ -63,11 +71,15 @@ impl RowChange<'_> {
 
     /// The same for people: a change with its key, and the columns that changed, old to new.
     pub fn text(&self, at: Option<&str>) -> String {
-        let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else { return String::new() };
+        let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else {
+            return String::new();
+        };
         let value = |row: &RowBuf, column: usize| {
             let mut text = String::new();
             match row.cell(column) {
-                Some(cell) => self.shape.columns()[column].kind.write_text(cell, &mut text),
+                Some(cell) => self.shape.columns()[column]
+                    .kind
+                    .write_text(cell, &mut text),
                 None => text.push_str("NULL"),
             }
             excerpt(&text, LONGEST_VALUE).into_owned()
@@ -75,18 +87,38 @@ impl RowChange<'_> {
         let name = |column: usize| escape(&self.shape.columns()[column].name).into_owned();
         let parts: Vec<String> = match (self.old, self.new) {
             (Some(old), Some(new)) => {
-                let key = self.shape.key().iter().map(|&column| format!("{}={}", name(column), value(new, column)));
-                let changed = self
-                    .differing()
-                    .into_iter()
-                    .map(|column| format!("{}: {} -> {}", name(column), value(old, column), value(new, column)));
+                let key = self
+                    .shape
+                    .key()
+                    .iter()
+                    .map(|&column| format!("{}={}", name(column), value(new, column)));
+                let changed = self.differing().into_iter().map(|column| {
+                    format!(
+                        "{}: {} -> {}",
+                        name(column),
+                        value(old, column),
+                        value(new, column)
+                    )
+                });
                 key.chain(changed).collect()
             }
-            _ => self.columns.iter().map(|&column| format!("{}={}", name(column), value(row, column))).collect(),
+            _ => self
+                .columns
+                .iter()
+                .map(|&column| format!("{}={}", name(column), value(row, column)))
+                .collect(),
         };
         let at = at.map(|at| format!("{at}  ")).unwrap_or_default();
-        let collapsed = if self.collapsed > 0 { format!("  (and {} before)", self.collapsed) } else { String::new() };
-        format!("{at}{event:<7}  {}  {}{collapsed}\n", escape(self.table), parts.join("  "))
+        let collapsed = if self.collapsed > 0 {
+            format!("  (and {} before)", self.collapsed)
+        } else {
+            String::new()
+        };
+        format!(
+            "{at}{event:<7}  {}  {}{collapsed}\n",
+            escape(self.table),
+            parts.join("  ")
+        )
     }
 }
 
@@ -97,23 +129,52 @@ mod tests {
 
     #[test]
     fn a_change_shows_what_was_and_obeys_nothing() {
-        let column = |name: &str, kind| Column { name: name.to_string(), kind, nullable: true };
-        let columns = vec![Column { nullable: false, ..column("id", Kind::Int4) }, column("v\u{1b}", Kind::Text)];
+        let column = |name: &str, kind| Column {
+            name: name.to_string(),
+            kind,
+            nullable: true,
+        };
+        let columns = vec![
+            Column {
+                nullable: false,
+                ..column("id", Kind::Int4)
+            },
+            column("v\u{1b}", Kind::Text),
+        ];
         let shape = TableShape::new(columns, &["id".to_string()]).unwrap();
         let row = |json: &str| {
             let mut row = RowBuf::default();
             row.read_json(&shape, json, JsonNulls::Unknown).unwrap();
             row
         };
-        let (old, new) = (row(r#"{"id":1,"v\u001b":"a"}"#), row(r#"{"id":1,"v\u001b":"\u009b"}"#));
-        let change = |old, new| RowChange { table: "s.t", shape: &shape, columns: &[0, 1], old, new, collapsed: 0 };
-        let changed = RowChange { collapsed: 2, ..change(Some(&old), Some(&new)) };
-        assert_eq!(changed.text(Some("12:00")), "12:00  changed  s.t  id=1  v\\u{1b}: a -> \\u{9b}  (and 2 before)\n");
+        let (old, new) = (
+            row(r#"{"id":1,"v\u001b":"a"}"#),
+            row(r#"{"id":1,"v\u001b":"\u009b"}"#),
+        );
+        let change = |old, new| RowChange {
+            table: "s.t",
+            shape: &shape,
+            columns: &[0, 1],
+            old,
+            new,
+            collapsed: 0,
+        };
+        let changed = RowChange {
+            collapsed: 2,
+            ..change(Some(&old), Some(&new))
+        };
+        assert_eq!(
+            changed.text(Some("12:00")),
+            "12:00  changed  s.t  id=1  v\\u{1b}: a -> \\u{9b}  (and 2 before)\n"
+        );
         assert_eq!(
             changed.json(None),
             "{\"event\":\"changed\",\"table\":\"s.t\",\"row\":{\"id\":1,\"v\\u001b\":\"\\u009b\"},\"old\":{\"v\\u001b\":\"a\"},\"collapsed\":2}\n"
         );
-        assert_eq!(change(None, Some(&old)).text(None), "added    s.t  id=1  v\\u{1b}=a\n");
+        assert_eq!(
+            change(None, Some(&old)).text(None),
+            "added    s.t  id=1  v\\u{1b}=a\n"
+        );
         assert_eq!(change(Some(&old), None).event(), Some("removed"));
         assert_eq!(change(Some(&old), Some(&old)).json(None), "");
     }

@@ -24,13 +24,25 @@ pub fn rows<'a>(
             .collect(),
         Format::Text if rows.peek().is_none() => String::new(),
         Format::Text => {
-            let headings: Vec<Heading> = columns.iter().map(|&column| heading(&shape.columns()[column])).collect();
-            render(&headings, rows.map(|row| columns.iter().map(|&column| cell(shape, row, column)).collect()))
+            let headings: Vec<Heading> = columns
+                .iter()
+                .map(|&column| heading(&shape.columns()[column]))
+                .collect();
+            render(
+                &headings,
+                rows.map(|row| {
+                    columns
+                        .iter()
+                        .map(|&column| cell(shape, row, column))
+                        .collect()
+                }),
+            )
         }
     }
 }
 
-/// The rows as events of a stream, a JSON object each: a column that is called `event` must not pass for the word of the stream.
+/// The rows as events of a stream, a JSON object each: a column that is called `event` must not
+/// pass for the word of the stream.
 pub fn row_events<'a>(
     (schema, table): (&str, &str),
     shape: &TableShape,

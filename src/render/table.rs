@@ -17,27 +17,40 @@ pub struct Heading {
 impl Heading {
     /// A column of text.
     pub fn text(text: &str) -> Self {
-        Self { text: text.to_string(), is_number: false }
+        Self {
+            text: text.to_string(),
+            is_number: false,
+        }
     }
 
     /// A column of numbers.
     pub fn number(text: &str) -> Self {
-        Self { text: text.to_string(), is_number: true }
+        Self {
+            text: text.to_string(),
+            is_number: true,
+        }
     }
 }
 
-/// The longest cell, in characters, that makes its column wider: one long value must not pad every other row.
+/// The longest cell, in characters, that makes its column wider: one long value must not pad every
+/// other row.
 const LONGEST_ALIGNED: usize = 100;
 
 /// Stands for a cell that is longer, while the rest is aligned: no cell that is escaped has it.
 const LONG: char = '\u{1}';
 
-/// Rows under headings, each line ending with a newline. Cells are escaped here; nothing is cut or wrapped: what stands
-/// behind a long cell moves to the right.
+/// Rows under headings, each line ending with a newline. Cells are escaped here; nothing is cut or
+/// wrapped: what stands behind a long cell moves to the right.
 pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(headings.iter().map(|heading| escape(&heading.text).into_owned()));
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(
+        headings
+            .iter()
+            .map(|heading| escape(&heading.text).into_owned()),
+    );
     let mut long: VecDeque<String> = VecDeque::new();
     for row in rows {
         table.add_row(row.iter().map(|cell| {
@@ -52,7 +65,11 @@ pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>)
     for (at, heading) in headings.iter().enumerate() {
         if let Some(column) = table.column_mut(at) {
             column.set_padding((0, 2));
-            column.set_cell_alignment(if heading.is_number { CellAlignment::Right } else { CellAlignment::Left });
+            column.set_cell_alignment(if heading.is_number {
+                CellAlignment::Right
+            } else {
+                CellAlignment::Left
+            });
         }
     }
     let mut text = String::new();
@@ -75,7 +92,10 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_hostile_text_is_escaped() {
-        let rows = vec![vec!["a\nb".to_string(), "7".to_string()], vec!["日本".to_string(), "1234".to_string()]];
+        let rows = vec![
+            vec!["a\nb".to_string(), "7".to_string()],
+            vec!["日本".to_string(), "1234".to_string()],
+        ];
         let text = render(&[Heading::text("name"), Heading::number("n")], rows);
         assert_eq!(text, "name     n\na\\nb     7\n日本  1234\n");
     }
@@ -84,8 +104,16 @@ mod tests {
     fn a_long_cell_moves_its_own_row_alone() {
         let long = "x".repeat(LONGEST_ALIGNED + 1);
         let cells = |name: &str, other: &str| vec![name.to_string(), other.to_string()];
-        let rows = vec![cells("a", "1"), cells(&long, "2"), cells("b", &long), cells("c", "")];
+        let rows = vec![
+            cells("a", "1"),
+            cells(&long, "2"),
+            cells("b", &long),
+            cells("c", ""),
+        ];
         let text = render(&[Heading::text("name"), Heading::text("other")], rows);
-        assert_eq!(text, format!("name  other\na     1\n{long}     2\nb     {long}\nc\n"));
+        assert_eq!(
+            text,
+            format!("name  other\na     1\n{long}     2\nb     {long}\nc\n")
+        );
     }
 }

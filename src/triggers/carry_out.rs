@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-/// The first half of the advisory lock that installers of one generic function take; the second is its schema's oid. "pgic"
-/// in ASCII.
+/// The first half of the advisory lock that installers of one generic function take; the second is
+/// its schema's oid. "pgic" in ASCII.
 const SHARED_FUNCTION_LOCK: i32 = 0x7067_6963;
 
-/// How long a try may wait for its locks, all together: the first, and at most. Longer ones come where short ones are in vain;
-/// none is as long as the server waits before it ends a writer as part of a deadlock (`deadlock_timeout`, 1 s).
+/// How long a try may wait for its locks, all together: the first, and at most. Longer ones come
+/// where short ones are in vain; none is as long as the server waits before it ends a writer as
+/// part of a deadlock (`deadlock_timeout`, 1 s).
 ///
-/// Whoever wants a table queues behind us while we wait for its lock, and waits for the locks that we have already. Without a
-/// bound on the try as a whole: 1. Ten tables are locked one after the other, each waited for as long as `--lock-timeout` says.
-/// 2. The writers of the first wait for all of that. 3. One of them holds the last, and is ended by the server as a deadlock,
-/// which is looked for after a second.
+/// Whoever wants a table queues behind us while we wait for its lock, and waits for the locks that
+/// we have already. Without a bound on the try as a whole: 1. Ten tables are locked one after the
+/// other, each waited for as long as `--lock-timeout` says.
+/// 2. The writers of the first wait for all of that. 3. One of them holds the last, and is ended by
+///    the server as a deadlock, which is looked for after a second.
 const TRIES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(800));
 
 /// How long writers are left alone between two tries.
@@ -33,11 +35,13 @@ enum Tried {
     Busy(anyhow::Error),
 }
 
-/// Plans and, unless `dry_run`, carries out, all tables in one transaction: all of it happens or nothing. Locks are waited for
-/// in short tries, between which none is held, for `patience` at most.
+/// Plans and, unless `dry_run`, carries out, all tables in one transaction: all of it happens or
+/// nothing. Locks are waited for in short tries, between which none is held, for `patience` at
+/// most.
 ///
 /// # Errors
-/// When a table is refused, the locks are not had in time, or the server refuses; nothing has been changed then.
+/// When a table is refused, the locks are not had in time, or the server refuses; nothing has been
+/// changed then.
 pub async fn run(
     client: &mut Client,
     kind: Kind,
@@ -50,14 +54,17 @@ pub async fn run(
     let mut try_for = TRIES.0;
     loop {
         let ends = give_up.min(Instant::now() + try_for);
-        let catalog = Catalog::begin(client, Access::ReadWrite).await.context("begin a transaction")?;
+        let catalog = Catalog::begin(client, Access::ReadWrite)
+            .await
+            .context("begin a transaction")?;
         let busy = match try_once(catalog, kind, oids, asked, ends, dry_run).await? {
             Tried::Done(plans) => return Ok(plans),
             Tried::Busy(error) => error,
         };
         if Instant::now() + PAUSE >= give_up {
             let hint = format!(
-                "something holds a lock for longer than {patience:?}; nothing was changed: try again, or give --lock-timeout more"
+                "something holds a lock for longer than {patience:?}; nothing was changed: try \
+                again, or give --lock-timeout more"
             );
             return Err(with_hint(busy, hint));
         }
@@ -85,11 +92,15 @@ async fn try_once(
         // What was planned without a lock may have changed while it was waited for.
         let plans = plan_all(&catalog, kind, oids, asked, version).await?;
         take_steps(&catalog, &plans).await?;
-        // Somebody may have planted a function between plan and statement: what stands there now must be as it should be.
+        // Somebody may have planted a function between plan and statement: what stands there now
+        // must be as it should be.
         let after = plan_all(&catalog, kind, oids, asked, version).await?;
         if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
             return Err(with_hint(
-                anyhow!("it is not as it should be afterwards: it still takes to {}", step.what),
+                anyhow!(
+                    "it is not as it should be afterwards: it still takes to {}",
+                    step.what
+                ),
                 "nothing was changed; somebody else works on these tables: try again",
             ));
         }
@@ -110,7 +121,11 @@ async fn try_once(
 
 /// Whether somebody holds what is needed: a lock was not had in time, or two waited for each other.
 fn is_busy(error: &anyhow::Error) -> bool {
-    error.is::<SharedFunctionIsLocked>() || matches!(sqlstate::of(error.as_ref()), Some("55P03" | "57014" | "40P01"))
+    error.is::<SharedFunctionIsLocked>()
+        || matches!(
+            sqlstate::of(error.as_ref()),
+            Some("55P03" | "57014" | "40P01")
+        )
 }
 
 /// Another installer works on the same generic function.
@@ -119,36 +134,71 @@ fn is_busy(error: &anyhow::Error) -> bool {
 struct SharedFunctionIsLocked(String);
 
 /// Takes the locks of all tables that something is to be done to.
-async fn lock(catalog: &Catalog<'_>, kind: Kind, plans: &[TablePlan], ends: Instant) -> anyhow::Result<()> {
-    catalog.batch_execute("SET LOCAL client_min_messages = warning").await.context("prepare the transaction")?;
+async fn lock(
+    catalog: &Catalog<'_>,
+    kind: Kind,
+    plans: &[TablePlan],
+    ends: Instant,
+) -> anyhow::Result<()> {
+    catalog
+        .batch_execute("SET LOCAL client_min_messages = warning")
+        .await
+        .context("prepare the transaction")?;
     let mut locked: Vec<&TablePlan> = plans.iter().filter(|plan| !plan.steps.is_empty()).collect();
     // Everybody who locks several tables does it in the same order.
     locked.sort_by(|a, b| a.sql_name.cmp(&b.sql_name));
-    let mut shared: Vec<&String> = locked.iter().filter_map(|plan| plan.shares.as_ref()).collect();
+    let mut shared: Vec<&String> = locked
+        .iter()
+        .filter_map(|plan| plan.shares.as_ref())
+        .collect();
     shared.dedup();
     for plan in locked {
-        // With its partitions, where it has any: then one statement waits for many locks, each of which has lock_timeout.
-        let (only, timeout) = if plan.is_partitioned { ("", "statement_timeout") } else { ("ONLY ", "lock_timeout") };
-        // To drop a trigger takes more than to make one. To ask for it later would be to wait while a lock is held.
-        let drops = plan.steps.iter().any(|step| step.sql.starts_with("DROP TRIGGER"));
-        let mode = if drops { Kind::Remove.lock() } else { kind.lock() };
-        let left = ends.saturating_duration_since(Instant::now()).as_millis().max(1);
+        // With its partitions, where it has any: then one statement waits for many locks, each of
+        // which has lock_timeout.
+        let (only, timeout) = if plan.is_partitioned {
+            ("", "statement_timeout")
+        } else {
+            ("ONLY ", "lock_timeout")
+        };
+        // To drop a trigger takes more than to make one. To ask for it later would be to wait while
+        // a lock is held.
+        let drops = plan
+            .steps
+            .iter()
+            .any(|step| step.sql.starts_with("DROP TRIGGER"));
+        let mode = if drops {
+            Kind::Remove.lock()
+        } else {
+            kind.lock()
+        };
+        let left = ends
+            .saturating_duration_since(Instant::now())
+            .as_millis()
+            .max(1);
         let sql = format!(
             "SET LOCAL {timeout} = {left};
              LOCK TABLE {only}{} IN {mode} MODE;
              SET LOCAL {timeout} TO DEFAULT; SET LOCAL lock_timeout = {left}",
             plan.sql_name
         );
-        catalog.batch_execute(&sql).await.with_context(|| format!("lock {}", plan.table))?;
+        catalog
+            .batch_execute(&sql)
+            .await
+            .with_context(|| format!("lock {}", plan.table))?;
     }
-    // Tables share the generic function of their schema, and their locks do not keep two installers from making it at once:
-    // one of them failed with "duplicate key value violates unique constraint".
+    // Tables share the generic function of their schema, and their locks do not keep two installers
+    // from making it at once: one of them failed with "duplicate key value violates unique
+    // constraint".
     for schema in shared {
         let lock = "SELECT pg_catalog.pg_try_advisory_xact_lock($1, n.oid::pg_catalog.int4)
             FROM pg_catalog.pg_namespace n WHERE n.nspname = $2";
-        let parameters = [(&SHARED_FUNCTION_LOCK as &(dyn ToSql + Sync), Type::INT4), (schema, Type::NAME)];
+        let parameters = [
+            (&SHARED_FUNCTION_LOCK as &(dyn ToSql + Sync), Type::INT4),
+            (schema, Type::NAME),
+        ];
         let row = catalog.query_typed_opt(lock, &parameters).await;
-        let row = row.with_context(|| format!("look for other installers in the schema {schema}"))?;
+        let row =
+            row.with_context(|| format!("look for other installers in the schema {schema}"))?;
         if row.is_some_and(|row| !row.get::<_, bool>(0)) {
             return Err(SharedFunctionIsLocked(schema.clone()).into());
         }
@@ -159,9 +209,16 @@ async fn lock(catalog: &Catalog<'_>, kind: Kind, plans: &[TablePlan], ends: Inst
 async fn take_steps(catalog: &Catalog<'_>, plans: &[TablePlan]) -> anyhow::Result<()> {
     // A function goes when the triggers of all tables that called it are gone.
     for is_last in [false, true] {
-        let steps = plans.iter().flat_map(|plan| plan.steps.iter().map(move |step| (plan, step)));
-        for (plan, step) in steps.filter(|(_, step)| step.sql.starts_with("DROP FUNCTION") == is_last) {
-            catalog.batch_execute(&step.sql).await.with_context(|| format!("{} for {}", step.what, plan.table))?;
+        let steps = plans
+            .iter()
+            .flat_map(|plan| plan.steps.iter().map(move |step| (plan, step)));
+        for (plan, step) in
+            steps.filter(|(_, step)| step.sql.starts_with("DROP FUNCTION") == is_last)
+        {
+            catalog
+                .batch_execute(&step.sql)
+                .await
+                .with_context(|| format!("{} for {}", step.what, plan.table))?;
         }
     }
     Ok(())

@@ -1,9 +1,12 @@
-//! What stands on a table beside what should: [`Announced`], and whether it is what would be made today.
+//! What stands on a table beside what should: [`Announced`], and whether it is what would be made
+//! today.
 
 use super::sql::Expected;
 use crate::catalog::Table;
 use postgres_index_cache_core::postgres::announced::{Announced, announced};
-pub use postgres_index_cache_core::postgres::announced::{ROW_EVENTS, TRUNCATE_EVENT, announces, is_for, is_ours};
+pub use postgres_index_cache_core::postgres::announced::{
+    ROW_EVENTS, TRUNCATE_EVENT, announces, is_for, is_ours,
+};
 use std::ops::Deref;
 
 /// Whose a trigger's function is.
@@ -52,9 +55,16 @@ pub fn observe(table: &Table) -> Option<Observed<'_>> {
         (None, _) => Version::Foreign,
         (Some(_), None) => Version::Outdated,
         (Some(comment), Some(key)) => {
-            let function = announced.row.or(announced.truncate).map(|trigger| &trigger.function);
+            let function = announced
+                .row
+                .or(announced.truncate)
+                .map(|trigger| &trigger.function);
             let expected = Expected::new(table, key, &comment.options);
-            if function.is_some_and(|function| expected.is(function)) { Version::Current } else { Version::Outdated }
+            if function.is_some_and(|function| expected.is(function)) {
+                Version::Current
+            } else {
+                Version::Outdated
+            }
         }
     };
     Some(Observed { announced, version })

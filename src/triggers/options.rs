@@ -5,7 +5,10 @@ use crate::failure::with_hint;
 pub use postgres_index_cache_core::postgres::announced::TriggerOptions;
 
 /// What is asked for. What is not asked for keeps what is installed.
-#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own on the command line")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own on the command line"
+)]
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// `--channel`.
@@ -33,13 +36,21 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What comes of it over what is installed. What is kept is what can be: a column that is gone is not sent any more, and a
-    /// table whose key is not `id` leaves the generic function. [`not_kept`](Self::not_kept) says so.
+    /// What comes of it over what is installed. What is kept is what can be: a column that is gone
+    /// is not sent any more, and a table whose key is not `id` leaves the generic function.
+    /// [`not_kept`](Self::not_kept) says so.
     ///
     /// # Errors
     /// When a column is not one of the table's.
-    pub fn over(&self, installed: Option<&TriggerOptions>, table: &Table) -> anyhow::Result<TriggerOptions> {
-        let kept = installed.filter(|_| !self.defaults).cloned().unwrap_or_default();
+    pub fn over(
+        &self,
+        installed: Option<&TriggerOptions>,
+        table: &Table,
+    ) -> anyhow::Result<TriggerOptions> {
+        let kept = installed
+            .filter(|_| !self.defaults)
+            .cloned()
+            .unwrap_or_default();
         let is_special = self.columns.is_some() || self.no_data || self.on_change || self.no_guard;
         if self.generic || (kept.generic && (is_special || takes_generic(table))) {
             return self.generic_over(kept, is_special, table);
@@ -51,8 +62,11 @@ impl Asked {
                 .as_ref()
                 .filter(|_| !self.no_data)
                 .map(|columns| {
-                    let there: Vec<String> =
-                        columns.iter().filter(|column| table.column(column).is_some()).cloned().collect();
+                    let there: Vec<String> = columns
+                        .iter()
+                        .filter(|column| table.column(column).is_some())
+                        .cloned()
+                        .collect();
                     sent_columns(table, &there)
                 })
                 .transpose()?,
@@ -69,31 +83,53 @@ impl Asked {
         })
     }
 
-    /// What of the options that are `installed` could not be kept in `options`, though nobody asked for that.
-    pub fn not_kept(&self, installed: &TriggerOptions, options: &TriggerOptions, table: &Table) -> Vec<String> {
+    /// What of the options that are `installed` could not be kept in `options`, though nobody asked
+    /// for that.
+    pub fn not_kept(
+        &self,
+        installed: &TriggerOptions,
+        options: &TriggerOptions,
+        table: &Table,
+    ) -> Vec<String> {
         if self.defaults {
             return Vec::new();
         }
         let mut notes = Vec::new();
         if installed.generic && !options.generic {
-            notes.push("it has a function of its own from now on: the generic one needs a key called id".to_string());
+            notes.push(
+                "it has a function of its own from now on: the generic one needs a key called id"
+                    .to_string(),
+            );
         }
         if self.columns.is_none() && !self.no_data {
-            let gone = installed.columns.iter().flatten().filter(|column| table.column(column).is_none());
-            notes.extend(
-                gone.map(|column| {
-                    format!("the column {column} is gone, and not sent any more; --columns names others")
-                }),
-            );
+            let gone = installed
+                .columns
+                .iter()
+                .flatten()
+                .filter(|column| table.column(column).is_none());
+            notes.extend(gone.map(|column| {
+                format!(
+                    "the column {column} is gone, and not sent any more; --columns names others"
+                )
+            }));
         }
         notes
     }
 
-    /// The one function of all tables knows none of their columns but the key, which must be called `id`.
-    fn generic_over(&self, kept: TriggerOptions, is_special: bool, table: &Table) -> anyhow::Result<TriggerOptions> {
+    /// The one function of all tables knows none of their columns but the key, which must be called
+    /// `id`.
+    fn generic_over(
+        &self,
+        kept: TriggerOptions,
+        is_special: bool,
+        table: &Table,
+    ) -> anyhow::Result<TriggerOptions> {
         if is_special {
             return Err(with_hint(
-                anyhow::anyhow!("--columns, --no-data, --on-change and --no-guard need a function of the table's own"),
+                anyhow::anyhow!(
+                    "--columns, --no-data, --on-change and --no-guard need a function of the \
+                    table's own"
+                ),
                 "leave --generic out, and give --defaults where it is installed",
             ));
         }
@@ -123,16 +159,32 @@ fn takes_generic(table: &Table) -> bool {
 
 /// The columns to send, in table order, with the key.
 fn sent_columns(table: &Table, names: &[String]) -> anyhow::Result<Vec<String>> {
-    let mut sent: Vec<&str> = table.key.iter().flat_map(|key| &key.columns).map(String::as_str).collect();
+    let mut sent: Vec<&str> = table
+        .key
+        .iter()
+        .flat_map(|key| &key.columns)
+        .map(String::as_str)
+        .collect();
     for name in names {
         let column = table.column(name).ok_or_else(|| {
-            let has: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-            let hint =
-                format!("its columns are {}; name others with --columns, or send all with --defaults", has.join(", "));
-            with_hint(anyhow::anyhow!("{} has no column {name}", table.display_name()), hint)
+            let has: Vec<&str> = table
+                .columns
+                .iter()
+                .map(|column| column.name.as_str())
+                .collect();
+            let hint = format!(
+                "its columns are {}; name others with --columns, or send all with --defaults",
+                has.join(", ")
+            );
+            with_hint(
+                anyhow::anyhow!("{} has no column {name}", table.display_name()),
+                hint,
+            )
         })?;
         sent.push(&column.name);
     }
     let in_order = table.columns.iter().map(|column| column.name.clone());
-    Ok(in_order.filter(|name| sent.contains(&name.as_str())).collect())
+    Ok(in_order
+        .filter(|name| sent.contains(&name.as_str()))
+        .collect())
 }

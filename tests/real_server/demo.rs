@@ -1,4 +1,5 @@
-//! The demo, and the throw-away server under it: it works on a bare machine and leaves nothing behind.
+//! The demo, and the throw-away server under it: it works on a bare machine and leaves nothing
+//! behind.
 
 use crate::support::{DEADLINE, connect, lines_of, pgic, run};
 use std::path::Path;
@@ -18,9 +19,16 @@ fn the_demo_shows_every_part_and_ends_by_itself() {
         "\"username_hash\":10000",
         "server: PostgreSQL ",
     ] {
-        assert!(ran.stdout.contains(shown), "{shown} is not in\n{}", ran.stdout);
+        assert!(
+            ran.stdout.contains(shown),
+            "{shown} is not in\n{}",
+            ran.stdout
+        );
     }
-    assert!(!Path::new(&folder_of(&ran.stdout)).exists(), "the folder is gone");
+    assert!(
+        !Path::new(&folder_of(&ran.stdout)).exists(),
+        "the folder is gone"
+    );
 }
 
 #[test]
@@ -29,7 +37,10 @@ fn the_demo_is_independent_of_what_is_set_for_another_server() {
     for (name, value) in [
         ("PGSERVICE", "nothing"),
         ("PGSSLMODE", "verify-full"),
-        ("PGOPTIONS", "-c search_path=nothing -c default_transaction_read_only=on"),
+        (
+            "PGOPTIONS",
+            "-c search_path=nothing -c default_transaction_read_only=on",
+        ),
         ("PGHOST", "nothing.invalid"),
         ("PGPORT", "1"),
         ("PGUSER", "nobody"),
@@ -50,7 +61,11 @@ fn the_demo_is_independent_of_what_is_set_for_another_server() {
 
 /// The folder that the demo names: `PostgreSQL 15 in /tmp/pgic-abcdef`.
 fn folder_of(stdout: &str) -> String {
-    stdout.lines().find_map(|line| line.split_once(" in /")).map(|(_, folder)| format!("/{folder}")).expect("a folder")
+    stdout
+        .lines()
+        .find_map(|line| line.split_once(" in /"))
+        .map(|(_, folder)| format!("/{folder}"))
+        .expect("a folder")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,11 +75,26 @@ async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
     let url = ran
         .stdout
         .lines()
-        .find_map(|line| line.strip_prefix("export DATABASE_URL='")?.strip_suffix('\''))
+        .find_map(|line| {
+            line.strip_prefix("export DATABASE_URL='")?
+                .strip_suffix('\'')
+        })
         .expect("a URL");
-    let count: i64 = connect(url).await.query_one("SELECT count(*) FROM users", &[]).await.unwrap().get(0);
+    let count: i64 = connect(url)
+        .await
+        .query_one("SELECT count(*) FROM users", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(count, 10_002);
-    let query = run(pgic(&["query", "users", "username_hash=123", "--count", "-d", url]));
+    let query = run(pgic(&[
+        "query",
+        "users",
+        "username_hash=123",
+        "--count",
+        "-d",
+        url,
+    ]));
     assert_eq!(query.stdout, "2\n");
     let stop = ran.stdout.lines().last().expect("how to stop it");
     let stopped = Command::new("sh").args(["-c", stop]).output().unwrap();
@@ -75,7 +105,11 @@ async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
 #[test]
 fn a_demo_that_is_killed_or_interrupted_leaves_nothing() {
     for signal in ["-KILL", "-INT", "-TERM"] {
-        let mut demo = pgic(&["demo"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut demo = pgic(&["demo"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let lines = lines_of(demo.stdout.take().unwrap());
         let folder = loop {
             let line = lines.recv_timeout(DEADLINE).expect("the demo goes on");
@@ -84,12 +118,21 @@ fn a_demo_that_is_killed_or_interrupted_leaves_nothing() {
             }
         };
         assert!(Path::new(&folder).exists());
-        assert!(Command::new("kill").args([signal, &demo.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &demo.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
         let code = demo.wait().unwrap().code();
         assert!(signal == "-KILL" || code == Some(0), "{signal}: {code:?}");
         let deadline = Instant::now() + DEADLINE;
         while Path::new(&folder).exists() {
-            assert!(Instant::now() < deadline, "{signal}: {folder} is still there");
+            assert!(
+                Instant::now() < deadline,
+                "{signal}: {folder} is still there"
+            );
             std::thread::yield_now();
         }
     }
@@ -101,10 +144,18 @@ fn a_missing_server_is_an_error_with_how_to_install_it() {
     command.env("PGIC_PG_BIN", "/nonexistent");
     let ran = run(command);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("error: find PostgreSQL's server programs"), "{}", ran.stderr);
-    for system in
-        ["apt-get install postgresql", "dnf install postgresql-server", "apk add postgresql", "brew install postgresql"]
-    {
+    assert!(
+        ran.stderr
+            .contains("error: find PostgreSQL's server programs"),
+        "{}",
+        ran.stderr
+    );
+    for system in [
+        "apt-get install postgresql",
+        "dnf install postgresql-server",
+        "apk add postgresql",
+        "brew install postgresql",
+    ] {
         assert!(ran.stderr.contains(system), "{}", ran.stderr);
     }
 }

@@ -1,5 +1,5 @@
-//! What PostgreSQL does with triggers and notifications, case by case: no writer is broken, and what arrives is what is
-//! promised, or the silence that the documentation names.
+//! What PostgreSQL does with triggers and notifications, case by case: no writer is broken, and
+//! what arrives is what is promised, or the silence that the documentation names.
 
 use crate::support::{Database, cluster};
 use serde_json::json;
@@ -18,12 +18,22 @@ async fn two_phase_commit_fails_after_a_notify_whatever_the_trigger() {
     let database = installed(T, &["t"]).await;
     let mut listening = database.listen().await;
     let client = database.client().await;
-    let prepared = client.batch_execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'x'").await;
+    let prepared = client
+        .batch_execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'x'")
+        .await;
     let error = prepared.unwrap_err();
-    assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("0A000"), "{error:?}");
+    assert_eq!(
+        error.code().map(tokio_postgres::error::SqlState::code),
+        Some("0A000"),
+        "{error:?}"
+    );
     client.batch_execute("ROLLBACK").await.unwrap();
-    let untouched = "CREATE TABLE u (id int); BEGIN; INSERT INTO u VALUES (1); PREPARE TRANSACTION 'y'";
-    client.batch_execute(untouched).await.expect("a transaction that announces nothing can be prepared");
+    let untouched =
+        "CREATE TABLE u (id int); BEGIN; INSERT INTO u VALUES (1); PREPARE TRANSACTION 'y'";
+    client
+        .batch_execute(untouched)
+        .await
+        .expect("a transaction that announces nothing can be prepared");
     client.batch_execute("ROLLBACK PREPARED 'y'").await.unwrap();
     assert!(listening.short().await.is_empty());
 }
@@ -33,8 +43,18 @@ async fn tables_of_one_name_in_two_schemas_are_told_apart() {
     let sql = format!("CREATE SCHEMA s2; {T} CREATE TABLE s2.t (LIKE t INCLUDING ALL);");
     let database = installed(&sql, &["t", "s2.t"]).await;
     let mut listening = database.listen().await;
-    database.client().await.batch_execute("INSERT INTO t VALUES (1); INSERT INTO s2.t VALUES (1)").await.unwrap();
-    let schemas: Vec<_> = listening.changes().await.iter().map(|change| change["schema"].clone()).collect();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO t VALUES (1); INSERT INTO s2.t VALUES (1)")
+        .await
+        .unwrap();
+    let schemas: Vec<_> = listening
+        .changes()
+        .await
+        .iter()
+        .map(|change| change["schema"].clone())
+        .collect();
     assert_eq!(schemas, ["public", "s2"]);
 }
 
@@ -44,13 +64,26 @@ async fn a_table_with_a_trigger_of_its_own_is_attached_once_the_trigger_is_gone(
         CREATE TABLE one (id int PRIMARY KEY);";
     let database = installed(sql, &["parts", "one"]).await;
     let client = database.client().await;
-    client.batch_execute("ALTER TRIGGER one_cache_notify ON one RENAME TO parts_cache_notify").await.unwrap();
+    client
+        .batch_execute("ALTER TRIGGER one_cache_notify ON one RENAME TO parts_cache_notify")
+        .await
+        .unwrap();
     let attach = "ALTER TABLE parts ATTACH PARTITION one FOR VALUES FROM (0) TO (10)";
     let error = client.batch_execute(attach).await.unwrap_err();
-    assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("42710"), "{error:?}");
+    assert_eq!(
+        error.code().map(tokio_postgres::error::SqlState::code),
+        Some("42710"),
+        "{error:?}"
+    );
     database.pgic_ok(&["remove-triggers", "one"]);
-    client.batch_execute(attach).await.expect("nothing is in the way any more");
-    assert_eq!(database.arrives("INSERT INTO parts VALUES (1)").await, ["insert 1"]);
+    client
+        .batch_execute(attach)
+        .await
+        .expect("nothing is in the way any more");
+    assert_eq!(
+        database.arrives("INSERT INTO parts VALUES (1)").await,
+        ["insert 1"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,20 +92,37 @@ async fn a_table_that_others_inherit_from_is_refused_and_its_children_are_tables
         "{T} CREATE TABLE child (PRIMARY KEY (id)) INHERITS (t); INSERT INTO child VALUES (1);"
     ))
     .await;
-    for command in [&["install-triggers", "t"][..], &["query", "t"], &["shell", "t"], &["verify", "t"]] {
+    for command in [
+        &["install-triggers", "t"][..],
+        &["query", "t"],
+        &["shell", "t"],
+        &["verify", "t"],
+    ] {
         let ran = database.pgic(command);
-        assert!(ran.code == 2 && ran.stderr.contains("a table that others inherit from"), "{command:?}: {ran:?}");
+        assert!(
+            ran.code == 2 && ran.stderr.contains("a table that others inherit from"),
+            "{command:?}: {ran:?}"
+        );
     }
     database.pgic_ok(&["install-triggers", "child"]);
-    assert_eq!(database.arrives("INSERT INTO child VALUES (4)").await, ["insert 4"]);
+    assert_eq!(
+        database.arrives("INSERT INTO child VALUES (4)").await,
+        ["insert 4"]
+    );
     assert_eq!(database.pgic_ok(&["query", "child", "--count"]), "2\n");
     // One that gets a child later is not followed any more, and is again when that is gone.
     let client = database.client().await;
-    client.batch_execute("CREATE TABLE grown (id int PRIMARY KEY, n int)").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE grown (id int PRIMARY KEY, n int)")
+        .await
+        .unwrap();
     database.pgic_ok(&["install-triggers", "grown"]);
     let mut shell = crate::shell::Shell::start(&database, &["-o", "json", "grown"]);
     assert_eq!(shell.ask("count grown").last().unwrap()["state"], "live");
-    client.batch_execute("CREATE TABLE more () INHERITS (grown); INSERT INTO more VALUES (1)").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE more () INHERITS (grown); INSERT INTO more VALUES (1)")
+        .await
+        .unwrap();
     assert_eq!(shell.ask("count grown").last().unwrap()["state"], "stale");
     client.batch_execute("DROP TABLE more").await.unwrap();
     assert_eq!(shell.ask("count grown").last().unwrap()["state"], "live");
@@ -80,13 +130,27 @@ async fn a_table_that_others_inherit_from_is_refused_and_its_children_are_tables
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unlogged_table_is_like_any_other_and_a_temporary_one_is_refused() {
-    let database = installed("CREATE UNLOGGED TABLE t (id int PRIMARY KEY, n int);", &["t"]).await;
-    let write =
-        "INSERT INTO t VALUES (1); TRUNCATE t; INSERT INTO t VALUES (2); ALTER TABLE t SET LOGGED; DELETE FROM t";
-    assert_eq!(database.arrives(write).await, ["insert 1", "truncate null", "insert 2", "delete 2"]);
+    let database = installed(
+        "CREATE UNLOGGED TABLE t (id int PRIMARY KEY, n int);",
+        &["t"],
+    )
+    .await;
+    let write = "INSERT INTO t VALUES (1); TRUNCATE t; INSERT INTO t VALUES (2); ALTER TABLE t SET \
+        LOGGED; DELETE FROM t";
+    assert_eq!(
+        database.arrives(write).await,
+        ["insert 1", "truncate null", "insert 2", "delete 2"]
+    );
     let client = database.client().await;
-    client.batch_execute("CREATE TEMP TABLE mine (id int PRIMARY KEY)").await.unwrap();
-    let schema: String = client.query_one("SELECT pg_my_temp_schema()::regnamespace::text", &[]).await.unwrap().get(0);
+    client
+        .batch_execute("CREATE TEMP TABLE mine (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    let schema: String = client
+        .query_one("SELECT pg_my_temp_schema()::regnamespace::text", &[])
+        .await
+        .unwrap()
+        .get(0);
     let ran = database.pgic(&["install-triggers", &format!("{schema}.mine")]);
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("is a temporary table"), "{ran:?}");
@@ -94,9 +158,16 @@ async fn an_unlogged_table_is_like_any_other_and_a_temporary_one_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_through_a_view_is_announced_as_the_table_s() {
-    let database = installed(&format!("{T} CREATE VIEW v AS SELECT id, n FROM t WHERE n > 0;"), &["t"]).await;
+    let database = installed(
+        &format!("{T} CREATE VIEW v AS SELECT id, n FROM t WHERE n > 0;"),
+        &["t"],
+    )
+    .await;
     let write = "INSERT INTO v VALUES (1, 1); UPDATE v SET n = 2; DELETE FROM v";
-    assert_eq!(database.arrives(write).await, ["insert 1", "update 1", "delete 1"]);
+    assert_eq!(
+        database.arrives(write).await,
+        ["insert 1", "update 1", "delete 1"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,13 +176,22 @@ async fn what_is_turned_off_is_silent_and_always_is_not() {
     let database = installed(T, &["t"]).await;
     assert!(database.arrives(replica).await.is_empty());
     database.pgic_ok(&["install-triggers", "t", "--always"]);
-    assert_eq!(database.arrives(replica).await, ["insert 1", "truncate null"]);
-    let off = "ALTER TABLE t DISABLE TRIGGER ALL; INSERT INTO t VALUES (2); ALTER TABLE t ENABLE TRIGGER ALL";
+    assert_eq!(
+        database.arrives(replica).await,
+        ["insert 1", "truncate null"]
+    );
+    let off = "ALTER TABLE t DISABLE TRIGGER ALL; INSERT INTO t VALUES (2); ALTER TABLE t ENABLE \
+        TRIGGER ALL";
     assert!(database.arrives(off).await.is_empty());
     // ENABLE makes ALWAYS an ordinary one.
     assert_eq!(database.pgic(&["status", "t"]).code, 1);
     database.pgic_ok(&["install-triggers", "t"]);
-    assert_eq!(database.arrives("SET session_replication_role = replica; DELETE FROM t").await, ["delete 2"]);
+    assert_eq!(
+        database
+            .arrives("SET session_replication_role = replica; DELETE FROM t")
+            .await,
+        ["delete 2"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +204,8 @@ async fn rows_that_logical_replication_applies_are_announced_with_always_alone()
     admin.batch_execute(&create).await.unwrap();
     let client = subscriber.client().await;
     let subscribe = format!(
-        "CREATE SUBSCRIPTION {slot} CONNECTION '{}' PUBLICATION p WITH (create_slot = false, slot_name = '{slot}', copy_data = false)",
+        "CREATE SUBSCRIPTION {slot} CONNECTION '{}' PUBLICATION p WITH (create_slot = false, \
+        slot_name = '{slot}', copy_data = false)",
         publisher.url
     );
     client.batch_execute(&subscribe).await.unwrap();
@@ -132,15 +213,28 @@ async fn rows_that_logical_replication_applies_are_announced_with_always_alone()
     let applied = async |sql: &str, rows: i64| {
         admin.batch_execute(sql).await.unwrap();
         let deadline = std::time::Instant::now() + crate::support::DEADLINE;
-        while client.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0) != rows {
-            assert!(std::time::Instant::now() < deadline, "the subscription applies");
+        while client
+            .query_one("SELECT count(*) FROM t", &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            != rows
+        {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the subscription applies"
+            );
         }
     };
     applied("INSERT INTO t VALUES (1)", 1).await;
-    assert!(listening.short().await.is_empty(), "a trigger that is not ALWAYS is silent");
+    assert!(
+        listening.short().await.is_empty(),
+        "a trigger that is not ALWAYS is silent"
+    );
     subscriber.pgic_ok(&["install-triggers", "t", "--always"]);
     applied(
-        "BEGIN; INSERT INTO t VALUES (2, 2); UPDATE t SET id = 5 WHERE id = 1; DELETE FROM t WHERE id = 2; COMMIT",
+        "BEGIN; INSERT INTO t VALUES (2, 2); UPDATE t SET id = 5 WHERE id = 1; DELETE FROM t WHERE \
+        id = 2; COMMIT",
         1,
     )
     .await;
@@ -152,8 +246,14 @@ async fn rows_that_logical_replication_applies_are_announced_with_always_alone()
         assert!(std::time::Instant::now() < deadline, "{arrived:?}");
         arrived.extend(listening.short().await);
     }
-    assert_eq!(arrived, ["insert 2", "delete 1", "update 1>5", "delete 2", "insert 9"]);
-    client.batch_execute(&format!("DROP SUBSCRIPTION {slot}")).await.unwrap();
+    assert_eq!(
+        arrived,
+        ["insert 2", "delete 1", "update 1>5", "delete 2", "insert 9"]
+    );
+    client
+        .batch_execute(&format!("DROP SUBSCRIPTION {slot}"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,13 +288,18 @@ async fn no_two_changes_are_one_payload() {
     let again = "INSERT INTO t VALUES (1, 1); TRUNCATE t; ".repeat(20);
     let sql = format!(
         "BEGIN; {again} COMMIT;
-         BEGIN; INSERT INTO parts VALUES (1, 1), (1, 11); DELETE FROM parts; INSERT INTO parts VALUES (1, 1), (1, 11); COMMIT;
-         BEGIN; INSERT INTO t VALUES (7, 0); UPDATE t SET n = 1; UPDATE t SET n = 0; UPDATE t SET n = 1; COMMIT"
+         BEGIN; INSERT INTO parts VALUES (1, 1), (1, 11); DELETE FROM parts; INSERT INTO parts \
+         VALUES (1, 1), (1, 11); COMMIT;
+         BEGIN; INSERT INTO t VALUES (7, 0); UPDATE t SET n = 1; UPDATE t SET n = 0; UPDATE t SET \
+         n = 1; COMMIT"
     );
     database.client().await.batch_execute(&sql).await.unwrap();
     let payloads = listening.payloads().await;
     assert_eq!(payloads.len(), 40 + 6 + 4);
-    assert_eq!(payloads.iter().collect::<HashSet<_>>().len(), payloads.len());
+    assert_eq!(
+        payloads.iter().collect::<HashSet<_>>().len(),
+        payloads.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,53 +307,85 @@ async fn a_deferred_trigger_and_a_rule_announce_what_they_write() {
     let sql = format!(
         "{T} CREATE TABLE log (id int PRIMARY KEY, n int);
          CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS
-             'BEGIN INSERT INTO log VALUES (NEW.id, NEW.n) ON CONFLICT (id) DO UPDATE SET n = excluded.n; RETURN NULL; END';
-         CREATE CONSTRAINT TRIGGER later AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
+             'BEGIN INSERT INTO log VALUES (NEW.id, NEW.n) ON CONFLICT (id) DO UPDATE SET n = \
+             excluded.n; RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER later AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH \
+         ROW EXECUTE FUNCTION later();
          CREATE RULE instead AS ON DELETE TO t DO INSTEAD UPDATE t SET n = -1 WHERE id = OLD.id;"
     );
     let database = installed(&sql, &["t", "log"]).await;
     let mut listening = database.listen().await;
-    let write = "BEGIN; INSERT INTO t VALUES (1, 1), (2, 2); SAVEPOINT s; INSERT INTO t VALUES (3, 3); ROLLBACK TO s; COMMIT; DELETE FROM t";
+    let write = "BEGIN; INSERT INTO t VALUES (1, 1), (2, 2); SAVEPOINT s; INSERT INTO t VALUES (3, \
+        3); ROLLBACK TO s; COMMIT; DELETE FROM t";
     database.client().await.batch_execute(write).await.unwrap();
     let changes = listening.changes().await;
     let short: Vec<_> = changes
         .iter()
-        .map(|change| format!("{} {} {}", change["table"], change["action"], change["id"]).replace('"', ""))
+        .map(|change| {
+            format!("{} {} {}", change["table"], change["action"], change["id"]).replace('"', "")
+        })
         .collect();
-    assert_eq!(short, ["t insert 1", "t insert 2", "log insert 1", "log insert 2", "t update 1", "t update 2"]);
+    assert_eq!(
+        short,
+        [
+            "t insert 1",
+            "t insert 2",
+            "log insert 1",
+            "log insert 2",
+            "t update 1",
+            "t update 2"
+        ]
+    );
     assert_eq!(changes[5]["data"], json!({"id": 2, "n": -1}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_case_and_a_column_named_like_the_trigger_s_own_are_sent() {
-    let sql =
-        "CREATE TABLE t (\"ID\" int PRIMARY KEY, payload text, head text, old_key int, \"new\" text, tg_op text);";
+    let sql = "CREATE TABLE t (\"ID\" int PRIMARY KEY, payload text, head text, old_key \
+        int, \"new\" text, tg_op text);";
     let database = installed(sql, &["t"]).await;
     let mut listening = database.listen().await;
-    let write = "INSERT INTO t VALUES (1, 'p', 'h', 5, 'n', 'o'); UPDATE t SET \"ID\" = 2; DELETE FROM t";
+    let write =
+        "INSERT INTO t VALUES (1, 'p', 'h', 5, 'n', 'o'); UPDATE t SET \"ID\" = 2; DELETE FROM t";
     database.client().await.batch_execute(write).await.unwrap();
     let changes = listening.changes().await;
     let row = json!({"ID": 1, "payload": "p", "head": "h", "old_key": 5, "new": "n", "tg_op": "o"});
-    assert_eq!((changes.len(), &changes[0]["data"], &changes[0]["id"]), (4, &row, &json!(1)));
+    assert_eq!(
+        (changes.len(), &changes[0]["data"], &changes[0]["id"]),
+        (4, &row, &json!(1))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_not_null_that_is_not_known_to_hold_is_none() {
     let sql = "CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE k (id int, n int);
-        INSERT INTO t VALUES (1, NULL); INSERT INTO k VALUES (NULL, 1); CREATE UNIQUE INDEX ON k (id);";
+        INSERT INTO t VALUES (1, NULL); INSERT INTO k VALUES (NULL, 1); CREATE UNIQUE INDEX ON k \
+        (id);";
     let database = Database::with(sql).await;
     let client = database.client().await;
-    let not_valid =
-        "ALTER TABLE t ADD CONSTRAINT c NOT NULL n NOT VALID; ALTER TABLE k ADD CONSTRAINT c NOT NULL id NOT VALID";
+    let not_valid = "ALTER TABLE t ADD CONSTRAINT c NOT NULL n NOT VALID; ALTER TABLE k ADD \
+        CONSTRAINT c NOT NULL id NOT VALID";
     let added = client.batch_execute(not_valid).await;
     if cluster().version() < 18 {
-        assert_eq!(added.unwrap_err().code().map(tokio_postgres::error::SqlState::code), Some("42601"));
+        assert_eq!(
+            added
+                .unwrap_err()
+                .code()
+                .map(tokio_postgres::error::SqlState::code),
+            Some("42601")
+        );
         return;
     }
     added.unwrap();
-    assert_eq!(database.pgic_ok(&["query", "t", "-o", "json"]), "{\"id\":1,\"n\":null}\n");
+    assert_eq!(
+        database.pgic_ok(&["query", "t", "-o", "json"]),
+        "{\"id\":1,\"n\":null}\n"
+    );
     let refused = database.pgic(&["install-triggers", "k"]);
-    assert!(refused.code == 2 && refused.stderr.contains("known to be NOT NULL"), "{refused:?}");
+    assert!(
+        refused.code == 2 && refused.stderr.contains("known to be NOT NULL"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,14 +393,25 @@ async fn an_update_under_a_virtual_column_is_announced_whatever_columns_are_sent
     let database = Database::with("").await;
     let client = database.client().await;
     let made = client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) VIRTUAL)")
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS \
+            (n * 2) VIRTUAL)",
+        )
         .await;
     if cluster().version() < 18 {
-        assert_eq!(made.unwrap_err().code().map(tokio_postgres::error::SqlState::code), Some("42601"));
+        assert_eq!(
+            made.unwrap_err()
+                .code()
+                .map(tokio_postgres::error::SqlState::code),
+            Some("42601")
+        );
         return;
     }
     made.unwrap();
-    client.batch_execute("INSERT INTO t VALUES (1, 1)").await.unwrap();
+    client
+        .batch_execute("INSERT INTO t VALUES (1, 1)")
+        .await
+        .unwrap();
     database.pgic_ok(&["install-triggers", "t", "--columns", "twice", "--on-change"]);
     assert_eq!(database.arrives("UPDATE t SET n = 2").await, ["update 1"]);
     assert!(database.arrives("UPDATE t SET n = 2").await.is_empty());
@@ -274,20 +422,28 @@ async fn an_update_under_a_virtual_column_is_announced_whatever_columns_are_sent
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collation_that_calls_different_texts_equal_is_said() {
-    let sql = "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-        CREATE TABLE t (id int PRIMARY KEY, name text COLLATE ci); INSERT INTO t VALUES (1, 'Ann');";
+    let sql = "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = \
+        false);
+        CREATE TABLE t (id int PRIMARY KEY, name text COLLATE ci); INSERT INTO t VALUES (1, \
+        'Ann');";
     let database = Database::with(sql).await;
     database.pgic_ok(&["install-triggers", "t"]);
     let ran = database.pgic(&["query", "t", "name=ann"]);
-    assert!(ran.code == 1 && ran.stderr.contains("name has a collation that calls different texts equal"), "{ran:?}");
+    assert!(
+        ran.code == 1
+            && ran
+                .stderr
+                .contains("name has a collation that calls different texts equal"),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_names_an_object_elsewhere_is_not_blamed_on_replication() {
     use crate::support::ended;
     use std::process::Stdio;
-    let sql =
-        "CREATE TABLE other (); CREATE TABLE t (id int PRIMARY KEY, r regclass); INSERT INTO t VALUES (1, 'other');";
+    let sql = "CREATE TABLE other (); CREATE TABLE t (id int PRIMARY KEY, r regclass); INSERT INTO \
+        t VALUES (1, 'other');";
     let database = Database::with(sql).await;
     database.pgic_ok(&["install-triggers", "t"]);
     let mut child = database
@@ -297,8 +453,16 @@ async fn a_value_that_names_an_object_elsewhere_is_not_blamed_on_replication() {
         .spawn()
         .unwrap();
     let client = database.client().await;
-    let has_read = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgic verify%' AND datname = current_database() AND (query LIKE '%COPY%' OR query = 'COMMIT')";
-    while client.query_one(has_read, &[]).await.unwrap().get::<_, i64>(0) == 0 && child.try_wait().unwrap().is_none() {
+    let has_read = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgic \
+        verify%' AND datname = current_database() AND (query LIKE '%COPY%' OR query = 'COMMIT')";
+    while client
+        .query_one(has_read, &[])
+        .await
+        .unwrap()
+        .get::<_, i64>(0)
+        == 0
+        && child.try_wait().unwrap().is_none()
+    {
         tokio::task::yield_now().await;
     }
     let mut round = 0;
@@ -307,13 +471,26 @@ async fn a_value_that_names_an_object_elsewhere_is_not_blamed_on_replication() {
         client
             .batch_execute(&format!(
                 "ALTER TABLE {} RENAME TO renamed_{round}",
-                if round == 1 { "other".to_string() } else { format!("renamed_{}", round - 1) }
+                if round == 1 {
+                    "other".to_string()
+                } else {
+                    format!("renamed_{}", round - 1)
+                }
             ))
             .await
             .unwrap();
     }
     let ran = ended(child);
-    let found = ran.json().into_iter().find(|line| line["event"] == "finding");
-    let cause = found.as_ref().and_then(|found| found["cause"].as_str()).unwrap_or_default();
-    assert!(cause.contains("written as the name of another object"), "{ran:?}");
+    let found = ran
+        .json()
+        .into_iter()
+        .find(|line| line["event"] == "finding");
+    let cause = found
+        .as_ref()
+        .and_then(|found| found["cause"].as_str())
+        .unwrap_or_default();
+    assert!(
+        cause.contains("written as the name of another object"),
+        "{ran:?}"
+    );
 }

@@ -1,5 +1,6 @@
-//! Random load on a server of its own while connections are ended, cut, stalled and slowed down, and the server is
-//! restarted. `PGIC_FAULT_ROUNDS` makes it longer than in an ordinary run; `PGIC_FAULT_SEED` repeats one.
+//! Random load on a server of its own while connections are ended, cut, stalled and slowed down,
+//! and the server is restarted. `PGIC_FAULT_ROUNDS` makes it longer than in an ordinary run;
+//! `PGIC_FAULT_SEED` repeats one.
 
 mod definitions;
 mod one_table;
@@ -32,7 +33,11 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 
 /// Bounds with which silence is noticed soon.
 fn limits() -> Limits {
-    Limits { heartbeat: Duration::from_millis(200), fence_timeout: Duration::from_secs(3), ..Limits::default() }
+    Limits {
+        heartbeat: Duration::from_millis(200),
+        fence_timeout: Duration::from_secs(3),
+        ..Limits::default()
+    }
 }
 
 /// Writers that go on through whatever happens to the server.
@@ -48,12 +53,28 @@ impl Load {
     /// Three writers of random transactions.
     fn start(database: &Database, transaction: fn(&mut fastrand::Rng) -> String) -> Self {
         let (stop, commits, quiet) = (Arc::default(), Arc::default(), Arc::default());
-        let mut load = Self { stop, commits, quiet, writers: Vec::new() };
+        let mut load = Self {
+            stop,
+            commits,
+            quiet,
+            writers: Vec::new(),
+        };
         for n in 0..3 {
-            let (stop, commits, quiet) = (Arc::clone(&load.stop), Arc::clone(&load.commits), Arc::clone(&load.quiet));
+            let (stop, commits, quiet) = (
+                Arc::clone(&load.stop),
+                Arc::clone(&load.commits),
+                Arc::clone(&load.quiet),
+            );
             let random = fastrand::Rng::with_seed(seed() * 10 + n);
             let url = database.url.clone();
-            load.writers.push(tokio::spawn(write(url, random, transaction, stop, commits, quiet)));
+            load.writers.push(tokio::spawn(write(
+                url,
+                random,
+                transaction,
+                stop,
+                commits,
+                quiet,
+            )));
         }
         load
     }
@@ -96,7 +117,10 @@ async fn write(
             continue;
         };
         // Writers may deadlock with each other, and lose.
-        if connected.batch_execute(&transaction(&mut random)).await.is_err()
+        if connected
+            .batch_execute(&transaction(&mut random))
+            .await
+            .is_err()
             && connected.batch_execute("ROLLBACK").await.is_err()
         {
             client = None;
@@ -117,7 +141,8 @@ enum Fault {
     Restarts(&'static str),
     /// The network cuts every connection.
     Cuts,
-    /// The network is silent until the follower connects anew; then what was sent comes late, or is lost.
+    /// The network is silent until the follower connects anew; then what was sent comes late, or is
+    /// lost.
     Stalls { is_lost: bool },
     /// The network is slow.
     Drips,
@@ -154,17 +179,40 @@ impl Injector {
     async fn start(sql: &str, triggers_on: &[&str]) -> Self {
         let cluster = Arc::new(Cluster::start(&Setup::default()).expect("start a server"));
         let database = Database::on(&cluster, "faults".to_string()).await;
-        database.client().await.batch_execute(sql).await.expect("make the tables");
+        database
+            .client()
+            .await
+            .batch_execute(sql)
+            .await
+            .expect("make the tables");
         database.pgic_ok(&[&["install-triggers"], triggers_on].concat());
         let proxy = Proxy::to(cluster.socket_folder().join(".s.PGSQL.5432")).await;
-        let url = format!("postgresql://postgres@127.0.0.1:{}/{}", proxy.port, database.name);
-        let through = Database { name: database.name.clone(), url };
-        Self { cluster, database, through, proxy, random: fastrand::Rng::with_seed(seed()), injected: BTreeMap::new() }
+        let url = format!(
+            "postgresql://postgres@127.0.0.1:{}/{}",
+            proxy.port, database.name
+        );
+        let through = Database {
+            name: database.name.clone(),
+            url,
+        };
+        Self {
+            cluster,
+            database,
+            through,
+            proxy,
+            random: fastrand::Rng::with_seed(seed()),
+            injected: BTreeMap::new(),
+        }
     }
 
-    /// Lets something go wrong with a follower that names its sessions after `follower`, while `going_on` goes on, which
-    /// does not end.
-    async fn inject(&mut self, follower: &str, load: &Load, going_on: impl Future<Output = ()>) -> Fault {
+    /// Lets something go wrong with a follower that names its sessions after `follower`, while
+    /// `going_on` goes on, which does not end.
+    async fn inject(
+        &mut self,
+        follower: &str,
+        load: &Load,
+        going_on: impl Future<Output = ()>,
+    ) -> Fault {
         let fault = FAULTS[self.random.usize(0..FAULTS.len())];
         *self.injected.entry(fault).or_default() += 1;
         let happening = tokio::time::timeout(DEADLINE, self.happen(fault, follower, load));
@@ -179,7 +227,8 @@ impl Injector {
         let admin = crate::support::connect(&self.cluster.url("postgres")).await;
         let end = |like: String| {
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                       WHERE application_name LIKE $1 AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+                       WHERE application_name LIKE $1 AND backend_type = 'client backend' AND pid \
+                       <> pg_backend_pid()";
             let admin = &admin;
             async move { admin.query(sql, &[&like]).await.expect("end sessions") }
         };
@@ -193,11 +242,17 @@ impl Injector {
                 let restarted = tokio::task::spawn_blocking(move || cluster.restart(mode));
                 if mode == "smart" {
                     // It waits until everybody has gone, and lets nobody in meanwhile.
-                    while tokio_postgres::connect(&self.cluster.url("postgres"), NoTls).await.is_ok() {}
+                    while tokio_postgres::connect(&self.cluster.url("postgres"), NoTls)
+                        .await
+                        .is_ok()
+                    {}
                     end("%".to_string()).await;
                 }
                 drop(admin);
-                restarted.await.expect("it does not panic").expect("restart the server");
+                restarted
+                    .await
+                    .expect("it does not panic")
+                    .expect("restart the server");
             }
             Fault::Cuts => self.proxy.cut(),
             Fault::Stalls { is_lost } => {

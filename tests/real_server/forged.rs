@@ -1,4 +1,5 @@
-//! Notifications that somebody forges, without any privilege: they mislead nobody for long, and deny nobody.
+//! Notifications that somebody forges, without any privilege: they mislead nobody for long, and
+//! deny nobody.
 
 use crate::driver::{TABLE as KV, open_with};
 use crate::support::{DEADLINE, Database, ended, lines_of};
@@ -20,19 +21,38 @@ impl Storm {
     async fn begin(database: &Database, payload: String, name: &str) -> Self {
         let role = format!("mallory_{name}_{}", database.name);
         let create = format!("CREATE ROLE {role} LOGIN; REVOKE ALL ON SCHEMA public FROM {role}");
-        database.client().await.batch_execute(&create).await.unwrap();
+        database
+            .client()
+            .await
+            .batch_execute(&create)
+            .await
+            .unwrap();
         let client = database.client_as(&role).await;
-        client.batch_execute("SET application_name = 'storm'").await.unwrap();
-        let process = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        client
+            .batch_execute("SET application_name = 'storm'")
+            .await
+            .unwrap();
+        let process = client
+            .query_one("SELECT pg_backend_pid()", &[])
+            .await
+            .unwrap()
+            .get(0);
         let is_over = Arc::new(AtomicBool::new(false));
-        let (ends, sql) = (Arc::clone(&is_over), format!("NOTIFY cache_invalidation, '{payload}'"));
+        let (ends, sql) = (
+            Arc::clone(&is_over),
+            format!("NOTIFY cache_invalidation, '{payload}'"),
+        );
         client.batch_execute(&sql).await.unwrap();
         tokio::spawn(async move {
             while !ends.load(Ordering::Relaxed) {
                 client.batch_execute(&sql).await.unwrap();
             }
         });
-        Self { is_over, process, role }
+        Self {
+            is_over,
+            process,
+            role,
+        }
     }
 }
 
@@ -43,8 +63,13 @@ impl Drop for Storm {
 }
 
 async fn forged(database: &Database, table: &str, rest: &str) -> String {
-    let oid: u32 =
-        database.client().await.query_one(&format!("SELECT '{table}'::regclass::oid"), &[]).await.unwrap().get(0);
+    let oid: u32 = database
+        .client()
+        .await
+        .query_one(&format!("SELECT '{table}'::regclass::oid"), &[])
+        .await
+        .unwrap()
+        .get(0);
     format!(r#"{{"table":"{table}","id":null,"schema":"public","rel":{oid},"xid":"5",{rest}}}"#)
 }
 
@@ -52,24 +77,42 @@ const RELOAD: &str = r#""action":"reload","why":"gotcha""#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_for_reloads_without_end_denies_nobody_an_answer() {
-    let database =
-        Database::with(&format!("{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 5000) n")).await;
+    let database = Database::with(&format!(
+        "{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 5000) n"
+    ))
+    .await;
     database.pgic_ok(&["install-triggers", "kv"]);
     let storm = Storm::begin(&database, forged(&database, "kv", RELOAD).await, "kv").await;
     assert_eq!(database.pgic_ok(&["query", "kv", "n=7", "--count"]), "1\n");
     let verified = database.pgic_ok(&["verify", "kv", "--rounds", "2"]);
-    assert!(verified.contains("equal") && !verified.contains("stale"), "{verified}");
+    assert!(
+        verified.contains("equal") && !verified.contains("stale"),
+        "{verified}"
+    );
     let mut shell = database.command(&["shell", "kv", "-o", "json"]);
-    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut shell = shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = shell.stdin.take().unwrap();
     let lines = lines_of(shell.stdout.take().unwrap());
     let writer = database.client().await;
     for id in 6_000..6_005 {
-        writer.execute("INSERT INTO kv VALUES ($1, 'new', 1)", &[&id]).await.unwrap();
+        writer
+            .execute("INSERT INTO kv VALUES ($1, 'new', 1)", &[&id])
+            .await
+            .unwrap();
         writeln!(stdin, "count kv id={id}").unwrap();
-        let counted: serde_json::Value = serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap();
-        assert_eq!(counted["count"], 1, "what is committed is in the answer: {counted}");
-        let end: serde_json::Value = serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap();
+        let counted: serde_json::Value =
+            serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap();
+        assert_eq!(
+            counted["count"], 1,
+            "what is committed is in the answer: {counted}"
+        );
+        let end: serde_json::Value =
+            serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap();
         assert_eq!(end["event"], "end", "{end}");
     }
     drop(stdin);
@@ -80,9 +123,13 @@ async fn whoever_asks_for_reloads_without_end_denies_nobody_an_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() {
-    let database =
-        Database::with(&format!("{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 500) n")).await;
-    let mut driver = open_with(&database, "fence_storm", |_, _| {}).await.unwrap();
+    let database = Database::with(&format!(
+        "{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 500) n"
+    ))
+    .await;
+    let mut driver = open_with(&database, "fence_storm", |_, _| {})
+        .await
+        .unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let storm = Storm::begin(&database, forged(&database, "kv", RELOAD).await, "kv").await;
     let mut told = Vec::new();
@@ -96,14 +143,25 @@ async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() 
     let reloads = driver.engine().counters().reloads;
     assert!(reloads < 40, "20000 requests were {reloads} reloads");
     let Storm { process, role, .. } = &storm;
-    let who = format!("a notification asks for it: gotcha (sent by process {process}, role {role}, application storm)");
+    let who = format!(
+        "a notification asks for it: gotcha (sent by process {process}, role {role}, application \
+        storm)"
+    );
     assert!(told.contains(&who), "{told:?}");
     assert_eq!(driver.table_state(TableId(0)), State::Degraded);
     assert_eq!(driver.engine().cause(TableId(0)), Some(&*who));
     // Whoever asks for a fence need not wait for the distance to pass.
-    database.client().await.batch_execute("UPDATE kv SET v = 'new'").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("UPDATE kv SET v = 'new'")
+        .await
+        .unwrap();
     driver.fence().await.unwrap();
-    assert_eq!(crate::driver::cached(&driver), crate::driver::stored(&database.client().await).await);
+    assert_eq!(
+        crate::driver::cached(&driver),
+        crate::driver::stored(&database.client().await).await
+    );
     drop(storm);
     driver.until_live(|_| {}).await.unwrap();
 }
@@ -115,13 +173,22 @@ async fn a_table_to_be_read_again_does_not_keep_a_replica_from_opening() {
     let storm = Storm::begin(&database, forged(&database, "users", RELOAD).await, "users").await;
     let mut builder = crate::replica::builder(&database);
     let users = builder.table::<crate::replica::User>("users");
-    let replica = tokio::time::timeout(DEADLINE, builder.open()).await.expect("it opens").unwrap();
+    let replica = tokio::time::timeout(DEADLINE, builder.open())
+        .await
+        .expect("it opens")
+        .unwrap();
     let writer = database.client().await;
     for n in 1..5_i64 {
-        let sql = format!("INSERT INTO users VALUES ('00000000-0000-0000-0000-00000000000{n}', {n}, 0)");
+        let sql =
+            format!("INSERT INTO users VALUES ('00000000-0000-0000-0000-00000000000{n}', {n}, 0)");
         writer.batch_execute(&sql).await.unwrap();
         replica.fence().await.unwrap();
-        assert!(replica.read(&users).contains_primary(&uuid::Uuid::from_u128(n as u128)), "what is committed is there");
+        assert!(
+            replica
+                .read(&users)
+                .contains_primary(&uuid::Uuid::from_u128(n as u128)),
+            "what is committed is there"
+        );
     }
     drop(storm);
 }
@@ -129,8 +196,11 @@ async fn a_table_to_be_read_again_does_not_keep_a_replica_from_opening() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fence_that_another_session_sends_counts_for_nothing() {
     let database = Database::with(&format!("{KV} INSERT INTO kv VALUES (1, 'old', 1)")).await;
-    let mut driver =
-        open_with(&database, "fence_through", |options, _| options.limits.heartbeat = DEADLINE).await.unwrap();
+    let mut driver = open_with(&database, "fence_through", |options, _| {
+        options.limits.heartbeat = DEADLINE
+    })
+    .await
+    .unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let mut listening = database.listen_on("fence_through").await;
     driver.fence().await.unwrap();
@@ -140,19 +210,29 @@ async fn a_fence_that_another_session_sends_counts_for_nothing() {
     let next = format!("{name}.{}", number.parse::<u64>().unwrap() + 1);
     // F sends nothing from now on.
     let admin = database.client().await;
-    let sql =
-        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%(fences)' AND datname = current_database()";
+    let sql = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%(fences)' AND \
+        datname = current_database()";
     let fences: i32 = admin.query_one(sql, &[]).await.unwrap().get(0);
     let signal = |name: &str| {
-        let done = std::process::Command::new("kill").args([name, &fences.to_string()]).status().unwrap();
+        let done = std::process::Command::new("kill")
+            .args([name, &fences.to_string()])
+            .status()
+            .unwrap();
         assert!(done.success());
     };
     signal("-STOP");
     let fence = driver.ask_for_fence().unwrap();
-    let forged =
-        [next.clone(), format!("{next}.{digest}"), format!("{last}.{digest}"), format!("{next}.{}", "0".repeat(32))];
+    let forged = [
+        next.clone(),
+        format!("{next}.{digest}"),
+        format!("{last}.{digest}"),
+        format!("{next}.{}", "0".repeat(32)),
+    ];
     for payload in forged {
-        admin.batch_execute(&format!("NOTIFY fence_through, '{payload}'")).await.unwrap();
+        admin
+            .batch_execute(&format!("NOTIFY fence_through, '{payload}'"))
+            .await
+            .unwrap();
     }
     let marker = r#"NOTIFY cache_invalidation, '{"table":"nothing of ours","action":"insert","id":1,"data":{}}'"#;
     admin.batch_execute(marker).await.unwrap();
@@ -169,21 +249,35 @@ async fn a_fence_that_another_session_sends_counts_for_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_the_server_does_not_take_denies_nobody_an_answer() {
-    let sql = "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TABLE moods (id mood PRIMARY KEY, n int); INSERT INTO moods VALUES ('sad', 1)";
-    let database =
-        Database::with(&format!("{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 5000) n; {sql}")).await;
+    let sql = "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TABLE moods (id mood PRIMARY KEY, \
+        n int); INSERT INTO moods VALUES ('sad', 1)";
+    let database = Database::with(&format!(
+        "{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 5000) n; {sql}"
+    ))
+    .await;
     database.pgic_ok(&["install-triggers", "kv", "moods"]);
     // One that no key of this table can be, and one that only the server can tell.
     for (table, question) in [("kv", "n=7"), ("moods", "n=1")] {
-        let oid: u32 =
-            database.client().await.query_one(&format!("SELECT '{table}'::regclass::oid"), &[]).await.unwrap().get(0);
+        let oid: u32 = database
+            .client()
+            .await
+            .query_one(&format!("SELECT '{table}'::regclass::oid"), &[])
+            .await
+            .unwrap()
+            .get(0);
         let payload = format!(
             r#"{{"table":"{table}","action":"insert","id":"abc","schema":"public","rel":{oid},"xid":"5","truncated":true}}"#
         );
         let storm = Storm::begin(&database, payload, table).await;
-        assert_eq!(database.pgic_ok(&["query", table, question, "--count"]), "1\n");
+        assert_eq!(
+            database.pgic_ok(&["query", table, question, "--count"]),
+            "1\n"
+        );
         let verified = database.pgic(&["verify", table, "--rounds", "1"]);
-        assert!(verified.code == 0 && verified.stdout.contains("equal"), "{verified:?}");
+        assert!(
+            verified.code == 0 && verified.stdout.contains("equal"),
+            "{verified:?}"
+        );
         drop(storm);
     }
 }
@@ -192,34 +286,51 @@ async fn a_key_that_the_server_does_not_take_denies_nobody_an_answer() {
 async fn a_truncate_that_has_not_happened_empties_no_cache_for_long() {
     let database = Database::with(&format!(
         "{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 500) n;
-         CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);
+         CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part \
+         PARTITION OF parts FOR VALUES FROM (0) TO (10);
          INSERT INTO parts VALUES (1)"
     ))
     .await;
     database.pgic_ok(&["install-triggers", "kv", "parts"]);
     let mut shell = database.command(&["shell", "kv", "parts"]);
-    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut shell = shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = shell.stdin.take().unwrap();
     let lines = lines_of(shell.stdout.take().unwrap());
     let mut ask = |line: &str| {
         writeln!(stdin, "{line}").unwrap();
         lines.recv_timeout(DEADLINE).unwrap()
     };
-    assert_eq!((ask("count kv"), ask("count parts")), ("500".to_string(), "1".to_string()));
+    assert_eq!(
+        (ask("count kv"), ask("count parts")),
+        ("500".to_string(), "1".to_string())
+    );
     let admin = database.client().await;
     for round in 0..3 {
         for (table, count) in [("kv", "500"), ("parts", "1")] {
             let payload = forged(&database, table, r#""action":"truncate","v":"""#).await;
-            admin.batch_execute(&format!("NOTIFY cache_invalidation, '{payload}'")).await.unwrap();
+            admin
+                .batch_execute(&format!("NOTIFY cache_invalidation, '{payload}'"))
+                .await
+                .unwrap();
             assert_eq!(ask(&format!("count {table}")), count, "round {round}");
         }
         // One that has happened is one.
         admin
-            .batch_execute("TRUNCATE kv; INSERT INTO kv SELECT n, 'y', n FROM generate_series(1, 500) n")
+            .batch_execute(
+                "TRUNCATE kv; INSERT INTO kv SELECT n, 'y', n FROM generate_series(1, 500) n",
+            )
             .await
             .unwrap();
         assert_eq!(ask("count kv v=y"), "500", "round {round}");
-        admin.batch_execute("TRUNCATE parts; INSERT INTO parts VALUES (2)").await.unwrap();
+        admin
+            .batch_execute("TRUNCATE parts; INSERT INTO parts VALUES (2)")
+            .await
+            .unwrap();
         assert_eq!(ask("count parts id=2"), "1", "round {round}");
         admin.batch_execute("UPDATE kv SET v = 'x'").await.unwrap();
     }

@@ -7,9 +7,14 @@ const SCRIPT: &str = include_str!("../../sql/cache_notification_triggers.sql");
 
 /// The statements that the script's own comment tells people to run.
 fn advised() -> String {
-    let lines = SCRIPT.lines().skip_while(|line| !line.contains("CREATE TRIGGER"));
+    let lines = SCRIPT
+        .lines()
+        .skip_while(|line| !line.contains("CREATE TRIGGER"));
     let lines = lines.take_while(|line| line.starts_with("--  "));
-    lines.map(|line| line.trim_start_matches("--")).collect::<Vec<_>>().join("\n")
+    lines
+        .map(|line| line.trim_start_matches("--"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,19 +23,42 @@ async fn it_runs_by_hand_twice_and_announces_everything() {
     let client = database.client().await;
     client.batch_execute(&advised()).await.unwrap();
     let mut listening = database.listen().await;
-    let (one, two) = ("00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002");
+    let (one, two) = (
+        "00000000-0000-0000-0000-000000000001",
+        "00000000-0000-0000-0000-000000000002",
+    );
     let sql = format!(
-        "INSERT INTO users VALUES ('{one}', 1, 2); UPDATE users SET id = '{two}'; DELETE FROM users; TRUNCATE users"
+        "INSERT INTO users VALUES ('{one}', 1, 2); UPDATE users SET id = '{two}'; DELETE FROM \
+        users; TRUNCATE users"
     );
     client.batch_execute(&sql).await.unwrap();
     let changes = listening.changes().await;
-    let actions: Vec<_> = changes.iter().map(|change| change["action"].as_str().unwrap()).collect();
-    assert_eq!(actions, ["insert", "delete", "update", "delete", "truncate"]);
-    assert_eq!((&changes[1]["new_id"], &changes[2]["old_id"]), (&json!(two), &json!(one)));
-    assert_eq!((&changes[0]["schema"], &changes[0]["data"]["email_hash"]), (&json!("public"), &json!(2)));
+    let actions: Vec<_> = changes
+        .iter()
+        .map(|change| change["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        actions,
+        ["insert", "delete", "update", "delete", "truncate"]
+    );
+    assert_eq!(
+        (&changes[1]["new_id"], &changes[2]["old_id"]),
+        (&json!(two), &json!(one))
+    );
+    assert_eq!(
+        (&changes[0]["schema"], &changes[0]["data"]["email_hash"]),
+        (&json!("public"), &json!(2))
+    );
     client.batch_execute(SCRIPT).await.unwrap();
-    client.batch_execute(&format!("INSERT INTO users VALUES ('{one}', 1, 2)")).await.unwrap();
-    assert_eq!(listening.changes().await.len(), 1, "the triggers survive another run");
+    client
+        .batch_execute(&format!("INSERT INTO users VALUES ('{one}', 1, 2)"))
+        .await
+        .unwrap();
+    assert_eq!(
+        listening.changes().await.len(),
+        1,
+        "the triggers survive another run"
+    );
     let found = database.pgic_ok(&["query", "users", "username_hash=1", "--count"]);
     assert_eq!(found, "1\n");
 }
@@ -42,21 +70,47 @@ async fn no_writer_is_broken() {
         CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);";
     let triggers: String = ["long", "noid", "parts"]
         .iter()
-        .map(|table| format!("CREATE TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION notify_cache_change('other channel');"))
+        .map(|table| {
+            format!(
+                "CREATE TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON {table} FOR \
+            EACH ROW EXECUTE FUNCTION notify_cache_change('other channel');"
+            )
+        })
         .collect();
     let database = Database::with(&format!("{tables}{SCRIPT}{triggers}")).await;
     let mut listening = database.listen_on("other channel").await;
     let hostile =
-        "CREATE SCHEMA evil; CREATE FUNCTION evil.lower(text) RETURNS text LANGUAGE sql AS 'SELECT (1/0)::text';
-        SET search_path = evil, public, pg_catalog; CREATE TEMP TABLE text (a int); CREATE TEMP TABLE oid (a int);
-        REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text) FROM PUBLIC;
-        INSERT INTO long VALUES (1, repeat('x', 9000)); INSERT INTO noid VALUES (1); INSERT INTO parts VALUES (1);";
-    database.client().await.batch_execute(hostile).await.expect("no write fails");
+        "CREATE SCHEMA evil; CREATE FUNCTION evil.lower(text) RETURNS text LANGUAGE sql AS 'SELECT \
+        (1/0)::text';
+        SET search_path = evil, public, pg_catalog; CREATE TEMP TABLE text (a int); CREATE TEMP \
+        TABLE oid (a int);
+        REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text) FROM \
+        PUBLIC;
+        INSERT INTO long VALUES (1, repeat('x', 9000)); INSERT INTO noid VALUES (1); INSERT INTO \
+        parts VALUES (1);";
+    database
+        .client()
+        .await
+        .batch_execute(hostile)
+        .await
+        .expect("no write fails");
     let changes = listening.changes().await;
     assert_eq!(
-        changes.iter().map(crate::support::short).collect::<Vec<_>>(),
+        changes
+            .iter()
+            .map(crate::support::short)
+            .collect::<Vec<_>>(),
         ["insert 1 truncated", "reload null", "insert 1"]
     );
-    assert_eq!(changes[2]["table"], "parts", "a partition speaks for its root");
-    assert!(changes[1]["why"].as_str().is_some_and(|why| why.contains("42703")), "{}", changes[1]);
+    assert_eq!(
+        changes[2]["table"], "parts",
+        "a partition speaks for its root"
+    );
+    assert!(
+        changes[1]["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("42703")),
+        "{}",
+        changes[1]
+    );
 }

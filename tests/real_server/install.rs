@@ -1,21 +1,38 @@
-//! `install-triggers` and `remove-triggers`: idempotent, all or nothing, refusing before any change.
+//! `install-triggers` and `remove-triggers`: idempotent, all or nothing, refusing before any
+//! change.
 
 use crate::support::{DEADLINE, Database, Ran, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
 use serde_json::json;
 
-const TWO: &str = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, t timestamptz);";
+const TWO: &str =
+    "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, t timestamptz);";
 
 /// Everything that pgic may have made, as text: what a refusal must leave as it was.
 async fn installed(database: &Database) -> Vec<String> {
-    let sql = "SELECT t.tgrelid::regclass || ' ' || t.tgname || ' ' || t.tgenabled::text || ' ' || t.tgfoid::regproc FROM pg_trigger t WHERE NOT tgisinternal
-        UNION ALL SELECT p.oid::regprocedure || ' ' || md5(p.prosrc) || coalesce(obj_description(p.oid, 'pg_proc'), '') FROM pg_proc p
+    let sql =
+        "SELECT t.tgrelid::regclass || ' ' || t.tgname || ' ' || t.tgenabled::text || ' ' || \
+        t.tgfoid::regproc FROM pg_trigger t WHERE NOT tgisinternal
+        UNION ALL SELECT p.oid::regprocedure || ' ' || md5(p.prosrc) || \
+        coalesce(obj_description(p.oid, 'pg_proc'), '') FROM pg_proc p
         WHERE p.proname LIKE 'notify%change%' ORDER BY 1";
-    database.client().await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    database
+        .client()
+        .await
+        .query(sql, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
 }
 
 fn refused(ran: &Ran, because: &str) {
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.stderr.contains(because), "{} does not say {because}", ran.stderr);
+    assert!(
+        ran.stderr.contains(because),
+        "{} does not say {because}",
+        ran.stderr
+    );
     assert!(ran.stdout.is_empty(), "{ran:?}");
 }
 
@@ -31,7 +48,10 @@ async fn installing_twice_changes_nothing_the_second_time() {
     let before = installed(&database).await;
     assert_eq!(before.len(), 6);
     let again = database.pgic(&["install-triggers", "a", "b"]);
-    assert_eq!((again.code, again.stdout.matches("unchanged").count()), (0, 2));
+    assert_eq!(
+        (again.code, again.stdout.matches("unchanged").count()),
+        (0, 2)
+    );
     assert!(again.stderr.contains("nothing to change"), "{again:?}");
     assert_eq!(installed(&database).await, before);
 }
@@ -47,9 +67,17 @@ async fn a_channel_that_is_not_given_is_kept() {
         (&json!("unchanged"), &json!("Mixed Case"), &json!([]))
     );
     let changed = database.pgic_ok(&["install-triggers", "a", "--channel", "other"]);
-    assert!(changed.contains("refreshed  Mixed Case -> other"), "{changed}");
+    assert!(
+        changed.contains("refreshed  Mixed Case -> other"),
+        "{changed}"
+    );
     let mut listening = database.listen_on("other").await;
-    database.client().await.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO a VALUES (1)")
+        .await
+        .unwrap();
     assert_eq!(listening.short().await, ["insert 1"]);
 }
 
@@ -94,41 +122,83 @@ async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
         ("pg_catalog.pg_class", "is a system table"),
         ("\"unclosed", "\"unclosed is no table's name"),
         // What looks like a connection string may hold a password.
-        ("postgresql://ann:geheim@db/shop", "a connection string stands where none belongs"),
+        (
+            "postgresql://ann:geheim@db/shop",
+            "a connection string stands where none belongs",
+        ),
     ];
     for (table, because) in cases {
         refused(&database.pgic(&["install-triggers", "a", table]), because);
-        assert!(installed(&database).await.is_empty(), "{table}: nothing was changed");
+        assert!(
+            installed(&database).await.is_empty(),
+            "{table}: nothing was changed"
+        );
     }
-    refused(&database.pgic(&["install-triggers", "a", "--no-such-option"]), "--no-such-option");
-    refused(&database.pgic(&["install-triggers", "a", "--channel", ""]), "needs a name");
-    refused(&database.pgic(&["install-triggers", "a", "--channel", &"x".repeat(64)]), "64 bytes");
+    refused(
+        &database.pgic(&["install-triggers", "a", "--no-such-option"]),
+        "--no-such-option",
+    );
+    refused(
+        &database.pgic(&["install-triggers", "a", "--channel", ""]),
+        "needs a name",
+    );
+    refused(
+        &database.pgic(&["install-triggers", "a", "--channel", &"x".repeat(64)]),
+        "64 bytes",
+    );
     refused(&database.pgic(&["install-triggers"]), "required");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unique_key_of_not_null_columns_will_do() {
-    let database = Database::with("CREATE TABLE t (a int NOT NULL, b text NOT NULL, c int, UNIQUE (b, a))").await;
+    let database =
+        Database::with("CREATE TABLE t (a int NOT NULL, b text NOT NULL, c int, UNIQUE (b, a))")
+            .await;
     database.pgic_ok(&["install-triggers", "t"]);
     let mut listening = database.listen().await;
-    database.client().await.batch_execute("INSERT INTO t VALUES (1, 'x', 2)").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO t VALUES (1, 'x', 2)")
+        .await
+        .unwrap();
     assert_eq!(listening.short().await, ["insert [\"x\",1]"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_pgic_did_not_make_is_refused_and_survives() {
-    let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}{TWO}")).await;
-    let own = "CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    let database = Database::with(&format!(
+        "{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}{TWO}"
+    ))
+    .await;
+    let own = "CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN \
+        RETURN NULL; END';
         COMMENT ON FUNCTION notify_cache_change_a() IS 'made by pgic, do not edit: {}';";
     database.client().await.batch_execute(own).await.unwrap();
     let before = installed(&database).await;
     let trigger = database.pgic(&["install-triggers", "b", "users"]);
-    refused(&trigger, "a trigger called users_cache_notify exists and calls public.notify_cache_change()");
-    assert!(trigger.stderr.contains("DROP TRIGGER \"users_cache_notify\" ON \"public\".\"users\""), "{trigger:?}");
-    refused(&database.pgic(&["install-triggers", "a"]), "is not one that pgic made for this table");
+    refused(
+        &trigger,
+        "a trigger called users_cache_notify exists and calls public.notify_cache_change()",
+    );
+    assert!(
+        trigger
+            .stderr
+            .contains("DROP TRIGGER \"users_cache_notify\" ON \"public\".\"users\""),
+        "{trigger:?}"
+    );
+    refused(
+        &database.pgic(&["install-triggers", "a"]),
+        "is not one that pgic made for this table",
+    );
     let removed = database.pgic(&["remove-triggers", "users"]);
     assert_eq!(removed.code, 0);
-    assert!(removed.stdout.contains("the trigger users_cache_notify is left"), "{removed:?}");
+    assert!(
+        removed
+            .stdout
+            .contains("the trigger users_cache_notify is left"),
+        "{removed:?}"
+    );
     assert_eq!(installed(&database).await, before);
 }
 
@@ -139,41 +209,69 @@ async fn a_function_that_somebody_else_planted_is_not_ours() {
     database.pgic_ok(&["install-triggers", "a"]);
     let client = database.client().await;
     let comment: String = client
-        .query_one("SELECT obj_description('notify_cache_change_a()'::regprocedure, 'pg_proc')", &[])
+        .query_one(
+            "SELECT obj_description('notify_cache_change_a()'::regprocedure, 'pg_proc')",
+            &[],
+        )
         .await
         .unwrap()
         .get(0);
     database.pgic_ok(&["remove-triggers", "a"]);
     let plant = format!(
-        "CREATE ROLE {planter} LOGIN; GRANT CREATE ON SCHEMA public TO {planter}; SET ROLE {planter};
-         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        "CREATE ROLE {planter} LOGIN; GRANT CREATE ON SCHEMA public TO {planter}; SET ROLE \
+        {planter};
+         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN \
+         NULL; END';
          COMMENT ON FUNCTION notify_cache_change_a() IS '{}'; RESET ROLE",
         comment.replace('\'', "''")
     );
     client.batch_execute(&plant).await.unwrap();
-    refused(&database.pgic(&["install-triggers", "a"]), &format!("belongs to {planter}, who is neither the owner"));
+    refused(
+        &database.pgic(&["install-triggers", "a"]),
+        &format!("belongs to {planter}, who is neither the owner"),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removing_takes_away_what_was_made_and_nothing_else() {
     let database = Database::with(TWO).await;
-    database.client().await.batch_execute(SPECIFICATION).await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute(SPECIFICATION)
+        .await
+        .unwrap();
     let before = installed(&database).await;
     database.pgic_ok(&["install-triggers", "a", "b"]);
     // Somebody else found our function useful.
     let shared = "CREATE TABLE c (id int PRIMARY KEY);
-        CREATE TRIGGER mine AFTER INSERT ON c FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a();";
+        CREATE TRIGGER mine AFTER INSERT ON c FOR EACH ROW EXECUTE FUNCTION \
+        notify_cache_change_a();";
     database.client().await.batch_execute(shared).await.unwrap();
     let removed = database.pgic_ok(&["remove-triggers", "a"]);
-    assert!(removed.contains("is left: other triggers call it"), "{removed}");
-    database.client().await.batch_execute("DROP TABLE c").await.unwrap();
+    assert!(
+        removed.contains("is left: other triggers call it"),
+        "{removed}"
+    );
+    database
+        .client()
+        .await
+        .batch_execute("DROP TABLE c")
+        .await
+        .unwrap();
     let dry = database.pgic_ok(&["remove-triggers", "--all", "--dry-run"]);
-    assert!(dry.contains("public.b: drop trigger \"b_cache_notify\""), "{dry}");
+    assert!(
+        dry.contains("public.b: drop trigger \"b_cache_notify\""),
+        "{dry}"
+    );
     database.pgic_ok(&["install-triggers", "a"]);
     database.pgic_ok(&["remove-triggers", "--all"]);
     assert_eq!(installed(&database).await, before);
     let nothing = database.pgic(&["remove-triggers", "a"]);
-    assert!(nothing.code == 0 && nothing.stderr.contains("nothing to remove"), "{nothing:?}");
+    assert!(
+        nothing.code == 0 && nothing.stderr.contains("nothing to remove"),
+        "{nothing:?}"
+    );
     refused(&database.pgic(&["remove-triggers"]), "required");
 }
 
@@ -182,10 +280,16 @@ async fn a_lock_that_is_not_had_in_time_changes_nothing() {
     let database = Database::with(TWO).await;
     let mut holder = database.client().await;
     let transaction = holder.transaction().await.unwrap();
-    transaction.batch_execute("INSERT INTO b VALUES (1)").await.unwrap();
+    transaction
+        .batch_execute("INSERT INTO b VALUES (1)")
+        .await
+        .unwrap();
     let ran = database.pgic(&["install-triggers", "a", "b", "--lock-timeout", "100ms"]);
     refused(&ran, "lock public.b");
-    assert!(ran.stderr.contains("hint: something holds a lock"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("hint: something holds a lock"),
+        "{ran:?}"
+    );
     assert!(installed(&database).await.is_empty());
     transaction.commit().await.unwrap();
     database.pgic_ok(&["install-triggers", "a", "b"]);
@@ -196,14 +300,38 @@ async fn what_a_dba_set_is_kept_and_what_is_off_is_turned_on() {
     let database = Database::with(TWO).await;
     database.pgic_ok(&["install-triggers", "a"]);
     let client = database.client().await;
-    client.batch_execute("ALTER TABLE a ENABLE ALWAYS TRIGGER a_cache_notify").await.unwrap();
-    assert!(database.pgic_ok(&["install-triggers", "a"]).contains("unchanged"));
-    client.batch_execute("ALTER TABLE a DISABLE TRIGGER a_cache_notify").await.unwrap();
-    assert!(database.pgic_ok(&["install-triggers", "a"]).contains("refreshed"));
-    client.batch_execute("DROP TRIGGER a_cache_notify_truncate ON a").await.unwrap();
-    assert!(database.pgic_ok(&["install-triggers", "a"]).contains("refreshed"));
-    let states =
-        installed(&database).await.iter().filter(|line| line.starts_with("a a_cache") && line.contains(" O ")).count();
+    client
+        .batch_execute("ALTER TABLE a ENABLE ALWAYS TRIGGER a_cache_notify")
+        .await
+        .unwrap();
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "a"])
+            .contains("unchanged")
+    );
+    client
+        .batch_execute("ALTER TABLE a DISABLE TRIGGER a_cache_notify")
+        .await
+        .unwrap();
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "a"])
+            .contains("refreshed")
+    );
+    client
+        .batch_execute("DROP TRIGGER a_cache_notify_truncate ON a")
+        .await
+        .unwrap();
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "a"])
+            .contains("refreshed")
+    );
+    let states = installed(&database)
+        .await
+        .iter()
+        .filter(|line| line.starts_with("a a_cache") && line.contains(" O "))
+        .count();
     assert_eq!(states, 2);
 }
 
@@ -212,7 +340,11 @@ async fn two_installers_at_once_end_with_one_installation() {
     let database = Database::with(TWO).await;
     let start = || {
         let mut command = database.command(&["install-triggers", "a", "b"]);
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+        command
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
     };
     let runs: Vec<_> = (0..4).map(|_| start()).collect();
     for mut run in runs {
@@ -220,30 +352,54 @@ async fn two_installers_at_once_end_with_one_installation() {
     }
     assert_eq!(installed(&database).await.len(), 6);
     let mut listening = database.listen().await;
-    tokio::time::timeout(DEADLINE, database.client().await.batch_execute("INSERT INTO a VALUES (1)"))
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(
+        DEADLINE,
+        database
+            .client()
+            .await
+            .batch_execute("INSERT INTO a VALUES (1)"),
+    )
+    .await
+    .unwrap()
+    .unwrap();
     assert_eq!(listening.short().await, ["insert 1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_renamed_or_moved_is_seen_and_refreshed() {
-    for (sql, now) in [("ALTER TABLE a RENAME TO z", "z"), ("CREATE SCHEMA s; ALTER TABLE a SET SCHEMA s", "s.a")] {
+    for (sql, now) in [
+        ("ALTER TABLE a RENAME TO z", "z"),
+        ("CREATE SCHEMA s; ALTER TABLE a SET SCHEMA s", "s.a"),
+    ] {
         let database = Database::with(TWO).await;
         database.pgic_ok(&["install-triggers", "a", "--channel", "kept"]);
         database.client().await.batch_execute(sql).await.unwrap();
         let status = database.pgic(&["status", now]);
-        assert!(status.code == 1 && status.stdout.contains("announced as those of public.a"), "{status:?}");
+        assert!(
+            status.code == 1 && status.stdout.contains("announced as those of public.a"),
+            "{status:?}"
+        );
         let refreshed = database.pgic_ok(&["install-triggers", now]);
         assert!(refreshed.contains("refreshed  kept"), "{refreshed}");
         let mut listening = database.listen_on("kept").await;
-        database.client().await.batch_execute(&format!("INSERT INTO {now} VALUES (1)")).await.unwrap();
+        database
+            .client()
+            .await
+            .batch_execute(&format!("INSERT INTO {now} VALUES (1)"))
+            .await
+            .unwrap();
         let changes = listening.changes().await;
-        assert_eq!((changes.len(), changes[0]["table"].as_str()), (1, now.rsplit('.').next()), "{changes:?}");
+        assert_eq!(
+            (changes.len(), changes[0]["table"].as_str()),
+            (1, now.rsplit('.').next()),
+            "{changes:?}"
+        );
         assert_eq!(database.pgic(&["status", now]).code, 0);
         database.pgic_ok(&["remove-triggers", now]);
-        assert!(installed(&database).await.is_empty(), "{sql}: nothing is left behind");
+        assert!(
+            installed(&database).await.is_empty(),
+            "{sql}: nothing is left behind"
+        );
     }
 }
 
@@ -256,9 +412,17 @@ async fn two_tables_that_swapped_their_names_are_refreshed() {
     database.pgic_ok(&["install-triggers", "a", "b"]);
     assert_eq!(database.pgic(&["status", "a", "b"]).code, 0);
     let mut listening = database.listen().await;
-    database.client().await.batch_execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (2)").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (2)")
+        .await
+        .unwrap();
     let changes = listening.changes().await;
-    let tables: Vec<_> = changes.iter().map(|change| (change["table"].clone(), change["id"].clone())).collect();
+    let tables: Vec<_> = changes
+        .iter()
+        .map(|change| (change["table"].clone(), change["id"].clone()))
+        .collect();
     assert_eq!(tables, [(json!("a"), json!(1)), (json!("b"), json!(2))]);
     database.pgic_ok(&["remove-triggers", "a", "b"]);
     assert!(installed(&database).await.is_empty());
@@ -268,11 +432,21 @@ async fn two_tables_that_swapped_their_names_are_refreshed() {
 async fn a_renamed_trigger_is_not_left_to_announce_twice() {
     let database = Database::with(TWO).await;
     database.pgic_ok(&["install-triggers", "a"]);
-    database.client().await.batch_execute("ALTER TRIGGER a_cache_notify ON a RENAME TO zz").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("ALTER TRIGGER a_cache_notify ON a RENAME TO zz")
+        .await
+        .unwrap();
     assert_eq!(database.pgic(&["status", "a"]).code, 1);
     database.pgic_ok(&["install-triggers", "a"]);
     let mut listening = database.listen().await;
-    database.client().await.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO a VALUES (1)")
+        .await
+        .unwrap();
     assert_eq!(listening.short().await, ["insert 1"]);
 }
 
@@ -280,21 +454,29 @@ async fn a_renamed_trigger_is_not_left_to_announce_twice() {
 async fn a_function_belongs_to_the_table_s_owner_whoever_installs_it() {
     let database = Database::with("CREATE TABLE a (id int PRIMARY KEY)").await;
     let owner = format!("owner_{}", database.name);
-    let give =
-        format!("CREATE ROLE {owner} LOGIN; GRANT CREATE ON SCHEMA public TO {owner}; ALTER TABLE a OWNER TO {owner}");
+    let give = format!(
+        "CREATE ROLE {owner} LOGIN; GRANT CREATE ON SCHEMA public TO {owner}; ALTER TABLE a OWNER \
+        TO {owner}"
+    );
     database.client().await.batch_execute(&give).await.unwrap();
     database.pgic_ok(&["install-triggers", "a", "--channel", "custom"]);
     let url = database.url.replace("postgres@", &format!("{owner}@"));
-    for arguments in
-        [&["status", "a"][..], &["query", "a", "--count"], &["install-triggers", "a"], &["remove-triggers", "a"]]
-    {
+    for arguments in [
+        &["status", "a"][..],
+        &["query", "a", "--count"],
+        &["install-triggers", "a"],
+        &["remove-triggers", "a"],
+    ] {
         let ran = database.pgic(&[arguments, &["-d", &url]].concat());
         assert!(
             ran.code <= 1 && !ran.stderr.contains("not known") && !ran.stdout.contains("foreign"),
             "{arguments:?}: {ran:?}"
         );
     }
-    assert!(installed(&database).await.is_empty(), "the owner removed what the superuser installed");
+    assert!(
+        installed(&database).await.is_empty(),
+        "the owner removed what the superuser installed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,7 +485,11 @@ async fn the_channel_is_kept_where_only_the_function_is_left() {
     database.pgic_ok(&["install-triggers", "a", "--channel", "mine"]);
     let drop = "DROP TRIGGER a_cache_notify ON a; DROP TRIGGER a_cache_notify_truncate ON a";
     database.client().await.batch_execute(drop).await.unwrap();
-    assert!(database.pgic_ok(&["install-triggers", "a"]).contains("refreshed  mine"));
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "a"])
+            .contains("refreshed  mine")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,25 +501,44 @@ async fn a_function_that_is_planted_while_it_installs_ends_the_installation() {
     admin.batch_execute(&role).await.unwrap();
     let plant = |table: &str| {
         format!(
-            "CREATE FUNCTION notify_cache_change_{table}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+            "CREATE FUNCTION notify_cache_change_{table}() RETURNS trigger LANGUAGE plpgsql AS \
+            'BEGIN RETURN NULL; END'"
         )
     };
     let blocker = database.client_as(&mal).await;
-    blocker.batch_execute(&format!("BEGIN; {}", plant("a"))).await.unwrap();
+    blocker
+        .batch_execute(&format!("BEGIN; {}", plant("a")))
+        .await
+        .unwrap();
     let mut command = database.command(&["install-triggers", "a", "b", "--lock-timeout", "30s"]);
-    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname \
+        = current_database()";
     let wait = async {
         while admin.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(DEADLINE, wait).await.expect("the installation waits for the planted name");
-    database.client_as(&mal).await.batch_execute(&plant("b")).await.unwrap();
+    tokio::time::timeout(DEADLINE, wait)
+        .await
+        .expect("the installation waits for the planted name");
+    database
+        .client_as(&mal)
+        .await
+        .batch_execute(&plant("b"))
+        .await
+        .unwrap();
     blocker.batch_execute("ROLLBACK").await.unwrap();
     refused(&crate::support::ended(child), "notify_cache_change_b");
     let left = installed(&database).await;
-    assert!(left.len() == 1 && !left[0].contains("cache_notify "), "{left:?}");
+    assert!(
+        left.len() == 1 && !left[0].contains("cache_notify "),
+        "{left:?}"
+    );
 }
 
 const WIDE: &str = "CREATE TABLE w (id int PRIMARY KEY, a text, b numeric, j jsonb, big text);";
@@ -345,34 +550,65 @@ async fn chosen_columns_are_sent_alone_and_kept_by_the_next_installation() {
     assert!(shown.contains("columns id,b,j"), "{shown}");
     let mut listening = database.listen().await;
     let client = database.client().await;
-    client.batch_execute("INSERT INTO w VALUES (1, 'a', 1.10, NULL, repeat('x', 9000))").await.unwrap();
+    client
+        .batch_execute("INSERT INTO w VALUES (1, 'a', 1.10, NULL, repeat('x', 9000))")
+        .await
+        .unwrap();
     let change = listening.changes().await.remove(0);
     assert_eq!(
-        (&change["data"]["id"], &change["data"]["j"], &change["nulls"]),
+        (
+            &change["data"]["id"],
+            &change["data"]["j"],
+            &change["nulls"]
+        ),
         (&json!(1), &json!(null), &json!(["j"]))
     );
     assert_eq!(change["data"].as_object().unwrap().len(), 3);
-    assert!(database.pgic_ok(&["install-triggers", "w"]).contains("unchanged"));
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "w"])
+            .contains("unchanged")
+    );
     assert_eq!(database.pgic(&["status", "w"]).code, 0);
-    let status = database.pgic(&["status", "w", "-o", "json"]).json().remove(0);
+    let status = database
+        .pgic(&["status", "w", "-o", "json"])
+        .json()
+        .remove(0);
     assert_eq!(
         (&status["columns"], &status["options"]["columns"]),
         (&json!(["id", "b", "j"]), &json!(["id", "b", "j"]))
     );
     let refused_query = database.pgic(&["query", "w", "a=a"]);
-    refused(&refused_query, "the trigger of public.w does not send the column a");
-    assert!(refused_query.stderr.contains("hint: send it with: pgic install-triggers public.w --columns id,b,j,a"));
-    assert_eq!(database.pgic_ok(&["query", "w", "b=1.1", "-o", "json"]), "{\"id\":1,\"b\":1.10,\"j\":null}\n");
-    refused(&database.pgic(&["install-triggers", "w", "--columns", "nope"]), "has no column nope");
+    refused(
+        &refused_query,
+        "the trigger of public.w does not send the column a",
+    );
+    assert!(
+        refused_query
+            .stderr
+            .contains("hint: send it with: pgic install-triggers public.w --columns id,b,j,a")
+    );
+    assert_eq!(
+        database.pgic_ok(&["query", "w", "b=1.1", "-o", "json"]),
+        "{\"id\":1,\"b\":1.10,\"j\":null}\n"
+    );
+    refused(
+        &database.pgic(&["install-triggers", "w", "--columns", "nope"]),
+        "has no column nope",
+    );
     let defaults = database.pgic_ok(&["install-triggers", "w", "--defaults"]);
     assert!(defaults.contains("columns id,b,j -> none"), "{defaults}");
     // A column that was chosen and is dropped: nothing is sent wrongly, and the way on is said.
     database.pgic_ok(&["install-triggers", "w", "--columns", "a"]);
-    client.batch_execute("ALTER TABLE w DROP COLUMN a").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE w DROP COLUMN a")
+        .await
+        .unwrap();
     assert_eq!(database.pgic(&["status", "w"]).code, 1);
     let refreshed = database.pgic_ok(&["install-triggers", "w"]);
     assert!(
-        refreshed.contains("columns id,a -> columns id") && refreshed.contains("the column a is gone"),
+        refreshed.contains("columns id,a -> columns id")
+            && refreshed.contains("the column a is gone"),
         "{refreshed}"
     );
 }
@@ -382,16 +618,35 @@ async fn keys_alone_make_a_cache_read_again() {
     let database = Database::with(WIDE).await;
     database.pgic_ok(&["install-triggers", "w", "--no-data"]);
     let mut listening = database.listen().await;
-    database.client().await.batch_execute("INSERT INTO w VALUES (1, 'a'); UPDATE w SET id = 2").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO w VALUES (1, 'a'); UPDATE w SET id = 2")
+        .await
+        .unwrap();
     let changes = listening.changes().await;
-    assert!(changes.iter().all(|change| change.get("data").is_none()), "{changes:?}");
+    assert!(
+        changes.iter().all(|change| change.get("data").is_none()),
+        "{changes:?}"
+    );
     assert_eq!(changes.len(), 3);
     assert_eq!(database.pgic_ok(&["query", "w", "a=a", "--count"]), "1\n");
     assert!(database.pgic_ok(&["status"]).contains("key only"));
-    refused(&database.pgic(&["install-triggers", "w", "--no-data", "--columns", "a"]), "cannot be used with");
+    refused(
+        &database.pgic(&["install-triggers", "w", "--no-data", "--columns", "a"]),
+        "cannot be used with",
+    );
     database.pgic_ok(&["install-triggers", "w", "--columns", "a"]);
-    database.client().await.batch_execute("UPDATE w SET a = 'b'").await.unwrap();
-    assert_eq!(listening.changes().await[0]["data"], json!({"id": 2, "a": "b"}));
+    database
+        .client()
+        .await
+        .batch_execute("UPDATE w SET a = 'b'")
+        .await
+        .unwrap();
+    assert_eq!(
+        listening.changes().await[0]["data"],
+        json!({"id": 2, "a": "b"})
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,7 +654,10 @@ async fn an_update_that_changes_nothing_is_left_out_when_asked() {
     let database = Database::with(WIDE).await;
     database.pgic_ok(&["install-triggers", "w", "--on-change", "--columns", "b,j"]);
     let client = database.client().await;
-    client.batch_execute("INSERT INTO w VALUES (1, 'a', 1.10, '{}')").await.unwrap();
+    client
+        .batch_execute("INSERT INTO w VALUES (1, 'a', 1.10, '{}')")
+        .await
+        .unwrap();
     for (update, is_sent) in [
         ("a = 'other'", false),
         ("b = b", false),
@@ -411,14 +669,20 @@ async fn an_update_that_changes_nothing_is_left_out_when_asked() {
         ("id = 2", true),
     ] {
         let mut listening = database.listen().await;
-        client.batch_execute(&format!("UPDATE w SET {update}")).await.unwrap();
+        client
+            .batch_execute(&format!("UPDATE w SET {update}"))
+            .await
+            .unwrap();
         assert_eq!(!listening.short().await.is_empty(), is_sent, "{update}");
     }
     // Whoever is sent keys alone is told of every change.
     database.pgic_ok(&["install-triggers", "w", "--on-change", "--no-data"]);
     for (update, is_sent) in [("a = a", false), ("a = 'third'", true)] {
         let mut listening = database.listen().await;
-        client.batch_execute(&format!("UPDATE w SET {update}")).await.unwrap();
+        client
+            .batch_execute(&format!("UPDATE w SET {update}"))
+            .await
+            .unwrap();
         assert_eq!(!listening.short().await.is_empty(), is_sent, "{update}");
     }
 }
@@ -427,13 +691,22 @@ async fn an_update_that_changes_nothing_is_left_out_when_asked() {
 async fn always_fires_for_a_replica_too_and_survives_a_replacement() {
     let database = Database::with(WIDE).await;
     let client = database.client().await;
-    client.batch_execute("SET session_replication_role = replica").await.unwrap();
-    for (arguments, sent) in
-        [(&["--always"][..], 1), (&[], 1), (&["--channel", "cache_invalidation"], 1), (&["--defaults"], 0)]
-    {
+    client
+        .batch_execute("SET session_replication_role = replica")
+        .await
+        .unwrap();
+    for (arguments, sent) in [
+        (&["--always"][..], 1),
+        (&[], 1),
+        (&["--channel", "cache_invalidation"], 1),
+        (&["--defaults"], 0),
+    ] {
         database.pgic_ok(&[&["install-triggers", "w"], arguments].concat());
         let mut listening = database.listen().await;
-        client.batch_execute("INSERT INTO w SELECT coalesce(max(id), 0) + 1 FROM w").await.unwrap();
+        client
+            .batch_execute("INSERT INTO w SELECT coalesce(max(id), 0) + 1 FROM w")
+            .await
+            .unwrap();
         assert_eq!(listening.short().await.len(), sent, "{arguments:?}");
         // What somebody replaced by hand has lost its ALWAYS: it is drift, and set again.
         database
@@ -441,7 +714,8 @@ async fn always_fires_for_a_replica_too_and_survives_a_replacement() {
             .await
             .batch_execute(
                 "DROP TRIGGER w_cache_notify ON w;
-                 CREATE TRIGGER w_cache_notify AFTER INSERT ON w FOR EACH ROW EXECUTE FUNCTION notify_cache_change_w()",
+                 CREATE TRIGGER w_cache_notify AFTER INSERT ON w FOR EACH ROW EXECUTE FUNCTION \
+                 notify_cache_change_w()",
             )
             .await
             .unwrap();
@@ -454,14 +728,30 @@ async fn truncate_and_the_guard_can_be_left_out() {
     let database = Database::with(WIDE).await;
     database.pgic_ok(&["install-triggers", "w"]);
     database.pgic_ok(&["install-triggers", "w", "--no-truncate", "--no-guard"]);
-    assert_eq!(installed(&database).await.iter().filter(|line| line.contains("_truncate ")).count(), 0);
+    assert_eq!(
+        installed(&database)
+            .await
+            .iter()
+            .filter(|line| line.contains("_truncate "))
+            .count(),
+        0
+    );
     assert_eq!(database.pgic(&["status", "w"]).code, 0);
     let client = database.client().await;
-    client.batch_execute("ALTER TABLE w RENAME a TO c").await.unwrap();
-    client.batch_execute("INSERT INTO w VALUES (1)").await.expect_err("without a guard a failure fails the write");
+    client
+        .batch_execute("ALTER TABLE w RENAME a TO c")
+        .await
+        .unwrap();
+    client
+        .batch_execute("INSERT INTO w VALUES (1)")
+        .await
+        .expect_err("without a guard a failure fails the write");
     database.pgic_ok(&["install-triggers", "w", "--defaults"]);
     let mut listening = database.listen().await;
-    client.batch_execute("INSERT INTO w VALUES (1); TRUNCATE w").await.unwrap();
+    client
+        .batch_execute("INSERT INTO w VALUES (1); TRUNCATE w")
+        .await
+        .unwrap();
     assert_eq!(listening.short().await, ["insert 1", "truncate null"]);
 }
 
@@ -471,20 +761,34 @@ async fn somebody_else_s_function_is_replaced_when_asked_and_its_owner_with_it()
     let mal = format!("stranger_{}", database.name);
     let plant = format!(
         "CREATE ROLE {mal}; GRANT CREATE ON SCHEMA public TO {mal}; SET ROLE {mal};
-         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; RESET ROLE;
-         CREATE TRIGGER mine BEFORE INSERT ON b FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a();"
+         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN \
+         NEW; END'; RESET ROLE;
+         CREATE TRIGGER mine BEFORE INSERT ON b FOR EACH ROW EXECUTE FUNCTION \
+         notify_cache_change_a();"
     );
     let client = database.client().await;
     client.batch_execute(&plant).await.unwrap();
-    refused(&database.pgic(&["install-triggers", "a"]), "is not one that pgic made");
+    refused(
+        &database.pgic(&["install-triggers", "a"]),
+        "is not one that pgic made",
+    );
     database.pgic_ok(&["install-triggers", "a", "--replace-function"]);
     let owner: String = client
-        .query_one("SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'notify_cache_change_a'", &[])
+        .query_one(
+            "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'notify_cache_change_a'",
+            &[],
+        )
         .await
         .unwrap()
         .get(0);
     assert_eq!(owner, "postgres");
-    assert!(installed(&database).await.iter().any(|line| line.starts_with("b mine")), "its triggers survive");
+    assert!(
+        installed(&database)
+            .await
+            .iter()
+            .any(|line| line.starts_with("b mine")),
+        "its triggers survive"
+    );
     assert_eq!(database.pgic(&["status", "a"]).code, 0);
 }
 
@@ -493,19 +797,38 @@ async fn the_sql_is_a_migration_file_with_an_inverse() {
     let database = Database::with(&format!("{WIDE}{TWO}")).await;
     let arguments = ["a", "w", "--print-sql"];
     let up = database.pgic_ok(
-        &[&["install-triggers", "--always", "--columns", "id", "--channel", "it's \\ odd"], &arguments[..]].concat(),
+        &[
+            &[
+                "install-triggers",
+                "--always",
+                "--columns",
+                "id",
+                "--channel",
+                "it's \\ odd",
+            ],
+            &arguments[..],
+        ]
+        .concat(),
     );
     let down = database.pgic_ok(&[&["remove-triggers"], &arguments[..]].concat());
-    assert!(installed(&database).await.is_empty(), "printing does nothing");
+    assert!(
+        installed(&database).await.is_empty(),
+        "printing does nothing"
+    );
     let other = Database::with(&format!("{WIDE}{TWO}")).await;
     let client = other.client().await;
     for _ in 0..2 {
-        client.batch_execute(&up).await.expect("the file may be run again");
+        client
+            .batch_execute(&up)
+            .await
+            .expect("the file may be run again");
         assert_eq!(other.pgic(&["status", "a", "w"]).code, 0);
     }
     let again = other.pgic_ok(&["install-triggers", "a", "w"]);
     assert!(
-        again.matches("unchanged").count() == 2 && again.contains("it's \\ odd") && again.contains("always"),
+        again.matches("unchanged").count() == 2
+            && again.contains("it's \\ odd")
+            && again.contains("always"),
         "{again}"
     );
     assert_eq!(
@@ -514,27 +837,51 @@ async fn the_sql_is_a_migration_file_with_an_inverse() {
         "it is the same whatever is installed"
     );
     for _ in 0..2 {
-        client.batch_execute(&down).await.expect("the inverse may be run again");
+        client
+            .batch_execute(&down)
+            .await
+            .expect("the inverse may be run again");
         assert!(installed(&other).await.is_empty());
     }
-    refused(&database.pgic(&["install-triggers", "a", "missing", "--print-sql"]), "does not exist");
+    refused(
+        &database.pgic(&["install-triggers", "a", "missing", "--print-sql"]),
+        "does not exist",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_table_of_a_schema_is_done_at_once() {
-    let sql = "CREATE SCHEMA app; CREATE TABLE app.x (id int PRIMARY KEY); CREATE TABLE app.y (id int PRIMARY KEY);
-        CREATE TABLE app.keyless (n int); CREATE VIEW app.v AS SELECT 1; CREATE TABLE public.x (id int PRIMARY KEY);";
+    let sql = "CREATE SCHEMA app; CREATE TABLE app.x (id int PRIMARY KEY); CREATE TABLE app.y (id \
+        int PRIMARY KEY);
+        CREATE TABLE app.keyless (n int); CREATE VIEW app.v AS SELECT 1; CREATE TABLE public.x (id \
+        int PRIMARY KEY);";
     let database = Database::with(sql).await;
     let ran = database.pgic(&["install-triggers", "--all", "--schema", "app"]);
-    assert!(ran.code == 0 && ran.stderr.contains("app.keyless is left out: it has no key"), "{ran:?}");
+    assert!(
+        ran.code == 0
+            && ran
+                .stderr
+                .contains("app.keyless is left out: it has no key"),
+        "{ran:?}"
+    );
     assert_eq!(ran.stdout.matches("created").count(), 2);
     database.pgic_ok(&["install-triggers", "x"]);
     let removed = database.pgic_ok(&["remove-triggers", "--all", "--schema", "app"]);
     assert_eq!(removed.matches("removed").count(), 2);
-    assert_eq!(installed(&database).await.len(), 3, "those of other schemas stay");
+    assert_eq!(
+        installed(&database).await.len(),
+        3,
+        "those of other schemas stay"
+    );
     refused(&database.pgic(&["install-triggers", "--all"]), "--schema");
-    refused(&database.pgic(&["install-triggers", "--all", "--schema", "nope"]), "the schema nope does not exist");
-    refused(&database.pgic(&["install-triggers", "x", "--schema", "app"]), "cannot be used with");
+    refused(
+        &database.pgic(&["install-triggers", "--all", "--schema", "nope"]),
+        "the schema nope does not exist",
+    );
+    refused(
+        &database.pgic(&["install-triggers", "x", "--schema", "app"]),
+        "cannot be used with",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -543,58 +890,117 @@ async fn the_generic_function_serves_many_tables() {
     let database = Database::with(&sql).await;
     database.pgic_ok(&["install-triggers", "a", "b", "--generic"]);
     let made = installed(&database).await;
-    assert_eq!(made.iter().filter(|line| line.starts_with("notify_cache_change()")).count(), 1, "{made:?}");
+    assert_eq!(
+        made.iter()
+            .filter(|line| line.starts_with("notify_cache_change()"))
+            .count(),
+        1,
+        "{made:?}"
+    );
     assert_eq!(database.pgic(&["status"]).code, 0);
     let mut listening = database.listen().await;
     let client = database.client().await;
     client
-        .batch_execute("INSERT INTO a VALUES (1); UPDATE a SET id = 2; INSERT INTO b VALUES (3); TRUNCATE a, b")
+        .batch_execute(
+            "INSERT INTO a VALUES (1); UPDATE a SET id = 2; INSERT INTO b VALUES (3); \
+            TRUNCATE a, b",
+        )
         .await
         .unwrap();
     assert_eq!(
         listening.short().await,
-        ["insert 1", "delete 1", "update 1>2", "insert 3", "truncate null", "truncate null"]
+        [
+            "insert 1",
+            "delete 1",
+            "update 1>2",
+            "insert 3",
+            "truncate null",
+            "truncate null"
+        ]
     );
-    client.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    client
+        .batch_execute("INSERT INTO a VALUES (1)")
+        .await
+        .unwrap();
     assert_eq!(database.pgic_ok(&["query", "a", "id=1", "--count"]), "1\n");
     // Options of one table are its own, and kept.
-    database.pgic_ok(&["install-triggers", "a", "--channel", "mine", "--always", "--no-truncate"]);
+    database.pgic_ok(&[
+        "install-triggers",
+        "a",
+        "--channel",
+        "mine",
+        "--always",
+        "--no-truncate",
+    ]);
     for table in ["a", "b"] {
         let again = database.pgic_ok(&["install-triggers", table]);
-        assert!(again.contains("unchanged") && again.contains("generic"), "{again}");
+        assert!(
+            again.contains("unchanged") && again.contains("generic"),
+            "{again}"
+        );
     }
-    let status = database.pgic(&["status", "a", "-o", "json"]).json().remove(0);
+    let status = database
+        .pgic(&["status", "a", "-o", "json"])
+        .json()
+        .remove(0);
     assert_eq!(
         (&status["channel"], &status["state"], &status["problems"]),
         (&json!("mine"), &json!("always"), &json!([]))
     );
     for (arguments, because) in [
-        (&["other", "--generic"][..], "needs a key of one column called id"),
-        (&["a", "--columns", "id"], "need a function of the table's own"),
-        (&["b", "--generic", "--on-change"], "need a function of the table's own"),
+        (
+            &["other", "--generic"][..],
+            "needs a key of one column called id",
+        ),
+        (
+            &["a", "--columns", "id"],
+            "need a function of the table's own",
+        ),
+        (
+            &["b", "--generic", "--on-change"],
+            "need a function of the table's own",
+        ),
     ] {
-        refused(&database.pgic(&[&["install-triggers"], arguments].concat()), because);
+        refused(
+            &database.pgic(&[&["install-triggers"], arguments].concat()),
+            because,
+        );
     }
     let both = database.pgic_ok(&["remove-triggers", "a", "b"]);
-    assert!(both.matches("removed").count() == 2 && installed(&database).await.is_empty(), "{both}");
+    assert!(
+        both.matches("removed").count() == 2 && installed(&database).await.is_empty(),
+        "{both}"
+    );
     database.pgic_ok(&["install-triggers", "a", "b", "--generic"]);
     // Back to a function of its own; the generic one goes with its last trigger.
     database.pgic_ok(&["install-triggers", "a", "--defaults"]);
     database.pgic_ok(&["remove-triggers", "b"]);
-    assert!(!installed(&database).await.iter().any(|line| line.starts_with("notify_cache_change()")));
+    assert!(
+        !installed(&database)
+            .await
+            .iter()
+            .any(|line| line.starts_with("notify_cache_change()"))
+    );
     database.pgic_ok(&["remove-triggers", "--all"]);
     assert!(installed(&database).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_s_own_generic_function_is_left_alone_unless_asked() {
-    let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}{TWO}")).await;
+    let database = Database::with(&format!(
+        "{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}{TWO}"
+    ))
+    .await;
     let before = installed(&database).await;
-    refused(&database.pgic(&["install-triggers", "a", "--generic"]), "is not one that pgic made");
+    refused(
+        &database.pgic(&["install-triggers", "a", "--generic"]),
+        "is not one that pgic made",
+    );
     assert_eq!(installed(&database).await, before);
     database.pgic_ok(&["install-triggers", "a", "--generic", "--replace-function"]);
     let mut listening = database.listen().await;
-    let sql = "INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 2); INSERT INTO a VALUES (1)";
+    let sql = "INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 2); INSERT \
+        INTO a VALUES (1)";
     database.client().await.batch_execute(sql).await.unwrap();
     let changes = listening.changes().await;
     assert!(
@@ -605,13 +1011,17 @@ async fn an_operator_s_own_generic_function_is_left_alone_unless_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_installers_of_one_generic_function_wait_for_each_other() {
-    let tables: String = (0..6).map(|n| format!("CREATE TABLE t{n} (id int PRIMARY KEY);")).collect();
+    let tables: String = (0..6)
+        .map(|n| format!("CREATE TABLE t{n} (id int PRIMARY KEY);"))
+        .collect();
     for _ in 0..4 {
         let database = Database::with(&tables).await;
         let installers: Vec<_> = (0..6)
             .map(|n| {
                 let database = database.clone();
-                tokio::task::spawn_blocking(move || database.pgic(&["install-triggers", &format!("t{n}"), "--generic"]))
+                tokio::task::spawn_blocking(move || {
+                    database.pgic(&["install-triggers", &format!("t{n}"), "--generic"])
+                })
             })
             .collect();
         for installer in installers {
@@ -629,70 +1039,120 @@ async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
     let client = database.client().await;
     client
         .batch_execute(&format!(
-            "CREATE ROLE {role} LOGIN; GRANT ALL ON a, b TO {role}; CREATE SCHEMA own AUTHORIZATION {role};
-             CREATE SCHEMA closed; CREATE TABLE closed.c (id int PRIMARY KEY); GRANT USAGE ON SCHEMA closed TO {role};
+            "CREATE ROLE {role} LOGIN; GRANT ALL ON a, b TO {role}; CREATE SCHEMA own \
+            AUTHORIZATION {role};
+             CREATE SCHEMA closed; CREATE TABLE closed.c (id int PRIMARY KEY); GRANT USAGE ON \
+             SCHEMA closed TO {role};
              ALTER TABLE closed.c OWNER TO {role}"
         ))
         .await
         .unwrap();
-    let guest = Database { url: database.url.replace("postgres@", &format!("{role}@")), ..database.clone() };
+    let guest = Database {
+        url: database.url.replace("postgres@", &format!("{role}@")),
+        ..database.clone()
+    };
     for command in ["install-triggers", "remove-triggers"] {
         for dry_run in [&["--dry-run"][..], &[]] {
             let ran = guest.pgic(&[&[command, "a", "b"], dry_run].concat());
-            assert!(ran.code == 2 && ran.stderr.contains("public.a belongs to postgres"), "{ran:?}");
+            assert!(
+                ran.code == 2 && ran.stderr.contains("public.a belongs to postgres"),
+                "{ran:?}"
+            );
             assert!(ran.stderr.contains("hint: run it as postgres"), "{ran:?}");
         }
     }
     for dry_run in [&["--dry-run"][..], &[]] {
         let ran = guest.pgic(&[&["install-triggers", "closed.c"], dry_run].concat());
-        assert!(ran.code == 2 && ran.stderr.contains("may not create a function in the schema closed"), "{ran:?}");
+        assert!(
+            ran.code == 2
+                && ran
+                    .stderr
+                    .contains("may not create a function in the schema closed"),
+            "{ran:?}"
+        );
     }
     // What is advised is run by somebody who may.
     let hint = |ran: &Ran, start: &str| {
-        let found = ran.stderr.split_once(start).unwrap_or_else(|| panic!("{start} is not advised: {ran:?}")).1;
+        let found = ran
+            .stderr
+            .split_once(start)
+            .unwrap_or_else(|| panic!("{start} is not advised: {ran:?}"))
+            .1;
         found.lines().next().unwrap_or_default().to_string()
     };
     let refused = guest.pgic(&["install-triggers", "closed.c"]);
-    client.batch_execute(&hint(&refused, "hint: allow it: ")).await.unwrap();
+    client
+        .batch_execute(&hint(&refused, "hint: allow it: "))
+        .await
+        .unwrap();
     guest.pgic_ok(&["install-triggers", "closed.c"]);
     client
         .batch_execute(&format!(
-            "ALTER FUNCTION closed.notify_cache_change_c() OWNER TO postgres; ALTER FUNCTION closed.notify_cache_change_c() COST 7;
+            "ALTER FUNCTION closed.notify_cache_change_c() OWNER TO postgres; ALTER FUNCTION \
+            closed.notify_cache_change_c() COST 7;
              ALTER TABLE closed.c ADD COLUMN more interval; GRANT USAGE ON SCHEMA closed TO {role}"
         ))
         .await
         .unwrap();
     let refused = guest.pgic(&["install-triggers", "closed.c"]);
-    client.batch_execute(&hint(&refused, "hint: give it to the table's owner: ")).await.unwrap();
+    client
+        .batch_execute(&hint(&refused, "hint: give it to the table's owner: "))
+        .await
+        .unwrap();
     guest.pgic_ok(&["install-triggers", "closed.c"]);
     client
         .batch_execute(
             "DROP TRIGGER c_cache_notify ON closed.c;
-             CREATE FUNCTION closed.mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-             CREATE TRIGGER c_cache_notify AFTER INSERT ON closed.c FOR EACH ROW EXECUTE FUNCTION closed.mine()",
+             CREATE FUNCTION closed.mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; \
+             END';
+             CREATE TRIGGER c_cache_notify AFTER INSERT ON closed.c FOR EACH ROW EXECUTE FUNCTION \
+             closed.mine()",
         )
         .await
         .unwrap();
     let refused = guest.pgic(&["install-triggers", "closed.c"]);
-    client.batch_execute(&hint(&refused, "hint: to replace it: ")).await.unwrap();
+    client
+        .batch_execute(&hint(&refused, "hint: to replace it: "))
+        .await
+        .unwrap();
     guest.pgic_ok(&["install-triggers", "closed.c"]);
-    let all = guest.pgic(&["install-triggers", "--schema", "public", "--all", "--dry-run"]);
+    let all = guest.pgic(&[
+        "install-triggers",
+        "--schema",
+        "public",
+        "--all",
+        "--dry-run",
+    ]);
     assert!(all.code == 2 && all.stdout.is_empty(), "{all:?}");
-    assert_eq!(guest.pgic(&["install-triggers", "a", "--print-sql"]).code, 0, "somebody else runs it");
-    client.batch_execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await.unwrap();
+    assert_eq!(
+        guest.pgic(&["install-triggers", "a", "--print-sql"]).code,
+        0,
+        "somebody else runs it"
+    );
+    client
+        .batch_execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_warns_of_columns_that_look_like_secrets() {
-    let sql = "CREATE TABLE users (id int PRIMARY KEY, name text, password_hash text, \"apiKey\" text, token text, tokens_used int);
+    let sql = "CREATE TABLE users (id int PRIMARY KEY, name text, password_hash text, \"apiKey\" \
+        text, token text, tokens_used int);
         CREATE TABLE plain (id int PRIMARY KEY, username_hash bigint);";
     let database = Database::with(sql).await;
-    for arguments in [&["install-triggers", "users", "plain", "--dry-run"][..], &["install-triggers", "users", "plain"]]
-    {
+    for arguments in [
+        &["install-triggers", "users", "plain", "--dry-run"][..],
+        &["install-triggers", "users", "plain"],
+    ] {
         let ran = database.pgic(arguments);
-        let warning = "notice: public.users sends password_hash, apiKey, token, tokens_used, which by the name is a secret: any role \
+        let warning = "notice: public.users sends password_hash, apiKey, token, tokens_used, which \
+            by the name is a secret: any role \
             of the database can LISTEN and read it; to leave it out: --columns id,name\n";
-        assert!(ran.stderr.contains(warning) && !ran.stderr.contains("plain"), "{ran:?}");
+        assert!(
+            ran.stderr.contains(warning) && !ran.stderr.contains("plain"),
+            "{ran:?}"
+        );
     }
     // What is named on purpose is meant.
     let ran = database.pgic(&["install-triggers", "users", "--columns", "id,token"]);
@@ -702,41 +1162,70 @@ async fn it_warns_of_columns_that_look_like_secrets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_accepts_and_says_nothing_is_not_waited_for_without_end() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("postgresql://ann@127.0.0.1:{}/d?connect_timeout=1", silent.local_addr().unwrap().port());
-    for arguments in
-        [&["status"][..], &["tail"], &["query", "t"], &["verify", "t"], &["shell", "t"], &["install-triggers", "t"]]
-    {
+    let url = format!(
+        "postgresql://ann@127.0.0.1:{}/d?connect_timeout=1",
+        silent.local_addr().unwrap().port()
+    );
+    for arguments in [
+        &["status"][..],
+        &["tail"],
+        &["query", "t"],
+        &["verify", "t"],
+        &["shell", "t"],
+        &["install-triggers", "t"],
+    ] {
         let ran = crate::support::run(crate::support::pgic(&[&["-d", &url], arguments].concat()));
         assert_eq!(ran.code, 2, "{ran:?}");
-        assert!(ran.stderr.contains("it did not answer within 1 s"), "{ran:?}");
+        assert!(
+            ran.stderr.contains("it did not answer within 1 s"),
+            "{ran:?}"
+        );
     }
     let config: tokio_postgres::Config = url.parse().unwrap();
-    let opened = postgres_index_cache_core::postgres::Replica::builder(config).open().await;
+    let opened = postgres_index_cache_core::postgres::Replica::builder(config)
+        .open()
+        .await;
     assert!(opened.is_err());
 }
 
-/// While locks are waited for, none is held for long: whoever has one of the tables and wants another gets it, and is not ended as
-/// part of a deadlock.
+/// While locks are waited for, none is held for long: whoever has one of the tables and wants
+/// another gets it, and is not ended as part of a deadlock.
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_go_on_while_locks_are_waited_for() {
     let database = Database::with(TWO).await;
     let holder = database.client().await;
-    holder.batch_execute("BEGIN; INSERT INTO b VALUES (1)").await.unwrap();
+    holder
+        .batch_execute("BEGIN; INSERT INTO b VALUES (1)")
+        .await
+        .unwrap();
     let mut command = database.command(&["install-triggers", "a", "b", "--lock-timeout", "30s"]);
-    let install = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let install = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let admin = database.client().await;
     let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'b'::regclass AND NOT granted";
     let writer = database.client().await;
-    writer.batch_execute("SET lock_timeout = '5s'").await.unwrap();
+    writer
+        .batch_execute("SET lock_timeout = '5s'")
+        .await
+        .unwrap();
     for n in 0..10 {
         let give_up = std::time::Instant::now() + DEADLINE;
         while admin.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
             assert!(std::time::Instant::now() < give_up, "it does not try again");
         }
         // It has a, and waits for b.
-        writer.execute("INSERT INTO a VALUES ($1)", &[&n]).await.expect("a writer is not kept waiting");
+        writer
+            .execute("INSERT INTO a VALUES ($1)", &[&n])
+            .await
+            .expect("a writer is not kept waiting");
     }
-    holder.batch_execute("INSERT INTO a VALUES (100)").await.expect("no deadlock");
+    holder
+        .batch_execute("INSERT INTO a VALUES (100)")
+        .await
+        .expect("no deadlock");
     holder.batch_execute("COMMIT").await.unwrap();
     let ran = crate::support::ended(install);
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -1,14 +1,25 @@
-//! Keys of every kind, through trigger, engine and cache: each row is found, changes of its key included.
+//! Keys of every kind, through trigger, engine and cache: each row is found, changes of its key
+//! included.
 
 use crate::support::{Database, quoted};
 use serde_json::Value;
 use std::process::Stdio;
 
-/// A name for the test, the key's columns with their types, and four keys: two that stay, one to change, what it becomes.
+/// A name for the test, the key's columns with their types, and four keys: two that stay, one to
+/// change, what it becomes.
 const KEYS: &[(&str, &[&str], [&str; 4])] = &[
     ("small", &["int2"], ["-32768", "0", "1", "32767"]),
     ("int", &["int4"], ["-1", "0", "1", "2147483647"]),
-    ("big", &["int8"], ["-9223372036854775808", "9007199254740993", "9007199254740992", "9223372036854775807"]),
+    (
+        "big",
+        &["int8"],
+        [
+            "-9223372036854775808",
+            "9007199254740993",
+            "9007199254740992",
+            "9223372036854775807",
+        ],
+    ),
     (
         "uuid",
         &["uuid"],
@@ -19,12 +30,29 @@ const KEYS: &[(&str, &[&str], [&str; 4])] = &[
             "'ffffffff-ffff-ffff-ffff-ffffffffffff'",
         ],
     ),
-    ("words", &["text"], ["''", "'a'", "'it''s \"q\" \\ é 😀'", "'null'"]),
+    (
+        "words",
+        &["text"],
+        ["''", "'a'", "'it''s \"q\" \\ é 😀'", "'null'"],
+    ),
     ("varchar", &["varchar(9)"], ["'x'", "'y'", "'z '", "'z'"]),
     ("char", &["char(5)"], ["'x'", "'y'", "'z'", "'zz'"]),
-    ("caseless", &["citext"], ["'Anna'", "'b'", "'carl'", "'CARL'"]),
+    (
+        "caseless",
+        &["citext"],
+        ["'Anna'", "'b'", "'carl'", "'CARL'"],
+    ),
     ("numbers", &["numeric"], ["1.5", "-7", "2.0", "2.00"]),
-    ("days", &["date"], ["'0044-03-15 BC'", "'infinity'", "'2024-02-29'", "'10000-01-01'"]),
+    (
+        "days",
+        &["date"],
+        [
+            "'0044-03-15 BC'",
+            "'infinity'",
+            "'2024-02-29'",
+            "'10000-01-01'",
+        ],
+    ),
     (
         "moment",
         &["timestamptz"],
@@ -35,29 +63,59 @@ const KEYS: &[(&str, &[&str], [&str; 4])] = &[
             "'2024-02-29 12:34:56.79+05:45'",
         ],
     ),
-    ("feelings", &["mood"], ["'sad'", "'it''s ok'", "'glad'", "'so so'"]),
+    (
+        "feelings",
+        &["mood"],
+        ["'sad'", "'it''s ok'", "'glad'", "'so so'"],
+    ),
     ("evens", &["even"], ["2", "4", "6", "8"]),
-    ("array", &["int4[]"], ["'{}'", "'{1,NULL}'", "'{1,2}'", "'{{1,2},{3,4}}'"]),
-    ("texts", &["text[]"], ["'{}'", "'{\"a,b\"}'", "'{\"\\\"\"}'", "'{null,\"null\"}'"]),
+    (
+        "array",
+        &["int4[]"],
+        ["'{}'", "'{1,NULL}'", "'{1,2}'", "'{{1,2},{3,4}}'"],
+    ),
+    (
+        "texts",
+        &["text[]"],
+        ["'{}'", "'{\"a,b\"}'", "'{\"\\\"\"}'", "'{null,\"null\"}'"],
+    ),
     (
         "composite",
         &["text", "int8", "date"],
-        ["'a', 1, '2024-01-01'", "'a', 2, '2024-01-01'", "'[\"a\",1]', 1, '2024-01-01'", "'a', 1, '2024-01-02'"],
+        [
+            "'a', 1, '2024-01-01'",
+            "'a', 2, '2024-01-01'",
+            "'[\"a\",1]', 1, '2024-01-01'",
+            "'a', 1, '2024-01-02'",
+        ],
     ),
-    ("arrays", &["int4[]", "int4"], ["'{1}', 1", "'{}', 1", "'{1,2}', 3", "'{1}', 2"]),
+    (
+        "arrays",
+        &["int4[]", "int4"],
+        ["'{1}', 1", "'{}', 1", "'{1,2}', 3", "'{1}', 2"],
+    ),
 ];
 
 /// A type as it is written where names are looked up in pg_catalog alone.
 fn with_schema(ty: &str) -> String {
-    if matches!(ty, "citext" | "mood" | "even") { format!("public.{ty}") } else { ty.to_string() }
+    if matches!(ty, "citext" | "mood" | "even") {
+        format!("public.{ty}")
+    } else {
+        ty.to_string()
+    }
 }
 
 async fn keyed() -> Database {
-    let mut sql = "CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'it''s ok', 'glad', 'so so');
+    let mut sql =
+        "CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'it''s ok', 'glad', 'so so');
         CREATE DOMAIN even AS int8 CHECK (VALUE % 2 = 0);"
-        .to_string();
+            .to_string();
     for (name, types, _) in KEYS {
-        let columns: Vec<String> = types.iter().enumerate().map(|(n, ty)| format!("k{n} {ty}")).collect();
+        let columns: Vec<String> = types
+            .iter()
+            .enumerate()
+            .map(|(n, ty)| format!("k{n} {ty}"))
+            .collect();
         let key: Vec<String> = (0..types.len()).map(|n| format!("k{n}")).collect();
         let name = quoted(name);
         sql.push_str(&format!(
@@ -72,29 +130,49 @@ async fn keyed() -> Database {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_every_type_are_followed() {
     let database = keyed().await;
-    let names: Vec<String> = KEYS.iter().map(|(name, _, _)| format!("public.{}", quoted(name))).collect();
+    let names: Vec<String> = KEYS
+        .iter()
+        .map(|(name, _, _)| format!("public.{}", quoted(name)))
+        .collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     database.pgic_ok(&[&["install-triggers"], &names[..]].concat());
     let client = database.client().await;
     for (name, _, keys) in KEYS {
         let table = quoted(name);
-        client.batch_execute(&format!("INSERT INTO {table} VALUES ({}, 1), ({}, 2)", keys[0], keys[2])).await.unwrap();
+        client
+            .batch_execute(&format!(
+                "INSERT INTO {table} VALUES ({}, 1), ({}, 2)",
+                keys[0], keys[2]
+            ))
+            .await
+            .unwrap();
     }
     let mut shell = database.command(&[&["shell", "-o", "json"], &names[..]].concat());
-    let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let lines = crate::support::lines_of(child.stdout.take().unwrap());
     let mut ask = |line: &str| -> Vec<Value> {
         use std::io::Write as _;
         writeln!(stdin, "{line}").unwrap();
-        let answer = lines.iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        let answer = lines
+            .iter()
+            .map(|line| serde_json::from_str::<Value>(&line).unwrap());
         let mut rows = Vec::new();
         for value in answer {
             if value["event"] == "end" {
                 assert_eq!(value.get("error"), None, "{line}: {value}");
                 break;
             }
-            rows.push(if value["event"] == "row" { value["row"].clone() } else { value });
+            rows.push(if value["event"] == "row" {
+                value["row"].clone()
+            } else {
+                value
+            });
         }
         rows
     };
@@ -106,14 +184,27 @@ async fn keys_of_every_type_are_followed() {
         // The settings of this writer are not those of the cache.
         let write = format!(
             "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY';
-             INSERT INTO {table} VALUES ({}, 3); UPDATE {table} SET ({columns}) = ROW ({}), v = 4 WHERE v = 2;
+             INSERT INTO {table} VALUES ({}, 3); UPDATE {table} SET ({columns}) = ROW ({}), v = 4 \
+             WHERE v = 2;
              UPDATE {table} SET v = 5 WHERE v = 3",
             keys[1], keys[3]
         );
-        client.batch_execute(&write).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        client.batch_execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'").await.unwrap();
-        let stored = client.query(&format!("SELECT row_to_json(t)::text FROM {table} t"), &[]).await.unwrap();
-        let mut stored: Vec<Value> = stored.iter().map(|row| serde_json::from_str(row.get(0)).unwrap()).collect();
+        client
+            .batch_execute(&write)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        client
+            .batch_execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'")
+            .await
+            .unwrap();
+        let stored = client
+            .query(&format!("SELECT row_to_json(t)::text FROM {table} t"), &[])
+            .await
+            .unwrap();
+        let mut stored: Vec<Value> = stored
+            .iter()
+            .map(|row| serde_json::from_str(row.get(0)).unwrap())
+            .collect();
         let mut cached = ask(&table);
         stored.sort_by_key(|row| row["v"].as_i64());
         cached.sort_by_key(|row| row["v"].as_i64());
@@ -124,15 +215,37 @@ async fn keys_of_every_type_are_followed() {
             vec![format!("k0:={}::{}", keys[3], with_schema(types[0]))]
         } else {
             let parts = keys[3].split(", ").zip(*types).enumerate();
-            parts.map(|(n, (value, ty))| format!("k{n}:={value}::{}", with_schema(ty))).collect()
+            parts
+                .map(|(n, (value, ty))| format!("k{n}:={value}::{}", with_schema(ty)))
+                .collect()
         };
         let found = ask(&format!("{table} {}", wanted.join(" ")));
-        assert_eq!(found.iter().map(|row| row["v"].as_i64()).collect::<Vec<_>>(), [Some(4)], "{name}: {wanted:?}");
-        client.batch_execute(&format!("DELETE FROM {table} WHERE v IN (4, 1)")).await.unwrap();
-        assert_eq!(ask(&table).iter().map(|row| row["v"].as_i64()).collect::<Vec<_>>(), [Some(5)], "{name}");
+        assert_eq!(
+            found
+                .iter()
+                .map(|row| row["v"].as_i64())
+                .collect::<Vec<_>>(),
+            [Some(4)],
+            "{name}: {wanted:?}"
+        );
+        client
+            .batch_execute(&format!("DELETE FROM {table} WHERE v IN (4, 1)"))
+            .await
+            .unwrap();
+        assert_eq!(
+            ask(&table)
+                .iter()
+                .map(|row| row["v"].as_i64())
+                .collect::<Vec<_>>(),
+            [Some(5)],
+            "{name}"
+        );
     }
     let stats = ask(".stats");
-    assert_eq!(stats[0]["reloads"], 0, "every change was applied as it came: {stats:?}");
+    assert_eq!(
+        stats[0]["reloads"], 0,
+        "every change was applied as it came: {stats:?}"
+    );
     drop(stdin);
     assert_eq!(crate::support::ended(child).code, 0);
 }
@@ -160,10 +273,20 @@ async fn identifiers_of_63_bytes_reserved_words_and_signs_are_followed() {
         })
         .collect();
     // Two whose names are the same but for what shortening cuts off.
-    let twins = [format!("{}1", "y".repeat(62)), format!("{}2", "y".repeat(62))];
-    let more: String = twins.iter().map(|name| format!("CREATE TABLE {name} (id int PRIMARY KEY);")).collect();
+    let twins = [
+        format!("{}1", "y".repeat(62)),
+        format!("{}2", "y".repeat(62)),
+    ];
+    let more: String = twins
+        .iter()
+        .map(|name| format!("CREATE TABLE {name} (id int PRIMARY KEY);"))
+        .collect();
     let database = Database::with(&(create.join("") + &more)).await;
-    let given: Vec<String> = names.iter().chain(&twins).map(|name| quoted(name)).collect();
+    let given: Vec<String> = names
+        .iter()
+        .chain(&twins)
+        .map(|name| quoted(name))
+        .collect();
     let given: Vec<&str> = given.iter().map(String::as_str).collect();
     let made = database.pgic_ok(&[&["install-triggers"], &given[..]].concat());
     assert_eq!(made.matches("created").count(), given.len(), "{made}");
@@ -175,12 +298,17 @@ async fn identifiers_of_63_bytes_reserved_words_and_signs_are_followed() {
     for (number, name) in (1_i32..).zip(&names) {
         let name = quoted(name);
         client
-            .batch_execute(&format!("INSERT INTO {name} VALUES ({number}, 't'); UPDATE {name} SET {name} = -{number}"))
+            .batch_execute(&format!(
+                "INSERT INTO {name} VALUES ({number}, 't'); UPDATE {name} SET {name} = -{number}"
+            ))
             .await
             .unwrap();
     }
     for name in &twins {
-        client.batch_execute(&format!("INSERT INTO {name} VALUES (1)")).await.unwrap();
+        client
+            .batch_execute(&format!("INSERT INTO {name} VALUES (1)"))
+            .await
+            .unwrap();
     }
     let changes = listening.changes().await;
     assert_eq!(changes.len(), 3 * names.len() + 2);
@@ -192,8 +320,18 @@ async fn identifiers_of_63_bytes_reserved_words_and_signs_are_followed() {
         assert!(of_table[0]["data"].get(name).is_some(), "{name}");
     }
     for (number, name) in (1..).zip(&names) {
-        let row = database.pgic_ok(&["query", &quoted(name), &format!("{}=-{number}", quoted(name)), "-o", "json"]);
-        assert_eq!(serde_json::from_str::<Value>(&row).unwrap()["table"], "t", "{name}");
+        let row = database.pgic_ok(&[
+            "query",
+            &quoted(name),
+            &format!("{}=-{number}", quoted(name)),
+            "-o",
+            "json",
+        ]);
+        assert_eq!(
+            serde_json::from_str::<Value>(&row).unwrap()["table"],
+            "t",
+            "{name}"
+        );
     }
     assert_eq!(database.pgic(&[&["status"], &given[..]].concat()).code, 0);
     database.pgic_ok(&[&["remove-triggers"], &given[..]].concat());

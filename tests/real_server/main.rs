@@ -1,4 +1,5 @@
-//! Everything that needs a real PostgreSQL, by capability. Each test has a database of its own in one throw-away cluster.
+//! Everything that needs a real PostgreSQL, by capability. Each test has a database of its own in
+//! one throw-away cluster.
 
 #[path = "../support/mod.rs"]
 mod support;

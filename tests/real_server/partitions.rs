@@ -1,11 +1,13 @@
-//! Partitioned tables: their changes are announced in the root's name, whichever leaf they happen in.
+//! Partitioned tables: their changes are announced in the root's name, whichever leaf they happen
+//! in.
 
 use crate::support::{Database, Listening};
 use serde_json::{Value, json};
 
 /// Two levels: p1 holds rows, p2 is partitioned again.
 const PARTS: &str = "
-    CREATE TABLE parts (id int, region text, v text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+    CREATE TABLE parts (id int, region text, v text, PRIMARY KEY (id, region)) PARTITION BY LIST \
+    (region);
     CREATE TABLE p1 PARTITION OF parts FOR VALUES IN ('a', 'b');
     CREATE TABLE p2 PARTITION OF parts FOR VALUES IN ('c', 'd') PARTITION BY LIST (region);
     CREATE TABLE p2c PARTITION OF p2 FOR VALUES IN ('c');";
@@ -21,18 +23,31 @@ async fn parts() -> (Database, Listening) {
 fn short(changes: &[Value]) -> Vec<String> {
     changes
         .iter()
-        .map(|change| format!("{} {}", change["table"].as_str().unwrap_or("?"), crate::support::short(change)))
+        .map(|change| {
+            format!(
+                "{} {}",
+                change["table"].as_str().unwrap_or("?"),
+                crate::support::short(change)
+            )
+        })
         .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_leaf_speaks_for_the_root_later_ones_too() {
     let (database, mut listening) = parts().await;
-    assert!(database.pgic_ok(&["install-triggers", "parts"]).contains("unchanged"));
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "parts"])
+            .contains("unchanged")
+    );
     assert_eq!(database.pgic(&["status"]).code, 0);
     let client = database.client().await;
-    let sql = "INSERT INTO parts VALUES (1, 'a'), (2, 'c'); UPDATE parts SET v = 'x' WHERE id = 2; UPDATE p1 SET v = 'y';
-        CREATE TABLE p2d PARTITION OF p2 FOR VALUES IN ('d'); INSERT INTO parts VALUES (3, 'd'); DELETE FROM parts WHERE id = 3";
+    let sql =
+        "INSERT INTO parts VALUES (1, 'a'), (2, 'c'); UPDATE parts SET v = 'x' WHERE id = 2; \
+        UPDATE p1 SET v = 'y';
+        CREATE TABLE p2d PARTITION OF p2 FOR VALUES IN ('d'); INSERT INTO parts VALUES (3, 'd'); \
+        DELETE FROM parts WHERE id = 3";
     client.batch_execute(sql).await.unwrap();
     let changes = listening.changes().await;
     assert_eq!(
@@ -48,10 +63,17 @@ async fn every_leaf_speaks_for_the_root_later_ones_too() {
     );
     let ran = database.pgic(&["status", "parts"]);
     assert!(
-        ran.code == 1 && ran.stdout.contains("TRUNCATE of public.parts's partitions public.p2d is not announced"),
+        ran.code == 1
+            && ran
+                .stdout
+                .contains("TRUNCATE of public.parts's partitions public.p2d is not announced"),
         "{ran:?}"
     );
-    assert!(database.pgic_ok(&["install-triggers", "parts"]).contains("refreshed"));
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "parts"])
+            .contains("refreshed")
+    );
     assert_eq!(database.pgic(&["status", "parts"]).code, 0);
 }
 
@@ -66,7 +88,14 @@ async fn a_row_that_moves_leaves_its_old_place() {
         .unwrap();
     let mut changes = short(&listening.changes().await);
     changes[1..].sort();
-    assert_eq!(changes, ["parts insert [1,\"a\"]", "parts delete [1,\"a\"]", "parts insert [1,\"c\"]"]);
+    assert_eq!(
+        changes,
+        [
+            "parts insert [1,\"a\"]",
+            "parts delete [1,\"a\"]",
+            "parts insert [1,\"c\"]"
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,16 +114,35 @@ async fn truncate_is_announced_for_the_root_and_as_a_reload_for_a_leaf() {
 async fn what_is_attached_is_healed_and_what_is_detached_falls_silent() {
     let (database, mut listening) = parts().await;
     let client = database.client().await;
-    client.batch_execute("CREATE TABLE old (id int, region text, v text, PRIMARY KEY (id, region))").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE old (id int, region text, v text, PRIMARY KEY (id, region))")
+        .await
+        .unwrap();
     database.pgic_ok(&["install-triggers", "old"]);
-    client.batch_execute("ALTER TABLE parts ATTACH PARTITION old FOR VALUES IN ('z')").await.unwrap();
-    assert_eq!(database.pgic(&["status", "parts"]).code, 1, "the leaf announces under its own name as well");
+    client
+        .batch_execute("ALTER TABLE parts ATTACH PARTITION old FOR VALUES IN ('z')")
+        .await
+        .unwrap();
+    assert_eq!(
+        database.pgic(&["status", "parts"]).code,
+        1,
+        "the leaf announces under its own name as well"
+    );
     database.pgic_ok(&["install-triggers", "parts"]);
     assert_eq!(database.pgic(&["status", "parts"]).code, 0);
-    client.batch_execute("INSERT INTO parts VALUES (9, 'z')").await.unwrap();
-    assert_eq!(short(&listening.changes().await), ["parts insert [9,\"z\"]"]);
     client
-        .batch_execute("ALTER TABLE parts DETACH PARTITION old; INSERT INTO old VALUES (10, 'z'); TRUNCATE old")
+        .batch_execute("INSERT INTO parts VALUES (9, 'z')")
+        .await
+        .unwrap();
+    assert_eq!(
+        short(&listening.changes().await),
+        ["parts insert [9,\"z\"]"]
+    );
+    client
+        .batch_execute(
+            "ALTER TABLE parts DETACH PARTITION old; INSERT INTO old VALUES (10, 'z'); \
+            TRUNCATE old",
+        )
         .await
         .unwrap();
     assert_eq!(short(&listening.changes().await), Vec::<String>::new());
@@ -110,16 +158,25 @@ async fn everything_can_be_taken_away_again() {
     for script in [&down, &down] {
         client.batch_execute(script).await.unwrap();
     }
-    assert_eq!(client.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0);
+    assert_eq!(
+        client.query_one(count, &[]).await.unwrap().get::<_, i64>(0),
+        0
+    );
     for script in [&up, &up] {
         client.batch_execute(script).await.unwrap();
         assert_eq!(database.pgic(&["status", "parts"]).code, 0);
     }
     database.pgic_ok(&["remove-triggers", "--all"]);
-    assert_eq!(client.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0);
+    assert_eq!(
+        client.query_one(count, &[]).await.unwrap().get::<_, i64>(0),
+        0
+    );
     assert_eq!(
         client
-            .query_one("SELECT count(*) FROM pg_proc WHERE proname LIKE 'notify_cache%'", &[])
+            .query_one(
+                "SELECT count(*) FROM pg_proc WHERE proname LIKE 'notify_cache%'",
+                &[]
+            )
             .await
             .unwrap()
             .get::<_, i64>(0),
@@ -134,7 +191,9 @@ async fn a_partition_is_refused_by_its_own_name() {
         for command in ["install-triggers", "query"] {
             let ran = database.pgic(&[command, table]);
             assert!(
-                ran.code == 2 && ran.stderr.contains("is a partition") && ran.stderr.contains("hint: name the table"),
+                ran.code == 2
+                    && ran.stderr.contains("is a partition")
+                    && ran.stderr.contains("hint: name the table"),
                 "{ran:?}"
             );
         }
@@ -142,8 +201,17 @@ async fn a_partition_is_refused_by_its_own_name() {
     let ran = database.pgic(&["install-triggers", "--always", "parts"]);
     assert_eq!(ran.code, 0);
     let client = database.client().await;
-    let always = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%cache_notify%' AND tgenabled <> 'A'";
-    assert_eq!(client.query_one(always, &[]).await.unwrap().get::<_, i64>(0), 0, "ALWAYS reaches the leaves");
+    let always =
+        "SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%cache_notify%' AND tgenabled <> 'A'";
+    assert_eq!(
+        client
+            .query_one(always, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0),
+        0,
+        "ALWAYS reaches the leaves"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,12 +219,18 @@ async fn the_cache_of_a_partitioned_table_is_all_of_it() {
     let (database, _) = parts().await;
     let client = database.client().await;
     client
-        .batch_execute("INSERT INTO parts SELECT n, chr(97 + n % 3), 'v' FROM generate_series(1, 300) n; ANALYZE")
+        .batch_execute(
+            "INSERT INTO parts SELECT n, chr(97 + n % 3), 'v' FROM generate_series(1, \
+            300) n; ANALYZE",
+        )
         .await
         .unwrap();
     assert_eq!(database.pgic_ok(&["query", "parts", "--count"]), "300\n");
     let found = database.pgic(&["query", "parts", "region=c", "id=2", "-o", "json"]);
     assert_eq!(found.json(), [json!({"id": 2, "region": "c", "v": "v"})]);
     let status = database.pgic(&["status", "-o", "json"]).json().remove(0);
-    assert_eq!((&status["table"], &status["rows"]), (&json!("parts"), &json!(300)));
+    assert_eq!(
+        (&status["table"], &status["rows"]),
+        (&json!("parts"), &json!(300))
+    );
 }

@@ -1,4 +1,5 @@
-//! Behind PgBouncer: what runs there leaves no trace on a session that belongs to somebody else a moment later.
+//! Behind PgBouncer: what runs there leaves no trace on a session that belongs to somebody else a
+//! moment later.
 
 use crate::support::pooler::Pooler;
 use crate::support::{Database, USERS, cluster, connect};
@@ -9,21 +10,30 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 /// What the session of an application is like: whatever a command has left on it shows here.
 async fn session(application: &Client) -> Vec<String> {
     let sql = "SELECT count(*) FROM users;
-        SELECT name, setting FROM pg_settings WHERE source IN ('session', 'override') OR name IN ('search_path', 'row_security',
-            'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'tcp_user_timeout', 'TimeZone',
-            'default_transaction_isolation', 'default_transaction_read_only', 'default_transaction_deferrable')
+        SELECT name, setting FROM pg_settings WHERE source IN ('session', 'override') OR name IN \
+        ('search_path', 'row_security',
+            'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', \
+            'tcp_user_timeout', 'TimeZone',
+            'default_transaction_isolation', 'default_transaction_read_only', \
+            'default_transaction_deferrable')
             ORDER BY 1;
         SELECT current_setting('pgic.search_path', true);
         SELECT * FROM pg_listening_channels();
         SELECT locktype, mode FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();
         SELECT name FROM pg_prepared_statements; SELECT name FROM pg_cursors";
-    let answers = application.simple_query(sql).await.expect("the application goes on");
+    let answers = application
+        .simple_query(sql)
+        .await
+        .expect("the application goes on");
     let line = |message: &SimpleQueryMessage| match message {
         // What the pooler itself keeps in step with its client.
         SimpleQueryMessage::Row(row) if row.get(0) == Some("application_name") => None,
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|at| row.get(at).unwrap_or("-")).collect::<Vec<_>>().join("="))
-        }
+        SimpleQueryMessage::Row(row) => Some(
+            (0..row.len())
+                .map(|at| row.get(at).unwrap_or("-"))
+                .collect::<Vec<_>>()
+                .join("="),
+        ),
         _ => None,
     };
     answers.iter().filter_map(line).collect()
@@ -34,10 +44,16 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
     let database = Database::with(USERS).await;
     // One session for all: whatever is left on it, the application has.
     let pooler = Pooler::start(cluster(), "transaction", 1);
-    let pooled = Database { name: database.name.clone(), url: pooler.url(&database.name) };
+    let pooled = Database {
+        name: database.name.clone(),
+        url: pooler.url(&database.name),
+    };
     let application = connect(&pooled.url).await;
     let before = session(&application).await;
-    assert!(before[0] == "0" && before.iter().any(|line| line.starts_with("search_path=")), "{before:?}");
+    assert!(
+        before[0] == "0" && before.iter().any(|line| line.starts_with("search_path=")),
+        "{before:?}"
+    );
     let hears = "hint: this command LISTENs, which takes a session of its own";
     for (arguments, code, says) in [
         (&["install-triggers", "users", "--dry-run"][..], 0, ""),
@@ -48,7 +64,11 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["status", "users", "-o", "json"], 0, ""),
         (&["query", "users"], 2, hears),
         (&["query", "users", "username_hash=1", "--watch"], 2, hears),
-        (&["query", "users", "username_hash=x"], 2, "invalid input syntax"),
+        (
+            &["query", "users", "username_hash=x"],
+            2,
+            "invalid input syntax",
+        ),
         (&["verify", "users", "--rounds", "1"], 2, hears),
         (&["tail", "--count", "1"], 2, hears),
         (&["tail", "--diff", "users"], 2, hears),
@@ -56,12 +76,20 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["remove-triggers", "--all"], 0, ""),
     ] {
         let ran = pooled.pgic(arguments);
-        assert!(ran.code == code && ran.stderr.contains(says), "{arguments:?}: {ran:?}");
+        assert!(
+            ran.code == code && ran.stderr.contains(says),
+            "{arguments:?}: {ran:?}"
+        );
         assert_eq!(session(&application).await, before, "{arguments:?}");
     }
     database.pgic_ok(&["install-triggers", "users"]);
     let mut shell = pooled.command(&["shell", "users"]);
-    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut shell = shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // It may have ended before.
     let _ = shell.stdin.take().unwrap().write_all(b"users\n");
     let shell = crate::support::ended(shell);
@@ -74,11 +102,17 @@ async fn a_pool_with_room_is_found_out_as_well() {
     let database = Database::with(USERS).await;
     database.pgic_ok(&["install-triggers", "users"]);
     let pooler = Pooler::start(cluster(), "transaction", 5);
-    let pooled = Database { name: database.name.clone(), url: pooler.url(&database.name) };
+    let pooled = Database {
+        name: database.name.clone(),
+        url: pooler.url(&database.name),
+    };
     for arguments in [&["query", "users"][..], &["tail", "--count", "1"]] {
         let ran = pooled.pgic(arguments);
         assert!(
-            ran.code == 2 && ran.stderr.contains("a pooler in transaction mode stands before the server"),
+            ran.code == 2
+                && ran
+                    .stderr
+                    .contains("a pooler in transaction mode stands before the server"),
             "{ran:?}"
         );
     }
@@ -89,7 +123,10 @@ async fn a_pool_in_session_mode_will_do() {
     let database = Database::with(USERS).await;
     database.pgic_ok(&["install-triggers", "users"]);
     let pooler = Pooler::start(cluster(), "session", 10);
-    let pooled = Database { name: database.name.clone(), url: pooler.url(&database.name) };
+    let pooled = Database {
+        name: database.name.clone(),
+        url: pooler.url(&database.name),
+    };
     pooled.pgic_ok(&["status"]);
     assert_eq!(pooled.pgic(&["query", "users", "--count"]).stdout, "0\n");
     let tail = pooled.tail(&["--count", "1"]);

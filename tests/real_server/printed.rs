@@ -1,4 +1,5 @@
-//! What every command prints when everything in the database means harm to a terminal, and where there is no room to print.
+//! What every command prints when everything in the database means harm to a terminal, and where
+//! there is no room to print.
 
 use crate::support::{Database, Ran, ended, pgic, run};
 use postgres_index_cache_core::is_obeyed;
@@ -8,8 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 /// One of every kind of character that a terminal obeys or does not show.
-const EVIL: &str =
-    "\u{1b}[31m\u{9b}2J\u{7}\u{8}\u{202e}\u{2066}\u{200b}\u{200d}\u{feff}\u{ad}\u{2028}\u{e0041}\u{180e}\nerror: x";
+const EVIL: &str = "\u{1b}[31m\u{9b}2J\u{7}\u{8}\u{202e}\u{2066}\u{200b}\u{200d}\u{feff}\u{ad}\u{2028}\u{e0041}\u{180e}\nerror: x";
 
 fn name(base: &str) -> String {
     // A name has 63 bytes.
@@ -24,7 +24,8 @@ async fn hostile() -> (Database, String) {
     let (schema, table, column, channel) = (name("s"), name("t"), name("c"), name("ch"));
     let label = name("l");
     let sql = format!(
-        "CREATE SCHEMA {0}; CREATE TYPE {0}.{4} AS ENUM ('{5}'); CREATE TABLE {0}.{1} (id text PRIMARY KEY, {2} text, j jsonb, m {0}.{4});
+        "CREATE SCHEMA {0}; CREATE TYPE {0}.{4} AS ENUM ('{5}'); CREATE TABLE {0}.{1} (id text \
+        PRIMARY KEY, {2} text, j jsonb, m {0}.{4});
          INSERT INTO {0}.{1} VALUES ('k{3}', '{3}', jsonb_build_object('a', '{3}'), '{5}')",
         quoted(&schema),
         quoted(&table),
@@ -42,9 +43,15 @@ async fn hostile() -> (Database, String) {
 /// Nothing of it is obeyed, and no line is one of ours that is not.
 fn check(what: &str, ran: &Ran) {
     for (name, text) in [("stdout", &ran.stdout), ("stderr", &ran.stderr)] {
-        let bad: Vec<char> = text.chars().filter(|c| is_obeyed(*c) && *c != '\n').collect();
+        let bad: Vec<char> = text
+            .chars()
+            .filter(|c| is_obeyed(*c) && *c != '\n')
+            .collect();
         assert!(bad.is_empty(), "{what}: {name} has {bad:?} in {text:?}");
-        assert!(!text.lines().any(|line| line.starts_with("error: x")), "{what}: a forged line on {name}: {text:?}");
+        assert!(
+            !text.lines().any(|line| line.starts_with("error: x")),
+            "{what}: a forged line on {name}: {text:?}"
+        );
     }
 }
 
@@ -83,13 +90,15 @@ async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
             let says = format!("{}{}", ran.stdout, ran.stderr);
             let is_escaped = says.contains("\\u{1b}") || says.contains("\\u001b");
             // An equal table has no name in JSON, and tail has none to say before something comes.
-            let says_no_name = arguments.contains(&"tail") || (format == "json" && arguments.contains(&"verify"));
+            let says_no_name =
+                arguments.contains(&"tail") || (format == "json" && arguments.contains(&"verify"));
             assert!(is_escaped || says_no_name, "{arguments:?}: {ran:?}");
         }
     }
     // A row that nobody announced.
     let sql = format!(
-        "SET session_replication_role = replica; UPDATE {table} SET {} = 'other{EVIL}'; RESET session_replication_role",
+        "SET session_replication_role = replica; UPDATE {table} SET {} = 'other{EVIL}'; RESET \
+        session_replication_role",
         quoted(&column)
     );
     let admin = database.client().await;
@@ -98,7 +107,18 @@ async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
         let tail = tail_started(tail, format);
         // A line has no end within.
         let condition = condition.replace('\n', " ");
-        let typed = ["", &condition, ".watch", ".history k", ".tables", ".stats", ".verify", "", EVIL].map(|line| {
+        let typed = [
+            "",
+            &condition,
+            ".watch",
+            ".history k",
+            ".tables",
+            ".stats",
+            ".verify",
+            "",
+            EVIL,
+        ]
+        .map(|line| {
             let line = line.replace('\n', " ");
             match line.split_once(' ') {
                 _ if line == condition => format!("{table} {line}"),
@@ -110,11 +130,20 @@ async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
         });
         let watch = typed.join("\n") + "\n";
         let mut shell = database.command(&["shell", &table, "-o", format]);
-        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut shell = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut stdin = shell.stdin.take().unwrap();
         stdin.write_all(b".tables\n").unwrap();
         admin.batch_execute(&sql).await.unwrap();
-        let write = format!("UPDATE {table} SET j = '{{}}'; NOTIFY {}, 'junk{}'", quoted(&channel), EVIL);
+        let write = format!(
+            "UPDATE {table} SET j = '{{}}'; NOTIFY {}, 'junk{}'",
+            quoted(&channel),
+            EVIL
+        );
         admin.batch_execute(&write).await.unwrap();
         stdin.write_all(watch.as_bytes()).unwrap();
         drop(stdin);
@@ -125,12 +154,18 @@ async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
 
 /// Starts it, and waits until it listens: as text that is said on stderr, in JSON on stdout.
 fn tail_started(mut command: Command, format: &str) -> std::process::Child {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start tail");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start tail");
     let first = |source: &mut dyn Read| {
         let mut byte = [0];
         while byte != [b'\n'] {
-            source.read_exact(&mut byte).expect("it says that it listens");
+            source
+                .read_exact(&mut byte)
+                .expect("it says that it listens");
         }
     };
     if format == "json" {
@@ -150,7 +185,12 @@ async fn a_column_that_is_called_event_does_not_end_an_answer() {
     .await;
     database.pgic_ok(&["install-triggers", "t"]);
     let mut shell = database.command(&["shell", "t", "-o", "json"]);
-    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut shell = shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     shell.stdin.take().unwrap().write_all(b"t\n").unwrap();
     let lines = ended(shell).json();
     let events: Vec<&Value> = lines.iter().map(|line| &line["event"]).collect();
@@ -186,16 +226,29 @@ fn no_password_is_printed() {
             &["query", "users", text],
             &["tail", text],
             &["tail", "--table", text, "-d", "host=127.0.0.1 port=1"],
-            &["install-triggers", "--channel", text, "users", "-d", "host=127.0.0.1 port=1"],
+            &[
+                "install-triggers",
+                "--channel",
+                text,
+                "users",
+                "-d",
+                "host=127.0.0.1 port=1",
+            ],
             &["--database", text, "status"],
             &[&format!("--url={text}"), "status"],
             &[text],
         ] {
             let mut command = pgic(&[arguments, &["-vv"]].concat());
-            command.env("PGHOST", "127.0.0.1").env("PGPORT", "1").env("USER", "ann");
+            command
+                .env("PGHOST", "127.0.0.1")
+                .env("PGPORT", "1")
+                .env("USER", "ann");
             let ran = run(command);
             assert_eq!(ran.code, 2, "{arguments:?}: {ran:?}");
-            assert!(!format!("{ran:?}").contains("geheim"), "{arguments:?}: {ran:?}");
+            assert!(
+                !format!("{ran:?}").contains("geheim"),
+                "{arguments:?}: {ran:?}"
+            );
         }
         for variable in [
             "DATABASE_URL",
@@ -208,10 +261,17 @@ fn no_password_is_printed() {
             "PGTARGETSESSIONATTRS",
         ] {
             let mut command = pgic(&["status", "-vv"]);
-            command.env("PGHOST", "127.0.0.1").env("PGPORT", "1").env("USER", "ann").env(variable, text);
+            command
+                .env("PGHOST", "127.0.0.1")
+                .env("PGPORT", "1")
+                .env("USER", "ann")
+                .env(variable, text);
             let ran = run(command);
             assert_eq!(ran.code, 2, "{variable}={text}: {ran:?}");
-            assert!(!format!("{ran:?}").contains("geheim"), "{variable}={text}: {ran:?}");
+            assert!(
+                !format!("{ran:?}").contains("geheim"),
+                "{variable}={text}: {ran:?}"
+            );
         }
     }
 }
@@ -219,12 +279,22 @@ fn no_password_is_printed() {
 /// No panic where nothing can be printed, or no file be opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_there_is_no_room_it_fails_and_does_not_panic() {
-    let database = Database::with("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+    let database =
+        Database::with("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
     database.pgic_ok(&["install-triggers", "t"]);
-    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    for arguments in
-        [&["status"][..], &["query", "t"], &["query", "nothing"], &["verify", "t", "--rounds", "1"], &["nothing"]]
-    {
+    let full = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    for arguments in [
+        &["status"][..],
+        &["query", "t"],
+        &["query", "nothing"],
+        &["verify", "t", "--rounds", "1"],
+        &["nothing"],
+    ] {
         let run = |stdout: Option<()>, stderr: Option<()>| {
             let mut command = database.command(&[arguments, &["-v"]].concat());
             command.stdout(stdout.map_or_else(Stdio::piped, |()| full().into()));
@@ -232,21 +302,46 @@ async fn where_there_is_no_room_it_fails_and_does_not_panic() {
             ended(command.spawn().unwrap())
         };
         let ran = run(None, Some(()));
-        assert!((0..=2).contains(&ran.code), "stderr is full, {arguments:?}: {ran:?}");
+        assert!(
+            (0..=2).contains(&ran.code),
+            "stderr is full, {arguments:?}: {ran:?}"
+        );
         let ran = run(Some(()), None);
-        assert!(ran.code == 2 && !ran.stderr.contains("panicked"), "stdout is full, {arguments:?}: {ran:?}");
+        assert!(
+            ran.code == 2 && !ran.stderr.contains("panicked"),
+            "stdout is full, {arguments:?}: {ran:?}"
+        );
     }
     for files in [4_u32, 5, 6, 8, 12] {
-        for arguments in
-            [&["status"][..], &["query", "t"], &["tail", "--count", "1", "--duration", "1ms"], &["shell", "t"]]
-        {
+        for arguments in [
+            &["status"][..],
+            &["query", "t"],
+            &["tail", "--count", "1", "--duration", "1ms"],
+            &["shell", "t"],
+        ] {
             let binary = env!("CARGO_BIN_EXE_pgic");
             let mut command = Command::new("sh");
             let script = format!("ulimit -n {files}; exec {binary} {}", arguments.join(" "));
-            command.args(["-c", &script]).env("DATABASE_URL", &database.url).stdin(Stdio::null());
-            let ran = ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap());
-            assert!((0..=2).contains(&ran.code), "{files} files, {arguments:?}: {ran:?}");
-            assert!(!ran.stderr.contains("panicked"), "{files} files, {arguments:?}: {ran:?}");
+            command
+                .args(["-c", &script])
+                .env("DATABASE_URL", &database.url)
+                .stdin(Stdio::null());
+            let ran = ended(
+                command
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .process_group(0)
+                    .spawn()
+                    .unwrap(),
+            );
+            assert!(
+                (0..=2).contains(&ran.code),
+                "{files} files, {arguments:?}: {ran:?}"
+            );
+            assert!(
+                !ran.stderr.contains("panicked"),
+                "{files} files, {arguments:?}: {ran:?}"
+            );
         }
     }
 }

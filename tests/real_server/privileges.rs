@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-const TABLE: &str = "CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY, name text, secret text) WITH (autovacuum_enabled = off);
+const TABLE: &str = "CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY, name text, secret \
+    text) WITH (autovacuum_enabled = off);
     INSERT INTO app.t SELECT n, 'name' || n, 'secret' FROM generate_series(1, 100) n;";
 
 struct Poor {
@@ -19,18 +20,33 @@ impl Poor {
         let database = Database::with(TABLE).await;
         database.pgic_ok(&["install-triggers", "app.t", "--columns", "id,name"]);
         let role = format!("poor_{}", database.name);
-        database.client().await.batch_execute(&format!("CREATE ROLE {role} LOGIN")).await.unwrap();
+        database
+            .client()
+            .await
+            .batch_execute(&format!("CREATE ROLE {role} LOGIN"))
+            .await
+            .unwrap();
         Self { database, role }
     }
 
     async fn may(&self, what: &str) {
         let sql = format!("GRANT {what} TO {}", self.role);
-        self.database.client().await.batch_execute(&sql).await.unwrap();
+        self.database
+            .client()
+            .await
+            .batch_execute(&sql)
+            .await
+            .unwrap();
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.database.command(arguments);
-        command.env("DATABASE_URL", self.database.url.replace("postgres@", &format!("{}@", self.role)));
+        command.env(
+            "DATABASE_URL",
+            self.database
+                .url
+                .replace("postgres@", &format!("{}@", self.role)),
+        );
         command
     }
 
@@ -43,9 +59,18 @@ impl Poor {
 async fn to_listen_and_to_look_takes_a_login_alone() {
     let poor = Poor::new().await;
     let tail = crate::support::Tail::start(poor.command(&["tail", "-o", "json", "--count", "1"]));
-    poor.database.client().await.batch_execute("UPDATE app.t SET name = 'x' WHERE id = 1").await.unwrap();
+    poor.database
+        .client()
+        .await
+        .batch_execute("UPDATE app.t SET name = 'x' WHERE id = 1")
+        .await
+        .unwrap();
     assert_eq!(tail.finish().0, 0);
-    for arguments in [&["status"][..], &["status", "app.t"], &["install-triggers", "app.t", "--print-sql"]] {
+    for arguments in [
+        &["status"][..],
+        &["status", "app.t"],
+        &["install-triggers", "app.t", "--print-sql"],
+    ] {
         let ran = poor.pgic(arguments);
         assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
     }
@@ -56,7 +81,10 @@ async fn to_listen_and_to_look_takes_a_login_alone() {
         (&["remove-triggers", "app.t"], "belongs to postgres"),
     ] {
         let ran = poor.pgic(arguments);
-        assert!(ran.code == 2 && ran.stderr.contains(says), "{arguments:?}: {ran:?}");
+        assert!(
+            ran.code == 2 && ran.stderr.contains(says),
+            "{arguments:?}: {ran:?}"
+        );
     }
 }
 
@@ -70,36 +98,72 @@ async fn to_follow_takes_select_on_the_columns_that_are_sent() {
         assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
         ran.stdout
     };
-    assert_eq!(ok(&["query", "app.t", "name=name7", "-o", "json"]), "{\"id\":7,\"name\":\"name7\"}\n");
+    assert_eq!(
+        ok(&["query", "app.t", "name=name7", "-o", "json"]),
+        "{\"id\":7,\"name\":\"name7\"}\n"
+    );
     assert!(ok(&["verify", "app.t", "--rounds", "1"]).contains("equal"));
     let mut shell = poor.command(&["shell", "app.t"]);
-    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    shell.stdin.take().unwrap().write_all(b"count t name=name8\n.verify t\n").unwrap();
+    let mut shell = shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shell
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"count t name=name8\n.verify t\n")
+        .unwrap();
     let shell = crate::support::ended(shell);
-    assert!(shell.code == 0 && shell.stdout.starts_with("1\n") && shell.stdout.contains("equal"), "{shell:?}");
+    assert!(
+        shell.code == 0 && shell.stdout.starts_with("1\n") && shell.stdout.contains("equal"),
+        "{shell:?}"
+    );
 }
 
-/// Who must not lock a table takes its snapshot before the lock: what happens to the table in between must not be missed.
+/// Who must not lock a table takes its snapshot before the lock: what happens to the table in
+/// between must not be missed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_rewritten_between_the_snapshot_and_the_lock_is_read_again() {
     for rewrite in [
         "TRUNCATE app.t; INSERT INTO app.t VALUES (1000, 'new', '')",
-        "DELETE FROM app.t; INSERT INTO app.t VALUES (1000, 'new', ''); ALTER TABLE app.t ALTER name TYPE varchar(3) USING 'new'",
+        "DELETE FROM app.t; INSERT INTO app.t VALUES (1000, 'new', ''); ALTER TABLE app.t ALTER \
+        name TYPE varchar(3) USING 'new'",
     ] {
         let poor = Poor::new().await;
         poor.may("USAGE ON SCHEMA app").await;
         poor.may("SELECT (id, name) ON app.t").await;
         let admin = poor.database.client().await;
-        admin.batch_execute(&format!("BEGIN; LOCK TABLE app.t; {rewrite}")).await.unwrap();
+        admin
+            .batch_execute(&format!("BEGIN; LOCK TABLE app.t; {rewrite}"))
+            .await
+            .unwrap();
         let mut query = poor.command(&["query", "app.t", "-o", "json"]);
-        let query = query.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let query = query
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let give_up = Instant::now() + DEADLINE;
-        let waiting = "SELECT count(*) FROM pg_locks l WHERE NOT granted AND relation = 'app.t'::regclass";
-        while admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        let waiting =
+            "SELECT count(*) FROM pg_locks l WHERE NOT granted AND relation = 'app.t'::regclass";
+        while admin
+            .query_one(waiting, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            == 0
+        {
             assert!(Instant::now() < give_up, "it does not wait for the lock");
         }
         admin.batch_execute("COMMIT").await.unwrap();
         let ran = crate::support::ended(query);
-        assert_eq!((ran.code, &*ran.stdout), (0, "{\"id\":1000,\"name\":\"new\"}\n"), "{rewrite}: {ran:?}");
+        assert_eq!(
+            (ran.code, &*ran.stdout),
+            (0, "{\"id\":1000,\"name\":\"new\"}\n"),
+            "{rewrite}: {ran:?}"
+        );
     }
 }

@@ -4,7 +4,8 @@ use crate::support::{Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
 use serde_json::json;
 
 const PEOPLE: &str = "
-    CREATE TABLE people (id int PRIMARY KEY, name varchar(5), hash bigint, tag char(3), price numeric, doc json, \"Odd Name\" text);
+    CREATE TABLE people (id int PRIMARY KEY, name varchar(5), hash bigint, tag char(3), price \
+    numeric, doc json, \"Odd Name\" text);
     INSERT INTO people VALUES
         (1, 'ann', 123, 'x', 1.10, '{\"a\":1}', 'p'),
         (2, 'bob', 123, 'y', 2, 'null', ''),
@@ -39,7 +40,11 @@ async fn conditions_find_their_rows() {
     ];
     for (conditions, expected) in cases {
         let ran = database.pgic(&[&["query", "people", "-o", "json"], conditions].concat());
-        let ids: Vec<i64> = ran.json().iter().map(|row| row["id"].as_i64().unwrap()).collect();
+        let ids: Vec<i64> = ran
+            .json()
+            .iter()
+            .map(|row| row["id"].as_i64().unwrap())
+            .collect();
         assert_eq!(ids, expected, "{conditions:?}: {ran:?}");
         assert_eq!(ran.code, i32::from(expected.is_empty()), "{conditions:?}");
     }
@@ -57,14 +62,31 @@ async fn the_answer_is_a_table_or_json_as_postgresql_writes_it() {
     "#);
     let json = database.pgic_ok(&["query", "people", "hash=123", "-o", "json"]);
     let client = database.client().await;
-    let rows =
-        client.query("SELECT row_to_json(p)::text FROM people p WHERE hash = 123 ORDER BY id", &[]).await.unwrap();
+    let rows = client
+        .query(
+            "SELECT row_to_json(p)::text FROM people p WHERE hash = 123 ORDER BY id",
+            &[],
+        )
+        .await
+        .unwrap();
     let expected: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(json.lines().collect::<Vec<_>>(), expected);
-    let chosen = database.pgic_ok(&["query", "people", "--columns", "price,id", "-o", "json", "--limit", "1"]);
+    let chosen = database.pgic_ok(&[
+        "query",
+        "people",
+        "--columns",
+        "price,id",
+        "-o",
+        "json",
+        "--limit",
+        "1",
+    ]);
     assert_eq!(chosen, "{\"price\":1.10,\"id\":1}\n");
     assert_eq!(database.pgic_ok(&["query", "people", "--count"]), "3\n");
-    assert_eq!(database.pgic_ok(&["query", "people", "hash=123", "--count", "-o", "json"]), "{\"count\":2}\n");
+    assert_eq!(
+        database.pgic_ok(&["query", "people", "hash=123", "--count", "-o", "json"]),
+        "{\"count\":2}\n"
+    );
     let none = database.pgic(&["query", "people", "id=9", "--count"]);
     assert_eq!((none.code, none.stdout.as_str()), (1, "0\n"));
 }
@@ -81,23 +103,47 @@ async fn bad_input_is_an_error_before_anything_is_loaded() {
         (&["v"], "is a view"),
         (&["nokey"], "neither a primary key"),
         (&["part"], "is a partition"),
-        (&["people", "nope=1"], "hint: its columns are id, name, hash"),
+        (
+            &["people", "nope=1"],
+            "hint: its columns are id, name, hash",
+        ),
         (&["people", "--columns", "nope"], "has no column nope"),
-        (&["people", "hash=many"], "take hash=many for the column hash of type bigint: invalid input syntax"),
+        (
+            &["people", "hash=many"],
+            "take hash=many for the column hash of type bigint: invalid input syntax",
+        ),
         (&["people", "hash=99999999999999999999"], "out of range"),
         (&["people", "hash"], "is not a condition"),
         (&["people", "hash!=3"], "!= is for null alone"),
-        (&["people", "hash:=NULL"], "is null, which is equal to nothing"),
-        (&["people", "hash:=1); DROP TABLE people; SELECT (1"], "hash"),
-        (&["people", "hash:=(WITH x AS (DELETE FROM people RETURNING id) SELECT 1)"], "hash"),
+        (
+            &["people", "hash:=NULL"],
+            "is null, which is equal to nothing",
+        ),
+        (
+            &["people", "hash:=1); DROP TABLE people; SELECT (1"],
+            "hash",
+        ),
+        (
+            &[
+                "people",
+                "hash:=(WITH x AS (DELETE FROM people RETURNING id) SELECT 1)",
+            ],
+            "hash",
+        ),
     ];
     for (arguments, because) in cases {
         let ran = database.pgic(&[&["query"], arguments].concat());
-        assert!(ran.code == 2 && ran.stderr.contains(because) && ran.stdout.is_empty(), "{arguments:?}: {ran:?}");
+        assert!(
+            ran.code == 2 && ran.stderr.contains(because) && ran.stdout.is_empty(),
+            "{arguments:?}: {ran:?}"
+        );
     }
     assert_eq!(database.pgic_ok(&["query", "people", "--count"]), "3\n");
     let too_big = database.pgic(&["query", "people", "--max-memory", "10"]);
-    assert!(too_big.code == 2 && too_big.stderr.contains("hint: raise --max-memory"), "{too_big:?}");
+    assert!(
+        too_big.code == 2 && too_big.stderr.contains("hint: raise --max-memory"),
+        "{too_big:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +151,11 @@ async fn a_table_without_triggers_is_answered_with_a_notice() {
     let database = Database::with(PEOPLE).await;
     let ran = database.pgic(&["query", "people", "id=1", "--columns", "name", "-o", "json"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "{\"name\":\"ann\"}\n"));
-    assert!(ran.stderr.contains("no trigger announces changes of public.people"), "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("no trigger announces changes of public.people"),
+        "{ran:?}"
+    );
     let quiet = database.pgic(&["-q", "query", "people", "id=1"]);
     assert_eq!(quiet.stderr, "");
 }
@@ -114,11 +164,23 @@ async fn a_table_without_triggers_is_answered_with_a_notice() {
 async fn the_specification_s_own_function_will_do() {
     let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
     let id = "550e8400-e29b-41d4-a716-446655440000";
-    database.client().await.batch_execute(&format!("INSERT INTO users VALUES ('{id}', 123, 7)")).await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute(&format!("INSERT INTO users VALUES ('{id}', 123, 7)"))
+        .await
+        .unwrap();
     let ran = database.pgic(&["query", "users", "username_hash=123", "-o", "json"]);
-    assert_eq!(ran.json(), [json!({"id": id, "username_hash": 123, "email_hash": 7})]);
+    assert_eq!(
+        ran.json(),
+        [json!({"id": id, "username_hash": 123, "email_hash": 7})]
+    );
     assert_eq!(ran.stderr, "");
-    let computed = database.pgic(&["query", "users", "username_hash:=hashtextextended('alice',0)"]);
+    let computed = database.pgic(&[
+        "query",
+        "users",
+        "username_hash:=hashtextextended('alice',0)",
+    ]);
     assert_eq!((computed.code, computed.stdout.as_str()), (1, ""));
 }
 
@@ -131,19 +193,35 @@ async fn explain_says_how_the_answer_was_found() {
         ("name=ann", "by looking at every row, 3 rows"),
     ] {
         let ran = database.pgic(&["query", "people", condition, "--explain"]);
-        assert!(ran.stderr.contains(found) && ran.stderr.contains("snapshot: 3 rows of public.people"), "{ran:?}");
+        assert!(
+            ran.stderr.contains(found) && ran.stderr.contains("snapshot: 3 rows of public.people"),
+            "{ran:?}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_text_in_a_row_reaches_no_terminal() {
-    let database = Database::with("CREATE TABLE t (id int PRIMARY KEY, \"c\u{1b}[31m\" text)").await;
+    let database =
+        Database::with("CREATE TABLE t (id int PRIMARY KEY, \"c\u{1b}[31m\" text)").await;
     let client = database.client().await;
-    client.execute("INSERT INTO t VALUES (1, $1)", &[&"\u{1b}]0;x\u{7}\u{202e}\n"]).await.unwrap();
+    client
+        .execute(
+            "INSERT INTO t VALUES (1, $1)",
+            &[&"\u{1b}]0;x\u{7}\u{202e}\n"],
+        )
+        .await
+        .unwrap();
     let text = database.pgic_ok(&["-q", "query", "t"]);
-    assert!(text.contains("c\\u{1b}[31m") && text.contains("\\u{1b}]0;x\\u{7}\\u{202e}\\n"), "{text}");
+    assert!(
+        text.contains("c\\u{1b}[31m") && text.contains("\\u{1b}]0;x\\u{7}\\u{202e}\\n"),
+        "{text}"
+    );
     let json = database.pgic_ok(&["-q", "query", "t", "-o", "json"]);
-    assert!(json.lines().count() == 1 && !json.contains('\u{1b}') && !json.contains('\u{202e}'), "{json}");
+    assert!(
+        json.lines().count() == 1 && !json.contains('\u{1b}') && !json.contains('\u{202e}'),
+        "{json}"
+    );
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(value["c\u{1b}[31m"], "\u{1b}]0;x\u{7}\u{202e}\n");
 }
@@ -154,13 +232,16 @@ async fn a_role_that_sees_a_part_of_the_table_is_told_so() {
     let role = format!("reader_{}", database.name);
     let sql = format!(
         "CREATE ROLE {role} LOGIN; GRANT SELECT ON people TO {role};
-         ALTER TABLE people ENABLE ROW LEVEL SECURITY; CREATE POLICY first_only ON people USING (id = 1);"
+         ALTER TABLE people ENABLE ROW LEVEL SECURITY; CREATE POLICY first_only ON people USING \
+         (id = 1);"
     );
     database.client().await.batch_execute(&sql).await.unwrap();
     let url = database.url.replace("postgres@", &format!("{role}@"));
     let ran = database.pgic(&["query", "people", "-d", &url]);
     assert!(
-        ran.code == 2 && ran.stderr.contains("row-level security") && ran.stderr.contains("hint: reading takes SELECT"),
+        ran.code == 2
+            && ran.stderr.contains("row-level security")
+            && ran.stderr.contains("hint: reading takes SELECT"),
         "{ran:?}"
     );
 }
@@ -175,19 +256,42 @@ async fn an_empty_and_a_wide_table_are_tables_too() {
     let database = Database::with(&sql).await;
     database.pgic_ok(&["install-triggers", "wide", "empty"]);
     let empty = database.pgic(&["query", "empty"]);
-    assert_eq!((empty.code, empty.stdout.as_str(), empty.stderr.as_str()), (1, "", "notice: no row matches\n"));
-    database.client().await.batch_execute("INSERT INTO wide (id, c399) VALUES (1, 7)").await.unwrap();
     assert_eq!(
-        database.pgic_ok(&["query", "wide", "c399=7", "--columns", "c398,c399", "-o", "json"]),
+        (empty.code, empty.stdout.as_str(), empty.stderr.as_str()),
+        (1, "", "notice: no row matches\n")
+    );
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO wide (id, c399) VALUES (1, 7)")
+        .await
+        .unwrap();
+    assert_eq!(
+        database.pgic_ok(&[
+            "query",
+            "wide",
+            "c399=7",
+            "--columns",
+            "c398,c399",
+            "-o",
+            "json"
+        ]),
         "{\"c398\":null,\"c399\":7}\n"
     );
 }
 
 /// Starts `query people --watch` and waits until it is live.
-fn watch(database: &Database, arguments: &[&str]) -> (std::process::Child, std::sync::mpsc::Receiver<String>) {
+fn watch(
+    database: &Database,
+    arguments: &[&str],
+) -> (std::process::Child, std::sync::mpsc::Receiver<String>) {
     use std::process::Stdio;
     let mut command = database.command(&[&["query", "people", "--watch"], arguments].concat());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start query --watch");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start query --watch");
     let lines = crate::support::lines_of(child.stdout.take().expect("piped"));
     (child, lines)
 }
@@ -197,43 +301,75 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
     use crate::support::{DEADLINE, ended};
     let database = people().await;
     let client = database.client().await;
-    let (child, lines) = watch(&database, &["hash=123", "--columns", "id,name", "-o", "json"]);
+    let (child, lines) = watch(
+        &database,
+        &["hash=123", "--columns", "id,name", "-o", "json"],
+    );
     let next = || -> serde_json::Value {
         let line = lines.recv_timeout(DEADLINE).expect("another line");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
     };
     let mut first = [next(), next()];
     first.sort_by_key(|line| line["row"]["id"].as_i64());
-    assert_eq!(first[0], json!({"event":"added","table":"public.people","row":{"id":1,"name":"ann"}}));
+    assert_eq!(
+        first[0],
+        json!({"event":"added","table":"public.people","row":{"id":1,"name":"ann"}})
+    );
     assert_eq!(next(), json!({"event":"live","rows":2}));
-    client.batch_execute("UPDATE people SET price = 7").await.unwrap();
-    client.batch_execute("UPDATE people SET name = 'anna' WHERE id = 1").await.unwrap();
+    client
+        .batch_execute("UPDATE people SET price = 7")
+        .await
+        .unwrap();
+    client
+        .batch_execute("UPDATE people SET name = 'anna' WHERE id = 1")
+        .await
+        .unwrap();
     assert_eq!(
         next(),
         json!({"event":"changed","table":"public.people","row":{"id":1,"name":"anna"},"old":{"name":"ann"}}),
         "what is not shown is not told"
     );
-    client.batch_execute("UPDATE people SET hash = 5 WHERE id = 2").await.unwrap();
+    client
+        .batch_execute("UPDATE people SET hash = 5 WHERE id = 2")
+        .await
+        .unwrap();
     assert_eq!(next()["event"], "removed");
-    client.batch_execute("UPDATE people SET hash = 123 WHERE id = 3").await.unwrap();
+    client
+        .batch_execute("UPDATE people SET hash = 123 WHERE id = 3")
+        .await
+        .unwrap();
     assert_eq!(next()["row"], json!({"id":3,"name":"abcde"}));
-    let lose = "BEGIN; SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (
+    let lose = "BEGIN; SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+        AND database = (
             SELECT oid FROM pg_database WHERE datname = current_database());
         DELETE FROM people WHERE id = 1; UPDATE people SET name = 'x' WHERE id = 3; COMMIT";
     client.batch_execute(lose).await.unwrap();
     // A backend that is terminated may pass on a last notification before it ends.
     let gap: Vec<serde_json::Value> = (0..4).map(|_| next()).collect();
-    let mut events: Vec<&str> = gap.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    let mut events: Vec<&str> = gap
+        .iter()
+        .map(|line| line["event"].as_str().unwrap())
+        .collect();
     assert!(
-        events.iter().position(|event| *event == "stale") < events.iter().position(|event| *event == "live"),
+        events.iter().position(|event| *event == "stale")
+            < events.iter().position(|event| *event == "live"),
         "{gap:?}"
     );
     events.sort_unstable();
     assert_eq!(events, ["changed", "live", "removed", "stale"], "{gap:?}");
     let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let ran = ended(child);
-    assert_eq!((ran.code, ran.stderr.as_str()), (0, "5 changes shown, 0 collapsed\n"));
+    assert_eq!(
+        (ran.code, ran.stderr.as_str()),
+        (0, "5 changes shown, 0 collapsed\n")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,15 +378,27 @@ async fn a_watched_answer_is_printed_again_as_text_and_ends_with_its_reader() {
     let database = people().await;
     let (child, lines) = watch(&database, &["hash=123", "--columns", "id,name"]);
     let next = |count: usize| -> Vec<String> {
-        (0..count).map(|_| lines.recv_timeout(DEADLINE).expect("another line")).collect()
+        (0..count)
+            .map(|_| lines.recv_timeout(DEADLINE).expect("another line"))
+            .collect()
     };
     assert_eq!(next(4), ["id  name", " 1  ann", " 2  bob", "(2 rows)"]);
-    database.client().await.batch_execute("DELETE FROM people WHERE id = 1").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("DELETE FROM people WHERE id = 1")
+        .await
+        .unwrap();
     assert_eq!(next(4), ["", "id  name", " 2  bob", "(1 row)"]);
     drop(lines);
     // The thread that reads for us takes one line more before it ends.
     for name in ["x", "y"] {
-        database.client().await.batch_execute(&format!("UPDATE people SET name = '{name}'")).await.unwrap();
+        database
+            .client()
+            .await
+            .batch_execute(&format!("UPDATE people SET name = '{name}'"))
+            .await
+            .unwrap();
     }
     assert_eq!(ended(child).code, 0);
 }
@@ -260,23 +408,41 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
     use crate::support::DEADLINE;
     let database = people().await;
     let client = database.client().await;
-    let (mut child, lines) = watch(&database, &["hash=123", "--columns", "id,hash", "-o", "json"]);
+    let (mut child, lines) = watch(
+        &database,
+        &["hash=123", "--columns", "id,hash", "-o", "json"],
+    );
     let next = || -> serde_json::Value {
         let line = lines.recv_timeout(DEADLINE).expect("another line");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
     };
     while next()["event"] != "live" {}
     // The condition's value is of another type from now on, and so is what is shown.
-    client.batch_execute("ALTER TABLE people ALTER hash TYPE text USING hash::text").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE people ALTER hash TYPE text USING hash::text")
+        .await
+        .unwrap();
     let stale = next();
-    assert!(stale["event"] == "stale" && stale["why"].as_str().unwrap().contains("described afresh"), "{stale}");
-    assert_eq!(next(), json!({"event":"anew","why":"the table was altered"}));
+    assert!(
+        stale["event"] == "stale" && stale["why"].as_str().unwrap().contains("described afresh"),
+        "{stale}"
+    );
+    assert_eq!(
+        next(),
+        json!({"event":"anew","why":"the table was altered"})
+    );
     let mut rows = [next(), next()];
     rows.sort_by_key(|line| line["row"]["id"].as_i64());
-    assert_eq!(rows[0], json!({"event":"added","table":"public.people","row":{"id":1,"hash":"123"}}));
+    assert_eq!(
+        rows[0],
+        json!({"event":"added","table":"public.people","row":{"id":1,"hash":"123"}})
+    );
     assert_eq!(next(), json!({"event":"live","rows":2}));
     database.pgic_ok(&["install-triggers", "people"]);
-    client.batch_execute("UPDATE people SET hash = '5' WHERE id = 2").await.unwrap();
+    client
+        .batch_execute("UPDATE people SET hash = '5' WHERE id = 2")
+        .await
+        .unwrap();
     // The new trigger makes it stale for a moment.
     let removed = json!({"event":"removed","table":"public.people","row":{"id":2,"hash":"123"}});
     while next() != removed {}
@@ -284,13 +450,19 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
     client.batch_execute("DROP TABLE people").await.unwrap();
     let gone = loop {
         let line = next();
-        if line["why"].as_str().is_some_and(|why| why.contains("the table public.people does not exist")) {
+        if line["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("the table public.people does not exist"))
+        {
             break line;
         }
     };
     assert_eq!(gone["event"], "stale");
     client
-        .batch_execute("CREATE TABLE people (id int PRIMARY KEY, hash text); INSERT INTO people VALUES (7, '123')")
+        .batch_execute(
+            "CREATE TABLE people (id int PRIMARY KEY, hash text); INSERT INTO people \
+            VALUES (7, '123')",
+        )
         .await
         .unwrap();
     database.pgic_ok(&["install-triggers", "people"]);
@@ -298,8 +470,16 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
     while seen.last() != Some(&json!({"event":"live","rows":1})) {
         seen.push(next());
     }
-    assert!(seen.contains(&json!({"event":"anew","why":"another table has its name"})), "{seen:?}");
-    assert!(seen.contains(&json!({"event":"added","table":"public.people","row":{"id":7,"hash":"123"}})), "{seen:?}");
+    assert!(
+        seen.contains(&json!({"event":"anew","why":"another table has its name"})),
+        "{seen:?}"
+    );
+    assert!(
+        seen.contains(
+            &json!({"event":"added","table":"public.people","row":{"id":7,"hash":"123"}})
+        ),
+        "{seen:?}"
+    );
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -308,31 +488,57 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
 async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() {
     use crate::support::{DEADLINE, ended};
     use std::process::Stdio;
-    let database =
-        Database::with("CREATE TABLE people (id int PRIMARY KEY, n int8); INSERT INTO people VALUES (1, 5), (2, 6)")
-            .await;
+    let database = Database::with(
+        "CREATE TABLE people (id int PRIMARY KEY, n int8); INSERT INTO people \
+            VALUES (1, 5), (2, 6)",
+    )
+    .await;
     database.pgic_ok(&["install-triggers", "people"]);
     let (migration, watcher) = (database.client().await, database.client().await);
     // Described before, read after it.
-    migration.batch_execute("BEGIN; ALTER TABLE people ALTER n TYPE float8").await.unwrap();
+    migration
+        .batch_execute("BEGIN; ALTER TABLE people ALTER n TYPE float8")
+        .await
+        .unwrap();
     let mut command = database.command(&["query", "people", "id=1", "-o", "json"]);
-    let asking = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'people'::regclass::oid";
+    let asking = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let waits =
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'people'::regclass::oid";
     let waiting = async {
-        while watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        while watcher
+            .query_one(waits, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            == 0
+        {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(DEADLINE, waiting).await.expect("the query waits for the migration");
+    tokio::time::timeout(DEADLINE, waiting)
+        .await
+        .expect("the query waits for the migration");
     migration.batch_execute("COMMIT").await.unwrap();
     let ran = ended(asking);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "{\"id\":1,\"n\":5}\n"), "{ran:?}");
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "{\"id\":1,\"n\":5}\n"),
+        "{ran:?}"
+    );
     // And while it is watched, with the listener lost at the same time.
     let (mut child, lines) = watch(&database, &["-o", "json"]);
-    let next = || -> serde_json::Value { serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap() };
+    let next = || -> serde_json::Value {
+        serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap()
+    };
     while next()["event"] != "live" {}
-    let alter = "BEGIN; ALTER TABLE people ALTER n TYPE int8; SELECT pg_terminate_backend(pid) FROM pg_locks
-        WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()); COMMIT";
+    let alter = "BEGIN; ALTER TABLE people ALTER n TYPE int8; SELECT pg_terminate_backend(pid) \
+        FROM pg_locks
+        WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = \
+        current_database()); COMMIT";
     migration.batch_execute(alter).await.unwrap();
     let mut seen = Vec::new();
     while seen.last() != Some(&json!({"event":"live","rows":2})) {
@@ -340,7 +546,10 @@ async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() 
     }
     assert!(seen.iter().any(|line| line["event"] == "anew"), "{seen:?}");
     let values = [json!(5), json!(6), json!(null)];
-    assert!(seen.iter().all(|line| values.contains(&line["row"]["n"])), "{seen:?}");
+    assert!(
+        seen.iter().all(|line| values.contains(&line["row"]["n"])),
+        "{seen:?}"
+    );
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -354,11 +563,21 @@ async fn a_label_that_is_renamed_deep_inside_a_type_is_seen() {
     let database = Database::with(sql).await;
     database.pgic_ok(&["install-triggers", "people"]);
     let (mut child, lines) = watch(&database, &["-o", "json"]);
-    let next = || -> serde_json::Value { serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap() };
+    let next = || -> serde_json::Value {
+        serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap()
+    };
     while next()["event"] != "live" {}
-    database.client().await.batch_execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'")
+        .await
+        .unwrap();
     assert_eq!(next()["event"], "stale");
-    assert_eq!(next()["row"], json!({"id":1,"moods":["blue"],"pairs":["(1,blue)"]}));
+    assert_eq!(
+        next()["row"],
+        json!({"id":1,"moods":["blue"],"pairs":["(1,blue)"]})
+    );
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -369,50 +588,84 @@ async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
     use std::process::Stdio;
     let database = people().await;
     let mut command = database.command(&["query", "people", "--watch", "-o", "json"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("start query --watch");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start query --watch");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut next = || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let mut next =
+        || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
     while next()["event"] != "live" {}
     let client = database.client().await;
     // Nobody reads meanwhile, and a pipe holds 64 kB.
     let insert = "INSERT INTO people (id, tag) SELECT n, 'x' FROM generate_series(10, 5000) n";
     client.batch_execute(insert).await.unwrap();
     for round in 0..20 {
-        client.batch_execute(&format!("UPDATE people SET hash = {round} WHERE id >= 10")).await.unwrap();
+        client
+            .batch_execute(&format!("UPDATE people SET hash = {round} WHERE id >= 10"))
+            .await
+            .unwrap();
     }
-    client.batch_execute("INSERT INTO people (id) VALUES (9999)").await.unwrap();
-    let mut state: std::collections::BTreeMap<i64, serde_json::Value> = std::collections::BTreeMap::new();
+    client
+        .batch_execute("INSERT INTO people (id) VALUES (9999)")
+        .await
+        .unwrap();
+    let mut state: std::collections::BTreeMap<i64, serde_json::Value> =
+        std::collections::BTreeMap::new();
     let mut collapsed = 0;
     while !state.contains_key(&9999) {
         let event = next();
-        collapsed += event.get("collapsed").map_or(0, |count| count.as_i64().unwrap());
-        state.insert(event["row"]["id"].as_i64().unwrap(), event["row"]["hash"].clone());
+        collapsed += event
+            .get("collapsed")
+            .map_or(0, |count| count.as_i64().unwrap());
+        state.insert(
+            event["row"]["id"].as_i64().unwrap(),
+            event["row"]["hash"].clone(),
+        );
     }
     assert_eq!(state.len(), 4992);
-    assert!(state.iter().all(|(id, hash)| *id == 9999 || *hash == 19), "each ends as it is");
+    assert!(
+        state.iter().all(|(id, hash)| *id == 9999 || *hash == 19),
+        "each ends as it is"
+    );
     assert!(collapsed > 1000, "{collapsed} changes were collapsed");
     let _ = child.kill();
     let _ = child.wait();
 }
 
-/// A column that becomes another type of the same size and back, again and again, is never read as what it is not.
+/// A column that becomes another type of the same size and back, again and again, is never read as
+/// what it is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_changes_and_changes_back_is_never_taken_for_the_other() {
-    let database = Database::with("CREATE TABLE t (id int PRIMARY KEY, v int8); INSERT INTO t VALUES (5, 5)").await;
+    let database =
+        Database::with("CREATE TABLE t (id int PRIMARY KEY, v int8); INSERT INTO t VALUES (5, 5)")
+            .await;
     database.pgic_ok(&["install-triggers", "t"]);
     let client = database.client().await;
     // Some milliseconds of work, so that others get at the table in between.
     let pause = "SELECT count(*) FROM generate_series(1, 100000)";
     let altering = tokio::spawn(async move {
         loop {
-            client.batch_execute("ALTER TABLE t ALTER v TYPE float8").await.unwrap();
-            client.batch_execute(&format!("{pause}; ALTER TABLE t ALTER v TYPE int8; {pause}")).await.unwrap();
+            client
+                .batch_execute("ALTER TABLE t ALTER v TYPE float8")
+                .await
+                .unwrap();
+            client
+                .batch_execute(&format!(
+                    "{pause}; ALTER TABLE t ALTER v TYPE int8; {pause}"
+                ))
+                .await
+                .unwrap();
         }
     });
     for _ in 0..12 {
         let database = database.clone();
-        let ran =
-            tokio::task::spawn_blocking(move || database.pgic(&["query", "t", "id=5", "-o", "json"])).await.unwrap();
+        let ran = tokio::task::spawn_blocking(move || {
+            database.pgic(&["query", "t", "id=5", "-o", "json"])
+        })
+        .await
+        .unwrap();
         let is_right = ran.code == 0 && ran.stdout == "{\"id\":5,\"v\":5}\n";
         assert!(is_right || ran.code == 2, "{ran:?}");
     }

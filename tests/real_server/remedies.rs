@@ -1,11 +1,12 @@
-//! Every problem that the diagnosis knows is provoked, found under its code by each command that asks, and mended by the remedy
-//! that is printed for it, word for word.
+//! Every problem that the diagnosis knows is provoked, found under its code by each command that
+//! asks, and mended by the remedy that is printed for it, word for word.
 
 use crate::shell::Shell;
 use crate::support::{DEADLINE, Database, SPECIFICATION};
 use serde_json::Value;
 
-const TABLE: &str = "CREATE TABLE a (id int PRIMARY KEY, n int, other int UNIQUE NOT NULL DEFAULT 0);";
+const TABLE: &str =
+    "CREATE TABLE a (id int PRIMARY KEY, n int, other int UNIQUE NOT NULL DEFAULT 0);";
 const INSTALL: &[&str] = &["install-triggers", "a"];
 
 /// A situation, and what is to be found in it.
@@ -18,7 +19,13 @@ struct Case {
 }
 
 const fn case(code: &'static str, severity: &'static str, provoke: &'static str) -> Case {
-    Case { code, severity, set_up: TABLE, install: INSTALL, provoke }
+    Case {
+        code,
+        severity,
+        set_up: TABLE,
+        install: INSTALL,
+        provoke,
+    }
 }
 
 const PARTITIONED: &str = "CREATE TABLE a (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
@@ -39,19 +46,22 @@ const CASES: &[Case] = &[
     case(
         "trigger-conditional",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR \
+        DELETE ON a
          FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION notify_cache_change_a()",
     ),
     case(
         "trigger-conditional",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OF n OR DELETE ON a
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OF \
+        n OR DELETE ON a
          FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
     ),
     case(
         "trigger-timing",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify BEFORE INSERT OR UPDATE OR DELETE ON a
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify BEFORE INSERT OR UPDATE \
+        OR DELETE ON a
          FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
     ),
     case(
@@ -60,32 +70,39 @@ const CASES: &[Case] = &[
         "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE ON a
          FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
     ),
-    case("another-name", "critical", "ALTER TABLE a RENAME TO b; ALTER TABLE b RENAME CONSTRAINT a_pkey TO b_pkey"),
+    case("another-name", "critical", "ALTER TABLE a RENAME TO b; ALTER TABLE b RENAME CONSTRAINT \
+        a_pkey TO b_pkey"),
     case("another-name", "critical", "CREATE SCHEMA app; ALTER TABLE a SET SCHEMA app"),
-    case("key-changed", "critical", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY (other)"),
+    case("key-changed", "critical", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD \
+        PRIMARY KEY (other)"),
     case(
         "key-unknown",
         "critical",
         "DO $$ BEGIN EXECUTE format('COMMENT ON FUNCTION notify_cache_change_a() IS %L', replace(
-            obj_description('notify_cache_change_a'::regproc, 'pg_proc'), '\"key\":[\"id\"],', '')); END $$",
+            obj_description('notify_cache_change_a'::regproc, 'pg_proc'), '\"key\":[\"id\"],', \
+            '')); END $$",
     ),
     case(
         "function-edited",
         "critical",
-        "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS \
+        'BEGIN RETURN NULL; END'",
     ),
     case("function-outdated", "warning", "ALTER FUNCTION notify_cache_change_a() SECURITY DEFINER"),
     case(
         "function-silent",
         "critical",
         "DROP FUNCTION notify_cache_change_a() CASCADE;
-         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-         CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN \
+         NULL; END';
+         CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE \
+         FUNCTION notify_cache_change_a()",
     ),
     case(
         "event-missing",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE CONSTRAINT TRIGGER a_cache_notify AFTER INSERT OR UPDATE ON a
+        "DROP TRIGGER a_cache_notify ON a; CREATE CONSTRAINT TRIGGER a_cache_notify AFTER INSERT \
+        OR UPDATE ON a
          FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
     ),
     Case {
@@ -93,7 +110,8 @@ const CASES: &[Case] = &[
         ..case(
             "channel-unknown",
             "critical",
-            "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a
+            "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR \
+            UPDATE OR DELETE ON a
              FOR EACH ROW EXECUTE FUNCTION notify_cache_change('')",
         )
     },
@@ -103,39 +121,49 @@ const CASES: &[Case] = &[
         "DROP FUNCTION notify_cache_change_a() CASCADE;
          CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS
          $$BEGIN PERFORM pg_notify('cache_' || TG_TABLE_NAME, '{}'); RETURN NULL; END$$;
-         CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+         CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE \
+         FUNCTION notify_cache_change_a()",
     ),
     // What is installed cannot be kept.
     Case {
         install: GENERIC,
-        ..case("key-changed", "critical", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY (other)")
+        ..case("key-changed", "critical", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD \
+            PRIMARY KEY (other)")
     },
-    Case { install: GENERIC, ..case("key-changed", "critical", "ALTER TABLE a RENAME id TO ident") },
+    Case { install: GENERIC, ..case("key-changed", "critical", "ALTER TABLE a RENAME id TO \
+        ident") },
     Case {
         install: &["install-triggers", "a", "--columns", "id,n"],
         ..case("key-changed", "critical", "ALTER TABLE a RENAME id TO ident")
     },
-    Case { install: ONE_COLUMN, ..case("function-outdated", "warning", "ALTER TABLE a DROP COLUMN n") },
-    Case { install: ONE_COLUMN, ..case("function-outdated", "warning", "ALTER TABLE a RENAME n TO m") },
-    Case { install: ONE_COLUMN, ..case("not-announced", "critical", "ALTER TABLE a DROP COLUMN n; DROP TRIGGER a_cache_notify ON a; DROP TRIGGER a_cache_notify_truncate ON a") },
+    Case { install: ONE_COLUMN, ..case("function-outdated", "warning", "ALTER TABLE a DROP COLUMN \
+        n") },
+    Case { install: ONE_COLUMN, ..case("function-outdated", "warning", "ALTER TABLE a RENAME n TO \
+        m") },
+    Case { install: ONE_COLUMN, ..case("not-announced", "critical", "ALTER TABLE a DROP COLUMN n; \
+        DROP TRIGGER a_cache_notify ON a; DROP TRIGGER a_cache_notify_truncate ON a") },
     case("columns-outdated", "warning", "ALTER TABLE a ADD COLUMN since interval"),
     case("columns-outdated", "warning", "ALTER TABLE a ALTER n TYPE text"),
     case("truncate-missing", "warning", "DROP TRIGGER a_cache_notify_truncate ON a"),
     case("truncate-disabled", "warning", "ALTER TABLE a DISABLE TRIGGER a_cache_notify_truncate"),
     Case {
         set_up: PARTITIONED,
-        ..case("truncate-missing", "warning", "CREATE TABLE a_2 PARTITION OF a FOR VALUES FROM (100) TO (200)")
+        ..case("truncate-missing", "warning", "CREATE TABLE a_2 PARTITION OF a FOR VALUES FROM \
+            (100) TO (200)")
     },
     case(
         "several-triggers",
         "warning",
-        "CREATE TRIGGER again AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+        "CREATE TRIGGER again AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION \
+        notify_cache_change_a()",
     ),
     case(
         "function-planted",
         "warning",
-        "CREATE ROLE planter; ALTER FUNCTION notify_cache_change_a() OWNER TO planter; ALTER TABLE a OWNER TO CURRENT_USER;
-         CREATE ROLE keeper; GRANT CREATE ON SCHEMA public TO keeper; ALTER TABLE a OWNER TO keeper",
+        "CREATE ROLE planter; ALTER FUNCTION notify_cache_change_a() OWNER TO planter; ALTER TABLE \
+        a OWNER TO CURRENT_USER;
+         CREATE ROLE keeper; GRANT CREATE ON SCHEMA public TO keeper; ALTER TABLE a OWNER TO \
+         keeper",
     ),
 ];
 
@@ -147,9 +175,18 @@ fn problems(database: &Database) -> (i32, Vec<Value>) {
     } else {
         database.pgic(&["status", "a", "-o", "json"])
     };
-    let table = named.json().into_iter().find(|line| line["event"] == "table");
+    let table = named
+        .json()
+        .into_iter()
+        .find(|line| line["event"] == "table");
     let table = table.unwrap_or_else(|| panic!("no table: {named:?}"));
-    (named.code, table["problems"].as_array().expect("problems are a list").clone())
+    (
+        named.code,
+        table["problems"]
+            .as_array()
+            .expect("problems are a list")
+            .clone(),
+    )
 }
 
 /// Runs what a remedy says, word for word.
@@ -158,7 +195,10 @@ async fn run(database: &Database, problem: &Value) {
     assert!(!steps.is_empty(), "{problem}");
     for step in steps {
         let step = step.as_str().unwrap();
-        assert!(problem["remedy"].as_str().unwrap().contains(step), "what is printed is what is run: {problem}");
+        assert!(
+            problem["remedy"].as_str().unwrap().contains(step),
+            "what is printed is what is run: {problem}"
+        );
         match step.strip_prefix("pgic ") {
             Some(arguments) => {
                 // No name here needs quotes for the shell.
@@ -175,33 +215,59 @@ async fn run(database: &Database, problem: &Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
-    for Case { code, severity, set_up, install, provoke } in CASES {
+    for Case {
+        code,
+        severity,
+        set_up,
+        install,
+        provoke,
+    } in CASES
+    {
         // Roles are the cluster's: two databases must not make them at once.
         let database = Database::with(set_up).await;
         if !install.is_empty() {
             database.pgic_ok(install);
         }
-        database.client().await.batch_execute(provoke).await.unwrap_or_else(|error| panic!("{provoke}: {error:?}"));
+        database
+            .client()
+            .await
+            .batch_execute(provoke)
+            .await
+            .unwrap_or_else(|error| panic!("{provoke}: {error:?}"));
         let (exit, found) = problems(&database);
         let problem = found.iter().find(|problem| problem["code"] == *code);
-        let problem = problem.unwrap_or_else(|| panic!("{code} is not found after {provoke}: {found:?}"));
-        assert_eq!((exit, &problem["severity"]), (1, &Value::from(*severity)), "{provoke}: {problem}");
+        let problem =
+            problem.unwrap_or_else(|| panic!("{code} is not found after {provoke}: {found:?}"));
+        assert_eq!(
+            (exit, &problem["severity"]),
+            (1, &Value::from(*severity)),
+            "{provoke}: {problem}"
+        );
         if *severity == "critical" && !provoke.contains("RENAME") && !provoke.contains("SCHEMA") {
             let remedy = problem["remedy"].as_str().unwrap();
             let refused = database.pgic(&["shell", "a"]);
-            assert!(refused.code == 2 && refused.stderr.contains(&format!("hint: {remedy}")), "{provoke}: {refused:?}");
+            assert!(
+                refused.code == 2 && refused.stderr.contains(&format!("hint: {remedy}")),
+                "{provoke}: {refused:?}"
+            );
             let verified = database.pgic(&["verify", "a", "--rounds", "1"]);
-            let said = verified.stdout.starts_with("unannounced  public.a") && verified.stdout.contains(remedy);
+            let said = verified.stdout.starts_with("unannounced  public.a")
+                && verified.stdout.contains(remedy);
             assert!(verified.code == 1 && said, "{provoke}: {verified:?}");
         }
         run(&database, problem).await;
         let (_, left) = problems(&database);
-        assert!(left.iter().all(|left| left["code"] != *code), "{provoke}: the remedy does not help: {left:?}");
+        assert!(
+            left.iter().all(|left| left["code"] != *code),
+            "{provoke}: the remedy does not help: {left:?}"
+        );
         if *code == "function-planted" {
             database
                 .client()
                 .await
-                .batch_execute("DROP TABLE a; DROP OWNED BY planter, keeper; DROP ROLE planter, keeper")
+                .batch_execute(
+                    "DROP TABLE a; DROP OWNED BY planter, keeper; DROP ROLE planter, keeper",
+                )
                 .await
                 .unwrap();
         } else {
@@ -212,22 +278,36 @@ async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_else_s_trigger_is_replaced_by_what_is_printed() {
-    let trigger = "CREATE TRIGGER mine AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change();";
+    let trigger = "CREATE TRIGGER mine AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE \
+        FUNCTION notify_cache_change();";
     let set_up = format!("{TABLE}{SPECIFICATION}{trigger}");
     for (code, provoke) in [
         ("plain-form", "SELECT 1"),
         ("truncate-missing", "SELECT 1"),
-        ("key-changed", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY (other)"),
+        (
+            "key-changed",
+            "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY (other)",
+        ),
         ("trigger-disabled", "ALTER TABLE a DISABLE TRIGGER mine"),
     ] {
         let database = Database::with(&set_up).await;
-        database.client().await.batch_execute(provoke).await.unwrap();
+        database
+            .client()
+            .await
+            .batch_execute(provoke)
+            .await
+            .unwrap();
         let (_, found) = problems(&database);
-        let problem =
-            found.iter().find(|problem| problem["code"] == code).unwrap_or_else(|| panic!("{code}: {found:?}"));
+        let problem = found
+            .iter()
+            .find(|problem| problem["code"] == code)
+            .unwrap_or_else(|| panic!("{code}: {found:?}"));
         run(&database, problem).await;
         let (_, left) = problems(&database);
-        assert!(left.iter().all(|left| left["code"] != code), "{code}: {left:?}");
+        assert!(
+            left.iter().all(|left| left["code"] != code),
+            "{code}: {left:?}"
+        );
     }
 }
 
@@ -237,7 +317,8 @@ async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as
         CREATE SCHEMA two; CREATE TABLE two.users (id int PRIMARY KEY, b text);";
     for ddl in [
         "ALTER SCHEMA one RENAME TO uno",
-        "ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two",
+        "ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO \
+        two",
     ] {
         let database = Database::with(schemas).await;
         database.pgic_ok(&["install-triggers", "one.users", "two.users"]);
@@ -245,10 +326,21 @@ async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as
         client.batch_execute(ddl).await.unwrap();
         let advised = || -> Vec<Value> {
             let tables = database.pgic(&["status", "-o", "json"]).json();
-            tables.iter().filter_map(|table| table["problems"].as_array()).flatten().cloned().collect()
+            tables
+                .iter()
+                .filter_map(|table| table["problems"].as_array())
+                .flatten()
+                .cloned()
+                .collect()
         };
         let found = advised();
-        assert!(!found.is_empty() && found.iter().all(|problem| problem["code"] == "another-name"), "{ddl}: {found:?}");
+        assert!(
+            !found.is_empty()
+                && found
+                    .iter()
+                    .all(|problem| problem["code"] == "another-name"),
+            "{ddl}: {found:?}"
+        );
         for problem in &found {
             run(&database, problem).await;
         }
@@ -256,9 +348,17 @@ async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as
         assert_eq!(database.pgic(&["status"]).code, 0, "{ddl}");
         database.pgic_ok(&["remove-triggers", "--all"]);
         let left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'notify_cache_change%'";
-        assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{ddl}: nothing is left");
+        assert_eq!(
+            client.query_one(left, &[]).await.unwrap().get::<_, i64>(0),
+            0,
+            "{ddl}: nothing is left"
+        );
         let left = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%cache_notify%'";
-        assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{ddl}: nothing is left");
+        assert_eq!(
+            client.query_one(left, &[]).await.unwrap().get::<_, i64>(0),
+            0,
+            "{ddl}: nothing is left"
+        );
     }
 }
 
@@ -271,58 +371,102 @@ async fn a_subscriber_s_trigger_must_fire_always_also_when_the_subscription_come
     assert_eq!(shell.ask("count a").last().unwrap()["state"], "live");
     let slot = format!("slot_{}", subscriber.name);
     let admin = publisher.client().await;
-    admin.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await.unwrap();
+    admin
+        .query(
+            "SELECT pg_create_logical_replication_slot($1, 'pgoutput')",
+            &[&slot],
+        )
+        .await
+        .unwrap();
     let client = subscriber.client().await;
     let connection = publisher.url.replace('\'', "''");
     client
         .batch_execute(&format!(
-            "CREATE SUBSCRIPTION s CONNECTION '{connection}' PUBLICATION p WITH (create_slot = false, slot_name = '{slot}')"
+            "CREATE SUBSCRIPTION s CONNECTION '{connection}' PUBLICATION p WITH (create_slot = \
+            false, slot_name = '{slot}')"
         ))
         .await
         .unwrap();
     // It is found though nothing was written yet.
     assert_eq!(shell.ask("count a").last().unwrap()["state"], "stale");
     let refused = subscriber.pgic(&["query", "a", "--watch"]);
-    assert!(refused.code == 2 && refused.stderr.contains("logical replication"), "{refused:?}");
+    assert!(
+        refused.code == 2 && refused.stderr.contains("logical replication"),
+        "{refused:?}"
+    );
     let (exit, found) = problems(&subscriber);
     assert!(exit == 1 && found[0]["code"] == "subscriber", "{found:?}");
     run(&subscriber, &found[0]).await;
     assert_eq!(problems(&subscriber), (0, Vec::new()));
-    admin.batch_execute("INSERT INTO a VALUES (1, 1, 1)").await.unwrap();
+    admin
+        .batch_execute("INSERT INTO a VALUES (1, 1, 1)")
+        .await
+        .unwrap();
     let arrives = async {
-        while client.query_one("SELECT count(*) FROM a", &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        while client
+            .query_one("SELECT count(*) FROM a", &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            == 0
+        {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(DEADLINE, arrives).await.expect("the row is replicated");
+    tokio::time::timeout(DEADLINE, arrives)
+        .await
+        .expect("the row is replicated");
     let answer = shell.ask("count a");
-    assert_eq!((&answer[0]["count"], &answer[1]["state"]), (&Value::from(1), &Value::from("live")));
+    assert_eq!(
+        (&answer[0]["count"], &answer[1]["state"]),
+        (&Value::from(1), &Value::from("live"))
+    );
     client
-        .batch_execute("ALTER SUBSCRIPTION s DISABLE; ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s")
+        .batch_execute(
+            "ALTER SUBSCRIPTION s DISABLE; ALTER SUBSCRIPTION s SET (slot_name = NONE); \
+            DROP SUBSCRIPTION s",
+        )
         .await
         .unwrap();
     let dropped = async {
-        while admin.query("SELECT pg_drop_replication_slot($1)", &[&slot]).await.is_err() {
+        while admin
+            .query("SELECT pg_drop_replication_slot($1)", &[&slot])
+            .await
+            .is_err()
+        {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(DEADLINE, dropped).await.expect("the slot is let go");
+    tokio::time::timeout(DEADLINE, dropped)
+        .await
+        .expect("the slot is let go");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remedy_for_a_partition_s_trigger_leaves_the_other_triggers_as_they_are() {
-    let audit = "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    let audit =
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
         CREATE TRIGGER audit AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION audit();";
     let database = Database::with(&format!("{PARTITIONED} {audit}")).await;
     database.pgic_ok(INSTALL);
     let client = database.client().await;
-    let disable = "ALTER TABLE a_1 DISABLE TRIGGER audit; ALTER TABLE a_1 DISABLE TRIGGER a_cache_notify";
+    let disable =
+        "ALTER TABLE a_1 DISABLE TRIGGER audit; ALTER TABLE a_1 DISABLE TRIGGER a_cache_notify";
     client.batch_execute(disable).await.unwrap();
     let (_, found) = problems(&database);
     run(&database, &found[0]).await;
     assert_eq!(problems(&database), (0, Vec::new()));
-    let audit = "SELECT tgenabled::text FROM pg_trigger WHERE tgrelid = 'a_1'::regclass AND tgname = 'audit'";
-    assert_eq!(client.query_one(audit, &[]).await.unwrap().get::<_, String>(0), "D", "it was disabled on purpose");
+    let audit = "SELECT tgenabled::text FROM pg_trigger WHERE tgrelid = 'a_1'::regclass AND tgname \
+        = 'audit'";
+    assert_eq!(
+        client
+            .query_one(audit, &[])
+            .await
+            .unwrap()
+            .get::<_, String>(0),
+        "D",
+        "it was disabled on purpose"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,17 +479,27 @@ async fn a_partition_that_logical_replication_writes_to_must_have_an_always_trig
     // What CREATE SUBSCRIPTION leaves behind.
     client
         .batch_execute(
-            "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) VALUES (1, 'a_1'::regclass, 'r');
+            "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) VALUES (1, \
+            'a_1'::regclass, 'r');
              ALTER TABLE a_1 ENABLE TRIGGER a_cache_notify",
         )
         .await
         .unwrap();
     assert_eq!(shell.ask("count a").last().unwrap()["state"], "stale");
     let (exit, found) = problems(&database);
-    assert!(exit == 1 && found[0]["code"] == "trigger-disabled", "{found:?}");
+    assert!(
+        exit == 1 && found[0]["code"] == "trigger-disabled",
+        "{found:?}"
+    );
     run(&database, &found[0]).await;
     assert_eq!(problems(&database), (0, Vec::new()));
-    client.batch_execute("SET session_replication_role = replica; INSERT INTO a VALUES (1, 1)").await.unwrap();
+    client
+        .batch_execute("SET session_replication_role = replica; INSERT INTO a VALUES (1, 1)")
+        .await
+        .unwrap();
     let answer = shell.ask("count a");
-    assert_eq!((&answer[0]["count"], &answer[1]["state"]), (&Value::from(1), &Value::from("live")));
+    assert_eq!(
+        (&answer[0]["count"], &answer[1]["state"]),
+        (&Value::from(1), &Value::from("live"))
+    );
 }

@@ -30,10 +30,18 @@ pub struct Shell {
 impl Shell {
     pub fn start(database: &Database, arguments: &[&str]) -> Self {
         let mut command = database.command(&[&["shell"], arguments].concat());
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start a shell");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start a shell");
         let lines = lines_of(child.stdout.take().expect("piped"));
-        Self { stdin: child.stdin.take(), lines, child }
+        Self {
+            stdin: child.stdin.take(),
+            lines,
+            child,
+        }
     }
 
     /// Types a line.
@@ -48,10 +56,15 @@ impl Shell {
         let mut answer = Vec::new();
         loop {
             let line = self.lines.recv_timeout(DEADLINE).expect("an answer ends");
-            let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
+            let value: Value =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
             let is_end = value["event"] == "end";
             // Of a row what stands under it.
-            answer.push(if value["event"] == "row" { value["row"].clone() } else { value });
+            answer.push(if value["event"] == "row" {
+                value["row"].clone()
+            } else {
+                value
+            });
             if is_end {
                 return answer;
             }
@@ -72,7 +85,10 @@ async fn each_answer_has_everything_that_was_committed_before_its_line() {
     let client = database.client().await;
     let mut shell = Shell::start(&database, &["-o", "json", "people", "\"Odd Name\""]);
     let end = |command: &str, rows: usize| json!({"event":"end","command":command,"rows":rows,"state":"live"});
-    assert_eq!(shell.ask("count people"), [json!({"count":50}), end("count people", 1)]);
+    assert_eq!(
+        shell.ask("count people"),
+        [json!({"count":50}), end("count people", 1)]
+    );
     for round in 1..=20 {
         let sql = format!(
             "BEGIN; UPDATE people SET name = 'r{round}', id = id + 100 WHERE id % 7 = {} % 7;
@@ -83,9 +99,14 @@ async fn each_answer_has_everything_that_was_committed_before_its_line() {
         client.batch_execute(&sql).await.unwrap();
         let mut answer = shell.ask(&format!("people name=r{round}"));
         assert_eq!(answer.pop().unwrap()["state"], "live");
-        let sql = format!("SELECT row_to_json(p)::text FROM people p WHERE name = 'r{round}' ORDER BY id");
+        let sql = format!(
+            "SELECT row_to_json(p)::text FROM people p WHERE name = 'r{round}' ORDER BY id"
+        );
         let rows = client.query(&sql, &[]).await.unwrap();
-        let expected: Vec<Value> = rows.iter().map(|row| serde_json::from_str(row.get(0)).unwrap()).collect();
+        let expected: Vec<Value> = rows
+            .iter()
+            .map(|row| serde_json::from_str(row.get(0)).unwrap())
+            .collect();
         answer.sort_by_key(|row| row["id"].as_i64());
         assert_eq!(answer, expected, "round {round}");
         assert_eq!(shell.ask("count people hash=77")[0], json!({"count":round}));
@@ -94,9 +115,15 @@ async fn each_answer_has_everything_that_was_committed_before_its_line() {
     assert_eq!(shell.ask("people"), [end("people", 0)]);
     let odd = json!({"Key":"k","a b":"two words"});
     assert_eq!(shell.ask("\"Odd Name\" \"a b\"='two words'")[0], odd);
-    assert_eq!(shell.ask("public.\"Odd Name\" Key:=lower('K') ").first(), Some(&odd));
+    assert_eq!(
+        shell.ask("public.\"Odd Name\" Key:=lower('K') ").first(),
+        Some(&odd)
+    );
     assert_eq!(shell.ask("\"Odd Name\" \"a b\"='null'")[0]["Key"], "l");
-    assert_eq!(shell.ask("\"Odd Name\" \"a b\"=null"), [end("\"Odd Name\" \"a b\"=null", 0)]);
+    assert_eq!(
+        shell.ask("\"Odd Name\" \"a b\"=null"),
+        [end("\"Odd Name\" \"a b\"=null", 0)]
+    );
     assert_eq!(shell.ask(".quit"), [end(".quit", 0)]);
     assert_eq!(shell.close(), (0, String::new()));
 }
@@ -111,33 +138,54 @@ async fn rows_are_bounded_and_what_is_wrong_is_said_where_it_stands() {
     assert_eq!((answer.len(), &answer[3]["rows"]), (4, &json!(3)));
     for (line, error) in [
         ("people nme=1", "public.people has no column nme"),
-        ("people id=x", "take id=x for the column id of type integer: "),
+        (
+            "people id=x",
+            "take id=x for the column id of type integer: ",
+        ),
         ("nobody", "nobody is not followed here"),
         (".nothing", "there is no command .nothing"),
         ("people name='open", "a quote is not closed: 'open"),
     ] {
         let answer = shell.ask(line);
-        assert_eq!((answer.len(), &answer[0]["command"], &answer[0]["rows"]), (1, &json!(line), &json!(0)));
+        assert_eq!(
+            (answer.len(), &answer[0]["command"], &answer[0]["rows"]),
+            (1, &json!(line), &json!(0))
+        );
         let said = answer[0]["error"].as_str().unwrap();
         assert!(said.starts_with(error), "{line}: {said}");
     }
     let tables = shell.ask(".tables");
-    assert_eq!((&tables[0]["table"], &tables[0]["rows"]), (&json!("people"), &json!(50)));
+    assert_eq!(
+        (&tables[0]["table"], &tables[0]["rows"]),
+        (&json!("people"), &json!(50))
+    );
     let stats = shell.ask(".stats");
-    assert_eq!((&stats[0]["state"], &stats[0]["rows"]), (&json!("live"), &json!(50)));
+    assert_eq!(
+        (&stats[0]["state"], &stats[0]["rows"]),
+        (&json!("live"), &json!(50))
+    );
     assert_eq!(shell.ask(".help").len(), 12);
     let (code, stderr) = shell.close();
     assert_eq!(code, 2, "a line from a pipe was not answered: {stderr}");
-    assert_eq!(stderr, "notice: 47 more rows match; .limit 3 cut them off\n");
+    assert_eq!(
+        stderr,
+        "notice: 47 more rows match; .limit 3 cut them off\n"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn text_answers_come_in_order() {
     let database = tables().await;
     let mut shell = Shell::start(&database, &["people"]);
-    for line in
-        ["people id=7", "count people hash=3", "people id=99", ".limit", "people hash=3 name=p13", ".quit", "never"]
-    {
+    for line in [
+        "people id=7",
+        "count people hash=3",
+        "people id=99",
+        ".limit",
+        "people hash=3 name=p13",
+        ".quit",
+        "never",
+    ] {
         shell.send(line);
     }
     let answers: Vec<String> = shell.lines.iter().collect();
@@ -163,18 +211,39 @@ async fn a_table_whose_changes_are_not_announced_is_refused() {
     let refused = |arguments: &[&str], error: &str, hint: &str| {
         let ran = database.pgic(&[&["shell"], arguments].concat());
         assert_eq!(ran.code, 2, "{ran:?}");
-        assert!(ran.stderr.contains(error) && ran.stderr.contains(hint), "{ran:?}");
+        assert!(
+            ran.stderr.contains(error) && ran.stderr.contains(hint),
+            "{ran:?}"
+        );
     };
-    refused(&["people", "users"], "no trigger announces changes of public.users", "pgic install-triggers public.users");
-    client.batch_execute("ALTER TABLE people DISABLE TRIGGER people_cache_notify").await.unwrap();
+    refused(
+        &["people", "users"],
+        "no trigger announces changes of public.users",
+        "pgic install-triggers public.users",
+    );
+    client
+        .batch_execute("ALTER TABLE people DISABLE TRIGGER people_cache_notify")
+        .await
+        .unwrap();
     refused(
         &["people"],
         "the trigger people_cache_notify of public.people is disabled",
         "pgic install-triggers public.people",
     );
-    client.batch_execute("DROP TRIGGER people_cache_notify ON people").await.unwrap();
-    refused(&["people"], "the row trigger of public.people is missing", "pgic install-triggers");
-    refused(&["\"Odd Name\"", "--max-memory", "1"], "more than the 1 B allowed", "raise --max-memory");
+    client
+        .batch_execute("DROP TRIGGER people_cache_notify ON people")
+        .await
+        .unwrap();
+    refused(
+        &["people"],
+        "the row trigger of public.people is missing",
+        "pgic install-triggers",
+    );
+    refused(
+        &["\"Odd Name\"", "--max-memory", "1"],
+        "more than the 1 B allowed",
+        "raise --max-memory",
+    );
     refused(&[], "required", "TABLE");
 }
 
@@ -185,13 +254,23 @@ async fn a_signal_or_a_reader_that_leaves_ends_it_in_order() {
         let mut shell = Shell::start(&database, &["-o", "json", "people"]);
         shell.ask("count people");
         let pid = shell.child.id().to_string();
-        assert!(std::process::Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("kill")
+                .args([&format!("-{signal}"), &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         let ran = ended(shell.child);
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{signal}");
     }
     let mut shell = Shell::start(&database, &["-o", "json", "people"]);
     shell.ask("count people");
-    let Shell { child, mut stdin, lines } = shell;
+    let Shell {
+        child,
+        mut stdin,
+        lines,
+    } = shell;
     drop(lines);
     // One line may still be taken by the thread that read for us.
     for _ in 0..100 {
@@ -222,24 +301,51 @@ impl Drop for Typed {
 impl Typed {
     fn start(database: &Database, home: &std::path::Path) -> Self {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("open a terminal");
-        grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("grant it");
-        let name = ptsname(&terminal, Vec::new()).expect("it has a name").into_string().expect("UTF-8");
-        let end = || OpenOptions::new().read(true).write(true).open(&name).expect("open its other end");
+        grantpt(&terminal)
+            .and_then(|()| unlockpt(&terminal))
+            .expect("grant it");
+        let name = ptsname(&terminal, Vec::new())
+            .expect("it has a name")
+            .into_string()
+            .expect("UTF-8");
+        let end = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&name)
+                .expect("open its other end")
+        };
         let mut command = database.command(&["shell", "people", "--color", "never"]);
-        command.env("HOME", home).env("XDG_STATE_HOME", home.join("state")).env("TERM", "xterm");
-        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("start a shell");
+        command
+            .env("HOME", home)
+            .env("XDG_STATE_HOME", home.join("state"))
+            .env("TERM", "xterm");
+        let child = command
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .expect("start a shell");
         let terminal = File::from(terminal);
         let mut reader = terminal.try_clone().expect("clone the terminal");
         let (sender, seen) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                if sender.send(String::from_utf8_lossy(&buffer[..count]).into_owned()).is_err() {
+                if sender
+                    .send(String::from_utf8_lossy(&buffer[..count]).into_owned())
+                    .is_err()
+                {
                     break;
                 }
             }
         });
-        Self { child, terminal, seen, text: String::new() }
+        Self {
+            child,
+            terminal,
+            seen,
+            text: String::new(),
+        }
     }
 
     fn keys(&mut self, keys: &str) {
@@ -248,10 +354,14 @@ impl Typed {
 
     /// Waits until it has left the terminal; its exit code.
     fn end(&mut self) -> Option<i32> {
-        while let Ok(more) = self.seen.recv_timeout(DEADLINE).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => (),
-            RecvTimeoutError::Timeout => panic!("the shell ends after {:?}", self.text),
-        }) {
+        while let Ok(more) = self
+            .seen
+            .recv_timeout(DEADLINE)
+            .map_err(|error| match error {
+                RecvTimeoutError::Disconnected => (),
+                RecvTimeoutError::Timeout => panic!("the shell ends after {:?}", self.text),
+            })
+        {
             self.text.push_str(&more);
         }
         self.child.wait().expect("wait for the shell").code()
@@ -261,9 +371,15 @@ impl Typed {
     fn sees(&mut self, wanted: &str) {
         while !self.text.contains(wanted) {
             let more = self.seen.recv_timeout(DEADLINE);
-            self.text.push_str(&more.unwrap_or_else(|_| panic!("{wanted} is shown after {:?}", self.text)));
+            self.text.push_str(
+                &more.unwrap_or_else(|_| panic!("{wanted} is shown after {:?}", self.text)),
+            );
         }
-        self.text = self.text.split_once(wanted).map(|(_, rest)| rest.to_string()).unwrap_or_default();
+        self.text = self
+            .text
+            .split_once(wanted)
+            .map(|(_, rest)| rest.to_string())
+            .unwrap_or_default();
     }
 }
 
@@ -300,7 +416,13 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.keys("\x15people\r");
     typed.sees("(50 rows, stale)");
     typed.sees("  stale> ");
-    admin.batch_execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", database.name)).await.unwrap();
+    admin
+        .batch_execute(&format!(
+            "ALTER DATABASE {} ALLOW_CONNECTIONS true",
+            database.name
+        ))
+        .await
+        .unwrap();
     typed.sees("live\r\n");
     typed.sees("   live> ");
     typed.keys("people id=3\r");
@@ -309,8 +431,20 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.keys("\x04");
     assert_eq!(typed.end(), Some(0));
     let history = std::fs::read_to_string(home.path().join("state/pgic/shell_history")).unwrap();
-    let lines: Vec<&str> = history.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(lines, ["people name=p7", "count people", ".limit", "people", "people id=3"]);
+    let lines: Vec<&str> = history
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "people name=p7",
+            "count people",
+            ".limit",
+            "people",
+            "people id=3"
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,34 +453,73 @@ async fn what_is_watched_is_shown_and_the_history_of_a_key_is_known() {
     let client = database.client().await;
     let mut shell = Shell::start(&database, &["-o", "json", "people", "\"Odd Name\""]);
     shell.ask(".watch people hash=3");
-    let sql = "UPDATE people SET name = 'first' WHERE id = 3; UPDATE people SET name = 'other' WHERE id = 4;
-        UPDATE people SET hash = 4 WHERE id = 13; DELETE FROM people WHERE id = 3; INSERT INTO people VALUES (3, 'again', 3);
+    let sql = "UPDATE people SET name = 'first' WHERE id = 3; UPDATE people SET name = 'other' \
+        WHERE id = 4;
+        UPDATE people SET hash = 4 WHERE id = 13; DELETE FROM people WHERE id = 3; INSERT INTO \
+        people VALUES (3, 'again', 3);
         UPDATE \"Odd Name\" SET \"a b\" = 'x y' WHERE \"Key\" = 'k'";
     for statement in sql.split(';') {
         client.batch_execute(statement).await.unwrap();
     }
     let mut lines: Vec<Value> = Vec::new();
     while lines.len() < 4 {
-        lines.push(serde_json::from_str(&shell.lines.recv_timeout(DEADLINE).expect("a change is shown")).unwrap());
+        lines.push(
+            serde_json::from_str(
+                &shell
+                    .lines
+                    .recv_timeout(DEADLINE)
+                    .expect("a change is shown"),
+            )
+            .unwrap(),
+        );
     }
-    let watched: Vec<(&Value, &Value)> = lines.iter().map(|line| (&line["event"], &line["row"]["id"])).collect();
-    let expected =
-        [("changed", 3), ("removed", 13), ("removed", 3), ("added", 3)].map(|(event, id)| (json!(event), json!(id)));
-    assert_eq!(watched, expected.iter().map(|(event, id)| (event, id)).collect::<Vec<_>>());
+    let watched: Vec<(&Value, &Value)> = lines
+        .iter()
+        .map(|line| (&line["event"], &line["row"]["id"]))
+        .collect();
+    let expected = [
+        ("changed", 3),
+        ("removed", 13),
+        ("removed", 3),
+        ("added", 3),
+    ]
+    .map(|(event, id)| (json!(event), json!(id)));
+    assert_eq!(
+        watched,
+        expected
+            .iter()
+            .map(|(event, id)| (event, id))
+            .collect::<Vec<_>>()
+    );
     assert_eq!(lines[0]["old"], json!({"name":"p3"}));
     shell.ask(".watch off");
-    client.batch_execute("UPDATE people SET name = 'last' WHERE id = 3").await.unwrap();
+    client
+        .batch_execute("UPDATE people SET name = 'last' WHERE id = 3")
+        .await
+        .unwrap();
     let mut history = shell.ask(".history people 3");
     assert_eq!(history.pop().unwrap()["rows"], 4);
     let events: Vec<&Value> = history.iter().map(|line| &line["event"]).collect();
     assert_eq!(events, ["changed", "removed", "added", "changed"]);
-    assert_eq!((&history[3]["row"]["name"], &history[3]["old"]), (&json!("last"), &json!({"name":"again"})));
-    assert_eq!(shell.ask(".history \"Odd Name\" 'k'")[0]["row"]["a b"], "x y");
-    assert_eq!(shell.ask(".history people hash=4 id=13")[0]["event"], "changed");
+    assert_eq!(
+        (&history[3]["row"]["name"], &history[3]["old"]),
+        (&json!("last"), &json!({"name":"again"}))
+    );
+    assert_eq!(
+        shell.ask(".history \"Odd Name\" 'k'")[0]["row"]["a b"],
+        "x y"
+    );
+    assert_eq!(
+        shell.ask(".history people hash=4 id=13")[0]["event"],
+        "changed"
+    );
     assert_eq!(shell.ask(".history people 42").len(), 1);
     assert!(shell.ask(".history people")[0]["error"].is_string());
     let (code, stderr) = shell.close();
-    assert_eq!((code, stderr.as_str()), (2, "notice: nothing has changed since the shell began\n"));
+    assert_eq!(
+        (code, stderr.as_str()),
+        (2, "notice: nothing has changed since the shell began\n")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,30 +528,56 @@ async fn a_table_that_is_altered_is_followed_anew() {
     let client = database.client().await;
     let mut shell = Shell::start(&database, &["-o", "json", "people", "\"Odd Name\""]);
     assert_eq!(shell.ask("count people")[0]["count"], 50);
-    client.batch_execute("UPDATE people SET name = 'first' WHERE id = 3").await.unwrap();
+    client
+        .batch_execute("UPDATE people SET name = 'first' WHERE id = 3")
+        .await
+        .unwrap();
     assert_eq!(shell.ask(".history people 3").len(), 2);
-    client.batch_execute("ALTER TABLE people ALTER hash TYPE text USING hash::text || 'x'").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE people ALTER hash TYPE text USING hash::text || 'x'")
+        .await
+        .unwrap();
     let answer = shell.ask("people hash=3x id=3");
     assert_eq!(answer[0], json!({"id":3,"name":"first","hash":"3x"}));
     assert_eq!(answer[1]["state"], "live");
-    assert_eq!(shell.ask(".history people 3").len(), 1, "what is kept is of columns that are no more");
+    assert_eq!(
+        shell.ask(".history people 3").len(),
+        1,
+        "what is kept is of columns that are no more"
+    );
     database.pgic_ok(&["install-triggers", "people"]);
-    client.batch_execute("UPDATE people SET hash = 'new' WHERE id = 3").await.unwrap();
+    client
+        .batch_execute("UPDATE people SET hash = 'new' WHERE id = 3")
+        .await
+        .unwrap();
     assert_eq!(shell.ask("people hash=new")[0]["id"], 3);
     assert_eq!(shell.ask(".verify people")[0]["equal"], true);
     // Who names a table follows the name: no answer is from the retired table, as if it were live.
-    client.batch_execute("ALTER TABLE people RENAME TO retired").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE people RENAME TO retired")
+        .await
+        .unwrap();
     assert_eq!(shell.ask("count people").last().unwrap()["state"], "stale");
-    assert_eq!(shell.ask("count \"Odd Name\"").last().unwrap()["state"], "live", "the others go on");
+    assert_eq!(
+        shell.ask("count \"Odd Name\"").last().unwrap()["state"],
+        "live",
+        "the others go on"
+    );
     assert_eq!(shell.ask("count \"Odd Name\"")[0]["count"], 2);
     client
-        .batch_execute("CREATE TABLE people (id int PRIMARY KEY, name text); INSERT INTO people VALUES (7, 'another')")
+        .batch_execute(
+            "CREATE TABLE people (id int PRIMARY KEY, name text); INSERT INTO people \
+            VALUES (7, 'another')",
+        )
         .await
         .unwrap();
     database.pgic_ok(&["install-triggers", "retired"]);
     database.pgic_ok(&["install-triggers", "people"]);
     let answer = shell.ask("people id=7");
-    assert_eq!((&answer[0], &answer[1]["state"]), (&json!({"id":7,"name":"another"}), &json!("live")));
+    assert_eq!(
+        (&answer[0], &answer[1]["state"]),
+        (&json!({"id":7,"name":"another"}), &json!("live"))
+    );
     assert_eq!(shell.ask("count people")[0]["count"], 1);
 }
 
@@ -388,16 +587,33 @@ async fn what_ended_it_can_be_mended_and_followed_anew() {
     let client = database.client().await;
     let mut shell = Shell::start(&database, &["-o", "json", "people"]);
     assert_eq!(shell.ask("count people")[1]["state"], "live");
-    client.batch_execute("ALTER TABLE people DISABLE TRIGGER people_cache_notify").await.unwrap();
-    assert_eq!(shell.ask("count people;")[1]["state"], "stale", "no answer says live when nothing announces changes");
+    client
+        .batch_execute("ALTER TABLE people DISABLE TRIGGER people_cache_notify")
+        .await
+        .unwrap();
+    assert_eq!(
+        shell.ask("count people;")[1]["state"],
+        "stale",
+        "no answer says live when nothing announces changes"
+    );
     let refused = shell.ask(".reconnect");
     assert!(
-        refused[0]["error"].as_str().unwrap().contains("the trigger people_cache_notify of public.people is disabled"),
+        refused[0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("the trigger people_cache_notify of public.people is disabled"),
         "{refused:?}"
     );
-    assert_eq!(shell.ask("count people")[0]["count"], 50, "what a stale cache has can be asked for");
+    assert_eq!(
+        shell.ask("count people")[0]["count"],
+        50,
+        "what a stale cache has can be asked for"
+    );
     client
-        .batch_execute("ALTER TABLE people ENABLE TRIGGER people_cache_notify; DELETE FROM people WHERE id = 1")
+        .batch_execute(
+            "ALTER TABLE people ENABLE TRIGGER people_cache_notify; DELETE FROM people \
+            WHERE id = 1",
+        )
         .await
         .unwrap();
     // It heals by itself, and each question looks again.
@@ -410,14 +626,35 @@ async fn verify_in_the_shell_says_equal_or_what_differs() {
     let database = tables().await;
     let mut shell = Shell::start(&database, &["people", "-o", "json"]);
     let answer = shell.ask(".verify people");
-    assert!(answer[0]["event"] == "summary" && answer[0]["equal"] == true && answer[0]["rows"] == 50, "{answer:?}");
-    assert!(answer[1]["rows"] == 0 && answer[1]["state"] == "live", "{answer:?}");
+    assert!(
+        answer[0]["event"] == "summary" && answer[0]["equal"] == true && answer[0]["rows"] == 50,
+        "{answer:?}"
+    );
+    assert!(
+        answer[1]["rows"] == 0 && answer[1]["state"] == "live",
+        "{answer:?}"
+    );
     let client = database.client().await;
-    client.batch_execute("SET session_replication_role = replica; DELETE FROM people WHERE id = 7").await.unwrap();
+    client
+        .batch_execute("SET session_replication_role = replica; DELETE FROM people WHERE id = 7")
+        .await
+        .unwrap();
     let answer = shell.ask(".verify people");
-    assert!(answer[0]["event"] == "finding" && answer[0]["kind"] == "ghost" && answer[0]["key"] == 7, "{answer:?}");
-    assert!(answer[0]["cause"].as_str().unwrap().contains("session_replication_role"), "{answer:?}");
-    assert!(answer[1]["equal"] == false && answer[2]["rows"] == 1, "{answer:?}");
+    assert!(
+        answer[0]["event"] == "finding" && answer[0]["kind"] == "ghost" && answer[0]["key"] == 7,
+        "{answer:?}"
+    );
+    assert!(
+        answer[0]["cause"]
+            .as_str()
+            .unwrap()
+            .contains("session_replication_role"),
+        "{answer:?}"
+    );
+    assert!(
+        answer[1]["equal"] == false && answer[2]["rows"] == 1,
+        "{answer:?}"
+    );
     assert!(shell.ask(".verify")[0]["error"].is_string());
 }
 
@@ -428,28 +665,38 @@ async fn no_answer_is_live_with_what_a_disabled_trigger_left_behind() {
     let mut shell = Shell::start(&database, &["-o", "json", "people"]);
     assert_eq!(shell.ask("count people")[1]["state"], "live");
     for round in 1..=40 {
-        // Questions keep looks at the definitions on their way: none of them may pass for the one that is asked for.
+        // Questions keep looks at the definitions on their way: none of them may pass for the one
+        // that is asked for.
         for _ in 0..round % 4 {
             shell.send("count people");
         }
         client
             .batch_execute(&format!(
-                "BEGIN; ALTER TABLE people DISABLE TRIGGER people_cache_notify; UPDATE people SET hash = {} WHERE id = 3; COMMIT",
+                "BEGIN; ALTER TABLE people DISABLE TRIGGER people_cache_notify; UPDATE people SET \
+                hash = {} WHERE id = 3; COMMIT",
                 round + 100
             ))
             .await
             .unwrap();
         for _ in 0..round % 4 {
-            while serde_json::from_str::<Value>(&shell.lines.recv_timeout(DEADLINE).unwrap()).unwrap()["event"] != "end"
-            {
-            }
+            while serde_json::from_str::<Value>(&shell.lines.recv_timeout(DEADLINE).unwrap())
+                .unwrap()["event"]
+                != "end"
+            {}
         }
         let answer = shell.ask("people id=3");
         let end = answer.last().unwrap();
         assert_eq!(end["state"], "stale", "round {round}: {answer:?}");
-        client.batch_execute("ALTER TABLE people ENABLE TRIGGER people_cache_notify").await.unwrap();
+        client
+            .batch_execute("ALTER TABLE people ENABLE TRIGGER people_cache_notify")
+            .await
+            .unwrap();
         let answer = shell.ask("people id=3");
-        assert_eq!((&answer[0]["hash"], &answer[1]["state"]), (&json!(round + 100), &json!("live")), "round {round}");
+        assert_eq!(
+            (&answer[0]["hash"], &answer[1]["state"]),
+            (&json!(round + 100), &json!("live")),
+            "round {round}"
+        );
     }
 }
 
@@ -459,7 +706,8 @@ async fn after_a_swap_no_answer_is_from_the_retired_table_as_if_it_were_live() {
     let client = database.client().await;
     client
         .batch_execute(
-            "CREATE TABLE next (id int PRIMARY KEY, name text, hash bigint); INSERT INTO next VALUES (1, 'n', 1)",
+            "CREATE TABLE next (id int PRIMARY KEY, name text, hash bigint); INSERT INTO next \
+            VALUES (1, 'n', 1)",
         )
         .await
         .unwrap();
@@ -469,34 +717,68 @@ async fn after_a_swap_no_answer_is_from_the_retired_table_as_if_it_were_live() {
     let swap = "BEGIN; ALTER TABLE people RENAME TO old; ALTER TABLE next RENAME TO people; COMMIT";
     client.batch_execute(swap).await.unwrap();
     let answer = shell.ask("count people");
-    assert_eq!(answer[1]["state"], "stale", "its trigger announces it under another name: {answer:?}");
+    assert_eq!(
+        answer[1]["state"], "stale",
+        "its trigger announces it under another name: {answer:?}"
+    );
     assert_eq!(shell.ask("count \"Odd Name\"")[1]["state"], "live");
-    let why = shell.ask(".stats")[0]["why"].as_str().unwrap_or_default().to_string();
+    let why = shell.ask(".stats")[0]["why"]
+        .as_str()
+        .unwrap_or_default()
+        .to_string();
     assert!(why.contains("pgic install-triggers public.people"), "{why}");
     database.pgic_ok(&["install-triggers", "people", "old"]);
-    client.batch_execute("INSERT INTO people VALUES (2, 'two', 2); INSERT INTO old VALUES (99, 'x', 9)").await.unwrap();
+    client
+        .batch_execute(
+            "INSERT INTO people VALUES (2, 'two', 2); INSERT INTO old VALUES (99, 'x', 9)",
+        )
+        .await
+        .unwrap();
     let answer = shell.ask("count people");
-    assert_eq!((&answer[0]["count"], &answer[1]["state"]), (&json!(2), &json!("live")));
+    assert_eq!(
+        (&answer[0]["count"], &answer[1]["state"]),
+        (&json!(2), &json!("live"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_could_not_be_looked_at_in_time_is_not_said_to_be_live() {
-    let tables =
-        "CREATE TABLE a (id int PRIMARY KEY, n int); INSERT INTO a VALUES (1, 1); CREATE TABLE b (id int PRIMARY KEY);";
+    let tables = "CREATE TABLE a (id int PRIMARY KEY, n int); INSERT INTO a VALUES (1, 1); CREATE \
+        TABLE b (id int PRIMARY KEY);";
     let database = Database::with(tables).await;
     database.pgic_ok(&["install-triggers", "a", "b"]);
     let mut shell = Shell::start(&database, &["-o", "json", "a", "b"]);
     assert_eq!(shell.ask("a").last().unwrap()["state"], "live");
     let (client, other) = (database.client().await, database.client().await);
     // A table that is described again and again, and what a description waits for.
-    client.batch_execute("ALTER TABLE b DISABLE TRIGGER USER").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE b DISABLE TRIGGER USER")
+        .await
+        .unwrap();
     assert_eq!(shell.ask("b").last().unwrap()["state"], "stale");
-    client.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_subscription_rel IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    other.batch_execute("ALTER TABLE a DISABLE TRIGGER USER; UPDATE a SET n = 2").await.unwrap();
+    client
+        .batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_subscription_rel IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    other
+        .batch_execute("ALTER TABLE a DISABLE TRIGGER USER; UPDATE a SET n = 2")
+        .await
+        .unwrap();
     let answer = shell.ask("a");
-    assert_eq!((&answer[0]["n"], &answer[1]["state"]), (&Value::from(1), &Value::from("stale")), "{answer:?}");
-    other.batch_execute("ALTER TABLE a ENABLE TRIGGER USER; ALTER TABLE b ENABLE TRIGGER USER").await.unwrap();
+    assert_eq!(
+        (&answer[0]["n"], &answer[1]["state"]),
+        (&Value::from(1), &Value::from("stale")),
+        "{answer:?}"
+    );
+    other
+        .batch_execute("ALTER TABLE a ENABLE TRIGGER USER; ALTER TABLE b ENABLE TRIGGER USER")
+        .await
+        .unwrap();
     client.batch_execute("ROLLBACK").await.unwrap();
     let answer = shell.ask("a");
-    assert_eq!((&answer[0]["n"], &answer[1]["state"]), (&Value::from(2), &Value::from("live")), "{answer:?}");
+    assert_eq!(
+        (&answer[0]["n"], &answer[1]["state"]),
+        (&Value::from(2), &Value::from("live")),
+        "{answer:?}"
+    );
 }

@@ -7,15 +7,20 @@ const TABLE: &str = "CREATE TABLE a (id int PRIMARY KEY, note text);";
 
 fn table(database: &Database, arguments: &[&str]) -> (i32, Value) {
     let ran = database.pgic(&[&["status", "-o", "json"], arguments].concat());
-    let table =
-        ran.json().into_iter().find(|line| line["event"] == "table").unwrap_or_else(|| panic!("no table: {ran:?}"));
+    let table = ran
+        .json()
+        .into_iter()
+        .find(|line| line["event"] == "table")
+        .unwrap_or_else(|| panic!("no table: {ran:?}"));
     (ran.code, table)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_as_it_should_be_is_a_yes() {
-    let database =
-        Database::with(&format!("{TABLE} INSERT INTO a SELECT n FROM generate_series(1, 50) n; ANALYZE a")).await;
+    let database = Database::with(&format!(
+        "{TABLE} INSERT INTO a SELECT n FROM generate_series(1, 50) n; ANALYZE a"
+    ))
+    .await;
     database.pgic_ok(&["install-triggers", "a"]);
     let (code, found) = table(&database, &[]);
     assert_eq!(code, 0);
@@ -26,24 +31,49 @@ async fn what_is_as_it_should_be_is_a_yes() {
             "function": "current", "options": {"channel": "cache_invalidation"}, "rows": 50, "near_limit": {"rows": 0, "sampled": 50}, "problems": []})
     );
     let text = database.pgic_ok(&["status"]);
-    assert!(text.contains("queue: 0.0 % full") && text.contains("server: PostgreSQL "), "{text}");
+    assert!(
+        text.contains("queue: 0.0 % full") && text.contains("server: PostgreSQL "),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drift_is_a_no_with_the_remedy() {
     let cases = [
-        ("ALTER TABLE a DISABLE TRIGGER a_cache_notify", "is disabled"),
-        ("ALTER TABLE a ENABLE REPLICA TRIGGER a_cache_notify", "is replica only"),
-        ("DROP TRIGGER a_cache_notify ON a", "the row trigger of public.a is missing"),
-        ("DROP TRIGGER a_cache_notify_truncate ON a", "no trigger announces TRUNCATE of public.a"),
-        ("ALTER TABLE a ADD COLUMN more jsonb", "is not what this version of pgic makes for these columns"),
         (
-            "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "ALTER TABLE a DISABLE TRIGGER a_cache_notify",
+            "is disabled",
+        ),
+        (
+            "ALTER TABLE a ENABLE REPLICA TRIGGER a_cache_notify",
+            "is replica only",
+        ),
+        (
+            "DROP TRIGGER a_cache_notify ON a",
+            "the row trigger of public.a is missing",
+        ),
+        (
+            "DROP TRIGGER a_cache_notify_truncate ON a",
+            "no trigger announces TRUNCATE of public.a",
+        ),
+        (
+            "ALTER TABLE a ADD COLUMN more \
+            jsonb",
+            "is not what this version of pgic makes for these columns",
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql \
+            AS 'BEGIN RETURN NULL; END'",
             "was edited by hand",
         ),
-        ("ALTER FUNCTION notify_cache_change_a() SECURITY DEFINER", "is not what this version of pgic makes"),
         (
-            "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a
+            "ALTER FUNCTION notify_cache_change_a() SECURITY \
+            DEFINER",
+            "is not what this version of pgic makes",
+        ),
+        (
+            "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR \
+            UPDATE OR DELETE ON a
              FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION notify_cache_change_a()",
             "has a condition or a list of columns",
         ),
@@ -55,7 +85,9 @@ async fn drift_is_a_no_with_the_remedy() {
         let (code, found) = table(&database, &["a"]);
         let problems = found["problems"].to_string();
         assert!(
-            code == 1 && problems.contains(problem) && problems.contains("pgic install-triggers public.a"),
+            code == 1
+                && problems.contains(problem)
+                && problems.contains("pgic install-triggers public.a"),
             "{sql}: {found}"
         );
         database.pgic_ok(&["install-triggers", "a"]);
@@ -69,7 +101,11 @@ async fn a_named_table_without_triggers_is_a_no() {
     assert_eq!(database.pgic(&["status"]).code, 0);
     let (code, found) = table(&database, &["a"]);
     assert!(
-        code == 1 && found["function"].is_null() && found["problems"].to_string().contains("no trigger announces"),
+        code == 1
+            && found["function"].is_null()
+            && found["problems"]
+                .to_string()
+                .contains("no trigger announces"),
         "{found}"
     );
     assert_eq!(database.pgic(&["status", "missing"]).code, 2);
@@ -79,8 +115,17 @@ async fn a_named_table_without_triggers_is_a_no() {
 async fn the_specification_s_own_trigger_is_shown_as_somebody_else_s() {
     let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
     let (code, found) = table(&database, &[]);
-    assert_eq!((&found["function"], &found["channel"]), (&json!("foreign"), &json!("cache_invalidation")));
-    assert!(code == 1 && found["problems"].to_string().contains("no trigger announces TRUNCATE"), "{found}");
+    assert_eq!(
+        (&found["function"], &found["channel"]),
+        (&json!("foreign"), &json!("cache_invalidation"))
+    );
+    assert!(
+        code == 1
+            && found["problems"]
+                .to_string()
+                .contains("no trigger announces TRUNCATE"),
+        "{found}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,44 +135,91 @@ async fn listeners_are_shown_ours_for_certain_and_others_by_guess() {
     other.batch_execute("LISTEN something").await.unwrap();
     let tail = database.tail(&["--channel", "x"]);
     let ran = database.pgic(&["status", "-o", "json"]);
-    let listeners: Vec<Value> = ran.json().into_iter().filter(|line| line["event"] == "listener").collect();
-    let seen: Vec<_> = listeners.iter().map(|listener| (&listener["application"], &listener["certain"])).collect();
-    assert_eq!(seen, [(&json!("pgic tail"), &json!(true)), (&json!(""), &json!(false))], "{ran:?}");
+    let listeners: Vec<Value> = ran
+        .json()
+        .into_iter()
+        .filter(|line| line["event"] == "listener")
+        .collect();
+    let seen: Vec<_> = listeners
+        .iter()
+        .map(|listener| (&listener["application"], &listener["certain"]))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (&json!("pgic tail"), &json!(true)),
+            (&json!(""), &json!(false))
+        ],
+        "{ran:?}"
+    );
     drop(tail);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
-    let rows = "INSERT INTO a SELECT n, (SELECT string_agg(md5(n::text || m), '') FROM generate_series(1, CASE WHEN n % 10 = 0 THEN 230 ELSE 1 END) m)
+    let rows = "INSERT INTO a SELECT n, (SELECT string_agg(md5(n::text || m), '') FROM \
+        generate_series(1, CASE WHEN n % 10 = 0 THEN 230 ELSE 1 END) m)
         FROM generate_series(1, 100) n; ANALYZE a";
     let database = Database::with(&format!("{TABLE} {rows}")).await;
     database.pgic_ok(&["install-triggers", "a"]);
-    assert_eq!(table(&database, &[]).1["near_limit"], json!({"rows": 10, "sampled": 100}));
+    assert_eq!(
+        table(&database, &[]).1["near_limit"],
+        json!({"rows": 10, "sampled": 100})
+    );
     database.pgic_ok(&["install-triggers", "a", "--columns", "id"]);
-    assert_eq!(table(&database, &[]).1["near_limit"]["rows"], 0, "what is not sent does not count");
+    assert_eq!(
+        table(&database, &[]).1["near_limit"]["rows"],
+        0,
+        "what is not sent does not count"
+    );
     let more = "INSERT INTO a SELECT n, 'x' FROM generate_series(101, 50000) n; ANALYZE a";
     database.client().await.batch_execute(more).await.unwrap();
-    let sampled = table(&database, &[]).1["near_limit"]["sampled"].as_i64().unwrap();
+    let sampled = table(&database, &[]).1["near_limit"]["sampled"]
+        .as_i64()
+        .unwrap();
     assert!((1..=1_000).contains(&sampled), "{sampled}");
     // Stored in a hundred bytes, and sent in eight thousand.
-    let compressed = "TRUNCATE a; INSERT INTO a SELECT n, repeat('x', 7990) FROM generate_series(1, 50) n; ANALYZE a";
-    database.client().await.batch_execute(compressed).await.unwrap();
+    let compressed = "TRUNCATE a; INSERT INTO a SELECT n, repeat('x', 7990) FROM \
+        generate_series(1, 50) n; ANALYZE a";
+    database
+        .client()
+        .await
+        .batch_execute(compressed)
+        .await
+        .unwrap();
     database.pgic_ok(&["install-triggers", "a", "--defaults"]);
-    assert_eq!(table(&database, &[]).1["near_limit"], json!({"rows": 50, "sampled": 50}));
+    assert_eq!(
+        table(&database, &[]).1["near_limit"],
+        json!({"rows": 50, "sampled": 50})
+    );
     let text = database.pgic_ok(&["status"]);
-    assert!(text.contains("near limit") && text.contains(" of "), "{text}");
+    assert!(
+        text.contains("near limit") && text.contains(" of "),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_somebody_holds_does_not_hold_it_up() {
-    let parts = "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9);";
+    let parts = "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 \
+        PARTITION OF p FOR VALUES FROM (0) TO (9);";
     let database = Database::with(&format!("{TABLE}{parts}")).await;
     database.pgic_ok(&["install-triggers", "a", "p"]);
     let migration = database.client().await;
-    migration.batch_execute("BEGIN; LOCK TABLE a, p1 IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    migration
+        .batch_execute("BEGIN; LOCK TABLE a, p1 IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
     // A command that waits is killed at its deadline.
     let ran = database.pgic(&["status", "-o", "json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    let tables: Vec<Value> = ran.json().into_iter().filter(|line| line["event"] == "table").collect();
-    assert!(tables.len() == 2 && tables.iter().all(|table| table["near_limit"].is_null()), "{tables:?}");
+    let tables: Vec<Value> = ran
+        .json()
+        .into_iter()
+        .filter(|line| line["event"] == "table")
+        .collect();
+    assert!(
+        tables.len() == 2 && tables.iter().all(|table| table["near_limit"].is_null()),
+        "{tables:?}"
+    );
 }

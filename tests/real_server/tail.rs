@@ -1,35 +1,58 @@
 //! `tail`: every notification, whatever is in it, through lost connections, to whatever reads it.
 
-use crate::support::{DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, lines_of, run};
+use crate::support::{
+    DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, lines_of, run,
+};
 use serde_json::{Value, json};
 use std::process::Stdio;
 
 async fn notify(database: &Database, payloads: &[&str]) {
     let client = database.client().await;
     for payload in payloads {
-        client.execute("SELECT pg_notify('cache_invalidation', $1)", &[payload]).await.unwrap();
+        client
+            .execute("SELECT pg_notify('cache_invalidation', $1)", &[payload])
+            .await
+            .unwrap();
     }
 }
 
-const INSERT: &str = r#"{"table":"users","action":"insert","id":1,"data":{"id":1,"n":9007199254740993,"d":1.10}}"#;
+const INSERT: &str =
+    r#"{"table":"users","action":"insert","id":1,"data":{"id":1,"n":9007199254740993,"d":1.10}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_a_json_line_with_every_digit() {
     let database = Database::with("CREATE TABLE a (id int PRIMARY KEY, n bigint, d numeric)").await;
     database.pgic_ok(&["install-triggers", "a"]);
     let tail = database.tail(&["--count", "1"]);
-    database.client().await.batch_execute("INSERT INTO a VALUES (1, 9007199254740993, 1.10)").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO a VALUES (1, 9007199254740993, 1.10)")
+        .await
+        .unwrap();
     let change = tail.next();
     for field in ["pid", "received_at", "bytes", "xid", "at", "age_ms"] {
         assert!(!change[field].is_null(), "{field} in {change}");
     }
-    assert_eq!((&change["event"], &change["channel"]), (&json!("change"), &json!("cache_invalidation")));
-    assert_eq!((&change["schema"], &change["action"], &change["id"]), (&json!("public"), &json!("insert"), &json!(1)));
+    assert_eq!(
+        (&change["event"], &change["channel"]),
+        (&json!("change"), &json!("cache_invalidation"))
+    );
+    assert_eq!(
+        (&change["schema"], &change["action"], &change["id"]),
+        (&json!("public"), &json!("insert"), &json!(1))
+    );
     let (code, rest, stderr) = tail.finish();
     assert_eq!((code, rest.len()), (0, 0));
-    assert!(stderr.contains("1 notification shown, 0 invalid, 0 dropped"), "{stderr}");
-    let raw =
-        database.command(&["tail", "-o", "json", "--count", "1"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    assert!(
+        stderr.contains("1 notification shown, 0 invalid, 0 dropped"),
+        "{stderr}"
+    );
+    let raw = database
+        .command(&["tail", "-o", "json", "--count", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
     let mut raw = raw.unwrap();
     let lines = lines_of(raw.stdout.take().unwrap());
     assert!(lines.recv_timeout(DEADLINE).unwrap().contains("connected"));
@@ -48,7 +71,11 @@ async fn the_specification_s_own_function_is_a_full_citizen() {
     database.client().await.batch_execute(&sql).await.unwrap();
     let (insert, delete) = (tail.next(), tail.next());
     assert_eq!(
-        (&insert["id"], &insert["data"]["username_hash"], &insert["xid"]),
+        (
+            &insert["id"],
+            &insert["data"]["username_hash"],
+            &insert["xid"]
+        ),
         (&json!(id), &json!(123), &json!(null))
     );
     assert_eq!(&delete["action"], "delete");
@@ -59,10 +86,22 @@ async fn the_specification_s_own_function_is_a_full_citizen() {
 async fn what_does_not_parse_is_shown_and_stops_nothing() {
     let database = Database::with("").await;
     let tail = database.tail(&["--count", "4"]);
-    notify(&database, &["", "\u{1b}]0;owned\u{7}", r#"{"table":"users","action":"dance","id":1}"#, INSERT]).await;
+    notify(
+        &database,
+        &[
+            "",
+            "\u{1b}]0;owned\u{7}",
+            r#"{"table":"users","action":"dance","id":1}"#,
+            INSERT,
+        ],
+    )
+    .await;
     let events: Vec<_> = (0..4).map(|_| tail.next()).collect();
     assert_eq!(
-        events.iter().map(|event| event["event"].as_str().unwrap()).collect::<Vec<_>>(),
+        events
+            .iter()
+            .map(|event| event["event"].as_str().unwrap())
+            .collect::<Vec<_>>(),
         ["invalid", "invalid", "invalid", "change"]
     );
     assert_eq!(events[1]["payload"], "\u{1b}]0;owned\u{7}");
@@ -80,12 +119,20 @@ async fn text_and_raw_output_are_the_same_on_a_pipe_without_colour() {
             "  insert   users  1  id=1 n=9007199254740993 d=1.10".to_string(),
         ),
     ] {
-        let mut child = database.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = database
+            .command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
         wait_for_listener(&database).await;
         notify(&database, &[INSERT]).await;
         let last = lines.iter().last().expect("a line");
-        assert!(last.ends_with(&expected) && !last.contains('\u{1b}'), "{last}");
+        assert!(
+            last.ends_with(&expected) && !last.contains('\u{1b}'),
+            "{last}"
+        );
         assert!(child.wait().unwrap().success());
     }
 }
@@ -100,7 +147,9 @@ async fn wait_for_listener(database: &Database) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(DEADLINE, wait).await.expect("a listener");
+    tokio::time::timeout(DEADLINE, wait)
+        .await
+        .expect("a listener");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,14 +164,19 @@ async fn filters_show_what_they_name() {
     for (arguments, expected) in [
         (&["--table", "users"][..], vec![json!(1), json!(2)]),
         (&["--table", "app.users"], vec![json!(2)]),
-        (&["--action", "delete", "--action", "insert"], vec![json!(1), json!(["a", 2])]),
+        (
+            &["--action", "delete", "--action", "insert"],
+            vec![json!(1), json!(["a", 2])],
+        ),
         (&["--id", "a,2"], vec![json!(["a", 2])]),
         (&["--where", "n=6"], vec![json!(2)]),
     ] {
         let count = expected.len().to_string();
         let tail = database.tail(&[arguments, &["--count", &count]].concat());
         notify(&database, &payloads).await;
-        let ids: Vec<_> = (0..expected.len()).map(|_| tail.next()["id"].clone()).collect();
+        let ids: Vec<_> = (0..expected.len())
+            .map(|_| tail.next()["id"].clone())
+            .collect();
         assert_eq!(ids, expected, "{arguments:?}");
         assert_eq!(tail.finish().0, 0);
     }
@@ -133,7 +187,12 @@ async fn filters_show_what_they_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_in_time_is_a_no() {
     let database = Database::with("").await;
-    assert_eq!(database.pgic(&["tail", "--count", "1", "--duration", "50ms"]).code, 1);
+    assert_eq!(
+        database
+            .pgic(&["tail", "--count", "1", "--duration", "50ms"])
+            .code,
+        1
+    );
     assert_eq!(database.pgic(&["tail", "--duration", "50ms"]).code, 0);
 }
 
@@ -143,18 +202,30 @@ async fn a_lost_connection_is_a_gap_and_taken_up_again() {
     let tail = database.tail(&[]);
     notify(&database, &[INSERT]).await;
     assert_eq!(tail.next()["event"], "change");
-    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgic tail' AND datname = current_database()";
-    let killed: i64 = database.client().await.query_one(sql, &[]).await.unwrap().get(0);
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE \
+        application_name = 'pgic tail' AND datname = current_database()";
+    let killed: i64 = database
+        .client()
+        .await
+        .query_one(sql, &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(killed, 1);
     let gap = tail.next();
-    assert!(gap["event"] == "gap" && gap["from"].as_str() < gap["to"].as_str(), "{gap}");
+    assert!(
+        gap["event"] == "gap" && gap["from"].as_str() < gap["to"].as_str(),
+        "{gap}"
+    );
     assert_eq!(tail.next()["event"], "resumed");
     notify(&database, &[INSERT]).await;
     assert_eq!(tail.next()["event"], "change");
     tail.signal("INT");
     let (code, _, stderr) = tail.finish();
     assert!(
-        code == 0 && stderr.contains("connection was lost") && stderr.contains("2 notifications shown"),
+        code == 0
+            && stderr.contains("connection was lost")
+            && stderr.contains("2 notifications shown"),
         "{code} {stderr}"
     );
 }
@@ -162,7 +233,12 @@ async fn a_lost_connection_is_a_gap_and_taken_up_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_leaves_is_a_quiet_end() {
     let database = Database::with("").await;
-    let mut child = database.command(&["tail", "--raw"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = database
+        .command(&["tail", "--raw"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let stdout = child.stdout.take().unwrap();
     wait_for_listener(&database).await;
     // Nothing more is sent: the end must not wait for it.
@@ -174,52 +250,83 @@ async fn a_reader_that_leaves_is_a_quiet_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_sleeps_does_not_hold_the_queue() {
     let database = Database::with("").await;
-    let mut child = database.command(&["tail", "--raw"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = database
+        .command(&["tail", "--raw"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     wait_for_listener(&database).await;
     let client = database.client().await;
     // More than the pipe and the bounded queue hold: nobody reads.
-    let burst =
-        "SELECT count(pg_notify('cache_invalidation', n || repeat('x', 7000))) FROM generate_series(1, 12000) n";
+    let burst = "SELECT count(pg_notify('cache_invalidation', n || repeat('x', 7000))) FROM \
+        generate_series(1, 12000) n";
     client.batch_execute(burst).await.unwrap();
-    // The burst takes about a hundredth of the queue. What was read is given up only when somebody notifies again, a few
-    // pages later, so a little may stay.
+    // The burst takes about a hundredth of the queue. What was read is given up only when somebody
+    // notifies again, a few pages later, so a little may stay.
     let usage = "SELECT pg_notify('filler', repeat('x', 7000)), pg_notification_queue_usage()";
     let drained = async {
         while client.query_one(usage, &[]).await.unwrap().get::<_, f64>(1) > 0.001 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(DEADLINE, drained).await.expect("the server's queue empties though nobody reads");
+    tokio::time::timeout(DEADLINE, drained)
+        .await
+        .expect("the server's queue empties though nobody reads");
     let lines = lines_of(child.stdout.take().unwrap());
-    // What arrives while the bounded queue is still full is dropped too: ask again until one is shown.
+    // What arrives while the bounded queue is still full is dropped too: ask again until one is
+    // shown.
     let mut shown = 0;
     loop {
         match lines.recv_timeout(std::time::Duration::from_millis(200)) {
             Ok(line) if line == "last" => break,
             Ok(_) => shown += 1,
-            Err(_) => client.batch_execute("NOTIFY cache_invalidation, 'last'").await.unwrap(),
+            Err(_) => client
+                .batch_execute("NOTIFY cache_invalidation, 'last'")
+                .await
+                .unwrap(),
         }
         assert!(shown <= 12_000);
     }
-    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let status = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(status.success());
     drop(lines);
     let ran = ended(child);
-    let dropped: u64 =
-        ran.stderr.lines().last().and_then(|line| line.split(", ").last()?.split(' ').next()?.parse().ok()).unwrap();
-    assert!(shown > 1_000 && dropped > 0 && shown + dropped >= 12_000, "{shown} shown, {}", ran.stderr);
-    assert!(ran.stderr.contains("the output is too slow"), "{}", ran.stderr);
+    let dropped: u64 = ran
+        .stderr
+        .lines()
+        .last()
+        .and_then(|line| line.split(", ").last()?.split(' ').next()?.parse().ok())
+        .unwrap();
+    assert!(
+        shown > 1_000 && dropped > 0 && shown + dropped >= 12_000,
+        "{shown} shown, {}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("the output is too slow"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_there_is_an_error_with_a_hint() {
     let database = Database::with("").await;
     let mut command = database.command(&["tail"]);
-    command.env("DATABASE_URL", "postgresql://u:s3cret@/nowhere?host=/nonexistent");
+    command.env(
+        "DATABASE_URL",
+        "postgresql://u:s3cret@/nowhere?host=/nonexistent",
+    );
     let ran = run(command);
     assert_eq!(ran.code, 2);
     assert!(
-        ran.stderr.contains("connect to database \"nowhere\" on /nonexistent") && ran.stderr.contains("\nhint: "),
+        ran.stderr
+            .contains("connect to database \"nowhere\" on /nonexistent")
+            && ran.stderr.contains("\nhint: "),
         "{}",
         ran.stderr
     );
@@ -227,58 +334,105 @@ async fn a_server_that_is_not_there_is_an_error_with_a_hint() {
     let mut command = database.command(&["tail"]);
     command.env("DATABASE_URL", database.url.replace("/test_", "/missing_"));
     let ran = run(command);
-    assert!(ran.code == 2 && ran.stderr.contains("does not exist (SQLSTATE 3D000)"), "{ran:?}");
+    assert!(
+        ran.code == 2 && ran.stderr.contains("does not exist (SQLSTATE 3D000)"),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_diff_shows_what_each_change_did_old_to_new() {
-    let database =
-        Database::with("CREATE TABLE t (id int PRIMARY KEY, v text, n int); INSERT INTO t VALUES (1, 'a', 1)").await;
+    let database = Database::with(
+        "CREATE TABLE t (id int PRIMARY KEY, v text, n int); INSERT INTO t VALUES (1, 'a', 1)",
+    )
+    .await;
     database.pgic_ok(&["install-triggers", "t"]);
     let client = database.client().await;
     let start = |arguments: &[&str]| {
         let mut command = database.command(&[&["tail", "--diff", "t"], arguments].concat());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start tail --diff")
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start tail --diff")
     };
     let mut child = start(&["-o", "json"]);
     let lines = lines_of(child.stdout.take().unwrap());
-    let next = || -> Value { serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap() };
+    let next =
+        || -> Value { serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap() };
     assert_eq!(next(), json!({"event":"live"}));
-    client.batch_execute("UPDATE t SET v = 'b', n = 2").await.unwrap();
+    client
+        .batch_execute("UPDATE t SET v = 'b', n = 2")
+        .await
+        .unwrap();
     let change = next();
-    assert_eq!((&change["event"], &change["old"]), (&json!("changed"), &json!({"v":"a","n":1})));
+    assert_eq!(
+        (&change["event"], &change["old"]),
+        (&json!("changed"), &json!({"v":"a","n":1}))
+    );
     assert_eq!(change["row"], json!({"id":1,"v":"b","n":2}));
     client.batch_execute("UPDATE t SET id = 2").await.unwrap();
-    assert_eq!((next()["event"].clone(), next()["row"]["id"].clone()), (json!("removed"), json!(2)));
+    assert_eq!(
+        (next()["event"].clone(), next()["row"]["id"].clone()),
+        (json!("removed"), json!(2))
+    );
     let _ = child.kill();
     let _ = child.wait();
     let mut child = start(&["-q"]);
     let lines = lines_of(child.stdout.take().unwrap());
     // Nothing is printed until something changes: change it until it is seen.
     let text = loop {
-        client.batch_execute("UPDATE t SET v = v || 'x'").await.unwrap();
+        client
+            .batch_execute("UPDATE t SET v = v || 'x'")
+            .await
+            .unwrap();
         if let Ok(line) = lines.recv_timeout(std::time::Duration::from_millis(20)) {
             break line;
         }
     };
     assert!(text.contains("  changed  public.t  id=2  v: b"), "{text}");
     let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     assert_eq!(ended(child).code, 0);
-    assert_eq!(database.pgic(&["tail", "--diff", "t", "--table", "t"]).code, 2);
+    assert_eq!(
+        database.pgic(&["tail", "--diff", "t", "--table", "t"]).code,
+        2
+    );
     let too_few = database.pgic(&["tail", "--diff", "t", "--count", "1", "--duration", "50ms"]);
-    assert_eq!((too_few.code, too_few.stdout.as_str()), (1, ""), "{too_few:?}");
+    assert_eq!(
+        (too_few.code, too_few.stdout.as_str()),
+        (1, ""),
+        "{too_few:?}"
+    );
     // Whoever ends it has not waited in vain.
     let mut child = start(&["--count", "1", "--duration", "1h", "-o", "json"]);
     let lines = lines_of(child.stdout.take().unwrap());
     lines.recv_timeout(DEADLINE).unwrap();
     let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     assert_eq!(ended(child).code, 0);
     let mut child = start(&["--count", "2", "-o", "json"]);
     let lines = lines_of(child.stdout.take().unwrap());
-    assert_eq!(serde_json::from_str::<Value>(&lines.recv_timeout(DEADLINE).unwrap()).unwrap(), json!({"event":"live"}));
-    client.batch_execute("INSERT INTO t VALUES (70, 'x', 1), (71, 'y', 2)").await.unwrap();
+    assert_eq!(
+        serde_json::from_str::<Value>(&lines.recv_timeout(DEADLINE).unwrap()).unwrap(),
+        json!({"event":"live"})
+    );
+    client
+        .batch_execute("INSERT INTO t VALUES (70, 'x', 1), (71, 'y', 2)")
+        .await
+        .unwrap();
     assert_eq!(ended(child).code, 0);
     assert_eq!(lines.iter().count(), 2);
 }

@@ -1,4 +1,5 @@
-//! The trigger contract: whatever a writer does, its write succeeds and the right notification arrives.
+//! The trigger contract: whatever a writer does, its write succeeds and the right notification
+//! arrives.
 
 use crate::support::{Database, cluster, quoted, short};
 use serde_json::{Value, json};
@@ -18,21 +19,37 @@ async fn a_payload_says_what_the_contract_says() {
     let client = database.client().await;
     let row = client
         .query_one(
-            "INSERT INTO notes VALUES (1, 'a \"b\" \\ é', 'null') RETURNING pg_current_xact_id()::text, tableoid::int8",
+            "INSERT INTO notes VALUES (1, 'a \"b\" \\ é', 'null') RETURNING \
+            pg_current_xact_id()::text, tableoid::int8",
             &[],
         )
         .await
         .unwrap();
-    client.batch_execute("UPDATE notes SET doc = NULL").await.unwrap();
+    client
+        .batch_execute("UPDATE notes SET doc = NULL")
+        .await
+        .unwrap();
     let changes = listening.changes().await;
     let (xid, rel): (String, i64) = (row.get(0), row.get(1));
     let insert = &changes[0];
     assert_eq!(insert["table"], "notes");
-    assert_eq!((&insert["action"], &insert["id"], &insert["schema"]), (&json!("insert"), &json!(1), &json!("public")));
+    assert_eq!(
+        (&insert["action"], &insert["id"], &insert["schema"]),
+        (&json!("insert"), &json!(1), &json!("public"))
+    );
     assert_eq!((&insert["xid"], &insert["rel"]), (&json!(xid), &json!(rel)));
-    assert_eq!(insert["data"], json!({"id": 1, "body": "a \"b\" \\ é", "doc": null}));
-    assert_eq!((&insert["nulls"], &changes[1]["nulls"]), (&json!([]), &json!(["doc"])));
-    assert!(insert["v"].as_str().is_some_and(|v| v.starts_with('(')) && insert["at"].is_string(), "{insert}");
+    assert_eq!(
+        insert["data"],
+        json!({"id": 1, "body": "a \"b\" \\ é", "doc": null})
+    );
+    assert_eq!(
+        (&insert["nulls"], &changes[1]["nulls"]),
+        (&json!([]), &json!(["doc"]))
+    );
+    assert!(
+        insert["v"].as_str().is_some_and(|v| v.starts_with('(')) && insert["at"].is_string(),
+        "{insert}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,20 +60,42 @@ async fn rows_around_the_limit_are_written_and_announced() {
     let mut sizes: Vec<i32> = (7_500..7_990).step_by(7).collect();
     sizes.extend([8_000, 20_000, 300_000]);
     for size in &sizes {
-        client.execute("INSERT INTO notes VALUES ($1, repeat('x', $1))", &[size]).await.expect("a long row is written");
+        client
+            .execute("INSERT INTO notes VALUES ($1, repeat('x', $1))", &[size])
+            .await
+            .expect("a long row is written");
     }
     // Each quote takes two bytes in JSON, each é two in UTF-8.
-    client.execute("INSERT INTO notes VALUES (1, repeat('\"', 4000)), (2, repeat('é', 3950))", &[]).await.unwrap();
+    client
+        .execute(
+            "INSERT INTO notes VALUES (1, repeat('\"', 4000)), (2, repeat('é', 3950))",
+            &[],
+        )
+        .await
+        .unwrap();
     // Compressed on disk and long as text.
-    client.execute("UPDATE notes SET body = body || 'y' WHERE id = 300000", &[]).await.unwrap();
+    client
+        .execute("UPDATE notes SET body = body || 'y' WHERE id = 300000", &[])
+        .await
+        .unwrap();
     let payloads = listening.payloads().await;
     assert_eq!(payloads.len(), sizes.len() + 3);
     assert!(payloads.iter().all(|payload| payload.len() < 8_000));
-    let (whole, cut): (Vec<_>, Vec<_>) = payloads.iter().partition(|payload| payload.contains("\"data\":"));
-    assert!(whole.len() > 10 && cut.len() > 10, "{} whole, {} cut", whole.len(), cut.len());
+    let (whole, cut): (Vec<_>, Vec<_>) = payloads
+        .iter()
+        .partition(|payload| payload.contains("\"data\":"));
+    assert!(
+        whole.len() > 10 && cut.len() > 10,
+        "{} whole, {} cut",
+        whole.len(),
+        cut.len()
+    );
     let longest = whole.iter().map(|payload| payload.len()).max();
     assert!(longest > Some(7_990), "the limit is used up: {longest:?}");
-    assert!(cut.iter().all(|payload| payload.ends_with("\"truncated\":true}")));
+    assert!(
+        cut.iter()
+            .all(|payload| payload.ends_with("\"truncated\":true}"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +104,9 @@ async fn a_key_that_does_not_fit_asks_for_a_reload() {
     let index_fits = "INSERT INTO t VALUES (repeat('\"', 2600))";
     assert_eq!(database.arrives(index_fits).await.len(), 1);
     // Old and new key in one payload.
-    let changed = database.arrives("UPDATE t SET id = repeat('\\', 2600)").await;
+    let changed = database
+        .arrives("UPDATE t SET id = repeat('\\', 2600)")
+        .await;
     assert_eq!(changed, ["reload null"]);
 }
 
@@ -77,8 +118,21 @@ async fn a_key_change_is_a_delete_and_an_update() {
     database.client().await.batch_execute(sql).await.unwrap();
     let changes = listening.changes().await;
     let short: Vec<String> = changes.iter().map(short).collect();
-    assert_eq!(short, ["insert 1", "insert 5", "delete 1", "update 1>2", "delete 5", "update 5>6"]);
-    assert_eq!((&changes[2]["new_id"], &changes[2]["xid"]), (&json!(2), &changes[3]["xid"]));
+    assert_eq!(
+        short,
+        [
+            "insert 1",
+            "insert 5",
+            "delete 1",
+            "update 1>2",
+            "delete 5",
+            "update 5>6"
+        ]
+    );
+    assert_eq!(
+        (&changes[2]["new_id"], &changes[2]["xid"]),
+        (&json!(2), &changes[3]["xid"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,8 +141,10 @@ async fn nothing_of_the_writer_s_can_change_what_is_sent() {
     let hostile = "
         CREATE SCHEMA evil;
         CREATE FUNCTION evil.pg_notify(text, text) RETURNS void LANGUAGE sql AS $$ SELECT 1/0 $$;
-        CREATE FUNCTION evil.row_to_json(public.notes) RETURNS json LANGUAGE sql AS $$ SELECT '\"evil\"'::json $$;
-        CREATE FUNCTION evil.to_json(integer) RETURNS json LANGUAGE sql AS $$ SELECT '\"evil\"'::json $$;
+        CREATE FUNCTION evil.row_to_json(public.notes) RETURNS json LANGUAGE sql AS $$ SELECT \
+        '\"evil\"'::json $$;
+        CREATE FUNCTION evil.to_json(integer) RETURNS json LANGUAGE sql AS $$ SELECT \
+        '\"evil\"'::json $$;
         CREATE FUNCTION evil.concat(text, text) RETURNS text LANGUAGE sql AS $$ SELECT 'evil' $$;
         CREATE FUNCTION evil.octet_length(text) RETURNS int LANGUAGE sql AS $$ SELECT 1/0 $$;
         CREATE FUNCTION evil.bad(text, text) RETURNS bool LANGUAGE sql AS $$ SELECT 1/0 = 1 $$;
@@ -98,56 +154,98 @@ async fn nothing_of_the_writer_s_can_change_what_is_sent() {
         CREATE TEMP TABLE text (a int);
         CREATE TEMP TABLE json (a int);
         CREATE TEMP TABLE notes_shadow (a int);
-        SET DateStyle = 'SQL, DMY'; SET TimeZone = 'Asia/Kathmandu'; SET standard_conforming_strings = off;
+        SET DateStyle = 'SQL, DMY'; SET TimeZone = 'Asia/Kathmandu'; SET \
+        standard_conforming_strings = off;
         INSERT INTO notes VALUES (1, 'plain');
         UPDATE notes SET id = 2;
         DELETE FROM notes;";
-    assert_eq!(database.arrives(hostile).await, ["insert 1", "delete 1", "update 1>2", "delete 2"]);
+    assert_eq!(
+        database.arrives(hostile).await,
+        ["insert 1", "delete 1", "update 1>2", "delete 2"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_with_nothing_but_the_right_to_write_writes() {
-    let database = installed(&format!("CREATE SCHEMA app; SET search_path = app; {NOTES}"), &["app.notes"]).await;
+    let database = installed(
+        &format!("CREATE SCHEMA app; SET search_path = app; {NOTES}"),
+        &["app.notes"],
+    )
+    .await;
     let admin = database.client().await;
     let role = format!("writer_{}", database.name);
     let grants = format!(
-        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA app TO {role}; GRANT INSERT, UPDATE ON app.notes TO {role};
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA app TO {role}; GRANT INSERT, UPDATE ON \
+        app.notes TO {role};
          REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA app FROM PUBLIC;
          REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC"
     );
     admin.batch_execute(&grants).await.unwrap();
     let mut listening = database.listen().await;
     let writer = database.client_as(&role).await;
-    assert!(writer.batch_execute("SELECT pg_notify('x', '')").await.is_err(), "the right is revoked");
-    writer.batch_execute("INSERT INTO app.notes VALUES (1, 'it''s a \\ path')").await.unwrap();
-    writer.batch_execute("UPDATE app.notes SET id = 2").await.unwrap();
+    assert!(
+        writer
+            .batch_execute("SELECT pg_notify('x', '')")
+            .await
+            .is_err(),
+        "the right is revoked"
+    );
+    writer
+        .batch_execute("INSERT INTO app.notes VALUES (1, 'it''s a \\ path')")
+        .await
+        .unwrap();
+    writer
+        .batch_execute("UPDATE app.notes SET id = 2")
+        .await
+        .unwrap();
     let changes = listening.changes().await;
-    assert_eq!(changes.iter().map(short).collect::<Vec<_>>(), ["insert 1", "delete 1", "update 1>2"]);
+    assert_eq!(
+        changes.iter().map(short).collect::<Vec<_>>(),
+        ["insert 1", "delete 1", "update 1>2"]
+    );
     assert_eq!(changes[0]["data"]["body"], "it's a \\ path");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_renamed_later_costs_no_write() {
     let database = installed(NOTES, &["notes"]).await;
-    let sql = "ALTER TABLE notes RENAME id TO key; INSERT INTO notes VALUES (1), (2); UPDATE notes SET body = 'x'; DELETE FROM notes";
+    let sql = "ALTER TABLE notes RENAME id TO key; INSERT INTO notes VALUES (1), (2); UPDATE notes \
+        SET body = 'x'; DELETE FROM notes";
     let mut listening = database.listen().await;
     let client = database.client().await;
     for statement in sql.split(';') {
-        client.batch_execute(statement).await.expect("a write goes on");
+        client
+            .batch_execute(statement)
+            .await
+            .expect("a write goes on");
     }
     let changes = listening.changes().await;
     // A statement's reloads are the same payload, which PostgreSQL folds into one.
-    assert_eq!(changes.iter().map(short).collect::<Vec<_>>(), ["reload null"; 3]);
-    assert!(changes[0]["why"].as_str().is_some_and(|why| why.contains("42703")), "{}", changes[0]);
+    assert_eq!(
+        changes.iter().map(short).collect::<Vec<_>>(),
+        ["reload null"; 3]
+    );
+    assert!(
+        changes[0]["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("42703")),
+        "{}",
+        changes[0]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_of_one_transaction_arrives() {
     let database = installed(NOTES, &["notes"]).await;
-    let sql = "BEGIN; INSERT INTO notes VALUES (1, 'a'); UPDATE notes SET body = 'b'; UPDATE notes SET body = 'a';
+    let sql =
+        "BEGIN; INSERT INTO notes VALUES (1, 'a'); UPDATE notes SET body = 'b'; UPDATE notes \
+        SET body = 'a';
         DELETE FROM notes; INSERT INTO notes VALUES (1, 'a');
         SAVEPOINT s; UPDATE notes SET body = 'lost'; ROLLBACK TO s; COMMIT";
-    assert_eq!(database.arrives(sql).await, ["insert 1", "update 1", "update 1", "delete 1", "insert 1"]);
+    assert_eq!(
+        database.arrives(sql).await,
+        ["insert 1", "update 1", "update 1", "delete 1", "insert 1"]
+    );
     let rolled_back = "BEGIN; DELETE FROM notes; ROLLBACK";
     assert!(database.arrives(rolled_back).await.is_empty());
 }
@@ -155,23 +253,37 @@ async fn every_change_of_one_transaction_arrives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn copy_conflicts_cascades_and_truncate_are_announced() {
     let tables = "CREATE TABLE owners (id int PRIMARY KEY);
-        CREATE TABLE pets (id int PRIMARY KEY, owner int REFERENCES owners ON DELETE CASCADE ON UPDATE CASCADE);";
+        CREATE TABLE pets (id int PRIMARY KEY, owner int REFERENCES owners ON DELETE CASCADE ON \
+        UPDATE CASCADE);";
     let database = installed(tables, &["owners", "pets"]).await;
     let sql = "INSERT INTO owners VALUES (1), (2);
         INSERT INTO pets VALUES (10, 1) ON CONFLICT (id) DO UPDATE SET owner = 2;
         INSERT INTO pets VALUES (10, 1) ON CONFLICT (id) DO UPDATE SET owner = 2;
         INSERT INTO pets VALUES (10, 1) ON CONFLICT DO NOTHING";
-    assert_eq!(database.arrives(sql).await, ["insert 1", "insert 2", "insert 10", "update 10"]);
+    assert_eq!(
+        database.arrives(sql).await,
+        ["insert 1", "insert 2", "insert 10", "update 10"]
+    );
     // The server queues the cascade behind the statement that caused it.
-    let cascade = database.arrives("UPDATE owners SET id = 3 WHERE id = 2").await;
+    let cascade = database
+        .arrives("UPDATE owners SET id = 3 WHERE id = 2")
+        .await;
     assert_eq!(cascade, ["delete 2", "update 2>3", "update 10"]);
-    assert_eq!(database.arrives("DELETE FROM owners WHERE id = 3").await, ["delete 3", "delete 10"]);
-    assert_eq!(database.arrives("TRUNCATE owners, pets").await, ["truncate null", "truncate null"]);
+    assert_eq!(
+        database.arrives("DELETE FROM owners WHERE id = 3").await,
+        ["delete 3", "delete 10"]
+    );
+    assert_eq!(
+        database.arrives("TRUNCATE owners, pets").await,
+        ["truncate null", "truncate null"]
+    );
     let mut listening = database.listen().await;
     let client = database.client().await;
     let sink = client.copy_in("COPY owners FROM STDIN").await.unwrap();
     let mut sink = std::pin::pin!(sink);
-    futures_util::SinkExt::send(&mut sink, &b"7\n8\n"[..]).await.unwrap();
+    futures_util::SinkExt::send(&mut sink, &b"7\n8\n"[..])
+        .await
+        .unwrap();
     sink.finish().await.unwrap();
     assert_eq!(listening.short().await, ["insert 7", "insert 8"]);
 }
@@ -180,16 +292,31 @@ async fn copy_conflicts_cascades_and_truncate_are_announced() {
 async fn a_stale_announcement_of_a_nested_trigger_is_marked() {
     let nested = "CREATE TABLE notes (id int PRIMARY KEY, body text);
         CREATE FUNCTION a_touch() RETURNS trigger LANGUAGE plpgsql AS
-            'BEGIN UPDATE notes SET body = ''nested'' WHERE id = NEW.id AND body <> ''nested''; RETURN NULL; END';
+            'BEGIN UPDATE notes SET body = ''nested'' WHERE id = NEW.id AND body <> ''nested''; \
+            RETURN NULL; END';
         CREATE TRIGGER a_touch AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION a_touch();";
     let database = installed(nested, &["notes"]).await;
     let mut listening = database.listen().await;
-    database.client().await.batch_execute("INSERT INTO notes VALUES (1, 'x'), (2, 'y')").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO notes VALUES (1, 'x'), (2, 'y')")
+        .await
+        .unwrap();
     let changes = listening.changes().await;
-    let rechecks: Vec<bool> = changes.iter().map(|change| change.get("recheck").is_some()).collect();
-    let inserts: Vec<bool> = changes.iter().map(|change| change["action"] == "insert").collect();
+    let rechecks: Vec<bool> = changes
+        .iter()
+        .map(|change| change.get("recheck").is_some())
+        .collect();
+    let inserts: Vec<bool> = changes
+        .iter()
+        .map(|change| change["action"] == "insert")
+        .collect();
     assert_eq!(changes.len(), 4);
-    assert_eq!(rechecks, inserts, "exactly the inserts, which come after the updates, are stale: {changes:?}");
+    assert_eq!(
+        rechecks, inserts,
+        "exactly the inserts, which come after the updates, are stale: {changes:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +325,8 @@ async fn odd_names_and_keys_are_literal() {
     let table = "t'x$pgic1$\\é😀.{{function}}";
     let column = "K \"k\" %s {{new_key}}";
     let sql = format!(
-        "CREATE SCHEMA {schema}; CREATE TABLE {schema}.{table} ({column} text, n int, \"order\" jsonb, PRIMARY KEY (n, {column}));",
+        "CREATE SCHEMA {schema}; CREATE TABLE {schema}.{table} ({column} text, n int, \"order\" \
+        jsonb, PRIMARY KEY (n, {column}));",
         schema = quoted(schema),
         table = quoted(table),
         column = quoted(column)
@@ -207,36 +335,81 @@ async fn odd_names_and_keys_are_literal() {
     let database = installed(&sql, &[&name]).await;
     let mut listening = database.listen().await;
     let client = database.client().await;
-    client.execute(&format!("INSERT INTO {name} VALUES ('a''\\\"', 7)"), &[]).await.unwrap();
-    client.execute(&format!("UPDATE {name} SET n = 8"), &[]).await.unwrap();
+    client
+        .execute(&format!("INSERT INTO {name} VALUES ('a''\\\"', 7)"), &[])
+        .await
+        .unwrap();
+    client
+        .execute(&format!("UPDATE {name} SET n = 8"), &[])
+        .await
+        .unwrap();
     let changes = listening.changes().await;
-    assert_eq!((&changes[0]["table"], &changes[0]["schema"]), (&json!(table), &json!(schema)));
+    assert_eq!(
+        (&changes[0]["table"], &changes[0]["schema"]),
+        (&json!(table), &json!(schema))
+    );
     assert_eq!(changes[0]["id"], json!([7, "a'\\\""]));
     assert_eq!(changes[0]["data"][column], "a'\\\"");
     assert_eq!(
-        changes.iter().map(|change| change["action"].clone()).collect::<Vec<Value>>(),
+        changes
+            .iter()
+            .map(|change| change["action"].clone())
+            .collect::<Vec<Value>>(),
         ["insert", "delete", "update"]
     );
-    assert_eq!(database.pgic(&["install-triggers", &name]).stdout.matches("unchanged").count(), 1);
+    assert_eq!(
+        database
+            .pgic(&["install-triggers", &name])
+            .stdout
+            .matches("unchanged")
+            .count(),
+        1
+    );
     database.pgic_ok(&["remove-triggers", &name]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bulk_insert_keeps_the_backend_small() {
-    let database = installed("CREATE TABLE t (id int PRIMARY KEY, a bigint, b bigint)", &["t"]).await;
+    let database = installed(
+        "CREATE TABLE t (id int PRIMARY KEY, a bigint, b bigint)",
+        &["t"],
+    )
+    .await;
     let client = database.client().await;
-    client.batch_execute("BEGIN; INSERT INTO t SELECT n, n, n FROM generate_series(1, 300000) n").await.unwrap();
+    client
+        .batch_execute("BEGIN; INSERT INTO t SELECT n, n, n FROM generate_series(1, 300000) n")
+        .await
+        .unwrap();
     if cluster().version() >= 14 {
-        let row = client.query_one("SELECT sum(total_bytes)::int8 FROM pg_backend_memory_contexts", &[]).await.unwrap();
+        let row = client
+            .query_one(
+                "SELECT sum(total_bytes)::int8 FROM pg_backend_memory_contexts",
+                &[],
+            )
+            .await
+            .unwrap();
         let in_contexts: i64 = row.get(0);
-        assert!(in_contexts < 150_000_000, "the backend holds {in_contexts} bytes");
-        assert!(in_contexts > 10_000_000, "the notifications are not counted: {in_contexts} bytes");
+        assert!(
+            in_contexts < 150_000_000,
+            "the backend holds {in_contexts} bytes"
+        );
+        assert!(
+            in_contexts > 10_000_000,
+            "the notifications are not counted: {in_contexts} bytes"
+        );
     }
     client.batch_execute("COMMIT").await.unwrap();
-    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let pid: i32 = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .await
+        .unwrap()
+        .get(0);
     if let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
         // The peak of all memory, the touched part of the 64 MB of shared buffers included.
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
+            .unwrap();
         let peak: u64 = peak.trim().parse().unwrap();
         assert!(peak < (150 + 64) * 1024, "the backend's peak was {peak} kB");
     }
@@ -247,16 +420,23 @@ async fn an_update_beside_a_wide_value_is_announced_without_it() {
     let database = installed(NOTES, &["notes"]).await;
     let client = database.client().await;
     client
-        .batch_execute("INSERT INTO notes SELECT 1, string_agg(md5(n::text), '') FROM generate_series(1, 300000) n")
+        .batch_execute(
+            "INSERT INTO notes SELECT 1, string_agg(md5(n::text), '') FROM \
+            generate_series(1, 300000) n",
+        )
         .await
         .unwrap();
-    assert_eq!(database.arrives("UPDATE notes SET doc = '1'").await, ["update 1 truncated"]);
+    assert_eq!(
+        database.arrives("UPDATE notes SET doc = '1'").await,
+        ["update 1 truncated"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_of_whatever_kind_becomes_a_reload() {
     let database = installed("CREATE TABLE nulls (id int PRIMARY KEY);", &["nulls"]).await;
-    let no_key = "ALTER TABLE nulls DROP CONSTRAINT nulls_pkey; ALTER TABLE nulls ALTER id DROP NOT NULL";
+    let no_key =
+        "ALTER TABLE nulls DROP CONSTRAINT nulls_pkey; ALTER TABLE nulls ALTER id DROP NOT NULL";
     database.client().await.batch_execute(no_key).await.unwrap();
     for sql in [
         "INSERT INTO nulls VALUES (NULL)",
@@ -273,7 +453,12 @@ async fn functions_that_are_revoked_cost_no_write() {
     let database = installed(NOTES, &["notes"]).await;
     let role = format!("poor_{}", database.name);
     let grants = format!("CREATE ROLE {role} LOGIN; GRANT INSERT ON notes TO {role};");
-    database.client().await.batch_execute(&grants).await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute(&grants)
+        .await
+        .unwrap();
     let writer = database.client_as(&role).await;
     let functions = [
         "has_function_privilege(oid, text)",
@@ -285,7 +470,12 @@ async fn functions_that_are_revoked_cost_no_write() {
     let mut listening = database.listen().await;
     for (id, function) in (1_i32..).zip(functions) {
         let revoke = format!("REVOKE EXECUTE ON FUNCTION pg_catalog.{function} FROM PUBLIC");
-        database.client().await.batch_execute(&revoke).await.unwrap();
+        database
+            .client()
+            .await
+            .batch_execute(&revoke)
+            .await
+            .unwrap();
         writer
             .execute("INSERT INTO notes VALUES ($1)", &[&id])
             .await
@@ -299,35 +489,74 @@ async fn a_changed_type_is_healed_in_running_sessions_by_installing_again() {
     let database = installed(NOTES, &["notes"]).await;
     let mut listening = database.listen().await;
     let session = database.client().await;
-    session.batch_execute("INSERT INTO notes VALUES (1)").await.unwrap();
-    session.batch_execute("ALTER TABLE notes ALTER id TYPE bigint").await.unwrap();
-    session.batch_execute("INSERT INTO notes VALUES (2)").await.expect("the write goes on");
+    session
+        .batch_execute("INSERT INTO notes VALUES (1)")
+        .await
+        .unwrap();
+    session
+        .batch_execute("ALTER TABLE notes ALTER id TYPE bigint")
+        .await
+        .unwrap();
+    session
+        .batch_execute("INSERT INTO notes VALUES (2)")
+        .await
+        .expect("the write goes on");
     assert_eq!(listening.short().await, ["insert 1", "reload null"]);
     assert_eq!(database.pgic(&["status", "notes"]).code, 1, "status knows");
-    assert!(database.pgic_ok(&["install-triggers", "notes"]).contains("refreshed"));
-    session.batch_execute("INSERT INTO notes VALUES (3)").await.unwrap();
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "notes"])
+            .contains("refreshed")
+    );
+    session
+        .batch_execute("INSERT INTO notes VALUES (3)")
+        .await
+        .unwrap();
     assert_eq!(listening.short().await, ["insert 3"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_objects_do_not_follow_the_session() {
-    let database = installed("CREATE TABLE refs (id regclass PRIMARY KEY, t regtype)", &["refs"]).await;
+    let database = installed(
+        "CREATE TABLE refs (id regclass PRIMARY KEY, t regtype)",
+        &["refs"],
+    )
+    .await;
     let mut listening = database.listen().await;
     let client = database.client().await;
-    client.batch_execute("INSERT INTO refs VALUES ('refs', 'int4')").await.unwrap();
     client
-        .batch_execute("SET quote_all_identifiers = on; SET search_path = pg_catalog; CREATE TEMP TABLE refs (a int)")
+        .batch_execute("INSERT INTO refs VALUES ('refs', 'int4')")
         .await
         .unwrap();
-    client.batch_execute("DELETE FROM public.refs").await.unwrap();
+    client
+        .batch_execute(
+            "SET quote_all_identifiers = on; SET search_path = pg_catalog; CREATE TEMP \
+            TABLE refs (a int)",
+        )
+        .await
+        .unwrap();
+    client
+        .batch_execute("DELETE FROM public.refs")
+        .await
+        .unwrap();
     let changes = listening.changes().await;
-    assert_eq!((&changes[0]["id"], &changes[1]["id"]), (&json!("public.refs"), &json!("public.refs")));
+    assert_eq!(
+        (&changes[0]["id"], &changes[1]["id"]),
+        (&json!("public.refs"), &json!("public.refs"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_many_json_columns_is_announced() {
     let columns: Vec<String> = (0..250).map(|n| format!("j{n} json")).collect();
-    let database = installed(&format!("CREATE TABLE t (id int PRIMARY KEY, {})", columns.join(", ")), &["t"]).await;
+    let database = installed(
+        &format!(
+            "CREATE TABLE t (id int PRIMARY KEY, {})",
+            columns.join(", ")
+        ),
+        &["t"],
+    )
+    .await;
     let mut listening = database.listen().await;
     database
         .client()
@@ -336,7 +565,12 @@ async fn a_table_of_many_json_columns_is_announced() {
         .await
         .unwrap();
     let change = listening.changes().await.remove(0);
-    let nulls: Vec<&str> = change["nulls"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let nulls: Vec<&str> = change["nulls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     assert_eq!((nulls.len(), nulls[0], nulls[246]), (247, "j1", "j248"));
 }
 
@@ -344,13 +578,27 @@ async fn a_table_of_many_json_columns_is_announced() {
 async fn generated_columns_are_followed() {
     // PostgreSQL 18 has columns that are computed when they are read: a trigger sees null in them.
     let is_virtual = cluster().version() >= 18;
-    let more = if is_virtual { ", v int GENERATED ALWAYS AS (a + 1) VIRTUAL" } else { "" };
-    let sql = format!("CREATE TABLE g (id int PRIMARY KEY, a int, s int GENERATED ALWAYS AS (a * 2) STORED{more})");
+    let more = if is_virtual {
+        ", v int GENERATED ALWAYS AS (a + 1) VIRTUAL"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "CREATE TABLE g (id int PRIMARY KEY, a int, s int GENERATED ALWAYS AS (a * 2) STORED{more})"
+    );
     let database = installed(&sql, &["g"]).await;
     let mut listening = database.listen().await;
-    database.client().await.batch_execute("INSERT INTO g VALUES (1, 5); UPDATE g SET a = 6").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("INSERT INTO g VALUES (1, 5); UPDATE g SET a = 6")
+        .await
+        .unwrap();
     let changes = listening.changes().await;
-    assert_eq!((&changes[0]["data"]["s"], &changes[1]["data"]["s"]), (&json!(10), &json!(12)));
+    assert_eq!(
+        (&changes[0]["data"]["s"], &changes[1]["data"]["s"]),
+        (&json!(10), &json!(12))
+    );
     let shown = database.pgic_ok(&["query", "g", "s=12", "-o", "json"]);
     assert_eq!(shown.contains("\"v\":7"), is_virtual, "{shown}");
 }

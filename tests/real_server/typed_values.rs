@@ -1,4 +1,5 @@
-//! One value, two ways: what COPY gives and what a payload gives are the same cell, and print as PostgreSQL prints them.
+//! One value, two ways: what COPY gives and what a payload gives are the same cell, and print as
+//! PostgreSQL prints them.
 
 use crate::support::{Database, cluster};
 use tokio_postgres::Client;
@@ -9,11 +10,44 @@ const VALUES: [(&str, &[&str]); 52] = [
     ("int2", &["-32768", "32767"]),
     ("int4", &["-2147483648"]),
     ("int8", &["9007199254740993", "-9223372036854775808"]),
-    ("float4", &["1.1", "1e20", "1e-7", "NaN", "-Infinity", "-0", "123456", "1234567"]),
-    ("float8", &["0.1", "1e15", "1e-5", "NaN", "Infinity", "-0", "123456789012345", "5e-324"]),
+    (
+        "float4",
+        &[
+            "1.1",
+            "1e20",
+            "1e-7",
+            "NaN",
+            "-Infinity",
+            "-0",
+            "123456",
+            "1234567",
+        ],
+    ),
+    (
+        "float8",
+        &[
+            "0.1",
+            "1e15",
+            "1e-5",
+            "NaN",
+            "Infinity",
+            "-0",
+            "123456789012345",
+            "5e-324",
+        ],
+    ),
     (
         "numeric",
-        &["1.10", "1.1", "NaN", "0.00000000000000000001", "123456789012345678901234567890", "-0.5", "1000000", "0"],
+        &[
+            "1.10",
+            "1.1",
+            "NaN",
+            "0.00000000000000000001",
+            "123456789012345678901234567890",
+            "-0.5",
+            "1000000",
+            "0",
+        ],
     ),
     ("numeric(10,3)", &["1", "12345.678"]),
     ("uuid", &["550e8400-e29b-41d4-a716-446655440000"]),
@@ -21,9 +55,34 @@ const VALUES: [(&str, &[&str]); 52] = [
     ("varchar(3)", &["abc"]),
     ("char(5)", &["ab", ""]),
     ("name", &["pg_class"]),
-    ("date", &["2024-02-29", "infinity", "-infinity", "0044-03-15 BC", "10000-01-01"]),
-    ("timestamp", &["2024-02-29 12:34:56.789", "infinity", "0001-01-01 BC", "20000-01-01 00:00:00.000001"]),
-    ("timestamptz", &["2024-02-29 12:34:56.789+05:45", "-infinity", "1900-01-01 00:00:00+00", "0001-01-01 BC"]),
+    (
+        "date",
+        &[
+            "2024-02-29",
+            "infinity",
+            "-infinity",
+            "0044-03-15 BC",
+            "10000-01-01",
+        ],
+    ),
+    (
+        "timestamp",
+        &[
+            "2024-02-29 12:34:56.789",
+            "infinity",
+            "0001-01-01 BC",
+            "20000-01-01 00:00:00.000001",
+        ],
+    ),
+    (
+        "timestamptz",
+        &[
+            "2024-02-29 12:34:56.789+05:45",
+            "-infinity",
+            "1900-01-01 00:00:00+00",
+            "0001-01-01 BC",
+        ],
+    ),
     ("time", &["12:34:56.5"]),
     ("timetz", &["12:34:56+05:45"]),
     ("interval", &["1 mon 2 days 03:04:05.6", "-1 year"]),
@@ -33,7 +92,10 @@ const VALUES: [(&str, &[&str]); 52] = [
     ("int4[]", &["{1,NULL,3}", "{}", "{{1,2},{3,4}}"]),
     ("timestamptz[]", &["{2024-02-29 12:34:56+05:45}"]),
     ("text[]", &["{a,\"b \\\"q\\\"\",NULL}"]),
-    ("tstzrange", &["[2024-01-01 00:00:00+02,2024-01-02 00:00:00+02)"]),
+    (
+        "tstzrange",
+        &["[2024-01-01 00:00:00+02,2024-01-02 00:00:00+02)"],
+    ),
     ("daterange", &["[2024-01-01,2024-01-05)"]),
     ("inet", &["10.0.0.1/8", "::1"]),
     ("oid", &["4294967295"]),
@@ -44,8 +106,14 @@ const VALUES: [(&str, &[&str]); 52] = [
     // Settings matter to these through what they are made of.
     ("moment", &["2024-02-29 12:34:56+05:45", "infinity"]),
     ("moment[]", &["{2024-02-29 12:34:56+05:45}"]),
-    ("wrapped", &["(\"2024-02-29 12:34:56+05:45\",\"{1 mon 2 days}\",1.1)"]),
-    ("wrapped[]", &["{\"(\\\"2024-02-29 12:34:56+05:45\\\",,1e-7)\"}"]),
+    (
+        "wrapped",
+        &["(\"2024-02-29 12:34:56+05:45\",\"{1 mon 2 days}\",1.1)"],
+    ),
+    (
+        "wrapped[]",
+        &["{\"(\\\"2024-02-29 12:34:56+05:45\\\",,1e-7)\"}"],
+    ),
     ("float8range", &["[0.1,0.30000000000000004)"]),
     ("spans", &["[2024-02-29 12:34:56+05:45,)"]),
     ("blobs", &["{\"\\\\x00ff\"}"]),
@@ -67,7 +135,10 @@ const VALUES: [(&str, &[&str]); 52] = [
 const MULTIRANGES: [(&str, &[&str]); 3] = [
     ("int4multirange", &["{[1,3),[5,9)}", "{}"]),
     ("nummultirange", &["{[1.10,2.0],(3,)}"]),
-    ("tstzmultirange", &["{[2024-01-01 00:00:00+05:45,2024-01-02 00:00:00+05:45)}"]),
+    (
+        "tstzmultirange",
+        &["{[2024-01-01 00:00:00+05:45,2024-01-02 00:00:00+05:45)}"],
+    ),
 ];
 
 fn values() -> Vec<(&'static str, &'static [&'static str])> {
@@ -75,31 +146,45 @@ fn values() -> Vec<(&'static str, &'static [&'static str])> {
     VALUES.iter().chain(multiranges).copied().collect()
 }
 
-/// A session whose settings change how values are written. The locale of money is that of `PGIC_LOCALE`, which the server
-/// must know, or else one that it does know.
+/// A session whose settings change how values are written. The locale of money is that of
+/// `PGIC_LOCALE`, which the server must know, or else one that it does know.
 async fn writer(database: &Database) -> Client {
     let client = database.client().await;
     client.batch_execute(WRITER).await.unwrap();
     let named = std::env::var("PGIC_LOCALE").ok();
     let usual = ["de_DE.UTF-8", "en_US.UTF-8", "fr_FR.UTF-8", "C.UTF-8", "C"].map(str::to_string);
     for locale in named.clone().map_or(usual.to_vec(), |named| vec![named]) {
-        if client.batch_execute(&format!("SET lc_monetary = '{locale}'")).await.is_ok() {
+        if client
+            .batch_execute(&format!("SET lc_monetary = '{locale}'"))
+            .await
+            .is_ok()
+        {
             return client;
         }
     }
-    panic!("the server does not know the locale {named:?}; make it: localedef -i de_DE -f UTF-8 de_DE.UTF-8")
+    panic!(
+        "the server does not know the locale {named:?}; make it: localedef -i de_DE -f UTF-8 \
+        de_DE.UTF-8"
+    )
 }
 
 /// Settings of a writer that change how values are written.
-const WRITER: &str = "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard';
-    SET bytea_output = 'escape'; SET extra_float_digits = -5; SET search_path = information_schema, public;";
+const WRITER: &str = "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY'; SET \
+    IntervalStyle = 'sql_standard';
+    SET bytea_output = 'escape'; SET extra_float_digits = -5; SET search_path = \
+    information_schema, public;";
 
 /// A table with a column of each type, and its triggers.
 async fn all_types() -> Database {
-    let columns: Vec<String> = values().iter().enumerate().map(|(n, (ty, _))| format!("c{n} {ty}")).collect();
+    let columns: Vec<String> = values()
+        .iter()
+        .enumerate()
+        .map(|(n, (ty, _))| format!("c{n} {ty}"))
+        .collect();
     let sql = format!(
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b timestamptz);
-         CREATE DOMAIN moment AS timestamptz; CREATE DOMAIN spans AS tstzrange; CREATE DOMAIN blobs AS bytea[];
+         CREATE DOMAIN moment AS timestamptz; CREATE DOMAIN spans AS tstzrange; CREATE DOMAIN \
+         blobs AS bytea[];
          CREATE TYPE wrapped AS (m moment, i interval[], f float4);
          CREATE TYPE float8range AS RANGE (subtype = float8);
          CREATE TABLE all_types (id int PRIMARY KEY, {});",
@@ -120,7 +205,10 @@ async fn copy_and_payload_give_the_same_cell() {
         for value in *values {
             id += 1;
             let sql = format!("INSERT INTO all_types (id, c{n}) VALUES ({id}, $1::text::{ty})");
-            writer.execute(&sql, &[value]).await.unwrap_or_else(|error| panic!("{ty} {value}: {error:?}"));
+            writer
+                .execute(&sql, &[value])
+                .await
+                .unwrap_or_else(|error| panic!("{ty} {value}: {error:?}"));
         }
     }
     // What pgic shows of the snapshot.
@@ -128,17 +216,24 @@ async fn copy_and_payload_give_the_same_cell() {
     // What PostgreSQL shows under the settings that a trigger pins.
     let reader = database.client().await;
     let pinned =
-        "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex';
+        "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET \
+        bytea_output = 'hex';
         SET extra_float_digits = 1; SET lc_monetary = 'C'; SET search_path = pg_catalog, pg_temp";
     reader.batch_execute(pinned).await.unwrap();
     // Composite types are not built in: of those it is the text that counts.
-    let columns = values().into_iter().enumerate().map(|(n, (ty, _))| match ty {
-        "pair" | "wrapped" => format!("c{n}::text"),
-        "wrapped[]" => format!("c{n}::text[]"),
-        _ => format!("c{n}"),
-    });
+    let columns = values()
+        .into_iter()
+        .enumerate()
+        .map(|(n, (ty, _))| match ty {
+            "pair" | "wrapped" => format!("c{n}::text"),
+            "wrapped[]" => format!("c{n}::text[]"),
+            _ => format!("c{n}"),
+        });
     let columns = columns.collect::<Vec<_>>().join(", ");
-    let sql = format!("SELECT row_to_json(t)::text FROM (SELECT id, {columns} FROM public.all_types ORDER BY id) t");
+    let sql = format!(
+        "SELECT row_to_json(t)::text FROM (SELECT id, {columns} FROM public.all_types ORDER BY id) \
+        t"
+    );
     let rows = reader.query(&sql, &[]).await.unwrap();
     let payloads = listening.payloads().await;
     assert_eq!(payloads.len(), rows.len());
@@ -146,8 +241,14 @@ async fn copy_and_payload_give_the_same_cell() {
         let stored: String = row.get(0);
         let one_line = postgres_index_cache_core::one_line_json(&stored).into_owned();
         // White space around a json value is not part of it.
-        assert_eq!(line.replace(" [1, 2] ", "[1, 2]"), one_line.replace(" [1, 2] ", "[1, 2]"));
-        assert!(payload.contains(&format!("\"data\":{stored}")), "{payload}\nis not\n{stored}");
+        assert_eq!(
+            line.replace(" [1, 2] ", "[1, 2]"),
+            one_line.replace(" [1, 2] ", "[1, 2]")
+        );
+        assert!(
+            payload.contains(&format!("\"data\":{stored}")),
+            "{payload}\nis not\n{stored}"
+        );
     }
 }
 
@@ -155,40 +256,71 @@ async fn copy_and_payload_give_the_same_cell() {
 async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     use pgic::catalog;
     use postgres_index_cache_core::postgres::CopyDecoder;
-    use postgres_index_cache_core::{Column, JsonNulls, Payload, RowBuf, TableCache, TableShape, Upserted};
+    use postgres_index_cache_core::{
+        Column, JsonNulls, Payload, RowBuf, TableCache, TableShape, Upserted,
+    };
     let database = all_types().await;
     let mut client = database.client().await;
-    let table = catalog::resolve(&catalog::reading(&mut client).await.unwrap(), &["all_types".to_string()])
-        .await
-        .unwrap()
-        .remove(0);
+    let table = catalog::resolve(
+        &catalog::reading(&mut client).await.unwrap(),
+        &["all_types".to_string()],
+    )
+    .await
+    .unwrap()
+    .remove(0);
     let shape_columns = table.columns.iter().map(|column| Column {
         name: column.name.clone(),
         kind: column.kind,
         nullable: !column.not_null,
     });
-    let shape = std::sync::Arc::new(TableShape::new(shape_columns.collect(), &["id".to_string()]).unwrap());
+    let shape =
+        std::sync::Arc::new(TableShape::new(shape_columns.collect(), &["id".to_string()]).unwrap());
     let mut listening = database.listen().await;
     let writer = writer(&database).await;
-    let longest = values().iter().map(|(_, values)| values.len()).max().unwrap();
+    let longest = values()
+        .iter()
+        .map(|(_, values)| values.len())
+        .max()
+        .unwrap();
     for id in 0..longest {
-        let values = values().into_iter().map(|(ty, values)| match values.get(id) {
-            Some(value) => format!("'{}'::{ty}", value.replace('\'', "''")),
-            None => "NULL".to_string(),
-        });
-        let sql = format!("INSERT INTO all_types VALUES ({id}, {})", values.collect::<Vec<_>>().join(", "));
+        let values = values()
+            .into_iter()
+            .map(|(ty, values)| match values.get(id) {
+                Some(value) => format!("'{}'::{ty}", value.replace('\'', "''")),
+                None => "NULL".to_string(),
+            });
+        let sql = format!(
+            "INSERT INTO all_types VALUES ({id}, {})",
+            values.collect::<Vec<_>>().join(", ")
+        );
         writer.batch_execute(&sql).await.unwrap();
     }
     for (name, value) in postgres_index_cache_core::postgres::announced::PINNED {
-        client.batch_execute(&format!("SET {name} = '{value}'")).await.unwrap();
+        client
+            .batch_execute(&format!("SET {name} = '{value}'"))
+            .await
+            .unwrap();
     }
-    let selected: Vec<String> =
-        table.columns.iter().map(|column| column.kind.select_expression(&format!("\"{}\"", column.name))).collect();
-    let copy = format!("COPY (SELECT {} FROM public.all_types) TO STDOUT (FORMAT binary)", selected.join(", "));
+    let selected: Vec<String> = table
+        .columns
+        .iter()
+        .map(|column| {
+            column
+                .kind
+                .select_expression(&format!("\"{}\"", column.name))
+        })
+        .collect();
+    let copy = format!(
+        "COPY (SELECT {} FROM public.all_types) TO STDOUT (FORMAT binary)",
+        selected.join(", ")
+    );
     let stream = client.copy_out(&copy).await.unwrap();
     let mut stream = std::pin::pin!(stream);
-    let (mut cache, mut decoder, mut row) =
-        (TableCache::new(shape.clone(), 0), CopyDecoder::default(), RowBuf::default());
+    let (mut cache, mut decoder, mut row) = (
+        TableCache::new(shape.clone(), 0),
+        CopyDecoder::default(),
+        RowBuf::default(),
+    );
     while let Some(piece) = futures_util::StreamExt::next(&mut stream).await {
         decoder
             .push::<anyhow::Error>(&piece.unwrap(), |tuple| {
@@ -200,8 +332,18 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     assert_eq!(cache.len(), longest);
     for text in listening.payloads().await {
         let payload = Payload::parse(&text).unwrap();
-        row.read_json(&shape, payload.data.unwrap().get(), JsonNulls::Listed(&payload.nulls)).unwrap();
-        assert_eq!(cache.upsert(&row).unwrap(), Upserted::Unchanged, "{text}\n{:?}", cache.rows().collect::<Vec<_>>());
+        row.read_json(
+            &shape,
+            payload.data.unwrap().get(),
+            JsonNulls::Listed(&payload.nulls),
+        )
+        .unwrap();
+        assert_eq!(
+            cache.upsert(&row).unwrap(),
+            Upserted::Unchanged,
+            "{text}\n{:?}",
+            cache.rows().collect::<Vec<_>>()
+        );
     }
 }
 
@@ -221,7 +363,10 @@ async fn no_odd_value_is_a_false_alarm_of_verify() {
     let insert = async |half: usize| {
         for (id, (n, ty, value)) in rows.iter().enumerate().filter(|(id, _)| id % 2 == half) {
             let sql = format!("INSERT INTO all_types (id, c{n}) VALUES ({id}, $1::text::{ty})");
-            writer.execute(&sql, &[value]).await.unwrap_or_else(|error| panic!("{ty} {value}: {error:?}"));
+            writer
+                .execute(&sql, &[value])
+                .await
+                .unwrap_or_else(|error| panic!("{ty} {value}: {error:?}"));
         }
     };
     insert(0).await;
@@ -229,34 +374,50 @@ async fn no_odd_value_is_a_false_alarm_of_verify() {
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     insert(1).await;
-    for sql in ["SELECT 1", "UPDATE all_types SET id = id + 1000 WHERE id % 3 = 0"] {
+    for sql in [
+        "SELECT 1",
+        "UPDATE all_types SET id = id + 1000 WHERE id % 3 = 0",
+    ] {
         writer.batch_execute(sql).await.unwrap();
         let verified = driver.verify(TableId(0)).await.unwrap();
-        let Verified::Compared(comparison) = verified else { panic!("{verified:?}") };
-        assert_eq!((comparison.rows, comparison.findings), (rows.len(), Vec::new()), "after {sql}");
+        let Verified::Compared(comparison) = verified else {
+            panic!("{verified:?}")
+        };
+        assert_eq!(
+            (comparison.rows, comparison.findings),
+            (rows.len(), Vec::new()),
+            "after {sql}"
+        );
     }
 }
 
-/// Values of arrays of types that are not built in, under a setting that changes how arrays are read; and keys that are arrays whose
-/// bounds are not the usual ones, in rows that are too long to be sent.
+/// Values of arrays of types that are not built in, under a setting that changes how arrays are
+/// read; and keys that are arrays whose bounds are not the usual ones, in rows that are too long to
+/// be sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn arrays_are_the_same_whatever_a_writer_has_set_and_whatever_their_bounds() {
     let sql = "CREATE TYPE mood AS ENUM ('a', 'b', 'NULL'); CREATE TYPE pair AS (x int, y text);
-        CREATE TABLE es (id int PRIMARY KEY, es mood[], ps pair[]); CREATE TABLE generic (id int PRIMARY KEY, es mood[]);
-        CREATE TABLE ints (id int[] PRIMARY KEY, v text); CREATE TABLE moods (id mood[] PRIMARY KEY, v text);";
+        CREATE TABLE es (id int PRIMARY KEY, es mood[], ps pair[]); CREATE TABLE generic (id int \
+        PRIMARY KEY, es mood[]);
+        CREATE TABLE ints (id int[] PRIMARY KEY, v text); CREATE TABLE moods (id mood[] PRIMARY \
+        KEY, v text);";
     let database = Database::with(sql).await;
     database.pgic_ok(&["install-triggers", "es", "ints", "moods"]);
     database.pgic_ok(&["install-triggers", "generic", "--generic"]);
-    let mut shell = crate::shell::Shell::start(&database, &["-o", "json", "es", "generic", "ints", "moods"]);
+    let mut shell =
+        crate::shell::Shell::start(&database, &["-o", "json", "es", "generic", "ints", "moods"]);
     shell.ask("count es");
     let writer = writer(&database).await;
     writer
         .batch_execute(
             "SET array_nulls = off;
-             INSERT INTO public.es VALUES (1, ARRAY['a'::public.mood, NULL], ARRAY[(1, NULL)::public.pair, NULL]);
+             INSERT INTO public.es VALUES (1, ARRAY['a'::public.mood, NULL], ARRAY[(1, \
+             NULL)::public.pair, NULL]);
              INSERT INTO public.generic VALUES (1, ARRAY['a'::public.mood, NULL]);
-             INSERT INTO public.ints VALUES ('[0:1]={1,2}', repeat('x', 9000)), ('{3}', repeat('x', 9000));
-             INSERT INTO public.moods VALUES ('[0:0]={a}', 'short'), ('{b}', 'x'); UPDATE public.moods SET v = repeat('x', 9000)",
+             INSERT INTO public.ints VALUES ('[0:1]={1,2}', repeat('x', 9000)), ('{3}', \
+             repeat('x', 9000));
+             INSERT INTO public.moods VALUES ('[0:0]={a}', 'short'), ('{b}', 'x'); UPDATE \
+             public.moods SET v = repeat('x', 9000)",
         )
         .await
         .unwrap();
@@ -264,6 +425,9 @@ async fn arrays_are_the_same_whatever_a_writer_has_set_and_whatever_their_bounds
         assert_eq!(shell.ask(&format!("count {table}"))[0]["count"], count);
         let verified = shell.ask(&format!(".verify {table}"));
         assert_eq!(verified[0]["equal"], true, "{table}: {verified:?}");
-        assert!(verified[0]["changes"].as_u64() > Some(0), "{table}: {verified:?}");
+        assert!(
+            verified[0]["changes"].as_u64() > Some(0),
+            "{table}: {verified:?}"
+        );
     }
 }

@@ -5,7 +5,9 @@ use crate::support::{DEADLINE, Database, ended};
 use pgic::connect::{Environment, Server};
 use pgic::triggers::observe::observe;
 use pgic::{catalog, causes, following};
-use postgres_index_cache_core::postgres::{Comparison, Driver, DriverEvent, DriverOptions, FollowTable, Verified};
+use postgres_index_cache_core::postgres::{
+    Comparison, Driver, DriverEvent, DriverOptions, FollowTable, Verified,
+};
 use postgres_index_cache_core::sync::TableId;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -15,12 +17,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub async fn follow(database: &Database, name: &str) -> (Server, FollowTable, DriverOptions) {
     let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
     let mut client = database.client().await;
-    let table =
-        catalog::resolve(&catalog::reading(&mut client).await.unwrap(), &[name.to_string()]).await.unwrap().remove(0);
+    let table = catalog::resolve(
+        &catalog::reading(&mut client).await.unwrap(),
+        &[name.to_string()],
+    )
+    .await
+    .unwrap()
+    .remove(0);
     let seen = observe(&table);
     let shown = following::shown(&table, seen.as_ref());
     let shape = following::shape(&table, |column| shown.contains(&column.name)).unwrap();
-    let follow = FollowTable { announced_by: Vec::new(), ..following::follow(&table, seen.as_ref(), &shape) };
+    let follow = FollowTable {
+        announced_by: Vec::new(),
+        ..following::follow(&table, seen.as_ref(), &shape)
+    };
     let mut options = following::options(vec!["cache_invalidation".to_string()], 1 << 30);
     options.limits.looks = false;
     (server, follow, options)
@@ -37,9 +47,13 @@ async fn compare(driver: &mut Driver) -> Comparison {
     verified.await.expect("a round counts in the end")
 }
 
-/// Loads a table of a database made by `set_up`, runs `lose`, and gives the findings with their causes, in short.
+/// Loads a table of a database made by `set_up`, runs `lose`, and gives the findings with their
+/// causes, in short.
 async fn lost(set_up: &str, install: &[&str], lose: &str) -> Vec<String> {
-    lost_by(set_up, install, async |database| database.client().await.batch_execute(lose).await.unwrap()).await
+    lost_by(set_up, install, async |database| {
+        database.client().await.batch_execute(lose).await.unwrap()
+    })
+    .await
 }
 
 async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Database)) -> Vec<String> {
@@ -52,7 +66,11 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
     let oid = follow.followed.oid;
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
-    assert_eq!(compare(&mut driver).await.differing(), 0, "nothing is lost yet");
+    assert_eq!(
+        compare(&mut driver).await.differing(),
+        0,
+        "nothing is lost yet"
+    );
     driver.tell_of_rows();
     lose(&database).await;
     driver.fence().await.unwrap();
@@ -64,7 +82,10 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
             _ => None,
         })
         .collect();
-    let table = catalog::describe(&catalog::reading(&mut client).await.unwrap(), &[oid]).await.unwrap().remove(0);
+    let table = catalog::describe(&catalog::reading(&mut client).await.unwrap(), &[oid])
+        .await
+        .unwrap()
+        .remove(0);
     let seen = observe(&table);
     comparison
         .findings
@@ -77,43 +98,79 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
                 found,
                 (!heard.is_empty()).then_some("process 1"),
             );
-            let columns: Vec<&str> = found.columns.iter().map(|column| column.column.as_str()).collect();
-            format!("{:?} {} {}: {cause}", found.kind, found.key, columns.join(","))
+            let columns: Vec<&str> = found
+                .columns
+                .iter()
+                .map(|column| column.column.as_str())
+                .collect();
+            format!(
+                "{:?} {} {}: {cause}",
+                found.kind,
+                found.key,
+                columns.join(",")
+            )
         })
         .collect()
 }
 
 fn only<'a>(findings: &'a [String], start: &str, cause: &str) -> &'a str {
     assert_eq!(findings.len(), 1, "{findings:?}");
-    assert!(findings[0].starts_with(start) && findings[0].contains(cause), "{findings:?}");
+    assert!(
+        findings[0].starts_with(start) && findings[0].contains(cause),
+        "{findings:?}"
+    );
     &findings[0]
 }
 
-const ROWS: &str =
-    "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint); INSERT INTO kv VALUES (1, 'a', 1), (2, 'b', 2);";
+const ROWS: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint); INSERT INTO kv VALUES \
+    (1, 'a', 1), (2, 'b', 2);";
 const INSTALL: [&str; 2] = ["install-triggers", "kv"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_lose_a_change_is_found_and_named() {
     let found = lost(ROWS, &[], "UPDATE kv SET v = 'x' WHERE id = 1").await;
-    only(&found, "Stale 1 v:", "no trigger announces changes of public.kv");
+    only(
+        &found,
+        "Stale 1 v:",
+        "no trigger announces changes of public.kv",
+    );
 
-    let found =
-        lost(ROWS, &INSTALL, "ALTER TABLE kv DISABLE TRIGGER kv_cache_notify; INSERT INTO kv VALUES (3, 'c', 3)").await;
-    only(&found, "Missing 3 :", "the trigger kv_cache_notify of public.kv is disabled");
+    let found = lost(
+        ROWS,
+        &INSTALL,
+        "ALTER TABLE kv DISABLE TRIGGER kv_cache_notify; INSERT INTO kv VALUES (3, 'c', 3)",
+    )
+    .await;
+    only(
+        &found,
+        "Missing 3 :",
+        "the trigger kv_cache_notify of public.kv is disabled",
+    );
 
     let replica = "SET session_replication_role = replica; DELETE FROM kv WHERE id = 2";
     let found = lost(ROWS, &INSTALL, replica).await;
     only(&found, "Ghost 2 :", "session_replication_role = replica");
     assert!(found[0].contains("--always"), "{found:?}");
 
-    let found = lost(ROWS, &["install-triggers", "kv", "--no-truncate"], "TRUNCATE kv").await;
-    assert!(found.len() == 2 && found.iter().all(|found| found.contains("no trigger announces TRUNCATE")), "{found:?}");
+    let found = lost(
+        ROWS,
+        &["install-triggers", "kv", "--no-truncate"],
+        "TRUNCATE kv",
+    )
+    .await;
+    assert!(
+        found.len() == 2
+            && found
+                .iter()
+                .all(|found| found.contains("no trigger announces TRUNCATE")),
+        "{found:?}"
+    );
 
     let moved = lost(
         ROWS,
         &INSTALL,
-        "CREATE OR REPLACE FUNCTION notify_cache_change_kv() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        "CREATE OR REPLACE FUNCTION notify_cache_change_kv() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN RETURN NULL; END $$;
          UPDATE kv SET n = 9 WHERE id = 1",
     )
     .await;
@@ -124,82 +181,136 @@ async fn each_way_to_lose_a_change_is_found_and_named() {
     only(&found, "Stale 1 v:", "forged");
 
     let narrowed =
-        "DROP TRIGGER kv_cache_notify ON kv; CREATE TRIGGER kv_cache_notify AFTER INSERT OR UPDATE OF v OR DELETE ON kv
+        "DROP TRIGGER kv_cache_notify ON kv; CREATE TRIGGER kv_cache_notify AFTER INSERT OR UPDATE \
+        OF v OR DELETE ON kv
         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_kv(); UPDATE kv SET n = 9 WHERE id = 1";
     let found = lost(ROWS, &INSTALL, narrowed).await;
     only(&found, "Stale 1 n:", "a condition or a list of columns");
 
-    let conditional = "DROP TRIGGER kv_cache_notify ON kv; CREATE TRIGGER kv_cache_notify AFTER INSERT OR UPDATE OR DELETE ON kv
-        FOR EACH ROW WHEN (pg_trigger_depth() > 7) EXECUTE FUNCTION notify_cache_change_kv(); INSERT INTO kv VALUES (3, 'c', 3)";
+    let conditional = "DROP TRIGGER kv_cache_notify ON kv; CREATE TRIGGER kv_cache_notify AFTER \
+        INSERT OR UPDATE OR DELETE ON kv
+        FOR EACH ROW WHEN (pg_trigger_depth() > 7) EXECUTE FUNCTION notify_cache_change_kv(); \
+        INSERT INTO kv VALUES (3, 'c', 3)";
     let found = lost(ROWS, &INSTALL, conditional).await;
     only(&found, "Missing 3 :", "a condition or a list of columns");
 
     let elsewhere = async |database: &Database| {
         database.pgic_ok(&["install-triggers", "kv", "--channel", "elsewhere"]);
-        database.client().await.batch_execute("DELETE FROM kv WHERE id = 2").await.unwrap();
+        database
+            .client()
+            .await
+            .batch_execute("DELETE FROM kv WHERE id = 2")
+            .await
+            .unwrap();
     };
     let found = lost_by(ROWS, &INSTALL, elsewhere).await;
-    only(&found, "Ghost 2 :", "notifies on elsewhere now, and cache_invalidation was listened to");
+    only(
+        &found,
+        "Ghost 2 :",
+        "notifies on elsewhere now, and cache_invalidation was listened to",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_that_differs_is_counted_by_its_kind_also_past_those_that_are_kept() {
     let database = Database::with(
-        "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint); INSERT INTO kv SELECT n, 'a', n FROM generate_series(1, 24000) n",
+        "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint); INSERT INTO kv SELECT n, 'a', n \
+        FROM generate_series(1, 24000) n",
     )
     .await;
     database.pgic_ok(&INSTALL);
     let (server, follow, options) = follow(&database, "kv").await;
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
-    let unannounced = "SET session_replication_role = replica; DELETE FROM kv WHERE id <= 6000; UPDATE kv SET v = 'b' WHERE id > 18000;
+    let unannounced = "SET session_replication_role = replica; DELETE FROM kv WHERE id <= 6000; \
+        UPDATE kv SET v = 'b' WHERE id > 18000;
         INSERT INTO kv VALUES (30000, 'c', 1)";
-    database.client().await.batch_execute(unannounced).await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute(unannounced)
+        .await
+        .unwrap();
     let comparison = compare(&mut driver).await;
-    assert_eq!((comparison.missing, comparison.stale, comparison.ghosts), (1, 6000, 6000));
-    assert_eq!((comparison.differing(), comparison.findings.len()), (12001, Comparison::FINDINGS));
+    assert_eq!(
+        (comparison.missing, comparison.stale, comparison.ghosts),
+        (1, 6000, 6000)
+    );
+    assert_eq!(
+        (comparison.differing(), comparison.findings.len()),
+        (12001, Comparison::FINDINGS)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_plain_form_and_a_silent_partition_lose_is_named() {
     // x, y, x in one transaction: PostgreSQL folds the last into the first.
     let plain = format!(
-        "{ROWS}{} CREATE TRIGGER kv_cache_notify AFTER INSERT OR UPDATE OR DELETE ON kv FOR EACH ROW EXECUTE FUNCTION notify_cache_change();
+        "{ROWS}{} CREATE TRIGGER kv_cache_notify AFTER INSERT OR UPDATE OR DELETE ON kv FOR EACH \
+        ROW EXECUTE FUNCTION notify_cache_change();
          CREATE TRIGGER t AFTER TRUNCATE ON kv EXECUTE FUNCTION notify_cache_change();",
         crate::support::SPECIFICATION
     );
-    let folded = "BEGIN; UPDATE kv SET v = 'x' WHERE id = 1; UPDATE kv SET v = 'y' WHERE id = 1; UPDATE kv SET v = 'x' WHERE id = 1; COMMIT";
+    let folded = "BEGIN; UPDATE kv SET v = 'x' WHERE id = 1; UPDATE kv SET v = 'y' WHERE id = 1; \
+        UPDATE kv SET v = 'x' WHERE id = 1; COMMIT";
     let found = lost(&plain, &[], folded).await;
     only(&found, "Stale 1 v:", "plain form");
     let found = lost(&plain, &[], "UPDATE kv SET id = 7 WHERE id = 1").await;
     only(&found, "Ghost 1 :", "plain form");
 
-    let partitioned = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
-        CREATE TABLE kv_1 PARTITION OF kv FOR VALUES FROM (0) TO (10); INSERT INTO kv VALUES (1, 'a', 1);";
+    let partitioned = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE \
+        (id);
+        CREATE TABLE kv_1 PARTITION OF kv FOR VALUES FROM (0) TO (10); INSERT INTO kv VALUES (1, \
+        'a', 1);";
     let silent = "DROP TRIGGER IF EXISTS kv_cache_notify_truncate ON kv_1;
-        DO $$ DECLARE name text; BEGIN FOR name IN SELECT tgname FROM pg_trigger WHERE tgrelid = 'kv_1'::regclass AND tgtype & 32 <> 0
+        DO $$ DECLARE name text; BEGIN FOR name IN SELECT tgname FROM pg_trigger WHERE tgrelid = \
+        'kv_1'::regclass AND tgtype & 32 <> 0
             LOOP EXECUTE format('DROP TRIGGER %I ON kv_1', name); END LOOP; END $$; TRUNCATE kv_1";
     let found = lost(partitioned, &INSTALL, silent).await;
-    only(&found, "Ghost 1 :", "TRUNCATE of public.kv's partitions public.kv_1 is not announced");
-    let found =
-        lost(partitioned, &INSTALL, "ALTER TABLE kv_1 DISABLE TRIGGER ALL; INSERT INTO kv VALUES (2, 'b', 2)").await;
-    only(&found, "Missing 2 :", "the trigger kv_cache_notify of public.kv is disabled on a partition");
+    only(
+        &found,
+        "Ghost 1 :",
+        "TRUNCATE of public.kv's partitions public.kv_1 is not announced",
+    );
+    let found = lost(
+        partitioned,
+        &INSTALL,
+        "ALTER TABLE kv_1 DISABLE TRIGGER ALL; INSERT INTO kv VALUES (2, 'b', 2)",
+    )
+    .await;
+    only(
+        &found,
+        "Missing 2 :",
+        "the trigger kv_cache_notify of public.kv is disabled on a partition",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_no_round_raises_a_false_alarm() {
-    let rounds = std::env::var("PGIC_VERIFY_ROUNDS").map_or(40, |text| text.parse().expect("a number"));
+    let rounds =
+        std::env::var("PGIC_VERIFY_ROUNDS").map_or(40, |text| text.parse().expect("a number"));
     let database = Database::with(TABLE).await;
     database.pgic_ok(&["install-triggers", "kv"]);
-    let (stop, commits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (stop, commits) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let mut writers = Vec::new();
     for seed in 0..3 {
-        let (client, stop, commits) = (database.client().await, Arc::clone(&stop), Arc::clone(&commits));
+        let (client, stop, commits) = (
+            database.client().await,
+            Arc::clone(&stop),
+            Arc::clone(&commits),
+        );
         writers.push(tokio::spawn(async move {
             let mut random = fastrand::Rng::with_seed(seed);
             while !stop.load(Ordering::Relaxed) {
                 // Writers may deadlock with each other, and lose.
-                if client.batch_execute(&transaction(&mut random)).await.is_err() {
+                if client
+                    .batch_execute(&transaction(&mut random))
+                    .await
+                    .is_err()
+                {
                     client.batch_execute("ROLLBACK").await.expect("roll back");
                 }
                 commits.fetch_add(1, Ordering::Relaxed);
@@ -211,7 +322,11 @@ async fn under_load_no_round_raises_a_false_alarm() {
     driver.until_live(|_| {}).await.unwrap();
     let (mut counted, mut inconclusive) = (0, 0);
     while counted < rounds || driver.engine().counters().applied < 50 {
-        match tokio::time::timeout(DEADLINE, driver.verify(TableId(0))).await.expect("a round ends").unwrap() {
+        match tokio::time::timeout(DEADLINE, driver.verify(TableId(0)))
+            .await
+            .expect("a round ends")
+            .unwrap()
+        {
             Verified::Compared(comparison) => {
                 assert_eq!(comparison.findings, Vec::new(), "round {counted}");
                 counted += 1;
@@ -240,11 +355,19 @@ async fn the_command_says_equal_or_what_differs() {
     let ran = database.pgic(&["verify", "kv", "--rounds", "2"]);
     assert_eq!(
         (ran.code, ran.stdout.as_str()),
-        (0, "equal    public.kv  2 rows at one exact cut, but no change came: nothing was proven\n".repeat(2).as_str()),
+        (
+            0,
+            "equal    public.kv  2 rows at one exact cut, but no change came: nothing was proven\n"
+                .repeat(2)
+                .as_str()
+        ),
         "{ran:?}"
     );
     let ran = database.pgic(&["verify", "kv", "--rounds", "1", "--min-changes", "1"]);
-    assert!(ran.code == 1 && ran.stderr.contains("--min-changes"), "{ran:?}");
+    assert!(
+        ran.code == 1 && ran.stderr.contains("--min-changes"),
+        "{ran:?}"
+    );
     // What it rests on.
     let mut child = database
         .command(&["verify", "kv", "--for", "1s"])
@@ -254,31 +377,67 @@ async fn the_command_says_equal_or_what_differs() {
         .unwrap();
     let client = database.client().await;
     while child.try_wait().unwrap().is_none() {
-        client.batch_execute("UPDATE kv SET n = n + 1 WHERE id = 2").await.unwrap();
+        client
+            .batch_execute("UPDATE kv SET n = n + 1 WHERE id = 2")
+            .await
+            .unwrap();
     }
     let ran = ended(child);
-    assert!(ran.code == 0 && ran.stdout.contains(" changes in "), "{ran:?}");
+    assert!(
+        ran.code == 0 && ran.stdout.contains(" changes in "),
+        "{ran:?}"
+    );
     // A table that is equal, and whose trigger is silent, has proven nothing.
-    client.batch_execute("ALTER TABLE kv DISABLE TRIGGER kv_cache_notify").await.unwrap();
-    let ran = database.pgic(&["verify", "kv", "--rounds", "1"]);
-    assert_eq!(ran.code, 1, "{ran:?}");
-    let said = "unannounced  public.kv  the trigger kv_cache_notify of public.kv is disabled; enable it: pgic install-triggers public.kv\n";
-    assert_eq!(ran.stdout, said, "{ran:?}");
-    let json = database.pgic(&["verify", "kv", "--rounds", "1", "-o", "json"]).json();
-    assert!(json[0]["event"] == "unannounced" && json[0]["problem"]["code"] == "trigger-disabled", "{json:?}");
-    assert!(json[1]["equal"] == false && json[1]["unannounced"] == 1, "{json:?}");
     client
-        .batch_execute("DROP TRIGGER kv_cache_notify ON kv; DROP TRIGGER kv_cache_notify_truncate ON kv")
+        .batch_execute("ALTER TABLE kv DISABLE TRIGGER kv_cache_notify")
         .await
         .unwrap();
     let ran = database.pgic(&["verify", "kv", "--rounds", "1"]);
-    assert!(ran.code == 1 && ran.stdout.starts_with("unannounced  public.kv  no trigger announces"), "{ran:?}");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let said = "unannounced  public.kv  the trigger kv_cache_notify of public.kv is disabled; \
+        enable it: pgic install-triggers public.kv\n";
+    assert_eq!(ran.stdout, said, "{ran:?}");
+    let json = database
+        .pgic(&["verify", "kv", "--rounds", "1", "-o", "json"])
+        .json();
+    assert!(
+        json[0]["event"] == "unannounced" && json[0]["problem"]["code"] == "trigger-disabled",
+        "{json:?}"
+    );
+    assert!(
+        json[1]["equal"] == false && json[1]["unannounced"] == 1,
+        "{json:?}"
+    );
+    client
+        .batch_execute(
+            "DROP TRIGGER kv_cache_notify ON kv; DROP TRIGGER kv_cache_notify_truncate ON kv",
+        )
+        .await
+        .unwrap();
+    let ran = database.pgic(&["verify", "kv", "--rounds", "1"]);
+    assert!(
+        ran.code == 1
+            && ran
+                .stdout
+                .starts_with("unannounced  public.kv  no trigger announces"),
+        "{ran:?}"
+    );
     database.pgic_ok(&["install-triggers", "kv"]);
-    let json = database.pgic(&["verify", "kv", "--rounds", "1", "-o", "json"]).json();
+    let json = database
+        .pgic(&["verify", "kv", "--rounds", "1", "-o", "json"])
+        .json();
     assert_eq!(json.len(), 1);
-    assert!(json[0]["event"] == "summary" && json[0]["equal"] == true && json[0]["rows"] == 2, "{json:?}");
+    assert!(
+        json[0]["event"] == "summary" && json[0]["equal"] == true && json[0]["rows"] == 2,
+        "{json:?}"
+    );
     assert_eq!(database.pgic(&["verify", "nowhere"]).code, 2);
-    assert_eq!(database.pgic(&["verify", "kv", "--for", "1s", "--rounds", "1"]).code, 2);
+    assert_eq!(
+        database
+            .pgic(&["verify", "kv", "--for", "1s", "--rounds", "1"])
+            .code,
+        2
+    );
     // Somebody writes past the trigger, again and again, until the comparison is done.
     let mut child = database
         .command(&["verify", "kv", "--for", "1s", "-o", "json"])
@@ -287,22 +446,36 @@ async fn the_command_says_equal_or_what_differs() {
         .spawn()
         .unwrap();
     let client = database.client().await;
-    client.batch_execute("SET session_replication_role = replica").await.unwrap();
+    client
+        .batch_execute("SET session_replication_role = replica")
+        .await
+        .unwrap();
     while child.try_wait().unwrap().is_none() {
-        client.batch_execute("UPDATE kv SET n = n + 1 WHERE id = 2").await.unwrap();
+        client
+            .batch_execute("UPDATE kv SET n = n + 1 WHERE id = 2")
+            .await
+            .unwrap();
     }
     let ran = ended(child);
     assert_eq!(ran.code, 1, "{ran:?}");
     let lines = ran.json();
-    assert!(lines[0]["event"] == "finding" && lines[0]["kind"] == "stale" && lines[0]["key"] == 2, "{lines:?}");
     assert!(
-        lines[0]["columns"][0]["column"] == "n" && lines[0]["cause"].as_str().unwrap().contains("replica"),
+        lines[0]["event"] == "finding" && lines[0]["kind"] == "stale" && lines[0]["key"] == 2,
         "{lines:?}"
     );
-    assert!(lines[1]["event"] == "summary" && lines[1]["stale"] == 1 && lines[1]["equal"] == false, "{lines:?}");
+    assert!(
+        lines[0]["columns"][0]["column"] == "n"
+            && lines[0]["cause"].as_str().unwrap().contains("replica"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1]["event"] == "summary" && lines[1]["stale"] == 1 && lines[1]["equal"] == false,
+        "{lines:?}"
+    );
 }
 
-/// A payload as somebody might forge it: a true one with parts replaced, doubled, cut, or made huge.
+/// A payload as somebody might forge it: a true one with parts replaced, doubled, cut, or made
+/// huge.
 fn forged(random: &mut fastrand::Rng) -> String {
     let mut text = [
         r#"{"table":"kv","action":"update","id":1,"schema":"public","xid":"7","data":{"id":1,"v":"z","n":3}}"#,
@@ -329,7 +502,10 @@ fn forged(random: &mut fastrand::Rng) -> String {
         match random.u8(0..4) {
             0 => text.replace_range(a.min(b)..a.max(b), ""),
             1 => text.insert_str(a, &piece),
-            2 => text.insert_str(a, ["\u{1b}[2J", "9", "-", "\"", "null", "{", "é\u{202e}"][random.usize(0..7)]),
+            2 => text.insert_str(
+                a,
+                ["\u{1b}[2J", "9", "-", "\"", "null", "{", "é\u{202e}"][random.usize(0..7)],
+            ),
             _ => text.insert_str(a, &"[".repeat(random.usize(0..500))),
         }
     }
@@ -348,9 +524,18 @@ async fn forged_notifications_of_every_shape_neither_crash_nor_block_nor_grow_a_
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..30 {
         for _ in 0..100 {
-            client.execute("SELECT pg_notify('cache_invalidation', $1)", &[&forged(&mut random)]).await.unwrap();
+            client
+                .execute(
+                    "SELECT pg_notify('cache_invalidation', $1)",
+                    &[&forged(&mut random)],
+                )
+                .await
+                .unwrap();
         }
-        tokio::time::timeout(DEADLINE, driver.fence()).await.expect("nothing blocks it").unwrap();
+        tokio::time::timeout(DEADLINE, driver.fence())
+            .await
+            .expect("nothing blocks it")
+            .unwrap();
         driver.cache(TableId(0)).validate().unwrap();
         assert!(driver.cache(TableId(0)).memory_bytes() < 1 << 20);
     }
@@ -373,8 +558,10 @@ async fn a_forged_transaction_of_the_future_makes_verify_accuse_no_row() {
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let client = database.client().await;
-    let forged = r#"{"table":"kv","action":"delete","id":999,"schema":"public","xid":"99999999999"}"#;
-    let write = format!("NOTIFY cache_invalidation, '{forged}'; UPDATE kv SET n = n + 1 WHERE id = 1");
+    let forged =
+        r#"{"table":"kv","action":"delete","id":999,"schema":"public","xid":"99999999999"}"#;
+    let write =
+        format!("NOTIFY cache_invalidation, '{forged}'; UPDATE kv SET n = n + 1 WHERE id = 1");
     let writing = async {
         loop {
             client.batch_execute(&write).await.unwrap();

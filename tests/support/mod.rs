@@ -1,5 +1,5 @@
-//! What tests on a real server share: one throw-away cluster a test process, a database a test, and waiting for events
-//! with a deadline instead of sleeping.
+//! What tests on a real server share: one throw-away cluster a test process, a database a test, and
+//! waiting for events with a deadline instead of sleeping.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -24,8 +24,8 @@ use tokio_postgres::{Client, NoTls};
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Users as the specification has them.
-pub const USERS: &str =
-    "CREATE TABLE users (id uuid PRIMARY KEY, username_hash bigint NOT NULL, email_hash bigint NOT NULL);";
+pub const USERS: &str = "CREATE TABLE users (id uuid PRIMARY KEY, username_hash bigint NOT NULL, \
+    email_hash bigint NOT NULL);";
 
 /// The specification's trigger on users.
 pub const SPECIFICATION_TRIGGER: &str = "
@@ -39,7 +39,9 @@ pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     // What two-phase commit and logical replication take.
     let settings = [("max_prepared_transactions", "5"), ("wal_level", "logical")];
-    let settings = settings.map(|(name, value)| (name.to_string(), value.to_string())).into();
+    let settings = settings
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .into();
     CLUSTER.get_or_init(|| match Cluster::start(&Setup { settings }) {
         Ok(cluster) => cluster,
         Err(error) => panic!("these tests need a PostgreSQL server: {error}\n{INSTALL_HINT}"),
@@ -59,14 +61,22 @@ impl Database {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let database = Self::on(cluster(), name).await;
-        database.client().await.batch_execute(sql).await.expect("set the database up");
+        database
+            .client()
+            .await
+            .batch_execute(sql)
+            .await
+            .expect("set the database up");
         database
     }
 
     /// A new, empty database on a cluster.
     pub async fn on(cluster: &Cluster, name: String) -> Self {
         let admin = connect(&cluster.url("postgres")).await;
-        admin.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("create a database");
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await
+            .expect("create a database");
         let url = cluster.url(&name);
         Self { name, url }
     }
@@ -113,22 +123,35 @@ impl Database {
     /// Runs `sql` in a session of its own and gives what arrived, in short.
     pub async fn arrives(&self, sql: &str) -> Vec<String> {
         let mut listening = self.listen().await;
-        self.client().await.batch_execute(sql).await.unwrap_or_else(|error| panic!("a writer failed: {error:?}"));
+        self.client()
+            .await
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("a writer failed: {error:?}"));
         listening.short().await
     }
 
     /// Listens on a channel.
     pub async fn listen_on(&self, channel: &str) -> Listening {
-        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.expect("connect");
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls)
+            .await
+            .expect("connect");
         let channels = [channel.to_string(), "test_fence".to_string()];
-        let listener = Listener::open(Session::new(client, connection), &channels).await.expect("LISTEN");
-        Listening { listener, fences: self.client().await }
+        let listener = Listener::open(Session::new(client, connection), &channels)
+            .await
+            .expect("LISTEN");
+        Listening {
+            listener,
+            fences: self.client().await,
+        }
     }
 }
 
 /// A session that a task drives.
 pub async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect to the test's server");
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .expect("connect to the test's server");
     tokio::spawn(connection);
     client
 }
@@ -147,7 +170,11 @@ pub fn pgic(arguments: &[&str]) -> Command {
 
 /// Runs a command to its end, which comes before the deadline.
 pub fn run(mut command: Command) -> Ran {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start pgic");
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start pgic");
     ended(child)
 }
 
@@ -191,7 +218,9 @@ impl Ran {
 }
 
 pub fn json_lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
+        .collect()
 }
 
 /// A running `pgic tail -o json`.
@@ -203,7 +232,11 @@ pub struct Tail {
 impl Tail {
     /// Starts it, and waits until it listens.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start pgic tail");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start pgic tail");
         let lines = lines_of(child.stdout.take().expect("its stdout is piped"));
         let tail = Self { child, lines };
         let first = tail.next();
@@ -213,7 +246,10 @@ impl Tail {
 
     /// The next line.
     pub fn next(&self) -> Value {
-        let line = self.lines.recv_timeout(DEADLINE).expect("tail prints another line");
+        let line = self
+            .lines
+            .recv_timeout(DEADLINE)
+            .expect("tail prints another line");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
     }
 
@@ -229,8 +265,13 @@ impl Tail {
         }
         let status = self.child.wait().expect("wait for tail");
         let mut stderr = String::new();
-        std::io::Read::read_to_string(&mut self.child.stderr.take().expect("piped"), &mut stderr).expect("read stderr");
-        (status.code().unwrap_or(-1), json_lines(&rest.join("\n")), stderr)
+        std::io::Read::read_to_string(&mut self.child.stderr.take().expect("piped"), &mut stderr)
+            .expect("read stderr");
+        (
+            status.code().unwrap_or(-1),
+            json_lines(&rest.join("\n")),
+            stderr,
+        )
     }
 
     /// Sends it a signal.
@@ -241,7 +282,10 @@ impl Tail {
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("run kill");
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status()
+            .expect("run kill");
         assert!(status.success());
     }
 }
@@ -279,11 +323,19 @@ impl Listening {
     pub async fn payloads(&mut self) -> Vec<String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let token = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();
-        self.fences.batch_execute(&format!("NOTIFY test_fence, '{token}'")).await.expect("send a fence");
+        self.fences
+            .batch_execute(&format!("NOTIFY test_fence, '{token}'"))
+            .await
+            .expect("send a fence");
         let mut payloads = Vec::new();
         tokio::time::timeout(DEADLINE, async {
             loop {
-                let notification = self.listener.next().await.expect("the connection stays").expect("a notification");
+                let notification = self
+                    .listener
+                    .next()
+                    .await
+                    .expect("the connection stays")
+                    .expect("a notification");
                 if notification.channel() == "test_fence" && notification.payload() == token {
                     break;
                 }
@@ -297,7 +349,11 @@ impl Listening {
 
     /// The same as JSON.
     pub async fn changes(&mut self) -> Vec<Value> {
-        self.payloads().await.iter().map(|payload| serde_json::from_str(payload).expect("a payload is JSON")).collect()
+        self.payloads()
+            .await
+            .iter()
+            .map(|payload| serde_json::from_str(payload).expect("a payload is JSON"))
+            .collect()
     }
 
     /// The same in short: `insert 7`, `update 6>7`.

@@ -19,7 +19,8 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Starts one in this mode (`transaction`, `session`), with at most so many connections to each database.
+    /// Starts one in this mode (`transaction`, `session`), with at most so many connections to each
+    /// database.
     pub fn start(cluster: &Cluster, mode: &str, size: u32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = cluster.socket_folder();
@@ -28,22 +29,34 @@ impl Pooler {
         let folder = server.with_file_name(format!("b{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&folder).expect("make a folder");
         let settings = format!(
-            "[databases]\n* = host={server} port=5432\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 5432\n\
-             auth_type = trust\nauth_file = {folder}/users\npool_mode = {mode}\ndefault_pool_size = {size}\nserver_idle_timeout = 0\n",
+            "[databases]\n* = host={server} port=5432\n[pgbouncer]\nlisten_addr =\nunix_socket_dir \
+            = {folder}\nlisten_port = 5432\n\
+             auth_type = trust\nauth_file = {folder}/users\npool_mode = {mode}\ndefault_pool_size \
+             = {size}\nserver_idle_timeout = 0\n",
             server = server.display(),
             folder = folder.display(),
         );
         std::fs::write(folder.join("users"), "\"postgres\" \"\"\n").expect("write the users");
         std::fs::write(folder.join("ini"), settings).expect("write the settings");
         let mut command = Command::new("pgbouncer");
-        command.arg("-q").arg(folder.join("ini")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("-q")
+            .arg(folder.join("ini"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         // Only root can make it somebody else's, and has to.
         if chown(&folder, Some(owner.uid()), Some(owner.gid())).is_ok() {
             command.uid(owner.uid()).gid(owner.gid());
         }
         let path = std::env::var("PATH").unwrap_or_default();
-        let child = command.env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin")).spawn();
-        let pooler = Self { child: child.unwrap_or_else(|error| panic!("{INSTALL_HINT} ({error})")), folder };
+        let child = command
+            .env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin"))
+            .spawn();
+        let pooler = Self {
+            child: child.unwrap_or_else(|error| panic!("{INSTALL_HINT} ({error})")),
+            folder,
+        };
         let give_up = Instant::now() + super::DEADLINE;
         while UnixStream::connect(pooler.folder.join(".s.PGSQL.5432")).is_err() {
             assert!(

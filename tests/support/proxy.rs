@@ -11,8 +11,8 @@ use tokio::sync::watch;
 pub enum Mood {
     /// Passes it on.
     Passes,
-    /// Keeps connections open, and nothing gets through: to both ends the other is silent. What was sent comes late, when
-    /// the mood is another one.
+    /// Keeps connections open, and nothing gets through: to both ends the other is silent. What was
+    /// sent comes late, when the mood is another one.
     Stalls,
     /// Passes it on in drops, some 60 kB a second.
     Drips,
@@ -51,7 +51,10 @@ impl Proxy {
     pub async fn to(socket: PathBuf) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listen");
         let port = listener.local_addr().expect("it has an address").port();
-        let orders = watch::Sender::new(Orders { mood: Mood::Passes, cuts: 0 });
+        let orders = watch::Sender::new(Orders {
+            mood: Mood::Passes,
+            cuts: 0,
+        });
         let (count, taken) = watch::channel(0);
         let heard = orders.subscribe();
         let target = watch::Sender::new(socket);
@@ -66,7 +69,9 @@ impl Proxy {
                     continue;
                 }
                 let socket = leads_to.borrow().clone();
-                let Ok(server) = UnixStream::connect(&socket).await else { continue };
+                let Ok(server) = UnixStream::connect(&socket).await else {
+                    continue;
+                };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
                 let cuts = heard.borrow().cuts;
@@ -74,7 +79,12 @@ impl Proxy {
                 tokio::spawn(pass(server_read, client_write, heard.clone(), cuts, true));
             }
         });
-        Self { port, orders, target, taken }
+        Self {
+            port,
+            orders,
+            target,
+            taken,
+        }
     }
 
     /// What it does from now on, with the connections that there are too.

@@ -6,7 +6,8 @@ pub(super) const BLOCK: usize = 512;
 /// The slots that share one value, ascending.
 pub(super) enum Postings {
     Short(Vec<u32>),
-    /// Blocks of at most [`BLOCK`] slots, none empty: an insert moves one block, never the whole list.
+    /// Blocks of at most [`BLOCK`] slots, none empty: an insert moves one block, never the whole
+    /// list.
     Long(Vec<Vec<u32>>),
 }
 
@@ -31,8 +32,13 @@ impl Postings {
                 let at = block_of(blocks, slot);
                 insert_sorted(&mut blocks[at], slot);
                 if blocks[at].len() > BLOCK {
-                    // Rows that are loaded come with rising slots: leave full blocks behind the last one.
-                    let cut = if at + 1 == blocks.len() { BLOCK } else { BLOCK / 2 };
+                    // Rows that are loaded come with rising slots: leave full blocks behind the
+                    // last one.
+                    let cut = if at + 1 == blocks.len() {
+                        BLOCK
+                    } else {
+                        BLOCK / 2
+                    };
                     let upper = blocks[at].split_off(cut);
                     blocks.insert(at + 1, upper);
                 }
@@ -69,7 +75,10 @@ impl Postings {
             Self::Short(slots) => slots.capacity() * size_of::<u32>(),
             Self::Long(blocks) => {
                 blocks.capacity() * size_of::<Vec<u32>>()
-                    + blocks.iter().map(|block| block.capacity() * size_of::<u32>()).sum::<usize>()
+                    + blocks
+                        .iter()
+                        .map(|block| block.capacity() * size_of::<u32>())
+                        .sum::<usize>()
             }
         }
     }
@@ -84,11 +93,16 @@ fn insert_sorted(slots: &mut Vec<u32>, slot: u32) {
 }
 
 fn remove_sorted(slots: &mut Vec<u32>, slot: u32) -> bool {
-    slots.binary_search(&slot).map(|at| slots.remove(at)).is_ok()
+    slots
+        .binary_search(&slot)
+        .map(|at| slots.remove(at))
+        .is_ok()
 }
 
 fn block_of(blocks: &[Vec<u32>], slot: u32) -> usize {
-    blocks.partition_point(|block| block.first().is_some_and(|&first| first <= slot)).saturating_sub(1)
+    blocks
+        .partition_point(|block| block.first().is_some_and(|&first| first <= slot))
+        .saturating_sub(1)
 }
 
 /// The slots that an index found for a value, ascending.
@@ -118,7 +132,12 @@ impl<'a> Hits<'a> {
             Found::Many(Postings::Short(slots)) => (None, slots, &[]),
             Found::Many(Postings::Long(blocks)) => (None, &[], blocks),
         };
-        HitsIter { one, block: block.iter(), blocks: blocks.iter(), left: self.len() }
+        HitsIter {
+            one,
+            block: block.iter(),
+            blocks: blocks.iter(),
+            left: self.len(),
+        }
     }
 }
 
@@ -135,10 +154,14 @@ impl Iterator for HitsIter<'_> {
     type Item = u32;
 
     fn next(&mut self) -> Option<u32> {
-        let slot = self.one.take().or_else(|| self.block.next().copied()).or_else(|| {
-            self.block = self.blocks.next()?.iter();
-            self.block.next().copied()
-        })?;
+        let slot = self
+            .one
+            .take()
+            .or_else(|| self.block.next().copied())
+            .or_else(|| {
+                self.block = self.blocks.next()?.iter();
+                self.block.next().copied()
+            })?;
         self.left -= 1;
         Some(slot)
     }

@@ -1,4 +1,5 @@
-//! [`SlotTable`]: an open-addressed table of entries with tags, in segments that split one at a time. Invariants 1 to 3.
+//! [`SlotTable`]: an open-addressed table of entries with tags, in segments that split one at a
+//! time. Invariants 1 to 3.
 
 /// How many entries a line holds: tags, spill and entries fill 64 bytes.
 const LINE_ENTRIES: usize = 12;
@@ -13,12 +14,21 @@ struct Line {
     entries: [u32; LINE_ENTRIES],
 }
 
-const EMPTY_LINE: Line = Line { tags: [0; LINE_ENTRIES], spill: 0, entries: [0; LINE_ENTRIES] };
+const EMPTY_LINE: Line = Line {
+    tags: [0; LINE_ENTRIES],
+    spill: 0,
+    entries: [0; LINE_ENTRIES],
+};
 
 impl Line {
     /// The positions that carry `tag`, as a bit mask.
     fn matches(&self, tag: u8) -> u32 {
-        self.tags.iter().enumerate().fold(0, |mask, (position, &found)| mask | (u32::from(found == tag) << position))
+        self.tags
+            .iter()
+            .enumerate()
+            .fold(0, |mask, (position, &found)| {
+                mask | (u32::from(found == tag) << position)
+            })
     }
 }
 
@@ -30,16 +40,25 @@ struct Segment {
 
 impl Segment {
     fn new(lines: usize, depth: u8) -> Self {
-        Self { lines: vec![EMPTY_LINE; lines].into_boxed_slice(), depth, len: 0 }
+        Self {
+            lines: vec![EMPTY_LINE; lines].into_boxed_slice(),
+            depth,
+            len: 0,
+        }
     }
 
     fn is_full(&self) -> bool {
-        // Past 15/16 the way to a free entry grows long; a segment of 64 lines leaves 48 entries free.
+        // Past 15/16 the way to a free entry grows long; a segment of 64 lines leaves 48 entries
+        // free.
         self.len as usize * 16 >= self.lines.len() * LINE_ENTRIES * 15
     }
 
     fn next(&self, line: usize) -> usize {
-        if line + 1 == self.lines.len() { 0 } else { line + 1 }
+        if line + 1 == self.lines.len() {
+            0
+        } else {
+            line + 1
+        }
     }
 
     /// Stores `entry`; the caller has seen that the segment is not full.
@@ -91,12 +110,17 @@ impl Segment {
     }
 
     fn entries(&self) -> impl Iterator<Item = u32> + '_ {
-        self.lines.iter().flat_map(|line| (0..LINE_ENTRIES).filter(|&at| line.tags[at] != 0).map(|at| line.entries[at]))
+        self.lines.iter().flat_map(|line| {
+            (0..LINE_ENTRIES)
+                .filter(|&at| line.tags[at] != 0)
+                .map(|at| line.entries[at])
+        })
     }
 }
 
 fn tag(hash: u64) -> u8 {
-    // Bits that neither the directory (top) nor the line (low half) uses for small tables; the high bit keeps it from 0.
+    // Bits that neither the directory (top) nor the line (low half) uses for small tables; the high
+    // bit keeps it from 0.
     (hash >> 32) as u8 | 0x80
 }
 
@@ -105,7 +129,8 @@ fn home(hash: u64, lines: usize) -> usize {
     ((u64::from(hash as u32) * lines as u64) >> 32) as usize
 }
 
-/// An open-addressed table of entries (slots, or posting lists under a flag bit), without their keys.
+/// An open-addressed table of entries (slots, or posting lists under a flag bit), without their
+/// keys.
 pub(crate) struct SlotTable {
     directory: Vec<u32>,
     segments: Vec<Segment>,
@@ -118,12 +143,21 @@ impl SlotTable {
     pub(crate) fn with_capacity(expected: usize) -> Self {
         // Aim at 4/5 full: few spills, and room for the spread between segments.
         let lines = (expected * 5).div_ceil(4 * LINE_ENTRIES).max(1);
-        let depth = lines.div_ceil(DEFAULT_LINES * 3 / 2).next_power_of_two().trailing_zeros() as u8;
+        let depth = lines
+            .div_ceil(DEFAULT_LINES * 3 / 2)
+            .next_power_of_two()
+            .trailing_zeros() as u8;
         let count = 1_usize << depth;
-        let lines_each = if expected == 0 { 1 } else { lines.div_ceil(count).max(4) };
+        let lines_each = if expected == 0 {
+            1
+        } else {
+            lines.div_ceil(count).max(4)
+        };
         Self {
             directory: (0..count as u32).collect(),
-            segments: (0..count).map(|_| Segment::new(lines_each, depth)).collect(),
+            segments: (0..count)
+                .map(|_| Segment::new(lines_each, depth))
+                .collect(),
             depth,
             len: 0,
         }
@@ -132,11 +166,19 @@ impl SlotTable {
     pub(crate) fn memory_bytes(&self) -> usize {
         self.directory.capacity() * size_of::<u32>()
             + self.segments.capacity() * size_of::<Segment>()
-            + self.segments.iter().map(|segment| segment.lines.len() * size_of::<Line>()).sum::<usize>()
+            + self
+                .segments
+                .iter()
+                .map(|segment| segment.lines.len() * size_of::<Line>())
+                .sum::<usize>()
     }
 
     fn cell(&self, hash: u64) -> usize {
-        if self.depth == 0 { 0 } else { (hash >> (64 - self.depth)) as usize }
+        if self.depth == 0 {
+            0
+        } else {
+            (hash >> (64 - self.depth)) as usize
+        }
     }
 
     fn segment(&self, hash: u64) -> usize {
@@ -145,10 +187,13 @@ impl SlotTable {
 
     pub(crate) fn find(&self, hash: u64, mut is_wanted: impl FnMut(u32) -> bool) -> Option<u32> {
         let segment = &self.segments[self.segment(hash)];
-        segment.find(hash, &mut is_wanted).map(|(line, position)| segment.lines[line].entries[position])
+        segment
+            .find(hash, &mut is_wanted)
+            .map(|(line, position)| segment.lines[line].entries[position])
     }
 
-    /// Adds `entry`, whose key the caller knows to be absent. `hash_of` gives the hash of an entry that stands here.
+    /// Adds `entry`, whose key the caller knows to be absent. `hash_of` gives the hash of an entry
+    /// that stands here.
     pub(crate) fn insert_unique(&mut self, hash: u64, entry: u32, hash_of: impl Fn(u32) -> u64) {
         while self.segments[self.segment(hash)].is_full() {
             self.split(hash, &hash_of);
@@ -170,7 +215,12 @@ impl SlotTable {
     }
 
     /// Puts `entry` where the entry stands that `is_wanted` accepts; the key stays.
-    pub(crate) fn replace(&mut self, hash: u64, is_wanted: impl FnMut(u32) -> bool, entry: u32) -> bool {
+    pub(crate) fn replace(
+        &mut self,
+        hash: u64,
+        is_wanted: impl FnMut(u32) -> bool,
+        entry: u32,
+    ) -> bool {
         let segment = self.segment(hash);
         let segment = &mut self.segments[segment];
         match segment.find(hash, is_wanted) {
@@ -191,7 +241,11 @@ impl SlotTable {
             return;
         }
         if self.segments[old].depth == self.depth {
-            self.directory = self.directory.iter().flat_map(|&segment| [segment, segment]).collect();
+            self.directory = self
+                .directory
+                .iter()
+                .flat_map(|&segment| [segment, segment])
+                .collect();
             self.depth += 1;
         }
         let depth = self.segments[old].depth + 1;
@@ -220,7 +274,11 @@ impl SlotTable {
     pub(crate) fn validate(&self, hash_of: impl Fn(u32) -> u64) -> Result<Vec<u32>, String> {
         let mut all = Vec::with_capacity(self.len);
         if self.directory.len() != 1 << self.depth {
-            return Err(format!("directory of {} cells at depth {}", self.directory.len(), self.depth));
+            return Err(format!(
+                "directory of {} cells at depth {}",
+                self.directory.len(),
+                self.depth
+            ));
         }
         for (number, segment) in self.segments.iter().enumerate() {
             let mut spill = vec![0_u32; segment.lines.len()];
@@ -230,7 +288,10 @@ impl SlotTable {
                     let entry = content.entries[position];
                     let hash = hash_of(entry);
                     if self.segment(hash) != number {
-                        return Err(format!("entry {entry:#x} stands in segment {number}, not {}", self.segment(hash)));
+                        return Err(format!(
+                            "entry {entry:#x} stands in segment {number}, not {}",
+                            self.segment(hash)
+                        ));
                     }
                     if content.tags[position] != tag(hash) {
                         return Err(format!("entry {entry:#x} has the wrong tag"));
@@ -244,17 +305,28 @@ impl SlotTable {
                     all.push(entry);
                 }
             }
-            if spill.iter().zip(segment.lines.iter()).any(|(&counted, line)| counted != line.spill) {
+            if spill
+                .iter()
+                .zip(segment.lines.iter())
+                .any(|(&counted, line)| counted != line.spill)
+            {
                 return Err(format!("segment {number} has wrong spill counts"));
             }
             if used != segment.len {
-                return Err(format!("segment {number} says {} entries and has {used}", segment.len));
+                return Err(format!(
+                    "segment {number} says {} entries and has {used}",
+                    segment.len
+                ));
             }
         }
         if all.len() == self.len {
             Ok(all)
         } else {
-            Err(format!("table says {} entries and has {}", self.len, all.len()))
+            Err(format!(
+                "table says {} entries and has {}",
+                self.len,
+                all.len()
+            ))
         }
     }
 }

@@ -12,7 +12,11 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn with_capacity(expected: usize) -> Self {
-        Self { used: Vec::with_capacity(expected.div_ceil(64)), free: Vec::new(), end: 0 }
+        Self {
+            used: Vec::with_capacity(expected.div_ceil(64)),
+            free: Vec::new(),
+            end: 0,
+        }
     }
 
     /// How many slots are in use.
@@ -49,14 +53,18 @@ impl Slots {
     }
 
     pub(crate) fn is_used(&self, slot: u32) -> bool {
-        self.used.get(slot as usize / 64).is_some_and(|word| word & (1 << (slot % 64)) != 0)
+        self.used
+            .get(slot as usize / 64)
+            .is_some_and(|word| word & (1 << (slot % 64)) != 0)
     }
 
     /// The slots in use, ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.used.iter().enumerate().flat_map(|(word, &bits)| {
-            std::iter::successors((bits != 0).then_some(bits), |bits| Some(bits & (bits - 1)).filter(|&rest| rest != 0))
-                .map(move |bits| word as u32 * 64 + bits.trailing_zeros())
+            std::iter::successors((bits != 0).then_some(bits), |bits| {
+                Some(bits & (bits - 1)).filter(|&rest| rest != 0)
+            })
+            .map(move |bits| word as u32 * 64 + bits.trailing_zeros())
         })
     }
 
@@ -74,29 +82,48 @@ impl<T> SegVec<T> {
     pub(crate) const SEGMENT: usize = 4096;
 
     pub(crate) fn new() -> Self {
-        Self { segments: Vec::new() }
+        Self {
+            segments: Vec::new(),
+        }
     }
 
-    /// Stores `value` at `slot`; slots are handed out without gaps, so it is at most one past the end.
+    /// Stores `value` at `slot`; slots are handed out without gaps, so it is at most one past the
+    /// end.
     pub(crate) fn set(&mut self, slot: u32, value: T) {
         let (segment, offset) = (slot as usize / Self::SEGMENT, slot as usize % Self::SEGMENT);
         if segment == self.segments.len() {
-            // The first segment grows like a vector: a cache of ten rows should take the room of ten rows.
-            self.segments.push(if segment == 0 { Vec::new() } else { Vec::with_capacity(Self::SEGMENT) });
+            // The first segment grows like a vector: a cache of ten rows should take the room of
+            // ten rows.
+            self.segments.push(if segment == 0 {
+                Vec::new()
+            } else {
+                Vec::with_capacity(Self::SEGMENT)
+            });
         }
         let segment = &mut self.segments[segment];
-        if offset == segment.len() { segment.push(value) } else { segment[offset] = value }
+        if offset == segment.len() {
+            segment.push(value)
+        } else {
+            segment[offset] = value
+        }
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {
-        self.segments.get(slot as usize / Self::SEGMENT)?.get(slot as usize % Self::SEGMENT)
+        self.segments
+            .get(slot as usize / Self::SEGMENT)?
+            .get(slot as usize % Self::SEGMENT)
     }
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
-        self.segments.get_mut(slot as usize / Self::SEGMENT)?.get_mut(slot as usize % Self::SEGMENT)
+        self.segments
+            .get_mut(slot as usize / Self::SEGMENT)?
+            .get_mut(slot as usize % Self::SEGMENT)
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.segments.iter().map(|segment| segment.capacity() * size_of::<T>()).sum()
+        self.segments
+            .iter()
+            .map(|segment| segment.capacity() * size_of::<T>())
+            .sum()
     }
 }

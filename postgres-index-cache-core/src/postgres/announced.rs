@@ -1,4 +1,5 @@
-//! What announces a table's changes: which triggers, whose function they call, on which channel, with which options.
+//! What announces a table's changes: which triggers, whose function they call, on which channel,
+//! with which options.
 
 mod channel;
 mod comment;
@@ -19,7 +20,8 @@ pub const ROW_EVENTS: i16 = 1 | 4 | 8 | 16;
 /// The bit for TRUNCATE, AFTER, FOR EACH STATEMENT.
 pub const TRUNCATE_EVENT: i16 = 32;
 
-/// The settings of a writer's session that change how values are written as JSON, with the value that the triggers pin.
+/// The settings of a writer's session that change how values are written as JSON, with the value
+/// that the triggers pin.
 pub const PINNED: [(&str, &str); 9] = [
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
@@ -53,8 +55,8 @@ impl Announced<'_> {
         self.comment.as_ref().map(|comment| &comment.options)
     }
 
-    /// Whether it sends the plain form of the specification, as far as can be told: only a function of ours is known
-    /// not to.
+    /// Whether it sends the plain form of the specification, as far as can be told: only a function
+    /// of ours is known not to.
     pub fn sends_plain_form(&self) -> bool {
         self.comment.is_none()
     }
@@ -72,9 +74,19 @@ impl Announced<'_> {
 
     /// The events that are announced.
     pub fn events(&self) -> Vec<&'static str> {
-        let kind = self.row.map_or(0, |trigger| trigger.kind) | self.truncate.map_or(0, |trigger| trigger.kind);
-        let names = [(4, "insert"), (16, "update"), (8, "delete"), (32, "truncate")];
-        names.iter().filter(|(bit, _)| kind & bit != 0).map(|(_, name)| *name).collect()
+        let kind = self.row.map_or(0, |trigger| trigger.kind)
+            | self.truncate.map_or(0, |trigger| trigger.kind);
+        let names = [
+            (4, "insert"),
+            (16, "update"),
+            (8, "delete"),
+            (32, "truncate"),
+        ];
+        names
+            .iter()
+            .filter(|(bit, _)| kind & bit != 0)
+            .map(|(_, name)| *name)
+            .collect()
     }
 }
 
@@ -83,13 +95,16 @@ pub fn is_ours(function: &Function) -> bool {
     function.is_trusted && read_comment(function.comment.as_deref()).is_some()
 }
 
-/// Whether a function of ours was made for this table, so that it may be replaced or dropped with the table's triggers: its
-/// comment names the table, or no other table's trigger calls it.
+/// Whether a function of ours was made for this table, so that it may be replaced or dropped with
+/// the table's triggers: its comment names the table, or no other table's trigger calls it.
 ///
-/// The comment alone does not tell: after `ALTER SCHEMA … RENAME` it names a schema that is gone, or, when two schemas swapped
-/// their names, the other one's table.
+/// The comment alone does not tell: after `ALTER SCHEMA … RENAME` it names a schema that is gone,
+/// or, when two schemas swapped their names, the other one's table.
 pub fn is_for(function: &Function, table: &Table) -> bool {
-    let Some(comment) = read_comment(function.comment.as_deref()).filter(|_| is_ours(function)) else { return false };
+    let Some(comment) = read_comment(function.comment.as_deref()).filter(|_| is_ours(function))
+    else {
+        return false;
+    };
     if comment.options.generic {
         return function.schema == table.schema;
     }
@@ -105,27 +120,56 @@ pub fn announces(trigger: &Trigger) -> bool {
 /// What announces a table's changes; `None` when nothing announces its rows.
 pub fn announced(table: &Table) -> Option<Announced<'_>> {
     let of = |events: i16| {
-        let mut found = table.triggers.iter().filter(|trigger| announces(trigger) && trigger.kind & events != 0);
+        let mut found = table
+            .triggers
+            .iter()
+            .filter(|trigger| announces(trigger) && trigger.kind & events != 0);
         // Where there are several, ours is the one that counts.
-        let ours = found.clone().find(|trigger| is_for(&trigger.function, table));
+        let ours = found
+            .clone()
+            .find(|trigger| is_for(&trigger.function, table));
         let ours = ours.or_else(|| found.clone().find(|trigger| is_ours(&trigger.function)));
         ours.or_else(|| found.next())
     };
     let (row, truncate) = (of(ROW_EVENTS & !1), of(TRUNCATE_EVENT));
     let trigger = row.or(truncate)?;
-    let announcing: Vec<&Trigger> = table.triggers.iter().filter(|trigger| announces(trigger)).collect();
+    let announcing: Vec<&Trigger> = table
+        .triggers
+        .iter()
+        .filter(|trigger| announces(trigger))
+        .collect();
     if !is_ours(&trigger.function) {
         let channel = channel::told_by(&trigger.function.source, &trigger.arguments);
-        return Some(Announced { row, truncate, channel, comment: None, announcing });
+        return Some(Announced {
+            row,
+            truncate,
+            channel,
+            comment: None,
+            announcing,
+        });
     }
     let comment = read_comment(trigger.function.comment.as_deref()).map(|comment| {
         if comment.options.generic {
-            // The generic function's comment is that of many tables: what holds for this one stands in its trigger.
-            Comment { table: table.name.clone(), options: from_arguments(&trigger.arguments), ..comment }
+            // The generic function's comment is that of many tables: what holds for this one stands
+            // in its trigger.
+            Comment {
+                table: table.name.clone(),
+                options: from_arguments(&trigger.arguments),
+                ..comment
+            }
         } else {
             comment
         }
     });
-    let channel = comment.as_ref().map(|comment| comment.options.channel.clone()).filter(|channel| is_channel(channel));
-    Some(Announced { row, truncate, channel, comment, announcing })
+    let channel = comment
+        .as_ref()
+        .map(|comment| comment.options.channel.clone())
+        .filter(|channel| is_channel(channel));
+    Some(Announced {
+        row,
+        truncate,
+        channel,
+        comment,
+        announcing,
+    })
 }

@@ -22,7 +22,8 @@ pub enum CatalogError {
     /// A table was dropped meanwhile.
     #[error("the table with oid {0} is gone")]
     Gone(u32),
-    /// What was given for the name of a table is no name. It is not repeated: it may be a connection string with a password.
+    /// What was given for the name of a table is no name. It is not repeated: it may be a
+    /// connection string with a password.
     #[error("{}", name::refused(.0))]
     NoName(String),
     /// Tables were altered each time while they were described.
@@ -34,7 +35,10 @@ pub enum CatalogError {
 }
 
 /// A relation.
-#[expect(clippy::struct_excessive_bools, reason = "facts of the catalogue, each on its own")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of the catalogue, each on its own"
+)]
 #[derive(Debug, Clone)]
 pub struct Table {
     /// `pg_class.oid`.
@@ -57,13 +61,15 @@ pub struct Table {
     pub is_owned: bool,
     /// Whether the role that asks may create a function beside it.
     pub can_create: bool,
-    /// Whether the role that asks is a superuser and its owner is not: the owner may make PostgreSQL run functions while it plans a
-    /// query of the table, with the rights of whoever asks.
+    /// Whether the role that asks is a superuser and its owner is not: the owner may make
+    /// PostgreSQL run functions while it plans a query of the table, with the rights of whoever
+    /// asks.
     pub is_distrusted: bool,
-    /// Whether tables inherit from it (`INHERITS`; hypertables too): their rows are seen by who reads it, and announced by
-    /// no trigger of it.
+    /// Whether tables inherit from it (`INHERITS`; hypertables too): their rows are seen by who
+    /// reads it, and announced by no trigger of it.
     pub has_children: bool,
-    /// How many rows it has, as of the last ANALYZE, or as the statistics have it; `None` where neither knows.
+    /// How many rows it has, as of the last ANALYZE, or as the statistics have it; `None` where
+    /// neither knows.
     pub estimated_rows: Option<u64>,
     /// Its columns, in order.
     pub columns: Vec<Column>,
@@ -98,7 +104,11 @@ impl Leaf {
 
     /// The name as it stands in SQL.
     pub fn sql_name(&self) -> String {
-        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+        format!(
+            "{}.{}",
+            quote_identifier(&self.schema),
+            quote_identifier(&self.name)
+        )
     }
 }
 
@@ -120,7 +130,10 @@ pub enum RelationKind {
 }
 
 /// A column.
-#[expect(clippy::struct_excessive_bools, reason = "facts of the catalogue, each on its own")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of the catalogue, each on its own"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
@@ -139,8 +152,8 @@ pub struct Column {
     pub is_varlena: bool,
     /// Whether its text may follow any setting: it is, or has in it, a type of an extension.
     pub follows_anything: bool,
-    /// The type without domains over it or its elements, as SQL takes it: to read a value of it evaluates no constraint of a
-    /// domain, but for one of a field or a bound.
+    /// The type without domains over it or its elements, as SQL takes it: to read a value of it
+    /// evaluates no constraint of a domain, but for one of a field or a bound.
     pub plain_type_name: String,
     /// Whether its elements, a field of it or its bounds are of a domain.
     pub has_inner_domain: bool,
@@ -155,10 +168,12 @@ pub struct Column {
 }
 
 impl Column {
-    /// Whether its values are written as names of other objects (`regclass` and its kind): a rename elsewhere changes the
-    /// text, and announces nothing.
+    /// Whether its values are written as names of other objects (`regclass` and its kind): a rename
+    /// elsewhere changes the text, and announces nothing.
     pub fn names_objects(&self) -> bool {
-        self.made_of.iter().any(|part| matches!(part, 24 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191))
+        self.made_of
+            .iter()
+            .any(|part| matches!(part, 24 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191))
     }
 }
 
@@ -216,7 +231,10 @@ impl Enabled {
 }
 
 /// A trigger function.
-#[expect(clippy::struct_excessive_bools, reason = "facts of the catalogue, each on its own")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of the catalogue, each on its own"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
     /// `pg_proc.oid`.
@@ -227,8 +245,8 @@ pub struct Function {
     pub name: String,
     /// The role that owns it, by name.
     pub owner: String,
-    /// Whether that role is the table's owner, a member of it (a superuser is), or the one that asks. Others may have
-    /// planted it.
+    /// Whether that role is the table's owner, a member of it (a superuser is), or the one that
+    /// asks. Others may have planted it.
     pub is_trusted: bool,
     /// Whether the role that asks may act as its owner, and so replace it.
     pub is_owned: bool,
@@ -252,26 +270,45 @@ impl Table {
 
     /// The name as it stands in SQL.
     pub fn sql_name(&self) -> String {
-        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+        format!(
+            "{}.{}",
+            quote_identifier(&self.schema),
+            quote_identifier(&self.name)
+        )
     }
 
-    /// The name with its schema as a person writes it, and `to_regclass` reads it: quoted where it is not a plain one.
+    /// The name with its schema as a person writes it, and `to_regclass` reads it: quoted where it
+    /// is not a plain one.
     pub fn written_name(&self) -> String {
         let is_plain = |name: &str| {
             !name.starts_with(|c: char| c.is_ascii_digit())
-                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         };
-        let part = |name: &str| if is_plain(name) { name.to_string() } else { quote_identifier(name) };
+        let part = |name: &str| {
+            if is_plain(name) {
+                name.to_string()
+            } else {
+                quote_identifier(name)
+            }
+        };
         format!("{}.{}", part(&self.schema), part(&self.name))
     }
 
-    /// The name as it is typed on a command line: quoted twice, for SQL and for the shell, where it is not a plain one.
+    /// The name as it is typed on a command line: quoted twice, for SQL and for the shell, where it
+    /// is not a plain one.
     pub fn typed_name(&self) -> String {
         let name = self.written_name();
-        if name.contains('"') { format!("'{}'", name.replace('\'', "'\\''")) } else { name }
+        if name.contains('"') {
+            format!("'{}'", name.replace('\'', "'\\''"))
+        } else {
+            name
+        }
     }
 
-    /// A column by the name that a person gave: as it is written, else folded to lower case as SQL does.
+    /// A column by the name that a person gave: as it is written, else folded to lower case as SQL
+    /// does.
     pub fn column(&self, name: &str) -> Option<&Column> {
         let exact = |wanted: &str| self.columns.iter().find(|column| column.name == wanted);
         exact(name).or_else(|| exact(&name.to_lowercase()))
@@ -285,9 +322,10 @@ impl Table {
 pub async fn describe(catalog: &Catalog<'_>, oids: &[u32]) -> Result<Vec<Table>, CatalogError> {
     /// How often tables that are altered meanwhile are described again.
     const TRIES: usize = 10;
-    // Several statements describe a table, and each sees it as it is then. Without a look before and behind them: 1. A column is
-    // bigint when it is looked at. 2. It becomes double precision, and is described so. 3. It becomes bigint again before it is
-    // read. 4. Its values are read as what it was in between.
+    // Several statements describe a table, and each sees it as it is then. Without a look before
+    // and behind them: 1. A column is bigint when it is looked at. 2. It becomes double precision,
+    // and is described so. 3. It becomes bigint again before it is read. 4. Its values are read as
+    // what it was in between.
     let mut before = look(&**catalog, oids).await?;
     for _ in 0..TRIES {
         let tables = describe_as(catalog, oids, &before).await;
@@ -306,15 +344,28 @@ async fn describe_as(
     oids: &[u32],
     fingerprints: &[Fingerprint],
 ) -> Result<Vec<Table>, CatalogError> {
-    let ask = async |sql: &str, oids: &[u32]| catalog.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await;
+    let ask =
+        async |sql: &str, oids: &[u32]| catalog.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await;
     let relations = ask(include_str!("catalog/relations.sql"), oids).await?;
-    let leaf_oids: Vec<u32> = relations.iter().flat_map(|row| row.get::<_, Vec<u32>>("leaves")).collect();
+    let leaf_oids: Vec<u32> = relations
+        .iter()
+        .flat_map(|row| row.get::<_, Vec<u32>>("leaves"))
+        .collect();
     let leaf_names = ask(include_str!("catalog/leaves.sql"), &leaf_oids).await?;
     let leaf_triggers = ask(include_str!("catalog/triggers.sql"), &leaf_oids).await?;
     let leaf = |row: &tokio_postgres::Row| {
         let oid = row.get("relation");
-        let triggers = leaf_triggers.iter().filter(|row| row.get::<_, u32>("relation") == oid).map(trigger).collect();
-        Leaf { oid, schema: row.get("schema"), name: row.get("name"), triggers }
+        let triggers = leaf_triggers
+            .iter()
+            .filter(|row| row.get::<_, u32>("relation") == oid)
+            .map(trigger)
+            .collect();
+        Leaf {
+            oid,
+            schema: row.get("schema"),
+            name: row.get("name"),
+            triggers,
+        }
     };
     let columns = ask(include_str!("catalog/columns.sql"), oids).await?;
     let keys = ask(include_str!("catalog/keys.sql"), oids).await?;
@@ -322,7 +373,10 @@ async fn describe_as(
     oids.iter()
         .map(|&oid| {
             let is_of = |row: &&tokio_postgres::Row| row.get::<_, u32>("relation") == oid;
-            let relation = relations.iter().find(is_of).ok_or(CatalogError::Gone(oid))?;
+            let relation = relations
+                .iter()
+                .find(is_of)
+                .ok_or(CatalogError::Gone(oid))?;
             let fingerprint = fingerprints.iter().find(|print| print.relation() == oid);
             let rows: f64 = relation.get("rows");
             Ok(Table {
@@ -341,14 +395,18 @@ async fn describe_as(
                 has_children: relation.get("has_children"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
                 columns: columns.iter().filter(is_of).map(column).collect(),
-                key: keys
-                    .iter()
-                    .find(is_of)
-                    .map(|row| Key { columns: row.get("columns"), is_deferrable: row.get("is_deferrable") }),
+                key: keys.iter().find(is_of).map(|row| Key {
+                    columns: row.get("columns"),
+                    is_deferrable: row.get("is_deferrable"),
+                }),
                 triggers: triggers.iter().filter(is_of).map(trigger).collect(),
                 leaves: {
                     let own: Vec<u32> = relation.get("leaves");
-                    leaf_names.iter().filter(|row| own.contains(&row.get("relation"))).map(leaf).collect()
+                    leaf_names
+                        .iter()
+                        .filter(|row| own.contains(&row.get("relation")))
+                        .map(leaf)
+                        .collect()
                 },
             })
         })
@@ -403,7 +461,10 @@ fn trigger(row: &tokio_postgres::Row) -> Trigger {
         // Each argument ends with a zero byte.
         arguments: arguments
             .split_inclusive(|&byte| byte == 0)
-            .map(|argument| String::from_utf8_lossy(argument.strip_suffix(&[0]).unwrap_or(argument)).into_owned())
+            .map(|argument| {
+                String::from_utf8_lossy(argument.strip_suffix(&[0]).unwrap_or(argument))
+                    .into_owned()
+            })
             .collect(),
         is_conditional: row.get("is_conditional"),
         is_constraint: row.get("is_constraint"),
@@ -422,13 +483,16 @@ fn function(row: &tokio_postgres::Row) -> Function {
         is_shared: row.get("function_is_shared"),
         is_security_definer: row.get("function_is_security_definer"),
         source: row.get("function_source"),
-        settings: row.get::<_, Option<Vec<String>>>("function_settings").unwrap_or_default(),
+        settings: row
+            .get::<_, Option<Vec<String>>>("function_settings")
+            .unwrap_or_default(),
         comment: row.get("function_comment"),
     }
 }
 
-/// A function of somebody else's that PostgreSQL may run while it plans a query of a table, with its owner. It can be trusted to be
-/// the last word only while the table is locked in SHARE UPDATE EXCLUSIVE mode, for which whoever makes an index or statistics waits.
+/// A function of somebody else's that PostgreSQL may run while it plans a query of a table, with
+/// its owner. It can be trusted to be the last word only while the table is locked in SHARE UPDATE
+/// EXCLUSIVE mode, for which whoever makes an index or statistics waits.
 ///
 /// # Errors
 /// When the server refuses.
@@ -436,7 +500,9 @@ pub async fn foreign_code(
     client: &impl GenericClient,
     oid: u32,
 ) -> Result<Option<(String, String)>, tokio_postgres::Error> {
-    let row = client.query_typed_opt(include_str!("catalog/code.sql"), &[(&oid, Type::OID)]).await?;
+    let row = client
+        .query_typed_opt(include_str!("catalog/code.sql"), &[(&oid, Type::OID)])
+        .await?;
     Ok(row.map(|row| (row.get("function"), row.get("owner"))))
 }
 
@@ -444,8 +510,14 @@ pub async fn foreign_code(
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn find_function(catalog: &Catalog<'_>, table: &Table, name: &str) -> Result<Option<Function>, CatalogError> {
+pub async fn find_function(
+    catalog: &Catalog<'_>,
+    table: &Table,
+    name: &str,
+) -> Result<Option<Function>, CatalogError> {
     let sql = include_str!("catalog/function.sql");
-    let row = catalog.query_typed_opt(sql, &[(&table.oid, Type::OID), (&name, Type::NAME)]).await?;
+    let row = catalog
+        .query_typed_opt(sql, &[(&table.oid, Type::OID), (&name, Type::NAME)])
+        .await?;
     Ok(row.as_ref().map(function))
 }

@@ -1,4 +1,5 @@
-//! [`CopyDecoder`]: splits `COPY … TO STDOUT (FORMAT binary)` into tuples (manual, COPY, Binary Format).
+//! [`CopyDecoder`]: splits `COPY … TO STDOUT (FORMAT binary)` into tuples (manual, COPY, Binary
+//! Format).
 
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 
@@ -30,7 +31,8 @@ enum Place {
     End,
 }
 
-/// Takes the stream in pieces of any size, and gives its tuples, each as field count, then length and bytes of each field.
+/// Takes the stream in pieces of any size, and gives its tuples, each as field count, then length
+/// and bytes of each field.
 #[derive(Debug)]
 pub struct CopyDecoder {
     place: Place,
@@ -40,13 +42,16 @@ pub struct CopyDecoder {
 
 impl Default for CopyDecoder {
     fn default() -> Self {
-        Self { place: Place::Header, rest: Vec::new() }
+        Self {
+            place: Place::Header,
+            rest: Vec::new(),
+        }
     }
 }
 
 impl CopyDecoder {
-    /// Takes a piece and calls `tuple` for each tuple that is complete. PostgreSQL sends a tuple a piece, so that most
-    /// are handed out without being copied.
+    /// Takes a piece and calls `tuple` for each tuple that is complete. PostgreSQL sends a tuple a
+    /// piece, so that most are handed out without being copied.
     ///
     /// # Errors
     /// When the stream is not one of COPY, or what `tuple` returns.
@@ -73,7 +78,11 @@ impl CopyDecoder {
     /// # Errors
     /// When it ended too early.
     pub fn finish(&self) -> Result<(), CopyError> {
-        if self.place == Place::End { Ok(()) } else { Err(CopyError::Cut) }
+        if self.place == Place::End {
+            Ok(())
+        } else {
+            Err(CopyError::Cut)
+        }
     }
 
     fn consume<E: From<CopyError>>(
@@ -121,7 +130,9 @@ fn header(bytes: &[u8]) -> Result<Option<usize>, CopyError> {
     if bytes[..known] != SIGNATURE[..known] {
         return Err(CopyError::Signature);
     }
-    let (Some(flags), Some(extension)) = (read_i32(bytes, 11), read_i32(bytes, 15)) else { return Ok(None) };
+    let (Some(flags), Some(extension)) = (read_i32(bytes, 11), read_i32(bytes, 15)) else {
+        return Ok(None);
+    };
     // Bits 16 to 31 are critical; bit 16 would announce oids, which no supported server sends.
     if flags as u32 & 0xffff_0000 != 0 {
         return Err(CopyError::Flags(flags as u32));
@@ -132,11 +143,20 @@ fn header(bytes: &[u8]) -> Result<Option<usize>, CopyError> {
 
 /// The length of the first tuple, once all of it is there.
 fn tuple_length(bytes: &[u8]) -> Result<Option<Tuple>, CopyError> {
-    let Some(count) = bytes.first_chunk::<2>().map(|count| i16::from_be_bytes(*count)) else { return Ok(None) };
-    let Ok(fields) = usize::try_from(count) else { return Ok(Some(Tuple::End)) };
+    let Some(count) = bytes
+        .first_chunk::<2>()
+        .map(|count| i16::from_be_bytes(*count))
+    else {
+        return Ok(None);
+    };
+    let Ok(fields) = usize::try_from(count) else {
+        return Ok(Some(Tuple::End));
+    };
     let mut at = 2_usize;
     for _ in 0..fields {
-        let Some(length) = read_i32(bytes, at) else { return Ok(None) };
+        let Some(length) = read_i32(bytes, at) else {
+            return Ok(None);
+        };
         at += 4 + match length {
             -1 => 0,
             length => usize::try_from(length).map_err(|_| CopyError::FieldLength(length))?,
@@ -146,7 +166,10 @@ fn tuple_length(bytes: &[u8]) -> Result<Option<Tuple>, CopyError> {
 }
 
 fn read_i32(bytes: &[u8], at: usize) -> Option<i32> {
-    bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes)
+    bytes
+        .get(at..at + 4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(i32::from_be_bytes)
 }
 
 #[cfg(test)]
@@ -167,7 +190,12 @@ mod tests {
     fn encoded(tuple: &[Option<Vec<u8>>]) -> Vec<u8> {
         let mut bytes = (tuple.len() as i16).to_be_bytes().to_vec();
         for field in tuple {
-            bytes.extend(field.as_ref().map_or(-1, |field| field.len() as i32).to_be_bytes());
+            bytes.extend(
+                field
+                    .as_ref()
+                    .map_or(-1, |field| field.len() as i32)
+                    .to_be_bytes(),
+            );
             bytes.extend(field.iter().flatten());
         }
         bytes

@@ -42,8 +42,8 @@ const ROWS_BETWEEN_CHECKS: usize = 10_000;
 /// How many pieces of a read may be on their way.
 const BROUGHT: usize = 4;
 
-/// How long the lock of a cache is waited for at once. Long enough for readers that look something up; the server's
-/// queue must not wait for the others.
+/// How long the lock of a cache is waited for at once. Long enough for readers that look something
+/// up; the server's queue must not wait for the others.
 const LOCK_PATIENCE: Duration = Duration::from_millis(1);
 /// How long until it is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(5);
@@ -84,7 +84,8 @@ pub(super) enum Event {
         epoch: u64,
         listened: Result<(), tokio_postgres::Error>,
     },
-    /// Who sent the notification for which a table is read again: role and application, where the session is still there.
+    /// Who sent the notification for which a table is read again: role and application, where the
+    /// session is still there.
     SenderKnown {
         table: TableId,
         why: String,
@@ -111,7 +112,8 @@ enum Happened {
     Time,
 }
 
-/// How a table stands, for whoever looks on: what the engine says counts once what waits for the cache's lock is done.
+/// How a table stands, for whoever looks on: what the engine says counts once what waits for the
+/// cache's lock is done.
 #[derive(Debug, Clone, Copy)]
 struct TableStanding {
     /// What was told last.
@@ -168,7 +170,9 @@ pub type Tap = Box<dyn FnMut(Vec<Notification>) + Send>;
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Driver")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
     }
 }
 
@@ -179,8 +183,9 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    /// Connects, LISTENs, and starts the engine. Nothing is read yet. What is lost later is opened again, unless
-    /// [`Limits::heals`](crate::sync::Limits::heals) says otherwise; the first time must succeed.
+    /// Connects, LISTENs, and starts the engine. Nothing is read yet. What is lost later is opened
+    /// again, unless [`Limits::heals`](crate::sync::Limits::heals) says otherwise; the first time
+    /// must succeed.
     ///
     /// # Errors
     /// When a session cannot be had, or the server refuses to LISTEN.
@@ -189,7 +194,9 @@ impl Driver {
         tables: Vec<FollowTable>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
-        let new = |table: &FollowTable| Arc::new(RwLock::new(TableCache::new(Arc::clone(&table.shape), 0)));
+        let new = |table: &FollowTable| {
+            Arc::new(RwLock::new(TableCache::new(Arc::clone(&table.shape), 0)))
+        };
         let caches: Vec<_> = tables.iter().map(new).collect();
         let stored = tables.into_iter().zip(&caches).map(|(table, cache)| {
             let reader = CellReader::new(Arc::clone(&table.shape));
@@ -201,8 +208,8 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Connects and LISTENs without a table: hands `tap` whatever arrives, proves with a heartbeat that it would, and connects
-    /// again when it does not. There is no Q.
+    /// Connects and LISTENs without a table: hands `tap` whatever arrives, proves with a heartbeat
+    /// that it would, and connects again when it does not. There is no Q.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -222,14 +229,28 @@ impl Driver {
         tables: Vec<(FollowTable, Box<dyn Store>)>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
-        let followed = tables.iter().map(|(table, _)| table.followed.clone()).collect();
-        let mut engine = Engine::new(followed, options.channels.clone(), options.fence_channel.clone(), options.limits);
+        let followed = tables
+            .iter()
+            .map(|(table, _)| table.followed.clone())
+            .collect();
+        let mut engine = Engine::new(
+            followed,
+            options.channels.clone(),
+            options.fence_channel.clone(),
+            options.limits,
+        );
         let channels = match engine.poll() {
             Some(Output::Connect { channels }) => channels,
             other => unreachable!("an engine asks to connect first, not {other:?}"),
         };
         let (sender, events) = mpsc::channel(16);
-        let opener = Opener { open, options, events: sender.clone(), epoch: 0, reads: !tables.is_empty() };
+        let opener = Opener {
+            open,
+            options,
+            events: sender.clone(),
+            epoch: 0,
+            reads: !tables.is_empty(),
+        };
         let links = opener.first(&channels).await?;
         let Opener { open, options, .. } = opener;
         let (bringer, brought) = mpsc::channel(BROUGHT);
@@ -245,7 +266,10 @@ impl Driver {
                 })
                 .collect(),
             engine,
-            tables: tables.into_iter().map(|(follow, store)| Followee::new(follow, store)).collect(),
+            tables: tables
+                .into_iter()
+                .map(|(follow, store)| Followee::new(follow, store))
+                .collect(),
             options,
             caches: Vec::new(),
             brought,
@@ -280,8 +304,8 @@ impl Driver {
         &self.engine
     }
 
-    /// How far the caches are: what the [engine](Self::engine) says once what waits for their locks is done. The least of
-    /// the tables' states.
+    /// How far the caches are: what the [engine](Self::engine) says once what waits for their locks
+    /// is done. The least of the tables' states.
     pub fn state(&self) -> State {
         self.state
     }
@@ -291,13 +315,14 @@ impl Driver {
         self.standings[table.0].state
     }
 
-    /// The cache of a table, which does not change while this is held. What comes meanwhile is collected; the server
-    /// never waits.
+    /// The cache of a table, which does not change while this is held. What comes meanwhile is
+    /// collected; the server never waits.
     pub fn cache(&self, table: TableId) -> RwLockReadGuard<'_, TableCache> {
         self.caches[table.0].read()
     }
 
-    /// From now on tells of each row that changes, as [`DriverOptions::tells_rows`] does from the start.
+    /// From now on tells of each row that changes, as [`DriverOptions::tells_rows`] does from the
+    /// start.
     pub fn tell_of_rows(&mut self) {
         self.options.tells_rows = true;
         self.tables.iter_mut().for_each(|table| table.store.tell());
@@ -308,11 +333,15 @@ impl Driver {
         self.told.drain(..)
     }
 
-    /// Reads the tables and goes on until every cache is live. `progress` is told how far the reads are.
+    /// Reads the tables and goes on until every cache is live. `progress` is told how far the reads
+    /// are.
     ///
     /// # Errors
     /// Whatever keeps it from there for good.
-    pub async fn until_live(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
+    pub async fn until_live(
+        &mut self,
+        mut progress: impl FnMut(Loaded),
+    ) -> Result<(), DriverError> {
         self.begin()?;
         while self.state != State::Live {
             self.turn(&mut progress).await?;
@@ -320,8 +349,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Waits for something to happen on the way to being live, as [`step`](Self::step) does, and tells `progress` how far
-    /// the reads are.
+    /// Waits for something to happen on the way to being live, as [`step`](Self::step) does, and
+    /// tells `progress` how far the reads are.
     ///
     /// # Errors
     /// Whatever ends this driver for good.
@@ -330,12 +359,16 @@ impl Driver {
         self.turn(&mut progress).await
     }
 
-    /// Reads the tables and goes on until everything that was committed before this call is in the caches. They are live then,
-    /// unless somebody goes on asking for a table to be read again, which any role can: nobody waits for the end of that.
+    /// Reads the tables and goes on until everything that was committed before this call is in the
+    /// caches. They are live then, unless somebody goes on asking for a table to be read again,
+    /// which any role can: nobody waits for the end of that.
     ///
     /// # Errors
     /// Whatever keeps it from there for good.
-    pub async fn until_loaded(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), DriverError> {
+    pub async fn until_loaded(
+        &mut self,
+        mut progress: impl FnMut(Loaded),
+    ) -> Result<(), DriverError> {
         let fence = self.ask_for_fence()?;
         while !self.is_loaded(fence) {
             self.turn(&mut progress).await?;
@@ -343,11 +376,15 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether every cache is live, or as far as it can be: it has reached the fence, and is to be read again.
+    /// Whether every cache is live, or as far as it can be: it has reached the fence, and is to be
+    /// read again.
     pub fn is_loaded(&self, fence: FenceId) -> bool {
-        let is_loaded =
-            |table: usize| self.standings[table].state == State::Live || self.has_reached_for(TableId(table), fence);
-        self.state == State::Live || (!self.tables.is_empty() && (0..self.tables.len()).all(is_loaded))
+        let is_loaded = |table: usize| {
+            self.standings[table].state == State::Live
+                || self.has_reached_for(TableId(table), fence)
+        };
+        self.state == State::Live
+            || (!self.tables.is_empty() && (0..self.tables.len()).all(is_loaded))
     }
 
     /// Goes on until everything that was committed before this call is in the caches.
@@ -375,9 +412,10 @@ impl Driver {
         Ok(id)
     }
 
-    /// Whether everything that was committed before this fence was asked for is in the caches, and the definitions of the
-    /// tables were looked at since. A change before it that could not be applied has made its table be read again. A table need
-    /// not be live for that: another notification may ask for it to be read once more.
+    /// Whether everything that was committed before this fence was asked for is in the caches, and
+    /// the definitions of the tables were looked at since. A change before it that could not be
+    /// applied has made its table be read again. A table need not be live for that: another
+    /// notification may ask for it to be read once more.
     pub fn has_reached(&self, fence: FenceId) -> bool {
         (0..self.tables.len()).all(|table| self.has_reached_for(TableId(table), fence))
     }
@@ -385,11 +423,13 @@ impl Driver {
     /// The same for the cache of one table, whatever the others do.
     pub fn has_reached_for(&self, table: TableId, fence: FenceId) -> bool {
         let standing = &self.standings[table.0];
-        // While its rows are laid over others, or nobody knows what it is, what is there is not one state of the table.
+        // While its rows are laid over others, or nobody knows what it is, what is there is not one
+        // state of the table.
         standing.reached >= Some(fence) && matches!(standing.state, State::Live | State::Degraded)
     }
 
-    /// Waits for something to happen, a change perhaps, and does what follows from it. May be given up at any point.
+    /// Waits for something to happen, a change perhaps, and does what follows from it. May be given
+    /// up at any point.
     ///
     /// # Errors
     /// Whatever ends this driver for good; its caches can still be read.
@@ -420,11 +460,14 @@ impl Driver {
         let locks = self.tables.iter().filter_map(|table| table.busy_until);
         let timeout = locks.chain(self.engine.poll_timeout()).min();
         let timeout = timeout.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-        let takes_rows = self.reads.asked.is_none_or(|asked| self.tables[asked.table.0].busy_until.is_none());
+        let takes_rows = self
+            .reads
+            .asked
+            .is_none_or(|asked| self.tables[asked.table.0].busy_until.is_none());
         let mut batch: Vec<Notification> = Vec::new();
         let mut end = None;
-        // Time comes last: what is awaited may be there already. Between L and the rest chance decides, so that neither
-        // waits for the other.
+        // Time comes last: what is awaited may be there already. Between L and the rest chance
+        // decides, so that neither waits for the other.
         let (links, events, brought) = (&mut self.links, &mut self.events, &mut self.brought);
         let happened = tokio::select! {
             biased;
@@ -446,10 +489,19 @@ impl Driver {
                     let (channel, sender) = (notification.channel(), notification.process_id());
                     let mut payload = notification.payload();
                     if channel == self.options.fence_channel {
-                        let Some(token) = self.own_token(sender, payload) else { continue };
+                        let Some(token) = self.own_token(sender, payload) else {
+                            continue;
+                        };
                         payload = token;
                     }
-                    self.engine.handle(Input::Notification { channel, payload, sender }, Instant::now());
+                    self.engine.handle(
+                        Input::Notification {
+                            channel,
+                            payload,
+                            sender,
+                        },
+                        Instant::now(),
+                    );
                     // A change that cannot be applied must be known before the fence behind it.
                     self.do_outputs()?;
                 }
@@ -461,12 +513,17 @@ impl Driver {
             Happened::Event(Some(event)) => self.take(event),
             Happened::Brought(brought) => {
                 let asked = match &brought {
-                    Brought::Snapshot { asked, .. } | Brought::Rows { asked, .. } | Brought::All { asked } => *asked,
+                    Brought::Snapshot { asked, .. }
+                    | Brought::Rows { asked, .. }
+                    | Brought::All { asked } => *asked,
                 };
                 if self.reads.asked == Some(asked) {
                     self.take_rows(brought);
                     let table = asked.table;
-                    progress(Loaded { table, rows: self.tables[table.0].store.rows() });
+                    progress(Loaded {
+                        table,
+                        rows: self.tables[table.0].store.rows(),
+                    });
                 }
             }
             Happened::Time => self.engine.handle(Input::TimePassed, Instant::now()),
@@ -476,10 +533,13 @@ impl Driver {
 
     /// Hands over what is not the engine's own, where somebody takes it; gives the rest.
     fn hand_over(&mut self, batch: Vec<Notification>) -> Vec<Notification> {
-        let Some(tap) = &mut self.tap else { return batch };
+        let Some(tap) = &mut self.tap else {
+            return batch;
+        };
         let fences = &self.options.fence_channel;
-        let (own, others): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|notification| notification.channel() == fences);
+        let (own, others): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|notification| notification.channel() == fences);
         if !others.is_empty() {
             tap(others);
         }
@@ -513,7 +573,12 @@ impl Driver {
         }
         self.standings[table.0].state = state;
         self.tell(DriverEvent::TableState { table, state });
-        let all = self.standings.iter().map(|standing| standing.state).min().unwrap_or(state);
+        let all = self
+            .standings
+            .iter()
+            .map(|standing| standing.state)
+            .min()
+            .unwrap_or(state);
         if all != self.state {
             if all == State::Live {
                 self.times_short = 0;
@@ -529,7 +594,9 @@ impl Driver {
         let mut is_news = false;
         for at in 0..self.tables.len() {
             let table = TableId(at);
-            let Followee { store, busy_until, .. } = &mut self.tables[at];
+            let Followee {
+                store, busy_until, ..
+            } = &mut self.tables[at];
             if !store.is_waiting() || busy_until.is_some_and(|until| until > now) {
                 continue;
             }
@@ -546,22 +613,43 @@ impl Driver {
             }
             if is_done && was_busy {
                 is_news = true;
-                self.engine.handle(Input::CacheFree { table }, Instant::now());
+                self.engine
+                    .handle(Input::CacheFree { table }, Instant::now());
             } else if !is_done && !was_busy {
                 is_news = true;
-                self.engine.handle(Input::CacheBusy { table }, Instant::now());
+                self.engine
+                    .handle(Input::CacheBusy { table }, Instant::now());
             }
         }
         is_news
     }
 
-    /// Something could not be stored that was thought it could: there is no room, or a snapshot brings a key twice.
-    fn not_stored(&mut self, table: TableId, FlushError { is_of_snapshot, error }: FlushError) {
-        match self.reads.asked.filter(|asked| is_of_snapshot && asked.table == table) {
+    /// Something could not be stored that was thought it could: there is no room, or a snapshot
+    /// brings a key twice.
+    fn not_stored(
+        &mut self,
+        table: TableId,
+        FlushError {
+            is_of_snapshot,
+            error,
+        }: FlushError,
+    ) {
+        match self
+            .reads
+            .asked
+            .filter(|asked| is_of_snapshot && asked.table == table)
+        {
             Some(asked) => self.unreadable(asked, error.into()),
             None => {
                 let why = error.to_string();
-                self.engine.handle(Input::ChangeUnfit { table, why, sender: None }, Instant::now());
+                self.engine.handle(
+                    Input::ChangeUnfit {
+                        table,
+                        why,
+                        sender: None,
+                    },
+                    Instant::now(),
+                );
             }
         }
     }
@@ -572,16 +660,38 @@ impl Driver {
             match output {
                 Output::Connect { channels } => self.connect(channels),
                 Output::ListenAlso { channels } => self.listen_also(&channels),
-                Output::Notify { via, channel, token } => self.notify(via, &channel, token),
-                Output::ReadTable { table, generation } => self.read(table, generation, None, ReadKind::All),
-                Output::Refetch { table, batch, keys, is_within_round } => {
-                    let kind = if is_within_round { ReadKind::RowsOfCut } else { ReadKind::Rows };
+                Output::Notify {
+                    via,
+                    channel,
+                    token,
+                } => self.notify(via, &channel, token),
+                Output::ReadTable { table, generation } => {
+                    self.read(table, generation, None, ReadKind::All)
+                }
+                Output::Refetch {
+                    table,
+                    batch,
+                    keys,
+                    is_within_round,
+                } => {
+                    let kind = if is_within_round {
+                        ReadKind::RowsOfCut
+                    } else {
+                        ReadKind::Rows
+                    };
                     let keys = self.tables[table.0].possible(keys);
                     self.read(table, batch, Some(keys), kind);
                 }
                 Output::TakeCut { table, round } => self.read(table, round, None, ReadKind::Cut),
-                Output::Compare { table, round } => self.read(table, round, None, ReadKind::Compare),
-                Output::RoundEnded { table, question, inconclusive, doubt } => {
+                Output::Compare { table, round } => {
+                    self.read(table, round, None, ReadKind::Compare)
+                }
+                Output::RoundEnded {
+                    table,
+                    question,
+                    inconclusive,
+                    doubt,
+                } => {
                     self.round_ended(table, QuestionId(question), inconclusive, doubt);
                 }
                 Output::Look { look } => self.look(look),
@@ -592,7 +702,12 @@ impl Driver {
                 }
                 Output::Apply { table, change } => {
                     let applied = self.tables[table.0].apply(&change);
-                    self.done_with(table, applied, Some(change.sender), change.data().map_or(0, str::len));
+                    self.done_with(
+                        table,
+                        applied,
+                        Some(change.sender),
+                        change.data().map_or(0, str::len),
+                    );
                 }
                 Output::Clear { table, keep } => {
                     let cleared = self.tables[table.0].store.clear(&keep);
@@ -625,10 +740,16 @@ impl Driver {
                 }
                 Output::Reopen { via } => {
                     let opener = self.opener();
-                    self.links.iter_mut().for_each(|links| links.reopen(via, opener.clone()));
+                    self.links
+                        .iter_mut()
+                        .for_each(|links| links.reopen(via, opener.clone()));
                 }
-                Output::ReadAgain { table, why, sender } => self.tell_read_again(table, why, sender),
-                Output::Disconnected { failure, retry_in } => self.disconnected(failure, retry_in)?,
+                Output::ReadAgain { table, why, sender } => {
+                    self.tell_read_again(table, why, sender)
+                }
+                Output::Disconnected { failure, retry_in } => {
+                    self.disconnected(failure, retry_in)?
+                }
             }
         }
         Ok(())
@@ -645,9 +766,16 @@ impl Driver {
     }
 
     /// Something was done to a cache: tells of its rows, and looks at the memory now and then.
-    fn done_with(&mut self, table: TableId, done: Result<(), String>, sender: Option<i32>, bytes: usize) {
+    fn done_with(
+        &mut self,
+        table: TableId,
+        done: Result<(), String>,
+        sender: Option<i32>,
+        bytes: usize,
+    ) {
         if let Err(why) = done {
-            self.engine.handle(Input::ChangeUnfit { table, why, sender }, Instant::now());
+            self.engine
+                .handle(Input::ChangeUnfit { table, why, sender }, Instant::now());
         }
         self.applied_since_check.0 += 1;
         self.applied_since_check.1 += bytes;
@@ -661,9 +789,18 @@ impl Driver {
     fn tell_rows(&mut self, table: TableId) {
         let told = self.tables[table.0].store.take_told();
         self.told.extend(told.into_iter().map(|told| match told {
-            Told::Row(change, sender) => DriverEvent::Row { table, change, sender },
+            Told::Row(change, sender) => DriverEvent::Row {
+                table,
+                change,
+                sender,
+            },
             Told::Model(key, became) => DriverEvent::Model { table, key, became },
-            Told::Misfit(key, why, sender) => DriverEvent::Misfit { table, key, why, sender },
+            Told::Misfit(key, why, sender) => DriverEvent::Misfit {
+                table,
+                key,
+                why,
+                sender,
+            },
         }));
     }
 
@@ -677,36 +814,71 @@ impl Driver {
             Event::ConnectFailed { epoch, error } if epoch == self.epoch => {
                 let ((code, is_permanent), why) = (error.verdict(), chain(&error));
                 self.failure = Some(error);
-                self.engine.handle(Input::ConnectFailed { code, why, is_permanent }, Instant::now());
+                self.engine.handle(
+                    Input::ConnectFailed {
+                        code,
+                        why,
+                        is_permanent,
+                    },
+                    Instant::now(),
+                );
             }
             // A read that is underway will say what the server said.
-            Event::Ended { via: Via::Reads, .. } if self.reads.is_underway() => {}
+            Event::Ended {
+                via: Via::Reads, ..
+            } if self.reads.is_underway() => {}
             Event::Ended { via, epoch, why } if self.is_current(via, epoch) => {
-                self.engine.handle(Input::OneLost { via, why }, Instant::now());
+                self.engine
+                    .handle(Input::OneLost { via, why }, Instant::now());
             }
-            Event::Reopened { via, epoch, opened } if self.is_current(via, epoch) => self.reopened(via, epoch, opened),
+            Event::Reopened { via, epoch, opened } if self.is_current(via, epoch) => {
+                self.reopened(via, epoch, opened)
+            }
             Event::Sent { via, epoch, token } if self.is_current(via, epoch) => {
-                self.engine.handle(Input::Sent { token: &token }, Instant::now());
+                self.engine
+                    .handle(Input::Sent { token: &token }, Instant::now());
             }
-            Event::SendFailed { via, epoch, token, error } if self.is_current(via, epoch) => match error.sqlstate() {
-                Some("55P03") => self.engine.handle(Input::SendBlocked { token: &token }, Instant::now()),
+            Event::SendFailed {
+                via,
+                epoch,
+                token,
+                error,
+            } if self.is_current(via, epoch) => match error.sqlstate() {
+                Some("55P03") => self
+                    .engine
+                    .handle(Input::SendBlocked { token: &token }, Instant::now()),
                 _ => self.one_lost(via, error),
             },
-            Event::Looked { epoch, look, relations, seen } if self.is_current(Via::Fences, epoch) => {
+            Event::Looked {
+                epoch,
+                look,
+                relations,
+                seen,
+            } if self.is_current(Via::Fences, epoch) => {
                 self.looked(look, &relations, seen);
             }
-            Event::SenderKnown { table, why, sender, who } => self.sender_known(table, &why, sender, who),
+            Event::SenderKnown {
+                table,
+                why,
+                sender,
+                who,
+            } => self.sender_known(table, &why, sender, who),
             Event::ListensAlso { epoch, listened } if epoch == self.epoch => {
                 let input = match listened {
                     Ok(()) => Input::ListensAlso,
                     Err(source) => {
-                        let error = DriverError::Server { doing: "LISTEN on another channel".to_string(), source };
+                        let error = DriverError::Server {
+                            doing: "LISTEN on another channel".to_string(),
+                            source,
+                        };
                         Input::Lost(chain(&error))
                     }
                 };
                 self.engine.handle(input, Instant::now());
             }
-            Event::ReadFailed { asked, error } if self.reads.asked == Some(asked) => self.read_failed(asked, error),
+            Event::ReadFailed { asked, error } if self.reads.asked == Some(asked) => {
+                self.read_failed(asked, error)
+            }
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }
             | Event::ConnectFailed { .. }
@@ -721,7 +893,8 @@ impl Driver {
     }
 }
 
-/// Digits that nobody else knows. The version 4 UUIDs are made of the system's random numbers, 122 bits each.
+/// Digits that nobody else knows. The version 4 UUIDs are made of the system's random numbers, 122
+/// bits each.
 fn secret() -> [u8; 32] {
     let mut secret = [0; 32];
     secret[..16].copy_from_slice(Uuid::new_v4().as_bytes());
@@ -730,8 +903,14 @@ fn secret() -> [u8; 32] {
 }
 
 /// Takes what the socket has, up to a batch; `end` says why there will be no more.
-async fn next_batch(listener: Option<&mut Listener>, batch: &mut Vec<Notification>, end: &mut Option<String>) {
-    let Some(listener) = listener else { return std::future::pending().await };
+async fn next_batch(
+    listener: Option<&mut Listener>,
+    batch: &mut Vec<Notification>,
+    end: &mut Option<String>,
+) {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
     poll_fn(|cx| {
         while batch.len() < BATCH {
             match listener.poll_next(cx) {

@@ -1,4 +1,5 @@
-//! [`DriverError`] and [`ReadError`]: what was tried, on what, and what the server or the engine said.
+//! [`DriverError`] and [`ReadError`]: what was tried, on what, and what the server or the engine
+//! said.
 
 use super::claim::ClaimError;
 use super::copy::CopyError;
@@ -19,7 +20,8 @@ pub enum DriverError {
         /// What went wrong.
         source: ConnectError,
     },
-    /// The session for this is not its own: LISTEN, and whatever else is set on it, would be somebody else's.
+    /// The session for this is not its own: LISTEN, and whatever else is set on it, would be
+    /// somebody else's.
     #[error("open the connection for {}", role.purpose())]
     Claim {
         /// What it is for.
@@ -53,7 +55,10 @@ pub enum DriverError {
     #[error("the connections of this driver have ended; open another")]
     Ended,
     /// A row is longer than the memory allows; it was not read.
-    #[error("a row of {table} has more than {longest} bytes, which is too much for the memory that the cache may take")]
+    #[error(
+        "a row of {table} has more than {longest} bytes, which is too much for the memory that the \
+        cache may take"
+    )]
     RowTooLong {
         /// The table.
         table: String,
@@ -62,7 +67,8 @@ pub enum DriverError {
     },
     /// To read the table would run somebody else's function with this role's rights.
     #[error(
-        "reading {table} would run {function}, a function of {owner}, with the rights of this role, which is a superuser"
+        "reading {table} would run {function}, a function of {owner}, with the rights of this \
+        role, which is a superuser"
     )]
     CodeOfOthers {
         /// The table.
@@ -73,7 +79,9 @@ pub enum DriverError {
         owner: String,
     },
     /// The caches would take more memory than they may.
-    #[error("the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} it may")]
+    #[error(
+        "the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} it may"
+    )]
     Memory {
         /// The table being read.
         table: String,
@@ -119,10 +127,14 @@ impl DriverError {
         sqlstate::of(self)
     }
 
-    /// Whether the table that was read is not the one that was described: it is gone, renamed, or altered.
+    /// Whether the table that was read is not the one that was described: it is gone, renamed, or
+    /// altered.
     pub(super) fn is_of_another_table(&self) -> bool {
         match self {
-            Self::Snapshot { source: ReadError::Renamed | ReadError::Altered(_), .. } => true,
+            Self::Snapshot {
+                source: ReadError::Renamed | ReadError::Altered(_),
+                ..
+            } => true,
             Self::Server { .. } => matches!(self.sqlstate(), Some("42P01" | "3F000" | "42703")),
             Self::Snapshot { .. }
             | Self::Connect { .. }
@@ -139,38 +151,49 @@ impl DriverError {
     /// The code that counts when it comes again and again, and whether to try again is of no use.
     pub(super) fn verdict(&self) -> (Option<String>, bool) {
         let policy = self.policy();
-        let code = (policy == Policy::Counted).then(|| self.sqlstate().unwrap_or_default().to_string());
+        let code =
+            (policy == Policy::Counted).then(|| self.sqlstate().unwrap_or_default().to_string());
         (code, policy == Policy::Refused)
     }
 
     /// What is to be done about it: one pure function of the error.
     pub(super) fn policy(&self) -> Policy {
         match self {
-            // What is kept is not what the server has, or more than may be kept: the next time is no better.
+            // What is kept is not what the server has, or more than may be kept: the next time is
+            // no better.
             Self::Snapshot { .. }
             | Self::Memory { .. }
             | Self::RowTooLong { .. }
             | Self::CodeOfOthers { .. }
             | Self::Ended
             | Self::Failed(_)
-            | Self::Claim { source: ClaimError::Shared, .. } => Policy::Refused,
+            | Self::Claim {
+                source: ClaimError::Shared,
+                ..
+            } => Policy::Refused,
             Self::Silent(_) => Policy::Lost,
-            Self::Connect { .. } | Self::Claim { .. } | Self::Server { .. } => sqlstate::policy(self.sqlstate()),
+            Self::Connect { .. } | Self::Claim { .. } | Self::Server { .. } => {
+                sqlstate::policy(self.sqlstate())
+            }
         }
     }
 }
 
-/// Whether an error to connect, or to look at tables, passes by itself: the server was not there, let nobody in, had no
-/// room, or a table was altered in between.
+/// Whether an error to connect, or to look at tables, passes by itself: the server was not there,
+/// let nobody in, had no room, or a table was altered in between.
 pub fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |cause| cause.source());
     let is_of_server = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<tokio_postgres::Error>().is_some() || cause.downcast_ref::<std::io::Error>().is_some()
+        cause.downcast_ref::<tokio_postgres::Error>().is_some()
+            || cause.downcast_ref::<std::io::Error>().is_some()
     };
     let passes = |policy| matches!(policy, Policy::Lost | Policy::Starting | Policy::Passing);
     for cause in causes {
         match cause.downcast_ref::<DriverError>() {
-            Some(DriverError::Snapshot { source: ReadError::Altered(_), .. }) => return true,
+            Some(DriverError::Snapshot {
+                source: ReadError::Altered(_),
+                ..
+            }) => return true,
             Some(driver) => return passes(driver.policy()),
             None if is_of_server(cause) => return passes(sqlstate::policy(sqlstate::of(error))),
             None => {}
@@ -182,5 +205,8 @@ pub fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
 /// An error with its causes: tokio-postgres' own text omits them.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+    std::iter::once(error.to_string())
+        .chain(causes.map(ToString::to_string))
+        .collect::<Vec<_>>()
+        .join(": ")
 }

@@ -1,4 +1,5 @@
-//! [`FollowTable`]: a table as something to follow: whether it can be, what its cache keeps, what the engine is told of it.
+//! [`FollowTable`]: a table as something to follow: whether it can be, what its cache keeps, what
+//! the engine is told of it.
 
 use super::announced::{Announced, Problem, Severity, check_table, diagnose, untrusted_columns};
 use super::catalog::{self, RelationKind, Table};
@@ -18,15 +19,16 @@ pub struct FollowTable {
     pub shape: Arc<TableShape>,
     /// Whether a query of the table may run functions of its owner's with our rights.
     pub distrust: Distrust,
-    /// The types that the values of the key's columns are read as, in key order, as SQL takes them; `None` where their JSON is
-    /// compared instead, since the type has no codec here.
+    /// The types that the values of the key's columns are read as, in key order, as SQL takes them;
+    /// `None` where their JSON is compared instead, since the type has no codec here.
     pub key_types: Vec<Option<String>>,
-    /// The triggers that announce its changes: when one is gone or disabled, the table is not followed any more. Empty
-    /// where nothing announces them and that is known.
+    /// The triggers that announce its changes: when one is gone or disabled, the table is not
+    /// followed any more. Empty where nothing announces them and that is known.
     pub announced_by: Vec<String>,
     /// Roughly how many rows it has (`pg_class.reltuples`).
     pub expected_rows: usize,
-    /// The types of the columns that are kept, by their oids, in the shape's order; empty where nobody has looked.
+    /// The types of the columns that are kept, by their oids, in the shape's order; empty where
+    /// nobody has looked.
     pub column_types: Vec<u32>,
     /// What was seen of it when it was described; `None` where nobody has looked.
     pub fingerprint: Option<Fingerprint>,
@@ -59,7 +61,9 @@ impl FollowError {
 /// # Errors
 /// When it cannot: it is a view, has no key, ….
 pub fn check_kind(table: &Table) -> Result<(), FollowError> {
-    check_table(table).map_or(Ok(()), |problem| Err(FollowError::Problem(Box::new(problem))))
+    check_table(table).map_or(Ok(()), |problem| {
+        Err(FollowError::Problem(Box::new(problem)))
+    })
 }
 
 /// Whether a cache can be kept in step with the table; gives what should be said about how.
@@ -68,7 +72,10 @@ pub fn check_kind(table: &Table) -> Result<(), FollowError> {
 /// The worst problem, when changes of the table are not announced, or not as this table's.
 pub fn check_announced(table: &Table) -> Result<Vec<String>, FollowError> {
     let problems = diagnose(table, None);
-    match problems.iter().find(|problem| problem.severity == Severity::Critical) {
+    match problems
+        .iter()
+        .find(|problem| problem.severity == Severity::Critical)
+    {
         Some(problem) => Err(FollowError::Problem(Box::new(problem.clone()))),
         None => Ok(problems.iter().map(ToString::to_string).collect()),
     }
@@ -85,25 +92,42 @@ pub fn sent<'a>(table: &'a Table, announced: Option<&Announced<'_>>) -> Vec<&'a 
 ///
 /// # Errors
 /// When there is no key, or too many columns.
-pub fn shape(table: &Table, is_kept: impl Fn(&catalog::Column) -> bool) -> Result<Arc<TableShape>, FollowError> {
-    let key = table.key.as_ref().map(|key| key.columns.clone()).unwrap_or_default();
-    let kept = table.columns.iter().filter(|column| key.contains(&column.name) || is_kept(column));
-    let columns =
-        kept.map(|column| Column { name: column.name.clone(), kind: column.kind, nullable: !column.not_null });
+pub fn shape(
+    table: &Table,
+    is_kept: impl Fn(&catalog::Column) -> bool,
+) -> Result<Arc<TableShape>, FollowError> {
+    let key = table
+        .key
+        .as_ref()
+        .map(|key| key.columns.clone())
+        .unwrap_or_default();
+    let kept = table
+        .columns
+        .iter()
+        .filter(|column| key.contains(&column.name) || is_kept(column));
+    let columns = kept.map(|column| Column {
+        name: column.name.clone(),
+        kind: column.kind,
+        nullable: !column.not_null,
+    });
     Ok(Arc::new(TableShape::new(columns.collect(), &key)?))
 }
 
-/// Whether a query of a table may run functions of its owner's while it is planned, with the rights of a superuser who asks.
+/// Whether a query of a table may run functions of its owner's while it is planned, with the rights
+/// of a superuser who asks.
 ///
-/// Without this: 1. Somebody makes an index on `(a + evil(1))`, an immutable function. 2. A superuser's `SELECT` of the table
-/// is planned, and what is constant computed. 3. The function does as a superuser does.
+/// Without this: 1. Somebody makes an index on `(a + evil(1))`, an immutable function. 2. A
+/// superuser's `SELECT` of the table is planned, and what is constant computed. 3. The function
+/// does as a superuser does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distrust {
     /// The owner is trusted, or has no less rights than we.
     None,
-    /// Not where all of it is read: a COPY of the table itself is not planned, and gives what is kept.
+    /// Not where all of it is read: a COPY of the table itself is not planned, and gives what is
+    /// kept.
     OfQueries,
-    /// Also there: what is kept takes a query. It is locked against new indexes and statistics, and those that are there looked at.
+    /// Also there: what is kept takes a query. It is locked against new indexes and statistics, and
+    /// those that are there looked at.
     OfTable,
 }
 
@@ -119,20 +143,32 @@ impl FollowTable {
             is_partitioned: table.kind == RelationKind::Partitioned,
             deferrable_key: table.key.as_ref().is_some_and(|key| key.is_deferrable),
             sends_plain_form: announced.is_some_and(Announced::sends_plain_form),
-            sends_whole_rows: !untrusted.iter().any(|column| shape.position(column).is_some()),
+            sends_whole_rows: !untrusted
+                .iter()
+                .any(|column| shape.position(column).is_some()),
         };
         let key = table.key.iter().flat_map(|key| &key.columns);
-        // Of the others the JSON is compared. An array of the usual bounds would be made of it, a constraint of a domain be evaluated,
-        // and a text that is no value of the type, which any role can send as a key, would fail the read.
+        // Of the others the JSON is compared. An array of the usual bounds would be made of it, a
+        // constraint of a domain be evaluated, and a text that is no value of the type, which any
+        // role can send as a key, would fail the read.
         let is_native = |kind| !matches!(kind, Kind::Other | Kind::Written | Kind::WrittenArray);
-        let key_type = |column: &catalog::Column| is_native(column.kind).then(|| column.plain_type_name.clone());
-        let key_types = key.filter_map(|name| table.column(name)).map(key_type).collect();
+        let key_type = |column: &catalog::Column| {
+            is_native(column.kind).then(|| column.plain_type_name.clone())
+        };
+        let key_types = key
+            .filter_map(|name| table.column(name))
+            .map(key_type)
+            .collect();
         // One that does not fire today is not missed.
         let announced_by = announced.iter().flat_map(|announced| announced.firing());
         let announced_by = announced_by.map(|trigger| trigger.name.clone()).collect();
         let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
-        // One that came while the table was described is of no type: the first read will say that it was altered.
-        let types = shape.columns().iter().map(|column| table.fingerprint.type_of(&column.name));
+        // One that came while the table was described is of no type: the first read will say that
+        // it was altered.
+        let types = shape
+            .columns()
+            .iter()
+            .map(|column| table.fingerprint.type_of(&column.name));
         let column_types = types.map(Option::unwrap_or_default).collect();
         let fingerprint = Some(table.fingerprint.clone());
         let is_sent_as_kept = |column: &Column| match (column.kind, table.column(&column.name)) {
@@ -161,18 +197,28 @@ impl FollowTable {
         }
     }
 
-    /// Whether a cache of the one is a cache of the other. An estimate is no part of what a table is; each read sees the
-    /// leaves, and whatever else a fingerprint has.
+    /// Whether a cache of the one is a cache of the other. An estimate is no part of what a table
+    /// is; each read sees the leaves, and whatever else a fingerprint has.
     pub fn is_same_table(&self, other: &Self) -> bool {
-        let followed = Followed { leaves: self.followed.leaves.clone(), ..other.followed.clone() };
+        let followed = Followed {
+            leaves: self.followed.leaves.clone(),
+            ..other.followed.clone()
+        };
         let (expected_rows, fingerprint) = (self.expected_rows, self.fingerprint.clone());
-        *self == Self { followed, expected_rows, fingerprint, ..other.clone() }
+        *self
+            == Self {
+                followed,
+                expected_rows,
+                fingerprint,
+                ..other.clone()
+            }
     }
 
     /// The first column that is kept and is no more what it was, by what a read has seen.
     pub(super) fn changed_column(&self, seen: &Fingerprint) -> Option<&str> {
         let mut kept = self.shape.columns().iter().zip(&self.column_types);
-        kept.find(|(column, oid)| seen.type_of(&column.name) != Some(**oid)).map(|(column, _)| column.name.as_str())
+        kept.find(|(column, oid)| seen.type_of(&column.name) != Some(**oid))
+            .map(|(column, _)| column.name.as_str())
     }
 
     /// `schema.table`, for people.
@@ -180,9 +226,18 @@ impl FollowTable {
         format!("{}.{}", self.followed.schema, self.followed.name)
     }
 
-    /// The relation to lock and to read: a table without the tables that inherit from it, or a table with its partitions.
+    /// The relation to lock and to read: a table without the tables that inherit from it, or a
+    /// table with its partitions.
     pub(super) fn relation(&self) -> String {
-        let only = if self.followed.is_partitioned { "" } else { "ONLY " };
-        format!("{only}{}.{}", quote_identifier(&self.followed.schema), quote_identifier(&self.followed.name))
+        let only = if self.followed.is_partitioned {
+            ""
+        } else {
+            "ONLY "
+        };
+        format!(
+            "{only}{}.{}",
+            quote_identifier(&self.followed.schema),
+            quote_identifier(&self.followed.name)
+        )
     }
 }

@@ -17,7 +17,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
 
-/// The code of the error with which a row that is too long fails: nothing else that is read asks for a substring.
+/// The code of the error with which a row that is too long fails: nothing else that is read asks
+/// for a substring.
 pub(super) const TOO_LONG: &str = "22011";
 
 pub(super) struct Followee {
@@ -62,7 +63,8 @@ impl Followee {
         }
     }
 
-    /// Those of these keys that a row can have. Any role can send others; PostgreSQL would refuse to read them.
+    /// Those of these keys that a row can have. Any role can send others; PostgreSQL would refuse
+    /// to read them.
     pub(super) fn possible(&self, mut keys: Vec<String>) -> Vec<String> {
         let mut key = KeyBuf::default();
         keys.retain(|id| key.read_json(&self.follow.shape, id).is_ok());
@@ -84,7 +86,11 @@ impl Followee {
 
     /// What was found.
     pub(super) fn take_comparison(&mut self) -> Option<Comparison> {
-        if std::mem::take(&mut self.is_comparing) { self.store.take_comparison() } else { None }
+        if std::mem::take(&mut self.is_comparing) {
+            self.store.take_comparison()
+        } else {
+            None
+        }
     }
 
     /// Takes rows of a snapshot.
@@ -96,9 +102,13 @@ impl Followee {
         }
         let Self { decoder, store, .. } = self;
         if self.is_comparing {
-            return pieces.iter().try_for_each(|piece| decoder.push(piece, |tuple| store.compare(tuple)));
+            return pieces
+                .iter()
+                .try_for_each(|piece| decoder.push(piece, |tuple| store.compare(tuple)));
         }
-        pieces.iter().try_for_each(|piece| decoder.push(piece, |tuple| store.lay(tuple)))
+        pieces
+            .iter()
+            .try_for_each(|piece| decoder.push(piece, |tuple| store.lay(tuple)))
     }
 
     /// All rows have come: what was there and is not among them is removed.
@@ -115,7 +125,9 @@ impl Followee {
 
     /// Puts the rows of a refetch in; a key that was asked for and did not come is absent.
     pub(super) fn store_refetched(&mut self) -> Result<(), String> {
-        let Some((keys, pieces)) = self.refetch.take() else { return Ok(()) };
+        let Some((keys, pieces)) = self.refetch.take() else {
+            return Ok(());
+        };
         let mut tuples = Vec::new();
         let mut decoder = CopyDecoder::default();
         for piece in pieces {
@@ -142,56 +154,99 @@ impl Followee {
         }
     }
 
-    /// Reads every row, or those of some keys. A row of more than `longest` bytes is an error of the server.
-    pub(super) fn copy_statement(&self, keys: Option<&[String]>, longest: usize) -> Result<String, DriverError> {
+    /// Reads every row, or those of some keys. A row of more than `longest` bytes is an error of
+    /// the server.
+    pub(super) fn copy_statement(
+        &self,
+        keys: Option<&[String]>,
+        longest: usize,
+    ) -> Result<String, DriverError> {
         if keys.is_none() && self.distrust() == Distrust::OfQueries {
-            let columns: Vec<String> =
-                self.follow.shape.columns().iter().map(|column| quote_identifier(&column.name)).collect();
+            let columns: Vec<String> = self
+                .follow
+                .shape
+                .columns()
+                .iter()
+                .map(|column| quote_identifier(&column.name))
+                .collect();
             let Followed { schema, name, .. } = &self.follow.followed;
             let table = format!("{}.{}", quote_identifier(schema), quote_identifier(name));
-            return Ok(format!("COPY {table} ({}) TO STDOUT (FORMAT binary)", columns.join(", ")));
+            return Ok(format!(
+                "COPY {table} ({}) TO STDOUT (FORMAT binary)",
+                columns.join(", ")
+            ));
         }
         let having = keys.map(|keys| self.having(keys)).transpose()?;
-        let conditions: Vec<String> = having.into_iter().chain(self.no_longer_than(longest)).collect();
-        let only = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-        Ok(format!("COPY ({}) TO STDOUT (FORMAT binary)", self.store.query(&self.follow.relation(), &only)))
+        let conditions: Vec<String> = having
+            .into_iter()
+            .chain(self.no_longer_than(longest))
+            .collect();
+        let only = if conditions.is_empty() {
+            String::new()
+        } else {
+            format!(" WHERE {}", conditions.join(" AND "))
+        };
+        Ok(format!(
+            "COPY ({}) TO STDOUT (FORMAT binary)",
+            self.store.query(&self.follow.relation(), &only)
+        ))
     }
 
-    /// The condition that a row has at most so many bytes; one that has more fails with [`TOO_LONG`].
+    /// The condition that a row has at most so many bytes; one that has more fails with
+    /// [`TOO_LONG`].
     ///
-    /// The client can only see that a row is too long when it is there: what reads from the socket collects a row whole. So the
-    /// server looks, where a value of the largest size that it takes, 1 GB, would not do. The length of a text is known without
-    /// reading it; of other types the stored size is, which counts where it is small.
+    /// The client can only see that a row is too long when it is there: what reads from the socket
+    /// collects a row whole. So the server looks, where a value of the largest size that it takes,
+    /// 1 GB, would not do. The length of a text is known without reading it; of other types the
+    /// stored size is, which counts where it is small.
     fn no_longer_than(&self, longest: usize) -> Option<String> {
         const LARGEST: usize = 1 << 30;
         let size = |column: &Column| {
             let name = quote_identifier(&column.name);
             match column.kind {
-                Kind::Text | Kind::Bpchar | Kind::Bytea => {
-                    Some(format!("coalesce(pg_catalog.octet_length({name}), 0)::pg_catalog.int8"))
-                }
+                Kind::Text | Kind::Bpchar | Kind::Bytea => Some(format!(
+                    "coalesce(pg_catalog.octet_length({name}), 0)::pg_catalog.int8"
+                )),
                 kind if kind.width().is_some() => None,
                 _ => Some(format!(
-                    "CASE WHEN pg_catalog.pg_column_size({name}) > 2000 THEN pg_catalog.octet_length(pg_catalog.concat({name}))
+                    "CASE WHEN pg_catalog.pg_column_size({name}) > 2000 THEN \
+                    pg_catalog.octet_length(pg_catalog.concat({name}))
                         ELSE coalesce(pg_catalog.pg_column_size({name}), 0) END::pg_catalog.int8"
                 )),
             }
         };
-        let sizes: Vec<String> = self.follow.shape.columns().iter().filter_map(size).collect();
+        let sizes: Vec<String> = self
+            .follow
+            .shape
+            .columns()
+            .iter()
+            .filter_map(size)
+            .collect();
         (longest < LARGEST && !sizes.is_empty()).then(|| {
             let sum = sizes.join(" + ");
-            format!("CASE WHEN {sum} > {longest} THEN pg_catalog.substr('', 1, (-({sum}))::pg_catalog.int4) = '' ELSE true END")
+            format!(
+                "CASE WHEN {sum} > {longest} THEN pg_catalog.substr('', 1, \
+                (-({sum}))::pg_catalog.int4) = '' ELSE true END"
+            )
         })
     }
 
     /// The condition that a row has one of these keys. The server makes values of their JSON.
     fn having(&self, keys: &[String]) -> Result<String, DriverError> {
         let shape = &self.follow.shape;
-        let key = std::iter::zip(shape.key().iter().map(|&at| &shape.columns()[at]), &self.follow.key_types);
+        let key = std::iter::zip(
+            shape.key().iter().map(|&at| &shape.columns()[at]),
+            &self.follow.key_types,
+        );
         let columns: Vec<String> = key
             .map(|(column, ty)| {
                 let name = quote_identifier(&column.name);
-                let json = || format!("pg_catalog.to_json({})::pg_catalog.text", column.kind.json_argument(&name));
+                let json = || {
+                    format!(
+                        "pg_catalog.to_json({})::pg_catalog.text",
+                        column.kind.json_argument(&name)
+                    )
+                };
                 if ty.is_some() { name.clone() } else { json() }
             })
             .collect();
@@ -206,10 +261,16 @@ impl Followee {
             } else {
                 serde_json::from_str(key).map_err(unfit)?
             };
-            let members = std::iter::zip(&parts, &self.follow.key_types).enumerate().map(|(at, (part, ty))| {
-                let value = if ty.is_some() { Cow::Borrowed(part.get()) } else { Cow::Owned(json_string(part.get())) };
-                format!("\"k{at}\":{value}")
-            });
+            let members = std::iter::zip(&parts, &self.follow.key_types)
+                .enumerate()
+                .map(|(at, (part, ty))| {
+                    let value = if ty.is_some() {
+                        Cow::Borrowed(part.get())
+                    } else {
+                        Cow::Owned(json_string(part.get()))
+                    };
+                    format!("\"k{at}\":{value}")
+                });
             let members: Vec<String> = members.collect();
             records.push(format!("{{{}}}", members.join(",")));
         }
@@ -244,6 +305,8 @@ fn json_string(text: &str) -> String {
 
 impl fmt::Debug for Followee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Followee").field("follow", &self.follow).finish_non_exhaustive()
+        f.debug_struct("Followee")
+            .field("follow", &self.follow)
+            .finish_non_exhaustive()
     }
 }

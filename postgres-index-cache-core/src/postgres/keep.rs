@@ -1,9 +1,12 @@
-//! [`Keep`]: what a cache must be able to do to be kept in step, and [`Reads`]: how its rows are read.
+//! [`Keep`]: what a cache must be able to do to be kept in step, and [`Reads`]: how its rows are
+//! read.
 
 use super::error::ReadError;
 use super::session::quote_identifier;
 use crate::Column;
-use crate::table_cache::{JsonNulls, KeyBuf, Laid, Row, RowBuf, StoreError, TableCache, TableShape, Unfit, Upserted};
+use crate::table_cache::{
+    JsonNulls, KeyBuf, Laid, Row, RowBuf, StoreError, TableCache, TableShape, Unfit, Upserted,
+};
 use std::collections::HashSet;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -101,11 +104,13 @@ pub struct Comparison {
     pub stale: usize,
     /// How many rows the cache has and the table has not.
     pub ghosts: usize,
-    /// How many rows of the table are kept out of the cache, as they must be, since they do not fit the model.
+    /// How many rows of the table are kept out of the cache, as they must be, since they do not fit
+    /// the model.
     pub kept_out: usize,
     /// What is wrong, up to [`Comparison::FINDINGS`] rows.
     pub findings: Vec<Finding>,
-    /// The keys of those that are kept out, until all rows have come: what is kept out beside them is a ghost.
+    /// The keys of those that are kept out, until all rows have come: what is kept out beside them
+    /// is a ghost.
     pub(super) out: HashSet<KeyBuf>,
 }
 
@@ -171,8 +176,8 @@ pub(super) trait Keep: Send + Sync + 'static {
 
     fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>);
 
-    /// Keeps the row of this key out, since it does not fit: the one that is there goes. A cache that takes every row has
-    /// none to keep out.
+    /// Keeps the row of this key out, since it does not fit: the one that is there goes. A cache
+    /// that takes every row has none to keep out.
     fn keep_out(&mut self, _key: &KeyBuf, _why: Arc<str>, _told: Option<&mut Vec<Told>>) {}
 
     /// Forgets the rows that were kept out but for those of these keys.
@@ -218,7 +223,12 @@ pub(super) trait Reads: Send {
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<Self::Row>, ReadError>;
 
     /// Reads the `data` of a payload, whose row must have this key.
-    fn read_json(&mut self, data: &str, nulls: JsonNulls<'_>, key: &KeyBuf) -> Result<Decoded<Self::Row>, String>;
+    fn read_json(
+        &mut self,
+        data: &str,
+        nulls: JsonNulls<'_>,
+        key: &KeyBuf,
+    ) -> Result<Decoded<Self::Row>, String>;
 
     fn key_of(&self, row: &Self::Row) -> KeyBuf;
 
@@ -235,11 +245,17 @@ pub(super) struct CellReader {
 
 impl CellReader {
     pub(super) fn new(shape: Arc<TableShape>) -> Self {
-        Self { shape, spare: Vec::new() }
+        Self {
+            shape,
+            spare: Vec::new(),
+        }
     }
 
     /// Fills a row; one that could not be filled is used again.
-    fn filled<E>(&mut self, fill: impl FnOnce(&TableShape, &mut RowBuf) -> Result<(), E>) -> Result<RowBuf, E> {
+    fn filled<E>(
+        &mut self,
+        fill: impl FnOnce(&TableShape, &mut RowBuf) -> Result<(), E>,
+    ) -> Result<RowBuf, E> {
         let mut row = self.spare.pop().unwrap_or_default();
         fill(&self.shape, &mut row)?;
         Ok(row)
@@ -254,7 +270,11 @@ impl Reads for CellReader {
     }
 
     fn query(&self, relation: &str, only: &str) -> String {
-        let column = |column: &Column| column.kind.select_expression(&quote_identifier(&column.name));
+        let column = |column: &Column| {
+            column
+                .kind
+                .select_expression(&quote_identifier(&column.name))
+        };
         let columns: Vec<String> = self.shape.columns().iter().map(column).collect();
         format!("SELECT {} FROM {relation}{only}", columns.join(", "))
     }
@@ -264,12 +284,25 @@ impl Reads for CellReader {
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<RowBuf>, ReadError> {
-        Ok(Decoded::Row(self.filled(|shape, row| row.read_copy_tuple(shape, tuple))?))
+        Ok(Decoded::Row(
+            self.filled(|shape, row| row.read_copy_tuple(shape, tuple))?,
+        ))
     }
 
-    fn read_json(&mut self, data: &str, nulls: JsonNulls<'_>, key: &KeyBuf) -> Result<Decoded<RowBuf>, String> {
-        let row = self.filled(|shape, row| row.read_json(shape, data, nulls)).map_err(|error| error.to_string())?;
-        if row.has_key(&self.shape, key) { Ok(Decoded::Row(row)) } else { Err(Unfit::KeyMismatch.to_string()) }
+    fn read_json(
+        &mut self,
+        data: &str,
+        nulls: JsonNulls<'_>,
+        key: &KeyBuf,
+    ) -> Result<Decoded<RowBuf>, String> {
+        let row = self
+            .filled(|shape, row| row.read_json(shape, data, nulls))
+            .map_err(|error| error.to_string())?;
+        if row.has_key(&self.shape, key) {
+            Ok(Decoded::Row(row))
+        } else {
+            Err(Unfit::KeyMismatch.to_string())
+        }
     }
 
     fn key_of(&self, row: &RowBuf) -> KeyBuf {
@@ -301,9 +334,19 @@ impl Keep for TableCache {
         *self = Self::new(Arc::clone(self.shape()), expected);
     }
 
-    fn put(&mut self, row: &mut RowBuf, mode: Mode<'_>, told: Option<&mut Vec<Told>>) -> Result<Upserted, StoreError> {
+    fn put(
+        &mut self,
+        row: &mut RowBuf,
+        mode: Mode<'_>,
+        told: Option<&mut Vec<Told>>,
+    ) -> Result<Upserted, StoreError> {
         let is_told = told.is_some() && !matches!(mode, Mode::Insert);
-        let old = is_told.then(|| self.get(&KeyBuf::of_row(self.shape(), row)).map(|old| old.to_buf())).flatten();
+        let old = is_told
+            .then(|| {
+                self.get(&KeyBuf::of_row(self.shape(), row))
+                    .map(|old| old.to_buf())
+            })
+            .flatten();
         let upserted = match mode {
             Mode::Insert => self.insert_unique(row).map(|()| Upserted::Added),
             Mode::Lay(laid) => self.lay(row, laid),
@@ -311,7 +354,10 @@ impl Keep for TableCache {
         }?;
         if let Some(told) = told.filter(|_| upserted != Upserted::Unchanged) {
             let change = match old {
-                Some(old) => RowChange::Changed { old, new: row.clone() },
+                Some(old) => RowChange::Changed {
+                    old,
+                    new: row.clone(),
+                },
                 None => RowChange::Added(row.clone()),
             };
             told.push(Told::Row(change, None));
@@ -321,7 +367,10 @@ impl Keep for TableCache {
 
     fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>) {
         if let Some(told) = told {
-            told.extend(self.get(key).map(|old| Told::Row(RowChange::Removed(old.to_buf()), None)));
+            told.extend(
+                self.get(key)
+                    .map(|old| Told::Row(RowChange::Removed(old.to_buf()), None)),
+            );
         }
         Self::remove(self, key);
     }
@@ -348,7 +397,12 @@ impl Keep for TableCache {
         let Some(cached) = self.get(&key_cells) else {
             return comparison.find(FindingKind::Missing, |kind| {
                 let key = key_cells.to_json(shape);
-                Finding { kind, key, key_cells, columns: Vec::new() }
+                Finding {
+                    kind,
+                    key,
+                    key_cells,
+                    columns: Vec::new(),
+                }
             });
         };
         laid.mark(cached.slot());
@@ -362,14 +416,22 @@ impl Keep for TableCache {
                 }
                 json
             };
-            let columns = (0..shape.columns().len()).filter(differing).map(|column| DifferingColumn {
-                column: shape.columns()[column].name.clone(),
-                cache: json(column, cached.cell(column)),
-                table: json(column, row.cell(column)),
-            });
+            let columns =
+                (0..shape.columns().len())
+                    .filter(differing)
+                    .map(|column| DifferingColumn {
+                        column: shape.columns()[column].name.clone(),
+                        cache: json(column, cached.cell(column)),
+                        table: json(column, row.cell(column)),
+                    });
             comparison.find(FindingKind::Stale, |kind| {
                 let (columns, key) = (columns.collect(), key_cells.to_json(shape));
-                Finding { kind, key, key_cells, columns }
+                Finding {
+                    kind,
+                    key,
+                    key_cells,
+                    columns,
+                }
             });
         }
     }
@@ -379,7 +441,12 @@ impl Keep for TableCache {
             let key_cells = KeyBuf::of_row(self.shape(), &row.to_buf());
             comparison.find(FindingKind::Ghost, |kind| {
                 let key = key_cells.to_json(self.shape());
-                Finding { kind, key, key_cells, columns: Vec::new() }
+                Finding {
+                    kind,
+                    key,
+                    key_cells,
+                    columns: Vec::new(),
+                }
             });
         }
     }

@@ -93,17 +93,35 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// Connects, prepares the sessions, and LISTENs on `channels`. It does not wait without end: a link that swallows
-    /// everything takes a connection as well.
+    /// Connects, prepares the sessions, and LISTENs on `channels`. It does not wait without end: a
+    /// link that swallows everything takes a connection as well.
     pub(super) async fn all(&self, channels: &[String]) -> Result<Links, DriverError> {
         self.in_time(async {
-            let reads = async { if self.reads { self.side(Via::Reads).await.map(Some) } else { Ok(None) } };
-            let (listen, fences, reads) = tokio::try_join!(self.session(Role::Listen), self.side(Via::Fences), reads)?;
-            let server = |source| DriverError::Server { doing: "LISTEN".to_string(), source };
+            let reads = async {
+                if self.reads {
+                    self.side(Via::Reads).await.map(Some)
+                } else {
+                    Ok(None)
+                }
+            };
+            let (listen, fences, reads) =
+                tokio::try_join!(self.session(Role::Listen), self.side(Via::Fences), reads)?;
+            let server = |source| DriverError::Server {
+                doing: "LISTEN".to_string(),
+                source,
+            };
             let (listen, _) = listen;
             let listener = Listener::open(listen, channels).await.map_err(server)?;
-            let side = |opened| Side { opened, epoch: self.epoch, opening: None };
-            Ok(Links { listener, fences: side(Some(fences)), reads: side(reads) })
+            let side = |opened| Side {
+                opened,
+                epoch: self.epoch,
+                opening: None,
+            };
+            Ok(Links {
+                listener,
+                fences: side(Some(fences)),
+                reads: side(reads),
+            })
         })
         .await
     }
@@ -113,8 +131,14 @@ impl Opener {
         let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
         loop {
             match self.all(channels).await {
-                Err(error) if error.policy() == Policy::Starting && tokio::time::Instant::now() < give_up => {
-                    tracing::info!(error = chain(&error), "the server is starting; waiting for it");
+                Err(error)
+                    if error.policy() == Policy::Starting
+                        && tokio::time::Instant::now() < give_up =>
+                {
+                    tracing::info!(
+                        error = chain(&error),
+                        "the server is starting; waiting for it"
+                    );
                     tokio::time::sleep(STARTING_RETRY).await;
                 }
                 opened => return opened,
@@ -122,22 +146,35 @@ impl Opener {
         }
     }
 
-    async fn in_time<T>(&self, opening: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
+    async fn in_time<T>(
+        &self,
+        opening: impl Future<Output = Result<T, DriverError>>,
+    ) -> Result<T, DriverError> {
         let patience = self.options.limits.fence_timeout;
-        tokio::time::timeout(patience, opening).await.unwrap_or(Err(DriverError::Silent(patience)))
+        tokio::time::timeout(patience, opening)
+            .await
+            .unwrap_or(Err(DriverError::Silent(patience)))
     }
 
     /// A session that is proven to be ours, and safe.
     async fn session(&self, role: Role) -> Result<(Session, i32), DriverError> {
-        let session = (self.open)(role).await.map_err(|source| DriverError::Connect { role, source })?;
-        claim(&self.open, role, session).await.map_err(|source| DriverError::Claim { role, source })
+        let session = (self.open)(role)
+            .await
+            .map_err(|source| DriverError::Connect { role, source })?;
+        claim(&self.open, role, session)
+            .await
+            .map_err(|source| DriverError::Claim { role, source })
     }
 
     /// F or Q, prepared. When it ends the driver is told.
     async fn side(&self, via: Via) -> Result<Opened, DriverError> {
         let lock_timeout = self.options.lock_timeout.as_millis();
         let (role, what, settings) = match via {
-            Via::Fences => (Role::Fence, "fences", format!("SET lock_timeout = {lock_timeout}; {NO_TIMEOUTS}")),
+            Via::Fences => (
+                Role::Fence,
+                "fences",
+                format!("SET lock_timeout = {lock_timeout}; {NO_TIMEOUTS}"),
+            ),
             Via::Reads => (Role::Read, "reading", read_settings(&self.options)),
         };
         let (events, epoch) = (self.events.clone(), self.epoch);
@@ -146,9 +183,15 @@ impl Opener {
             // A driver that is gone wants to hear nothing.
             let _ = events.send(Event::Ended { via, epoch, why }).await;
         });
-        let server = |source| DriverError::Server { doing: format!("prepare the connection for {what}"), source };
+        let server = |source| DriverError::Server {
+            doing: format!("prepare the connection for {what}"),
+            source,
+        };
         client.batch_execute(&settings).await.map_err(server)?;
-        Ok(Opened { client: Arc::new(client), process })
+        Ok(Opened {
+            client: Arc::new(client),
+            process,
+        })
     }
 }
 
@@ -166,7 +209,9 @@ impl Links {
             Via::Fences => &self.fences,
             Via::Reads => &self.reads,
         };
-        side.opened.as_ref().map(|opened| (Arc::clone(&opened.client), side.epoch))
+        side.opened
+            .as_ref()
+            .map(|opened| (Arc::clone(&opened.client), side.epoch))
     }
 
     /// F or Q is lost.
@@ -181,7 +226,14 @@ impl Links {
         side.opening = Some(tokio::spawn(async move {
             let opened = opener.in_time(opener.side(via)).await;
             // A driver that is gone wants to hear nothing.
-            let _ = opener.events.send(Event::Reopened { via, epoch: opener.epoch, opened }).await;
+            let _ = opener
+                .events
+                .send(Event::Reopened {
+                    via,
+                    epoch: opener.epoch,
+                    opened,
+                })
+                .await;
         }));
     }
 
@@ -195,7 +247,10 @@ impl Links {
 
     /// Whether this process of the server serves F or Q.
     pub(super) fn are_served_by(&self, process: i32) -> bool {
-        [&self.fences, &self.reads].into_iter().flat_map(|side| &side.opened).any(|opened| opened.process == process)
+        [&self.fences, &self.reads]
+            .into_iter()
+            .flat_map(|side| &side.opened)
+            .any(|opened| opened.process == process)
     }
 
     /// Whether a number is that of F or Q.

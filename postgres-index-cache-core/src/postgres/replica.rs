@@ -5,9 +5,10 @@
 //!    └── fence(), shutdown() ── commands ──────────────→ task ── events ──→ Events
 //! ```
 //!
-//! Once it is open, nothing but its owner ends it. A table that is altered, renamed or swapped is described afresh by its
-//! name and followed on; one that cannot be followed or read is stale, with the cause, until that is undone; the others go
-//! on. A row that does not fit the model is kept out ([`OnMisfit`]).
+//! Once it is open, nothing but its owner ends it. A table that is altered, renamed or swapped is
+//! described afresh by its name and followed on; one that cannot be followed or read is stale, with
+//! the cause, until that is undone; the others go on. A row that does not fit the model is kept out
+//! ([`OnMisfit`]).
 
 mod describe;
 mod task;
@@ -39,7 +40,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-/// How many events are kept for a subscriber that is slow; past it the oldest are counted and dropped.
+/// How many events are kept for a subscriber that is slow; past it the oldest are counted and
+/// dropped.
 const EVENTS_KEPT: usize = 16_384;
 
 /// How many bytes the caches may take unless [`ReplicaBuilder::max_memory`] says otherwise.
@@ -74,7 +76,9 @@ pub enum ReplicaError {
     #[error(transparent)]
     Unfollowed(#[from] Unfollowed),
     /// A table of another replica was asked for.
-    #[error("the table is of another replica: each table belongs to the replica whose builder gave it")]
+    #[error(
+        "the table is of another replica: each table belongs to the replica whose builder gave it"
+    )]
     OtherReplica,
     /// The task that keeps the caches in step panicked, which is a mistake of this library.
     #[error("the task that keeps the caches in step panicked: {0}")]
@@ -99,8 +103,9 @@ impl From<SupervisorError> for ReplicaError {
 pub enum Standing {
     /// The cache is its table as of the last fence or later.
     Live,
-    /// The cache is not wholly its table: rows do not fit the model and are kept out ([`Reading::misfits`]), or the table must
-    /// be read again and waits for that, since it was read a moment ago.
+    /// The cache is not wholly its table: rows do not fit the model and are kept out
+    /// ([`Reading::misfits`]), or the table must be read again and waits for that, since it was
+    /// read a moment ago.
     Degraded {
         /// The table, as it was named.
         table: Arc<str>,
@@ -109,8 +114,8 @@ pub enum Standing {
     },
     /// The table is being read, or its cache is locked and lacks what has come since.
     Loading,
-    /// The rows are those of before: a connection is lost, or the table cannot be followed or read. It is tried again for
-    /// ever.
+    /// The rows are those of before: a connection is lost, or the table cannot be followed or read.
+    /// It is tried again for ever.
     Stale {
         /// The table, as it was named; `None`: all of them.
         table: Option<Arc<str>>,
@@ -141,11 +146,20 @@ impl Standing {
     /// Whether nobody need be told of the difference.
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Live, Self::Live) | (Self::Loading, Self::Loading) | (Self::Ended { .. }, Self::Ended { .. }) => {
-                true
+            (Self::Live, Self::Live)
+            | (Self::Loading, Self::Loading)
+            | (Self::Ended { .. }, Self::Ended { .. }) => true,
+            (Self::Degraded { table: a, why: b }, Self::Degraded { table: c, why: d }) => {
+                (a, b) == (c, d)
             }
-            (Self::Degraded { table: a, why: b }, Self::Degraded { table: c, why: d }) => (a, b) == (c, d),
-            (Self::Stale { table: a, why: b, .. }, Self::Stale { table: c, why: d, .. }) => (a, b) == (c, d),
+            (
+                Self::Stale {
+                    table: a, why: b, ..
+                },
+                Self::Stale {
+                    table: c, why: d, ..
+                },
+            ) => (a, b) == (c, d),
             _ => false,
         }
     }
@@ -202,7 +216,8 @@ pub enum ReplicaEvent {
         /// The cause.
         why: Arc<str>,
     },
-    /// The connection for fences or for reading was lost, and is opened again. The rows are as live as they were.
+    /// The connection for fences or for reading was lost, and is opened again. The rows are as live
+    /// as they were.
     OneLost {
         /// Which.
         via: Via,
@@ -224,7 +239,8 @@ pub enum ReplicaEvent {
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// How long the last fence took to come back, from when it was sent; `None` while nothing is listened to.
+    /// How long the last fence took to come back, from when it was sent; `None` while nothing is
+    /// listened to.
     pub lag: Option<Duration>,
     /// The highest transaction id that was announced.
     pub last_xid: Option<u64>,
@@ -248,12 +264,17 @@ impl<T> fmt::Debug for ReplicaTable<T> {
 
 impl<T> Clone for ReplicaTable<T> {
     fn clone(&self) -> Self {
-        Self { cache: Arc::clone(&self.cache), at: self.at, replica: self.replica }
+        Self {
+            cache: Arc::clone(&self.cache),
+            at: self.at,
+            replica: self.replica,
+        }
     }
 }
 
-/// The rows of a table and how they stand; they do not change while this is held. Keep it for a look-up or an iteration,
-/// not longer: what comes meanwhile is collected by key, and the replica is not live until it is let go.
+/// The rows of a table and how they stand; they do not change while this is held. Keep it for a
+/// look-up or an iteration, not longer: what comes meanwhile is collected by key, and the replica
+/// is not live until it is let go.
 pub struct Reading<'a, T> {
     cache: RwLockReadGuard<'a, ModelCache<T>>,
     standing: Standing,
@@ -262,7 +283,9 @@ pub struct Reading<'a, T> {
 
 impl<T> fmt::Debug for Reading<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reading").field("standing", &self.standing).finish_non_exhaustive()
+        f.debug_struct("Reading")
+            .field("standing", &self.standing)
+            .finish_non_exhaustive()
     }
 }
 
@@ -285,14 +308,14 @@ impl<T> Reading<'_, T> {
         matches!(self.standing, Standing::Live)
     }
 
-    /// Whether they are the table's as of the last fence or later, but for the rows that do not fit the model:
-    /// [`misfits`](Self::misfits) has those.
+    /// Whether they are the table's as of the last fence or later, but for the rows that do not fit
+    /// the model: [`misfits`](Self::misfits) has those.
     pub fn is_current(&self) -> bool {
         self.is_current
     }
 
-    /// The keys of the rows that do not fit the model and are kept out, with the causes; the cause is empty for those past
-    /// the first thousand.
+    /// The keys of the rows that do not fit the model and are kept out, with the causes; the cause
+    /// is empty for those past the first thousand.
     pub fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
         self.cache.misfits()
     }
@@ -318,16 +341,23 @@ pub struct ReplicaBuilder {
 impl fmt::Debug for ReplicaBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tables: Vec<&str> = self.tables.iter().map(|table| &*table.name).collect();
-        f.debug_struct("ReplicaBuilder").field("tables", &tables).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("ReplicaBuilder")
+            .field("tables", &tables)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 
 impl ReplicaBuilder {
-    /// Follows a table, `users` or `app.users`, whose key is one uuid column. The model is read from the row as JSON, with
-    /// the columns that the trigger sends.
+    /// Follows a table, `users` or `app.users`, whose key is one uuid column. The model is read
+    /// from the row as JSON, with the columns that the trigger sends.
     pub fn table<T: Model>(&mut self, name: &str) -> ReplicaTable<T> {
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::default())));
-        let table = ReplicaTable { cache: Arc::clone(&cache), at: self.tables.len(), replica: self.replica };
+        let table = ReplicaTable {
+            cache: Arc::clone(&cache),
+            at: self.tables.len(),
+            replica: self.replica,
+        };
         // One hasher for as long as the cache lives: its digests are compared.
         let hasher = RandomState::default();
         let make_store = Box::new(move |on_misfit| -> MakeStore {
@@ -337,11 +367,15 @@ impl ReplicaBuilder {
                 Box::new(Stored::new(Arc::clone(&cache), reader))
             })
         });
-        self.tables.push(WantedTable { name: name.into(), make_store });
+        self.tables.push(WantedTable {
+            name: name.into(),
+            make_store,
+        });
         table
     }
 
-    /// What happens to a row that does not fit the model; [`OnMisfit::Quarantine`] unless said otherwise.
+    /// What happens to a row that does not fit the model; [`OnMisfit::Quarantine`] unless said
+    /// otherwise.
     #[must_use]
     pub fn on_misfit(mut self, on_misfit: OnMisfit) -> Self {
         self.on_misfit = on_misfit;
@@ -355,9 +389,10 @@ impl ReplicaBuilder {
         self
     }
 
-    /// How many bytes the caches and what waits for them may take, what the rows hold on the heap not counted; 4 GiB unless
-    /// said otherwise. Past it what waits is dropped, and its table read again. When the caches alone take more, it cannot be
-    /// opened ([`DriverError::Memory`]); a table that was live is stale, and tried again.
+    /// How many bytes the caches and what waits for them may take, what the rows hold on the heap
+    /// not counted; 4 GiB unless said otherwise. Past it what waits is dropped, and its table read
+    /// again. When the caches alone take more, it cannot be opened ([`DriverError::Memory`]); a
+    /// table that was live is stale, and tried again.
     #[must_use]
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.max_memory = bytes;
@@ -372,26 +407,46 @@ impl ReplicaBuilder {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn open(self) -> Result<Replica, ReplicaError> {
-        let Self { open, tables, limits, max_memory, lock_timeout, on_misfit, replica } = self;
+        let Self {
+            open,
+            tables,
+            limits,
+            max_memory,
+            lock_timeout,
+            on_misfit,
+            replica,
+        } = self;
         let names: Arc<[Arc<str>]> = tables.iter().map(|table| Arc::clone(&table.name)).collect();
         let described = describe(Arc::clone(&open), names.to_vec()).await?;
-        let targets = described.into_iter().collect::<Result<Vec<ReplicaTarget>, _>>()?;
-        let stores: Vec<MakeStore> = tables.into_iter().map(|table| (table.make_store)(on_misfit)).collect();
+        let targets = described
+            .into_iter()
+            .collect::<Result<Vec<ReplicaTarget>, _>>()?;
+        let stores: Vec<MakeStore> = tables
+            .into_iter()
+            .map(|table| (table.make_store)(on_misfit))
+            .collect();
         // Seeded by the operating system: nobody may guess it.
         let random = || RandomState::default().build_hasher().finish();
         let options = DriverOptions {
             channels: Vec::new(),
             fence_channel: format!("pgic_fence_{:016x}{:016x}", random(), random()),
             limits,
-            settings: PINNED.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
+            settings: PINNED
+                .iter()
+                .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
+                .collect(),
             max_memory,
             lock_timeout,
             tells_rows: false,
             holds_altered: true,
         };
         let again: Describe<ReplicaTarget> = {
-            // A table of the same name that is made later in another schema of the search_path is another one.
-            let relations: Vec<Arc<str>> = targets.iter().map(|target| Arc::clone(&target.relation)).collect();
+            // A table of the same name that is made later in another schema of the search_path is
+            // another one.
+            let relations: Vec<Arc<str>> = targets
+                .iter()
+                .map(|target| Arc::clone(&target.relation))
+                .collect();
             let open = Arc::clone(&open);
             Arc::new(move || Box::pin(describe_again(Arc::clone(&open), relations.clone())))
         };
@@ -406,7 +461,13 @@ impl ReplicaBuilder {
         task.take_events(&mut supervisor);
         task.take_states(&supervisor);
         let task = tokio::spawn(task.run(supervisor));
-        Ok(Replica { status, commands, events, task: Some(task), number: replica })
+        Ok(Replica {
+            status,
+            commands,
+            events,
+            task: Some(task),
+            number: replica,
+        })
     }
 }
 
@@ -427,22 +488,40 @@ struct Status {
 
 impl Status {
     fn new(names: &[Arc<str>]) -> Self {
-        let live = TableStatus { standing: Standing::Live, is_current: true };
-        Self { tables: vec![live; names.len()], stats: Stats::default(), ended: None }
+        let live = TableStatus {
+            standing: Standing::Live,
+            is_current: true,
+        };
+        Self {
+            tables: vec![live; names.len()],
+            stats: Stats::default(),
+            ended: None,
+        }
     }
 
     /// How all of it stands: as the worst of the tables.
     fn standing(&self) -> Standing {
         if let Some(error) = &self.ended {
-            return Standing::Ended { error: Arc::clone(error) };
+            return Standing::Ended {
+                error: Arc::clone(error),
+            };
         }
-        let worst = self.tables.iter().map(|table| &table.standing).max_by_key(|standing| standing.rank());
+        let worst = self
+            .tables
+            .iter()
+            .map(|table| &table.standing)
+            .max_by_key(|standing| standing.rank());
         worst.cloned().unwrap_or(Standing::Live)
     }
 
     fn table(&self, at: usize) -> TableStatus {
         match &self.ended {
-            Some(error) => TableStatus { standing: Standing::Ended { error: Arc::clone(error) }, is_current: false },
+            Some(error) => TableStatus {
+                standing: Standing::Ended {
+                    error: Arc::clone(error),
+                },
+                is_current: false,
+            },
             None => self.tables[at].clone(),
         }
     }
@@ -491,7 +570,9 @@ pub struct Replica {
 
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replica").field("standing", &self.standing()).finish_non_exhaustive()
+        f.debug_struct("Replica")
+            .field("standing", &self.standing())
+            .finish_non_exhaustive()
     }
 }
 
@@ -516,20 +597,33 @@ impl Replica {
         }
     }
 
-    /// The rows of a table, and how they stand. Waits for a batch of changes at the most, never for the network.
+    /// The rows of a table, and how they stand. Waits for a batch of changes at the most, never for
+    /// the network.
     ///
-    /// The rows of another replica's table are never live: their standing is [`Standing::Ended`] with
-    /// [`ReplicaError::OtherReplica`].
+    /// The rows of another replica's table are never live: their standing is [`Standing::Ended`]
+    /// with [`ReplicaError::OtherReplica`].
     pub fn read<'a, T>(&self, table: &'a ReplicaTable<T>) -> Reading<'a, T> {
         let cache = table.cache.read();
-        // Read the status while holding the cache's lock. The task publishes that a table is not live before it changes a
-        // row, so a reader never sees changed rows under an old `Live`.
-        let TableStatus { standing, is_current } = if table.replica == self.number {
+        // Read the status while holding the cache's lock. The task publishes that a table is not
+        // live before it changes a row, so a reader never sees changed rows under an old `Live`.
+        let TableStatus {
+            standing,
+            is_current,
+        } = if table.replica == self.number {
             self.status.lock().table(table.at)
         } else {
-            TableStatus { standing: Standing::Ended { error: Arc::new(ReplicaError::OtherReplica) }, is_current: false }
+            TableStatus {
+                standing: Standing::Ended {
+                    error: Arc::new(ReplicaError::OtherReplica),
+                },
+                is_current: false,
+            }
         };
-        Reading { cache, standing, is_current }
+        Reading {
+            cache,
+            standing,
+            is_current,
+        }
     }
 
     /// How it stands: as the worst of its tables.
@@ -547,9 +641,10 @@ impl Replica {
         self.status.lock().stats
     }
 
-    /// Waits until everything that was committed before this call is in the caches, and the definitions of the tables were
-    /// looked at since: an application reads what it wrote. A gap is waited out, and so is a table that cannot be followed;
-    /// put a timeout around it where that may take too long.
+    /// Waits until everything that was committed before this call is in the caches, and the
+    /// definitions of the tables were looked at since: an application reads what it wrote. A gap is
+    /// waited out, and so is a table that cannot be followed; put a timeout around it where that
+    /// may take too long.
     ///
     /// # Errors
     /// When the replica has ended.
@@ -557,7 +652,8 @@ impl Replica {
         self.fence_of(None).await
     }
 
-    /// The same for the cache of one table, whatever the others do: one that cannot be followed is not waited for.
+    /// The same for the cache of one table, whatever the others do: one that cannot be followed is
+    /// not waited for.
     ///
     /// # Errors
     /// When the replica has ended, or the table is of another one.
@@ -570,7 +666,10 @@ impl Replica {
 
     async fn fence_of(&self, table: Option<usize>) -> Result<(), Arc<ReplicaError>> {
         let (reached, is_reached) = oneshot::channel();
-        self.commands.send(Command::Fence(table, reached)).await.map_err(|_| self.ended())?;
+        self.commands
+            .send(Command::Fence(table, reached))
+            .await
+            .map_err(|_| self.ended())?;
         is_reached.await.map_err(|_| self.ended())
     }
 
@@ -582,8 +681,9 @@ impl Replica {
         }
     }
 
-    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go on; the cache is not
-    /// changed meanwhile. Rows are compared by 64-bit digests of the columns that are sent, so what differs is told by key.
+    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go
+    /// on; the cache is not changed meanwhile. Rows are compared by 64-bit digests of the columns
+    /// that are sent, so what differs is told by key.
     ///
     /// # Errors
     /// When the replica has ended, or the table is of another one.
@@ -592,16 +692,23 @@ impl Replica {
             return Err(Arc::new(ReplicaError::OtherReplica));
         }
         let (done, is_done) = oneshot::channel();
-        self.commands.send(Command::Verify(table.at, done)).await.map_err(|_| self.ended())?;
+        self.commands
+            .send(Command::Verify(table.at, done))
+            .await
+            .map_err(|_| self.ended())?;
         is_done.await.map_err(|_| self.ended())
     }
 
-    /// What happens from now on. A subscriber that is slow misses events, and is told how many. The last event is
-    /// [`ReplicaEvent::Ended`].
+    /// What happens from now on. A subscriber that is slow misses events, and is told how many. The
+    /// last event is [`ReplicaEvent::Ended`].
     pub fn events(&self) -> Events {
         let receiver = self.events.subscribe();
         // Whoever asks after the end is told of it all the same.
-        Events { receiver, ended: self.status.lock().ended.clone(), is_over: false }
+        Events {
+            receiver,
+            ended: self.status.lock().ended.clone(),
+            is_over: false,
+        }
     }
 
     /// Ends the task and its connections. Its caches can still be read.
@@ -633,7 +740,9 @@ impl Events {
             Some(error) => Some(ReplicaEvent::Ended { error }),
             None => match self.receiver.recv().await {
                 Ok(event) => Some(event),
-                Err(broadcast::error::RecvError::Lagged(missed)) => Some(ReplicaEvent::Missed(missed)),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    Some(ReplicaEvent::Missed(missed))
+                }
                 Err(broadcast::error::RecvError::Closed) => None,
             },
         };

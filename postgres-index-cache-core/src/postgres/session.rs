@@ -1,4 +1,5 @@
-//! [`Session`]: a client with the connection that feeds it, and [`Listener`], a session that LISTENs and is proven to hear.
+//! [`Session`]: a client with the connection that feeds it, and [`Listener`], a session that
+//! LISTENs and is proven to hear.
 
 use super::error::chain;
 use futures_util::future::poll_fn;
@@ -44,7 +45,8 @@ impl Role {
         }
     }
 
-    /// The name of a session of this role in `pg_stat_activity`: the application's, with what it is for.
+    /// The name of a session of this role in `pg_stat_activity`: the application's, with what it is
+    /// for.
     pub fn session_name(self, application: &str) -> String {
         match self {
             Self::Fence => format!("{application} (fences)"),
@@ -55,16 +57,21 @@ impl Role {
 }
 
 impl Role {
-    /// Returns `config`, which of several hosts takes the one that can be written to, unless it says otherwise: LISTEN works
-    /// on no standby, and after a failover the old primary may be one. A command takes the first that answers.
+    /// Returns `config`, which of several hosts takes the one that can be written to, unless it
+    /// says otherwise: LISTEN works on no standby, and after a failover the old primary may be one.
+    /// A command takes the first that answers.
     pub fn preferring_the_primary(self, config: &Config) -> Config {
         let mut config = config.clone();
         let has_several = config.get_hosts().len().max(config.get_hostaddrs().len()) > 1;
         let is_open = config.get_target_session_attrs() == TargetSessionAttrs::Any;
         if self != Self::Command && has_several && is_open {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-            // A role that is read-only by default can LISTEN all the same; asked for read-write it would be refused.
-            let options = config.get_options().map(|options| format!("{options} ")).unwrap_or_default();
+            // A role that is read-only by default can LISTEN all the same; asked for read-write it
+            // would be refused.
+            let options = config
+                .get_options()
+                .map(|options| format!("{options} "))
+                .unwrap_or_default();
             config.options(format!("{options}-c default_transaction_read_only=off"));
         }
         config
@@ -79,14 +86,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[error("the server did not answer within {} s", .0.as_secs_f64())]
 struct Silent(Duration);
 
-/// In plaintext, as the configuration says: for a server on this machine, or behind a tunnel. A mode that asks for TLS is
-/// an error.
+/// In plaintext, as the configuration says: for a server on this machine, or behind a tunnel. A
+/// mode that asks for TLS is an error.
 impl Connector for Config {
     async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
         let mut config = role.preferring_the_primary(self);
-        config.application_name(role.session_name(self.get_application_name().unwrap_or("postgres-index-cache")));
+        config.application_name(
+            role.session_name(
+                self.get_application_name()
+                    .unwrap_or("postgres-index-cache"),
+            ),
+        );
         // Without a bound a port that accepts and says nothing is waited for without end.
-        let patience = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        let patience = config
+            .get_connect_timeout()
+            .copied()
+            .unwrap_or(CONNECT_TIMEOUT);
         let connected = tokio::time::timeout(patience, Self::connect(&config, NoTls)).await;
         let (client, connection) = connected.map_err(|_| Silent(patience))??;
         Ok(Session::new(client, connection))
@@ -126,7 +141,10 @@ impl fmt::Debug for Session {
 impl Session {
     /// A session of what tokio-postgres returns.
     pub fn new<M: Messages + 'static>(client: Client, connection: M) -> Self {
-        Self { client, messages: Box::new(connection) }
+        Self {
+            client,
+            messages: Box::new(connection),
+        }
     }
 
     /// Runs a statement while the connection is polled. What arrives beside its answer is dropped.
@@ -144,7 +162,10 @@ impl Session {
     }
 
     /// The same, and says why when the connection ends.
-    pub(super) fn into_client_until<F>(self, ended: impl FnOnce(String) -> F + Send + 'static) -> Client
+    pub(super) fn into_client_until<F>(
+        self,
+        ended: impl FnOnce(String) -> F + Send + 'static,
+    ) -> Client
     where
         F: Future<Output = ()> + Send,
     {
@@ -164,7 +185,8 @@ impl Session {
     }
 }
 
-/// Awaits a statement while the connection that carries it is polled; `heard` takes the notifications that come meanwhile.
+/// Awaits a statement while the connection that carries it is polled; `heard` takes the
+/// notifications that come meanwhile.
 async fn while_polled<T>(
     messages: &mut dyn Messages,
     statement: impl Future<Output = Result<T, Error>>,
@@ -188,7 +210,10 @@ async fn while_polled<T>(
 }
 
 fn listens(channels: &[String]) -> String {
-    channels.iter().map(|channel| format!("LISTEN {};", quote_identifier(channel))).collect()
+    channels
+        .iter()
+        .map(|channel| format!("LISTEN {};", quote_identifier(channel)))
+        .collect()
 }
 
 /// A session that has LISTENed. It must be polled without pause: see [`Listener::next`].
@@ -206,7 +231,8 @@ impl fmt::Debug for Listener {
 }
 
 impl Listener {
-    /// LISTENs on `channels`, exact names, and takes the shared advisory lock by which `pgic status` knows listeners.
+    /// LISTENs on `channels`, exact names, and takes the shared advisory lock by which `pgic
+    /// status` knows listeners.
     ///
     /// # Errors
     /// What the server says: `25006` on a standby.
@@ -222,29 +248,43 @@ impl Listener {
         let settle = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
             WHERE name OPERATOR(pg_catalog.=) 'idle_session_timeout';";
         let lock = format!("SELECT pg_catalog.pg_try_advisory_lock_shared({ADVISORY_KEY})");
-        listener.execute(&format!("{settle}{listens}{lock}")).await?;
+        listener
+            .execute(&format!("{settle}{listens}{lock}"))
+            .await?;
         Ok(listener)
     }
 
-    /// LISTENs on more channels. What it gives is done only while the session is polled, by [`next`](Self::next) for example.
+    /// LISTENs on more channels. What it gives is done only while the session is polled, by
+    /// [`next`](Self::next) for example.
     ///
     /// # Errors
     /// What the server says, and what ends the session.
-    pub fn listen_also(&self, channels: &[String]) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+    pub fn listen_also(
+        &self,
+        channels: &[String],
+    ) -> impl Future<Output = Result<(), Error>> + Send + 'static {
         let (client, sql) = (Arc::clone(&self.client), listens(channels));
         async move { client.batch_execute(&sql).await }
     }
 
     /// Runs a statement on this session while its messages are polled.
     async fn execute(&mut self, sql: &str) -> Result<(), Error> {
-        let Self { client, messages, early } = self;
-        while_polled(&mut **messages, client.batch_execute(sql), |notification| early.push_back(notification)).await
+        let Self {
+            client,
+            messages,
+            early,
+        } = self;
+        while_polled(&mut **messages, client.batch_execute(sql), |notification| {
+            early.push_back(notification)
+        })
+        .await
     }
 
     /// The next notification; `None` at the end of the connection.
     ///
     /// # Errors
-    /// What ended the connection: the server's own word where it had one (`57P01` for a terminated backend).
+    /// What ended the connection: the server's own word where it had one (`57P01` for a terminated
+    /// backend).
     pub async fn next(&mut self) -> Option<Result<Notification, Error>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -257,10 +297,15 @@ impl Listener {
         Self::poll_socket(&mut *self.messages, cx)
     }
 
-    fn poll_socket(messages: &mut dyn Messages, cx: &mut Context<'_>) -> Poll<Option<Result<Notification, Error>>> {
+    fn poll_socket(
+        messages: &mut dyn Messages,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Notification, Error>>> {
         loop {
             return match messages.poll_message(cx) {
-                Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => Poll::Ready(Some(Ok(notification))),
+                Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => {
+                    Poll::Ready(Some(Ok(notification)))
+                }
                 Poll::Ready(Some(Ok(_))) => continue,
                 Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => Poll::Ready(None),
@@ -269,10 +314,12 @@ impl Listener {
         }
     }
 
-    /// Whether a token that `sender` notifies on `channel`, which must be listened to, arrives within `patience`.
+    /// Whether a token that `sender` notifies on `channel`, which must be listened to, arrives
+    /// within `patience`.
     ///
-    /// A pooler in transaction mode takes LISTEN and hears nothing, and a notification of its own session proves nothing:
-    /// so it is sent by another one while this is idle. Notifications that come in between are kept.
+    /// A pooler in transaction mode takes LISTEN and hears nothing, and a notification of its own
+    /// session proves nothing: so it is sent by another one while this is idle. Notifications that
+    /// come in between are kept.
     ///
     /// # Errors
     /// What either server says, or the end of this connection.
@@ -283,7 +330,11 @@ impl Listener {
         token: &str,
         patience: Duration,
     ) -> Result<bool, Error> {
-        let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(token));
+        let sql = format!(
+            "NOTIFY {}, {}",
+            quote_identifier(channel),
+            quote_literal(token)
+        );
         let deadline = tokio::time::sleep(patience);
         let sent = sender.batch_execute(&sql);
         tokio::pin!(deadline, sent);
@@ -318,5 +369,9 @@ pub fn quote_identifier(name: &str) -> String {
 /// A string as it stands in SQL, whatever `standard_conforming_strings` says.
 pub fn quote_literal(text: &str) -> String {
     let quoted = format!("'{}'", text.replace('\'', "''"));
-    if text.contains('\\') { format!("E{}", quoted.replace('\\', "\\\\")) } else { quoted }
+    if text.contains('\\') {
+        format!("E{}", quoted.replace('\\', "\\\\"))
+    } else {
+        quoted
+    }
 }

@@ -1,9 +1,9 @@
 //! [`Store`]: a cache behind its lock, and what is to be done to it.
 //!
-//! What comes is prepared first, parsed and checked, without the lock. [`flush`](Store::flush) takes the lock for a moment
-//! and does all that is prepared: readers wait neither for the network nor for a parse, and see a batch whole. While a
-//! reader holds the lock for longer, what is prepared waits here; the driver tells the engine, which keeps by key what
-//! comes meanwhile.
+//! What comes is prepared first, parsed and checked, without the lock. [`flush`](Store::flush)
+//! takes the lock for a moment and does all that is prepared: readers wait neither for the network
+//! nor for a parse, and see a batch whole. While a reader holds the lock for longer, what is
+//! prepared waits here; the driver tells the engine, which keeps by key what comes meanwhile.
 
 use super::error::ReadError;
 use super::keep::{Comparison, Decoded, Keep, Mode, Reads, Told};
@@ -24,7 +24,8 @@ pub(super) struct FlushError {
 
 /// A cache behind its lock.
 pub(super) trait Store: Send {
-    /// The query that reads `relation`, the rows of the condition `only`: one value a column that is kept, or one for all.
+    /// The query that reads `relation`, the rows of the condition `only`: one value a column that
+    /// is kept, or one for all.
     fn query(&self, relation: &str, only: &str) -> String;
 
     /// Whether each row that it reads is the columns that are kept, as PostgreSQL sends them.
@@ -42,7 +43,8 @@ pub(super) trait Store: Send {
     /// All of the snapshot has come: what it did not bring goes.
     fn end(&mut self);
 
-    /// Whether the last snapshot brought anything that was not there, or lacked what was; as far as it has been laid.
+    /// Whether the last snapshot brought anything that was not there, or lacked what was; as far as
+    /// it has been laid.
     fn has_changed(&self) -> bool;
 
     /// Prepares a change.
@@ -51,7 +53,8 @@ pub(super) trait Store: Send {
     /// Why the table must be read again.
     fn change(&mut self, change: &Change) -> Result<(), String>;
 
-    /// Prepares the rows that were read again; of the keys that were asked for, those that did not come are absent.
+    /// Prepares the rows that were read again; of the keys that were asked for, those that did not
+    /// come are absent.
     ///
     /// # Errors
     /// Why the table must be read again.
@@ -75,7 +78,8 @@ pub(super) trait Store: Send {
     /// What the comparison has found, once every row of the table has come.
     fn take_comparison(&mut self) -> Option<Comparison>;
 
-    /// Does what is prepared. `false`: somebody holds the lock for longer than `patience`; nothing is done.
+    /// Does what is prepared. `false`: somebody holds the lock for longer than `patience`; nothing
+    /// is done.
     ///
     /// # Errors
     /// What could not be stored; the rest is done.
@@ -166,7 +170,8 @@ impl<C: Keep> Stored<C> {
 
     fn key_of(&self, id: &str) -> Result<KeyBuf, String> {
         let mut key = KeyBuf::default();
-        key.read_json(self.reader.shape(), id).map_err(|error| error.to_string())?;
+        key.read_json(self.reader.shape(), id)
+            .map_err(|error| error.to_string())?;
         Ok(key)
     }
 }
@@ -179,7 +184,10 @@ fn carry_out<C: Keep>(
     reader: &mut C::Reader,
     mut told: Option<&mut Vec<Told>>,
 ) -> Result<(), FlushError> {
-    let in_change = |error| FlushError { is_of_snapshot: false, error };
+    let in_change = |error| FlushError {
+        is_of_snapshot: false,
+        error,
+    };
     match doing {
         Doing::Begin { expected } => {
             *has_changed = false;
@@ -198,7 +206,10 @@ fn carry_out<C: Keep>(
             };
             let put = cache.put(&mut row, mode, told);
             reader.recycle(row);
-            let put = put.map_err(|error| FlushError { is_of_snapshot: true, error })?;
+            let put = put.map_err(|error| FlushError {
+                is_of_snapshot: true,
+                error,
+            })?;
             *has_changed |= put != Upserted::Unchanged;
         }
         Doing::End => {
@@ -263,14 +274,17 @@ impl<C: Keep> Store for Stored<C> {
 
     fn change(&mut self, change: &Change) -> Result<(), String> {
         let mut key = std::mem::take(&mut self.key);
-        key.read_json(self.reader.shape(), change.id()).map_err(|error| error.to_string())?;
+        key.read_json(self.reader.shape(), change.id())
+            .map_err(|error| error.to_string())?;
         let doing = match change.operation() {
             Operation::Whole => return Ok(()),
             Operation::Remove => Doing::Remove(key),
             Operation::Upsert | Operation::ReplaceKey => {
                 let data = change.data().ok_or("the row was not sent")?;
                 let decoded = self.reader.read_json(data, change.json_nulls(), &key)?;
-                let old = change.old_id().filter(|_| change.operation() == Operation::ReplaceKey);
+                let old = change
+                    .old_id()
+                    .filter(|_| change.operation() == Operation::ReplaceKey);
                 match (decoded, old.map(|old| self.key_of(old)).transpose()?) {
                     (Decoded::Row(new), Some(old)) => Doing::Replace { old, new },
                     (Decoded::Row(new), None) => {
@@ -278,7 +292,8 @@ impl<C: Keep> Store for Stored<C> {
                         Doing::Upsert(new)
                     }
                     (Decoded::Misfit { key, why }, old) => {
-                        self.waiting.extend(old.map(|old| (Doing::Remove(old), Some(change.sender))));
+                        self.waiting
+                            .extend(old.map(|old| (Doing::Remove(old), Some(change.sender))));
                         Doing::KeepOut { key, why }
                     }
                 }
@@ -289,25 +304,38 @@ impl<C: Keep> Store for Stored<C> {
     }
 
     fn replace(&mut self, keys: &[String], tuples: &[Vec<u8>]) -> Result<(), String> {
-        let rows = tuples.iter().map(|tuple| self.reader.read_copy(tuple)).collect::<Result<Vec<_>, _>>();
+        let rows = tuples
+            .iter()
+            .map(|tuple| self.reader.read_copy(tuple))
+            .collect::<Result<Vec<_>, _>>();
         let rows = rows.map_err(|error| error.to_string())?;
         let key_of = |row: &Decoded<C::Row>| match row {
             Decoded::Row(row) => self.reader.key_of(row),
             Decoded::Misfit { key, .. } => key.clone(),
         };
         let found: HashSet<KeyBuf> = rows.iter().map(key_of).collect();
-        let asked = keys.iter().map(|id| self.key_of(id)).collect::<Result<Vec<_>, _>>()?;
-        let removed = asked.into_iter().filter(|key| !found.contains(key)).map(Doing::Remove);
+        let asked = keys
+            .iter()
+            .map(|id| self.key_of(id))
+            .collect::<Result<Vec<_>, _>>()?;
+        let removed = asked
+            .into_iter()
+            .filter(|key| !found.contains(key))
+            .map(Doing::Remove);
         let stored = rows.into_iter().map(|row| match row {
             Decoded::Row(row) => Doing::Upsert(row),
             Decoded::Misfit { key, why } => Doing::KeepOut { key, why },
         });
-        self.waiting.extend(removed.chain(stored).map(|doing| (doing, None)));
+        self.waiting
+            .extend(removed.chain(stored).map(|doing| (doing, None)));
         Ok(())
     }
 
     fn clear(&mut self, keep: &[String]) -> Result<(), String> {
-        let keep = keep.iter().map(|id| self.key_of(id)).collect::<Result<Vec<_>, _>>()?;
+        let keep = keep
+            .iter()
+            .map(|id| self.key_of(id))
+            .collect::<Result<Vec<_>, _>>()?;
         self.waiting.push_back((Doing::Clear(keep), None));
         Ok(())
     }
@@ -322,7 +350,9 @@ impl<C: Keep> Store for Stored<C> {
             comparison.rows += 1;
             match &decoded {
                 Decoded::Row(row) => self.cache.read().compare(row, laid, comparison),
-                Decoded::Misfit { key, .. } => self.cache.read().compare_misfit(key, laid, comparison),
+                Decoded::Misfit { key, .. } => {
+                    self.cache.read().compare_misfit(key, laid, comparison)
+                }
             }
         }
         if let Decoded::Row(row) = decoded {
@@ -341,13 +371,25 @@ impl<C: Keep> Store for Stored<C> {
         if self.waiting.is_empty() {
             return Ok(true);
         }
-        let Some(mut cache) = self.cache.try_write_for(patience) else { return Ok(false) };
+        let Some(mut cache) = self.cache.try_write_for(patience) else {
+            return Ok(false);
+        };
         let mut done = Ok(true);
         for (doing, sender) in self.waiting.drain(..) {
             let told_before = self.told.as_ref().map_or(0, Vec::len);
             let loading = (&mut self.loading, &mut self.has_changed);
-            let carried = carry_out(&mut *cache, doing, loading, &mut self.reader, self.told.as_mut());
-            for told in self.told.iter_mut().flat_map(|told| &mut told[told_before..]) {
+            let carried = carry_out(
+                &mut *cache,
+                doing,
+                loading,
+                &mut self.reader,
+                self.told.as_mut(),
+            );
+            for told in self
+                .told
+                .iter_mut()
+                .flat_map(|told| &mut told[told_before..])
+            {
                 if let Told::Row(_, by) | Told::Misfit(_, _, by) = told {
                     *by = sender;
                 }

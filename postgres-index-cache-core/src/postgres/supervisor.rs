@@ -1,4 +1,5 @@
-//! [`Supervisor`]: a driver whose tables are followed on when they are altered, renamed, swapped or silenced.
+//! [`Supervisor`]: a driver whose tables are followed on when they are altered, renamed, swapped or
+//! silenced.
 //!
 //! ```text
 //! driver ─ a table is another one: it is held ─→ describe all tables afresh, by their names
@@ -7,12 +8,14 @@
 //!    └──────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Who names a table follows the name. The tables are described by the names that were given, so after a swap, or a DROP and
-//! a CREATE, the table that has the name now is loaded and followed; in between it is stale. Each table is held and resumed
-//! alone: one that is gone or silenced leaves the others live. While a table is loaded into a cache of another shape, the
-//! rows that were there before can still be read.
+//! Who names a table follows the name. The tables are described by the names that were given, so
+//! after a swap, or a DROP and a CREATE, the table that has the name now is loaded and followed; in
+//! between it is stale. Each table is held and resumed alone: one that is gone or silenced leaves
+//! the others live. While a table is loaded into a cache of another shape, the rows that were there
+//! before can still be read.
 //!
-//! An application's [`Replica`](super::Replica) and the tool's shell, `query --watch` and `tail --diff` all run this.
+//! An application's [`Replica`](super::Replica) and the tool's shell, `query --watch` and `tail
+//! --diff` all run this.
 
 use super::driver::{Driver, DriverEvent, DriverOptions, Loaded};
 use super::error::DriverError;
@@ -48,13 +51,14 @@ pub trait Target: Clone + Send + Sync + 'static {
     fn is_same(&self, other: &Self) -> bool;
 }
 
-/// Why a table, or all of them, cannot be followed now: what is wrong, and the remedy where one is known.
+/// Why a table, or all of them, cannot be followed now: what is wrong, and the remedy where one is
+/// known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unfollowed(pub String);
 
-/// What describing the tables gives: each table, in the order of its name, or why it cannot be followed; or why nothing
-/// could be described.
+/// What describing the tables gives: each table, in the order of its name, or why it cannot be
+/// followed; or why nothing could be described.
 pub type Description<T> = Result<Vec<Result<T, Unfollowed>>, Unfollowed>;
 
 type Describing<T> = Pin<Box<dyn Future<Output = Description<T>> + Send>>;
@@ -69,7 +73,8 @@ type SharedCache = Arc<RwLock<TableCache>>;
 
 /// Whose caches the rows go to.
 enum Caches {
-    /// The supervisor's own: for each table the one that can be read, and the one that is being loaded in its place.
+    /// The supervisor's own: for each table the one that can be read, and the one that is being
+    /// loaded in its place.
     Own(Vec<(SharedCache, Option<SharedCache>)>),
     /// The application's.
     Given(Arc<Vec<MakeStore>>),
@@ -131,7 +136,9 @@ pub struct Supervisor<T: Target> {
 
 impl<T: Target + fmt::Debug> fmt::Debug for Supervisor<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Supervisor").field("tables", &self.tables).finish_non_exhaustive()
+        f.debug_struct("Supervisor")
+            .field("tables", &self.tables)
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,7 +160,8 @@ fn channels_of<'a, T: Target>(targets: impl Iterator<Item = &'a T>) -> Vec<Strin
 }
 
 impl<T: Target> Supervisor<T> {
-    /// Connects for `targets`, which `describe` can describe afresh, with caches of its own. Nothing is read yet.
+    /// Connects for `targets`, which `describe` can describe afresh, with caches of its own.
+    /// Nothing is read yet.
     ///
     /// # Errors
     /// When a session cannot be had, or the server refuses to LISTEN.
@@ -163,8 +171,18 @@ impl<T: Target> Supervisor<T> {
         targets: Vec<T>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
-        let caches = targets.iter().map(|target| (new_cache(&target.follow().shape), None)).collect();
-        Self::open_in(open_with(connector), describe, targets, Caches::Own(caches), options).await
+        let caches = targets
+            .iter()
+            .map(|target| (new_cache(&target.follow().shape), None))
+            .collect();
+        Self::open_in(
+            open_with(connector),
+            describe,
+            targets,
+            Caches::Own(caches),
+            options,
+        )
+        .await
     }
 
     /// The same with an application's caches.
@@ -189,11 +207,17 @@ impl<T: Target> Supervisor<T> {
         options.channels = channels_of(targets.iter());
         let stores: Vec<Box<dyn Store>> = match &caches {
             Caches::Own(caches) => caches.iter().map(|(cache, _)| store_of(cache)).collect(),
-            Caches::Given(make) => {
-                targets.iter().zip(make.iter()).map(|(target, make)| make(&target.follow().shape)).collect()
-            }
+            Caches::Given(make) => targets
+                .iter()
+                .zip(make.iter())
+                .map(|(target, make)| make(&target.follow().shape))
+                .collect(),
         };
-        let follows = targets.iter().map(|target| target.follow().clone()).zip(stores).collect();
+        let follows = targets
+            .iter()
+            .map(|target| target.follow().clone())
+            .zip(stores)
+            .collect();
         let driver = Driver::open_stores(open, follows, options).await?;
         Ok(Self {
             driver,
@@ -267,7 +291,10 @@ impl<T: Target> Supervisor<T> {
     ///
     /// # Errors
     /// Whatever keeps it from there for good.
-    pub async fn until_loaded(&mut self, mut progress: impl FnMut(Loaded)) -> Result<(), SupervisorError> {
+    pub async fn until_loaded(
+        &mut self,
+        mut progress: impl FnMut(Loaded),
+    ) -> Result<(), SupervisorError> {
         let fence = self.driver.ask_for_fence()?;
         while !self.driver.is_loaded(fence) {
             self.step_with(&mut progress).await?;
@@ -276,7 +303,8 @@ impl<T: Target> Supervisor<T> {
         Ok(())
     }
 
-    /// Whether everything that was committed before this fence was asked for is in the cache of a table that can be read now.
+    /// Whether everything that was committed before this fence was asked for is in the cache of a
+    /// table that can be read now.
     pub fn has_reached_for(&self, table: TableId, fence: FenceId) -> bool {
         // The cache that is being loaded may not be the one that can be read.
         self.tables[table.0].1.is_none() && self.driver.has_reached_for(table, fence)
@@ -295,7 +323,12 @@ impl<T: Target> Supervisor<T> {
     /// # Errors
     /// As [`step`](Self::step).
     pub async fn step_with(&mut self, progress: impl FnMut(Loaded)) -> Result<(), SupervisorError> {
-        let Self { driver, describing, describe_at, .. } = self;
+        let Self {
+            driver,
+            describing,
+            describe_at,
+            ..
+        } = self;
         let described = async {
             match describing {
                 Some(describing) => describing.await,
@@ -323,11 +356,15 @@ impl<T: Target> Supervisor<T> {
         Ok(())
     }
 
-    /// Describes the tables afresh now rather than later: what kept one of them from being followed may have been mended.
-    /// Gives the number of the description, which begins from now on.
+    /// Describes the tables afresh now rather than later: what kept one of them from being followed
+    /// may have been mended. Gives the number of the description, which begins from now on.
     pub fn look_again(&mut self) -> u64 {
         self.describe_again();
-        if self.is_altered_since { self.started + 1 } else { self.started }
+        if self.is_altered_since {
+            self.started + 1
+        } else {
+            self.started
+        }
     }
 
     /// The same, and reads every table anew, whatever is known of it.
@@ -342,8 +379,8 @@ impl<T: Target> Supervisor<T> {
         self.done >= number
     }
 
-    /// Describes the tables beside what goes on; once more when that is being done already, since what is described may have
-    /// been seen before the change.
+    /// Describes the tables beside what goes on; once more when that is being done already, since
+    /// what is described may have been seen before the change.
     fn describe_again(&mut self) {
         self.describe_at = None;
         if self.describing.is_some() {
@@ -354,14 +391,20 @@ impl<T: Target> Supervisor<T> {
         let describing = (self.describe)();
         self.describing = Some(Box::pin(async move {
             let described = tokio::time::timeout(DESCRIBE_TIMEOUT, describing).await;
-            let silent = || Unfollowed(format!("the tables could not be described within {DESCRIBE_TIMEOUT:?}"));
+            let silent = || {
+                Unfollowed(format!(
+                    "the tables could not be described within {DESCRIBE_TIMEOUT:?}"
+                ))
+            };
             described.unwrap_or_else(|_| Err(silent()))
         }));
     }
 
     fn take_driver_events(&mut self) {
         let events: Vec<DriverEvent> = self.driver.take_events().collect();
-        let is_altered = events.iter().any(|event| matches!(event, DriverEvent::Altered { .. }));
+        let is_altered = events
+            .iter()
+            .any(|event| matches!(event, DriverEvent::Altered { .. }));
         // Rows of a cache that cannot be read yet have columns that nobody who looks on knows.
         let is_told = |event: &DriverEvent| match event {
             DriverEvent::Row { table, .. } => match &self.tables[table.0] {
@@ -370,13 +413,19 @@ impl<T: Target> Supervisor<T> {
             },
             _ => true,
         };
-        self.events.extend(events.into_iter().filter(is_told).map(SupervisorEvent::Driver));
+        self.events.extend(
+            events
+                .into_iter()
+                .filter(is_told)
+                .map(SupervisorEvent::Driver),
+        );
         if is_altered {
             self.describe_again();
         }
     }
 
-    /// The tables are described: those that can be followed go on, the others are stale with the cause.
+    /// The tables are described: those that can be followed go on, the others are stale with the
+    /// cause.
     fn take_description(&mut self, described: Description<T>) -> Result<(), SupervisorError> {
         let described = match described {
             Ok(described) => described,
@@ -397,8 +446,14 @@ impl<T: Target> Supervisor<T> {
         };
         let mut is_refused = false;
         // A table is read once its channel is listened to.
-        let at_work = self.tables.iter().map(|(target, next)| next.as_ref().unwrap_or(target));
-        let targets = described.iter().zip(at_work).map(|(described, at_work)| described.as_ref().unwrap_or(at_work));
+        let at_work = self
+            .tables
+            .iter()
+            .map(|(target, next)| next.as_ref().unwrap_or(target));
+        let targets = described
+            .iter()
+            .zip(at_work)
+            .map(|(described, at_work)| described.as_ref().unwrap_or(at_work));
         self.driver.set_channels(channels_of(targets));
         let reads_anew = self.reads_anew.take_if(|from| *from <= self.done).is_some();
         for (at, described) in described.into_iter().enumerate().take(self.tables.len()) {
@@ -436,7 +491,8 @@ impl<T: Target> Supervisor<T> {
             Caches::Own(caches) => {
                 let (cache, loading) = &mut caches[table.0];
                 let latest = loading.as_ref().unwrap_or(cache);
-                // A table of the same columns is laid over the rows that are there, so that what differs is told.
+                // A table of the same columns is laid over the rows that are there, so that what
+                // differs is told.
                 let fits = *latest.read().shape() == follow.shape;
                 (!fits).then(|| {
                     let cache = new_cache(&follow.shape);
@@ -457,15 +513,20 @@ impl<T: Target> Supervisor<T> {
         let is_news = self.driver.engine().cause(table) != Some(why.as_str());
         self.driver.hold(table, why.clone());
         if is_news {
-            self.events.push_back(SupervisorEvent::Unfollowed { table, why });
+            self.events
+                .push_back(SupervisorEvent::Unfollowed { table, why });
         }
     }
 
     fn held(&self) -> Vec<TableId> {
-        (0..self.tables.len()).map(TableId).filter(|table| self.driver.is_held(*table)).collect()
+        (0..self.tables.len())
+            .map(TableId)
+            .filter(|table| self.driver.is_held(*table))
+            .collect()
     }
 
-    /// Describes the tables again after a while: any time up to a bound that doubles to ten seconds.
+    /// Describes the tables again after a while: any time up to a bound that doubles to ten
+    /// seconds.
     fn describe_later(&mut self) {
         let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;
         self.describe_at = Some(Instant::now() + self.backoff.next(random));

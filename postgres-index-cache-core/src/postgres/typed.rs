@@ -1,5 +1,5 @@
-//! A cache of an application's own rows, kept in step: rows are read as JSON, by one deserialiser for snapshot and
-//! notification.
+//! A cache of an application's own rows, kept in step: rows are read as JSON, by one deserialiser
+//! for snapshot and notification.
 
 use super::error::ReadError;
 use super::keep::{Became, Comparison, Decoded, Finding, FindingKind, Keep, Mode, Reads, Told};
@@ -7,7 +7,9 @@ use super::session::quote_identifier;
 use crate::Column;
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
-use crate::table_cache::{JsonNulls, KeyBuf, Laid, RowBuf, StoreError, TableShape, Unfit, Upserted};
+use crate::table_cache::{
+    JsonNulls, KeyBuf, Laid, RowBuf, StoreError, TableShape, Unfit, Upserted,
+};
 use foldhash::quality::RandomState;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -21,11 +23,12 @@ pub trait Model: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync + 's
 
 impl<T: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync + 'static> Model for T {}
 
-/// What happens to a row that does not fit the model: a label that the model does not know, a NULL, a number that is too
-/// large, a panic in the model's own code.
+/// What happens to a row that does not fit the model: a label that the model does not know, a NULL,
+/// a number that is too large, a panic in the model's own code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnMisfit {
-    /// The row is kept out of the cache, counted and named, and taken in once it fits. The other rows are as live as ever.
+    /// The row is kept out of the cache, counted and named, and taken in once it fits. The other
+    /// rows are as live as ever.
     #[default]
     Quarantine,
     /// Its table cannot be opened; a table that was live is stale until the row fits.
@@ -55,12 +58,18 @@ const CAUSES_KEPT: usize = 1_000;
 
 impl<T: Model> ModelCache<T> {
     pub(super) fn new(on_misfit: OnMisfit) -> Self {
-        Self { rows: IdxModelCache::with_capacity(0), out: BTreeMap::new(), loads: 0, on_misfit }
+        Self {
+            rows: IdxModelCache::with_capacity(0),
+            out: BTreeMap::new(),
+            loads: 0,
+            on_misfit,
+        }
     }
 }
 
 impl<T> ModelCache<T> {
-    /// The rows that are kept out, with the causes; the cause is empty for those past the first thousand.
+    /// The rows that are kept out, with the causes; the cause is empty for those past the first
+    /// thousand.
     pub(super) fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
         self.out.iter().map(|(key, misfit)| (key, &*misfit.why))
     }
@@ -73,12 +82,13 @@ pub(super) struct ModelRow<T> {
     digest: u64,
 }
 
-/// Reads rows as JSON: into the model, and into cells, whose digest tells whether two rows are the same. A JSON null
-/// counts as SQL NULL there, as it does to the model.
+/// Reads rows as JSON: into the model, and into cells, whose digest tells whether two rows are the
+/// same. A JSON null counts as SQL NULL there, as it does to the model.
 pub(super) struct ModelReader<T> {
     shape: Arc<TableShape>,
     hasher: RandomState,
-    /// A digest of the columns' names: the same values under another name are another row to the model.
+    /// A digest of the columns' names: the same values under another name are another row to the
+    /// model.
     names: u64,
     cells: RowBuf,
     on_misfit: OnMisfit,
@@ -87,13 +97,25 @@ pub(super) struct ModelReader<T> {
 
 impl<T: Model> ModelReader<T> {
     pub(super) fn new(shape: Arc<TableShape>, hasher: RandomState, on_misfit: OnMisfit) -> Self {
-        let names: Vec<&str> = shape.columns().iter().map(|column| column.name.as_str()).collect();
+        let names: Vec<&str> = shape
+            .columns()
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
         let names = hasher.hash_one(names);
-        Self { shape, hasher, names, cells: RowBuf::default(), on_misfit, model: PhantomData }
+        Self {
+            shape,
+            hasher,
+            names,
+            cells: RowBuf::default(),
+            on_misfit,
+            model: PhantomData,
+        }
     }
 
     fn read(&mut self, json: &str) -> Result<Decoded<ModelRow<T>>, Unfit> {
-        self.cells.read_json(&self.shape, json, JsonNulls::Unknown)?;
+        self.cells
+            .read_json(&self.shape, json, JsonNulls::Unknown)?;
         let mut hasher = self.hasher.build_hasher();
         hasher.write_u64(self.names);
         for column in 0..self.shape.columns().len() {
@@ -107,27 +129,41 @@ impl<T: Model> ModelReader<T> {
         }
         let key = key_of(&KeyBuf::of_row(&self.shape, &self.cells));
         match (into_model(json, key), self.on_misfit) {
-            (Ok(row), _) => Ok(Decoded::Row(ModelRow { row: Some(row), key, digest: hasher.finish() })),
-            (Err(why), OnMisfit::Quarantine) => {
-                Ok(Decoded::Misfit { key: KeyBuf::of_cell(key.as_bytes()), why: why.into() })
-            }
-            (Err(why), OnMisfit::Refuse) => {
-                Err(Unfit::Malformed(format!("the row {key} does not fit the model: {why}")))
-            }
+            (Ok(row), _) => Ok(Decoded::Row(ModelRow {
+                row: Some(row),
+                key,
+                digest: hasher.finish(),
+            })),
+            (Err(why), OnMisfit::Quarantine) => Ok(Decoded::Misfit {
+                key: KeyBuf::of_cell(key.as_bytes()),
+                why: why.into(),
+            }),
+            (Err(why), OnMisfit::Refuse) => Err(Unfit::Malformed(format!(
+                "the row {key} does not fit the model: {why}"
+            ))),
         }
     }
 }
 
-/// Makes the row of this key a model, which is the application's code: an error and a panic alike say why it does not fit.
+/// Makes the row of this key a model, which is the application's code: an error and a panic alike
+/// say why it does not fit.
 fn into_model<T: Model>(json: &str, key: Uuid) -> Result<T, String> {
-    let (own, row) = guarded(|| serde_json::from_str::<T>(json).map(|row| (row.primary_key(), row)))?
-        .map_err(|error| error.to_string())?;
-    if own == key { Ok(row) } else { Err(format!("the model gives it the key {own}")) }
+    let (own, row) =
+        guarded(|| serde_json::from_str::<T>(json).map(|row| (row.primary_key(), row)))?
+            .map_err(|error| error.to_string())?;
+    if own == key {
+        Ok(row)
+    } else {
+        Err(format!("the model gives it the key {own}"))
+    }
 }
 
 /// The uuid that is a key; a table whose key is none is not followed into such a cache.
 fn key_of(key: &KeyBuf) -> Uuid {
-    key.cells().next().and_then(|cell| Uuid::from_slice(cell).ok()).unwrap_or_default()
+    key.cells()
+        .next()
+        .and_then(|cell| Uuid::from_slice(cell).ok())
+        .unwrap_or_default()
 }
 
 impl<T: Model> Reads for ModelReader<T> {
@@ -154,12 +190,18 @@ impl<T: Model> Reads for ModelReader<T> {
         let row = quote_identifier(&row);
         let columns = columns.join(", ");
         format!(
-            "SELECT pg_catalog.row_to_json({row})::pg_catalog.text FROM (SELECT {columns} FROM {relation}{only}) AS {row}"
+            "SELECT pg_catalog.row_to_json({row})::pg_catalog.text FROM (SELECT {columns} FROM \
+            {relation}{only}) AS {row}"
         )
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {
-        let malformed = || Unfit::Malformed(format!("a COPY tuple of {} bytes is not one row as JSON", tuple.len()));
+        let malformed = || {
+            Unfit::Malformed(format!(
+                "a COPY tuple of {} bytes is not one row as JSON",
+                tuple.len()
+            ))
+        };
         let (head, json) = tuple.split_first_chunk::<6>().ok_or_else(malformed)?;
         let length = i32::from_be_bytes([head[2], head[3], head[4], head[5]]);
         if head[..2] != [0, 1] || usize::try_from(length) != Ok(json.len()) {
@@ -168,13 +210,22 @@ impl<T: Model> Reads for ModelReader<T> {
         Ok(self.read(std::str::from_utf8(json).map_err(|_| malformed())?)?)
     }
 
-    fn read_json(&mut self, data: &str, _: JsonNulls<'_>, key: &KeyBuf) -> Result<Decoded<ModelRow<T>>, String> {
+    fn read_json(
+        &mut self,
+        data: &str,
+        _: JsonNulls<'_>,
+        key: &KeyBuf,
+    ) -> Result<Decoded<ModelRow<T>>, String> {
         let decoded = self.read(data).map_err(|error| error.to_string())?;
         let own = match &decoded {
             Decoded::Row(row) => row.key,
             Decoded::Misfit { key, .. } => key_of(key),
         };
-        if own == key_of(key) { Ok(decoded) } else { Err(Unfit::KeyMismatch.to_string()) }
+        if own == key_of(key) {
+            Ok(decoded)
+        } else {
+            Err(Unfit::KeyMismatch.to_string())
+        }
     }
 
     fn key_of(&self, row: &ModelRow<T>) -> KeyBuf {
@@ -193,7 +244,12 @@ impl<T: Model> Keep for ModelCache<T> {
     }
 
     fn memory_bytes(&self) -> usize {
-        let causes: usize = self.out.values().take(CAUSES_KEPT).map(|misfit| misfit.why.len()).sum();
+        let causes: usize = self
+            .out
+            .values()
+            .take(CAUSES_KEPT)
+            .map(|misfit| misfit.why.len())
+            .sum();
         self.rows.memory_bytes() + self.out.len() * 2 * size_of::<(Uuid, Misfit)>() + causes
     }
 
@@ -214,14 +270,20 @@ impl<T: Model> Keep for ModelCache<T> {
     ) -> Result<Upserted, StoreError> {
         let key = row.key;
         let duplicate = || StoreError::DuplicateKey(key.to_string());
-        let Some(model) = row.row.take() else { return Ok(Upserted::Unchanged) };
+        let Some(model) = row.row.take() else {
+            return Ok(Upserted::Unchanged);
+        };
         // The model is asked for its index values in here, and may panic.
         let put = |rows: &mut IdxModelCache<T>| guarded(|| rows.put_digested(model, row.digest));
         let put = match mode {
             Mode::Insert if self.rows.contains_primary(&key) => return Err(duplicate()),
             Mode::Insert | Mode::Upsert => put(&mut self.rows),
             Mode::Lay(laid) => {
-                if self.rows.digest(&key).is_some_and(|(slot, _)| laid.has(slot)) {
+                if self
+                    .rows
+                    .digest(&key)
+                    .is_some_and(|(slot, _)| laid.has(slot))
+                {
                     return Err(duplicate());
                 }
                 let put = put(&mut self.rows);
@@ -233,7 +295,9 @@ impl<T: Model> Keep for ModelCache<T> {
         };
         let upserted = match put {
             Ok(put) => put?.1,
-            Err(panic) if self.on_misfit == OnMisfit::Refuse => return Err(StoreError::Model(panic)),
+            Err(panic) if self.on_misfit == OnMisfit::Refuse => {
+                return Err(StoreError::Model(panic));
+            }
             Err(panic) => {
                 self.keep_out(&KeyBuf::of_cell(key.as_bytes()), panic.into(), told);
                 if let Some(misfit) = self.out.get_mut(&key) {
@@ -267,10 +331,25 @@ impl<T: Model> Keep for ModelCache<T> {
         if let (Some(_), Some(told)) = (self.rows.remove(&key), &mut told) {
             told.push(Told::Model(key, Became::Removed));
         }
-        let has_cause = self.out.get(&key).is_some_and(|before| !before.why.is_empty());
-        let kept = if has_cause || self.out.len() < CAUSES_KEPT { Arc::clone(&why) } else { "".into() };
-        let before = self.out.insert(key, Misfit { why: kept, seen_in: self.loads, without_index: None });
-        // A row that is read again and still does not fit is no news; of one whose cause is not kept nobody knows better.
+        let has_cause = self
+            .out
+            .get(&key)
+            .is_some_and(|before| !before.why.is_empty());
+        let kept = if has_cause || self.out.len() < CAUSES_KEPT {
+            Arc::clone(&why)
+        } else {
+            "".into()
+        };
+        let before = self.out.insert(
+            key,
+            Misfit {
+                why: kept,
+                seen_in: self.loads,
+                without_index: None,
+            },
+        );
+        // A row that is read again and still does not fit is no news; of one whose cause is not
+        // kept nobody knows better.
         let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
         if let Some(told) = told.filter(|_| is_news) {
             told.push(Told::Misfit(key, why, None));
@@ -361,7 +440,12 @@ impl<T: Model> Keep for ModelCache<T> {
 }
 
 fn finding(kind: FindingKind, key: Uuid) -> Finding {
-    Finding { kind, key: format!("\"{key}\""), key_cells: KeyBuf::of_cell(key.as_bytes()), columns: Vec::new() }
+    Finding {
+        kind,
+        key: format!("\"{key}\""),
+        key_cells: KeyBuf::of_cell(key.as_bytes()),
+        columns: Vec::new(),
+    }
 }
 
 #[cfg(test)]

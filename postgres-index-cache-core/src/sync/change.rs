@@ -10,8 +10,8 @@ use std::ops::Range;
 pub enum Operation {
     /// Store the row of [`Change::data`] under [`Change::id`].
     Upsert,
-    /// Remove the row of [`Change::old_id`] and store that of [`Change::data`], so that no reader sees one without the
-    /// other.
+    /// Remove the row of [`Change::old_id`] and store that of [`Change::data`], so that no reader
+    /// sees one without the other.
     ReplaceKey,
     /// Remove the row of [`Change::id`].
     Remove,
@@ -19,7 +19,8 @@ pub enum Operation {
     Whole,
 }
 
-/// One announced change of a followed table. Its parts are pieces of the payload, which a parser has seen to be valid.
+/// One announced change of a followed table. Its parts are pieces of the payload, which a parser
+/// has seen to be valid.
 #[derive(Debug, Clone)]
 pub struct Change {
     payload: String,
@@ -45,7 +46,8 @@ const LONGEST_WHY: usize = 200;
 
 impl Change {
     pub(crate) fn new(text: &str, payload: &Payload<'_>, sender: i32) -> Self {
-        // A part is borrowed from the text, so the difference of the addresses is where it stands in it.
+        // A part is borrowed from the text, so the difference of the addresses is where it stands
+        // in it.
         let range = |part: &str| {
             let start = part.as_ptr() as usize - text.as_ptr() as usize;
             start..start + part.len()
@@ -66,7 +68,10 @@ impl Change {
             recheck: payload.recheck,
             rel: payload.rel,
             nulls: (payload.xid.is_some() && !payload.generic).then(|| payload.nulls.clone()),
-            why: payload.why.as_ref().map(|why| why.chars().take(LONGEST_WHY).collect()),
+            why: payload
+                .why
+                .as_ref()
+                .map(|why| why.chars().take(LONGEST_WHY).collect()),
             sender,
         }
     }
@@ -81,7 +86,8 @@ impl Change {
         &self.payload[self.id.clone()]
     }
 
-    /// The row as JSON. An [`Operation::Upsert`] or [`Operation::ReplaceKey`] that is handed out has one.
+    /// The row as JSON. An [`Operation::Upsert`] or [`Operation::ReplaceKey`] that is handed out
+    /// has one.
     pub fn data(&self) -> Option<&str> {
         self.data.clone().map(|range| &self.payload[range])
     }
@@ -93,7 +99,9 @@ impl Change {
 
     /// What a JSON null in a `json` column stands for.
     pub fn json_nulls(&self) -> JsonNulls<'_> {
-        self.nulls.as_ref().map_or(JsonNulls::Unknown, |nulls| JsonNulls::Listed(nulls))
+        self.nulls
+            .as_ref()
+            .map_or(JsonNulls::Unknown, |nulls| JsonNulls::Listed(nulls))
     }
 
     /// Why it asks for the table to be read again, in the words of who sent it.
@@ -102,7 +110,12 @@ impl Change {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let nulls = self.nulls.iter().flatten().map(|name| name.capacity() + size_of::<String>()).sum::<usize>();
+        let nulls = self
+            .nulls
+            .iter()
+            .flatten()
+            .map(|name| name.capacity() + size_of::<String>())
+            .sum::<usize>();
         self.payload.len() + size_of::<Self>() + nulls
     }
 
@@ -127,7 +140,9 @@ impl Change {
 
     /// The keys that it is about; none for what is about the whole table.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
-        let old = (self.operation == Operation::ReplaceKey).then(|| self.old_id()).flatten();
+        let old = (self.operation == Operation::ReplaceKey)
+            .then(|| self.old_id())
+            .flatten();
         let own = self.action.is_about_a_row().then(|| self.id());
         old.into_iter().chain(own)
     }

@@ -1,14 +1,16 @@
 //! Fences and looks: what proves that everything before them has come, and the states that follow.
 //!
-//! A fence proves that the *notifications* committed before it have arrived. It says nothing of what no notification tells:
-//! a trigger that was disabled, a table that was renamed, DDL that rewrote rows. So each fence asks for a *look* at the
-//! definitions as well, and counts once a look that began after it was asked for is done:
+//! A fence proves that the *notifications* committed before it have arrived. It says nothing of
+//! what no notification tells: a trigger that was disabled, a table that was renamed, DDL that
+//! rewrote rows. So each fence asks for a *look* at the definitions as well, and counts once a look
+//! that began after it was asked for is done:
 //!
 //! 1. Somebody disables the trigger and updates a row. Both are committed.
 //! 2. A caller asks for a fence. A look from before step 1 is still on its way.
 //! 3. The fence arrives, and so does that look: it found everything as it was.
 //!
-//! Without numbers the old look would pass for the one that was asked for, and the caller would read the old row as live.
+//! Without numbers the old look would pass for the one that was asked for, and the caller would
+//! read the old row as live.
 
 use super::link::{Fence, Link};
 use super::table::Table;
@@ -36,7 +38,8 @@ pub(super) struct Looks {
     failures: u32,
     /// Why nothing is known of the definitions, once too many looks failed.
     blind: Option<String>,
-    /// The fences that have arrived, each with its look and when it was sent, while that look is not done.
+    /// The fences that have arrived, each with its look and when it was sent, while that look is
+    /// not done.
     proofs: VecDeque<(u64, Instant)>,
 }
 
@@ -83,7 +86,10 @@ impl Engine {
             }
         }
         self.probed(token);
-        let found = self.fences.iter().position(|fence| fence.arrived.is_none() && fence.token == token);
+        let found = self
+            .fences
+            .iter()
+            .position(|fence| fence.arrived.is_none() && fence.token == token);
         let Some(mut at) = found else {
             return;
         };
@@ -94,7 +100,9 @@ impl Engine {
         }
         let after_reads = self.fences[at].after_reads;
         self.lag = Some(now.saturating_duration_since(self.fences[at].sent));
-        self.looks.proofs.push_back((self.fences[at].look, self.fences[at].sent));
+        self.looks
+            .proofs
+            .push_back((self.fences[at].look, self.fences[at].sent));
         self.note_proofs();
         self.has_worked(Via::Fences);
         let mut proves = Vec::with_capacity(self.tables.len());
@@ -105,21 +113,30 @@ impl Engine {
         }
         let is_proof = proves.contains(&true);
         // What the engine asks for itself need be known once.
-        let is_known = self.fences.iter().any(|fence| fence.asked_by.is_none() && fence.arrived.is_some());
+        let is_known = self
+            .fences
+            .iter()
+            .any(|fence| fence.asked_by.is_none() && fence.arrived.is_some());
         if self.fences[at].asked_by.is_none() && is_known && !is_proof {
             self.fences.remove(at);
         } else {
             // Of many that wait for the same rows the last will do.
-            let is_open =
-                |fence: &Fence| fence.asked_by.is_some() && fence.arrived.is_some() && !fence.proves.contains(&true);
+            let is_open = |fence: &Fence| {
+                fence.asked_by.is_some() && fence.arrived.is_some() && !fence.proves.contains(&true)
+            };
             if self.fences.iter().filter(|fence| is_open(fence)).count() >= OPEN
-                && let Some(last) = self.fences.iter().rposition(is_open).filter(|last| *last < at)
+                && let Some(last) = self
+                    .fences
+                    .iter()
+                    .rposition(is_open)
+                    .filter(|last| *last < at)
             {
                 self.fences.remove(last);
                 at -= 1;
             }
             self.fences[at].proves = proves;
-            self.fences[at].arrived = Some(self.tables.iter().map(|table| table.arrivals().0).collect());
+            self.fences[at].arrived =
+                Some(self.tables.iter().map(|table| table.arrivals().0).collect());
         }
         let waits = |table: &Table| table.round().is_some_and(|round| round.waits_for(token));
         if let Some(table) = self.tables.iter().position(waits) {
@@ -127,8 +144,8 @@ impl Engine {
         }
     }
 
-    /// A caller asks for a fence. A table that is to be read again for want of trust in it is read soon: the caller waits for
-    /// that one read, whatever else is asked for meanwhile.
+    /// A caller asks for a fence. A table that is to be read again for want of trust in it is read
+    /// soon: the caller waits for that one read, whatever else is asked for meanwhile.
     pub(super) fn fence_wanted(&mut self, id: FenceId, now: Instant) {
         self.wanted = self.wanted.max(Some(id));
         match self.asked.back_mut() {
@@ -140,22 +157,35 @@ impl Engine {
         }
     }
 
-    /// All rows of a table's read are in the cache: it has everything that was committed before the read began, and so before
-    /// any fence that was asked for by then. Whether it is live is another question.
+    /// All rows of a table's read are in the cache: it has everything that was committed before the
+    /// read began, and so before any fence that was asked for by then. Whether it is live is
+    /// another question.
     pub(super) fn answer_by_read(&mut self, table: TableId) {
-        let Some(read) = self.tables[table.0].last_read() else { return };
+        let Some(read) = self.tables[table.0].last_read() else {
+            return;
+        };
         let is_looked_at = self.looks.blind.is_none() || self.without == Some(Rule::Look);
-        let before = self.asked.iter().rev().find(|(_, started)| *started < read).map(|(id, _)| *id);
+        let before = self
+            .asked
+            .iter()
+            .rev()
+            .find(|(_, started)| *started < read)
+            .map(|(id, _)| *id);
         if let Some(id) = before.filter(|id| is_looked_at && self.reached[table.0] < Some(*id)) {
             self.reached[table.0] = Some(id);
-            self.outputs.push_back(Output::FenceReached { table, fence: id });
+            self.outputs
+                .push_back(Output::FenceReached { table, fence: id });
         }
     }
 
     /// Forgets the fences that are reached everywhere.
     fn forget_asked(&mut self) {
         let reached = self.reached.iter().copied().min().flatten();
-        while self.asked.front().is_some_and(|(id, _)| Some(*id) <= reached) {
+        while self
+            .asked
+            .front()
+            .is_some_and(|(id, _)| Some(*id) <= reached)
+        {
             self.asked.pop_front();
         }
     }
@@ -181,13 +211,19 @@ impl Engine {
         token
     }
 
-    /// Asks for a look at the definitions that begins from now on; gives its number, 0 where nobody looks.
+    /// Asks for a look at the definitions that begins from now on; gives its number, 0 where nobody
+    /// looks.
     pub(super) fn want_look(&mut self) -> u64 {
-        if self.limits.looks { self.looks.want() } else { 0 }
+        if self.limits.looks {
+            self.looks.want()
+        } else {
+            0
+        }
     }
 
-    /// A payload came that names a followed table and was sent by another: whoever renamed or swapped tables is to be
-    /// found out soon. Any role can send such payloads, so they cause no more than ten looks a heartbeat.
+    /// A payload came that names a followed table and was sent by another: whoever renamed or
+    /// swapped tables is to be found out soon. Any role can send such payloads, so they cause no
+    /// more than ten looks a heartbeat.
     pub(super) fn look_soon(&mut self, now: Instant) {
         let distance = self.limits.heartbeat / 10;
         if self.looks.began.is_none_or(|began| began + distance <= now) {
@@ -204,7 +240,8 @@ impl Engine {
         }
     }
 
-    /// A look is done. An answer to any other look than the one on its way is of a connection that is gone.
+    /// A look is done. An answer to any other look than the one on its way is of a connection that
+    /// is gone.
     pub(super) fn looked(&mut self, look: u64) {
         if self.looks.underway == Some(look) {
             self.looks.underway = None;
@@ -225,44 +262,60 @@ impl Engine {
         }
     }
 
-    /// A look failed. Once `FAILURES` failed in a row nothing is known of the definitions, so nothing is live; looks go on
-    /// with each heartbeat, and the first that is done ends that.
+    /// A look failed. Once `FAILURES` failed in a row nothing is known of the definitions, so
+    /// nothing is live; looks go on with each heartbeat, and the first that is done ends that.
     pub(super) fn look_failed(&mut self, look: u64, why: &str) {
         if self.looks.underway == Some(look) {
             self.looks.underway = None;
             self.looks.failures += 1;
             if self.looks.failures >= FAILURES {
-                self.looks.blind = Some(format!("the definitions of the tables cannot be looked at: {why}"));
+                self.looks.blind = Some(format!(
+                    "the definitions of the tables cannot be looked at: {why}"
+                ));
             } else {
                 self.looks.want();
             }
         }
     }
 
-    /// Sends the fence that proves the reads, answers the fences that are fulfilled, and says the states.
+    /// Sends the fence that proves the reads, answers the fences that are fulfilled, and says the
+    /// states.
     pub(super) fn settle(&mut self, now: Instant) {
         let is_of_nobody = |fence: &Fence| fence.asked_by.is_none();
         let (tables, looks) = (&self.tables, &self.looks);
         self.fences.retain(|fence| {
-            !is_of_nobody(fence) || !fence.has_arrived() || fence.look > looks.done || !fence.is_complete(tables)
+            !is_of_nobody(fence)
+                || !fence.has_arrived()
+                || fence.look > looks.done
+                || !fence.is_complete(tables)
         });
-        let states: Vec<State> = (0..self.tables.len()).map(|table| self.state_now(TableId(table), now)).collect();
+        let states: Vec<State> = (0..self.tables.len())
+            .map(|table| self.state_now(TableId(table), now))
+            .collect();
         let keeps_fences = self.without != Some(Rule::Fence);
         if !keeps_fences && states.iter().all(|state| *state == State::Live) {
             let wanted = self.wanted.take();
             for table in 0..self.tables.len() {
-                self.outputs.extend(wanted.map(|fence| Output::FenceReached { table: TableId(table), fence }));
+                self.outputs
+                    .extend(wanted.map(|fence| Output::FenceReached {
+                        table: TableId(table),
+                        fence,
+                    }));
             }
         }
         if matches!(self.link, Link::Following) {
             let is_unproven = |table: &Table| table.is_following() && !table.is_proven();
-            let is_underway =
-                self.fences.iter().any(|fence| !fence.has_arrived() && fence.after_reads == self.finished_reads);
+            let is_underway = self
+                .fences
+                .iter()
+                .any(|fence| !fence.has_arrived() && fence.after_reads == self.finished_reads);
             if keeps_fences && !is_underway && self.tables.iter().any(is_unproven) {
                 let _ = self.send_fence(None, now);
             }
-            // While one is on its way to the server, those that are asked for wait, to be sent as one.
-            let is_sending = |fence: &Fence| fence.asked_by.is_some() && !fence.is_sent && !fence.has_arrived();
+            // While one is on its way to the server, those that are asked for wait, to be sent as
+            // one.
+            let is_sending =
+                |fence: &Fence| fence.asked_by.is_some() && !fence.is_sent && !fence.has_arrived();
             if !self.fences.iter().any(is_sending)
                 && let Some(id) = self.wanted.take()
             {
@@ -272,7 +325,12 @@ impl Engine {
         self.answer_fences(&states);
         self.forget_asked();
         self.say_states(states);
-        let state = self.states.iter().min().copied().unwrap_or_else(|| self.link_state().unwrap_or(State::Live));
+        let state = self
+            .states
+            .iter()
+            .min()
+            .copied()
+            .unwrap_or_else(|| self.link_state().unwrap_or(State::Live));
         if state == State::Live {
             self.backoff.reset();
             self.has_been_live = true;
@@ -283,17 +341,32 @@ impl Engine {
         self.ask_for_looks(now);
     }
 
-    /// Says of which tables each fence that has come is reached, and lets go of those that are reached everywhere.
+    /// Says of which tables each fence that has come is reached, and lets go of those that are
+    /// reached everywhere.
     fn answer_fences(&mut self, states: &[State]) {
-        let Self { fences, tables, looks, reached, outputs, without, .. } = self;
+        let Self {
+            fences,
+            tables,
+            looks,
+            reached,
+            outputs,
+            without,
+            ..
+        } = self;
         let needs_look = *without != Some(Rule::Look);
-        for fence in fences.iter().filter(|fence| fence.look <= looks.done || !needs_look) {
+        for fence in fences
+            .iter()
+            .filter(|fence| fence.look <= looks.done || !needs_look)
+        {
             let Some(id) = fence.asked_by else { continue };
             for (table, state) in states.iter().enumerate() {
                 let is_reached = *state == State::Live && fence.is_complete_for(table, tables);
                 if is_reached && reached[table] < Some(id) {
                     reached[table] = Some(id);
-                    outputs.push_back(Output::FenceReached { table: TableId(table), fence: id });
+                    outputs.push_back(Output::FenceReached {
+                        table: TableId(table),
+                        fence: id,
+                    });
                 }
             }
         }
@@ -334,26 +407,35 @@ impl Engine {
         }
     }
 
-    /// Whether rows of a table are open that came before the fence that has proven its read, or before a fence that was
-    /// sent more than a heartbeat ago, since nobody who reads is told of a row that takes long. Also while the look that
-    /// belongs to the proof is not done.
+    /// Whether rows of a table are open that came before the fence that has proven its read, or
+    /// before a fence that was sent more than a heartbeat ago, since nobody who reads is told of a
+    /// row that takes long. Also while the look that belongs to the proof is not done.
     fn is_behind(&self, table: TableId, now: Instant) -> bool {
         let heartbeat = self.limits.heartbeat;
         let needs_look = self.without != Some(Rule::Look);
-        self.fences.iter().filter(|fence| fence.has_arrived()).any(|fence| {
-            let is_proof = fence.proves.get(table.0) == Some(&true);
-            let is_open = !fence.is_complete_for(table.0, &self.tables) && self.without != Some(Rule::Open);
-            (is_proof && needs_look && fence.look > self.looks.done)
-                || (is_open && (is_proof || fence.sent + heartbeat <= now))
-        })
+        self.fences
+            .iter()
+            .filter(|fence| fence.has_arrived())
+            .any(|fence| {
+                let is_proof = fence.proves.get(table.0) == Some(&true);
+                let is_open = !fence.is_complete_for(table.0, &self.tables)
+                    && self.without != Some(Rule::Open);
+                (is_proof && needs_look && fence.look > self.looks.done)
+                    || (is_open && (is_proof || fence.sent + heartbeat <= now))
+            })
     }
 
     /// When rows that are open become too old for a table to be live.
     pub(super) fn behind_at(&self) -> impl Iterator<Item = Instant> {
         let live = (0..self.tables.len()).filter(|&table| self.states[table] == State::Live);
         live.flat_map(move |table| {
-            let is_open = move |fence: &&Fence| fence.has_arrived() && !fence.is_complete_for(table, &self.tables);
-            self.fences.iter().filter(is_open).map(move |fence| fence.sent + self.limits.heartbeat)
+            let is_open = move |fence: &&Fence| {
+                fence.has_arrived() && !fence.is_complete_for(table, &self.tables)
+            };
+            self.fences
+                .iter()
+                .filter(is_open)
+                .map(move |fence| fence.sent + self.limits.heartbeat)
         })
     }
 
@@ -367,7 +449,10 @@ impl Engine {
     fn say_states(&mut self, states: Vec<State>) {
         for (table, state) in states.iter().enumerate() {
             if self.states[table] != *state {
-                self.outputs.push_back(Output::TableStateChanged { table: TableId(table), state: *state });
+                self.outputs.push_back(Output::TableStateChanged {
+                    table: TableId(table),
+                    state: *state,
+                });
             }
         }
         self.states = states;

@@ -1,4 +1,5 @@
-//! Tables that became others: held while they cannot be followed, and followed anew as they are now.
+//! Tables that became others: held while they cannot be followed, and followed anew as they are
+//! now.
 
 use super::link::Link;
 use super::reads::Work;
@@ -15,15 +16,21 @@ impl Engine {
         self.tables[table.0].hold(why);
     }
 
-    /// A table can be followed, as `followed` says from now on: it is read anew. It need not have been held before, so Q may
-    /// be at work for it.
+    /// A table can be followed, as `followed` says from now on: it is read anew. It need not have
+    /// been held before, so Q may be at work for it.
     pub(super) fn follow_table(&mut self, table: TableId, followed: Followed, now: Instant) {
         self.give_up_table(table, "the table is followed anew", now);
         self.tables[table.0].follow_anew(followed);
     }
 
     /// A table cannot be kept: there is no room for it.
-    pub(super) fn table_failed(&mut self, table: TableId, why: String, is_permanent: bool, now: Instant) {
+    pub(super) fn table_failed(
+        &mut self,
+        table: TableId,
+        why: String,
+        is_permanent: bool,
+        now: Instant,
+    ) {
         if is_permanent && !self.has_been_live {
             self.end(Failure::ReadRefused { table, why }, now);
             return;
@@ -45,8 +52,8 @@ impl Engine {
         }
     }
 
-    /// The triggers notify on other channels: L must LISTEN on those, and nothing is read until it does. What it listens on
-    /// and nobody needs any more does no harm until it connects again.
+    /// The triggers notify on other channels: L must LISTEN on those, and nothing is read until it
+    /// does. What it listens on and nobody needs any more does no harm until it connects again.
     pub(super) fn change_channels(&mut self, channels: Vec<String>, now: Instant) {
         self.channels = channels;
         let missing = |channel: &&String| !self.listened.contains(channel);
@@ -58,7 +65,8 @@ impl Engine {
                 self.is_listening_also = true;
                 self.outputs.push_back(Output::ListenAlso { channels: new });
             }
-            // It is rare enough to begin anew: nothing is live yet, or another LISTEN is on its way.
+            // It is rare enough to begin anew: nothing is live yet, or another LISTEN is on its
+            // way.
             Link::Following | Link::Subscribing | Link::Probing { .. } => {
                 let why = "the tables are announced on other channels".to_string();
                 self.disconnect(Failure::ConnectionLost(why), false, now);

@@ -1,7 +1,8 @@
 //! Where the connections of the [`Engine`] are, and the [`Fence`]s that they carry.
 //!
-//! [`Link`] is about all three. While they follow, F or Q can be lost alone: what it carried is done again when it is
-//! back, and nothing that is known of the tables becomes wrong meanwhile. L lost is all lost.
+//! [`Link`] is about all three. While they follow, F or Q can be lost alone: what it carried is
+//! done again when it is back, and nothing that is known of the tables becomes wrong meanwhile. L
+//! lost is all lost.
 //!
 //! ```text
 //! Up ─ lost ─→ Lost ─ after a while ─→ Opening ─ it is there ─→ Probing ─ its token has reached L ─→ Up
@@ -50,8 +51,8 @@ pub(super) struct Fence {
     pub(super) arrived: Option<Vec<u64>>,
     /// Whether the server has committed it.
     pub(super) is_sent: bool,
-    /// Once it has arrived: the tables whose reads it has proven. Before the rows that came before it are there, such a
-    /// table is not live.
+    /// Once it has arrived: the tables whose reads it has proven. Before the rows that came before
+    /// it are there, such a table is not live.
     pub(super) proves: Vec<bool>,
     /// The look at the definitions that was asked for with it; 0: nobody looks.
     pub(super) look: u64,
@@ -62,16 +63,24 @@ impl Fence {
         self.arrived.is_some()
     }
 
-    /// Whether everything that came before it is in the caches, rows that were to be read again included. Not before it has
-    /// arrived.
+    /// Whether everything that came before it is in the caches, rows that were to be read again
+    /// included. Not before it has arrived.
     pub(super) fn is_complete(&self, tables: &[Table]) -> bool {
         (0..tables.len()).all(|table| self.is_complete_for(table, tables))
     }
 
     /// The same for the cache of one table.
     pub(super) fn is_complete_for(&self, table: usize, tables: &[Table]) -> bool {
-        let before = self.arrived.as_ref().and_then(|arrivals| arrivals.get(table));
-        before.is_some_and(|before| tables[table].arrivals().1.is_none_or(|open_since| open_since > *before))
+        let before = self
+            .arrived
+            .as_ref()
+            .and_then(|arrivals| arrivals.get(table));
+        before.is_some_and(|before| {
+            tables[table]
+                .arrivals()
+                .1
+                .is_none_or(|open_since| open_since > *before)
+        })
     }
 }
 
@@ -84,7 +93,8 @@ enum Stage {
         retry_at: Instant,
     },
     Opening,
-    /// Nothing that it says counts before its token has reached L: it may be a session of another server.
+    /// Nothing that it says counts before its token has reached L: it may be a session of another
+    /// server.
     Probing {
         token: String,
         deadline: Instant,
@@ -157,7 +167,9 @@ impl Engine {
 
     /// When F or Q must be looked at again.
     pub(super) fn side_timeouts(&self) -> impl Iterator<Item = Instant> {
-        [self.fence_side.timeout(), self.read_side.timeout()].into_iter().flatten()
+        [self.fence_side.timeout(), self.read_side.timeout()]
+            .into_iter()
+            .flatten()
     }
 
     /// F or Q is lost, and L is not.
@@ -175,7 +187,9 @@ impl Engine {
         let drawn = self.draw();
         let side = self.side(via);
         let wait = side.backoff.next(drawn);
-        side.stage = Stage::Lost { retry_at: now + wait };
+        side.stage = Stage::Lost {
+            retry_at: now + wait,
+        };
         self.counters.reopened += 1;
         let why = match via {
             Via::Fences => {
@@ -184,10 +198,15 @@ impl Engine {
             }
             Via::Reads => self.give_up_work(why, now),
         };
-        self.outputs.push_back(Output::OneLost { via, why, retry_in: wait });
+        self.outputs.push_back(Output::OneLost {
+            via,
+            why,
+            retry_in: wait,
+        });
     }
 
-    /// The answer to what Q was asked for will not come. Gives the cause, with how often in a row a read of a table ended so.
+    /// The answer to what Q was asked for will not come. Gives the cause, with how often in a row a
+    /// read of a table ended so.
     fn give_up_work(&mut self, why: String, now: Instant) -> String {
         let lost = || "the connection for reading was lost".to_string();
         let mut said = why;
@@ -213,11 +232,16 @@ impl Engine {
         if self.lost_reads == 1 {
             return why;
         }
-        format!("{} times in a row while {} was read: {why}", self.lost_reads, self.tables[table.0].name())
+        format!(
+            "{} times in a row while {} was read: {why}",
+            self.lost_reads,
+            self.tables[table.0].name()
+        )
     }
 
-    /// Whether reads were cut so often that a replica which was never live gives up. Without this a server or proxy that
-    /// ends each COPY makes it begin over and over, and whoever waits is told nothing.
+    /// Whether reads were cut so often that a replica which was never live gives up. Without this a
+    /// server or proxy that ends each COPY makes it begin over and over, and whoever waits is told
+    /// nothing.
     pub(super) fn reads_are_lost_in_vain(&self) -> bool {
         const TOO_OFTEN: u32 = 5;
         !self.has_been_live && self.lost_reads >= TOO_OFTEN
@@ -233,7 +257,10 @@ impl Engine {
         }
         let token = self.next_token();
         let deadline = now + self.send_timeout();
-        self.side(via).stage = Stage::Probing { token: token.clone(), deadline };
+        self.side(via).stage = Stage::Probing {
+            token: token.clone(),
+            deadline,
+        };
         self.notify(via, token);
     }
 
@@ -271,8 +298,12 @@ impl Engine {
         side.failures.end();
         if via == Via::Fences {
             // Whether those that were on their way were sent is not known; twice does no harm.
-            let lost: Vec<String> =
-                self.fences.iter().filter(|fence| fence.arrived.is_none()).map(|fence| fence.token.clone()).collect();
+            let lost: Vec<String> = self
+                .fences
+                .iter()
+                .filter(|fence| fence.arrived.is_none())
+                .map(|fence| fence.token.clone())
+                .collect();
             for token in lost {
                 self.notify(via, token);
             }
@@ -288,7 +319,11 @@ impl Engine {
         };
         if is_sent {
             let channel = self.fence_channel.clone();
-            self.outputs.push_back(Output::Notify { via, channel, token });
+            self.outputs.push_back(Output::Notify {
+                via,
+                channel,
+                token,
+            });
         }
     }
 
@@ -296,7 +331,10 @@ impl Engine {
     pub(super) fn sender_of(&self, token: &str) -> Option<Via> {
         let probes = |side: &Side| matches!(&side.stage, Stage::Probing { token: probe, .. } if probe == token);
         match &self.link {
-            Link::Probing { awaited, .. } => awaited.iter().find(|probe| probe.token == token).map(|probe| probe.via),
+            Link::Probing { awaited, .. } => awaited
+                .iter()
+                .find(|probe| probe.token == token)
+                .map(|probe| probe.via),
             Link::Following if probes(&self.read_side) => Some(Via::Reads),
             Link::Following => {
                 let is_fence = self.fences.iter().any(|fence| fence.token == token);
@@ -306,12 +344,14 @@ impl Engine {
         }
     }
 
-    /// How long the server may take to commit a NOTIFY: it gives up by itself when commits are blocked, and says so.
+    /// How long the server may take to commit a NOTIFY: it gives up by itself when commits are
+    /// blocked, and says so.
     pub(super) fn send_timeout(&self) -> Duration {
         2 * self.limits.probe_timeout
     }
 
-    /// A token must come back within its time from when the server has committed it; before, within that of committing it.
+    /// A token must come back within its time from when the server has committed it; before, within
+    /// that of committing it.
     pub(super) fn restart_clock(&mut self, token: &str, is_sent: bool, now: Instant) {
         let fence_deadline = now + self.limits.fence_timeout;
         for fence in &mut self.fences {
@@ -322,14 +362,22 @@ impl Engine {
                 fence.deadline = fence_deadline;
             }
         }
-        let probe_deadline = now + if is_sent { self.limits.probe_timeout } else { self.send_timeout() };
+        let probe_deadline = now
+            + if is_sent {
+                self.limits.probe_timeout
+            } else {
+                self.send_timeout()
+            };
         if let Link::Probing { awaited, .. } = &mut self.link {
             for probe in awaited.iter_mut().filter(|probe| probe.token == token) {
                 (probe.deadline, probe.is_sent) = (probe_deadline, is_sent);
             }
         }
         for via in SIDES {
-            if let Stage::Probing { token: probe, deadline } = &mut self.side(via).stage
+            if let Stage::Probing {
+                token: probe,
+                deadline,
+            } = &mut self.side(via).stage
                 && probe == token
             {
                 *deadline = probe_deadline;
@@ -356,7 +404,13 @@ impl Engine {
                 }
                 // It is L that does not hear, or they are of two servers: to open all tells.
                 Stage::Probing { deadline, .. } if deadline <= now => {
-                    self.disconnect(Failure::FenceLost { waited: self.limits.probe_timeout }, false, now);
+                    self.disconnect(
+                        Failure::FenceLost {
+                            waited: self.limits.probe_timeout,
+                        },
+                        false,
+                        now,
+                    );
                 }
                 Stage::Up | Stage::Lost { .. } | Stage::Opening | Stage::Probing { .. } => {}
             }
@@ -399,15 +453,31 @@ impl Engine {
             _ => None,
         };
         if let Some((via, true)) = lost_probe {
-            let failure = Failure::ProbeLost { via, waited: self.limits.probe_timeout };
+            let failure = Failure::ProbeLost {
+                via,
+                waited: self.limits.probe_timeout,
+            };
             self.disconnect(failure, !self.has_been_live, now);
         } else if let Some((via, false)) = lost_probe {
             // It says nothing of whether L would hear it.
             let waited = self.send_timeout().as_secs();
-            let why = format!("the connection {} did not send a notification within {waited} s", via.purpose());
+            let why = format!(
+                "the connection {} did not send a notification within {waited} s",
+                via.purpose()
+            );
             self.disconnect(Failure::ConnectionLost(why), false, now);
-        } else if self.fences.iter().any(|fence| !fence.has_arrived() && fence.deadline <= now) {
-            self.disconnect(Failure::FenceLost { waited: self.limits.fence_timeout }, false, now);
+        } else if self
+            .fences
+            .iter()
+            .any(|fence| !fence.has_arrived() && fence.deadline <= now)
+        {
+            self.disconnect(
+                Failure::FenceLost {
+                    waited: self.limits.fence_timeout,
+                },
+                false,
+                now,
+            );
         }
         self.check_sides(now);
         match self.link {
@@ -419,17 +489,23 @@ impl Engine {
                     self.next_heartbeat = Some(now + self.limits.heartbeat);
                 }
             }
-            Link::Disconnected { .. } | Link::Subscribing | Link::Probing { .. } | Link::Following => {}
+            Link::Disconnected { .. }
+            | Link::Subscribing
+            | Link::Probing { .. }
+            | Link::Following => {}
         }
     }
 
-    /// All connections are lost, or are to be dropped. It connects again after a while, unless it is of no use.
+    /// All connections are lost, or are to be dropped. It connects again after a while, unless it
+    /// is of no use.
     pub(super) fn disconnect(&mut self, failure: Failure, is_permanent: bool, now: Instant) {
         if matches!(self.link, Link::Disconnected { .. }) {
             return;
         }
         let mut failure = failure;
-        if let (Some(Work::Read { table, .. }), Failure::ConnectionLost(why)) = (self.work, &failure) {
+        if let (Some(Work::Read { table, .. }), Failure::ConnectionLost(why)) =
+            (self.work, &failure)
+        {
             let why = self.count_lost_read(table, why.clone());
             if self.reads_are_lost_in_vain() {
                 return self.end(Failure::ReadsCut { why }, now);
@@ -450,11 +526,22 @@ impl Engine {
         }
     }
 
-    pub(super) fn drop_connections(&mut self, failure: Failure, retry_in: Option<Duration>, now: Instant) {
-        self.link = Link::Disconnected { retry_at: retry_in.map(|wait| now + wait) };
+    pub(super) fn drop_connections(
+        &mut self,
+        failure: Failure,
+        retry_in: Option<Duration>,
+        now: Instant,
+    ) {
+        self.link = Link::Disconnected {
+            retry_at: retry_in.map(|wait| now + wait),
+        };
         self.counters.gaps += 1;
         // Who waits for a fence waits on: the next snapshot has what was committed before.
-        let asked = self.fences.drain(..).filter_map(|fence| fence.asked_by).max();
+        let asked = self
+            .fences
+            .drain(..)
+            .filter_map(|fence| fence.asked_by)
+            .max();
         self.wanted = self.wanted.max(asked);
         self.work = None;
         self.forget_sides();
@@ -465,11 +552,17 @@ impl Engine {
             if let Some(round) = table.round() {
                 let question = round.question();
                 let inconclusive = Some("a connection was lost".to_string());
-                self.outputs.push_back(Output::RoundEnded { table: TableId(at), question, inconclusive, doubt: None });
+                self.outputs.push_back(Output::RoundEnded {
+                    table: TableId(at),
+                    question,
+                    inconclusive,
+                    doubt: None,
+                });
             }
             table.disconnect();
         }
         self.set_all_states(State::Disconnected);
-        self.outputs.push_back(Output::Disconnected { failure, retry_in });
+        self.outputs
+            .push_back(Output::Disconnected { failure, retry_in });
     }
 }

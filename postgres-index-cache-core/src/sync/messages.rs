@@ -1,4 +1,5 @@
-//! What the engine is told and what it asks for: [`Input`], [`Output`], and the words that they use.
+//! What the engine is told and what it asks for: [`Input`], [`Output`], and the words that they
+//! use.
 
 use super::change::Change;
 use super::snapshot::Snapshot;
@@ -9,7 +10,10 @@ use std::time::Duration;
 pub struct TableId(pub usize);
 
 /// A table to follow.
-#[expect(clippy::struct_excessive_bools, reason = "four facts of the catalogue, each on its own")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four facts of the catalogue, each on its own"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Followed {
     /// Its schema.
@@ -20,14 +24,17 @@ pub struct Followed {
     pub oid: u32,
     /// The oids of its leaves, where it is partitioned: they announce in its name.
     pub leaves: Vec<u32>,
-    /// Whether it is partitioned. Leaves may be made later: a payload of one that is not known makes it be read again.
+    /// Whether it is partitioned. Leaves may be made later: a payload of one that is not known
+    /// makes it be read again.
     pub is_partitioned: bool,
-    /// Whether its key is deferrable: two rows may then have one key for a while inside a transaction.
+    /// Whether its key is deferrable: two rows may then have one key for a while inside a
+    /// transaction.
     pub deferrable_key: bool,
-    /// Whether its trigger sends the plain form. It names no schema, so for a table whose trigger sends the extended
-    /// form, a plain payload of the same name is somebody else's.
+    /// Whether its trigger sends the plain form. It names no schema, so for a table whose trigger
+    /// sends the extended form, a plain payload of the same name is somebody else's.
     pub sends_plain_form: bool,
-    /// Whether a payload's row has every column that is kept. A trigger sees null in a virtual generated column.
+    /// Whether a payload's row has every column that is kept. A trigger sees null in a virtual
+    /// generated column.
     pub sends_whole_rows: bool,
 }
 
@@ -38,10 +45,12 @@ pub struct Limits {
     pub probe_timeout: Duration,
     /// How long a fence may take to come back: a commit that holds the notify lock holds it up too.
     pub fence_timeout: Duration,
-    /// How many bytes of payloads may wait while a table, or rows of it, are read; past it the table is read again. And
-    /// while a cache cannot be changed; past it rows are read again, and if even their keys are too many, the table.
+    /// How many bytes of payloads may wait while a table, or rows of it, are read; past it the
+    /// table is read again. And while a cache cannot be changed; past it rows are read again, and
+    /// if even their keys are too many, the table.
     pub waiting_bytes: usize,
-    /// How often a fence is sent when nobody asks for one: a dead connection is noticed within this and the fence timeout.
+    /// How often a fence is sent when nobody asks for one: a dead connection is noticed within this
+    /// and the fence timeout.
     pub heartbeat: Duration,
     /// Whether a lost connection is opened again.
     pub heals: bool,
@@ -118,7 +127,8 @@ pub enum Input<'a> {
         /// Its token.
         token: &'a str,
     },
-    /// Q read `pg_current_snapshot()` for a read that was asked for; its rows come from that snapshot.
+    /// Q read `pg_current_snapshot()` for a read that was asked for; its rows come from that
+    /// snapshot.
     SnapshotTaken {
         /// The table.
         table: TableId,
@@ -127,13 +137,15 @@ pub enum Input<'a> {
         /// The snapshot.
         snapshot: Snapshot,
     },
-    /// The leaves that the table has, which announce in its name: a payload of any other makes it be read again.
+    /// The leaves that the table has, which announce in its name: a payload of any other makes it
+    /// be read again.
     LeavesSeen {
         /// The table.
         table: TableId,
         /// Their oids.
         leaves: Vec<u32>,
-        /// Those that are being detached: their triggers still fire, and their rows are not the table's any more.
+        /// Those that are being detached: their triggers still fire, and their rows are not the
+        /// table's any more.
         detaching: Vec<u32>,
     },
     /// All rows of that read are in the cache.
@@ -160,8 +172,8 @@ pub enum Input<'a> {
         table: TableId,
         /// The generation of the read, or the batch.
         work: u64,
-        /// The server's error code; `None` for what passes by itself, a lock that is held for example. The same one three
-        /// times in a row is a refusal.
+        /// The server's error code; `None` for what passes by itself, a lock that is held for
+        /// example. The same one three times in a row is a refusal.
         code: Option<String>,
         /// What went wrong.
         why: String,
@@ -186,8 +198,9 @@ pub enum Input<'a> {
         /// The same with what is known.
         known: &'a str,
     },
-    /// The table's cache cannot be changed: somebody holds its lock. What was handed out waits with the driver, in order,
-    /// and so do fences that were reached behind it; what comes from now on is kept by key.
+    /// The table's cache cannot be changed: somebody holds its lock. What was handed out waits with
+    /// the driver, in order, and so do fences that were reached behind it; what comes from now on
+    /// is kept by key.
     CacheBusy {
         /// The table.
         table: TableId,
@@ -212,8 +225,8 @@ pub enum Input<'a> {
         /// Whether the table has other files.
         has_happened: bool,
     },
-    /// The table cannot be followed as it is: nothing announces it any more, it is being looked into, it is gone. Nothing of
-    /// it is read or changed until [`Input::TableFollowed`].
+    /// The table cannot be followed as it is: nothing announces it any more, it is being looked
+    /// into, it is gone. Nothing of it is read or changed until [`Input::TableFollowed`].
     TableHeld {
         /// The table.
         table: TableId,
@@ -236,13 +249,14 @@ pub enum Input<'a> {
         /// Whether to try again is of no use, as long as it was never live.
         is_permanent: bool,
     },
-    /// The tables' triggers notify on these channels from now on. It comes before [`Input::TableFollowed`] of a table whose
-    /// trigger notifies on a new one: that table is read once L listens on it.
+    /// The tables' triggers notify on these channels from now on. It comes before
+    /// [`Input::TableFollowed`] of a table whose trigger notifies on a new one: that table is read
+    /// once L listens on it.
     ChannelsChanged(Vec<String>),
     /// The LISTEN that [`Output::ListenAlso`] asked for is committed.
     ListensAlso,
-    /// The look that [`Output::Look`] asked for is done. What it found is said before, as [`Input::TableAltered`] or
-    /// [`Input::TableHeld`].
+    /// The look that [`Output::Look`] asked for is done. What it found is said before, as
+    /// [`Input::TableAltered`] or [`Input::TableHeld`].
     Looked {
         /// The number of the look.
         look: u64,
@@ -254,8 +268,8 @@ pub enum Input<'a> {
         /// What went wrong.
         why: String,
     },
-    /// There is no memory for what waits, [`Engine::waiting_bytes`](super::Engine::waiting_bytes): the table that most
-    /// waits for is read again in its place.
+    /// There is no memory for what waits, [`Engine::waiting_bytes`](super::Engine::waiting_bytes):
+    /// the table that most waits for is read again in its place.
     MemoryShort,
     /// The caller asks whether the table's cache is equal to the table.
     VerifyWanted {
@@ -318,8 +332,8 @@ pub enum Input<'a> {
     Lost(String),
     /// The driver cannot go on, whatever the server does.
     GivenUp(Failure),
-    /// Nothing but time: say it when L has nothing more. Only then is a deadline taken for missed, since what is awaited
-    /// may have arrived and not been handed in.
+    /// Nothing but time: say it when L has nothing more. Only then is a deadline taken for missed,
+    /// since what is awaited may have arrived and not been handed in.
     TimePassed,
 }
 
@@ -327,13 +341,14 @@ pub enum Input<'a> {
 #[derive(Debug)]
 #[must_use]
 pub enum Output {
-    /// Drop the connections that there are, open L, F and Q, LISTEN on these channels on L, then say
-    /// [`Input::Listening`] or [`Input::ConnectFailed`].
+    /// Drop the connections that there are, open L, F and Q, LISTEN on these channels on L, then
+    /// say [`Input::Listening`] or [`Input::ConnectFailed`].
     Connect {
         /// The channels, that for fences the last.
         channels: Vec<String>,
     },
-    /// LISTEN on these channels as well, on L, then say [`Input::ListensAlso`], or [`Input::Lost`] when it fails.
+    /// LISTEN on these channels as well, on L, then say [`Input::ListensAlso`], or [`Input::Lost`]
+    /// when it fails.
     ListenAlso {
         /// The channels.
         channels: Vec<String>,
@@ -347,15 +362,16 @@ pub enum Output {
         /// The payload to send.
         token: String,
     },
-    /// Read the table on Q: lock, snapshot, COPY. Its rows are laid over those that the cache has; what is not among them
-    /// is removed at the end.
+    /// Read the table on Q: lock, snapshot, COPY. Its rows are laid over those that the cache has;
+    /// what is not among them is removed at the end.
     ReadTable {
         /// The table.
         table: TableId,
         /// To be said in the answers.
         generation: u64,
     },
-    /// Read the rows of these keys on Q, and the snapshot that they come from; keep them until [`Output::Store`].
+    /// Read the rows of these keys on Q, and the snapshot that they come from; keep them until
+    /// [`Output::Store`].
     Refetch {
         /// The table.
         table: TableId,
@@ -363,18 +379,21 @@ pub enum Output {
         batch: u64,
         /// The keys, as JSON.
         keys: Vec<String>,
-        /// Whether to read them inside the transaction of the round that is underway, which shall compare with them.
+        /// Whether to read them inside the transaction of the round that is underway, which shall
+        /// compare with them.
         is_within_round: bool,
     },
-    /// Begin a transaction on Q that locks the table, take its snapshot, and say [`Input::CutTaken`]. The transaction stays.
+    /// Begin a transaction on Q that locks the table, take its snapshot, and say
+    /// [`Input::CutTaken`]. The transaction stays.
     TakeCut {
         /// The table.
         table: TableId,
         /// The round.
         round: u64,
     },
-    /// Compare the cache with every row of the round's snapshot, then end its transaction and say [`Input::Compared`]. The
-    /// cache is as of that snapshot once what was handed out before is done, and is not changed meanwhile.
+    /// Compare the cache with every row of the round's snapshot, then end its transaction and say
+    /// [`Input::Compared`]. The cache is as of that snapshot once what was handed out before is
+    /// done, and is not changed meanwhile.
     Compare {
         /// The table.
         table: TableId,
@@ -389,11 +408,12 @@ pub enum Output {
         question: u64,
         /// Why it does not count; `None`: the cache was compared with the table at one exact cut.
         inconclusive: Option<String>,
-        /// Why a difference that was found proves nothing: a notification has asked for the table to be read again, and that is
-        /// not done yet. Equal is equal all the same.
+        /// Why a difference that was found proves nothing: a notification has asked for the table
+        /// to be read again, and that is not done yet. Equal is equal all the same.
         doubt: Option<String>,
     },
-    /// Put the rows of a refetch into the cache; a key that was asked for and did not come is absent.
+    /// Put the rows of a refetch into the cache; a key that was asked for and did not come is
+    /// absent.
     Store {
         /// The table.
         table: TableId,
@@ -414,7 +434,8 @@ pub enum Output {
         /// The keys, as JSON.
         keep: Vec<String>,
     },
-    /// Look at the definitions of the tables on F, from now on, and say [`Input::Looked`] or [`Input::LookFailed`].
+    /// Look at the definitions of the tables on F, from now on, and say [`Input::Looked`] or
+    /// [`Input::LookFailed`].
     Look {
         /// To be said in the answer.
         look: u64,
@@ -424,8 +445,8 @@ pub enum Output {
         /// The table.
         table: TableId,
     },
-    /// Everything that was committed before this fence was asked for is in the cache of this table; and so for every lower
-    /// one, which is not told by itself.
+    /// Everything that was committed before this fence was asked for is in the cache of this table;
+    /// and so for every lower one, which is not told by itself.
     FenceReached {
         /// The table.
         table: TableId,
@@ -475,29 +496,34 @@ pub enum Output {
     },
 }
 
-/// How far the replica is, or one of its tables. The least of the tables' states is that of the replica.
+/// How far the replica is, or one of its tables. The least of the tables' states is that of the
+/// replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
-    /// Entered at the start, when a connection is lost and after a failure. Nothing is known of the tables.
+    /// Entered at the start, when a connection is lost and after a failure. Nothing is known of the
+    /// tables.
     Disconnected,
     /// Entered when the connections are there. LISTEN is asked for and not yet committed.
     Subscribing,
     /// Entered when LISTEN is committed. Whether notifications arrive is not known yet.
     Probing,
-    /// Entered when a table cannot be followed or read: its definition is another one, nothing announces it, its last read
-    /// failed. [`Engine::cause`](super::Engine::cause) says why. It is tried again for ever.
+    /// Entered when a table cannot be followed or read: its definition is another one, nothing
+    /// announces it, its last read failed. [`Engine::cause`](super::Engine::cause) says why. It is
+    /// tried again for ever.
     Stale,
     /// Entered when a table that is to be read again must wait, since it was read a moment ago:
-    /// [`Engine::cause`](super::Engine::cause) says why. It is read at the rate that it can be, and not live in between. Whoever
-    /// asks for a fence waits for one read at most.
+    /// [`Engine::cause`](super::Engine::cause) says why. It is read at the rate that it can be, and
+    /// not live in between. Whoever asks for a fence waits for one read at most.
     Degraded,
     /// Entered when both probes came back. The table has not been read.
     Snapshotting,
-    /// Entered when the table is read. The cache is its table as of some moment; no fence has proven which. Also while
-    /// a cache cannot be changed: it is its table as of when it last could.
+    /// Entered when the table is read. The cache is its table as of some moment; no fence has
+    /// proven which. Also while a cache cannot be changed: it is its table as of when it last
+    /// could.
     CatchingUp,
-    /// Entered when a fence that was sent after the last read came back, and a look at the definitions that was asked for
-    /// with it is done. The cache is its table as of the last fence or later.
+    /// Entered when a fence that was sent after the last read came back, and a look at the
+    /// definitions that was asked for with it is done. The cache is its table as of the last fence
+    /// or later.
     Live,
 }
 
@@ -536,7 +562,10 @@ pub enum Failure {
     #[error("{0}")]
     ConnectFailed(String),
     /// Nothing announces a table's changes any more.
-    #[error("the trigger \"{trigger}\" of {name} is gone or disabled: changes of the table are not announced")]
+    #[error(
+        "the trigger \"{trigger}\" of {name} is gone or disabled: changes of the table are not \
+        announced"
+    )]
     NotFollowed {
         /// The table.
         name: String,
@@ -570,7 +599,8 @@ pub struct Counters {
     pub reloads: u64,
     /// Rows that were read again by their keys.
     pub refetched: u64,
-    /// Changes that were dropped because a later one of the same key came while the cache could not be changed.
+    /// Changes that were dropped because a later one of the same key came while the cache could not
+    /// be changed.
     pub collapsed: u64,
     /// Times that the connections were lost.
     pub gaps: u64,

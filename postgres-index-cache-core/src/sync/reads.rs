@@ -24,17 +24,24 @@ pub(super) enum Work {
 }
 
 impl Engine {
-    /// One thing at a time: Q never waits for a lock while it holds another. Tables and rows take turns.
+    /// One thing at a time: Q never waits for a lock while it holds another. Tables and rows take
+    /// turns.
     pub(super) fn ask_for_reads(&mut self, now: Instant) {
         if !self.can_read() || self.work.is_some() {
             return;
         }
-        if let Some(at) = self.to_verify.iter().position(|(table, _)| self.tables[table.0].can_begin_round())
+        if let Some(at) = self
+            .to_verify
+            .iter()
+            .position(|(table, _)| self.tables[table.0].can_begin_round())
             && let Some((table, question)) = self.to_verify.remove(at)
         {
             return self.begin_round(table, question);
         }
-        let due = self.tables.iter().position(|table| table.due_at().is_some_and(|at| at <= now) || table.is_due_now());
+        let due = self
+            .tables
+            .iter()
+            .position(|table| table.due_at().is_some_and(|at| at <= now) || table.is_due_now());
         let doubted = self.tables.iter().position(Table::is_refetch_due);
         match (due, doubted) {
             (Some(table), None) => self.ask_for_read(TableId(table), now),
@@ -45,7 +52,12 @@ impl Engine {
                 let keys = self.tables[table.0].start_refetch(batch);
                 self.counters.refetched += keys.len() as u64;
                 self.work = Some(Work::Refetch { table, batch });
-                self.outputs.push_back(Output::Refetch { table, batch, keys, is_within_round: false });
+                self.outputs.push_back(Output::Refetch {
+                    table,
+                    batch,
+                    keys,
+                    is_within_round: false,
+                });
             }
             (None, None) => {}
         }
@@ -55,15 +67,24 @@ impl Engine {
         self.started_reads += 1;
         let generation = self.tables[table.0].start_reading(self.started_reads, now);
         self.work = Some(Work::Read { table, generation });
-        self.outputs.push_back(Output::ReadTable { table, generation });
+        self.outputs
+            .push_back(Output::ReadTable { table, generation });
     }
 
-    pub(super) fn loaded(&mut self, table: TableId, generation: u64, has_changed: bool, now: Instant) {
+    pub(super) fn loaded(
+        &mut self,
+        table: TableId,
+        generation: u64,
+        has_changed: bool,
+        now: Instant,
+    ) {
         if self.work != Some(Work::Read { table, generation }) {
             return;
         }
         self.work_is_done();
-        let Some(waiting) = self.tables[table.0].loaded(generation, self.finished_reads, has_changed, now) else {
+        let Some(waiting) =
+            self.tables[table.0].loaded(generation, self.finished_reads, has_changed, now)
+        else {
             return;
         };
         self.answer_by_read(table);
@@ -75,7 +96,8 @@ impl Engine {
             let steps = self.tables[table.0].take(change, self.limits.waiting_bytes);
             self.carry_out(table, steps, now);
             if !self.tables[table.0].is_following() {
-                // It must be read again: what else waited arrived before that read is asked for, so it will be in it.
+                // It must be read again: what else waited arrived before that read is asked for, so
+                // it will be in it.
                 break;
             }
         }
@@ -85,7 +107,11 @@ impl Engine {
     /// What waited may have come before a fence that has arrived meanwhile.
     pub(super) fn count_what_waited(&mut self, table: TableId) {
         let (arrivals, _) = self.tables[table.0].arrivals();
-        for before in self.fences.iter_mut().filter_map(|fence| fence.arrived.as_mut()) {
+        for before in self
+            .fences
+            .iter_mut()
+            .filter_map(|fence| fence.arrived.as_mut())
+        {
             before[table.0] = arrivals;
         }
     }
@@ -100,11 +126,19 @@ impl Engine {
         self.finished_reads += 1;
     }
 
-    pub(super) fn refetched(&mut self, table: TableId, batch: u64, snapshot: Snapshot, now: Instant) {
+    pub(super) fn refetched(
+        &mut self,
+        table: TableId,
+        batch: u64,
+        snapshot: Snapshot,
+        now: Instant,
+    ) {
         if matches!(self.work, Some(Work::Round { table: of, batch: Some(asked), .. }) if of == table && asked == batch)
         {
             self.finished_reads += 1;
-            if let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads) {
+            if let Some(steps) =
+                self.tables[table.0].refetched(batch, snapshot, self.finished_reads)
+            {
                 self.outputs.push_back(Output::Store { table, batch });
                 self.carry_out(table, steps, now);
                 self.go_on_with_round(table, now);
@@ -120,7 +154,10 @@ impl Engine {
         }
         self.work_is_done();
         // The table may have been read since, or be about to be.
-        let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads) else { return };
+        let Some(steps) = self.tables[table.0].refetched(batch, snapshot, self.finished_reads)
+        else {
+            return;
+        };
         self.outputs.push_back(Output::Store { table, batch });
         self.carry_out(table, steps, now);
     }
@@ -139,14 +176,21 @@ impl Engine {
             return;
         }
         let failed = match self.work {
-            Some(Work::Read { table: of, generation }) if of == table && generation == work => self.work.take(),
-            Some(Work::Refetch { table: of, batch }) if of == table && batch == work => self.work.take(),
+            Some(Work::Read {
+                table: of,
+                generation,
+            }) if of == table && generation == work => self.work.take(),
+            Some(Work::Refetch { table: of, batch }) if of == table && batch == work => {
+                self.work.take()
+            }
             Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
         };
         let Some(failed) = failed else { return };
-        // Rows are read again for what somebody has sent, and any role can send keys that the server does not take.
+        // Rows are read again for what somebody has sent, and any role can send keys that the
+        // server does not take.
         let is_of_table = matches!(failed, Work::Read { .. });
-        let is_refused = is_of_table && (self.tables[table.0].read_failures.is_too_long(code) || is_permanent);
+        let is_refused =
+            is_of_table && (self.tables[table.0].read_failures.is_too_long(code) || is_permanent);
         if is_refused && !self.has_been_live {
             self.end(Failure::ReadRefused { table, why }, now);
             return;
@@ -168,12 +212,17 @@ impl Engine {
         self.tables[table.0].read_failed(now + wait, why);
     }
 
-    /// A notification makes a table be read again. Any role can send such ones, so that costs a bounded share of the time: see
-    /// [`Table::want_reload`].
+    /// A notification makes a table be read again. Any role can send such ones, so that costs a
+    /// bounded share of the time: see [`Table::want_reload`].
     pub(super) fn reload(&mut self, table: TableId, asked: Asked, now: Instant) {
         let why = asked.to_string();
         if self.tables[table.0].would_reload_at_once(now) {
-            self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
+            self.end_round(
+                table,
+                None,
+                Some(format!("the table is read again: {why}")),
+                now,
+            );
         }
         let sender = asked.sender;
         if !self.tables[table.0].want_reload(asked, now) {
@@ -181,21 +230,25 @@ impl Engine {
         }
         self.hurry_if_awaited(table, now);
         self.counters.reloads += 1;
-        self.outputs.push_back(Output::ReadAgain { table, why, sender });
+        self.outputs
+            .push_back(Output::ReadAgain { table, why, sender });
     }
 
     /// Whoever waits for a fence already does not wait for the distance between reads either.
     fn hurry_if_awaited(&mut self, table: TableId, now: Instant) {
         let reached = self.reached[table.0];
-        if self.asked.iter().any(|(id, _)| Some(*id) > reached) || self.to_verify.iter().any(|(of, _)| *of == table) {
+        if self.asked.iter().any(|(id, _)| Some(*id) > reached)
+            || self.to_verify.iter().any(|(of, _)| *of == table)
+        {
             self.tables[table.0].hurry(now);
         }
     }
 
     /// A TRUNCATE was announced, and a look has seen whether it has happened.
     ///
-    /// Any role can announce one. Without this: 1. Somebody does. 2. Every row of the cache is removed. 3. Nothing was truncated, and
-    /// whoever asks for a row is told that there is none, as of the last fence.
+    /// Any role can announce one. Without this: 1. Somebody does. 2. Every row of the cache is
+    /// removed. 3. Nothing was truncated, and whoever asks for a row is told that there is none, as
+    /// of the last fence.
     pub(super) fn truncate_seen(&mut self, table: TableId, has_happened: bool, now: Instant) {
         let sender = self.tables[table.0].take_truncate(has_happened);
         if !has_happened {
@@ -204,25 +257,43 @@ impl Engine {
         }
     }
 
-    /// The rows that a notification has asked for cannot be read by their keys: the table is read in their place, at the distance that
-    /// reads keep which notifications ask for.
+    /// The rows that a notification has asked for cannot be read by their keys: the table is read
+    /// in their place, at the distance that reads keep which notifications ask for.
     fn read_instead(&mut self, table: TableId, asked: &Asked, now: Instant) {
         let why = asked.to_string();
-        self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
+        self.end_round(
+            table,
+            None,
+            Some(format!("the table is read again: {why}")),
+            now,
+        );
         if self.tables[table.0].read_instead(asked, now) {
             self.hurry_if_awaited(table, now);
             self.counters.reloads += 1;
-            self.outputs.push_back(Output::ReadAgain { table, why, sender: asked.sender });
+            self.outputs.push_back(Output::ReadAgain {
+                table,
+                why,
+                sender: asked.sender,
+            });
         }
     }
 
     pub(super) fn read_again(&mut self, table: TableId, why: String, now: Instant) {
         if self.tables[table.0].is_following() {
-            self.end_round(table, None, Some(format!("the table is read again: {why}")), now);
+            self.end_round(
+                table,
+                None,
+                Some(format!("the table is read again: {why}")),
+                now,
+            );
         }
         if self.tables[table.0].read_again(&why, now) {
             self.counters.reloads += 1;
-            self.outputs.push_back(Output::ReadAgain { table, why, sender: None });
+            self.outputs.push_back(Output::ReadAgain {
+                table,
+                why,
+                sender: None,
+            });
         }
     }
 }

@@ -1,4 +1,5 @@
-//! [`Refetches`]: the rows of a table that are to be read again by their keys, and what waits for them.
+//! [`Refetches`]: the rows of a table that are to be read again by their keys, and what waits for
+//! them.
 //!
 //! ```text
 //! wanted ─ a batch is asked for ─→ in flight ─ the answer, with its snapshot ─→ floors ─ a fence sent after it ─→ free
@@ -7,8 +8,8 @@
 //!
 //! # Invariants
 //! 1. A key is wanted, or in flight, or neither.
-//! 2. A change in the queue has a key that is in flight, or one that an earlier change in the queue has; or it is a
-//!    TRUNCATE, or stands behind one. So the changes of one key keep their order.
+//! 2. A change in the queue has a key that is in flight, or one that an earlier change in the queue
+//!    has; or it is a TRUNCATE, or stands behind one. So the changes of one key keep their order.
 //! 3. A key in the queue keeps its floor.
 
 use super::change::Change;
@@ -83,11 +84,16 @@ impl Refetches {
     /// When the oldest of what is open came.
     pub(super) fn open_since(&self) -> Option<u64> {
         let queued = self.queue.front().map(|queued| queued.arrival);
-        [self.wanted_since(), self.in_flight_since, queued].into_iter().flatten().min()
+        [self.wanted_since(), self.in_flight_since, queued]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn wanted_since(&self) -> Option<u64> {
-        self.wanted.first().map(|(_, arrival)| self.early.map_or(*arrival, |early| early.min(*arrival)))
+        self.wanted
+            .first()
+            .map(|(_, arrival)| self.early.map_or(*arrival, |early| early.min(*arrival)))
     }
 
     /// How many bytes the changes take that wait.
@@ -103,12 +109,23 @@ impl Refetches {
         if change.action == Action::Truncate {
             // What is wanted and not asked for yet will be read after it.
             let nothing_is_read = self.in_flight.is_empty() && self.queue.is_empty();
-            return if nothing_is_read { Admission::Free } else { Admission::Waits };
+            return if nothing_is_read {
+                Admission::Free
+            } else {
+                Admission::Waits
+            };
         }
-        if change.keys().any(|key| self.is_in_flight.contains(key) || self.queued_keys.contains(key)) {
+        if change
+            .keys()
+            .any(|key| self.is_in_flight.contains(key) || self.queued_keys.contains(key))
+        {
             return Admission::Waits;
         }
-        if change.keys().any(|key| self.is_wanted.contains(key)) { Admission::Absorbed } else { Admission::Free }
+        if change.keys().any(|key| self.is_wanted.contains(key)) {
+            Admission::Absorbed
+        } else {
+            Admission::Free
+        }
     }
 
     /// Wants the row of a key, which is not in flight.
@@ -136,7 +153,8 @@ impl Refetches {
     pub(super) fn push(&mut self, queued: Queued) {
         self.queued_truncates += usize::from(queued.change.action == Action::Truncate);
         self.queue_bytes += queued.change.bytes();
-        self.queued_keys.extend(queued.change.keys().map(str::to_string));
+        self.queued_keys
+            .extend(queued.change.keys().map(str::to_string));
         self.queue.push_back(queued);
     }
 
@@ -145,8 +163,8 @@ impl Refetches {
         self.batch.is_none() && !(self.wanted.is_empty() && self.in_flight.is_empty())
     }
 
-    /// The answer to the batch that was asked for will not come: its keys are to be asked for again. What waits for them
-    /// waits on.
+    /// The answer to the batch that was asked for will not come: its keys are to be asked for
+    /// again. What waits for them waits on.
     pub(super) fn give_up(&mut self) {
         self.batch = None;
     }
@@ -163,7 +181,9 @@ impl Refetches {
         let keys: Vec<String> = keys.into_iter().map(|(key, _)| key).collect();
         for key in &keys {
             self.is_wanted.remove(key);
-            self.wanted_bytes = self.wanted_bytes.saturating_sub(2 * (key.len() + size_of::<String>()));
+            self.wanted_bytes = self
+                .wanted_bytes
+                .saturating_sub(2 * (key.len() + size_of::<String>()));
         }
         self.is_in_flight = keys.iter().cloned().collect();
         if self.wanted.is_empty() {
@@ -173,9 +193,14 @@ impl Refetches {
         keys
     }
 
-    /// The answer to a batch has come: its keys have a floor, and what waited is given out. `None` when the batch is not
-    /// the one that is waited for.
-    pub(super) fn answered(&mut self, batch: u64, snapshot: Snapshot, after: u64) -> Option<VecDeque<Queued>> {
+    /// The answer to a batch has come: its keys have a floor, and what waited is given out. `None`
+    /// when the batch is not the one that is waited for.
+    pub(super) fn answered(
+        &mut self,
+        batch: u64,
+        snapshot: Snapshot,
+        after: u64,
+    ) -> Option<VecDeque<Queued>> {
         if self.batch != Some(batch) {
             return None;
         }
@@ -184,7 +209,13 @@ impl Refetches {
         self.is_in_flight.clear();
         let snapshot = Arc::new(snapshot);
         for key in std::mem::take(&mut self.in_flight) {
-            self.floors.insert(key, Floor { snapshot: Arc::clone(&snapshot), after });
+            self.floors.insert(
+                key,
+                Floor {
+                    snapshot: Arc::clone(&snapshot),
+                    after,
+                },
+            );
         }
         self.queued_keys.clear();
         self.queued_truncates = 0;
@@ -197,7 +228,11 @@ impl Refetches {
 
     /// Whether the row of a key was read again after this transaction had committed.
     pub(super) fn sees(&self, key: &str, xid: Option<u64>) -> bool {
-        xid.is_some_and(|xid| self.floors.get(key).is_some_and(|floor| floor.snapshot.sees(xid)))
+        xid.is_some_and(|xid| {
+            self.floors
+                .get(key)
+                .is_some_and(|floor| floor.snapshot.sees(xid))
+        })
     }
 
     /// Somebody's notification has asked for a row.
@@ -209,7 +244,8 @@ impl Refetches {
         };
     }
 
-    /// The server's process whose notifications have asked for all rows that are read again, since none was; if it is one.
+    /// The server's process whose notifications have asked for all rows that are read again, since
+    /// none was; if it is one.
     pub(super) fn sender(&self) -> Option<i32> {
         match self.senders {
             Senders::One(sender) => Some(sender),
@@ -224,14 +260,20 @@ impl Refetches {
 
     /// The keys whose rows were read again after this transaction had committed.
     pub(super) fn keys_that_saw(&self, xid: Option<u64>) -> Vec<String> {
-        self.floors.keys().filter(|key| self.sees(key, xid)).cloned().collect()
+        self.floors
+            .keys()
+            .filter(|key| self.sees(key, xid))
+            .cloned()
+            .collect()
     }
 
-    /// A fence that was sent after so many answers of Q has arrived: what comes now no older floor has seen.
+    /// A fence that was sent after so many answers of Q has arrived: what comes now no older floor
+    /// has seen.
     pub(super) fn free_floors(&mut self, fence_after: u64) {
         if self.queued_truncates == 0 {
             let queued = &self.queued_keys;
-            self.floors.retain(|key, floor| floor.after > fence_after || queued.contains(key));
+            self.floors
+                .retain(|key, floor| floor.after > fence_after || queued.contains(key));
         }
     }
 

@@ -5,9 +5,9 @@
 //!   what comes is held                    rows are read again inside S      what comes is kept by key
 //! ```
 //!
-//! What had arrived before the round began was committed before S was taken, so S sees it; the fence was sent after S, so
-//! all that S sees has arrived before it. What S does not see is held back. So at *Comparing* the cache is S, or something
-//! was missed.
+//! What had arrived before the round began was committed before S was taken, so S sees it; the
+//! fence was sent after S, so all that S sees has arrived before it. What S does not see is held
+//! back. So at *Comparing* the cache is S, or something was missed.
 
 use super::change::Change;
 use super::reads::Work;
@@ -25,10 +25,20 @@ pub(super) struct RoundId {
 #[derive(Debug)]
 pub(super) enum Round {
     /// Entered when Q is asked for the snapshot. Changes are held in order.
-    Holding { id: RoundId, snapshot: Option<Snapshot>, token: Option<String>, held: Vec<Change>, bytes: usize },
-    /// Entered when the fence has come. What the snapshot sees is done; rows that are to be read again for that are read
-    /// inside its transaction; the rest is held.
-    Settling { id: RoundId, held: Vec<Change>, bytes: usize },
+    Holding {
+        id: RoundId,
+        snapshot: Option<Snapshot>,
+        token: Option<String>,
+        held: Vec<Change>,
+        bytes: usize,
+    },
+    /// Entered when the fence has come. What the snapshot sees is done; rows that are to be read
+    /// again for that are read inside its transaction; the rest is held.
+    Settling {
+        id: RoundId,
+        held: Vec<Change>,
+        bytes: usize,
+    },
     /// Entered when nothing is left to be read. The cache is compared, and not changed.
     Comparing { id: RoundId },
 }
@@ -60,15 +70,27 @@ impl Engine {
         self.rounds += 1;
         let round = self.rounds;
         self.tables[table.0].begin_round(RoundId { round, question });
-        self.work = Some(Work::Round { table, round, batch: None });
+        self.work = Some(Work::Round {
+            table,
+            round,
+            batch: None,
+        });
         self.outputs.push_back(Output::TakeCut { table, round });
     }
 
     fn is_underway(&self, table: TableId, round: u64) -> bool {
-        self.tables[table.0].round().is_some_and(|underway| underway.number() == round)
+        self.tables[table.0]
+            .round()
+            .is_some_and(|underway| underway.number() == round)
     }
 
-    pub(super) fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, now: Instant) {
+    pub(super) fn cut_taken(
+        &mut self,
+        table: TableId,
+        round: u64,
+        snapshot: Snapshot,
+        now: Instant,
+    ) {
         if self.is_underway(table, round) {
             let token = self.send_fence(None, now);
             self.tables[table.0].cut_round(snapshot, token);
@@ -90,14 +112,25 @@ impl Engine {
 
     /// Reads inside the round's transaction what is to be read again, then compares.
     pub(super) fn go_on_with_round(&mut self, table: TableId, now: Instant) {
-        let Some(Work::Round { round, .. }) = self.work else { return };
+        let Some(Work::Round { round, .. }) = self.work else {
+            return;
+        };
         if self.tables[table.0].has_wanted() {
             self.batches += 1;
             let batch = self.batches;
             let keys = self.tables[table.0].start_refetch(batch);
             self.counters.refetched += keys.len() as u64;
-            self.work = Some(Work::Round { table, round, batch: Some(batch) });
-            self.outputs.push_back(Output::Refetch { table, batch, keys, is_within_round: true });
+            self.work = Some(Work::Round {
+                table,
+                round,
+                batch: Some(batch),
+            });
+            self.outputs.push_back(Output::Refetch {
+                table,
+                batch,
+                keys,
+                is_within_round: true,
+            });
             return;
         }
         self.outputs.push_back(Output::Compare { table, round });
@@ -107,8 +140,16 @@ impl Engine {
     }
 
     /// A round of the table is over, if one is underway, and of that number where one is named.
-    pub(super) fn end_round(&mut self, table: TableId, round: Option<u64>, inconclusive: Option<String>, now: Instant) {
-        let Some(underway) = self.tables[table.0].round().map(Round::id) else { return };
+    pub(super) fn end_round(
+        &mut self,
+        table: TableId,
+        round: Option<u64>,
+        inconclusive: Option<String>,
+        now: Instant,
+    ) {
+        let Some(underway) = self.tables[table.0].round().map(Round::id) else {
+            return;
+        };
         if round.is_some_and(|round| round != underway.round) {
             return;
         }
@@ -118,7 +159,12 @@ impl Engine {
         let doubt = own.is_doubted().then(|| own.cause().to_string());
         let steps = self.tables[table.0].end_round(self.limits.waiting_bytes);
         self.count_what_waited(table);
-        self.outputs.push_back(Output::RoundEnded { table, question: underway.question, inconclusive, doubt });
+        self.outputs.push_back(Output::RoundEnded {
+            table,
+            question: underway.question,
+            inconclusive,
+            doubt,
+        });
         self.carry_out(table, steps, now);
     }
 }

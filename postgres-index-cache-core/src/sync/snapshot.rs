@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-/// What `pg_current_snapshot()` says (manual, 9.27.8 Transaction ID and Snapshot Information Functions), with 64-bit
-/// transaction ids, which never wrap.
+/// What `pg_current_snapshot()` says (manual, 9.27.8 Transaction ID and Snapshot Information
+/// Functions), with 64-bit transaction ids, which never wrap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     xmin: u64,
@@ -26,10 +26,17 @@ impl FromStr for Snapshot {
         let mut field = || fields.next().ok_or_else(bad);
         let number = |text: &str| text.parse::<u64>().map_err(|_| bad());
         let (xmin, xmax, list) = (number(field()?)?, number(field()?)?, field()?);
-        let mut in_progress =
-            list.split(',').filter(|xid| !xid.is_empty()).map(number).collect::<Result<Vec<_>, _>>()?;
+        let mut in_progress = list
+            .split(',')
+            .filter(|xid| !xid.is_empty())
+            .map(number)
+            .collect::<Result<Vec<_>, _>>()?;
         in_progress.sort_unstable();
-        Ok(Self { xmin, xmax, in_progress })
+        Ok(Self {
+            xmin,
+            xmax,
+            in_progress,
+        })
     }
 }
 

@@ -41,7 +41,8 @@ pub(super) struct Asked {
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)?;
-        self.sender.map_or(Ok(()), |sender| write!(f, " (sent by process {sender})"))
+        self.sender
+            .map_or(Ok(()), |sender| write!(f, " (sent by process {sender})"))
     }
 }
 
@@ -59,15 +60,18 @@ enum Verdict {
 /// Where a table stands.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Entered at the start, after a loss, and when a change demands it. It is to be read, `not_before` then. Changes that
-    /// arrive are passed over: they are committed, so the read will see them.
+    /// Entered at the start, after a loss, and when a change demands it. It is to be read,
+    /// `not_before` then. Changes that arrive are passed over: they are committed, so the read will
+    /// see them.
     Due { not_before: Option<Instant> },
-    /// Entered when the table cannot be followed as it is. It is not read, and what its trigger sends is passed over: its
-    /// key, its columns or its very table may be other ones than the cache was made for.
+    /// Entered when the table cannot be followed as it is. It is not read, and what its trigger
+    /// sends is passed over: its key, its columns or its very table may be other ones than the
+    /// cache was made for.
     Held,
-    /// Entered when the read is asked for. Changes wait, in order; the snapshot, once known, decides about them.
-    /// With `is_in_vain` nothing waits any more: the table is to be read again when this read is done. A read is never
-    /// given up half-way: its COPY would be drained to the end all the same.
+    /// Entered when the read is asked for. Changes wait, in order; the snapshot, once known,
+    /// decides about them. With `is_in_vain` nothing waits any more: the table is to be read again
+    /// when this read is done. A read is never given up half-way: its COPY would be drained to the
+    /// end all the same.
     Reading {
         started: Instant,
         snapshot: Option<Snapshot>,
@@ -75,9 +79,12 @@ pub(super) enum Phase {
         waiting_bytes: usize,
         is_in_vain: bool,
     },
-    /// Entered when the rows are in the cache. `filter` is the snapshot until a fence sent after the read has arrived:
-    /// what comes then is newer. `after_reads` numbers the read.
-    Following { filter: Option<Snapshot>, after_reads: u64 },
+    /// Entered when the rows are in the cache. `filter` is the snapshot until a fence sent after
+    /// the read has arrived: what comes then is newer. `after_reads` numbers the read.
+    Following {
+        filter: Option<Snapshot>,
+        after_reads: u64,
+    },
 }
 
 /// What a transaction did to a key before.
@@ -110,7 +117,8 @@ pub(super) struct Table {
     asked_meanwhile: Option<Asked>,
     /// The number of the read that the cache is of, or will be.
     read: u64,
-    /// What the transaction in `touched_by` did, by the hash of the key. Transactions arrive whole, one after another.
+    /// What the transaction in `touched_by` did, by the hash of the key. Transactions arrive whole,
+    /// one after another.
     touched: HashMap<u64, Touch>,
     touched_by: Option<u64>,
     /// The first half of a key change, until the second comes.
@@ -126,10 +134,12 @@ pub(super) struct Table {
     collapsed: u64,
     /// How many changes have come to be followed.
     arrivals: u64,
-    /// The transaction whose TRUNCATE was the last thing that happened, and that of the last TRUNCATE.
+    /// The transaction whose TRUNCATE was the last thing that happened, and that of the last
+    /// TRUNCATE.
     truncated_by: Option<u64>,
     last_truncate: Option<u64>,
-    /// Who sent that, and the look from which on the table must have other files, where rows were removed for it.
+    /// Who sent that, and the look from which on the table must have other files, where rows were
+    /// removed for it.
     truncate_sender: Option<i32>,
     cleared_before_look: Option<u64>,
     /// How often they were, since other files were seen.
@@ -195,7 +205,9 @@ impl Table {
         match self.phase {
             Phase::Due { not_before } if !self.is_busy() => not_before,
             Phase::Following { .. } if !self.is_busy() => self.reload_at,
-            Phase::Due { .. } | Phase::Held | Phase::Reading { .. } | Phase::Following { .. } => None,
+            Phase::Due { .. } | Phase::Held | Phase::Reading { .. } | Phase::Following { .. } => {
+                None
+            }
         }
     }
 
@@ -241,10 +253,11 @@ impl Table {
     ///
     /// The table whose trigger sends it counts, not the name that it gives:
     /// 1. `users` is renamed to `users_old`, and another table to `users`.
-    /// 2. The function on `users_old` has its table's old name as a literal, and goes on sending `users`.
+    /// 2. The function on `users_old` has its table's old name as a literal, and goes on sending
+    ///    `users`.
     ///
-    /// By the name its rows would be taken for those of the new table. The plain form says neither schema nor sender: there
-    /// the name has to do.
+    /// By the name its rows would be taken for those of the new table. The plain form says neither
+    /// schema nor sender: there the name has to do.
     pub(super) fn is_meant(&self, payload: &Payload<'_>) -> bool {
         let is_sender = match payload.rel {
             Some(rel) => {
@@ -256,14 +269,21 @@ impl Table {
             }
             None => self.is_named_by(payload),
         };
-        // The last resort of a trigger that failed twice is a reload with a schema and without an xid.
-        is_sender && (payload.xid.is_some() || self.followed.sends_plain_form || payload.action == Action::Reload)
+        // The last resort of a trigger that failed twice is a reload with a schema and without an
+        // xid.
+        is_sender
+            && (payload.xid.is_some()
+                || self.followed.sends_plain_form
+                || payload.action == Action::Reload)
     }
 
     /// Whether a payload gives this table's name.
     pub(super) fn is_named_by(&self, payload: &Payload<'_>) -> bool {
         payload.table == self.followed.name
-            && payload.schema.as_ref().is_none_or(|schema| *schema == self.followed.schema)
+            && payload
+                .schema
+                .as_ref()
+                .is_none_or(|schema| *schema == self.followed.schema)
     }
 
     /// Whether the sender of a payload is the table, or a leaf that is known.
@@ -281,26 +301,34 @@ impl Table {
         rel.is_some_and(|rel| self.detaching.contains(&rel))
     }
 
-    /// Every row was removed for a TRUNCATE that was announced; looks from this number on begin later.
+    /// Every row was removed for a TRUNCATE that was announced; looks from this number on begin
+    /// later.
     pub(super) fn note_clear(&mut self, look: u64) {
         self.cleared_before_look = Some(look);
         self.clears += 1;
     }
 
-    /// Whether rows were removed for a TRUNCATE that no look has seen yet: any role can announce one.
+    /// Whether rows were removed for a TRUNCATE that no look has seen yet: any role can announce
+    /// one.
     pub(super) fn is_to_be_seen_truncated(&self) -> bool {
         self.cleared_before_look.is_some()
     }
 
-    /// Whether a look of this number would see the files that a TRUNCATE has made, for which rows were removed.
+    /// Whether a look of this number would see the files that a TRUNCATE has made, for which rows
+    /// were removed.
     pub(super) fn must_be_truncated(&self, look: u64) -> bool {
         self.cleared_before_look.is_some_and(|first| first <= look)
     }
 
-    /// The files of the table were seen to be other ones, or not to be: gives who sent the last TRUNCATE. New files are those of one:
-    /// where several were announced, the others must be seen too.
+    /// The files of the table were seen to be other ones, or not to be: gives who sent the last
+    /// TRUNCATE. New files are those of one: where several were announced, the others must be seen
+    /// too.
     pub(super) fn take_truncate(&mut self, has_happened: bool) -> Option<i32> {
-        self.clears = if has_happened { self.clears.saturating_sub(1) } else { 0 };
+        self.clears = if has_happened {
+            self.clears.saturating_sub(1)
+        } else {
+            0
+        };
         if self.clears == 0 {
             self.cleared_before_look = None;
         }
@@ -318,8 +346,17 @@ impl Table {
             self.truncate_sender = Some(change.sender);
         }
         match &mut self.phase {
-            Phase::Due { .. } | Phase::Held | Phase::Reading { is_in_vain: true, .. } => Vec::new(),
-            Phase::Reading { waiting, waiting_bytes, is_in_vain, .. } => {
+            Phase::Due { .. }
+            | Phase::Held
+            | Phase::Reading {
+                is_in_vain: true, ..
+            } => Vec::new(),
+            Phase::Reading {
+                waiting,
+                waiting_bytes,
+                is_in_vain,
+                ..
+            } => {
                 *waiting_bytes += change.bytes();
                 if *waiting_bytes > waiting_limit {
                     self.cause = "too many changes waited while it was read".to_string();
@@ -340,11 +377,14 @@ impl Table {
                     return vec![Step::Skip];
                 }
                 if self.refetches.waiting_bytes() > waiting_limit {
-                    return vec![Step::ReadAgain("too many changes waited for rows that are read again".to_string())];
+                    return vec![Step::ReadAgain(
+                        "too many changes waited for rows that are read again".to_string(),
+                    )];
                 }
                 if self.without != Some(Rule::Hold)
-                    && let Some(Round::Holding { held, bytes, .. } | Round::Settling { held, bytes, .. }) =
-                        &mut self.round
+                    && let Some(
+                        Round::Holding { held, bytes, .. } | Round::Settling { held, bytes, .. },
+                    ) = &mut self.round
                 {
                     *bytes += change.bytes();
                     held.push(change);
@@ -352,7 +392,9 @@ impl Table {
                 }
                 let steps = self.follow(change);
                 if self.touched_bytes() > waiting_limit {
-                    return vec![Step::ReadAgain("one transaction has changed too many rows".to_string())];
+                    return vec![Step::ReadAgain(
+                        "one transaction has changed too many rows".to_string(),
+                    )];
                 }
                 match self.bound_backlog(waiting_limit) {
                     Some(read_again) => vec![read_again],
@@ -362,7 +404,8 @@ impl Table {
         }
     }
 
-    /// How many bytes wait: changes for a read, for rows that are read again, for the cache's lock or for a round.
+    /// How many bytes wait: changes for a read, for rows that are read again, for the cache's lock
+    /// or for a round.
     pub(super) fn waiting_bytes(&self) -> usize {
         match &self.phase {
             Phase::Due { .. } | Phase::Held => 0,
@@ -385,7 +428,12 @@ impl Table {
     pub(super) fn doubt(&mut self, why: &str) -> Vec<Step> {
         match &mut self.phase {
             Phase::Due { .. } | Phase::Held => Vec::new(),
-            Phase::Reading { is_in_vain, waiting, waiting_bytes, .. } => {
+            Phase::Reading {
+                is_in_vain,
+                waiting,
+                waiting_bytes,
+                ..
+            } => {
                 self.cause = why.to_string();
                 *is_in_vain = true;
                 *waiting = Vec::new();
@@ -436,17 +484,32 @@ impl Table {
         }
         self.arrivals += 1;
         // Without an xid nobody can tell whether the row that was read again a moment ago is newer.
-        let may_be_seen = change.xid.is_none() && change.keys().any(|key| self.refetches.has_floor(key));
+        let may_be_seen =
+            change.xid.is_none() && change.keys().any(|key| self.refetches.has_floor(key));
         let is_doubtful = verdict == Verdict::Doubtful || may_be_seen;
-        self.place(Queued { change, is_doubtful, arrival: self.arrivals }, steps);
+        self.place(
+            Queued {
+                change,
+                is_doubtful,
+                arrival: self.arrivals,
+            },
+            steps,
+        );
     }
 
     fn place(&mut self, queued: Queued, steps: &mut Vec<Step>) {
         match self.refetches.admit(&queued.change) {
-            Admission::Waits if !self.keeps(Rule::Waiting) && !queued.is_doubtful => self.settle(queued.change, steps),
+            Admission::Waits if !self.keeps(Rule::Waiting) && !queued.is_doubtful => {
+                self.settle(queued.change, steps)
+            }
             Admission::Waits => self.refetches.push(queued),
-            Admission::Absorbed if self.is_busy() && !self.keeps(Rule::Sticky) && !queued.is_doubtful => {
-                queued.change.keys().for_each(|key| self.refetches.unwant(key));
+            Admission::Absorbed
+                if self.is_busy() && !self.keeps(Rule::Sticky) && !queued.is_doubtful =>
+            {
+                queued
+                    .change
+                    .keys()
+                    .for_each(|key| self.refetches.unwant(key));
                 self.settle(queued.change, steps);
             }
             Admission::Absorbed => self.refetch(&queued, steps),
@@ -469,7 +532,11 @@ impl Table {
     /// Applies what no row that was read again has seen.
     fn settle(&mut self, change: Change, steps: &mut Vec<Step>) {
         if change.action == Action::Truncate {
-            let spared = if self.keeps(Rule::Spare) { self.refetches.keys_that_saw(change.xid) } else { Vec::new() };
+            let spared = if self.keeps(Rule::Spare) {
+                self.refetches.keys_that_saw(change.xid)
+            } else {
+                Vec::new()
+            };
             match &mut self.backlog {
                 Some(backlog) => self.collapsed += backlog.clear(spared),
                 None => steps.push(Step::Clear(spared)),
@@ -478,7 +545,9 @@ impl Table {
         }
         let saw_new = self.refetches.sees(change.id(), change.xid);
         let saw_old = match change.operation() {
-            Operation::ReplaceKey => change.old_id().is_none_or(|key| self.refetches.sees(key, change.xid)),
+            Operation::ReplaceKey => change
+                .old_id()
+                .is_none_or(|key| self.refetches.sees(key, change.xid)),
             Operation::Upsert | Operation::Remove | Operation::Whole => saw_new,
         };
         let change = match (saw_old, saw_new) {
@@ -498,7 +567,8 @@ impl Table {
         self.backlog.is_some() || self.round.is_some()
     }
 
-    /// How many changes were dropped because a later one of the same key came while the cache could not be changed.
+    /// How many changes were dropped because a later one of the same key came while the cache could
+    /// not be changed.
     pub(super) fn collapsed(&self) -> u64 {
         self.collapsed
     }
@@ -519,9 +589,15 @@ impl Table {
         if self.is_locked || self.round.is_some() {
             return Vec::new();
         }
-        let Some(mut backlog) = self.backlog.take() else { return Vec::new() };
+        let Some(mut backlog) = self.backlog.take() else {
+            return Vec::new();
+        };
         let (cleared, changes) = backlog.take();
-        cleared.map(Step::Clear).into_iter().chain(changes.map(Step::Apply)).collect()
+        cleared
+            .map(Step::Clear)
+            .into_iter()
+            .chain(changes.map(Step::Apply))
+            .collect()
     }
 
     /// Rows that are being read again will not come: they are to be asked for anew.
@@ -529,8 +605,8 @@ impl Table {
         self.refetches.give_up();
     }
 
-    /// Keeps what waits within `limit` bytes: rows are read again in place of payloads, and if even their keys are too
-    /// many, all of the table.
+    /// Keeps what waits within `limit` bytes: rows are read again in place of payloads, and if even
+    /// their keys are too many, all of the table.
     fn bound_backlog(&mut self, limit: usize) -> Option<Step> {
         let backlog = self.backlog.as_mut()?;
         if backlog.bytes() > limit {
@@ -542,7 +618,11 @@ impl Table {
             changes.for_each(|change| change.keys().for_each(|key| self.refetches.want(key, 0)));
         }
         let is_too_much = self.refetches.wanted_bytes() > limit;
-        is_too_much.then(|| Step::ReadAgain("too many changes came while its cache could not be changed".to_string()))
+        is_too_much.then(|| {
+            Step::ReadAgain(
+                "too many changes came while its cache could not be changed".to_string(),
+            )
+        })
     }
 
     /// Whether rows are to be read again and none are being read.
@@ -555,8 +635,14 @@ impl Table {
         self.refetches.start(batch)
     }
 
-    /// Rows were read again; what is to be done once they are stored. `None` when they are of no use any more.
-    pub(super) fn refetched(&mut self, batch: u64, snapshot: Snapshot, after: u64) -> Option<Vec<Step>> {
+    /// Rows were read again; what is to be done once they are stored. `None` when they are of no
+    /// use any more.
+    pub(super) fn refetched(
+        &mut self,
+        batch: u64,
+        snapshot: Snapshot,
+        after: u64,
+    ) -> Option<Vec<Step>> {
         let waited = self.refetches.answered(batch, snapshot, after)?;
         if !self.keeps(Rule::Floor) {
             self.refetches.forget_floors();
@@ -567,7 +653,10 @@ impl Table {
             queued.is_doubtful |= queued.change.xid.is_none();
             // What the row that came has seen is done with.
             let is_done = queued.change.action != Action::Truncate
-                && queued.change.keys().all(|key| self.refetches.sees(key, queued.change.xid));
+                && queued
+                    .change
+                    .keys()
+                    .all(|key| self.refetches.sees(key, queued.change.xid));
             if is_done && self.refetches.admit(&queued.change) == Admission::Free {
                 steps.push(Step::Skip);
             } else {
@@ -579,14 +668,22 @@ impl Table {
 
     /// How many changes have come to be followed, and since which one something is open.
     pub(super) fn arrivals(&self) -> (u64, Option<u64>) {
-        (self.arrivals, if self.is_busy() { Some(0) } else { self.refetches.open_since() })
+        (
+            self.arrivals,
+            if self.is_busy() {
+                Some(0)
+            } else {
+                self.refetches.open_since()
+            },
+        )
     }
 
-    /// What the order of the changes says of this one, and notes what it touches; an error says why all of the table must
-    /// be read again.
+    /// What the order of the changes says of this one, and notes what it touches; an error says why
+    /// all of the table must be read again.
     ///
-    /// A nested trigger can make the announcements of one key arrive in another order than its changes were made, and a
-    /// deferrable key can be on two rows for a while: then the last announcement is not the row's last state.
+    /// A nested trigger can make the announcements of one key arrive in another order than its
+    /// changes were made, and a deferrable key can be on two rows for a while: then the last
+    /// announcement is not the row's last state.
     fn judge(&mut self, change: &Change) -> Result<Verdict, Asked> {
         if change.xid.is_none() || change.xid != self.touched_by {
             self.forget_touched();
@@ -596,24 +693,32 @@ impl Table {
         let (touch, is_lacking) = match change.action {
             // TRUNCATE of the root fires the triggers of its leaves as well, right behind its own.
             Action::Reload
-                if change.xid.is_some() && change.xid == follows_truncate && !change.is_from(self.followed.oid) =>
+                if change.xid.is_some()
+                    && change.xid == follows_truncate
+                    && !change.is_from(self.followed.oid) =>
             {
                 self.truncated_by = follows_truncate;
                 return Ok(Verdict::Passed);
             }
             Action::Reload => {
-                let why = change.why().map_or_else(String::new, |why| format!(": {why}"));
+                let why = change
+                    .why()
+                    .map_or_else(String::new, |why| format!(": {why}"));
                 let why = format!("a notification asks for it{why}");
-                return Err(Asked { why, sender: Some(change.sender) });
+                return Err(Asked {
+                    why,
+                    sender: Some(change.sender),
+                });
             }
             Action::Truncate => {
                 self.forget_touched();
                 self.truncated_by = change.xid;
                 return Ok(Verdict::Sound);
             }
-            Action::Insert | Action::Update => {
-                (Touch::Stored, !self.followed.sends_whole_rows || change.data().is_none())
-            }
+            Action::Insert | Action::Update => (
+                Touch::Stored,
+                !self.followed.sends_whole_rows || change.data().is_none(),
+            ),
             Action::Delete => (Touch::Removed, false),
         };
         let before = self.touched.insert(change.key_hash(&self.hasher), touch);
@@ -624,13 +729,19 @@ impl Table {
             && match touch {
                 Touch::Stored => before.is_some() && (recheck || deferrable),
                 Touch::Removed => {
-                    (before == Some(Touch::Stored) && self.keeps(Rule::Delete)) || (before.is_some() && deferrable)
+                    (before == Some(Touch::Stored) && self.keeps(Rule::Delete))
+                        || (before.is_some() && deferrable)
                 }
             };
-        Ok(if is_lacking || is_touched_again { Verdict::Doubtful } else { Verdict::Sound })
+        Ok(if is_lacking || is_touched_again {
+            Verdict::Doubtful
+        } else {
+            Verdict::Sound
+        })
     }
 
-    /// Empties the map. A large one is let go: to clear it takes time in proportion to what it once held.
+    /// Empties the map. A large one is let go: to clear it takes time in proportion to what it once
+    /// held.
     fn forget_touched(&mut self) {
         if self.touched.capacity() > 1024 {
             self.touched = HashMap::new();
@@ -639,8 +750,9 @@ impl Table {
         }
     }
 
-    /// Makes the table be read again; whether that was not due already. While it is being read there is nothing to do:
-    /// the change in question came before the read was asked for, which sees it.
+    /// Makes the table be read again; whether that was not due already. While it is being read
+    /// there is nothing to do: the change in question came before the read was asked for, which
+    /// sees it.
     pub(super) fn read_again(&mut self, why: &str, now: Instant) -> bool {
         if !self.is_following() {
             return false;
@@ -652,10 +764,11 @@ impl Table {
 
     /// A notification makes it be read again; whether that is news.
     ///
-    /// Any role can send one, without a privilege and as often as it likes. Without a distance between the reads: 1. Ten a second
-    /// are sent. 2. The table is read without end. 3. It is never live, nobody gets an answer, and the server does nothing else.
-    /// So reads keep a distance, which grows while they find nothing, and meanwhile the table is followed as it was: what it was
-    /// asked for may be nothing. It is not live until it has been read.
+    /// Any role can send one, without a privilege and as often as it likes. Without a distance
+    /// between the reads: 1. Ten a second are sent. 2. The table is read without end. 3. It is
+    /// never live, nobody gets an answer, and the server does nothing else. So reads keep a
+    /// distance, which grows while they find nothing, and meanwhile the table is followed as it
+    /// was: what it was asked for may be nothing. It is not live until it has been read.
     pub(super) fn want_reload(&mut self, asked: Asked, now: Instant) -> bool {
         match &self.phase {
             Phase::Due { .. } | Phase::Held => false,
@@ -677,7 +790,9 @@ impl Table {
 
     /// Whether a notification that asks for it now makes it be read again without a wait.
     pub(super) fn would_reload_at_once(&self, now: Instant) -> bool {
-        self.is_following() && self.reload_at.is_none() && self.spaced(self.fruitless, now).is_none()
+        self.is_following()
+            && self.reload_at.is_none()
+            && self.spaced(self.fruitless, now).is_none()
     }
 
     /// What has asked for it to be read again while it was.
@@ -685,19 +800,21 @@ impl Table {
         self.asked_meanwhile.take()
     }
 
-    /// Whoever asks for a fence waits for the read that is due, but not for the distance to the one before: it may take as long
-    /// as that has taken.
+    /// Whoever asks for a fence waits for the read that is due, but not for the distance to the one
+    /// before: it may take as long as that has taken.
     pub(super) fn hurry(&mut self, now: Instant) {
         let soon = self.last_reload.map_or(now, |(ended, took)| ended + took);
         match &mut self.phase {
             Phase::Following { .. } => self.reload_at = self.reload_at.map(|at| at.min(soon)),
-            Phase::Due { not_before: Some(at) } if !self.is_failing => *at = (*at).min(soon),
+            Phase::Due {
+                not_before: Some(at),
+            } if !self.is_failing => *at = (*at).min(soon),
             Phase::Due { .. } | Phase::Held | Phase::Reading { .. } => {}
         }
     }
 
-    /// When it may be read again: `None` is at once. The distance is twice what the last read took, and doubles with each that
-    /// has changed nothing.
+    /// When it may be read again: `None` is at once. The distance is twice what the last read took,
+    /// and doubles with each that has changed nothing.
     fn spaced(&self, fruitless: u32, now: Instant) -> Option<Instant> {
         /// The longest distance that comes of doubling.
         const LONGEST: Duration = Duration::from_secs(60);
@@ -706,7 +823,9 @@ impl Table {
         let (ended, took) = self.last_reload?;
         let distance = match fruitless {
             0 => 2 * took,
-            times => took.max(SHORTEST).saturating_mul(2_u32.saturating_pow(times.saturating_add(1))),
+            times => took
+                .max(SHORTEST)
+                .saturating_mul(2_u32.saturating_pow(times.saturating_add(1))),
         };
         Some(ended + distance.min(LONGEST.max(2 * took))).filter(|at| *at > now)
     }
@@ -717,18 +836,23 @@ impl Table {
             return false;
         }
         self.cause = asked.to_string();
-        self.phase = Phase::Due { not_before: self.spaced(self.fruitless, now) };
+        self.phase = Phase::Due {
+            not_before: self.spaced(self.fruitless, now),
+        };
         self.forget_transaction();
         true
     }
 
-    /// The server's process whose notifications have asked for the rows that are being read again, if it is one.
+    /// The server's process whose notifications have asked for the rows that are being read again,
+    /// if it is one.
     pub(super) fn sender_of_refetch(&self) -> Option<i32> {
         self.refetches.sender()
     }
 
     fn become_due(&mut self, now: Instant) {
-        self.phase = Phase::Due { not_before: self.spaced(0, now) };
+        self.phase = Phase::Due {
+            not_before: self.spaced(0, now),
+        };
         self.forget_transaction();
     }
 
@@ -751,7 +875,9 @@ impl Table {
     pub(super) fn read_failed(&mut self, not_before: Instant, why: String) {
         self.cause = why;
         self.is_failing = true;
-        self.phase = Phase::Due { not_before: Some(not_before) };
+        self.phase = Phase::Due {
+            not_before: Some(not_before),
+        };
         self.forget_transaction();
     }
 
@@ -769,13 +895,15 @@ impl Table {
         self.is_failing = false;
         self.read_failures.end();
         self.backoff.reset();
-        // A read of what it was before is of no use any more, and numbers of the same generation must not be taken for it.
+        // A read of what it was before is of no use any more, and numbers of the same generation
+        // must not be taken for it.
         self.generation += 1;
         self.phase = Phase::Due { not_before: None };
         self.forget_transaction();
     }
 
-    /// The connections are lost. A table that cannot be followed cannot be followed by other connections either.
+    /// The connections are lost. A table that cannot be followed cannot be followed by other
+    /// connections either.
     pub(super) fn disconnect(&mut self) {
         self.read_failures.end();
         if !self.is_held() {
@@ -791,8 +919,13 @@ impl Table {
         }
         self.read = read;
         self.generation += 1;
-        self.phase =
-            Phase::Reading { started: now, snapshot: None, waiting: Vec::new(), waiting_bytes: 0, is_in_vain: false };
+        self.phase = Phase::Reading {
+            started: now,
+            snapshot: None,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            is_in_vain: false,
+        };
         self.generation
     }
 
@@ -805,7 +938,8 @@ impl Table {
         }
     }
 
-    /// The rows of a read are in the cache: gives what waited. `None` when that read is of no use any more.
+    /// The rows of a read are in the cache: gives what waited. `None` when that read is of no use
+    /// any more.
     pub(super) fn loaded(
         &mut self,
         generation: u64,
@@ -813,7 +947,16 @@ impl Table {
         has_changed: bool,
         now: Instant,
     ) -> Option<Vec<Change>> {
-        let Phase::Reading { started, snapshot, waiting, is_in_vain, .. } = &mut self.phase else { return None };
+        let Phase::Reading {
+            started,
+            snapshot,
+            waiting,
+            is_in_vain,
+            ..
+        } = &mut self.phase
+        else {
+            return None;
+        };
         if generation != self.generation {
             return None;
         }
@@ -821,19 +964,30 @@ impl Table {
         self.is_failing = false;
         self.backoff.reset();
         self.last_reload = Some((now, now.saturating_duration_since(started)));
-        self.fruitless = if has_changed { 0 } else { self.fruitless.saturating_add(1) };
+        self.fruitless = if has_changed {
+            0
+        } else {
+            self.fruitless.saturating_add(1)
+        };
         // Without a snapshot nothing could be proven: the read does not count either.
         if *is_in_vain || filter.is_none() {
             self.become_due(now);
             return None;
         }
-        self.phase = Phase::Following { filter, after_reads };
+        self.phase = Phase::Following {
+            filter,
+            after_reads,
+        };
         Some(waiting)
     }
 
-    /// A fence that was sent after `after_reads` reads has arrived: what the snapshot could filter has arrived too.
+    /// A fence that was sent after `after_reads` reads has arrived: what the snapshot could filter
+    /// has arrived too.
     pub(super) fn prove(&mut self, fence_after_reads: u64) {
-        if let Phase::Following { filter, after_reads } = &mut self.phase
+        if let Phase::Following {
+            filter,
+            after_reads,
+        } = &mut self.phase
             && *after_reads <= fence_after_reads
         {
             *filter = None;

@@ -1,8 +1,9 @@
 //! Where the bytes of rows live: fixed parts in segments, records of no fixed width in chunks.
 //!
-//! A record is `slot · length of the whole record · lengths of its cells · cells`, all lengths `u32`. A chunk is written
-//! from its start to its end and never in between; when more than half of a closed chunk is dead, it is *sparse*: its
-//! owner moves what lives and lets it go. So what is dead is at most about as much as what lives.
+//! A record is `slot · length of the whole record · lengths of its cells · cells`, all lengths
+//! `u32`. A chunk is written from its start to its end and never in between; when more than half of
+//! a closed chunk is dead, it is *sparse*: its owner moves what lives and lets it go. So what is
+//! dead is at most about as much as what lives.
 
 use super::StoreError;
 use super::row::RowBuf;
@@ -19,11 +20,17 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) const NONE: Self = Self { chunk: u32::MAX, offset: 0 };
+    pub(super) const NONE: Self = Self {
+        chunk: u32::MAX,
+        offset: 0,
+    };
     pub(super) const BYTES: usize = 8;
 
     pub(super) fn read(bytes: &[u8]) -> Self {
-        Self { chunk: read_u32(bytes, 0), offset: read_u32(bytes, 4) }
+        Self {
+            chunk: read_u32(bytes, 0),
+            offset: read_u32(bytes, 4),
+        }
     }
 
     pub(super) fn write(self, bytes: &mut [u8]) {
@@ -46,7 +53,10 @@ impl FixedRows {
     const SEGMENT: usize = 4096;
 
     pub(super) fn new(stride: usize) -> Self {
-        Self { stride, segments: Vec::new() }
+        Self {
+            stride,
+            segments: Vec::new(),
+        }
     }
 
     /// Makes room for `slot`, which is at most one past the last.
@@ -73,7 +83,10 @@ impl FixedRows {
     }
 
     fn at(&self, slot: u32) -> (usize, usize) {
-        (slot as usize / Self::SEGMENT, slot as usize % Self::SEGMENT * self.stride)
+        (
+            slot as usize / Self::SEGMENT,
+            slot as usize % Self::SEGMENT * self.stride,
+        )
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -89,11 +102,17 @@ pub(super) struct Record<'a> {
 
 impl<'a> Record<'a> {
     pub(super) fn new(shape: &TableShape, row: &'a RowBuf) -> Result<Self, StoreError> {
-        let is_in_record = |column: &usize| matches!(shape.place(*column), CellPlace::Record { .. });
-        let cells: Vec<&[u8]> =
-            (0..shape.columns().len()).filter(is_in_record).map(|column| row.cell(column).unwrap_or(&[])).collect();
+        let is_in_record =
+            |column: &usize| matches!(shape.place(*column), CellPlace::Record { .. });
+        let cells: Vec<&[u8]> = (0..shape.columns().len())
+            .filter(is_in_record)
+            .map(|column| row.cell(column).unwrap_or(&[]))
+            .collect();
         let length = HEADER + cells.len() * 4 + cells.iter().map(|cell| cell.len()).sum::<usize>();
-        Ok(Self { length: u32::try_from(length).map_err(|_| StoreError::TooLong(length))?, cells })
+        Ok(Self {
+            length: u32::try_from(length).map_err(|_| StoreError::TooLong(length))?,
+            cells,
+        })
     }
 }
 
@@ -119,7 +138,10 @@ pub(super) struct Arena {
 
 impl Arena {
     pub(super) fn memory_bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| size_of::<Chunk>() + chunk.bytes.capacity()).sum()
+        self.chunks
+            .iter()
+            .map(|chunk| size_of::<Chunk>() + chunk.bytes.capacity())
+            .sum()
     }
 
     /// Stores a record; [`Place::NONE`] for a table that has none.
@@ -142,7 +164,8 @@ impl Arena {
         Place { chunk, offset }
     }
 
-    /// The chunk that takes `length` more bytes: the open one, or a new one. A long record gets a chunk of its own.
+    /// The chunk that takes `length` more bytes: the open one, or a new one. A long record gets a
+    /// chunk of its own.
     fn chunk_for(&mut self, length: usize) -> u32 {
         if let Some(open) = self.open
             && self.chunks[open as usize].bytes.len() + length <= CHUNK
@@ -155,7 +178,10 @@ impl Arena {
             (false, true) => 0,
             (false, false) => CHUNK,
         };
-        let chunk = Chunk { bytes: Vec::with_capacity(capacity), ..Chunk::default() };
+        let chunk = Chunk {
+            bytes: Vec::with_capacity(capacity),
+            ..Chunk::default()
+        };
         let number = if let Some(number) = self.free.pop() {
             self.chunks[number as usize] = chunk;
             number
@@ -177,7 +203,10 @@ impl Arena {
     }
 
     fn length(&self, place: Place) -> usize {
-        read_u32(&self.chunks[place.chunk as usize].bytes, place.offset as usize + 4) as usize
+        read_u32(
+            &self.chunks[place.chunk as usize].bytes,
+            place.offset as usize + 4,
+        ) as usize
     }
 
     /// Gives a record up.
@@ -210,7 +239,13 @@ impl Arena {
         let mut records = Vec::new();
         let mut offset = 0;
         while offset < bytes.len() {
-            records.push((read_u32(bytes, offset), Place { chunk, offset: offset as u32 }));
+            records.push((
+                read_u32(bytes, offset),
+                Place {
+                    chunk,
+                    offset: offset as u32,
+                },
+            ));
             offset += read_u32(bytes, offset + 4) as usize;
         }
         records
@@ -241,15 +276,24 @@ impl Arena {
         let mut seen = std::collections::HashSet::new();
         for (slot, place) in rows.filter(|(_, place)| *place != Place::NONE) {
             let bytes = &self.chunks[place.chunk as usize].bytes;
-            if read_u32(bytes, place.offset as usize) != slot || !seen.insert((place.chunk, place.offset)) {
-                return Err(format!("the record at {place:?} is not that of slot {slot} alone"));
+            if read_u32(bytes, place.offset as usize) != slot
+                || !seen.insert((place.chunk, place.offset))
+            {
+                return Err(format!(
+                    "the record at {place:?} is not that of slot {slot} alone"
+                ));
             }
             live[place.chunk as usize] += self.length(place);
         }
-        match live.iter().zip(&self.chunks).position(|(&counted, chunk)| counted != chunk.live) {
-            Some(chunk) => {
-                Err(format!("chunk {chunk} says {} living bytes, not {}", self.chunks[chunk].live, live[chunk]))
-            }
+        match live
+            .iter()
+            .zip(&self.chunks)
+            .position(|(&counted, chunk)| counted != chunk.live)
+        {
+            Some(chunk) => Err(format!(
+                "chunk {chunk} says {} living bytes, not {}",
+                self.chunks[chunk].live, live[chunk]
+            )),
             None => Ok(()),
         }
     }

@@ -1,4 +1,5 @@
-//! [`RowBuf`] and [`KeyBuf`]: a row and a key on their way into a cache, from a COPY tuple or from a payload.
+//! [`RowBuf`] and [`KeyBuf`]: a row and a key on their way into a cache, from a COPY tuple or from
+//! a payload.
 
 use super::shape::TableShape;
 use crate::value::CellError;
@@ -48,7 +49,8 @@ enum Cell {
     At(Range<usize>),
 }
 
-/// What a JSON null in a `json` or `jsonb` column stands for: `row_to_json` writes SQL NULL and a JSON null alike.
+/// What a JSON null in a `json` or `jsonb` column stands for: `row_to_json` writes SQL NULL and a
+/// JSON null alike.
 #[derive(Debug, Clone, Copy)]
 pub enum JsonNulls<'a> {
     /// SQL NULL in the columns named here, a JSON null in others: the extended form.
@@ -120,20 +122,28 @@ impl RowBuf {
         for (column, cell) in shape.columns().iter().zip(&self.cells) {
             match cell {
                 Cell::Missing => return Err(Unfit::MissingColumn(column.name.clone())),
-                Cell::Null if !column.nullable => return Err(Unfit::UnexpectedNull(column.name.clone())),
+                Cell::Null if !column.nullable => {
+                    return Err(Unfit::UnexpectedNull(column.name.clone()));
+                }
                 Cell::Null | Cell::At(_) => {}
             }
         }
         Ok(())
     }
 
-    /// Fills the row from one tuple of `COPY … (FORMAT binary)` of the shape's columns, in order, each selected by
-    /// [`Kind::select_expression`](crate::Kind::select_expression): field count, then length and bytes of each field.
+    /// Fills the row from one tuple of `COPY … (FORMAT binary)` of the shape's columns, in order,
+    /// each selected by [`Kind::select_expression`](crate::Kind::select_expression): field count,
+    /// then length and bytes of each field.
     ///
     /// # Errors
     /// When the tuple is not one of this shape.
     pub fn read_copy_tuple(&mut self, shape: &TableShape, tuple: &[u8]) -> Result<(), Unfit> {
-        let malformed = || Unfit::Malformed(format!("a COPY tuple of {} bytes is not one of this table", tuple.len()));
+        let malformed = || {
+            Unfit::Malformed(format!(
+                "a COPY tuple of {} bytes is not one of this table",
+                tuple.len()
+            ))
+        };
         self.start(shape.columns().len());
         let (count, mut rest) = tuple.split_first_chunk::<2>().ok_or_else(malformed)?;
         if usize::from(u16::from_be_bytes(*count)) != shape.columns().len() {
@@ -148,7 +158,10 @@ impl RowBuf {
             };
             let (field, tail) = tail.split_at_checked(length).ok_or_else(malformed)?;
             self.set(at, |cell| column.kind.from_binary(field, cell))
-                .map_err(|error| Unfit::Cell { column: column.name.clone(), error })?;
+                .map_err(|error| Unfit::Cell {
+                    column: column.name.clone(),
+                    error,
+                })?;
             rest = tail;
         }
         if !rest.is_empty() {
@@ -157,15 +170,25 @@ impl RowBuf {
         self.check_complete(shape)
     }
 
-    /// Fills the row from the `data` of a payload: an object of columns as `row_to_json` writes it. Columns that the
-    /// shape does not have are passed over.
+    /// Fills the row from the `data` of a payload: an object of columns as `row_to_json` writes it.
+    /// Columns that the shape does not have are passed over.
     ///
     /// # Errors
     /// When a column is missing or its value is of another type.
-    pub fn read_json(&mut self, shape: &TableShape, data: &str, nulls: JsonNulls<'_>) -> Result<(), Unfit> {
+    pub fn read_json(
+        &mut self,
+        shape: &TableShape,
+        data: &str,
+        nulls: JsonNulls<'_>,
+    ) -> Result<(), Unfit> {
         self.start(shape.columns().len());
         let mut unfit = None;
-        let filling = Filling { row: self, shape, nulls, unfit: &mut unfit };
+        let filling = Filling {
+            row: self,
+            shape,
+            nulls,
+            unfit: &mut unfit,
+        };
         let parsed = serde_json::Deserializer::from_str(data).deserialize_map(filling);
         match (unfit, parsed) {
             (Some(unfit), _) => Err(unfit),
@@ -197,9 +220,13 @@ impl<'de> Visitor<'de> for Filling<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        // Columns come in table order; a column that does is found without its name being looked up.
+        // Columns come in table order; a column that does is found without its name being looked
+        // up.
         let mut next = 0;
-        while let Some(found) = map.next_key_seed(ColumnName { shape: self.shape, expected: next })? {
+        while let Some(found) = map.next_key_seed(ColumnName {
+            shape: self.shape,
+            expected: next,
+        })? {
             let Some(column) = found else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -208,12 +235,21 @@ impl<'de> Visitor<'de> for Filling<'_> {
             let described = &self.shape.columns()[column];
             let value: &RawValue = map.next_value()?;
             if self.row.cells[column] != Cell::Missing {
-                return Err(serde::de::Error::custom(format_args!("column \"{}\" stands twice", described.name)));
+                return Err(serde::de::Error::custom(format_args!(
+                    "column \"{}\" stands twice",
+                    described.name
+                )));
             }
             if value.get() == "null" && self.is_sql_null(column) {
                 self.row.cells[column] = Cell::Null;
-            } else if let Err(error) = self.row.set(column, |cell| described.kind.from_json(value.get(), cell)) {
-                *self.unfit = Some(Unfit::Cell { column: described.name.clone(), error });
+            } else if let Err(error) = self
+                .row
+                .set(column, |cell| described.kind.from_json(value.get(), cell))
+            {
+                *self.unfit = Some(Unfit::Cell {
+                    column: described.name.clone(),
+                    error,
+                });
                 return Err(serde::de::Error::custom("a value does not fit"));
             }
         }
@@ -225,7 +261,9 @@ impl Filling<'_> {
     fn is_sql_null(&self, column: usize) -> bool {
         let described = &self.shape.columns()[column];
         match self.nulls {
-            JsonNulls::Listed(names) if described.kind.has_json_null() => names.contains(&described.name),
+            JsonNulls::Listed(names) if described.kind.has_json_null() => {
+                names.contains(&described.name)
+            }
             JsonNulls::Listed(_) | JsonNulls::Unknown => true,
         }
     }
@@ -253,8 +291,16 @@ impl Visitor<'_> for ColumnName<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        let is_expected = self.shape.columns().get(self.expected).is_some_and(|column| column.name == name);
-        Ok(if is_expected { Some(self.expected) } else { self.shape.position(name) })
+        let is_expected = self
+            .shape
+            .columns()
+            .get(self.expected)
+            .is_some_and(|column| column.name == name);
+        Ok(if is_expected {
+            Some(self.expected)
+        } else {
+            self.shape.position(name)
+        })
     }
 }
 
@@ -272,22 +318,27 @@ impl KeyBuf {
         (0..self.ends.len()).map(move |at| &self.bytes[start(at)..self.ends[at]])
     }
 
-    /// Reads the `id` of a payload: a scalar for a key of one column, an array in key order for a composite key. A key
-    /// of one column whose type is an array is an array too: the table's shape tells, not that of the value.
+    /// Reads the `id` of a payload: a scalar for a key of one column, an array in key order for a
+    /// composite key. A key of one column whose type is an array is an array too: the table's shape
+    /// tells, not that of the value.
     ///
     /// # Errors
     /// When it is no key of this table.
     pub fn read_json(&mut self, shape: &TableShape, id: &str) -> Result<(), Unfit> {
         self.bytes.clear();
         self.ends.clear();
-        let malformed = |error: serde_json::Error| Unfit::Malformed(format!("\"id\" is not a key: {error}"));
+        let malformed =
+            |error: serde_json::Error| Unfit::Malformed(format!("\"id\" is not a key: {error}"));
         let parts: Vec<&RawValue> = if shape.key().len() == 1 {
             vec![serde_json::from_str(id).map_err(malformed)?]
         } else {
             serde_json::from_str(id).map_err(malformed)?
         };
         if parts.len() != shape.key().len() {
-            return Err(Unfit::KeyWidth { expected: shape.key().len(), found: parts.len() });
+            return Err(Unfit::KeyWidth {
+                expected: shape.key().len(),
+                found: parts.len(),
+            });
         }
         for (part, &column) in parts.into_iter().zip(shape.key()) {
             let described = &shape.columns()[column];
@@ -297,7 +348,10 @@ impl KeyBuf {
             described
                 .kind
                 .from_json(part.get(), &mut self.bytes)
-                .map_err(|error| Unfit::Cell { column: described.name.clone(), error })?;
+                .map_err(|error| Unfit::Cell {
+                    column: described.name.clone(),
+                    error,
+                })?;
             self.ends.push(self.bytes.len());
         }
         Ok(())
@@ -318,7 +372,10 @@ impl KeyBuf {
 
     /// A key of one column with this cell.
     pub(crate) fn of_cell(cell: &[u8]) -> Self {
-        Self { bytes: cell.to_vec(), ends: vec![cell.len()] }
+        Self {
+            bytes: cell.to_vec(),
+            ends: vec![cell.len()],
+        }
     }
 
     /// The key of a row.

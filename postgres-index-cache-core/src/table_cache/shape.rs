@@ -1,7 +1,8 @@
 //! [`TableShape`]: the columns and the key of a table, and where each cell of a row stands.
 //!
-//! A fixed part is `null bits · fixed-width cells in column order · place of the record (8 bytes)`; null bits only for
-//! columns that may be null, the place only where some column has no fixed width.
+//! A fixed part is `null bits · fixed-width cells in column order · place of the record (8 bytes)`;
+//! null bits only for columns that may be null, the place only where some column has no fixed
+//! width.
 
 use super::arena::Place;
 use super::row::RowBuf;
@@ -56,7 +57,8 @@ pub struct TableShape {
 }
 
 impl TableShape {
-    /// A shape of `columns` with the key columns named in `key`, in key order. Key columns are never null.
+    /// A shape of `columns` with the key columns named in `key`, in key order. Key columns are
+    /// never null.
     ///
     /// # Errors
     /// When a name is not unique, or the key is not made of the columns.
@@ -67,7 +69,12 @@ impl TableShape {
                 return Err(ShapeError::DuplicateColumn(column.name.clone()));
             }
         }
-        let find = |name: &String| by_name.get(name).copied().ok_or_else(|| ShapeError::UnknownKeyColumn(name.clone()));
+        let find = |name: &String| {
+            by_name
+                .get(name)
+                .copied()
+                .ok_or_else(|| ShapeError::UnknownKeyColumn(name.clone()))
+        };
         let key = key.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         if key.is_empty() || (1..key.len()).any(|at| key[..at].contains(&key[at])) {
             return Err(ShapeError::BadKey);
@@ -76,20 +83,36 @@ impl TableShape {
             columns[column].nullable = false;
         }
         let mut bits = 0..;
-        let null_bits: Vec<_> = columns.iter().map(|column| if column.nullable { bits.next() } else { None }).collect();
+        let null_bits: Vec<_> = columns
+            .iter()
+            .map(|column| if column.nullable { bits.next() } else { None })
+            .collect();
         let mut offset = null_bits.iter().flatten().count().div_ceil(8);
         let mut record_cells = 0;
         let mut places = Vec::with_capacity(columns.len());
         for column in &columns {
             places.push(if let Some(width) = column.kind.width() {
                 offset += width;
-                CellPlace::Fixed { offset: offset - width, width }
+                CellPlace::Fixed {
+                    offset: offset - width,
+                    width,
+                }
             } else {
                 record_cells += 1;
-                CellPlace::Record { number: record_cells - 1 }
+                CellPlace::Record {
+                    number: record_cells - 1,
+                }
             });
         }
-        Ok(Self { columns, key, by_name, places, null_bits, record_cells, record_offset: offset })
+        Ok(Self {
+            columns,
+            key,
+            by_name,
+            places,
+            null_bits,
+            record_cells,
+            record_offset: offset,
+        })
     }
 
     /// The columns, in table order.
@@ -109,7 +132,12 @@ impl TableShape {
 
     /// The bytes of a row's fixed part.
     pub fn stride(&self) -> usize {
-        self.record_offset + if self.record_cells > 0 { Place::BYTES } else { 0 }
+        self.record_offset
+            + if self.record_cells > 0 {
+                Place::BYTES
+            } else {
+                0
+            }
     }
 
     pub(super) fn record_cells(&self) -> usize {
@@ -125,7 +153,11 @@ impl TableShape {
     }
 
     pub(super) fn place_of_record(&self, fixed: &[u8]) -> Place {
-        if self.record_cells == 0 { Place::NONE } else { Place::read(&fixed[self.record_offset..]) }
+        if self.record_cells == 0 {
+            Place::NONE
+        } else {
+            Place::read(&fixed[self.record_offset..])
+        }
     }
 
     pub(super) fn set_place_of_record(&self, fixed: &mut [u8], place: Place) {
@@ -139,7 +171,11 @@ impl TableShape {
             let cell = row.cell(column);
             if let Some(bit) = self.null_bits[column] {
                 let mask = 1 << (bit % 8);
-                fixed[bit / 8] = if cell.is_none() { fixed[bit / 8] | mask } else { fixed[bit / 8] & !mask };
+                fixed[bit / 8] = if cell.is_none() {
+                    fixed[bit / 8] | mask
+                } else {
+                    fixed[bit / 8] & !mask
+                };
             }
             if let (CellPlace::Fixed { offset, width }, Some(cell)) = (*place, cell) {
                 fixed[offset..offset + width].copy_from_slice(cell);
@@ -150,7 +186,9 @@ impl TableShape {
     /// The key cells of a row.
     pub(super) fn key_of<'a>(&'a self, row: &'a RowBuf) -> impl Iterator<Item = &'a [u8]> + Clone {
         // `RowBuf` refuses a null in a column that may not be null.
-        self.key.iter().map(|&column| row.cell(column).unwrap_or(&[]))
+        self.key
+            .iter()
+            .map(|&column| row.cell(column).unwrap_or(&[]))
     }
 
     /// The key of a row for people.
@@ -158,7 +196,9 @@ impl TableShape {
         let mut text = String::new();
         for (at, &column) in self.key.iter().enumerate() {
             text.push_str(if at > 0 { ", " } else { "" });
-            self.columns[column].kind.write_text(row.cell(column).unwrap_or(&[]), &mut text);
+            self.columns[column]
+                .kind
+                .write_text(row.cell(column).unwrap_or(&[]), &mut text);
         }
         text
     }

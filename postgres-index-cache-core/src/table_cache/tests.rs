@@ -5,7 +5,11 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 fn shape(key: &[&str]) -> Arc<TableShape> {
-    let column = |name: &str, kind, nullable| Column { name: name.to_string(), kind, nullable };
+    let column = |name: &str, kind, nullable| Column {
+        name: name.to_string(),
+        kind,
+        nullable,
+    };
     let columns = vec![
         column("id", Kind::Int4, false),
         column("part", Kind::Text, false),
@@ -14,12 +18,19 @@ fn shape(key: &[&str]) -> Arc<TableShape> {
         column("note", Kind::Text, true),
         column("doc", Kind::Json, true),
     ];
-    Arc::new(TableShape::new(columns, &key.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap())
+    Arc::new(
+        TableShape::new(
+            columns,
+            &key.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        )
+        .unwrap(),
+    )
 }
 
 fn row(shape: &TableShape, json: &str) -> Result<RowBuf, Unfit> {
     let mut row = RowBuf::default();
-    row.read_json(shape, json, JsonNulls::Listed(&["doc".to_string()])).map(|()| row)
+    row.read_json(shape, json, JsonNulls::Listed(&["doc".to_string()]))
+        .map(|()| row)
 }
 
 fn key(shape: &TableShape, id: &str) -> KeyBuf {
@@ -61,12 +72,18 @@ fn plain_rows() -> impl Strategy<Value = Plain> {
         Just("y".repeat(300)).boxed(),
         Just("x".repeat(70_000)).boxed()
     ]);
-    (0..30_i32, prop::option::of(0..5_i64), prop::option::of(0..4_u8), note).prop_map(|(id, hash, price, note)| Plain {
-        id,
-        hash,
-        price,
+    (
+        0..30_i32,
+        prop::option::of(0..5_i64),
+        prop::option::of(0..4_u8),
         note,
-    })
+    )
+        .prop_map(|(id, hash, price, note)| Plain {
+            id,
+            hash,
+            price,
+            note,
+        })
 }
 
 proptest! {
@@ -150,18 +167,26 @@ fn dead_records_do_not_pile_up() {
     for round in 0..200 {
         // Fifty hot rows, then one: what stays cold must not pin what dies around it.
         for id in 0..if round < 100 { 50 } else { 1 } {
-            let json = format!(r#"{{"id":{id},"part":"","hash":1,"price":1,"note":"{round} {long}","doc":{{}}}}"#);
+            let json = format!(
+                r#"{{"id":{id},"part":"","hash":1,"price":1,"note":"{round} {long}","doc":{{}}}}"#
+            );
             cache.upsert(&row(&shape, &json).unwrap()).unwrap();
         }
     }
     cache.validate().unwrap();
     for round in 0..5_000 {
-        let json = format!(r#"{{"id":0,"part":"","hash":1,"price":1,"note":"{round} {long}","doc":{{}}}}"#);
+        let json = format!(
+            r#"{{"id":0,"part":"","hash":1,"price":1,"note":"{round} {long}","doc":{{}}}}"#
+        );
         cache.upsert(&row(&shape, &json).unwrap()).unwrap();
     }
     cache.validate().unwrap();
     let live = 50 * 2_100;
-    assert!(cache.memory_bytes() < 3 * live + 3 * 256 * 1024, "{} bytes", cache.memory_bytes());
+    assert!(
+        cache.memory_bytes() < 3 * live + 3 * 256 * 1024,
+        "{} bytes",
+        cache.memory_bytes()
+    );
 }
 
 #[test]
@@ -169,22 +194,40 @@ fn data_that_does_not_fit_names_the_column() {
     let shape = shape(&["id"]);
     let unfit = |json: &str| row(&shape, json).unwrap_err().to_string();
     assert_eq!(unfit(r#"{"id":1,"part":""}"#), "column \"hash\" is missing");
-    assert_eq!(unfit(r#"{"id":"x","part":""}"#), "column \"id\": \"x\" is not a value of kind Int4");
+    assert_eq!(
+        unfit(r#"{"id":"x","part":""}"#),
+        "column \"id\": \"x\" is not a value of kind Int4"
+    );
     assert_eq!(
         unfit(r#"{"id":1,"part":null,"hash":1,"price":1,"note":"","doc":1}"#),
         "column \"part\" is null and may not be"
     );
     assert!(unfit("[1]").starts_with("\"data\" is not a row"));
     assert!(unfit(r#"{"id":1,"id":2}"#).contains("stands twice"));
-    let wrong_width = KeyBuf::default().read_json(&self::shape(&["part", "id"]), "[1]").unwrap_err();
-    assert_eq!(wrong_width, Unfit::KeyWidth { expected: 2, found: 1 });
+    let wrong_width = KeyBuf::default()
+        .read_json(&self::shape(&["part", "id"]), "[1]")
+        .unwrap_err();
+    assert_eq!(
+        wrong_width,
+        Unfit::KeyWidth {
+            expected: 2,
+            found: 1
+        }
+    );
 }
 
 #[test]
 fn a_copy_tuple_gives_the_same_row_as_its_json() {
     let shape = shape(&["id"]);
     let mut tuple = 6_u16.to_be_bytes().to_vec();
-    for field in [Some(&7_i32.to_be_bytes()[..]), Some(b"p1"), None, None, Some(b"n"), Some(b" {\"a\":1}\n")] {
+    for field in [
+        Some(&7_i32.to_be_bytes()[..]),
+        Some(b"p1"),
+        None,
+        None,
+        Some(b"n"),
+        Some(b" {\"a\":1}\n"),
+    ] {
         match field {
             Some(field) => {
                 tuple.extend((field.len() as u32).to_be_bytes());
@@ -195,11 +238,22 @@ fn a_copy_tuple_gives_the_same_row_as_its_json() {
     }
     let mut from_copy = RowBuf::default();
     from_copy.read_copy_tuple(&shape, &tuple).unwrap();
-    let from_json = row(&shape, r#"{"id":7,"part":"p1","hash":null,"price":null,"note":"n","doc":{"a":1}}"#).unwrap();
+    let from_json = row(
+        &shape,
+        r#"{"id":7,"part":"p1","hash":null,"price":null,"note":"n","doc":{"a":1}}"#,
+    )
+    .unwrap();
     for column in 0..6 {
-        assert_eq!(from_copy.cell(column), from_json.cell(column), "column {column}");
+        assert_eq!(
+            from_copy.cell(column),
+            from_json.cell(column),
+            "column {column}"
+        );
     }
     for end in 0..tuple.len() {
-        assert!(from_copy.read_copy_tuple(&shape, &tuple[..end]).is_err(), "cut at {end}");
+        assert!(
+            from_copy.read_copy_tuple(&shape, &tuple[..end]).is_err(),
+            "cut at {end}"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Dates and timestamps as PostgreSQL's JSON has them (ISO 8601, years past 9999, BC, infinities) and as it counts them:
-//! days and microseconds since 2000-01-01 (manual, 8.5 Date/Time Types).
+//! Dates and timestamps as PostgreSQL's JSON has them (ISO 8601, years past 9999, BC, infinities)
+//! and as it counts them: days and microseconds since 2000-01-01 (manual, 8.5 Date/Time Types).
 
 use std::fmt::Write as _;
 
@@ -43,16 +43,23 @@ fn parse_instant(text: &str, offset: impl Fn(&str) -> Option<i64>) -> Option<i64
 }
 
 fn split_era(text: &str) -> (&str, bool) {
-    text.strip_suffix(" BC").map_or((text, false), |text| (text, true))
+    text.strip_suffix(" BC")
+        .map_or((text, false), |text| (text, true))
 }
 
 fn number(text: &str) -> Option<i64> {
-    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| text.parse().ok())
+        .flatten()
 }
 
 fn parse_days(text: &str, before_christ: bool) -> Option<i64> {
     let mut parts = text.split('-');
-    let (year, month, day) = (number(parts.next()?)?, number(parts.next()?)?, number(parts.next()?)?);
+    let (year, month, day) = (
+        number(parts.next()?)?,
+        number(parts.next()?)?,
+        number(parts.next()?)?,
+    );
     // The widest type, date, ends in the year 5874897.
     if parts.next().is_some() || !(1..=5_874_898).contains(&year) {
         return None;
@@ -125,7 +132,13 @@ pub(super) fn write_timestamp(micros: i64, separator: char, zoned: bool, out: &m
             let of_day = micros.rem_euclid(MICROS_PER_DAY);
             let (seconds, fraction) = (of_day / MICROS_PER_SECOND, of_day % MICROS_PER_SECOND);
             // Writing into a String cannot fail.
-            let _ = write!(out, "{separator}{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+            let _ = write!(
+                out,
+                "{separator}{:02}:{:02}:{:02}",
+                seconds / 3600,
+                seconds / 60 % 60,
+                seconds % 60
+            );
             if fraction != 0 {
                 let digits = format!("{fraction:06}");
                 let _ = write!(out, ".{}", digits.trim_end_matches('0'));
@@ -144,7 +157,8 @@ fn write_era(before_christ: bool, out: &mut String) {
     }
 }
 
-/// Appends the date and says whether it is before Christ: there is no year zero, 1 BC comes before 1.
+/// Appends the date and says whether it is before Christ: there is no year zero, 1 BC comes before
+/// 1.
 fn write_civil(days: i64, out: &mut String) -> bool {
     let (year, month, day) = civil_from_days(days + EPOCH_DAYS);
     let shown = if year > 0 { year } else { 1 - year };
@@ -153,7 +167,8 @@ fn write_civil(days: i64, out: &mut String) -> bool {
     year <= 0
 }
 
-/// Days since 1970-01-01 of a date in the proleptic Gregorian calendar, by eras of 400 years that begin in March.
+/// Days since 1970-01-01 of a date in the proleptic Gregorian calendar, by eras of 400 years that
+/// begin in March.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -167,10 +182,15 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day_of_year - (153 * shifted_month + 2) / 5 + 1)
 }
@@ -205,6 +225,9 @@ mod tests {
     fn the_epoch_is_the_first_of_january_2000() {
         assert_eq!(parse_date("2000-01-01"), Some(0));
         assert_eq!(parse_timestamp("2000-01-01T00:00:00.5"), Some(500_000));
-        assert_eq!(parse_date("0001-12-31 BC"), parse_date("0001-01-01").map(|day| day - 1));
+        assert_eq!(
+            parse_date("0001-12-31 BC"),
+            parse_date("0001-01-01").map(|day| day - 1)
+        );
     }
 }

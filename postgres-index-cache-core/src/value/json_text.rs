@@ -10,13 +10,21 @@ pub(super) fn trim(json: &str) -> &str {
 /// The content of a JSON string; `None` when `raw` is something else.
 pub(super) fn unquote(raw: &str) -> Option<Cow<'_, str>> {
     let content = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if content.contains('\\') { serde_json::from_str(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(content)) }
+    if content.contains('\\') {
+        serde_json::from_str(raw).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(content))
+    }
 }
 
 /// The start of a value, for an error message.
 pub(super) fn excerpt(raw: &str) -> String {
     const LONGEST: usize = 60;
-    if raw.len() <= LONGEST { raw.to_string() } else { format!("{}…", raw.chars().take(LONGEST).collect::<String>()) }
+    if raw.len() <= LONGEST {
+        raw.to_string()
+    } else {
+        format!("{}…", raw.chars().take(LONGEST).collect::<String>())
+    }
 }
 
 /// Appends a JSON string with the escapes that PostgreSQL's `escape_json` writes.
@@ -47,7 +55,9 @@ pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
     if let Some(hex) = text.strip_prefix("\\x") {
         let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
         let pairs = hex.as_bytes().chunks(2);
-        return pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect();
+        return pairs
+            .map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?))
+            .collect();
     }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -71,8 +81,9 @@ pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The same JSON on one line and without a character that a terminal obeys: newlines between tokens become spaces, and
-/// control, C1, bidi and invisible characters inside strings become `\u` escapes. Every value stays what it was.
+/// The same JSON on one line and without a character that a terminal obeys: newlines between tokens
+/// become spaces, and control, C1, bidi and invisible characters inside strings become `\u`
+/// escapes. Every value stays what it was.
 pub fn one_line_json(json: &str) -> Cow<'_, str> {
     use std::fmt::Write as _;
     if json.chars().all(|c| !is_obeyed(c)) {
@@ -100,8 +111,9 @@ pub fn one_line_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
-/// Whether a terminal obeys a character or does not show it: control characters (C0, DEL, C1), the line and paragraph separators,
-/// what reorders text, and what has no width. Text of strangers is never printed with one of these.
+/// Whether a terminal obeys a character or does not show it: control characters (C0, DEL, C1), the
+/// line and paragraph separators, what reorders text, and what has no width. Text of strangers is
+/// never printed with one of these.
 pub fn is_obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -116,8 +128,8 @@ mod tests {
     #[test]
     fn json_becomes_one_line_and_keeps_its_values() {
         let hostile = "{\"a\\\"b\":\n\t\"x\u{1b}[31m\u{9b}\u{202e}\\\\\",\r\n \"c\": [1,\n2]}";
-        // Raw control characters inside a string are not JSON that serde takes; PostgreSQL's json type does not either,
-        // but DEL, C1 and bidi characters are.
+        // Raw control characters inside a string are not JSON that serde takes; PostgreSQL's json
+        // type does not either, but DEL, C1 and bidi characters are.
         let line = one_line_json(hostile);
         assert!(!line.chars().any(is_obeyed), "{line}");
         let valid = "{\"a\\\"b\":\n\"x\u{7f}\u{9b}\u{202e}\\\\\",\n \"c\": [1,\n2]}";

@@ -1,13 +1,19 @@
-//! Numbers: `numeric` from its binary form and back to every digit, floats in PostgreSQL's shortest form.
+//! Numbers: `numeric` from its binary form and back to every digit, floats in PostgreSQL's shortest
+//! form.
 
 use std::fmt::Write as _;
 
-/// Appends the text of a `numeric` in binary format: digit count, weight, sign, scale, digits to the base 10000
-/// (`numeric_send` in the server's `numeric.c`).
+/// Appends the text of a `numeric` in binary format: digit count, weight, sign, scale, digits to
+/// the base 10000 (`numeric_send` in the server's `numeric.c`).
 pub(super) fn write_binary_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let (head, digits) = bytes.split_first_chunk::<8>()?;
     let field = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-    let (count, weight, sign, scale) = (field(0) as usize, field(2) as i16, field(4), field(6) as usize);
+    let (count, weight, sign, scale) = (
+        field(0) as usize,
+        field(2) as i16,
+        field(4),
+        field(6) as usize,
+    );
     if digits.len() != count * 2 {
         return None;
     }
@@ -24,9 +30,13 @@ pub(super) fn write_binary_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()
     }
     let negative = sign == 0x4000;
     let digit = |at: i32| -> Option<u16> {
-        let Ok(at) = usize::try_from(at) else { return Some(0) };
+        let Ok(at) = usize::try_from(at) else {
+            return Some(0);
+        };
         match digits.get(at * 2..at * 2 + 2) {
-            Some(pair) => Some(u16::from_be_bytes([pair[0], pair[1]])).filter(|&digit| digit < 10_000),
+            Some(pair) => {
+                Some(u16::from_be_bytes([pair[0], pair[1]])).filter(|&digit| digit < 10_000)
+            }
             None => Some(0),
         }
     };
@@ -40,7 +50,11 @@ pub(super) fn write_binary_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()
     }
     for at in 0..=weight {
         // Writing into a String cannot fail.
-        let _ = if at == 0 { write!(text, "{}", digit(at)?) } else { write!(text, "{:04}", digit(at)?) };
+        let _ = if at == 0 {
+            write!(text, "{}", digit(at)?)
+        } else {
+            write!(text, "{:04}", digit(at)?)
+        };
     }
     if scale > 0 {
         text.push('.');
@@ -56,7 +70,8 @@ pub(super) fn write_binary_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()
     Some(())
 }
 
-/// A `numeric` as PostgreSQL writes it; `None` for anything else, exponents included: `numeric_out` writes none.
+/// A `numeric` as PostgreSQL writes it; `None` for anything else, exponents included: `numeric_out`
+/// writes none.
 pub(super) fn canonical_numeric(text: &str) -> Option<&str> {
     if matches!(text, "NaN" | "Infinity" | "-Infinity") {
         return Some(text);
@@ -69,7 +84,11 @@ pub(super) fn canonical_numeric(text: &str) -> Option<&str> {
 
 /// The number without zeros at the end of its fraction: equal values have equal text.
 pub(super) fn without_trailing_zeros(text: &str) -> &str {
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        text
+    }
 }
 
 pub(super) trait Float: std::str::FromStr {
@@ -79,7 +98,10 @@ pub(super) trait Float: std::str::FromStr {
 }
 
 impl Float for f32 {
-    const INFINITE: [(&'static str, Self); 2] = [("Infinity", Self::INFINITY), ("-Infinity", Self::NEG_INFINITY)];
+    const INFINITE: [(&'static str, Self); 2] = [
+        ("Infinity", Self::INFINITY),
+        ("-Infinity", Self::NEG_INFINITY),
+    ];
     const NAN: Self = Self::NAN;
     fn is_finite(&self) -> bool {
         Self::is_finite(*self)
@@ -87,7 +109,10 @@ impl Float for f32 {
 }
 
 impl Float for f64 {
-    const INFINITE: [(&'static str, Self); 2] = [("Infinity", Self::INFINITY), ("-Infinity", Self::NEG_INFINITY)];
+    const INFINITE: [(&'static str, Self); 2] = [
+        ("Infinity", Self::INFINITY),
+        ("-Infinity", Self::NEG_INFINITY),
+    ];
     const NAN: Self = Self::NAN;
     fn is_finite(&self) -> bool {
         Self::is_finite(*self)
@@ -102,8 +127,13 @@ pub(super) fn parse_float<F: Float>(text: &str) -> Option<F> {
     if let Some((_, value)) = F::INFINITE.into_iter().find(|(name, _)| *name == text) {
         return Some(value);
     }
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
-    is_number.then(|| text.parse::<F>().ok()).flatten().filter(F::is_finite)
+    let is_number = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
+    is_number
+        .then(|| text.parse::<F>().ok())
+        .flatten()
+        .filter(F::is_finite)
 }
 
 /// Appends a `real` in PostgreSQL's shortest form: an exponent below 1e-4 and from 1e6.
@@ -111,12 +141,14 @@ pub(super) fn write_float4(value: f32, out: &mut String) {
     write_float(&format!("{value:e}"), 6, out);
 }
 
-/// Appends a `double precision` in PostgreSQL's shortest form: an exponent below 1e-4 and from 1e15.
+/// Appends a `double precision` in PostgreSQL's shortest form: an exponent below 1e-4 and from
+/// 1e15.
 pub(super) fn write_float8(value: f64, out: &mut String) {
     write_float(&format!("{value:e}"), 15, out);
 }
 
-/// `scientific` is Rust's shortest form that reads back as the same value: `-1.25e-7`, `NaN`, `inf`.
+/// `scientific` is Rust's shortest form that reads back as the same value: `-1.25e-7`, `NaN`,
+/// `inf`.
 fn write_float(scientific: &str, exponent_from: i32, out: &mut String) {
     let Some((mantissa, exponent)) = scientific.split_once('e') else {
         out.push_str(match scientific {
@@ -127,7 +159,9 @@ fn write_float(scientific: &str, exponent_from: i32, out: &mut String) {
         return;
     };
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
+    let (sign, mantissa) = mantissa
+        .strip_prefix('-')
+        .map_or(("", mantissa), |rest| ("-", rest));
     out.push_str(sign);
     if !(-4..exponent_from).contains(&exponent) {
         let exponent_sign = if exponent < 0 { '-' } else { '+' };
@@ -160,7 +194,10 @@ mod tests {
 
     fn numeric(weight: i16, sign: u16, scale: u16, digits: &[u16]) -> String {
         let mut bytes = Vec::new();
-        for field in [digits.len() as u16, weight as u16, sign, scale].iter().chain(digits) {
+        for field in [digits.len() as u16, weight as u16, sign, scale]
+            .iter()
+            .chain(digits)
+        {
             bytes.extend(field.to_be_bytes());
         }
         let mut out = Vec::new();
@@ -181,7 +218,11 @@ mod tests {
 
     #[test]
     fn a_forged_numeric_is_refused() {
-        for bytes in [&[][..], &[0, 9, 0, 0, 0, 0, 0, 0], &[0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10]] {
+        for bytes in [
+            &[][..],
+            &[0, 9, 0, 0, 0, 0, 0, 0],
+            &[0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10],
+        ] {
             assert_eq!(write_binary_numeric(bytes, &mut Vec::new()), None);
         }
         for text in ["", "-", ".", "1.", ".1", "1e3", "0x1", "--1", "inf"] {

@@ -1,6 +1,8 @@
-//! [`Server`]: PostgreSQL as the engine can see it: transactions with their xids, snapshots, the queue of notifications.
+//! [`Server`]: PostgreSQL as the engine can see it: transactions with their xids, snapshots, the
+//! queue of notifications.
 //!
-//! Keys are small numbers; every value that is ever written is another number, so that a value tells when it was written.
+//! Keys are small numbers; every value that is ever written is another number, so that a value
+//! tells when it was written.
 
 use fastrand::Rng;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -39,9 +41,9 @@ pub struct Kind {
     pub name: &'static str,
     pub oid: u32,
     pub deferrable: bool,
-    /// Whether its trigger is the specification's: no transaction, no schema. It does not announce TRUNCATE, and what it
-    /// cannot say right does not happen to this table: nested triggers, key changes, folded payloads, and DDL that rewrites
-    /// rows whose last change is still to come.
+    /// Whether its trigger is the specification's: no transaction, no schema. It does not announce
+    /// TRUNCATE, and what it cannot say right does not happen to this table: nested triggers, key
+    /// changes, folded payloads, and DDL that rewrites rows whose last change is still to come.
     pub plain: bool,
     /// The leaves of a partitioned table: a key is in one of them, by its remainder.
     pub leaves: &'static [u32],
@@ -50,15 +52,43 @@ pub struct Kind {
 impl Kind {
     /// What announces the row of a key.
     fn relation(&self, key: u8) -> u32 {
-        if self.leaves.is_empty() { self.oid } else { self.leaves[usize::from(key) % self.leaves.len()] }
+        if self.leaves.is_empty() {
+            self.oid
+        } else {
+            self.leaves[usize::from(key) % self.leaves.len()]
+        }
     }
 }
 
 pub const TABLES: [Kind; 4] = [
-    Kind { name: "a", oid: 10, deferrable: false, plain: false, leaves: &[] },
-    Kind { name: "b", oid: 11, deferrable: true, plain: false, leaves: &[] },
-    Kind { name: "p", oid: 12, deferrable: false, plain: false, leaves: &[20, 21] },
-    Kind { name: "old", oid: 13, deferrable: false, plain: true, leaves: &[] },
+    Kind {
+        name: "a",
+        oid: 10,
+        deferrable: false,
+        plain: false,
+        leaves: &[],
+    },
+    Kind {
+        name: "b",
+        oid: 11,
+        deferrable: true,
+        plain: false,
+        leaves: &[],
+    },
+    Kind {
+        name: "p",
+        oid: 12,
+        deferrable: false,
+        plain: false,
+        leaves: &[20, 21],
+    },
+    Kind {
+        name: "old",
+        oid: 13,
+        deferrable: false,
+        plain: true,
+        leaves: &[],
+    },
 ];
 
 /// What a read sees.
@@ -70,7 +100,8 @@ pub struct Seen {
     pub definitions: Definitions,
 }
 
-/// What the catalogue says. Relations and names have the places of [`TABLES`]; at the start each relation has its own name.
+/// What the catalogue says. Relations and names have the places of [`TABLES`]; at the start each
+/// relation has its own name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definitions {
     /// The relation that has each name.
@@ -79,7 +110,8 @@ pub struct Definitions {
     made_for: [usize; TABLES.len()],
     /// Whether each relation's trigger is disabled.
     is_silent: [bool; TABLES.len()],
-    /// Whether each relation has another key than its trigger was made for: the trigger sends the old one.
+    /// Whether each relation has another key than its trigger was made for: the trigger sends the
+    /// old one.
     is_rekeyed: [bool; TABLES.len()],
     /// How often each relation or its trigger was altered, and how often its rows were rewritten.
     pub versions: [u64; TABLES.len()],
@@ -89,7 +121,9 @@ pub struct Definitions {
 impl Definitions {
     /// Whether what a relation's trigger sends is what it should be.
     pub fn is_announced(&self, relation: usize) -> bool {
-        self.named[self.made_for[relation]] == relation && !self.is_silent[relation] && !self.is_rekeyed[relation]
+        self.named[self.made_for[relation]] == relation
+            && !self.is_silent[relation]
+            && !self.is_rekeyed[relation]
     }
 }
 
@@ -128,7 +162,8 @@ pub struct Server {
     /// Commits, counted.
     pub commits: u64,
     pub history: HashMap<(usize, u8), History>,
-    /// When a value was written: the commit, and its place in the transaction. Those of no commit are not here.
+    /// When a value was written: the commit, and its place in the transaction. Those of no commit
+    /// are not here.
     pub committed: HashMap<u32, (u64, usize)>,
     pub is_listening: bool,
     pub queue: VecDeque<(String, String)>,
@@ -172,7 +207,11 @@ impl Server {
 
     /// What a read that starts now sees.
     pub fn see(&self) -> Seen {
-        let mut running: Vec<u64> = self.open.iter().map(|transaction| transaction.xid).collect();
+        let mut running: Vec<u64> = self
+            .open
+            .iter()
+            .map(|transaction| transaction.xid)
+            .collect();
         running.sort_unstable();
         let xmin = running.first().copied().unwrap_or(self.next_xid);
         let list: Vec<String> = running.iter().map(u64::to_string).collect();
@@ -187,7 +226,8 @@ impl Server {
     pub fn notify(&mut self, channel: &str, payload: &str) {
         self.next_xid += 1;
         if self.is_listening {
-            self.queue.push_back((channel.to_string(), payload.to_string()));
+            self.queue
+                .push_back((channel.to_string(), payload.to_string()));
         }
     }
 
@@ -198,14 +238,24 @@ impl Server {
     pub fn begin(&mut self) {
         self.next_xid += 1;
         let xid = self.next_xid - 1;
-        let work = Work { rows: vec![BTreeMap::new(); TABLES.len()], ..Work::default() };
-        self.open.push(Transaction { xid, subxid: xid, work, savepoints: Vec::new() });
+        let work = Work {
+            rows: vec![BTreeMap::new(); TABLES.len()],
+            ..Work::default()
+        };
+        self.open.push(Transaction {
+            xid,
+            subxid: xid,
+            work,
+            savepoints: Vec::new(),
+        });
     }
 
     pub fn savepoint(&mut self, at: usize) {
         self.next_xid += 1;
         let transaction = &mut self.open[at];
-        transaction.savepoints.push((transaction.work.clone(), transaction.subxid));
+        transaction
+            .savepoints
+            .push((transaction.work.clone(), transaction.subxid));
         transaction.subxid = self.next_xid - 1;
     }
 
@@ -233,7 +283,10 @@ impl Server {
                     Some(value) => self.tables[table].insert(key, value),
                     None => self.tables[table].remove(&key),
                 };
-                self.history.entry((table, key)).or_default().push((self.commits, value));
+                self.history
+                    .entry((table, key))
+                    .or_default()
+                    .push((self.commits, value));
             }
         }
         if self.is_listening {
@@ -243,7 +296,10 @@ impl Server {
                     sent.push(payload);
                 }
             }
-            self.queue.extend(sent.into_iter().map(|payload| (CHANNEL.to_string(), payload)));
+            self.queue.extend(
+                sent.into_iter()
+                    .map(|payload| (CHANNEL.to_string(), payload)),
+            );
         }
     }
 
@@ -251,13 +307,16 @@ impl Server {
     fn is_locked(&self, at: usize, table: usize, key: u8) -> bool {
         self.open.iter().enumerate().any(|(other, transaction)| {
             let held = |work: &Work| work.rows[table].contains_key(&key);
-            other != at && (held(&transaction.work) || transaction.savepoints.iter().any(|(work, _)| held(work)))
+            other != at
+                && (held(&transaction.work)
+                    || transaction.savepoints.iter().any(|(work, _)| held(work)))
         })
     }
 
     fn value(&self, at: usize, table: usize, key: u8) -> Option<u32> {
         let own = self.open[at].work.rows[table].get(&key);
-        own.copied().unwrap_or_else(|| self.tables[table].get(&key).copied())
+        own.copied()
+            .unwrap_or_else(|| self.tables[table].get(&key).copied())
     }
 
     fn fresh(&mut self, at: usize) -> u32 {
@@ -271,16 +330,31 @@ impl Server {
     }
 
     fn send(&mut self, at: usize, table: usize, action: &str, id: Option<u8>, more: &str) {
-        let Definitions { made_for, is_silent, is_rekeyed, .. } = &self.definitions;
+        let Definitions {
+            made_for,
+            is_silent,
+            is_rekeyed,
+            ..
+        } = &self.definitions;
         if is_silent[table] {
             return;
         }
         // The names in a trigger's function are literals.
         let name = TABLES[made_for[table]].name;
         // The column that was the key holds other values.
-        let id = id.map(|id| if is_rekeyed[table] { (id + 3) % KEYS } else { id });
+        let id = id.map(|id| {
+            if is_rekeyed[table] {
+                (id + 3) % KEYS
+            } else {
+                id
+            }
+        });
         let transaction = &mut self.open[at];
-        let xid = if self.fault == Some(Fault::SubtransactionXid) { transaction.subxid } else { transaction.xid };
+        let xid = if self.fault == Some(Fault::SubtransactionXid) {
+            transaction.subxid
+        } else {
+            transaction.xid
+        };
         let unique = match self.fault {
             Some(Fault::Folded) => String::new(),
             _ => format!(r#","v":"{}""#, transaction.work.payloads.len()),
@@ -289,7 +363,8 @@ impl Server {
         let relation = id.map_or(oid, |id| TABLES[table].relation(id));
         let id = id.map_or("null".to_string(), |id| id.to_string());
         if plain {
-            let payload = format!(r#"{{"table":"{name}","action":"{action}","id":{id}{unique}{more}}}"#);
+            let payload =
+                format!(r#"{{"table":"{name}","action":"{action}","id":{id}{unique}{more}}}"#);
             return transaction.work.payloads.push(payload);
         }
         transaction.work.payloads.push(format!(
@@ -299,20 +374,40 @@ impl Server {
 
     /// The row of a payload: now and then it is too long to be sent.
     fn data(random: &mut Rng, value: u32) -> String {
-        if random.u8(0..6) == 0 { r#","truncated":true"#.to_string() } else { format!(r#","data":{value}"#) }
+        if random.u8(0..6) == 0 {
+            r#","truncated":true"#.to_string()
+        } else {
+            format!(r#","data":{value}"#)
+        }
     }
 
     fn recheck(&self, is_stale: bool, random: &mut Rng) -> &'static str {
         // A row lock sets it too, with nothing behind it.
         let says = is_stale || random.u8(0..10) == 0;
-        if says && self.fault != Some(Fault::NoRecheck) { r#","recheck":true"# } else { "" }
+        if says && self.fault != Some(Fault::NoRecheck) {
+            r#","recheck":true"#
+        } else {
+            ""
+        }
     }
 
     fn send_key_change(&mut self, at: usize, table: usize, from: u8, to: u8, more: &str) {
         if self.fault != Some(Fault::NewKeyAlone) {
-            self.send(at, table, "delete", Some(from), &format!(r#","new_id":{to}"#));
+            self.send(
+                at,
+                table,
+                "delete",
+                Some(from),
+                &format!(r#","new_id":{to}"#),
+            );
         }
-        self.send(at, table, "update", Some(to), &format!(r#","old_id":{from}{more}"#));
+        self.send(
+            at,
+            table,
+            "update",
+            Some(to),
+            &format!(r#","old_id":{from}{more}"#),
+        );
     }
 
     /// One statement of a transaction, whatever can be done with the rows that it meets.
@@ -343,7 +438,8 @@ impl Server {
             }
             (40..60, None) => self.nested_insert(random, at, table, key),
             (5..35, Some(_)) => {
-                // A-B-A happens to values; here each is new, and the payloads of Fault::Folded alike.
+                // A-B-A happens to values; here each is new, and the payloads of Fault::Folded
+                // alike.
                 let value = self.fresh(at);
                 self.set(at, table, key, Some(value));
                 let more = Self::data(random, value) + self.recheck(false, random);
@@ -354,21 +450,24 @@ impl Server {
                 self.send(at, table, "delete", Some(key), "");
             }
             (50..60, Some(_)) => {
-                // DELETE with an AFTER trigger that inserts the key again: its announcement comes first.
+                // DELETE with an AFTER trigger that inserts the key again: its announcement comes
+                // first.
                 let value = self.fresh(at);
                 self.set(at, table, key, Some(value));
                 let more = Self::data(random, value);
                 self.send(at, table, "insert", Some(key), &more);
                 self.send(at, table, "delete", Some(key), "");
                 if random.bool() {
-                    // Two DELETEs of several rows, one inside a trigger of the other, which inserts the key in between:
-                    // what each has deleted is announced when all is done.
+                    // Two DELETEs of several rows, one inside a trigger of the other, which inserts
+                    // the key in between: what each has deleted is announced when all is done.
                     self.send(at, table, "delete", Some(key), "");
                 }
             }
             // A key change that moves a row between leaves is a DELETE and an INSERT.
             (60..75, Some(_))
-                if key != other && there.is_none() && TABLES[table].relation(key) != TABLES[table].relation(other) =>
+                if key != other
+                    && there.is_none()
+                    && TABLES[table].relation(key) != TABLES[table].relation(other) =>
             {
                 let value = self.fresh(at);
                 self.set(at, table, key, None);
@@ -377,7 +476,9 @@ impl Server {
                 self.send(at, table, "delete", Some(key), "");
                 self.send(at, table, "insert", Some(other), &more);
             }
-            (60..75, Some(_)) if key != other && there.is_none() => self.change_key(random, at, table, key, other),
+            (60..75, Some(_)) if key != other && there.is_none() => {
+                self.change_key(random, at, table, key, other)
+            }
             (75..90, Some(_)) if key != other && there.is_some() && TABLES[table].deferrable => {
                 self.swap(random, at, table, key, other);
             }
@@ -393,7 +494,13 @@ impl Server {
         let value = self.fresh(at);
         self.set(at, table, key, Some(value));
         let more = Self::data(random, value);
-        self.send(at, table, if is_there { "update" } else { "insert" }, Some(key), &more);
+        self.send(
+            at,
+            table,
+            if is_there { "update" } else { "insert" },
+            Some(key),
+            &more,
+        );
     }
 
     fn truncate(&mut self, at: usize, table: usize) {
@@ -431,7 +538,8 @@ impl Server {
         ));
     }
 
-    /// DDL that rewrites a table, and announces nothing: every row is another one. Only where nobody holds the table.
+    /// DDL that rewrites a table, and announces nothing: every row is another one. Only where
+    /// nobody holds the table.
     pub fn alter(&mut self, table: usize) -> bool {
         if TABLES[table].plain || self.is_held(table) {
             return false;
@@ -453,7 +561,8 @@ impl Server {
         (0..KEYS).any(|key| self.is_locked(usize::MAX, table, key))
     }
 
-    /// DDL that changes what announces a relation, or which relation a name means. Whether it was done.
+    /// DDL that changes what announces a relation, or which relation a name means. Whether it was
+    /// done.
     pub fn redefine(&mut self, random: &mut Rng) -> bool {
         let table = random.usize(0..TABLES.len());
         if TABLES[table].plain || self.is_held(table) {
@@ -481,8 +590,17 @@ impl Server {
 
     /// The triggers of a relation are installed anew.
     fn mend(&mut self, table: usize) {
-        let Definitions { named, made_for, is_silent, is_rekeyed, .. } = &mut self.definitions;
-        made_for[table] = named.iter().position(|relation| *relation == table).unwrap_or(table);
+        let Definitions {
+            named,
+            made_for,
+            is_silent,
+            is_rekeyed,
+            ..
+        } = &mut self.definitions;
+        made_for[table] = named
+            .iter()
+            .position(|relation| *relation == table)
+            .unwrap_or(table);
         (is_silent[table], is_rekeyed[table]) = (false, false);
     }
 
@@ -494,7 +612,8 @@ impl Server {
         }
     }
 
-    /// INSERT with an AFTER trigger that updates the row: the update is announced before the insert.
+    /// INSERT with an AFTER trigger that updates the row: the update is announced before the
+    /// insert.
     fn nested_insert(&mut self, random: &mut Rng, at: usize, table: usize, key: u8) {
         let (first, second) = (self.fresh(at), self.fresh(at));
         self.set(at, table, key, Some(second));

@@ -1,10 +1,11 @@
-//! [`World`]: the server, the engine, and what stands between them, driven by a seed. What must hold is checked after
-//! each step.
+//! [`World`]: the server, the engine, and what stands between them, driven by a seed. What must
+//! hold is checked after each step.
 
 use crate::server::{CHANNEL, Definitions, Fault, KEYS, Rows, Seen, Server, TABLES};
 use fastrand::Rng;
 use postgres_index_cache_core::sync::{
-    Change, Counters, Engine, FenceId, Followed, Input, Limits, Operation, Output, Rule, State, TableId, Via,
+    Change, Counters, Engine, FenceId, Followed, Input, Limits, Operation, Output, Rule, State,
+    TableId, Via,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -90,18 +91,23 @@ struct Cache {
 }
 
 impl Cache {
-    /// Does one thing to the rows. A row that the model does not take is refused: nothing of it is done then.
+    /// Does one thing to the rows. A row that the model does not take is refused: nothing of it is
+    /// done then.
     fn apply(&mut self, doing: Doing, model: Model) -> Result<(), Misfit> {
         let key = |text: &str| -> u8 { text.parse().expect("keys are numbers") };
         match doing {
-            Doing::Store(_, rows) if rows.values().any(|value| !model.takes(*value)) => return Err(Misfit),
+            Doing::Store(_, rows) if rows.values().any(|value| !model.takes(*value)) => {
+                return Err(Misfit);
+            }
             Doing::Store(keys, rows) => {
                 self.rows.retain(|key, _| !keys.contains(key));
                 self.rows.extend(rows);
             }
             Doing::Clear(keep) => self.rows.retain(|key, _| keep.contains(&key.to_string())),
             Doing::Apply(change) => {
-                let value = change.data().map(|data| data.parse::<u32>().expect("values are numbers"));
+                let value = change
+                    .data()
+                    .map(|data| data.parse::<u32>().expect("values are numbers"));
                 if value.is_some_and(|value| !model.takes(value)) {
                     return Err(Misfit);
                 }
@@ -148,7 +154,8 @@ struct Known {
 impl Known {
     /// Whether the relation is the one that was described, under its name.
     fn is_as_seen(&self, table: usize, seen: &Definitions, wrong: Option<Wrong>) -> bool {
-        let is_named = seen.named[table] == self.relation || wrong == Some(Wrong::Fault(Fault::StaysWithRelation));
+        let is_named = seen.named[table] == self.relation
+            || wrong == Some(Wrong::Fault(Fault::StaysWithRelation));
         is_named && seen.versions[self.relation] == self.version
     }
 }
@@ -200,7 +207,8 @@ pub struct World {
     caches: Vec<Cache>,
     /// Fences that are reached once what waits for locks is done, each with its table.
     held_fences: Vec<(usize, u64)>,
-    /// The relation that is followed for each table, and what was known of it when it was described or read last.
+    /// The relation that is followed for each table, and what was known of it when it was described
+    /// or read last.
     followed: [Known; TABLES.len()],
     tasks: Vec<Task>,
     /// Answers of connections that are gone; they come all the same.
@@ -213,7 +221,8 @@ pub struct World {
     is_misplaced: bool,
     /// The latest that was seen of each key since it was last stale.
     newest: BTreeMap<(usize, u8), (u64, usize)>,
-    /// When each token was asked for, in commits; and of the first that came since each table was read.
+    /// When each token was asked for, in commits; and of the first that came since each table was
+    /// read.
     asked: HashMap<String, u64>,
     first_heard: [Option<u64>; TABLES.len()],
     /// Whether each table has been read since it was live.
@@ -256,7 +265,9 @@ impl World {
             Some(Wrong::Fault(fault)) => Some(fault),
             Some(Wrong::Rule(_)) | None => None,
         };
-        let followed: Vec<Followed> = (0..TABLES.len()).map(|table| followed_as(table, table)).collect();
+        let followed: Vec<Followed> = (0..TABLES.len())
+            .map(|table| followed_as(table, table))
+            .collect();
         let limits = Limits {
             probe_timeout: Duration::from_secs(1000),
             fence_timeout: Duration::from_secs(1000),
@@ -269,7 +280,11 @@ impl World {
         if let Some(Wrong::Rule(rule)) = wrong {
             engine = engine.without(rule);
         }
-        let model = if random.u8(0..4) == 0 { Model::Most } else { Model::All };
+        let model = if random.u8(0..4) == 0 {
+            Model::Most
+        } else {
+            Model::All
+        };
         let server = Server::new(&mut random, fault);
         let lagging = server.see();
         Self {
@@ -280,7 +295,12 @@ impl World {
             wrong,
             caches: TABLES.iter().map(|_| Cache::default()).collect(),
             held_fences: Vec::new(),
-            followed: std::array::from_fn(|relation| Known { relation, version: 0, files: 0, is_held: false }),
+            followed: std::array::from_fn(|relation| Known {
+                relation,
+                version: 0,
+                files: 0,
+                is_held: false,
+            }),
             tasks: Vec::new(),
             late_tasks: Vec::new(),
             refetched: HashMap::new(),
@@ -350,18 +370,26 @@ impl World {
         let last = self.next_fence;
         for _ in 0..3000 {
             self.step()?;
-            if self.reached.iter().all(|reached| *reached >= last) && self.engine.state() == State::Live {
+            if self.reached.iter().all(|reached| *reached >= last)
+                && self.engine.state() == State::Live
+            {
                 return self.check_equal();
             }
         }
-        Err(format!("it never comes to rest: {:?}, {:?}", self.engine, self.tasks))
+        Err(format!(
+            "it never comes to rest: {:?}, {:?}",
+            self.engine, self.tasks
+        ))
     }
 
     fn check_equal(&self) -> Result<(), String> {
         for (table, relation) in self.server.definitions.named.iter().enumerate() {
             let rows = &self.server.tables()[*relation];
             if self.caches[table].rows != *rows {
-                return Err(format!("table {table} is {rows:?}, its cache {:?}", self.caches[table]));
+                return Err(format!(
+                    "table {table} is {rows:?}, its cache {:?}",
+                    self.caches[table]
+                ));
             }
         }
         Ok(())
@@ -369,7 +397,11 @@ impl World {
 
     fn step(&mut self) -> Result<(), String> {
         let open = self.server.open();
-        let choice = if self.is_quiet { self.random.u8(60..95) } else { self.random.u8(0..100) };
+        let choice = if self.is_quiet {
+            self.random.u8(60..95)
+        } else {
+            self.random.u8(0..100)
+        };
         match choice {
             0..8 if open < 3 => self.server.begin(),
             8..40 if open > 0 => {
@@ -391,13 +423,20 @@ impl World {
             95 => self.ask_for_fence()?,
             96 if self.random.u8(0..3) == 0 => self.lose("a fault")?,
             96 if self.random.bool() => {
-                let via = if self.random.bool() { Via::Fences } else { Via::Reads };
+                let via = if self.random.bool() {
+                    Via::Fences
+                } else {
+                    Via::Reads
+                };
                 self.lose_one(via)?;
             }
             96 => {
                 let table = TableId(self.random.usize(0..TABLES.len()));
                 self.next_question += 1;
-                self.handle(Input::VerifyWanted { table, question: self.next_question })?;
+                self.handle(Input::VerifyWanted {
+                    table,
+                    question: self.next_question,
+                })?;
             }
             97 if self.random.u8(0..5) == 0 => {
                 self.short += u64::from(self.engine.waiting_bytes() > 0);
@@ -414,12 +453,17 @@ impl World {
             }
             98 => match self.random.u8(0..10) {
                 // Nothing tells of what DDL does: a look finds it.
-                0 => self.altered += u64::from(self.server.alter(self.random.usize(0..TABLES.len()))),
+                0 => {
+                    self.altered += u64::from(self.server.alter(self.random.usize(0..TABLES.len())))
+                }
                 1 => self.altered += u64::from(self.server.redefine(&mut self.random)),
                 2..4 => {
                     // A fingerprint may differ for nothing.
                     let table = TableId(self.random.usize(0..TABLES.len()));
-                    self.handle(Input::TableAltered { table, why: "a fingerprint".into() })?;
+                    self.handle(Input::TableAltered {
+                        table,
+                        why: "a fingerprint".into(),
+                    })?;
                 }
                 _ => {}
             },
@@ -433,9 +477,11 @@ impl World {
 
     fn deliver(&mut self) -> Result<(), String> {
         match self.server.queue.pop_front() {
-            Some((channel, payload)) => {
-                self.handle(Input::Notification { channel: &channel, payload: &payload, sender: 1 })
-            }
+            Some((channel, payload)) => self.handle(Input::Notification {
+                channel: &channel,
+                payload: &payload,
+                sender: 1,
+            }),
             None => Ok(()),
         }
     }
@@ -444,7 +490,11 @@ impl World {
         let most = if self.random.bool() { 50 } else { 6_000 };
         self.now += Duration::from_millis(self.random.u64(0..most));
         // Deadlines count when L has nothing more.
-        if self.server.queue.is_empty() { self.handle(Input::TimePassed) } else { Ok(()) }
+        if self.server.queue.is_empty() {
+            self.handle(Input::TimePassed)
+        } else {
+            Ok(())
+        }
     }
 
     fn ask_for_fence(&mut self) -> Result<(), String> {
@@ -460,7 +510,9 @@ impl World {
         self.do_pending(table)?;
         let cache = &mut self.caches[table];
         if std::mem::take(&mut cache.is_busy) {
-            self.handle(Input::CacheFree { table: TableId(table) })?;
+            self.handle(Input::CacheFree {
+                table: TableId(table),
+            })?;
         }
         self.check_held()
     }
@@ -505,7 +557,10 @@ impl World {
     }
 
     fn lose_one(&mut self, via: Via) -> Result<(), String> {
-        self.handle(Input::OneLost { via, why: "a fault".into() })
+        self.handle(Input::OneLost {
+            via,
+            why: "a fault".into(),
+        })
     }
 
     /// What F or Q was doing when it was lost.
@@ -520,7 +575,10 @@ impl World {
                 }
                 Task::Acknowledge { .. } if lost == Via::Fences => {}
                 Task::Look { .. } if lost == Via::Fences => self.late_tasks.push(task),
-                Task::Read { .. } | Task::Refetch { .. } | Task::Cut { .. } | Task::Compare { .. }
+                Task::Read { .. }
+                | Task::Refetch { .. }
+                | Task::Cut { .. }
+                | Task::Compare { .. }
                     if lost == Via::Reads =>
                 {
                     self.late_tasks.push(task);
@@ -538,7 +596,11 @@ impl World {
 
     /// What Q sees.
     fn see(&self) -> Seen {
-        if self.is_misplaced { self.lagging.clone() } else { self.server.see() }
+        if self.is_misplaced {
+            self.lagging.clone()
+        } else {
+            self.server.see()
+        }
     }
 
     /// What any role may send, and what must change nothing.
@@ -567,9 +629,15 @@ impl World {
             Task::Connect { before } => {
                 if !self.is_quiet && self.random.u8(0..6) == 0 {
                     let why = "starting up".to_string();
-                    return self.handle(Input::ConnectFailed { code: None, why, is_permanent: false });
+                    return self.handle(Input::ConnectFailed {
+                        code: None,
+                        why,
+                        is_permanent: false,
+                    });
                 }
-                self.before_listen = (self.wrong == Some(Wrong::Fault(Fault::SnapshotBeforeListen))).then_some(before);
+                self.before_listen = (self.wrong
+                    == Some(Wrong::Fault(Fault::SnapshotBeforeListen)))
+                .then_some(before);
                 self.server.is_listening = true;
                 self.handle(Input::Listening)
             }
@@ -584,7 +652,12 @@ impl World {
             }
             Task::Reopen { via } if !self.is_quiet && self.random.u8(0..4) == 0 => {
                 let (code, why) = (None, "too many connections".to_string());
-                self.handle(Input::ReopenFailed { via, code, why, is_permanent: false })
+                self.handle(Input::ReopenFailed {
+                    via,
+                    code,
+                    why,
+                    is_permanent: false,
+                })
             }
             Task::Reopen { via } => {
                 if via == Via::Reads {
@@ -594,13 +667,26 @@ impl World {
                 self.handle(Input::Reopened { via })
             }
             Task::Acknowledge { token } => self.handle(Input::Sent { token: &token }),
-            Task::Read { table, generation, stage } => self.advance_read(table, generation, stage),
-            Task::Refetch { table, batch, keys, seen } => self.advance_refetch(table, batch, keys, seen),
+            Task::Read {
+                table,
+                generation,
+                stage,
+            } => self.advance_read(table, generation, stage),
+            Task::Refetch {
+                table,
+                batch,
+                keys,
+                seen,
+            } => self.advance_refetch(table, batch, keys, seen),
             Task::Look { look, seen } => self.advance_look(look, seen),
             Task::Describe { table, seen } => self.advance_describe(table, seen),
             Task::Cut { table, round } => {
                 if !self.is_quiet && self.random.u8(0..40) == 0 {
-                    return self.handle(Input::RoundFailed { table, round, why: "a lock is held".into() });
+                    return self.handle(Input::RoundFailed {
+                        table,
+                        round,
+                        why: "a lock is held".into(),
+                    });
                 }
                 let seen = self.see();
                 if !self.is_as_known(table, &seen.definitions) {
@@ -608,11 +694,18 @@ impl World {
                 }
                 let known = self.followed[table.0];
                 if seen.definitions.files[known.relation] != known.files {
-                    return self.handle(Input::TableAltered { table, why: "it was rewritten".into() });
+                    return self.handle(Input::TableAltered {
+                        table,
+                        why: "it was rewritten".into(),
+                    });
                 }
                 let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
                 self.cut = Some(seen);
-                self.handle(Input::CutTaken { table, round, snapshot })
+                self.handle(Input::CutTaken {
+                    table,
+                    round,
+                    snapshot,
+                })
             }
             Task::Compare { table, round } => {
                 if !self.is_quiet && self.random.u8(0..4) != 0 {
@@ -620,27 +713,46 @@ impl World {
                     self.tasks.push(Task::Compare { table, round });
                     return Ok(());
                 }
-                let seen = self.cut.take().ok_or("a round compares without a snapshot")?;
+                let seen = self
+                    .cut
+                    .take()
+                    .ok_or("a round compares without a snapshot")?;
                 let relation = self.followed[table.0].relation;
                 let (cached, stored) = (&self.caches[table.0].rows, &seen.tables[relation]);
                 // What is in doubt by the end of the round may differ: see `Output::RoundEnded`.
-                self.differs = (cached != stored)
-                    .then(|| format!("round {round} finds {cached:?} where the table was {stored:?}"));
+                self.differs = (cached != stored).then(|| {
+                    format!("round {round} finds {cached:?} where the table was {stored:?}")
+                });
                 self.compared += 1;
                 self.handle(Input::Compared { table, round })
             }
         }
     }
 
-    fn advance_read(&mut self, table: TableId, generation: u64, stage: Stage) -> Result<(), String> {
+    fn advance_read(
+        &mut self,
+        table: TableId,
+        generation: u64,
+        stage: Stage,
+    ) -> Result<(), String> {
         if self.caches[table.0].is_locked && matches!(stage, Stage::Rows { .. }) {
             // Its rows wait for the lock, and Q with them.
-            self.tasks.push(Task::Read { table, generation, stage });
+            self.tasks.push(Task::Read {
+                table,
+                generation,
+                stage,
+            });
             return Ok(());
         }
         if !self.is_quiet && self.random.u8(0..40) == 0 {
             let (code, why) = (None, "a lock is held".to_string());
-            return self.handle(Input::ReadFailed { table, work: generation, code, why, is_permanent: false });
+            return self.handle(Input::ReadFailed {
+                table,
+                work: generation,
+                code,
+                why,
+                is_permanent: false,
+            });
         }
         let stage = match stage {
             Stage::Asked => Stage::Taken(self.before_listen.take().unwrap_or_else(|| self.see())),
@@ -651,11 +763,20 @@ impl World {
                 let relation = self.followed[table.0].relation;
                 self.followed[table.0].files = seen.definitions.files[relation];
                 let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
-                self.handle(Input::SnapshotTaken { table, generation, snapshot })?;
-                let mut rest: Vec<(u8, u32)> =
-                    seen.tables[relation].iter().map(|(&key, &value)| (key, value)).collect();
+                self.handle(Input::SnapshotTaken {
+                    table,
+                    generation,
+                    snapshot,
+                })?;
+                let mut rest: Vec<(u8, u32)> = seen.tables[relation]
+                    .iter()
+                    .map(|(&key, &value)| (key, value))
+                    .collect();
                 self.random.shuffle(&mut rest);
-                Stage::Rows { rest, laid: Vec::new() }
+                Stage::Rows {
+                    rest,
+                    laid: Vec::new(),
+                }
             }
             Stage::Rows { mut rest, mut laid } => {
                 let is_asked = self.last_generation.get(&table.0) == Some(&generation);
@@ -680,27 +801,54 @@ impl World {
                     }
                     None => {
                         if is_asked {
-                            self.caches[table.0].rows.retain(|key, _| laid.contains(key));
+                            self.caches[table.0]
+                                .rows
+                                .retain(|key, _| laid.contains(key));
                         }
                         // It says how far apart reloads are, and no more: either is right.
                         let has_changed = self.random.bool();
-                        return self.handle(Input::SnapshotLoaded { table, generation, has_changed });
+                        return self.handle(Input::SnapshotLoaded {
+                            table,
+                            generation,
+                            has_changed,
+                        });
                     }
                 }
             }
         };
-        self.tasks.push(Task::Read { table, generation, stage });
+        self.tasks.push(Task::Read {
+            table,
+            generation,
+            stage,
+        });
         Ok(())
     }
 
-    fn advance_refetch(&mut self, table: TableId, batch: u64, keys: Vec<u8>, seen: Option<Seen>) -> Result<(), String> {
+    fn advance_refetch(
+        &mut self,
+        table: TableId,
+        batch: u64,
+        keys: Vec<u8>,
+        seen: Option<Seen>,
+    ) -> Result<(), String> {
         if !self.is_quiet && self.random.u8(0..40) == 0 {
             let (code, why) = (None, "a lock is held".to_string());
-            return self.handle(Input::ReadFailed { table, work: batch, code, why, is_permanent: false });
+            return self.handle(Input::ReadFailed {
+                table,
+                work: batch,
+                code,
+                why,
+                is_permanent: false,
+            });
         }
         let Some(seen) = seen else {
             let seen = Some(self.see());
-            self.tasks.push(Task::Refetch { table, batch, keys, seen });
+            self.tasks.push(Task::Refetch {
+                table,
+                batch,
+                keys,
+                seen,
+            });
             return Ok(());
         };
         if !self.is_as_known(table, &seen.definitions) {
@@ -709,7 +857,8 @@ impl World {
         self.answer_refetch(table, batch, keys, &seen)
     }
 
-    /// Whether a table is still what it was when it was described, as far as a read or a look has seen.
+    /// Whether a table is still what it was when it was described, as far as a read or a look has
+    /// seen.
     fn is_as_known(&self, table: TableId, seen: &Definitions) -> bool {
         self.followed[table.0].is_as_seen(table.0, seen, self.wrong)
     }
@@ -721,13 +870,19 @@ impl World {
         }
         self.held += 1;
         self.tasks.push(Task::Describe { table, seen: None });
-        self.handle(Input::TableHeld { table, why: "it is another one".into() })
+        self.handle(Input::TableHeld {
+            table,
+            why: "it is another one".into(),
+        })
     }
 
     fn advance_look(&mut self, look: u64, seen: Option<Definitions>) -> Result<(), String> {
         if !self.is_quiet && self.random.u8(0..10) == 0 {
             self.failed_looks += 1;
-            return self.handle(Input::LookFailed { look, why: "an operator is missing".into() });
+            return self.handle(Input::LookFailed {
+                look,
+                why: "an operator is missing".into(),
+            });
         }
         let Some(seen) = seen else {
             let seen = Some(self.server.definitions.clone());
@@ -749,20 +904,31 @@ impl World {
                 self.hold(table)?;
             } else if seen.files[known.relation] != known.files {
                 self.followed[at].files = seen.files[known.relation];
-                self.handle(Input::TableAltered { table, why: "it was rewritten".into() })?;
+                self.handle(Input::TableAltered {
+                    table,
+                    why: "it was rewritten".into(),
+                })?;
             }
         }
         for table in (0..TABLES.len()).map(TableId) {
             if self.engine.must_be_truncated(table, look) {
-                // Every one has happened. Where that is not seen the table is read again, which is right as well.
+                // Every one has happened. Where that is not seen the table is read again, which is
+                // right as well.
                 let has_happened = self.random.u8(0..10) != 0;
-                self.handle(Input::TruncateSeen { table, has_happened })?;
+                self.handle(Input::TruncateSeen {
+                    table,
+                    has_happened,
+                })?;
             }
         }
         self.handle(Input::Looked { look })
     }
 
-    fn advance_describe(&mut self, table: TableId, seen: Option<Definitions>) -> Result<(), String> {
+    fn advance_describe(
+        &mut self,
+        table: TableId,
+        seen: Option<Definitions>,
+    ) -> Result<(), String> {
         let Some(seen) = seen else {
             let seen = Some(self.server.definitions.clone());
             self.tasks.push(Task::Describe { table, seen });
@@ -779,32 +945,68 @@ impl World {
         }
         self.swapped += u64::from(named != self.followed[table.0].relation);
         let (version, files) = (seen.versions[named], seen.files[named]);
-        self.followed[table.0] = Known { relation: named, version, files, is_held: false };
-        self.handle(Input::TableFollowed { table, followed: Box::new(followed_as(table.0, named)) })
+        self.followed[table.0] = Known {
+            relation: named,
+            version,
+            files,
+            is_held: false,
+        };
+        self.handle(Input::TableFollowed {
+            table,
+            followed: Box::new(followed_as(table.0, named)),
+        })
     }
 
-    fn answer_refetch(&mut self, table: TableId, batch: u64, keys: Vec<u8>, seen: &Seen) -> Result<(), String> {
+    fn answer_refetch(
+        &mut self,
+        table: TableId,
+        batch: u64,
+        keys: Vec<u8>,
+        seen: &Seen,
+    ) -> Result<(), String> {
         let relation = self.followed[table.0].relation;
-        let rows =
-            seen.tables[relation].iter().filter(|(key, _)| keys.contains(key)).map(|(&key, &value)| (key, value));
+        let rows = seen.tables[relation]
+            .iter()
+            .filter(|(key, _)| keys.contains(key))
+            .map(|(&key, &value)| (key, value));
         let rows = rows.collect();
         self.refetched.insert(batch, (keys, rows));
         let snapshot = seen.snapshot.parse().map_err(|error| format!("{error}"))?;
-        self.handle(Input::Refetched { table, batch, snapshot })
+        self.handle(Input::Refetched {
+            table,
+            batch,
+            snapshot,
+        })
     }
 
     /// What an old connection was asked for comes after all.
     fn late_answer(&mut self) -> Result<(), String> {
         match self.late_tasks.pop() {
-            Some(Task::Refetch { table, batch, keys, seen: Some(seen) }) => {
+            Some(Task::Refetch {
+                table,
+                batch,
+                keys,
+                seen: Some(seen),
+            }) => {
                 self.late += 1;
                 self.answer_refetch(table, batch, keys, &seen)
             }
-            Some(Task::Read { table, generation, stage: Stage::Rows { .. } }) => {
+            Some(Task::Read {
+                table,
+                generation,
+                stage: Stage::Rows { .. },
+            }) => {
                 self.late += 1;
-                self.handle(Input::SnapshotLoaded { table, generation, has_changed: true })
+                self.handle(Input::SnapshotLoaded {
+                    table,
+                    generation,
+                    has_changed: true,
+                })
             }
-            Some(Task::Look { look, seen: Some(seen) }) => {
+            Some(Task::Look {
+                look,
+                seen: Some(seen),
+            }) => {
                 self.late += 1;
                 self.answer_look(look, &seen)
             }
@@ -812,8 +1014,13 @@ impl World {
         }
     }
 
-    /// Does what the engine asks for; `claimed` takes the tables that it says are live, each with the commit as of which.
-    fn take_output(&mut self, output: Output, claimed: &mut Vec<(usize, u64)>) -> Result<(), String> {
+    /// Does what the engine asks for; `claimed` takes the tables that it says are live, each with
+    /// the commit as of which.
+    fn take_output(
+        &mut self,
+        output: Output,
+        claimed: &mut Vec<(usize, u64)>,
+    ) -> Result<(), String> {
         match output {
             Output::Connect { channels } => {
                 if channels != [CHANNEL, FENCES] {
@@ -822,7 +1029,9 @@ impl World {
                 let before = self.server.see();
                 self.tasks.push(Task::Connect { before });
             }
-            Output::ListenAlso { channels } => return Err(format!("it listens on {channels:?} as well")),
+            Output::ListenAlso { channels } => {
+                return Err(format!("it listens on {channels:?} as well"));
+            }
             Output::OneLost { via, .. } => {
                 self.drop_tasks_of(via);
                 if via == Via::Reads {
@@ -831,46 +1040,87 @@ impl World {
             }
             Output::Reopen { via } => self.tasks.push(Task::Reopen { via }),
             Output::Notify { via, token, .. } => {
-                // A fence is as old as the question: what comes while it is on its way need not be seen.
-                self.asked.entry(token.clone()).or_insert(self.server.commits);
+                // A fence is as old as the question: what comes while it is on its way need not be
+                // seen.
+                self.asked
+                    .entry(token.clone())
+                    .or_insert(self.server.commits);
                 self.tasks.push(Task::Notify { via, token });
             }
             Output::ReadTable { table, generation } => {
                 self.last_generation.insert(table.0, generation);
-                self.tasks.push(Task::Read { table, generation, stage: Stage::Asked });
+                self.tasks.push(Task::Read {
+                    table,
+                    generation,
+                    stage: Stage::Asked,
+                });
             }
-            Output::Refetch { table, batch, keys, is_within_round } => {
-                let keys = keys.iter().map(|key| key.parse().expect("keys are numbers")).collect();
-                let seen = if is_within_round { self.cut.clone() } else { None };
-                self.tasks.push(Task::Refetch { table, batch, keys, seen });
+            Output::Refetch {
+                table,
+                batch,
+                keys,
+                is_within_round,
+            } => {
+                let keys = keys
+                    .iter()
+                    .map(|key| key.parse().expect("keys are numbers"))
+                    .collect();
+                let seen = if is_within_round {
+                    self.cut.clone()
+                } else {
+                    None
+                };
+                self.tasks.push(Task::Refetch {
+                    table,
+                    batch,
+                    keys,
+                    seen,
+                });
             }
             Output::TakeCut { table, round } => self.tasks.push(Task::Cut { table, round }),
             Output::Compare { table, round } => self.tasks.push(Task::Compare { table, round }),
-            Output::RoundEnded { inconclusive, doubt, .. } => {
+            Output::RoundEnded {
+                inconclusive,
+                doubt,
+                ..
+            } => {
                 if let (Some(differs), None, None) = (self.differs.take(), &inconclusive, doubt) {
                     return Err(differs);
                 }
                 self.inconclusive += u64::from(inconclusive.is_some());
                 // What is left of it is not waited for.
-                self.tasks.retain(|task| !matches!(task, Task::Cut { .. } | Task::Compare { .. }));
+                self.tasks
+                    .retain(|task| !matches!(task, Task::Cut { .. } | Task::Compare { .. }));
                 self.cut = None;
             }
             Output::Store { table, batch } => {
-                let (keys, rows) = self.refetched.remove(&batch).ok_or("a batch that never came is stored")?;
+                let (keys, rows) = self
+                    .refetched
+                    .remove(&batch)
+                    .ok_or("a batch that never came is stored")?;
                 self.caches[table.0].pending.push(Doing::Store(keys, rows));
             }
-            Output::Apply { table, change } => self.caches[table.0].pending.push(Doing::Apply(change)),
+            Output::Apply { table, change } => {
+                self.caches[table.0].pending.push(Doing::Apply(change))
+            }
             Output::Clear { table, keep } => {
                 self.spared += u64::from(!keep.is_empty());
                 self.caches[table.0].pending.push(Doing::Clear(keep));
             }
-            Output::FenceReached { table, fence: FenceId(id) } => self.held_fences.push((table.0, id)),
+            Output::FenceReached {
+                table,
+                fence: FenceId(id),
+            } => self.held_fences.push((table.0, id)),
             Output::Look { look } => self.tasks.push(Task::Look { look, seen: None }),
             Output::GiveUpRead { table: given_up } => {
                 let is_of = |task: &Task| matches!(task, Task::Read { table, .. } | Task::Refetch { table, .. } if *table == given_up);
-                self.late_tasks.extend(self.tasks.extract_if(.., |task| is_of(task)));
+                self.late_tasks
+                    .extend(self.tasks.extract_if(.., |task| is_of(task)));
             }
-            Output::TableStateChanged { table: TableId(table), state } => {
+            Output::TableStateChanged {
+                table: TableId(table),
+                state,
+            } => {
                 // A cache that is locked is not stale: no reader may see time run backwards.
                 if !matches!(state, State::Live | State::CatchingUp) {
                     self.newest.retain(|(of, _), _| *of != table);
@@ -897,7 +1147,8 @@ impl World {
                 self.server.queue.clear();
                 // What describes a table has a connection of its own.
                 let is_describing = |task: &Task| matches!(task, Task::Describe { .. });
-                self.late_tasks.extend(self.tasks.extract_if(.., |task| !is_describing(task)));
+                self.late_tasks
+                    .extend(self.tasks.extract_if(.., |task| !is_describing(task)));
                 self.is_misplaced = false;
                 if self.engine.state() == State::Live {
                     return Err("it is live without a connection".to_string());
@@ -908,7 +1159,12 @@ impl World {
     }
 
     fn handle(&mut self, input: Input<'_>) -> Result<(), String> {
-        if let Input::Notification { channel: FENCES, payload, .. } = &input {
+        if let Input::Notification {
+            channel: FENCES,
+            payload,
+            ..
+        } = &input
+        {
             for table in 0..TABLES.len() {
                 // A table that was read can be stale as well: while looks fail.
                 let state = self.engine.table_state(TableId(table));
@@ -928,7 +1184,9 @@ impl World {
             if !cache.is_locked {
                 self.do_pending(table)?;
             } else if !cache.pending.is_empty() && !std::mem::replace(&mut cache.is_busy, true) {
-                self.handle(Input::CacheBusy { table: TableId(table) })?;
+                self.handle(Input::CacheBusy {
+                    table: TableId(table),
+                })?;
             }
         }
         for (table, commit) in claimed {
@@ -945,15 +1203,26 @@ impl World {
         }
         self.reached[table] = id;
         self.fences_checked += 1;
-        let asked = *self.fences.get(&id).ok_or("a fence is reached that nobody asked for")?;
+        let asked = *self
+            .fences
+            .get(&id)
+            .ok_or("a fence is reached that nobody asked for")?;
         self.check_has(table, asked, &format!("fence {id} is reached"))
     }
 
-    /// Everything that was committed before is in a cache: each key is as it was then, or later. The relation counts that
-    /// had the table's name then, or later.
+    /// Everything that was committed before is in a cache: each key is as it was then, or later.
+    /// The relation counts that had the table's name then, or later.
     fn check_has(&self, table: usize, asked: u64, what: &str) -> Result<(), String> {
-        let then = self.server.names.iter().rposition(|(commit, _)| *commit <= asked).unwrap_or_default();
-        let relations: Vec<usize> = self.server.names[then..].iter().map(|(_, named)| named[table]).collect();
+        let then = self
+            .server
+            .names
+            .iter()
+            .rposition(|(commit, _)| *commit <= asked)
+            .unwrap_or_default();
+        let relations: Vec<usize> = self.server.names[then..]
+            .iter()
+            .map(|(_, named)| named[table])
+            .collect();
         let mut why = String::new();
         for &relation in &relations {
             match self.check_is(table, relation, asked, what) {
@@ -964,9 +1233,21 @@ impl World {
         Err(why)
     }
 
-    /// Nothing is said of a relation that was redefined later: until the next look what its trigger sends is believed.
-    fn check_is(&self, table: usize, relation: usize, asked: u64, what: &str) -> Result<(), String> {
-        if self.server.redefined.iter().any(|(commit, of)| *of == relation && *commit > asked) {
+    /// Nothing is said of a relation that was redefined later: until the next look what its trigger
+    /// sends is believed.
+    fn check_is(
+        &self,
+        table: usize,
+        relation: usize,
+        asked: u64,
+        what: &str,
+    ) -> Result<(), String> {
+        if self
+            .server
+            .redefined
+            .iter()
+            .any(|(commit, of)| *of == relation && *commit > asked)
+        {
             return Ok(());
         }
         for (&(of, key), history) in &self.server.history {
@@ -974,15 +1255,24 @@ impl World {
                 continue;
             }
             let cached = self.caches[table].rows.get(&key).copied();
-            let then = history.iter().rev().find(|(commit, _)| *commit <= asked).map_or((0, None), |last| *last);
+            let then = history
+                .iter()
+                .rev()
+                .find(|(commit, _)| *commit <= asked)
+                .map_or((0, None), |last| *last);
             let is_then = cached == then.1;
             let is_later = match cached {
-                Some(value) => self.server.committed.get(&value).is_some_and(|(commit, _)| *commit > asked),
+                Some(value) => self
+                    .server
+                    .committed
+                    .get(&value)
+                    .is_some_and(|(commit, _)| *commit > asked),
                 None => history.iter().any(|(commit, _)| *commit > asked),
             };
             if !is_then && !is_later {
                 return Err(format!(
-                    "{what}, as of commit {asked}: key {key} of table {table} (relation {relation}) was {:?} then and is \
+                    "{what}, as of commit {asked}: key {key} of table {table} (relation \
+                    {relation}) was {:?} then and is \
                      {cached:?} in the cache; {history:?}",
                     then.1
                 ));
@@ -995,11 +1285,16 @@ impl World {
     fn check_seen(&mut self) -> Result<(), String> {
         for (table, cache) in self.caches.iter().enumerate() {
             for key in 0..KEYS {
-                let Some(value) = cache.rows.get(&key) else { continue };
-                let Some(&place) = self.server.committed.get(value) else {
-                    return Err(format!("key {key} of table {table} is {value}, which was never committed"));
+                let Some(value) = cache.rows.get(&key) else {
+                    continue;
                 };
-                // What a snapshot has of the plain form cannot be told: it is applied once more until a fence has come.
+                let Some(&place) = self.server.committed.get(value) else {
+                    return Err(format!(
+                        "key {key} of table {table} is {value}, which was never committed"
+                    ));
+                };
+                // What a snapshot has of the plain form cannot be told: it is applied once more
+                // until a fence has come.
                 let is_held_to_it = match self.engine.table_state(TableId(table)) {
                     State::CatchingUp => !TABLES[table].plain,
                     state => state == State::Live,
@@ -1009,7 +1304,9 @@ impl World {
                 }
                 let newest = self.newest.entry((table, key)).or_insert(place);
                 if place < *newest {
-                    return Err(format!("key {key} of table {table} goes back from {newest:?} to {place:?}"));
+                    return Err(format!(
+                        "key {key} of table {table} goes back from {newest:?} to {place:?}"
+                    ));
                 }
                 *newest = place;
             }

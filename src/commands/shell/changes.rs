@@ -1,4 +1,5 @@
-//! [`Changes`]: what became of rows since the shell began, as far as memory allows, and who wants to be told.
+//! [`Changes`]: what became of rows since the shell began, as far as memory allows, and who wants
+//! to be told.
 
 use crate::render::row_change::RowChange;
 use crate::render::{Format, json};
@@ -27,7 +28,13 @@ struct Kept {
 
 impl Kept {
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.old.iter().chain(&self.new).map(RowBuf::memory_bytes).sum::<usize>()
+        size_of::<Self>()
+            + self
+                .old
+                .iter()
+                .chain(&self.new)
+                .map(RowBuf::memory_bytes)
+                .sum::<usize>()
     }
 }
 
@@ -61,14 +68,23 @@ pub(super) struct Changes {
 impl Changes {
     pub(super) fn new(shown: Vec<Shown>, format: Format) -> Self {
         let (kept, watched) = (VecDeque::new(), Vec::new());
-        Self { shown, format, zone: TimeZone::system(), kept, kept_bytes: 0, forgotten: 0, watched }
+        Self {
+            shown,
+            format,
+            zone: TimeZone::system(),
+            kept,
+            kept_bytes: 0,
+            forgotten: 0,
+            watched,
+        }
     }
 
     pub(super) fn watch(&mut self, table: usize, conditions: Vec<Condition>) {
         self.watched.push(Watched { table, conditions });
     }
 
-    /// A table is shown otherwise from now on: what is known of its rows is let go, and they are not watched.
+    /// A table is shown otherwise from now on: what is known of its rows is let go, and they are
+    /// not watched.
     pub(super) fn renew(&mut self, table: usize, shown: Shown) {
         self.shown[table] = shown;
         self.watched.retain(|watched| watched.table != table);
@@ -81,25 +97,49 @@ impl Changes {
     }
 
     /// Takes a change; the line to say about it, if somebody watches.
-    pub(super) fn take(&mut self, table: usize, change: Told, sender: Option<i32>) -> Option<String> {
+    pub(super) fn take(
+        &mut self,
+        table: usize,
+        change: Told,
+        sender: Option<i32>,
+    ) -> Option<String> {
         let (old, new) = match change {
             Told::Added(new) => (None, Some(new)),
             Told::Changed { old, new } => (Some(old), Some(new)),
             Told::Removed(old) => (Some(old), None),
         };
-        let kept = Kept { at: Timestamp::now(), table, old, new, sender };
-        let line = self.watched.iter().filter(|watched| watched.table == table).find_map(|watched| {
-            let fulfils = |row: &&RowBuf| {
-                let shape = &self.shown[table].shape;
-                watched.conditions.iter().all(|condition| condition.is_fulfilled_by(shape, row))
-            };
-            let line = self.line(&kept, kept.old.as_ref().filter(fulfils), kept.new.as_ref().filter(fulfils));
-            (!line.is_empty()).then_some(line)
-        });
+        let kept = Kept {
+            at: Timestamp::now(),
+            table,
+            old,
+            new,
+            sender,
+        };
+        let line = self
+            .watched
+            .iter()
+            .filter(|watched| watched.table == table)
+            .find_map(|watched| {
+                let fulfils = |row: &&RowBuf| {
+                    let shape = &self.shown[table].shape;
+                    watched
+                        .conditions
+                        .iter()
+                        .all(|condition| condition.is_fulfilled_by(shape, row))
+                };
+                let line = self.line(
+                    &kept,
+                    kept.old.as_ref().filter(fulfils),
+                    kept.new.as_ref().filter(fulfils),
+                );
+                (!line.is_empty()).then_some(line)
+            });
         self.kept_bytes += kept.bytes();
         self.kept.push_back(kept);
         while self.kept.len() > KEPT || self.kept_bytes > KEPT_BYTES {
-            let Some(oldest) = self.kept.pop_front() else { break };
+            let Some(oldest) = self.kept.pop_front() else {
+                break;
+            };
             self.kept_bytes -= oldest.bytes();
             self.forgotten += 1;
         }
@@ -115,8 +155,19 @@ impl Changes {
     }
 
     fn line(&self, kept: &Kept, old: Option<&RowBuf>, new: Option<&RowBuf>) -> String {
-        let Shown { table, shape, columns } = &self.shown[kept.table];
-        let change = RowChange { table, shape, columns, old, new, collapsed: 0 };
+        let Shown {
+            table,
+            shape,
+            columns,
+        } = &self.shown[kept.table];
+        let change = RowChange {
+            table,
+            shape,
+            columns,
+            old,
+            new,
+            collapsed: 0,
+        };
         match self.format {
             Format::Json => change.json(Some(&kept.at.to_string())),
             Format::Text => {
@@ -126,19 +177,29 @@ impl Changes {
         }
     }
 
-    /// The server's process whose notification told last of the row of this key, as far as that is kept.
+    /// The server's process whose notification told last of the row of this key, as far as that is
+    /// kept.
     pub(super) fn sender(&self, table: usize, key: &KeyBuf) -> Option<i32> {
         let shape = &self.shown[table].shape;
         let mut of_table = self.kept.iter().rev().filter(|kept| kept.table == table);
-        let is_of_key = |kept: &&Kept| kept.old.iter().chain(&kept.new).any(|row| KeyBuf::of_row(shape, row) == *key);
+        let is_of_key = |kept: &&Kept| {
+            kept.old
+                .iter()
+                .chain(&kept.new)
+                .any(|row| KeyBuf::of_row(shape, row) == *key)
+        };
         of_table.find(is_of_key)?.sender
     }
 
-    /// What became of the rows that fulfil the conditions, before or after: the lines, their number, and how many changes
-    /// of all tables are not known any more.
+    /// What became of the rows that fulfil the conditions, before or after: the lines, their
+    /// number, and how many changes of all tables are not known any more.
     pub(super) fn history(&self, table: usize, conditions: &[Condition]) -> (String, usize, u64) {
         let shape = &self.shown[table].shape;
-        let fulfils = |row: &&RowBuf| conditions.iter().all(|condition| condition.is_fulfilled_by(shape, row));
+        let fulfils = |row: &&RowBuf| {
+            conditions
+                .iter()
+                .all(|condition| condition.is_fulfilled_by(shape, row))
+        };
         let of_table = self.kept.iter().filter(|kept| kept.table == table);
         let lines: Vec<String> = of_table
             .filter(|kept| kept.old.iter().chain(&kept.new).any(|row| fulfils(&row)))

@@ -41,7 +41,11 @@ impl Input {
         let editor = is_terminal.then(|| LineEditor::new(guide, history_file("shell"), suspension));
         let mut editor = editor.transpose()?;
         let above = editor.as_mut().map(LineEditor::above).transpose()?;
-        Ok(Self { editor, terminal, notices: notices(above, is_quiet) })
+        Ok(Self {
+            editor,
+            terminal,
+            notices: notices(above, is_quiet),
+        })
     }
 
     /// The terminal as it was.
@@ -61,7 +65,9 @@ impl Input {
             if lines.blocking_send(Asked { line, reply }).is_err() {
                 break;
             }
-            let Ok(reply) = answer.blocking_recv() else { break };
+            let Ok(reply) = answer.blocking_recv() else {
+                break;
+            };
             print(&reply.answer)?;
             if !reply.beside.is_empty() {
                 note(&reply.beside);
@@ -74,7 +80,9 @@ impl Input {
     }
 
     fn next(&mut self) -> anyhow::Result<Option<String>> {
-        let Some(editor) = &mut self.editor else { return next_plain() };
+        let Some(editor) = &mut self.editor else {
+            return next_plain();
+        };
         loop {
             match editor.read()? {
                 Typed::Line(line) => return Ok(Some(line)),
@@ -89,7 +97,10 @@ fn next_plain() -> anyhow::Result<Option<String>> {
     let mut line = Vec::new();
     let mut stdin = std::io::stdin().lock().take(LONGEST_LINE);
     stdin.read_until(b'\n', &mut line).context("read a line")?;
-    anyhow::ensure!((line.len() as u64) < LONGEST_LINE, "a line is longer than {LONGEST_LINE} bytes");
+    anyhow::ensure!(
+        (line.len() as u64) < LONGEST_LINE,
+        "a line is longer than {LONGEST_LINE} bytes"
+    );
     if line.is_empty() {
         return Ok(None);
     }
@@ -97,7 +108,8 @@ fn next_plain() -> anyhow::Result<Option<String>> {
     Ok(Some(line.trim_end_matches(['\n', '\r']).to_string()))
 }
 
-/// A thread that says things: above the prompt, else on stderr. To print above a prompt may take until it is there.
+/// A thread that says things: above the prompt, else on stderr. To print above a prompt may take
+/// until it is there.
 fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
     let (notices, receiver) = Notices::new();
     std::thread::spawn(move || {
@@ -138,7 +150,11 @@ impl Guide for Words {
             Word::Stale => anstyle::AnsiColor::Red,
         };
         let style = style.on_default();
-        if self.color { format!("{}{text}{}", style.render(), style.render_reset()) } else { text }
+        if self.color {
+            format!("{}{text}{}", style.render(), style.render_reset())
+        } else {
+            text
+        }
     }
 
     fn blank(&self) -> String {
@@ -148,11 +164,24 @@ impl Guide for Words {
     fn complete(&self, before: &str) -> (usize, Vec<String>) {
         let words: Vec<&str> = before.split_whitespace().collect();
         let is_new = before.is_empty() || before.ends_with(char::is_whitespace);
-        let partial = if is_new { "" } else { words.last().copied().unwrap_or_default() };
-        let complete = if is_new { &words[..] } else { &words[..words.len() - 1] };
+        let partial = if is_new {
+            ""
+        } else {
+            words.last().copied().unwrap_or_default()
+        };
+        let complete = if is_new {
+            &words[..]
+        } else {
+            &words[..words.len() - 1]
+        };
         let tables = self.tables.iter().map(|(table, _)| format!("{table} "));
         let candidates: Vec<String> = match complete {
-            [] => COMMANDS.iter().skip(1).map(|(name, _, _)| (*name).to_string()).chain(tables).collect(),
+            [] => COMMANDS
+                .iter()
+                .skip(1)
+                .map(|(name, _, _)| (*name).to_string())
+                .chain(tables)
+                .collect(),
             ["count" | ".watch" | ".history"] => tables.collect(),
             ["count" | ".watch" | ".history", table, ..] | [table, ..] => {
                 let named = self.tables.iter().find(|(name, _)| name == table);
@@ -161,7 +190,10 @@ impl Guide for Words {
                     .unwrap_or_default()
             }
         };
-        let fitting = candidates.into_iter().filter(|word| word.starts_with(partial)).collect();
+        let fitting = candidates
+            .into_iter()
+            .filter(|word| word.starts_with(partial))
+            .collect();
         (before.len() - partial.len(), fitting)
     }
 }
@@ -172,13 +204,23 @@ mod tests {
 
     #[test]
     fn what_can_follow_is_offered() {
-        let tables = vec![("users".to_string(), vec!["id".to_string(), "\"Odd\"".to_string()])];
-        let words = Words { standing: Arc::new(Standing::default()), tables, color: false };
+        let tables = vec![(
+            "users".to_string(),
+            vec!["id".to_string(), "\"Odd\"".to_string()],
+        )];
+        let words = Words {
+            standing: Arc::new(Standing::default()),
+            tables,
+            color: false,
+        };
         let offered = |before: &str| words.complete(before);
         assert_eq!(offered("u"), (0, vec!["users ".to_string()]));
         assert_eq!(offered("count "), (6, vec!["users ".to_string()]));
         assert_eq!(offered("count users i"), (12, vec!["id=".to_string()]));
-        assert_eq!(offered("users id=1 "), (11, vec!["id=".to_string(), "\"Odd\"=".to_string()]));
+        assert_eq!(
+            offered("users id=1 "),
+            (11, vec!["id=".to_string(), "\"Odd\"=".to_string()])
+        );
         assert_eq!(offered(".t"), (0, vec![".tables".to_string()]));
         assert_eq!(offered("nothing x"), (8, vec![]));
         assert_eq!(words.prompt().len(), words.blank().len());

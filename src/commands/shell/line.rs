@@ -7,14 +7,38 @@ use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
 
 /// The commands with what they take and what they do, as `.help` shows them.
 pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
-    ("TABLE", "[COLUMN=VALUE]…", "the rows that fulfil every condition"),
+    (
+        "TABLE",
+        "[COLUMN=VALUE]…",
+        "the rows that fulfil every condition",
+    ),
     ("count", "TABLE [COLUMN=VALUE]…", "how many they are"),
     (".tables", "", "the tables that are followed"),
-    (".stats", "", "the state of the cache, and what has been counted"),
-    (".watch", "TABLE [COLUMN=VALUE]…", "show each change of these rows as it happens; .watch off ends it"),
-    (".history", "TABLE KEY", "what became of a row since the shell began; or TABLE COLUMN=VALUE…"),
-    (".verify", "TABLE", "compare the cache with the table, row by row, at one exact cut"),
-    (".reconnect", "", "follow the tables anew, for example when what ended it is mended"),
+    (
+        ".stats",
+        "",
+        "the state of the cache, and what has been counted",
+    ),
+    (
+        ".watch",
+        "TABLE [COLUMN=VALUE]…",
+        "show each change of these rows as it happens; .watch off ends it",
+    ),
+    (
+        ".history",
+        "TABLE KEY",
+        "what became of a row since the shell began; or TABLE COLUMN=VALUE…",
+    ),
+    (
+        ".verify",
+        "TABLE",
+        "compare the cache with the table, row by row, at one exact cut",
+    ),
+    (
+        ".reconnect",
+        "",
+        "follow the tables anew, for example when what ended it is mended",
+    ),
     (".limit", "[N]", "how many rows an answer shows at most"),
     (".help", "", "this list"),
     (".quit", "", "leave; Ctrl-D too"),
@@ -24,9 +48,15 @@ pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// The rows of a table.
-    Rows { table: Name, conditions: Vec<Written> },
+    Rows {
+        table: Name,
+        conditions: Vec<Written>,
+    },
     /// Their number.
-    Count { table: Name, conditions: Vec<Written> },
+    Count {
+        table: Name,
+        conditions: Vec<Written>,
+    },
     /// `.tables`.
     Tables,
     /// `.stats`.
@@ -34,7 +64,11 @@ pub(super) enum Line {
     /// `.watch`; `None` ends it.
     Watch(Option<(Name, Vec<Written>)>),
     /// `.history`: of the rows with this key, or that fulfil the conditions.
-    History { table: Name, key: Option<String>, conditions: Vec<Written> },
+    History {
+        table: Name,
+        key: Option<String>,
+        conditions: Vec<Written>,
+    },
     /// `.verify`.
     Verify(Name),
     /// `.reconnect`.
@@ -63,10 +97,15 @@ impl Line {
         // As in psql; a value that ends so stands in quotes.
         let line = line.trim_end().strip_suffix(';').unwrap_or(line);
         let words = words(line)?;
-        let Some((first, rest)) = words.split_first() else { return Ok(None) };
+        let Some((first, rest)) = words.split_first() else {
+            return Ok(None);
+        };
         let alone = |line: Self| match rest {
             [] => Ok(Some(line)),
-            [more, ..] => Err(with_hint(anyhow!("{first} takes nothing, not {more}"), "see .help")),
+            [more, ..] => Err(with_hint(
+                anyhow!("{first} takes nothing, not {more}"),
+                "see .help",
+            )),
         };
         match *first {
             comment if comment.starts_with('#') || comment.starts_with("--") => Ok(None),
@@ -77,12 +116,21 @@ impl Line {
             ".quit" | ".exit" | "\\q" | "quit" | "exit" => alone(Self::Quit),
             ".watch" => match rest.split_first() {
                 Some((&"off", [])) => Ok(Some(Self::Watch(None))),
-                Some((table, rest)) => Ok(Some(Self::Watch(Some((Name::parse(table)?, conditions(rest)?))))),
-                None => Err(with_hint(anyhow!(".watch takes a table, or off"), "write .watch users username_hash=123")),
+                Some((table, rest)) => Ok(Some(Self::Watch(Some((
+                    Name::parse(table)?,
+                    conditions(rest)?,
+                ))))),
+                None => Err(with_hint(
+                    anyhow!(".watch takes a table, or off"),
+                    "write .watch users username_hash=123",
+                )),
             },
             ".verify" => match rest {
                 [table] => Ok(Some(Self::Verify(Name::parse(table)?))),
-                _ => Err(with_hint(anyhow!(".verify takes a table"), "write .verify users")),
+                _ => Err(with_hint(
+                    anyhow!(".verify takes a table"),
+                    "write .verify users",
+                )),
             },
             ".history" => match rest {
                 [table, key] if Written::parse(key).is_err() => Ok(Some(Self::History {
@@ -90,38 +138,66 @@ impl Line {
                     key: Some(unquoted(key)),
                     conditions: Vec::new(),
                 })),
-                [table, rest @ ..] if !rest.is_empty() => {
-                    Ok(Some(Self::History { table: Name::parse(table)?, key: None, conditions: conditions(rest)? }))
-                }
-                _ => Err(with_hint(anyhow!(".history takes a table and a key"), "write .history users KEY")),
+                [table, rest @ ..] if !rest.is_empty() => Ok(Some(Self::History {
+                    table: Name::parse(table)?,
+                    key: None,
+                    conditions: conditions(rest)?,
+                })),
+                _ => Err(with_hint(
+                    anyhow!(".history takes a table and a key"),
+                    "write .history users KEY",
+                )),
             },
             ".limit" => match rest {
                 [] => Ok(Some(Self::Limit(None))),
                 [number] => match number.parse() {
                     Ok(limit) if limit > 0 => Ok(Some(Self::Limit(Some(limit)))),
-                    _ => Err(with_hint(anyhow!("{number} is no number of rows"), "write .limit 1000")),
+                    _ => Err(with_hint(
+                        anyhow!("{number} is no number of rows"),
+                        "write .limit 1000",
+                    )),
                 },
-                _ => Err(with_hint(anyhow!(".limit takes one number"), "write .limit 1000")),
+                _ => Err(with_hint(
+                    anyhow!(".limit takes one number"),
+                    "write .limit 1000",
+                )),
             },
-            dotted if dotted.starts_with('.') => Err(with_hint(anyhow!("there is no command {dotted}"), "see .help")),
+            dotted if dotted.starts_with('.') => Err(with_hint(
+                anyhow!("there is no command {dotted}"),
+                "see .help",
+            )),
             "count" => {
                 let Some((table, rest)) = rest.split_first() else {
-                    return Err(with_hint(anyhow!("count takes a table"), "write count users username_hash=123"));
+                    return Err(with_hint(
+                        anyhow!("count takes a table"),
+                        "write count users username_hash=123",
+                    ));
                 };
-                Ok(Some(Self::Count { table: Name::parse(table)?, conditions: conditions(rest)? }))
+                Ok(Some(Self::Count {
+                    table: Name::parse(table)?,
+                    conditions: conditions(rest)?,
+                }))
             }
-            table => Ok(Some(Self::Rows { table: Name::parse(table)?, conditions: conditions(rest)? })),
+            table => Ok(Some(Self::Rows {
+                table: Name::parse(table)?,
+                conditions: conditions(rest)?,
+            })),
         }
     }
 }
 
 fn conditions(words: &[&str]) -> anyhow::Result<Vec<Written>> {
-    words.iter().map(|word| Written::parse_quoted(word)).collect()
+    words
+        .iter()
+        .map(|word| Written::parse_quoted(word))
+        .collect()
 }
 
 /// What stands between single quotes, if it does.
 fn unquoted(word: &str) -> String {
-    let inner = word.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    let inner = word
+        .strip_prefix('\'')
+        .and_then(|rest| rest.strip_suffix('\''));
     inner.map_or_else(|| word.to_string(), |inner| inner.replace("''", "'"))
 }
 
@@ -130,7 +206,10 @@ impl Name {
         let mut parts = parse_name(text).unwrap_or_default();
         match (parts.pop(), parts.pop(), parts.pop()) {
             (Some(name), schema, None) => Ok(Self { schema, name }),
-            _ => Err(with_hint(CatalogError::NoName(text.to_string()), "write users, app.users or \"Odd Name\"")),
+            _ => Err(with_hint(
+                CatalogError::NoName(text.to_string()),
+                "write users, app.users or \"Odd Name\"",
+            )),
         }
     }
 }
@@ -151,8 +230,8 @@ fn end_of_quoted(text: &str) -> Option<usize> {
     None
 }
 
-/// Cuts a line at its spaces: not in names in double quotes, values in single quotes, nor in what is computed as long as a
-/// quote or a parenthesis is open.
+/// Cuts a line at its spaces: not in names in double quotes, values in single quotes, nor in what
+/// is computed as long as a quote or a parenthesis is open.
 fn words(line: &str) -> anyhow::Result<Vec<&str>> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();
@@ -177,7 +256,12 @@ fn end_of_word(text: &str) -> anyhow::Result<usize> {
         };
         if may_quote {
             let end = end_of_quoted(&text[at..]);
-            at += end.ok_or_else(|| with_hint(anyhow!("a quote is not closed: {}", &text[at..]), "close it"))?;
+            at += end.ok_or_else(|| {
+                with_hint(
+                    anyhow!("a quote is not closed: {}", &text[at..]),
+                    "close it",
+                )
+            })?;
             continue;
         }
         match c {
@@ -201,14 +285,23 @@ mod tests {
     use postgres_index_cache_core::postgres::quote_identifier;
 
     fn name(schema: Option<&str>, name: &str) -> Name {
-        Name { schema: schema.map(str::to_string), name: name.to_string() }
+        Name {
+            schema: schema.map(str::to_string),
+            name: name.to_string(),
+        }
     }
 
     #[test]
     fn a_line_is_cut_where_a_person_would() {
         let cut = |line: &'static str| words(line).unwrap();
-        assert_eq!(cut("  users  a=1 b='two words' "), ["users", "a=1", "b='two words'"]);
-        assert_eq!(cut("\"Odd \"\" Name\" \"a b\"='it''s'"), ["\"Odd \"\" Name\"", "\"a b\"='it''s'"]);
+        assert_eq!(
+            cut("  users  a=1 b='two words' "),
+            ["users", "a=1", "b='two words'"]
+        );
+        assert_eq!(
+            cut("\"Odd \"\" Name\" \"a b\"='it''s'"),
+            ["\"Odd \"\" Name\"", "\"a b\"='it''s'"]
+        );
         assert_eq!(
             cut("u h:=hashtextextended('a b)', 0) n=O'Hara"),
             ["u", "h:=hashtextextended('a b)', 0)", "n=O'Hara"]
@@ -235,9 +328,29 @@ mod tests {
         assert_eq!(parsed("  "), None);
         assert_eq!(parsed("# a note"), None);
         assert_eq!(parsed(".limit 5"), Some(Line::Limit(Some(5))));
-        assert_eq!(parsed("count users"), Some(Line::Count { table: name(None, "users"), conditions: vec![] }));
-        assert_eq!(parsed("\"count\""), Some(Line::Rows { table: name(None, "count"), conditions: vec![] }));
-        for bad in [".limit 0", ".limit x", ".limit 1 2", ".nothing", "count", ".quit now", "users a"] {
+        assert_eq!(
+            parsed("count users"),
+            Some(Line::Count {
+                table: name(None, "users"),
+                conditions: vec![]
+            })
+        );
+        assert_eq!(
+            parsed("\"count\""),
+            Some(Line::Rows {
+                table: name(None, "count"),
+                conditions: vec![]
+            })
+        );
+        for bad in [
+            ".limit 0",
+            ".limit x",
+            ".limit 1 2",
+            ".nothing",
+            "count",
+            ".quit now",
+            "users a",
+        ] {
             assert!(Line::parse(bad).is_err(), "{bad}");
         }
     }
@@ -246,16 +359,19 @@ mod tests {
     #[test]
     fn no_line_is_a_panic() {
         const PIECES: [&str; 24] = [
-            "users", "\"", "'", "''", "\"\"", "=", ":=", "!=", ".", "..", " ", "(", ")", ";", "é", "\u{202e}",
-            ".watch", ".verify", ".history", "count", "null", "#", "--", "\u{0}",
+            "users", "\"", "'", "''", "\"\"", "=", ":=", "!=", ".", "..", " ", "(", ")", ";", "é",
+            "\u{202e}", ".watch", ".verify", ".history", "count", "null", "#", "--", "\u{0}",
         ];
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..200_000 {
-            let text: String = (0..random.usize(1..10)).map(|_| PIECES[random.usize(0..PIECES.len())]).collect();
+            let text: String = (0..random.usize(1..10))
+                .map(|_| PIECES[random.usize(0..PIECES.len())])
+                .collect();
             let _ = Line::parse(&text);
             let _ = Written::parse(&text);
             if let Some(parts) = parse_name(&text) {
-                let written: Vec<String> = parts.iter().map(|part| quote_identifier(part)).collect();
+                let written: Vec<String> =
+                    parts.iter().map(|part| quote_identifier(part)).collect();
                 assert_eq!(parse_name(&written.join(".")), Some(parts), "{text}");
             }
         }

@@ -7,7 +7,9 @@ use crate::following::subject::Subject;
 use crate::render::Format;
 use postgres_index_cache_core::TableCache;
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
-use postgres_index_cache_core::postgres::{Driver, DriverEvent, Supervisor, SupervisorEvent, Verified};
+use postgres_index_cache_core::postgres::{
+    Driver, DriverEvent, Supervisor, SupervisorEvent, Verified,
+};
 use postgres_index_cache_core::sync::{FenceId, State, TableId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -20,7 +22,8 @@ const WORTH_SAYING: Duration = Duration::from_millis(500);
 /// How long a command waits for a gap to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long it waits for a table to be described afresh. What is there can be shown then, and is not live.
+/// How long it waits for a table to be described afresh. What is there can be shown then, and is
+/// not live.
 const DESCRIBE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long `.reconnect` waits.
@@ -72,7 +75,8 @@ pub(super) struct Live {
     standing: Arc<Standing>,
     /// Why each table is stale, and since when; until it is live.
     stale: Vec<Option<(String, Instant)>>,
-    /// The fence that a table did not reach while it was waited for; until it does, the table is not said to be live.
+    /// The fence that a table did not reach while it was waited for; until it does, the table is
+    /// not said to be live.
     behind: Vec<Option<FenceId>>,
     /// When tables began to load, if that has not been said.
     loading_since: Option<Instant>,
@@ -89,7 +93,11 @@ pub(super) struct Live {
 
 /// How the rows of a table are shown.
 fn shown(subject: &Subject) -> Shown {
-    Shown { table: subject.name(), shape: Arc::clone(&subject.shape), columns: subject.shown.clone() }
+    Shown {
+        table: subject.name(),
+        shape: Arc::clone(&subject.shape),
+        columns: subject.shown.clone(),
+    }
 }
 
 impl Live {
@@ -183,26 +191,40 @@ impl Live {
         }
     }
 
-    /// Waits until the cache of a table, or with `None` all of them, has everything that was committed before, and nothing
-    /// that no notification tells was found since. What is stale is waited for a moment only: what is there can be shown, and
-    /// said to be stale.
+    /// Waits until the cache of a table, or with `None` all of them, has everything that was
+    /// committed before, and nothing that no notification tells was found since. What is stale is
+    /// waited for a moment only: what is there can be shown, and said to be stale.
     pub(super) async fn fence(&mut self, table: Option<usize>) {
-        let tables: Vec<usize> = table.map_or_else(|| (0..self.stale.len()).collect(), |at| vec![at]);
+        let tables: Vec<usize> =
+            table.map_or_else(|| (0..self.stale.len()).collect(), |at| vec![at]);
         let asked_at = Instant::now();
         // What was wrong may have been mended since it was looked at last.
-        let is_stale = tables.iter().any(|&at| self.supervisor.state(TableId(at)) == State::Stale);
+        let is_stale = tables
+            .iter()
+            .any(|&at| self.supervisor.state(TableId(at)) == State::Stale);
         let description = is_stale.then(|| self.supervisor.look_again());
-        let Ok(fence) = self.supervisor.driver_mut().ask_for_fence() else { return };
+        let Ok(fence) = self.supervisor.driver_mut().ask_for_fence() else {
+            return;
+        };
         let is_there = |live: &Self, at: usize| live.supervisor.has_reached_for(TableId(at), fence);
         loop {
-            let missing: Vec<usize> = tables.iter().copied().filter(|&at| !is_there(self, at)).collect();
+            let missing: Vec<usize> = tables
+                .iter()
+                .copied()
+                .filter(|&at| !is_there(self, at))
+                .collect();
             if missing.is_empty() {
                 return;
             }
-            let is_described = description.is_none_or(|number| self.supervisor.has_described(number));
+            let is_described =
+                description.is_none_or(|number| self.supervisor.has_described(number));
             let is_settled = is_described && !self.supervisor.is_describing();
-            let states: Vec<State> = missing.iter().map(|&at| self.supervisor.state(TableId(at))).collect();
-            // It cannot be followed or read, and that was looked into: nothing is gained by waiting.
+            let states: Vec<State> = missing
+                .iter()
+                .map(|&at| self.supervisor.state(TableId(at)))
+                .collect();
+            // It cannot be followed or read, and that was looked into: nothing is gained by
+            // waiting.
             if is_settled && states.iter().all(|state| *state == State::Stale) {
                 return;
             }
@@ -225,10 +247,15 @@ impl Live {
         }
     }
 
-    /// Compares the cache of a table with the table. A table that is stale is waited for a moment only.
+    /// Compares the cache of a table with the table. A table that is stale is waited for a moment
+    /// only.
     pub(super) async fn verify(&mut self, at: usize) -> anyhow::Result<Verified> {
         let table = TableId(at);
-        let question = self.supervisor.driver_mut().ask_to_verify(table).map_err(explain_failure)?;
+        let question = self
+            .supervisor
+            .driver_mut()
+            .ask_to_verify(table)
+            .map_err(explain_failure)?;
         loop {
             if let Some(verified) = self.supervisor.driver_mut().take_verified(question) {
                 return Ok(verified);
@@ -243,7 +270,8 @@ impl Live {
         }
     }
 
-    /// Follows the tables anew, and waits until that is done; it goes on beside what is asked when it takes long.
+    /// Follows the tables anew, and waits until that is done; it goes on beside what is asked when
+    /// it takes long.
     pub(super) async fn reconnect(&mut self) -> anyhow::Result<()> {
         self.is_reconnecting = true;
         let done = self.follow_anew().await;
@@ -258,10 +286,14 @@ impl Live {
         loop {
             if self.supervisor.has_described(description) {
                 // What cannot be followed is not waited for.
-                let refused = (0..count).find(|&at| self.supervisor.state(TableId(at)) == State::Stale);
+                let refused =
+                    (0..count).find(|&at| self.supervisor.state(TableId(at)) == State::Stale);
                 if let Some(at) = refused {
                     let why = self.failure(at).unwrap_or("see pgic status");
-                    anyhow::bail!("{} could not be followed anew: {why}", self.subject(at).name());
+                    anyhow::bail!(
+                        "{} could not be followed anew: {why}",
+                        self.subject(at).name()
+                    );
                 }
                 if (0..count).all(|at| self.supervisor.state(TableId(at)) == State::Live) {
                     return Ok(());
@@ -270,14 +302,18 @@ impl Live {
             tokio::select! {
                 () = self.step() => {}
                 () = until(Some(give_up)) => {
-                    anyhow::bail!("the tables are not loaded after {} s; it goes on", RECONNECT_PATIENCE.as_secs());
+                    anyhow::bail!("the tables are not loaded after {} s; it goes \
+                        on", RECONNECT_PATIENCE.as_secs());
                 }
             }
         }
     }
 
     async fn step(&mut self) {
-        let say_at = self.loading_since.filter(|_| !self.has_said).map(|since| since + WORTH_SAYING);
+        let say_at = self
+            .loading_since
+            .filter(|_| !self.has_said)
+            .map(|since| since + WORTH_SAYING);
         tokio::select! {
             stepped = self.supervisor.step() => {
                 if let Err(error) = stepped {
@@ -302,14 +338,17 @@ impl Live {
         self.changes.renew(table.0, shown);
         if !self.is_reconnecting {
             self.say(&format!(
-                "{name} is another table, or was altered, and is loaded anew: its history begins again, and its rows are not watched"
+                "{name} is another table, or was altered, and is loaded anew: its history begins \
+                again, and its rows are not watched"
             ));
         }
     }
 
     /// A table is stale, for this reason.
     fn lose(&mut self, at: usize, why: &str) {
-        let since = self.stale[at].take().map_or_else(Instant::now, |(_, since)| since);
+        let since = self.stale[at]
+            .take()
+            .map_or_else(Instant::now, |(_, since)| since);
         self.stale[at] = Some((why.to_string(), since));
         // The prompt must say so before it is drawn again.
         self.standing.set(Word::Stale);
@@ -335,7 +374,8 @@ impl Live {
             if self.supervisor.state(table) == State::Live {
                 self.stale[at] = None;
             }
-            self.behind[at] = self.behind[at].filter(|fence| !self.driver().has_reached_for(table, *fence));
+            self.behind[at] =
+                self.behind[at].filter(|fence| !self.driver().has_reached_for(table, *fence));
         }
         let words: Vec<Word> = (0..self.stale.len()).map(|at| self.word(at)).collect();
         let word = if words.contains(&Word::Stale) {
@@ -368,24 +408,45 @@ impl Live {
                     self.say(&format!("stale: {why}"));
                 }
             }
-            DriverEvent::TableState { table, state: State::Stale } => {
+            DriverEvent::TableState {
+                table,
+                state: State::Stale,
+            } => {
                 let why = self.cause(table);
                 self.lose(table.0, &why);
             }
-            DriverEvent::TableState { table, state: State::Degraded } => {
+            DriverEvent::TableState {
+                table,
+                state: State::Degraded,
+            } => {
                 let why = self.cause(table);
                 self.has_said = true;
                 let name = self.subject(table.0).name();
-                self.say(&format!("degraded: {name} must be read again, and waits for it: {why}"));
+                self.say(&format!(
+                    "degraded: {name} must be read again, and waits for it: {why}"
+                ));
             }
             DriverEvent::OneLost { via, why, .. } => {
-                self.say(&format!("the connection {} is opened again: {why}", via.purpose()));
+                self.say(&format!(
+                    "the connection {} is opened again: {why}",
+                    via.purpose()
+                ));
             }
             DriverEvent::CommitsBlocked => {
-                self.say("commits are blocked: nothing is announced until whoever holds the notify lock is done");
+                self.say(
+                    "commits are blocked: nothing is announced until whoever holds the notify \
+                    lock is done",
+                );
             }
-            DriverEvent::Row { table, change, sender } => {
-                if let (Some(line), Some(notices)) = (self.changes.take(table.0, change, sender), &mut self.notices) {
+            DriverEvent::Row {
+                table,
+                change,
+                sender,
+            } => {
+                if let (Some(line), Some(notices)) = (
+                    self.changes.take(table.0, change, sender),
+                    &mut self.notices,
+                ) {
                     notices.show(line, |missed| self.changes.dropped(missed));
                 }
             }
@@ -394,7 +455,11 @@ impl Live {
     }
 
     fn cause(&self, table: TableId) -> String {
-        self.driver().engine().cause(table).unwrap_or("it is looked into").to_string()
+        self.driver()
+            .engine()
+            .cause(table)
+            .unwrap_or("it is looked into")
+            .to_string()
     }
 
     fn say(&self, line: &str) {
@@ -405,7 +470,8 @@ impl Live {
 
     /// Why a table is stale, if it is.
     pub(super) fn failure(&self, at: usize) -> Option<&str> {
-        let is_behind = "it is not known what was committed since it was live: a fence, or a look at the definitions, has not \
+        let is_behind = "it is not known what was committed since it was live: a fence, or a look \
+            at the definitions, has not \
             come back";
         let why = self.stale[at].as_ref().map(|(why, _)| why.as_str());
         why.or(self.behind[at].map(|_| is_behind))
@@ -416,7 +482,11 @@ impl Live {
         let first = (0..self.stale.len()).find(|&at| self.failure(at).is_some())?;
         let why = self.failure(first)?;
         let is_of_all = (0..self.stale.len()).all(|at| self.failure(at) == Some(why));
-        Some(if is_of_all { why.to_string() } else { format!("{}: {why}", self.subject(first).name()) })
+        Some(if is_of_all {
+            why.to_string()
+        } else {
+            format!("{}: {why}", self.subject(first).name())
+        })
     }
 }
 

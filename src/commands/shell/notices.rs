@@ -1,4 +1,5 @@
-//! [`Notices`]: what is said while nobody asks, on its way to a terminal or a reader that may have stopped.
+//! [`Notices`]: what is said while nobody asks, on its way to a terminal or a reader that may have
+//! stopped.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -40,7 +41,12 @@ impl Notices {
 
     /// Shows a change. Once there is room again, `dropped` says how many were left out before it.
     pub(super) fn show(&mut self, line: String, dropped: impl Fn(u64) -> String) {
-        if self.missed > 0 && self.sender.try_send(Said::Change(dropped(self.missed))).is_ok() {
+        if self.missed > 0
+            && self
+                .sender
+                .try_send(Said::Change(dropped(self.missed)))
+                .is_ok()
+        {
             self.missed = 0;
         }
         if self.missed > 0 || self.sender.try_send(Said::Change(line)).is_err() {

@@ -79,7 +79,16 @@ impl Session {
         }
         context.notices(&notices);
         let say = |text: &str| context.notice(text);
-        let supervisor = open(&server, catalog, subjects, Announced, max_memory, context.quiet, say).await?;
+        let supervisor = open(
+            &server,
+            catalog,
+            subjects,
+            Announced,
+            max_memory,
+            context.quiet,
+            say,
+        )
+        .await?;
         Ok(Self {
             server,
             client,
@@ -94,17 +103,41 @@ impl Session {
     /// What a prompt needs.
     pub(super) fn guide(&self) -> Arc<Words> {
         let quoted = |name: &str| {
-            let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-            if is_plain { name.to_string() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+            let is_plain = name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if is_plain {
+                name.to_string()
+            } else {
+                format!("\"{}\"", name.replace('"', "\"\""))
+            }
         };
         let tables = self.live.subjects().map(|subject| {
             let Table { schema, name, .. } = &subject.table;
-            let is_alone = self.live.subjects().filter(|other| other.table.name == *name).count() == 1;
-            let table = if is_alone { quoted(name) } else { format!("{}.{}", quoted(schema), quoted(name)) };
-            let columns = subject.shape.columns().iter().map(|column| quoted(&column.name)).collect();
+            let is_alone = self
+                .live
+                .subjects()
+                .filter(|other| other.table.name == *name)
+                .count()
+                == 1;
+            let table = if is_alone {
+                quoted(name)
+            } else {
+                format!("{}.{}", quoted(schema), quoted(name))
+            };
+            let columns = subject
+                .shape
+                .columns()
+                .iter()
+                .map(|column| quoted(&column.name))
+                .collect();
             (table, columns)
         });
-        Arc::new(Words { standing: self.live.standing(), tables: tables.collect(), color: self.color })
+        Arc::new(Words {
+            standing: self.live.standing(),
+            tables: tables.collect(),
+            color: self.color,
+        })
     }
 
     /// Where to say what happens while nobody asks.
@@ -126,7 +159,10 @@ impl Session {
         };
         let is_last = line == Line::Quit;
         let data = self.carry_out(line).await;
-        Reply { is_last, ..self.reply(text, data) }
+        Reply {
+            is_last,
+            ..self.reply(text, data)
+        }
     }
 
     /// The reply to a line that was given up.
@@ -148,7 +184,13 @@ impl Session {
                     Format::Text => format!("{count}\n"),
                     Format::Json => json::line([("count", json!(count))]),
                 };
-                Ok(Data { text, rows: 1, at: Some(at), notices, ..Data::default() })
+                Ok(Data {
+                    text,
+                    rows: 1,
+                    at: Some(at),
+                    notices,
+                    ..Data::default()
+                })
             }
             Line::Tables => {
                 self.live.fence(None).await;
@@ -160,15 +202,31 @@ impl Session {
             }
             Line::Watch(None) => {
                 let count = self.live.changes.stop_watching();
-                let notices = if count == 0 { vec!["nothing was watched".to_string()] } else { Vec::new() };
-                Ok(Data { notices, ..Data::default() })
+                let notices = if count == 0 {
+                    vec!["nothing was watched".to_string()]
+                } else {
+                    Vec::new()
+                };
+                Ok(Data {
+                    notices,
+                    ..Data::default()
+                })
             }
             Line::Watch(Some((table, conditions))) => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
-                self.live.changes.watch(at, asked.conditions(&self.live.subject(at).shape)?);
-                Ok(Data { notices, ..Data::default() })
+                self.live
+                    .changes
+                    .watch(at, asked.conditions(&self.live.subject(at).shape)?);
+                Ok(Data {
+                    notices,
+                    ..Data::default()
+                })
             }
-            Line::History { table, key, conditions } => self.history(&table, key, conditions).await,
+            Line::History {
+                table,
+                key,
+                conditions,
+            } => self.history(&table, key, conditions).await,
             Line::Verify(table) => self.verify(&table).await,
             Line::Reconnect => {
                 self.live.reconnect().await?;
@@ -180,19 +238,31 @@ impl Session {
                     Format::Text => format!("{}\n", self.limit),
                     Format::Json => json::line([("limit", json!(self.limit))]),
                 };
-                Ok(Data { text, rows: 1, ..Data::default() })
+                Ok(Data {
+                    text,
+                    rows: 1,
+                    ..Data::default()
+                })
             }
             Line::Help => Ok(self.help()),
             Line::Quit => Ok(Data::default()),
         }
     }
 
-    async fn history(&mut self, table: &Name, key: Option<String>, mut written: Vec<Written>) -> anyhow::Result<Data> {
+    async fn history(
+        &mut self,
+        table: &Name,
+        key: Option<String>,
+        mut written: Vec<Written>,
+    ) -> anyhow::Result<Data> {
         if let Some(key) = key {
             let Subject { table, shape, .. } = self.live.subject(self.position(table)?);
             let &[column] = shape.key() else {
                 let hint = "name its columns: .history TABLE COLUMN=VALUE…";
-                return Err(with_hint(anyhow!("the key of {} has several columns", table.display_name()), hint));
+                return Err(with_hint(
+                    anyhow!("the key of {} has several columns", table.display_name()),
+                    hint,
+                ));
             };
             written = vec![Written::equals(&shape.columns()[column].name, key)];
         }
@@ -200,12 +270,20 @@ impl Session {
         let conditions = asked.conditions(&self.live.subject(at).shape)?;
         let (text, rows, forgotten) = self.live.changes.history(at, &conditions);
         if forgotten > 0 {
-            notices.push(format!("the oldest {forgotten} changes of all tables are not kept any more"));
+            notices.push(format!(
+                "the oldest {forgotten} changes of all tables are not kept any more"
+            ));
         }
         if rows == 0 {
             notices.push("nothing has changed since the shell began".to_string());
         }
-        Ok(Data { text, rows, at: Some(at), notices, ..Data::default() })
+        Ok(Data {
+            text,
+            rows,
+            at: Some(at),
+            notices,
+            ..Data::default()
+        })
     }
 
     async fn verify(&mut self, table: &Name) -> anyhow::Result<Data> {
@@ -213,31 +291,61 @@ impl Session {
         let comparison = match self.live.verify(at).await? {
             Verified::Compared(comparison) => comparison,
             Verified::Inconclusive(why) => {
-                return Err(with_hint(anyhow!("the comparison does not count: {why}"), "ask again"));
+                return Err(with_hint(
+                    anyhow!("the comparison does not count: {why}"),
+                    "ask again",
+                ));
             }
         };
-        let Self { server, client, live, .. } = self;
+        let Self {
+            server,
+            client,
+            live,
+            ..
+        } = self;
         let subject = live.subject(at).clone();
         let mut text = String::new();
         if comparison.differing() > 0 {
             if client.is_closed() {
                 *client = live.alongside(server.client()).await?;
             }
-            let processes =
-                comparison.findings.iter().filter_map(|found| live.changes.sender(at, &found.key_cells)).collect();
-            let (tables, senders) = live.alongside(describe(client, subject.table.oid, processes)).await?;
+            let processes = comparison
+                .findings
+                .iter()
+                .filter_map(|found| live.changes.sender(at, &found.key_cells))
+                .collect();
+            let (tables, senders) = live
+                .alongside(describe(client, subject.table.oid, processes))
+                .await?;
             let table = tables.first().unwrap_or(&subject.table);
             let seen = observe(table);
             for found in &comparison.findings {
                 // What was heard of the row is what its history has.
-                let sender = live.changes.sender(at, &found.key_cells).map(|process| senders.name(process));
-                let cause = causes::likely(table, seen.as_ref(), &subject.channel, found, sender.as_deref());
-                text.push_str(&finding(self.format, (&table.schema, &table.name), found, &cause));
+                let sender = live
+                    .changes
+                    .sender(at, &found.key_cells)
+                    .map(|process| senders.name(process));
+                let cause = causes::likely(
+                    table,
+                    seen.as_ref(),
+                    &subject.channel,
+                    found,
+                    sender.as_deref(),
+                );
+                text.push_str(&finding(
+                    self.format,
+                    (&table.schema, &table.name),
+                    found,
+                    &cause,
+                ));
             }
         }
         let (changes, began) = (self.live.changes_of(at), self.live.began());
         let more = comparison.differing() - comparison.findings.len();
-        let notices = (more > 0).then(|| format!("{more} more rows differ")).into_iter().collect();
+        let notices = (more > 0)
+            .then(|| format!("{more} more rows differ"))
+            .into_iter()
+            .collect();
         let text = match self.format {
             Format::Json => {
                 text + &json::line([
@@ -256,13 +364,28 @@ impl Session {
             }
             Format::Text => text,
         };
-        Ok(Data { text, rows: comparison.differing(), at: Some(at), notices, ..Data::default() })
+        Ok(Data {
+            text,
+            rows: comparison.differing(),
+            at: Some(at),
+            notices,
+            ..Data::default()
+        })
     }
 
     /// Finds the table, computes the conditions, and catches up.
-    async fn ask(&mut self, table: &Name, written: &[Written]) -> anyhow::Result<(usize, Asked, Vec<String>)> {
+    async fn ask(
+        &mut self,
+        table: &Name,
+        written: &[Written],
+    ) -> anyhow::Result<(usize, Asked, Vec<String>)> {
         let at = self.position(table)?;
-        let Self { server, client, live, .. } = self;
+        let Self {
+            server,
+            client,
+            live,
+            ..
+        } = self;
         loop {
             let of = live.times_anew(at);
             let table = live.subject(at).table.clone();
@@ -275,7 +398,8 @@ impl Session {
                 }
                 match live.alongside(evaluate(client, &table, written)).await {
                     Ok(asked) => asked,
-                    // A value that the column does not take may be one for what the column has become.
+                    // A value that the column does not take may be one for what the column has
+                    // become.
                     Err(error) => {
                         live.fence(Some(at)).await;
                         if live.times_anew(at) == of {
@@ -285,7 +409,11 @@ impl Session {
                     }
                 }
             };
-            for column in table.columns.iter().filter(|column| asked.names(&column.name)) {
+            for column in table
+                .columns
+                .iter()
+                .filter(|column| asked.names(&column.name))
+            {
                 following::check_sent(&table, observe(&table).as_ref(), &column.name)?;
             }
             live.fence(Some(at)).await;
@@ -299,7 +427,9 @@ impl Session {
 
     fn position(&self, name: &Name) -> anyhow::Result<usize> {
         let is_meant = |subject: &&Subject| {
-            let Table { schema, name: own, .. } = &subject.table;
+            let Table {
+                schema, name: own, ..
+            } = &subject.table;
             *own == name.name && name.schema.as_ref().is_none_or(|wanted| wanted == schema)
         };
         let names = || {
@@ -311,35 +441,59 @@ impl Session {
                 anyhow!("{} is not followed here", name.name),
                 format!("followed are {}; see .help for what can be asked", names()),
             )),
-            1 => Ok(self.live.subjects().position(|subject| is_meant(&subject)).unwrap_or_default()),
-            _ => {
-                Err(with_hint(anyhow!("{} may be one of several tables", name.name), format!("say which: {}", names())))
-            }
+            1 => Ok(self
+                .live
+                .subjects()
+                .position(|subject| is_meant(&subject))
+                .unwrap_or_default()),
+            _ => Err(with_hint(
+                anyhow!("{} may be one of several tables", name.name),
+                format!("say which: {}", names()),
+            )),
         }
     }
 
     fn rows(&mut self, at: usize, asked: Asked, mut notices: Vec<String>) -> anyhow::Result<Data> {
-        let Subject { table, shape, shown, .. } = self.live.subject(at);
+        let Subject {
+            table,
+            shape,
+            shown,
+            ..
+        } = self.live.subject(at);
         let conditions = asked.conditions(shape)?;
         let cache = self.live.cache(at);
         let answer = cache.find(&conditions);
         let count = answer.rows.len();
         if count > self.limit {
-            notices.push(format!("{} more rows match; .limit {} cut them off", count - self.limit, self.limit));
+            notices.push(format!(
+                "{} more rows match; .limit {} cut them off",
+                count - self.limit,
+                self.limit
+            ));
         }
         let found = answer.rows.iter().take(self.limit);
         let text = match self.format {
             Format::Text => rows(self.format, shape, shown, found),
             Format::Json => row_events((&table.schema, &table.name), shape, shown, found),
         };
-        Ok(Data { text, rows: count.min(self.limit), is_rows: true, at: Some(at), notices })
+        Ok(Data {
+            text,
+            rows: count.min(self.limit),
+            is_rows: true,
+            at: Some(at),
+            notices,
+        })
     }
 
     fn tables(&self) -> Data {
         let memory = |at: usize| self.live.cache(at).memory_bytes();
         let count = |at: usize| self.live.cache(at).len();
         let columns = |subject: &Subject| -> Vec<String> {
-            subject.shown.iter().map(|&column| subject.shape.columns()[column].name.clone()).collect()
+            subject
+                .shown
+                .iter()
+                .map(|&column| subject.shape.columns()[column].name.clone())
+                .collect()
         };
         let numbered = self.live.subjects().enumerate();
         let text = match self.format {
@@ -376,7 +530,11 @@ impl Session {
                 })
                 .collect(),
         };
-        Data { text, rows: self.live.subjects().len(), ..Data::default() }
+        Data {
+            text,
+            rows: self.live.subjects().len(),
+            ..Data::default()
+        }
     }
 
     fn stats(&self) -> Data {
@@ -403,71 +561,127 @@ impl Session {
             ("gaps", counters.gaps),
             ("reopened", counters.reopened),
         ];
-        let lag_ms = driver.engine().lag().map(|lag| (lag.as_secs_f64() * 1e6).round() / 1e3);
+        let lag_ms = driver
+            .engine()
+            .lag()
+            .map(|lag| (lag.as_secs_f64() * 1e6).round() / 1e3);
         let state = self.live.standing().get().as_str();
         let text = match self.format {
             Format::Text => {
-                let why = self.live.any_failure().map(|why| vec!["why".to_string(), why]);
+                let why = self
+                    .live
+                    .any_failure()
+                    .map(|why| vec!["why".to_string(), why]);
                 let counted = counted.iter().map(|(name, count)| {
-                    let value = if *name == "memory_bytes" { estimate::human(bytes) } else { count.to_string() };
-                    vec![name.strip_suffix("_bytes").unwrap_or(name).replace('_', " "), value]
+                    let value = if *name == "memory_bytes" {
+                        estimate::human(bytes)
+                    } else {
+                        count.to_string()
+                    };
+                    vec![
+                        name.strip_suffix("_bytes")
+                            .unwrap_or(name)
+                            .replace('_', " "),
+                        value,
+                    ]
                 });
                 let state = vec!["state".to_string(), state.to_string()];
                 let lag = lag_ms.map(|lag| vec!["lag".to_string(), format!("{lag} ms")]);
                 let lines = std::iter::once(state).chain(why).chain(lag).chain(counted);
-                render(&[Heading::text(""), Heading::text("")], lines).trim_start().to_string()
+                render(&[Heading::text(""), Heading::text("")], lines)
+                    .trim_start()
+                    .to_string()
             }
             Format::Json => {
                 let why = self.live.any_failure().map(|why| ("why", json!(why)));
                 let counted = counted.iter().map(|(name, count)| (*name, json!(count)));
                 let lag = std::iter::once(("lag_ms", json!(lag_ms)));
-                json::line(std::iter::once(("state", json!(state))).chain(why).chain(lag).chain(counted))
+                json::line(
+                    std::iter::once(("state", json!(state)))
+                        .chain(why)
+                        .chain(lag)
+                        .chain(counted),
+                )
             }
         };
-        Data { text, rows: 1, ..Data::default() }
+        Data {
+            text,
+            rows: 1,
+            ..Data::default()
+        }
     }
 
     fn help(&self) -> Data {
         let text = match self.format {
             Format::Text => {
                 let words = COMMANDS.iter().map(|(name, takes, does)| {
-                    vec![format!("{name} {takes}").trim_end().to_string(), (*does).to_string()]
+                    vec![
+                        format!("{name} {takes}").trim_end().to_string(),
+                        (*does).to_string(),
+                    ]
                 });
-                let conditions = "\nconditions: COLUMN=VALUE  COLUMN='two words'  COLUMN=  COLUMN=null  COLUMN!=null  \
+                let conditions = "\nconditions: COLUMN=VALUE  COLUMN='two words'  COLUMN=  \
+                    COLUMN=null  COLUMN!=null  \
                     COLUMN:=SQL\n";
-                render(&[Heading::text(""), Heading::text("")], words).trim_start().to_string() + conditions
+                render(&[Heading::text(""), Heading::text("")], words)
+                    .trim_start()
+                    .to_string()
+                    + conditions
             }
             Format::Json => COMMANDS
                 .iter()
                 .map(|(name, takes, does)| {
-                    json::line([("command", json!(name)), ("takes", json!(takes)), ("does", json!(does))])
+                    json::line([
+                        ("command", json!(name)),
+                        ("takes", json!(takes)),
+                        ("does", json!(does)),
+                    ])
                 })
                 .collect(),
         };
-        Data { text, rows: COMMANDS.len(), ..Data::default() }
+        Data {
+            text,
+            rows: COMMANDS.len(),
+            ..Data::default()
+        }
     }
 
     fn reply(&self, command: &str, data: anyhow::Result<Data>) -> Reply {
         let at = data.as_ref().ok().and_then(|data| data.at);
         let word = at.map_or_else(|| self.live.standing().get(), |at| self.live.word(at));
-        let mut reply = Reply { is_failure: data.is_err(), ..Reply::default() };
+        let mut reply = Reply {
+            is_failure: data.is_err(),
+            ..Reply::default()
+        };
         let mut said: Vec<String> = Vec::new();
         let mut end = vec![("event", json!("end")), ("command", json!(command.trim()))];
         match data {
             Ok(data) => {
                 if !self.quiet {
-                    said.extend(data.notices.iter().map(|notice| format!("notice: {notice}")));
+                    said.extend(
+                        data.notices
+                            .iter()
+                            .map(|notice| format!("notice: {notice}")),
+                    );
                 }
                 reply.answer = data.text;
                 if self.format == Format::Text && !data.is_rows && word == Word::Stale {
                     said.push(
-                        "notice: the cache is stale: it may lack what was committed since it was live".to_string(),
+                        "notice: the cache is stale: it may lack what was committed since it was \
+                        live"
+                            .to_string(),
                     );
                 }
                 if self.format == Format::Text && data.is_rows {
                     let rows = if data.rows == 1 { "row" } else { "rows" };
-                    let stale = if word == Word::Live { String::new() } else { format!(", {}", word.as_str()) };
-                    reply.answer.push_str(&format!("({} {rows}{stale})\n", data.rows));
+                    let stale = if word == Word::Live {
+                        String::new()
+                    } else {
+                        format!(", {}", word.as_str())
+                    };
+                    reply
+                        .answer
+                        .push_str(&format!("({} {rows}{stale})\n", data.rows));
                 }
                 end.push(("rows", json!(data.rows)));
             }
@@ -485,17 +699,31 @@ impl Session {
         if self.format == Format::Json {
             reply.answer.push_str(&json::line(end));
         }
-        reply.beside = said.iter().map(|line| format!("{}\n", escape(line))).collect();
+        reply.beside = said
+            .iter()
+            .map(|line| format!("{}\n", escape(line)))
+            .collect();
         reply
     }
 }
 
-async fn describe(client: &mut Client, oid: u32, processes: HashSet<i32>) -> anyhow::Result<(Vec<Table>, Senders)> {
+async fn describe(
+    client: &mut Client,
+    oid: u32,
+    processes: HashSet<i32>,
+) -> anyhow::Result<(Vec<Table>, Senders)> {
     let catalog = catalog::reading(client).await?;
-    Ok((catalog::describe(&catalog, &[oid]).await?, Senders::look(&catalog, processes).await))
+    Ok((
+        catalog::describe(&catalog, &[oid]).await?,
+        Senders::look(&catalog, processes).await,
+    ))
 }
 
-async fn evaluate(client: &mut Client, table: &Table, written: &[Written]) -> anyhow::Result<Asked> {
+async fn evaluate(
+    client: &mut Client,
+    table: &Table,
+    written: &[Written],
+) -> anyhow::Result<Asked> {
     let mut catalog = catalog::reading(client).await?;
     conditions::evaluate(&mut catalog, table, written).await
 }

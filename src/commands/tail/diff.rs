@@ -17,12 +17,19 @@ pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     if !context.quiet {
-        crate::render::note(&format!("following {}\n", crate::render::escape::escape(&watch.subject.name())));
+        crate::render::note(&format!(
+            "following {}\n",
+            crate::render::escape::escape(&watch.subject.name())
+        ));
     }
     watch.run(context, supervisor, interrupted).await
 }
 
-async fn open(context: &Context, name: &str, limit: Limit) -> anyhow::Result<(Watch, Supervisor<Subject>)> {
+async fn open(
+    context: &Context,
+    name: &str,
+    limit: Limit,
+) -> anyhow::Result<(Watch, Supervisor<Subject>)> {
     let server = context.server("tail")?;
     let max_memory = estimate::default_limit();
     let mut client = server.client().await?;
@@ -31,10 +38,28 @@ async fn open(context: &Context, name: &str, limit: Limit) -> anyhow::Result<(Wa
     let subject = Subject::announced(catalog::resolve_one(&catalog, name).await?, &mut notices)?;
     context.notices(&notices);
     let say = |text: &str| context.notice(text);
-    let supervisor =
-        open_supervised(&server, catalog, vec![subject], Announced, max_memory, context.quiet, say).await?;
-    let subject = supervisor.target(postgres_index_cache_core::sync::TableId(0)).clone();
+    let supervisor = open_supervised(
+        &server,
+        catalog,
+        vec![subject],
+        Announced,
+        max_memory,
+        context.quiet,
+        say,
+    )
+    .await?;
+    let subject = supervisor
+        .target(postgres_index_cache_core::sync::TableId(0))
+        .clone();
     let mut supervisor = supervisor;
     supervisor.driver_mut().tell_of_rows();
-    Ok((Watch { subject, format: context.format, style: Style::Changes, limit }, supervisor))
+    Ok((
+        Watch {
+            subject,
+            format: context.format,
+            style: Style::Changes,
+            limit,
+        },
+        supervisor,
+    ))
 }

@@ -1,7 +1,8 @@
 //! Feeds the queue with what arrives on the channels, through lost connections.
 //!
-//! A driver without tables does it: it proves with a heartbeat that notifications arrive, and has the retry policy of all
-//! replicas. Without the heartbeat a `tail` behind a proxy whose far side died would be deaf for ever and say nothing.
+//! A driver without tables does it: it proves with a heartbeat that notifications arrive, and has
+//! the retry policy of all replicas. Without the heartbeat a `tail` behind a proxy whose far side
+//! died would be deaf for ever and say nothing.
 
 use super::queue::{Item, Queue};
 use crate::connect::Server;
@@ -12,15 +13,24 @@ use postgres_index_cache_core::sync::State;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// LISTENs on the channels, and proves that notifications arrive. They go to the queue from then on.
+/// LISTENs on the channels, and proves that notifications arrive. They go to the queue from then
+/// on.
 ///
 /// # Errors
 /// When the server cannot be listened to.
-pub(super) async fn open(server: &Server, channels: &[String], queue: &Arc<Queue>) -> anyhow::Result<Driver> {
+pub(super) async fn open(
+    server: &Server,
+    channels: &[String],
+    queue: &Arc<Queue>,
+) -> anyhow::Result<Driver> {
     let queue = Arc::clone(queue);
     let tap = Box::new(move |batch: Vec<tokio_postgres::Notification>| {
         let at = Timestamp::now();
-        queue.push_all(batch.into_iter().map(|notification| Item::Notification { at, notification }));
+        queue.push_all(
+            batch
+                .into_iter()
+                .map(|notification| Item::Notification { at, notification }),
+        );
     });
     let opened = Driver::tapping(server.clone(), options(channels.to_vec(), usize::MAX), tap).await;
     let mut driver = opened.map_err(explain_failure)?;
@@ -32,7 +42,11 @@ pub(super) async fn open(server: &Server, channels: &[String], queue: &Arc<Queue
 ///
 /// # Errors
 /// Once it listened there are none.
-pub(super) async fn run(mut driver: Driver, queue: &Queue, say: impl Fn(&str)) -> anyhow::Result<()> {
+pub(super) async fn run(
+    mut driver: Driver,
+    queue: &Queue,
+    say: impl Fn(&str),
+) -> anyhow::Result<()> {
     // Since when notifications may be missing.
     let mut gap_from: Option<Timestamp> = None;
     loop {
@@ -44,7 +58,9 @@ pub(super) async fn run(mut driver: Driver, queue: &Queue, say: impl Fn(&str)) -
                     if gap_from.is_none() {
                         gap_from = Some(moment(since));
                     }
-                    say(&format!("the connection was lost ({why}); connecting again"));
+                    say(&format!(
+                        "the connection was lost ({why}); connecting again"
+                    ));
                 }
                 DriverEvent::State(State::Live) => {
                     if let Some(from) = gap_from.take() {
@@ -53,7 +69,10 @@ pub(super) async fn run(mut driver: Driver, queue: &Queue, say: impl Fn(&str)) -
                     }
                 }
                 DriverEvent::CommitsBlocked => {
-                    say("commits are blocked: nothing is announced until whoever blocks them is done");
+                    say(
+                        "commits are blocked: nothing is announced until whoever blocks them is \
+                        done",
+                    );
                 }
                 _ => {}
             }

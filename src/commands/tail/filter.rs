@@ -3,8 +3,8 @@
 use crate::render::change::{members, plain};
 use postgres_index_cache_core::{Action, Key, Payload};
 
-/// What a change must be. An empty list asks for nothing; of several tables, actions or keys one must fit; all conditions
-/// must hold.
+/// What a change must be. An empty list asks for nothing; of several tables, actions or keys one
+/// must fit; all conditions must hold.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
     pub(super) tables: Vec<String>,
@@ -23,7 +23,10 @@ pub(super) fn parse_condition(text: &str) -> Result<(String, String), String> {
 
 impl Filter {
     pub(super) fn is_empty(&self) -> bool {
-        self.tables.is_empty() && self.actions.is_empty() && self.ids.is_empty() && self.conditions.is_empty()
+        self.tables.is_empty()
+            && self.actions.is_empty()
+            && self.ids.is_empty()
+            && self.conditions.is_empty()
     }
 
     pub(super) fn accepts(&self, payload: &Payload<'_>) -> bool {
@@ -35,17 +38,23 @@ impl Filter {
 
     fn has_key(&self, payload: &Payload<'_>) -> bool {
         // A key change is of interest to whoever watches either key.
-        let keys =
-            [payload.id, payload.old_id, payload.new_id].into_iter().flatten().map(|id| Key::from_json(id).to_string());
+        let keys = [payload.id, payload.old_id, payload.new_id]
+            .into_iter()
+            .flatten()
+            .map(|id| Key::from_json(id).to_string());
         keys.into_iter().any(|key| self.ids.contains(&key))
     }
 
     fn has_values(&self, payload: &Payload<'_>) -> bool {
-        let Some(data) = payload.data else { return false };
+        let Some(data) = payload.data else {
+            return false;
+        };
         let members = members(data);
-        self.conditions
-            .iter()
-            .all(|(column, wanted)| members.iter().any(|(name, value)| name == column && plain(value) == *wanted))
+        self.conditions.iter().all(|(column, wanted)| {
+            members
+                .iter()
+                .any(|(name, value)| name == column && plain(value) == *wanted)
+        })
     }
 }
 
@@ -71,7 +80,10 @@ fn as_sql_reads(name: &str) -> String {
 }
 
 fn is_exactly(wanted: &str, payload: &Payload<'_>) -> bool {
-    let qualified = payload.schema.as_ref().map(|schema| format!("{schema}.{}", payload.table));
+    let qualified = payload
+        .schema
+        .as_ref()
+        .map(|schema| format!("{schema}.{}", payload.table));
     payload.table == wanted || qualified.as_deref() == Some(wanted)
 }
 
@@ -88,7 +100,10 @@ mod tests {
                 tables: tables.iter().map(ToString::to_string).collect(),
                 actions: vec![Action::Update],
                 ids: ids.iter().map(ToString::to_string).collect(),
-                conditions: conditions.iter().map(|condition| parse_condition(condition).unwrap()).collect(),
+                conditions: conditions
+                    .iter()
+                    .map(|condition| parse_condition(condition).unwrap())
+                    .collect(),
             };
             filter.accepts(&payload)
         };

@@ -1,4 +1,5 @@
-//! [`Queue`]: between the socket and the printer, bounded by bytes. Putting something in never waits.
+//! [`Queue`]: between the socket and the printer, bounded by bytes. Putting something in never
+//! waits.
 
 use jiff::Timestamp;
 use std::collections::VecDeque;
@@ -13,11 +14,24 @@ const OVERHEAD: usize = 128;
 /// What the printer is to show.
 #[derive(Debug)]
 pub(super) enum Item {
-    Connected { at: Timestamp, channels: Vec<String> },
-    Notification { at: Timestamp, notification: Notification },
-    Gap { from: Timestamp, to: Timestamp },
-    Resumed { at: Timestamp },
-    Dropped { count: u64 },
+    Connected {
+        at: Timestamp,
+        channels: Vec<String>,
+    },
+    Notification {
+        at: Timestamp,
+        notification: Notification,
+    },
+    Gap {
+        from: Timestamp,
+        to: Timestamp,
+    },
+    Resumed {
+        at: Timestamp,
+    },
+    Dropped {
+        count: u64,
+    },
     End,
 }
 
@@ -27,9 +41,11 @@ impl Item {
             Self::Notification { notification, .. } => {
                 notification.payload().len() + notification.channel().len() + OVERHEAD
             }
-            Self::Connected { .. } | Self::Gap { .. } | Self::Resumed { .. } | Self::Dropped { .. } | Self::End => {
-                OVERHEAD
-            }
+            Self::Connected { .. }
+            | Self::Gap { .. }
+            | Self::Resumed { .. }
+            | Self::Dropped { .. }
+            | Self::End => OVERHEAD,
         }
     }
 }

@@ -25,7 +25,10 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
     for round in 0..rounds {
         let until = load.commits() + 40;
         while load.commits() < until {
-            tokio::time::timeout(DEADLINE, driver.fence()).await.expect("a fence comes back").unwrap();
+            tokio::time::timeout(DEADLINE, driver.fence())
+                .await
+                .expect("a fence comes back")
+                .unwrap();
         }
         // The driver goes on while it happens.
         let going_on = async {
@@ -35,19 +38,36 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
         };
         let fault = injector.inject("pgic test", &load, going_on).await;
         let _nobody_writes = load.pause().await;
-        tokio::time::timeout(DEADLINE, driver.fence()).await.expect("it heals").unwrap();
+        tokio::time::timeout(DEADLINE, driver.fence())
+            .await
+            .expect("it heals")
+            .unwrap();
         let reader = injector.database.client().await;
         let (cache, table) = (cached(&driver), stored(&reader).await);
         let seed = seed();
-        assert_eq!(cache, table, "PGIC_FAULT_SEED={seed} round {round}, {fault:?}: {:?}", driver.engine().counters());
+        assert_eq!(
+            cache,
+            table,
+            "PGIC_FAULT_SEED={seed} round {round}, {fault:?}: {:?}",
+            driver.engine().counters()
+        );
         for event in driver.take_events() {
             let text = |row: &RowBuf| format!("{:?}", (row.cell(0), row.cell(1), row.cell(2)));
             match event {
-                DriverEvent::Row { change: RowChange::Added(row), .. } => assert!(told.insert(text(&row))),
-                DriverEvent::Row { change: RowChange::Changed { old, new }, .. } => {
+                DriverEvent::Row {
+                    change: RowChange::Added(row),
+                    ..
+                } => assert!(told.insert(text(&row))),
+                DriverEvent::Row {
+                    change: RowChange::Changed { old, new },
+                    ..
+                } => {
                     assert!(told.remove(&text(&old)) && told.insert(text(&new)));
                 }
-                DriverEvent::Row { change: RowChange::Removed(row), .. } => assert!(told.remove(&text(&row))),
+                DriverEvent::Row {
+                    change: RowChange::Removed(row),
+                    ..
+                } => assert!(told.remove(&text(&row))),
                 DriverEvent::State(State::Disconnected) => gaps += 1,
                 _ => continue,
             }
@@ -57,6 +77,9 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
     }
     let commits = load.end().await;
     let (counters, injected) = (driver.engine().counters(), &injector.injected);
-    println!("{rounds} rounds, {commits} commits, {gaps} gaps, {changes} changes told, {injected:?}, {counters:?}");
+    println!(
+        "{rounds} rounds, {commits} commits, {gaps} gaps, {changes} changes told, {injected:?}, \
+        {counters:?}"
+    );
     assert!(gaps > 0 && changes > 100, "{gaps} gaps, {changes} changes");
 }

@@ -1,5 +1,5 @@
-//! Whoever polls a replica's rows, through whatever happens, sees no value that was not committed, and no older one after
-//! a newer one.
+//! Whoever polls a replica's rows, through whatever happens, sees no value that was not committed,
+//! and no older one after a newer one.
 
 use super::{Injector, Load, limits, rounds, seed};
 use crate::support::DEADLINE;
@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
-/// Each time a row is written, its number is the next of a sequence, taken when its lock is held already.
+/// Each time a row is written, its number is the next of a sequence, taken when its lock is held
+/// already.
 const CLOCKS: &str = "
     CREATE SEQUENCE ticks;
     CREATE TABLE clock (id uuid PRIMARY KEY, tick bigint NOT NULL, mark text NOT NULL);";
@@ -48,31 +49,44 @@ fn ticks(random: &mut fastrand::Rng) -> String {
         let id = |number: u32| format!("'{}'", Uuid::from_u128(number.into()));
         let (row, row_to) = (id(number), id(number + 2));
         match random.u32(0..100) {
-            // Of two that insert one key, the later waits before it takes its number: the row of the other may be gone
-            // again when it comes to write its own.
+            // Of two that insert one key, the later waits before it takes its number: the row of
+            // the other may be gone again when it comes to write its own.
             0..35 => format!(
                 "SELECT pg_advisory_xact_lock({number});
                  INSERT INTO clock VALUES ({row}, nextval('ticks'), '{mark}')
                  ON CONFLICT (id) DO UPDATE SET tick = nextval('ticks'), mark = excluded.mark"
             ),
-            35..60 => format!("UPDATE clock SET tick = nextval('ticks'), mark = '{mark}' WHERE id = {row}"),
+            35..60 => format!(
+                "UPDATE clock SET tick = nextval('ticks'), mark = '{mark}' WHERE id = {row}"
+            ),
             60..75 => {
-                format!("UPDATE clock SET tick = nextval('ticks'), mark = '{mark}' WHERE id BETWEEN {row} AND {row_to}")
+                format!(
+                    "UPDATE clock SET tick = nextval('ticks'), mark = '{mark}' WHERE id BETWEEN \
+                    {row} AND {row_to}"
+                )
             }
             75..82 => format!(
-                "UPDATE clock SET tick = nextval('ticks'), mark = repeat('{mark}', 9000) WHERE id = {}",
+                "UPDATE clock SET tick = nextval('ticks'), mark = repeat('{mark}', 9000) WHERE id \
+                = {}",
                 id(other)
             ),
             82..90 => format!("DELETE FROM clock WHERE id = {row}"),
             90..98 => format!(
-                "SAVEPOINT s; UPDATE clock SET tick = nextval('ticks'), mark = '{NEVER}' WHERE id >= {row}; ROLLBACK TO s"
+                "SAVEPOINT s; UPDATE clock SET tick = nextval('ticks'), mark = '{NEVER}' WHERE id \
+                >= {row}; ROLLBACK TO s"
             ),
             _ => "TRUNCATE clock".to_string(),
         }
     };
     let is_rolled_back = random.u32(0..10) == 0;
-    let (mark, end) = if is_rolled_back { (NEVER, "ROLLBACK") } else { ("x", "COMMIT") };
-    let statements: Vec<String> = (0..random.usize(1..5)).map(|_| statement(random, mark)).collect();
+    let (mark, end) = if is_rolled_back {
+        (NEVER, "ROLLBACK")
+    } else {
+        ("x", "COMMIT")
+    };
+    let statements: Vec<String> = (0..random.usize(1..5))
+        .map(|_| statement(random, mark))
+        .collect();
     format!("BEGIN; {}; {end}", statements.join("; "))
 }
 
@@ -98,14 +112,23 @@ fn poll(replica: &Replica, clocks: &ReplicaTable<Clock>, stop: &AtomicBool) -> S
                 None => *was_there = false,
                 Some(row) => {
                     let is_older = row.tick < *tick || (row.tick == *tick && !*was_there);
-                    assert!(!is_older, "PGIC_FAULT_SEED={}: {id} was {tick}, is {}", seed(), row.tick);
+                    assert!(
+                        !is_older,
+                        "PGIC_FAULT_SEED={}: {id} was {tick}, is {}",
+                        seed(),
+                        row.tick
+                    );
                     seen.values += u64::from(row.tick > *tick);
                     (*tick, *was_there) = (row.tick, true);
                 }
             }
         }
         for row in reading.iter() {
-            assert!(!row.mark.starts_with(NEVER), "PGIC_FAULT_SEED={}: {row:?} was rolled back", seed());
+            assert!(
+                !row.mark.starts_with(NEVER),
+                "PGIC_FAULT_SEED={}: {row:?} was rolled back",
+                seed()
+            );
             last.entry(row.id).or_insert((row.tick, true));
         }
         drop(reading);
@@ -124,7 +147,12 @@ async fn a_polling_reader_never_sees_time_run_backwards() {
     config.application_name("node");
     let mut builder = Replica::builder(config).limits(limits());
     let clocks = builder.table::<Clock>("clock");
-    let replica = Arc::new(tokio::time::timeout(DEADLINE, builder.open()).await.expect("it opens").unwrap());
+    let replica = Arc::new(
+        tokio::time::timeout(DEADLINE, builder.open())
+            .await
+            .expect("it opens")
+            .unwrap(),
+    );
     let stop = Arc::new(AtomicBool::new(false));
     let reader = {
         let (replica, clocks, stop) = (Arc::clone(&replica), clocks.clone(), Arc::clone(&stop));
@@ -133,26 +161,53 @@ async fn a_polling_reader_never_sees_time_run_backwards() {
     for round in 0..rounds {
         let until = load.commits() + 40;
         while load.commits() < until {
-            tokio::time::timeout(DEADLINE, replica.fence()).await.expect("a fence comes back").unwrap();
+            tokio::time::timeout(DEADLINE, replica.fence())
+                .await
+                .expect("a fence comes back")
+                .unwrap();
         }
         let fault = injector.inject("node", &load, std::future::pending()).await;
         let _nobody_writes = load.pause().await;
-        tokio::time::timeout(DEADLINE, replica.fence()).await.expect("it heals").unwrap();
+        tokio::time::timeout(DEADLINE, replica.fence())
+            .await
+            .expect("it heals")
+            .unwrap();
         let client = injector.database.client().await;
-        let stored = client.query("SELECT id, tick, mark FROM clock", &[]).await.unwrap();
+        let stored = client
+            .query("SELECT id, tick, mark FROM clock", &[])
+            .await
+            .unwrap();
         let stored: BTreeMap<Uuid, Clock> = stored
             .iter()
-            .map(|row| (row.get(0), Clock { id: row.get(0), tick: row.get(1), mark: row.get(2) }))
+            .map(|row| {
+                (
+                    row.get(0),
+                    Clock {
+                        id: row.get(0),
+                        tick: row.get(1),
+                        mark: row.get(2),
+                    },
+                )
+            })
             .collect();
         let reading = replica.read(&clocks);
-        let cached: BTreeMap<Uuid, Clock> = reading.iter().map(|row| (row.id, row.clone())).collect();
-        assert_eq!(cached, stored, "PGIC_FAULT_SEED={} round {round}, {fault:?}", seed());
+        let cached: BTreeMap<Uuid, Clock> =
+            reading.iter().map(|row| (row.id, row.clone())).collect();
+        assert_eq!(
+            cached,
+            stored,
+            "PGIC_FAULT_SEED={} round {round}, {fault:?}",
+            seed()
+        );
         reading.validate().unwrap();
         assert!(!reader.is_finished(), "the reader goes on");
     }
     stop.store(true, Ordering::Relaxed);
     let seen = reader.await.expect("the reader saw nothing that was wrong");
     let (commits, counters) = (load.end().await, replica.stats().counters);
-    println!("{rounds} rounds, {commits} commits, {seen:?}, {:?}, {counters:?}", injector.injected);
+    println!(
+        "{rounds} rounds, {commits} commits, {seen:?}, {:?}, {counters:?}",
+        injector.injected
+    );
     assert!(seen.live > 0 && seen.values > 100, "{seen:?}");
 }

@@ -1,19 +1,21 @@
-//! Verify under load raises no false alarm, and at every quiet point each of several tables is verified.
+//! Verify under load raises no false alarm, and at every quiet point each of several tables is
+//! verified.
 
 use super::{Injector, Load, limits, rounds, seed};
 use crate::support::DEADLINE;
 use postgres_index_cache_core::postgres::{Driver, DriverEvent, Verified};
 use postgres_index_cache_core::sync::{State, TableId};
 
-/// What else tables can be: a deferrable key whose rows swap, partitions that rows move between, triggers that write the
-/// row that is being announced, a cascade.
+/// What else tables can be: a deferrable key whose rows swap, partitions that rows move between,
+/// triggers that write the row that is being announced, a cascade.
 const SEVERAL: &str = "
     CREATE TABLE swapped (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text);
     CREATE TABLE moved (id int, part int, v text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
     CREATE TABLE moved_0 PARTITION OF moved FOR VALUES IN (0);
     CREATE TABLE moved_1 PARTITION OF moved FOR VALUES IN (1);
     CREATE TABLE nested (id int PRIMARY KEY, v text, n int);
-    CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES nested ON DELETE CASCADE ON UPDATE CASCADE, v text);
+    CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES nested ON DELETE CASCADE ON \
+    UPDATE CASCADE, v text);
     CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         UPDATE nested SET n = n + 1 WHERE id = NEW.id AND n < 3; RETURN NULL; END $$;
     CREATE TRIGGER a_bump AFTER INSERT OR UPDATE ON nested FOR EACH ROW EXECUTE FUNCTION bump();";
@@ -21,48 +23,70 @@ const SEVERAL_TABLES: [&str; 4] = ["swapped", "moved", "nested", "child"];
 
 fn several(random: &mut fastrand::Rng) -> String {
     let statement = |random: &mut fastrand::Rng| {
-        let (id, other, word) = (random.u32(1..15), random.u32(1..15), ["a", "b", "c"][random.usize(0..3)]);
+        let (id, other, word) = (
+            random.u32(1..15),
+            random.u32(1..15),
+            ["a", "b", "c"][random.usize(0..3)],
+        );
         match random.u32(0..100) {
             0..12 => format!(
-                "INSERT INTO swapped SELECT {id}, '{word}' WHERE NOT EXISTS (SELECT FROM swapped WHERE id = {id})"
+                "INSERT INTO swapped SELECT {id}, '{word}' WHERE NOT EXISTS (SELECT FROM swapped \
+                WHERE id = {id})"
             ),
             12..25 => format!(
-                "UPDATE swapped SET id = {id} + {other} - id, v = '{word}' WHERE id IN ({id}, {other})
+                "UPDATE swapped SET id = {id} + {other} - id, v = '{word}' WHERE id IN ({id}, \
+                {other})
                 AND 2 = (SELECT count(*) FROM swapped WHERE id IN ({id}, {other}))"
             ),
             25..30 => format!("DELETE FROM swapped WHERE id = {id}"),
             30..42 => format!(
-                "INSERT INTO moved VALUES ({id}, {id} % 2, '{word}') ON CONFLICT (id, part) DO UPDATE SET v = excluded.v"
+                "INSERT INTO moved VALUES ({id}, {id} % 2, '{word}') ON CONFLICT (id, part) DO \
+                UPDATE SET v = excluded.v"
             ),
             42..50 => format!(
-                "UPDATE moved SET part = 1 - part WHERE id = {id} AND 1 = (SELECT count(*) FROM moved WHERE id = {id})"
+                "UPDATE moved SET part = 1 - part WHERE id = {id} AND 1 = (SELECT count(*) FROM \
+                moved WHERE id = {id})"
             ),
             50..53 => format!("DELETE FROM moved WHERE id = {id}"),
             53..55 => format!("TRUNCATE moved_{}", id % 2),
             55..70 => format!(
-                "INSERT INTO nested VALUES ({id}, repeat('{word}', {}), 0) ON CONFLICT (id) DO UPDATE SET v = excluded.v, n = 0",
+                "INSERT INTO nested VALUES ({id}, repeat('{word}', {}), 0) ON CONFLICT (id) DO \
+                UPDATE SET v = excluded.v, n = 0",
                 if id == 7 { 9000 } else { 3 }
             ),
             70..75 => format!(
-                "UPDATE nested SET id = {other} + 100 WHERE id = {id} AND NOT EXISTS (SELECT FROM nested WHERE id = {other} + 100)"
+                "UPDATE nested SET id = {other} + 100 WHERE id = {id} AND NOT EXISTS (SELECT FROM \
+                nested WHERE id = {other} + 100)"
             ),
             75..80 => format!("DELETE FROM nested WHERE id IN ({id}, {other} + 100)"),
             80..92 => format!(
-                "INSERT INTO child SELECT {id}, max(nested.id), '{word}' FROM nested HAVING max(nested.id) IS NOT NULL ON CONFLICT (id) DO UPDATE SET parent = excluded.parent"
+                "INSERT INTO child SELECT {id}, max(nested.id), '{word}' FROM nested HAVING \
+                max(nested.id) IS NOT NULL ON CONFLICT (id) DO UPDATE SET parent = excluded.parent"
             ),
-            92..95 => format!("SAVEPOINT s; DELETE FROM nested; DELETE FROM swapped WHERE id > {id}; ROLLBACK TO s"),
+            92..95 => format!(
+                "SAVEPOINT s; DELETE FROM nested; DELETE FROM swapped WHERE id > \
+                {id}; ROLLBACK TO s"
+            ),
             95..97 => "TRUNCATE nested, child".to_string(),
             97..98 => "ALTER TABLE swapped ALTER v TYPE text".to_string(),
             98..99 => {
-                "ALTER TABLE child ALTER COLUMN v TYPE varchar(100) USING v; ALTER TABLE child ALTER COLUMN v TYPE text"
+                "ALTER TABLE child ALTER COLUMN v TYPE varchar(100) USING v; ALTER TABLE child \
+                ALTER COLUMN v TYPE text"
                     .to_string()
             }
             _ => "TRUNCATE moved".to_string(),
         }
     };
     let statements: Vec<String> = (0..random.usize(1..6)).map(|_| statement(random)).collect();
-    let end = if random.u32(0..10) == 0 { "ROLLBACK" } else { "COMMIT" };
-    format!("BEGIN; SET LOCAL lock_timeout = '2s'; {}; {end}", statements.join("; "))
+    let end = if random.u32(0..10) == 0 {
+        "ROLLBACK"
+    } else {
+        "COMMIT"
+    };
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = '2s'; {}; {end}",
+        statements.join("; ")
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,12 +110,23 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
     for round in 0..rounds {
         let until = load.commits() + 40;
         while load.commits() < until {
-            tokio::time::timeout(DEADLINE, driver.fence()).await.expect("a fence comes back").unwrap();
+            tokio::time::timeout(DEADLINE, driver.fence())
+                .await
+                .expect("a fence comes back")
+                .unwrap();
             let table = TableId(random.usize(0..SEVERAL_TABLES.len()));
-            match tokio::time::timeout(DEADLINE, driver.verify(table)).await.expect("a round ends").unwrap() {
+            match tokio::time::timeout(DEADLINE, driver.verify(table))
+                .await
+                .expect("a round ends")
+                .unwrap()
+            {
                 Verified::Compared(comparison) => {
                     under_load += 1;
-                    assert_eq!(comparison.findings, Vec::new(), "PGIC_FAULT_SEED={seed} round {round}, {table:?}");
+                    assert_eq!(
+                        comparison.findings,
+                        Vec::new(),
+                        "PGIC_FAULT_SEED={seed} round {round}, {table:?}"
+                    );
                 }
                 Verified::Inconclusive(_) => inconclusive += 1,
             }
@@ -106,13 +141,21 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
         for (at, table) in SEVERAL_TABLES.iter().enumerate() {
             let compared = async {
                 loop {
-                    if let Verified::Compared(comparison) = driver.verify(TableId(at)).await.unwrap() {
+                    if let Verified::Compared(comparison) =
+                        driver.verify(TableId(at)).await.unwrap()
+                    {
                         break comparison;
                     }
                 }
             };
-            let comparison = tokio::time::timeout(DEADLINE, compared).await.expect("a round counts");
-            assert_eq!(comparison.findings, Vec::new(), "PGIC_FAULT_SEED={seed} round {round}, {fault:?}, {table}");
+            let comparison = tokio::time::timeout(DEADLINE, compared)
+                .await
+                .expect("a round counts");
+            assert_eq!(
+                comparison.findings,
+                Vec::new(),
+                "PGIC_FAULT_SEED={seed} round {round}, {fault:?}, {table}"
+            );
         }
         let is_gap = |event: &DriverEvent| matches!(event, DriverEvent::State(State::Disconnected));
         gaps += driver.take_events().filter(is_gap).count() as u64;
@@ -120,7 +163,8 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
     let commits = load.end().await;
     let (counters, injected) = (driver.engine().counters(), &injector.injected);
     println!(
-        "{rounds} rounds, {gaps} gaps, {commits} commits, {under_load} comparisons under load, {inconclusive} did not count, {injected:?}, {counters:?}"
+        "{rounds} rounds, {gaps} gaps, {commits} commits, {under_load} comparisons under load, \
+        {inconclusive} did not count, {injected:?}, {counters:?}"
     );
     assert!(under_load > 0 && counters.applied > 0, "{counters:?}");
 }

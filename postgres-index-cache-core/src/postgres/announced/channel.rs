@@ -1,7 +1,7 @@
 //! The channel that somebody else's function notifies on, where its text tells it for certain.
 //!
-//! Listening on the wrong channel looks like a table that nobody writes to: whoever follows it would be live and deaf. So a
-//! text that is not wholly understood tells nothing.
+//! Listening on the wrong channel looks like a table that nobody writes to: whoever follows it
+//! would be live and deaf. So a text that is not wholly understood tells nothing.
 
 /// The longest name of a channel, in bytes (manual, NOTIFY).
 const LONGEST_CHANNEL: usize = 63;
@@ -25,8 +25,8 @@ enum Token {
 
 use Token::{Name, Opaque, Symbol, Text, Word};
 
-/// Returns the channel on which a function with this text notifies, when a trigger gives it these arguments; `None` when the
-/// text does not tell, or tells several.
+/// Returns the channel on which a function with this text notifies, when a trigger gives it these
+/// arguments; `None` when the text does not tell, or tells several.
 pub fn told_by(source: &str, arguments: &[String]) -> Option<String> {
     let tokens = tokens(source)?;
     let mut channel: Option<String> = None;
@@ -47,7 +47,8 @@ pub fn told_by(source: &str, arguments: &[String]) -> Option<String> {
     channel
 }
 
-/// Splits a text of SQL or PL/pgSQL (manual, Lexical Structure); `None` when a comment or a string has no end.
+/// Splits a text of SQL or PL/pgSQL (manual, Lexical Structure); `None` when a comment or a string
+/// has no end.
 fn tokens(source: &str) -> Option<Vec<Token>> {
     let mut tokens = Vec::new();
     let mut rest = source;
@@ -68,7 +69,9 @@ fn tokens(source: &str) -> Option<Vec<Token>> {
             });
             rest = after;
         } else if first.is_alphabetic() || first == '_' {
-            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
+                .unwrap_or(rest.len());
             tokens.push(Word(rest[..end].to_lowercase()));
             rest = &rest[end..];
         } else if first == '$' {
@@ -135,30 +138,41 @@ fn first_argument(tokens: &[Token]) -> Option<&[Token]> {
     None
 }
 
-/// The text that an expression is: a literal, the trigger's first argument, one of these with COALESCE, or a variable that is
-/// given one of these once (`follows_variables`).
-fn value(expression: &[Token], all: &[Token], arguments: &[String], follows_variables: bool) -> Option<String> {
+/// The text that an expression is: a literal, the trigger's first argument, one of these with
+/// COALESCE, or a variable that is given one of these once (`follows_variables`).
+fn value(
+    expression: &[Token],
+    all: &[Token],
+    arguments: &[String],
+    follows_variables: bool,
+) -> Option<String> {
     let is_word = |token: &Token, wanted: &str| matches!(token, Word(word) if word == wanted);
     match expression {
         [Text(text)] => Some(text.clone()),
-        [inner @ .., Symbol(':'), Symbol(':'), Word(_)] => value(inner, all, arguments, follows_variables),
+        [inner @ .., Symbol(':'), Symbol(':'), Word(_)] => {
+            value(inner, all, arguments, follows_variables)
+        }
         // The lexer leaves digits as symbols.
-        [word, Symbol('['), Symbol('0'), Symbol(']')] if is_word(word, "tg_argv") => arguments.first().cloned(),
+        [word, Symbol('['), Symbol('0'), Symbol(']')] if is_word(word, "tg_argv") => {
+            arguments.first().cloned()
+        }
         [word, Symbol('('), inner @ .., Symbol(')')] if is_word(word, "coalesce") => {
             let first = first_argument(inner)?;
             let second = &inner[first.len() + 1..];
             match value(first, all, arguments, follows_variables) {
                 Some(first) => Some(first),
                 // An argument that is not given is NULL; of anything else nothing is known.
-                None if first.first().is_some_and(|word| is_word(word, "tg_argv")) && arguments.is_empty() => {
+                None if first.first().is_some_and(|word| is_word(word, "tg_argv"))
+                    && arguments.is_empty() =>
+                {
                     value(second, all, arguments, follows_variables)
                 }
                 None => None,
             }
         }
         [variable @ Word(_)] if follows_variables => {
-            let mut given =
-                (1..all.len()).filter(|&at| all[at] == Symbol('=') && assigned(&all[..at]) == Some(variable));
+            let mut given = (1..all.len())
+                .filter(|&at| all[at] == Symbol('=') && assigned(&all[..at]) == Some(variable));
             let at = given.next().filter(|_| given.next().is_none())?;
             let end = all[at..].iter().position(|token| *token == Symbol(';'))?;
             value(&all[at + 1..at + end], all, arguments, false)
@@ -186,36 +200,95 @@ mod tests {
     fn a_channel_is_told_where_the_text_is_certain_of_it() {
         let given = ["given".to_string()];
         for (source, arguments, channel) in [
-            ("PERFORM pg_notify('cache_invalidation', payload);", &[][..], Some("cache_invalidation")),
-            ("PERFORM pg_catalog.pg_notify ( 'it''s' , p);", &[], Some("it's")),
+            (
+                "PERFORM pg_notify('cache_invalidation', payload);",
+                &[][..],
+                Some("cache_invalidation"),
+            ),
+            (
+                "PERFORM pg_catalog.pg_notify ( 'it''s' , p);",
+                &[],
+                Some("it's"),
+            ),
             ("PERFORM pg_notify('c'::text, p);", &[], Some("c")),
-            ("-- was: pg_notify('old', p)\nPERFORM pg_notify('c', p);", &[], Some("c")),
-            ("/* pg_notify('old', /* nested */ p) */ PERFORM pg_notify('c', p);", &[], Some("c")),
-            ("IF a THEN PERFORM pg_notify('c', p); ELSE PERFORM pg_notify('c', q); END IF;", &[], Some("c")),
+            (
+                "-- was: pg_notify('old', p)\nPERFORM pg_notify('c', p);",
+                &[],
+                Some("c"),
+            ),
+            (
+                "/* pg_notify('old', /* nested */ p) */ PERFORM pg_notify('c', p);",
+                &[],
+                Some("c"),
+            ),
+            (
+                "IF a THEN PERFORM pg_notify('c', p); ELSE PERFORM pg_notify('c', q); END IF;",
+                &[],
+                Some("c"),
+            ),
             ("NOTIFY Chan, 'x';", &[], Some("chan")),
             ("NOTIFY \"Chan\";", &[], Some("Chan")),
             ("PERFORM pg_notify(TG_ARGV[0], p);", &given, Some("given")),
-            ("PERFORM pg_notify(coalesce(TG_ARGV[0], 'c'), p);", &given, Some("given")),
-            ("PERFORM pg_notify(coalesce(TG_ARGV[0], 'c'), p);", &[], Some("c")),
-            ("DECLARE channel text := 'c'; BEGIN PERFORM pg_notify(channel, p); END", &[], Some("c")),
-            ("DECLARE channel text := TG_ARGV[0]; BEGIN PERFORM pg_notify(channel, p); END", &given, Some("given")),
+            (
+                "PERFORM pg_notify(coalesce(TG_ARGV[0], 'c'), p);",
+                &given,
+                Some("given"),
+            ),
+            (
+                "PERFORM pg_notify(coalesce(TG_ARGV[0], 'c'), p);",
+                &[],
+                Some("c"),
+            ),
+            (
+                "DECLARE channel text := 'c'; BEGIN PERFORM pg_notify(channel, p); END",
+                &[],
+                Some("c"),
+            ),
+            (
+                "DECLARE channel text := TG_ARGV[0]; BEGIN PERFORM pg_notify(channel, p); END",
+                &given,
+                Some("given"),
+            ),
             // Not certain.
-            ("PERFORM pg_notify('cache_' || TG_TABLE_NAME, p);", &[], None),
+            (
+                "PERFORM pg_notify('cache_' || TG_TABLE_NAME, p);",
+                &[],
+                None,
+            ),
             ("PERFORM pg_notify(E'c\\x41', p);", &[], None),
             ("PERFORM pg_notify($$c$$, p);", &[], None),
             ("PERFORM pg_notify('', p);", &[], None),
             ("PERFORM pg_notify(TG_ARGV[0], p);", &[], None),
             ("PERFORM pg_notify(TG_ARGV[1], p);", &given, None),
-            ("PERFORM pg_notify('a', p); PERFORM pg_notify('b', p);", &[], None),
-            ("channel := 'a'; channel := 'b'; PERFORM pg_notify(channel, p);", &[], None),
-            ("SELECT name INTO channel FROM channels; PERFORM pg_notify(channel, p);", &[], None),
-            ("EXECUTE 'SELECT pg_notify(''cache_invalidation'', $1)' USING p;", &[], None),
+            (
+                "PERFORM pg_notify('a', p); PERFORM pg_notify('b', p);",
+                &[],
+                None,
+            ),
+            (
+                "channel := 'a'; channel := 'b'; PERFORM pg_notify(channel, p);",
+                &[],
+                None,
+            ),
+            (
+                "SELECT name INTO channel FROM channels; PERFORM pg_notify(channel, p);",
+                &[],
+                None,
+            ),
+            (
+                "EXECUTE 'SELECT pg_notify(''cache_invalidation'', $1)' USING p;",
+                &[],
+                None,
+            ),
             ("PERFORM pg_notify('c", &[], None),
             ("/* PERFORM pg_notify('c', p)", &[], None),
             ("RETURN NULL;", &[], None),
         ] {
             assert_eq!(told_by(source, arguments).as_deref(), channel, "{source}");
         }
-        assert_eq!(told_by(&format!("PERFORM pg_notify('{}', p);", "x".repeat(64)), &[]), None);
+        assert_eq!(
+            told_by(&format!("PERFORM pg_notify('{}', p);", "x".repeat(64)), &[]),
+            None
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The comment on a generated function: by it a function is known as ours, with the options it was made with.
+//! The comment on a generated function: by it a function is known as ours, with the options it was
+//! made with.
 
 use super::TriggerOptions;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,8 @@ pub struct Comment {
     pub schema: String,
     /// The table it was made for.
     pub table: String,
-    /// The columns of the key that it sends, in key order; `None` in a comment of before keys were written there.
+    /// The columns of the key that it sends, in key order; `None` in a comment of before keys were
+    /// written there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Vec<String>>,
     /// The options it was made with.
@@ -25,10 +27,14 @@ pub struct Comment {
 /// The comment as it is stored.
 pub fn write(comment: &Comment) -> String {
     // Strings and booleans: serde cannot fail on them.
-    format!("{PREFIX}{}", serde_json::to_string(comment).unwrap_or_default())
+    format!(
+        "{PREFIX}{}",
+        serde_json::to_string(comment).unwrap_or_default()
+    )
 }
 
-/// The comment of a function, when it is one of ours. Anyone may write such a comment: it makes nobody an owner.
+/// The comment of a function, when it is one of ours. Anyone may write such a comment: it makes
+/// nobody an owner.
 pub fn read(comment: Option<&str>) -> Option<Comment> {
     serde_json::from_str(comment?.strip_prefix(PREFIX)?).ok()
 }
@@ -52,9 +58,16 @@ mod tests {
             digest: "0f".into(),
         };
         assert_eq!(read(Some(&write(&comment))), Some(comment));
-        let first = r#"made by pgic, do not edit: {"schema":"s","table":"t","channel":"c","digest":"0f"}"#;
+        let first =
+            r#"made by pgic, do not edit: {"schema":"s","table":"t","channel":"c","digest":"0f"}"#;
         let options = read(Some(first)).map(|comment| comment.options);
-        assert_eq!(options, Some(TriggerOptions { channel: "c".into(), ..TriggerOptions::default() }));
+        assert_eq!(
+            options,
+            Some(TriggerOptions {
+                channel: "c".into(),
+                ..TriggerOptions::default()
+            })
+        );
         assert_eq!(read(Some("somebody's own")), None);
         assert_eq!(read(None), None);
     }

@@ -1,4 +1,5 @@
-//! The connections of a [`Driver`]: how they are opened, lost, and opened again, and what is sent by them.
+//! The connections of a [`Driver`]: how they are opened, lost, and opened again, and what is sent
+//! by them.
 
 use super::{Driver, DriverEvent, Event};
 use crate::postgres::catalog::who_is;
@@ -13,20 +14,30 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 impl Driver {
-    pub(super) fn disconnected(&mut self, failure: Failure, retry_in: Option<Duration>) -> Result<(), DriverError> {
+    pub(super) fn disconnected(
+        &mut self,
+        failure: Failure,
+        retry_in: Option<Duration>,
+    ) -> Result<(), DriverError> {
         self.links = None;
         self.reads.end();
         self.epochs += 1;
         self.epoch = self.epochs;
         self.connect_task.take().inspect(JoinHandle::abort);
         let since = self.engine.proven_at();
-        self.tell(DriverEvent::Disconnected { why: failure.to_string(), since, retry_in });
+        self.tell(DriverEvent::Disconnected {
+            why: failure.to_string(),
+            since,
+            retry_in,
+        });
         match retry_in {
             Some(_) => {
                 self.failure = None;
                 Ok(())
             }
-            None if matches!(failure, Failure::ReadsCut { .. }) => Err(DriverError::Failed(failure)),
+            None if matches!(failure, Failure::ReadsCut { .. }) => {
+                Err(DriverError::Failed(failure))
+            }
             None => Err(self.failure.take().unwrap_or(DriverError::Failed(failure))),
         }
     }
@@ -37,7 +48,10 @@ impl Driver {
         self.epoch = epoch;
         self.connect_task = Some(tokio::spawn(async move {
             let event = match opener.all(&channels).await {
-                Ok(links) => Event::Connected { epoch, links: Box::new(links) },
+                Ok(links) => Event::Connected {
+                    epoch,
+                    links: Box::new(links),
+                },
                 Err(error) => Event::ConnectFailed { epoch, error },
             };
             // A driver that is gone wants to hear nothing.
@@ -48,18 +62,37 @@ impl Driver {
     /// LISTENs on more channels: done while L is polled.
     pub(super) fn listen_also(&mut self, channels: &[String]) {
         let Some(links) = &self.links else { return };
-        let (listening, sender, epoch) = (links.listener.listen_also(channels), self.sender.clone(), self.epoch);
+        let (listening, sender, epoch) = (
+            links.listener.listen_also(channels),
+            self.sender.clone(),
+            self.epoch,
+        );
         tokio::spawn(async move {
             // A driver that is gone wants to hear nothing.
-            let _ = sender.send(Event::ListensAlso { epoch, listened: listening.await }).await;
+            let _ = sender
+                .send(Event::ListensAlso {
+                    epoch,
+                    listened: listening.await,
+                })
+                .await;
         });
     }
 
     /// Opens what gets the next number.
     pub(super) fn opener(&mut self) -> Opener {
         self.epochs += 1;
-        let (open, options, events) = (Arc::clone(&self.open), self.options.clone(), self.sender.clone());
-        Opener { open, options, events, epoch: self.epochs, reads: !self.tables.is_empty() }
+        let (open, options, events) = (
+            Arc::clone(&self.open),
+            self.options.clone(),
+            self.sender.clone(),
+        );
+        Opener {
+            open,
+            options,
+            events,
+            epoch: self.epochs,
+            reads: !self.tables.is_empty(),
+        }
     }
 
     /// F or Q; `None` while it is lost.
@@ -68,36 +101,64 @@ impl Driver {
     }
 
     pub(super) fn is_current(&self, via: Via, epoch: u64) -> bool {
-        self.links.as_ref().is_some_and(|links| links.is_current(via, epoch))
+        self.links
+            .as_ref()
+            .is_some_and(|links| links.is_current(via, epoch))
     }
 
-    /// What is sent for a token of the engine: others can see the one, and cannot know the other before.
+    /// What is sent for a token of the engine: others can see the one, and cannot know the other
+    /// before.
     fn sent_for(&self, token: &str) -> String {
-        let digest = Sha256::new_with_prefix(self.secret).chain_update(token).finalize();
-        let digest: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let digest = Sha256::new_with_prefix(self.secret)
+            .chain_update(token)
+            .finalize();
+        let digest: String = digest
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         format!("{token}.{digest}")
     }
 
-    /// The token of the engine for which this was sent, if it is ours: the process that sent it serves F or Q.
+    /// The token of the engine for which this was sent, if it is ours: the process that sent it
+    /// serves F or Q.
     ///
-    /// Without this: 1. Somebody reads the name of the channel in pg_stat_activity, and sends the next token at once. 2. The fence
-    /// counts as arrived, though changes before it are still on their way. 3. A reader is told that what it reads is current.
+    /// Without this: 1. Somebody reads the name of the channel in pg_stat_activity, and sends the
+    /// next token at once. 2. The fence counts as arrived, though changes before it are still on
+    /// their way. 3. A reader is told that what it reads is current.
     pub(super) fn own_token<'a>(&self, sender: i32, sent: &'a str) -> Option<&'a str> {
         let (token, _) = sent.rsplit_once('.')?;
-        let is_ours = self.links.as_ref().is_some_and(|links| links.are_served_by(sender));
+        let is_ours = self
+            .links
+            .as_ref()
+            .is_some_and(|links| links.are_served_by(sender));
         (is_ours && self.sent_for(token) == sent).then_some(token)
     }
 
     pub(super) fn notify(&self, via: Via, channel: &str, token: String) {
-        let Some((client, epoch)) = self.client(via) else { return };
-        let sql = format!("NOTIFY {}, {}", quote_identifier(channel), quote_literal(&self.sent_for(&token)));
+        let Some((client, epoch)) = self.client(via) else {
+            return;
+        };
+        let sql = format!(
+            "NOTIFY {}, {}",
+            quote_identifier(channel),
+            quote_literal(&self.sent_for(&token))
+        );
         let sender = self.sender.clone();
         tokio::spawn(async move {
             let event = match client.batch_execute(&sql).await {
                 Ok(()) => Event::Sent { via, epoch, token },
                 Err(source) => {
-                    let error = DriverError::Server { doing: "send a fence".to_string(), source };
-                    Event::SendFailed { via, epoch, token, error }
+                    let error = DriverError::Server {
+                        doing: "send a fence".to_string(),
+                        source,
+                    };
+                    Event::SendFailed {
+                        via,
+                        epoch,
+                        token,
+                        error,
+                    }
                 }
             };
             // A driver that is gone wants to hear nothing.
@@ -105,9 +166,12 @@ impl Driver {
         });
     }
 
-    /// Tells that a table is read again. Where a notification is the cause, F is asked first who sent it.
+    /// Tells that a table is read again. Where a notification is the cause, F is asked first who
+    /// sent it.
     pub(super) fn tell_read_again(&mut self, table: TableId, why: String, sender: Option<i32>) {
-        let Some(sender) = sender else { return self.tell(DriverEvent::ReadAgain { table, why }) };
+        let Some(sender) = sender else {
+            return self.tell(DriverEvent::ReadAgain { table, why });
+        };
         let Some((client, _)) = self.client(Via::Fences) else {
             return self.sender_known(table, &why, sender, None);
         };
@@ -115,22 +179,46 @@ impl Driver {
         tokio::spawn(async move {
             let who = who_is(&*client, sender).await;
             // A driver that is gone wants to hear nothing.
-            let _ = events.send(Event::SenderKnown { table, why, sender, who }).await;
+            let _ = events
+                .send(Event::SenderKnown {
+                    table,
+                    why,
+                    sender,
+                    who,
+                })
+                .await;
         });
     }
 
-    pub(super) fn sender_known(&mut self, table: TableId, why: &str, sender: i32, who: Option<String>) {
+    pub(super) fn sender_known(
+        &mut self,
+        table: TableId,
+        why: &str,
+        sender: i32,
+        who: Option<String>,
+    ) {
         let who = who.unwrap_or_else(|| "whose session is gone".to_string());
         let of = format!("(sent by process {sender})");
         let known = format!("(sent by process {sender}, {who})");
-        self.engine.handle(Input::CauseKnown { table, of: &of, known: &known }, Instant::now());
-        self.tell(DriverEvent::ReadAgain { table, why: why.replace(&of, &known) });
+        self.engine.handle(
+            Input::CauseKnown {
+                table,
+                of: &of,
+                known: &known,
+            },
+            Instant::now(),
+        );
+        self.tell(DriverEvent::ReadAgain {
+            table,
+            why: why.replace(&of, &known),
+        });
     }
 
     pub(super) fn one_lost(&mut self, via: Via, error: DriverError) {
         let why = chain(&error);
         self.failure = Some(error);
-        self.engine.handle(Input::OneLost { via, why }, Instant::now());
+        self.engine
+            .handle(Input::OneLost { via, why }, Instant::now());
     }
 
     pub(super) fn reopened(&mut self, via: Via, epoch: u64, opened: Result<Opened, DriverError>) {
@@ -145,7 +233,12 @@ impl Driver {
                 let (code, is_permanent) = error.verdict();
                 let why = chain(&error);
                 self.failure = Some(error);
-                Input::ReopenFailed { via, code, why, is_permanent }
+                Input::ReopenFailed {
+                    via,
+                    code,
+                    why,
+                    is_permanent,
+                }
             }
         };
         self.engine.handle(input, Instant::now());

@@ -17,16 +17,18 @@ pub struct DriverOptions {
     pub limits: Limits,
     /// Settings that the triggers pin (`TimeZone` …), so that COPY and payloads write values alike.
     pub settings: Vec<(String, String)>,
-    /// How many bytes the caches and what waits for them may take. Past it what waits is dropped, and its table read again;
-    /// when the caches alone take more, the driver ends with [`DriverError::Memory`](crate::postgres::DriverError::Memory).
+    /// How many bytes the caches and what waits for them may take. Past it what waits is dropped,
+    /// and its table read again; when the caches alone take more, the driver ends with
+    /// [`DriverError::Memory`](crate::postgres::DriverError::Memory).
     pub max_memory: usize,
     /// How long a read may wait for its lock, and a fence for commits that are blocked.
     pub lock_timeout: Duration,
-    /// Whether somebody describes a table afresh that was altered ([`DriverEvent::Altered`]): it is held until then. Otherwise
-    /// it is read again as it is.
+    /// Whether somebody describes a table afresh that was altered ([`DriverEvent::Altered`]): it is
+    /// held until then. Otherwise it is read again as it is.
     pub holds_altered: bool,
-    /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which is kept until
-    /// [`Driver::take_events`](super::Driver::take_events) takes it: call that after each step.
+    /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which
+    /// is kept until [`Driver::take_events`](super::Driver::take_events) takes it: call that after
+    /// each step.
     pub tells_rows: bool,
 }
 
@@ -56,12 +58,14 @@ pub enum DriverEvent {
     Disconnected {
         /// What happened.
         why: String,
-        /// Since when changes may be lost: when the last fence that came back was sent; `None`: none ever came back.
+        /// Since when changes may be lost: when the last fence that came back was sent; `None`:
+        /// none ever came back.
         since: Option<Instant>,
         /// When it will connect again; `None`: never.
         retry_in: Option<Duration>,
     },
-    /// The connection for fences or for reading was lost, and is opened again. The rows are as live as they were.
+    /// The connection for fences or for reading was lost, and is opened again. The rows are as live
+    /// as they were.
     OneLost {
         /// Which.
         via: Via,

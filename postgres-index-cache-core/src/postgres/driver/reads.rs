@@ -1,4 +1,5 @@
-//! What Q does for a [`Driver`]: reads of tables, of rows, and of the cut that a round compares with.
+//! What Q does for a [`Driver`]: reads of tables, of rows, and of the cut that a round compares
+//! with.
 
 use super::{Driver, DriverEvent, ROWS_BETWEEN_CHECKS};
 use crate::postgres::error::{DriverError, ReadError, chain};
@@ -16,7 +17,8 @@ use tokio::task::JoinHandle;
 /// How many answers are kept that nobody takes: whoever asked may have given up.
 const ANSWERS_KEPT: usize = 256;
 
-/// What Q is asked for. Answers to anything else are of connections that are gone, or of a read that was given up.
+/// What Q is asked for. Answers to anything else are of connections that are gone, or of a read
+/// that was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) struct Asked {
     /// Which connection it is of.
@@ -48,7 +50,8 @@ impl ReadKind {
     }
 }
 
-/// The number of a comparison that was asked for: answers are told apart by it, also when whoever asked gave up.
+/// The number of a comparison that was asked for: answers are told apart by it, also when whoever
+/// asked gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct QuestionId(pub(super) u64);
 
@@ -61,12 +64,21 @@ pub enum Verified {
     Inconclusive(String),
 }
 
-/// What a read brings. It has a channel of its own, which is not looked at while the cache is locked: Q waits then, and
-/// nothing else does.
+/// What a read brings. It has a channel of its own, which is not looked at while the cache is
+/// locked: Q waits then, and nothing else does.
 pub(in crate::postgres) enum Brought {
-    Snapshot { asked: Asked, snapshot: Snapshot, fingerprint: Box<Fingerprint> },
-    Rows { asked: Asked, pieces: Vec<Bytes> },
-    All { asked: Asked },
+    Snapshot {
+        asked: Asked,
+        snapshot: Snapshot,
+        fingerprint: Box<Fingerprint>,
+    },
+    Rows {
+        asked: Asked,
+        pieces: Vec<Bytes>,
+    },
+    All {
+        asked: Asked,
+    },
 }
 
 /// What Q does, and what came of it.
@@ -107,17 +119,37 @@ impl Reads {
 }
 
 impl Driver {
-    pub(super) fn read(&mut self, table: TableId, work: u64, keys: Option<Vec<String>>, kind: ReadKind) {
-        let Some((client, epoch)) = self.client(Via::Reads) else { return };
-        let asked = Asked { epoch, table, work, kind };
+    pub(super) fn read(
+        &mut self,
+        table: TableId,
+        work: u64,
+        keys: Option<Vec<String>>,
+        kind: ReadKind,
+    ) {
+        let Some((client, epoch)) = self.client(Via::Reads) else {
+            return;
+        };
+        let asked = Asked {
+            epoch,
+            table,
+            work,
+            kind,
+        };
         self.reads.asked = Some(asked);
         let copy = match self.tables[table.0].copy_statement(keys.as_deref(), self.longest_row()) {
             Ok(copy) => copy,
             Err(error) => return self.read_failed(asked, error),
         };
-        self.reads.snapshot = if kind == ReadKind::RowsOfCut { self.reads.cut.clone() } else { None };
+        self.reads.snapshot = if kind == ReadKind::RowsOfCut {
+            self.reads.cut.clone()
+        } else {
+            None
+        };
         let is_within_cut = matches!(kind, ReadKind::RowsOfCut | ReadKind::Compare);
-        let is_left_open = std::mem::replace(&mut self.reads.is_cut_open, kind == ReadKind::Cut || is_within_cut);
+        let is_left_open = std::mem::replace(
+            &mut self.reads.is_cut_open,
+            kind == ReadKind::Cut || is_within_cut,
+        );
         let read = Read {
             client,
             sender: self.sender.clone(),
@@ -141,8 +173,14 @@ impl Driver {
     /// Takes what the read that is asked for brings.
     pub(super) fn take_rows(&mut self, brought: Brought) {
         match brought {
-            Brought::Snapshot { asked, snapshot, fingerprint } => {
-                let Asked { table, work, kind, .. } = asked;
+            Brought::Snapshot {
+                asked,
+                snapshot,
+                fingerprint,
+            } => {
+                let Asked {
+                    table, work, kind, ..
+                } = asked;
                 if !self.is_as_described(asked, &fingerprint) {
                     return;
                 }
@@ -156,22 +194,34 @@ impl Driver {
                 self.reads.next_check = (0, 0);
                 self.reads.snapshot = Some(snapshot.clone());
                 if kind == ReadKind::All {
-                    self.engine.handle(Input::SnapshotTaken { table, generation: work, snapshot }, Instant::now());
+                    self.engine.handle(
+                        Input::SnapshotTaken {
+                            table,
+                            generation: work,
+                            snapshot,
+                        },
+                        Instant::now(),
+                    );
                 }
             }
             Brought::Rows { asked, pieces } => {
                 if let Err(source) = self.tables[asked.table.0].load(pieces) {
                     return self.unreadable(asked, source);
                 }
-                // Rows that are read again are collected; if they are too many, the table is read instead.
-                if asked.kind.is_refetch() && self.tables[asked.table.0].copied > self.options.max_memory / 2 {
+                // Rows that are read again are collected; if they are too many, the table is read
+                // instead.
+                if asked.kind.is_refetch()
+                    && self.tables[asked.table.0].copied > self.options.max_memory / 2
+                {
                     return self.unreadable(asked, ReadError::TooMuch);
                 }
                 self.flush();
                 self.check_loading(asked.table);
             }
             Brought::All { asked } => {
-                let Asked { table, work, kind, .. } = asked;
+                let Asked {
+                    table, work, kind, ..
+                } = asked;
                 if kind == ReadKind::Cut {
                     return;
                 }
@@ -186,14 +236,20 @@ impl Driver {
                         self.reads.is_cut_open = false;
                         Input::Compared { table, round: work }
                     }
-                    (ReadKind::Rows | ReadKind::RowsOfCut, Some(snapshot)) => {
-                        Input::Refetched { table, batch: work, snapshot }
-                    }
+                    (ReadKind::Rows | ReadKind::RowsOfCut, Some(snapshot)) => Input::Refetched {
+                        table,
+                        batch: work,
+                        snapshot,
+                    },
                     (ReadKind::All | ReadKind::Cut | ReadKind::Rows | ReadKind::RowsOfCut, _) => {
                         let store = &self.tables[table.0].store;
                         // While it waits for the lock of the cache nobody knows.
                         let has_changed = store.is_waiting() || store.has_changed();
-                        Input::SnapshotLoaded { table, generation: work, has_changed }
+                        Input::SnapshotLoaded {
+                            table,
+                            generation: work,
+                            has_changed,
+                        }
                     }
                 };
                 self.engine.handle(input, Instant::now());
@@ -201,13 +257,19 @@ impl Driver {
         }
     }
 
-    /// Whether a table is still what was described, as far as the snapshot of a read sees; if not, says so to the engine.
+    /// Whether a table is still what was described, as far as the snapshot of a read sees; if not,
+    /// says so to the engine.
     ///
-    /// Each read looks, not only F now and then. Otherwise: 1. A column becomes another type of the same size. 2. The table
-    /// is read. 3. The values of the new type are taken for those of the old, and live until the next look.
+    /// Each read looks, not only F now and then. Otherwise: 1. A column becomes another type of the
+    /// same size. 2. The table is read. 3. The values of the new type are taken for those of the
+    /// old, and live until the next look.
     fn is_as_described(&mut self, asked: Asked, seen: &Fingerprint) -> bool {
         let Asked { table, kind, .. } = asked;
-        let Followee { fingerprint, follow, .. } = &self.tables[table.0];
+        let Followee {
+            fingerprint,
+            follow,
+            ..
+        } = &self.tables[table.0];
         if let Some(column) = follow.changed_column(seen) {
             let what = format!("the column {column} is gone, or of another type");
             if self.options.holds_altered || kind == ReadKind::Cut {
@@ -218,13 +280,20 @@ impl Driver {
             }
             return false;
         }
-        let difference = fingerprint
-            .as_ref()
-            .and_then(|before| compare(before, std::slice::from_ref(seen), &follow.announced_by, None));
+        let difference = fingerprint.as_ref().and_then(|before| {
+            compare(
+                before,
+                std::slice::from_ref(seen),
+                &follow.announced_by,
+                None,
+            )
+        });
         let why = match difference {
             None | Some(Difference::Rewritten(_) | Difference::Truncated) => return true,
             Some(Difference::Altered(why)) => why.to_string(),
-            Some(Difference::Silent(trigger)) => format!("its trigger \"{trigger}\" is gone or disabled"),
+            Some(Difference::Silent(trigger)) => {
+                format!("its trigger \"{trigger}\" is gone or disabled")
+            }
         };
         if self.options.holds_altered {
             self.altered(table, &why);
@@ -240,13 +309,27 @@ impl Driver {
     /// A read of all rows sees the leaves and the files that the table has.
     fn see(&mut self, table: TableId, now: Fingerprint) {
         let (leaves, detaching) = (now.leaves.clone(), now.detaching.clone());
-        self.engine.handle(Input::LeavesSeen { table, leaves, detaching }, Instant::now());
+        self.engine.handle(
+            Input::LeavesSeen {
+                table,
+                leaves,
+                detaching,
+            },
+            Instant::now(),
+        );
         self.tables[table.0].fingerprint = Some(now);
     }
 
-    /// The snapshot of a round is taken. It can be compared with what was read under the same definition alone; and where
-    /// the definitions are looked at, not with rows that were rewritten in silence: the next look will find that.
-    fn cut_taken(&mut self, table: TableId, round: u64, snapshot: Snapshot, fingerprint: &Fingerprint) {
+    /// The snapshot of a round is taken. It can be compared with what was read under the same
+    /// definition alone; and where the definitions are looked at, not with rows that were rewritten
+    /// in silence: the next look will find that.
+    fn cut_taken(
+        &mut self,
+        table: TableId,
+        round: u64,
+        snapshot: Snapshot,
+        fingerprint: &Fingerprint,
+    ) {
         let before = self.tables[table.0].fingerprint.as_ref();
         let truncated_by = self.engine.truncated_by(table);
         let is_rewritten = before.is_some_and(|before| {
@@ -254,12 +337,22 @@ impl Driver {
             self.options.limits.looks && matches!(difference, Some(Difference::Rewritten(_)))
         });
         let input = if is_rewritten {
-            Input::TableAltered { table, why: "it was rewritten or truncated, and nothing announced it".to_string() }
+            Input::TableAltered {
+                table,
+                why: "it was rewritten or truncated, and nothing announced it".to_string(),
+            }
         } else if before.is_some_and(|before| before.is_same_definition(fingerprint)) {
             self.reads.cut = Some(snapshot.clone());
-            Input::CutTaken { table, round, snapshot }
+            Input::CutTaken {
+                table,
+                round,
+                snapshot,
+            }
         } else {
-            Input::TableAltered { table, why: "its definition is another one".to_string() }
+            Input::TableAltered {
+                table,
+                why: "its definition is another one".to_string(),
+            }
         };
         self.engine.handle(input, Instant::now());
     }
@@ -273,9 +366,9 @@ impl Driver {
 
     /// Gives up what Q does, and ends its transaction at once.
     ///
-    /// To leave that to the next read is not enough: 1. A table is found altered while it is read, and held until somebody
-    /// mends its triggers. 2. There is no next read. 3. The transaction goes on holding the table's lock, and the migration
-    /// that would mend it waits for that.
+    /// To leave that to the next read is not enough: 1. A table is found altered while it is read,
+    /// and held until somebody mends its triggers. 2. There is no next read. 3. The transaction
+    /// goes on holding the table's lock, and the migration that would mend it waits for that.
     fn abandon_read(&mut self) {
         let is_underway = self.reads.asked.take().is_some();
         if !std::mem::take(&mut self.reads.is_cut_open) && !is_underway {
@@ -284,7 +377,9 @@ impl Driver {
         }
         let previous = self.reads.task.take();
         previous.iter().for_each(JoinHandle::abort);
-        let Some((client, _)) = self.client(Via::Reads) else { return };
+        let Some((client, _)) = self.client(Via::Reads) else {
+            return;
+        };
         self.reads.task = Some(tokio::spawn(async move {
             if let Some(previous) = previous {
                 // It was aborted.
@@ -304,7 +399,11 @@ impl Driver {
         self.reads.cut = None;
         let compared = self.tables[table.0].take_comparison();
         // What is to be read again may differ: that is why it is.
-        let doubt = doubt.filter(|_| compared.as_ref().is_some_and(|compared| compared.differing() > 0));
+        let doubt = doubt.filter(|_| {
+            compared
+                .as_ref()
+                .is_some_and(|compared| compared.differing() > 0)
+        });
         let doubt = doubt.map(|why| format!("the table is to be read again: {why}"));
         let verified = match (inconclusive.or(doubt), compared) {
             (None, Some(comparison)) => Verified::Compared(comparison),
@@ -321,7 +420,8 @@ impl Driver {
         self.reads.verified.push_back((question, verified));
     }
 
-    /// Asks for the cache of a table to be compared with the table; [`take_verified`](Self::take_verified) has the answer.
+    /// Asks for the cache of a table to be compared with the table;
+    /// [`take_verified`](Self::take_verified) has the answer.
     ///
     /// # Errors
     /// When the driver has ended.
@@ -329,19 +429,25 @@ impl Driver {
         self.begin()?;
         self.question_count += 1;
         let question = self.question_count;
-        self.engine.handle(Input::VerifyWanted { table, question }, Instant::now());
+        self.engine
+            .handle(Input::VerifyWanted { table, question }, Instant::now());
         self.carry_out()?;
         Ok(QuestionId(question))
     }
 
     /// The answer to a question, once it is there.
     pub fn take_verified(&mut self, question: QuestionId) -> Option<Verified> {
-        let at = self.reads.verified.iter().position(|(of, _)| *of == question)?;
+        let at = self
+            .reads
+            .verified
+            .iter()
+            .position(|(of, _)| *of == question)?;
         self.reads.verified.remove(at).map(|(_, verified)| verified)
     }
 
-    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go on. Takes a snapshot and
-    /// a COPY of the table, whose lock (ACCESS SHARE) is held meanwhile; the cache is not changed until it is done.
+    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go
+    /// on. Takes a snapshot and a COPY of the table, whose lock (ACCESS SHARE) is held meanwhile;
+    /// the cache is not changed until it is done.
     ///
     /// # Errors
     /// Whatever ends this driver for good.
@@ -361,7 +467,9 @@ impl Driver {
     }
 
     pub(super) fn read_failed(&mut self, asked: Asked, error: DriverError) {
-        let Asked { table, work, kind, .. } = asked;
+        let Asked {
+            table, work, kind, ..
+        } = asked;
         let is_refetch = kind.is_refetch();
         // What still comes of it is not wanted.
         self.reads.asked = None;
@@ -373,7 +481,14 @@ impl Driver {
         }
         if matches!(kind, ReadKind::Cut | ReadKind::Compare) {
             let why = chain(&error);
-            self.engine.handle(Input::RoundFailed { table, round: work, why }, Instant::now());
+            self.engine.handle(
+                Input::RoundFailed {
+                    table,
+                    round: work,
+                    why,
+                },
+                Instant::now(),
+            );
             return;
         }
         // Keys that the server does not take are no failure: the table is read instead.
@@ -387,17 +502,32 @@ impl Driver {
             return;
         }
         self.failure = Some(error);
-        self.engine.handle(Input::ReadFailed { table, work, code, why, is_permanent }, Instant::now());
+        self.engine.handle(
+            Input::ReadFailed {
+                table,
+                work,
+                code,
+                why,
+                is_permanent,
+            },
+            Instant::now(),
+        );
     }
 
     fn check_loading(&mut self, table: TableId) {
-        let (rows, bytes) = (self.tables[table.0].store.rows(), self.tables[table.0].copied);
+        let (rows, bytes) = (
+            self.tables[table.0].store.rows(),
+            self.tables[table.0].copied,
+        );
         if rows < self.reads.next_check.0 && bytes < self.reads.next_check.1 {
             return;
         }
-        // To add it up takes time in proportion to the cache: the larger it is, the rarer that is done.
-        self.reads.next_check =
-            (rows + ROWS_BETWEEN_CHECKS.max(rows / 16), bytes + self.bytes_between_checks().max(bytes / 16));
+        // To add it up takes time in proportion to the cache: the larger it is, the rarer that is
+        // done.
+        self.reads.next_check = (
+            rows + ROWS_BETWEEN_CHECKS.max(rows / 16),
+            bytes + self.bytes_between_checks().max(bytes / 16),
+        );
         self.check_memory(table);
     }
 }

@@ -35,7 +35,8 @@ impl Target for ReplicaTarget {
     }
 }
 
-/// Looks at the tables of these names, as `open` does for the first time: each, or why it cannot be followed.
+/// Looks at the tables of these names, as `open` does for the first time: each, or why it cannot be
+/// followed.
 ///
 /// # Errors
 /// When the server cannot be reached or refuses.
@@ -43,9 +44,15 @@ pub(super) async fn describe(
     open: Open,
     wanted: Vec<Arc<str>>,
 ) -> Result<Vec<Result<ReplicaTarget, ReplicaError>>, ReplicaError> {
-    let mut client = open_patiently(&open, Role::Command).await.map_err(ReplicaError::Connect)?.into_client();
-    let catalog = Catalog::begin(&mut client, Access::ReadOnly).await.map_err(CatalogError::from)?;
-    // What has a name may be renamed before it is described: then it is another table that has been described.
+    let mut client = open_patiently(&open, Role::Command)
+        .await
+        .map_err(ReplicaError::Connect)?
+        .into_client();
+    let catalog = Catalog::begin(&mut client, Access::ReadOnly)
+        .await
+        .map_err(CatalogError::from)?;
+    // What has a name may be renamed before it is described: then it is another table that has been
+    // described.
     for _ in 0..ATTEMPTS {
         let found = find(&catalog, &wanted).await?;
         let oids: Vec<u32> = found.iter().flatten().copied().collect();
@@ -58,7 +65,10 @@ pub(super) async fn describe(
         let oid = |found: &Result<u32, ReplicaError>| found.as_ref().ok().copied();
         if again.iter().map(oid).eq(found.iter().map(oid)) {
             // The tables come in the order of their oids.
-            return Ok(found.into_iter().map(|found| found.and_then(|oid| target(oid, tables.next()))).collect());
+            return Ok(found
+                .into_iter()
+                .map(|found| found.and_then(|oid| target(oid, tables.next())))
+                .collect());
         }
     }
     Err(CatalogError::Renamed.into())
@@ -68,7 +78,10 @@ pub(super) async fn describe(
 const ATTEMPTS: usize = 5;
 
 /// The oids of the tables of these names, or why one is not had: each table's trouble is its own.
-async fn find(catalog: &Catalog<'_>, wanted: &[Arc<str>]) -> Result<Vec<Result<u32, ReplicaError>>, ReplicaError> {
+async fn find(
+    catalog: &Catalog<'_>,
+    wanted: &[Arc<str>],
+) -> Result<Vec<Result<u32, ReplicaError>>, ReplicaError> {
     let mut found: Vec<Result<u32, ReplicaError>> = Vec::new();
     for name in wanted {
         found.push(match catalog.find(name).await {
@@ -96,7 +109,9 @@ fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTarget, ReplicaError>
     if !matches!(shape.key(), [key] if shape.columns()[*key].kind == Kind::Uuid) {
         return Err(ReplicaError::KeyNotUuid(table.display_name()));
     }
-    let channel = announced.as_ref().and_then(|announced| announced.channel.clone());
+    let channel = announced
+        .as_ref()
+        .and_then(|announced| announced.channel.clone());
     Ok(ReplicaTarget {
         follow: FollowTable::new(&table, announced.as_ref(), &shape),
         channel: channel.unwrap_or_else(|| DEFAULT_CACHE_CHANNEL.to_string()),
@@ -105,15 +120,25 @@ fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTarget, ReplicaError>
 }
 
 /// The same for tables that are followed already: what is wrong is said with its remedy.
-pub(super) async fn describe_again(open: Open, wanted: Vec<Arc<str>>) -> Description<ReplicaTarget> {
-    let described = describe(open, wanted).await.map_err(|error| unfollowed(&error))?;
-    Ok(described.into_iter().map(|target| target.map_err(|error| unfollowed(&error))).collect())
+pub(super) async fn describe_again(
+    open: Open,
+    wanted: Vec<Arc<str>>,
+) -> Description<ReplicaTarget> {
+    let described = describe(open, wanted)
+        .await
+        .map_err(|error| unfollowed(&error))?;
+    Ok(described
+        .into_iter()
+        .map(|target| target.map_err(|error| unfollowed(&error)))
+        .collect())
 }
 
 fn unfollowed(error: &ReplicaError) -> Unfollowed {
     let why = chain(error);
     Unfollowed(match error {
-        ReplicaError::Follow(follow) => follow.hint().map_or(why.clone(), |hint| format!("{why}; {hint}")),
+        ReplicaError::Follow(follow) => follow
+            .hint()
+            .map_or(why.clone(), |hint| format!("{why}; {hint}")),
         _ => why,
     })
 }

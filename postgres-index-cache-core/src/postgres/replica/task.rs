@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-/// Whoever is asked for the state of a replica whose task is gone must not be told that it is live. However the task ends,
-/// by a panic or with the runtime, this says so.
+/// Whoever is asked for the state of a replica whose task is gone must not be told that it is live.
+/// However the task ends, by a panic or with the runtime, this says so.
 struct EndsWithTask {
     status: Arc<Mutex<Status>>,
     events: broadcast::Sender<ReplicaEvent>,
@@ -50,7 +50,8 @@ pub(super) struct Task {
     fences: Vec<(FenceId, Option<usize>, oneshot::Sender<()>)>,
     /// Who waits for the answer to a comparison.
     comparing: Vec<(QuestionId, oneshot::Sender<Verified>)>,
-    /// Why all tables are stale, and since when changes may be missing; until a table is live again.
+    /// Why all tables are stale, and since when changes may be missing; until a table is live
+    /// again.
     lost: Option<(Arc<str>, SystemTime)>,
     /// The standing that was told last of all tables together.
     told: Standing,
@@ -64,11 +65,21 @@ impl Task {
         asked: mpsc::Receiver<Command>,
     ) -> Self {
         let end = EndsWithTask { status, events };
-        Self { names, end, asked, fences: Vec::new(), comparing: Vec::new(), lost: None, told: Standing::Live }
+        Self {
+            names,
+            end,
+            asked,
+            fences: Vec::new(),
+            comparing: Vec::new(),
+            lost: None,
+            told: Standing::Live,
+        }
     }
 
     pub(super) async fn run(mut self, mut supervisor: Supervisor<ReplicaTarget>) {
-        let ended = AssertUnwindSafe(self.keep_in_step(&mut supervisor)).catch_unwind().await;
+        let ended = AssertUnwindSafe(self.keep_in_step(&mut supervisor))
+            .catch_unwind()
+            .await;
         self.end.end(match ended {
             Ok(error) => error,
             Err(panic) => ReplicaError::Panicked(panic_text(&*panic)),
@@ -106,7 +117,9 @@ impl Task {
         for event in told {
             match event {
                 SupervisorEvent::Driver(event) => self.take_driver_event(event, supervisor),
-                SupervisorEvent::Unfollowed { table, why } => self.become_stale(table, why.into(), supervisor),
+                SupervisorEvent::Unfollowed { table, why } => {
+                    self.become_stale(table, why.into(), supervisor)
+                }
                 SupervisorEvent::Anew { .. } => {}
             }
         }
@@ -118,7 +131,8 @@ impl Task {
         }
         let driver = supervisor.driver_mut();
         self.comparing.retain(|(_, done)| !done.is_closed());
-        let (comparing, still_comparing) = (std::mem::take(&mut self.comparing), &mut self.comparing);
+        let (comparing, still_comparing) =
+            (std::mem::take(&mut self.comparing), &mut self.comparing);
         for (question, done) in comparing {
             match driver.take_verified(question) {
                 // Who asked may have given up.
@@ -127,8 +141,11 @@ impl Task {
             }
         }
         let engine = driver.engine();
-        self.end.status.lock().stats =
-            Stats { lag: engine.lag(), last_xid: engine.last_xid(), counters: engine.counters() };
+        self.end.status.lock().stats = Stats {
+            lag: engine.lag(),
+            last_xid: engine.last_xid(),
+            counters: engine.counters(),
+        };
         self.fences.retain(|(_, _, reached)| !reached.is_closed());
         let is_reached = |(fence, table, _): &mut (FenceId, Option<usize>, _)| match *table {
             Some(table) => driver.has_reached_for(TableId(table), *fence),
@@ -161,21 +178,53 @@ impl Task {
                     // What could not be followed before is so for its own reason.
                     if !supervisor.driver().is_held(TableId(at)) {
                         let why = Arc::clone(&why);
-                        self.set(TableId(at), Standing::Stale { table: None, why, since }, false);
+                        self.set(
+                            TableId(at),
+                            Standing::Stale {
+                                table: None,
+                                why,
+                                since,
+                            },
+                            false,
+                        );
                     }
                 }
-                self.say(ReplicaEvent::Stale { table: None, why, since });
+                self.say(ReplicaEvent::Stale {
+                    table: None,
+                    why,
+                    since,
+                });
                 self.told = self.end.status.lock().standing();
             }
-            DriverEvent::OneLost { via, why, .. } => self.say(ReplicaEvent::OneLost { via, why: why.into() }),
+            DriverEvent::OneLost { via, why, .. } => self.say(ReplicaEvent::OneLost {
+                via,
+                why: why.into(),
+            }),
             DriverEvent::ReadAgain { table, why } => {
-                self.say(ReplicaEvent::ReadAgain { table: name(table), why: why.into() });
+                self.say(ReplicaEvent::ReadAgain {
+                    table: name(table),
+                    why: why.into(),
+                });
             }
             DriverEvent::Model { table, key, became } => {
-                self.say(ReplicaEvent::Row { table: name(table), key, became });
+                self.say(ReplicaEvent::Row {
+                    table: name(table),
+                    key,
+                    became,
+                });
             }
-            DriverEvent::Misfit { table, key, why, sender } => {
-                self.say(ReplicaEvent::Misfit { table: name(table), key, why, sender });
+            DriverEvent::Misfit {
+                table,
+                key,
+                why,
+                sender,
+            } => {
+                self.say(ReplicaEvent::Misfit {
+                    table: name(table),
+                    key,
+                    why,
+                    sender,
+                });
             }
             DriverEvent::CommitsBlocked => self.say(ReplicaEvent::CommitsBlocked),
             DriverEvent::State(_) | DriverEvent::Row { .. } | DriverEvent::Altered { .. } => {}
@@ -184,8 +233,18 @@ impl Task {
 
     /// A table's state is another one.
     fn take_state(&mut self, table: TableId, state: State, supervisor: &Supervisor<ReplicaTarget>) {
-        let was_stale = matches!(self.end.status.lock().tables[table.0].standing, Standing::Stale { .. });
-        let cause = || supervisor.driver().engine().cause(table).unwrap_or("it is looked into").into();
+        let was_stale = matches!(
+            self.end.status.lock().tables[table.0].standing,
+            Standing::Stale { .. }
+        );
+        let cause = || {
+            supervisor
+                .driver()
+                .engine()
+                .cause(table)
+                .unwrap_or("it is looked into")
+                .into()
+        };
         match state {
             State::Live => {
                 self.lost = None;
@@ -195,7 +254,10 @@ impl Task {
             // What was lost is stale until it is live again.
             State::Degraded | State::Snapshotting | State::CatchingUp if was_stale => {}
             State::Degraded => {
-                let degraded = Standing::Degraded { table: Arc::clone(&self.names[table.0]), why: cause() };
+                let degraded = Standing::Degraded {
+                    table: Arc::clone(&self.names[table.0]),
+                    why: cause(),
+                };
                 self.stand(table, degraded, false);
             }
             State::Snapshotting | State::CatchingUp => self.stand(table, Standing::Loading, false),
@@ -209,32 +271,60 @@ impl Task {
         let standing = match supervisor.driver().kept_out(table) {
             None => Standing::Live,
             Some((count, first)) => {
-                let rows = if *count == 1 { "1 row does".to_string() } else { format!("{count} rows do") };
-                let why = format!("{rows} not fit the model and is kept out, the first with the key {first}");
-                Standing::Degraded { table: Arc::clone(&self.names[table.0]), why: why.into() }
+                let rows = if *count == 1 {
+                    "1 row does".to_string()
+                } else {
+                    format!("{count} rows do")
+                };
+                let why = format!(
+                    "{rows} not fit the model and is kept out, the first with the key {first}"
+                );
+                Standing::Degraded {
+                    table: Arc::clone(&self.names[table.0]),
+                    why: why.into(),
+                }
             }
         };
         self.stand(table, standing, true);
     }
 
     /// A table cannot be followed or read.
-    fn become_stale(&mut self, table: TableId, why: Arc<str>, supervisor: &Supervisor<ReplicaTarget>) {
+    fn become_stale(
+        &mut self,
+        table: TableId,
+        why: Arc<str>,
+        supervisor: &Supervisor<ReplicaTarget>,
+    ) {
         let before = self.end.status.lock().tables[table.0].standing.clone();
         let since = match before {
             Standing::Stale { since, .. } => since,
             _ => moment(supervisor.driver().engine().proven_at()),
         };
         let name = Some(Arc::clone(&self.names[table.0]));
-        self.stand(table, Standing::Stale { table: name, why, since }, false);
+        self.stand(
+            table,
+            Standing::Stale {
+                table: name,
+                why,
+                since,
+            },
+            false,
+        );
     }
 
     fn set(&self, table: TableId, standing: Standing, is_current: bool) {
-        self.end.status.lock().tables[table.0] = TableStatus { standing, is_current };
+        self.end.status.lock().tables[table.0] = TableStatus {
+            standing,
+            is_current,
+        };
     }
 
-    /// A table stands otherwise. Says so when it is stale, or when all of them together stand otherwise.
+    /// A table stands otherwise. Says so when it is stale, or when all of them together stand
+    /// otherwise.
     fn stand(&mut self, table: TableId, standing: Standing, is_current: bool) {
-        let is_same = self.end.status.lock().tables[table.0].standing.is_same(&standing);
+        let is_same = self.end.status.lock().tables[table.0]
+            .standing
+            .is_same(&standing);
         self.set(table, standing.clone(), is_current);
         if is_same {
             return;
@@ -243,10 +333,14 @@ impl Task {
         let is_news = !all.is_same(&self.told);
         self.told = all.clone();
         match (standing, all) {
-            (Standing::Stale { table, why, since }, _) => self.say(ReplicaEvent::Stale { table, why, since }),
+            (Standing::Stale { table, why, since }, _) => {
+                self.say(ReplicaEvent::Stale { table, why, since })
+            }
             (_, Standing::Live) if is_news => self.say(ReplicaEvent::Live),
             (_, Standing::Loading) if is_news => self.say(ReplicaEvent::Loading),
-            (_, Standing::Degraded { table, why }) if is_news => self.say(ReplicaEvent::Degraded { table, why }),
+            (_, Standing::Degraded { table, why }) if is_news => {
+                self.say(ReplicaEvent::Degraded { table, why })
+            }
             _ => {}
         }
     }
@@ -260,5 +354,6 @@ impl Task {
 /// A moment on the clock of the machine; now, where nothing was ever proven.
 fn moment(at: Option<Instant>) -> SystemTime {
     let now = SystemTime::now();
-    at.and_then(|at| now.checked_sub(at.elapsed())).unwrap_or(now)
+    at.and_then(|at| now.checked_sub(at.elapsed()))
+        .unwrap_or(now)
 }

@@ -1,4 +1,5 @@
-//! An application's cache under random changes, rows that do not fit among them, against a naive oracle.
+//! An application's cache under random changes, rows that do not fit among them, against a naive
+//! oracle.
 
 use super::*;
 use crate::notification::Payload;
@@ -66,20 +67,33 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let column = |name: &str, kind| Column { name: name.to_string(), kind, nullable: false };
+        let column = |name: &str, kind| Column {
+            name: name.to_string(),
+            kind,
+            nullable: false,
+        };
         let columns = vec![column("id", Kind::Uuid), column("n", Kind::Int8)];
         let shape = Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap());
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::Quarantine)));
         let reader = ModelReader::new(shape, RandomState::default(), OnMisfit::Quarantine);
         let mut stored = Stored::new(Arc::clone(&cache), reader);
         stored.tell();
-        Self { table: BTreeMap::new(), cache, stored, told: BTreeMap::new() }
+        Self {
+            table: BTreeMap::new(),
+            cache,
+            stored,
+            told: BTreeMap::new(),
+        }
     }
 
     fn change(&mut self, payload: &str) {
         let change = Change::new(payload, &Payload::parse(payload).unwrap(), 1);
         // What the engine makes of a key change's two halves.
-        let change = if change.old_id().is_some() { change.replace_key() } else { change };
+        let change = if change.old_id().is_some() {
+            change.replace_key()
+        } else {
+            change
+        };
         self.stored.change(&change).unwrap();
     }
 
@@ -98,7 +112,10 @@ impl World {
         match random.u8(0..20) {
             0..9 => {
                 self.table.insert(id, n);
-                self.change(&format!(r#"{{"table":"t","action":"update","id":"{id}","data":{}}}"#, json(id, n)));
+                self.change(&format!(
+                    r#"{{"table":"t","action":"update","id":"{id}","data":{}}}"#,
+                    json(id, n)
+                ));
             }
             9..12 => {
                 self.table.remove(&id);
@@ -116,7 +133,10 @@ impl World {
             }
             15..17 => {
                 // Rows are read again by their keys, after changes that nobody announced.
-                let keys: Vec<Uuid> = (1..=KEYS).filter(|_| random.bool()).map(Uuid::from_u128).collect();
+                let keys: Vec<Uuid> = (1..=KEYS)
+                    .filter(|_| random.bool())
+                    .map(Uuid::from_u128)
+                    .collect();
                 for key in &keys {
                     match random.u8(0..3) {
                         0 => drop(self.table.remove(key)),
@@ -124,13 +144,20 @@ impl World {
                         _ => {}
                     }
                 }
-                let tuples: Vec<Vec<u8>> =
-                    keys.iter().filter_map(|key| Some(tuple(*key, *self.table.get(key)?))).collect();
+                let tuples: Vec<Vec<u8>> = keys
+                    .iter()
+                    .filter_map(|key| Some(tuple(*key, *self.table.get(key)?)))
+                    .collect();
                 let keys: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
                 self.stored.replace(&keys, &tuples).unwrap();
             }
             17 => {
-                let kept: Vec<Uuid> = self.table.keys().copied().filter(|_| random.bool()).collect();
+                let kept: Vec<Uuid> = self
+                    .table
+                    .keys()
+                    .copied()
+                    .filter(|_| random.bool())
+                    .collect();
                 self.table.retain(|key, _| kept.contains(key));
                 let kept: Vec<String> = kept.iter().map(|key| format!("\"{key}\"")).collect();
                 self.stored.clear(&kept).unwrap();
@@ -140,7 +167,10 @@ impl World {
                 for key in (1..=KEYS).map(Uuid::from_u128) {
                     match random.u8(0..4) {
                         0 => drop(self.table.remove(&key)),
-                        1 => drop(self.table.insert(key, VALUES[random.usize(0..VALUES.len())])),
+                        1 => drop(
+                            self.table
+                                .insert(key, VALUES[random.usize(0..VALUES.len())]),
+                        ),
                         _ => {}
                     }
                 }
@@ -153,31 +183,65 @@ impl World {
         assert!(self.stored.flush(Duration::ZERO).unwrap());
         for told in self.stored.take_told() {
             match told {
-                Told::Model(key, Became::Added) => assert_ne!(self.told.insert(key, true), Some(true)),
+                Told::Model(key, Became::Added) => {
+                    assert_ne!(self.told.insert(key, true), Some(true))
+                }
                 Told::Model(key, Became::Changed) => assert_eq!(self.told.get(&key), Some(&true)),
                 Told::Model(key, Became::Removed) => assert_eq!(self.told.remove(&key), Some(true)),
                 Told::Misfit(key, why, _) => {
                     assert!(!why.is_empty());
-                    assert_ne!(self.told.insert(key, false), Some(true), "a row that was there is removed first");
+                    assert_ne!(
+                        self.told.insert(key, false),
+                        Some(true),
+                        "a row that was there is removed first"
+                    );
                 }
                 other => panic!("{other:?} is told of an application's cache"),
             }
         }
         let cache = self.cache.read();
         cache.rows.validate().unwrap();
-        let rows: BTreeMap<Uuid, i64> = cache.rows.iter().map(|row| (row.id, i64::from(row.n))).collect();
-        let expected: BTreeMap<Uuid, i64> =
-            self.table.iter().filter(|(_, n)| fits(**n)).map(|(id, n)| (*id, *n)).collect();
+        let rows: BTreeMap<Uuid, i64> = cache
+            .rows
+            .iter()
+            .map(|row| (row.id, i64::from(row.n)))
+            .collect();
+        let expected: BTreeMap<Uuid, i64> = self
+            .table
+            .iter()
+            .filter(|(_, n)| fits(**n))
+            .map(|(id, n)| (*id, *n))
+            .collect();
         assert_eq!(rows, expected);
         let out: Vec<Uuid> = cache.misfits().map(|(key, _)| *key).collect();
-        let expected: Vec<Uuid> = self.table.iter().filter(|(_, n)| !fits(**n)).map(|(id, _)| *id).collect();
+        let expected: Vec<Uuid> = self
+            .table
+            .iter()
+            .filter(|(_, n)| !fits(**n))
+            .map(|(id, _)| *id)
+            .collect();
         assert_eq!(out, expected);
-        let known: Vec<Uuid> = self.told.iter().filter(|(_, fits)| **fits).map(|(key, _)| *key).collect();
-        assert_eq!(known, rows.keys().copied().collect::<Vec<_>>(), "who is told of every change knows the rows");
-        assert_eq!(self.stored.kept_out().map_or(0, |(count, _)| *count), out.len());
+        let known: Vec<Uuid> = self
+            .told
+            .iter()
+            .filter(|(_, fits)| **fits)
+            .map(|(key, _)| *key)
+            .collect();
+        assert_eq!(
+            known,
+            rows.keys().copied().collect::<Vec<_>>(),
+            "who is told of every change knows the rows"
+        );
+        assert_eq!(
+            self.stored.kept_out().map_or(0, |(count, _)| *count),
+            out.len()
+        );
         drop(cache);
         let comparison = self.compare(&self.table.clone());
-        assert_eq!((comparison.findings, comparison.kept_out), (Vec::new(), out.len()));
+        assert_eq!(
+            (comparison.findings, comparison.kept_out),
+            (Vec::new(), out.len())
+        );
     }
 
     fn compare(&mut self, table: &BTreeMap<Uuid, i64>) -> Comparison {
@@ -188,8 +252,8 @@ impl World {
         self.stored.take_comparison().unwrap()
     }
 
-    /// A comparison finds each row that was missed, among those that do not fit too; but not that one which does not become a
-    /// model is another such one: it is kept out as it must be.
+    /// A comparison finds each row that was missed, among those that do not fit too; but not that
+    /// one which does not become a model is another such one: it is kept out as it must be.
     fn check_that_what_is_missed_is_found(&mut self, random: &mut Rng) {
         let mut other = self.table.clone();
         for key in (1..=KEYS).map(Uuid::from_u128) {
@@ -205,13 +269,21 @@ impl World {
                 (None, None) => None,
                 (None, Some(_)) => Some((FindingKind::Missing, key)),
                 (Some(_), None) => Some((FindingKind::Ghost, key)),
-                (Some(cached), Some(there)) if cached == there || (!fits(*cached) && *there == TOO_LARGE) => None,
+                (Some(cached), Some(there))
+                    if cached == there || (!fits(*cached) && *there == TOO_LARGE) =>
+                {
+                    None
+                }
                 (Some(_), Some(_)) => Some((FindingKind::Stale, key)),
             });
         }
         let key_of = |found: &Finding| Uuid::parse_str(found.key.trim_matches('"')).unwrap();
-        let mut found: Vec<(FindingKind, Uuid)> =
-            self.compare(&other).findings.iter().map(|found| (found.kind, key_of(found))).collect();
+        let mut found: Vec<(FindingKind, Uuid)> = self
+            .compare(&other)
+            .findings
+            .iter()
+            .map(|found| (found.kind, key_of(found)))
+            .collect();
         found.sort_by_key(|(_, key)| *key);
         assert_eq!(found, expected, "{:?} {other:?}", self.table);
     }

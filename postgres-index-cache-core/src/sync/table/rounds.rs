@@ -8,7 +8,13 @@ use crate::sync::snapshot::Snapshot;
 impl Table {
     /// Begins a comparison with the table: what comes is held.
     pub(in crate::sync) fn begin_round(&mut self, id: RoundId) {
-        self.round = Some(Round::Holding { id, snapshot: None, token: None, held: Vec::new(), bytes: 0 });
+        self.round = Some(Round::Holding {
+            id,
+            snapshot: None,
+            token: None,
+            held: Vec::new(),
+            bytes: 0,
+        });
     }
 
     pub(in crate::sync) fn can_begin_round(&self) -> bool {
@@ -21,21 +27,30 @@ impl Table {
 
     /// The snapshot to compare with is taken; the fence of this token was asked for after it.
     pub(in crate::sync) fn cut_round(&mut self, taken: Snapshot, fence: String) {
-        if let Some(Round::Holding { snapshot, token, .. }) = &mut self.round {
+        if let Some(Round::Holding {
+            snapshot, token, ..
+        }) = &mut self.round
+        {
             (*snapshot, *token) = (Some(taken), Some(fence));
         }
     }
 
-    /// The fence behind the round's snapshot has come: what that sees of what is held is to be done; and whether the round
-    /// can count.
+    /// The fence behind the round's snapshot has come: what that sees of what is held is to be
+    /// done; and whether the round can count.
     pub(in crate::sync) fn settle_round(&mut self) -> (Vec<Step>, Result<(), String>) {
-        let Some(Round::Holding { id, snapshot: Some(snapshot), held, .. }) = self.round.take() else {
+        let Some(Round::Holding {
+            id,
+            snapshot: Some(snapshot),
+            held,
+            ..
+        }) = self.round.take()
+        else {
             return (Vec::new(), Err("its snapshot is not known".to_string()));
         };
         let is_plain = held.iter().any(|change| change.xid.is_none());
-        // Each for itself: a forged id of the future, or a transaction that becomes visible later than one which was announced
-        // behind it, must not hide what comes after. Changes of one row keep their order: the second writer of a row waits until
-        // the first one is visible.
+        // Each for itself: a forged id of the future, or a transaction that becomes visible later
+        // than one which was announced behind it, must not hide what comes after. Changes of one
+        // row keep their order: the second writer of a row waits until the first one is visible.
         let is_seen = |change: &Change| change.xid.is_some_and(|xid| snapshot.sees(xid));
         let (seen, unseen): (Vec<Change>, Vec<Change>) = held.into_iter().partition(is_seen);
         let mut steps = Vec::new();
@@ -43,7 +58,11 @@ impl Table {
             steps.extend(self.follow(change));
         }
         steps.extend(self.release_held());
-        self.round = Some(Round::Settling { id, held: unseen, bytes: 0 });
+        self.round = Some(Round::Settling {
+            id,
+            held: unseen,
+            bytes: 0,
+        });
         let plain = || "changes in the plain form came, which no snapshot can place".to_string();
         (steps, if is_plain { Err(plain()) } else { Ok(()) })
     }
@@ -55,10 +74,14 @@ impl Table {
 
     /// From now on the cache is as of the round's snapshot: what comes is kept by key.
     pub(in crate::sync) fn compare_round(&mut self) -> Vec<Step> {
-        let Some(Round::Settling { id, held, .. }) = self.round.take() else { return Vec::new() };
+        let Some(Round::Settling { id, held, .. }) = self.round.take() else {
+            return Vec::new();
+        };
         self.round = Some(Round::Comparing { id });
         self.backlog.get_or_insert_default();
-        held.into_iter().flat_map(|change| self.follow(change)).collect()
+        held.into_iter()
+            .flat_map(|change| self.follow(change))
+            .collect()
     }
 
     /// The round is over: what was held is done.

@@ -9,12 +9,27 @@ fn a_fence_sent_before_the_read_does_not_prove_it() {
     driven.handle(Input::FenceWanted(FenceId(1)));
     let early = driven.tokens();
     driven.finish_read("100:100:");
-    driven.handle(Input::Notification { channel: FENCES, payload: &early[0], sender: 1 });
+    driven.handle(Input::Notification {
+        channel: FENCES,
+        payload: &early[0],
+        sender: 1,
+    });
     assert_eq!(driven.engine.state(), State::CatchingUp);
-    assert!(!driven.outputs.iter().any(|output| matches!(output, Output::FenceReached { .. })));
+    assert!(
+        !driven
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::FenceReached { .. }))
+    );
     driven.echo();
     assert_eq!(driven.engine.state(), State::Live);
-    assert!(driven.outputs.iter().any(|output| matches!(output, Output::FenceReached { fence: FenceId(1), .. })));
+    assert!(driven.outputs.iter().any(|output| matches!(
+        output,
+        Output::FenceReached {
+            fence: FenceId(1),
+            ..
+        }
+    )));
 }
 
 #[test]
@@ -23,14 +38,26 @@ fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
     driven.engine.limits.heartbeat = Duration::from_secs(2);
     driven.connect();
     let (table, generation) = driven.read_asked().expect("a read was asked for");
-    driven.handle(Input::SnapshotTaken { table, generation, snapshot: "100:100:".parse().unwrap() });
+    driven.handle(Input::SnapshotTaken {
+        table,
+        generation,
+        snapshot: "100:100:".parse().unwrap(),
+    });
     // It comes behind the snapshot, and its row must be read again.
     driven.row("update", 1, 150, r#","truncated":true"#);
     driven.notify(r#"{"table":"users","action":"update","id":2,"schema":"app","rel":7,"xid":"151","truncated":true}"#);
-    driven.handle(Input::SnapshotLoaded { table, generation, has_changed: true });
+    driven.handle(Input::SnapshotLoaded {
+        table,
+        generation,
+        has_changed: true,
+    });
     let (batch, _) = driven.refetch_asked().expect("rows are read again");
     driven.echo();
-    assert_eq!(driven.engine.state(), State::CatchingUp, "the fence has come, and the row has not");
+    assert_eq!(
+        driven.engine.state(),
+        State::CatchingUp,
+        "the fence has come, and the row has not"
+    );
     driven.answer(batch, "200:200:");
     assert_eq!(driven.engine.state(), State::Live);
     // Later a row may be open for a moment, and no longer.
@@ -38,12 +65,22 @@ fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
     let (batch, _) = driven.refetch_asked().expect("a row is read again");
     driven.handle(Input::FenceWanted(FenceId(1)));
     driven.echo();
-    assert_eq!((driven.engine.state(), driven.is_reached(1)), (State::Live, false));
+    assert_eq!(
+        (driven.engine.state(), driven.is_reached(1)),
+        (State::Live, false)
+    );
     driven.now = driven.engine.poll_timeout().expect("it looks at it again");
     driven.handle(Input::TimePassed);
-    assert_eq!(driven.engine.state(), State::CatchingUp, "it takes too long");
+    assert_eq!(
+        driven.engine.state(),
+        State::CatchingUp,
+        "it takes too long"
+    );
     driven.answer(batch, "300:300:");
-    assert_eq!((driven.engine.state(), driven.is_reached(1)), (State::Live, true));
+    assert_eq!(
+        (driven.engine.state(), driven.is_reached(1)),
+        (State::Live, true)
+    );
 }
 
 #[test]
@@ -59,12 +96,21 @@ fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
     driven.connect();
     driven.finish_read("200:200:");
     let tokens = driven.tokens();
-    assert_eq!(tokens.len(), 2, "one that proves the read, and one that was asked for");
+    assert_eq!(
+        tokens.len(),
+        2,
+        "one that proves the read, and one that was asked for"
+    );
     for token in &tokens {
-        driven.handle(Input::Notification { channel: FENCES, payload: token, sender: 1 });
+        driven.handle(Input::Notification {
+            channel: FENCES,
+            payload: token,
+            sender: 1,
+        });
     }
     assert!(driven.is_reached(1000), "it is one for all before it");
-    // The same while one is on its way to the server: blocked commits hold up one, and not one after another.
+    // The same while one is on its way to the server: blocked commits hold up one, and not one
+    // after another.
     driven.handle(Input::FenceWanted(FenceId(1001)));
     let first = driven.tokens();
     for id in 1002..=1010 {
@@ -109,14 +155,31 @@ fn a_probe_that_does_not_come_back_names_the_connection() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.handle(Input::Listening);
     let probes = driven.tokens();
-    driven.handle(Input::Notification { channel: FENCES, payload: &probes[0], sender: 1 });
+    driven.handle(Input::Notification {
+        channel: FENCES,
+        payload: &probes[0],
+        sender: 1,
+    });
     driven.handle(Input::Sent { token: &probes[1] });
     driven.now = driven.engine.poll_timeout().expect("a deadline");
     driven.handle(Input::TimePassed);
     let failed = driven.outputs.iter().any(|output| {
-        matches!(output, Output::Disconnected { failure: Failure::ProbeLost { via: Via::Reads, .. }, retry_in: None })
+        matches!(
+            output,
+            Output::Disconnected {
+                failure: Failure::ProbeLost {
+                    via: Via::Reads,
+                    ..
+                },
+                retry_in: None
+            }
+        )
     });
-    assert!(failed && driven.engine.state() == State::Disconnected, "{:?}", driven.outputs);
+    assert!(
+        failed && driven.engine.state() == State::Disconnected,
+        "{:?}",
+        driven.outputs
+    );
 }
 
 #[test]
@@ -146,15 +209,29 @@ fn a_heartbeat_that_is_missed_is_a_gap_and_blocked_commits_are_none() {
     for _ in 0..10 {
         driven.now += Duration::from_secs(4);
         driven.handle(Input::SendBlocked { token: &token });
-        assert!(driven.outputs.iter().any(|output| matches!(output, Output::CommitsBlocked)));
-        driven.outputs.retain(|output| matches!(output, Output::Notify { .. }));
-        assert_eq!((driven.tokens(), driven.engine.state()), (vec![token.clone()], State::Live));
+        assert!(
+            driven
+                .outputs
+                .iter()
+                .any(|output| matches!(output, Output::CommitsBlocked))
+        );
+        driven
+            .outputs
+            .retain(|output| matches!(output, Output::Notify { .. }));
+        assert_eq!(
+            (driven.tokens(), driven.engine.state()),
+            (vec![token.clone()], State::Live)
+        );
     }
     driven.now += Duration::from_secs(4);
     driven.handle(Input::Sent { token: &token });
     driven.now += Duration::from_secs(4);
     driven.handle(Input::TimePassed);
-    assert_eq!(driven.engine.state(), State::Live, "its clock runs from when the server has it");
+    assert_eq!(
+        driven.engine.state(),
+        State::Live,
+        "its clock runs from when the server has it"
+    );
     driven.now += Duration::from_secs(1);
     driven.handle(Input::TimePassed);
     assert_eq!(driven.engine.state(), State::Disconnected);

@@ -1,4 +1,5 @@
-//! Looks at the definitions, tables that cannot be followed, and what ends a replica, driven by hand.
+//! Looks at the definitions, tables that cannot be followed, and what ends a replica, driven by
+//! hand.
 
 use super::*;
 
@@ -34,7 +35,11 @@ impl Driven {
 
     fn live_and_looked(&mut self) {
         self.connect();
-        while self.outputs.iter().any(|output| matches!(output, Output::ReadTable { .. })) {
+        while self
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::ReadTable { .. }))
+        {
             self.finish_read("100:100:");
         }
         self.echo();
@@ -60,7 +65,10 @@ fn a_look_that_began_before_a_fence_was_asked_for_does_not_answer_it() {
     assert!(driven.is_reached(1) && !driven.is_reached(2));
     let second = driven.looks();
     driven.handle(Input::Looked { look: first[0] });
-    assert!(!driven.is_reached(2), "an answer that comes twice answers nothing");
+    assert!(
+        !driven.is_reached(2),
+        "an answer that comes twice answers nothing"
+    );
     driven.handle(Input::Looked { look: second[0] });
     assert!(driven.is_reached(2));
 }
@@ -85,11 +93,17 @@ fn three_looks_that_fail_end_live_until_one_is_done() {
     for attempt in 1..=3 {
         assert_eq!(driven.engine.state(), State::Live, "attempt {attempt}");
         let look = driven.looks()[0];
-        driven.handle(Input::LookFailed { look, why: "an operator is missing".into() });
+        driven.handle(Input::LookFailed {
+            look,
+            why: "an operator is missing".into(),
+        });
     }
     assert_eq!(driven.engine.state(), State::Stale);
     let cause = driven.engine.cause(TableId(0)).unwrap_or_default();
-    assert!(cause.ends_with("cannot be looked at: an operator is missing"), "{cause}");
+    assert!(
+        cause.ends_with("cannot be looked at: an operator is missing"),
+        "{cause}"
+    );
     assert!(driven.looks().is_empty(), "the next heartbeat asks again");
     driven.now += Duration::from_secs(1000);
     driven.handle(Input::TimePassed);
@@ -105,26 +119,41 @@ fn a_look_is_asked_for_anew_when_its_connection_is_lost() {
     driven.handle(Input::FenceWanted(FenceId(1)));
     let lost = driven.looks()[0];
     driven.echo();
-    driven.handle(Input::OneLost { via: Via::Fences, why: "closed".into() });
+    driven.handle(Input::OneLost {
+        via: Via::Fences,
+        why: "closed".into(),
+    });
     driven.handle(Input::Looked { look: lost });
     driven.now += Duration::from_secs(1);
     driven.handle(Input::TimePassed);
     driven.handle(Input::Reopened { via: Via::Fences });
     driven.echo();
-    assert!(!driven.is_reached(1), "the answer was of a connection that is gone");
+    assert!(
+        !driven.is_reached(1),
+        "the answer was of a connection that is gone"
+    );
     driven.look();
     assert!(driven.is_reached(1));
 }
 
 #[test]
 fn a_table_that_cannot_be_followed_leaves_the_others_live_and_is_read_anew() {
-    let orders = || Followed { oid: 8, ..followed("orders") };
+    let orders = || Followed {
+        oid: 8,
+        ..followed("orders")
+    };
     let mut driven = watched(vec![followed("users"), orders()]);
     driven.live_and_looked();
     let (users, table) = (TableId(0), TableId(1));
-    driven.handle(Input::TableHeld { table, why: "its trigger is disabled".into() });
+    driven.handle(Input::TableHeld {
+        table,
+        why: "its trigger is disabled".into(),
+    });
     assert_eq!(driven.engine.table_state(users), State::Live);
-    assert_eq!((driven.engine.state(), driven.engine.cause(table)), (State::Stale, Some("its trigger is disabled")));
+    assert_eq!(
+        (driven.engine.state(), driven.engine.cause(table)),
+        (State::Stale, Some("its trigger is disabled"))
+    );
     driven.handle(Input::FenceWanted(FenceId(1)));
     driven.echo();
     driven.look();
@@ -147,13 +176,28 @@ fn a_table_that_cannot_be_followed_leaves_the_others_live_and_is_read_anew() {
     driven.finish_read("300:300:");
     driven.echo();
     driven.look();
-    assert_eq!((driven.engine.table_state(users), driven.engine.table_state(table)), (State::Live, State::Stale));
-    driven.handle(Input::TableFollowed { table, followed: Box::new(orders()) });
+    assert_eq!(
+        (
+            driven.engine.table_state(users),
+            driven.engine.table_state(table)
+        ),
+        (State::Live, State::Stale)
+    );
+    driven.handle(Input::TableFollowed {
+        table,
+        followed: Box::new(orders()),
+    });
     driven.finish_read("400:400:");
     driven.echo();
     driven.look();
     assert_eq!(driven.engine.state(), State::Live);
-    assert!(driven.outputs.iter().any(|output| matches!(output, Output::FenceReached { table: TableId(1), .. })));
+    assert!(driven.outputs.iter().any(|output| matches!(
+        output,
+        Output::FenceReached {
+            table: TableId(1),
+            ..
+        }
+    )));
 }
 
 #[test]
@@ -161,14 +205,36 @@ fn what_is_underway_for_a_table_that_is_held_is_given_up() {
     let mut driven = watched(vec![followed("users")]);
     driven.connect();
     let (table, generation) = driven.read_asked().expect("a read");
-    driven.handle(Input::TableHeld { table, why: "it is looked into".into() });
-    assert!(driven.outputs.iter().any(|output| matches!(output, Output::GiveUpRead { .. })));
-    driven.handle(Input::SnapshotLoaded { table, generation, has_changed: true });
+    driven.handle(Input::TableHeld {
+        table,
+        why: "it is looked into".into(),
+    });
+    assert!(
+        driven
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::GiveUpRead { .. }))
+    );
+    driven.handle(Input::SnapshotLoaded {
+        table,
+        generation,
+        has_changed: true,
+    });
     assert_eq!(driven.engine.table_state(table), State::Stale);
-    driven.handle(Input::TableFollowed { table, followed: Box::new(followed("users")) });
-    driven.handle(Input::SnapshotLoaded { table, generation, has_changed: true });
+    driven.handle(Input::TableFollowed {
+        table,
+        followed: Box::new(followed("users")),
+    });
+    driven.handle(Input::SnapshotLoaded {
+        table,
+        generation,
+        has_changed: true,
+    });
     driven.echo();
-    assert!(driven.engine.state() < State::CatchingUp, "the old read counts for nothing");
+    assert!(
+        driven.engine.state() < State::CatchingUp,
+        "the old read counts for nothing"
+    );
     driven.finish_read("100:100:");
     driven.echo();
     driven.look();
@@ -180,12 +246,21 @@ fn once_live_nothing_but_its_owner_ends_it() {
     let mut driven = watched(vec![followed("users")]);
     driven.live_and_looked();
     for _ in 0..10 {
-        for (code, is_permanent) in [("28P01", true), ("3D000", true), ("25006", true), ("XX000", false)] {
+        for (code, is_permanent) in [
+            ("28P01", true),
+            ("3D000", true),
+            ("25006", true),
+            ("XX000", false),
+        ] {
             driven.handle(Input::Lost("closed".into()));
             driven.now += Duration::from_secs(10);
             driven.handle(Input::TimePassed);
             let code = Some(code.to_string());
-            driven.handle(Input::ConnectFailed { code, why: "no".into(), is_permanent });
+            driven.handle(Input::ConnectFailed {
+                code,
+                why: "no".into(),
+                is_permanent,
+            });
             driven.now += Duration::from_secs(10);
             driven.handle(Input::TimePassed);
             assert!(!driven.engine.has_ended());
@@ -196,18 +271,34 @@ fn once_live_nothing_but_its_owner_ends_it() {
     for _ in 0..10 {
         let (table, work) = driven.read_asked().expect("it is tried again");
         let (code, why) = (Some("42501".to_string()), "permission denied".to_string());
-        driven.handle(Input::ReadFailed { table, work, code, why, is_permanent: true });
-        assert_eq!((driven.engine.state(), driven.engine.cause(table)), (State::Stale, Some("permission denied")));
+        driven.handle(Input::ReadFailed {
+            table,
+            work,
+            code,
+            why,
+            is_permanent: true,
+        });
+        assert_eq!(
+            (driven.engine.state(), driven.engine.cause(table)),
+            (State::Stale, Some("permission denied"))
+        );
         driven.now += Duration::from_secs(10);
         driven.handle(Input::TimePassed);
         driven.echo();
         driven.look();
-        assert_eq!(driven.engine.state(), State::Stale, "while it is tried again");
+        assert_eq!(
+            driven.engine.state(),
+            State::Stale,
+            "while it is tried again"
+        );
     }
     driven.finish_read("100:100:");
     driven.echo();
     driven.look();
-    assert_eq!((driven.engine.state(), driven.engine.cause(TableId(0))), (State::Live, None));
+    assert_eq!(
+        (driven.engine.state(), driven.engine.cause(TableId(0))),
+        (State::Live, None)
+    );
 }
 
 #[test]
@@ -216,7 +307,10 @@ fn a_read_that_is_cut_again_and_again_ends_what_was_never_live_with_the_count() 
     driven.connect();
     for _ in 0..4 {
         assert!(driven.read_asked().is_some());
-        driven.handle(Input::OneLost { via: Via::Reads, why: "cut".into() });
+        driven.handle(Input::OneLost {
+            via: Via::Reads,
+            why: "cut".into(),
+        });
         driven.now += Duration::from_secs(10);
         driven.handle(Input::TimePassed);
         driven.handle(Input::Reopened { via: Via::Reads });
@@ -226,12 +320,21 @@ fn a_read_that_is_cut_again_and_again_ends_what_was_never_live_with_the_count() 
         driven.handle(Input::TimePassed);
         driven.echo();
     }
-    driven.handle(Input::OneLost { via: Via::Reads, why: "cut".into() });
+    driven.handle(Input::OneLost {
+        via: Via::Reads,
+        why: "cut".into(),
+    });
     let last = driven.outputs.iter().find_map(|output| match output {
-        Output::Disconnected { failure, retry_in: None } => Some(failure.to_string()),
+        Output::Disconnected {
+            failure,
+            retry_in: None,
+        } => Some(failure.to_string()),
         _ => None,
     });
-    assert_eq!(last.as_deref(), Some("the connection was lost 5 times in a row while app.users was read: cut"));
+    assert_eq!(
+        last.as_deref(),
+        Some("the connection was lost 5 times in a row while app.users was read: cut")
+    );
 }
 
 #[test]
@@ -257,25 +360,55 @@ fn the_lag_of_a_connection_that_is_gone_is_not_told_and_what_was_proven_is() {
     assert!(driven.engine.lag().is_some() && proven.is_some());
     driven.now += Duration::from_secs(1);
     driven.handle(Input::Lost("closed".into()));
-    assert_eq!((driven.engine.lag(), driven.engine.proven_at()), (None, proven));
+    assert_eq!(
+        (driven.engine.lag(), driven.engine.proven_at()),
+        (None, proven)
+    );
 }
 
 #[test]
 fn a_table_that_is_followed_anew_gives_up_what_is_read_of_it() {
     let mut driven = watched(vec![followed("users")]);
     driven.live_and_looked();
-    driven.handle(Input::VerifyWanted { table: TableId(0), question: 1 });
-    assert!(driven.outputs.iter().any(|output| matches!(output, Output::TakeCut { .. })));
-    driven.handle(Input::TableFollowed { table: TableId(0), followed: Box::new(followed("users")) });
+    driven.handle(Input::VerifyWanted {
+        table: TableId(0),
+        question: 1,
+    });
+    assert!(
+        driven
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::TakeCut { .. }))
+    );
+    driven.handle(Input::TableFollowed {
+        table: TableId(0),
+        followed: Box::new(followed("users")),
+    });
     let ended = driven.outputs.iter().find_map(|output| match output {
-        Output::RoundEnded { question: 1, inconclusive, .. } => inconclusive.clone(),
+        Output::RoundEnded {
+            question: 1,
+            inconclusive,
+            ..
+        } => inconclusive.clone(),
         _ => None,
     });
-    assert_eq!(ended.as_deref(), Some("the table is followed anew"), "the question is answered");
+    assert_eq!(
+        ended.as_deref(),
+        Some("the table is followed anew"),
+        "the question is answered"
+    );
     let (_, first) = driven.read_asked().expect("it is read anew");
     // While it is being read, not during a round.
-    driven.handle(Input::TableFollowed { table: TableId(0), followed: Box::new(followed("users")) });
-    assert!(driven.outputs.iter().any(|output| matches!(output, Output::GiveUpRead { .. })));
+    driven.handle(Input::TableFollowed {
+        table: TableId(0),
+        followed: Box::new(followed("users")),
+    });
+    assert!(
+        driven
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::GiveUpRead { .. }))
+    );
     let (_, second) = driven.read_asked().expect("it is read anew once more");
     assert!(second > first);
 }
@@ -285,18 +418,32 @@ fn a_table_on_another_channel_is_read_once_that_is_listened_to_and_the_others_st
     let mut driven = watched(vec![followed("users"), followed("posts")]);
     driven.live_and_looked();
     driven.handle(Input::ChannelsChanged(vec!["c".into(), "d".into()]));
-    driven.handle(Input::TableFollowed { table: TableId(1), followed: Box::new(followed("posts")) });
+    driven.handle(Input::TableFollowed {
+        table: TableId(1),
+        followed: Box::new(followed("posts")),
+    });
     assert!(
-        driven.outputs.iter().any(|output| matches!(output, Output::ListenAlso { channels } if channels == &["d"]))
+        driven
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::ListenAlso { channels } if channels == &["d"]))
     );
-    assert!(driven.read_asked().is_none(), "what is announced there meanwhile would be missed");
+    assert!(
+        driven.read_asked().is_none(),
+        "what is announced there meanwhile would be missed"
+    );
     assert_eq!(driven.engine.table_state(TableId(0)), State::Live);
     driven.handle(Input::ListensAlso);
     let (table, _) = driven.read_asked().expect("it is read");
     assert_eq!(table, TableId(1));
-    // A channel that is listened to already takes nothing, and one that comes while another is asked for begins anew.
+    // A channel that is listened to already takes nothing, and one that comes while another is
+    // asked for begins anew.
     driven.handle(Input::ChannelsChanged(vec!["c".into()]));
-    driven.handle(Input::ChannelsChanged(vec!["c".into(), "d".into(), "e".into()]));
+    driven.handle(Input::ChannelsChanged(vec![
+        "c".into(),
+        "d".into(),
+        "e".into(),
+    ]));
     driven.handle(Input::ChannelsChanged(vec!["c".into(), "f".into()]));
     assert_eq!(driven.engine.state(), State::Disconnected);
     driven.now += Duration::from_secs(60);

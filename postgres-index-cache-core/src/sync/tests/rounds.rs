@@ -6,25 +6,45 @@ use super::*;
 fn a_round_counts_what_its_snapshot_sees_whatever_came_before() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
-    driven.handle(Input::VerifyWanted { table: TableId(0), question: 1 });
+    driven.handle(Input::VerifyWanted {
+        table: TableId(0),
+        question: 1,
+    });
     let round = driven.outputs.iter().find_map(|output| match output {
         Output::TakeCut { round, .. } => Some(*round),
         _ => None,
     });
     let round = round.expect("a snapshot is asked for");
-    // Forged: no transaction has got so far. Then one that the snapshot does not see, and two that it does.
+    // Forged: no transaction has got so far. Then one that the snapshot does not see, and two that
+    // it does.
     driven.row("insert", 1, 1 << 40, "");
     driven.row("insert", 2, 105, "");
     driven.row("insert", 3, 104, "");
     driven.row("insert", 4, 106, "");
     assert_eq!(driven.applied(), "", "they are held");
-    driven.handle(Input::CutTaken { table: TableId(0), round, snapshot: "105:107:105".parse().unwrap() });
+    driven.handle(Input::CutTaken {
+        table: TableId(0),
+        round,
+        snapshot: "105:107:105".parse().unwrap(),
+    });
     driven.echo();
     assert_eq!(driven.applied(), "+3 +4");
-    assert!(driven.outputs.iter().any(|output| matches!(output, Output::Compare { .. })));
-    driven.handle(Input::Compared { table: TableId(0), round });
+    assert!(
+        driven
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::Compare { .. }))
+    );
+    driven.handle(Input::Compared {
+        table: TableId(0),
+        round,
+    });
     let ended = driven.outputs.iter().find_map(|output| match output {
-        Output::RoundEnded { question: 1, inconclusive, .. } => Some(inconclusive.clone()),
+        Output::RoundEnded {
+            question: 1,
+            inconclusive,
+            ..
+        } => Some(inconclusive.clone()),
         _ => None,
     });
     assert_eq!(ended, Some(None), "it counts");

@@ -7,7 +7,8 @@ impl Driven {
     fn is_asked_to_reopen(&mut self, via: Via) -> bool {
         self.now += Duration::from_secs(1);
         self.handle(Input::TimePassed);
-        let is_asked = |output: &mut Output| matches!(output, Output::Reopen { via: asked } if *asked == via);
+        let is_asked =
+            |output: &mut Output| matches!(output, Output::Reopen { via: asked } if *asked == via);
         self.outputs.extract_if(.., is_asked).count() == 1
     }
 }
@@ -15,8 +16,14 @@ impl Driven {
 fn live_without(via: Via) -> Driven {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
-    driven.handle(Input::OneLost { via, why: "closed".into() });
-    assert_eq!((driven.engine.state(), driven.engine.counters().gaps), (State::Live, 0));
+    driven.handle(Input::OneLost {
+        via,
+        why: "closed".into(),
+    });
+    assert_eq!(
+        (driven.engine.state(), driven.engine.counters().gaps),
+        (State::Live, 0)
+    );
     driven
 }
 
@@ -26,7 +33,10 @@ fn rows_that_were_asked_for_are_asked_for_anew_once_the_new_session_is_proven() 
     driven.live();
     driven.notify(r#"{"table":"users","action":"update","id":1,"schema":"app","rel":7,"xid":"101","truncated":true}"#);
     let (lost, keys) = driven.refetch_asked().expect("a refetch");
-    driven.handle(Input::OneLost { via: Via::Reads, why: "closed".into() });
+    driven.handle(Input::OneLost {
+        via: Via::Reads,
+        why: "closed".into(),
+    });
     driven.row("update", 1, 102, "");
     assert!(driven.is_asked_to_reopen(Via::Reads));
     driven.handle(Input::Reopened { via: Via::Reads });
@@ -35,9 +45,17 @@ fn rows_that_were_asked_for_are_asked_for_anew_once_the_new_session_is_proven() 
     let (batch, again) = driven.refetch_asked().expect("the same rows");
     assert_eq!((again, batch != lost), (keys, true));
     driven.answer(lost, "103:103:");
-    assert_eq!(driven.applied(), "", "the answer of the old session counts for nothing");
+    assert_eq!(
+        driven.applied(),
+        "",
+        "the answer of the old session counts for nothing"
+    );
     driven.answer(batch, "102:102:");
-    assert_eq!(driven.applied(), "= +1", "what the rows do not have comes after them");
+    assert_eq!(
+        driven.applied(),
+        "= +1",
+        "what the rows do not have comes after them"
+    );
 }
 
 #[test]
@@ -70,24 +88,39 @@ fn a_new_session_that_is_not_heard_makes_everything_be_opened_anew() {
 fn a_session_that_ends_each_read_is_opened_ever_more_rarely() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
-    driven.handle(Input::ChangeUnfit { table: TableId(0), why: "x".into(), sender: None });
+    driven.handle(Input::ChangeUnfit {
+        table: TableId(0),
+        why: "x".into(),
+        sender: None,
+    });
     let began = driven.now;
     for _ in 0..30 {
         assert!(driven.read_asked().is_some());
-        driven.handle(Input::OneLost { via: Via::Reads, why: "it takes too long".into() });
+        driven.handle(Input::OneLost {
+            via: Via::Reads,
+            why: "it takes too long".into(),
+        });
         assert!((0..12).any(|_| driven.is_asked_to_reopen(Via::Reads)));
         driven.handle(Input::Reopened { via: Via::Reads });
         driven.echo();
     }
     let waited = driven.now - began;
-    assert!(waited > Duration::from_secs(60), "30 attempts took {waited:?}");
+    assert!(
+        waited > Duration::from_secs(60),
+        "30 attempts took {waited:?}"
+    );
 }
 
 /// Lets F fail to be opened with this code.
 fn fails_to_open(driven: &mut Driven, code: Option<&str>, is_permanent: bool) {
     assert!(driven.is_asked_to_reopen(Via::Fences));
     let code = code.map(str::to_string);
-    driven.handle(Input::ReopenFailed { via: Via::Fences, code, why: "no".into(), is_permanent });
+    driven.handle(Input::ReopenFailed {
+        via: Via::Fences,
+        code,
+        why: "no".into(),
+        is_permanent,
+    });
 }
 
 #[test]
@@ -108,7 +141,10 @@ fn a_session_that_cannot_be_had_is_a_refusal_as_long_as_it_was_never_live() {
     let never_live = || {
         let mut driven = Driven::new(vec![followed("users")]);
         driven.connect();
-        driven.handle(Input::OneLost { via: Via::Fences, why: "closed".into() });
+        driven.handle(Input::OneLost {
+            via: Via::Fences,
+            why: "closed".into(),
+        });
         driven
     };
     let mut driven = never_live();
