@@ -46,7 +46,8 @@ pub fn is_bare(text: &str) -> bool {
 
 /// Whether a connection string is among the arguments where none belongs.
 pub fn is_misplaced(arguments: &[OsString]) -> bool {
-    let (mut is_value, mut is_any_value) = (false, false);
+    let mut is_value = false;
+    let mut is_any_value = false;
     arguments.iter().any(|argument| {
         let argument = argument.to_string_lossy();
         let was_value = std::mem::replace(&mut is_value, OPTIONS.contains(&&*argument));

@@ -175,7 +175,8 @@ impl Cluster {
     /// # Errors
     /// When it does not come back.
     pub fn restart(&self, mode: &str) -> Result<(), ThrowawayError> {
-        let (data, log) = (self.data_folder(), self.folder.join("log"));
+        let data = self.data_folder();
+        let log = self.folder.join("log");
         let arguments = [
             OsStr::new("-D"),
             data.as_os_str(),
@@ -247,7 +248,8 @@ impl Cluster {
     }
 
     fn start_again(&self) -> Result<(), ThrowawayError> {
-        let (data, log) = (self.data_folder(), self.folder.join("log"));
+        let data = self.data_folder();
+        let log = self.folder.join("log");
         let arguments = [
             OsStr::new("-D"),
             data.as_os_str(),

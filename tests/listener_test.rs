@@ -142,7 +142,8 @@ const TWO: Uuid = Uuid::from_u128(2);
 
 #[tokio::test]
 async fn an_insert_is_found_by_key_and_by_index() {
-    let (database, node) = (specification().await, node().unwrap());
+    let database = specification().await;
+    let node = node().unwrap();
     let outcomes = follow(
         &database,
         &node,
@@ -161,7 +162,8 @@ async fn an_insert_is_found_by_key_and_by_index() {
 
 #[tokio::test]
 async fn an_update_moves_the_row_in_its_indexes() {
-    let (database, node) = (specification().await, node().unwrap());
+    let database = specification().await;
+    let node = node().unwrap();
     let sql = format!(
         "INSERT INTO users VALUES ('{ONE}', 123, 1), ('{TWO}', 123, 2); UPDATE users SET \
         username_hash = 456 WHERE id = '{TWO}'"
@@ -179,7 +181,8 @@ async fn an_update_moves_the_row_in_its_indexes() {
 
 #[tokio::test]
 async fn a_delete_removes_the_row_from_its_indexes() {
-    let (database, node) = (specification().await, node().unwrap());
+    let database = specification().await;
+    let node = node().unwrap();
     let sql = format!("INSERT INTO users VALUES ('{ONE}', 123, 1); DELETE FROM users");
     follow(&database, &node, &sql).await;
     let cache = node.users.read();
@@ -188,7 +191,8 @@ async fn a_delete_removes_the_row_from_its_indexes() {
 
 #[tokio::test]
 async fn each_table_has_its_own_cache() {
-    let (database, node) = (specification().await, node().unwrap());
+    let database = specification().await;
+    let node = node().unwrap();
     let sql = format!(
         "INSERT INTO users VALUES ('{ONE}', 1, 1); INSERT INTO products VALUES ('{TWO}', '{ONE}')"
     );
@@ -210,7 +214,8 @@ async fn each_table_has_its_own_cache() {
 
 #[tokio::test]
 async fn an_unknown_table_is_counted_and_changes_nothing() {
-    let (database, node) = (specification().await, node().unwrap());
+    let database = specification().await;
+    let node = node().unwrap();
     let sql = format!(
         "CREATE TABLE orders (id uuid PRIMARY KEY);
          CREATE TRIGGER t AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION \

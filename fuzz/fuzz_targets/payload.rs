@@ -65,7 +65,8 @@ fn notify(text: &str) {
 fuzz_target!(|text: &str| {
     notify(text);
     let shape = shape();
-    let (mut row, mut key) = (RowBuf::default(), KeyBuf::default());
+    let mut row = RowBuf::default();
+    let mut key = KeyBuf::default();
     let mut cache = TableCache::new(Arc::clone(&shape), 0);
     if let Ok(payload) = Payload::parse(text) {
         if let Some(id) = payload.id {

@@ -469,7 +469,8 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         self.collect_values(&row);
         let slot = self.slots.take().ok_or(CacheError::Full)?;
         self.keys.set(slot, key);
-        let (keys, hasher) = (&self.keys, &self.hasher);
+        let keys = &self.keys;
+        let hasher = &self.hasher;
         let hash_of = |slot: u32| keys.get(slot).map_or(0, |key| hasher.hash_one(key));
         self.by_key
             .insert_unique(hasher.hash_one(key), slot, hash_of);

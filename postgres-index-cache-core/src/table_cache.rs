@@ -71,7 +71,8 @@ pub struct Laid {
 impl Laid {
     /// Marks a slot; whether it was not marked before.
     pub(crate) fn mark(&mut self, slot: u32) -> bool {
-        let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+        let word = slot as usize / 64;
+        let bit = 1 << (slot % 64);
         if self.slots.len() <= word {
             self.slots.resize(word + 1, 0);
         }

@@ -564,7 +564,8 @@ mod tests {
     #[test]
     fn values_that_are_equal_in_sql_compare_equal() {
         let same = |kind: Kind, a: &str, b: &str| {
-            let (a, b) = (from_json(kind, a).unwrap(), from_json(kind, b).unwrap());
+            let a = from_json(kind, a).unwrap();
+            let b = from_json(kind, b).unwrap();
             kind.comparable(&a) == kind.comparable(&b)
         };
         assert!(same(Kind::Numeric, "1.10", "1.1"));

@@ -77,7 +77,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     shown?;
     if args.keep {
-        let (url, stop) = (cluster.url("postgres"), cluster.stop_command());
+        let url = cluster.url("postgres");
+        let stop = cluster.stop_command();
         cluster.keep()?;
         say(&format!(
             "\n# the server stays; for the other commands:\nexport DATABASE_URL='{url}'\n# to stop \

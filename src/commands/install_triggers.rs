@@ -309,10 +309,8 @@ fn row(plan: &TablePlan, dry_run: bool) -> Vec<String> {
 
 /// Old and new where they differ.
 fn change(plan: &TablePlan, show: impl Fn(&TriggerOptions) -> String) -> Option<String> {
-    let (old, new) = (
-        plan.options.0.as_ref().map(&show),
-        plan.options.1.as_ref().map(&show),
-    );
+    let old = plan.options.0.as_ref().map(&show);
+    let new = plan.options.1.as_ref().map(&show);
     let named = |text: String| {
         if text.is_empty() {
             "none".to_string()

@@ -106,7 +106,8 @@ impl Watch {
             });
         let printer = printer.context("start the printer")?;
         let mut gone = std::pin::pin!(crate::render::reader_gone());
-        let (mut pending, mut counts) = (Pending::default(), Counts::default());
+        let mut pending = Pending::default();
+        let mut counts = Counts::default();
         let Limit { count, duration } = self.limit;
         let deadline = async {
             match duration {
@@ -116,7 +117,8 @@ impl Watch {
         };
         let mut deadline = std::pin::pin!(deadline);
         let mut is_idle = to_printer.send(self.first(&supervisor)).is_err();
-        let (mut has_left, mut is_over) = (false, false);
+        let mut has_left = false;
+        let mut is_over = false;
         let ended = loop {
             tokio::select! {
                 stepped = supervisor.step() => if let Err(error) = stepped {
@@ -311,10 +313,8 @@ impl Watch {
         supervisor: &Supervisor<Subject>,
         counts: &mut Counts,
     ) -> Option<String> {
-        let (stale, live) = (
-            std::mem::take(&mut pending.stale),
-            std::mem::take(&mut pending.live),
-        );
+        let stale = std::mem::take(&mut pending.stale);
+        let live = std::mem::take(&mut pending.live);
         let (lines, changed) = self.lines(pending, counts);
         let text = match self.format {
             Format::Text if self.prints_answer() && changed > 0 => {

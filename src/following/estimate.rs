@@ -41,7 +41,8 @@ pub async fn memory(
         )
         .await
         .context("read the statistics of the table")?;
-    let (known, width): (i64, i64) = (statistics.get(0), statistics.get(1));
+    let known: i64 = statistics.get(0);
+    let width: i64 = statistics.get(1);
     let unknown = varying.len().saturating_sub(known as usize);
     let record = if varying.is_empty() {
         0

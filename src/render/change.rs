@@ -385,7 +385,8 @@ mod tests {
                 error: error.to_string(),
             },
         };
-        let (mut text, mut json) = (String::new(), String::new());
+        let mut text = String::new();
+        let mut json = String::new();
         write_text(
             &event,
             &Look {

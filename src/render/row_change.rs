@@ -147,10 +147,8 @@ mod tests {
             row.read_json(&shape, json, JsonNulls::Unknown).unwrap();
             row
         };
-        let (old, new) = (
-            row(r#"{"id":1,"v\u001b":"a"}"#),
-            row(r#"{"id":1,"v\u001b":"\u009b"}"#),
-        );
+        let old = row(r#"{"id":1,"v\u001b":"a"}"#);
+        let new = row(r#"{"id":1,"v\u001b":"\u009b"}"#);
         let change = |old, new| RowChange {
             table: "s.t",
             shape: &shape,

@@ -58,7 +58,8 @@ pub fn install(
         quote_literal(&expected.comment)
     );
     for (name, events) in expected.triggers() {
-        let (trigger, relation) = (quote_identifier(name), table.sql_name());
+        let trigger = quote_identifier(name);
+        let relation = table.sql_name();
         let create = if version >= 140_000 {
             "CREATE OR REPLACE TRIGGER".to_string()
         } else {
@@ -78,10 +79,8 @@ pub fn install(
         }
     }
     for leaf in table.leaves.iter().filter(|_| !options.no_truncate) {
-        let (trigger, relation) = (
-            quote_identifier(&Expected::leaf_trigger(leaf)),
-            leaf.sql_name(),
-        );
+        let trigger = quote_identifier(&Expected::leaf_trigger(leaf));
+        let relation = leaf.sql_name();
         let _ = writeln!(
             sql,
             "DROP TRIGGER IF EXISTS {trigger} ON {relation};\nCREATE TRIGGER {trigger} AFTER \

@@ -576,10 +576,8 @@ mod tests {
 
     #[test]
     fn long_names_are_shortened_and_stay_apart() {
-        let (a, b) = (
-            format!("{}a", "é".repeat(31)),
-            format!("{}b", "é".repeat(31)),
-        );
+        let a = format!("{}a", "é".repeat(31));
+        let b = format!("{}b", "é".repeat(31));
         for suffix in ["_cache_notify", "_cache_notify_truncate"] {
             assert!(
                 shortened(&a, suffix).len() <= 63 && shortened(&a, suffix) != shortened(&b, suffix)

@@ -161,12 +161,10 @@ async fn at_a_fence_the_cache_is_the_table() {
     let quiet = Arc::new(tokio::sync::RwLock::new(()));
     let mut writers = Vec::new();
     for seed in 0..3 {
-        let (client, stop, commits, quiet) = (
-            database.client().await,
-            Arc::clone(&stop),
-            Arc::clone(&commits),
-            Arc::clone(&quiet),
-        );
+        let client = database.client().await;
+        let stop = Arc::clone(&stop);
+        let commits = Arc::clone(&commits);
+        let quiet = Arc::clone(&quiet);
         writers.push(tokio::spawn(async move {
             let mut random = fastrand::Rng::with_seed(seed);
             while !stop.load(Ordering::Relaxed) {
@@ -194,7 +192,8 @@ async fn at_a_fence_the_cache_is_the_table() {
         }
         let _nobody_writes = quiet.write().await;
         driver.fence().await.unwrap();
-        let (cache, table) = (cached(&driver), stored(&reader).await);
+        let cache = cached(&driver);
+        let table = stored(&reader).await;
         assert_eq!(
             cache,
             table,
@@ -305,7 +304,8 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
             .expect("it does not hang")
             .unwrap();
         assert_eq!(cached(&driver), stored(&client).await, "{role}");
-        let (mut gaps, mut rows) = (0, Vec::new());
+        let mut gaps = 0;
+        let mut rows = Vec::new();
         for event in driver.take_events() {
             match event {
                 DriverEvent::Disconnected { retry_in, .. } => gaps += i32::from(retry_in.is_some()),
@@ -753,7 +753,8 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
     // One that is being detached, which waits for whoever reads the table, is none any more, though
     // its triggers fire.
     if crate::support::cluster().version() >= 14 {
-        let (reader, detacher) = (database.client().await, database.client().await);
+        let reader = database.client().await;
+        let detacher = database.client().await;
         reader
             .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM kv")
             .await
@@ -807,7 +808,8 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
 async fn fences_do_not_wait_for_whoever_holds_a_partition() {
     let database = in_partitions("(11, 'b', 2)").await;
     let mut driver = attending_partitions(&database).await;
-    let (migration, client) = (database.client().await, database.client().await);
+    let migration = database.client().await;
+    let client = database.client().await;
     migration
         .batch_execute("BEGIN; LOCK TABLE low IN ACCESS EXCLUSIVE MODE")
         .await
@@ -833,7 +835,8 @@ async fn fences_do_not_wait_for_whoever_holds_a_partition() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_of_partitions_deadlocks_with_no_migration() {
     let database = in_partitions("(11, 'b', 2)").await;
-    let (migration, watcher) = (database.client().await, database.client().await);
+    let migration = database.client().await;
+    let watcher = database.client().await;
     migration
         .batch_execute("BEGIN; TRUNCATE high")
         .await

@@ -52,7 +52,9 @@ struct Load {
 impl Load {
     /// Three writers of random transactions.
     fn start(database: &Database, transaction: fn(&mut fastrand::Rng) -> String) -> Self {
-        let (stop, commits, quiet) = (Arc::default(), Arc::default(), Arc::default());
+        let stop = Arc::default();
+        let commits = Arc::default();
+        let quiet = Arc::default();
         let mut load = Self {
             stop,
             commits,
@@ -60,11 +62,9 @@ impl Load {
             writers: Vec::new(),
         };
         for n in 0..3 {
-            let (stop, commits, quiet) = (
-                Arc::clone(&load.stop),
-                Arc::clone(&load.commits),
-                Arc::clone(&load.quiet),
-            );
+            let stop = Arc::clone(&load.stop);
+            let commits = Arc::clone(&load.commits);
+            let quiet = Arc::clone(&load.quiet);
             let random = fastrand::Rng::with_seed(seed() * 10 + n);
             let url = database.url.clone();
             load.writers.push(tokio::spawn(write(

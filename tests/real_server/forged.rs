@@ -38,10 +38,8 @@ impl Storm {
             .unwrap()
             .get(0);
         let is_over = Arc::new(AtomicBool::new(false));
-        let (ends, sql) = (
-            Arc::clone(&is_over),
-            format!("NOTIFY cache_invalidation, '{payload}'"),
-        );
+        let ends = Arc::clone(&is_over);
+        let sql = format!("NOTIFY cache_invalidation, '{payload}'");
         client.batch_execute(&sql).await.unwrap();
         tokio::spawn(async move {
             while !ends.load(Ordering::Relaxed) {

@@ -23,10 +23,8 @@ async fn it_runs_by_hand_twice_and_announces_everything() {
     let client = database.client().await;
     client.batch_execute(&advised()).await.unwrap();
     let mut listening = database.listen().await;
-    let (one, two) = (
-        "00000000-0000-0000-0000-000000000001",
-        "00000000-0000-0000-0000-000000000002",
-    );
+    let one = "00000000-0000-0000-0000-000000000001";
+    let two = "00000000-0000-0000-0000-000000000002";
     let sql = format!(
         "INSERT INTO users VALUES ('{one}', 1, 2); UPDATE users SET id = '{two}'; DELETE FROM \
         users; TRUNCATE users"

@@ -21,7 +21,10 @@ fn quoted(name: &str) -> String {
 }
 
 async fn hostile() -> (Database, String) {
-    let (schema, table, column, channel) = (name("s"), name("t"), name("c"), name("ch"));
+    let schema = name("s");
+    let table = name("t");
+    let column = name("c");
+    let channel = name("ch");
     let label = name("l");
     let sql = format!(
         "CREATE SCHEMA {0}; CREATE TYPE {0}.{4} AS ENUM ('{5}'); CREATE TABLE {0}.{1} (id text \
@@ -58,7 +61,8 @@ fn check(what: &str, ran: &Ran) {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
     let (database, table) = hostile().await;
-    let (column, channel) = (name("c"), name("ch"));
+    let column = name("c");
+    let channel = name("ch");
     let condition = format!("{}={EVIL}", quoted(&column));
     for format in ["text", "json"] {
         for arguments in [

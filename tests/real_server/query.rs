@@ -494,7 +494,8 @@ async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() 
     )
     .await;
     database.pgic_ok(&["install-triggers", "people"]);
-    let (migration, watcher) = (database.client().await, database.client().await);
+    let migration = database.client().await;
+    let watcher = database.client().await;
     // Described before, read after it.
     migration
         .batch_execute("BEGIN; ALTER TABLE people ALTER n TYPE float8")

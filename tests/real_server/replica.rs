@@ -978,7 +978,8 @@ async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_the_
     let users = builder.table::<User>("users");
     let replica = builder.open().await.unwrap();
     let mut events = replica.events();
-    let (client, other) = (database.client().await, database.client().await);
+    let client = database.client().await;
+    let other = database.client().await;
     client
         .batch_execute("ALTER TABLE users DISABLE TRIGGER USER")
         .await
@@ -1039,10 +1040,8 @@ async fn what_is_wrong_with_one_table_s_name_leaves_the_others_alone() {
         heartbeat: Duration::from_millis(100),
         ..Limits::default()
     });
-    let (first, second) = (
-        builder.table::<User>("s1.users"),
-        builder.table::<User>("s2.users"),
-    );
+    let first = builder.table::<User>("s1.users");
+    let second = builder.table::<User>("s2.users");
     let replica = builder.open().await.unwrap();
     let client = database.client().await;
     client
@@ -1118,10 +1117,8 @@ async fn another_channel_of_one_table_leaves_the_others_live() {
     .await;
     database.pgic_ok(&["install-triggers", "users", "other"]);
     let mut builder = builder(&database);
-    let (users, other) = (
-        builder.table::<User>("users"),
-        builder.table::<User>("other"),
-    );
+    let users = builder.table::<User>("users");
+    let other = builder.table::<User>("other");
     let replica = builder.open().await.unwrap();
     let mut events = replica.events();
     let client = database.client().await;

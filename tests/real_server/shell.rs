@@ -749,7 +749,8 @@ async fn what_could_not_be_looked_at_in_time_is_not_said_to_be_live() {
     database.pgic_ok(&["install-triggers", "a", "b"]);
     let mut shell = Shell::start(&database, &["-o", "json", "a", "b"]);
     assert_eq!(shell.ask("a").last().unwrap()["state"], "live");
-    let (client, other) = (database.client().await, database.client().await);
+    let client = database.client().await;
+    let other = database.client().await;
     // A table that is described again and again, and what a description waits for.
     client
         .batch_execute("ALTER TABLE b DISABLE TRIGGER USER")

@@ -69,7 +69,8 @@ async fn the_specification_s_own_function_is_a_full_citizen() {
     let id = "550e8400-e29b-41d4-a716-446655440000";
     let sql = format!("INSERT INTO users VALUES ('{id}', 123, 7); DELETE FROM users");
     database.client().await.batch_execute(&sql).await.unwrap();
-    let (insert, delete) = (tail.next(), tail.next());
+    let insert = tail.next();
+    let delete = tail.next();
     assert_eq!(
         (
             &insert["id"],

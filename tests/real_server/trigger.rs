@@ -30,7 +30,8 @@ async fn a_payload_says_what_the_contract_says() {
         .await
         .unwrap();
     let changes = listening.changes().await;
-    let (xid, rel): (String, i64) = (row.get(0), row.get(1));
+    let xid: String = row.get(0);
+    let rel: i64 = row.get(1);
     let insert = &changes[0];
     assert_eq!(insert["table"], "notes");
     assert_eq!(

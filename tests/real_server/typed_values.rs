@@ -316,11 +316,9 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     );
     let stream = client.copy_out(&copy).await.unwrap();
     let mut stream = std::pin::pin!(stream);
-    let (mut cache, mut decoder, mut row) = (
-        TableCache::new(shape.clone(), 0),
-        CopyDecoder::default(),
-        RowBuf::default(),
-    );
+    let mut cache = TableCache::new(shape.clone(), 0);
+    let mut decoder = CopyDecoder::default();
+    let mut row = RowBuf::default();
     while let Some(piece) = futures_util::StreamExt::next(&mut stream).await {
         decoder
             .push::<anyhow::Error>(&piece.unwrap(), |tuple| {

@@ -291,17 +291,13 @@ async fn under_load_no_round_raises_a_false_alarm() {
         std::env::var("PGIC_VERIFY_ROUNDS").map_or(40, |text| text.parse().expect("a number"));
     let database = Database::with(TABLE).await;
     database.pgic_ok(&["install-triggers", "kv"]);
-    let (stop, commits) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU64::new(0)),
-    );
+    let stop = Arc::new(AtomicBool::new(false));
+    let commits = Arc::new(AtomicU64::new(0));
     let mut writers = Vec::new();
     for seed in 0..3 {
-        let (client, stop, commits) = (
-            database.client().await,
-            Arc::clone(&stop),
-            Arc::clone(&commits),
-        );
+        let client = database.client().await;
+        let stop = Arc::clone(&stop);
+        let commits = Arc::clone(&commits);
         writers.push(tokio::spawn(async move {
             let mut random = fastrand::Rng::with_seed(seed);
             while !stop.load(Ordering::Relaxed) {
@@ -320,7 +316,8 @@ async fn under_load_no_round_raises_a_false_alarm() {
     let (server, follow, options) = follow(&database, "kv").await;
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
-    let (mut counted, mut inconclusive) = (0, 0);
+    let mut counted = 0;
+    let mut inconclusive = 0;
     while counted < rounds || driver.engine().counters().applied < 50 {
         match tokio::time::timeout(DEADLINE, driver.verify(TableId(0)))
             .await
@@ -497,7 +494,8 @@ fn forged(random: &mut fastrand::Rng) -> String {
             }
             at
         };
-        let (a, b) = (at(random, &text), at(random, &text));
+        let a = at(random, &text);
+        let b = at(random, &text);
         let piece = text[a.min(b)..a.max(b)].to_string();
         match random.u8(0..4) {
             0 => text.replace_range(a.min(b)..a.max(b), ""),

@@ -90,7 +90,8 @@ impl<T> SegVec<T> {
     /// Stores `value` at `slot`; slots are handed out without gaps, so it is at most one past the
     /// end.
     pub(crate) fn set(&mut self, slot: u32, value: T) {
-        let (segment, offset) = (slot as usize / Self::SEGMENT, slot as usize % Self::SEGMENT);
+        let segment = slot as usize / Self::SEGMENT;
+        let offset = slot as usize % Self::SEGMENT;
         if segment == self.segments.len() {
             // The first segment grows like a vector: a cache of ten rows should take the room of
             // ten rows.

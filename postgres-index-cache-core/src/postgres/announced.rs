@@ -131,7 +131,8 @@ pub fn announced(table: &Table) -> Option<Announced<'_>> {
         let ours = ours.or_else(|| found.clone().find(|trigger| is_ours(&trigger.function)));
         ours.or_else(|| found.next())
     };
-    let (row, truncate) = (of(ROW_EVENTS & !1), of(TRUNCATE_EVENT));
+    let row = of(ROW_EVENTS & !1);
+    let truncate = of(TRUNCATE_EVENT);
     let trigger = row.or(truncate)?;
     let announcing: Vec<&Trigger> = table
         .triggers

@@ -210,7 +210,8 @@ mod tests {
             let bytes = stream(&tuples);
             let mut decoder = CopyDecoder::default();
             let mut found = Vec::new();
-            let (mut at, mut cuts) = (0, cuts.iter().cycle());
+            let mut at = 0;
+            let mut cuts = cuts.iter().cycle();
             while at < bytes.len() {
                 let end = (at + cuts.next().unwrap()).min(bytes.len());
                 decoder.push::<CopyError>(&bytes[at..end], |tuple| { found.push(tuple.to_vec()); Ok(()) }).unwrap();

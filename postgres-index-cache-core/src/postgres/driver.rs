@@ -468,7 +468,9 @@ impl Driver {
         let mut end = None;
         // Time comes last: what is awaited may be there already. Between L and the rest chance
         // decides, so that neither waits for the other.
-        let (links, events, brought) = (&mut self.links, &mut self.events, &mut self.brought);
+        let links = &mut self.links;
+        let events = &mut self.events;
+        let brought = &mut self.brought;
         let happened = tokio::select! {
             biased;
             event = async {
@@ -486,7 +488,8 @@ impl Driver {
             Happened::Event(None) => {
                 let batch = self.hand_over(batch);
                 for notification in &batch {
-                    let (channel, sender) = (notification.channel(), notification.process_id());
+                    let channel = notification.channel();
+                    let sender = notification.process_id();
                     let mut payload = notification.payload();
                     if channel == self.options.fence_channel {
                         let Some(token) = self.own_token(sender, payload) else {
@@ -812,7 +815,8 @@ impl Driver {
                 self.engine.handle(Input::Listening, Instant::now());
             }
             Event::ConnectFailed { epoch, error } if epoch == self.epoch => {
-                let ((code, is_permanent), why) = (error.verdict(), chain(&error));
+                let (code, is_permanent) = error.verdict();
+                let why = chain(&error);
                 self.failure = Some(error);
                 self.engine.handle(
                     Input::ConnectFailed {

@@ -204,7 +204,8 @@ impl FollowTable {
             leaves: self.followed.leaves.clone(),
             ..other.followed.clone()
         };
-        let (expected_rows, fingerprint) = (self.expected_rows, self.fingerprint.clone());
+        let expected_rows = self.expected_rows;
+        let fingerprint = self.fingerprint.clone();
         *self
             == Self {
                 followed,

@@ -425,7 +425,8 @@ impl Keep for TableCache {
                         table: json(column, row.cell(column)),
                     });
             comparison.find(FindingKind::Stale, |kind| {
-                let (columns, key) = (columns.collect(), key_cells.to_json(shape));
+                let columns = columns.collect();
+                let key = key_cells.to_json(shape);
                 Finding {
                     kind,
                     key,

@@ -177,7 +177,8 @@ impl Opener {
             ),
             Via::Reads => (Role::Read, "reading", read_settings(&self.options)),
         };
-        let (events, epoch) = (self.events.clone(), self.epoch);
+        let events = self.events.clone();
+        let epoch = self.epoch;
         let (session, process) = self.session(role).await?;
         let client = session.into_client_until(async move |why| {
             // A driver that is gone wants to hear nothing.

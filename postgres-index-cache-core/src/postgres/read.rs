@@ -149,7 +149,8 @@ impl Read {
                     table: name.clone(),
                     source: ReadError::Snapshot(error.to_string()),
                 })?;
-        let (asked, followed) = (self.asked, &self.follow.followed);
+        let asked = self.asked;
+        let followed = &self.follow.followed;
         // What the rows are read of, seen by the same snapshot.
         let seen = look(&*self.client, &[followed.oid])
             .await
@@ -210,8 +211,8 @@ impl Read {
         /// The longest wait before it tries again.
         const LONGEST: Duration = Duration::from_millis(200);
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE";
-        let (relation, is_partitioned) =
-            (self.follow.relation(), self.follow.followed.is_partitioned);
+        let relation = self.follow.relation();
+        let is_partitioned = self.follow.followed.is_partitioned;
         let nowait = if is_partitioned { " NOWAIT" } else { "" };
         let by_lock = format!(
             "{BEGIN}; LOCK TABLE {relation} IN {} MODE{nowait}",
@@ -350,7 +351,8 @@ impl Read {
                 .map_err(failed)?
                 .fuse()
         );
-        let (mut pieces, mut bytes) = (Vec::new(), 0);
+        let mut pieces = Vec::new();
+        let mut bytes = 0;
         while let Some(piece) = stream.next().await {
             let mut next = Some(piece);
             // What is there already goes with it, up to a batch.

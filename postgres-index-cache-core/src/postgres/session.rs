@@ -263,7 +263,8 @@ impl Listener {
         &self,
         channels: &[String],
     ) -> impl Future<Output = Result<(), Error>> + Send + 'static {
-        let (client, sql) = (Arc::clone(&self.client), listens(channels));
+        let client = Arc::clone(&self.client);
+        let sql = listens(channels);
         async move { client.batch_execute(&sql).await }
     }
 

@@ -417,7 +417,8 @@ impl<T: Model> Keep for ModelCache<T> {
     }
 
     fn compare_misfit(&self, key: &KeyBuf, laid: &mut Laid, comparison: &mut Comparison) {
-        let (cells, key) = (key, key_of(key));
+        let cells = key;
+        let key = key_of(key);
         if let Some((slot, _)) = self.rows.digest(&key) {
             laid.mark(slot);
             comparison.find(FindingKind::Stale, |kind| finding(kind, key));

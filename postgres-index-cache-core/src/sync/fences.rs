@@ -282,7 +282,8 @@ impl Engine {
     /// states.
     pub(super) fn settle(&mut self, now: Instant) {
         let is_of_nobody = |fence: &Fence| fence.asked_by.is_none();
-        let (tables, looks) = (&self.tables, &self.looks);
+        let tables = &self.tables;
+        let looks = &self.looks;
         self.fences.retain(|fence| {
             !is_of_nobody(fence)
                 || !fence.has_arrived()

@@ -48,7 +48,8 @@ impl Engine {
             (Some(table), Some(_)) if self.has_refetched => self.ask_for_read(TableId(table), now),
             (_, Some(table)) => {
                 self.batches += 1;
-                let (table, batch) = (TableId(table), self.batches);
+                let table = TableId(table);
+                let batch = self.batches;
                 let keys = self.tables[table.0].start_refetch(batch);
                 self.counters.refetched += keys.len() as u64;
                 self.work = Some(Work::Refetch { table, batch });

@@ -25,7 +25,9 @@ impl FromStr for Snapshot {
         let mut fields = text.splitn(3, ':');
         let mut field = || fields.next().ok_or_else(bad);
         let number = |text: &str| text.parse::<u64>().map_err(|_| bad());
-        let (xmin, xmax, list) = (number(field()?)?, number(field()?)?, field()?);
+        let xmin = number(field()?)?;
+        let xmax = number(field()?)?;
+        let list = field()?;
         let mut in_progress = list
             .split(',')
             .filter(|xid| !xid.is_empty())

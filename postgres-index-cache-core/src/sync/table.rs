@@ -960,7 +960,9 @@ impl Table {
         if generation != self.generation {
             return None;
         }
-        let (started, waiting, filter) = (*started, std::mem::take(waiting), snapshot.take());
+        let started = *started;
+        let waiting = std::mem::take(waiting);
+        let filter = snapshot.take();
         self.is_failing = false;
         self.backoff.reset();
         self.last_reload = Some((now, now.saturating_duration_since(started)));

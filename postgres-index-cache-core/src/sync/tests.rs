@@ -231,7 +231,8 @@ fn the_same_failure_of_one_table_is_a_refusal_whatever_others_do() {
         let fails = |driven: &mut Driven| {
             let (table, work) = driven.read_asked()?;
             if table == TableId(0) {
-                let (code, why) = (Some("XX001".to_string()), "a broken page".to_string());
+                let code = Some("XX001".to_string());
+                let why = "a broken page".to_string();
                 driven.handle(Input::ReadFailed {
                     table,
                     work,
@@ -900,10 +901,8 @@ fn what_cannot_heal_is_named_and_not_tried_again() {
     let mut broken = Driven::new(vec![followed("users")]);
     for attempt in 1..=3 {
         assert!(!broken.engine.has_ended(), "attempt {attempt}");
-        let (code, why) = (
-            Some("XX000".to_string()),
-            "something unexpected".to_string(),
-        );
+        let code = Some("XX000".to_string());
+        let why = "something unexpected".to_string();
         broken.handle(Input::ConnectFailed {
             code,
             why,

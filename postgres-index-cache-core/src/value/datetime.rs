@@ -55,11 +55,9 @@ fn number(text: &str) -> Option<i64> {
 
 fn parse_days(text: &str, before_christ: bool) -> Option<i64> {
     let mut parts = text.split('-');
-    let (year, month, day) = (
-        number(parts.next()?)?,
-        number(parts.next()?)?,
-        number(parts.next()?)?,
-    );
+    let year = number(parts.next()?)?;
+    let month = number(parts.next()?)?;
+    let day = number(parts.next()?)?;
     // The widest type, date, ends in the year 5874897.
     if parts.next().is_some() || !(1..=5_874_898).contains(&year) {
         return None;
@@ -83,7 +81,8 @@ fn days_in_month(year: i64, month: i64) -> i64 {
 fn parse_clock(text: &str) -> Option<i64> {
     let (clock, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let mut parts = clock.split(':');
-    let (hour, minute) = (number(parts.next()?)?, number(parts.next()?)?);
+    let hour = number(parts.next()?)?;
+    let minute = number(parts.next()?)?;
     let second = parts.next().map_or(Some(0), number)?;
     if parts.next().is_some() || hour > 24 || minute > 59 || second > 60 || fraction.len() > 6 {
         return None;
@@ -130,7 +129,8 @@ pub(super) fn write_timestamp(micros: i64, separator: char, zoned: bool, out: &m
         _ => {
             let before_christ = write_civil(micros.div_euclid(MICROS_PER_DAY), out);
             let of_day = micros.rem_euclid(MICROS_PER_DAY);
-            let (seconds, fraction) = (of_day / MICROS_PER_SECOND, of_day % MICROS_PER_SECOND);
+            let seconds = of_day / MICROS_PER_SECOND;
+            let fraction = of_day % MICROS_PER_SECOND;
             // Writing into a String cannot fail.
             let _ = write!(
                 out,

@@ -90,7 +90,8 @@ pub fn one_line_json(json: &str) -> Cow<'_, str> {
         return Cow::Borrowed(json);
     }
     let mut line = String::with_capacity(json.len() + 16);
-    let (mut in_string, mut escaped) = (false, false);
+    let mut in_string = false;
+    let mut escaped = false;
     for c in json.chars() {
         let was_escaped = std::mem::take(&mut escaped);
         if in_string && is_obeyed(c) {

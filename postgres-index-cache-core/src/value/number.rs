@@ -8,12 +8,10 @@ use std::fmt::Write as _;
 pub(super) fn write_binary_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let (head, digits) = bytes.split_first_chunk::<8>()?;
     let field = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-    let (count, weight, sign, scale) = (
-        field(0) as usize,
-        field(2) as i16,
-        field(4),
-        field(6) as usize,
-    );
+    let count = field(0) as usize;
+    let weight = field(2) as i16;
+    let sign = field(4);
+    let scale = field(6) as usize;
     if digits.len() != count * 2 {
         return None;
     }

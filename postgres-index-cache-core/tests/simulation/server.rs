@@ -413,11 +413,13 @@ impl Server {
     /// One statement of a transaction, whatever can be done with the rows that it meets.
     pub fn write(&mut self, random: &mut Rng, at: usize) {
         let table = random.usize(0..TABLES.len());
-        let (key, other) = (random.u8(0..KEYS), random.u8(0..KEYS));
+        let key = random.u8(0..KEYS);
+        let other = random.u8(0..KEYS);
         if self.is_locked(at, table, key) || self.is_locked(at, table, other) {
             return;
         }
-        let (here, there) = (self.value(at, table, key), self.value(at, table, other));
+        let here = self.value(at, table, key);
+        let there = self.value(at, table, other);
         if TABLES[table].plain {
             return self.write_plain(random, at, table, key, here.is_some());
         }
@@ -532,7 +534,8 @@ impl Server {
             return;
         }
         let Transaction { xid, work, .. } = &mut self.open[at];
-        let (name, place) = (TABLES[table].name, work.payloads.len());
+        let name = TABLES[table].name;
+        let place = work.payloads.len();
         work.payloads.push(format!(
             r#"{{"table":"{name}","action":"reload","id":null,"schema":"s","rel":{leaf},"xid":"{xid}","v":"{place}","why":"truncate"}}"#
         ));
@@ -615,7 +618,8 @@ impl Server {
     /// INSERT with an AFTER trigger that updates the row: the update is announced before the
     /// insert.
     fn nested_insert(&mut self, random: &mut Rng, at: usize, table: usize, key: u8) {
-        let (first, second) = (self.fresh(at), self.fresh(at));
+        let first = self.fresh(at);
+        let second = self.fresh(at);
         self.set(at, table, key, Some(second));
         let more = Self::data(random, second);
         self.send(at, table, "update", Some(key), &more);
@@ -640,7 +644,8 @@ impl Server {
 
     /// Two rows change their keys in one statement, which a deferrable key allows.
     fn swap(&mut self, random: &mut Rng, at: usize, table: usize, left: u8, right: u8) {
-        let (new_right, new_left) = (self.fresh(at), self.fresh(at));
+        let new_right = self.fresh(at);
+        let new_left = self.fresh(at);
         self.set(at, table, right, Some(new_right));
         self.set(at, table, left, Some(new_left));
         let more = Self::data(random, new_right);

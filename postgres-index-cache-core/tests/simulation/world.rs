@@ -651,7 +651,8 @@ impl World {
                 Ok(())
             }
             Task::Reopen { via } if !self.is_quiet && self.random.u8(0..4) == 0 => {
-                let (code, why) = (None, "too many connections".to_string());
+                let code = None;
+                let why = "too many connections".to_string();
                 self.handle(Input::ReopenFailed {
                     via,
                     code,
@@ -718,7 +719,8 @@ impl World {
                     .take()
                     .ok_or("a round compares without a snapshot")?;
                 let relation = self.followed[table.0].relation;
-                let (cached, stored) = (&self.caches[table.0].rows, &seen.tables[relation]);
+                let cached = &self.caches[table.0].rows;
+                let stored = &seen.tables[relation];
                 // What is in doubt by the end of the round may differ: see `Output::RoundEnded`.
                 self.differs = (cached != stored).then(|| {
                     format!("round {round} finds {cached:?} where the table was {stored:?}")
@@ -745,7 +747,8 @@ impl World {
             return Ok(());
         }
         if !self.is_quiet && self.random.u8(0..40) == 0 {
-            let (code, why) = (None, "a lock is held".to_string());
+            let code = None;
+            let why = "a lock is held".to_string();
             return self.handle(Input::ReadFailed {
                 table,
                 work: generation,
@@ -832,7 +835,8 @@ impl World {
         seen: Option<Seen>,
     ) -> Result<(), String> {
         if !self.is_quiet && self.random.u8(0..40) == 0 {
-            let (code, why) = (None, "a lock is held".to_string());
+            let code = None;
+            let why = "a lock is held".to_string();
             return self.handle(Input::ReadFailed {
                 table,
                 work: batch,
@@ -944,7 +948,8 @@ impl World {
             return Ok(());
         }
         self.swapped += u64::from(named != self.followed[table.0].relation);
-        let (version, files) = (seen.versions[named], seen.files[named]);
+        let version = seen.versions[named];
+        let files = seen.files[named];
         self.followed[table.0] = Known {
             relation: named,
             version,

@@ -67,7 +67,8 @@ pub(super) struct Changes {
 
 impl Changes {
     pub(super) fn new(shown: Vec<Shown>, format: Format) -> Self {
-        let (kept, watched) = (VecDeque::new(), Vec::new());
+        let kept = VecDeque::new();
+        let watched = Vec::new();
         Self {
             shown,
             format,

@@ -244,9 +244,11 @@ fn words(line: &str) -> anyhow::Result<Vec<&str>> {
 }
 
 fn end_of_word(text: &str) -> anyhow::Result<usize> {
-    let (mut at, mut depth) = (0, 0_usize);
+    let mut at = 0;
+    let mut depth = 0_usize;
     // Where the value of a condition begins, and whether it is computed.
-    let (mut value, mut is_sql) = (None, false);
+    let mut value = None;
+    let mut is_sql = false;
     while let Some(c) = text[at..].chars().next() {
         let before = text[..at].chars().next_back();
         let may_quote = match c {

@@ -73,7 +73,8 @@ impl Session {
         let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
         let mut client = server.client().await?;
         let catalog = catalog::reading(&mut client).await?;
-        let (mut subjects, mut notices) = (Vec::new(), Vec::new());
+        let mut subjects = Vec::new();
+        let mut notices = Vec::new();
         for table in catalog::resolve(&catalog, &args.tables).await? {
             subjects.push(Subject::announced(table, &mut notices)?);
         }
@@ -340,7 +341,8 @@ impl Session {
                 ));
             }
         }
-        let (changes, began) = (self.live.changes_of(at), self.live.began());
+        let changes = self.live.changes_of(at);
+        let began = self.live.began();
         let more = comparison.differing() - comparison.findings.len();
         let notices = (more > 0)
             .then(|| format!("{more} more rows differ"))
@@ -540,7 +542,8 @@ impl Session {
     fn stats(&self) -> Data {
         let driver = self.live.driver();
         let counters = driver.engine().counters();
-        let (mut total, mut bytes) = (0, 0);
+        let mut total = 0;
+        let mut bytes = 0;
         for at in 0..self.live.subjects().len() {
             let cache = self.live.cache(at);
             total += cache.len();

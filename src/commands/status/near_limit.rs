@@ -48,7 +48,8 @@ pub(super) async fn sample(
     };
     let sizes: Vec<String> = varying
         .map(|column| {
-            let (size, name) = (size_of(column.kind), quote_identifier(&column.name));
+            let size = size_of(column.kind);
+            let name = quote_identifier(&column.name);
             format!("coalesce(pg_catalog.{size}(t.{name}), 0)")
         })
         .collect();

@@ -512,16 +512,16 @@ async fn whatever_becomes_of_definitions_and_servers_a_replica_is_its_table_or_s
     );
     let mut builder =
         Replica::builder(url.parse::<tokio_postgres::Config>().unwrap()).limits(limits());
-    let (users, steady) = (
-        builder.table::<User>("users"),
-        builder.table::<Steady>("steady"),
-    );
+    let users = builder.table::<User>("users");
+    let steady = builder.table::<Steady>("steady");
     let replica = tokio::time::timeout(DEADLINE, builder.open())
         .await
         .expect("it opens")
         .unwrap();
     let mut happened: BTreeMap<Fault, u64> = BTreeMap::new();
-    let (mut compared, mut inconclusive, mut misfits) = (0_u64, 0_u64, 0_usize);
+    let mut compared = 0_u64;
+    let mut inconclusive = 0_u64;
+    let mut misfits = 0_usize;
     for round in 0..rounds {
         let fault = if round < FAULTS.len() as u64 {
             FAULTS[round as usize]

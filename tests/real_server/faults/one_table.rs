@@ -21,7 +21,8 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
     .unwrap();
     // What the events say of the rows.
     let mut told: BTreeSet<String> = BTreeSet::new();
-    let (mut changes, mut gaps) = (0_u64, 0_u64);
+    let mut changes = 0_u64;
+    let mut gaps = 0_u64;
     for round in 0..rounds {
         let until = load.commits() + 40;
         while load.commits() < until {
@@ -43,7 +44,8 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
             .expect("it heals")
             .unwrap();
         let reader = injector.database.client().await;
-        let (cache, table) = (cached(&driver), stored(&reader).await);
+        let cache = cached(&driver);
+        let table = stored(&reader).await;
         let seed = seed();
         assert_eq!(
             cache,
@@ -76,7 +78,8 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
         assert_eq!(told.len(), table.len(), "the events add up to the table");
     }
     let commits = load.end().await;
-    let (counters, injected) = (driver.engine().counters(), &injector.injected);
+    let counters = driver.engine().counters();
+    let injected = &injector.injected;
     println!(
         "{rounds} rounds, {commits} commits, {gaps} gaps, {changes} changes told, {injected:?}, \
         {counters:?}"

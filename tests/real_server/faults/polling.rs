@@ -45,9 +45,11 @@ impl Indexable for Clock {
 
 fn ticks(random: &mut fastrand::Rng) -> String {
     let statement = |random: &mut fastrand::Rng, mark: &str| {
-        let (number, other) = (random.u32(1..20), random.u32(1..20));
+        let number = random.u32(1..20);
+        let other = random.u32(1..20);
         let id = |number: u32| format!("'{}'", Uuid::from_u128(number.into()));
-        let (row, row_to) = (id(number), id(number + 2));
+        let row = id(number);
+        let row_to = id(number + 2);
         match random.u32(0..100) {
             // Of two that insert one key, the later waits before it takes its number: the row of
             // the other may be gone again when it comes to write its own.
@@ -155,7 +157,9 @@ async fn a_polling_reader_never_sees_time_run_backwards() {
     );
     let stop = Arc::new(AtomicBool::new(false));
     let reader = {
-        let (replica, clocks, stop) = (Arc::clone(&replica), clocks.clone(), Arc::clone(&stop));
+        let replica = Arc::clone(&replica);
+        let clocks = clocks.clone();
+        let stop = Arc::clone(&stop);
         tokio::task::spawn_blocking(move || poll(&replica, &clocks, &stop))
     };
     for round in 0..rounds {
@@ -204,7 +208,8 @@ async fn a_polling_reader_never_sees_time_run_backwards() {
     }
     stop.store(true, Ordering::Relaxed);
     let seen = reader.await.expect("the reader saw nothing that was wrong");
-    let (commits, counters) = (load.end().await, replica.stats().counters);
+    let commits = load.end().await;
+    let counters = replica.stats().counters;
     println!(
         "{rounds} rounds, {commits} commits, {seen:?}, {:?}, {counters:?}",
         injector.injected

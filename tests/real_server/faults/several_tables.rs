@@ -23,11 +23,9 @@ const SEVERAL_TABLES: [&str; 4] = ["swapped", "moved", "nested", "child"];
 
 fn several(random: &mut fastrand::Rng) -> String {
     let statement = |random: &mut fastrand::Rng| {
-        let (id, other, word) = (
-            random.u32(1..15),
-            random.u32(1..15),
-            ["a", "b", "c"][random.usize(0..3)],
-        );
+        let id = random.u32(1..15);
+        let other = random.u32(1..15);
+        let word = ["a", "b", "c"][random.usize(0..3)];
         match random.u32(0..100) {
             0..12 => format!(
                 "INSERT INTO swapped SELECT {id}, '{word}' WHERE NOT EXISTS (SELECT FROM swapped \
@@ -91,11 +89,13 @@ fn several(random: &mut fastrand::Rng) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_tables_are_verified_under_load_and_after_each_fault() {
-    let (rounds, seed) = (rounds(5), seed());
+    let rounds = rounds(5);
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut injector = Injector::start(SEVERAL, &SEVERAL_TABLES).await;
     let load = Load::start(&injector.database, several);
-    let (mut follows, mut tool) = (Vec::new(), None);
+    let mut follows = Vec::new();
+    let mut tool = None;
     for table in SEVERAL_TABLES {
         let (server, follow, mut options) = crate::verify::follow(&injector.through, table).await;
         // What DDL rewrites is announced by nobody.
@@ -106,7 +106,9 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
     }
     let (server, options) = tool.unwrap();
     let mut driver = Driver::open(server, follows, options).await.unwrap();
-    let (mut under_load, mut inconclusive, mut gaps) = (0_u64, 0_u64, 0_u64);
+    let mut under_load = 0_u64;
+    let mut inconclusive = 0_u64;
+    let mut gaps = 0_u64;
     for round in 0..rounds {
         let until = load.commits() + 40;
         while load.commits() < until {
@@ -161,7 +163,8 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
         gaps += driver.take_events().filter(is_gap).count() as u64;
     }
     let commits = load.end().await;
-    let (counters, injected) = (driver.engine().counters(), &injector.injected);
+    let counters = driver.engine().counters();
+    let injected = &injector.injected;
     println!(
         "{rounds} rounds, {gaps} gaps, {commits} commits, {under_load} comparisons under load, \
         {inconclusive} did not count, {injected:?}, {counters:?}"

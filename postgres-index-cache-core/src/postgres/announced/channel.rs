@@ -89,7 +89,8 @@ fn tokens(source: &str) -> Option<Vec<Token>> {
 
 /// What stands behind a comment, which may have others within.
 fn after_comment(text: &str) -> Option<&str> {
-    let (mut depth, mut at) = (0, 0);
+    let mut depth = 0;
+    let mut at = 0;
     loop {
         let rest = text.get(at..)?;
         if rest.starts_with("/*") {

@@ -353,7 +353,8 @@ impl Diagnosis<'_> {
             return self.install("refresh it");
         }
         // A function that has the name which pgic needs must be replaced as well.
-        let (function, table) = (&trigger.function, self.table);
+        let function = &trigger.function;
+        let table = self.table;
         let is_in_the_way = function.schema == table.schema
             && function.name == format!("notify_cache_change_{}", table.name);
         let option = if is_in_the_way {
@@ -374,7 +375,8 @@ impl Diagnosis<'_> {
 
     /// Whether what the trigger sends is meant for this table, and for the key that it has.
     fn look_at_contract(&mut self) {
-        let (table, name) = (self.table, self.name.clone());
+        let table = self.table;
+        let name = self.name.clone();
         let key = table
             .key
             .as_ref()

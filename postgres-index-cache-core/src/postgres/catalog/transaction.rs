@@ -149,7 +149,8 @@ pub(in crate::postgres) async fn who_is(
         .query_typed_opt(ASK, &[(&process, Type::INT4)])
         .await
         .ok()??;
-    let (role, application): (String, String) = (row.get(0), row.get(1));
+    let role: String = row.get(0);
+    let application: String = row.get(1);
     Some(match application.as_str() {
         "" => format!("role {role}"),
         _ => format!("role {role}, application {application}"),

@@ -62,11 +62,9 @@ impl Driver {
     /// LISTENs on more channels: done while L is polled.
     pub(super) fn listen_also(&mut self, channels: &[String]) {
         let Some(links) = &self.links else { return };
-        let (listening, sender, epoch) = (
-            links.listener.listen_also(channels),
-            self.sender.clone(),
-            self.epoch,
-        );
+        let listening = links.listener.listen_also(channels);
+        let sender = self.sender.clone();
+        let epoch = self.epoch;
         tokio::spawn(async move {
             // A driver that is gone wants to hear nothing.
             let _ = sender
@@ -81,11 +79,9 @@ impl Driver {
     /// Opens what gets the next number.
     pub(super) fn opener(&mut self) -> Opener {
         self.epochs += 1;
-        let (open, options, events) = (
-            Arc::clone(&self.open),
-            self.options.clone(),
-            self.sender.clone(),
-        );
+        let open = Arc::clone(&self.open);
+        let options = self.options.clone();
+        let events = self.sender.clone();
         Opener {
             open,
             options,

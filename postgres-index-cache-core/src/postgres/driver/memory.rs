@@ -24,10 +24,8 @@ impl Driver {
     pub(super) fn check_waiting(&mut self) {
         /// Dropped so often without being live in between, it will not be.
         const TOO_OFTEN: u32 = 20;
-        let (used, allowed) = (
-            self.used + self.engine.waiting_bytes(),
-            self.options.max_memory,
-        );
+        let used = self.used + self.engine.waiting_bytes();
+        let allowed = self.options.max_memory;
         if used <= allowed || self.engine.waiting_bytes() == 0 {
             return;
         }

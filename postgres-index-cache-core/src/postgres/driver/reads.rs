@@ -308,7 +308,8 @@ impl Driver {
 
     /// A read of all rows sees the leaves and the files that the table has.
     fn see(&mut self, table: TableId, now: Fingerprint) {
-        let (leaves, detaching) = (now.leaves.clone(), now.detaching.clone());
+        let leaves = now.leaves.clone();
+        let detaching = now.detaching.clone();
         self.engine.handle(
             Input::LeavesSeen {
                 table,
@@ -515,10 +516,8 @@ impl Driver {
     }
 
     fn check_loading(&mut self, table: TableId) {
-        let (rows, bytes) = (
-            self.tables[table.0].store.rows(),
-            self.tables[table.0].copied,
-        );
+        let rows = self.tables[table.0].store.rows();
+        let bytes = self.tables[table.0].copied;
         if rows < self.reads.next_check.0 && bytes < self.reads.next_check.1 {
             return;
         }

@@ -131,8 +131,8 @@ impl Task {
         }
         let driver = supervisor.driver_mut();
         self.comparing.retain(|(_, done)| !done.is_closed());
-        let (comparing, still_comparing) =
-            (std::mem::take(&mut self.comparing), &mut self.comparing);
+        let comparing = std::mem::take(&mut self.comparing);
+        let still_comparing = &mut self.comparing;
         for (question, done) in comparing {
             match driver.take_verified(question) {
                 // Who asked may have given up.
@@ -172,7 +172,8 @@ impl Task {
         match event {
             DriverEvent::TableState { table, state } => self.take_state(table, state, supervisor),
             DriverEvent::Disconnected { why, since, .. } => {
-                let (why, since): (Arc<str>, _) = (why.into(), moment(since));
+                let why: Arc<str> = why.into();
+                let since: _ = moment(since);
                 self.lost = Some((Arc::clone(&why), since));
                 for at in 0..self.names.len() {
                     // What could not be followed before is so for its own reason.

@@ -144,7 +144,8 @@ fn a_table_that_cannot_be_followed_leaves_the_others_live_and_is_read_anew() {
     };
     let mut driven = watched(vec![followed("users"), orders()]);
     driven.live_and_looked();
-    let (users, table) = (TableId(0), TableId(1));
+    let users = TableId(0);
+    let table = TableId(1);
     driven.handle(Input::TableHeld {
         table,
         why: "its trigger is disabled".into(),
@@ -270,7 +271,8 @@ fn once_live_nothing_but_its_owner_ends_it() {
     driven.connect();
     for _ in 0..10 {
         let (table, work) = driven.read_asked().expect("it is tried again");
-        let (code, why) = (Some("42501".to_string()), "permission denied".to_string());
+        let code = Some("42501".to_string());
+        let why = "permission denied".to_string();
         driven.handle(Input::ReadFailed {
             table,
             work,
