@@ -4,7 +4,7 @@ use crate::catalog::{Catalog, Column, Table};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::{quote_literal, sqlstate};
-use postgres_index_cache_core::{Condition, Kind, TableShape, Wanted, output_text};
+use postgres_index_cache_core::{Condition, CellType, TableShape, Predicate, output_text};
 use std::error::Error;
 use std::fmt;
 use tokio_postgres::Transaction;
@@ -15,9 +15,9 @@ const TIMEOUT: &str = "5s";
 
 /// Conditions with their columns' names.
 #[derive(Debug, Default)]
-pub struct Asked(Vec<(String, Wanted)>);
+pub struct Conditions(Vec<(String, Predicate)>);
 
-impl Asked {
+impl Conditions {
     /// Whether a column stands in a condition.
     pub fn names(&self, column: &str) -> bool {
         self.0.iter().any(|(name, _)| name == column)
@@ -27,7 +27,7 @@ impl Asked {
     fn compares(&self, column: &str) -> bool {
         self.0
             .iter()
-            .any(|(name, wanted)| name == column && matches!(wanted, Wanted::Cell(_)))
+            .any(|(name, wanted)| name == column && matches!(wanted, Predicate::Cell(_)))
     }
 
     /// What to say of columns whose values a cache can compare by their text alone.
@@ -61,7 +61,7 @@ impl Asked {
     /// # Errors
     /// When one of them is not kept.
     pub fn conditions(self, shape: &TableShape) -> anyhow::Result<Vec<Condition>> {
-        let condition = |(name, wanted): (String, Wanted)| {
+        let condition = |(name, wanted): (String, Predicate)| {
             let column = shape
                 .position(&name)
                 .with_context(|| format!("the column {name} is not kept"))?;
@@ -73,10 +73,10 @@ impl Asked {
 
 /// Whether a cache has nothing but a value's text to compare: jsonb calls 1.0 and 1 equal, an
 /// interval 30 days and a month.
-fn is_compared_as_text(kind: Kind) -> bool {
+fn is_compared_as_text(kind: CellType) -> bool {
     matches!(
         kind,
-        Kind::Json | Kind::Jsonb | Kind::Other | Kind::Written | Kind::WrittenArray
+        CellType::Json | CellType::Jsonb | CellType::Other | CellType::Written | CellType::WrittenArray
     )
 }
 
@@ -223,8 +223,8 @@ pub async fn evaluate(
     catalog: &mut Catalog<'_>,
     table: &Table,
     written: &[Written],
-) -> anyhow::Result<Asked> {
-    let mut asked = Asked::default();
+) -> anyhow::Result<Conditions> {
+    let mut asked = Conditions::default();
     if written.is_empty() {
         return Ok(asked);
     }
@@ -237,18 +237,18 @@ pub async fn evaluate(
     for written in written {
         let column = column(table, &written.column)?;
         let wanted = match (written.operator, written.value.as_str()) {
-            (Operator::Equals, "null") if !written.is_quoted => Wanted::Null,
-            (Operator::Differs, "null") => Wanted::NotNull,
+            (Operator::Equals, "null") if !written.is_quoted => Predicate::Null,
+            (Operator::Differs, "null") => Predicate::NotNull,
             (Operator::Differs, _) => {
                 let hint = "leave it out and filter the answer";
                 return Err(with_hint(anyhow!("{written}: != is for null alone"), hint));
             }
             (Operator::Equals, literal) => {
-                Wanted::Cell(cell(&attempt, column, written, literal).await?)
+                Predicate::Cell(cell(&attempt, column, written, literal).await?)
             }
             (Operator::Computed, sql) => {
                 let computed = computed(&attempt, column, written, sql).await?;
-                Wanted::Cell(cell(&attempt, column, written, &computed).await?)
+                Predicate::Cell(cell(&attempt, column, written, &computed).await?)
             }
         };
         asked.0.push((column.name.clone(), wanted));
@@ -327,7 +327,7 @@ async fn cell(
     let what = || taking(written, column);
     let mut cell = Vec::new();
     let ty = match column.kind {
-        Kind::Written if column.has_inner_domain => {
+        CellType::Written if column.has_inner_domain => {
             // It is compared as it is written.
             column
                 .kind
@@ -335,7 +335,7 @@ async fn cell(
                 .with_context(what)?;
             return Ok(cell);
         }
-        Kind::WrittenArray if column.has_inner_domain => "pg_catalog.text[]",
+        CellType::WrittenArray if column.has_inner_domain => "pg_catalog.text[]",
         _ => &column.plain_type_name,
     };
     let value = column

@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 pub use environment::Environment;
 use postgres_index_cache_core::postgres::sqlstate::{self, Policy};
 use postgres_index_cache_core::postgres::{
-    ConnectError, Connector, Role, STARTING_PATIENCE, STARTING_RETRY, Session,
+    ConnectError, Connector, SessionPurpose, STARTING_PATIENCE, STARTING_RETRY, Session,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -150,7 +150,7 @@ impl Server {
     pub async fn client(&self) -> anyhow::Result<Client> {
         let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
         let session = loop {
-            match self.session(Role::Command).await {
+            match self.session(SessionPurpose::Command).await {
                 Err(error) if is_starting(&error) && tokio::time::Instant::now() < give_up => {
                     tracing::info!("the server is starting; waiting for it");
                     tokio::time::sleep(STARTING_RETRY).await;
@@ -165,7 +165,7 @@ impl Server {
     ///
     /// # Errors
     /// When the server cannot be reached, or refuses.
-    pub async fn session(&self, role: Role) -> Result<Session, ConnectFailure> {
+    pub async fn session(&self, role: SessionPurpose) -> Result<Session, ConnectFailure> {
         let mut config = role.preferring_the_primary(&self.config);
         config.application_name(role.session_name(&self.application_name));
         self.suspension.is_over().await;
@@ -193,7 +193,7 @@ impl Server {
 }
 
 impl Connector for Server {
-    async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
+    async fn connect(&self, role: SessionPurpose) -> Result<Session, ConnectError> {
         self.session(role).await.map_err(Into::into)
     }
 }

@@ -2,7 +2,7 @@
 //! of it.
 
 pub mod estimate;
-pub mod subject;
+pub mod target;
 pub mod supervised;
 
 use crate::catalog::{self, Catalog, Table};
@@ -13,7 +13,7 @@ use anyhow::anyhow;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::announced::PINNED;
 use postgres_index_cache_core::postgres::{
-    self, ClaimError, DriverError, DriverOptions, FollowError, FollowTable, ReadError, sqlstate,
+    self, ClaimError, DriverError, DriverOptions, FollowError, TableConfig, ReadError, sqlstate,
 };
 use postgres_index_cache_core::sync::{Failure, Limits};
 use std::sync::Arc;
@@ -126,8 +126,8 @@ pub async fn check_memory(
 }
 
 /// What the driver is told of the table.
-pub fn follow(table: &Table, seen: Option<&Observed<'_>>, shape: &Arc<TableShape>) -> FollowTable {
-    FollowTable::new(table, seen.map(|seen| &seen.announced), shape)
+pub fn follow(table: &Table, seen: Option<&Observed<'_>>, shape: &Arc<TableShape>) -> TableConfig {
+    TableConfig::new(table, seen.map(|seen| &seen.announced), shape)
 }
 
 /// The channel of a table's trigger. Where it is not known for certain, `notices` say so.
@@ -165,7 +165,7 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
         max_memory,
         lock_timeout: Duration::from_secs(10),
         holds_altered: false,
-        tells_rows: false,
+        row_events: false,
     }
 }
 

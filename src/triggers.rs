@@ -17,7 +17,7 @@ pub mod sql;
 /// The channel that triggers notify on unless told otherwise.
 pub use postgres_index_cache_core::DEFAULT_CACHE_CHANNEL;
 
-pub use options::{Asked, TriggerOptions};
+pub use options::{OptionChanges, TriggerOptions};
 
 use anyhow::{bail, ensure};
 

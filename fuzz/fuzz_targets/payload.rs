@@ -3,16 +3,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use postgres_index_cache_core::sync::{Engine, Followed, Input, Limits, Output, State, TableId};
-use postgres_index_cache_core::{Column, JsonNulls, KeyBuf, Kind, Payload, RowBuf, TableCache, TableShape};
+use postgres_index_cache_core::sync::{Engine, TableSpec, Input, Limits, Output, State, TableId};
+use postgres_index_cache_core::{Column, JsonNulls, KeyBuf, CellType, Payload, RowBuf, TableCache, TableShape};
 use std::sync::Arc;
 use std::time::Instant;
 
 fn shape() -> Arc<TableShape> {
     let column = |name: &str, kind| Column { name: name.to_string(), kind, nullable: true };
     let kinds = [
-        ("id", Kind::Int4), ("a", Kind::Numeric), ("b", Kind::Timestamptz), ("c", Kind::Date), ("d", Kind::Bytea),
-        ("e", Kind::Jsonb), ("f", Kind::Float4), ("g", Kind::Text), ("h", Kind::Other), ("i", Kind::Uuid),
+        ("id", CellType::Int4), ("a", CellType::Numeric), ("b", CellType::Timestamptz), ("c", CellType::Date), ("d", CellType::Bytea),
+        ("e", CellType::Jsonb), ("f", CellType::Float4), ("g", CellType::Text), ("h", CellType::Other), ("i", CellType::Uuid),
     ];
     let columns = kinds.map(|(name, kind)| column(name, kind)).to_vec();
     Arc::new(TableShape::new(columns, &["id".to_string()]).expect("a shape"))
@@ -20,7 +20,7 @@ fn shape() -> Arc<TableShape> {
 
 /// An engine that is live.
 fn engine(now: Instant) -> Engine {
-    let followed = Followed {
+    let followed = TableSpec {
         schema: "public".into(),
         name: "kv".into(),
         oid: 7,

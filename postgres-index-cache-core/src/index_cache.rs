@@ -21,7 +21,7 @@
 
 use crate::index::{Hits, HitsIter, MAX_SLOTS, MultiIndex, SegVec, SlotTable, Slots};
 use crate::model::{HasPrimaryKey, Indexable};
-use crate::table_cache::{Laid, StoreError, Upserted};
+use crate::table_cache::{SeenRows, StoreError, Upserted};
 use foldhash::quality::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
@@ -411,7 +411,7 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
     }
 
     /// The keys of the rows that are not among `laid`.
-    pub(crate) fn not_laid(&self, laid: &Laid) -> Vec<Uuid> {
+    pub(crate) fn not_laid(&self, laid: &SeenRows) -> Vec<Uuid> {
         let slots = self.slots.iter().filter(|&slot| !laid.has(slot));
         slots
             .filter_map(|slot| self.keys.get(slot).copied())

@@ -70,10 +70,10 @@ pub use listener::{
 pub use model::{HasPrimaryKey, Indexable};
 pub use notification::{Action, CacheNotification, Key, ParseError, Payload};
 pub use table_cache::{
-    Access, Answer, Column, Condition, JsonNulls, KeyBuf, Laid, Row, RowBuf, ShapeError,
-    StoreError, TableCache, TableShape, Unfit, Upserted, Wanted,
+    Access, QueryResult, Column, Condition, JsonNulls, KeyBuf, SeenRows, Row, RowBuf, ShapeError,
+    StoreError, TableCache, TableShape, RowError, Upserted, Predicate,
 };
-pub use value::{CellError, Kind, is_obeyed, one_line_json, output_text};
+pub use value::{CellError, CellType, is_obeyed, one_line_json, output_text};
 
 /// The locks of the caches: an application shares them with a [`IndexCacheHandler`].
 pub use parking_lot;

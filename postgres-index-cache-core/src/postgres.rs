@@ -18,7 +18,7 @@ mod driver;
 mod error;
 mod fingerprint;
 mod follow;
-mod followee;
+mod driver_table;
 mod keep;
 mod links;
 mod read;
@@ -31,21 +31,21 @@ mod typed;
 
 pub use claim::ClaimError;
 pub use copy::{CopyDecoder, CopyError};
-pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Tap, Verified};
+pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Tap, Verification};
 pub use error::{DriverError, ReadError, passes};
 pub use fingerprint::Fingerprint;
-pub use follow::{Distrust, FollowError, FollowTable, check_announced, check_kind, sent, shape};
-pub use keep::{Became, Comparison, DifferingColumn, Finding, FindingKind, RowChange};
+pub use follow::{Distrust, FollowError, TableConfig, check_announced, check_kind, sent, shape};
+pub use keep::{RowChangeKind, ComparisonReport, DifferingColumn, Finding, FindingKind, RowChange};
 pub use links::{STARTING_PATIENCE, STARTING_RETRY};
 pub use replica::{
-    Events, Reading, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, Standing,
+    Events, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, ReplicaStatus,
     Stats,
 };
 pub use session::{
-    ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Role, Session, quote_identifier,
+    ADVISORY_KEY, ConnectError, Connector, Listener, Messages, SessionPurpose, Session, quote_identifier,
     quote_literal,
 };
 pub use supervisor::{
-    Describe, Description, Supervisor, SupervisorError, SupervisorEvent, Target, Unfollowed,
+    Describe, Description, Supervisor, SupervisorError, SupervisorEvent, SupervisedTable, Unfollowed,
 };
 pub use typed::{Model, OnMisfit};

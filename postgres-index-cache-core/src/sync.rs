@@ -49,24 +49,24 @@ mod link;
 mod messages;
 mod reads;
 mod refetch;
-mod round;
+mod comparison;
 mod snapshot;
 mod table;
 
 pub use backoff::Backoff;
 pub use change::{Change, Operation};
 pub use messages::{
-    Counters, Failure, FenceId, Followed, Input, Limits, Output, State, TableId, Via,
+    Counters, Failure, FenceId, TableSpec, Input, Limits, Output, State, TableId, AuxConnection,
 };
 pub use snapshot::{Snapshot, SnapshotError};
 
 use crate::notification::Payload;
 use fences::Looks;
-use link::{Fence, Link, Probe, Side, Streak};
+use link::{Fence, ConnectionPhase, Probe, AuxState, Streak};
 use reads::Work;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use table::{Asked, Step, Table};
+use table::{ReloadRequest, Step, Table};
 
 /// A rule of the engine that can be taken out, so that a test can show that the simulation misses
 /// it.
@@ -92,10 +92,10 @@ pub enum Rule {
     /// While a cache cannot be changed, a row that is to be read again stays so, whatever comes for
     /// it.
     Sticky,
-    /// While a round waits for its cut, changes are held.
+    /// While a comparison waits for its cut, changes are held.
     Hold,
-    /// A round compares once a fence that was sent after its snapshot has come.
-    RoundFence,
+    /// A comparison compares once a fence that was sent after its snapshot has come.
+    ComparisonFence,
     /// No answer of a connection counts before its token has reached L.
     Probe,
     /// It is not live before rows are there that came before the fence which proved the reads.
@@ -121,9 +121,9 @@ pub struct Engine {
     is_listening_also: bool,
     fence_channel: String,
     limits: Limits,
-    link: Link,
-    fence_side: Side,
-    read_side: Side,
+    link: ConnectionPhase,
+    fence_side: AuxState,
+    read_side: AuxState,
     backoff: Backoff,
     /// For the waits before it connects again.
     random: u64,
@@ -137,8 +137,8 @@ pub struct Engine {
     tokens: u64,
     work: Option<Work>,
     /// The tables that are to be compared, each with the number of the question.
-    to_verify: VecDeque<(TableId, u64)>,
-    rounds: u64,
+    pending_comparisons: VecDeque<(TableId, u64)>,
+    comparisons: u64,
     batches: u64,
     /// Whether the last that Q did was to read rows again: reads of tables take turns with it.
     has_refetched: bool,
@@ -169,7 +169,7 @@ impl Engine {
     /// `fence_channel` must be known to nobody else: it starts every token, so make it of random
     /// digits.
     pub fn new(
-        tables: Vec<Followed>,
+        tables: Vec<TableSpec>,
         channels: Vec<String>,
         fence_channel: String,
         limits: Limits,
@@ -188,9 +188,9 @@ impl Engine {
             is_listening_also: false,
             fence_channel,
             limits,
-            link: Link::Disconnected { retry_at: None },
-            fence_side: Side::default(),
-            read_side: Side::default(),
+            link: ConnectionPhase::Disconnected { retry_at: None },
+            fence_side: AuxState::default(),
+            read_side: AuxState::default(),
             backoff: Backoff::default(),
             random,
             fences: Vec::new(),
@@ -199,8 +199,8 @@ impl Engine {
             started_reads: 0,
             tokens: 0,
             work: None,
-            to_verify: VecDeque::new(),
-            rounds: 0,
+            pending_comparisons: VecDeque::new(),
+            comparisons: 0,
             batches: 0,
             has_refetched: false,
             finished_reads: 0,
@@ -264,7 +264,7 @@ impl Engine {
 
     /// Whether it has given up: it will not connect again.
     pub fn has_ended(&self) -> bool {
-        matches!(self.link, Link::Disconnected { retry_at: None })
+        matches!(self.link, ConnectionPhase::Disconnected { retry_at: None })
     }
 
     /// What has been counted.
@@ -324,10 +324,10 @@ impl Engine {
     /// When [`Input::TimePassed`] is due, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let link = match &self.link {
-            Link::Probing { awaited, .. } => awaited.iter().map(|probe| probe.deadline).min(),
-            Link::Disconnected { retry_at } => *retry_at,
-            Link::Subscribing => None,
-            Link::Following => self.next_heartbeat,
+            ConnectionPhase::Probing { awaited, .. } => awaited.iter().map(|probe| probe.deadline).min(),
+            ConnectionPhase::Disconnected { retry_at } => *retry_at,
+            ConnectionPhase::Subscribing => None,
+            ConnectionPhase::Following => self.next_heartbeat,
         };
         let fences = self
             .fences
@@ -357,7 +357,7 @@ impl Engine {
                 why,
                 is_permanent,
             } => {
-                if matches!(self.link, Link::Subscribing) {
+                if matches!(self.link, ConnectionPhase::Subscribing) {
                     let is_refused = self.connect_failures.is_too_long(code) || is_permanent;
                     let is_permanent = is_refused && !self.has_been_live;
                     self.disconnect(Failure::ConnectFailed(why), is_permanent, now);
@@ -405,10 +405,10 @@ impl Engine {
                 self.read_failed(table, work, (code, why), is_permanent, now);
             }
             Input::ChangeUnfit { table, why, sender } => {
-                self.reload(table, Asked { why, sender }, now)
+                self.reload(table, ReloadRequest { why, sender }, now)
             }
             Input::TableAltered { table, why } => {
-                let steps = self.tables[table.0].doubt(&why);
+                let steps = self.tables[table.0].invalidate(&why);
                 self.carry_out(table, steps, now);
             }
             Input::TruncateSeen {
@@ -429,20 +429,20 @@ impl Engine {
             Input::MemoryShort => self.drop_what_waits(now),
             Input::VerifyWanted { table, question } => {
                 self.tables[table.0].hurry(now);
-                self.to_verify.push_back((table, question));
+                self.pending_comparisons.push_back((table, question));
             }
             Input::CutTaken {
                 table,
-                round,
+                comparison,
                 snapshot,
-            } => self.cut_taken(table, round, snapshot, now),
-            Input::Compared { table, round } => self.end_round(table, Some(round), None, now),
-            Input::RoundFailed { table, round, why } => {
-                self.end_round(table, Some(round), Some(why), now)
+            } => self.cut_taken(table, comparison, snapshot, now),
+            Input::Compared { table, comparison } => self.end_comparison(table, Some(comparison), None, now),
+            Input::ComparisonFailed { table, comparison, why } => {
+                self.end_comparison(table, Some(comparison), Some(why), now)
             }
             Input::CauseKnown { table, of, known } => self.tables[table.0].cause_known(of, known),
             Input::CacheBusy { table } => {
-                self.end_round(
+                self.end_comparison(
                     table,
                     None,
                     Some("its cache was locked by a reader".to_string()),
@@ -455,7 +455,7 @@ impl Engine {
                 self.carry_out(table, steps, now);
             }
             Input::FenceWanted(id) => self.fence_wanted(id, now),
-            Input::OneLost { via, why } => self.one_lost(via, why, now),
+            Input::AuxConnectionLost { via, why } => self.aux_connection_lost(via, why, now),
             Input::Reopened { via } => self.reopened(via, now),
             Input::ReopenFailed {
                 via,
@@ -475,7 +475,7 @@ impl Engine {
     }
 
     fn connect(&mut self) {
-        self.link = Link::Subscribing;
+        self.link = ConnectionPhase::Subscribing;
         self.listened.clone_from(&self.channels);
         self.is_listening_also = false;
         let mut channels = self.channels.clone();
@@ -485,15 +485,15 @@ impl Engine {
     }
 
     fn probe(&mut self, now: Instant) {
-        if !matches!(self.link, Link::Subscribing) {
+        if !matches!(self.link, ConnectionPhase::Subscribing) {
             return;
         }
         let deadline = now + self.send_timeout();
         // Without tables nothing is read: there is no Q.
         let connections = if self.tables.is_empty() {
-            &[Via::Fences][..]
+            &[AuxConnection::Fences][..]
         } else {
-            &[Via::Fences, Via::Reads]
+            &[AuxConnection::Fences, AuxConnection::Reads]
         };
         let probe = |via| Probe {
             via,
@@ -505,7 +505,7 @@ impl Engine {
         for Probe { via, token, .. } in &awaited {
             self.notify(*via, token.clone());
         }
-        self.link = Link::Probing {
+        self.link = ConnectionPhase::Probing {
             awaited,
             since: now,
         };
@@ -547,7 +547,7 @@ impl Engine {
                 let why = "a plain payload names a table of two schemas".to_string();
                 self.reload(
                     TableId(table),
-                    Asked {
+                    ReloadRequest {
                         why,
                         sender: Some(sender),
                     },
@@ -560,7 +560,7 @@ impl Engine {
             let why = "a partition that is not known has announced a change".to_string();
             return self.reload(
                 TableId(table),
-                Asked {
+                ReloadRequest {
                     why,
                     sender: Some(sender),
                 },
@@ -572,7 +572,7 @@ impl Engine {
             self.limits.waiting_bytes,
         );
         if self.tables[table].held_bytes() > self.limits.waiting_bytes {
-            self.end_round(
+            self.end_comparison(
                 TableId(table),
                 None,
                 Some("too many changes came meanwhile".to_string()),
@@ -585,7 +585,7 @@ impl Engine {
     fn drop_what_waits(&mut self, now: Instant) {
         let most = (0..self.tables.len()).max_by_key(|&table| self.tables[table].waiting_bytes());
         if let Some(table) = most.filter(|&table| self.tables[table].waiting_bytes() > 0) {
-            let steps = self.tables[table].doubt("there was no memory for the changes that waited");
+            let steps = self.tables[table].invalidate("there was no memory for the changes that waited");
             self.carry_out(TableId(table), steps, now);
         }
     }
@@ -598,7 +598,7 @@ impl Engine {
                     self.outputs.push_back(Output::Apply { table, change });
                 }
                 Step::Clear(keep) => {
-                    if self.limits.looks {
+                    if self.limits.watch_ddl {
                         let look = self.want_look();
                         self.tables[table.0].note_clear(look);
                     }

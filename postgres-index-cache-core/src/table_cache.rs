@@ -19,11 +19,11 @@ mod arena;
 mod row;
 mod shape;
 
-pub use row::{JsonNulls, KeyBuf, RowBuf, Unfit};
+pub use row::{JsonNulls, KeyBuf, RowBuf, RowError};
 pub use shape::{Column, ShapeError, TableShape};
 
 use crate::index::{Hits, MultiIndex, SlotTable, Slots};
-use crate::value::{Kind, write_json_string};
+use crate::value::{CellType, write_json_string};
 use arena::{Arena, Place};
 use foldhash::quality::RandomState;
 use std::borrow::Cow;
@@ -63,12 +63,12 @@ pub enum StoreError {
 /// Which rows a new snapshot has brought: it is laid over the rows that are there, and what it did
 /// not bring is swept.
 #[derive(Debug, Default)]
-pub struct Laid {
+pub struct SeenRows {
     /// The slots, as one bit each.
     slots: Vec<u64>,
 }
 
-impl Laid {
+impl SeenRows {
     /// Marks a slot; whether it was not marked before.
     pub(crate) fn mark(&mut self, slot: u32) -> bool {
         let word = slot as usize / 64;
@@ -94,17 +94,17 @@ pub struct Condition {
     /// The column's position in the shape.
     pub column: usize,
     /// What the cell must be.
-    pub wanted: Wanted,
+    pub wanted: Predicate,
 }
 
 /// What a cell must be to fulfil a [`Condition`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
+pub enum Predicate {
     /// SQL NULL.
     Null,
     /// Anything but SQL NULL.
     NotNull,
-    /// Equal to this cell, as [`Kind::comparable`] has it.
+    /// Equal to this cell, as [`CellType::comparable`] has it.
     Cell(Vec<u8>),
 }
 
@@ -116,8 +116,8 @@ impl Condition {
     }
 }
 
-impl Wanted {
-    fn is(&self, kind: Kind, cell: Option<&[u8]>) -> bool {
+impl Predicate {
+    fn is(&self, kind: CellType, cell: Option<&[u8]>) -> bool {
         match (self, cell) {
             (Self::Null, cell) => cell.is_none(),
             (Self::NotNull, cell) => cell.is_some(),
@@ -163,7 +163,7 @@ pub enum Access {
 
 /// The rows that fulfil every condition, and how they were found.
 #[derive(Debug)]
-pub struct Answer<'a> {
+pub struct QueryResult<'a> {
     /// The rows, in no order that means anything.
     pub rows: Vec<Row<'a>>,
     /// How they were found.
@@ -312,7 +312,7 @@ impl TableCache {
     ///
     /// # Errors
     /// When its key has come before, or the cache is full; nothing is changed then.
-    pub fn lay(&mut self, row: &RowBuf, laid: &mut Laid) -> Result<Upserted, StoreError> {
+    pub fn lay(&mut self, row: &RowBuf, laid: &mut SeenRows) -> Result<Upserted, StoreError> {
         if self
             .slot_of(self.shape.key_of(row))
             .is_some_and(|slot| laid.has(slot))
@@ -325,14 +325,14 @@ impl TableCache {
     }
 
     /// Spares the row of this key, if there is one, when the rest is swept.
-    pub fn spare(&self, key: &KeyBuf, laid: &mut Laid) {
+    pub fn spare(&self, key: &KeyBuf, laid: &mut SeenRows) {
         if let Some(slot) = self.slot_of(key.cells()) {
             laid.mark(slot);
         }
     }
 
     /// Removes what the snapshot has not brought; `removing` is shown each row before.
-    pub fn sweep(&mut self, laid: &Laid, mut removing: impl FnMut(Row<'_>)) {
+    pub fn sweep(&mut self, laid: &SeenRows, mut removing: impl FnMut(Row<'_>)) {
         let swept: Vec<u32> = self.slots.iter().filter(|&slot| !laid.has(slot)).collect();
         for slot in swept {
             removing(Row { cache: self, slot });
@@ -410,7 +410,7 @@ impl TableCache {
     }
 
     /// The rows that fulfil all of `conditions`, by the key or the index that finds the fewest.
-    pub fn find(&self, conditions: &[Condition]) -> Answer<'_> {
+    pub fn find(&self, conditions: &[Condition]) -> QueryResult<'_> {
         let (access, candidates): (Access, Vec<u32>) = match self.best_access(conditions) {
             Some((access, hits)) => (access, hits.iter().collect()),
             None => match self.by_single_key(conditions) {
@@ -429,7 +429,7 @@ impl TableCache {
             .filter(fits)
             .map(|slot| Row { cache: self, slot })
             .collect();
-        Answer {
+        QueryResult {
             rows,
             access,
             looked_at,
@@ -445,7 +445,7 @@ impl TableCache {
         conditions
             .iter()
             .find_map(|condition| match &condition.wanted {
-                Wanted::Cell(cell)
+                Predicate::Cell(cell)
                     if condition.column == key
                         && self.shape.columns()[key].kind.is_indexed_at_load() =>
                 {
@@ -467,9 +467,9 @@ impl TableCache {
             let index = self.indexes[condition.column].as_ref()?;
             let kind = self.shape.columns()[condition.column].kind;
             let wanted = match &condition.wanted {
-                Wanted::Cell(cell) => Some(kind.comparable(cell)),
-                Wanted::Null => None,
-                Wanted::NotNull => return None,
+                Predicate::Cell(cell) => Some(kind.comparable(cell)),
+                Predicate::Null => None,
+                Predicate::NotNull => return None,
             };
             let hash = self.value_hash(wanted.as_deref());
             let hits = index.get(hash, |slot| {
@@ -509,7 +509,7 @@ impl TableCache {
     }
 
     fn is_equal(&self, slot: u32, column: usize, other: Option<&[u8]>) -> bool {
-        let kind: Kind = self.shape.columns()[column].kind;
+        let kind: CellType = self.shape.columns()[column].kind;
         self.comparable(slot, column) == other.map(|cell| kind.comparable(cell))
     }
 

@@ -1,19 +1,19 @@
 //! Typed cells: one representation for a value, whether it came from COPY or from a payload.
 //!
-//! A cell is bytes whose meaning is its column's [`Kind`]. Fixed-width kinds are little-endian, so
+//! A cell is bytes whose meaning is its column's [`CellType`]. Fixed-width kinds are little-endian, so
 //! that a row keeps them in place; the others are as long as they are. Both sources give the same
 //! bytes for the same value: that is what lets a cache be compared with its table.
 //!
 //! ```text
-//! COPY … (FORMAT binary) ──→ Kind::from_binary ─┐
-//!                                               ├─→ cell ──→ Kind::write_json, Kind::write_text
-//! payload "data" ──────────→ Kind::from_json ───┘        └─→ Kind::comparable (what `=` compares)
+//! COPY … (FORMAT binary) ──→ CellType::from_binary ─┐
+//!                                               ├─→ cell ──→ CellType::write_json, CellType::write_text
+//! payload "data" ──────────→ CellType::from_json ───┘        └─→ CellType::comparable (what `=` compares)
 //! ```
 //!
-//! What has no native codec is [`Kind::Other`]: the text of PostgreSQL's own `to_json`, which COPY
+//! What has no native codec is [`CellType::Other`]: the text of PostgreSQL's own `to_json`, which COPY
 //! is asked for and which a payload holds. `to_json` calls a cast to json where the type's owner
 //! has made one, with the rights of whoever reads: so of a type that is not built in the text is
-//! taken that its output function writes ([`Kind::Written`]).
+//! taken that its output function writes ([`CellType::Written`]).
 
 mod datetime;
 mod json_text;
@@ -28,7 +28,7 @@ pub use json_text::{is_obeyed, one_line_json};
 /// How the values of a column are kept. By the column's base type: a domain is kept as what it is a
 /// domain over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum CellType {
     /// `boolean`: one byte, 0 or 1.
     Bool,
     /// `smallint`.
@@ -79,10 +79,10 @@ pub struct CellError {
     /// The value, shortened.
     pub what: String,
     /// What it should have been.
-    pub kind: Kind,
+    pub kind: CellType,
 }
 
-impl Kind {
+impl CellType {
     /// The kind for the oid of a base type (`pg_type.oid`, never that of a domain).
     pub fn of_base_type(oid: u32) -> Self {
         match oid {
@@ -427,12 +427,12 @@ fn text(cell: &[u8]) -> &str {
 mod tests {
     use super::*;
 
-    fn from_json(kind: Kind, raw: &str) -> Result<Vec<u8>, CellError> {
+    fn from_json(kind: CellType, raw: &str) -> Result<Vec<u8>, CellError> {
         let mut cell = Vec::new();
         kind.from_json(raw, &mut cell).map(|()| cell)
     }
 
-    fn round_trip(kind: Kind, raw: &str) -> String {
+    fn round_trip(kind: CellType, raw: &str) -> String {
         let mut json = String::new();
         kind.write_json(&from_json(kind, raw).unwrap(), &mut json);
         json
@@ -441,38 +441,38 @@ mod tests {
     #[test]
     fn what_postgresql_writes_comes_back_as_it_was() {
         let cases = [
-            (Kind::Bool, "true"),
-            (Kind::Int2, "-32768"),
-            (Kind::Int4, "2147483647"),
-            (Kind::Int8, "9223372036854775807"),
-            (Kind::Float8, "0.1"),
-            (Kind::Float8, "1e+20"),
-            (Kind::Float8, "-1.5e-07"),
-            (Kind::Float8, "\"NaN\""),
-            (Kind::Float8, "\"-Infinity\""),
-            (Kind::Float8, "-0"),
-            (Kind::Float4, "1e+06"),
-            (Kind::Float4, "999999"),
-            (Kind::Uuid, "\"550e8400-e29b-41d4-a716-446655440000\""),
-            (Kind::Numeric, "1.10"),
-            (Kind::Numeric, "123456789012345678901234567890.000"),
-            (Kind::Numeric, "\"NaN\""),
-            (Kind::Numeric, "\"-Infinity\""),
-            (Kind::Text, r#""a \"quoted\" \\ line\nwith \u0001 and é""#),
-            (Kind::Bytea, r#""\\x00ff""#),
-            (Kind::Date, "\"2024-02-29\""),
-            (Kind::Date, "\"0044-03-15 BC\""),
-            (Kind::Date, "\"10000-01-01\""),
-            (Kind::Date, "\"infinity\""),
-            (Kind::Timestamp, "\"2024-02-29T23:59:59.000001\""),
-            (Kind::Timestamp, "\"-infinity\""),
-            (Kind::Timestamptz, "\"2024-02-29T23:59:59.12+00:00\""),
-            (Kind::Timestamptz, "\"0001-01-01T00:00:00+00:00 BC\""),
-            (Kind::Json, r#"{"a":1,  "a":2}"#),
-            (Kind::Jsonb, r#"{"a": 1}"#),
-            (Kind::Json, "null"),
-            (Kind::Other, "\"1 day 02:00:00\""),
-            (Kind::Other, "[1,2,null]"),
+            (CellType::Bool, "true"),
+            (CellType::Int2, "-32768"),
+            (CellType::Int4, "2147483647"),
+            (CellType::Int8, "9223372036854775807"),
+            (CellType::Float8, "0.1"),
+            (CellType::Float8, "1e+20"),
+            (CellType::Float8, "-1.5e-07"),
+            (CellType::Float8, "\"NaN\""),
+            (CellType::Float8, "\"-Infinity\""),
+            (CellType::Float8, "-0"),
+            (CellType::Float4, "1e+06"),
+            (CellType::Float4, "999999"),
+            (CellType::Uuid, "\"550e8400-e29b-41d4-a716-446655440000\""),
+            (CellType::Numeric, "1.10"),
+            (CellType::Numeric, "123456789012345678901234567890.000"),
+            (CellType::Numeric, "\"NaN\""),
+            (CellType::Numeric, "\"-Infinity\""),
+            (CellType::Text, r#""a \"quoted\" \\ line\nwith \u0001 and é""#),
+            (CellType::Bytea, r#""\\x00ff""#),
+            (CellType::Date, "\"2024-02-29\""),
+            (CellType::Date, "\"0044-03-15 BC\""),
+            (CellType::Date, "\"10000-01-01\""),
+            (CellType::Date, "\"infinity\""),
+            (CellType::Timestamp, "\"2024-02-29T23:59:59.000001\""),
+            (CellType::Timestamp, "\"-infinity\""),
+            (CellType::Timestamptz, "\"2024-02-29T23:59:59.12+00:00\""),
+            (CellType::Timestamptz, "\"0001-01-01T00:00:00+00:00 BC\""),
+            (CellType::Json, r#"{"a":1,  "a":2}"#),
+            (CellType::Jsonb, r#"{"a": 1}"#),
+            (CellType::Json, "null"),
+            (CellType::Other, "\"1 day 02:00:00\""),
+            (CellType::Other, "[1,2,null]"),
         ];
         for (kind, raw) in cases {
             assert_eq!(round_trip(kind, raw), raw, "{kind:?}");
@@ -487,7 +487,7 @@ mod tests {
             "\"2024-01-01T10:53:28+00:53:28\"",
         ] {
             assert_eq!(
-                round_trip(Kind::Timestamptz, raw),
+                round_trip(CellType::Timestamptz, raw),
                 "\"2024-01-01T10:00:00+00:00\""
             );
         }
@@ -496,29 +496,29 @@ mod tests {
     #[test]
     fn bytea_is_read_in_both_of_its_formats() {
         assert_eq!(
-            from_json(Kind::Bytea, r#""\\x0041ff""#).unwrap(),
-            from_json(Kind::Bytea, r#""\\000A\\377""#).unwrap()
+            from_json(CellType::Bytea, r#""\\x0041ff""#).unwrap(),
+            from_json(CellType::Bytea, r#""\\000A\\377""#).unwrap()
         );
-        assert_eq!(from_json(Kind::Bytea, r#""a\\\\b""#).unwrap(), b"a\\b");
+        assert_eq!(from_json(CellType::Bytea, r#""a\\\\b""#).unwrap(), b"a\\b");
     }
 
     #[test]
     fn a_value_of_another_kind_is_an_error_and_never_a_panic() {
         let kinds = [
-            Kind::Bool,
-            Kind::Int2,
-            Kind::Int4,
-            Kind::Int8,
-            Kind::Float4,
-            Kind::Float8,
-            Kind::Uuid,
-            Kind::Date,
-            Kind::Timestamp,
-            Kind::Timestamptz,
-            Kind::Numeric,
-            Kind::Text,
-            Kind::Bpchar,
-            Kind::Bytea,
+            CellType::Bool,
+            CellType::Int2,
+            CellType::Int4,
+            CellType::Int8,
+            CellType::Float4,
+            CellType::Float8,
+            CellType::Uuid,
+            CellType::Date,
+            CellType::Timestamp,
+            CellType::Timestamptz,
+            CellType::Numeric,
+            CellType::Text,
+            CellType::Bpchar,
+            CellType::Bytea,
         ];
         for kind in kinds {
             for raw in [
@@ -532,18 +532,18 @@ mod tests {
                 "\"-\"",
             ] {
                 let is_text =
-                    matches!(kind, Kind::Text | Kind::Bpchar | Kind::Bytea) && raw.starts_with('"');
+                    matches!(kind, CellType::Text | CellType::Bpchar | CellType::Bytea) && raw.starts_with('"');
                 assert_eq!(from_json(kind, raw).is_ok(), is_text, "{kind:?} from {raw}");
             }
             let mut cell = Vec::new();
-            if kind.width().is_some() || kind == Kind::Numeric {
+            if kind.width().is_some() || kind == CellType::Numeric {
                 assert!(kind.from_binary(&[1, 2, 3], &mut cell).is_err(), "{kind:?}");
                 assert!(cell.is_empty());
             }
         }
-        assert!(Kind::Text.from_binary(&[0xff], &mut Vec::new()).is_err());
+        assert!(CellType::Text.from_binary(&[0xff], &mut Vec::new()).is_err());
         assert!(
-            Kind::Jsonb
+            CellType::Jsonb
                 .from_binary(&[2, b'1'], &mut Vec::new())
                 .is_err()
         );
@@ -552,8 +552,8 @@ mod tests {
     #[test]
     fn every_nan_is_the_same_cell() {
         for (kind, binary) in [
-            (Kind::Float8, &[0xff, 0xf8, 0, 0, 0, 0, 0, 0][..]),
-            (Kind::Float4, &[0xff, 0xc0, 0, 1]),
+            (CellType::Float8, &[0xff, 0xf8, 0, 0, 0, 0, 0, 0][..]),
+            (CellType::Float4, &[0xff, 0xc0, 0, 1]),
         ] {
             let mut cell = Vec::new();
             kind.from_binary(binary, &mut cell).unwrap();
@@ -563,18 +563,18 @@ mod tests {
 
     #[test]
     fn values_that_are_equal_in_sql_compare_equal() {
-        let same = |kind: Kind, a: &str, b: &str| {
+        let same = |kind: CellType, a: &str, b: &str| {
             let a = from_json(kind, a).unwrap();
             let b = from_json(kind, b).unwrap();
             kind.comparable(&a) == kind.comparable(&b)
         };
-        assert!(same(Kind::Numeric, "1.10", "1.1"));
-        assert!(same(Kind::Numeric, "100", "100.000"));
-        assert!(same(Kind::Numeric, "0.00", "0"));
-        assert!(!same(Kind::Numeric, "100", "1"));
-        assert!(same(Kind::Float8, "-0", "0"));
-        assert!(same(Kind::Float8, "\"NaN\"", "\"NaN\""));
-        assert!(same(Kind::Bpchar, "\"ab  \"", "\"ab\""));
-        assert!(!same(Kind::Text, "\"ab  \"", "\"ab\""));
+        assert!(same(CellType::Numeric, "1.10", "1.1"));
+        assert!(same(CellType::Numeric, "100", "100.000"));
+        assert!(same(CellType::Numeric, "0.00", "0"));
+        assert!(!same(CellType::Numeric, "100", "1"));
+        assert!(same(CellType::Float8, "-0", "0"));
+        assert!(same(CellType::Float8, "\"NaN\"", "\"NaN\""));
+        assert!(same(CellType::Bpchar, "\"ab  \"", "\"ab\""));
+        assert!(!same(CellType::Text, "\"ab  \"", "\"ab\""));
     }
 }

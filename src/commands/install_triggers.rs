@@ -8,8 +8,8 @@ use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::triggers::carry_out::run as carry_out;
-use crate::triggers::plan::{Kind, TablePlan};
-use crate::triggers::{Asked, TriggerOptions, check_channel, script};
+use crate::triggers::plan::{PlanKind, TablePlan};
+use crate::triggers::{OptionChanges, TriggerOptions, check_channel, script};
 use anyhow::Context as _;
 use postgres_index_cache_core::is_obeyed;
 use std::io::IsTerminal as _;
@@ -115,7 +115,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     catalog.roll_back().await.context("end the transaction")?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let asked = Asked {
+    let asked = OptionChanges {
         channel: args.channel,
         columns: (!args.columns.is_empty()).then_some(args.columns),
         no_data: args.no_data,
@@ -132,7 +132,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let named = asked.columns.clone().unwrap_or_default();
     let plans = carry_out(
         &mut client,
-        Kind::Install,
+        PlanKind::Install,
         &oids,
         &asked,
         args.lock_timeout,
@@ -150,7 +150,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         let sql = migration(
             "Triggers that announce changes",
             version,
-            Kind::Install,
+            PlanKind::Install,
             args.lock_timeout,
             &tables,
             &plans,
@@ -246,7 +246,7 @@ pub fn print_migration(context: &Context, sql: &str) -> anyhow::Result<()> {
 pub fn migration(
     title: &str,
     version: i32,
-    kind: Kind,
+    kind: PlanKind,
     lock_timeout: Duration,
     tables: &[Table],
     plans: &[TablePlan],

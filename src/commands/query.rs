@@ -4,11 +4,11 @@ use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
 use crate::catalog::{self, Catalog, Table};
 use crate::cli::parse_bytes;
-use crate::conditions::{self, Asked, Written};
+use crate::conditions::{self, Conditions, Written};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::following::subject::{Subject, open};
-use crate::following::supervised::{self, MakeSubject};
+use crate::following::target::{Target, open};
+use crate::following::supervised::{self, MakeTarget};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
 use crate::render::rows::rows;
@@ -16,7 +16,7 @@ use crate::render::{Format, count, note, print};
 use crate::triggers::observe::{Observed, observe};
 use postgres_index_cache_core::postgres::{Driver, DriverOptions};
 use postgres_index_cache_core::sync::TableId;
-use postgres_index_cache_core::{Access, Answer};
+use postgres_index_cache_core::{Access, QueryResult};
 use std::time::{Duration, Instant};
 
 /// `pgic query TABLE [COLUMN=VALUE]…`.
@@ -78,7 +78,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         return keep_watching(context, server, max_memory, args, written).await;
     }
     // Who asks once wants to know that a connection was lost.
-    let adjust = |options: &mut DriverOptions| options.limits.heals = false;
+    let adjust = |options: &mut DriverOptions| options.limits.reconnect = false;
     let mut started = Instant::now();
     let describe = async |catalog: &mut Catalog<'_>| {
         let table = catalog::resolve_one(catalog, &args.table).await?;
@@ -88,7 +88,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         started = Instant::now();
         Ok(vec![described?])
     };
-    let (subjects, mut driver) = open(
+    let (targets, mut driver) = open(
         &server,
         max_memory,
         context.quiet,
@@ -100,22 +100,22 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let load = started.elapsed();
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);
-    let subject = &subjects[0];
+    let target = &targets[0];
     let cache = driver.cache(TableId(0));
-    let answer = cache.find(&subject.conditions);
+    let answer = cache.find(&target.conditions);
     let timing = Timing {
         load,
         fence,
         find: started.elapsed().saturating_sub(load + fence),
     };
     if args.explain {
-        note(&explain(&driver, &subject.table, &answer, timing));
+        note(&explain(&driver, &target.table, &answer, timing));
     }
     let found = answer.rows.len();
     if found == 0 && !args.count {
         context.notice("no row matches");
     }
-    print(&show(context.format, &args, subject, &answer))?;
+    print(&show(context.format, &args, target, &answer))?;
     if let Some(limit) = args.limit.filter(|limit| *limit < found && !args.count) {
         context.notice(&format!(
             "{} more rows match; --limit {limit} cut them off",
@@ -143,13 +143,13 @@ async fn keep_watching(
     let mut notices = Vec::new();
     let described = describe(&mut catalog, table, &args, &written, &mut notices).await;
     context.notices(&notices);
-    let subjects = vec![described?];
+    let targets = vec![described?];
     let asking = Asking { args, written };
     let say = |text: &str| context.notice(text);
     let opened = supervised::open(
         &server,
         catalog,
-        subjects,
+        targets,
         asking,
         max_memory,
         context.quiet,
@@ -159,11 +159,11 @@ async fn keep_watching(
     let mut supervisor = opened?;
     drop(client);
     supervisor.driver_mut().tell_of_rows();
-    let subject = supervisor.target(TableId(0)).clone();
+    let target = supervisor.target(TableId(0)).clone();
     let watch = Watch {
-        subject,
+        target,
         format: context.format,
-        style: Style::Answer,
+        style: Style::QueryResult,
         limit: Limit::default(),
     };
     watch
@@ -177,8 +177,8 @@ struct Asking {
     written: Vec<Written>,
 }
 
-impl MakeSubject for Asking {
-    async fn make(&self, catalog: &mut Catalog<'_>, table: Table) -> anyhow::Result<Subject> {
+impl MakeTarget for Asking {
+    async fn make(&self, catalog: &mut Catalog<'_>, table: Table) -> anyhow::Result<Target> {
         describe(catalog, table, &self.args, &self.written, &mut Vec::new()).await
     }
 }
@@ -190,7 +190,7 @@ async fn describe(
     args: &Args,
     written: &[Written],
     notices: &mut Vec<String>,
-) -> anyhow::Result<Subject> {
+) -> anyhow::Result<Target> {
     following::check_kind(&table)?;
     let seen = observe(&table);
     if args.watch {
@@ -208,7 +208,7 @@ async fn describe(
         .filter(|column| asked.names(&column.name) || is_shown(column))
         .map(|column| column.name.clone())
         .collect();
-    Subject::new(
+    Target::new(
         table,
         &shown,
         |column| kept.contains(&column.name),
@@ -247,7 +247,7 @@ fn check_sent(
     table: &Table,
     seen: Option<&Observed<'_>>,
     shown: &[String],
-    asked: &Asked,
+    asked: &Conditions,
 ) -> anyhow::Result<()> {
     let is_wanted =
         |column: &&catalog::Column| shown.contains(&column.name) || asked.names(&column.name);
@@ -255,7 +255,7 @@ fn check_sent(
     wanted.try_for_each(|column| following::check_sent(table, seen, &column.name))
 }
 
-fn show(format: Format, args: &Args, subject: &Subject, answer: &Answer<'_>) -> String {
+fn show(format: Format, args: &Args, target: &Target, answer: &QueryResult<'_>) -> String {
     let count = answer.rows.len();
     if args.count {
         return match format {
@@ -264,10 +264,10 @@ fn show(format: Format, args: &Args, subject: &Subject, answer: &Answer<'_>) -> 
         };
     }
     let shown = answer.rows.iter().take(args.limit.unwrap_or(usize::MAX));
-    rows(format, &subject.shape, &subject.shown, shown)
+    rows(format, &target.shape, &target.shown, shown)
 }
 
-fn explain(driver: &Driver, table: &Table, answer: &Answer<'_>, timing: Timing) -> String {
+fn explain(driver: &Driver, table: &Table, answer: &QueryResult<'_>, timing: Timing) -> String {
     let cache = driver.cache(TableId(0));
     let shape = cache.shape();
     let found = match answer.access {

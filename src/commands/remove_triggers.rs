@@ -5,9 +5,9 @@ use crate::catalog;
 use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::print;
-use crate::triggers::Asked;
+use crate::triggers::OptionChanges;
 use crate::triggers::carry_out::run as carry_out;
-use crate::triggers::plan::Kind;
+use crate::triggers::plan::PlanKind;
 use anyhow::Context as _;
 use std::time::Duration;
 
@@ -67,11 +67,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let plans = carry_out(
         &mut client,
-        Kind::Remove,
+        PlanKind::Remove,
         &oids,
-        &Asked {
+        &OptionChanges {
             prints_only: args.print_sql,
-            ..Asked::default()
+            ..OptionChanges::default()
         },
         args.lock_timeout,
         args.dry_run || args.print_sql,
@@ -83,7 +83,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         let sql = install_triggers::migration(
             title,
             version,
-            Kind::Remove,
+            PlanKind::Remove,
             args.lock_timeout,
             &tables,
             &plans,

@@ -18,7 +18,7 @@ use super::{Context, Signals};
 use crate::cli::parse_bytes;
 use crate::exit_code::ExitCode;
 use anyhow::Context as _;
-use input::{Asked, Input};
+use input::{Request, Input};
 use session::Session;
 use std::io::IsTerminal as _;
 use tokio::signal::unix::SignalKind;
@@ -79,7 +79,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let is_key = |signal| is_terminal && signal == SignalKind::interrupt();
     let mut has_failed = false;
     let interrupted = loop {
-        let asked: Asked = tokio::select! {
+        let asked: Request = tokio::select! {
             asked = lines.recv() => match asked {
                 Some(asked) => asked,
                 None => break false,

@@ -9,7 +9,7 @@ use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::triggers::observe::{Observed, Version, observe};
-use crate::triggers::{Asked, plan};
+use crate::triggers::{OptionChanges, plan};
 use anyhow::Context as _;
 use near_limit::NearLimit;
 use postgres_index_cache_core::one_line_json;
@@ -76,7 +76,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut problems: Vec<(String, Problem)> = Vec::new();
     let mut plans = Vec::new();
     for table in &tables {
-        plans.push(plan::install(&catalog, table, &Asked::default(), version).await);
+        plans.push(plan::install(&catalog, table, &OptionChanges::default(), version).await);
     }
     // What comes now takes locks of tables, each for itself.
     catalog.roll_back().await.context("end the transaction")?;

@@ -6,7 +6,7 @@ use crate::causes::{self, Senders};
 use crate::cli::{parse_bytes, parse_duration};
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
-use crate::following::subject::{Subject, open};
+use crate::following::target::{Target, open};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::progress::Progress;
 use crate::render::{Format, finding, json, print};
@@ -15,7 +15,7 @@ use anyhow::anyhow;
 use postgres_index_cache_core::KeyBuf;
 use postgres_index_cache_core::postgres::announced::{Problem, Severity, diagnose};
 use postgres_index_cache_core::postgres::{
-    Comparison, Driver, DriverEvent, DriverOptions, RowChange, Verified,
+    ComparisonReport, Driver, DriverEvent, DriverOptions, RowChange, Verification,
 };
 use postgres_index_cache_core::sync::{State, TableId};
 use serde_json::json;
@@ -91,9 +91,9 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let server = context.server("verify")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     // What notifications miss is to be found, not mended.
-    let adjust = |options: &mut DriverOptions| options.limits.looks = false;
+    let adjust = |options: &mut DriverOptions| options.limits.watch_ddl = false;
     let describe = async |catalog: &mut Catalog<'_>| describe(context, catalog, args).await;
-    let (subjects, mut driver) = open(
+    let (targets, mut driver) = open(
         &server,
         max_memory,
         context.quiet,
@@ -103,9 +103,9 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     )
     .await?;
     driver.tell_of_rows();
-    let followed = subjects.into_iter().map(|subject| Followed {
-        problem: worst(&subject.table),
-        subject,
+    let followed = targets.into_iter().map(|target| VerifiedTable {
+        problem: worst(&target.table),
+        target,
         heard: HashMap::new(),
         loaded_anew: None,
         began: Instant::now(),
@@ -125,7 +125,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             let comparison = verifier.compare(at, &mut summary).await?;
             let changes = verifier.driver.engine().changes(TableId(at));
             let followed = &mut verifier.followed[at];
-            let name = followed.subject.name();
+            let name = followed.target.name();
             if let Some(since) = followed.loaded_anew {
                 let seconds = since.elapsed().as_secs_f64();
                 context.notice(&format!(
@@ -136,8 +136,8 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             summary.add(&comparison);
             let mut client = server.client().await?;
             let catalog = catalog::reading(&mut client).await?;
-            let tables = catalog::describe(&catalog, &[followed.subject.table.oid]).await?;
-            let table = tables.first().unwrap_or(&followed.subject.table);
+            let tables = catalog::describe(&catalog, &[followed.target.table.oid]).await?;
+            let table = tables.first().unwrap_or(&followed.target.table);
             let processes = comparison
                 .findings
                 .iter()
@@ -167,25 +167,25 @@ async fn describe(
     context: &Context,
     catalog: &Catalog<'_>,
     args: &Args,
-) -> anyhow::Result<Vec<Subject>> {
-    let mut subjects = Vec::new();
+) -> anyhow::Result<Vec<Target>> {
+    let mut targets = Vec::new();
     for table in catalog::resolve(catalog, &args.tables).await? {
         following::check_kind(&table)?;
         // A table that is not announced is what this is for: the verdict says so.
         if let Ok(notices) = following::check_announced(&table) {
             context.notices(&notices);
         }
-        let mut subject = Subject::whole(table, &mut Vec::new())?;
+        let mut target = Target::whole(table, &mut Vec::new())?;
         // A trigger that is disabled meanwhile is to be found out, not to end this.
-        subject.follow.announced_by = Vec::new();
-        subjects.push(subject);
+        target.follow.announced_by = Vec::new();
+        targets.push(target);
     }
-    Ok(subjects)
+    Ok(targets)
 }
 
 /// A table that is verified.
-struct Followed {
-    subject: Subject,
+struct VerifiedTable {
+    target: Target,
     /// The keys of the rows that changed, each with the server's process whose notification told of
     /// it last.
     heard: HashMap<KeyBuf, Option<i32>>,
@@ -207,10 +207,10 @@ fn worst(table: &Table) -> Option<Problem> {
 /// What is to be said of a table that was compared.
 struct Verdict<'a> {
     table: &'a Table,
-    comparison: &'a Comparison,
+    comparison: &'a ComparisonReport,
     /// How many changes of it were followed.
     changes: u64,
-    followed: &'a Followed,
+    followed: &'a VerifiedTable,
     min_changes: u64,
     senders: &'a Senders,
 }
@@ -226,7 +226,7 @@ impl Verdict<'_> {
             senders,
         } = self;
         summary.changes += changes;
-        let name = followed.subject.name();
+        let name = followed.target.name();
         if comparison.differing() > 0 {
             report(context, table, followed, senders, comparison)?;
         }
@@ -261,7 +261,7 @@ impl Verdict<'_> {
 }
 
 /// The line that says that a cache is its table, and what that rests on.
-pub(super) fn equal(name: &str, comparison: &Comparison, changes: u64, time: Duration) -> String {
+pub(super) fn equal(name: &str, comparison: &ComparisonReport, changes: u64, time: Duration) -> String {
     let rests_on = match changes {
         0 => "but no change came: nothing was proven".to_string(),
         _ => format!(
@@ -280,7 +280,7 @@ pub(super) fn equal(name: &str, comparison: &Comparison, changes: u64, time: Dur
 struct Verifier<'a> {
     context: &'a Context,
     driver: Driver,
-    followed: Vec<Followed>,
+    followed: Vec<VerifiedTable>,
     /// Since when it is not live, and why.
     stale: Option<(Instant, String)>,
 }
@@ -291,7 +291,7 @@ impl Verifier<'_> {
         let names: Vec<String> = self
             .followed
             .iter()
-            .map(|followed| followed.subject.name())
+            .map(|followed| followed.target.name())
             .collect();
         let waiting = Progress::waiting(
             &format!("following {} for {time:?}", names.join(", ")),
@@ -339,12 +339,12 @@ impl Verifier<'_> {
                     change,
                     sender,
                 } => {
-                    let Followed { subject, heard, .. } = &mut self.followed[table.0];
+                    let VerifiedTable { target, heard, .. } = &mut self.followed[table.0];
                     let (RowChange::Added(row)
                     | RowChange::Changed { new: row, .. }
                     | RowChange::Removed(row)) = change;
                     if heard.len() < HEARD {
-                        heard.insert(KeyBuf::of_row(&subject.shape, &row), sender);
+                        heard.insert(KeyBuf::of_row(&target.shape, &row), sender);
                     }
                 }
                 DriverEvent::Disconnected { why, .. } if self.stale.is_none() => {
@@ -362,7 +362,7 @@ impl Verifier<'_> {
                 DriverEvent::ReadAgain { table, why } => {
                     let followed = &mut self.followed[table.0];
                     followed.loaded_anew = Some(Instant::now());
-                    let name = followed.subject.name();
+                    let name = followed.target.name();
                     self.context.notice(&format!("{name} is read again: {why}"));
                 }
                 DriverEvent::CommitsBlocked => {
@@ -377,8 +377,8 @@ impl Verifier<'_> {
     }
 
     /// Compares a table, as often as it takes for the round to count.
-    async fn compare(&mut self, at: usize, summary: &mut Summary) -> anyhow::Result<Comparison> {
-        let name = self.followed[at].subject.name();
+    async fn compare(&mut self, at: usize, summary: &mut Summary) -> anyhow::Result<ComparisonReport> {
+        let name = self.followed[at].target.name();
         let mut last = String::new();
         for _ in 0..TRIES {
             let question = self
@@ -386,17 +386,17 @@ impl Verifier<'_> {
                 .ask_to_verify(TableId(at))
                 .map_err(explain_failure)?;
             let verified = loop {
-                match self.driver.take_verified(question) {
+                match self.driver.take_verifications(question) {
                     Some(verified) => break verified,
                     None => self.step(Instant::now() + PATIENCE).await?,
                 }
             };
             match verified {
-                Verified::Compared(comparison) => {
+                Verification::Compared(comparison) => {
                     summary.compared += 1;
                     return Ok(comparison);
                 }
-                Verified::Inconclusive(why) => {
+                Verification::Inconclusive(why) => {
                     summary.inconclusive += 1;
                     self.context.notice(&format!(
                         "a round of {name} does not count, and is repeated: {why}"
@@ -422,16 +422,16 @@ impl Verifier<'_> {
 fn report(
     context: &Context,
     table: &Table,
-    followed: &Followed,
+    followed: &VerifiedTable,
     senders: &Senders,
-    comparison: &Comparison,
+    comparison: &ComparisonReport,
 ) -> anyhow::Result<()> {
-    let Followed { subject, heard, .. } = followed;
+    let VerifiedTable { target, heard, .. } = followed;
     let seen = observe(table);
     let shown = if context.format == Format::Text {
         SHOWN
     } else {
-        Comparison::FINDINGS
+        ComparisonReport::FINDINGS
     };
     let lines = comparison.findings.iter().take(shown).map(|found| {
         let sender = heard
@@ -442,7 +442,7 @@ fn report(
         let cause = causes::likely(
             table,
             seen.as_ref(),
-            &subject.channel,
+            &target.channel,
             found,
             sender.as_deref(),
         );
@@ -509,7 +509,7 @@ fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result
 }
 
 impl Summary {
-    fn add(&mut self, comparison: &Comparison) {
+    fn add(&mut self, comparison: &ComparisonReport) {
         self.rows += comparison.rows;
         self.missing += comparison.missing;
         self.stale += comparison.stale;

@@ -10,7 +10,7 @@
 
 use super::Context;
 use crate::exit_code::ExitCode;
-use crate::following::subject::Subject;
+use crate::following::target::Target;
 use crate::following::supervised::explain;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
@@ -30,7 +30,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What is watched, and how it is printed.
 pub(super) struct Watch {
-    pub(super) subject: Subject,
+    pub(super) target: Target,
     pub(super) format: Format,
     pub(super) style: Style,
     /// How many changes are shown, and for how long.
@@ -51,7 +51,7 @@ pub(super) struct Limit {
 pub(super) enum Style {
     /// The answer, again whenever it changes; as JSON the rows that it has at the start, and what
     /// becomes of them.
-    Answer,
+    QueryResult,
     /// What becomes of rows alone.
     Changes,
 }
@@ -89,7 +89,7 @@ impl Watch {
     pub(super) async fn run(
         mut self,
         context: &Context,
-        mut supervisor: Supervisor<Subject>,
+        mut supervisor: Supervisor<Target>,
         mut interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> anyhow::Result<ExitCode> {
         let (to_printer, texts) = std::sync::mpsc::channel::<String>();
@@ -184,7 +184,7 @@ impl Watch {
         }
     }
 
-    fn first(&self, supervisor: &Supervisor<Subject>) -> String {
+    fn first(&self, supervisor: &Supervisor<Target>) -> String {
         if self.style == Style::Changes {
             return match self.format {
                 Format::Text => String::new(),
@@ -192,7 +192,7 @@ impl Watch {
             };
         }
         let cache = supervisor.cache(TableId(0));
-        let answer = cache.find(&self.subject.conditions);
+        let answer = cache.find(&self.target.conditions);
         match self.format {
             Format::Text => self.answer(supervisor),
             Format::Json => {
@@ -210,19 +210,19 @@ impl Watch {
     /// all is said as at the start.
     fn begin_anew(
         &mut self,
-        supervisor: &Supervisor<Subject>,
+        supervisor: &Supervisor<Target>,
         pending: &mut Pending,
         counts: &mut Counts,
     ) {
         let lines = self.lines(pending, counts).0;
         let before = std::mem::take(pending).stale + if self.prints_answer() { "" } else { &lines };
         let now = supervisor.target(TableId(0));
-        let why = if now.table.oid == self.subject.table.oid {
+        let why = if now.table.oid == self.target.table.oid {
             "the table was altered"
         } else {
             "another table has its name"
         };
-        self.subject.clone_from(now);
+        self.target.clone_from(now);
         let first = self.first(supervisor);
         pending.stale = match self.format {
             Format::Text if self.prints_answer() => format!("{before}anew: {why}\n\n{first}"),
@@ -235,18 +235,18 @@ impl Watch {
 
     /// Whether it is the whole answer that is printed when something changes.
     fn prints_answer(&self) -> bool {
-        self.style == Style::Answer && self.format == Format::Text
+        self.style == Style::QueryResult && self.format == Format::Text
     }
 
     /// The answer as text, with how many rows it has.
-    fn answer(&self, supervisor: &Supervisor<Subject>) -> String {
+    fn answer(&self, supervisor: &Supervisor<Target>) -> String {
         let cache = supervisor.cache(TableId(0));
-        let answer = cache.find(&self.subject.conditions);
+        let answer = cache.find(&self.target.conditions);
         let count = answer.rows.len();
         let rows = rows(
             Format::Text,
-            &self.subject.shape,
-            &self.subject.shown,
+            &self.target.shape,
+            &self.target.shown,
             answer.rows.iter(),
         );
         format!(
@@ -255,7 +255,7 @@ impl Watch {
         )
     }
 
-    fn take(&self, event: DriverEvent, supervisor: &Supervisor<Subject>, pending: &mut Pending) {
+    fn take(&self, event: DriverEvent, supervisor: &Supervisor<Target>, pending: &mut Pending) {
         match event {
             DriverEvent::Row { change, .. } => {
                 let (old, new) = match change {
@@ -300,17 +300,17 @@ impl Watch {
     }
 
     fn fulfils(&self, row: &RowBuf) -> bool {
-        self.subject
+        self.target
             .conditions
             .iter()
-            .all(|condition| condition.is_fulfilled_by(&self.subject.shape, row))
+            .all(|condition| condition.is_fulfilled_by(&self.target.shape, row))
     }
 
     /// What is to be printed now, if anything is.
     fn text(
         &self,
         pending: &mut Pending,
-        supervisor: &Supervisor<Subject>,
+        supervisor: &Supervisor<Target>,
         counts: &mut Counts,
     ) -> Option<String> {
         let stale = std::mem::take(&mut pending.stale);
@@ -345,12 +345,12 @@ impl Watch {
     /// A change as a line; empty when nothing that is shown has changed. Where the answer is
     /// printed as text, that it is not empty is all that counts.
     fn line(&self, old: Option<&RowBuf>, new: Option<&RowBuf>, count: u64) -> String {
-        let Subject {
+        let Target {
             shape,
             shown: columns,
             ..
-        } = &self.subject;
-        let table = &self.subject.name();
+        } = &self.target;
+        let table = &self.target.name();
         let change = row_change::RowChange {
             table,
             shape,
@@ -366,7 +366,7 @@ impl Watch {
             (Style::Changes, Format::Json) => {
                 change.json(Some(&jiff::Timestamp::now().to_string()))
             }
-            (Style::Answer, _) => change.json(None),
+            (Style::QueryResult, _) => change.json(None),
         }
     }
 }
@@ -388,7 +388,7 @@ impl Pending {
         let Some(key) = new
             .as_ref()
             .or(old.as_ref())
-            .map(|row| KeyBuf::of_row(&watch.subject.shape, row))
+            .map(|row| KeyBuf::of_row(&watch.target.shape, row))
         else {
             return;
         };

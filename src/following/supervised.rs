@@ -1,7 +1,7 @@
 //! [`open`]: tables that a command keeps following by their names, through whatever becomes of
 //! them.
 
-use super::subject::{Subject, in_the_way, loading, prepare};
+use super::target::{Target, in_the_way, loading, prepare};
 use super::{check_memory, explain_failure};
 use crate::catalog::{self, Catalog, Table};
 use crate::connect::Server;
@@ -14,8 +14,8 @@ use postgres_index_cache_core::postgres::{
 };
 use std::sync::Arc;
 
-/// Makes a subject of a table that was found by its name.
-pub trait MakeSubject: Send + Sync + 'static {
+/// Makes a target of a table that was found by its name.
+pub trait MakeTarget: Send + Sync + 'static {
     /// Makes it; the client may be asked for values.
     ///
     /// # Errors
@@ -24,16 +24,16 @@ pub trait MakeSubject: Send + Sync + 'static {
         &self,
         catalog: &mut Catalog<'_>,
         table: Table,
-    ) -> impl Future<Output = anyhow::Result<Subject>> + Send;
+    ) -> impl Future<Output = anyhow::Result<Target>> + Send;
 }
 
-/// Makes subjects with every column that is announced.
+/// Makes targets with every column that is announced.
 #[derive(Debug, Clone, Copy)]
 pub struct Announced;
 
-impl MakeSubject for Announced {
-    async fn make(&self, _: &mut Catalog<'_>, table: Table) -> anyhow::Result<Subject> {
-        Subject::announced(table, &mut Vec::new())
+impl MakeTarget for Announced {
+    async fn make(&self, _: &mut Catalog<'_>, table: Table) -> anyhow::Result<Target> {
+        Target::announced(table, &mut Vec::new())
     }
 }
 
@@ -42,8 +42,8 @@ fn by_names(
     server: Server,
     names: Vec<String>,
     max_memory: usize,
-    make: impl MakeSubject,
-) -> Describe<Subject> {
+    make: impl MakeTarget,
+) -> Describe<Target> {
     let wanted = Arc::new((server, names, make));
     Arc::new(move || {
         let wanted = Arc::clone(&wanted);
@@ -58,8 +58,8 @@ async fn describe(
     server: &Server,
     names: &[String],
     max_memory: usize,
-    make: &impl MakeSubject,
-) -> Description<Subject> {
+    make: &impl MakeTarget,
+) -> Description<Target> {
     let is_lost = |error: &anyhow::Error| {
         let policy = |cause| sqlstate::of(cause).map(|code| sqlstate::policy(Some(code)));
         error
@@ -70,24 +70,24 @@ async fn describe(
     let mut catalog = catalog::reading(&mut client)
         .await
         .map_err(|error| unfollowed(&error))?;
-    let mut described: Vec<Result<Subject, Unfollowed>> = Vec::new();
+    let mut described: Vec<Result<Target, Unfollowed>> = Vec::new();
     for name in names {
-        let subject = match catalog::resolve_one(&catalog, name).await {
+        let target = match catalog::resolve_one(&catalog, name).await {
             Ok(table) => make.make(&mut catalog, table).await,
             Err(error) => Err(error),
         };
-        described.push(match subject {
-            Ok(subject)
+        described.push(match target {
+            Ok(target)
                 if described
                     .iter()
                     .flatten()
-                    .any(|other| other.table.oid == subject.table.oid) =>
+                    .any(|other| other.table.oid == target.table.oid) =>
             {
                 Err(Unfollowed(format!(
                     "{name} is the same table as another that is followed"
                 )))
             }
-            Ok(subject) => Ok(subject),
+            Ok(target) => Ok(target),
             Err(error) if catalog.client().is_closed() || is_lost(&error) => {
                 return Err(unfollowed(&error));
             }
@@ -97,7 +97,7 @@ async fn describe(
     let sizes: Vec<(&Table, &TableShape)> = described
         .iter()
         .flatten()
-        .map(|subject| (&subject.table, &*subject.shape))
+        .map(|target| (&target.table, &*target.shape))
         .collect();
     check_memory(&mut catalog, &sizes, max_memory)
         .await
@@ -115,7 +115,7 @@ fn unfollowed(error: &anyhow::Error) -> Unfollowed {
     Unfollowed(lines.iter().map(part).collect::<Vec<_>>().join("; "))
 }
 
-/// Loads `subjects` and waits until they are live; from then on they are followed by their names,
+/// Loads `targets` and waits until they are live; from then on they are followed by their names,
 /// made anew by `make`.
 ///
 /// Their names are those that they have now, with their schemas: a table of the same name that is
@@ -129,23 +129,23 @@ fn unfollowed(error: &anyhow::Error) -> Unfollowed {
 pub async fn open(
     server: &Server,
     mut catalog: Catalog<'_>,
-    subjects: Vec<Subject>,
-    make: impl MakeSubject,
+    targets: Vec<Target>,
+    make: impl MakeTarget,
     max_memory: usize,
     is_quiet: bool,
     say: impl Fn(&str),
-) -> anyhow::Result<Supervisor<Subject>> {
-    let names = subjects
+) -> anyhow::Result<Supervisor<Target>> {
+    let names = targets
         .iter()
-        .map(|subject| subject.table.written_name())
+        .map(|target| target.table.written_name())
         .collect();
     let again = by_names(server.clone(), names, max_memory, make);
-    let options = prepare(&mut catalog, &subjects, max_memory).await?;
+    let options = prepare(&mut catalog, &targets, max_memory).await?;
     // Loading takes long: no transaction stays open meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
-    let progress = loading(&subjects, is_quiet);
-    let mut loaded = vec![0; subjects.len()];
-    let opened = Supervisor::open(server.clone(), again, subjects, options).await;
+    let progress = loading(&targets, is_quiet);
+    let mut loaded = vec![0; targets.len()];
+    let opened = Supervisor::open(server.clone(), again, targets, options).await;
     let mut supervisor = opened.map_err(explain_failure)?;
     let fence = supervisor
         .driver_mut()

@@ -125,7 +125,7 @@ impl RowChange<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postgres_index_cache_core::{Column, JsonNulls, Kind};
+    use postgres_index_cache_core::{Column, JsonNulls, CellType};
 
     #[test]
     fn a_change_shows_what_was_and_obeys_nothing() {
@@ -137,9 +137,9 @@ mod tests {
         let columns = vec![
             Column {
                 nullable: false,
-                ..column("id", Kind::Int4)
+                ..column("id", CellType::Int4)
             },
-            column("v\u{1b}", Kind::Text),
+            column("v\u{1b}", CellType::Text),
         ];
         let shape = TableShape::new(columns, &["id".to_string()]).unwrap();
         let row = |json: &str| {

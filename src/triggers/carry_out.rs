@@ -1,7 +1,7 @@
 //! Carries plans out: all tables in one transaction, whose locks nobody waits long for.
 
-use super::Asked;
-use super::plan::{Kind, TablePlan, plan_all};
+use super::OptionChanges;
+use super::plan::{PlanKind, TablePlan, plan_all};
 use crate::catalog::{self, Access, Catalog};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
@@ -44,9 +44,9 @@ enum Tried {
 /// changed then.
 pub async fn run(
     client: &mut Client,
-    kind: Kind,
+    kind: PlanKind,
     oids: &[u32],
-    asked: &Asked,
+    asked: &OptionChanges,
     patience: Duration,
     dry_run: bool,
 ) -> anyhow::Result<Vec<TablePlan>> {
@@ -76,9 +76,9 @@ pub async fn run(
 /// One try. The transaction is undone when it was in vain, and with it its locks are gone.
 async fn try_once(
     catalog: Catalog<'_>,
-    kind: Kind,
+    kind: PlanKind,
     oids: &[u32],
-    asked: &Asked,
+    asked: &OptionChanges,
     ends: Instant,
     dry_run: bool,
 ) -> anyhow::Result<Tried> {
@@ -136,7 +136,7 @@ struct SharedFunctionIsLocked(String);
 /// Takes the locks of all tables that something is to be done to.
 async fn lock(
     catalog: &Catalog<'_>,
-    kind: Kind,
+    kind: PlanKind,
     plans: &[TablePlan],
     ends: Instant,
 ) -> anyhow::Result<()> {
@@ -167,7 +167,7 @@ async fn lock(
             .iter()
             .any(|step| step.sql.starts_with("DROP TRIGGER"));
         let mode = if drops {
-            Kind::Remove.lock()
+            PlanKind::Remove.lock()
         } else {
             kind.lock()
         };

@@ -1,4 +1,4 @@
-//! [`Asked`]: what a person asks to be changed of a table's [`TriggerOptions`].
+//! [`OptionChanges`]: what a person asks to be changed of a table's [`TriggerOptions`].
 
 use crate::catalog::Table;
 use crate::failure::with_hint;
@@ -10,7 +10,7 @@ pub use postgres_index_cache_core::postgres::announced::TriggerOptions;
     reason = "each is an option of its own on the command line"
 )]
 #[derive(Debug, Clone, Default)]
-pub struct Asked {
+pub struct OptionChanges {
     /// `--channel`.
     pub channel: Option<String>,
     /// `--columns`.
@@ -35,7 +35,7 @@ pub struct Asked {
     pub replace_function: bool,
 }
 
-impl Asked {
+impl OptionChanges {
     /// What comes of it over what is installed. What is kept is what can be: a column that is gone
     /// is not sent any more, and a table whose key is not `id` leaves the generic function.
     /// [`not_kept`](Self::not_kept) says so.

@@ -3,7 +3,7 @@
 
 use super::observe::{TRUNCATE_EVENT, announces, is_for, is_ours, observe};
 use super::sql::{self, Expected};
-use super::{Asked, TriggerOptions, script};
+use super::{OptionChanges, TriggerOptions, script};
 use crate::catalog::{self, Catalog, Enabled, Function, Leaf, RelationKind, Table, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
@@ -58,7 +58,7 @@ pub struct TablePlan {
 pub async fn install(
     catalog: &Catalog<'_>,
     table: &Table,
-    asked: &Asked,
+    asked: &OptionChanges,
     version: i32,
 ) -> anyhow::Result<TablePlan> {
     let refuse = |(what, hint): (String, &str)| {
@@ -579,14 +579,14 @@ pub async fn remove(
 
 /// What a plan does to tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum PlanKind {
     /// [`install`], with what is asked for.
     Install,
     /// [`remove`].
     Remove,
 }
 
-impl Kind {
+impl PlanKind {
     /// The lock that is taken first, so that no writer's statement goes on with the old function.
     pub fn lock(self) -> &'static str {
         // Writers wait for either, readers for the second alone.
@@ -603,9 +603,9 @@ impl Kind {
 /// When a table is refused, or the server refuses.
 pub(super) async fn plan_all(
     catalog: &Catalog<'_>,
-    kind: Kind,
+    kind: PlanKind,
     oids: &[u32],
-    asked: &Asked,
+    asked: &OptionChanges,
     version: i32,
 ) -> anyhow::Result<Vec<TablePlan>> {
     let mut plans: Vec<TablePlan> = Vec::new();
@@ -614,8 +614,8 @@ pub(super) async fn plan_all(
             check_owner(&table)?;
         }
         let mut plan = match kind {
-            Kind::Install => install(catalog, &table, asked, version).await?,
-            Kind::Remove => remove(catalog, &table, oids).await?,
+            PlanKind::Install => install(catalog, &table, asked, version).await?,
+            PlanKind::Remove => remove(catalog, &table, oids).await?,
         };
         // A function that several of these tables share is made once.
         plan.steps

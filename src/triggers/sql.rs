@@ -5,7 +5,7 @@
 use super::TriggerOptions;
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
 use crate::catalog::{Column, Function, Key, Leaf, RelationKind, Table, Trigger};
-use postgres_index_cache_core::Kind;
+use postgres_index_cache_core::CellType;
 use postgres_index_cache_core::postgres::announced::{
     Comment, PINNED, digest, settings, to_arguments, write_comment,
 };
@@ -465,7 +465,7 @@ fn row(sent: &[&Column], options: &TriggerOptions) -> String {
 fn data(sent: &[&Column], options: &TriggerOptions) -> String {
     // It calls the casts to json that the owners of types have made, with the rights of whoever
     // writes.
-    let is_built_in = |column: &&Column| !matches!(column.kind, Kind::Written | Kind::WrittenArray);
+    let is_built_in = |column: &&Column| !matches!(column.kind, CellType::Written | CellType::WrittenArray);
     if options.columns.is_none() && sent.iter().all(is_built_in) {
         return "pg_catalog.row_to_json(NEW)".to_string();
     }

@@ -3,10 +3,10 @@
 use crate::support::{DEADLINE, Database};
 use pgic::connect::{Environment, Server};
 use postgres_index_cache_core::postgres::{
-    Driver, DriverError, DriverEvent, DriverOptions, FollowTable, RowChange, Verified,
+    Driver, DriverError, DriverEvent, DriverOptions, TableConfig, RowChange, Verification,
 };
-use postgres_index_cache_core::sync::{Failure, Followed, Limits, State, TableId};
-use postgres_index_cache_core::{Column, Kind, TableShape};
+use postgres_index_cache_core::sync::{Failure, TableSpec, Limits, State, TableId};
+use postgres_index_cache_core::{Column, CellType, TableShape};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,9 +22,9 @@ async fn open(database: &Database, fence_channel: &str) -> Result<Driver, Driver
 pub async fn open_with(
     database: &Database,
     fence_channel: &str,
-    change: impl FnOnce(&mut DriverOptions, &mut FollowTable),
+    change: impl FnOnce(&mut DriverOptions, &mut TableConfig),
 ) -> Result<Driver, DriverError> {
-    let with_channel = |options: &mut DriverOptions, follow: &mut FollowTable| {
+    let with_channel = |options: &mut DriverOptions, follow: &mut TableConfig| {
         options.fence_channel = fence_channel.to_string();
         change(options, follow);
     };
@@ -35,7 +35,7 @@ pub async fn open_with(
 pub async fn open_through(
     database: &Database,
     url: &str,
-    change: impl FnOnce(&mut DriverOptions, &mut FollowTable),
+    change: impl FnOnce(&mut DriverOptions, &mut TableConfig),
 ) -> Result<Driver, DriverError> {
     let oid: u32 = database
         .client()
@@ -50,12 +50,12 @@ pub async fn open_through(
         nullable,
     };
     let columns = vec![
-        column("id", Kind::Int4, false),
-        column("v", Kind::Text, true),
-        column("n", Kind::Int8, true),
+        column("id", CellType::Int4, false),
+        column("v", CellType::Text, true),
+        column("n", CellType::Int8, true),
     ];
-    let mut follow = FollowTable {
-        followed: Followed {
+    let mut follow = TableConfig {
+        followed: TableSpec {
             schema: "public".into(),
             name: "kv".into(),
             oid,
@@ -84,7 +84,7 @@ pub async fn open_through(
         max_memory: 1 << 30,
         lock_timeout: Duration::from_secs(10),
         holds_altered: false,
-        tells_rows: false,
+        row_events: false,
     };
     change(&mut options, &mut follow);
     let server = Server::new(Some(url), &Environment::default(), "test").unwrap();
@@ -275,7 +275,7 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
     ))
     .await;
     database.pgic_ok(&["install-triggers", "kv"]);
-    let mut driver = open_with(&database, "fence", |options, _| options.tells_rows = true)
+    let mut driver = open_with(&database, "fence", |options, _| options.row_events = true)
         .await
         .unwrap();
     driver.until_live(|_| {}).await.unwrap();
@@ -343,7 +343,7 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
         .expect("it does not hang")
         .unwrap();
     assert!(
-        matches!(&verified, Verified::Compared(comparison) if comparison.findings.is_empty()),
+        matches!(&verified, Verification::Compared(comparison) if comparison.findings.is_empty()),
         "{verified:?}"
     );
     assert_eq!(
@@ -358,7 +358,7 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
 async fn a_driver_that_does_not_heal_says_what_it_lost() {
     let database = Database::with(TABLE).await;
     let mut driver = open_with(&database, "fence", |options, _| {
-        options.limits.heals = false
+        options.limits.reconnect = false
     })
     .await
     .unwrap();
@@ -425,7 +425,7 @@ async fn a_table_that_is_gone_is_stale_with_the_cause_and_tried_again() {
         .unwrap();
     tokio::time::timeout(DEADLINE, driver.fence())
         .await
-        .expect("it heals")
+        .expect("it reconnect")
         .unwrap();
     assert_eq!(driver.cache(TableId(0)).len(), 1);
 }
@@ -497,7 +497,7 @@ async fn a_server_that_has_become_a_standby_is_stale_until_it_is_promoted() {
         .unwrap();
     tokio::time::timeout(DEADLINE, driver.fence())
         .await
-        .expect("it heals")
+        .expect("it reconnect")
         .unwrap();
     assert_eq!(driver.cache(TableId(0)).len(), 2);
 }
@@ -542,7 +542,7 @@ async fn a_snapshot_waits_for_a_migration_and_sees_what_it_left() {
 }
 
 /// Options with which a change of a definition is seen soon.
-fn attentive(options: &mut DriverOptions, follow: &mut FollowTable) {
+fn attentive(options: &mut DriverOptions, follow: &mut TableConfig) {
     options.limits.heartbeat = Duration::from_millis(50);
     follow.announced_by = vec!["kv_cache_notify".into(), "kv_cache_notify_truncate".into()];
 }
@@ -695,7 +695,7 @@ async fn in_partitions(row: &str) -> Database {
 }
 
 async fn attending_partitions(database: &Database) -> Driver {
-    let attend = |options: &mut DriverOptions, follow: &mut FollowTable| {
+    let attend = |options: &mut DriverOptions, follow: &mut TableConfig| {
         attentive(options, follow);
         follow.followed.is_partitioned = true;
     };
@@ -890,7 +890,7 @@ async fn what_has_healed_is_not_why_it_ends() {
     holder.batch_execute("ROLLBACK").await.unwrap();
     tokio::time::timeout(DEADLINE, driver.fence())
         .await
-        .expect("it heals")
+        .expect("it reconnect")
         .unwrap();
     client
         .batch_execute("ALTER TABLE kv DISABLE TRIGGER kv_cache_notify")
@@ -972,7 +972,7 @@ async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
         proxy.set(Mood::Passes);
         tokio::time::timeout(DEADLINE, driver.fence())
             .await
-            .expect("it heals")
+            .expect("it reconnect")
             .unwrap();
         assert_eq!(cached(&driver), stored(&client).await, "round {round}");
     }

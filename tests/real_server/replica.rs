@@ -2,10 +2,10 @@
 
 use crate::support::{DEADLINE, Database, USERS};
 use postgres_index_cache_core::postgres::{
-    Became, ConnectError, Connector, Events, FindingKind, OnMisfit, Replica, ReplicaBuilder,
-    ReplicaError, ReplicaEvent, ReplicaTable, Role, Session, Standing, Verified,
+    RowChangeKind, ConnectError, Connector, Events, FindingKind, OnMisfit, Replica, ReplicaBuilder,
+    ReplicaError, ReplicaEvent, ReplicaTable, SessionPurpose, Session, ReplicaStatus, Verification,
 };
-use postgres_index_cache_core::sync::{Limits, Via};
+use postgres_index_cache_core::sync::{Limits, AuxConnection};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -87,7 +87,7 @@ async fn event<T>(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> Option<
     .expect("the event comes")
 }
 
-fn row(event: &ReplicaEvent) -> Option<(Uuid, Became)> {
+fn row(event: &ReplicaEvent) -> Option<(Uuid, RowChangeKind)> {
     match event {
         ReplicaEvent::Row { key, became, .. } => Some((*key, *became)),
         _ => None,
@@ -118,15 +118,15 @@ async fn an_application_reads_what_it_wrote() {
     for (sql, became) in [
         (
             "INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 7000, 1)",
-            Became::Added,
+            RowChangeKind::Added,
         ),
         (
             "UPDATE users SET username_hash = 7001 WHERE username_hash = 7000",
-            Became::Changed,
+            RowChangeKind::Changed,
         ),
         (
             "DELETE FROM users WHERE username_hash = 7001",
-            Became::Removed,
+            RowChangeKind::Removed,
         ),
     ] {
         client.batch_execute(sql).await.unwrap();
@@ -142,9 +142,9 @@ async fn an_application_reads_what_it_wrote() {
                 .count()
         };
         let expected = match became {
-            Became::Added => (1, 0),
-            Became::Changed => (0, 1),
-            Became::Removed => (0, 0),
+            RowChangeKind::Added => (1, 0),
+            RowChangeKind::Changed => (0, 1),
+            RowChangeKind::Removed => (0, 0),
         };
         assert_eq!((found(7000), found(7001)), expected, "{sql}");
         drop(reading);
@@ -182,7 +182,7 @@ async fn an_application_verifies_its_own_cache() {
             .await
             .expect("a round ends")
             .unwrap();
-        if let Verified::Compared(comparison) = verified {
+        if let Verification::Compared(comparison) = verified {
             break comparison;
         }
     };
@@ -240,9 +240,9 @@ async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
     assert_eq!(
         told,
         BTreeMap::from([
-            (id(1), Became::Changed),
-            (id(2), Became::Removed),
-            (id(0xaa), Became::Added)
+            (id(1), RowChangeKind::Changed),
+            (id(2), RowChangeKind::Removed),
+            (id(0xaa), RowChangeKind::Added)
         ])
     );
     event(&mut events, |event| {
@@ -256,12 +256,12 @@ async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
     let end_fences = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE \
         application_name = 'node (fences)' AND datname = current_database()";
     client.batch_execute(end_fences).await.unwrap();
-    let one_lost = |event: &ReplicaEvent| match event {
-        ReplicaEvent::OneLost { via, .. } => Some(*via),
+    let aux_connection_lost = |event: &ReplicaEvent| match event {
+        ReplicaEvent::AuxConnectionLost { via, .. } => Some(*via),
         ReplicaEvent::Stale { why, .. } => panic!("it is stale: {why}"),
         _ => None,
     };
-    assert_eq!(event(&mut events, one_lost).await, Via::Fences);
+    assert_eq!(event(&mut events, aux_connection_lost).await, AuxConnection::Fences);
     fence(&replica).await;
     assert!(replica.is_live());
     drop(database);
@@ -284,7 +284,7 @@ async fn a_table_that_is_altered_is_followed_on() {
         .await
         .unwrap();
     event(&mut events, |event| {
-        row(event).filter(|row| *row == (id(1), Became::Changed))
+        row(event).filter(|row| *row == (id(1), RowChangeKind::Changed))
     })
     .await;
     fence(&replica).await;
@@ -311,7 +311,7 @@ async fn a_table_that_is_altered_is_followed_on() {
         stale_for(event, "the table public.users does not exist")
     })
     .await;
-    assert!(!replica.is_live() && matches!(replica.standing(), Standing::Stale { .. }));
+    assert!(!replica.is_live() && matches!(replica.status(), ReplicaStatus::Stale { .. }));
     assert_eq!(replica.read(&users).len(), 1);
     client
         .batch_execute("ALTER TABLE gone RENAME TO users; UPDATE users SET email_hash = 6")
@@ -338,8 +338,8 @@ struct Gated {
 }
 
 impl Connector for Gated {
-    async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
-        if role == Role::Command {
+    async fn connect(&self, role: SessionPurpose) -> Result<Session, ConnectError> {
+        if role == SessionPurpose::Command {
             let less = |left: usize| left.checked_sub(1);
             if self
                 .refusals
@@ -415,7 +415,7 @@ async fn while_an_altered_table_is_described_changes_are_told_and_commands_answe
         told.push(event(&mut events, row).await);
     }
     told.sort_by_key(|(key, _)| *key);
-    assert_eq!(told, [(id(1), Became::Changed), (id(2), Became::Added)]);
+    assert_eq!(told, [(id(1), RowChangeKind::Changed), (id(2), RowChangeKind::Added)]);
     fence(&replica).await;
     assert_eq!(
         replica
@@ -480,7 +480,7 @@ async fn what_a_column_is_called_is_part_of_what_the_model_is() {
         .batch_execute("ALTER TABLE users RENAME town TO city")
         .await
         .unwrap();
-    assert_eq!(event(&mut events, row).await, (id(1), Became::Changed));
+    assert_eq!(event(&mut events, row).await, (id(1), RowChangeKind::Changed));
     fence(&replica).await;
     assert_eq!(
         replica
@@ -530,7 +530,7 @@ async fn what_a_column_is_called_is_part_of_what_the_model_is() {
         .unwrap()
         .unwrap();
     assert!(
-        matches!(&verified, Verified::Compared(comparison) if comparison.differing() == 0),
+        matches!(&verified, Verification::Compared(comparison) if comparison.differing() == 0),
         "{verified:?}"
     );
 }
@@ -684,10 +684,10 @@ async fn a_row_that_does_not_fit_the_model_is_kept_out_counted_and_taken_in_when
     let reading = replica.read(&picked);
     assert!(reading.len() == 1 && !reading.is_live() && reading.is_current());
     drop(reading);
-    let standing = replica.standing();
+    let status = replica.status();
     assert!(
-        matches!(&standing, Standing::Degraded { table, why } if &**table == "picked" && why.contains("6 rows do not fit")),
-        "{standing:?}"
+        matches!(&status, ReplicaStatus::Degraded { table, why } if &**table == "picked" && why.contains("6 rows do not fit")),
+        "{status:?}"
     );
     // By a notification as by a read: out, and in again. A fence is reached all the same.
     let mut events = replica.events();
@@ -704,8 +704,8 @@ async fn a_row_that_does_not_fit_the_model_is_kept_out_counted_and_taken_in_when
     assert!(key == id(1) && why.contains("panics over 666"), "{why}");
     assert!(replica.read(&picked).is_empty() && out(&replica).len() == 7);
     let verify = async || match replica.verify(&picked).await.unwrap() {
-        Verified::Compared(comparison) => comparison,
-        Verified::Inconclusive(why) => panic!("nothing else goes on: {why}"),
+        Verification::Compared(comparison) => comparison,
+        Verification::Inconclusive(why) => panic!("nothing else goes on: {why}"),
     };
     let comparison = verify().await;
     assert_eq!(
@@ -844,10 +844,10 @@ async fn a_task_that_ends_in_any_way_is_ended_for_all_who_ask_or_wait() {
         matches!(&*error, ReplicaError::Panicked(why) if why == "it goes off"),
         "{error}"
     );
-    assert!(matches!(replica.standing(), Standing::Ended { .. }) && !replica.is_live());
+    assert!(matches!(replica.status(), ReplicaStatus::Ended { .. }) && !replica.is_live());
     assert!(matches!(
-        replica.read(&bombs).standing(),
-        Standing::Ended { .. }
+        replica.read(&bombs).status(),
+        ReplicaStatus::Ended { .. }
     ));
     event(&mut events, ended).await;
     assert!(events.next().await.is_none());
@@ -864,9 +864,9 @@ async fn a_table_of_another_replica_is_never_live() {
     let reading = replica.read(&other_users);
     assert!(!reading.is_live() && !reading.is_current());
     assert!(
-        matches!(reading.standing(), Standing::Ended { error } if matches!(**error, ReplicaError::OtherReplica)),
+        matches!(reading.status(), ReplicaStatus::Ended { error } if matches!(**error, ReplicaError::OtherReplica)),
         "{:?}",
-        reading.standing()
+        reading.status()
     );
     drop(reading);
     let refused = replica.fence_for(&other_users).await.unwrap_err();
@@ -1010,7 +1010,7 @@ async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_the_
         .unwrap();
     fence(&replica).await;
     let reading = replica.read(&users);
-    assert!(reading.is_live(), "{:?}", reading.standing());
+    assert!(reading.is_live(), "{:?}", reading.status());
     assert_eq!(
         reading.iter().map(|user| user.id).collect::<Vec<_>>(),
         [id(2)]
@@ -1105,7 +1105,7 @@ async fn a_table_of_the_same_name_that_comes_before_it_in_the_search_path_is_ano
     assert!(
         reading.is_live() && reading.len() == 1,
         "{:?}",
-        reading.standing()
+        reading.status()
     );
 }
 

@@ -616,7 +616,7 @@ async fn what_ended_it_can_be_mended_and_followed_anew() {
         )
         .await
         .unwrap();
-    // It heals by itself, and each question looks again.
+    // It reconnect by itself, and each question looks again.
     assert_eq!(shell.ask("count people")[0]["count"], 49);
     assert_eq!(shell.ask(".reconnect").last().unwrap()["state"], "live");
 }

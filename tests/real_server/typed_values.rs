@@ -347,7 +347,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_odd_value_is_a_false_alarm_of_verify() {
-    use postgres_index_cache_core::postgres::{Driver, Verified};
+    use postgres_index_cache_core::postgres::{Driver, Verification};
     use postgres_index_cache_core::sync::TableId;
     let database = all_types().await;
     let writer = writer(&database).await;
@@ -378,7 +378,7 @@ async fn no_odd_value_is_a_false_alarm_of_verify() {
     ] {
         writer.batch_execute(sql).await.unwrap();
         let verified = driver.verify(TableId(0)).await.unwrap();
-        let Verified::Compared(comparison) = verified else {
+        let Verification::Compared(comparison) = verified else {
             panic!("{verified:?}")
         };
         assert_eq!(

@@ -6,7 +6,7 @@ use pgic::connect::{Environment, Server};
 use pgic::triggers::observe::observe;
 use pgic::{catalog, causes, following};
 use postgres_index_cache_core::postgres::{
-    Comparison, Driver, DriverEvent, DriverOptions, FollowTable, Verified,
+    ComparisonReport, Driver, DriverEvent, DriverOptions, TableConfig, Verification,
 };
 use postgres_index_cache_core::sync::TableId;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What `pgic verify` tells its driver of a table.
-pub async fn follow(database: &Database, name: &str) -> (Server, FollowTable, DriverOptions) {
+pub async fn follow(database: &Database, name: &str) -> (Server, TableConfig, DriverOptions) {
     let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
     let mut client = database.client().await;
     let table = catalog::resolve(
@@ -27,19 +27,19 @@ pub async fn follow(database: &Database, name: &str) -> (Server, FollowTable, Dr
     let seen = observe(&table);
     let shown = following::shown(&table, seen.as_ref());
     let shape = following::shape(&table, |column| shown.contains(&column.name)).unwrap();
-    let follow = FollowTable {
+    let follow = TableConfig {
         announced_by: Vec::new(),
         ..following::follow(&table, seen.as_ref(), &shape)
     };
     let mut options = following::options(vec!["cache_invalidation".to_string()], 1 << 30);
-    options.limits.looks = false;
+    options.limits.watch_ddl = false;
     (server, follow, options)
 }
 
-async fn compare(driver: &mut Driver) -> Comparison {
+async fn compare(driver: &mut Driver) -> ComparisonReport {
     let verified = tokio::time::timeout(DEADLINE, async {
         loop {
-            if let Verified::Compared(comparison) = driver.verify(TableId(0)).await.unwrap() {
+            if let Verification::Compared(comparison) = driver.verify(TableId(0)).await.unwrap() {
                 return comparison;
             }
         }
@@ -238,7 +238,7 @@ async fn every_row_that_differs_is_counted_by_its_kind_also_past_those_that_are_
     );
     assert_eq!(
         (comparison.differing(), comparison.findings.len()),
-        (12001, Comparison::FINDINGS)
+        (12001, ComparisonReport::FINDINGS)
     );
 }
 
@@ -324,11 +324,11 @@ async fn under_load_no_round_raises_a_false_alarm() {
             .expect("a round ends")
             .unwrap()
         {
-            Verified::Compared(comparison) => {
+            Verification::Compared(comparison) => {
                 assert_eq!(comparison.findings, Vec::new(), "round {counted}");
                 counted += 1;
             }
-            Verified::Inconclusive(_) => inconclusive += 1,
+            Verification::Inconclusive(_) => inconclusive += 1,
         }
     }
     stop.store(true, Ordering::Relaxed);

@@ -5,7 +5,7 @@ mod transaction;
 
 use super::fingerprint::{Fingerprint, look};
 use super::session::quote_identifier;
-use crate::value::Kind;
+use crate::value::CellType;
 pub use name::parse_name;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
@@ -141,7 +141,7 @@ pub struct Column {
     /// Its type without a modifier, as SQL takes it.
     pub type_name: String,
     /// How its values are kept.
-    pub kind: Kind,
+    pub kind: CellType,
     /// Whether it is declared NOT NULL, and that is known to hold for every row.
     pub not_null: bool,
     /// Whether it is computed when it is read (PostgreSQL 18): a trigger sees null.
@@ -429,9 +429,9 @@ fn column(row: &tokio_postgres::Row) -> Column {
         name: row.get("name"),
         type_name: row.get("type_name"),
         kind: match (row.get("is_foreign"), row.get("is_array")) {
-            (true, true) => Kind::WrittenArray,
-            (true, false) => Kind::Written,
-            (false, _) => Kind::of_base_type(row.get("base_type")),
+            (true, true) => CellType::WrittenArray,
+            (true, false) => CellType::Written,
+            (false, _) => CellType::of_base_type(row.get("base_type")),
         },
         plain_type_name: row.get("plain_type_name"),
         has_inner_domain: row.get("has_inner_domain"),

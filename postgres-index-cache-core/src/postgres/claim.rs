@@ -13,7 +13,7 @@
 //! tomorrow; in session mode each stays in a process of its own.
 
 use super::links::Open;
-use super::session::{ConnectError, Role, Session};
+use super::session::{ConnectError, SessionPurpose, Session};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -57,7 +57,7 @@ const SAFE: &str = "SET search_path = pg_catalog, pg_temp;
 /// left on one that is not ours.
 pub(super) async fn claim(
     open: &Open,
-    role: Role,
+    role: SessionPurpose,
     mut session: Session,
 ) -> Result<(Session, i32), ClaimError> {
     let told = told_process(&session.client).await;

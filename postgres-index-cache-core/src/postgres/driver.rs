@@ -7,18 +7,18 @@ mod memory;
 mod reads;
 
 pub use events::{DriverEvent, DriverOptions, Loaded};
-pub(super) use reads::{Asked, Brought, ReadKind};
-pub use reads::{QuestionId, Verified};
+pub(super) use reads::{ReadRequest, ReadMessage, ReadKind};
+pub use reads::{QuestionId, Verification};
 
 use super::error::{DriverError, chain};
 use super::fingerprint::Fingerprint;
-use super::follow::FollowTable;
-use super::followee::Followee;
-use super::keep::{CellReader, Told};
-use super::links::{Links, Open, Opened, Opener, open_with};
+use super::follow::TableConfig;
+use super::driver_table::DriverTable;
+use super::keep::{CellDecoder, RowEvent};
+use super::links::{Sessions, Open, OpenedSessions, Opener, open_with};
 use super::session::{Connector, Listener};
-use super::store::{FlushError, Store, Stored};
-use crate::sync::{Engine, FenceId, Input, Output, State, TableId, Via};
+use super::store::{FlushError, CacheWriter, SinkWriter};
+use crate::sync::{Engine, FenceId, Input, Output, State, TableId, AuxConnection};
 use crate::table_cache::TableCache;
 use futures_util::future::poll_fn;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -52,7 +52,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 pub(super) enum Event {
     Connected {
         epoch: u64,
-        links: Box<Links>,
+        links: Box<Sessions>,
     },
     ConnectFailed {
         epoch: u64,
@@ -60,22 +60,22 @@ pub(super) enum Event {
     },
     /// F or Q has ended.
     Ended {
-        via: Via,
+        via: AuxConnection,
         epoch: u64,
         why: String,
     },
     Reopened {
-        via: Via,
+        via: AuxConnection,
         epoch: u64,
-        opened: Result<Opened, DriverError>,
+        opened: Result<OpenedSessions, DriverError>,
     },
     Sent {
-        via: Via,
+        via: AuxConnection,
         epoch: u64,
         token: String,
     },
     SendFailed {
-        via: Via,
+        via: AuxConnection,
         epoch: u64,
         token: String,
         error: DriverError,
@@ -99,7 +99,7 @@ pub(super) enum Event {
         seen: Result<Vec<Fingerprint>, tokio_postgres::Error>,
     },
     ReadFailed {
-        asked: Asked,
+        asked: ReadRequest,
         error: DriverError,
     },
 }
@@ -108,7 +108,7 @@ pub(super) enum Event {
 enum Happened {
     /// What a task said; `None` when it is L that has something.
     Event(Option<Event>),
-    Brought(Brought),
+    ReadMessage(ReadMessage),
     Time,
 }
 
@@ -128,19 +128,19 @@ struct TableStanding {
 /// Follows tables. Nothing happens unless one of its methods is awaited.
 pub struct Driver {
     engine: Engine,
-    tables: Vec<Followee>,
+    tables: Vec<DriverTable>,
     /// What Q does.
     reads: Reads,
     options: DriverOptions,
     open: Open,
-    links: Option<Links>,
+    links: Option<Sessions>,
     /// Numbers the connections that are opened: those of the last time that all were, and the last.
     epoch: u64,
     epochs: u64,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
-    brought: mpsc::Receiver<Brought>,
-    bringer: mpsc::Sender<Brought>,
+    brought: mpsc::Receiver<ReadMessage>,
+    rows_tx: mpsc::Sender<ReadMessage>,
     /// The caches that are not somebody else's.
     caches: Vec<Arc<RwLock<TableCache>>>,
     /// What was told last of all tables together.
@@ -184,23 +184,23 @@ impl Drop for Driver {
 
 impl Driver {
     /// Connects, LISTENs, and starts the engine. Nothing is read yet. What is lost later is opened
-    /// again, unless [`Limits::heals`](crate::sync::Limits::heals) says otherwise; the first time
+    /// again, unless [`Limits::reconnect`](crate::sync::Limits::reconnect) says otherwise; the first time
     /// must succeed.
     ///
     /// # Errors
     /// When a session cannot be had, or the server refuses to LISTEN.
     pub async fn open(
         connector: impl Connector + 'static,
-        tables: Vec<FollowTable>,
+        tables: Vec<TableConfig>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
-        let new = |table: &FollowTable| {
+        let new = |table: &TableConfig| {
             Arc::new(RwLock::new(TableCache::new(Arc::clone(&table.shape), 0)))
         };
         let caches: Vec<_> = tables.iter().map(new).collect();
         let stored = tables.into_iter().zip(&caches).map(|(table, cache)| {
-            let reader = CellReader::new(Arc::clone(&table.shape));
-            let store: Box<dyn Store> = Box::new(Stored::new(Arc::clone(cache), reader));
+            let reader = CellDecoder::new(Arc::clone(&table.shape));
+            let store: Box<dyn CacheWriter> = Box::new(SinkWriter::new(Arc::clone(cache), reader));
             (table, store)
         });
         let mut driver = Self::open_stores(open_with(connector), stored.collect(), options).await?;
@@ -226,7 +226,7 @@ impl Driver {
     /// The same with caches that are somebody else's.
     pub(super) async fn open_stores(
         open: Open,
-        tables: Vec<(FollowTable, Box<dyn Store>)>,
+        tables: Vec<(TableConfig, Box<dyn CacheWriter>)>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
         let followed = tables
@@ -253,8 +253,8 @@ impl Driver {
         };
         let links = opener.first(&channels).await?;
         let Opener { open, options, .. } = opener;
-        let (bringer, brought) = mpsc::channel(BROUGHT);
-        let tells_rows = options.tells_rows;
+        let (rows_tx, brought) = mpsc::channel(BROUGHT);
+        let row_events = options.row_events;
         let mut driver = Self {
             state: engine.state(),
             standings: (0..tables.len())
@@ -268,12 +268,12 @@ impl Driver {
             engine,
             tables: tables
                 .into_iter()
-                .map(|(follow, store)| Followee::new(follow, store))
+                .map(|(follow, store)| DriverTable::new(follow, store))
                 .collect(),
             options,
             caches: Vec::new(),
             brought,
-            bringer,
+            rows_tx,
             open,
             links: Some(links),
             epoch: 0,
@@ -293,7 +293,7 @@ impl Driver {
             tap: None,
             secret: secret(),
         };
-        if tells_rows {
+        if row_events {
             driver.tell_of_rows();
         }
         Ok(driver)
@@ -321,10 +321,10 @@ impl Driver {
         self.caches[table.0].read()
     }
 
-    /// From now on tells of each row that changes, as [`DriverOptions::tells_rows`] does from the
+    /// From now on tells of each row that changes, as [`DriverOptions::row_events`] does from the
     /// start.
     pub fn tell_of_rows(&mut self) {
-        self.options.tells_rows = true;
+        self.options.row_events = true;
         self.tables.iter_mut().for_each(|table| table.store.tell());
     }
 
@@ -479,7 +479,7 @@ impl Driver {
                         Happened::Event(None)
                     }
                     event = events.recv() => Happened::Event(event),
-                    Some(brought) = brought.recv(), if takes_rows => Happened::Brought(brought),
+                    Some(brought) = brought.recv(), if takes_rows => Happened::ReadMessage(brought),
                 }
             } => event,
             () = tokio::time::sleep_until(timeout.into()) => Happened::Time,
@@ -514,11 +514,11 @@ impl Driver {
                 self.check_waiting();
             }
             Happened::Event(Some(event)) => self.take(event),
-            Happened::Brought(brought) => {
+            Happened::ReadMessage(brought) => {
                 let asked = match &brought {
-                    Brought::Snapshot { asked, .. }
-                    | Brought::Rows { asked, .. }
-                    | Brought::All { asked } => *asked,
+                    ReadMessage::Snapshot { asked, .. }
+                    | ReadMessage::Rows { asked, .. }
+                    | ReadMessage::All { asked } => *asked,
                 };
                 if self.reads.asked == Some(asked) {
                     self.take_rows(brought);
@@ -597,7 +597,7 @@ impl Driver {
         let mut is_news = false;
         for at in 0..self.tables.len() {
             let table = TableId(at);
-            let Followee {
+            let DriverTable {
                 store, busy_until, ..
             } = &mut self.tables[at];
             if !store.is_waiting() || busy_until.is_some_and(|until| until > now) {
@@ -675,9 +675,9 @@ impl Driver {
                     table,
                     batch,
                     keys,
-                    is_within_round,
+                    is_within_comparison,
                 } => {
-                    let kind = if is_within_round {
+                    let kind = if is_within_comparison {
                         ReadKind::RowsOfCut
                     } else {
                         ReadKind::Rows
@@ -685,17 +685,17 @@ impl Driver {
                     let keys = self.tables[table.0].possible(keys);
                     self.read(table, batch, Some(keys), kind);
                 }
-                Output::TakeCut { table, round } => self.read(table, round, None, ReadKind::Cut),
-                Output::Compare { table, round } => {
-                    self.read(table, round, None, ReadKind::Compare)
+                Output::TakeCut { table, comparison } => self.read(table, comparison, None, ReadKind::Cut),
+                Output::Compare { table, comparison } => {
+                    self.read(table, comparison, None, ReadKind::Compare)
                 }
-                Output::RoundEnded {
+                Output::ComparisonEnded {
                     table,
                     question,
                     inconclusive,
                     doubt,
                 } => {
-                    self.round_ended(table, QuestionId(question), inconclusive, doubt);
+                    self.comparison_ended(table, QuestionId(question), inconclusive, doubt);
                 }
                 Output::Look { look } => self.look(look),
                 Output::GiveUpRead { table } => self.give_up_read(table),
@@ -733,13 +733,13 @@ impl Driver {
                     self.tell(DriverEvent::State(state));
                 }
                 Output::CommitsBlocked => self.tell(DriverEvent::CommitsBlocked),
-                Output::OneLost { via, why, retry_in } => {
+                Output::AuxConnectionLost { via, why, retry_in } => {
                     self.links.iter_mut().for_each(|links| links.lose(via));
-                    if via == Via::Reads {
+                    if via == AuxConnection::Reads {
                         self.reads.end();
                     }
                     self.failure = None;
-                    self.tell(DriverEvent::OneLost { via, why, retry_in });
+                    self.tell(DriverEvent::AuxConnectionLost { via, why, retry_in });
                 }
                 Output::Reopen { via } => {
                     let opener = self.opener();
@@ -762,7 +762,7 @@ impl Driver {
         /// Of whoever does not look on, the last few are kept.
         const KEPT: usize = 1024;
         tracing::debug!(?event, "driver");
-        if !self.options.tells_rows && self.told.len() >= KEPT {
+        if !self.options.row_events && self.told.len() >= KEPT {
             self.told.pop_front();
         }
         self.told.push_back(event);
@@ -792,13 +792,13 @@ impl Driver {
     fn tell_rows(&mut self, table: TableId) {
         let told = self.tables[table.0].store.take_told();
         self.told.extend(told.into_iter().map(|told| match told {
-            Told::Row(change, sender) => DriverEvent::Row {
+            RowEvent::Row(change, sender) => DriverEvent::Row {
                 table,
                 change,
                 sender,
             },
-            Told::Model(key, became) => DriverEvent::Model { table, key, became },
-            Told::Misfit(key, why, sender) => DriverEvent::Misfit {
+            RowEvent::Model(key, became) => DriverEvent::Model { table, key, became },
+            RowEvent::Misfit(key, why, sender) => DriverEvent::Misfit {
                 table,
                 key,
                 why,
@@ -829,11 +829,11 @@ impl Driver {
             }
             // A read that is underway will say what the server said.
             Event::Ended {
-                via: Via::Reads, ..
+                via: AuxConnection::Reads, ..
             } if self.reads.is_underway() => {}
             Event::Ended { via, epoch, why } if self.is_current(via, epoch) => {
                 self.engine
-                    .handle(Input::OneLost { via, why }, Instant::now());
+                    .handle(Input::AuxConnectionLost { via, why }, Instant::now());
             }
             Event::Reopened { via, epoch, opened } if self.is_current(via, epoch) => {
                 self.reopened(via, epoch, opened)
@@ -851,14 +851,14 @@ impl Driver {
                 Some("55P03") => self
                     .engine
                     .handle(Input::SendBlocked { token: &token }, Instant::now()),
-                _ => self.one_lost(via, error),
+                _ => self.aux_connection_lost(via, error),
             },
             Event::Looked {
                 epoch,
                 look,
                 relations,
                 seen,
-            } if self.is_current(Via::Fences, epoch) => {
+            } if self.is_current(AuxConnection::Fences, epoch) => {
                 self.looked(look, &relations, seen);
             }
             Event::SenderKnown {

@@ -3,10 +3,10 @@
 
 use super::claim::ClaimError;
 use super::copy::CopyError;
-use super::session::{ConnectError, Role};
+use super::session::{ConnectError, SessionPurpose};
 use super::sqlstate::{self, Policy};
 use crate::sync::Failure;
-use crate::table_cache::{StoreError, Unfit};
+use crate::table_cache::{StoreError, RowError};
 
 /// Why a driver cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum DriverError {
     #[error("open the connection for {}", role.purpose())]
     Connect {
         /// What it is for.
-        role: Role,
+        role: SessionPurpose,
         /// What went wrong.
         source: ConnectError,
     },
@@ -25,7 +25,7 @@ pub enum DriverError {
     #[error("open the connection for {}", role.purpose())]
     Claim {
         /// What it is for.
-        role: Role,
+        role: SessionPurpose,
         /// Why.
         source: ClaimError,
     },
@@ -103,10 +103,10 @@ pub enum ReadError {
     Copy(#[from] CopyError),
     /// A row is not of the table's shape.
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    RowError(#[from] RowError),
     /// A row could not be stored.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    CacheWriter(#[from] StoreError),
     /// The table's definition was changed, so that its rows are others than were expected.
     #[error("its definition was changed: {0}")]
     Altered(String),

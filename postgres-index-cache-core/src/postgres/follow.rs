@@ -1,20 +1,20 @@
-//! [`FollowTable`]: a table as something to follow: whether it can be, what its cache keeps, what
+//! [`TableConfig`]: a table as something to follow: whether it can be, what its cache keeps, what
 //! the engine is told of it.
 
 use super::announced::{Announced, Problem, Severity, check_table, diagnose, untrusted_columns};
 use super::catalog::{self, RelationKind, Table};
 use super::fingerprint::Fingerprint;
 use super::session::quote_identifier;
-use crate::Kind;
-use crate::sync::Followed;
+use crate::CellType;
+use crate::sync::TableSpec;
 use crate::table_cache::{Column, ShapeError, TableShape};
 use std::sync::Arc;
 
 /// A table to follow, as the catalogue describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FollowTable {
+pub struct TableConfig {
     /// What the engine knows of it.
-    pub followed: Followed,
+    pub followed: TableSpec,
     /// The columns to keep and the key.
     pub shape: Arc<TableShape>,
     /// Whether a query of the table may run functions of its owner's with our rights.
@@ -131,11 +131,11 @@ pub enum Distrust {
     OfTable,
 }
 
-impl FollowTable {
+impl TableConfig {
     /// What the driver is told of a table whose cache keeps `shape`.
     pub fn new(table: &Table, announced: Option<&Announced<'_>>, shape: &Arc<TableShape>) -> Self {
         let untrusted = untrusted_columns(table, announced.and_then(|announced| announced.row));
-        let followed = Followed {
+        let followed = TableSpec {
             schema: table.schema.clone(),
             name: table.name.clone(),
             oid: table.oid,
@@ -151,7 +151,7 @@ impl FollowTable {
         // Of the others the JSON is compared. An array of the usual bounds would be made of it, a
         // constraint of a domain be evaluated, and a text that is no value of the type, which any
         // role can send as a key, would fail the read.
-        let is_native = |kind| !matches!(kind, Kind::Other | Kind::Written | Kind::WrittenArray);
+        let is_native = |kind| !matches!(kind, CellType::Other | CellType::Written | CellType::WrittenArray);
         let key_type = |column: &catalog::Column| {
             is_native(column.kind).then(|| column.plain_type_name.clone())
         };
@@ -172,9 +172,9 @@ impl FollowTable {
         let column_types = types.map(Option::unwrap_or_default).collect();
         let fingerprint = Some(table.fingerprint.clone());
         let is_sent_as_kept = |column: &Column| match (column.kind, table.column(&column.name)) {
-            (Kind::Other | Kind::WrittenArray, _) | (_, None) => false,
+            (CellType::Other | CellType::WrittenArray, _) | (_, None) => false,
             // What an enum's send function gives is its label.
-            (Kind::Written, Some(described)) => described.is_enum && !described.is_generated,
+            (CellType::Written, Some(described)) => described.is_enum && !described.is_generated,
             // COPY of a table takes no column that is computed.
             (_, Some(described)) => !described.is_generated,
         };
@@ -200,7 +200,7 @@ impl FollowTable {
     /// Whether a cache of the one is a cache of the other. An estimate is no part of what a table
     /// is; each read sees the leaves, and whatever else a fingerprint has.
     pub fn is_same_table(&self, other: &Self) -> bool {
-        let followed = Followed {
+        let followed = TableSpec {
             leaves: self.followed.leaves.clone(),
             ..other.followed.clone()
         };

@@ -1,11 +1,11 @@
-//! [`Keep`]: what a cache must be able to do to be kept in step, and [`Reads`]: how its rows are
+//! [`CacheSink`]: what a cache must be able to do to be kept in step, and [`RowDecoder`]: how its rows are
 //! read.
 
 use super::error::ReadError;
 use super::session::quote_identifier;
 use crate::Column;
 use crate::table_cache::{
-    JsonNulls, KeyBuf, Laid, Row, RowBuf, StoreError, TableCache, TableShape, Unfit, Upserted,
+    JsonNulls, KeyBuf, SeenRows, Row, RowBuf, StoreError, TableCache, TableShape, RowError, Upserted,
 };
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub enum RowChange {
 
 /// What became of a row whose content is the application's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Became {
+pub enum RowChangeKind {
     /// It is new.
     Added,
     /// It is another one.
@@ -40,10 +40,10 @@ pub enum Became {
 
 /// What became of a row, of a cache of either kind.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum RowEvent {
     /// What became of it, and the server's process whose notification it was, if one was.
     Row(RowChange, Option<i32>),
-    Model(Uuid, Became),
+    Model(Uuid, RowChangeKind),
     /// The row of this key does not fit the model, and is kept out; and the sender, likewise.
     Misfit(Uuid, Arc<str>, Option<i32>),
 }
@@ -95,7 +95,7 @@ pub struct Finding {
 
 /// What a comparison found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Comparison {
+pub struct ComparisonReport {
     /// How many rows the table has.
     pub rows: usize,
     /// How many rows the table has and the cache has not.
@@ -107,14 +107,14 @@ pub struct Comparison {
     /// How many rows of the table are kept out of the cache, as they must be, since they do not fit
     /// the model.
     pub kept_out: usize,
-    /// What is wrong, up to [`Comparison::FINDINGS`] rows.
+    /// What is wrong, up to [`ComparisonReport::FINDINGS`] rows.
     pub findings: Vec<Finding>,
     /// The keys of those that are kept out, until all rows have come: what is kept out beside them
     /// is a ghost.
     pub(super) out: HashSet<KeyBuf>,
 }
 
-impl Comparison {
+impl ComparisonReport {
     /// The most findings that are kept.
     pub const FINDINGS: usize = 10_000;
 
@@ -136,19 +136,19 @@ impl Comparison {
 }
 
 /// How a row is put into a cache.
-pub(super) enum Mode<'a> {
+pub(super) enum WriteMode<'a> {
     /// It must be new.
     Insert,
     /// It is one of a snapshot, which brings each key once.
-    Lay(&'a mut Laid),
+    Lay(&'a mut SeenRows),
     /// In place of the one with its key, if there is one.
     Upsert,
 }
 
 /// A cache that is kept in step.
-pub(super) trait Keep: Send + Sync + 'static {
+pub(super) trait CacheSink: Send + Sync + 'static {
     type Row: Send;
-    type Reader: Reads<Row = Self::Row>;
+    type Reader: RowDecoder<Row = Self::Row>;
 
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -170,15 +170,15 @@ pub(super) trait Keep: Send + Sync + 'static {
     fn put(
         &mut self,
         row: &mut Self::Row,
-        mode: Mode<'_>,
-        told: Option<&mut Vec<Told>>,
+        mode: WriteMode<'_>,
+        told: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError>;
 
-    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>);
+    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<RowEvent>>);
 
     /// Keeps the row of this key out, since it does not fit: the one that is there goes. A cache
     /// that takes every row has none to keep out.
-    fn keep_out(&mut self, _key: &KeyBuf, _why: Arc<str>, _told: Option<&mut Vec<Told>>) {}
+    fn keep_out(&mut self, _key: &KeyBuf, _why: Arc<str>, _told: Option<&mut Vec<RowEvent>>) {}
 
     /// Forgets the rows that were kept out but for those of these keys.
     fn retain_out(&mut self, _keys: &[KeyBuf]) {}
@@ -189,30 +189,30 @@ pub(super) trait Keep: Send + Sync + 'static {
     }
 
     /// Compares a row of the table that does not fit with what the cache knows of it.
-    fn compare_misfit(&self, _key: &KeyBuf, _laid: &mut Laid, _comparison: &mut Comparison) {}
+    fn compare_misfit(&self, _key: &KeyBuf, _laid: &mut SeenRows, _comparison: &mut ComparisonReport) {}
 
     /// Spares the row of this key when the rest is swept.
-    fn spare(&self, key: &KeyBuf, laid: &mut Laid);
+    fn spare(&self, key: &KeyBuf, laid: &mut SeenRows);
 
     /// Removes what is not laid.
-    fn sweep(&mut self, laid: &Laid, told: Option<&mut Vec<Told>>);
+    fn sweep(&mut self, laid: &SeenRows, told: Option<&mut Vec<RowEvent>>);
 
     fn clear(&mut self);
 
     /// Compares a row of the table with that of the cache, which is marked.
-    fn compare(&self, row: &Self::Row, laid: &mut Laid, comparison: &mut Comparison);
+    fn compare(&self, row: &Self::Row, laid: &mut SeenRows, comparison: &mut ComparisonReport);
 
     /// The rows that are not marked are not in the table.
-    fn ghosts(&self, laid: &Laid, comparison: &mut Comparison);
+    fn ghosts(&self, laid: &SeenRows, comparison: &mut ComparisonReport);
 }
 
 /// Makes rows of what the server sends.
-pub(super) trait Reads: Send {
+pub(super) trait RowDecoder: Send {
     type Row;
 
     fn shape(&self) -> &Arc<TableShape>;
 
-    /// See [`Store::query`](super::store::Store::query).
+    /// See [`CacheWriter::query`](super::store::CacheWriter::query).
     fn query(&self, relation: &str, only: &str) -> String;
 
     /// Whether a row that it reads is the columns that are kept, as PostgreSQL sends them.
@@ -222,7 +222,7 @@ pub(super) trait Reads: Send {
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<Self::Row>, ReadError>;
 
-    /// Reads the `data` of a payload, whose row must have this key.
+    /// RowDecoder the `data` of a payload, whose row must have this key.
     fn read_json(
         &mut self,
         data: &str,
@@ -236,14 +236,14 @@ pub(super) trait Reads: Send {
     fn recycle(&mut self, row: Self::Row);
 }
 
-/// Reads rows as cells.
+/// RowDecoder rows as cells.
 #[derive(Debug)]
-pub(super) struct CellReader {
+pub(super) struct CellDecoder {
     shape: Arc<TableShape>,
     spare: Vec<RowBuf>,
 }
 
-impl CellReader {
+impl CellDecoder {
     pub(super) fn new(shape: Arc<TableShape>) -> Self {
         Self {
             shape,
@@ -262,7 +262,7 @@ impl CellReader {
     }
 }
 
-impl Reads for CellReader {
+impl RowDecoder for CellDecoder {
     type Row = RowBuf;
 
     fn shape(&self) -> &Arc<TableShape> {
@@ -301,7 +301,7 @@ impl Reads for CellReader {
         if row.has_key(&self.shape, key) {
             Ok(Decoded::Row(row))
         } else {
-            Err(Unfit::KeyMismatch.to_string())
+            Err(RowError::KeyMismatch.to_string())
         }
     }
 
@@ -318,9 +318,9 @@ impl Reads for CellReader {
     }
 }
 
-impl Keep for TableCache {
+impl CacheSink for TableCache {
     type Row = RowBuf;
-    type Reader = CellReader;
+    type Reader = CellDecoder;
 
     fn len(&self) -> usize {
         Self::len(self)
@@ -337,10 +337,10 @@ impl Keep for TableCache {
     fn put(
         &mut self,
         row: &mut RowBuf,
-        mode: Mode<'_>,
-        told: Option<&mut Vec<Told>>,
+        mode: WriteMode<'_>,
+        told: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
-        let is_told = told.is_some() && !matches!(mode, Mode::Insert);
+        let is_told = told.is_some() && !matches!(mode, WriteMode::Insert);
         let old = is_told
             .then(|| {
                 self.get(&KeyBuf::of_row(self.shape(), row))
@@ -348,9 +348,9 @@ impl Keep for TableCache {
             })
             .flatten();
         let upserted = match mode {
-            Mode::Insert => self.insert_unique(row).map(|()| Upserted::Added),
-            Mode::Lay(laid) => self.lay(row, laid),
-            Mode::Upsert => self.upsert(row),
+            WriteMode::Insert => self.insert_unique(row).map(|()| Upserted::Added),
+            WriteMode::Lay(laid) => self.lay(row, laid),
+            WriteMode::Upsert => self.upsert(row),
         }?;
         if let Some(told) = told.filter(|_| upserted != Upserted::Unchanged) {
             let change = match old {
@@ -360,29 +360,29 @@ impl Keep for TableCache {
                 },
                 None => RowChange::Added(row.clone()),
             };
-            told.push(Told::Row(change, None));
+            told.push(RowEvent::Row(change, None));
         }
         Ok(upserted)
     }
 
-    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>) {
+    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<RowEvent>>) {
         if let Some(told) = told {
             told.extend(
                 self.get(key)
-                    .map(|old| Told::Row(RowChange::Removed(old.to_buf()), None)),
+                    .map(|old| RowEvent::Row(RowChange::Removed(old.to_buf()), None)),
             );
         }
         Self::remove(self, key);
     }
 
-    fn spare(&self, key: &KeyBuf, laid: &mut Laid) {
+    fn spare(&self, key: &KeyBuf, laid: &mut SeenRows) {
         Self::spare(self, key, laid);
     }
 
-    fn sweep(&mut self, laid: &Laid, mut told: Option<&mut Vec<Told>>) {
+    fn sweep(&mut self, laid: &SeenRows, mut told: Option<&mut Vec<RowEvent>>) {
         Self::sweep(self, laid, |row: Row<'_>| {
             if let Some(told) = &mut told {
-                told.push(Told::Row(RowChange::Removed(row.to_buf()), None));
+                told.push(RowEvent::Row(RowChange::Removed(row.to_buf()), None));
             }
         });
     }
@@ -391,7 +391,7 @@ impl Keep for TableCache {
         Self::clear(self);
     }
 
-    fn compare(&self, row: &RowBuf, laid: &mut Laid, comparison: &mut Comparison) {
+    fn compare(&self, row: &RowBuf, laid: &mut SeenRows, comparison: &mut ComparisonReport) {
         let shape = self.shape();
         let key_cells = KeyBuf::of_row(shape, row);
         let Some(cached) = self.get(&key_cells) else {
@@ -437,7 +437,7 @@ impl Keep for TableCache {
         }
     }
 
-    fn ghosts(&self, laid: &Laid, comparison: &mut Comparison) {
+    fn ghosts(&self, laid: &SeenRows, comparison: &mut ComparisonReport) {
         for row in self.rows().filter(|row| !laid.has(row.slot())) {
             let key_cells = KeyBuf::of_row(self.shape(), &row.to_buf());
             comparison.find(FindingKind::Ghost, |kind| {

@@ -1,12 +1,12 @@
-//! [`Links`]: the three connections of a driver, opened together; F and Q are opened alone as well.
+//! [`Sessions`]: the three connections of a driver, opened together; F and Q are opened alone as well.
 
 use super::claim::claim;
 use super::driver::{DriverOptions, Event};
 use super::error::{DriverError, chain};
 use super::read::{NO_TIMEOUTS, read_settings};
-use super::session::{ConnectError, Connector, Listener, Role, Session};
+use super::session::{ConnectError, Connector, Listener, SessionPurpose, Session};
 use super::sqlstate::{self, Policy};
-use crate::sync::Via;
+use crate::sync::AuxConnection;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ pub const STARTING_RETRY: Duration = Duration::from_millis(200);
 type Opening = Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>;
 
 /// A [`Connector`] whose type is not said.
-pub(super) type Open = Arc<dyn Fn(Role) -> Opening + Send + Sync>;
+pub(super) type Open = Arc<dyn Fn(SessionPurpose) -> Opening + Send + Sync>;
 
 /// Opens a session; a server that is starting is waited for.
-pub(super) async fn open_patiently(open: &Open, role: Role) -> Result<Session, ConnectError> {
+pub(super) async fn open_patiently(open: &Open, role: SessionPurpose) -> Result<Session, ConnectError> {
     let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
     loop {
         match open(role).await {
@@ -53,29 +53,29 @@ pub(super) fn open_with(connector: impl Connector + 'static) -> Open {
 }
 
 /// L, F and Q.
-pub(super) struct Links {
+pub(super) struct Sessions {
     pub(super) listener: Listener,
-    fences: Side,
-    reads: Side,
+    fences: AuxSession,
+    reads: AuxSession,
 }
 
 /// F or Q, open.
 #[derive(Clone)]
-pub(super) struct Opened {
+pub(super) struct OpenedSessions {
     client: Arc<Client>,
     /// The server's process that serves it.
     process: i32,
 }
 
 /// F or Q, which may be lost.
-struct Side {
-    opened: Option<Opened>,
+struct AuxSession {
+    opened: Option<OpenedSessions>,
     /// Tells it from those before: every opening has a number of its own.
     epoch: u64,
     opening: Option<JoinHandle<()>>,
 }
 
-impl Drop for Side {
+impl Drop for AuxSession {
     fn drop(&mut self) {
         self.opening.take().inspect(JoinHandle::abort);
     }
@@ -95,29 +95,29 @@ pub(super) struct Opener {
 impl Opener {
     /// Connects, prepares the sessions, and LISTENs on `channels`. It does not wait without end: a
     /// link that swallows everything takes a connection as well.
-    pub(super) async fn all(&self, channels: &[String]) -> Result<Links, DriverError> {
+    pub(super) async fn all(&self, channels: &[String]) -> Result<Sessions, DriverError> {
         self.in_time(async {
             let reads = async {
                 if self.reads {
-                    self.side(Via::Reads).await.map(Some)
+                    self.side(AuxConnection::Reads).await.map(Some)
                 } else {
                     Ok(None)
                 }
             };
             let (listen, fences, reads) =
-                tokio::try_join!(self.session(Role::Listen), self.side(Via::Fences), reads)?;
+                tokio::try_join!(self.session(SessionPurpose::Listen), self.side(AuxConnection::Fences), reads)?;
             let server = |source| DriverError::Server {
                 doing: "LISTEN".to_string(),
                 source,
             };
             let (listen, _) = listen;
             let listener = Listener::open(listen, channels).await.map_err(server)?;
-            let side = |opened| Side {
+            let side = |opened| AuxSession {
                 opened,
                 epoch: self.epoch,
                 opening: None,
             };
-            Ok(Links {
+            Ok(Sessions {
                 listener,
                 fences: side(Some(fences)),
                 reads: side(reads),
@@ -127,7 +127,7 @@ impl Opener {
     }
 
     /// The same for the very first time: a server that is starting is waited for.
-    pub(super) async fn first(&self, channels: &[String]) -> Result<Links, DriverError> {
+    pub(super) async fn first(&self, channels: &[String]) -> Result<Sessions, DriverError> {
         let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
         loop {
             match self.all(channels).await {
@@ -157,7 +157,7 @@ impl Opener {
     }
 
     /// A session that is proven to be ours, and safe.
-    async fn session(&self, role: Role) -> Result<(Session, i32), DriverError> {
+    async fn session(&self, role: SessionPurpose) -> Result<(Session, i32), DriverError> {
         let session = (self.open)(role)
             .await
             .map_err(|source| DriverError::Connect { role, source })?;
@@ -167,15 +167,15 @@ impl Opener {
     }
 
     /// F or Q, prepared. When it ends the driver is told.
-    async fn side(&self, via: Via) -> Result<Opened, DriverError> {
+    async fn side(&self, via: AuxConnection) -> Result<OpenedSessions, DriverError> {
         let lock_timeout = self.options.lock_timeout.as_millis();
         let (role, what, settings) = match via {
-            Via::Fences => (
-                Role::Fence,
+            AuxConnection::Fences => (
+                SessionPurpose::Fence,
                 "fences",
                 format!("SET lock_timeout = {lock_timeout}; {NO_TIMEOUTS}"),
             ),
-            Via::Reads => (Role::Read, "reading", read_settings(&self.options)),
+            AuxConnection::Reads => (SessionPurpose::Read, "reading", read_settings(&self.options)),
         };
         let events = self.events.clone();
         let epoch = self.epoch;
@@ -189,26 +189,26 @@ impl Opener {
             source,
         };
         client.batch_execute(&settings).await.map_err(server)?;
-        Ok(Opened {
+        Ok(OpenedSessions {
             client: Arc::new(client),
             process,
         })
     }
 }
 
-impl Links {
-    fn side(&mut self, via: Via) -> &mut Side {
+impl Sessions {
+    fn side(&mut self, via: AuxConnection) -> &mut AuxSession {
         match via {
-            Via::Fences => &mut self.fences,
-            Via::Reads => &mut self.reads,
+            AuxConnection::Fences => &mut self.fences,
+            AuxConnection::Reads => &mut self.reads,
         }
     }
 
     /// F or Q with its number; `None` while it is lost.
-    pub(super) fn client(&self, via: Via) -> Option<(Arc<Client>, u64)> {
+    pub(super) fn client(&self, via: AuxConnection) -> Option<(Arc<Client>, u64)> {
         let side = match via {
-            Via::Fences => &self.fences,
-            Via::Reads => &self.reads,
+            AuxConnection::Fences => &self.fences,
+            AuxConnection::Reads => &self.reads,
         };
         side.opened
             .as_ref()
@@ -216,12 +216,12 @@ impl Links {
     }
 
     /// F or Q is lost.
-    pub(super) fn lose(&mut self, via: Via) {
+    pub(super) fn lose(&mut self, via: AuxConnection) {
         self.side(via).opened = None;
     }
 
     /// Opens F or Q anew.
-    pub(super) fn reopen(&mut self, via: Via, opener: Opener) {
+    pub(super) fn reopen(&mut self, via: AuxConnection, opener: Opener) {
         let side = self.side(via);
         side.epoch = opener.epoch;
         side.opening = Some(tokio::spawn(async move {
@@ -239,7 +239,7 @@ impl Links {
     }
 
     /// F or Q is open again, if that is still wanted.
-    pub(super) fn reopened(&mut self, via: Via, epoch: u64, opened: Opened) {
+    pub(super) fn reopened(&mut self, via: AuxConnection, epoch: u64, opened: OpenedSessions) {
         let side = self.side(via);
         if side.epoch == epoch {
             side.opened = Some(opened);
@@ -255,10 +255,10 @@ impl Links {
     }
 
     /// Whether a number is that of F or Q.
-    pub(super) fn is_current(&self, via: Via, epoch: u64) -> bool {
+    pub(super) fn is_current(&self, via: AuxConnection, epoch: u64) -> bool {
         match via {
-            Via::Fences => self.fences.epoch == epoch,
-            Via::Reads => self.reads.epoch == epoch,
+            AuxConnection::Fences => self.fences.epoch == epoch,
+            AuxConnection::Reads => self.reads.epoch == epoch,
         }
     }
 }

@@ -1,11 +1,11 @@
 //! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
 
 use super::catalog::foreign_code;
-use super::driver::{Asked, BATCH, Brought, DriverOptions, Event, ReadKind};
+use super::driver::{ReadRequest, BATCH, ReadMessage, DriverOptions, Event, ReadKind};
 use super::error::{DriverError, ReadError};
 use super::fingerprint::{Fingerprint, look};
-use super::follow::{Distrust, FollowTable};
-use super::followee::TOO_LONG;
+use super::follow::{Distrust, TableConfig};
+use super::driver_table::TOO_LONG;
 use super::session::{quote_identifier, quote_literal};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -27,7 +27,7 @@ pub(super) const NO_TIMEOUTS: &str =
 /// costs.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// How long Q may say nothing inside a transaction: as long as a round waits for its fence, twice.
+/// How long Q may say nothing inside a transaction: as long as a comparison waits for its fence, twice.
 /// A process that is stopped there keeps its table locked against migrations no longer than that.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -66,13 +66,13 @@ pub(super) fn read_settings(options: &DriverOptions) -> String {
 pub(super) struct Read {
     pub(super) client: Arc<Client>,
     pub(super) sender: mpsc::Sender<Event>,
-    pub(super) bringer: mpsc::Sender<Brought>,
-    pub(super) asked: Asked,
-    pub(super) follow: FollowTable,
+    pub(super) rows_tx: mpsc::Sender<ReadMessage>,
+    pub(super) asked: ReadRequest,
+    pub(super) follow: TableConfig,
     pub(super) copy: String,
     /// The read before this one on the same session.
     pub(super) previous: Option<JoinHandle<bool>>,
-    /// Whether a round has left its transaction open.
+    /// Whether a comparison has left its transaction open.
     pub(super) rolls_back: bool,
     /// How long it may wait for the lock.
     pub(super) lock_timeout: Duration,
@@ -82,7 +82,7 @@ pub(super) struct Read {
 }
 
 impl Read {
-    /// Reads, and says whether the session is in order: in no transaction but one that a round left
+    /// Reads, and says whether the session is in order: in no transaction but one that a comparison left
     /// open.
     pub(super) async fn run(mut self) -> bool {
         let read = match self.end_previous().await {
@@ -92,7 +92,7 @@ impl Read {
         let asked = self.asked;
         // A driver that is gone wants to hear nothing.
         let Err(error) = read else {
-            let _ = self.bringer.send(Brought::All { asked }).await;
+            let _ = self.rows_tx.send(ReadMessage::All { asked }).await;
             return true;
         };
         let _ = self.sender.send(Event::ReadFailed { asked, error }).await;
@@ -180,8 +180,8 @@ impl Read {
         // The receiver lives as long as this task is wanted.
         let fingerprint = Box::new(fingerprint);
         let _ = self
-            .bringer
-            .send(Brought::Snapshot {
+            .rows_tx
+            .send(ReadMessage::Snapshot {
                 asked,
                 snapshot,
                 fingerprint,
@@ -369,8 +369,8 @@ impl Read {
             }
             bytes = 0;
             let _ = self
-                .bringer
-                .send(Brought::Rows {
+                .rows_tx
+                .send(ReadMessage::Rows {
                     asked,
                     pieces: std::mem::take(&mut pieces),
                 })

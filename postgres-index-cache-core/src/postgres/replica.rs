@@ -15,18 +15,18 @@ mod task;
 
 use super::announced::PINNED;
 use super::catalog::CatalogError;
-use super::driver::{DriverOptions, Verified};
+use super::driver::{DriverOptions, Verification};
 use super::error::DriverError;
 use super::follow::FollowError;
-use super::keep::Became;
+use super::keep::RowChangeKind;
 use super::links::{Open, open_with};
 use super::session::{ConnectError, Connector};
-use super::store::Stored;
+use super::store::SinkWriter;
 use super::supervisor::{Describe, MakeStore, Supervisor, SupervisorError, Unfollowed};
-use super::typed::{Model, ModelCache, ModelReader, OnMisfit};
+use super::typed::{Model, ModelCache, ModelDecoder, OnMisfit};
 use crate::index_cache::IdxModelCache;
-use crate::sync::{Counters, Limits, Via};
-use describe::{ReplicaTarget, describe, describe_again};
+use crate::sync::{Counters, Limits, AuxConnection};
+use describe::{ReplicaTableSource, describe, describe_again};
 use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::fmt;
@@ -100,11 +100,11 @@ impl From<SupervisorError> for ReplicaError {
 /// How a replica stands, or one of its tables. A replica stands as the worst of its tables does.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Standing {
+pub enum ReplicaStatus {
     /// The cache is its table as of the last fence or later.
     Live,
     /// The cache is not wholly its table: rows do not fit the model and are kept out
-    /// ([`Reading::misfits`]), or the table must be read again and waits for that, since it was
+    /// ([`ReadGuard::misfits`]), or the table must be read again and waits for that, since it was
     /// read a moment ago.
     Degraded {
         /// The table, as it was named.
@@ -131,7 +131,7 @@ pub enum Standing {
     },
 }
 
-impl Standing {
+impl ReplicaStatus {
     /// How bad it is: the worst of the tables counts for the replica.
     fn rank(&self) -> u8 {
         match self {
@@ -207,7 +207,7 @@ pub enum ReplicaEvent {
         /// The row's key.
         key: Uuid,
         /// How.
-        became: Became,
+        became: RowChangeKind,
     },
     /// A table is read again.
     ReadAgain {
@@ -218,9 +218,9 @@ pub enum ReplicaEvent {
     },
     /// The connection for fences or for reading was lost, and is opened again. The rows are as live
     /// as they were.
-    OneLost {
+    AuxConnectionLost {
         /// Which.
-        via: Via,
+        via: AuxConnection,
         /// Why.
         why: Arc<str>,
     },
@@ -272,24 +272,24 @@ impl<T> Clone for ReplicaTable<T> {
     }
 }
 
-/// The rows of a table and how they stand; they do not change while this is held. Keep it for a
+/// The rows of a table and how they stand; they do not change while this is held. CacheSink it for a
 /// look-up or an iteration, not longer: what comes meanwhile is collected by key, and the replica
 /// is not live until it is let go.
-pub struct Reading<'a, T> {
+pub struct ReadGuard<'a, T> {
     cache: RwLockReadGuard<'a, ModelCache<T>>,
-    standing: Standing,
+    status: ReplicaStatus,
     is_current: bool,
 }
 
-impl<T> fmt::Debug for Reading<'_, T> {
+impl<T> fmt::Debug for ReadGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reading")
-            .field("standing", &self.standing)
+        f.debug_struct("ReadGuard")
+            .field("status", &self.status)
             .finish_non_exhaustive()
     }
 }
 
-impl<T> Deref for Reading<'_, T> {
+impl<T> Deref for ReadGuard<'_, T> {
     type Target = IdxModelCache<T>;
 
     fn deref(&self) -> &IdxModelCache<T> {
@@ -297,15 +297,15 @@ impl<T> Deref for Reading<'_, T> {
     }
 }
 
-impl<T> Reading<'_, T> {
+impl<T> ReadGuard<'_, T> {
     /// How the rows of this table stand.
-    pub fn standing(&self) -> &Standing {
-        &self.standing
+    pub fn status(&self) -> &ReplicaStatus {
+        &self.status
     }
 
     /// Whether they are the table's as of the last fence or later, every one.
     pub fn is_live(&self) -> bool {
-        matches!(self.standing, Standing::Live)
+        matches!(self.status, ReplicaStatus::Live)
     }
 
     /// Whether they are the table's as of the last fence or later, but for the rows that do not fit
@@ -363,8 +363,8 @@ impl ReplicaBuilder {
         let make_store = Box::new(move |on_misfit| -> MakeStore {
             *cache.write() = ModelCache::new(on_misfit);
             Box::new(move |shape| {
-                let reader = ModelReader::<T>::new(Arc::clone(shape), hasher.clone(), on_misfit);
-                Box::new(Stored::new(Arc::clone(&cache), reader))
+                let reader = ModelDecoder::<T>::new(Arc::clone(shape), hasher.clone(), on_misfit);
+                Box::new(SinkWriter::new(Arc::clone(&cache), reader))
             })
         });
         self.tables.push(WantedTable {
@@ -420,7 +420,7 @@ impl ReplicaBuilder {
         let described = describe(Arc::clone(&open), names.to_vec()).await?;
         let targets = described
             .into_iter()
-            .collect::<Result<Vec<ReplicaTarget>, _>>()?;
+            .collect::<Result<Vec<ReplicaTableSource>, _>>()?;
         let stores: Vec<MakeStore> = tables
             .into_iter()
             .map(|table| (table.make_store)(on_misfit))
@@ -437,10 +437,10 @@ impl ReplicaBuilder {
                 .collect(),
             max_memory,
             lock_timeout,
-            tells_rows: false,
+            row_events: false,
             holds_altered: true,
         };
-        let again: Describe<ReplicaTarget> = {
+        let again: Describe<ReplicaTableSource> = {
             // A table of the same name that is made later in another schema of the search_path is
             // another one.
             let relations: Vec<Arc<str>> = targets
@@ -456,7 +456,7 @@ impl ReplicaBuilder {
         supervisor.driver_mut().tell_of_rows();
         let (commands, asked) = mpsc::channel(64);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        let status = Arc::new(Mutex::new(Status::new(&names)));
+        let status = Arc::new(Mutex::new(SharedStatus::new(&names)));
         let mut task = Task::new(names, Arc::clone(&status), events.clone(), asked);
         task.take_events(&mut supervisor);
         task.take_states(&supervisor);
@@ -474,22 +474,22 @@ impl ReplicaBuilder {
 /// How one table stands.
 #[derive(Debug, Clone)]
 struct TableStatus {
-    standing: Standing,
+    status: ReplicaStatus,
     /// Whether the rows that are there are those of the table as of the last fence or later.
     is_current: bool,
 }
 
-struct Status {
+struct SharedStatus {
     tables: Vec<TableStatus>,
     stats: Stats,
     /// Set when its owner has ended it.
     ended: Option<Arc<ReplicaError>>,
 }
 
-impl Status {
+impl SharedStatus {
     fn new(names: &[Arc<str>]) -> Self {
         let live = TableStatus {
-            standing: Standing::Live,
+            status: ReplicaStatus::Live,
             is_current: true,
         };
         Self {
@@ -500,24 +500,24 @@ impl Status {
     }
 
     /// How all of it stands: as the worst of the tables.
-    fn standing(&self) -> Standing {
+    fn status(&self) -> ReplicaStatus {
         if let Some(error) = &self.ended {
-            return Standing::Ended {
+            return ReplicaStatus::Ended {
                 error: Arc::clone(error),
             };
         }
         let worst = self
             .tables
             .iter()
-            .map(|table| &table.standing)
-            .max_by_key(|standing| standing.rank());
-        worst.cloned().unwrap_or(Standing::Live)
+            .map(|table| &table.status)
+            .max_by_key(|status| status.rank());
+        worst.cloned().unwrap_or(ReplicaStatus::Live)
     }
 
     fn table(&self, at: usize) -> TableStatus {
         match &self.ended {
             Some(error) => TableStatus {
-                standing: Standing::Ended {
+                status: ReplicaStatus::Ended {
                     error: Arc::clone(error),
                 },
                 is_current: false,
@@ -530,7 +530,7 @@ impl Status {
 enum Command {
     /// For a table, or for all of them.
     Fence(Option<usize>, oneshot::Sender<()>),
-    Verify(usize, oneshot::Sender<Verified>),
+    Verify(usize, oneshot::Sender<Verification>),
     ShutDown,
 }
 
@@ -560,7 +560,7 @@ enum Command {
 /// # Ok(()) }
 /// ```
 pub struct Replica {
-    status: Arc<Mutex<Status>>,
+    status: Arc<Mutex<SharedStatus>>,
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<ReplicaEvent>,
     task: Option<JoinHandle<()>>,
@@ -571,7 +571,7 @@ pub struct Replica {
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replica")
-            .field("standing", &self.standing())
+            .field("status", &self.status())
             .finish_non_exhaustive()
     }
 }
@@ -600,40 +600,40 @@ impl Replica {
     /// The rows of a table, and how they stand. Waits for a batch of changes at the most, never for
     /// the network.
     ///
-    /// The rows of another replica's table are never live: their standing is [`Standing::Ended`]
+    /// The rows of another replica's table are never live: their status is [`ReplicaStatus::Ended`]
     /// with [`ReplicaError::OtherReplica`].
-    pub fn read<'a, T>(&self, table: &'a ReplicaTable<T>) -> Reading<'a, T> {
+    pub fn read<'a, T>(&self, table: &'a ReplicaTable<T>) -> ReadGuard<'a, T> {
         let cache = table.cache.read();
         // Read the status while holding the cache's lock. The task publishes that a table is not
         // live before it changes a row, so a reader never sees changed rows under an old `Live`.
         let TableStatus {
-            standing,
+            status,
             is_current,
         } = if table.replica == self.number {
             self.status.lock().table(table.at)
         } else {
             TableStatus {
-                standing: Standing::Ended {
+                status: ReplicaStatus::Ended {
                     error: Arc::new(ReplicaError::OtherReplica),
                 },
                 is_current: false,
             }
         };
-        Reading {
+        ReadGuard {
             cache,
-            standing,
+            status,
             is_current,
         }
     }
 
     /// How it stands: as the worst of its tables.
-    pub fn standing(&self) -> Standing {
-        self.status.lock().standing()
+    pub fn status(&self) -> ReplicaStatus {
+        self.status.lock().status()
     }
 
     /// Whether every cache is its table as of the last fence or later.
     pub fn is_live(&self) -> bool {
-        matches!(self.standing(), Standing::Live)
+        matches!(self.status(), ReplicaStatus::Live)
     }
 
     /// Figures.
@@ -675,8 +675,8 @@ impl Replica {
 
     /// Why it has ended, once its task is gone.
     fn ended(&self) -> Arc<ReplicaError> {
-        match self.standing() {
-            Standing::Ended { error } => error,
+        match self.status() {
+            ReplicaStatus::Ended { error } => error,
             _ => Arc::new(ReplicaError::ShutDown),
         }
     }
@@ -687,7 +687,7 @@ impl Replica {
     ///
     /// # Errors
     /// When the replica has ended, or the table is of another one.
-    pub async fn verify<T>(&self, table: &ReplicaTable<T>) -> Result<Verified, Arc<ReplicaError>> {
+    pub async fn verify<T>(&self, table: &ReplicaTable<T>) -> Result<Verification, Arc<ReplicaError>> {
         if table.replica != self.number {
             return Err(Arc::new(ReplicaError::OtherReplica));
         }

@@ -17,7 +17,7 @@ pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
+pub enum SessionPurpose {
     /// L: listens. It must reach the primary itself, not a pooler.
     Listen,
     /// F: sends fences.
@@ -31,10 +31,10 @@ pub enum Role {
 /// Opens sessions: hosts, passwords, TLS and session settings are the caller's.
 pub trait Connector: Send + Sync {
     /// Opens a session for `role`.
-    fn connect(&self, role: Role) -> impl Future<Output = Result<Session, ConnectError>> + Send;
+    fn connect(&self, role: SessionPurpose) -> impl Future<Output = Result<Session, ConnectError>> + Send;
 }
 
-impl Role {
+impl SessionPurpose {
     /// What it is for, in words.
     pub(super) fn purpose(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl Role {
     }
 }
 
-impl Role {
+impl SessionPurpose {
     /// Returns `config`, which of several hosts takes the one that can be written to, unless it
     /// says otherwise: LISTEN works on no standby, and after a failover the old primary may be one.
     /// A command takes the first that answers.
@@ -89,7 +89,7 @@ struct Silent(Duration);
 /// In plaintext, as the configuration says: for a server on this machine, or behind a tunnel. A
 /// mode that asks for TLS is an error.
 impl Connector for Config {
-    async fn connect(&self, role: Role) -> Result<Session, ConnectError> {
+    async fn connect(&self, role: SessionPurpose) -> Result<Session, ConnectError> {
         let mut config = role.preferring_the_primary(self);
         config.application_name(
             role.session_name(

@@ -1,14 +1,14 @@
-//! [`Store`]: a cache behind its lock, and what is to be done to it.
+//! [`CacheWriter`]: a cache behind its lock, and what is to be done to it.
 //!
-//! What comes is prepared first, parsed and checked, without the lock. [`flush`](Store::flush)
+//! What comes is prepared first, parsed and checked, without the lock. [`flush`](CacheWriter::flush)
 //! takes the lock for a moment and does all that is prepared: readers wait neither for the network
 //! nor for a parse, and see a batch whole. While a reader holds the lock for longer, what is
 //! prepared waits here; the driver tells the engine, which keeps by key what comes meanwhile.
 
 use super::error::ReadError;
-use super::keep::{Comparison, Decoded, Keep, Mode, Reads, Told};
+use super::keep::{ComparisonReport, Decoded, CacheSink, WriteMode, RowDecoder, RowEvent};
 use crate::sync::{Change, Operation};
-use crate::table_cache::{KeyBuf, Laid, StoreError, Upserted};
+use crate::table_cache::{KeyBuf, SeenRows, StoreError, Upserted};
 use parking_lot::RwLock;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct FlushError {
 }
 
 /// A cache behind its lock.
-pub(super) trait Store: Send {
+pub(super) trait CacheWriter: Send {
     /// The query that reads `relation`, the rows of the condition `only`: one value a column that
     /// is kept, or one for all.
     fn query(&self, relation: &str, only: &str) -> String;
@@ -76,7 +76,7 @@ pub(super) trait Store: Send {
     fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError>;
 
     /// What the comparison has found, once every row of the table has come.
-    fn take_comparison(&mut self) -> Option<Comparison>;
+    fn take_comparison(&mut self) -> Option<ComparisonReport>;
 
     /// Does what is prepared. `false`: somebody holds the lock for longer than `patience`; nothing
     /// is done.
@@ -101,11 +101,11 @@ pub(super) trait Store: Send {
     fn tell(&mut self);
 
     /// What became of rows.
-    fn take_told(&mut self) -> Vec<Told>;
+    fn take_told(&mut self) -> Vec<RowEvent>;
 }
 
 /// What is to be done.
-enum Doing<R> {
+enum PendingOp<R> {
     Begin {
         expected: usize,
     },
@@ -132,26 +132,26 @@ enum Loading {
     /// Nothing: the cache was empty.
     Alone,
     /// Older rows.
-    Over(Laid),
+    Over(SeenRows),
 }
 
-/// The [`Store`] of a cache of any kind.
-pub(super) struct Stored<C: Keep> {
+/// The [`CacheWriter`] of a cache of any kind.
+pub(super) struct SinkWriter<C: CacheSink> {
     cache: Arc<RwLock<C>>,
     reader: C::Reader,
     /// Each with the server's process whose notification it was, if one was.
-    waiting: VecDeque<(Doing<C::Row>, Option<i32>)>,
+    waiting: VecDeque<(PendingOp<C::Row>, Option<i32>)>,
     loading: Loading,
     has_changed: bool,
-    comparing: Option<(Laid, Comparison)>,
-    told: Option<Vec<Told>>,
+    comparing: Option<(SeenRows, ComparisonReport)>,
+    told: Option<Vec<RowEvent>>,
     rows: usize,
     kept_out: Option<(usize, String)>,
     memory: usize,
     key: KeyBuf,
 }
 
-impl<C: Keep> Stored<C> {
+impl<C: CacheSink> SinkWriter<C> {
     pub(super) fn new(cache: Arc<RwLock<C>>, reader: C::Reader) -> Self {
         Self {
             cache,
@@ -177,32 +177,32 @@ impl<C: Keep> Stored<C> {
 }
 
 /// Does one thing to a cache whose lock is held.
-fn carry_out<C: Keep>(
+fn carry_out<C: CacheSink>(
     cache: &mut C,
-    doing: Doing<C::Row>,
+    doing: PendingOp<C::Row>,
     (loading, has_changed): (&mut Loading, &mut bool),
     reader: &mut C::Reader,
-    mut told: Option<&mut Vec<Told>>,
+    mut told: Option<&mut Vec<RowEvent>>,
 ) -> Result<(), FlushError> {
     let in_change = |error| FlushError {
         is_of_snapshot: false,
         error,
     };
     match doing {
-        Doing::Begin { expected } => {
+        PendingOp::Begin { expected } => {
             *has_changed = false;
             cache.begin_load();
             *loading = if cache.is_empty() {
                 cache.make_room(expected);
                 Loading::Alone
             } else {
-                Loading::Over(Laid::default())
+                Loading::Over(SeenRows::default())
             };
         }
-        Doing::Lay(mut row) => {
+        PendingOp::Lay(mut row) => {
             let mode = match loading {
-                Loading::Alone => Mode::Insert,
-                Loading::Over(laid) => Mode::Lay(laid),
+                Loading::Alone => WriteMode::Insert,
+                Loading::Over(laid) => WriteMode::Lay(laid),
             };
             let put = cache.put(&mut row, mode, told);
             reader.recycle(row);
@@ -212,7 +212,7 @@ fn carry_out<C: Keep>(
             })?;
             *has_changed |= put != Upserted::Unchanged;
         }
-        Doing::End => {
+        PendingOp::End => {
             if let Loading::Over(laid) = std::mem::replace(loading, Loading::Alone) {
                 let before = cache.len();
                 cache.sweep(&laid, told);
@@ -220,22 +220,22 @@ fn carry_out<C: Keep>(
             }
             cache.end_load();
         }
-        Doing::Upsert(mut row) => {
-            let put = cache.put(&mut row, Mode::Upsert, told);
+        PendingOp::Upsert(mut row) => {
+            let put = cache.put(&mut row, WriteMode::Upsert, told);
             reader.recycle(row);
             put.map_err(in_change)?;
         }
-        Doing::Replace { old, mut new } => {
+        PendingOp::Replace { old, mut new } => {
             cache.remove(&old, told.as_deref_mut());
-            let put = cache.put(&mut new, Mode::Upsert, told);
+            let put = cache.put(&mut new, WriteMode::Upsert, told);
             reader.recycle(new);
             put.map_err(in_change)?;
         }
-        Doing::Remove(key) => cache.remove(&key, told),
-        Doing::KeepOut { key, why } => cache.keep_out(&key, why, told),
-        Doing::Clear(keep) if keep.is_empty() && told.is_none() => cache.clear(),
-        Doing::Clear(keep) => {
-            let mut laid = Laid::default();
+        PendingOp::Remove(key) => cache.remove(&key, told),
+        PendingOp::KeepOut { key, why } => cache.keep_out(&key, why, told),
+        PendingOp::Clear(keep) if keep.is_empty() && told.is_none() => cache.clear(),
+        PendingOp::Clear(keep) => {
+            let mut laid = SeenRows::default();
             for key in &keep {
                 cache.spare(key, &mut laid);
             }
@@ -246,7 +246,7 @@ fn carry_out<C: Keep>(
     Ok(())
 }
 
-impl<C: Keep> Store for Stored<C> {
+impl<C: CacheSink> CacheWriter for SinkWriter<C> {
     fn query(&self, relation: &str, only: &str) -> String {
         self.reader.query(relation, only)
     }
@@ -256,20 +256,20 @@ impl<C: Keep> Store for Stored<C> {
     }
 
     fn begin(&mut self, expected: usize) {
-        self.waiting.push_back((Doing::Begin { expected }, None));
+        self.waiting.push_back((PendingOp::Begin { expected }, None));
     }
 
     fn lay(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
         let doing = match self.reader.read_copy(tuple)? {
-            Decoded::Row(row) => Doing::Lay(row),
-            Decoded::Misfit { key, why } => Doing::KeepOut { key, why },
+            Decoded::Row(row) => PendingOp::Lay(row),
+            Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
         };
         self.waiting.push_back((doing, None));
         Ok(())
     }
 
     fn end(&mut self) {
-        self.waiting.push_back((Doing::End, None));
+        self.waiting.push_back((PendingOp::End, None));
     }
 
     fn change(&mut self, change: &Change) -> Result<(), String> {
@@ -278,7 +278,7 @@ impl<C: Keep> Store for Stored<C> {
             .map_err(|error| error.to_string())?;
         let doing = match change.operation() {
             Operation::Whole => return Ok(()),
-            Operation::Remove => Doing::Remove(key),
+            Operation::Remove => PendingOp::Remove(key),
             Operation::Upsert | Operation::ReplaceKey => {
                 let data = change.data().ok_or("the row was not sent")?;
                 let decoded = self.reader.read_json(data, change.json_nulls(), &key)?;
@@ -286,15 +286,15 @@ impl<C: Keep> Store for Stored<C> {
                     .old_id()
                     .filter(|_| change.operation() == Operation::ReplaceKey);
                 match (decoded, old.map(|old| self.key_of(old)).transpose()?) {
-                    (Decoded::Row(new), Some(old)) => Doing::Replace { old, new },
+                    (Decoded::Row(new), Some(old)) => PendingOp::Replace { old, new },
                     (Decoded::Row(new), None) => {
                         self.key = key;
-                        Doing::Upsert(new)
+                        PendingOp::Upsert(new)
                     }
                     (Decoded::Misfit { key, why }, old) => {
                         self.waiting
-                            .extend(old.map(|old| (Doing::Remove(old), Some(change.sender))));
-                        Doing::KeepOut { key, why }
+                            .extend(old.map(|old| (PendingOp::Remove(old), Some(change.sender))));
+                        PendingOp::KeepOut { key, why }
                     }
                 }
             }
@@ -321,10 +321,10 @@ impl<C: Keep> Store for Stored<C> {
         let removed = asked
             .into_iter()
             .filter(|key| !found.contains(key))
-            .map(Doing::Remove);
+            .map(PendingOp::Remove);
         let stored = rows.into_iter().map(|row| match row {
-            Decoded::Row(row) => Doing::Upsert(row),
-            Decoded::Misfit { key, why } => Doing::KeepOut { key, why },
+            Decoded::Row(row) => PendingOp::Upsert(row),
+            Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
         });
         self.waiting
             .extend(removed.chain(stored).map(|doing| (doing, None)));
@@ -336,12 +336,12 @@ impl<C: Keep> Store for Stored<C> {
             .iter()
             .map(|id| self.key_of(id))
             .collect::<Result<Vec<_>, _>>()?;
-        self.waiting.push_back((Doing::Clear(keep), None));
+        self.waiting.push_back((PendingOp::Clear(keep), None));
         Ok(())
     }
 
     fn start_comparing(&mut self) {
-        self.comparing = Some((Laid::default(), Comparison::default()));
+        self.comparing = Some((SeenRows::default(), ComparisonReport::default()));
     }
 
     fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
@@ -361,7 +361,7 @@ impl<C: Keep> Store for Stored<C> {
         Ok(())
     }
 
-    fn take_comparison(&mut self) -> Option<Comparison> {
+    fn take_comparison(&mut self) -> Option<ComparisonReport> {
         let (laid, mut comparison) = self.comparing.take()?;
         self.cache.read().ghosts(&laid, &mut comparison);
         Some(comparison)
@@ -390,7 +390,7 @@ impl<C: Keep> Store for Stored<C> {
                 .iter_mut()
                 .flat_map(|told| &mut told[told_before..])
             {
-                if let Told::Row(_, by) | Told::Misfit(_, _, by) = told {
+                if let RowEvent::Row(_, by) | RowEvent::Misfit(_, _, by) = told {
                     *by = sender;
                 }
             }
@@ -430,7 +430,7 @@ impl<C: Keep> Store for Stored<C> {
         self.told.get_or_insert_default();
     }
 
-    fn take_told(&mut self) -> Vec<Told> {
+    fn take_told(&mut self) -> Vec<RowEvent> {
         self.told.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }

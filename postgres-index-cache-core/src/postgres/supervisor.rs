@@ -19,11 +19,11 @@
 
 use super::driver::{Driver, DriverEvent, DriverOptions, Loaded};
 use super::error::DriverError;
-use super::follow::FollowTable;
-use super::keep::CellReader;
+use super::follow::TableConfig;
+use super::keep::CellDecoder;
 use super::links::{Open, open_with};
 use super::session::Connector;
-use super::store::{Store, Stored};
+use super::store::{CacheWriter, SinkWriter};
 use crate::sync::{Backoff, FenceId, State, TableId};
 use crate::table_cache::{TableCache, TableShape};
 use foldhash::quality::RandomState;
@@ -40,9 +40,9 @@ use tokio::time::Instant;
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A table as somebody follows it.
-pub trait Target: Clone + Send + Sync + 'static {
+pub trait SupervisedTable: Clone + Send + Sync + 'static {
     /// What the driver is told of it.
-    fn follow(&self) -> &FollowTable;
+    fn follow(&self) -> &TableConfig;
 
     /// The channel that its trigger notifies on.
     fn channel(&self) -> &str;
@@ -67,7 +67,7 @@ type Describing<T> = Pin<Box<dyn Future<Output = Description<T>> + Send>>;
 pub type Describe<T> = Arc<dyn Fn() -> Describing<T> + Send + Sync>;
 
 /// Makes what keeps a table's rows in an application's cache.
-pub(super) type MakeStore = Box<dyn Fn(&Arc<TableShape>) -> Box<dyn Store> + Send + Sync>;
+pub(super) type MakeStore = Box<dyn Fn(&Arc<TableShape>) -> Box<dyn CacheWriter> + Send + Sync>;
 
 type SharedCache = Arc<RwLock<TableCache>>;
 
@@ -113,7 +113,7 @@ pub enum SupervisorError {
 }
 
 /// Tables that are followed by their names. Nothing happens unless one of its methods is awaited.
-pub struct Supervisor<T: Target> {
+pub struct Supervisor<T: SupervisedTable> {
     driver: Driver,
     describe: Describe<T>,
     /// The tables as they can be read, and as they are loaded in place of that.
@@ -134,7 +134,7 @@ pub struct Supervisor<T: Target> {
     events: VecDeque<SupervisorEvent>,
 }
 
-impl<T: Target + fmt::Debug> fmt::Debug for Supervisor<T> {
+impl<T: SupervisedTable + fmt::Debug> fmt::Debug for Supervisor<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Supervisor")
             .field("tables", &self.tables)
@@ -146,20 +146,20 @@ fn new_cache(shape: &Arc<TableShape>) -> SharedCache {
     Arc::new(RwLock::new(TableCache::new(Arc::clone(shape), 0)))
 }
 
-fn store_of(cache: &SharedCache) -> Box<dyn Store> {
-    let reader = CellReader::new(Arc::clone(cache.read().shape()));
-    Box::new(Stored::new(Arc::clone(cache), reader))
+fn store_of(cache: &SharedCache) -> Box<dyn CacheWriter> {
+    let reader = CellDecoder::new(Arc::clone(cache.read().shape()));
+    Box::new(SinkWriter::new(Arc::clone(cache), reader))
 }
 
 /// The channels of all tables, each once.
-fn channels_of<'a, T: Target>(targets: impl Iterator<Item = &'a T>) -> Vec<String> {
+fn channels_of<'a, T: SupervisedTable>(targets: impl Iterator<Item = &'a T>) -> Vec<String> {
     let mut channels: Vec<String> = targets.map(|target| target.channel().to_string()).collect();
     channels.sort();
     channels.dedup();
     channels
 }
 
-impl<T: Target> Supervisor<T> {
+impl<T: SupervisedTable> Supervisor<T> {
     /// Connects for `targets`, which `describe` can describe afresh, with caches of its own.
     /// Nothing is read yet.
     ///
@@ -205,7 +205,7 @@ impl<T: Target> Supervisor<T> {
     ) -> Result<Self, DriverError> {
         options.holds_altered = true;
         options.channels = channels_of(targets.iter());
-        let stores: Vec<Box<dyn Store>> = match &caches {
+        let stores: Vec<Box<dyn CacheWriter>> = match &caches {
             Caches::Own(caches) => caches.iter().map(|(cache, _)| store_of(cache)).collect(),
             Caches::Given(make) => targets
                 .iter()

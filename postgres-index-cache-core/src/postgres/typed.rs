@@ -2,13 +2,13 @@
 //! for snapshot and notification.
 
 use super::error::ReadError;
-use super::keep::{Became, Comparison, Decoded, Finding, FindingKind, Keep, Mode, Reads, Told};
+use super::keep::{RowChangeKind, ComparisonReport, Decoded, Finding, FindingKind, CacheSink, WriteMode, RowDecoder, RowEvent};
 use super::session::quote_identifier;
 use crate::Column;
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::table_cache::{
-    JsonNulls, KeyBuf, Laid, RowBuf, StoreError, TableShape, Unfit, Upserted,
+    JsonNulls, KeyBuf, SeenRows, RowBuf, StoreError, TableShape, RowError, Upserted,
 };
 use foldhash::quality::RandomState;
 use serde::de::DeserializeOwned;
@@ -82,9 +82,9 @@ pub(super) struct ModelRow<T> {
     digest: u64,
 }
 
-/// Reads rows as JSON: into the model, and into cells, whose digest tells whether two rows are the
+/// RowDecoder rows as JSON: into the model, and into cells, whose digest tells whether two rows are the
 /// same. A JSON null counts as SQL NULL there, as it does to the model.
-pub(super) struct ModelReader<T> {
+pub(super) struct ModelDecoder<T> {
     shape: Arc<TableShape>,
     hasher: RandomState,
     /// A digest of the columns' names: the same values under another name are another row to the
@@ -95,7 +95,7 @@ pub(super) struct ModelReader<T> {
     model: PhantomData<fn() -> T>,
 }
 
-impl<T: Model> ModelReader<T> {
+impl<T: Model> ModelDecoder<T> {
     pub(super) fn new(shape: Arc<TableShape>, hasher: RandomState, on_misfit: OnMisfit) -> Self {
         let names: Vec<&str> = shape
             .columns()
@@ -113,7 +113,7 @@ impl<T: Model> ModelReader<T> {
         }
     }
 
-    fn read(&mut self, json: &str) -> Result<Decoded<ModelRow<T>>, Unfit> {
+    fn read(&mut self, json: &str) -> Result<Decoded<ModelRow<T>>, RowError> {
         self.cells
             .read_json(&self.shape, json, JsonNulls::Unknown)?;
         let mut hasher = self.hasher.build_hasher();
@@ -138,7 +138,7 @@ impl<T: Model> ModelReader<T> {
                 key: KeyBuf::of_cell(key.as_bytes()),
                 why: why.into(),
             }),
-            (Err(why), OnMisfit::Refuse) => Err(Unfit::Malformed(format!(
+            (Err(why), OnMisfit::Refuse) => Err(RowError::Malformed(format!(
                 "the row {key} does not fit the model: {why}"
             ))),
         }
@@ -166,7 +166,7 @@ fn key_of(key: &KeyBuf) -> Uuid {
         .unwrap_or_default()
 }
 
-impl<T: Model> Reads for ModelReader<T> {
+impl<T: Model> RowDecoder for ModelDecoder<T> {
     type Row = ModelRow<T>;
 
     fn shape(&self) -> &Arc<TableShape> {
@@ -197,7 +197,7 @@ impl<T: Model> Reads for ModelReader<T> {
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {
         let malformed = || {
-            Unfit::Malformed(format!(
+            RowError::Malformed(format!(
                 "a COPY tuple of {} bytes is not one row as JSON",
                 tuple.len()
             ))
@@ -224,7 +224,7 @@ impl<T: Model> Reads for ModelReader<T> {
         if own == key_of(key) {
             Ok(decoded)
         } else {
-            Err(Unfit::KeyMismatch.to_string())
+            Err(RowError::KeyMismatch.to_string())
         }
     }
 
@@ -235,9 +235,9 @@ impl<T: Model> Reads for ModelReader<T> {
     fn recycle(&mut self, _: ModelRow<T>) {}
 }
 
-impl<T: Model> Keep for ModelCache<T> {
+impl<T: Model> CacheSink for ModelCache<T> {
     type Row = ModelRow<T>;
-    type Reader = ModelReader<T>;
+    type Reader = ModelDecoder<T>;
 
     fn len(&self) -> usize {
         self.rows.len()
@@ -265,8 +265,8 @@ impl<T: Model> Keep for ModelCache<T> {
     fn put(
         &mut self,
         row: &mut ModelRow<T>,
-        mode: Mode<'_>,
-        told: Option<&mut Vec<Told>>,
+        mode: WriteMode<'_>,
+        told: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
         let key = row.key;
         let duplicate = || StoreError::DuplicateKey(key.to_string());
@@ -276,9 +276,9 @@ impl<T: Model> Keep for ModelCache<T> {
         // The model is asked for its index values in here, and may panic.
         let put = |rows: &mut IdxModelCache<T>| guarded(|| rows.put_digested(model, row.digest));
         let put = match mode {
-            Mode::Insert if self.rows.contains_primary(&key) => return Err(duplicate()),
-            Mode::Insert | Mode::Upsert => put(&mut self.rows),
-            Mode::Lay(laid) => {
+            WriteMode::Insert if self.rows.contains_primary(&key) => return Err(duplicate()),
+            WriteMode::Insert | WriteMode::Upsert => put(&mut self.rows),
+            WriteMode::Lay(laid) => {
                 if self
                     .rows
                     .digest(&key)
@@ -308,28 +308,28 @@ impl<T: Model> Keep for ModelCache<T> {
         };
         self.out.remove(&key);
         let became = match upserted {
-            Upserted::Added => Became::Added,
-            Upserted::Changed => Became::Changed,
+            Upserted::Added => RowChangeKind::Added,
+            Upserted::Changed => RowChangeKind::Changed,
             Upserted::Unchanged => return Ok(upserted),
         };
         if let Some(told) = told {
-            told.push(Told::Model(key, became));
+            told.push(RowEvent::Model(key, became));
         }
         Ok(upserted)
     }
 
-    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<Told>>) {
+    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<RowEvent>>) {
         let key = key_of(key);
         self.out.remove(&key);
         if let (Some(_), Some(told)) = (self.rows.remove(&key), told) {
-            told.push(Told::Model(key, Became::Removed));
+            told.push(RowEvent::Model(key, RowChangeKind::Removed));
         }
     }
 
-    fn keep_out(&mut self, key: &KeyBuf, why: Arc<str>, mut told: Option<&mut Vec<Told>>) {
+    fn keep_out(&mut self, key: &KeyBuf, why: Arc<str>, mut told: Option<&mut Vec<RowEvent>>) {
         let key = key_of(key);
         if let (Some(_), Some(told)) = (self.rows.remove(&key), &mut told) {
-            told.push(Told::Model(key, Became::Removed));
+            told.push(RowEvent::Model(key, RowChangeKind::Removed));
         }
         let has_cause = self
             .out
@@ -352,7 +352,7 @@ impl<T: Model> Keep for ModelCache<T> {
         // kept nobody knows better.
         let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
         if let Some(told) = told.filter(|_| is_news) {
-            told.push(Told::Misfit(key, why, None));
+            told.push(RowEvent::Misfit(key, why, None));
         }
     }
 
@@ -366,17 +366,17 @@ impl<T: Model> Keep for ModelCache<T> {
         Some((self.out.len(), format!("{key}: {}", misfit.why)))
     }
 
-    fn spare(&self, key: &KeyBuf, laid: &mut Laid) {
+    fn spare(&self, key: &KeyBuf, laid: &mut SeenRows) {
         if let Some((slot, _)) = self.rows.digest(&key_of(key)) {
             laid.mark(slot);
         }
     }
 
-    fn sweep(&mut self, laid: &Laid, mut told: Option<&mut Vec<Told>>) {
+    fn sweep(&mut self, laid: &SeenRows, mut told: Option<&mut Vec<RowEvent>>) {
         for key in self.rows.not_laid(laid) {
             self.rows.remove(&key);
             if let Some(told) = &mut told {
-                told.push(Told::Model(key, Became::Removed));
+                told.push(RowEvent::Model(key, RowChangeKind::Removed));
             }
         }
     }
@@ -391,7 +391,7 @@ impl<T: Model> Keep for ModelCache<T> {
         self.out.clear();
     }
 
-    fn compare(&self, row: &ModelRow<T>, laid: &mut Laid, comparison: &mut Comparison) {
+    fn compare(&self, row: &ModelRow<T>, laid: &mut SeenRows, comparison: &mut ComparisonReport) {
         let cached = self.rows.digest(&row.key);
         if let Some((slot, _)) = cached {
             laid.mark(slot);
@@ -416,7 +416,7 @@ impl<T: Model> Keep for ModelCache<T> {
         }
     }
 
-    fn compare_misfit(&self, key: &KeyBuf, laid: &mut Laid, comparison: &mut Comparison) {
+    fn compare_misfit(&self, key: &KeyBuf, laid: &mut SeenRows, comparison: &mut ComparisonReport) {
         let cells = key;
         let key = key_of(key);
         if let Some((slot, _)) = self.rows.digest(&key) {
@@ -430,7 +430,7 @@ impl<T: Model> Keep for ModelCache<T> {
         }
     }
 
-    fn ghosts(&self, laid: &Laid, comparison: &mut Comparison) {
+    fn ghosts(&self, laid: &SeenRows, comparison: &mut ComparisonReport) {
         let seen = std::mem::take(&mut comparison.out);
         let is_seen = |key: &&Uuid| seen.contains(&KeyBuf::of_cell(key.as_bytes()));
         let out = self.out.keys().filter(|key| !is_seen(key)).copied();

@@ -12,9 +12,9 @@
 //! Without numbers the old look would pass for the one that was asked for, and the caller would
 //! read the old row as live.
 
-use super::link::{Fence, Link};
+use super::link::{Fence, ConnectionPhase};
 use super::table::Table;
-use super::{Engine, FAILURES, FenceId, Output, Rule, State, TableId, Via};
+use super::{Engine, FAILURES, FenceId, Output, Rule, State, TableId, AuxConnection};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -76,11 +76,11 @@ impl Looks {
 
 impl Engine {
     pub(super) fn token_arrived(&mut self, token: &str, now: Instant) {
-        if let Link::Probing { awaited, since } = &mut self.link {
+        if let ConnectionPhase::Probing { awaited, since } = &mut self.link {
             awaited.retain(|probe| probe.token != token);
             if awaited.is_empty() {
                 self.proven_at = self.proven_at.max(Some(*since));
-                self.link = Link::Following;
+                self.link = ConnectionPhase::Following;
                 self.connect_failures.end();
                 self.next_heartbeat = Some(now + self.limits.heartbeat);
             }
@@ -104,7 +104,7 @@ impl Engine {
             .proofs
             .push_back((self.fences[at].look, self.fences[at].sent));
         self.note_proofs();
-        self.has_worked(Via::Fences);
+        self.has_worked(AuxConnection::Fences);
         let mut proves = Vec::with_capacity(self.tables.len());
         for table in &mut self.tables {
             let was_proven = table.is_proven();
@@ -138,9 +138,9 @@ impl Engine {
             self.fences[at].arrived =
                 Some(self.tables.iter().map(|table| table.arrivals().0).collect());
         }
-        let waits = |table: &Table| table.round().is_some_and(|round| round.waits_for(token));
+        let waits = |table: &Table| table.comparison().is_some_and(|comparison| comparison.waits_for(token));
         if let Some(table) = self.tables.iter().position(waits) {
-            self.settle_round(TableId(table), now);
+            self.settle_comparison(TableId(table), now);
         }
     }
 
@@ -206,7 +206,7 @@ impl Engine {
             proves: Vec::new(),
             look,
         });
-        self.notify(Via::Fences, token.clone());
+        self.notify(AuxConnection::Fences, token.clone());
         self.next_heartbeat = Some(now + self.limits.heartbeat);
         token
     }
@@ -214,7 +214,7 @@ impl Engine {
     /// Asks for a look at the definitions that begins from now on; gives its number, 0 where nobody
     /// looks.
     pub(super) fn want_look(&mut self) -> u64 {
-        if self.limits.looks {
+        if self.limits.watch_ddl {
             self.looks.want()
         } else {
             0
@@ -304,7 +304,7 @@ impl Engine {
                     }));
             }
         }
-        if matches!(self.link, Link::Following) {
+        if matches!(self.link, ConnectionPhase::Following) {
             let is_unproven = |table: &Table| table.is_following() && !table.is_proven();
             let is_underway = self
                 .fences
@@ -380,10 +380,10 @@ impl Engine {
     /// How far the connections are, while that is all that counts.
     fn link_state(&self) -> Option<State> {
         match &self.link {
-            Link::Disconnected { .. } => Some(State::Disconnected),
-            Link::Subscribing => Some(State::Subscribing),
-            Link::Probing { .. } => Some(State::Probing),
-            Link::Following => None,
+            ConnectionPhase::Disconnected { .. } => Some(State::Disconnected),
+            ConnectionPhase::Subscribing => Some(State::Subscribing),
+            ConnectionPhase::Probing { .. } => Some(State::Probing),
+            ConnectionPhase::Following => None,
         }
     }
 

@@ -1,9 +1,9 @@
 //! Tables that became others: held while they cannot be followed, and followed anew as they are
 //! now.
 
-use super::link::Link;
+use super::link::ConnectionPhase;
 use super::reads::Work;
-use super::{Engine, Failure, Followed, Output, Rule, TableId};
+use super::{Engine, Failure, TableSpec, Output, Rule, TableId};
 use std::time::Instant;
 
 impl Engine {
@@ -18,7 +18,7 @@ impl Engine {
 
     /// A table can be followed, as `followed` says from now on: it is read anew. It need not have
     /// been held before, so Q may be at work for it.
-    pub(super) fn follow_table(&mut self, table: TableId, followed: Followed, now: Instant) {
+    pub(super) fn follow_table(&mut self, table: TableId, followed: TableSpec, now: Instant) {
         self.give_up_table(table, "the table is followed anew", now);
         self.tables[table.0].follow_anew(followed);
     }
@@ -43,7 +43,7 @@ impl Engine {
 
     /// Ends what Q does for a table.
     pub(super) fn give_up_table(&mut self, table: TableId, why: &str, now: Instant) {
-        self.end_round(table, None, Some(why.to_string()), now);
+        self.end_comparison(table, None, Some(why.to_string()), now);
         if let Some(Work::Read { table: of, .. } | Work::Refetch { table: of, .. }) = self.work
             && of == table
         {
@@ -60,19 +60,19 @@ impl Engine {
         let new: Vec<String> = self.channels.iter().filter(missing).cloned().collect();
         match self.link {
             _ if new.is_empty() => {}
-            Link::Following if !self.is_listening_also => {
+            ConnectionPhase::Following if !self.is_listening_also => {
                 self.listened.extend(new.iter().cloned());
                 self.is_listening_also = true;
                 self.outputs.push_back(Output::ListenAlso { channels: new });
             }
             // It is rare enough to begin anew: nothing is live yet, or another LISTEN is on its
             // way.
-            Link::Following | Link::Subscribing | Link::Probing { .. } => {
+            ConnectionPhase::Following | ConnectionPhase::Subscribing | ConnectionPhase::Probing { .. } => {
                 let why = "the tables are announced on other channels".to_string();
                 self.disconnect(Failure::ConnectionLost(why), false, now);
             }
             // It will listen on them.
-            Link::Disconnected { .. } => {}
+            ConnectionPhase::Disconnected { .. } => {}
         }
     }
 }

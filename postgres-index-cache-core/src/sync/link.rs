@@ -1,6 +1,6 @@
 //! Where the connections of the [`Engine`] are, and the [`Fence`]s that they carry.
 //!
-//! [`Link`] is about all three. While they follow, F or Q can be lost alone: what it carried is
+//! [`ConnectionPhase`] is about all three. While they follow, F or Q can be lost alone: what it carried is
 //! done again when it is back, and nothing that is known of the tables becomes wrong meanwhile. L
 //! lost is all lost.
 //!
@@ -11,26 +11,26 @@
 use super::backoff::Backoff;
 use super::reads::Work;
 use super::table::Table;
-use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, State, TableId, Via};
+use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, State, TableId, AuxConnection};
 use std::time::{Duration, Instant};
 
 /// Where the connections are.
 #[derive(Debug)]
-pub(super) enum Link {
+pub(super) enum ConnectionPhase {
     /// Lost, or never had. It connects again then, if at all.
     Disconnected { retry_at: Option<Instant> },
     /// To be connected and to LISTEN.
     Subscribing,
     /// The tokens that have not come back, and when they were asked for.
     Probing { awaited: Vec<Probe>, since: Instant },
-    /// All were proven. F and Q may be lost since: see [`Side`].
+    /// All were proven. F and Q may be lost since: see [`AuxState`].
     Following,
 }
 
 /// A token on its way, which shows that L hears a connection.
 #[derive(Debug)]
 pub(super) struct Probe {
-    pub(super) via: Via,
+    pub(super) via: AuxConnection,
     pub(super) token: String,
     pub(super) deadline: Instant,
     /// Whether the server has committed it.
@@ -86,7 +86,7 @@ impl Fence {
 
 /// Where F or Q is while L follows.
 #[derive(Debug, Default)]
-enum Stage {
+enum AuxPhase {
     #[default]
     Up,
     Lost {
@@ -103,23 +103,23 @@ enum Stage {
 
 /// F or Q.
 #[derive(Debug, Default)]
-pub(super) struct Side {
-    stage: Stage,
+pub(super) struct AuxState {
+    stage: AuxPhase,
     backoff: Backoff,
     failures: Streak,
 }
 
-impl Side {
+impl AuxState {
     fn is_up(&self) -> bool {
-        matches!(self.stage, Stage::Up)
+        matches!(self.stage, AuxPhase::Up)
     }
 
     /// When it must be looked at again.
     fn timeout(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Lost { retry_at } => Some(*retry_at),
-            Stage::Probing { deadline, .. } => Some(*deadline),
-            Stage::Up | Stage::Opening => None,
+            AuxPhase::Lost { retry_at } => Some(*retry_at),
+            AuxPhase::Probing { deadline, .. } => Some(*deadline),
+            AuxPhase::Up | AuxPhase::Opening => None,
         }
     }
 }
@@ -145,24 +145,24 @@ impl Streak {
 }
 
 /// F and Q.
-const SIDES: [Via; 2] = [Via::Fences, Via::Reads];
+const SIDES: [AuxConnection; 2] = [AuxConnection::Fences, AuxConnection::Reads];
 
 impl Engine {
-    fn side(&mut self, via: Via) -> &mut Side {
+    fn side(&mut self, via: AuxConnection) -> &mut AuxState {
         match via {
-            Via::Fences => &mut self.fence_side,
-            Via::Reads => &mut self.read_side,
+            AuxConnection::Fences => &mut self.fence_side,
+            AuxConnection::Reads => &mut self.read_side,
         }
     }
 
     /// Whether Q can be asked for something.
     pub(super) fn can_read(&self) -> bool {
-        matches!(self.link, Link::Following) && self.read_side.is_up() && !self.is_listening_also
+        matches!(self.link, ConnectionPhase::Following) && self.read_side.is_up() && !self.is_listening_also
     }
 
     /// Whether F can be asked for a look at the definitions.
     pub(super) fn can_look(&self) -> bool {
-        matches!(self.link, Link::Following) && self.fence_side.is_up()
+        matches!(self.link, ConnectionPhase::Following) && self.fence_side.is_up()
     }
 
     /// When F or Q must be looked at again.
@@ -173,32 +173,32 @@ impl Engine {
     }
 
     /// F or Q is lost, and L is not.
-    pub(super) fn one_lost(&mut self, via: Via, why: String, now: Instant) {
-        if !matches!(self.link, Link::Following) || !self.limits.heals {
+    pub(super) fn aux_connection_lost(&mut self, via: AuxConnection, why: String, now: Instant) {
+        if !matches!(self.link, ConnectionPhase::Following) || !self.limits.reconnect {
             return self.disconnect(Failure::ConnectionLost(why), false, now);
         }
-        if matches!(self.side(via).stage, Stage::Up | Stage::Probing { .. }) {
+        if matches!(self.side(via).stage, AuxPhase::Up | AuxPhase::Probing { .. }) {
             self.open_later(via, why, now);
         }
     }
 
     /// Opens F or Q again after a while. What it carried is done again then.
-    fn open_later(&mut self, via: Via, why: String, now: Instant) {
+    fn open_later(&mut self, via: AuxConnection, why: String, now: Instant) {
         let drawn = self.draw();
         let side = self.side(via);
         let wait = side.backoff.next(drawn);
-        side.stage = Stage::Lost {
+        side.stage = AuxPhase::Lost {
             retry_at: now + wait,
         };
         self.counters.reopened += 1;
         let why = match via {
-            Via::Fences => {
+            AuxConnection::Fences => {
                 self.looks.give_up();
                 why
             }
-            Via::Reads => self.give_up_work(why, now),
+            AuxConnection::Reads => self.give_up_work(why, now),
         };
-        self.outputs.push_back(Output::OneLost {
+        self.outputs.push_back(Output::AuxConnectionLost {
             via,
             why,
             retry_in: wait,
@@ -216,7 +216,7 @@ impl Engine {
                 self.tables[table.0].read_failed(now, lost());
             }
             Some(Work::Refetch { table, .. }) => self.tables[table.0].give_up_refetch(),
-            Some(Work::Round { table, .. }) => self.end_round(table, None, Some(lost()), now),
+            Some(Work::Comparison { table, .. }) => self.end_comparison(table, None, Some(lost()), now),
             None => {}
         }
         self.work = None;
@@ -248,8 +248,8 @@ impl Engine {
     }
 
     /// F or Q is open again.
-    pub(super) fn reopened(&mut self, via: Via, now: Instant) {
-        if !matches!(self.side(via).stage, Stage::Opening) {
+    pub(super) fn reopened(&mut self, via: AuxConnection, now: Instant) {
+        if !matches!(self.side(via).stage, AuxPhase::Opening) {
             return;
         }
         if self.without == Some(Rule::Probe) {
@@ -257,7 +257,7 @@ impl Engine {
         }
         let token = self.next_token();
         let deadline = now + self.send_timeout();
-        self.side(via).stage = Stage::Probing {
+        self.side(via).stage = AuxPhase::Probing {
             token: token.clone(),
             deadline,
         };
@@ -266,13 +266,13 @@ impl Engine {
 
     pub(super) fn reopen_failed(
         &mut self,
-        via: Via,
+        via: AuxConnection,
         code: Option<String>,
         why: String,
         is_permanent: bool,
         now: Instant,
     ) {
-        if !matches!(self.side(via).stage, Stage::Opening) {
+        if !matches!(self.side(via).stage, AuxPhase::Opening) {
             return;
         }
         let is_refused = self.side(via).failures.is_too_long(code) || is_permanent;
@@ -285,18 +285,18 @@ impl Engine {
     /// A token has reached L.
     pub(super) fn probed(&mut self, arrived: &str) {
         for via in SIDES {
-            if matches!(&self.side(via).stage, Stage::Probing { token, .. } if token == arrived) {
+            if matches!(&self.side(via).stage, AuxPhase::Probing { token, .. } if token == arrived) {
                 self.is_up_again(via);
             }
         }
     }
 
-    fn is_up_again(&mut self, via: Via) {
+    fn is_up_again(&mut self, via: AuxConnection) {
         // The wait before the next attempt grows on until it has done something.
         let side = self.side(via);
-        side.stage = Stage::Up;
+        side.stage = AuxPhase::Up;
         side.failures.end();
-        if via == Via::Fences {
+        if via == AuxConnection::Fences {
             // Whether those that were on their way were sent is not known; twice does no harm.
             let lost: Vec<String> = self
                 .fences
@@ -311,11 +311,11 @@ impl Engine {
     }
 
     /// Sends a token, unless the connection is lost: a fence waits until it is back.
-    pub(super) fn notify(&mut self, via: Via, token: String) {
+    pub(super) fn notify(&mut self, via: AuxConnection, token: String) {
         let is_sent = match &self.side(via).stage {
-            Stage::Up => true,
-            Stage::Probing { token: probe, .. } => *probe == token,
-            Stage::Lost { .. } | Stage::Opening => false,
+            AuxPhase::Up => true,
+            AuxPhase::Probing { token: probe, .. } => *probe == token,
+            AuxPhase::Lost { .. } | AuxPhase::Opening => false,
         };
         if is_sent {
             let channel = self.fence_channel.clone();
@@ -328,19 +328,19 @@ impl Engine {
     }
 
     /// The connection that this token is to be sent by, if it is awaited.
-    pub(super) fn sender_of(&self, token: &str) -> Option<Via> {
-        let probes = |side: &Side| matches!(&side.stage, Stage::Probing { token: probe, .. } if probe == token);
+    pub(super) fn sender_of(&self, token: &str) -> Option<AuxConnection> {
+        let probes = |side: &AuxState| matches!(&side.stage, AuxPhase::Probing { token: probe, .. } if probe == token);
         match &self.link {
-            Link::Probing { awaited, .. } => awaited
+            ConnectionPhase::Probing { awaited, .. } => awaited
                 .iter()
                 .find(|probe| probe.token == token)
                 .map(|probe| probe.via),
-            Link::Following if probes(&self.read_side) => Some(Via::Reads),
-            Link::Following => {
+            ConnectionPhase::Following if probes(&self.read_side) => Some(AuxConnection::Reads),
+            ConnectionPhase::Following => {
                 let is_fence = self.fences.iter().any(|fence| fence.token == token);
-                (is_fence || probes(&self.fence_side)).then_some(Via::Fences)
+                (is_fence || probes(&self.fence_side)).then_some(AuxConnection::Fences)
             }
-            Link::Disconnected { .. } | Link::Subscribing => None,
+            ConnectionPhase::Disconnected { .. } | ConnectionPhase::Subscribing => None,
         }
     }
 
@@ -368,13 +368,13 @@ impl Engine {
             } else {
                 self.send_timeout()
             };
-        if let Link::Probing { awaited, .. } = &mut self.link {
+        if let ConnectionPhase::Probing { awaited, .. } = &mut self.link {
             for probe in awaited.iter_mut().filter(|probe| probe.token == token) {
                 (probe.deadline, probe.is_sent) = (probe_deadline, is_sent);
             }
         }
         for via in SIDES {
-            if let Stage::Probing {
+            if let AuxPhase::Probing {
                 token: probe,
                 deadline,
             } = &mut self.side(via).stage
@@ -398,12 +398,12 @@ impl Engine {
     pub(super) fn check_sides(&mut self, now: Instant) {
         for via in SIDES {
             match self.side(via).stage {
-                Stage::Lost { retry_at } if retry_at <= now => {
-                    self.side(via).stage = Stage::Opening;
+                AuxPhase::Lost { retry_at } if retry_at <= now => {
+                    self.side(via).stage = AuxPhase::Opening;
                     self.outputs.push_back(Output::Reopen { via });
                 }
                 // It is L that does not hear, or they are of two servers: to open all tells.
-                Stage::Probing { deadline, .. } if deadline <= now => {
+                AuxPhase::Probing { deadline, .. } if deadline <= now => {
                     self.disconnect(
                         Failure::FenceLost {
                             waited: self.limits.probe_timeout,
@@ -412,19 +412,19 @@ impl Engine {
                         now,
                     );
                 }
-                Stage::Up | Stage::Lost { .. } | Stage::Opening | Stage::Probing { .. } => {}
+                AuxPhase::Up | AuxPhase::Lost { .. } | AuxPhase::Opening | AuxPhase::Probing { .. } => {}
             }
         }
     }
 
     /// F or Q has done something: the next loss is a new one.
-    pub(super) fn has_worked(&mut self, via: Via) {
+    pub(super) fn has_worked(&mut self, via: AuxConnection) {
         self.side(via).backoff.reset();
     }
 
     /// All connections are lost: what was said of two of them is past.
     pub(super) fn forget_sides(&mut self) {
-        (self.fence_side, self.read_side) = (Side::default(), Side::default());
+        (self.fence_side, self.read_side) = (AuxState::default(), AuxState::default());
     }
 
     /// A wait before the next attempt: any time up to a bound that doubles.
@@ -446,7 +446,7 @@ impl Engine {
 
     pub(super) fn check_deadlines(&mut self, now: Instant) {
         let lost_probe = match &self.link {
-            Link::Probing { awaited, .. } => {
+            ConnectionPhase::Probing { awaited, .. } => {
                 let lost = awaited.iter().find(|probe| probe.deadline <= now);
                 lost.map(|probe| (probe.via, probe.is_sent))
             }
@@ -481,25 +481,25 @@ impl Engine {
         }
         self.check_sides(now);
         match self.link {
-            Link::Disconnected { retry_at: Some(at) } if at <= now => self.connect(),
-            Link::Following if self.next_heartbeat.is_some_and(|at| at <= now) => {
+            ConnectionPhase::Disconnected { retry_at: Some(at) } if at <= now => self.connect(),
+            ConnectionPhase::Following if self.next_heartbeat.is_some_and(|at| at <= now) => {
                 if self.fences.iter().all(Fence::has_arrived) {
                     self.send_fence(None, now);
                 } else {
                     self.next_heartbeat = Some(now + self.limits.heartbeat);
                 }
             }
-            Link::Disconnected { .. }
-            | Link::Subscribing
-            | Link::Probing { .. }
-            | Link::Following => {}
+            ConnectionPhase::Disconnected { .. }
+            | ConnectionPhase::Subscribing
+            | ConnectionPhase::Probing { .. }
+            | ConnectionPhase::Following => {}
         }
     }
 
     /// All connections are lost, or are to be dropped. It connects again after a while, unless it
     /// is of no use.
     pub(super) fn disconnect(&mut self, failure: Failure, is_permanent: bool, now: Instant) {
-        if matches!(self.link, Link::Disconnected { .. }) {
+        if matches!(self.link, ConnectionPhase::Disconnected { .. }) {
             return;
         }
         let mut failure = failure;
@@ -512,7 +512,7 @@ impl Engine {
             }
             failure = Failure::ConnectionLost(why);
         }
-        if is_permanent || !self.limits.heals {
+        if is_permanent || !self.limits.reconnect {
             return self.end(failure, now);
         }
         let wait = self.wait();
@@ -532,7 +532,7 @@ impl Engine {
         retry_in: Option<Duration>,
         now: Instant,
     ) {
-        self.link = Link::Disconnected {
+        self.link = ConnectionPhase::Disconnected {
             retry_at: retry_in.map(|wait| now + wait),
         };
         self.counters.gaps += 1;
@@ -549,10 +549,10 @@ impl Engine {
         self.lag = None;
         self.next_heartbeat = None;
         for (at, table) in self.tables.iter_mut().enumerate() {
-            if let Some(round) = table.round() {
-                let question = round.question();
+            if let Some(comparison) = table.comparison() {
+                let question = comparison.question();
                 let inconclusive = Some("a connection was lost".to_string());
-                self.outputs.push_back(Output::RoundEnded {
+                self.outputs.push_back(Output::ComparisonEnded {
                     table: TableId(at),
                     question,
                     inconclusive,

@@ -15,7 +15,7 @@ pub struct TableId(pub usize);
     reason = "four facts of the catalogue, each on its own"
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Followed {
+pub struct TableSpec {
     /// Its schema.
     pub schema: String,
     /// Its name.
@@ -53,9 +53,9 @@ pub struct Limits {
     /// and the fence timeout.
     pub heartbeat: Duration,
     /// Whether a lost connection is opened again.
-    pub heals: bool,
+    pub reconnect: bool,
     /// Whether each fence asks for a look at the definitions of the tables ([`Output::Look`]).
-    pub looks: bool,
+    pub watch_ddl: bool,
 }
 
 impl Default for Limits {
@@ -65,22 +65,22 @@ impl Default for Limits {
             fence_timeout: Duration::from_secs(30),
             waiting_bytes: 256 << 20,
             heartbeat: Duration::from_secs(5),
-            heals: true,
-            looks: true,
+            reconnect: true,
+            watch_ddl: true,
         }
     }
 }
 
 /// Which connection sends a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Via {
+pub enum AuxConnection {
     /// F, the one for fences.
     Fences,
     /// Q, the one that reads.
     Reads,
 }
 
-impl Via {
+impl AuxConnection {
     /// What the connection is for: "for fences".
     pub fn purpose(self) -> &'static str {
         match self {
@@ -238,7 +238,7 @@ pub enum Input<'a> {
         /// The table.
         table: TableId,
         /// What is known of it.
-        followed: Box<Followed>,
+        followed: Box<TableSpec>,
     },
     /// The table cannot be kept for want of room; its read is over. It is read again after a while.
     TableFailed {
@@ -275,15 +275,15 @@ pub enum Input<'a> {
     VerifyWanted {
         /// The table.
         table: TableId,
-        /// The caller's number for the question, said in [`Output::RoundEnded`].
+        /// The caller's number for the question, said in [`Output::ComparisonEnded`].
         question: u64,
     },
-    /// Q has taken the snapshot that a round compares with.
+    /// Q has taken the snapshot that a comparison compares with.
     CutTaken {
         /// The table.
         table: TableId,
-        /// The round.
-        round: u64,
+        /// The comparison.
+        comparison: u64,
         /// The snapshot.
         snapshot: Snapshot,
     },
@@ -291,36 +291,36 @@ pub enum Input<'a> {
     Compared {
         /// The table.
         table: TableId,
-        /// The round.
-        round: u64,
+        /// The comparison.
+        comparison: u64,
     },
-    /// A round cannot be finished.
-    RoundFailed {
+    /// A comparison cannot be finished.
+    ComparisonFailed {
         /// The table.
         table: TableId,
-        /// The round.
-        round: u64,
+        /// The comparison.
+        comparison: u64,
         /// What went wrong.
         why: String,
     },
     /// The caller asks for a fence.
     FenceWanted(FenceId),
     /// F or Q is lost; L is not. What it was asked for is asked for again.
-    OneLost {
+    AuxConnectionLost {
         /// Which.
-        via: Via,
+        via: AuxConnection,
         /// What went wrong.
         why: String,
     },
     /// What [`Output::Reopen`] asked for is open.
     Reopened {
         /// Which.
-        via: Via,
+        via: AuxConnection,
     },
     /// It could not be had.
     ReopenFailed {
         /// Which.
-        via: Via,
+        via: AuxConnection,
         /// The server's error code, as in [`Input::ReadFailed`].
         code: Option<String>,
         /// What went wrong.
@@ -356,7 +356,7 @@ pub enum Output {
     /// NOTIFY the token on the fence channel, then say [`Input::Sent`].
     Notify {
         /// By which connection.
-        via: Via,
+        via: AuxConnection,
         /// The fence channel.
         channel: String,
         /// The payload to send.
@@ -379,29 +379,29 @@ pub enum Output {
         batch: u64,
         /// The keys, as JSON.
         keys: Vec<String>,
-        /// Whether to read them inside the transaction of the round that is underway, which shall
+        /// Whether to read them inside the transaction of the comparison that is underway, which shall
         /// compare with them.
-        is_within_round: bool,
+        is_within_comparison: bool,
     },
     /// Begin a transaction on Q that locks the table, take its snapshot, and say
     /// [`Input::CutTaken`]. The transaction stays.
     TakeCut {
         /// The table.
         table: TableId,
-        /// The round.
-        round: u64,
+        /// The comparison.
+        comparison: u64,
     },
-    /// Compare the cache with every row of the round's snapshot, then end its transaction and say
+    /// Compare the cache with every row of the comparison's snapshot, then end its transaction and say
     /// [`Input::Compared`]. The cache is as of that snapshot once what was handed out before is
     /// done, and is not changed meanwhile.
     Compare {
         /// The table.
         table: TableId,
-        /// The round.
-        round: u64,
+        /// The comparison.
+        comparison: u64,
     },
-    /// A round is over; its transaction need not go on.
-    RoundEnded {
+    /// A comparison is over; its transaction need not go on.
+    ComparisonEnded {
         /// The table.
         table: TableId,
         /// The number of the question that it answers.
@@ -465,9 +465,9 @@ pub enum Output {
     /// Commits wait for the notify lock longer than a fence may: nothing is lost, nothing arrives.
     CommitsBlocked,
     /// F or Q is lost: it is to be dropped. The rows are as live as they were.
-    OneLost {
+    AuxConnectionLost {
         /// Which.
-        via: Via,
+        via: AuxConnection,
         /// Why.
         why: String,
         /// When it will be opened again.
@@ -476,7 +476,7 @@ pub enum Output {
     /// Open F or Q anew, and say [`Input::Reopened`] or [`Input::ReopenFailed`].
     Reopen {
         /// Which.
-        via: Via,
+        via: AuxConnection,
     },
     /// A table is to be read again, and why.
     ReadAgain {
@@ -534,12 +534,12 @@ pub enum Failure {
     /// A probe did not come back.
     #[error(
         "a notification sent by {} connection did not arrive within {} s",
-        match via { Via::Fences => "a second", Via::Reads => "the reading" },
+        match via { AuxConnection::Fences => "a second", AuxConnection::Reads => "the reading" },
         waited.as_secs()
     )]
     ProbeLost {
         /// By which connection it was sent.
-        via: Via,
+        via: AuxConnection,
         /// How long it was waited for.
         waited: Duration,
     },

@@ -1,7 +1,7 @@
 //! What Q reads: whole tables, and rows by their keys. One thing at a time.
 
-use super::table::{Asked, Table};
-use super::{Engine, Failure, Output, Rule, Snapshot, TableId, Via};
+use super::table::{ReloadRequest, Table};
+use super::{Engine, Failure, Output, Rule, Snapshot, TableId, AuxConnection};
 use std::time::Instant;
 
 /// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
@@ -15,10 +15,10 @@ pub(super) enum Work {
         table: TableId,
         batch: u64,
     },
-    /// A round, and the batch that is read inside its transaction.
-    Round {
+    /// A comparison, and the batch that is read inside its transaction.
+    Comparison {
         table: TableId,
-        round: u64,
+        comparison: u64,
         batch: Option<u64>,
     },
 }
@@ -31,12 +31,12 @@ impl Engine {
             return;
         }
         if let Some(at) = self
-            .to_verify
+            .pending_comparisons
             .iter()
-            .position(|(table, _)| self.tables[table.0].can_begin_round())
-            && let Some((table, question)) = self.to_verify.remove(at)
+            .position(|(table, _)| self.tables[table.0].can_begin_comparison())
+            && let Some((table, question)) = self.pending_comparisons.remove(at)
         {
-            return self.begin_round(table, question);
+            return self.begin_comparison(table, question);
         }
         let due = self
             .tables
@@ -57,7 +57,7 @@ impl Engine {
                     table,
                     batch,
                     keys,
-                    is_within_round: false,
+                    is_within_comparison: false,
                 });
             }
             (None, None) => {}
@@ -122,7 +122,7 @@ impl Engine {
         if let Some(Work::Read { table, .. } | Work::Refetch { table, .. }) = self.work.take() {
             self.tables[table.0].read_failures.end();
         }
-        self.has_worked(Via::Reads);
+        self.has_worked(AuxConnection::Reads);
         self.lost_reads = 0;
         self.finished_reads += 1;
     }
@@ -134,7 +134,7 @@ impl Engine {
         snapshot: Snapshot,
         now: Instant,
     ) {
-        if matches!(self.work, Some(Work::Round { table: of, batch: Some(asked), .. }) if of == table && asked == batch)
+        if matches!(self.work, Some(Work::Comparison { table: of, batch: Some(asked), .. }) if of == table && asked == batch)
         {
             self.finished_reads += 1;
             if let Some(steps) =
@@ -142,7 +142,7 @@ impl Engine {
             {
                 self.outputs.push_back(Output::Store { table, batch });
                 self.carry_out(table, steps, now);
-                self.go_on_with_round(table, now);
+                self.go_on_with_comparison(table, now);
             }
             return;
         }
@@ -171,9 +171,9 @@ impl Engine {
         is_permanent: bool,
         now: Instant,
     ) {
-        if matches!(self.work, Some(Work::Round { table: of, batch: Some(batch), .. }) if of == table && batch == work)
+        if matches!(self.work, Some(Work::Comparison { table: of, batch: Some(batch), .. }) if of == table && batch == work)
         {
-            self.end_round(table, None, Some(why), now);
+            self.end_comparison(table, None, Some(why), now);
             return;
         }
         let failed = match self.work {
@@ -184,7 +184,7 @@ impl Engine {
             Some(Work::Refetch { table: of, batch }) if of == table && batch == work => {
                 self.work.take()
             }
-            Some(Work::Read { .. } | Work::Refetch { .. } | Work::Round { .. }) | None => None,
+            Some(Work::Read { .. } | Work::Refetch { .. } | Work::Comparison { .. }) | None => None,
         };
         let Some(failed) = failed else { return };
         // Rows are read again for what somebody has sent, and any role can send keys that the
@@ -199,9 +199,9 @@ impl Engine {
         match failed {
             Work::Read { .. } => self.retry_read(table, why, now),
             // Keys that PostgreSQL does not take, perhaps: all of the table is sure to be right.
-            Work::Refetch { .. } | Work::Round { .. } => {
+            Work::Refetch { .. } | Work::Comparison { .. } => {
                 let sender = self.tables[table.0].sender_of_refetch();
-                self.read_instead(table, &Asked { why, sender }, now);
+                self.read_instead(table, &ReloadRequest { why, sender }, now);
             }
         }
     }
@@ -215,10 +215,10 @@ impl Engine {
 
     /// A notification makes a table be read again. Any role can send such ones, so that costs a
     /// bounded share of the time: see [`Table::want_reload`].
-    pub(super) fn reload(&mut self, table: TableId, asked: Asked, now: Instant) {
+    pub(super) fn reload(&mut self, table: TableId, asked: ReloadRequest, now: Instant) {
         let why = asked.to_string();
         if self.tables[table.0].would_reload_at_once(now) {
-            self.end_round(
+            self.end_comparison(
                 table,
                 None,
                 Some(format!("the table is read again: {why}")),
@@ -239,7 +239,7 @@ impl Engine {
     fn hurry_if_awaited(&mut self, table: TableId, now: Instant) {
         let reached = self.reached[table.0];
         if self.asked.iter().any(|(id, _)| Some(*id) > reached)
-            || self.to_verify.iter().any(|(of, _)| *of == table)
+            || self.pending_comparisons.iter().any(|(of, _)| *of == table)
         {
             self.tables[table.0].hurry(now);
         }
@@ -254,15 +254,15 @@ impl Engine {
         let sender = self.tables[table.0].take_truncate(has_happened);
         if !has_happened {
             let why = "a TRUNCATE was announced that has not happened".to_string();
-            self.read_instead(table, &Asked { why, sender }, now);
+            self.read_instead(table, &ReloadRequest { why, sender }, now);
         }
     }
 
     /// The rows that a notification has asked for cannot be read by their keys: the table is read
     /// in their place, at the distance that reads keep which notifications ask for.
-    fn read_instead(&mut self, table: TableId, asked: &Asked, now: Instant) {
+    fn read_instead(&mut self, table: TableId, asked: &ReloadRequest, now: Instant) {
         let why = asked.to_string();
-        self.end_round(
+        self.end_comparison(
             table,
             None,
             Some(format!("the table is read again: {why}")),
@@ -281,7 +281,7 @@ impl Engine {
 
     pub(super) fn read_again(&mut self, table: TableId, why: String, now: Instant) {
         if self.tables[table.0].is_following() {
-            self.end_round(
+            self.end_comparison(
                 table,
                 None,
                 Some(format!("the table is read again: {why}")),

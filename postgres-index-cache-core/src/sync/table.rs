@@ -1,15 +1,15 @@
 //! [`Table`]: what the engine knows of one followed table, and what each of its changes leads to.
 
-mod rounds;
+mod comparisons;
 
 use super::backlog::Backlog;
 use super::backoff::Backoff;
 use super::change::{Change, Operation};
 use super::link::Streak;
 use super::refetch::{Admission, Queued, Refetches};
-use super::round::Round;
+use super::comparison::Comparison;
 use super::snapshot::Snapshot;
-use super::{Followed, Rule};
+use super::{TableSpec, Rule};
 use crate::notification::{Action, Payload};
 use foldhash::quality::RandomState;
 use std::collections::HashMap;
@@ -27,18 +27,18 @@ pub(super) enum Step {
     /// The table must be read again: what was followed of it is of no use.
     ReadAgain(String),
     /// A notification asks for that, which any role can send.
-    Reload(Asked),
+    Reload(ReloadRequest),
 }
 
 /// What makes a table be read again, in words.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
+pub(super) struct ReloadRequest {
     pub(super) why: String,
     /// The server's process whose notification it was.
     pub(super) sender: Option<i32>,
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for ReloadRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)?;
         self.sender
@@ -54,7 +54,7 @@ enum Verdict {
     /// The row must be read again.
     Doubtful,
     /// Nothing follows from it.
-    Passed,
+    Ignored,
 }
 
 /// Where a table stands.
@@ -69,7 +69,7 @@ pub(super) enum Phase {
     /// cache was made for.
     Held,
     /// Entered when the read is asked for. Changes wait, in order; the snapshot, once known,
-    /// decides about them. With `is_in_vain` nothing waits any more: the table is to be read again
+    /// decides about them. With `is_superseded` nothing waits any more: the table is to be read again
     /// when this read is done. A read is never given up half-way: its COPY would be drained to the
     /// end all the same.
     Reading {
@@ -77,7 +77,7 @@ pub(super) enum Phase {
         snapshot: Option<Snapshot>,
         waiting: Vec<Change>,
         waiting_bytes: usize,
-        is_in_vain: bool,
+        is_superseded: bool,
     },
     /// Entered when the rows are in the cache. `filter` is the snapshot until a fence sent after
     /// the read has arrived: what comes then is newer. `after_reads` numbers the read.
@@ -96,7 +96,7 @@ enum Touch {
 
 #[derive(Debug)]
 pub(super) struct Table {
-    followed: Followed,
+    followed: TableSpec,
     /// Its leaves that are being detached.
     detaching: Vec<u32>,
     phase: Phase,
@@ -114,7 +114,7 @@ pub(super) struct Table {
     /// When it is read again though it is followed, since a notification has asked for it.
     reload_at: Option<Instant>,
     /// What has asked for that while it is read.
-    asked_meanwhile: Option<Asked>,
+    asked_meanwhile: Option<ReloadRequest>,
     /// The number of the read that the cache is of, or will be.
     read: u64,
     /// What the transaction in `touched_by` did, by the hash of the key. Transactions arrive whole,
@@ -129,7 +129,7 @@ pub(super) struct Table {
     /// Whether that is because somebody holds its lock.
     is_locked: bool,
     /// A comparison with the table that is underway.
-    round: Option<Round>,
+    comparison: Option<Comparison>,
     /// How many changes were dropped because a later one of the same key came.
     collapsed: u64,
     /// How many changes have come to be followed.
@@ -151,7 +151,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(followed: Followed) -> Self {
+    pub(super) fn new(followed: TableSpec) -> Self {
         Self {
             followed,
             detaching: Vec::new(),
@@ -171,7 +171,7 @@ impl Table {
             refetches: Refetches::default(),
             backlog: None,
             is_locked: false,
-            round: None,
+            comparison: None,
             collapsed: 0,
             arrivals: 0,
             truncated_by: None,
@@ -349,19 +349,19 @@ impl Table {
             Phase::Due { .. }
             | Phase::Held
             | Phase::Reading {
-                is_in_vain: true, ..
+                is_superseded: true, ..
             } => Vec::new(),
             Phase::Reading {
                 waiting,
                 waiting_bytes,
-                is_in_vain,
+                is_superseded,
                 ..
             } => {
                 *waiting_bytes += change.bytes();
                 if *waiting_bytes > waiting_limit {
                     self.cause = "too many changes waited while it was read".to_string();
                     tracing::warn!(table = self.followed.name, "{}", self.cause);
-                    *is_in_vain = true;
+                    *is_superseded = true;
                     *waiting = Vec::new();
                     *waiting_bytes = 0;
                 } else {
@@ -383,8 +383,8 @@ impl Table {
                 }
                 if self.without != Some(Rule::Hold)
                     && let Some(
-                        Round::Holding { held, bytes, .. } | Round::Settling { held, bytes, .. },
-                    ) = &mut self.round
+                        Comparison::Holding { held, bytes, .. } | Comparison::Settling { held, bytes, .. },
+                    ) = &mut self.comparison
                 {
                     *bytes += change.bytes();
                     held.push(change);
@@ -405,7 +405,7 @@ impl Table {
     }
 
     /// How many bytes wait: changes for a read, for rows that are read again, for the cache's lock
-    /// or for a round.
+    /// or for a comparison.
     pub(super) fn waiting_bytes(&self) -> usize {
         match &self.phase {
             Phase::Due { .. } | Phase::Held => 0,
@@ -425,17 +425,17 @@ impl Table {
     }
 
     /// Something happened to the table that nobody can make out.
-    pub(super) fn doubt(&mut self, why: &str) -> Vec<Step> {
+    pub(super) fn invalidate(&mut self, why: &str) -> Vec<Step> {
         match &mut self.phase {
             Phase::Due { .. } | Phase::Held => Vec::new(),
             Phase::Reading {
-                is_in_vain,
+                is_superseded,
                 waiting,
                 waiting_bytes,
                 ..
             } => {
                 self.cause = why.to_string();
-                *is_in_vain = true;
+                *is_superseded = true;
                 *waiting = Vec::new();
                 *waiting_bytes = 0;
                 Vec::new()
@@ -478,7 +478,7 @@ impl Table {
 
     /// A change takes its place among the rows that are read again.
     fn admit(&mut self, change: Change, verdict: Verdict, steps: &mut Vec<Step>) {
-        if verdict == Verdict::Passed {
+        if verdict == Verdict::Ignored {
             steps.push(Step::Skip);
             return;
         }
@@ -564,7 +564,7 @@ impl Table {
 
     /// Whether the cache is not changed: somebody holds its lock, or it is compared with the table.
     pub(super) fn is_busy(&self) -> bool {
-        self.backlog.is_some() || self.round.is_some()
+        self.backlog.is_some() || self.comparison.is_some()
     }
 
     /// How many changes were dropped because a later one of the same key came while the cache could
@@ -586,7 +586,7 @@ impl Table {
     }
 
     fn release(&mut self) -> Vec<Step> {
-        if self.is_locked || self.round.is_some() {
+        if self.is_locked || self.comparison.is_some() {
             return Vec::new();
         }
         let Some(mut backlog) = self.backlog.take() else {
@@ -684,7 +684,7 @@ impl Table {
     /// A nested trigger can make the announcements of one key arrive in another order than its
     /// changes were made, and a deferrable key can be on two rows for a while: then the last
     /// announcement is not the row's last state.
-    fn judge(&mut self, change: &Change) -> Result<Verdict, Asked> {
+    fn judge(&mut self, change: &Change) -> Result<Verdict, ReloadRequest> {
         if change.xid.is_none() || change.xid != self.touched_by {
             self.forget_touched();
             self.touched_by = change.xid;
@@ -698,14 +698,14 @@ impl Table {
                     && !change.is_from(self.followed.oid) =>
             {
                 self.truncated_by = follows_truncate;
-                return Ok(Verdict::Passed);
+                return Ok(Verdict::Ignored);
             }
             Action::Reload => {
                 let why = change
                     .why()
                     .map_or_else(String::new, |why| format!(": {why}"));
                 let why = format!("a notification asks for it{why}");
-                return Err(Asked {
+                return Err(ReloadRequest {
                     why,
                     sender: Some(change.sender),
                 });
@@ -769,7 +769,7 @@ impl Table {
     /// never live, nobody gets an answer, and the server does nothing else. So reads keep a
     /// distance, which grows while they find nothing, and meanwhile the table is followed as it
     /// was: what it was asked for may be nothing. It is not live until it has been read.
-    pub(super) fn want_reload(&mut self, asked: Asked, now: Instant) -> bool {
+    pub(super) fn want_reload(&mut self, asked: ReloadRequest, now: Instant) -> bool {
         match &self.phase {
             Phase::Due { .. } | Phase::Held => false,
             Phase::Reading { .. } => {
@@ -796,7 +796,7 @@ impl Table {
     }
 
     /// What has asked for it to be read again while it was.
-    pub(super) fn take_asked(&mut self) -> Option<Asked> {
+    pub(super) fn take_asked(&mut self) -> Option<ReloadRequest> {
         self.asked_meanwhile.take()
     }
 
@@ -831,7 +831,7 @@ impl Table {
     }
 
     /// Makes the table be read in place of rows of it; whether that was not due already.
-    pub(super) fn read_instead(&mut self, asked: &Asked, now: Instant) -> bool {
+    pub(super) fn read_instead(&mut self, asked: &ReloadRequest, now: Instant) -> bool {
         if !self.is_following() {
             return false;
         }
@@ -859,7 +859,7 @@ impl Table {
     fn forget_transaction(&mut self) {
         // A read that is asked for from now on sees whatever has come.
         self.refetches = Refetches::default();
-        self.round = None;
+        self.comparison = None;
         self.backlog = self.is_locked.then(Backlog::default);
         self.touched = HashMap::new();
         self.touched_by = None;
@@ -889,7 +889,7 @@ impl Table {
     }
 
     /// It can be followed, as this says, and is to be read.
-    pub(super) fn follow_anew(&mut self, followed: Followed) {
+    pub(super) fn follow_anew(&mut self, followed: TableSpec) {
         self.followed = followed;
         self.detaching.clear();
         self.is_failing = false;
@@ -924,7 +924,7 @@ impl Table {
             snapshot: None,
             waiting: Vec::new(),
             waiting_bytes: 0,
-            is_in_vain: false,
+            is_superseded: false,
         };
         self.generation
     }
@@ -951,7 +951,7 @@ impl Table {
             started,
             snapshot,
             waiting,
-            is_in_vain,
+            is_superseded,
             ..
         } = &mut self.phase
         else {
@@ -972,7 +972,7 @@ impl Table {
             self.fruitless.saturating_add(1)
         };
         // Without a snapshot nothing could be proven: the read does not count either.
-        if *is_in_vain || filter.is_none() {
+        if *is_superseded || filter.is_none() {
             self.become_due(now);
             return None;
         }
@@ -994,8 +994,8 @@ impl Table {
         {
             *filter = None;
         }
-        // What a round holds came before this fence, and may be what a floor has seen.
-        if self.round.is_none() {
+        // What a comparison holds came before this fence, and may be what a floor has seen.
+        if self.comparison.is_none() {
             self.refetches.free_floors(fence_after_reads);
         }
     }

@@ -3,15 +3,15 @@
 
 mod fences;
 mod looks;
-mod rounds;
+mod comparisons;
 mod sides;
 
 use super::*;
 
 const FENCES: &str = "fences";
 
-fn followed(name: &str) -> Followed {
-    Followed {
+fn followed(name: &str) -> TableSpec {
+    TableSpec {
         schema: "app".into(),
         name: name.into(),
         oid: 7,
@@ -30,14 +30,14 @@ struct Driven {
 }
 
 impl Driven {
-    fn new(tables: Vec<Followed>) -> Self {
+    fn new(tables: Vec<TableSpec>) -> Self {
         let limits = Limits {
             probe_timeout: Duration::from_secs(5),
             fence_timeout: Duration::from_secs(5),
             waiting_bytes: 10_000,
             heartbeat: Duration::from_secs(1000),
-            heals: true,
-            looks: false,
+            reconnect: true,
+            watch_ddl: false,
         };
         let engine = Engine::new(tables, vec!["c".into()], FENCES.into(), limits);
         Self {
@@ -220,7 +220,7 @@ fn it_listens_before_it_probes_and_probes_before_it_reads() {
 fn the_same_failure_of_one_table_is_a_refusal_whatever_others_do() {
     let mut driven = Driven::new(vec![
         followed("users"),
-        Followed {
+        TableSpec {
             oid: 8,
             ..followed("orders")
         },
@@ -571,7 +571,7 @@ fn ordinary_transactions_cause_no_read() {
 
 #[test]
 fn leaves_speak_for_their_root() {
-    let parts = Followed {
+    let parts = TableSpec {
         leaves: vec![8, 9],
         is_partitioned: true,
         ..followed("users")
@@ -634,7 +634,7 @@ fn leaves_speak_for_their_root() {
 
 #[test]
 fn a_deferrable_key_that_is_touched_twice_is_doubtful() {
-    let mut driven = Driven::new(vec![Followed {
+    let mut driven = Driven::new(vec![TableSpec {
         deferrable_key: true,
         ..followed("users")
     }]);
@@ -773,7 +773,7 @@ fn a_deadline_counts_only_when_nothing_more_is_there_to_be_handed_in() {
 
 #[test]
 fn a_plain_payload_of_two_tables_makes_both_be_read_again() {
-    let plain = |schema: &str| Followed {
+    let plain = |schema: &str| TableSpec {
         schema: schema.into(),
         sends_plain_form: true,
         ..followed("users")
@@ -790,7 +790,7 @@ fn a_plain_payload_of_two_tables_makes_both_be_read_again() {
 
 #[test]
 fn rows_whose_payloads_lack_a_column_are_read_again() {
-    let mut driven = Driven::new(vec![Followed {
+    let mut driven = Driven::new(vec![TableSpec {
         sends_whole_rows: false,
         ..followed("users")
     }]);
@@ -823,7 +823,7 @@ fn payloads_of_others_and_forged_ones_are_counted_and_change_nothing() {
         (driven.applied(), counters.other_tables, counters.invalid),
         (String::new(), 4, 1)
     );
-    let mut plain = Driven::new(vec![Followed {
+    let mut plain = Driven::new(vec![TableSpec {
         sends_plain_form: true,
         ..followed("users")
     }]);
@@ -913,7 +913,7 @@ fn what_cannot_heal_is_named_and_not_tried_again() {
     }
     assert!(refused(&broken), "the same unexpected code three times");
     let mut once = Driven::new(vec![followed("users")]);
-    once.engine.limits.heals = false;
+    once.engine.limits.reconnect = false;
     once.live();
     once.handle(Input::Lost("closed".into()));
     assert!(refused(&once));

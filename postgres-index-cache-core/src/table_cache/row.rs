@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Why a value does not fit the table's shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Unfit {
+pub enum RowError {
     /// A cell is no value of its column's type.
     #[error("column \"{column}\": {error}")]
     Cell {
@@ -118,12 +118,12 @@ impl RowBuf {
         Ok(())
     }
 
-    fn check_complete(&self, shape: &TableShape) -> Result<(), Unfit> {
+    fn check_complete(&self, shape: &TableShape) -> Result<(), RowError> {
         for (column, cell) in shape.columns().iter().zip(&self.cells) {
             match cell {
-                Cell::Missing => return Err(Unfit::MissingColumn(column.name.clone())),
+                Cell::Missing => return Err(RowError::MissingColumn(column.name.clone())),
                 Cell::Null if !column.nullable => {
-                    return Err(Unfit::UnexpectedNull(column.name.clone()));
+                    return Err(RowError::UnexpectedNull(column.name.clone()));
                 }
                 Cell::Null | Cell::At(_) => {}
             }
@@ -132,14 +132,14 @@ impl RowBuf {
     }
 
     /// Fills the row from one tuple of `COPY … (FORMAT binary)` of the shape's columns, in order,
-    /// each selected by [`Kind::select_expression`](crate::Kind::select_expression): field count,
+    /// each selected by [`CellType::select_expression`](crate::CellType::select_expression): field count,
     /// then length and bytes of each field.
     ///
     /// # Errors
     /// When the tuple is not one of this shape.
-    pub fn read_copy_tuple(&mut self, shape: &TableShape, tuple: &[u8]) -> Result<(), Unfit> {
+    pub fn read_copy_tuple(&mut self, shape: &TableShape, tuple: &[u8]) -> Result<(), RowError> {
         let malformed = || {
-            Unfit::Malformed(format!(
+            RowError::Malformed(format!(
                 "a COPY tuple of {} bytes is not one of this table",
                 tuple.len()
             ))
@@ -158,7 +158,7 @@ impl RowBuf {
             };
             let (field, tail) = tail.split_at_checked(length).ok_or_else(malformed)?;
             self.set(at, |cell| column.kind.from_binary(field, cell))
-                .map_err(|error| Unfit::Cell {
+                .map_err(|error| RowError::Cell {
                     column: column.name.clone(),
                     error,
                 })?;
@@ -180,7 +180,7 @@ impl RowBuf {
         shape: &TableShape,
         data: &str,
         nulls: JsonNulls<'_>,
-    ) -> Result<(), Unfit> {
+    ) -> Result<(), RowError> {
         self.start(shape.columns().len());
         let mut unfit = None;
         let filling = Filling {
@@ -192,7 +192,7 @@ impl RowBuf {
         let parsed = serde_json::Deserializer::from_str(data).deserialize_map(filling);
         match (unfit, parsed) {
             (Some(unfit), _) => Err(unfit),
-            (None, Err(error)) => Err(Unfit::Malformed(format!("\"data\" is not a row: {error}"))),
+            (None, Err(error)) => Err(RowError::Malformed(format!("\"data\" is not a row: {error}"))),
             (None, Ok(())) => self.check_complete(shape),
         }
     }
@@ -209,7 +209,7 @@ struct Filling<'a> {
     shape: &'a TableShape,
     nulls: JsonNulls<'a>,
     /// Why serde was stopped, where that was not serde's own error.
-    unfit: &'a mut Option<Unfit>,
+    unfit: &'a mut Option<RowError>,
 }
 
 impl<'de> Visitor<'de> for Filling<'_> {
@@ -246,7 +246,7 @@ impl<'de> Visitor<'de> for Filling<'_> {
                 .row
                 .set(column, |cell| described.kind.from_json(value.get(), cell))
             {
-                *self.unfit = Some(Unfit::Cell {
+                *self.unfit = Some(RowError::Cell {
                     column: described.name.clone(),
                     error,
                 });
@@ -324,18 +324,18 @@ impl KeyBuf {
     ///
     /// # Errors
     /// When it is no key of this table.
-    pub fn read_json(&mut self, shape: &TableShape, id: &str) -> Result<(), Unfit> {
+    pub fn read_json(&mut self, shape: &TableShape, id: &str) -> Result<(), RowError> {
         self.bytes.clear();
         self.ends.clear();
         let malformed =
-            |error: serde_json::Error| Unfit::Malformed(format!("\"id\" is not a key: {error}"));
+            |error: serde_json::Error| RowError::Malformed(format!("\"id\" is not a key: {error}"));
         let parts: Vec<&RawValue> = if shape.key().len() == 1 {
             vec![serde_json::from_str(id).map_err(malformed)?]
         } else {
             serde_json::from_str(id).map_err(malformed)?
         };
         if parts.len() != shape.key().len() {
-            return Err(Unfit::KeyWidth {
+            return Err(RowError::KeyWidth {
                 expected: shape.key().len(),
                 found: parts.len(),
             });
@@ -343,12 +343,12 @@ impl KeyBuf {
         for (part, &column) in parts.into_iter().zip(shape.key()) {
             let described = &shape.columns()[column];
             if part.get() == "null" && !described.kind.has_json_null() {
-                return Err(Unfit::UnexpectedNull(described.name.clone()));
+                return Err(RowError::UnexpectedNull(described.name.clone()));
             }
             described
                 .kind
                 .from_json(part.get(), &mut self.bytes)
-                .map_err(|error| Unfit::Cell {
+                .map_err(|error| RowError::Cell {
                     column: described.name.clone(),
                     error,
                 })?;

@@ -6,7 +6,7 @@
 
 use super::arena::Place;
 use super::row::RowBuf;
-use crate::value::Kind;
+use crate::value::CellType;
 use std::collections::HashMap;
 
 /// A column that is kept.
@@ -15,7 +15,7 @@ pub struct Column {
     /// Its name.
     pub name: String,
     /// How its values are kept.
-    pub kind: Kind,
+    pub kind: CellType,
     /// Whether it may be SQL NULL.
     pub nullable: bool,
 }

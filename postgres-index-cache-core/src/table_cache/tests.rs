@@ -11,12 +11,12 @@ fn shape(key: &[&str]) -> Arc<TableShape> {
         nullable,
     };
     let columns = vec![
-        column("id", Kind::Int4, false),
-        column("part", Kind::Text, false),
-        column("hash", Kind::Int8, true),
-        column("price", Kind::Numeric, true),
-        column("note", Kind::Text, true),
-        column("doc", Kind::Json, true),
+        column("id", CellType::Int4, false),
+        column("part", CellType::Text, false),
+        column("hash", CellType::Int8, true),
+        column("price", CellType::Numeric, true),
+        column("note", CellType::Text, true),
+        column("doc", CellType::Json, true),
     ];
     Arc::new(
         TableShape::new(
@@ -27,7 +27,7 @@ fn shape(key: &[&str]) -> Arc<TableShape> {
     )
 }
 
-fn row(shape: &TableShape, json: &str) -> Result<RowBuf, Unfit> {
+fn row(shape: &TableShape, json: &str) -> Result<RowBuf, RowError> {
     let mut row = RowBuf::default();
     row.read_json(shape, json, JsonNulls::Listed(&["doc".to_string()]))
         .map(|()| row)
@@ -109,7 +109,7 @@ proptest! {
                 2 => cache.ensure_index(3),
                 8 => {
                     // A new snapshot: it lacks some rows, and one is another.
-                    let mut laid = Laid::default();
+                    let mut laid = SeenRows::default();
                     let before = oracle.clone();
                     oracle.retain(|id, _| id % 3 != plain.id % 3);
                     oracle.insert(plain.id, plain);
@@ -145,15 +145,15 @@ proptest! {
             prop_assert_eq!(format!("{found:?}"), plain.json());
         }
         for hash in 0..5_i64 {
-            let found = cache.find(&[Condition { column: 2, wanted: Wanted::Cell(hash.to_le_bytes().to_vec()) }]);
+            let found = cache.find(&[Condition { column: 2, wanted: Predicate::Cell(hash.to_le_bytes().to_vec()) }]);
             prop_assert_eq!(found.access, Access::Index(2));
             prop_assert_eq!(found.rows.len(), oracle.values().filter(|row| row.hash == Some(hash)).count());
         }
-        let null_hash = Condition { column: 2, wanted: Wanted::Null };
-        let with_note = Condition { column: 4, wanted: Wanted::NotNull };
+        let null_hash = Condition { column: 2, wanted: Predicate::Null };
+        let with_note = Condition { column: 4, wanted: Predicate::NotNull };
         let expected = oracle.values().filter(|row| row.hash.is_none() && row.note.is_some()).count();
         prop_assert_eq!(cache.find(&[null_hash, with_note]).rows.len(), expected);
-        let price = Condition { column: 3, wanted: Wanted::Cell(b"2.1".to_vec()) };
+        let price = Condition { column: 3, wanted: Predicate::Cell(b"2.1".to_vec()) };
         let expected = oracle.values().filter(|row| matches!(row.price, Some(2 | 3))).count();
         prop_assert_eq!(cache.find(&[price]).rows.len(), expected);
     }
@@ -209,7 +209,7 @@ fn data_that_does_not_fit_names_the_column() {
         .unwrap_err();
     assert_eq!(
         wrong_width,
-        Unfit::KeyWidth {
+        RowError::KeyWidth {
             expected: 2,
             found: 1
         }

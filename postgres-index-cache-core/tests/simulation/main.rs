@@ -86,7 +86,7 @@ fn everything_that_can_happen_does() {
                 u64::from(world.has_given_up()),
             ),
             ("caches compared", world.compared),
-            ("rounds that did not count", world.inconclusive),
+            ("comparisons that did not count", world.inconclusive),
         ] {
             *happened.entry(what).or_default() += count;
         }
@@ -107,7 +107,7 @@ fn disabling_any_rule_makes_the_simulation_fail() {
         Rule::Spare,
         Rule::Sticky,
         Rule::Hold,
-        Rule::RoundFence,
+        Rule::ComparisonFence,
         Rule::Probe,
         Rule::Open,
         Rule::Look,

@@ -37,7 +37,7 @@ pub enum Fault {
 
 /// A table of the model.
 #[derive(Debug, Clone, Copy)]
-pub struct Kind {
+pub struct TableDefinition {
     pub name: &'static str,
     pub oid: u32,
     pub deferrable: bool,
@@ -49,7 +49,7 @@ pub struct Kind {
     pub leaves: &'static [u32],
 }
 
-impl Kind {
+impl TableDefinition {
     /// What announces the row of a key.
     fn relation(&self, key: u8) -> u32 {
         if self.leaves.is_empty() {
@@ -60,29 +60,29 @@ impl Kind {
     }
 }
 
-pub const TABLES: [Kind; 4] = [
-    Kind {
+pub const TABLES: [TableDefinition; 4] = [
+    TableDefinition {
         name: "a",
         oid: 10,
         deferrable: false,
         plain: false,
         leaves: &[],
     },
-    Kind {
+    TableDefinition {
         name: "b",
         oid: 11,
         deferrable: true,
         plain: false,
         leaves: &[],
     },
-    Kind {
+    TableDefinition {
         name: "p",
         oid: 12,
         deferrable: false,
         plain: false,
         leaves: &[20, 21],
     },
-    Kind {
+    TableDefinition {
         name: "old",
         oid: 13,
         deferrable: false,
@@ -359,7 +359,7 @@ impl Server {
             Some(Fault::Folded) => String::new(),
             _ => format!(r#","v":"{}""#, transaction.work.payloads.len()),
         };
-        let Kind { oid, plain, .. } = TABLES[table];
+        let TableDefinition { oid, plain, .. } = TABLES[table];
         let relation = id.map_or(oid, |id| TABLES[table].relation(id));
         let id = id.map_or("null".to_string(), |id| id.to_string());
         if plain {

@@ -4,8 +4,8 @@
 use crate::server::{CHANNEL, Definitions, Fault, KEYS, Rows, Seen, Server, TABLES};
 use fastrand::Rng;
 use postgres_index_cache_core::sync::{
-    Change, Counters, Engine, FenceId, Followed, Input, Limits, Operation, Output, Rule, State,
-    TableId, Via,
+    Change, Counters, Engine, FenceId, TableSpec, Input, Limits, Operation, Output, Rule, State,
+    TableId, AuxConnection,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -28,10 +28,10 @@ enum Task {
     },
     /// F or Q is to be opened again.
     Reopen {
-        via: Via,
+        via: AuxConnection,
     },
     Notify {
-        via: Via,
+        via: AuxConnection,
         token: String,
     },
     /// A NOTIFY that is committed and not acknowledged.
@@ -59,15 +59,15 @@ enum Task {
         table: TableId,
         seen: Option<Definitions>,
     },
-    /// The snapshot of a round is to be taken.
+    /// The snapshot of a comparison is to be taken.
     Cut {
         table: TableId,
-        round: u64,
+        comparison: u64,
     },
     /// The cache is to be compared with it.
     Compare {
         table: TableId,
-        round: u64,
+        comparison: u64,
     },
 }
 
@@ -161,9 +161,9 @@ impl Known {
 }
 
 /// What the engine is told of a table that is this relation.
-fn followed_as(table: usize, relation: usize) -> Followed {
+fn followed_as(table: usize, relation: usize) -> TableSpec {
     let kind = TABLES[relation];
-    Followed {
+    TableSpec {
         schema: "s".into(),
         name: TABLES[table].name.into(),
         oid: kind.oid,
@@ -248,12 +248,12 @@ pub struct World {
     pub misplaced: u64,
     /// How often there was no memory for what waited.
     pub short: u64,
-    /// The rounds whose caches were compared, and those that did not count.
+    /// The comparisons whose caches were compared, and those that did not count.
     pub compared: u64,
     pub inconclusive: u64,
-    /// What the comparison of a round has found.
+    /// What the comparison of a comparison has found.
     differs: Option<String>,
-    /// What the round that is underway compares with.
+    /// What the comparison that is underway compares with.
     cut: Option<Seen>,
     is_quiet: bool,
 }
@@ -265,7 +265,7 @@ impl World {
             Some(Wrong::Fault(fault)) => Some(fault),
             Some(Wrong::Rule(_)) | None => None,
         };
-        let followed: Vec<Followed> = (0..TABLES.len())
+        let followed: Vec<TableSpec> = (0..TABLES.len())
             .map(|table| followed_as(table, table))
             .collect();
         let limits = Limits {
@@ -273,8 +273,8 @@ impl World {
             fence_timeout: Duration::from_secs(1000),
             waiting_bytes: if random.u8(0..5) == 0 { 2_000 } else { 1 << 20 },
             heartbeat: Duration::from_secs(5),
-            heals: true,
-            looks: true,
+            reconnect: true,
+            watch_ddl: true,
         };
         let mut engine = Engine::new(followed, vec![CHANNEL.into()], FENCES.into(), limits);
         if let Some(Wrong::Rule(rule)) = wrong {
@@ -364,7 +364,7 @@ impl World {
             self.unlock(table)?;
         }
         if self.is_misplaced {
-            self.lose_one(Via::Reads)?;
+            self.lose_one(AuxConnection::Reads)?;
         }
         self.ask_for_fence()?;
         let last = self.next_fence;
@@ -424,9 +424,9 @@ impl World {
             96 if self.random.u8(0..3) == 0 => self.lose("a fault")?,
             96 if self.random.bool() => {
                 let via = if self.random.bool() {
-                    Via::Fences
+                    AuxConnection::Fences
                 } else {
-                    Via::Reads
+                    AuxConnection::Reads
                 };
                 self.lose_one(via)?;
             }
@@ -556,15 +556,15 @@ impl World {
         self.handle(Input::Lost(why.into()))
     }
 
-    fn lose_one(&mut self, via: Via) -> Result<(), String> {
-        self.handle(Input::OneLost {
+    fn lose_one(&mut self, via: AuxConnection) -> Result<(), String> {
+        self.handle(Input::AuxConnectionLost {
             via,
             why: "a fault".into(),
         })
     }
 
     /// What F or Q was doing when it was lost.
-    fn drop_tasks_of(&mut self, lost: Via) {
+    fn drop_tasks_of(&mut self, lost: AuxConnection) {
         for task in std::mem::take(&mut self.tasks) {
             match task {
                 // It may have been committed all the same.
@@ -573,13 +573,13 @@ impl World {
                         self.send(via, &token);
                     }
                 }
-                Task::Acknowledge { .. } if lost == Via::Fences => {}
-                Task::Look { .. } if lost == Via::Fences => self.late_tasks.push(task),
+                Task::Acknowledge { .. } if lost == AuxConnection::Fences => {}
+                Task::Look { .. } if lost == AuxConnection::Fences => self.late_tasks.push(task),
                 Task::Read { .. }
                 | Task::Refetch { .. }
                 | Task::Cut { .. }
                 | Task::Compare { .. }
-                    if lost == Via::Reads =>
+                    if lost == AuxConnection::Reads =>
                 {
                     self.late_tasks.push(task);
                 }
@@ -588,8 +588,8 @@ impl World {
         }
     }
 
-    fn send(&mut self, via: Via, token: &str) {
-        if !(self.is_misplaced && via == Via::Reads) {
+    fn send(&mut self, via: AuxConnection, token: &str) {
+        if !(self.is_misplaced && via == AuxConnection::Reads) {
             self.server.notify(FENCES, token);
         }
     }
@@ -642,7 +642,7 @@ impl World {
                 self.handle(Input::Listening)
             }
             Task::Notify { via, token } => {
-                if via == Via::Fences && self.random.u8(0..20) == 0 && !self.is_quiet {
+                if via == AuxConnection::Fences && self.random.u8(0..20) == 0 && !self.is_quiet {
                     self.blocked += 1;
                     return self.handle(Input::SendBlocked { token: &token });
                 }
@@ -661,7 +661,7 @@ impl World {
                 })
             }
             Task::Reopen { via } => {
-                if via == Via::Reads {
+                if via == AuxConnection::Reads {
                     self.is_misplaced = !self.is_quiet && self.random.u8(0..3) == 0;
                     self.misplaced += u64::from(self.is_misplaced);
                 }
@@ -681,11 +681,11 @@ impl World {
             } => self.advance_refetch(table, batch, keys, seen),
             Task::Look { look, seen } => self.advance_look(look, seen),
             Task::Describe { table, seen } => self.advance_describe(table, seen),
-            Task::Cut { table, round } => {
+            Task::Cut { table, comparison } => {
                 if !self.is_quiet && self.random.u8(0..40) == 0 {
-                    return self.handle(Input::RoundFailed {
+                    return self.handle(Input::ComparisonFailed {
                         table,
-                        round,
+                        comparison,
                         why: "a lock is held".into(),
                     });
                 }
@@ -704,29 +704,29 @@ impl World {
                 self.cut = Some(seen);
                 self.handle(Input::CutTaken {
                     table,
-                    round,
+                    comparison,
                     snapshot,
                 })
             }
-            Task::Compare { table, round } => {
+            Task::Compare { table, comparison } => {
                 if !self.is_quiet && self.random.u8(0..4) != 0 {
                     // It takes a while.
-                    self.tasks.push(Task::Compare { table, round });
+                    self.tasks.push(Task::Compare { table, comparison });
                     return Ok(());
                 }
                 let seen = self
                     .cut
                     .take()
-                    .ok_or("a round compares without a snapshot")?;
+                    .ok_or("a comparison compares without a snapshot")?;
                 let relation = self.followed[table.0].relation;
                 let cached = &self.caches[table.0].rows;
                 let stored = &seen.tables[relation];
-                // What is in doubt by the end of the round may differ: see `Output::RoundEnded`.
+                // What is in doubt by the end of the comparison may differ: see `Output::ComparisonEnded`.
                 self.differs = (cached != stored).then(|| {
-                    format!("round {round} finds {cached:?} where the table was {stored:?}")
+                    format!("comparison {comparison} finds {cached:?} where the table was {stored:?}")
                 });
                 self.compared += 1;
-                self.handle(Input::Compared { table, round })
+                self.handle(Input::Compared { table, comparison })
             }
         }
     }
@@ -1037,9 +1037,9 @@ impl World {
             Output::ListenAlso { channels } => {
                 return Err(format!("it listens on {channels:?} as well"));
             }
-            Output::OneLost { via, .. } => {
+            Output::AuxConnectionLost { via, .. } => {
                 self.drop_tasks_of(via);
-                if via == Via::Reads {
+                if via == AuxConnection::Reads {
                     self.is_misplaced = false;
                 }
             }
@@ -1064,13 +1064,13 @@ impl World {
                 table,
                 batch,
                 keys,
-                is_within_round,
+                is_within_comparison,
             } => {
                 let keys = keys
                     .iter()
                     .map(|key| key.parse().expect("keys are numbers"))
                     .collect();
-                let seen = if is_within_round {
+                let seen = if is_within_comparison {
                     self.cut.clone()
                 } else {
                     None
@@ -1082,9 +1082,9 @@ impl World {
                     seen,
                 });
             }
-            Output::TakeCut { table, round } => self.tasks.push(Task::Cut { table, round }),
-            Output::Compare { table, round } => self.tasks.push(Task::Compare { table, round }),
-            Output::RoundEnded {
+            Output::TakeCut { table, comparison } => self.tasks.push(Task::Cut { table, comparison }),
+            Output::Compare { table, comparison } => self.tasks.push(Task::Compare { table, comparison }),
+            Output::ComparisonEnded {
                 inconclusive,
                 doubt,
                 ..

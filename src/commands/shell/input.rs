@@ -1,7 +1,7 @@
 //! [`Input`]: where lines come from and answers go to: a prompt on a terminal, else plain lines.
 
 use super::line::COMMANDS;
-use super::live::{Standing, Word};
+use super::live::{PromptStatus, PromptState};
 use super::notices::{Notices, Said};
 use super::session::Reply;
 use crate::line_editor::{Above, Guide, LineEditor, TerminalState, Typed, history_file};
@@ -17,7 +17,7 @@ const LONGEST_LINE: u64 = 1 << 20;
 
 /// A line, and where its answer is waited for.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Request {
     pub(super) line: String,
     pub(super) reply: oneshot::Sender<Reply>,
 }
@@ -34,7 +34,7 @@ impl Input {
     pub(super) fn new(
         is_terminal: bool,
         is_quiet: bool,
-        guide: Arc<Words>,
+        guide: Arc<Completions>,
         suspension: Suspension,
     ) -> anyhow::Result<Self> {
         let terminal = Arc::new(TerminalState::remember());
@@ -59,10 +59,10 @@ impl Input {
     }
 
     /// Hands lines over and prints their answers, until either side has enough.
-    pub(super) fn run(mut self, lines: &mpsc::Sender<Asked>) -> anyhow::Result<()> {
+    pub(super) fn run(mut self, lines: &mpsc::Sender<Request>) -> anyhow::Result<()> {
         while let Some(line) = self.next()? {
             let (reply, answer) = oneshot::channel();
-            if lines.blocking_send(Asked { line, reply }).is_err() {
+            if lines.blocking_send(Request { line, reply }).is_err() {
                 break;
             }
             let Ok(reply) = answer.blocking_recv() else {
@@ -133,21 +133,21 @@ fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
 }
 
 /// What can be typed, and the prompt.
-pub(super) struct Words {
-    pub(super) standing: Arc<Standing>,
+pub(super) struct Completions {
+    pub(super) standing: Arc<PromptStatus>,
     /// Tables as they are typed, with their columns.
     pub(super) tables: Vec<(String, Vec<String>)>,
     pub(super) color: bool,
 }
 
-impl Guide for Words {
+impl Guide for Completions {
     fn prompt(&self) -> String {
         let word = self.standing.get();
         let text = format!("{:>7}> ", word.as_str());
         let style = match word {
-            Word::Live => anstyle::AnsiColor::Green,
-            Word::Loading => anstyle::AnsiColor::Yellow,
-            Word::Stale => anstyle::AnsiColor::Red,
+            PromptState::Live => anstyle::AnsiColor::Green,
+            PromptState::Loading => anstyle::AnsiColor::Yellow,
+            PromptState::Stale => anstyle::AnsiColor::Red,
         };
         let style = style.on_default();
         if self.color {
@@ -208,8 +208,8 @@ mod tests {
             "users".to_string(),
             vec!["id".to_string(), "\"Odd\"".to_string()],
         )];
-        let words = Words {
-            standing: Arc::new(Standing::default()),
+        let words = Completions {
+            standing: Arc::new(PromptStatus::default()),
             tables,
             color: false,
         };

@@ -1,14 +1,14 @@
-//! [`Live`]: the tables that are kept live while something else is waited for, and how each stands.
+//! [`LiveCaches`]: the tables that are kept live while something else is waited for, and how each stands.
 
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
 use crate::following::explain_failure;
-use crate::following::subject::Subject;
+use crate::following::target::Target;
 use crate::render::Format;
 use postgres_index_cache_core::TableCache;
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
 use postgres_index_cache_core::postgres::{
-    Driver, DriverEvent, Supervisor, SupervisorEvent, Verified,
+    Driver, DriverEvent, Supervisor, SupervisorEvent, Verification,
 };
 use postgres_index_cache_core::sync::{FenceId, State, TableId};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the caches stand, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum PromptState {
     /// A table is being read.
     Loading,
     /// Every cache is its table.
@@ -40,7 +40,7 @@ pub(super) enum Word {
     Stale,
 }
 
-impl Word {
+impl PromptState {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Loading => "loading",
@@ -52,27 +52,27 @@ impl Word {
 
 /// The word, for whoever draws a prompt.
 #[derive(Debug, Default)]
-pub(super) struct Standing(AtomicU8);
+pub(super) struct PromptStatus(AtomicU8);
 
-impl Standing {
-    pub(super) fn get(&self) -> Word {
+impl PromptStatus {
+    pub(super) fn get(&self) -> PromptState {
         match self.0.load(Ordering::Relaxed) {
-            0 => Word::Loading,
-            1 => Word::Live,
-            _ => Word::Stale,
+            0 => PromptState::Loading,
+            1 => PromptState::Live,
+            _ => PromptState::Stale,
         }
     }
 
-    fn set(&self, word: Word) {
+    fn set(&self, word: PromptState) {
         self.0.store(word as u8, Ordering::Relaxed);
     }
 }
 
 /// The tables at work.
-pub(super) struct Live {
-    supervisor: Supervisor<Subject>,
+pub(super) struct LiveCaches {
+    supervisor: Supervisor<Target>,
     /// What all tables together are, for the prompt.
-    standing: Arc<Standing>,
+    standing: Arc<PromptStatus>,
     /// Why each table is stale, and since when; until it is live.
     stale: Vec<Option<(String, Instant)>>,
     /// The fence that a table did not reach while it was waited for; until it does, the table is
@@ -92,16 +92,16 @@ pub(super) struct Live {
 }
 
 /// How the rows of a table are shown.
-fn shown(subject: &Subject) -> Shown {
+fn shown(target: &Target) -> Shown {
     Shown {
-        table: subject.name(),
-        shape: Arc::clone(&subject.shape),
-        columns: subject.shown.clone(),
+        table: target.name(),
+        shape: Arc::clone(&target.shape),
+        columns: target.shown.clone(),
     }
 }
 
-impl Live {
-    pub(super) fn new(mut supervisor: Supervisor<Subject>, format: Format) -> Self {
+impl LiveCaches {
+    pub(super) fn new(mut supervisor: Supervisor<Target>, format: Format) -> Self {
         supervisor.driver_mut().tell_of_rows();
         let changes = Changes::new(supervisor.targets().map(shown).collect(), format);
         let count = supervisor.targets().len();
@@ -132,12 +132,12 @@ impl Live {
     }
 
     /// A table as its rows can be read.
-    pub(super) fn subject(&self, at: usize) -> &Subject {
+    pub(super) fn target(&self, at: usize) -> &Target {
         self.supervisor.target(TableId(at))
     }
 
     /// The tables, by their places in the driver.
-    pub(super) fn subjects(&self) -> impl ExactSizeIterator<Item = &Subject> {
+    pub(super) fn targets(&self) -> impl ExactSizeIterator<Item = &Target> {
         self.supervisor.targets()
     }
 
@@ -156,17 +156,17 @@ impl Live {
         self.times_anew[at]
     }
 
-    pub(super) fn standing(&self) -> Arc<Standing> {
+    pub(super) fn standing(&self) -> Arc<PromptStatus> {
         Arc::clone(&self.standing)
     }
 
     /// How one table stands, in a word.
-    pub(super) fn word(&self, at: usize) -> Word {
+    pub(super) fn word(&self, at: usize) -> PromptState {
         match self.supervisor.state(TableId(at)) {
-            _ if self.stale[at].is_some() || self.behind[at].is_some() => Word::Stale,
-            State::Disconnected | State::Subscribing | State::Probing | State::Stale => Word::Stale,
-            State::Live => Word::Live,
-            State::Snapshotting | State::Degraded | State::CatchingUp => Word::Loading,
+            _ if self.stale[at].is_some() || self.behind[at].is_some() => PromptState::Stale,
+            State::Disconnected | State::Subscribing | State::Probing | State::Stale => PromptState::Stale,
+            State::Live => PromptState::Live,
+            State::Snapshotting | State::Degraded | State::CatchingUp => PromptState::Loading,
         }
     }
 
@@ -249,7 +249,7 @@ impl Live {
 
     /// Compares the cache of a table with the table. A table that is stale is waited for a moment
     /// only.
-    pub(super) async fn verify(&mut self, at: usize) -> anyhow::Result<Verified> {
+    pub(super) async fn verify(&mut self, at: usize) -> anyhow::Result<Verification> {
         let table = TableId(at);
         let question = self
             .supervisor
@@ -257,7 +257,7 @@ impl Live {
             .ask_to_verify(table)
             .map_err(explain_failure)?;
         loop {
-            if let Some(verified) = self.supervisor.driver_mut().take_verified(question) {
+            if let Some(verified) = self.supervisor.driver_mut().take_verifications(question) {
                 return Ok(verified);
             }
             let give_up = self.stale[at].as_ref().map(|(_, since)| *since + PATIENCE);
@@ -292,7 +292,7 @@ impl Live {
                     let why = self.failure(at).unwrap_or("see pgic status");
                     anyhow::bail!(
                         "{} could not be followed anew: {why}",
-                        self.subject(at).name()
+                        self.target(at).name()
                     );
                 }
                 if (0..count).all(|at| self.supervisor.state(TableId(at)) == State::Live) {
@@ -333,7 +333,7 @@ impl Live {
     /// A table is followed as another: what is kept of its rows is of columns that are no more.
     fn begin_anew(&mut self, table: TableId) {
         self.times_anew[table.0] += 1;
-        let shown = shown(self.subject(table.0));
+        let shown = shown(self.target(table.0));
         let name = shown.table.clone();
         self.changes.renew(table.0, shown);
         if !self.is_reconnecting {
@@ -351,7 +351,7 @@ impl Live {
             .map_or_else(Instant::now, |(_, since)| since);
         self.stale[at] = Some((why.to_string(), since));
         // The prompt must say so before it is drawn again.
-        self.standing.set(Word::Stale);
+        self.standing.set(PromptState::Stale);
         self.has_said = true;
     }
 
@@ -362,7 +362,7 @@ impl Live {
                 SupervisorEvent::Driver(event) => self.take(event),
                 SupervisorEvent::Unfollowed { table, why } => {
                     self.lose(table.0, &why);
-                    let name = self.subject(table.0).name();
+                    let name = self.target(table.0).name();
                     self.say(&format!("stale: {name}: {why}"));
                 }
                 SupervisorEvent::Anew { table } => self.begin_anew(table),
@@ -377,20 +377,20 @@ impl Live {
             self.behind[at] =
                 self.behind[at].filter(|fence| !self.driver().has_reached_for(table, *fence));
         }
-        let words: Vec<Word> = (0..self.stale.len()).map(|at| self.word(at)).collect();
-        let word = if words.contains(&Word::Stale) {
-            Word::Stale
-        } else if words.contains(&Word::Loading) {
-            Word::Loading
+        let words: Vec<PromptState> = (0..self.stale.len()).map(|at| self.word(at)).collect();
+        let word = if words.contains(&PromptState::Stale) {
+            PromptState::Stale
+        } else if words.contains(&PromptState::Loading) {
+            PromptState::Loading
         } else {
-            Word::Live
+            PromptState::Live
         };
         self.loading_since = match word {
-            Word::Loading => self.loading_since.or_else(|| Some(Instant::now())),
-            Word::Live | Word::Stale => None,
+            PromptState::Loading => self.loading_since.or_else(|| Some(Instant::now())),
+            PromptState::Live | PromptState::Stale => None,
         };
         self.standing.set(word);
-        if word == Word::Live && std::mem::take(&mut self.has_said) {
+        if word == PromptState::Live && std::mem::take(&mut self.has_said) {
             self.say("live");
         }
     }
@@ -421,12 +421,12 @@ impl Live {
             } => {
                 let why = self.cause(table);
                 self.has_said = true;
-                let name = self.subject(table.0).name();
+                let name = self.target(table.0).name();
                 self.say(&format!(
                     "degraded: {name} must be read again, and waits for it: {why}"
                 ));
             }
-            DriverEvent::OneLost { via, why, .. } => {
+            DriverEvent::AuxConnectionLost { via, why, .. } => {
                 self.say(&format!(
                     "the connection {} is opened again: {why}",
                     via.purpose()
@@ -485,7 +485,7 @@ impl Live {
         Some(if is_of_all {
             why.to_string()
         } else {
-            format!("{}: {why}", self.subject(first).name())
+            format!("{}: {why}", self.target(first).name())
         })
     }
 }

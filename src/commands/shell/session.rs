@@ -2,16 +2,16 @@
 
 use super::super::Context;
 use super::Args;
-use super::input::Words;
+use super::input::Completions;
 use super::line::{COMMANDS, Line, Name};
-use super::live::{Live, Word};
+use super::live::{LiveCaches, PromptState};
 use super::notices::Notices;
 use crate::catalog::{self, Table};
 use crate::causes::{self, Senders};
-use crate::conditions::{self, Asked, Written};
+use crate::conditions::{self, Conditions, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
-use crate::following::subject::Subject;
+use crate::following::target::Target;
 use crate::following::supervised::{Announced, open};
 use crate::following::{self, estimate};
 use crate::render::Format;
@@ -22,7 +22,7 @@ use crate::render::rows::{row_events, rows};
 use crate::render::table::{Heading, render};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
-use postgres_index_cache_core::postgres::Verified;
+use postgres_index_cache_core::postgres::Verification;
 use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(super) struct Session {
     server: Server,
     /// Computes the values of conditions.
     client: Client,
-    live: Live,
+    live: LiveCaches,
     limit: usize,
     format: Format,
     color: bool,
@@ -73,17 +73,17 @@ impl Session {
         let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
         let mut client = server.client().await?;
         let catalog = catalog::reading(&mut client).await?;
-        let mut subjects = Vec::new();
+        let mut targets = Vec::new();
         let mut notices = Vec::new();
         for table in catalog::resolve(&catalog, &args.tables).await? {
-            subjects.push(Subject::announced(table, &mut notices)?);
+            targets.push(Target::announced(table, &mut notices)?);
         }
         context.notices(&notices);
         let say = |text: &str| context.notice(text);
         let supervisor = open(
             &server,
             catalog,
-            subjects,
+            targets,
             Announced,
             max_memory,
             context.quiet,
@@ -93,7 +93,7 @@ impl Session {
         Ok(Self {
             server,
             client,
-            live: Live::new(supervisor, context.format),
+            live: LiveCaches::new(supervisor, context.format),
             limit: LIMIT,
             format: context.format,
             color: context.color,
@@ -102,7 +102,7 @@ impl Session {
     }
 
     /// What a prompt needs.
-    pub(super) fn guide(&self) -> Arc<Words> {
+    pub(super) fn guide(&self) -> Arc<Completions> {
         let quoted = |name: &str| {
             let is_plain = name
                 .chars()
@@ -113,11 +113,11 @@ impl Session {
                 format!("\"{}\"", name.replace('"', "\"\""))
             }
         };
-        let tables = self.live.subjects().map(|subject| {
-            let Table { schema, name, .. } = &subject.table;
+        let tables = self.live.targets().map(|target| {
+            let Table { schema, name, .. } = &target.table;
             let is_alone = self
                 .live
-                .subjects()
+                .targets()
                 .filter(|other| other.table.name == *name)
                 .count()
                 == 1;
@@ -126,7 +126,7 @@ impl Session {
             } else {
                 format!("{}.{}", quoted(schema), quoted(name))
             };
-            let columns = subject
+            let columns = target
                 .shape
                 .columns()
                 .iter()
@@ -134,7 +134,7 @@ impl Session {
                 .collect();
             (table, columns)
         });
-        Arc::new(Words {
+        Arc::new(Completions {
             standing: self.live.standing(),
             tables: tables.collect(),
             color: self.color,
@@ -179,7 +179,7 @@ impl Session {
             }
             Line::Count { table, conditions } => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
-                let conditions = asked.conditions(&self.live.subject(at).shape)?;
+                let conditions = asked.conditions(&self.live.target(at).shape)?;
                 let count = self.live.cache(at).find(&conditions).rows.len();
                 let text = match self.format {
                     Format::Text => format!("{count}\n"),
@@ -217,7 +217,7 @@ impl Session {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
                 self.live
                     .changes
-                    .watch(at, asked.conditions(&self.live.subject(at).shape)?);
+                    .watch(at, asked.conditions(&self.live.target(at).shape)?);
                 Ok(Data {
                     notices,
                     ..Data::default()
@@ -257,7 +257,7 @@ impl Session {
         mut written: Vec<Written>,
     ) -> anyhow::Result<Data> {
         if let Some(key) = key {
-            let Subject { table, shape, .. } = self.live.subject(self.position(table)?);
+            let Target { table, shape, .. } = self.live.target(self.position(table)?);
             let &[column] = shape.key() else {
                 let hint = "name its columns: .history TABLE COLUMN=VALUE…";
                 return Err(with_hint(
@@ -268,7 +268,7 @@ impl Session {
             written = vec![Written::equals(&shape.columns()[column].name, key)];
         }
         let (at, asked, mut notices) = self.ask(table, &written).await?;
-        let conditions = asked.conditions(&self.live.subject(at).shape)?;
+        let conditions = asked.conditions(&self.live.target(at).shape)?;
         let (text, rows, forgotten) = self.live.changes.history(at, &conditions);
         if forgotten > 0 {
             notices.push(format!(
@@ -290,8 +290,8 @@ impl Session {
     async fn verify(&mut self, table: &Name) -> anyhow::Result<Data> {
         let at = self.position(table)?;
         let comparison = match self.live.verify(at).await? {
-            Verified::Compared(comparison) => comparison,
-            Verified::Inconclusive(why) => {
+            Verification::Compared(comparison) => comparison,
+            Verification::Inconclusive(why) => {
                 return Err(with_hint(
                     anyhow!("the comparison does not count: {why}"),
                     "ask again",
@@ -304,7 +304,7 @@ impl Session {
             live,
             ..
         } = self;
-        let subject = live.subject(at).clone();
+        let target = live.target(at).clone();
         let mut text = String::new();
         if comparison.differing() > 0 {
             if client.is_closed() {
@@ -316,9 +316,9 @@ impl Session {
                 .filter_map(|found| live.changes.sender(at, &found.key_cells))
                 .collect();
             let (tables, senders) = live
-                .alongside(describe(client, subject.table.oid, processes))
+                .alongside(describe(client, target.table.oid, processes))
                 .await?;
-            let table = tables.first().unwrap_or(&subject.table);
+            let table = tables.first().unwrap_or(&target.table);
             let seen = observe(table);
             for found in &comparison.findings {
                 // What was heard of the row is what its history has.
@@ -329,7 +329,7 @@ impl Session {
                 let cause = causes::likely(
                     table,
                     seen.as_ref(),
-                    &subject.channel,
+                    &target.channel,
                     found,
                     sender.as_deref(),
                 );
@@ -362,7 +362,7 @@ impl Session {
                 ])
             }
             Format::Text if comparison.differing() == 0 => {
-                super::super::verify::equal(&subject.name(), &comparison, changes, began.elapsed())
+                super::super::verify::equal(&target.name(), &comparison, changes, began.elapsed())
             }
             Format::Text => text,
         };
@@ -380,7 +380,7 @@ impl Session {
         &mut self,
         table: &Name,
         written: &[Written],
-    ) -> anyhow::Result<(usize, Asked, Vec<String>)> {
+    ) -> anyhow::Result<(usize, Conditions, Vec<String>)> {
         let at = self.position(table)?;
         let Self {
             server,
@@ -390,10 +390,10 @@ impl Session {
         } = self;
         loop {
             let of = live.times_anew(at);
-            let table = live.subject(at).table.clone();
+            let table = live.target(at).table.clone();
             // Without conditions the server need not be there: what a stale cache has can be shown.
             let asked = if written.is_empty() {
-                Asked::default()
+                Conditions::default()
             } else {
                 if client.is_closed() {
                     *client = live.alongside(server.client()).await?;
@@ -428,25 +428,25 @@ impl Session {
     }
 
     fn position(&self, name: &Name) -> anyhow::Result<usize> {
-        let is_meant = |subject: &&Subject| {
+        let is_meant = |target: &&Target| {
             let Table {
                 schema, name: own, ..
-            } = &subject.table;
+            } = &target.table;
             *own == name.name && name.schema.as_ref().is_none_or(|wanted| wanted == schema)
         };
         let names = || {
-            let names: Vec<String> = self.live.subjects().map(Subject::name).collect();
+            let names: Vec<String> = self.live.targets().map(Target::name).collect();
             names.join(", ")
         };
-        match self.live.subjects().filter(is_meant).count() {
+        match self.live.targets().filter(is_meant).count() {
             0 => Err(with_hint(
                 anyhow!("{} is not followed here", name.name),
                 format!("followed are {}; see .help for what can be asked", names()),
             )),
             1 => Ok(self
                 .live
-                .subjects()
-                .position(|subject| is_meant(&subject))
+                .targets()
+                .position(|target| is_meant(&target))
                 .unwrap_or_default()),
             _ => Err(with_hint(
                 anyhow!("{} may be one of several tables", name.name),
@@ -455,13 +455,13 @@ impl Session {
         }
     }
 
-    fn rows(&mut self, at: usize, asked: Asked, mut notices: Vec<String>) -> anyhow::Result<Data> {
-        let Subject {
+    fn rows(&mut self, at: usize, asked: Conditions, mut notices: Vec<String>) -> anyhow::Result<Data> {
+        let Target {
             table,
             shape,
             shown,
             ..
-        } = self.live.subject(at);
+        } = self.live.target(at);
         let conditions = asked.conditions(shape)?;
         let cache = self.live.cache(at);
         let answer = cache.find(&conditions);
@@ -490,14 +490,14 @@ impl Session {
     fn tables(&self) -> Data {
         let memory = |at: usize| self.live.cache(at).memory_bytes();
         let count = |at: usize| self.live.cache(at).len();
-        let columns = |subject: &Subject| -> Vec<String> {
-            subject
+        let columns = |target: &Target| -> Vec<String> {
+            target
                 .shown
                 .iter()
-                .map(|&column| subject.shape.columns()[column].name.clone())
+                .map(|&column| target.shape.columns()[column].name.clone())
                 .collect()
         };
-        let numbered = self.live.subjects().enumerate();
+        let numbered = self.live.targets().enumerate();
         let text = match self.format {
             Format::Text => {
                 let headings = [
@@ -507,34 +507,34 @@ impl Session {
                     Heading::text("channel"),
                     Heading::text("columns"),
                 ];
-                let row = |(at, subject): (usize, &Subject)| {
+                let row = |(at, target): (usize, &Target)| {
                     vec![
-                        subject.name(),
+                        target.name(),
                         count(at).to_string(),
                         estimate::human(memory(at)),
-                        subject.channel.clone(),
-                        columns(subject).join(","),
+                        target.channel.clone(),
+                        columns(target).join(","),
                     ]
                 };
                 render(&headings, numbered.map(row))
             }
             Format::Json => numbered
-                .map(|(at, subject)| {
-                    let Table { schema, name, .. } = &subject.table;
+                .map(|(at, target)| {
+                    let Table { schema, name, .. } = &target.table;
                     json::line([
                         ("schema", json!(schema)),
                         ("table", json!(name)),
                         ("rows", json!(count(at))),
                         ("memory_bytes", json!(memory(at))),
-                        ("channel", json!(subject.channel)),
-                        ("columns", json!(columns(subject))),
+                        ("channel", json!(target.channel)),
+                        ("columns", json!(columns(target))),
                     ])
                 })
                 .collect(),
         };
         Data {
             text,
-            rows: self.live.subjects().len(),
+            rows: self.live.targets().len(),
             ..Data::default()
         }
     }
@@ -544,7 +544,7 @@ impl Session {
         let counters = driver.engine().counters();
         let mut total = 0;
         let mut bytes = 0;
-        for at in 0..self.live.subjects().len() {
+        for at in 0..self.live.targets().len() {
             let cache = self.live.cache(at);
             total += cache.len();
             bytes += cache.memory_bytes();
@@ -668,7 +668,7 @@ impl Session {
                     );
                 }
                 reply.answer = data.text;
-                if self.format == Format::Text && !data.is_rows && word == Word::Stale {
+                if self.format == Format::Text && !data.is_rows && word == PromptState::Stale {
                     said.push(
                         "notice: the cache is stale: it may lack what was committed since it was \
                         live"
@@ -677,7 +677,7 @@ impl Session {
                 }
                 if self.format == Format::Text && data.is_rows {
                     let rows = if data.rows == 1 { "row" } else { "rows" };
-                    let stale = if word == Word::Live {
+                    let stale = if word == PromptState::Live {
                         String::new()
                     } else {
                         format!(", {}", word.as_str())
@@ -726,7 +726,7 @@ async fn evaluate(
     client: &mut Client,
     table: &Table,
     written: &[Written],
-) -> anyhow::Result<Asked> {
+) -> anyhow::Result<Conditions> {
     let mut catalog = catalog::reading(client).await?;
     conditions::evaluate(&mut catalog, table, written).await
 }

@@ -3,7 +3,7 @@
 
 use crate::catalog::{self, RelationKind, Table};
 use crate::triggers::TriggerOptions;
-use postgres_index_cache_core::Kind;
+use postgres_index_cache_core::CellType;
 use postgres_index_cache_core::postgres::catalog::foreign_code;
 use postgres_index_cache_core::postgres::quote_identifier;
 use tokio_postgres::Client;
@@ -40,7 +40,7 @@ pub(super) async fn sample(
     // The length of a text is known without reading it, compressed as it may be; of other types the
     // stored size is.
     let size_of = |kind| {
-        if matches!(kind, Kind::Text | Kind::Bytea) {
+        if matches!(kind, CellType::Text | CellType::Bytea) {
             "octet_length"
         } else {
             "pg_column_size"

@@ -5,7 +5,7 @@ use crate::commands::watch::{Limit, Style, Watch};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::following::estimate;
-use crate::following::subject::Subject;
+use crate::following::target::Target;
 use crate::following::supervised::{Announced, open as open_supervised};
 use postgres_index_cache_core::postgres::Supervisor;
 
@@ -19,7 +19,7 @@ pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::
     if !context.quiet {
         crate::render::note(&format!(
             "following {}\n",
-            crate::render::escape::escape(&watch.subject.name())
+            crate::render::escape::escape(&watch.target.name())
         ));
     }
     watch.run(context, supervisor, interrupted).await
@@ -29,33 +29,33 @@ async fn open(
     context: &Context,
     name: &str,
     limit: Limit,
-) -> anyhow::Result<(Watch, Supervisor<Subject>)> {
+) -> anyhow::Result<(Watch, Supervisor<Target>)> {
     let server = context.server("tail")?;
     let max_memory = estimate::default_limit();
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let mut notices = Vec::new();
-    let subject = Subject::announced(catalog::resolve_one(&catalog, name).await?, &mut notices)?;
+    let target = Target::announced(catalog::resolve_one(&catalog, name).await?, &mut notices)?;
     context.notices(&notices);
     let say = |text: &str| context.notice(text);
     let supervisor = open_supervised(
         &server,
         catalog,
-        vec![subject],
+        vec![target],
         Announced,
         max_memory,
         context.quiet,
         say,
     )
     .await?;
-    let subject = supervisor
+    let target = supervisor
         .target(postgres_index_cache_core::sync::TableId(0))
         .clone();
     let mut supervisor = supervisor;
     supervisor.driver_mut().tell_of_rows();
     Ok((
         Watch {
-            subject,
+            target,
             format: context.format,
             style: Style::Changes,
             limit,

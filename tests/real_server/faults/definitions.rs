@@ -5,7 +5,7 @@ use super::{Load, limits, rounds, seed};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, Database, Ran, connect};
 use pgic::throwaway::{Cluster, Setup};
-use postgres_index_cache_core::postgres::{Events, Replica, ReplicaEvent, ReplicaTable, Verified};
+use postgres_index_cache_core::postgres::{Events, Replica, ReplicaEvent, ReplicaTable, Verification};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -365,7 +365,7 @@ async fn install(servers: &Servers) {
     }
 }
 
-struct Followed<'a> {
+struct FollowedTable<'a> {
     load: &'a Load,
     replica: &'a Replica,
     users: &'a ReplicaTable<User>,
@@ -373,8 +373,8 @@ struct Followed<'a> {
 }
 
 /// Breaks something, sees that it is noticed and nothing else, and mends it.
-async fn happen(fault: Fault, servers: &mut Servers, followed: &Followed<'_>, round: u64) {
-    let Followed {
+async fn happen(fault: Fault, servers: &mut Servers, followed: &FollowedTable<'_>, round: u64) {
+    let FollowedTable {
         load,
         replica,
         users,
@@ -539,7 +539,7 @@ async fn whatever_becomes_of_definitions_and_servers_a_replica_is_its_table_or_s
                 .expect("a round ends")
                 .unwrap()
             {
-                Verified::Compared(comparison) => {
+                Verification::Compared(comparison) => {
                     compared += 1;
                     assert_eq!(
                         comparison.findings,
@@ -548,10 +548,10 @@ async fn whatever_becomes_of_definitions_and_servers_a_replica_is_its_table_or_s
                         seed()
                     );
                 }
-                Verified::Inconclusive(_) => inconclusive += 1,
+                Verification::Inconclusive(_) => inconclusive += 1,
             }
         }
-        let followed = Followed {
+        let followed = FollowedTable {
             load: &load,
             replica: &replica,
             users: &users,
@@ -566,7 +566,7 @@ async fn whatever_becomes_of_definitions_and_servers_a_replica_is_its_table_or_s
                 panic!(
                     "PGIC_FAULT_SEED={} round {round}, {fault:?}: {:?}",
                     seed(),
-                    replica.standing()
+                    replica.status()
                 )
             })
             .unwrap();
@@ -604,7 +604,7 @@ async fn whatever_becomes_of_definitions_and_servers_a_replica_is_its_table_or_s
         assert!(
             reading.is_current() && reading.is_live() == out.is_empty(),
             "{:?}",
-            reading.standing()
+            reading.status()
         );
         reading.validate().unwrap();
         misfits += out.len();

@@ -14,7 +14,7 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
     let mut injector = Injector::start(TABLE, &["kv"]).await;
     let load = Load::start(&injector.database, transaction);
     let mut driver = open_through(&injector.database, &injector.through.url, |options, _| {
-        options.tells_rows = true;
+        options.row_events = true;
         options.limits = limits();
     })
     .await
@@ -41,7 +41,7 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
         let _nobody_writes = load.pause().await;
         tokio::time::timeout(DEADLINE, driver.fence())
             .await
-            .expect("it heals")
+            .expect("it reconnect")
             .unwrap();
         let reader = injector.database.client().await;
         let cache = cached(&driver);

@@ -174,7 +174,7 @@ async fn a_polling_reader_never_sees_time_run_backwards() {
         let _nobody_writes = load.pause().await;
         tokio::time::timeout(DEADLINE, replica.fence())
             .await
-            .expect("it heals")
+            .expect("it reconnect")
             .unwrap();
         let client = injector.database.client().await;
         let stored = client

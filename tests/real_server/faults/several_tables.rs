@@ -3,7 +3,7 @@
 
 use super::{Injector, Load, limits, rounds, seed};
 use crate::support::DEADLINE;
-use postgres_index_cache_core::postgres::{Driver, DriverEvent, Verified};
+use postgres_index_cache_core::postgres::{Driver, DriverEvent, Verification};
 use postgres_index_cache_core::sync::{State, TableId};
 
 /// What else tables can be: a deferrable key whose rows swap, partitions that rows move between,
@@ -99,7 +99,7 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
     for table in SEVERAL_TABLES {
         let (server, follow, mut options) = crate::verify::follow(&injector.through, table).await;
         // What DDL rewrites is announced by nobody.
-        options.limits.looks = true;
+        options.limits.watch_ddl = true;
         options.limits = limits();
         follows.push(follow);
         tool = Some((server, options));
@@ -122,7 +122,7 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
                 .expect("a round ends")
                 .unwrap()
             {
-                Verified::Compared(comparison) => {
+                Verification::Compared(comparison) => {
                     under_load += 1;
                     assert_eq!(
                         comparison.findings,
@@ -130,7 +130,7 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
                         "PGIC_FAULT_SEED={seed} round {round}, {table:?}"
                     );
                 }
-                Verified::Inconclusive(_) => inconclusive += 1,
+                Verification::Inconclusive(_) => inconclusive += 1,
             }
         }
         let going_on = async {
@@ -143,7 +143,7 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
         for (at, table) in SEVERAL_TABLES.iter().enumerate() {
             let compared = async {
                 loop {
-                    if let Verified::Compared(comparison) =
+                    if let Verification::Compared(comparison) =
                         driver.verify(TableId(at)).await.unwrap()
                     {
                         break comparison;

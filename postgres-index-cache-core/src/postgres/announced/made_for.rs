@@ -2,7 +2,7 @@
 //! with.
 
 use super::{PINNED, read_comment};
-use crate::Kind;
+use crate::CellType;
 use crate::postgres::catalog::{Column, Function, Table, Trigger};
 use sha2::{Digest as _, Sha256};
 
@@ -67,7 +67,7 @@ pub fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
         "array_nulls",
         columns
             .iter()
-            .any(|column| column.kind == Kind::WrittenArray),
+            .any(|column| column.kind == CellType::WrittenArray),
     );
     pin_if("search_path", names_objects);
     settings
@@ -87,7 +87,7 @@ pub fn untrusted_columns<'a>(table: &'a Table, row: Option<&Trigger>) -> Vec<&'a
     let is_by_cast = !row.is_some_and(|trigger| makes_text(&trigger.function));
     let is_untrusted = |column: &&Column| {
         let is_foreign =
-            matches!(column.kind, Kind::Written | Kind::WrittenArray) && !column.is_enum;
+            matches!(column.kind, CellType::Written | CellType::WrittenArray) && !column.is_enum;
         column.is_virtual || (is_foreign && is_by_cast)
     };
     let mut untrusted: Vec<&str> = table
@@ -141,7 +141,7 @@ mod tests {
         let column = |made_of: &[u32]| Column {
             name: "c".into(),
             type_name: String::new(),
-            kind: Kind::Other,
+            kind: CellType::Other,
             not_null: false,
             is_virtual: false,
             is_generated: false,

@@ -4,9 +4,9 @@
 use super::{Driver, DriverEvent, Event};
 use crate::postgres::catalog::who_is;
 use crate::postgres::error::{DriverError, chain};
-use crate::postgres::links::{Opened, Opener};
+use crate::postgres::links::{OpenedSessions, Opener};
 use crate::postgres::session::{quote_identifier, quote_literal};
-use crate::sync::{Failure, Input, TableId, Via};
+use crate::sync::{Failure, Input, TableId, AuxConnection};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,11 +92,11 @@ impl Driver {
     }
 
     /// F or Q; `None` while it is lost.
-    pub(super) fn client(&self, via: Via) -> Option<(Arc<Client>, u64)> {
+    pub(super) fn client(&self, via: AuxConnection) -> Option<(Arc<Client>, u64)> {
         self.links.as_ref()?.client(via)
     }
 
-    pub(super) fn is_current(&self, via: Via, epoch: u64) -> bool {
+    pub(super) fn is_current(&self, via: AuxConnection, epoch: u64) -> bool {
         self.links
             .as_ref()
             .is_some_and(|links| links.is_current(via, epoch))
@@ -131,7 +131,7 @@ impl Driver {
         (is_ours && self.sent_for(token) == sent).then_some(token)
     }
 
-    pub(super) fn notify(&self, via: Via, channel: &str, token: String) {
+    pub(super) fn notify(&self, via: AuxConnection, channel: &str, token: String) {
         let Some((client, epoch)) = self.client(via) else {
             return;
         };
@@ -168,7 +168,7 @@ impl Driver {
         let Some(sender) = sender else {
             return self.tell(DriverEvent::ReadAgain { table, why });
         };
-        let Some((client, _)) = self.client(Via::Fences) else {
+        let Some((client, _)) = self.client(AuxConnection::Fences) else {
             return self.sender_known(table, &why, sender, None);
         };
         let events = self.sender.clone();
@@ -210,14 +210,14 @@ impl Driver {
         });
     }
 
-    pub(super) fn one_lost(&mut self, via: Via, error: DriverError) {
+    pub(super) fn aux_connection_lost(&mut self, via: AuxConnection, error: DriverError) {
         let why = chain(&error);
         self.failure = Some(error);
         self.engine
-            .handle(Input::OneLost { via, why }, Instant::now());
+            .handle(Input::AuxConnectionLost { via, why }, Instant::now());
     }
 
-    pub(super) fn reopened(&mut self, via: Via, epoch: u64, opened: Result<Opened, DriverError>) {
+    pub(super) fn reopened(&mut self, via: AuxConnection, epoch: u64, opened: Result<OpenedSessions, DriverError>) {
         let input = match (opened, &mut self.links) {
             (Ok(opened), Some(links)) => {
                 self.failure = None;

@@ -1,7 +1,7 @@
 //! How a driver works, and what it tells.
 
-use crate::postgres::keep::{Became, RowChange};
-use crate::sync::{Limits, State, TableId, Via};
+use crate::postgres::keep::{RowChangeKind, RowChange};
+use crate::sync::{Limits, State, TableId, AuxConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -29,7 +29,7 @@ pub struct DriverOptions {
     /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which
     /// is kept until [`Driver::take_events`](super::Driver::take_events) takes it: call that after
     /// each step.
-    pub tells_rows: bool,
+    pub row_events: bool,
 }
 
 /// How far a table is read.
@@ -66,9 +66,9 @@ pub enum DriverEvent {
     },
     /// The connection for fences or for reading was lost, and is opened again. The rows are as live
     /// as they were.
-    OneLost {
+    AuxConnectionLost {
         /// Which.
-        via: Via,
+        via: AuxConnection,
         /// What happened.
         why: String,
         /// When it is opened again.
@@ -104,7 +104,7 @@ pub enum DriverEvent {
         /// The key of the row.
         key: Uuid,
         /// How.
-        became: Became,
+        became: RowChangeKind,
     },
     /// A row of an application's own does not fit the model, and is kept out.
     Misfit {

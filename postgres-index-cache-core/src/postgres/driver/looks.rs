@@ -4,18 +4,18 @@
 use super::{Driver, DriverEvent, Event};
 use crate::postgres::error::{DriverError, chain};
 use crate::postgres::fingerprint::{Difference, Fingerprint, compare, look};
-use crate::postgres::follow::FollowTable;
-use crate::postgres::followee::Followee;
+use crate::postgres::follow::TableConfig;
+use crate::postgres::driver_table::DriverTable;
 use crate::postgres::sqlstate::Policy;
-use crate::postgres::store::Store;
-use crate::sync::{Failure, Input, TableId, Via};
+use crate::postgres::store::CacheWriter;
+use crate::sync::{Failure, Input, TableId, AuxConnection};
 use std::time::Instant;
 
 impl Driver {
     /// Looks at the tables on F; the answer carries the number of the look.
     pub(super) fn look(&mut self, number: u64) {
         // While F is lost the engine asks for nothing.
-        let Some((client, epoch)) = self.client(Via::Fences) else {
+        let Some((client, epoch)) = self.client(AuxConnection::Fences) else {
             return;
         };
         let sender = self.sender.clone();
@@ -78,7 +78,7 @@ impl Driver {
                 let doing = "look at the definitions of the tables".to_string();
                 let error = DriverError::Server { doing, source };
                 match error.policy() {
-                    Policy::Lost | Policy::Starting => self.one_lost(Via::Fences, error),
+                    Policy::Lost | Policy::Starting => self.aux_connection_lost(AuxConnection::Fences, error),
                     Policy::Passing | Policy::Counted | Policy::Refused => {
                         let why = chain(&error);
                         tracing::warn!(why, "a look at the definitions failed");
@@ -93,7 +93,7 @@ impl Driver {
     /// Compares a table with what was seen of it, and says to the engine what follows. Gives
     /// whether it is as it was, but for its files.
     pub(super) fn compare(&mut self, table: TableId, seen: &[Fingerprint]) -> bool {
-        let Followee {
+        let DriverTable {
             fingerprint,
             follow,
             is_held,
@@ -201,21 +201,21 @@ impl Driver {
     pub(in crate::postgres) fn resume(
         &mut self,
         table: TableId,
-        follow: FollowTable,
-        store: Option<Box<dyn Store>>,
+        follow: TableConfig,
+        store: Option<Box<dyn CacheWriter>>,
     ) {
-        let followee = &mut self.tables[table.0];
+        let driver_table = &mut self.tables[table.0];
         let followed = Box::new(follow.followed.clone());
-        followee.is_held = false;
-        followee.fingerprint.clone_from(&follow.fingerprint);
-        followee.follow = follow;
+        driver_table.is_held = false;
+        driver_table.fingerprint.clone_from(&follow.fingerprint);
+        driver_table.follow = follow;
         if let Some(mut store) = store {
-            if self.options.tells_rows {
+            if self.options.row_events {
                 store.tell();
             }
-            followee.store = store;
+            driver_table.store = store;
             // The lock of the old cache is nobody's concern any more.
-            if followee.busy_until.take().is_some() {
+            if driver_table.busy_until.take().is_some() {
                 self.engine
                     .handle(Input::CacheFree { table }, Instant::now());
             }

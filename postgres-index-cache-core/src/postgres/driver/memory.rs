@@ -2,7 +2,7 @@
 
 use super::Driver;
 use crate::postgres::error::DriverError;
-use crate::postgres::followee::Followee;
+use crate::postgres::driver_table::DriverTable;
 use crate::sync::{Input, TableId};
 use std::time::Instant;
 
@@ -40,7 +40,7 @@ impl Driver {
     }
 
     fn give_up_for_memory(&mut self, table: TableId, used: usize) {
-        let Followee { follow, store, .. } = &self.tables[table.0];
+        let DriverTable { follow, store, .. } = &self.tables[table.0];
         let allowed = self.options.max_memory;
         let error = DriverError::Memory {
             table: follow.name(),

@@ -1,14 +1,14 @@
-//! What Q does for a [`Driver`]: reads of tables, of rows, and of the cut that a round compares
+//! What Q does for a [`Driver`]: reads of tables, of rows, and of the cut that a comparison compares
 //! with.
 
 use super::{Driver, DriverEvent, ROWS_BETWEEN_CHECKS};
 use crate::postgres::error::{DriverError, ReadError, chain};
 use crate::postgres::fingerprint::{Difference, Fingerprint, compare};
-use crate::postgres::followee::Followee;
-use crate::postgres::keep::Comparison;
+use crate::postgres::driver_table::DriverTable;
+use crate::postgres::keep::ComparisonReport;
 use crate::postgres::read::Read;
 use crate::postgres::sqlstate::Policy;
-use crate::sync::{Input, Snapshot, TableId, Via};
+use crate::sync::{Input, Snapshot, TableId, AuxConnection};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -20,11 +20,11 @@ const ANSWERS_KEPT: usize = 256;
 /// What Q is asked for. Answers to anything else are of connections that are gone, or of a read
 /// that was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::postgres) struct Asked {
+pub(in crate::postgres) struct ReadRequest {
     /// Which connection it is of.
     pub(super) epoch: u64,
     pub(super) table: TableId,
-    /// The generation of a read, the batch of rows that are read again, or the round.
+    /// The generation of a read, the batch of rows that are read again, or the comparison.
     pub(super) work: u64,
     pub(in crate::postgres) kind: ReadKind,
 }
@@ -36,7 +36,7 @@ pub(in crate::postgres) enum ReadKind {
     All,
     /// Some rows, likewise.
     Rows,
-    /// The snapshot of a round; its transaction stays.
+    /// The snapshot of a comparison; its transaction stays.
     Cut,
     /// Some rows inside that transaction.
     RowsOfCut,
@@ -57,27 +57,27 @@ pub struct QuestionId(pub(super) u64);
 
 /// What came of comparing a cache with its table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verified {
+pub enum Verification {
     /// The cache was compared with the table at one exact cut, while writers went on.
-    Compared(Comparison),
-    /// The round does not count, and says nothing: ask again.
+    Compared(ComparisonReport),
+    /// The comparison does not count, and says nothing: ask again.
     Inconclusive(String),
 }
 
 /// What a read brings. It has a channel of its own, which is not looked at while the cache is
 /// locked: Q waits then, and nothing else does.
-pub(in crate::postgres) enum Brought {
+pub(in crate::postgres) enum ReadMessage {
     Snapshot {
-        asked: Asked,
+        asked: ReadRequest,
         snapshot: Snapshot,
         fingerprint: Box<Fingerprint>,
     },
     Rows {
-        asked: Asked,
+        asked: ReadRequest,
         pieces: Vec<Bytes>,
     },
     All {
-        asked: Asked,
+        asked: ReadRequest,
     },
 }
 
@@ -85,14 +85,14 @@ pub(in crate::postgres) enum Brought {
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     /// What is asked for, and the snapshot of it.
-    pub(super) asked: Option<Asked>,
+    pub(super) asked: Option<ReadRequest>,
     snapshot: Option<Snapshot>,
-    /// The snapshot of the round whose transaction is open.
+    /// The snapshot of the comparison whose transaction is open.
     cut: Option<Snapshot>,
-    /// Whether a transaction that a round left is still open.
+    /// Whether a transaction that a comparison left is still open.
     is_cut_open: bool,
     task: Option<JoinHandle<bool>>,
-    verified: VecDeque<(QuestionId, Verified)>,
+    verified: VecDeque<(QuestionId, Verification)>,
     /// At how many rows and bytes of COPY the memory is looked at again.
     next_check: (usize, usize),
 }
@@ -126,10 +126,10 @@ impl Driver {
         keys: Option<Vec<String>>,
         kind: ReadKind,
     ) {
-        let Some((client, epoch)) = self.client(Via::Reads) else {
+        let Some((client, epoch)) = self.client(AuxConnection::Reads) else {
             return;
         };
-        let asked = Asked {
+        let asked = ReadRequest {
             epoch,
             table,
             work,
@@ -153,7 +153,7 @@ impl Driver {
         let read = Read {
             client,
             sender: self.sender.clone(),
-            bringer: self.bringer.clone(),
+            rows_tx: self.rows_tx.clone(),
             asked,
             follow: self.tables[table.0].follow.clone(),
             copy,
@@ -171,14 +171,14 @@ impl Driver {
     }
 
     /// Takes what the read that is asked for brings.
-    pub(super) fn take_rows(&mut self, brought: Brought) {
+    pub(super) fn take_rows(&mut self, brought: ReadMessage) {
         match brought {
-            Brought::Snapshot {
+            ReadMessage::Snapshot {
                 asked,
                 snapshot,
                 fingerprint,
             } => {
-                let Asked {
+                let ReadRequest {
                     table, work, kind, ..
                 } = asked;
                 if !self.is_as_described(asked, &fingerprint) {
@@ -204,7 +204,7 @@ impl Driver {
                     );
                 }
             }
-            Brought::Rows { asked, pieces } => {
+            ReadMessage::Rows { asked, pieces } => {
                 if let Err(source) = self.tables[asked.table.0].load(pieces) {
                     return self.unreadable(asked, source);
                 }
@@ -218,8 +218,8 @@ impl Driver {
                 self.flush();
                 self.check_loading(asked.table);
             }
-            Brought::All { asked } => {
-                let Asked {
+            ReadMessage::All { asked } => {
+                let ReadRequest {
                     table, work, kind, ..
                 } = asked;
                 if kind == ReadKind::Cut {
@@ -234,7 +234,7 @@ impl Driver {
                 let input = match (kind, self.reads.snapshot.take()) {
                     (ReadKind::Compare, _) => {
                         self.reads.is_cut_open = false;
-                        Input::Compared { table, round: work }
+                        Input::Compared { table, comparison: work }
                     }
                     (ReadKind::Rows | ReadKind::RowsOfCut, Some(snapshot)) => Input::Refetched {
                         table,
@@ -263,9 +263,9 @@ impl Driver {
     /// Each read looks, not only F now and then. Otherwise: 1. A column becomes another type of the
     /// same size. 2. The table is read. 3. The values of the new type are taken for those of the
     /// old, and live until the next look.
-    fn is_as_described(&mut self, asked: Asked, seen: &Fingerprint) -> bool {
-        let Asked { table, kind, .. } = asked;
-        let Followee {
+    fn is_as_described(&mut self, asked: ReadRequest, seen: &Fingerprint) -> bool {
+        let ReadRequest { table, kind, .. } = asked;
+        let DriverTable {
             fingerprint,
             follow,
             ..
@@ -321,13 +321,13 @@ impl Driver {
         self.tables[table.0].fingerprint = Some(now);
     }
 
-    /// The snapshot of a round is taken. It can be compared with what was read under the same
+    /// The snapshot of a comparison is taken. It can be compared with what was read under the same
     /// definition alone; and where the definitions are looked at, not with rows that were rewritten
     /// in silence: the next look will find that.
     fn cut_taken(
         &mut self,
         table: TableId,
-        round: u64,
+        comparison: u64,
         snapshot: Snapshot,
         fingerprint: &Fingerprint,
     ) {
@@ -335,7 +335,7 @@ impl Driver {
         let truncated_by = self.engine.truncated_by(table);
         let is_rewritten = before.is_some_and(|before| {
             let difference = compare(before, std::slice::from_ref(fingerprint), &[], truncated_by);
-            self.options.limits.looks && matches!(difference, Some(Difference::Rewritten(_)))
+            self.options.limits.watch_ddl && matches!(difference, Some(Difference::Rewritten(_)))
         });
         let input = if is_rewritten {
             Input::TableAltered {
@@ -346,7 +346,7 @@ impl Driver {
             self.reads.cut = Some(snapshot.clone());
             Input::CutTaken {
                 table,
-                round,
+                comparison,
                 snapshot,
             }
         } else {
@@ -378,7 +378,7 @@ impl Driver {
         }
         let previous = self.reads.task.take();
         previous.iter().for_each(JoinHandle::abort);
-        let Some((client, _)) = self.client(Via::Reads) else {
+        let Some((client, _)) = self.client(AuxConnection::Reads) else {
             return;
         };
         self.reads.task = Some(tokio::spawn(async move {
@@ -390,7 +390,7 @@ impl Driver {
         }));
     }
 
-    pub(super) fn round_ended(
+    pub(super) fn comparison_ended(
         &mut self,
         table: TableId,
         question: QuestionId,
@@ -407,11 +407,11 @@ impl Driver {
         });
         let doubt = doubt.map(|why| format!("the table is to be read again: {why}"));
         let verified = match (inconclusive.or(doubt), compared) {
-            (None, Some(comparison)) => Verified::Compared(comparison),
-            (Some(why), _) => Verified::Inconclusive(why),
-            (None, None) => Verified::Inconclusive("nothing was compared".to_string()),
+            (None, Some(comparison)) => Verification::Compared(comparison),
+            (Some(why), _) => Verification::Inconclusive(why),
+            (None, None) => Verification::Inconclusive("nothing was compared".to_string()),
         };
-        if matches!(verified, Verified::Inconclusive(_)) {
+        if matches!(verified, Verification::Inconclusive(_)) {
             // What is left of it is not wanted.
             self.abandon_read();
         }
@@ -422,7 +422,7 @@ impl Driver {
     }
 
     /// Asks for the cache of a table to be compared with the table;
-    /// [`take_verified`](Self::take_verified) has the answer.
+    /// [`take_verifications`](Self::take_verifications) has the answer.
     ///
     /// # Errors
     /// When the driver has ended.
@@ -437,7 +437,7 @@ impl Driver {
     }
 
     /// The answer to a question, once it is there.
-    pub fn take_verified(&mut self, question: QuestionId) -> Option<Verified> {
+    pub fn take_verifications(&mut self, question: QuestionId) -> Option<Verification> {
         let at = self
             .reads
             .verified
@@ -452,30 +452,30 @@ impl Driver {
     ///
     /// # Errors
     /// Whatever ends this driver for good.
-    pub async fn verify(&mut self, table: TableId) -> Result<Verified, DriverError> {
+    pub async fn verify(&mut self, table: TableId) -> Result<Verification, DriverError> {
         let question = self.ask_to_verify(table)?;
         loop {
-            if let Some(verified) = self.take_verified(question) {
+            if let Some(verified) = self.take_verifications(question) {
                 return Ok(verified);
             }
             self.turn(&mut |_| {}).await?;
         }
     }
 
-    pub(super) fn unreadable(&mut self, asked: Asked, source: ReadError) {
+    pub(super) fn unreadable(&mut self, asked: ReadRequest, source: ReadError) {
         let table = self.tables[asked.table.0].follow.name();
         self.read_failed(asked, DriverError::Snapshot { table, source });
     }
 
-    pub(super) fn read_failed(&mut self, asked: Asked, error: DriverError) {
-        let Asked {
+    pub(super) fn read_failed(&mut self, asked: ReadRequest, error: DriverError) {
+        let ReadRequest {
             table, work, kind, ..
         } = asked;
         let is_refetch = kind.is_refetch();
         // What still comes of it is not wanted.
         self.reads.asked = None;
         if matches!(error.policy(), Policy::Lost | Policy::Starting) {
-            return self.one_lost(Via::Reads, error);
+            return self.aux_connection_lost(AuxConnection::Reads, error);
         }
         if self.options.holds_altered && error.is_of_another_table() {
             return self.altered(table, &chain(&error));
@@ -483,9 +483,9 @@ impl Driver {
         if matches!(kind, ReadKind::Cut | ReadKind::Compare) {
             let why = chain(&error);
             self.engine.handle(
-                Input::RoundFailed {
+                Input::ComparisonFailed {
                     table,
-                    round: work,
+                    comparison: work,
                     why,
                 },
                 Instant::now(),
@@ -496,7 +496,7 @@ impl Driver {
         let (code, is_refused) = error.verdict();
         let is_permanent = is_refused && !is_refetch;
         let why = chain(&error);
-        if !self.options.limits.heals && !is_refetch {
+        if !self.options.limits.reconnect && !is_refetch {
             // Whoever asks once wants to know now.
             let failure = self.failure.insert(error).to_string();
             self.engine.handle(Input::Lost(failure), Instant::now());

@@ -1,28 +1,28 @@
-//! [`ReplicaTarget`]: a table of a replica as the catalogue has it.
+//! [`ReplicaTableSource`]: a table of a replica as the catalogue has it.
 
 use super::ReplicaError;
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::announced::announced;
 use crate::postgres::catalog::{self, Access, Catalog, CatalogError, Table};
 use crate::postgres::error::chain;
-use crate::postgres::follow::{self, FollowTable};
+use crate::postgres::follow::{self, TableConfig};
 use crate::postgres::links::{Open, open_patiently};
-use crate::postgres::session::Role;
-use crate::postgres::supervisor::{Description, Target, Unfollowed};
-use crate::value::Kind;
+use crate::postgres::session::SessionPurpose;
+use crate::postgres::supervisor::{Description, SupervisedTable, Unfollowed};
+use crate::value::CellType;
 use std::sync::Arc;
 
 /// A table of a replica as the catalogue has it.
 #[derive(Debug, Clone)]
-pub(super) struct ReplicaTarget {
-    follow: FollowTable,
+pub(super) struct ReplicaTableSource {
+    follow: TableConfig,
     channel: String,
     /// Its name, with the schema.
     pub(super) relation: Arc<str>,
 }
 
-impl Target for ReplicaTarget {
-    fn follow(&self) -> &FollowTable {
+impl SupervisedTable for ReplicaTableSource {
+    fn follow(&self) -> &TableConfig {
         &self.follow
     }
 
@@ -43,8 +43,8 @@ impl Target for ReplicaTarget {
 pub(super) async fn describe(
     open: Open,
     wanted: Vec<Arc<str>>,
-) -> Result<Vec<Result<ReplicaTarget, ReplicaError>>, ReplicaError> {
-    let mut client = open_patiently(&open, Role::Command)
+) -> Result<Vec<Result<ReplicaTableSource, ReplicaError>>, ReplicaError> {
+    let mut client = open_patiently(&open, SessionPurpose::Command)
         .await
         .map_err(ReplicaError::Connect)?
         .into_client();
@@ -97,7 +97,7 @@ async fn find(
     Ok(found)
 }
 
-fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTarget, ReplicaError> {
+fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTableSource, ReplicaError> {
     let table = table.ok_or(CatalogError::Gone(oid))?;
     follow::check_kind(&table)?;
     let announced = announced(&table);
@@ -106,14 +106,14 @@ fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTarget, ReplicaError>
     }
     let sent = follow::sent(&table, announced.as_ref());
     let shape = follow::shape(&table, |column| sent.contains(&column))?;
-    if !matches!(shape.key(), [key] if shape.columns()[*key].kind == Kind::Uuid) {
+    if !matches!(shape.key(), [key] if shape.columns()[*key].kind == CellType::Uuid) {
         return Err(ReplicaError::KeyNotUuid(table.display_name()));
     }
     let channel = announced
         .as_ref()
         .and_then(|announced| announced.channel.clone());
-    Ok(ReplicaTarget {
-        follow: FollowTable::new(&table, announced.as_ref(), &shape),
+    Ok(ReplicaTableSource {
+        follow: TableConfig::new(&table, announced.as_ref(), &shape),
         channel: channel.unwrap_or_else(|| DEFAULT_CACHE_CHANNEL.to_string()),
         relation: table.written_name().into(),
     })
@@ -123,7 +123,7 @@ fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTarget, ReplicaError>
 pub(super) async fn describe_again(
     open: Open,
     wanted: Vec<Arc<str>>,
-) -> Description<ReplicaTarget> {
+) -> Description<ReplicaTableSource> {
     let described = describe(open, wanted)
         .await
         .map_err(|error| unfollowed(&error))?;

@@ -1,9 +1,9 @@
 //! [`Task`]: what keeps a replica's caches in step, and says how they stand.
 
-use super::describe::ReplicaTarget;
-use super::{Command, ReplicaError, ReplicaEvent, Standing, Stats, Status, TableStatus};
+use super::describe::ReplicaTableSource;
+use super::{Command, ReplicaError, ReplicaEvent, ReplicaStatus, Stats, SharedStatus, TableStatus};
 use crate::model::panic_text;
-use crate::postgres::driver::{DriverEvent, QuestionId, Verified};
+use crate::postgres::driver::{DriverEvent, QuestionId, Verification};
 use crate::postgres::supervisor::{Supervisor, SupervisorEvent};
 use crate::sync::{FenceId, State, TableId};
 use futures_util::FutureExt as _;
@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 /// Whoever is asked for the state of a replica whose task is gone must not be told that it is live.
 /// However the task ends, by a panic or with the runtime, this says so.
 struct EndsWithTask {
-    status: Arc<Mutex<Status>>,
+    status: Arc<Mutex<SharedStatus>>,
     events: broadcast::Sender<ReplicaEvent>,
 }
 
@@ -49,18 +49,18 @@ pub(super) struct Task {
     /// Who waits for a fence of the driver, for a table or for all of them.
     fences: Vec<(FenceId, Option<usize>, oneshot::Sender<()>)>,
     /// Who waits for the answer to a comparison.
-    comparing: Vec<(QuestionId, oneshot::Sender<Verified>)>,
+    comparing: Vec<(QuestionId, oneshot::Sender<Verification>)>,
     /// Why all tables are stale, and since when changes may be missing; until a table is live
     /// again.
     lost: Option<(Arc<str>, SystemTime)>,
-    /// The standing that was told last of all tables together.
-    told: Standing,
+    /// The status that was told last of all tables together.
+    told: ReplicaStatus,
 }
 
 impl Task {
     pub(super) fn new(
         names: Arc<[Arc<str>]>,
-        status: Arc<Mutex<Status>>,
+        status: Arc<Mutex<SharedStatus>>,
         events: broadcast::Sender<ReplicaEvent>,
         asked: mpsc::Receiver<Command>,
     ) -> Self {
@@ -72,11 +72,11 @@ impl Task {
             fences: Vec::new(),
             comparing: Vec::new(),
             lost: None,
-            told: Standing::Live,
+            told: ReplicaStatus::Live,
         }
     }
 
-    pub(super) async fn run(mut self, mut supervisor: Supervisor<ReplicaTarget>) {
+    pub(super) async fn run(mut self, mut supervisor: Supervisor<ReplicaTableSource>) {
         let ended = AssertUnwindSafe(self.keep_in_step(&mut supervisor))
             .catch_unwind()
             .await;
@@ -87,7 +87,7 @@ impl Task {
     }
 
     /// Goes on until it is shut down.
-    async fn keep_in_step(&mut self, supervisor: &mut Supervisor<ReplicaTarget>) -> ReplicaError {
+    async fn keep_in_step(&mut self, supervisor: &mut Supervisor<ReplicaTableSource>) -> ReplicaError {
         loop {
             tokio::select! {
                 stepped = supervisor.step() => if let Err(error) = stepped {
@@ -112,7 +112,7 @@ impl Task {
     }
 
     /// Says what the supervisor tells, and answers who waits.
-    pub(super) fn take_events(&mut self, supervisor: &mut Supervisor<ReplicaTarget>) {
+    pub(super) fn take_events(&mut self, supervisor: &mut Supervisor<ReplicaTableSource>) {
         let told: Vec<SupervisorEvent> = supervisor.take_events().collect();
         for event in told {
             match event {
@@ -134,7 +134,7 @@ impl Task {
         let comparing = std::mem::take(&mut self.comparing);
         let still_comparing = &mut self.comparing;
         for (question, done) in comparing {
-            match driver.take_verified(question) {
+            match driver.take_verifications(question) {
                 // Who asked may have given up.
                 Some(verified) => drop(done.send(verified)),
                 None => still_comparing.push((question, done)),
@@ -158,7 +158,7 @@ impl Task {
     }
 
     /// Takes how the tables stand, also where that was told before anybody could hear it.
-    pub(super) fn take_states(&mut self, supervisor: &Supervisor<ReplicaTarget>) {
+    pub(super) fn take_states(&mut self, supervisor: &Supervisor<ReplicaTableSource>) {
         for table in (0..self.names.len()).map(TableId) {
             let state = supervisor.driver().table_state(table);
             if state != State::Live {
@@ -167,7 +167,7 @@ impl Task {
         }
     }
 
-    fn take_driver_event(&mut self, event: DriverEvent, supervisor: &Supervisor<ReplicaTarget>) {
+    fn take_driver_event(&mut self, event: DriverEvent, supervisor: &Supervisor<ReplicaTableSource>) {
         let name = |table: TableId| Arc::clone(&self.names[table.0]);
         match event {
             DriverEvent::TableState { table, state } => self.take_state(table, state, supervisor),
@@ -181,7 +181,7 @@ impl Task {
                         let why = Arc::clone(&why);
                         self.set(
                             TableId(at),
-                            Standing::Stale {
+                            ReplicaStatus::Stale {
                                 table: None,
                                 why,
                                 since,
@@ -195,9 +195,9 @@ impl Task {
                     why,
                     since,
                 });
-                self.told = self.end.status.lock().standing();
+                self.told = self.end.status.lock().status();
             }
-            DriverEvent::OneLost { via, why, .. } => self.say(ReplicaEvent::OneLost {
+            DriverEvent::AuxConnectionLost { via, why, .. } => self.say(ReplicaEvent::AuxConnectionLost {
                 via,
                 why: why.into(),
             }),
@@ -233,10 +233,10 @@ impl Task {
     }
 
     /// A table's state is another one.
-    fn take_state(&mut self, table: TableId, state: State, supervisor: &Supervisor<ReplicaTarget>) {
+    fn take_state(&mut self, table: TableId, state: State, supervisor: &Supervisor<ReplicaTableSource>) {
         let was_stale = matches!(
-            self.end.status.lock().tables[table.0].standing,
-            Standing::Stale { .. }
+            self.end.status.lock().tables[table.0].status,
+            ReplicaStatus::Stale { .. }
         );
         let cause = || {
             supervisor
@@ -255,22 +255,22 @@ impl Task {
             // What was lost is stale until it is live again.
             State::Degraded | State::Snapshotting | State::CatchingUp if was_stale => {}
             State::Degraded => {
-                let degraded = Standing::Degraded {
+                let degraded = ReplicaStatus::Degraded {
                     table: Arc::clone(&self.names[table.0]),
                     why: cause(),
                 };
                 self.stand(table, degraded, false);
             }
-            State::Snapshotting | State::CatchingUp => self.stand(table, Standing::Loading, false),
+            State::Snapshotting | State::CatchingUp => self.stand(table, ReplicaStatus::Loading, false),
             // The event that a connection is lost says why.
             State::Disconnected | State::Subscribing | State::Probing => {}
         }
     }
 
     /// A table is live, but for rows that do not fit the model.
-    fn become_live(&mut self, table: TableId, supervisor: &Supervisor<ReplicaTarget>) {
-        let standing = match supervisor.driver().kept_out(table) {
-            None => Standing::Live,
+    fn become_live(&mut self, table: TableId, supervisor: &Supervisor<ReplicaTableSource>) {
+        let status = match supervisor.driver().kept_out(table) {
+            None => ReplicaStatus::Live,
             Some((count, first)) => {
                 let rows = if *count == 1 {
                     "1 row does".to_string()
@@ -280,13 +280,13 @@ impl Task {
                 let why = format!(
                     "{rows} not fit the model and is kept out, the first with the key {first}"
                 );
-                Standing::Degraded {
+                ReplicaStatus::Degraded {
                     table: Arc::clone(&self.names[table.0]),
                     why: why.into(),
                 }
             }
         };
-        self.stand(table, standing, true);
+        self.stand(table, status, true);
     }
 
     /// A table cannot be followed or read.
@@ -294,17 +294,17 @@ impl Task {
         &mut self,
         table: TableId,
         why: Arc<str>,
-        supervisor: &Supervisor<ReplicaTarget>,
+        supervisor: &Supervisor<ReplicaTableSource>,
     ) {
-        let before = self.end.status.lock().tables[table.0].standing.clone();
+        let before = self.end.status.lock().tables[table.0].status.clone();
         let since = match before {
-            Standing::Stale { since, .. } => since,
+            ReplicaStatus::Stale { since, .. } => since,
             _ => moment(supervisor.driver().engine().proven_at()),
         };
         let name = Some(Arc::clone(&self.names[table.0]));
         self.stand(
             table,
-            Standing::Stale {
+            ReplicaStatus::Stale {
                 table: name,
                 why,
                 since,
@@ -313,33 +313,33 @@ impl Task {
         );
     }
 
-    fn set(&self, table: TableId, standing: Standing, is_current: bool) {
+    fn set(&self, table: TableId, status: ReplicaStatus, is_current: bool) {
         self.end.status.lock().tables[table.0] = TableStatus {
-            standing,
+            status,
             is_current,
         };
     }
 
     /// A table stands otherwise. Says so when it is stale, or when all of them together stand
     /// otherwise.
-    fn stand(&mut self, table: TableId, standing: Standing, is_current: bool) {
+    fn stand(&mut self, table: TableId, status: ReplicaStatus, is_current: bool) {
         let is_same = self.end.status.lock().tables[table.0]
-            .standing
-            .is_same(&standing);
-        self.set(table, standing.clone(), is_current);
+            .status
+            .is_same(&status);
+        self.set(table, status.clone(), is_current);
         if is_same {
             return;
         }
-        let all = self.end.status.lock().standing();
+        let all = self.end.status.lock().status();
         let is_news = !all.is_same(&self.told);
         self.told = all.clone();
-        match (standing, all) {
-            (Standing::Stale { table, why, since }, _) => {
+        match (status, all) {
+            (ReplicaStatus::Stale { table, why, since }, _) => {
                 self.say(ReplicaEvent::Stale { table, why, since })
             }
-            (_, Standing::Live) if is_news => self.say(ReplicaEvent::Live),
-            (_, Standing::Loading) if is_news => self.say(ReplicaEvent::Loading),
-            (_, Standing::Degraded { table, why }) if is_news => {
+            (_, ReplicaStatus::Live) if is_news => self.say(ReplicaEvent::Live),
+            (_, ReplicaStatus::Loading) if is_news => self.say(ReplicaEvent::Loading),
+            (_, ReplicaStatus::Degraded { table, why }) if is_news => {
                 self.say(ReplicaEvent::Degraded { table, why })
             }
             _ => {}

@@ -3,10 +3,10 @@
 
 use super::*;
 use crate::notification::Payload;
-use crate::postgres::store::{Store as _, Stored};
+use crate::postgres::store::{CacheWriter as _, SinkWriter};
 use crate::sync::Change;
 use crate::table_cache::Column;
-use crate::value::Kind;
+use crate::value::CellType;
 use fastrand::Rng;
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -61,7 +61,7 @@ fn tuple(id: Uuid, n: i64) -> Vec<u8> {
 struct World {
     table: BTreeMap<Uuid, i64>,
     cache: Arc<RwLock<ModelCache<Row>>>,
-    stored: Stored<ModelCache<Row>>,
+    stored: SinkWriter<ModelCache<Row>>,
     told: BTreeMap<Uuid, bool>,
 }
 
@@ -72,11 +72,11 @@ impl World {
             kind,
             nullable: false,
         };
-        let columns = vec![column("id", Kind::Uuid), column("n", Kind::Int8)];
+        let columns = vec![column("id", CellType::Uuid), column("n", CellType::Int8)];
         let shape = Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap());
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::Quarantine)));
-        let reader = ModelReader::new(shape, RandomState::default(), OnMisfit::Quarantine);
-        let mut stored = Stored::new(Arc::clone(&cache), reader);
+        let reader = ModelDecoder::new(shape, RandomState::default(), OnMisfit::Quarantine);
+        let mut stored = SinkWriter::new(Arc::clone(&cache), reader);
         stored.tell();
         Self {
             table: BTreeMap::new(),
@@ -183,12 +183,12 @@ impl World {
         assert!(self.stored.flush(Duration::ZERO).unwrap());
         for told in self.stored.take_told() {
             match told {
-                Told::Model(key, Became::Added) => {
+                RowEvent::Model(key, RowChangeKind::Added) => {
                     assert_ne!(self.told.insert(key, true), Some(true))
                 }
-                Told::Model(key, Became::Changed) => assert_eq!(self.told.get(&key), Some(&true)),
-                Told::Model(key, Became::Removed) => assert_eq!(self.told.remove(&key), Some(true)),
-                Told::Misfit(key, why, _) => {
+                RowEvent::Model(key, RowChangeKind::Changed) => assert_eq!(self.told.get(&key), Some(&true)),
+                RowEvent::Model(key, RowChangeKind::Removed) => assert_eq!(self.told.remove(&key), Some(true)),
+                RowEvent::Misfit(key, why, _) => {
                     assert!(!why.is_empty());
                     assert_ne!(
                         self.told.insert(key, false),
@@ -244,7 +244,7 @@ impl World {
         );
     }
 
-    fn compare(&mut self, table: &BTreeMap<Uuid, i64>) -> Comparison {
+    fn compare(&mut self, table: &BTreeMap<Uuid, i64>) -> ComparisonReport {
         self.stored.start_comparing();
         for (id, n) in table {
             self.stored.compare(&tuple(*id, *n)).unwrap();

@@ -168,7 +168,7 @@ fn a_probe_that_does_not_come_back_names_the_connection() {
             output,
             Output::Disconnected {
                 failure: Failure::ProbeLost {
-                    via: Via::Reads,
+                    via: AuxConnection::Reads,
                     ..
                 },
                 retry_in: None

@@ -3,9 +3,9 @@
 
 use super::*;
 
-fn watched(tables: Vec<Followed>) -> Driven {
+fn watched(tables: Vec<TableSpec>) -> Driven {
     let mut driven = Driven::new(tables);
-    driven.engine.limits.looks = true;
+    driven.engine.limits.watch_ddl = true;
     driven
 }
 
@@ -119,14 +119,14 @@ fn a_look_is_asked_for_anew_when_its_connection_is_lost() {
     driven.handle(Input::FenceWanted(FenceId(1)));
     let lost = driven.looks()[0];
     driven.echo();
-    driven.handle(Input::OneLost {
-        via: Via::Fences,
+    driven.handle(Input::AuxConnectionLost {
+        via: AuxConnection::Fences,
         why: "closed".into(),
     });
     driven.handle(Input::Looked { look: lost });
     driven.now += Duration::from_secs(1);
     driven.handle(Input::TimePassed);
-    driven.handle(Input::Reopened { via: Via::Fences });
+    driven.handle(Input::Reopened { via: AuxConnection::Fences });
     driven.echo();
     assert!(
         !driven.is_reached(1),
@@ -138,7 +138,7 @@ fn a_look_is_asked_for_anew_when_its_connection_is_lost() {
 
 #[test]
 fn a_table_that_cannot_be_followed_leaves_the_others_live_and_is_read_anew() {
-    let orders = || Followed {
+    let orders = || TableSpec {
         oid: 8,
         ..followed("orders")
     };
@@ -309,21 +309,21 @@ fn a_read_that_is_cut_again_and_again_ends_what_was_never_live_with_the_count() 
     driven.connect();
     for _ in 0..4 {
         assert!(driven.read_asked().is_some());
-        driven.handle(Input::OneLost {
-            via: Via::Reads,
+        driven.handle(Input::AuxConnectionLost {
+            via: AuxConnection::Reads,
             why: "cut".into(),
         });
         driven.now += Duration::from_secs(10);
         driven.handle(Input::TimePassed);
-        driven.handle(Input::Reopened { via: Via::Reads });
+        driven.handle(Input::Reopened { via: AuxConnection::Reads });
         driven.echo();
         driven.look();
         driven.now += Duration::from_secs(10);
         driven.handle(Input::TimePassed);
         driven.echo();
     }
-    driven.handle(Input::OneLost {
-        via: Via::Reads,
+    driven.handle(Input::AuxConnectionLost {
+        via: AuxConnection::Reads,
         why: "cut".into(),
     });
     let last = driven.outputs.iter().find_map(|output| match output {
@@ -387,7 +387,7 @@ fn a_table_that_is_followed_anew_gives_up_what_is_read_of_it() {
         followed: Box::new(followed("users")),
     });
     let ended = driven.outputs.iter().find_map(|output| match output {
-        Output::RoundEnded {
+        Output::ComparisonEnded {
             question: 1,
             inconclusive,
             ..
@@ -400,7 +400,7 @@ fn a_table_that_is_followed_anew_gives_up_what_is_read_of_it() {
         "the question is answered"
     );
     let (_, first) = driven.read_asked().expect("it is read anew");
-    // While it is being read, not during a round.
+    // While it is being read, not during a comparison.
     driven.handle(Input::TableFollowed {
         table: TableId(0),
         followed: Box::new(followed("users")),

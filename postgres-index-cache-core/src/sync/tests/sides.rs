@@ -4,7 +4,7 @@ use super::*;
 
 impl Driven {
     /// Lets its time come, and opens the connection that is asked for.
-    fn is_asked_to_reopen(&mut self, via: Via) -> bool {
+    fn is_asked_to_reopen(&mut self, via: AuxConnection) -> bool {
         self.now += Duration::from_secs(1);
         self.handle(Input::TimePassed);
         let is_asked =
@@ -13,10 +13,10 @@ impl Driven {
     }
 }
 
-fn live_without(via: Via) -> Driven {
+fn live_without(via: AuxConnection) -> Driven {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
-    driven.handle(Input::OneLost {
+    driven.handle(Input::AuxConnectionLost {
         via,
         why: "closed".into(),
     });
@@ -33,13 +33,13 @@ fn rows_that_were_asked_for_are_asked_for_anew_once_the_new_session_is_proven() 
     driven.live();
     driven.notify(r#"{"table":"users","action":"update","id":1,"schema":"app","rel":7,"xid":"101","truncated":true}"#);
     let (lost, keys) = driven.refetch_asked().expect("a refetch");
-    driven.handle(Input::OneLost {
-        via: Via::Reads,
+    driven.handle(Input::AuxConnectionLost {
+        via: AuxConnection::Reads,
         why: "closed".into(),
     });
     driven.row("update", 1, 102, "");
-    assert!(driven.is_asked_to_reopen(Via::Reads));
-    driven.handle(Input::Reopened { via: Via::Reads });
+    assert!(driven.is_asked_to_reopen(AuxConnection::Reads));
+    driven.handle(Input::Reopened { via: AuxConnection::Reads });
     assert_eq!(driven.refetch_asked(), None, "its token has not come");
     driven.echo();
     let (batch, again) = driven.refetch_asked().expect("the same rows");
@@ -60,11 +60,11 @@ fn rows_that_were_asked_for_are_asked_for_anew_once_the_new_session_is_proven() 
 
 #[test]
 fn fences_wait_for_the_new_session() {
-    let mut driven = live_without(Via::Fences);
+    let mut driven = live_without(AuxConnection::Fences);
     driven.handle(Input::FenceWanted(FenceId(1)));
     assert_eq!(driven.tokens(), Vec::<String>::new());
-    assert!(driven.is_asked_to_reopen(Via::Fences));
-    driven.handle(Input::Reopened { via: Via::Fences });
+    assert!(driven.is_asked_to_reopen(AuxConnection::Fences));
+    driven.handle(Input::Reopened { via: AuxConnection::Fences });
     driven.echo();
     assert!(!driven.is_reached(1), "that was the probe");
     driven.echo();
@@ -73,9 +73,9 @@ fn fences_wait_for_the_new_session() {
 
 #[test]
 fn a_new_session_that_is_not_heard_makes_everything_be_opened_anew() {
-    let mut driven = live_without(Via::Reads);
-    assert!(driven.is_asked_to_reopen(Via::Reads));
-    driven.handle(Input::Reopened { via: Via::Reads });
+    let mut driven = live_without(AuxConnection::Reads);
+    assert!(driven.is_asked_to_reopen(AuxConnection::Reads));
+    driven.handle(Input::Reopened { via: AuxConnection::Reads });
     let probe = driven.tokens().pop().expect("a probe");
     driven.handle(Input::Sent { token: &probe });
     driven.now += Duration::from_secs(5);
@@ -96,12 +96,12 @@ fn a_session_that_ends_each_read_is_opened_ever_more_rarely() {
     let began = driven.now;
     for _ in 0..30 {
         assert!(driven.read_asked().is_some());
-        driven.handle(Input::OneLost {
-            via: Via::Reads,
+        driven.handle(Input::AuxConnectionLost {
+            via: AuxConnection::Reads,
             why: "it takes too long".into(),
         });
-        assert!((0..12).any(|_| driven.is_asked_to_reopen(Via::Reads)));
-        driven.handle(Input::Reopened { via: Via::Reads });
+        assert!((0..12).any(|_| driven.is_asked_to_reopen(AuxConnection::Reads)));
+        driven.handle(Input::Reopened { via: AuxConnection::Reads });
         driven.echo();
     }
     let waited = driven.now - began;
@@ -113,10 +113,10 @@ fn a_session_that_ends_each_read_is_opened_ever_more_rarely() {
 
 /// Lets F fail to be opened with this code.
 fn fails_to_open(driven: &mut Driven, code: Option<&str>, is_permanent: bool) {
-    assert!(driven.is_asked_to_reopen(Via::Fences));
+    assert!(driven.is_asked_to_reopen(AuxConnection::Fences));
     let code = code.map(str::to_string);
     driven.handle(Input::ReopenFailed {
-        via: Via::Fences,
+        via: AuxConnection::Fences,
         code,
         why: "no".into(),
         is_permanent,
@@ -125,7 +125,7 @@ fn fails_to_open(driven: &mut Driven, code: Option<&str>, is_permanent: bool) {
 
 #[test]
 fn a_session_that_cannot_be_had_is_tried_again_for_ever_once_it_was_live() {
-    let mut driven = live_without(Via::Fences);
+    let mut driven = live_without(AuxConnection::Fences);
     for _ in 0..5 {
         for (code, is_permanent) in [(Some("XX000"), false), (None, false), (Some("28P01"), true)] {
             fails_to_open(&mut driven, code, is_permanent);
@@ -141,8 +141,8 @@ fn a_session_that_cannot_be_had_is_a_refusal_as_long_as_it_was_never_live() {
     let never_live = || {
         let mut driven = Driven::new(vec![followed("users")]);
         driven.connect();
-        driven.handle(Input::OneLost {
-            via: Via::Fences,
+        driven.handle(Input::AuxConnectionLost {
+            via: AuxConnection::Fences,
             why: "closed".into(),
         });
         driven

@@ -3,18 +3,18 @@
 use super::*;
 
 #[test]
-fn a_round_counts_what_its_snapshot_sees_whatever_came_before() {
+fn a_comparison_counts_what_its_snapshot_sees_whatever_came_before() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
     driven.handle(Input::VerifyWanted {
         table: TableId(0),
         question: 1,
     });
-    let round = driven.outputs.iter().find_map(|output| match output {
-        Output::TakeCut { round, .. } => Some(*round),
+    let comparison = driven.outputs.iter().find_map(|output| match output {
+        Output::TakeCut { comparison, .. } => Some(*comparison),
         _ => None,
     });
-    let round = round.expect("a snapshot is asked for");
+    let comparison = comparison.expect("a snapshot is asked for");
     // Forged: no transaction has got so far. Then one that the snapshot does not see, and two that
     // it does.
     driven.row("insert", 1, 1 << 40, "");
@@ -24,7 +24,7 @@ fn a_round_counts_what_its_snapshot_sees_whatever_came_before() {
     assert_eq!(driven.applied(), "", "they are held");
     driven.handle(Input::CutTaken {
         table: TableId(0),
-        round,
+        comparison,
         snapshot: "105:107:105".parse().unwrap(),
     });
     driven.echo();
@@ -37,10 +37,10 @@ fn a_round_counts_what_its_snapshot_sees_whatever_came_before() {
     );
     driven.handle(Input::Compared {
         table: TableId(0),
-        round,
+        comparison,
     });
     let ended = driven.outputs.iter().find_map(|output| match output {
-        Output::RoundEnded {
+        Output::ComparisonEnded {
             question: 1,
             inconclusive,
             ..

@@ -1,23 +1,23 @@
-//! [`Subject`]: a table that a command follows, and [`open`]: what all of them do with it first.
+//! [`Target`]: a table that a command follows, and [`open`]: what all of them do with it first.
 
 use super::{
     channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape,
     shown,
 };
 use crate::catalog::{self, Catalog, Column, Table};
-use crate::conditions::Asked;
+use crate::conditions::Conditions;
 use crate::connect::Server;
 use crate::render::progress::Progress;
 use crate::triggers::observe::observe;
 use postgres_index_cache_core::postgres::{
-    Driver, DriverError, DriverEvent, DriverOptions, FollowTable, Loaded, ReadError, Target,
+    Driver, DriverError, DriverEvent, DriverOptions, TableConfig, Loaded, ReadError, SupervisedTable,
 };
 use postgres_index_cache_core::{Condition, TableShape};
 use std::sync::Arc;
 
 /// A table that a command follows.
 #[derive(Debug, Clone)]
-pub struct Subject {
+pub struct Target {
     /// As the catalogue has it.
     pub table: Table,
     /// What its cache keeps.
@@ -29,10 +29,10 @@ pub struct Subject {
     /// The channel that is listened to.
     pub channel: String,
     /// What the driver is told.
-    pub follow: FollowTable,
+    pub follow: TableConfig,
 }
 
-impl Subject {
+impl Target {
     /// A table of whose columns these are shown, and those kept that `is_kept` names. What should
     /// be said about it is added to `notices`.
     ///
@@ -42,7 +42,7 @@ impl Subject {
         table: Table,
         columns: &[String],
         is_kept: impl Fn(&Column) -> bool,
-        asked: Asked,
+        asked: Conditions,
         notices: &mut Vec<String>,
     ) -> anyhow::Result<Self> {
         let seen = observe(&table);
@@ -75,7 +75,7 @@ impl Subject {
             table,
             &columns,
             |column| columns.contains(&column.name),
-            Asked::default(),
+            Conditions::default(),
             notices,
         )
     }
@@ -103,8 +103,8 @@ impl Subject {
     }
 }
 
-impl Target for Subject {
-    fn follow(&self) -> &FollowTable {
+impl SupervisedTable for Target {
+    fn follow(&self) -> &TableConfig {
         &self.follow
     }
 
@@ -124,17 +124,17 @@ impl Target for Subject {
 /// When they would, or the server refuses to say.
 pub async fn prepare(
     catalog: &mut Catalog<'_>,
-    subjects: &[Subject],
+    targets: &[Target],
     max_memory: usize,
 ) -> anyhow::Result<DriverOptions> {
-    let sizes: Vec<(&Table, &TableShape)> = subjects
+    let sizes: Vec<(&Table, &TableShape)> = targets
         .iter()
-        .map(|subject| (&subject.table, &*subject.shape))
+        .map(|target| (&target.table, &*target.shape))
         .collect();
     check_memory(catalog, &sizes, max_memory).await?;
-    let mut channels: Vec<String> = subjects
+    let mut channels: Vec<String> = targets
         .iter()
-        .map(|subject| subject.channel.clone())
+        .map(|target| target.channel.clone())
         .collect();
     channels.sort();
     channels.dedup();
@@ -156,42 +156,42 @@ pub async fn open(
     is_quiet: bool,
     adjust: impl Fn(&mut DriverOptions),
     say: impl Fn(&str),
-    mut describe: impl AsyncFnMut(&mut Catalog<'_>) -> anyhow::Result<Vec<Subject>>,
-) -> anyhow::Result<(Vec<Subject>, Driver)> {
+    mut describe: impl AsyncFnMut(&mut Catalog<'_>) -> anyhow::Result<Vec<Target>>,
+) -> anyhow::Result<(Vec<Target>, Driver)> {
     let mut tries = 0;
     loop {
         let mut client = server.client().await?;
         let mut catalog = catalog::reading(&mut client).await?;
-        let subjects = describe(&mut catalog).await?;
-        let mut options = prepare(&mut catalog, &subjects, max_memory).await?;
+        let targets = describe(&mut catalog).await?;
+        let mut options = prepare(&mut catalog, &targets, max_memory).await?;
         drop(catalog);
         adjust(&mut options);
         drop(client);
         tries += 1;
-        match load(server, &subjects, options, is_quiet, &say).await {
+        match load(server, &targets, options, is_quiet, &say).await {
             Err(DriverError::Snapshot {
                 source: ReadError::Altered(_),
                 ..
             }) if tries < TRIES => {}
-            loaded => return Ok((subjects, loaded.map_err(explain_failure)?)),
+            loaded => return Ok((targets, loaded.map_err(explain_failure)?)),
         }
     }
 }
 
 async fn load(
     server: &Server,
-    subjects: &[Subject],
+    targets: &[Target],
     options: DriverOptions,
     is_quiet: bool,
     say: impl Fn(&str),
 ) -> Result<Driver, DriverError> {
-    let progress = loading(subjects, is_quiet);
-    let follows = subjects
+    let progress = loading(targets, is_quiet);
+    let follows = targets
         .iter()
-        .map(|subject| subject.follow.clone())
+        .map(|target| target.follow.clone())
         .collect();
     let mut driver = Driver::open(server.clone(), follows, options).await?;
-    let mut loaded = vec![0; subjects.len()];
+    let mut loaded = vec![0; targets.len()];
     let fence = driver.ask_for_fence()?;
     while !driver.is_loaded(fence) {
         let stepped = driver
@@ -210,12 +210,12 @@ async fn load(
 }
 
 /// A bar that shows how far the tables are loaded, unless `is_quiet`.
-pub(super) fn loading(subjects: &[Subject], is_quiet: bool) -> Progress {
-    let expected: Option<u64> = subjects
+pub(super) fn loading(targets: &[Target], is_quiet: bool) -> Progress {
+    let expected: Option<u64> = targets
         .iter()
-        .map(|subject| subject.table.estimated_rows)
+        .map(|target| target.table.estimated_rows)
         .sum();
-    let names: Vec<String> = subjects.iter().map(Subject::name).collect();
+    let names: Vec<String> = targets.iter().map(Target::name).collect();
     Progress::new(
         &format!("loading {}", names.join(", ")),
         expected,
@@ -234,7 +234,7 @@ pub(super) fn in_the_way(event: &DriverEvent) -> Option<String> {
         } => Some(format!(
             "the connection was lost while the tables were loaded ({why}); connecting again"
         )),
-        DriverEvent::OneLost { via, why, .. } => Some(format!(
+        DriverEvent::AuxConnectionLost { via, why, .. } => Some(format!(
             "the connection {} is opened again: {why}",
             via.purpose()
         )),

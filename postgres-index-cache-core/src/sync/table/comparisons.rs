@@ -1,14 +1,14 @@
-//! What a comparison with the table, a [`Round`], means for what comes for a [`Table`].
+//! What a comparison with the table, a [`Comparison`], means for what comes for a [`Table`].
 
 use super::{Step, Table};
 use crate::sync::change::Change;
-use crate::sync::round::{Round, RoundId};
+use crate::sync::comparison::{Comparison, ComparisonId};
 use crate::sync::snapshot::Snapshot;
 
 impl Table {
     /// Begins a comparison with the table: what comes is held.
-    pub(in crate::sync) fn begin_round(&mut self, id: RoundId) {
-        self.round = Some(Round::Holding {
+    pub(in crate::sync) fn begin_comparison(&mut self, id: ComparisonId) {
+        self.comparison = Some(Comparison::Holding {
             id,
             snapshot: None,
             token: None,
@@ -17,33 +17,33 @@ impl Table {
         });
     }
 
-    pub(in crate::sync) fn can_begin_round(&self) -> bool {
+    pub(in crate::sync) fn can_begin_comparison(&self) -> bool {
         self.is_proven() && !self.is_busy()
     }
 
-    pub(in crate::sync) fn round(&self) -> Option<&Round> {
-        self.round.as_ref()
+    pub(in crate::sync) fn comparison(&self) -> Option<&Comparison> {
+        self.comparison.as_ref()
     }
 
     /// The snapshot to compare with is taken; the fence of this token was asked for after it.
-    pub(in crate::sync) fn cut_round(&mut self, taken: Snapshot, fence: String) {
-        if let Some(Round::Holding {
+    pub(in crate::sync) fn cut_comparison(&mut self, taken: Snapshot, fence: String) {
+        if let Some(Comparison::Holding {
             snapshot, token, ..
-        }) = &mut self.round
+        }) = &mut self.comparison
         {
             (*snapshot, *token) = (Some(taken), Some(fence));
         }
     }
 
-    /// The fence behind the round's snapshot has come: what that sees of what is held is to be
-    /// done; and whether the round can count.
-    pub(in crate::sync) fn settle_round(&mut self) -> (Vec<Step>, Result<(), String>) {
-        let Some(Round::Holding {
+    /// The fence behind the comparison's snapshot has come: what that sees of what is held is to be
+    /// done; and whether the comparison can count.
+    pub(in crate::sync) fn settle_comparison(&mut self) -> (Vec<Step>, Result<(), String>) {
+        let Some(Comparison::Holding {
             id,
             snapshot: Some(snapshot),
             held,
             ..
-        }) = self.round.take()
+        }) = self.comparison.take()
         else {
             return (Vec::new(), Err("its snapshot is not known".to_string()));
         };
@@ -58,7 +58,7 @@ impl Table {
             steps.extend(self.follow(change));
         }
         steps.extend(self.release_held());
-        self.round = Some(Round::Settling {
+        self.comparison = Some(Comparison::Settling {
             id,
             held: unseen,
             bytes: 0,
@@ -67,28 +67,28 @@ impl Table {
         (steps, if is_plain { Err(plain()) } else { Ok(()) })
     }
 
-    /// Whether rows are to be read again inside the round's transaction.
+    /// Whether rows are to be read again inside the comparison's transaction.
     pub(in crate::sync) fn has_wanted(&self) -> bool {
         self.refetches.is_due()
     }
 
-    /// From now on the cache is as of the round's snapshot: what comes is kept by key.
-    pub(in crate::sync) fn compare_round(&mut self) -> Vec<Step> {
-        let Some(Round::Settling { id, held, .. }) = self.round.take() else {
+    /// From now on the cache is as of the comparison's snapshot: what comes is kept by key.
+    pub(in crate::sync) fn compare_comparison(&mut self) -> Vec<Step> {
+        let Some(Comparison::Settling { id, held, .. }) = self.comparison.take() else {
             return Vec::new();
         };
-        self.round = Some(Round::Comparing { id });
+        self.comparison = Some(Comparison::Comparing { id });
         self.backlog.get_or_insert_default();
         held.into_iter()
             .flat_map(|change| self.follow(change))
             .collect()
     }
 
-    /// The round is over: what was held is done.
-    pub(in crate::sync) fn end_round(&mut self, waiting_limit: usize) -> Vec<Step> {
-        let held = match self.round.take() {
-            Some(Round::Holding { held, .. } | Round::Settling { held, .. }) => held,
-            Some(Round::Comparing { .. }) | None => Vec::new(),
+    /// The comparison is over: what was held is done.
+    pub(in crate::sync) fn end_comparison(&mut self, waiting_limit: usize) -> Vec<Step> {
+        let held = match self.comparison.take() {
+            Some(Comparison::Holding { held, .. } | Comparison::Settling { held, .. }) => held,
+            Some(Comparison::Comparing { .. }) | None => Vec::new(),
         };
         let mut steps = self.release();
         for change in held {
@@ -97,11 +97,11 @@ impl Table {
         steps
     }
 
-    /// How many bytes a round holds.
+    /// How many bytes a comparison holds.
     pub(in crate::sync) fn held_bytes(&self) -> usize {
-        match &self.round {
-            Some(Round::Holding { bytes, .. } | Round::Settling { bytes, .. }) => *bytes,
-            Some(Round::Comparing { .. }) | None => 0,
+        match &self.comparison {
+            Some(Comparison::Holding { bytes, .. } | Comparison::Settling { bytes, .. }) => *bytes,
+            Some(Comparison::Comparing { .. }) | None => 0,
         }
     }
 }

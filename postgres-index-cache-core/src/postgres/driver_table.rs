@@ -1,16 +1,16 @@
-//! [`Followee`]: a table that is followed, with the store of its cache.
+//! [`DriverTable`]: a table that is followed, with the store of its cache.
 
 use super::copy::CopyDecoder;
 use super::error::{DriverError, ReadError};
 use super::fingerprint::Fingerprint;
-use super::follow::{Distrust, FollowTable};
-use super::keep::Comparison;
+use super::follow::{Distrust, TableConfig};
+use super::keep::ComparisonReport;
 use super::session::{quote_identifier, quote_literal};
-use super::store::Store;
+use super::store::CacheWriter;
 use crate::Column;
-use crate::sync::{Change, Followed};
-use crate::table_cache::{KeyBuf, Unfit};
-use crate::value::{Kind, write_json_string};
+use crate::sync::{Change, TableSpec};
+use crate::table_cache::{KeyBuf, RowError};
+use crate::value::{CellType, write_json_string};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -21,9 +21,9 @@ use std::time::Instant;
 /// for a substring.
 pub(super) const TOO_LONG: &str = "22011";
 
-pub(super) struct Followee {
-    pub(super) follow: FollowTable,
-    pub(super) store: Box<dyn Store>,
+pub(super) struct DriverTable {
+    pub(super) follow: TableConfig,
+    pub(super) store: Box<dyn CacheWriter>,
     /// What it was when it was read last, or else described.
     pub(super) fingerprint: Option<Fingerprint>,
     /// Whether it is neither read nor changed until it is described afresh.
@@ -39,8 +39,8 @@ pub(super) struct Followee {
     pub(super) busy_until: Option<Instant>,
 }
 
-impl Followee {
-    pub(super) fn new(follow: FollowTable, store: Box<dyn Store>) -> Self {
+impl DriverTable {
+    pub(super) fn new(follow: TableConfig, store: Box<dyn CacheWriter>) -> Self {
         Self {
             fingerprint: follow.fingerprint.clone(),
             is_held: false,
@@ -85,7 +85,7 @@ impl Followee {
     }
 
     /// What was found.
-    pub(super) fn take_comparison(&mut self) -> Option<Comparison> {
+    pub(super) fn take_comparison(&mut self) -> Option<ComparisonReport> {
         if std::mem::take(&mut self.is_comparing) {
             self.store.take_comparison()
         } else {
@@ -169,7 +169,7 @@ impl Followee {
                 .iter()
                 .map(|column| quote_identifier(&column.name))
                 .collect();
-            let Followed { schema, name, .. } = &self.follow.followed;
+            let TableSpec { schema, name, .. } = &self.follow.followed;
             let table = format!("{}.{}", quote_identifier(schema), quote_identifier(name));
             return Ok(format!(
                 "COPY {table} ({}) TO STDOUT (FORMAT binary)",
@@ -204,7 +204,7 @@ impl Followee {
         let size = |column: &Column| {
             let name = quote_identifier(&column.name);
             match column.kind {
-                Kind::Text | Kind::Bpchar | Kind::Bytea => Some(format!(
+                CellType::Text | CellType::Bpchar | CellType::Bytea => Some(format!(
                     "coalesce(pg_catalog.octet_length({name}), 0)::pg_catalog.int8"
                 )),
                 kind if kind.width().is_some() => None,
@@ -252,7 +252,7 @@ impl Followee {
             .collect();
         let unfit = |error: serde_json::Error| DriverError::Snapshot {
             table: self.follow.name(),
-            source: ReadError::Unfit(Unfit::Malformed(format!("a key is no JSON: {error}"))),
+            source: ReadError::RowError(RowError::Malformed(format!("a key is no JSON: {error}"))),
         };
         let mut records = Vec::new();
         for key in keys {
@@ -303,9 +303,9 @@ fn json_string(text: &str) -> String {
     json
 }
 
-impl fmt::Debug for Followee {
+impl fmt::Debug for DriverTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Followee")
+        f.debug_struct("DriverTable")
             .field("follow", &self.follow)
             .finish_non_exhaustive()
     }
