@@ -5,8 +5,8 @@ mod resolve;
 
 use anyhow::Context as _;
 pub use postgres_index_cache_core::postgres::catalog::{
-    Access, Catalog, Column, Enabled, Function, Key, Leaf, RelationKind, Table, Trigger, describe,
-    find_function,
+    Catalog, CatalogAccess, CatalogColumn, CatalogKey, CatalogTable, Enabled, Function, Leaf,
+    RelationKind, Trigger, describe, find_function,
 };
 pub use resolve::{resolve, resolve_one};
 use tokio_postgres::Client;
@@ -17,7 +17,7 @@ use tokio_postgres::types::{ToSql, Type};
 /// # Errors
 /// What the server says.
 pub async fn reading(client: &mut Client) -> anyhow::Result<Catalog<'_>> {
-    Catalog::begin(client, Access::ReadOnly)
+    Catalog::begin(client, CatalogAccess::ReadOnly)
         .await
         .context("begin a transaction")
 }

@@ -1,7 +1,7 @@
 //! Why a cache may differ from its table: the likely cause of a finding, as far as the catalogue
 //! and the notifications that were received tell.
 
-use crate::catalog::{Catalog, Enabled, Table};
+use crate::catalog::{Catalog, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version};
 use postgres_index_cache_core::postgres::announced::{Problem, Severity, TriggerOptions, diagnose};
 use postgres_index_cache_core::postgres::{Finding, FindingKind};
@@ -39,7 +39,7 @@ impl Senders {
 /// `channel`; `heard` names who sent the last notification that changed the row in the cache, if
 /// one did.
 pub fn likely(
-    table: &Table,
+    table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     channel: &str,
     found: &Finding,
@@ -62,7 +62,7 @@ pub fn likely(
     let names_objects = |name: &str| {
         table
             .column(name)
-            .is_some_and(crate::catalog::Column::names_objects)
+            .is_some_and(crate::catalog::CatalogColumn::names_objects)
     };
     if !found.columns.is_empty()
         && found

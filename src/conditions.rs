@@ -1,10 +1,10 @@
 //! Conditions as people write them, made into cells by PostgreSQL itself.
 
-use crate::catalog::{Catalog, Column, Table};
+use crate::catalog::{Catalog, CatalogColumn, CatalogTable};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::{quote_literal, sqlstate};
-use postgres_index_cache_core::{Condition, CellType, TableShape, Predicate, output_text};
+use postgres_index_cache_core::{CellType, Condition, Predicate, TableShape, output_text};
 use std::error::Error;
 use std::fmt;
 use tokio_postgres::Transaction;
@@ -31,7 +31,7 @@ impl Conditions {
     }
 
     /// What to say of columns whose values a cache can compare by their text alone.
-    pub fn notices(&self, table: &Table) -> impl Iterator<Item = String> {
+    pub fn notices(&self, table: &CatalogTable) -> impl Iterator<Item = String> {
         let compared = table
             .columns
             .iter()
@@ -76,7 +76,11 @@ impl Conditions {
 fn is_compared_as_text(kind: CellType) -> bool {
     matches!(
         kind,
-        CellType::Json | CellType::Jsonb | CellType::Other | CellType::Written | CellType::WrittenArray
+        CellType::Json
+            | CellType::Jsonb
+            | CellType::Other
+            | CellType::Written
+            | CellType::WrittenArray
     )
 }
 
@@ -197,7 +201,7 @@ fn split(text: &str) -> Option<Written> {
 ///
 /// # Errors
 /// When the table has none of that name; the hint lists what it has.
-pub fn column<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Column> {
+pub fn column<'a>(table: &'a CatalogTable, name: &str) -> anyhow::Result<&'a CatalogColumn> {
     table.column(name).ok_or_else(|| {
         let names: Vec<&str> = table
             .columns
@@ -221,7 +225,7 @@ pub fn column<'a>(table: &'a Table, name: &str) -> anyhow::Result<&'a Column> {
 /// When a column is unknown, or PostgreSQL does not take a value for the column's type.
 pub async fn evaluate(
     catalog: &mut Catalog<'_>,
-    table: &Table,
+    table: &CatalogTable,
     written: &[Written],
 ) -> anyhow::Result<Conditions> {
     let mut asked = Conditions::default();
@@ -273,7 +277,7 @@ impl<'a> FromSql<'a> for Binary {
     }
 }
 
-fn taking(written: &Written, column: &Column) -> String {
+fn taking(written: &Written, column: &CatalogColumn) -> String {
     format!(
         "take {written} for the column {} of type {}",
         column.name, column.type_name
@@ -284,7 +288,7 @@ fn taking(written: &Written, column: &Column) -> String {
 /// somebody else's function.
 async fn computed(
     transaction: &Transaction<'_>,
-    column: &Column,
+    column: &CatalogColumn,
     written: &Written,
     sql: &str,
 ) -> anyhow::Result<String> {
@@ -320,7 +324,7 @@ async fn computed(
 /// nor a constraint of a domain is evaluated, which may be somebody else's function.
 async fn cell(
     transaction: &Transaction<'_>,
-    column: &Column,
+    column: &CatalogColumn,
     written: &Written,
     literal: &str,
 ) -> anyhow::Result<Vec<u8>> {

@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 pub use environment::Environment;
 use postgres_index_cache_core::postgres::sqlstate::{self, Policy};
 use postgres_index_cache_core::postgres::{
-    ConnectError, Connector, SessionPurpose, STARTING_PATIENCE, STARTING_RETRY, Session,
+    ConnectError, Connector, STARTING_PATIENCE, STARTING_RETRY, Session, SessionPurpose,
 };
 use std::fmt;
 use std::net::IpAddr;

@@ -2,10 +2,10 @@
 //! of it.
 
 pub mod estimate;
-pub mod target;
 pub mod supervised;
+pub mod target;
 
-use crate::catalog::{self, Catalog, Table};
+use crate::catalog::{self, Catalog, CatalogTable};
 use crate::failure::{HintExt as _, with_hint};
 use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
@@ -13,7 +13,7 @@ use anyhow::anyhow;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::announced::PINNED;
 use postgres_index_cache_core::postgres::{
-    self, ClaimError, DriverError, DriverOptions, FollowError, TableConfig, ReadError, sqlstate,
+    self, ClaimError, DriverError, DriverOptions, FollowError, ReadError, TableConfig, sqlstate,
 };
 use postgres_index_cache_core::sync::{Failure, Limits};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// When it cannot: it is a view, has no key, ….
-pub fn check_kind(table: &Table) -> anyhow::Result<()> {
+pub fn check_kind(table: &CatalogTable) -> anyhow::Result<()> {
     postgres::check_kind(table).map_err(refused)
 }
 
@@ -40,7 +40,7 @@ pub fn sent_columns<'a>(seen: Option<&'a Observed<'_>>) -> Option<&'a Vec<String
 }
 
 /// The columns that a cache can be asked for, in table order.
-pub fn shown(table: &Table, seen: Option<&Observed<'_>>) -> Vec<String> {
+pub fn shown(table: &CatalogTable, seen: Option<&Observed<'_>>) -> Vec<String> {
     postgres::sent(table, seen.map(|seen| &seen.announced))
         .into_iter()
         .map(|column| column.name.clone())
@@ -52,7 +52,11 @@ pub fn shown(table: &Table, seen: Option<&Observed<'_>>) -> Vec<String> {
 ///
 /// # Errors
 /// When the trigger does not send the column.
-pub fn check_sent(table: &Table, seen: Option<&Observed<'_>>, column: &str) -> anyhow::Result<()> {
+pub fn check_sent(
+    table: &CatalogTable,
+    seen: Option<&Observed<'_>>,
+    column: &str,
+) -> anyhow::Result<()> {
     let is_key = table
         .key
         .iter()
@@ -79,7 +83,7 @@ pub fn check_sent(table: &Table, seen: Option<&Observed<'_>>, column: &str) -> a
 ///
 /// # Errors
 /// When nothing announces its changes, or not all of them.
-pub fn check_announced(table: &Table) -> anyhow::Result<Vec<String>> {
+pub fn check_announced(table: &CatalogTable) -> anyhow::Result<Vec<String>> {
     postgres::check_announced(table).map_err(refused)
 }
 
@@ -88,8 +92,8 @@ pub fn check_announced(table: &Table) -> anyhow::Result<Vec<String>> {
 /// # Errors
 /// When there is no key, or too many columns.
 pub fn shape(
-    table: &Table,
-    is_kept: impl Fn(&catalog::Column) -> bool,
+    table: &CatalogTable,
+    is_kept: impl Fn(&catalog::CatalogColumn) -> bool,
 ) -> anyhow::Result<Arc<TableShape>> {
     postgres::shape(table, is_kept).map_err(refused)
 }
@@ -100,7 +104,7 @@ pub fn shape(
 /// When they would, or the server refuses to say.
 pub async fn check_memory(
     catalog: &mut Catalog<'_>,
-    tables: &[(&Table, &TableShape)],
+    tables: &[(&CatalogTable, &TableShape)],
     allowed: usize,
 ) -> anyhow::Result<()> {
     let mut wanted = 0_usize;
@@ -126,12 +130,20 @@ pub async fn check_memory(
 }
 
 /// What the driver is told of the table.
-pub fn follow(table: &Table, seen: Option<&Observed<'_>>, shape: &Arc<TableShape>) -> TableConfig {
+pub fn follow(
+    table: &CatalogTable,
+    seen: Option<&Observed<'_>>,
+    shape: &Arc<TableShape>,
+) -> TableConfig {
     TableConfig::new(table, seen.map(|seen| &seen.announced), shape)
 }
 
 /// The channel of a table's trigger. Where it is not known for certain, `notices` say so.
-pub fn channel(table: &Table, seen: Option<&Observed<'_>>, notices: &mut Vec<String>) -> String {
+pub fn channel(
+    table: &CatalogTable,
+    seen: Option<&Observed<'_>>,
+    notices: &mut Vec<String>,
+) -> String {
     let name = table.display_name();
     let Some(seen) = seen else {
         notices.push(format!(

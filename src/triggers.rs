@@ -2,12 +2,12 @@
 //! and what it takes to get there ([`plan`]).
 //!
 //! ```text
-//! catalog::Table ─→ expected text ─┐
+//! catalog::CatalogTable ─→ expected text ─┐
 //!                                  ├─→ plan: steps of SQL, or nothing to do
-//! catalog::Table.triggers ─────────┘
+//! catalog::CatalogTable.triggers ─────────┘
 //! ```
 
-pub mod carry_out;
+pub mod apply;
 pub mod observe;
 pub mod options;
 pub mod plan;

@@ -411,7 +411,7 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
     }
 
     /// The keys of the rows that are not among `laid`.
-    pub(crate) fn not_laid(&self, laid: &SeenRows) -> Vec<Uuid> {
+    pub(crate) fn not_seen(&self, laid: &SeenRows) -> Vec<Uuid> {
         let slots = self.slots.iter().filter(|&slot| !laid.has(slot));
         slots
             .filter_map(|slot| self.keys.get(slot).copied())

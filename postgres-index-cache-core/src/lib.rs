@@ -70,8 +70,8 @@ pub use listener::{
 pub use model::{HasPrimaryKey, Indexable};
 pub use notification::{Action, CacheNotification, Key, ParseError, Payload};
 pub use table_cache::{
-    Access, QueryResult, Column, Condition, JsonNulls, KeyBuf, SeenRows, Row, RowBuf, ShapeError,
-    StoreError, TableCache, TableShape, RowError, Upserted, Predicate,
+    AccessPath, Column, Condition, JsonNulls, KeyBuf, Predicate, QueryResult, Row, RowBuf,
+    RowError, SeenRows, ShapeError, StoreError, TableCache, TableShape, Upserted,
 };
 pub use value::{CellError, CellType, is_obeyed, one_line_json, output_text};
 

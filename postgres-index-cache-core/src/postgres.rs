@@ -15,10 +15,10 @@ pub mod catalog;
 mod claim;
 mod copy;
 mod driver;
+mod driver_table;
 mod error;
 mod fingerprint;
 mod follow;
-mod driver_table;
 mod keep;
 mod links;
 mod read;
@@ -35,17 +35,18 @@ pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Tap, Ve
 pub use error::{DriverError, ReadError, passes};
 pub use fingerprint::Fingerprint;
 pub use follow::{Distrust, FollowError, TableConfig, check_announced, check_kind, sent, shape};
-pub use keep::{RowChangeKind, ComparisonReport, DifferingColumn, Finding, FindingKind, RowChange};
+pub use keep::{ComparisonReport, DifferingColumn, Finding, FindingKind, RowChange, RowChangeKind};
 pub use links::{STARTING_PATIENCE, STARTING_RETRY};
 pub use replica::{
-    Events, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaTable, ReplicaStatus,
-    Stats,
+    Events, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus,
+    ReplicaTable, Stats,
 };
 pub use session::{
-    ADVISORY_KEY, ConnectError, Connector, Listener, Messages, SessionPurpose, Session, quote_identifier,
-    quote_literal,
+    ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Session, SessionPurpose,
+    quote_identifier, quote_literal,
 };
 pub use supervisor::{
-    Describe, Description, Supervisor, SupervisorError, SupervisorEvent, SupervisedTable, Unfollowed,
+    Describe, Description, SupervisedTable, Supervisor, SupervisorError, SupervisorEvent,
+    Unfollowed,
 };
 pub use typed::{Model, OnMisfit};

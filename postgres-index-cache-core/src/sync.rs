@@ -43,30 +43,30 @@
 mod backlog;
 mod backoff;
 mod change;
+mod comparison;
 mod fences;
 mod held;
 mod link;
 mod messages;
 mod reads;
 mod refetch;
-mod comparison;
 mod snapshot;
 mod table;
 
 pub use backoff::Backoff;
 pub use change::{Change, Operation};
 pub use messages::{
-    Counters, Failure, FenceId, TableSpec, Input, Limits, Output, State, TableId, AuxConnection,
+    AuxConnection, Counters, Failure, FenceId, Input, Limits, Output, State, TableId, TableSpec,
 };
 pub use snapshot::{Snapshot, SnapshotError};
 
 use crate::notification::Payload;
 use fences::Looks;
-use link::{Fence, ConnectionPhase, Probe, AuxState, Streak};
+use link::{AuxState, ConnectionPhase, Fence, Probe, Streak};
 use reads::Work;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use table::{ReloadRequest, Step, Table};
+use table::{EngineTable, ReloadRequest, Step};
 
 /// A rule of the engine that can be taken out, so that a test can show that the simulation misses
 /// it.
@@ -113,7 +113,7 @@ const FAILURES: u32 = 3;
 /// The engine. See the [module](self).
 #[derive(Debug)]
 pub struct Engine {
-    tables: Vec<Table>,
+    tables: Vec<EngineTable>,
     channels: Vec<String>,
     /// The channels that L listens on, with those of before; and whether it is still to be told of
     /// the last of them.
@@ -122,8 +122,8 @@ pub struct Engine {
     fence_channel: String,
     limits: Limits,
     link: ConnectionPhase,
-    fence_side: AuxState,
-    read_side: AuxState,
+    fence_connection: AuxState,
+    read_connection: AuxState,
     backoff: Backoff,
     /// For the waits before it connects again.
     random: u64,
@@ -182,15 +182,15 @@ impl Engine {
             });
         let count = tables.len();
         let mut engine = Self {
-            tables: tables.into_iter().map(Table::new).collect(),
+            tables: tables.into_iter().map(EngineTable::new).collect(),
             channels,
             listened: Vec::new(),
             is_listening_also: false,
             fence_channel,
             limits,
             link: ConnectionPhase::Disconnected { retry_at: None },
-            fence_side: AuxState::default(),
-            read_side: AuxState::default(),
+            fence_connection: AuxState::default(),
+            read_connection: AuxState::default(),
             backoff: Backoff::default(),
             random,
             fences: Vec::new(),
@@ -269,7 +269,7 @@ impl Engine {
 
     /// What has been counted.
     pub fn counters(&self) -> Counters {
-        let collapsed = self.tables.iter().map(Table::collapsed).sum();
+        let collapsed = self.tables.iter().map(EngineTable::collapsed).sum();
         Counters {
             collapsed,
             ..self.counters
@@ -313,7 +313,7 @@ impl Engine {
 
     /// How many bytes of changes and keys wait for reads, and for caches that cannot be changed.
     pub fn waiting_bytes(&self) -> usize {
-        self.tables.iter().map(Table::waiting_bytes).sum()
+        self.tables.iter().map(EngineTable::waiting_bytes).sum()
     }
 
     /// What is to be done next.
@@ -324,7 +324,9 @@ impl Engine {
     /// When [`Input::TimePassed`] is due, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let link = match &self.link {
-            ConnectionPhase::Probing { awaited, .. } => awaited.iter().map(|probe| probe.deadline).min(),
+            ConnectionPhase::Probing { awaited, .. } => {
+                awaited.iter().map(|probe| probe.deadline).min()
+            }
             ConnectionPhase::Disconnected { retry_at } => *retry_at,
             ConnectionPhase::Subscribing => None,
             ConnectionPhase::Following => self.next_heartbeat,
@@ -338,12 +340,12 @@ impl Engine {
         let reads = self
             .tables
             .iter()
-            .filter_map(Table::due_at)
+            .filter_map(EngineTable::due_at)
             .filter(|_| is_free);
         fences
             .chain(link)
             .chain(reads)
-            .chain(self.side_timeouts())
+            .chain(self.aux_timeouts())
             .chain(self.behind_at())
             .min()
     }
@@ -409,7 +411,7 @@ impl Engine {
             }
             Input::TableAltered { table, why } => {
                 let steps = self.tables[table.0].invalidate(&why);
-                self.carry_out(table, steps, now);
+                self.apply_steps(table, steps, now);
             }
             Input::TruncateSeen {
                 table,
@@ -436,10 +438,14 @@ impl Engine {
                 comparison,
                 snapshot,
             } => self.cut_taken(table, comparison, snapshot, now),
-            Input::Compared { table, comparison } => self.end_comparison(table, Some(comparison), None, now),
-            Input::ComparisonFailed { table, comparison, why } => {
-                self.end_comparison(table, Some(comparison), Some(why), now)
+            Input::Compared { table, comparison } => {
+                self.end_comparison(table, Some(comparison), None, now)
             }
+            Input::ComparisonFailed {
+                table,
+                comparison,
+                why,
+            } => self.end_comparison(table, Some(comparison), Some(why), now),
             Input::CauseKnown { table, of, known } => self.tables[table.0].cause_known(of, known),
             Input::CacheBusy { table } => {
                 self.end_comparison(
@@ -452,9 +458,9 @@ impl Engine {
             }
             Input::CacheFree { table } => {
                 let steps = self.tables[table.0].become_free();
-                self.carry_out(table, steps, now);
+                self.apply_steps(table, steps, now);
             }
-            Input::FenceWanted(id) => self.fence_wanted(id, now),
+            Input::FenceWanted(id) => self.request_fence(id, now),
             Input::AuxConnectionLost { via, why } => self.aux_connection_lost(via, why, now),
             Input::Reopened { via } => self.reopened(via, now),
             Input::ReopenFailed {
@@ -467,11 +473,11 @@ impl Engine {
             }
             Input::Lost(why) => self.disconnect(Failure::ConnectionLost(why), false, now),
             // The driver's owner has said so.
-            Input::GivenUp(failure) => self.end(failure, now),
+            Input::GivenUp(failure) => self.shut_down(failure, now),
             Input::TimePassed => self.check_deadlines(now),
         }
         self.ask_for_reads(now);
-        self.settle(now);
+        self.publish_states(now);
     }
 
     fn connect(&mut self) {
@@ -527,7 +533,7 @@ impl Engine {
             }
         };
         let mut meant =
-            (0..self.tables.len()).filter(|&table| self.tables[table].is_meant(&parsed));
+            (0..self.tables.len()).filter(|&table| self.tables[table].is_about_this_table(&parsed));
         let Some(table) = meant.next() else {
             self.counters.other_tables += 1;
             if self.tables.iter().any(|table| table.is_named_by(&parsed)) {
@@ -567,7 +573,7 @@ impl Engine {
                 now,
             );
         }
-        let steps = self.tables[table].take(
+        let steps = self.tables[table].classify(
             Change::new(payload, &parsed, sender),
             self.limits.waiting_bytes,
         );
@@ -579,18 +585,19 @@ impl Engine {
                 now,
             );
         }
-        self.carry_out(TableId(table), steps, now);
+        self.apply_steps(TableId(table), steps, now);
     }
 
     fn drop_what_waits(&mut self, now: Instant) {
         let most = (0..self.tables.len()).max_by_key(|&table| self.tables[table].waiting_bytes());
         if let Some(table) = most.filter(|&table| self.tables[table].waiting_bytes() > 0) {
-            let steps = self.tables[table].invalidate("there was no memory for the changes that waited");
-            self.carry_out(TableId(table), steps, now);
+            let steps =
+                self.tables[table].invalidate("there was no memory for the changes that waited");
+            self.apply_steps(TableId(table), steps, now);
         }
     }
 
-    fn carry_out(&mut self, table: TableId, steps: Vec<Step>, now: Instant) {
+    fn apply_steps(&mut self, table: TableId, steps: Vec<Step>, now: Instant) {
         for step in steps {
             match step {
                 Step::Apply(change) => {
@@ -606,8 +613,8 @@ impl Engine {
                     self.outputs.push_back(Output::Clear { table, keep });
                 }
                 Step::Skip => self.counters.skipped += 1,
-                Step::ReadAgain(why) => {
-                    self.read_again(table, why, now);
+                Step::ReadScheduled(why) => {
+                    self.schedule_read(table, why, now);
                     return;
                 }
                 Step::Reload(asked) => {

@@ -24,7 +24,7 @@ pub use shape::{Column, ShapeError, TableShape};
 
 use crate::index::{Hits, MultiIndex, SlotTable, Slots};
 use crate::value::{CellType, write_json_string};
-use arena::{Arena, Place};
+use arena::{Arena, RecordPlace};
 use foldhash::quality::RandomState;
 use std::borrow::Cow;
 use std::fmt;
@@ -60,7 +60,7 @@ pub enum StoreError {
     Model(String),
 }
 
-/// Which rows a new snapshot has brought: it is laid over the rows that are there, and what it did
+/// Which rows a new snapshot has brought: it is seen over the rows that are there, and what it did
 /// not bring is swept.
 #[derive(Debug, Default)]
 pub struct SeenRows {
@@ -152,7 +152,7 @@ fn write_json<'a>(
 
 /// How an answer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum AccessPath {
     /// By the key.
     Key,
     /// By the index on a column, by its position in the shape.
@@ -167,7 +167,7 @@ pub struct QueryResult<'a> {
     /// The rows, in no order that means anything.
     pub rows: Vec<Row<'a>>,
     /// How they were found.
-    pub access: Access,
+    pub access: AccessPath,
     /// How many rows were looked at.
     pub looked_at: usize,
 }
@@ -312,28 +312,28 @@ impl TableCache {
     ///
     /// # Errors
     /// When its key has come before, or the cache is full; nothing is changed then.
-    pub fn lay(&mut self, row: &RowBuf, laid: &mut SeenRows) -> Result<Upserted, StoreError> {
+    pub fn merge(&mut self, row: &RowBuf, seen: &mut SeenRows) -> Result<Upserted, StoreError> {
         if self
             .slot_of(self.shape.key_of(row))
-            .is_some_and(|slot| laid.has(slot))
+            .is_some_and(|slot| seen.has(slot))
         {
             return Err(StoreError::DuplicateKey(self.shape.key_text(row)));
         }
         let (slot, upserted) = self.put(row)?;
-        laid.mark(slot);
+        seen.mark(slot);
         Ok(upserted)
     }
 
     /// Spares the row of this key, if there is one, when the rest is swept.
-    pub fn spare(&self, key: &KeyBuf, laid: &mut SeenRows) {
+    pub fn mark(&self, key: &KeyBuf, seen: &mut SeenRows) {
         if let Some(slot) = self.slot_of(key.cells()) {
-            laid.mark(slot);
+            seen.mark(slot);
         }
     }
 
     /// Removes what the snapshot has not brought; `removing` is shown each row before.
-    pub fn sweep(&mut self, laid: &SeenRows, mut removing: impl FnMut(Row<'_>)) {
-        let swept: Vec<u32> = self.slots.iter().filter(|&slot| !laid.has(slot)).collect();
+    pub fn sweep(&mut self, seen: &SeenRows, mut removing: impl FnMut(Row<'_>)) {
+        let swept: Vec<u32> = self.slots.iter().filter(|&slot| !seen.has(slot)).collect();
         for slot in swept {
             removing(Row { cache: self, slot });
             self.remove_slot(slot);
@@ -411,11 +411,11 @@ impl TableCache {
 
     /// The rows that fulfil all of `conditions`, by the key or the index that finds the fewest.
     pub fn find(&self, conditions: &[Condition]) -> QueryResult<'_> {
-        let (access, candidates): (Access, Vec<u32>) = match self.best_access(conditions) {
+        let (access, candidates): (AccessPath, Vec<u32>) = match self.best_access(conditions) {
             Some((access, hits)) => (access, hits.iter().collect()),
             None => match self.by_single_key(conditions) {
-                Some(slots) => (Access::Key, slots),
-                None => (Access::Scan, self.slots.iter().collect()),
+                Some(slots) => (AccessPath::Key, slots),
+                None => (AccessPath::Scan, self.slots.iter().collect()),
             },
         };
         let looked_at = candidates.len();
@@ -459,7 +459,7 @@ impl TableCache {
             })
     }
 
-    fn best_access(&self, conditions: &[Condition]) -> Option<(Access, Hits<'_>)> {
+    fn best_access(&self, conditions: &[Condition]) -> Option<(AccessPath, Hits<'_>)> {
         if self.by_single_key(conditions).is_some() {
             return None;
         }
@@ -475,7 +475,7 @@ impl TableCache {
             let hits = index.get(hash, |slot| {
                 self.comparable(slot, condition.column) == wanted
             });
-            Some((Access::Index(condition.column), hits))
+            Some((AccessPath::Index(condition.column), hits))
         };
         conditions
             .iter()
@@ -557,7 +557,7 @@ impl TableCache {
         let slot = self.slots.take().ok_or(StoreError::Full)?;
         self.fixed.ensure(slot);
         self.shape
-            .set_place_of_record(self.fixed.row_mut(slot), Place::NONE);
+            .set_place_of_record(self.fixed.row_mut(slot), RecordPlace::NONE);
         self.write(slot, row, &record);
         let hash = self.key_hash(slot);
         let mut by_key = std::mem::replace(&mut self.by_key, SlotTable::with_capacity(0));
@@ -582,7 +582,7 @@ impl TableCache {
     fn free_record(&mut self, slot: u32) {
         let place = self.shape.place_of_record(self.fixed.row(slot));
         self.shape
-            .set_place_of_record(self.fixed.row_mut(slot), Place::NONE);
+            .set_place_of_record(self.fixed.row_mut(slot), RecordPlace::NONE);
         self.arena.free(place);
     }
 

@@ -458,7 +458,10 @@ mod tests {
             (CellType::Numeric, "123456789012345678901234567890.000"),
             (CellType::Numeric, "\"NaN\""),
             (CellType::Numeric, "\"-Infinity\""),
-            (CellType::Text, r#""a \"quoted\" \\ line\nwith \u0001 and é""#),
+            (
+                CellType::Text,
+                r#""a \"quoted\" \\ line\nwith \u0001 and é""#,
+            ),
             (CellType::Bytea, r#""\\x00ff""#),
             (CellType::Date, "\"2024-02-29\""),
             (CellType::Date, "\"0044-03-15 BC\""),
@@ -531,8 +534,8 @@ mod tests {
                 "\"2024-13-01\"",
                 "\"-\"",
             ] {
-                let is_text =
-                    matches!(kind, CellType::Text | CellType::Bpchar | CellType::Bytea) && raw.starts_with('"');
+                let is_text = matches!(kind, CellType::Text | CellType::Bpchar | CellType::Bytea)
+                    && raw.starts_with('"');
                 assert_eq!(from_json(kind, raw).is_ok(), is_text, "{kind:?} from {raw}");
             }
             let mut cell = Vec::new();
@@ -541,7 +544,11 @@ mod tests {
                 assert!(cell.is_empty());
             }
         }
-        assert!(CellType::Text.from_binary(&[0xff], &mut Vec::new()).is_err());
+        assert!(
+            CellType::Text
+                .from_binary(&[0xff], &mut Vec::new())
+                .is_err()
+        );
         assert!(
             CellType::Jsonb
                 .from_binary(&[2, b'1'], &mut Vec::new())

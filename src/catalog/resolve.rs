@@ -1,6 +1,6 @@
-//! Table names as people write them, made into oids as PostgreSQL resolves them.
+//! CatalogTable names as people write them, made into oids as PostgreSQL resolves them.
 
-use super::{Catalog, Table, describe};
+use super::{Catalog, CatalogTable, describe};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
@@ -13,7 +13,7 @@ const ATTEMPTS: usize = 5;
 ///
 /// # Errors
 /// When one of them does not exist; the hint names tables that may be meant.
-pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<Table>> {
+pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<CatalogTable>> {
     // What has a name may be renamed before it is described: then it is another table that has been
     // described.
     let mut found = find(catalog, names).await?;
@@ -62,7 +62,7 @@ async fn find(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<u32
 ///
 /// # Errors
 /// As [`resolve`].
-pub async fn resolve_one(catalog: &Catalog<'_>, name: &str) -> anyhow::Result<Table> {
+pub async fn resolve_one(catalog: &Catalog<'_>, name: &str) -> anyhow::Result<CatalogTable> {
     let mut tables = resolve(catalog, &[name.to_string()]).await?;
     tables
         .pop()

@@ -1,13 +1,13 @@
 //! `pgic install-triggers`.
 
 use super::Context;
-use crate::catalog::{self, Table};
+use crate::catalog::{self, CatalogTable};
 use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
-use crate::triggers::carry_out::run as carry_out;
+use crate::triggers::apply::run as apply;
 use crate::triggers::plan::{PlanKind, TablePlan};
 use crate::triggers::{OptionChanges, TriggerOptions, check_channel, script};
 use anyhow::Context as _;
@@ -99,10 +99,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let tables = match &args.schema {
         Some(schema) => {
             let oids = catalog::tables_of_schema(&catalog, schema).await?;
-            let (with_key, without): (Vec<Table>, Vec<Table>) = catalog::describe(&catalog, &oids)
-                .await?
-                .into_iter()
-                .partition(|table| table.key.is_some());
+            let (with_key, without): (Vec<CatalogTable>, Vec<CatalogTable>) =
+                catalog::describe(&catalog, &oids)
+                    .await?
+                    .into_iter()
+                    .partition(|table| table.key.is_some());
             for table in without {
                 context.notice(&format!(
                     "{} is left out: it has no key",
@@ -130,7 +131,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     let is_dry = args.dry_run || args.print_sql;
     let named = asked.columns.clone().unwrap_or_default();
-    let plans = carry_out(
+    let plans = apply(
         &mut client,
         PlanKind::Install,
         &oids,
@@ -167,7 +168,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 
 /// What to say of columns that are sent and look like secrets, unless they were named on purpose.
 /// Any role of the database can LISTEN, whatever it may SELECT.
-fn secret_columns(table: &Table, plan: &TablePlan, named: &[String]) -> Option<String> {
+fn secret_columns(table: &CatalogTable, plan: &TablePlan, named: &[String]) -> Option<String> {
     let options = plan.options.1.as_ref()?;
     let is_shown =
         |name: &String| options.sends(name) && looks_like_secret(name) && !named.contains(name);
@@ -248,10 +249,10 @@ pub fn migration(
     version: i32,
     kind: PlanKind,
     lock_timeout: Duration,
-    tables: &[Table],
+    tables: &[CatalogTable],
     plans: &[TablePlan],
 ) -> String {
-    let pieces: Vec<(&Table, String)> = tables
+    let pieces: Vec<(&CatalogTable, String)> = tables
         .iter()
         .zip(plans)
         .map(|(table, plan)| (table, plan.script.clone()))

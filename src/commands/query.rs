@@ -2,13 +2,13 @@
 
 use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
-use crate::catalog::{self, Catalog, Table};
+use crate::catalog::{self, Catalog, CatalogTable};
 use crate::cli::parse_bytes;
 use crate::conditions::{self, Conditions, Written};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::following::target::{Target, open};
 use crate::following::supervised::{self, MakeTarget};
+use crate::following::target::{Target, open};
 use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
 use crate::render::rows::rows;
@@ -16,7 +16,7 @@ use crate::render::{Format, count, note, print};
 use crate::triggers::observe::{Observed, observe};
 use postgres_index_cache_core::postgres::{Driver, DriverOptions};
 use postgres_index_cache_core::sync::TableId;
-use postgres_index_cache_core::{Access, QueryResult};
+use postgres_index_cache_core::{AccessPath, QueryResult};
 use std::time::{Duration, Instant};
 
 /// `pgic query TABLE [COLUMN=VALUE]…`.
@@ -158,7 +158,7 @@ async fn keep_watching(
     .await;
     let mut supervisor = opened?;
     drop(client);
-    supervisor.driver_mut().tell_of_rows();
+    supervisor.driver_mut().record_row_events();
     let target = supervisor.target(TableId(0)).clone();
     let watch = Watch {
         target,
@@ -178,7 +178,7 @@ struct Asking {
 }
 
 impl MakeTarget for Asking {
-    async fn make(&self, catalog: &mut Catalog<'_>, table: Table) -> anyhow::Result<Target> {
+    async fn make(&self, catalog: &mut Catalog<'_>, table: CatalogTable) -> anyhow::Result<Target> {
         describe(catalog, table, &self.args, &self.written, &mut Vec::new()).await
     }
 }
@@ -186,7 +186,7 @@ impl MakeTarget for Asking {
 /// What is asked of a table.
 async fn describe(
     catalog: &mut Catalog<'_>,
-    table: Table,
+    table: CatalogTable,
     args: &Args,
     written: &[Written],
     notices: &mut Vec<String>,
@@ -201,7 +201,7 @@ async fn describe(
     check_sent(&table, seen.as_ref(), &shown, &asked)?;
     notices.extend(asked.notices(&table));
     drop(seen);
-    let is_shown = |column: &catalog::Column| !args.count && shown.contains(&column.name);
+    let is_shown = |column: &catalog::CatalogColumn| !args.count && shown.contains(&column.name);
     let kept: Vec<String> = table
         .columns
         .iter()
@@ -219,7 +219,7 @@ async fn describe(
 
 /// The columns to print: those that were asked for, in that order, else all that the trigger sends.
 fn shown_columns(
-    table: &Table,
+    table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     args: &Args,
     notices: &mut Vec<String>,
@@ -244,13 +244,14 @@ fn shown_columns(
 /// A column that the trigger does not send cannot be kept in step. Where it sends keys alone, rows
 /// are read again.
 fn check_sent(
-    table: &Table,
+    table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     shown: &[String],
     asked: &Conditions,
 ) -> anyhow::Result<()> {
-    let is_wanted =
-        |column: &&catalog::Column| shown.contains(&column.name) || asked.names(&column.name);
+    let is_wanted = |column: &&catalog::CatalogColumn| {
+        shown.contains(&column.name) || asked.names(&column.name)
+    };
     let mut wanted = table.columns.iter().filter(is_wanted);
     wanted.try_for_each(|column| following::check_sent(table, seen, &column.name))
 }
@@ -267,15 +268,20 @@ fn show(format: Format, args: &Args, target: &Target, answer: &QueryResult<'_>) 
     rows(format, &target.shape, &target.shown, shown)
 }
 
-fn explain(driver: &Driver, table: &Table, answer: &QueryResult<'_>, timing: Timing) -> String {
+fn explain(
+    driver: &Driver,
+    table: &CatalogTable,
+    answer: &QueryResult<'_>,
+    timing: Timing,
+) -> String {
     let cache = driver.cache(TableId(0));
     let shape = cache.shape();
     let found = match answer.access {
-        Access::Key => "by the key".to_string(),
-        Access::Index(column) => {
+        AccessPath::Key => "by the key".to_string(),
+        AccessPath::Index(column) => {
             format!("by the index on {}", escape(&shape.columns()[column].name))
         }
-        Access::Scan => "by looking at every row".to_string(),
+        AccessPath::Scan => "by looking at every row".to_string(),
     };
     let counters = driver.engine().counters();
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;

@@ -6,7 +6,7 @@ use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::print;
 use crate::triggers::OptionChanges;
-use crate::triggers::carry_out::run as carry_out;
+use crate::triggers::apply::run as apply;
 use crate::triggers::plan::PlanKind;
 use anyhow::Context as _;
 use std::time::Duration;
@@ -65,7 +65,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     catalog.roll_back().await.context("end the transaction")?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let plans = carry_out(
+    let plans = apply(
         &mut client,
         PlanKind::Remove,
         &oids,

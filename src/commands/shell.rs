@@ -18,7 +18,7 @@ use super::{Context, Signals};
 use crate::cli::parse_bytes;
 use crate::exit_code::ExitCode;
 use anyhow::Context as _;
-use input::{Request, Input};
+use input::{Input, Request};
 use session::Session;
 use std::io::IsTerminal as _;
 use tokio::signal::unix::SignalKind;

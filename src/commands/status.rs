@@ -3,7 +3,7 @@
 mod near_limit;
 
 use super::Context;
-use crate::catalog::{self, Catalog, Enabled, Table};
+use crate::catalog::{self, Catalog, CatalogTable, Enabled};
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
@@ -43,7 +43,7 @@ struct ListenerSeen {
 
 /// A table and what stands on it.
 struct TableSeen<'a> {
-    table: &'a Table,
+    table: &'a CatalogTable,
     seen: Option<Observed<'a>>,
     near_limit: Option<NearLimit>,
 }
@@ -166,7 +166,7 @@ async fn look(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
 
 /// What is not as it should be, with the remedy. `planned` is what install-triggers would do.
 fn problems_of(
-    table: &Table,
+    table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     planned: &anyhow::Result<plan::TablePlan>,
 ) -> Vec<Problem> {
@@ -225,7 +225,7 @@ fn columns(seen: &Observed<'_>) -> String {
     }
 }
 
-fn estimated(table: &Table) -> String {
+fn estimated(table: &CatalogTable) -> String {
     table
         .estimated_rows
         .map_or_else(|| "?".to_string(), |rows| rows.to_string())

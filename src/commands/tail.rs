@@ -16,7 +16,7 @@ use super::watch::Limit;
 use super::{Context, interrupted};
 use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
-use crate::render::change::{Arrival, Event, Look, write_json, write_text};
+use crate::render::change::{Arrival, ChangeStyle, Event, write_json, write_text};
 use crate::render::escape::escape;
 use crate::render::{Format, note, written};
 use crate::triggers::check_channel;
@@ -170,7 +170,7 @@ struct Printer {
     is_raw: bool,
     is_terminal: bool,
     is_quiet: bool,
-    look: Look,
+    look: ChangeStyle,
     filter: Filter,
     limit: u64,
 }
@@ -182,7 +182,7 @@ impl Printer {
             is_raw: args.raw,
             is_terminal: std::io::stdout().is_terminal(),
             is_quiet: context.quiet,
-            look: Look {
+            look: ChangeStyle {
                 color: context.color,
                 zone: jiff::tz::TimeZone::system(),
                 with_channel: args.channels.len() > 1,
@@ -291,7 +291,7 @@ impl Printer {
                 let mut banner = String::new();
                 write_text(
                     event,
-                    &Look {
+                    &ChangeStyle {
                         color: false,
                         ..self.look.clone()
                     },
@@ -305,7 +305,7 @@ impl Printer {
                 let mut notice = String::new();
                 write_text(
                     event,
-                    &Look {
+                    &ChangeStyle {
                         color: false,
                         ..self.look.clone()
                     },

@@ -1,7 +1,7 @@
 //! `pgic verify`.
 
 use super::{Context, Signals};
-use crate::catalog::{self, Catalog, Table};
+use crate::catalog::{self, Catalog, CatalogTable};
 use crate::causes::{self, Senders};
 use crate::cli::{parse_bytes, parse_duration};
 use crate::exit_code::ExitCode;
@@ -102,7 +102,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         describe,
     )
     .await?;
-    driver.tell_of_rows();
+    driver.record_row_events();
     let followed = targets.into_iter().map(|target| VerifiedTable {
         problem: worst(&target.table),
         target,
@@ -146,7 +146,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             // A trigger that is silent now, or was when it began, has proven nothing.
             followed.problem = followed.problem.take().or_else(|| worst(table));
             let min_changes = args.min_changes;
-            let verdict = Verdict {
+            let verdict = TableVerdict {
                 table,
                 comparison: &comparison,
                 changes,
@@ -198,15 +198,15 @@ struct VerifiedTable {
 }
 
 /// The worst problem with what announces a table, if changes are lost by it.
-fn worst(table: &Table) -> Option<Problem> {
+fn worst(table: &CatalogTable) -> Option<Problem> {
     diagnose(table, None)
         .into_iter()
         .find(|problem| problem.severity == Severity::Critical)
 }
 
 /// What is to be said of a table that was compared.
-struct Verdict<'a> {
-    table: &'a Table,
+struct TableVerdict<'a> {
+    table: &'a CatalogTable,
     comparison: &'a ComparisonReport,
     /// How many changes of it were followed.
     changes: u64,
@@ -215,7 +215,7 @@ struct Verdict<'a> {
     senders: &'a Senders,
 }
 
-impl Verdict<'_> {
+impl TableVerdict<'_> {
     fn print(&self, context: &Context, summary: &mut Summary) -> anyhow::Result<()> {
         let Self {
             table,
@@ -261,7 +261,12 @@ impl Verdict<'_> {
 }
 
 /// The line that says that a cache is its table, and what that rests on.
-pub(super) fn equal(name: &str, comparison: &ComparisonReport, changes: u64, time: Duration) -> String {
+pub(super) fn equal(
+    name: &str,
+    comparison: &ComparisonReport,
+    changes: u64,
+    time: Duration,
+) -> String {
     let rests_on = match changes {
         0 => "but no change came: nothing was proven".to_string(),
         _ => format!(
@@ -377,7 +382,11 @@ impl Verifier<'_> {
     }
 
     /// Compares a table, as often as it takes for the round to count.
-    async fn compare(&mut self, at: usize, summary: &mut Summary) -> anyhow::Result<ComparisonReport> {
+    async fn compare(
+        &mut self,
+        at: usize,
+        summary: &mut Summary,
+    ) -> anyhow::Result<ComparisonReport> {
         let name = self.followed[at].target.name();
         let mut last = String::new();
         for _ in 0..TRIES {
@@ -421,7 +430,7 @@ impl Verifier<'_> {
 /// Prints the findings, with causes as the catalogue has them now.
 fn report(
     context: &Context,
-    table: &Table,
+    table: &CatalogTable,
     followed: &VerifiedTable,
     senders: &Senders,
     comparison: &ComparisonReport,

@@ -10,8 +10,8 @@
 
 use super::Context;
 use crate::exit_code::ExitCode;
-use crate::following::target::Target;
 use crate::following::supervised::explain;
+use crate::following::target::Target;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
 use anyhow::Context as _;
@@ -228,7 +228,7 @@ impl Watch {
             Format::Text if self.prints_answer() => format!("{before}anew: {why}\n\n{first}"),
             Format::Text => format!("{before}anew: {why}\n"),
             Format::Json => {
-                before + &json::line([("event", json!("anew")), ("why", json!(why))]) + &first
+                before + &json::line([("event", json!("reloaded")), ("why", json!(why))]) + &first
             }
         };
     }
@@ -351,7 +351,7 @@ impl Watch {
             ..
         } = &self.target;
         let table = &self.target.name();
-        let change = row_change::RowChange {
+        let change = row_change::RowChangeLine {
             table,
             shape,
             columns,

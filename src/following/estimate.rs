@@ -1,6 +1,6 @@
 //! What a cache will take, before it is loaded.
 
-use crate::catalog::{Catalog, Table};
+use crate::catalog::{Catalog, CatalogTable};
 use anyhow::Context as _;
 use postgres_index_cache_core::TableShape;
 use tokio_postgres::error::SqlState;
@@ -19,7 +19,7 @@ const UNKNOWN_WIDTH: usize = 32;
 /// When the server refuses.
 pub async fn memory(
     catalog: &mut Catalog<'_>,
-    table: &Table,
+    table: &CatalogTable,
     shape: &TableShape,
 ) -> anyhow::Result<usize> {
     let varying: Vec<&str> = shape
@@ -64,7 +64,7 @@ pub async fn memory(
 }
 
 /// How many bytes a table's rows take on disk; none when somebody holds its lock.
-async fn stored(catalog: &mut Catalog<'_>, table: &Table) -> anyhow::Result<usize> {
+async fn stored(catalog: &mut Catalog<'_>, table: &CatalogTable) -> anyhow::Result<usize> {
     let mut relations: Vec<u32> = table.leaves.iter().map(|leaf| leaf.oid).collect();
     relations.push(table.oid);
     let doing = "ask for a table's size";

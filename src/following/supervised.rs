@@ -3,7 +3,7 @@
 
 use super::target::{Target, in_the_way, loading, prepare};
 use super::{check_memory, explain_failure};
-use crate::catalog::{self, Catalog, Table};
+use crate::catalog::{self, Catalog, CatalogTable};
 use crate::connect::Server;
 use crate::failure;
 use anyhow::Context as _;
@@ -23,16 +23,16 @@ pub trait MakeTarget: Send + Sync + 'static {
     fn make(
         &self,
         catalog: &mut Catalog<'_>,
-        table: Table,
+        table: CatalogTable,
     ) -> impl Future<Output = anyhow::Result<Target>> + Send;
 }
 
 /// Makes targets with every column that is announced.
 #[derive(Debug, Clone, Copy)]
-pub struct Announced;
+pub struct AnnouncedTargets;
 
-impl MakeTarget for Announced {
-    async fn make(&self, _: &mut Catalog<'_>, table: Table) -> anyhow::Result<Target> {
+impl MakeTarget for AnnouncedTargets {
+    async fn make(&self, _: &mut Catalog<'_>, table: CatalogTable) -> anyhow::Result<Target> {
         Target::announced(table, &mut Vec::new())
     }
 }
@@ -94,7 +94,7 @@ async fn describe(
             Err(error) => Err(unfollowed(&error)),
         });
     }
-    let sizes: Vec<(&Table, &TableShape)> = described
+    let sizes: Vec<(&CatalogTable, &TableShape)> = described
         .iter()
         .flatten()
         .map(|target| (&target.table, &*target.shape))

@@ -4,13 +4,14 @@ use super::{
     channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape,
     shown,
 };
-use crate::catalog::{self, Catalog, Column, Table};
+use crate::catalog::{self, Catalog, CatalogColumn, CatalogTable};
 use crate::conditions::Conditions;
 use crate::connect::Server;
 use crate::render::progress::Progress;
 use crate::triggers::observe::observe;
 use postgres_index_cache_core::postgres::{
-    Driver, DriverError, DriverEvent, DriverOptions, TableConfig, Loaded, ReadError, SupervisedTable,
+    Driver, DriverError, DriverEvent, DriverOptions, Loaded, ReadError, SupervisedTable,
+    TableConfig,
 };
 use postgres_index_cache_core::{Condition, TableShape};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Target {
     /// As the catalogue has it.
-    pub table: Table,
+    pub table: CatalogTable,
     /// What its cache keeps.
     pub shape: Arc<TableShape>,
     /// The columns to show, by position in the shape.
@@ -39,9 +40,9 @@ impl Target {
     /// # Errors
     /// When there is no key, or too many columns.
     pub fn new(
-        table: Table,
+        table: CatalogTable,
         columns: &[String],
-        is_kept: impl Fn(&Column) -> bool,
+        is_kept: impl Fn(&CatalogColumn) -> bool,
         asked: Conditions,
         notices: &mut Vec<String>,
     ) -> anyhow::Result<Self> {
@@ -69,7 +70,7 @@ impl Target {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn whole(table: Table, notices: &mut Vec<String>) -> anyhow::Result<Self> {
+    pub fn whole(table: CatalogTable, notices: &mut Vec<String>) -> anyhow::Result<Self> {
         let columns = shown(&table, observe(&table).as_ref());
         Self::new(
             table,
@@ -84,7 +85,7 @@ impl Target {
     ///
     /// # Errors
     /// When it cannot be: it is a view, its changes are not announced, ….
-    pub fn announced(table: Table, notices: &mut Vec<String>) -> anyhow::Result<Self> {
+    pub fn announced(table: CatalogTable, notices: &mut Vec<String>) -> anyhow::Result<Self> {
         check_kind(&table)?;
         notices.extend(check_announced(&table)?);
         Self::whole(table, notices)
@@ -127,7 +128,7 @@ pub async fn prepare(
     targets: &[Target],
     max_memory: usize,
 ) -> anyhow::Result<DriverOptions> {
-    let sizes: Vec<(&Table, &TableShape)> = targets
+    let sizes: Vec<(&CatalogTable, &TableShape)> = targets
         .iter()
         .map(|target| (&target.table, &*target.shape))
         .collect();
@@ -186,10 +187,7 @@ async fn load(
     say: impl Fn(&str),
 ) -> Result<Driver, DriverError> {
     let progress = loading(targets, is_quiet);
-    let follows = targets
-        .iter()
-        .map(|target| target.follow.clone())
-        .collect();
+    let follows = targets.iter().map(|target| target.follow.clone()).collect();
     let mut driver = Driver::open(server.clone(), follows, options).await?;
     let mut loaded = vec![0; targets.len()];
     let fence = driver.ask_for_fence()?;

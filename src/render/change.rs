@@ -69,7 +69,7 @@ pub struct Arrival<'a> {
 
 /// How lines for people look.
 #[derive(Debug, Clone)]
-pub struct Look {
+pub struct ChangeStyle {
     /// Whether to use colour.
     pub color: bool,
     /// The zone of the times.
@@ -79,7 +79,7 @@ pub struct Look {
 }
 
 /// Appends the line for people.
-pub fn write_text(event: &Event<'_>, look: &Look, line: &mut String) {
+pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
     let paint = |style: Style, text: &str| {
         if look.color {
             format!("{style}{text}{style:#}")
@@ -156,7 +156,7 @@ pub fn write_text(event: &Event<'_>, look: &Look, line: &mut String) {
     };
 }
 
-fn clock(at: Timestamp, look: &Look) -> String {
+fn clock(at: Timestamp, look: &ChangeStyle) -> String {
     at.to_zoned(look.zone.clone())
         .strftime("%H:%M:%S%.3f")
         .to_string()
@@ -389,7 +389,7 @@ mod tests {
         let mut json = String::new();
         write_text(
             &event,
-            &Look {
+            &ChangeStyle {
                 color: false,
                 zone: TimeZone::UTC,
                 with_channel: false,

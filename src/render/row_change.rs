@@ -9,7 +9,7 @@ const LONGEST_VALUE: usize = 60;
 
 /// A row before and after; one that was not there, or is not, is `None`.
 #[derive(Debug, Clone, Copy)]
-pub struct RowChange<'a> {
+pub struct RowChangeLine<'a> {
     /// `schema.table`.
     pub table: &'a str,
     /// Its columns.
@@ -24,7 +24,7 @@ pub struct RowChange<'a> {
     pub collapsed: u64,
 }
 
-impl RowChange<'_> {
+impl RowChangeLine<'_> {
     /// `added`, `changed` or `removed`; `None` when nothing that is shown has changed.
     pub fn event(&self) -> Option<&'static str> {
         match (self.old, self.new) {
@@ -125,7 +125,7 @@ impl RowChange<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postgres_index_cache_core::{Column, JsonNulls, CellType};
+    use postgres_index_cache_core::{CellType, Column, JsonNulls};
 
     #[test]
     fn a_change_shows_what_was_and_obeys_nothing() {
@@ -149,7 +149,7 @@ mod tests {
         };
         let old = row(r#"{"id":1,"v\u001b":"a"}"#);
         let new = row(r#"{"id":1,"v\u001b":"\u009b"}"#);
-        let change = |old, new| RowChange {
+        let change = |old, new| RowChangeLine {
             table: "s.t",
             shape: &shape,
             columns: &[0, 1],
@@ -157,7 +157,7 @@ mod tests {
             new,
             collapsed: 0,
         };
-        let changed = RowChange {
+        let changed = RowChangeLine {
             collapsed: 2,
             ..change(Some(&old), Some(&new))
         };

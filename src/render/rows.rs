@@ -2,7 +2,7 @@
 
 use super::Format;
 use super::table::{Heading, render};
-use postgres_index_cache_core::{Column, CellType, Row, TableShape, one_line_json};
+use postgres_index_cache_core::{CellType, Column, Row, TableShape, one_line_json};
 use serde_json::json;
 use std::fmt::Write as _;
 
@@ -61,9 +61,12 @@ pub fn row_events<'a>(
 
 fn heading(column: &Column) -> Heading {
     match column.kind {
-        CellType::Int2 | CellType::Int4 | CellType::Int8 | CellType::Float4 | CellType::Float8 | CellType::Numeric => {
-            Heading::number(&column.name)
-        }
+        CellType::Int2
+        | CellType::Int4
+        | CellType::Int8
+        | CellType::Float4
+        | CellType::Float8
+        | CellType::Numeric => Heading::number(&column.name),
         _ => Heading::text(&column.name),
     }
 }

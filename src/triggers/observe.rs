@@ -2,7 +2,7 @@
 //! today.
 
 use super::sql::Expected;
-use crate::catalog::Table;
+use crate::catalog::CatalogTable;
 use postgres_index_cache_core::postgres::announced::{Announced, announced};
 pub use postgres_index_cache_core::postgres::announced::{
     ROW_EVENTS, TRUNCATE_EVENT, announces, is_for, is_ours,
@@ -49,7 +49,7 @@ impl<'a> Deref for Observed<'a> {
 }
 
 /// What stands on a table; `None` when nothing announces its rows.
-pub fn observe(table: &Table) -> Option<Observed<'_>> {
+pub fn observe(table: &CatalogTable) -> Option<Observed<'_>> {
     let announced = announced(table)?;
     let version = match (&announced.comment, &table.key) {
         (None, _) => Version::Foreign,

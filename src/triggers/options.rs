@@ -1,6 +1,6 @@
 //! [`OptionChanges`]: what a person asks to be changed of a table's [`TriggerOptions`].
 
-use crate::catalog::Table;
+use crate::catalog::CatalogTable;
 use crate::failure::with_hint;
 pub use postgres_index_cache_core::postgres::announced::TriggerOptions;
 
@@ -45,7 +45,7 @@ impl OptionChanges {
     pub fn over(
         &self,
         installed: Option<&TriggerOptions>,
-        table: &Table,
+        table: &CatalogTable,
     ) -> anyhow::Result<TriggerOptions> {
         let kept = installed
             .filter(|_| !self.defaults)
@@ -89,7 +89,7 @@ impl OptionChanges {
         &self,
         installed: &TriggerOptions,
         options: &TriggerOptions,
-        table: &Table,
+        table: &CatalogTable,
     ) -> Vec<String> {
         if self.defaults {
             return Vec::new();
@@ -122,7 +122,7 @@ impl OptionChanges {
         &self,
         kept: TriggerOptions,
         is_special: bool,
-        table: &Table,
+        table: &CatalogTable,
     ) -> anyhow::Result<TriggerOptions> {
         if is_special {
             return Err(with_hint(
@@ -153,12 +153,12 @@ impl OptionChanges {
 }
 
 /// Whether the generic function, which knows no column but `id`, can announce a table.
-fn takes_generic(table: &Table) -> bool {
+fn takes_generic(table: &CatalogTable) -> bool {
     table.key.as_ref().is_some_and(|key| key.columns == ["id"])
 }
 
 /// The columns to send, in table order, with the key.
-fn sent_columns(table: &Table, names: &[String]) -> anyhow::Result<Vec<String>> {
+fn sent_columns(table: &CatalogTable, names: &[String]) -> anyhow::Result<Vec<String>> {
     let mut sent: Vec<&str> = table
         .key
         .iter()

@@ -4,7 +4,7 @@
 use super::observe::{TRUNCATE_EVENT, announces, is_for, is_ours, observe};
 use super::sql::{self, Expected};
 use super::{OptionChanges, TriggerOptions, script};
-use crate::catalog::{self, Catalog, Enabled, Function, Leaf, RelationKind, Table, Trigger};
+use crate::catalog::{self, Catalog, CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::announced::{check_table, read_comment};
@@ -57,7 +57,7 @@ pub struct TablePlan {
 /// changed then.
 pub async fn install(
     catalog: &Catalog<'_>,
-    table: &Table,
+    table: &CatalogTable,
     asked: &OptionChanges,
     version: i32,
 ) -> anyhow::Result<TablePlan> {
@@ -201,7 +201,7 @@ pub async fn install(
 }
 
 /// A function of the name that is needed and that is not ours, and what to do about it.
-fn foreign_function(function: &Function, table: &Table) -> (String, &'static str) {
+fn foreign_function(function: &Function, table: &CatalogTable) -> (String, &'static str) {
     let name = format!(
         "{}.{}()",
         quote_identifier(&function.schema),
@@ -233,7 +233,7 @@ fn foreign_function(function: &Function, table: &Table) -> (String, &'static str
 
 /// Refuses what the server would refuse halfway: a dry run promises nothing that fails.
 fn check_function_privileges(
-    table: &Table,
+    table: &CatalogTable,
     expected: &Expected,
     found: Option<&Function>,
     role: &str,
@@ -269,7 +269,7 @@ fn check_function_privileges(
 
 fn function_steps(
     steps: &mut Vec<Step>,
-    table: &Table,
+    table: &CatalogTable,
     expected: &Expected,
     found: Option<&Function>,
 ) {
@@ -429,7 +429,7 @@ fn trigger_steps(
 async fn drop_all(
     catalog: &Catalog<'_>,
     steps: &mut Vec<Step>,
-    table: &Table,
+    table: &CatalogTable,
     triggers: &[&Trigger],
     functions: &[&Function],
     removed_from: &[u32],
@@ -478,7 +478,7 @@ async fn drop_all(
 }
 
 /// The functions of ours that a table's triggers call, each once, but for the one to keep.
-fn functions_of_ours<'a>(table: &'a Table, keep: Option<&Expected>) -> Vec<&'a Function> {
+fn functions_of_ours<'a>(table: &'a CatalogTable, keep: Option<&Expected>) -> Vec<&'a Function> {
     let mut functions: Vec<&Function> = Vec::new();
     for function in table
         .triggers
@@ -502,7 +502,7 @@ fn functions_of_ours<'a>(table: &'a Table, keep: Option<&Expected>) -> Vec<&'a F
 /// When the server refuses.
 pub async fn remove(
     catalog: &Catalog<'_>,
-    table: &Table,
+    table: &CatalogTable,
     removed_from: &[u32],
 ) -> anyhow::Result<TablePlan> {
     let announcing = table.triggers.iter().filter(|trigger| announces(trigger));
@@ -640,7 +640,7 @@ pub(super) async fn plan_all(
 
 /// Only the owner of a table can replace and drop its triggers, and let nobody but itself find out
 /// halfway.
-fn check_owner(table: &Table) -> anyhow::Result<()> {
+fn check_owner(table: &CatalogTable) -> anyhow::Result<()> {
     if table.is_owned {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use super::TriggerOptions;
 use super::sql::Expected;
-use crate::catalog::{RelationKind, Table};
+use crate::catalog::{CatalogTable, RelationKind};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,9 +14,9 @@ pub fn file(
     version: i32,
     mode: &str,
     lock_timeout: Duration,
-    tables: &[(&Table, String)],
+    tables: &[(&CatalogTable, String)],
 ) -> String {
-    let mut sorted: Vec<&(&Table, String)> = tables.iter().collect();
+    let mut sorted: Vec<&(&CatalogTable, String)> = tables.iter().collect();
     // Everybody who locks several tables does it in the same order.
     sorted.sort_by_key(|(table, _)| table.sql_name());
     let mut sql = format!(
@@ -45,7 +45,7 @@ pub fn file(
 
 /// What makes a table's triggers, whatever of them is there already.
 pub fn install(
-    table: &Table,
+    table: &CatalogTable,
     expected: &Expected,
     options: &TriggerOptions,
     version: i32,
@@ -101,7 +101,7 @@ pub fn install(
 }
 
 /// What takes them away, whatever of them is there.
-pub fn remove(table: &Table, expected: &Expected) -> String {
+pub fn remove(table: &CatalogTable, expected: &Expected) -> String {
     let triggers = [&expected.row_trigger, &expected.truncate_trigger];
     let of_leaves = table.leaves.iter().map(|leaf| {
         format!(
@@ -123,7 +123,7 @@ pub fn remove(table: &Table, expected: &Expected) -> String {
     format!("{}\n{drop}\n", drops.join("\n"))
 }
 
-fn drop_trigger(table: &Table, name: &str) -> String {
+fn drop_trigger(table: &CatalogTable, name: &str) -> String {
     format!(
         "DROP TRIGGER IF EXISTS {} ON {};",
         quote_identifier(name),

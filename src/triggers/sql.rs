@@ -4,7 +4,9 @@
 
 use super::TriggerOptions;
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
-use crate::catalog::{Column, Function, Key, Leaf, RelationKind, Table, Trigger};
+use crate::catalog::{
+    CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
+};
 use postgres_index_cache_core::CellType;
 use postgres_index_cache_core::postgres::announced::{
     Comment, PINNED, digest, settings, to_arguments, write_comment,
@@ -50,7 +52,7 @@ pub struct Expected {
 
 impl Expected {
     /// For a table with this key.
-    pub fn new(table: &Table, key: &Key, options: &TriggerOptions) -> Self {
+    pub fn new(table: &CatalogTable, key: &CatalogKey, options: &TriggerOptions) -> Self {
         if options.generic {
             return Self::generic(table, options);
         }
@@ -119,7 +121,7 @@ impl Expected {
     }
 
     /// The one function of a schema, as the file has it that people run by hand.
-    fn generic(table: &Table, options: &TriggerOptions) -> Self {
+    fn generic(table: &CatalogTable, options: &TriggerOptions) -> Self {
         let start = GENERIC
             .find("CREATE OR REPLACE FUNCTION")
             .unwrap_or_default();
@@ -267,7 +269,7 @@ fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn key_expression(row: &str, table: &Table, key: &Key) -> String {
+fn key_expression(row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
     let columns = key.columns.iter().map(|name| {
         let value = format!("{row}.{}", quote_identifier(name));
         table
@@ -282,7 +284,11 @@ fn key_expression(row: &str, table: &Table, key: &Key) -> String {
 }
 
 /// What goes into the template's places.
-fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static str, String)> {
+fn places(
+    table: &CatalogTable,
+    key: &CatalogKey,
+    options: &TriggerOptions,
+) -> Vec<(&'static str, String)> {
     let name = json_string(&table.name);
     let head =
         |action: &str| quote_literal(&format!(r#"{{"table":{name},"action":"{action}","id":"#));
@@ -290,7 +296,7 @@ fn places(table: &Table, key: &Key, options: &TriggerOptions) -> Vec<(&'static s
         r#","schema":{},"rel":"#,
         json_string(&table.schema)
     ));
-    let sent: Vec<&Column> = table
+    let sent: Vec<&CatalogColumn> = table
         .columns
         .iter()
         .filter(|column| options.sends(&column.name))
@@ -382,7 +388,7 @@ const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
 
 /// The branch for a partition's TRUNCATE: what is left of the root is not known, so it must be read
 /// again. A table that was detached has nothing to say any more.
-fn truncate_of_leaf(table: &Table, reload: &str, from: &str) -> String {
+fn truncate_of_leaf(table: &CatalogTable, reload: &str, from: &str) -> String {
     if table.kind != RelationKind::Partitioned {
         return String::new();
     }
@@ -403,7 +409,7 @@ fn truncate_of_leaf(table: &Table, reload: &str, from: &str) -> String {
 }
 
 /// The arguments that make the payload of an insert or an update up to its row.
-fn head_of(action: &str, table: &Table, key: &Key, head: &str, from: &str) -> String {
+fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey, head: &str, from: &str) -> String {
     let was = if action == "update" { ", was" } else { "" };
     format!(
         "{head}, {}, {from}, TG_RELID, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
@@ -414,20 +420,20 @@ fn head_of(action: &str, table: &Table, key: &Key, head: &str, from: &str) -> St
     )
 }
 
-fn key_columns(row: &str, key: &Key) -> impl Iterator<Item = String> {
+fn key_columns(row: &str, key: &CatalogKey) -> impl Iterator<Item = String> {
     key.columns
         .iter()
         .map(move |name| format!("{row}.{}", quote_identifier(name)))
 }
 
-fn is_null(row: &str, key: &Key) -> String {
+fn is_null(row: &str, key: &CatalogKey) -> String {
     key_columns(row, key)
         .map(|column| format!("{column} IS NULL"))
         .collect::<Vec<_>>()
         .join(" OR ")
 }
 
-fn key_row(row: &str, key: &Key) -> String {
+fn key_row(row: &str, key: &CatalogKey) -> String {
     format!(
         "ROW({})",
         key_columns(row, key).collect::<Vec<_>>().join(", ")
@@ -436,7 +442,7 @@ fn key_row(row: &str, key: &Key) -> String {
 
 /// The arguments that make the row of a payload. A wide one is not even built: to make the text of
 /// 20 MB takes 200 ms.
-fn row(sent: &[&Column], options: &TriggerOptions) -> String {
+fn row(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
     if options.no_data {
         return "''".to_string();
     }
@@ -462,10 +468,12 @@ fn row(sent: &[&Column], options: &TriggerOptions) -> String {
 }
 
 /// The row as JSON: all of it, or the columns that are sent.
-fn data(sent: &[&Column], options: &TriggerOptions) -> String {
+fn data(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
     // It calls the casts to json that the owners of types have made, with the rights of whoever
     // writes.
-    let is_built_in = |column: &&Column| !matches!(column.kind, CellType::Written | CellType::WrittenArray);
+    let is_built_in = |column: &&CatalogColumn| {
+        !matches!(column.kind, CellType::Written | CellType::WrittenArray)
+    };
     if options.columns.is_none() && sent.iter().all(is_built_in) {
         return "pg_catalog.row_to_json(NEW)".to_string();
     }
@@ -492,11 +500,15 @@ fn data(sent: &[&Column], options: &TriggerOptions) -> String {
 /// The statements that leave out an UPDATE which changes nothing that is sent. Compared bit by bit:
 /// `=` calls 1.10 and 1.1 equal, and json has none. Who is sent the keys alone is told of every
 /// change.
-fn unless_changed(table: &Table, sent: &[&Column], options: &TriggerOptions) -> String {
+fn unless_changed(
+    table: &CatalogTable,
+    sent: &[&CatalogColumn],
+    options: &TriggerOptions,
+) -> String {
     if !options.on_change {
         return String::new();
     }
-    let all: Vec<&Column> = table.columns.iter().collect();
+    let all: Vec<&CatalogColumn> = table.columns.iter().collect();
     // A virtual column changes with those that it is computed from, and the trigger sees null
     // there.
     let sends_virtual = sent.iter().any(|column| column.is_virtual);
@@ -547,15 +559,15 @@ fn fill_places(template: &str, places: &[(&str, String)]) -> String {
 
 /// `"nulls":[…]`: the json columns that are SQL NULL. `row_to_json` writes SQL NULL and a JSON null
 /// alike.
-fn nulls(columns: &[&Column]) -> String {
-    let json: Vec<&&Column> = columns
+fn nulls(columns: &[&CatalogColumn]) -> String {
+    let json: Vec<&&CatalogColumn> = columns
         .iter()
         .filter(|column| column.kind.has_json_null())
         .collect();
     if json.is_empty() {
         return String::new();
     }
-    let column = |column: &&&Column| {
+    let column = |column: &&&CatalogColumn| {
         format!(
             "CASE WHEN NEW.{} IS NULL THEN {} END",
             quote_identifier(&column.name),

@@ -3,10 +3,10 @@
 use crate::support::{DEADLINE, Database};
 use pgic::connect::{Environment, Server};
 use postgres_index_cache_core::postgres::{
-    Driver, DriverError, DriverEvent, DriverOptions, TableConfig, RowChange, Verification,
+    Driver, DriverError, DriverEvent, DriverOptions, RowChange, TableConfig, Verification,
 };
-use postgres_index_cache_core::sync::{Failure, TableSpec, Limits, State, TableId};
-use postgres_index_cache_core::{Column, CellType, TableShape};
+use postgres_index_cache_core::sync::{Failure, Limits, State, TableId, TableSpec};
+use postgres_index_cache_core::{CellType, Column, TableShape};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -429,7 +429,7 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
     );
     assert_eq!(
         next(),
-        json!({"event":"anew","why":"the table was altered"})
+        json!({"event":"reloaded","why":"the table was altered"})
     );
     let mut rows = [next(), next()];
     rows.sort_by_key(|line| line["row"]["id"].as_i64());
@@ -471,7 +471,7 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
         seen.push(next());
     }
     assert!(
-        seen.contains(&json!({"event":"anew","why":"another table has its name"})),
+        seen.contains(&json!({"event":"reloaded","why":"another table has its name"})),
         "{seen:?}"
     );
     assert!(
@@ -545,7 +545,10 @@ async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() 
     while seen.last() != Some(&json!({"event":"live","rows":2})) {
         seen.push(next());
     }
-    assert!(seen.iter().any(|line| line["event"] == "anew"), "{seen:?}");
+    assert!(
+        seen.iter().any(|line| line["event"] == "reloaded"),
+        "{seen:?}"
+    );
     let values = [json!(5), json!(6), json!(null)];
     assert!(
         seen.iter().all(|line| values.contains(&line["row"]["n"])),

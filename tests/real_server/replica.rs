@@ -2,10 +2,11 @@
 
 use crate::support::{DEADLINE, Database, USERS};
 use postgres_index_cache_core::postgres::{
-    RowChangeKind, ConnectError, Connector, Events, FindingKind, OnMisfit, Replica, ReplicaBuilder,
-    ReplicaError, ReplicaEvent, ReplicaTable, SessionPurpose, Session, ReplicaStatus, Verification,
+    ConnectError, Connector, Events, FindingKind, OnMisfit, Replica, ReplicaBuilder, ReplicaError,
+    ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind, Session, SessionPurpose,
+    Verification,
 };
-use postgres_index_cache_core::sync::{Limits, AuxConnection};
+use postgres_index_cache_core::sync::{AuxConnection, Limits};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -261,7 +262,10 @@ async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
         ReplicaEvent::Stale { why, .. } => panic!("it is stale: {why}"),
         _ => None,
     };
-    assert_eq!(event(&mut events, aux_connection_lost).await, AuxConnection::Fences);
+    assert_eq!(
+        event(&mut events, aux_connection_lost).await,
+        AuxConnection::Fences
+    );
     fence(&replica).await;
     assert!(replica.is_live());
     drop(database);
@@ -415,7 +419,13 @@ async fn while_an_altered_table_is_described_changes_are_told_and_commands_answe
         told.push(event(&mut events, row).await);
     }
     told.sort_by_key(|(key, _)| *key);
-    assert_eq!(told, [(id(1), RowChangeKind::Changed), (id(2), RowChangeKind::Added)]);
+    assert_eq!(
+        told,
+        [
+            (id(1), RowChangeKind::Changed),
+            (id(2), RowChangeKind::Added)
+        ]
+    );
     fence(&replica).await;
     assert_eq!(
         replica
@@ -480,7 +490,10 @@ async fn what_a_column_is_called_is_part_of_what_the_model_is() {
         .batch_execute("ALTER TABLE users RENAME town TO city")
         .await
         .unwrap();
-    assert_eq!(event(&mut events, row).await, (id(1), RowChangeKind::Changed));
+    assert_eq!(
+        event(&mut events, row).await,
+        (id(1), RowChangeKind::Changed)
+    );
     fence(&replica).await;
     assert_eq!(
         replica

@@ -71,7 +71,7 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
         0,
         "nothing is lost yet"
     );
-    driver.tell_of_rows();
+    driver.record_row_events();
     lose(&database).await;
     driver.fence().await.unwrap();
     let comparison = compare(&mut driver).await;

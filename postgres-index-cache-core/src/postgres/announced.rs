@@ -13,7 +13,7 @@ pub use diagnosis::{Problem, Remedy, Severity, check_table, diagnose};
 pub use made_for::{digest, is_edited, settings, untrusted_columns};
 pub use options::{TriggerOptions, from_arguments, to_arguments};
 
-use super::catalog::{Enabled, Function, Table, Trigger};
+use super::catalog::{CatalogTable, Enabled, Function, Trigger};
 
 /// The bits of `pg_trigger.tgtype` for AFTER INSERT OR UPDATE OR DELETE, FOR EACH ROW.
 pub const ROW_EVENTS: i16 = 1 | 4 | 8 | 16;
@@ -100,7 +100,7 @@ pub fn is_ours(function: &Function) -> bool {
 ///
 /// The comment alone does not tell: after `ALTER SCHEMA … RENAME` it names a schema that is gone,
 /// or, when two schemas swapped their names, the other one's table.
-pub fn is_for(function: &Function, table: &Table) -> bool {
+pub fn is_for(function: &Function, table: &CatalogTable) -> bool {
     let Some(comment) = read_comment(function.comment.as_deref()).filter(|_| is_ours(function))
     else {
         return false;
@@ -118,7 +118,7 @@ pub fn announces(trigger: &Trigger) -> bool {
 }
 
 /// What announces a table's changes; `None` when nothing announces its rows.
-pub fn announced(table: &Table) -> Option<Announced<'_>> {
+pub fn announced(table: &CatalogTable) -> Option<Announced<'_>> {
     let of = |events: i16| {
         let mut found = table
             .triggers

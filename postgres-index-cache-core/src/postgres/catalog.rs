@@ -10,7 +10,7 @@ pub use name::parse_name;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 pub(super) use transaction::who_is;
-pub use transaction::{Access, Catalog};
+pub use transaction::{Catalog, CatalogAccess};
 
 /// Why the catalogue could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum CatalogError {
     reason = "facts of the catalogue, each on its own"
 )]
 #[derive(Debug, Clone)]
-pub struct Table {
+pub struct CatalogTable {
     /// `pg_class.oid`.
     pub oid: u32,
     /// Its schema.
@@ -72,9 +72,9 @@ pub struct Table {
     /// neither knows.
     pub estimated_rows: Option<u64>,
     /// Its columns, in order.
-    pub columns: Vec<Column>,
+    pub columns: Vec<CatalogColumn>,
     /// What identifies a row.
-    pub key: Option<Key>,
+    pub key: Option<CatalogKey>,
     /// Its triggers; neither internal ones nor clones of a partitioned table's.
     pub triggers: Vec<Trigger>,
     /// The leaves of a partitioned table.
@@ -135,7 +135,7 @@ pub enum RelationKind {
     reason = "facts of the catalogue, each on its own"
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub struct CatalogColumn {
     /// Its name.
     pub name: String,
     /// Its type without a modifier, as SQL takes it.
@@ -167,7 +167,7 @@ pub struct Column {
     pub made_of: Vec<u32>,
 }
 
-impl Column {
+impl CatalogColumn {
     /// Whether its values are written as names of other objects (`regclass` and its kind): a rename
     /// elsewhere changes the text, and announces nothing.
     pub fn names_objects(&self) -> bool {
@@ -179,7 +179,7 @@ impl Column {
 
 /// What identifies a row: the primary key, else a unique index that can.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub struct CatalogKey {
     /// Its columns, in key order.
     pub columns: Vec<String>,
     /// Whether two rows may share it until the end of a transaction.
@@ -262,7 +262,7 @@ pub struct Function {
     pub comment: Option<String>,
 }
 
-impl Table {
+impl CatalogTable {
     /// `schema.table`, for people.
     pub fn display_name(&self) -> String {
         format!("{}.{}", self.schema, self.name)
@@ -309,7 +309,7 @@ impl Table {
 
     /// A column by the name that a person gave: as it is written, else folded to lower case as SQL
     /// does.
-    pub fn column(&self, name: &str) -> Option<&Column> {
+    pub fn column(&self, name: &str) -> Option<&CatalogColumn> {
         let exact = |wanted: &str| self.columns.iter().find(|column| column.name == wanted);
         exact(name).or_else(|| exact(&name.to_lowercase()))
     }
@@ -319,7 +319,10 @@ impl Table {
 ///
 /// # Errors
 /// When the server refuses, or one of them has been dropped meanwhile.
-pub async fn describe(catalog: &Catalog<'_>, oids: &[u32]) -> Result<Vec<Table>, CatalogError> {
+pub async fn describe(
+    catalog: &Catalog<'_>,
+    oids: &[u32],
+) -> Result<Vec<CatalogTable>, CatalogError> {
     /// How often tables that are altered meanwhile are described again.
     const TRIES: usize = 10;
     // Several statements describe a table, and each sees it as it is then. Without a look before
@@ -343,7 +346,7 @@ async fn describe_as(
     catalog: &Catalog<'_>,
     oids: &[u32],
     fingerprints: &[Fingerprint],
-) -> Result<Vec<Table>, CatalogError> {
+) -> Result<Vec<CatalogTable>, CatalogError> {
     let ask =
         async |sql: &str, oids: &[u32]| catalog.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await;
     let relations = ask(include_str!("catalog/relations.sql"), oids).await?;
@@ -379,7 +382,7 @@ async fn describe_as(
                 .ok_or(CatalogError::Gone(oid))?;
             let fingerprint = fingerprints.iter().find(|print| print.relation() == oid);
             let rows: f64 = relation.get("rows");
-            Ok(Table {
+            Ok(CatalogTable {
                 oid,
                 fingerprint: fingerprint.ok_or(CatalogError::Gone(oid))?.clone(),
                 schema: relation.get("schema"),
@@ -395,7 +398,7 @@ async fn describe_as(
                 has_children: relation.get("has_children"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
                 columns: columns.iter().filter(is_of).map(column).collect(),
-                key: keys.iter().find(is_of).map(|row| Key {
+                key: keys.iter().find(is_of).map(|row| CatalogKey {
                     columns: row.get("columns"),
                     is_deferrable: row.get("is_deferrable"),
                 }),
@@ -424,8 +427,8 @@ fn relation_kind(kind: &str) -> RelationKind {
     }
 }
 
-fn column(row: &tokio_postgres::Row) -> Column {
-    Column {
+fn column(row: &tokio_postgres::Row) -> CatalogColumn {
+    CatalogColumn {
         name: row.get("name"),
         type_name: row.get("type_name"),
         kind: match (row.get("is_foreign"), row.get("is_array")) {
@@ -512,7 +515,7 @@ pub async fn foreign_code(
 /// When the server refuses.
 pub async fn find_function(
     catalog: &Catalog<'_>,
-    table: &Table,
+    table: &CatalogTable,
     name: &str,
 ) -> Result<Option<Function>, CatalogError> {
     let sql = include_str!("catalog/function.sql");

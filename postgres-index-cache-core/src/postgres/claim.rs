@@ -13,7 +13,7 @@
 //! tomorrow; in session mode each stays in a process of its own.
 
 use super::links::Open;
-use super::session::{ConnectError, SessionPurpose, Session};
+use super::session::{ConnectError, Session, SessionPurpose};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};

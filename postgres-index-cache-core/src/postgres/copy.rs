@@ -25,7 +25,7 @@ pub enum CopyError {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     Header,
     Tuples,
     End,
@@ -35,7 +35,7 @@ enum Place {
 /// and bytes of each field.
 #[derive(Debug)]
 pub struct CopyDecoder {
-    place: Place,
+    place: Position,
     /// A tuple of which only the start has come.
     rest: Vec<u8>,
 }
@@ -43,7 +43,7 @@ pub struct CopyDecoder {
 impl Default for CopyDecoder {
     fn default() -> Self {
         Self {
-            place: Place::Header,
+            place: Position::Header,
             rest: Vec::new(),
         }
     }
@@ -78,7 +78,7 @@ impl CopyDecoder {
     /// # Errors
     /// When it ended too early.
     pub fn finish(&self) -> Result<(), CopyError> {
-        if self.place == Place::End {
+        if self.place == Position::End {
             Ok(())
         } else {
             Err(CopyError::Cut)
@@ -94,17 +94,17 @@ impl CopyDecoder {
         loop {
             let rest = &bytes[used..];
             match self.place {
-                Place::Header => match header(rest)? {
+                Position::Header => match header(rest)? {
                     Some(length) => {
                         used += length;
-                        self.place = Place::Tuples;
+                        self.place = Position::Tuples;
                     }
                     None => return Ok(used),
                 },
-                Place::Tuples => match tuple_length(rest)? {
+                Position::Tuples => match tuple_length(rest)? {
                     Some(Tuple::End) => {
                         used += 2;
-                        self.place = Place::End;
+                        self.place = Position::End;
                     }
                     Some(Tuple::Of(length)) => {
                         tuple(&rest[..length])?;
@@ -112,8 +112,8 @@ impl CopyDecoder {
                     }
                     None => return Ok(used),
                 },
-                Place::End if rest.is_empty() => return Ok(used),
-                Place::End => return Err(CopyError::AfterEnd.into()),
+                Position::End if rest.is_empty() => return Ok(used),
+                Position::End => return Err(CopyError::AfterEnd.into()),
             }
         }
     }

@@ -7,18 +7,18 @@ mod memory;
 mod reads;
 
 pub use events::{DriverEvent, DriverOptions, Loaded};
-pub(super) use reads::{ReadRequest, ReadMessage, ReadKind};
 pub use reads::{QuestionId, Verification};
+pub(super) use reads::{ReadKind, ReadMessage, ReadRequest};
 
+use super::driver_table::DriverTable;
 use super::error::{DriverError, chain};
 use super::fingerprint::Fingerprint;
 use super::follow::TableConfig;
-use super::driver_table::DriverTable;
 use super::keep::{CellDecoder, RowEvent};
-use super::links::{Sessions, Open, OpenedSessions, Opener, open_with};
+use super::links::{Open, OpenedSessions, Opener, Sessions, open_with};
 use super::session::{Connector, Listener};
-use super::store::{FlushError, CacheWriter, SinkWriter};
-use crate::sync::{Engine, FenceId, Input, Output, State, TableId, AuxConnection};
+use super::store::{CacheWriter, FlushError, SinkWriter};
+use crate::sync::{AuxConnection, Engine, FenceId, Input, Output, State, TableId};
 use crate::table_cache::TableCache;
 use futures_util::future::poll_fn;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -294,7 +294,7 @@ impl Driver {
             secret: secret(),
         };
         if row_events {
-            driver.tell_of_rows();
+            driver.record_row_events();
         }
         Ok(driver)
     }
@@ -323,9 +323,11 @@ impl Driver {
 
     /// From now on tells of each row that changes, as [`DriverOptions::row_events`] does from the
     /// start.
-    pub fn tell_of_rows(&mut self) {
+    pub fn record_row_events(&mut self) {
         self.options.row_events = true;
-        self.tables.iter_mut().for_each(|table| table.store.tell());
+        self.tables
+            .iter_mut()
+            .for_each(|table| table.store.record_events());
     }
 
     /// What has happened since the last call.
@@ -408,7 +410,7 @@ impl Driver {
         self.fence_count += 1;
         let id = FenceId(self.fence_count);
         self.engine.handle(Input::FenceWanted(id), Instant::now());
-        self.carry_out()?;
+        self.perform_outputs()?;
         Ok(id)
     }
 
@@ -446,13 +448,13 @@ impl Driver {
         if !std::mem::replace(&mut self.has_begun, true) {
             self.engine.handle(Input::Listening, Instant::now());
         }
-        self.carry_out()
+        self.perform_outputs()
     }
 
     /// Waits for something to happen, and does what follows from it.
     async fn turn(&mut self, progress: &mut impl FnMut(Loaded)) -> Result<(), DriverError> {
         self.happen(progress).await?;
-        self.carry_out()
+        self.perform_outputs()
     }
 
     /// Waits for something to happen and takes it in.
@@ -513,7 +515,7 @@ impl Driver {
                 }
                 self.check_waiting();
             }
-            Happened::Event(Some(event)) => self.take(event),
+            Happened::Event(Some(event)) => self.handle_event(event),
             Happened::ReadMessage(brought) => {
                 let asked = match &brought {
                     ReadMessage::Snapshot { asked, .. }
@@ -550,7 +552,7 @@ impl Driver {
     }
 
     /// Does what the engine asks for, and what waits for the locks of caches.
-    fn carry_out(&mut self) -> Result<(), DriverError> {
+    fn perform_outputs(&mut self) -> Result<(), DriverError> {
         loop {
             self.do_outputs()?;
             if !self.flush() {
@@ -575,7 +577,7 @@ impl Driver {
             return;
         }
         self.standings[table.0].state = state;
-        self.tell(DriverEvent::TableState { table, state });
+        self.emit(DriverEvent::TableState { table, state });
         let all = self
             .standings
             .iter()
@@ -587,7 +589,7 @@ impl Driver {
                 self.times_short = 0;
             }
             self.state = all;
-            self.tell(DriverEvent::State(all));
+            self.emit(DriverEvent::State(all));
         }
     }
 
@@ -608,7 +610,7 @@ impl Driver {
             let is_done = !matches!(flushed, Ok(false));
             *busy_until = (!is_done).then(|| Instant::now() + LOCK_RETRY);
             if is_done {
-                self.tell_rows(table);
+                self.emit_row_events(table);
             }
             if let Err(error) = flushed {
                 is_news = true;
@@ -685,7 +687,9 @@ impl Driver {
                     let keys = self.tables[table.0].possible(keys);
                     self.read(table, batch, Some(keys), kind);
                 }
-                Output::TakeCut { table, comparison } => self.read(table, comparison, None, ReadKind::Cut),
+                Output::TakeCut { table, comparison } => {
+                    self.read(table, comparison, None, ReadKind::Cut)
+                }
                 Output::Compare { table, comparison } => {
                     self.read(table, comparison, None, ReadKind::Compare)
                 }
@@ -730,16 +734,16 @@ impl Driver {
                 Output::StateChanged(_) if !self.tables.is_empty() => {}
                 Output::StateChanged(state) => {
                     self.state = state;
-                    self.tell(DriverEvent::State(state));
+                    self.emit(DriverEvent::State(state));
                 }
-                Output::CommitsBlocked => self.tell(DriverEvent::CommitsBlocked),
+                Output::CommitsBlocked => self.emit(DriverEvent::CommitsBlocked),
                 Output::AuxConnectionLost { via, why, retry_in } => {
                     self.links.iter_mut().for_each(|links| links.lose(via));
                     if via == AuxConnection::Reads {
                         self.reads.end();
                     }
                     self.failure = None;
-                    self.tell(DriverEvent::AuxConnectionLost { via, why, retry_in });
+                    self.emit(DriverEvent::AuxConnectionLost { via, why, retry_in });
                 }
                 Output::Reopen { via } => {
                     let opener = self.opener();
@@ -747,8 +751,8 @@ impl Driver {
                         .iter_mut()
                         .for_each(|links| links.reopen(via, opener.clone()));
                 }
-                Output::ReadAgain { table, why, sender } => {
-                    self.tell_read_again(table, why, sender)
+                Output::ReadScheduled { table, why, sender } => {
+                    self.emit_read_scheduled(table, why, sender)
                 }
                 Output::Disconnected { failure, retry_in } => {
                     self.disconnected(failure, retry_in)?
@@ -758,7 +762,7 @@ impl Driver {
         Ok(())
     }
 
-    fn tell(&mut self, event: DriverEvent) {
+    fn emit(&mut self, event: DriverEvent) {
         /// Of whoever does not look on, the last few are kept.
         const KEPT: usize = 1024;
         tracing::debug!(?event, "driver");
@@ -789,8 +793,8 @@ impl Driver {
         }
     }
 
-    fn tell_rows(&mut self, table: TableId) {
-        let told = self.tables[table.0].store.take_told();
+    fn emit_row_events(&mut self, table: TableId) {
+        let told = self.tables[table.0].store.take_row_events();
         self.told.extend(told.into_iter().map(|told| match told {
             RowEvent::Row(change, sender) => DriverEvent::Row {
                 table,
@@ -807,7 +811,7 @@ impl Driver {
         }));
     }
 
-    fn take(&mut self, event: Event) {
+    fn handle_event(&mut self, event: Event) {
         match event {
             Event::Connected { epoch, links } if epoch == self.epoch => {
                 self.failure = None;
@@ -829,7 +833,8 @@ impl Driver {
             }
             // A read that is underway will say what the server said.
             Event::Ended {
-                via: AuxConnection::Reads, ..
+                via: AuxConnection::Reads,
+                ..
             } if self.reads.is_underway() => {}
             Event::Ended { via, epoch, why } if self.is_current(via, epoch) => {
                 self.engine

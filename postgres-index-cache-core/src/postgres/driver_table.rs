@@ -108,7 +108,7 @@ impl DriverTable {
         }
         pieces
             .iter()
-            .try_for_each(|piece| decoder.push(piece, |tuple| store.lay(tuple)))
+            .try_for_each(|piece| decoder.push(piece, |tuple| store.merge(tuple)))
     }
 
     /// All rows have come: what was there and is not among them is removed.

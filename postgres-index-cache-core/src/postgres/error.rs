@@ -6,7 +6,7 @@ use super::copy::CopyError;
 use super::session::{ConnectError, SessionPurpose};
 use super::sqlstate::{self, Policy};
 use crate::sync::Failure;
-use crate::table_cache::{StoreError, RowError};
+use crate::table_cache::{RowError, StoreError};
 
 /// Why a driver cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 //! the engine is told of it.
 
 use super::announced::{Announced, Problem, Severity, check_table, diagnose, untrusted_columns};
-use super::catalog::{self, RelationKind, Table};
+use super::catalog::{self, CatalogTable, RelationKind};
 use super::fingerprint::Fingerprint;
 use super::session::quote_identifier;
 use crate::CellType;
@@ -60,7 +60,7 @@ impl FollowError {
 ///
 /// # Errors
 /// When it cannot: it is a view, has no key, ….
-pub fn check_kind(table: &Table) -> Result<(), FollowError> {
+pub fn check_kind(table: &CatalogTable) -> Result<(), FollowError> {
     check_table(table).map_or(Ok(()), |problem| {
         Err(FollowError::Problem(Box::new(problem)))
     })
@@ -70,7 +70,7 @@ pub fn check_kind(table: &Table) -> Result<(), FollowError> {
 ///
 /// # Errors
 /// The worst problem, when changes of the table are not announced, or not as this table's.
-pub fn check_announced(table: &Table) -> Result<Vec<String>, FollowError> {
+pub fn check_announced(table: &CatalogTable) -> Result<Vec<String>, FollowError> {
     let problems = diagnose(table, None);
     match problems
         .iter()
@@ -82,9 +82,13 @@ pub fn check_announced(table: &Table) -> Result<Vec<String>, FollowError> {
 }
 
 /// The columns that a cache can be asked for, in table order: those that are sent.
-pub fn sent<'a>(table: &'a Table, announced: Option<&Announced<'_>>) -> Vec<&'a catalog::Column> {
+pub fn sent<'a>(
+    table: &'a CatalogTable,
+    announced: Option<&Announced<'_>>,
+) -> Vec<&'a catalog::CatalogColumn> {
     let sent = announced.and_then(Announced::sent_columns);
-    let is_sent = |column: &&catalog::Column| sent.is_none_or(|sent| sent.contains(&column.name));
+    let is_sent =
+        |column: &&catalog::CatalogColumn| sent.is_none_or(|sent| sent.contains(&column.name));
     table.columns.iter().filter(is_sent).collect()
 }
 
@@ -93,8 +97,8 @@ pub fn sent<'a>(table: &'a Table, announced: Option<&Announced<'_>>) -> Vec<&'a 
 /// # Errors
 /// When there is no key, or too many columns.
 pub fn shape(
-    table: &Table,
-    is_kept: impl Fn(&catalog::Column) -> bool,
+    table: &CatalogTable,
+    is_kept: impl Fn(&catalog::CatalogColumn) -> bool,
 ) -> Result<Arc<TableShape>, FollowError> {
     let key = table
         .key
@@ -133,7 +137,11 @@ pub enum Distrust {
 
 impl TableConfig {
     /// What the driver is told of a table whose cache keeps `shape`.
-    pub fn new(table: &Table, announced: Option<&Announced<'_>>, shape: &Arc<TableShape>) -> Self {
+    pub fn new(
+        table: &CatalogTable,
+        announced: Option<&Announced<'_>>,
+        shape: &Arc<TableShape>,
+    ) -> Self {
         let untrusted = untrusted_columns(table, announced.and_then(|announced| announced.row));
         let followed = TableSpec {
             schema: table.schema.clone(),
@@ -151,8 +159,13 @@ impl TableConfig {
         // Of the others the JSON is compared. An array of the usual bounds would be made of it, a
         // constraint of a domain be evaluated, and a text that is no value of the type, which any
         // role can send as a key, would fail the read.
-        let is_native = |kind| !matches!(kind, CellType::Other | CellType::Written | CellType::WrittenArray);
-        let key_type = |column: &catalog::Column| {
+        let is_native = |kind| {
+            !matches!(
+                kind,
+                CellType::Other | CellType::Written | CellType::WrittenArray
+            )
+        };
+        let key_type = |column: &catalog::CatalogColumn| {
             is_native(column.kind).then(|| column.plain_type_name.clone())
         };
         let key_types = key

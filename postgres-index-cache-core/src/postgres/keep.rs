@@ -5,7 +5,8 @@ use super::error::ReadError;
 use super::session::quote_identifier;
 use crate::Column;
 use crate::table_cache::{
-    JsonNulls, KeyBuf, SeenRows, Row, RowBuf, StoreError, TableCache, TableShape, RowError, Upserted,
+    JsonNulls, KeyBuf, Row, RowBuf, RowError, SeenRows, StoreError, TableCache, TableShape,
+    Upserted,
 };
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -140,7 +141,7 @@ pub(super) enum WriteMode<'a> {
     /// It must be new.
     Insert,
     /// It is one of a snapshot, which brings each key once.
-    Lay(&'a mut SeenRows),
+    Merge(&'a mut SeenRows),
     /// In place of the one with its key, if there is one.
     Upsert,
 }
@@ -171,10 +172,10 @@ pub(super) trait CacheSink: Send + Sync + 'static {
         &mut self,
         row: &mut Self::Row,
         mode: WriteMode<'_>,
-        told: Option<&mut Vec<RowEvent>>,
+        events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError>;
 
-    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<RowEvent>>);
+    fn remove(&mut self, key: &KeyBuf, events: Option<&mut Vec<RowEvent>>);
 
     /// Keeps the row of this key out, since it does not fit: the one that is there goes. A cache
     /// that takes every row has none to keep out.
@@ -189,21 +190,27 @@ pub(super) trait CacheSink: Send + Sync + 'static {
     }
 
     /// Compares a row of the table that does not fit with what the cache knows of it.
-    fn compare_misfit(&self, _key: &KeyBuf, _laid: &mut SeenRows, _comparison: &mut ComparisonReport) {}
+    fn compare_misfit(
+        &self,
+        _key: &KeyBuf,
+        _laid: &mut SeenRows,
+        _comparison: &mut ComparisonReport,
+    ) {
+    }
 
     /// Spares the row of this key when the rest is swept.
-    fn spare(&self, key: &KeyBuf, laid: &mut SeenRows);
+    fn mark(&self, key: &KeyBuf, seen: &mut SeenRows);
 
-    /// Removes what is not laid.
-    fn sweep(&mut self, laid: &SeenRows, told: Option<&mut Vec<RowEvent>>);
+    /// Removes what is not seen.
+    fn sweep(&mut self, seen: &SeenRows, events: Option<&mut Vec<RowEvent>>);
 
     fn clear(&mut self);
 
     /// Compares a row of the table with that of the cache, which is marked.
-    fn compare(&self, row: &Self::Row, laid: &mut SeenRows, comparison: &mut ComparisonReport);
+    fn compare(&self, row: &Self::Row, seen: &mut SeenRows, comparison: &mut ComparisonReport);
 
     /// The rows that are not marked are not in the table.
-    fn ghosts(&self, laid: &SeenRows, comparison: &mut ComparisonReport);
+    fn ghosts(&self, seen: &SeenRows, comparison: &mut ComparisonReport);
 }
 
 /// Makes rows of what the server sends.
@@ -338,10 +345,10 @@ impl CacheSink for TableCache {
         &mut self,
         row: &mut RowBuf,
         mode: WriteMode<'_>,
-        told: Option<&mut Vec<RowEvent>>,
+        events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
-        let is_told = told.is_some() && !matches!(mode, WriteMode::Insert);
-        let old = is_told
+        let is_recorded = events.is_some() && !matches!(mode, WriteMode::Insert);
+        let old = is_recorded
             .then(|| {
                 self.get(&KeyBuf::of_row(self.shape(), row))
                     .map(|old| old.to_buf())
@@ -349,10 +356,10 @@ impl CacheSink for TableCache {
             .flatten();
         let upserted = match mode {
             WriteMode::Insert => self.insert_unique(row).map(|()| Upserted::Added),
-            WriteMode::Lay(laid) => self.lay(row, laid),
+            WriteMode::Merge(seen) => self.merge(row, seen),
             WriteMode::Upsert => self.upsert(row),
         }?;
-        if let Some(told) = told.filter(|_| upserted != Upserted::Unchanged) {
+        if let Some(events) = events.filter(|_| upserted != Upserted::Unchanged) {
             let change = match old {
                 Some(old) => RowChange::Changed {
                     old,
@@ -360,14 +367,14 @@ impl CacheSink for TableCache {
                 },
                 None => RowChange::Added(row.clone()),
             };
-            told.push(RowEvent::Row(change, None));
+            events.push(RowEvent::Row(change, None));
         }
         Ok(upserted)
     }
 
-    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<RowEvent>>) {
-        if let Some(told) = told {
-            told.extend(
+    fn remove(&mut self, key: &KeyBuf, events: Option<&mut Vec<RowEvent>>) {
+        if let Some(events) = events {
+            events.extend(
                 self.get(key)
                     .map(|old| RowEvent::Row(RowChange::Removed(old.to_buf()), None)),
             );
@@ -375,14 +382,14 @@ impl CacheSink for TableCache {
         Self::remove(self, key);
     }
 
-    fn spare(&self, key: &KeyBuf, laid: &mut SeenRows) {
-        Self::spare(self, key, laid);
+    fn mark(&self, key: &KeyBuf, seen: &mut SeenRows) {
+        Self::mark(self, key, seen);
     }
 
-    fn sweep(&mut self, laid: &SeenRows, mut told: Option<&mut Vec<RowEvent>>) {
-        Self::sweep(self, laid, |row: Row<'_>| {
-            if let Some(told) = &mut told {
-                told.push(RowEvent::Row(RowChange::Removed(row.to_buf()), None));
+    fn sweep(&mut self, seen: &SeenRows, mut events: Option<&mut Vec<RowEvent>>) {
+        Self::sweep(self, seen, |row: Row<'_>| {
+            if let Some(events) = &mut events {
+                events.push(RowEvent::Row(RowChange::Removed(row.to_buf()), None));
             }
         });
     }
@@ -391,7 +398,7 @@ impl CacheSink for TableCache {
         Self::clear(self);
     }
 
-    fn compare(&self, row: &RowBuf, laid: &mut SeenRows, comparison: &mut ComparisonReport) {
+    fn compare(&self, row: &RowBuf, seen: &mut SeenRows, comparison: &mut ComparisonReport) {
         let shape = self.shape();
         let key_cells = KeyBuf::of_row(shape, row);
         let Some(cached) = self.get(&key_cells) else {
@@ -405,7 +412,7 @@ impl CacheSink for TableCache {
                 }
             });
         };
-        laid.mark(cached.slot());
+        seen.mark(cached.slot());
         let differing = |column: &usize| cached.cell(*column) != row.cell(*column);
         if (0..shape.columns().len()).any(|column| differing(&column)) {
             let json = |column: usize, cell: Option<&[u8]>| {
@@ -437,8 +444,8 @@ impl CacheSink for TableCache {
         }
     }
 
-    fn ghosts(&self, laid: &SeenRows, comparison: &mut ComparisonReport) {
-        for row in self.rows().filter(|row| !laid.has(row.slot())) {
+    fn ghosts(&self, seen: &SeenRows, comparison: &mut ComparisonReport) {
+        for row in self.rows().filter(|row| !seen.has(row.slot())) {
             let key_cells = KeyBuf::of_row(self.shape(), &row.to_buf());
             comparison.find(FindingKind::Ghost, |kind| {
                 let key = key_cells.to_json(self.shape());

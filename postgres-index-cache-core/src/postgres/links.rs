@@ -4,7 +4,7 @@ use super::claim::claim;
 use super::driver::{DriverOptions, Event};
 use super::error::{DriverError, chain};
 use super::read::{NO_TIMEOUTS, read_settings};
-use super::session::{ConnectError, Connector, Listener, SessionPurpose, Session};
+use super::session::{ConnectError, Connector, Listener, Session, SessionPurpose};
 use super::sqlstate::{self, Policy};
 use crate::sync::AuxConnection;
 use std::future::Future;
@@ -26,7 +26,10 @@ type Opening = Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send
 pub(super) type Open = Arc<dyn Fn(SessionPurpose) -> Opening + Send + Sync>;
 
 /// Opens a session; a server that is starting is waited for.
-pub(super) async fn open_patiently(open: &Open, role: SessionPurpose) -> Result<Session, ConnectError> {
+pub(super) async fn open_patiently(
+    open: &Open,
+    role: SessionPurpose,
+) -> Result<Session, ConnectError> {
     let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
     loop {
         match open(role).await {
@@ -104,8 +107,11 @@ impl Opener {
                     Ok(None)
                 }
             };
-            let (listen, fences, reads) =
-                tokio::try_join!(self.session(SessionPurpose::Listen), self.side(AuxConnection::Fences), reads)?;
+            let (listen, fences, reads) = tokio::try_join!(
+                self.session(SessionPurpose::Listen),
+                self.side(AuxConnection::Fences),
+                reads
+            )?;
             let server = |source| DriverError::Server {
                 doing: "LISTEN".to_string(),
                 source,
@@ -175,7 +181,11 @@ impl Opener {
                 "fences",
                 format!("SET lock_timeout = {lock_timeout}; {NO_TIMEOUTS}"),
             ),
-            AuxConnection::Reads => (SessionPurpose::Read, "reading", read_settings(&self.options)),
+            AuxConnection::Reads => (
+                SessionPurpose::Read,
+                "reading",
+                read_settings(&self.options),
+            ),
         };
         let events = self.events.clone();
         let epoch = self.epoch;

@@ -1,11 +1,11 @@
 //! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
 
 use super::catalog::foreign_code;
-use super::driver::{ReadRequest, BATCH, ReadMessage, DriverOptions, Event, ReadKind};
+use super::driver::{BATCH, DriverOptions, Event, ReadKind, ReadMessage, ReadRequest};
+use super::driver_table::TOO_LONG;
 use super::error::{DriverError, ReadError};
 use super::fingerprint::{Fingerprint, look};
 use super::follow::{Distrust, TableConfig};
-use super::driver_table::TOO_LONG;
 use super::session::{quote_identifier, quote_literal};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};

@@ -25,7 +25,7 @@ use super::store::SinkWriter;
 use super::supervisor::{Describe, MakeStore, Supervisor, SupervisorError, Unfollowed};
 use super::typed::{Model, ModelCache, ModelDecoder, OnMisfit};
 use crate::index_cache::IdxModelCache;
-use crate::sync::{Counters, Limits, AuxConnection};
+use crate::sync::{AuxConnection, Counters, Limits};
 use describe::{ReplicaTableSource, describe, describe_again};
 use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -453,7 +453,7 @@ impl ReplicaBuilder {
         let opened = Supervisor::open_given(open, again, targets, Arc::new(stores), options).await;
         let mut supervisor = opened.map_err(|error| ReplicaError::Driver(Arc::new(error)))?;
         supervisor.until_loaded(|_| {}).await?;
-        supervisor.driver_mut().tell_of_rows();
+        supervisor.driver_mut().record_row_events();
         let (commands, asked) = mpsc::channel(64);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
         let status = Arc::new(Mutex::new(SharedStatus::new(&names)));
@@ -606,10 +606,7 @@ impl Replica {
         let cache = table.cache.read();
         // Read the status while holding the cache's lock. The task publishes that a table is not
         // live before it changes a row, so a reader never sees changed rows under an old `Live`.
-        let TableStatus {
-            status,
-            is_current,
-        } = if table.replica == self.number {
+        let TableStatus { status, is_current } = if table.replica == self.number {
             self.status.lock().table(table.at)
         } else {
             TableStatus {
@@ -687,7 +684,10 @@ impl Replica {
     ///
     /// # Errors
     /// When the replica has ended, or the table is of another one.
-    pub async fn verify<T>(&self, table: &ReplicaTable<T>) -> Result<Verification, Arc<ReplicaError>> {
+    pub async fn verify<T>(
+        &self,
+        table: &ReplicaTable<T>,
+    ) -> Result<Verification, Arc<ReplicaError>> {
         if table.replica != self.number {
             return Err(Arc::new(ReplicaError::OtherReplica));
         }

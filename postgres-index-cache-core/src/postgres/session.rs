@@ -31,7 +31,10 @@ pub enum SessionPurpose {
 /// Opens sessions: hosts, passwords, TLS and session settings are the caller's.
 pub trait Connector: Send + Sync {
     /// Opens a session for `role`.
-    fn connect(&self, role: SessionPurpose) -> impl Future<Output = Result<Session, ConnectError>> + Send;
+    fn connect(
+        &self,
+        role: SessionPurpose,
+    ) -> impl Future<Output = Result<Session, ConnectError>> + Send;
 }
 
 impl SessionPurpose {

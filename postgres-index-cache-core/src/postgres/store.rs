@@ -6,7 +6,7 @@
 //! prepared waits here; the driver tells the engine, which keeps by key what comes meanwhile.
 
 use super::error::ReadError;
-use super::keep::{ComparisonReport, Decoded, CacheSink, WriteMode, RowDecoder, RowEvent};
+use super::keep::{CacheSink, ComparisonReport, Decoded, RowDecoder, RowEvent, WriteMode};
 use crate::sync::{Change, Operation};
 use crate::table_cache::{KeyBuf, SeenRows, StoreError, Upserted};
 use parking_lot::RwLock;
@@ -31,20 +31,20 @@ pub(super) trait CacheWriter: Send {
     /// Whether each row that it reads is the columns that are kept, as PostgreSQL sends them.
     fn reads_columns(&self) -> bool;
 
-    /// A snapshot of all rows comes, about so many: they are laid over what is there.
+    /// A snapshot of all rows comes, about so many: they are seen over what is there.
     fn begin(&mut self, expected: usize);
 
     /// One row of the snapshot.
     ///
     /// # Errors
     /// When it is no row of this table.
-    fn lay(&mut self, tuple: &[u8]) -> Result<(), ReadError>;
+    fn merge(&mut self, tuple: &[u8]) -> Result<(), ReadError>;
 
     /// All of the snapshot has come: what it did not bring goes.
     fn end(&mut self);
 
     /// Whether the last snapshot brought anything that was not there, or lacked what was; as far as
-    /// it has been laid.
+    /// it has been seen.
     fn has_changed(&self) -> bool;
 
     /// Prepares a change.
@@ -98,10 +98,10 @@ pub(super) trait CacheWriter: Send {
     fn memory_bytes(&mut self) -> usize;
 
     /// From now on keeps what becomes of rows.
-    fn tell(&mut self);
+    fn record_events(&mut self);
 
     /// What became of rows.
-    fn take_told(&mut self) -> Vec<RowEvent>;
+    fn take_row_events(&mut self) -> Vec<RowEvent>;
 }
 
 /// What is to be done.
@@ -110,7 +110,7 @@ enum PendingOp<R> {
         expected: usize,
     },
     /// A row of the snapshot.
-    Lay(R),
+    Merge(R),
     End,
     Upsert(R),
     /// A key change: no reader sees one without the other.
@@ -144,7 +144,7 @@ pub(super) struct SinkWriter<C: CacheSink> {
     loading: Loading,
     has_changed: bool,
     comparing: Option<(SeenRows, ComparisonReport)>,
-    told: Option<Vec<RowEvent>>,
+    events: Option<Vec<RowEvent>>,
     rows: usize,
     kept_out: Option<(usize, String)>,
     memory: usize,
@@ -160,7 +160,7 @@ impl<C: CacheSink> SinkWriter<C> {
             loading: Loading::Alone,
             has_changed: false,
             comparing: None,
-            told: None,
+            events: None,
             rows: 0,
             kept_out: None,
             memory: 0,
@@ -177,18 +177,18 @@ impl<C: CacheSink> SinkWriter<C> {
 }
 
 /// Does one thing to a cache whose lock is held.
-fn carry_out<C: CacheSink>(
+fn apply_op<C: CacheSink>(
     cache: &mut C,
-    doing: PendingOp<C::Row>,
+    op: PendingOp<C::Row>,
     (loading, has_changed): (&mut Loading, &mut bool),
     reader: &mut C::Reader,
-    mut told: Option<&mut Vec<RowEvent>>,
+    mut events: Option<&mut Vec<RowEvent>>,
 ) -> Result<(), FlushError> {
     let in_change = |error| FlushError {
         is_of_snapshot: false,
         error,
     };
-    match doing {
+    match op {
         PendingOp::Begin { expected } => {
             *has_changed = false;
             cache.begin_load();
@@ -199,12 +199,12 @@ fn carry_out<C: CacheSink>(
                 Loading::Over(SeenRows::default())
             };
         }
-        PendingOp::Lay(mut row) => {
+        PendingOp::Merge(mut row) => {
             let mode = match loading {
                 Loading::Alone => WriteMode::Insert,
-                Loading::Over(laid) => WriteMode::Lay(laid),
+                Loading::Over(seen) => WriteMode::Merge(seen),
             };
-            let put = cache.put(&mut row, mode, told);
+            let put = cache.put(&mut row, mode, events);
             reader.recycle(row);
             let put = put.map_err(|error| FlushError {
                 is_of_snapshot: true,
@@ -213,33 +213,33 @@ fn carry_out<C: CacheSink>(
             *has_changed |= put != Upserted::Unchanged;
         }
         PendingOp::End => {
-            if let Loading::Over(laid) = std::mem::replace(loading, Loading::Alone) {
+            if let Loading::Over(seen) = std::mem::replace(loading, Loading::Alone) {
                 let before = cache.len();
-                cache.sweep(&laid, told);
+                cache.sweep(&seen, events);
                 *has_changed |= cache.len() != before;
             }
             cache.end_load();
         }
         PendingOp::Upsert(mut row) => {
-            let put = cache.put(&mut row, WriteMode::Upsert, told);
+            let put = cache.put(&mut row, WriteMode::Upsert, events);
             reader.recycle(row);
             put.map_err(in_change)?;
         }
         PendingOp::Replace { old, mut new } => {
-            cache.remove(&old, told.as_deref_mut());
-            let put = cache.put(&mut new, WriteMode::Upsert, told);
+            cache.remove(&old, events.as_deref_mut());
+            let put = cache.put(&mut new, WriteMode::Upsert, events);
             reader.recycle(new);
             put.map_err(in_change)?;
         }
-        PendingOp::Remove(key) => cache.remove(&key, told),
-        PendingOp::KeepOut { key, why } => cache.keep_out(&key, why, told),
-        PendingOp::Clear(keep) if keep.is_empty() && told.is_none() => cache.clear(),
+        PendingOp::Remove(key) => cache.remove(&key, events),
+        PendingOp::KeepOut { key, why } => cache.keep_out(&key, why, events),
+        PendingOp::Clear(keep) if keep.is_empty() && events.is_none() => cache.clear(),
         PendingOp::Clear(keep) => {
-            let mut laid = SeenRows::default();
+            let mut seen = SeenRows::default();
             for key in &keep {
-                cache.spare(key, &mut laid);
+                cache.mark(key, &mut seen);
             }
-            cache.sweep(&laid, told);
+            cache.sweep(&seen, events);
             cache.retain_out(&keep);
         }
     }
@@ -256,15 +256,16 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
     }
 
     fn begin(&mut self, expected: usize) {
-        self.waiting.push_back((PendingOp::Begin { expected }, None));
+        self.waiting
+            .push_back((PendingOp::Begin { expected }, None));
     }
 
-    fn lay(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
-        let doing = match self.reader.read_copy(tuple)? {
-            Decoded::Row(row) => PendingOp::Lay(row),
+    fn merge(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
+        let op = match self.reader.read_copy(tuple)? {
+            Decoded::Row(row) => PendingOp::Merge(row),
             Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
         };
-        self.waiting.push_back((doing, None));
+        self.waiting.push_back((op, None));
         Ok(())
     }
 
@@ -276,7 +277,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         let mut key = std::mem::take(&mut self.key);
         key.read_json(self.reader.shape(), change.id())
             .map_err(|error| error.to_string())?;
-        let doing = match change.operation() {
+        let op = match change.operation() {
             Operation::Whole => return Ok(()),
             Operation::Remove => PendingOp::Remove(key),
             Operation::Upsert | Operation::ReplaceKey => {
@@ -299,7 +300,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                 }
             }
         };
-        self.waiting.push_back((doing, Some(change.sender)));
+        self.waiting.push_back((op, Some(change.sender)));
         Ok(())
     }
 
@@ -327,7 +328,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
         });
         self.waiting
-            .extend(removed.chain(stored).map(|doing| (doing, None)));
+            .extend(removed.chain(stored).map(|op| (op, None)));
         Ok(())
     }
 
@@ -346,12 +347,12 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
 
     fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
         let decoded = self.reader.read_copy(tuple)?;
-        if let Some((laid, comparison)) = &mut self.comparing {
+        if let Some((seen, comparison)) = &mut self.comparing {
             comparison.rows += 1;
             match &decoded {
-                Decoded::Row(row) => self.cache.read().compare(row, laid, comparison),
+                Decoded::Row(row) => self.cache.read().compare(row, seen, comparison),
                 Decoded::Misfit { key, .. } => {
-                    self.cache.read().compare_misfit(key, laid, comparison)
+                    self.cache.read().compare_misfit(key, seen, comparison)
                 }
             }
         }
@@ -362,8 +363,8 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
     }
 
     fn take_comparison(&mut self) -> Option<ComparisonReport> {
-        let (laid, mut comparison) = self.comparing.take()?;
-        self.cache.read().ghosts(&laid, &mut comparison);
+        let (seen, mut comparison) = self.comparing.take()?;
+        self.cache.read().ghosts(&seen, &mut comparison);
         Some(comparison)
     }
 
@@ -375,22 +376,22 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             return Ok(false);
         };
         let mut done = Ok(true);
-        for (doing, sender) in self.waiting.drain(..) {
-            let told_before = self.told.as_ref().map_or(0, Vec::len);
+        for (op, sender) in self.waiting.drain(..) {
+            let events_before = self.events.as_ref().map_or(0, Vec::len);
             let loading = (&mut self.loading, &mut self.has_changed);
-            let carried = carry_out(
+            let carried = apply_op(
                 &mut *cache,
-                doing,
+                op,
                 loading,
                 &mut self.reader,
-                self.told.as_mut(),
+                self.events.as_mut(),
             );
-            for told in self
-                .told
+            for events in self
+                .events
                 .iter_mut()
-                .flat_map(|told| &mut told[told_before..])
+                .flat_map(|events| &mut events[events_before..])
             {
-                if let RowEvent::Row(_, by) | RowEvent::Misfit(_, _, by) = told {
+                if let RowEvent::Row(_, by) | RowEvent::Misfit(_, _, by) = events {
                     *by = sender;
                 }
             }
@@ -426,11 +427,11 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         self.memory
     }
 
-    fn tell(&mut self) {
-        self.told.get_or_insert_default();
+    fn record_events(&mut self) {
+        self.events.get_or_insert_default();
     }
 
-    fn take_told(&mut self) -> Vec<RowEvent> {
-        self.told.as_mut().map(std::mem::take).unwrap_or_default()
+    fn take_row_events(&mut self) -> Vec<RowEvent> {
+        self.events.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }

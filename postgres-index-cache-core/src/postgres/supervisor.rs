@@ -406,7 +406,7 @@ impl<T: SupervisedTable> Supervisor<T> {
             .iter()
             .any(|event| matches!(event, DriverEvent::Altered { .. }));
         // Rows of a cache that cannot be read yet have columns that nobody who looks on knows.
-        let is_told = |event: &DriverEvent| match event {
+        let is_recorded = |event: &DriverEvent| match event {
             DriverEvent::Row { table, .. } => match &self.tables[table.0] {
                 (current, Some(next)) => current.follow().shape == next.follow().shape,
                 (_, None) => true,
@@ -416,7 +416,7 @@ impl<T: SupervisedTable> Supervisor<T> {
         self.events.extend(
             events
                 .into_iter()
-                .filter(is_told)
+                .filter(is_recorded)
                 .map(SupervisorEvent::Driver),
         );
         if is_altered {

@@ -2,13 +2,16 @@
 //! for snapshot and notification.
 
 use super::error::ReadError;
-use super::keep::{RowChangeKind, ComparisonReport, Decoded, Finding, FindingKind, CacheSink, WriteMode, RowDecoder, RowEvent};
+use super::keep::{
+    CacheSink, ComparisonReport, Decoded, Finding, FindingKind, RowChangeKind, RowDecoder,
+    RowEvent, WriteMode,
+};
 use super::session::quote_identifier;
 use crate::Column;
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::table_cache::{
-    JsonNulls, KeyBuf, SeenRows, RowBuf, StoreError, TableShape, RowError, Upserted,
+    JsonNulls, KeyBuf, RowBuf, RowError, SeenRows, StoreError, TableShape, Upserted,
 };
 use foldhash::quality::RandomState;
 use serde::de::DeserializeOwned;
@@ -266,7 +269,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
         &mut self,
         row: &mut ModelRow<T>,
         mode: WriteMode<'_>,
-        told: Option<&mut Vec<RowEvent>>,
+        events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
         let key = row.key;
         let duplicate = || StoreError::DuplicateKey(key.to_string());
@@ -278,17 +281,17 @@ impl<T: Model> CacheSink for ModelCache<T> {
         let put = match mode {
             WriteMode::Insert if self.rows.contains_primary(&key) => return Err(duplicate()),
             WriteMode::Insert | WriteMode::Upsert => put(&mut self.rows),
-            WriteMode::Lay(laid) => {
+            WriteMode::Merge(seen) => {
                 if self
                     .rows
                     .digest(&key)
-                    .is_some_and(|(slot, _)| laid.has(slot))
+                    .is_some_and(|(slot, _)| seen.has(slot))
                 {
                     return Err(duplicate());
                 }
                 let put = put(&mut self.rows);
                 if let Ok(Ok((slot, _))) = &put {
-                    laid.mark(*slot);
+                    seen.mark(*slot);
                 }
                 put
             }
@@ -299,7 +302,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 return Err(StoreError::Model(panic));
             }
             Err(panic) => {
-                self.keep_out(&KeyBuf::of_cell(key.as_bytes()), panic.into(), told);
+                self.keep_out(&KeyBuf::of_cell(key.as_bytes()), panic.into(), events);
                 if let Some(misfit) = self.out.get_mut(&key) {
                     misfit.without_index = Some(row.digest);
                 }
@@ -312,24 +315,24 @@ impl<T: Model> CacheSink for ModelCache<T> {
             Upserted::Changed => RowChangeKind::Changed,
             Upserted::Unchanged => return Ok(upserted),
         };
-        if let Some(told) = told {
-            told.push(RowEvent::Model(key, became));
+        if let Some(events) = events {
+            events.push(RowEvent::Model(key, became));
         }
         Ok(upserted)
     }
 
-    fn remove(&mut self, key: &KeyBuf, told: Option<&mut Vec<RowEvent>>) {
+    fn remove(&mut self, key: &KeyBuf, events: Option<&mut Vec<RowEvent>>) {
         let key = key_of(key);
         self.out.remove(&key);
-        if let (Some(_), Some(told)) = (self.rows.remove(&key), told) {
-            told.push(RowEvent::Model(key, RowChangeKind::Removed));
+        if let (Some(_), Some(events)) = (self.rows.remove(&key), events) {
+            events.push(RowEvent::Model(key, RowChangeKind::Removed));
         }
     }
 
-    fn keep_out(&mut self, key: &KeyBuf, why: Arc<str>, mut told: Option<&mut Vec<RowEvent>>) {
+    fn keep_out(&mut self, key: &KeyBuf, why: Arc<str>, mut events: Option<&mut Vec<RowEvent>>) {
         let key = key_of(key);
-        if let (Some(_), Some(told)) = (self.rows.remove(&key), &mut told) {
-            told.push(RowEvent::Model(key, RowChangeKind::Removed));
+        if let (Some(_), Some(events)) = (self.rows.remove(&key), &mut events) {
+            events.push(RowEvent::Model(key, RowChangeKind::Removed));
         }
         let has_cause = self
             .out
@@ -351,8 +354,8 @@ impl<T: Model> CacheSink for ModelCache<T> {
         // A row that is read again and still does not fit is no news; of one whose cause is not
         // kept nobody knows better.
         let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
-        if let Some(told) = told.filter(|_| is_news) {
-            told.push(RowEvent::Misfit(key, why, None));
+        if let Some(events) = events.filter(|_| is_news) {
+            events.push(RowEvent::Misfit(key, why, None));
         }
     }
 
@@ -366,17 +369,17 @@ impl<T: Model> CacheSink for ModelCache<T> {
         Some((self.out.len(), format!("{key}: {}", misfit.why)))
     }
 
-    fn spare(&self, key: &KeyBuf, laid: &mut SeenRows) {
+    fn mark(&self, key: &KeyBuf, seen: &mut SeenRows) {
         if let Some((slot, _)) = self.rows.digest(&key_of(key)) {
-            laid.mark(slot);
+            seen.mark(slot);
         }
     }
 
-    fn sweep(&mut self, laid: &SeenRows, mut told: Option<&mut Vec<RowEvent>>) {
-        for key in self.rows.not_laid(laid) {
+    fn sweep(&mut self, seen: &SeenRows, mut events: Option<&mut Vec<RowEvent>>) {
+        for key in self.rows.not_seen(seen) {
             self.rows.remove(&key);
-            if let Some(told) = &mut told {
-                told.push(RowEvent::Model(key, RowChangeKind::Removed));
+            if let Some(events) = &mut events {
+                events.push(RowEvent::Model(key, RowChangeKind::Removed));
             }
         }
     }
@@ -391,10 +394,10 @@ impl<T: Model> CacheSink for ModelCache<T> {
         self.out.clear();
     }
 
-    fn compare(&self, row: &ModelRow<T>, laid: &mut SeenRows, comparison: &mut ComparisonReport) {
+    fn compare(&self, row: &ModelRow<T>, seen: &mut SeenRows, comparison: &mut ComparisonReport) {
         let cached = self.rows.digest(&row.key);
         if let Some((slot, _)) = cached {
-            laid.mark(slot);
+            seen.mark(slot);
         }
         match cached {
             None => match self.out.get(&row.key) {
@@ -416,11 +419,11 @@ impl<T: Model> CacheSink for ModelCache<T> {
         }
     }
 
-    fn compare_misfit(&self, key: &KeyBuf, laid: &mut SeenRows, comparison: &mut ComparisonReport) {
+    fn compare_misfit(&self, key: &KeyBuf, seen: &mut SeenRows, comparison: &mut ComparisonReport) {
         let cells = key;
         let key = key_of(key);
         if let Some((slot, _)) = self.rows.digest(&key) {
-            laid.mark(slot);
+            seen.mark(slot);
             comparison.find(FindingKind::Stale, |kind| finding(kind, key));
         } else if self.out.contains_key(&key) {
             comparison.out.insert(cells.clone());
@@ -430,11 +433,11 @@ impl<T: Model> CacheSink for ModelCache<T> {
         }
     }
 
-    fn ghosts(&self, laid: &SeenRows, comparison: &mut ComparisonReport) {
-        let seen = std::mem::take(&mut comparison.out);
-        let is_seen = |key: &&Uuid| seen.contains(&KeyBuf::of_cell(key.as_bytes()));
-        let out = self.out.keys().filter(|key| !is_seen(key)).copied();
-        for key in self.rows.not_laid(laid).into_iter().chain(out) {
+    fn ghosts(&self, seen: &SeenRows, comparison: &mut ComparisonReport) {
+        let kept_out = std::mem::take(&mut comparison.out);
+        let is_kept_out = |key: &&Uuid| kept_out.contains(&KeyBuf::of_cell(key.as_bytes()));
+        let out = self.out.keys().filter(|key| !is_kept_out(key)).copied();
+        for key in self.rows.not_seen(seen).into_iter().chain(out) {
             comparison.find(FindingKind::Ghost, |kind| finding(kind, key));
         }
     }

@@ -69,13 +69,17 @@ impl Engine {
     pub(super) fn begin_comparison(&mut self, table: TableId, question: u64) {
         self.comparisons += 1;
         let comparison = self.comparisons;
-        self.tables[table.0].begin_comparison(ComparisonId { comparison, question });
+        self.tables[table.0].begin_comparison(ComparisonId {
+            comparison,
+            question,
+        });
         self.work = Some(Work::Comparison {
             table,
             comparison,
             batch: None,
         });
-        self.outputs.push_back(Output::TakeCut { table, comparison });
+        self.outputs
+            .push_back(Output::TakeCut { table, comparison });
     }
 
     fn is_underway(&self, table: TableId, comparison: u64) -> bool {
@@ -103,7 +107,7 @@ impl Engine {
     pub(super) fn settle_comparison(&mut self, table: TableId, now: Instant) {
         let (steps, counts) = self.tables[table.0].settle_comparison();
         self.count_what_waited(table);
-        self.carry_out(table, steps, now);
+        self.apply_steps(table, steps, now);
         match counts {
             Ok(()) => self.go_on_with_comparison(table, now),
             Err(why) => self.end_comparison(table, None, Some(why), now),
@@ -133,10 +137,11 @@ impl Engine {
             });
             return;
         }
-        self.outputs.push_back(Output::Compare { table, comparison });
+        self.outputs
+            .push_back(Output::Compare { table, comparison });
         let steps = self.tables[table.0].compare_comparison();
         self.count_what_waited(table);
-        self.carry_out(table, steps, now);
+        self.apply_steps(table, steps, now);
     }
 
     /// A comparison of the table is over, if one is underway, and of that number where one is named.
@@ -165,6 +170,6 @@ impl Engine {
             inconclusive,
             doubt,
         });
-        self.carry_out(table, steps, now);
+        self.apply_steps(table, steps, now);
     }
 }

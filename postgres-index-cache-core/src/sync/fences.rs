@@ -12,9 +12,9 @@
 //! Without numbers the old look would pass for the one that was asked for, and the caller would
 //! read the old row as live.
 
-use super::link::{Fence, ConnectionPhase};
-use super::table::Table;
-use super::{Engine, FAILURES, FenceId, Output, Rule, State, TableId, AuxConnection};
+use super::link::{ConnectionPhase, Fence};
+use super::table::EngineTable;
+use super::{AuxConnection, Engine, FAILURES, FenceId, Output, Rule, State, TableId};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -81,11 +81,11 @@ impl Engine {
             if awaited.is_empty() {
                 self.proven_at = self.proven_at.max(Some(*since));
                 self.link = ConnectionPhase::Following;
-                self.connect_failures.end();
+                self.connect_failures.reset();
                 self.next_heartbeat = Some(now + self.limits.heartbeat);
             }
         }
-        self.probed(token);
+        self.probe_arrived(token);
         let found = self
             .fences
             .iter()
@@ -96,7 +96,7 @@ impl Engine {
         // What a key change held back came before the fence.
         for table in 0..self.tables.len() {
             let steps = self.tables[table].release_held();
-            self.carry_out(TableId(table), steps, now);
+            self.apply_steps(TableId(table), steps, now);
         }
         let after_reads = self.fences[at].after_reads;
         self.lag = Some(now.saturating_duration_since(self.fences[at].sent));
@@ -104,7 +104,7 @@ impl Engine {
             .proofs
             .push_back((self.fences[at].look, self.fences[at].sent));
         self.note_proofs();
-        self.has_worked(AuxConnection::Fences);
+        self.reset_aux_backoff(AuxConnection::Fences);
         let mut proves = Vec::with_capacity(self.tables.len());
         for table in &mut self.tables {
             let was_proven = table.is_proven();
@@ -138,7 +138,11 @@ impl Engine {
             self.fences[at].arrived =
                 Some(self.tables.iter().map(|table| table.arrivals().0).collect());
         }
-        let waits = |table: &Table| table.comparison().is_some_and(|comparison| comparison.waits_for(token));
+        let waits = |table: &EngineTable| {
+            table
+                .comparison()
+                .is_some_and(|comparison| comparison.waits_for(token))
+        };
         if let Some(table) = self.tables.iter().position(waits) {
             self.settle_comparison(TableId(table), now);
         }
@@ -146,7 +150,7 @@ impl Engine {
 
     /// A caller asks for a fence. A table that is to be read again for want of trust in it is read
     /// soon: the caller waits for that one read, whatever else is asked for meanwhile.
-    pub(super) fn fence_wanted(&mut self, id: FenceId, now: Instant) {
+    pub(super) fn request_fence(&mut self, id: FenceId, now: Instant) {
         self.wanted = self.wanted.max(Some(id));
         match self.asked.back_mut() {
             Some((last, reads)) if *reads == self.started_reads => *last = id.max(*last),
@@ -280,7 +284,7 @@ impl Engine {
 
     /// Sends the fence that proves the reads, answers the fences that are fulfilled, and says the
     /// states.
-    pub(super) fn settle(&mut self, now: Instant) {
+    pub(super) fn publish_states(&mut self, now: Instant) {
         let is_of_nobody = |fence: &Fence| fence.asked_by.is_none();
         let tables = &self.tables;
         let looks = &self.looks;
@@ -305,7 +309,7 @@ impl Engine {
             }
         }
         if matches!(self.link, ConnectionPhase::Following) {
-            let is_unproven = |table: &Table| table.is_following() && !table.is_proven();
+            let is_unproven = |table: &EngineTable| table.is_following() && !table.is_proven();
             let is_underway = self
                 .fences
                 .iter()

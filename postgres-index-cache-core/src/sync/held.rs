@@ -3,7 +3,7 @@
 
 use super::link::ConnectionPhase;
 use super::reads::Work;
-use super::{Engine, Failure, TableSpec, Output, Rule, TableId};
+use super::{Engine, Failure, Output, Rule, TableId, TableSpec};
 use std::time::Instant;
 
 impl Engine {
@@ -32,7 +32,7 @@ impl Engine {
         now: Instant,
     ) {
         if is_permanent && !self.has_been_live {
-            self.end(Failure::ReadRefused { table, why }, now);
+            self.shut_down(Failure::ReadRefused { table, why }, now);
             return;
         }
         self.give_up_table(table, &why, now);
@@ -67,7 +67,9 @@ impl Engine {
             }
             // It is rare enough to begin anew: nothing is live yet, or another LISTEN is on its
             // way.
-            ConnectionPhase::Following | ConnectionPhase::Subscribing | ConnectionPhase::Probing { .. } => {
+            ConnectionPhase::Following
+            | ConnectionPhase::Subscribing
+            | ConnectionPhase::Probing { .. } => {
                 let why = "the tables are announced on other channels".to_string();
                 self.disconnect(Failure::ConnectionLost(why), false, now);
             }

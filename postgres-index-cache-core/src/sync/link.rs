@@ -10,8 +10,8 @@
 
 use super::backoff::Backoff;
 use super::reads::Work;
-use super::table::Table;
-use super::{Engine, FAILURES, Failure, FenceId, Output, Rule, State, TableId, AuxConnection};
+use super::table::EngineTable;
+use super::{AuxConnection, Engine, FAILURES, Failure, FenceId, Output, Rule, State, TableId};
 use std::time::{Duration, Instant};
 
 /// Where the connections are.
@@ -65,12 +65,12 @@ impl Fence {
 
     /// Whether everything that came before it is in the caches, rows that were to be read again
     /// included. Not before it has arrived.
-    pub(super) fn is_complete(&self, tables: &[Table]) -> bool {
+    pub(super) fn is_complete(&self, tables: &[EngineTable]) -> bool {
         (0..tables.len()).all(|table| self.is_complete_for(table, tables))
     }
 
     /// The same for the cache of one table.
-    pub(super) fn is_complete_for(&self, table: usize, tables: &[Table]) -> bool {
+    pub(super) fn is_complete_for(&self, table: usize, tables: &[EngineTable]) -> bool {
         let before = self
             .arrived
             .as_ref()
@@ -139,37 +139,42 @@ impl Streak {
     }
 
     /// It has succeeded.
-    pub(super) fn end(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.0 = None;
     }
 }
 
 /// F and Q.
-const SIDES: [AuxConnection; 2] = [AuxConnection::Fences, AuxConnection::Reads];
+const AUX_CONNECTIONS: [AuxConnection; 2] = [AuxConnection::Fences, AuxConnection::Reads];
 
 impl Engine {
-    fn side(&mut self, via: AuxConnection) -> &mut AuxState {
+    fn aux(&mut self, via: AuxConnection) -> &mut AuxState {
         match via {
-            AuxConnection::Fences => &mut self.fence_side,
-            AuxConnection::Reads => &mut self.read_side,
+            AuxConnection::Fences => &mut self.fence_connection,
+            AuxConnection::Reads => &mut self.read_connection,
         }
     }
 
     /// Whether Q can be asked for something.
     pub(super) fn can_read(&self) -> bool {
-        matches!(self.link, ConnectionPhase::Following) && self.read_side.is_up() && !self.is_listening_also
+        matches!(self.link, ConnectionPhase::Following)
+            && self.read_connection.is_up()
+            && !self.is_listening_also
     }
 
     /// Whether F can be asked for a look at the definitions.
     pub(super) fn can_look(&self) -> bool {
-        matches!(self.link, ConnectionPhase::Following) && self.fence_side.is_up()
+        matches!(self.link, ConnectionPhase::Following) && self.fence_connection.is_up()
     }
 
     /// When F or Q must be looked at again.
-    pub(super) fn side_timeouts(&self) -> impl Iterator<Item = Instant> {
-        [self.fence_side.timeout(), self.read_side.timeout()]
-            .into_iter()
-            .flatten()
+    pub(super) fn aux_timeouts(&self) -> impl Iterator<Item = Instant> {
+        [
+            self.fence_connection.timeout(),
+            self.read_connection.timeout(),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// F or Q is lost, and L is not.
@@ -177,7 +182,7 @@ impl Engine {
         if !matches!(self.link, ConnectionPhase::Following) || !self.limits.reconnect {
             return self.disconnect(Failure::ConnectionLost(why), false, now);
         }
-        if matches!(self.side(via).stage, AuxPhase::Up | AuxPhase::Probing { .. }) {
+        if matches!(self.aux(via).stage, AuxPhase::Up | AuxPhase::Probing { .. }) {
             self.open_later(via, why, now);
         }
     }
@@ -185,9 +190,9 @@ impl Engine {
     /// Opens F or Q again after a while. What it carried is done again then.
     fn open_later(&mut self, via: AuxConnection, why: String, now: Instant) {
         let drawn = self.draw();
-        let side = self.side(via);
-        let wait = side.backoff.next(drawn);
-        side.stage = AuxPhase::Lost {
+        let aux = self.aux(via);
+        let wait = aux.backoff.next(drawn);
+        aux.stage = AuxPhase::Lost {
             retry_at: now + wait,
         };
         self.counters.reopened += 1;
@@ -216,12 +221,14 @@ impl Engine {
                 self.tables[table.0].read_failed(now, lost());
             }
             Some(Work::Refetch { table, .. }) => self.tables[table.0].give_up_refetch(),
-            Some(Work::Comparison { table, .. }) => self.end_comparison(table, None, Some(lost()), now),
+            Some(Work::Comparison { table, .. }) => {
+                self.end_comparison(table, None, Some(lost()), now)
+            }
             None => {}
         }
         self.work = None;
         if self.reads_are_lost_in_vain() {
-            self.end(Failure::ReadsCut { why: said.clone() }, now);
+            self.shut_down(Failure::ReadsCut { why: said.clone() }, now);
         }
         said
     }
@@ -249,15 +256,15 @@ impl Engine {
 
     /// F or Q is open again.
     pub(super) fn reopened(&mut self, via: AuxConnection, now: Instant) {
-        if !matches!(self.side(via).stage, AuxPhase::Opening) {
+        if !matches!(self.aux(via).stage, AuxPhase::Opening) {
             return;
         }
         if self.without == Some(Rule::Probe) {
-            return self.is_up_again(via);
+            return self.restore_aux(via);
         }
         let token = self.next_token();
         let deadline = now + self.send_timeout();
-        self.side(via).stage = AuxPhase::Probing {
+        self.aux(via).stage = AuxPhase::Probing {
             token: token.clone(),
             deadline,
         };
@@ -272,10 +279,10 @@ impl Engine {
         is_permanent: bool,
         now: Instant,
     ) {
-        if !matches!(self.side(via).stage, AuxPhase::Opening) {
+        if !matches!(self.aux(via).stage, AuxPhase::Opening) {
             return;
         }
-        let is_refused = self.side(via).failures.is_too_long(code) || is_permanent;
+        let is_refused = self.aux(via).failures.is_too_long(code) || is_permanent;
         if is_refused && !self.has_been_live {
             return self.disconnect(Failure::ConnectFailed(why), true, now);
         }
@@ -283,19 +290,19 @@ impl Engine {
     }
 
     /// A token has reached L.
-    pub(super) fn probed(&mut self, arrived: &str) {
-        for via in SIDES {
-            if matches!(&self.side(via).stage, AuxPhase::Probing { token, .. } if token == arrived) {
-                self.is_up_again(via);
+    pub(super) fn probe_arrived(&mut self, arrived: &str) {
+        for via in AUX_CONNECTIONS {
+            if matches!(&self.aux(via).stage, AuxPhase::Probing { token, .. } if token == arrived) {
+                self.restore_aux(via);
             }
         }
     }
 
-    fn is_up_again(&mut self, via: AuxConnection) {
+    fn restore_aux(&mut self, via: AuxConnection) {
         // The wait before the next attempt grows on until it has done something.
-        let side = self.side(via);
-        side.stage = AuxPhase::Up;
-        side.failures.end();
+        let aux = self.aux(via);
+        aux.stage = AuxPhase::Up;
+        aux.failures.reset();
         if via == AuxConnection::Fences {
             // Whether those that were on their way were sent is not known; twice does no harm.
             let lost: Vec<String> = self
@@ -312,7 +319,7 @@ impl Engine {
 
     /// Sends a token, unless the connection is lost: a fence waits until it is back.
     pub(super) fn notify(&mut self, via: AuxConnection, token: String) {
-        let is_sent = match &self.side(via).stage {
+        let is_sent = match &self.aux(via).stage {
             AuxPhase::Up => true,
             AuxPhase::Probing { token: probe, .. } => *probe == token,
             AuxPhase::Lost { .. } | AuxPhase::Opening => false,
@@ -329,16 +336,18 @@ impl Engine {
 
     /// The connection that this token is to be sent by, if it is awaited.
     pub(super) fn sender_of(&self, token: &str) -> Option<AuxConnection> {
-        let probes = |side: &AuxState| matches!(&side.stage, AuxPhase::Probing { token: probe, .. } if probe == token);
+        let probes = |aux: &AuxState| matches!(&aux.stage, AuxPhase::Probing { token: probe, .. } if probe == token);
         match &self.link {
             ConnectionPhase::Probing { awaited, .. } => awaited
                 .iter()
                 .find(|probe| probe.token == token)
                 .map(|probe| probe.via),
-            ConnectionPhase::Following if probes(&self.read_side) => Some(AuxConnection::Reads),
+            ConnectionPhase::Following if probes(&self.read_connection) => {
+                Some(AuxConnection::Reads)
+            }
             ConnectionPhase::Following => {
                 let is_fence = self.fences.iter().any(|fence| fence.token == token);
-                (is_fence || probes(&self.fence_side)).then_some(AuxConnection::Fences)
+                (is_fence || probes(&self.fence_connection)).then_some(AuxConnection::Fences)
             }
             ConnectionPhase::Disconnected { .. } | ConnectionPhase::Subscribing => None,
         }
@@ -373,11 +382,11 @@ impl Engine {
                 (probe.deadline, probe.is_sent) = (probe_deadline, is_sent);
             }
         }
-        for via in SIDES {
+        for via in AUX_CONNECTIONS {
             if let AuxPhase::Probing {
                 token: probe,
                 deadline,
-            } = &mut self.side(via).stage
+            } = &mut self.aux(via).stage
                 && probe == token
             {
                 *deadline = probe_deadline;
@@ -395,11 +404,11 @@ impl Engine {
     }
 
     /// Looks at F and Q, whose times may have come.
-    pub(super) fn check_sides(&mut self, now: Instant) {
-        for via in SIDES {
-            match self.side(via).stage {
+    pub(super) fn check_aux(&mut self, now: Instant) {
+        for via in AUX_CONNECTIONS {
+            match self.aux(via).stage {
                 AuxPhase::Lost { retry_at } if retry_at <= now => {
-                    self.side(via).stage = AuxPhase::Opening;
+                    self.aux(via).stage = AuxPhase::Opening;
                     self.outputs.push_back(Output::Reopen { via });
                 }
                 // It is L that does not hear, or they are of two servers: to open all tells.
@@ -412,19 +421,22 @@ impl Engine {
                         now,
                     );
                 }
-                AuxPhase::Up | AuxPhase::Lost { .. } | AuxPhase::Opening | AuxPhase::Probing { .. } => {}
+                AuxPhase::Up
+                | AuxPhase::Lost { .. }
+                | AuxPhase::Opening
+                | AuxPhase::Probing { .. } => {}
             }
         }
     }
 
     /// F or Q has done something: the next loss is a new one.
-    pub(super) fn has_worked(&mut self, via: AuxConnection) {
-        self.side(via).backoff.reset();
+    pub(super) fn reset_aux_backoff(&mut self, via: AuxConnection) {
+        self.aux(via).backoff.reset();
     }
 
     /// All connections are lost: what was said of two of them is past.
-    pub(super) fn forget_sides(&mut self) {
-        (self.fence_side, self.read_side) = (AuxState::default(), AuxState::default());
+    pub(super) fn reset_aux(&mut self) {
+        (self.fence_connection, self.read_connection) = (AuxState::default(), AuxState::default());
     }
 
     /// A wait before the next attempt: any time up to a bound that doubles.
@@ -479,7 +491,7 @@ impl Engine {
                 now,
             );
         }
-        self.check_sides(now);
+        self.check_aux(now);
         match self.link {
             ConnectionPhase::Disconnected { retry_at: Some(at) } if at <= now => self.connect(),
             ConnectionPhase::Following if self.next_heartbeat.is_some_and(|at| at <= now) => {
@@ -508,19 +520,19 @@ impl Engine {
         {
             let why = self.count_lost_read(table, why.clone());
             if self.reads_are_lost_in_vain() {
-                return self.end(Failure::ReadsCut { why }, now);
+                return self.shut_down(Failure::ReadsCut { why }, now);
             }
             failure = Failure::ConnectionLost(why);
         }
         if is_permanent || !self.limits.reconnect {
-            return self.end(failure, now);
+            return self.shut_down(failure, now);
         }
         let wait = self.wait();
         self.drop_connections(failure, Some(wait), now);
     }
 
     /// It ends for good.
-    pub(super) fn end(&mut self, failure: Failure, now: Instant) {
+    pub(super) fn shut_down(&mut self, failure: Failure, now: Instant) {
         if !self.has_ended() {
             self.drop_connections(failure, None, now);
         }
@@ -544,7 +556,7 @@ impl Engine {
             .max();
         self.wanted = self.wanted.max(asked);
         self.work = None;
-        self.forget_sides();
+        self.reset_aux();
         self.looks.give_up();
         self.lag = None;
         self.next_heartbeat = None;

@@ -479,7 +479,7 @@ pub enum Output {
         via: AuxConnection,
     },
     /// A table is to be read again, and why.
-    ReadAgain {
+    ReadScheduled {
         /// The table.
         table: TableId,
         /// The cause.

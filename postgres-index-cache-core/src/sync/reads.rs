@@ -1,7 +1,7 @@
 //! What Q reads: whole tables, and rows by their keys. One thing at a time.
 
-use super::table::{ReloadRequest, Table};
-use super::{Engine, Failure, Output, Rule, Snapshot, TableId, AuxConnection};
+use super::table::{EngineTable, ReloadRequest};
+use super::{AuxConnection, Engine, Failure, Output, Rule, Snapshot, TableId};
 use std::time::Instant;
 
 /// What Q is doing. One thing at a time: it never waits for a lock while it holds another.
@@ -42,7 +42,7 @@ impl Engine {
             .tables
             .iter()
             .position(|table| table.due_at().is_some_and(|at| at <= now) || table.is_due_now());
-        let doubted = self.tables.iter().position(Table::is_refetch_due);
+        let doubted = self.tables.iter().position(EngineTable::is_refetch_due);
         match (due, doubted) {
             (Some(table), None) => self.ask_for_read(TableId(table), now),
             (Some(table), Some(_)) if self.has_refetched => self.ask_for_read(TableId(table), now),
@@ -94,8 +94,8 @@ impl Engine {
         }
         let mut waiting = waiting.into_iter();
         for change in waiting.by_ref() {
-            let steps = self.tables[table.0].take(change, self.limits.waiting_bytes);
-            self.carry_out(table, steps, now);
+            let steps = self.tables[table.0].classify(change, self.limits.waiting_bytes);
+            self.apply_steps(table, steps, now);
             if !self.tables[table.0].is_following() {
                 // It must be read again: what else waited arrived before that read is asked for, so
                 // it will be in it.
@@ -120,9 +120,9 @@ impl Engine {
     pub(super) fn work_is_done(&mut self) {
         self.has_refetched = matches!(self.work, Some(Work::Refetch { .. }));
         if let Some(Work::Read { table, .. } | Work::Refetch { table, .. }) = self.work.take() {
-            self.tables[table.0].read_failures.end();
+            self.tables[table.0].read_failures.reset();
         }
-        self.has_worked(AuxConnection::Reads);
+        self.reset_aux_backoff(AuxConnection::Reads);
         self.lost_reads = 0;
         self.finished_reads += 1;
     }
@@ -141,7 +141,7 @@ impl Engine {
                 self.tables[table.0].refetched(batch, snapshot, self.finished_reads)
             {
                 self.outputs.push_back(Output::Store { table, batch });
-                self.carry_out(table, steps, now);
+                self.apply_steps(table, steps, now);
                 self.go_on_with_comparison(table, now);
             }
             return;
@@ -160,7 +160,7 @@ impl Engine {
             return;
         };
         self.outputs.push_back(Output::Store { table, batch });
-        self.carry_out(table, steps, now);
+        self.apply_steps(table, steps, now);
     }
 
     pub(super) fn read_failed(
@@ -193,7 +193,7 @@ impl Engine {
         let is_refused =
             is_of_table && (self.tables[table.0].read_failures.is_too_long(code) || is_permanent);
         if is_refused && !self.has_been_live {
-            self.end(Failure::ReadRefused { table, why }, now);
+            self.shut_down(Failure::ReadRefused { table, why }, now);
             return;
         }
         match failed {
@@ -214,7 +214,7 @@ impl Engine {
     }
 
     /// A notification makes a table be read again. Any role can send such ones, so that costs a
-    /// bounded share of the time: see [`Table::want_reload`].
+    /// bounded share of the time: see [`EngineTable::want_reload`].
     pub(super) fn reload(&mut self, table: TableId, asked: ReloadRequest, now: Instant) {
         let why = asked.to_string();
         if self.tables[table.0].would_reload_at_once(now) {
@@ -232,7 +232,7 @@ impl Engine {
         self.hurry_if_awaited(table, now);
         self.counters.reloads += 1;
         self.outputs
-            .push_back(Output::ReadAgain { table, why, sender });
+            .push_back(Output::ReadScheduled { table, why, sender });
     }
 
     /// Whoever waits for a fence already does not wait for the distance between reads either.
@@ -271,7 +271,7 @@ impl Engine {
         if self.tables[table.0].read_instead(asked, now) {
             self.hurry_if_awaited(table, now);
             self.counters.reloads += 1;
-            self.outputs.push_back(Output::ReadAgain {
+            self.outputs.push_back(Output::ReadScheduled {
                 table,
                 why,
                 sender: asked.sender,
@@ -279,7 +279,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn read_again(&mut self, table: TableId, why: String, now: Instant) {
+    pub(super) fn schedule_read(&mut self, table: TableId, why: String, now: Instant) {
         if self.tables[table.0].is_following() {
             self.end_comparison(
                 table,
@@ -288,9 +288,9 @@ impl Engine {
                 now,
             );
         }
-        if self.tables[table.0].read_again(&why, now) {
+        if self.tables[table.0].schedule_read(&why, now) {
             self.counters.reloads += 1;
-            self.outputs.push_back(Output::ReadAgain {
+            self.outputs.push_back(Output::ReadScheduled {
                 table,
                 why,
                 sender: None,

@@ -1,15 +1,15 @@
-//! [`Table`]: what the engine knows of one followed table, and what each of its changes leads to.
+//! [`EngineTable`]: what the engine knows of one followed table, and what each of its changes leads to.
 
 mod comparisons;
 
 use super::backlog::Backlog;
 use super::backoff::Backoff;
 use super::change::{Change, Operation};
+use super::comparison::Comparison;
 use super::link::Streak;
 use super::refetch::{Admission, Queued, Refetches};
-use super::comparison::Comparison;
 use super::snapshot::Snapshot;
-use super::{TableSpec, Rule};
+use super::{Rule, TableSpec};
 use crate::notification::{Action, Payload};
 use foldhash::quality::RandomState;
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ pub(super) enum Step {
     /// The snapshot has it, or a row that was read again.
     Skip,
     /// The table must be read again: what was followed of it is of no use.
-    ReadAgain(String),
+    ReadScheduled(String),
     /// A notification asks for that, which any role can send.
     Reload(ReloadRequest),
 }
@@ -95,7 +95,7 @@ enum Touch {
 }
 
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct EngineTable {
     followed: TableSpec,
     /// Its leaves that are being detached.
     detaching: Vec<u32>,
@@ -150,7 +150,7 @@ pub(super) struct Table {
     pub(super) without: Option<Rule>,
 }
 
-impl Table {
+impl EngineTable {
     pub(super) fn new(followed: TableSpec) -> Self {
         Self {
             followed,
@@ -258,7 +258,7 @@ impl Table {
     ///
     /// By the name its rows would be taken for those of the new table. The plain form says neither
     /// schema nor sender: there the name has to do.
-    pub(super) fn is_meant(&self, payload: &Payload<'_>) -> bool {
+    pub(super) fn is_about_this_table(&self, payload: &Payload<'_>) -> bool {
         let is_sender = match payload.rel {
             Some(rel) => {
                 rel == self.followed.oid
@@ -340,7 +340,7 @@ impl Table {
     }
 
     /// Takes a change as it arrives, or as it stops waiting.
-    pub(super) fn take(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
+    pub(super) fn classify(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
         if change.action == Action::Truncate {
             self.last_truncate = change.xid;
             self.truncate_sender = Some(change.sender);
@@ -349,7 +349,8 @@ impl Table {
             Phase::Due { .. }
             | Phase::Held
             | Phase::Reading {
-                is_superseded: true, ..
+                is_superseded: true,
+                ..
             } => Vec::new(),
             Phase::Reading {
                 waiting,
@@ -377,13 +378,14 @@ impl Table {
                     return vec![Step::Skip];
                 }
                 if self.refetches.waiting_bytes() > waiting_limit {
-                    return vec![Step::ReadAgain(
+                    return vec![Step::ReadScheduled(
                         "too many changes waited for rows that are read again".to_string(),
                     )];
                 }
                 if self.without != Some(Rule::Hold)
                     && let Some(
-                        Comparison::Holding { held, bytes, .. } | Comparison::Settling { held, bytes, .. },
+                        Comparison::Holding { held, bytes, .. }
+                        | Comparison::Settling { held, bytes, .. },
                     ) = &mut self.comparison
                 {
                     *bytes += change.bytes();
@@ -392,12 +394,12 @@ impl Table {
                 }
                 let steps = self.follow(change);
                 if self.touched_bytes() > waiting_limit {
-                    return vec![Step::ReadAgain(
+                    return vec![Step::ReadScheduled(
                         "one transaction has changed too many rows".to_string(),
                     )];
                 }
                 match self.bound_backlog(waiting_limit) {
-                    Some(read_again) => vec![read_again],
+                    Some(schedule_read) => vec![schedule_read],
                     None => steps,
                 }
             }
@@ -440,7 +442,7 @@ impl Table {
                 *waiting_bytes = 0;
                 Vec::new()
             }
-            Phase::Following { .. } => vec![Step::ReadAgain(why.to_string())],
+            Phase::Following { .. } => vec![Step::ReadScheduled(why.to_string())],
         }
     }
 
@@ -500,7 +502,7 @@ impl Table {
     fn place(&mut self, queued: Queued, steps: &mut Vec<Step>) {
         match self.refetches.admit(&queued.change) {
             Admission::Waits if !self.keeps(Rule::Waiting) && !queued.is_doubtful => {
-                self.settle(queued.change, steps)
+                self.resolve(queued.change, steps)
             }
             Admission::Waits => self.refetches.push(queued),
             Admission::Absorbed
@@ -510,11 +512,11 @@ impl Table {
                     .change
                     .keys()
                     .for_each(|key| self.refetches.unwant(key));
-                self.settle(queued.change, steps);
+                self.resolve(queued.change, steps);
             }
             Admission::Absorbed => self.refetch(&queued, steps),
             Admission::Free if queued.is_doubtful => self.refetch(&queued, steps),
-            Admission::Free => self.settle(queued.change, steps),
+            Admission::Free => self.resolve(queued.change, steps),
         }
     }
 
@@ -530,7 +532,7 @@ impl Table {
     }
 
     /// Applies what no row that was read again has seen.
-    fn settle(&mut self, change: Change, steps: &mut Vec<Step>) {
+    fn resolve(&mut self, change: Change, steps: &mut Vec<Step>) {
         if change.action == Action::Truncate {
             let spared = if self.keeps(Rule::Spare) {
                 self.refetches.keys_that_saw(change.xid)
@@ -619,7 +621,7 @@ impl Table {
         }
         let is_too_much = self.refetches.wanted_bytes() > limit;
         is_too_much.then(|| {
-            Step::ReadAgain(
+            Step::ReadScheduled(
                 "too many changes came while its cache could not be changed".to_string(),
             )
         })
@@ -753,7 +755,7 @@ impl Table {
     /// Makes the table be read again; whether that was not due already. While it is being read
     /// there is nothing to do: the change in question came before the read was asked for, which
     /// sees it.
-    pub(super) fn read_again(&mut self, why: &str, now: Instant) -> bool {
+    pub(super) fn schedule_read(&mut self, why: &str, now: Instant) -> bool {
         if !self.is_following() {
             return false;
         }
@@ -893,7 +895,7 @@ impl Table {
         self.followed = followed;
         self.detaching.clear();
         self.is_failing = false;
-        self.read_failures.end();
+        self.read_failures.reset();
         self.backoff.reset();
         // A read of what it was before is of no use any more, and numbers of the same generation
         // must not be taken for it.
@@ -905,7 +907,7 @@ impl Table {
     /// The connections are lost. A table that cannot be followed cannot be followed by other
     /// connections either.
     pub(super) fn disconnect(&mut self) {
-        self.read_failures.end();
+        self.read_failures.reset();
         if !self.is_held() {
             self.phase = Phase::Due { not_before: None };
         }

@@ -1,9 +1,9 @@
 //! The engine driven by hand. The random model of PostgreSQL that drives it stands in
 //! `tests/simulation`.
 
+mod comparisons;
 mod fences;
 mod looks;
-mod comparisons;
 mod sides;
 
 use super::*;

@@ -14,12 +14,12 @@ const HEADER: usize = 8;
 
 /// Where a record stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct RecordPlace {
     chunk: u32,
     offset: u32,
 }
 
-impl Place {
+impl RecordPlace {
     pub(super) const NONE: Self = Self {
         chunk: u32::MAX,
         offset: 0,
@@ -144,10 +144,10 @@ impl Arena {
             .sum()
     }
 
-    /// Stores a record; [`Place::NONE`] for a table that has none.
-    pub(super) fn store(&mut self, slot: u32, record: &Record<'_>) -> Place {
+    /// Stores a record; [`RecordPlace::NONE`] for a table that has none.
+    pub(super) fn store(&mut self, slot: u32, record: &Record<'_>) -> RecordPlace {
         if record.cells.is_empty() {
-            return Place::NONE;
+            return RecordPlace::NONE;
         }
         let chunk = self.chunk_for(record.length as usize);
         let target = &mut self.chunks[chunk as usize];
@@ -161,7 +161,7 @@ impl Arena {
         for cell in &record.cells {
             target.bytes.extend(*cell);
         }
-        Place { chunk, offset }
+        RecordPlace { chunk, offset }
     }
 
     /// The chunk that takes `length` more bytes: the open one, or a new one. A long record gets a
@@ -195,14 +195,14 @@ impl Arena {
         number
     }
 
-    pub(super) fn cell(&self, place: Place, cells: usize, number: usize) -> &[u8] {
+    pub(super) fn cell(&self, place: RecordPlace, cells: usize, number: usize) -> &[u8] {
         let record = &self.chunks[place.chunk as usize].bytes[place.offset as usize..];
         let length = |cell: usize| read_u32(record, HEADER + cell * 4) as usize;
         let start = HEADER + cells * 4 + (0..number).map(length).sum::<usize>();
         &record[start..start + length(number)]
     }
 
-    fn length(&self, place: Place) -> usize {
+    fn length(&self, place: RecordPlace) -> usize {
         read_u32(
             &self.chunks[place.chunk as usize].bytes,
             place.offset as usize + 4,
@@ -210,8 +210,8 @@ impl Arena {
     }
 
     /// Gives a record up.
-    pub(super) fn free(&mut self, place: Place) {
-        if place == Place::NONE {
+    pub(super) fn free(&mut self, place: RecordPlace) {
+        if place == RecordPlace::NONE {
             return;
         }
         let length = self.length(place);
@@ -234,14 +234,14 @@ impl Arena {
     }
 
     /// The slot and the place of each record in a chunk, dead ones too.
-    pub(super) fn records(&self, chunk: u32) -> Vec<(u32, Place)> {
+    pub(super) fn records(&self, chunk: u32) -> Vec<(u32, RecordPlace)> {
         let bytes = &self.chunks[chunk as usize].bytes;
         let mut records = Vec::new();
         let mut offset = 0;
         while offset < bytes.len() {
             records.push((
                 read_u32(bytes, offset),
-                Place {
+                RecordPlace {
                     chunk,
                     offset: offset as u32,
                 },
@@ -252,7 +252,7 @@ impl Arena {
     }
 
     /// Copies a record into the open chunk.
-    pub(super) fn relocate(&mut self, old: Place) -> Place {
+    pub(super) fn relocate(&mut self, old: RecordPlace) -> RecordPlace {
         let length = self.length(old);
         let from = old.offset as usize;
         let record = self.chunks[old.chunk as usize].bytes[from..from + length].to_vec();
@@ -261,7 +261,7 @@ impl Arena {
         let offset = target.bytes.len() as u32;
         target.bytes.extend(record);
         target.live += length;
-        Place { chunk, offset }
+        RecordPlace { chunk, offset }
     }
 
     /// Lets a chunk go whose living records were relocated.
@@ -271,10 +271,13 @@ impl Arena {
     }
 
     /// Checks invariant 3 against the slots and places of all rows, and the count of living bytes.
-    pub(super) fn validate(&self, rows: impl Iterator<Item = (u32, Place)>) -> Result<(), String> {
+    pub(super) fn validate(
+        &self,
+        rows: impl Iterator<Item = (u32, RecordPlace)>,
+    ) -> Result<(), String> {
         let mut live = vec![0_usize; self.chunks.len()];
         let mut seen = std::collections::HashSet::new();
-        for (slot, place) in rows.filter(|(_, place)| *place != Place::NONE) {
+        for (slot, place) in rows.filter(|(_, place)| *place != RecordPlace::NONE) {
             let bytes = &self.chunks[place.chunk as usize].bytes;
             if read_u32(bytes, place.offset as usize) != slot
                 || !seen.insert((place.chunk, place.offset))

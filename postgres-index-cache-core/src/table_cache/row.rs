@@ -192,7 +192,9 @@ impl RowBuf {
         let parsed = serde_json::Deserializer::from_str(data).deserialize_map(filling);
         match (unfit, parsed) {
             (Some(unfit), _) => Err(unfit),
-            (None, Err(error)) => Err(RowError::Malformed(format!("\"data\" is not a row: {error}"))),
+            (None, Err(error)) => Err(RowError::Malformed(format!(
+                "\"data\" is not a row: {error}"
+            ))),
             (None, Ok(())) => self.check_complete(shape),
         }
     }

@@ -4,7 +4,7 @@
 //! null bits only for columns that may be null, the place only where some column has no fixed
 //! width.
 
-use super::arena::Place;
+use super::arena::RecordPlace;
 use super::row::RowBuf;
 use crate::value::CellType;
 use std::collections::HashMap;
@@ -134,7 +134,7 @@ impl TableShape {
     pub fn stride(&self) -> usize {
         self.record_offset
             + if self.record_cells > 0 {
-                Place::BYTES
+                RecordPlace::BYTES
             } else {
                 0
             }
@@ -152,15 +152,15 @@ impl TableShape {
         self.null_bits[column].is_some_and(|bit| fixed[bit / 8] & (1 << (bit % 8)) != 0)
     }
 
-    pub(super) fn place_of_record(&self, fixed: &[u8]) -> Place {
+    pub(super) fn place_of_record(&self, fixed: &[u8]) -> RecordPlace {
         if self.record_cells == 0 {
-            Place::NONE
+            RecordPlace::NONE
         } else {
-            Place::read(&fixed[self.record_offset..])
+            RecordPlace::read(&fixed[self.record_offset..])
         }
     }
 
-    pub(super) fn set_place_of_record(&self, fixed: &mut [u8], place: Place) {
+    pub(super) fn set_place_of_record(&self, fixed: &mut [u8], place: RecordPlace) {
         if self.record_cells > 0 {
             place.write(&mut fixed[self.record_offset..]);
         }

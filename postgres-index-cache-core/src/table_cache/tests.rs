@@ -109,16 +109,16 @@ proptest! {
                 2 => cache.ensure_index(3),
                 8 => {
                     // A new snapshot: it lacks some rows, and one is another.
-                    let mut laid = SeenRows::default();
+                    let mut seen = SeenRows::default();
                     let before = oracle.clone();
                     oracle.retain(|id, _| id % 3 != plain.id % 3);
                     oracle.insert(plain.id, plain);
                     for plain in oracle.values() {
-                        cache.lay(&row(&shape, &plain.json()).unwrap(), &mut laid).unwrap();
-                        prop_assert!(cache.lay(&row(&shape, &plain.json()).unwrap(), &mut laid).is_err());
+                        cache.merge(&row(&shape, &plain.json()).unwrap(), &mut seen).unwrap();
+                        prop_assert!(cache.merge(&row(&shape, &plain.json()).unwrap(), &mut seen).is_err());
                     }
                     let mut swept = 0;
-                    cache.sweep(&laid, |_| swept += 1);
+                    cache.sweep(&seen, |_| swept += 1);
                     prop_assert_eq!(swept, before.keys().filter(|id| !oracle.contains_key(id)).count());
                 }
                 3 => {
@@ -146,7 +146,7 @@ proptest! {
         }
         for hash in 0..5_i64 {
             let found = cache.find(&[Condition { column: 2, wanted: Predicate::Cell(hash.to_le_bytes().to_vec()) }]);
-            prop_assert_eq!(found.access, Access::Index(2));
+            prop_assert_eq!(found.access, AccessPath::Index(2));
             prop_assert_eq!(found.rows.len(), oracle.values().filter(|row| row.hash == Some(hash)).count());
         }
         let null_hash = Condition { column: 2, wanted: Predicate::Null };

@@ -4,8 +4,8 @@
 use crate::server::{CHANNEL, Definitions, Fault, KEYS, Rows, Seen, Server, TABLES};
 use fastrand::Rng;
 use postgres_index_cache_core::sync::{
-    Change, Counters, Engine, FenceId, TableSpec, Input, Limits, Operation, Output, Rule, State,
-    TableId, AuxConnection,
+    AuxConnection, Change, Counters, Engine, FenceId, Input, Limits, Operation, Output, Rule,
+    State, TableId, TableSpec,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -723,7 +723,9 @@ impl World {
                 let stored = &seen.tables[relation];
                 // What is in doubt by the end of the comparison may differ: see `Output::ComparisonEnded`.
                 self.differs = (cached != stored).then(|| {
-                    format!("comparison {comparison} finds {cached:?} where the table was {stored:?}")
+                    format!(
+                        "comparison {comparison} finds {cached:?} where the table was {stored:?}"
+                    )
                 });
                 self.compared += 1;
                 self.handle(Input::Compared { table, comparison })
@@ -1082,8 +1084,12 @@ impl World {
                     seen,
                 });
             }
-            Output::TakeCut { table, comparison } => self.tasks.push(Task::Cut { table, comparison }),
-            Output::Compare { table, comparison } => self.tasks.push(Task::Compare { table, comparison }),
+            Output::TakeCut { table, comparison } => {
+                self.tasks.push(Task::Cut { table, comparison })
+            }
+            Output::Compare { table, comparison } => {
+                self.tasks.push(Task::Compare { table, comparison })
+            }
             Output::ComparisonEnded {
                 inconclusive,
                 doubt,
@@ -1140,7 +1146,7 @@ impl World {
                 }
             }
             Output::StateChanged(State::Live) => self.fate = Fate::WasLive,
-            Output::StateChanged(_) | Output::CommitsBlocked | Output::ReadAgain { .. } => {}
+            Output::StateChanged(_) | Output::CommitsBlocked | Output::ReadScheduled { .. } => {}
             Output::Disconnected { failure, retry_in } => {
                 if retry_in.is_none() && self.fate == Fate::WasLive {
                     return Err(format!("it gave up, and was live once: {failure}"));

@@ -1,10 +1,10 @@
 //! [`Changes`]: what became of rows since the shell began, as far as memory allows, and who wants
 //! to be told.
 
-use crate::render::row_change::RowChange;
+use crate::render::row_change::RowChangeLine;
 use crate::render::{Format, json};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
-use postgres_index_cache_core::postgres::RowChange as Told;
+use postgres_index_cache_core::postgres::RowChange;
 use postgres_index_cache_core::{Condition, KeyBuf, RowBuf, TableShape};
 use serde_json::json;
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ const KEPT_BYTES: usize = 64 << 20;
 
 /// A change that is kept.
 #[derive(Debug)]
-struct Kept {
+struct KeptRow {
     at: Timestamp,
     table: usize,
     old: Option<RowBuf>,
@@ -26,7 +26,7 @@ struct Kept {
     sender: Option<i32>,
 }
 
-impl Kept {
+impl KeptRow {
     fn bytes(&self) -> usize {
         size_of::<Self>()
             + self
@@ -58,7 +58,7 @@ pub(super) struct Changes {
     shown: Vec<Shown>,
     format: Format,
     zone: TimeZone,
-    kept: VecDeque<Kept>,
+    kept: VecDeque<KeptRow>,
     kept_bytes: usize,
     /// How many were let go.
     forgotten: u64,
@@ -90,7 +90,7 @@ impl Changes {
         self.shown[table] = shown;
         self.watched.retain(|watched| watched.table != table);
         self.kept.retain(|kept| kept.table != table);
-        self.kept_bytes = self.kept.iter().map(Kept::bytes).sum();
+        self.kept_bytes = self.kept.iter().map(KeptRow::bytes).sum();
     }
 
     pub(super) fn stop_watching(&mut self) -> usize {
@@ -101,15 +101,15 @@ impl Changes {
     pub(super) fn take(
         &mut self,
         table: usize,
-        change: Told,
+        change: RowChange,
         sender: Option<i32>,
     ) -> Option<String> {
         let (old, new) = match change {
-            Told::Added(new) => (None, Some(new)),
-            Told::Changed { old, new } => (Some(old), Some(new)),
-            Told::Removed(old) => (Some(old), None),
+            RowChange::Added(new) => (None, Some(new)),
+            RowChange::Changed { old, new } => (Some(old), Some(new)),
+            RowChange::Removed(old) => (Some(old), None),
         };
-        let kept = Kept {
+        let kept = KeptRow {
             at: Timestamp::now(),
             table,
             old,
@@ -155,13 +155,13 @@ impl Changes {
         }
     }
 
-    fn line(&self, kept: &Kept, old: Option<&RowBuf>, new: Option<&RowBuf>) -> String {
+    fn line(&self, kept: &KeptRow, old: Option<&RowBuf>, new: Option<&RowBuf>) -> String {
         let Shown {
             table,
             shape,
             columns,
         } = &self.shown[kept.table];
-        let change = RowChange {
+        let change = RowChangeLine {
             table,
             shape,
             columns,
@@ -183,7 +183,7 @@ impl Changes {
     pub(super) fn sender(&self, table: usize, key: &KeyBuf) -> Option<i32> {
         let shape = &self.shown[table].shape;
         let mut of_table = self.kept.iter().rev().filter(|kept| kept.table == table);
-        let is_of_key = |kept: &&Kept| {
+        let is_of_key = |kept: &&KeptRow| {
             kept.old
                 .iter()
                 .chain(&kept.new)

@@ -1,7 +1,7 @@
 //! [`Input`]: where lines come from and answers go to: a prompt on a terminal, else plain lines.
 
 use super::line::COMMANDS;
-use super::live::{PromptStatus, PromptState};
+use super::live::{PromptState, PromptStatus};
 use super::notices::{Notices, Said};
 use super::session::Reply;
 use crate::line_editor::{Above, Guide, LineEditor, TerminalState, Typed, history_file};

@@ -102,7 +102,7 @@ fn shown(target: &Target) -> Shown {
 
 impl LiveCaches {
     pub(super) fn new(mut supervisor: Supervisor<Target>, format: Format) -> Self {
-        supervisor.driver_mut().tell_of_rows();
+        supervisor.driver_mut().record_row_events();
         let changes = Changes::new(supervisor.targets().map(shown).collect(), format);
         let count = supervisor.targets().len();
         let mut live = Self {
@@ -164,7 +164,9 @@ impl LiveCaches {
     pub(super) fn word(&self, at: usize) -> PromptState {
         match self.supervisor.state(TableId(at)) {
             _ if self.stale[at].is_some() || self.behind[at].is_some() => PromptState::Stale,
-            State::Disconnected | State::Subscribing | State::Probing | State::Stale => PromptState::Stale,
+            State::Disconnected | State::Subscribing | State::Probing | State::Stale => {
+                PromptState::Stale
+            }
             State::Live => PromptState::Live,
             State::Snapshotting | State::Degraded | State::CatchingUp => PromptState::Loading,
         }

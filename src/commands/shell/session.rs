@@ -6,13 +6,13 @@ use super::input::Completions;
 use super::line::{COMMANDS, Line, Name};
 use super::live::{LiveCaches, PromptState};
 use super::notices::Notices;
-use crate::catalog::{self, Table};
+use crate::catalog::{self, CatalogTable};
 use crate::causes::{self, Senders};
 use crate::conditions::{self, Conditions, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
+use crate::following::supervised::{AnnouncedTargets, open};
 use crate::following::target::Target;
-use crate::following::supervised::{Announced, open};
 use crate::following::{self, estimate};
 use crate::render::Format;
 use crate::render::escape::escape;
@@ -84,7 +84,7 @@ impl Session {
             &server,
             catalog,
             targets,
-            Announced,
+            AnnouncedTargets,
             max_memory,
             context.quiet,
             say,
@@ -114,7 +114,7 @@ impl Session {
             }
         };
         let tables = self.live.targets().map(|target| {
-            let Table { schema, name, .. } = &target.table;
+            let CatalogTable { schema, name, .. } = &target.table;
             let is_alone = self
                 .live
                 .targets()
@@ -159,7 +159,7 @@ impl Session {
             Err(error) => return self.reply(text, Err(error)),
         };
         let is_last = line == Line::Quit;
-        let data = self.carry_out(line).await;
+        let data = self.execute(line).await;
         Reply {
             is_last,
             ..self.reply(text, data)
@@ -171,7 +171,7 @@ impl Session {
         self.reply(text, Err(anyhow!("cancelled")))
     }
 
-    async fn carry_out(&mut self, line: Line) -> anyhow::Result<Data> {
+    async fn execute(&mut self, line: Line) -> anyhow::Result<Data> {
         match line {
             Line::Rows { table, conditions } => {
                 let (at, asked, notices) = self.ask(&table, &conditions).await?;
@@ -429,7 +429,7 @@ impl Session {
 
     fn position(&self, name: &Name) -> anyhow::Result<usize> {
         let is_meant = |target: &&Target| {
-            let Table {
+            let CatalogTable {
                 schema, name: own, ..
             } = &target.table;
             *own == name.name && name.schema.as_ref().is_none_or(|wanted| wanted == schema)
@@ -455,7 +455,12 @@ impl Session {
         }
     }
 
-    fn rows(&mut self, at: usize, asked: Conditions, mut notices: Vec<String>) -> anyhow::Result<Data> {
+    fn rows(
+        &mut self,
+        at: usize,
+        asked: Conditions,
+        mut notices: Vec<String>,
+    ) -> anyhow::Result<Data> {
         let Target {
             table,
             shape,
@@ -520,7 +525,7 @@ impl Session {
             }
             Format::Json => numbered
                 .map(|(at, target)| {
-                    let Table { schema, name, .. } = &target.table;
+                    let CatalogTable { schema, name, .. } = &target.table;
                     json::line([
                         ("schema", json!(schema)),
                         ("table", json!(name)),
@@ -714,7 +719,7 @@ async fn describe(
     client: &mut Client,
     oid: u32,
     processes: HashSet<i32>,
-) -> anyhow::Result<(Vec<Table>, Senders)> {
+) -> anyhow::Result<(Vec<CatalogTable>, Senders)> {
     let catalog = catalog::reading(client).await?;
     Ok((
         catalog::describe(&catalog, &[oid]).await?,
@@ -724,7 +729,7 @@ async fn describe(
 
 async fn evaluate(
     client: &mut Client,
-    table: &Table,
+    table: &CatalogTable,
     written: &[Written],
 ) -> anyhow::Result<Conditions> {
     let mut catalog = catalog::reading(client).await?;

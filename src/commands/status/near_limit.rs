@@ -1,7 +1,7 @@
 //! How many rows come near the payload limit: those are announced without their data, or will be
 //! soon.
 
-use crate::catalog::{self, RelationKind, Table};
+use crate::catalog::{self, CatalogTable, RelationKind};
 use crate::triggers::TriggerOptions;
 use postgres_index_cache_core::CellType;
 use postgres_index_cache_core::postgres::catalog::foreign_code;
@@ -26,7 +26,7 @@ pub(super) struct NearLimit {
 /// `None` where the table cannot be read in time or at all: this is for information.
 pub(super) async fn sample(
     client: &mut Client,
-    table: &Table,
+    table: &CatalogTable,
     options: &TriggerOptions,
 ) -> Option<NearLimit> {
     // What a view computes is somebody's code.

@@ -5,8 +5,8 @@ use crate::commands::watch::{Limit, Style, Watch};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
 use crate::following::estimate;
+use crate::following::supervised::{AnnouncedTargets, open as open_supervised};
 use crate::following::target::Target;
-use crate::following::supervised::{Announced, open as open_supervised};
 use postgres_index_cache_core::postgres::Supervisor;
 
 /// Loads the table, follows it, and prints what becomes of its rows.
@@ -42,7 +42,7 @@ async fn open(
         &server,
         catalog,
         vec![target],
-        Announced,
+        AnnouncedTargets,
         max_memory,
         context.quiet,
         say,
@@ -52,7 +52,7 @@ async fn open(
         .target(postgres_index_cache_core::sync::TableId(0))
         .clone();
     let mut supervisor = supervisor;
-    supervisor.driver_mut().tell_of_rows();
+    supervisor.driver_mut().record_row_events();
     Ok((
         Watch {
             target,

@@ -5,7 +5,9 @@ use super::{Load, limits, rounds, seed};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, Database, Ran, connect};
 use pgic::throwaway::{Cluster, Setup};
-use postgres_index_cache_core::postgres::{Events, Replica, ReplicaEvent, ReplicaTable, Verification};
+use postgres_index_cache_core::postgres::{
+    Events, Replica, ReplicaEvent, ReplicaTable, Verification,
+};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

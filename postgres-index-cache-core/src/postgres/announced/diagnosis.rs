@@ -5,7 +5,7 @@
 
 use super::{Announced, announced, is_edited, is_ours, read_comment, untrusted_columns};
 use crate::DEFAULT_CACHE_CHANNEL;
-use crate::postgres::catalog::{Enabled, Leaf, RelationKind, Table, Trigger};
+use crate::postgres::catalog::{CatalogTable, Enabled, Leaf, RelationKind, Trigger};
 use crate::postgres::session::quote_identifier;
 use std::fmt;
 
@@ -126,7 +126,7 @@ fn warning(code: &'static str, text: String, remedy: Remedy) -> Problem {
 }
 
 /// Why a relation cannot be announced and followed whatever triggers it has; `None` when it can.
-pub fn check_table(table: &Table) -> Option<Problem> {
+pub fn check_table(table: &CatalogTable) -> Option<Problem> {
     let name = table.display_name();
     let problem = |code, what: &str, advice: &str| {
         Some(critical(
@@ -185,7 +185,7 @@ pub fn check_table(table: &Table) -> Option<Problem> {
 
 /// What is looked at, with the words that several problems share.
 struct Diagnosis<'a> {
-    table: &'a Table,
+    table: &'a CatalogTable,
     name: String,
     seen: &'a Announced<'a>,
     /// Whether the function is one that pgic makes.
@@ -196,7 +196,7 @@ struct Diagnosis<'a> {
 /// Returns everything that is not as it should be with a table and what announces it, the worst
 /// first. `is_current` says whether a function of ours is word for word what would be made today,
 /// where somebody knows.
-pub fn diagnose(table: &Table, is_current: Option<bool>) -> Vec<Problem> {
+pub fn diagnose(table: &CatalogTable, is_current: Option<bool>) -> Vec<Problem> {
     if let Some(problem) = check_table(table) {
         return vec![problem];
     }
@@ -228,7 +228,7 @@ pub fn diagnose(table: &Table, is_current: Option<bool>) -> Vec<Problem> {
 }
 
 /// The command that makes a table's triggers what they should be.
-fn install(table: &Table, what: &'static str, options: &str) -> Remedy {
+fn install(table: &CatalogTable, what: &'static str, options: &str) -> Remedy {
     Remedy::Command {
         what,
         command: format!("pgic install-triggers {}{options}", table.typed_name()),

@@ -3,7 +3,7 @@
 
 use super::{PINNED, read_comment};
 use crate::CellType;
-use crate::postgres::catalog::{Column, Function, Table, Trigger};
+use crate::postgres::catalog::{CatalogColumn, CatalogTable, Function, Trigger};
 use sha2::{Digest as _, Sha256};
 
 /// What stands in the text of a function that sends the output functions' text of types that are
@@ -30,9 +30,9 @@ pub fn is_edited(function: &Function) -> bool {
 
 /// Returns the settings that a function must pin for these columns, as names and values. Each costs
 /// about 2 µs a row, so only those that the types need.
-pub fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
+pub fn settings(columns: &[CatalogColumn]) -> Vec<(&'static str, &'static str)> {
     let pinned = |name: &str| PINNED.iter().find(|(pinned, _)| *pinned == name).copied();
-    let needs = |test: &dyn Fn(&Column, u32) -> bool| {
+    let needs = |test: &dyn Fn(&CatalogColumn, u32) -> bool| {
         columns
             .iter()
             .any(|column| column.made_of.iter().any(|&part| test(column, part)))
@@ -60,7 +60,7 @@ pub fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
     );
     pin_if("lc_monetary", needs(&|_, part| part == 790));
     // regclass and its kin write a schema only for what the path does not find.
-    let names_objects = columns.iter().any(Column::names_objects);
+    let names_objects = columns.iter().any(CatalogColumn::names_objects);
     pin_if("quote_all_identifiers", names_objects);
     // The text of an array is read as one of texts.
     pin_if(
@@ -79,13 +79,13 @@ pub fn settings(columns: &[Column]) -> Vec<(&'static str, &'static str)> {
 ///
 /// Without this, after `ADD COLUMN since interval`, a writer's own `IntervalStyle` would decide
 /// which text a cache has. Only functions of ours are looked at: of others nothing is known.
-pub fn untrusted_columns<'a>(table: &'a Table, row: Option<&Trigger>) -> Vec<&'a str> {
+pub fn untrusted_columns<'a>(table: &'a CatalogTable, row: Option<&Trigger>) -> Vec<&'a str> {
     // Functions of others, and of ours those of before, make JSON by whatever cast a type's owner
     // has made, and objects of composite types. Of an enum they make its label.
     let makes_text =
         |function: &Function| super::is_ours(function) && function.source.contains(MAKES_TEXT);
     let is_by_cast = !row.is_some_and(|trigger| makes_text(&trigger.function));
-    let is_untrusted = |column: &&Column| {
+    let is_untrusted = |column: &&CatalogColumn| {
         let is_foreign =
             matches!(column.kind, CellType::Written | CellType::WrittenArray) && !column.is_enum;
         column.is_virtual || (is_foreign && is_by_cast)
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn only_the_settings_that_the_types_need_are_pinned() {
-        let column = |made_of: &[u32]| Column {
+        let column = |made_of: &[u32]| CatalogColumn {
             name: "c".into(),
             type_name: String::new(),
             kind: CellType::Other,

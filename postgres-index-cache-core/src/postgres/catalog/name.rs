@@ -2,7 +2,7 @@
 
 /// Splits a name as SQL writes it into its parts: `users`, `app.users`, `"Odd Name"`. A part
 /// without quotes is folded to lower case, as PostgreSQL folds it (manual, 4.1.1 Identifiers and
-/// Key Words). `None` when it is no name.
+/// CatalogKey Words). `None` when it is no name.
 pub fn parse_name(text: &str) -> Option<Vec<String>> {
     let mut parts = Vec::new();
     let mut rest = text.trim();

@@ -29,7 +29,7 @@ pub struct Catalog<'a> {
 
 /// Whether a [`Catalog`] may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum CatalogAccess {
     /// It only reads.
     ReadOnly,
     /// It may write; nothing stays unless [`Catalog::commit`] is called.
@@ -51,12 +51,12 @@ impl<'a> Catalog<'a> {
     ///
     /// # Errors
     /// What the server says.
-    pub async fn begin(client: &'a mut Client, access: Access) -> Result<Self, Error> {
+    pub async fn begin(client: &'a mut Client, access: CatalogAccess) -> Result<Self, Error> {
         let begin = client
             .build_transaction()
             .isolation_level(IsolationLevel::ReadCommitted);
         let begin = begin
-            .read_only(access == Access::ReadOnly)
+            .read_only(access == CatalogAccess::ReadOnly)
             .deferrable(false);
         let transaction = begin.start().await?;
         // Qualified: the path is not safe yet.

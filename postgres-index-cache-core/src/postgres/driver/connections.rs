@@ -6,7 +6,7 @@ use crate::postgres::catalog::who_is;
 use crate::postgres::error::{DriverError, chain};
 use crate::postgres::links::{OpenedSessions, Opener};
 use crate::postgres::session::{quote_identifier, quote_literal};
-use crate::sync::{Failure, Input, TableId, AuxConnection};
+use crate::sync::{AuxConnection, Failure, Input, TableId};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ impl Driver {
         self.epoch = self.epochs;
         self.connect_task.take().inspect(JoinHandle::abort);
         let since = self.engine.proven_at();
-        self.tell(DriverEvent::Disconnected {
+        self.emit(DriverEvent::Disconnected {
             why: failure.to_string(),
             since,
             retry_in,
@@ -164,9 +164,9 @@ impl Driver {
 
     /// Tells that a table is read again. Where a notification is the cause, F is asked first who
     /// sent it.
-    pub(super) fn tell_read_again(&mut self, table: TableId, why: String, sender: Option<i32>) {
+    pub(super) fn emit_read_scheduled(&mut self, table: TableId, why: String, sender: Option<i32>) {
         let Some(sender) = sender else {
-            return self.tell(DriverEvent::ReadAgain { table, why });
+            return self.emit(DriverEvent::ReadAgain { table, why });
         };
         let Some((client, _)) = self.client(AuxConnection::Fences) else {
             return self.sender_known(table, &why, sender, None);
@@ -204,7 +204,7 @@ impl Driver {
             },
             Instant::now(),
         );
-        self.tell(DriverEvent::ReadAgain {
+        self.emit(DriverEvent::ReadAgain {
             table,
             why: why.replace(&of, &known),
         });
@@ -217,7 +217,12 @@ impl Driver {
             .handle(Input::AuxConnectionLost { via, why }, Instant::now());
     }
 
-    pub(super) fn reopened(&mut self, via: AuxConnection, epoch: u64, opened: Result<OpenedSessions, DriverError>) {
+    pub(super) fn reopened(
+        &mut self,
+        via: AuxConnection,
+        epoch: u64,
+        opened: Result<OpenedSessions, DriverError>,
+    ) {
         let input = match (opened, &mut self.links) {
             (Ok(opened), Some(links)) => {
                 self.failure = None;

@@ -1,7 +1,7 @@
 //! How a driver works, and what it tells.
 
-use crate::postgres::keep::{RowChangeKind, RowChange};
-use crate::sync::{Limits, State, TableId, AuxConnection};
+use crate::postgres::keep::{RowChange, RowChangeKind};
+use crate::sync::{AuxConnection, Limits, State, TableId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;

@@ -2,13 +2,13 @@
 //! F.
 
 use super::{Driver, DriverEvent, Event};
+use crate::postgres::driver_table::DriverTable;
 use crate::postgres::error::{DriverError, chain};
 use crate::postgres::fingerprint::{Difference, Fingerprint, compare, look};
 use crate::postgres::follow::TableConfig;
-use crate::postgres::driver_table::DriverTable;
 use crate::postgres::sqlstate::Policy;
 use crate::postgres::store::CacheWriter;
-use crate::sync::{Failure, Input, TableId, AuxConnection};
+use crate::sync::{AuxConnection, Failure, Input, TableId};
 use std::time::Instant;
 
 impl Driver {
@@ -78,7 +78,9 @@ impl Driver {
                 let doing = "look at the definitions of the tables".to_string();
                 let error = DriverError::Server { doing, source };
                 match error.policy() {
-                    Policy::Lost | Policy::Starting => self.aux_connection_lost(AuxConnection::Fences, error),
+                    Policy::Lost | Policy::Starting => {
+                        self.aux_connection_lost(AuxConnection::Fences, error)
+                    }
                     Policy::Passing | Policy::Counted | Policy::Refused => {
                         let why = chain(&error);
                         tracing::warn!(why, "a look at the definitions failed");
@@ -174,7 +176,7 @@ impl Driver {
                 Instant::now(),
             );
         }
-        self.tell(DriverEvent::Altered { table });
+        self.emit(DriverEvent::Altered { table });
     }
 
     /// Neither reads nor changes a table from now on, and says why it cannot be followed; until
@@ -188,7 +190,7 @@ impl Driver {
     /// Does what follows from tables that were held or resumed: their states are others from then
     /// on.
     pub(in crate::postgres) fn apply(&mut self) -> Result<(), DriverError> {
-        self.carry_out()
+        self.perform_outputs()
     }
 
     /// Whether a table is held.
@@ -211,7 +213,7 @@ impl Driver {
         driver_table.follow = follow;
         if let Some(mut store) = store {
             if self.options.row_events {
-                store.tell();
+                store.record_events();
             }
             driver_table.store = store;
             // The lock of the old cache is nobody's concern any more.

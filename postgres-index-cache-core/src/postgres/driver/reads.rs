@@ -2,13 +2,13 @@
 //! with.
 
 use super::{Driver, DriverEvent, ROWS_BETWEEN_CHECKS};
+use crate::postgres::driver_table::DriverTable;
 use crate::postgres::error::{DriverError, ReadError, chain};
 use crate::postgres::fingerprint::{Difference, Fingerprint, compare};
-use crate::postgres::driver_table::DriverTable;
 use crate::postgres::keep::ComparisonReport;
 use crate::postgres::read::Read;
 use crate::postgres::sqlstate::Policy;
-use crate::sync::{Input, Snapshot, TableId, AuxConnection};
+use crate::sync::{AuxConnection, Input, Snapshot, TableId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -234,7 +234,10 @@ impl Driver {
                 let input = match (kind, self.reads.snapshot.take()) {
                     (ReadKind::Compare, _) => {
                         self.reads.is_cut_open = false;
-                        Input::Compared { table, comparison: work }
+                        Input::Compared {
+                            table,
+                            comparison: work,
+                        }
                     }
                     (ReadKind::Rows | ReadKind::RowsOfCut, Some(snapshot)) => Input::Refetched {
                         table,
@@ -275,7 +278,7 @@ impl Driver {
             if self.options.holds_altered || kind == ReadKind::Cut {
                 self.altered(table, &what);
             } else {
-                self.tell(DriverEvent::Altered { table });
+                self.emit(DriverEvent::Altered { table });
                 self.unreadable(asked, ReadError::Altered(what));
             }
             return false;
@@ -301,7 +304,7 @@ impl Driver {
         }
         if kind == ReadKind::All {
             // What is read now is what the table has become.
-            self.tell(DriverEvent::Altered { table });
+            self.emit(DriverEvent::Altered { table });
         }
         true
     }
@@ -432,7 +435,7 @@ impl Driver {
         let question = self.question_count;
         self.engine
             .handle(Input::VerifyWanted { table, question }, Instant::now());
-        self.carry_out()?;
+        self.perform_outputs()?;
         Ok(QuestionId(question))
     }
 

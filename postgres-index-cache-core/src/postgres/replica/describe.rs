@@ -3,7 +3,7 @@
 use super::ReplicaError;
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::announced::announced;
-use crate::postgres::catalog::{self, Access, Catalog, CatalogError, Table};
+use crate::postgres::catalog::{self, Catalog, CatalogAccess, CatalogError, CatalogTable};
 use crate::postgres::error::chain;
 use crate::postgres::follow::{self, TableConfig};
 use crate::postgres::links::{Open, open_patiently};
@@ -48,7 +48,7 @@ pub(super) async fn describe(
         .await
         .map_err(ReplicaError::Connect)?
         .into_client();
-    let catalog = Catalog::begin(&mut client, Access::ReadOnly)
+    let catalog = Catalog::begin(&mut client, CatalogAccess::ReadOnly)
         .await
         .map_err(CatalogError::from)?;
     // What has a name may be renamed before it is described: then it is another table that has been
@@ -97,7 +97,7 @@ async fn find(
     Ok(found)
 }
 
-fn target(oid: u32, table: Option<Table>) -> Result<ReplicaTableSource, ReplicaError> {
+fn target(oid: u32, table: Option<CatalogTable>) -> Result<ReplicaTableSource, ReplicaError> {
     let table = table.ok_or(CatalogError::Gone(oid))?;
     follow::check_kind(&table)?;
     let announced = announced(&table);

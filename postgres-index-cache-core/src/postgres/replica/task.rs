@@ -1,7 +1,7 @@
 //! [`Task`]: what keeps a replica's caches in step, and says how they stand.
 
 use super::describe::ReplicaTableSource;
-use super::{Command, ReplicaError, ReplicaEvent, ReplicaStatus, Stats, SharedStatus, TableStatus};
+use super::{Command, ReplicaError, ReplicaEvent, ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::model::panic_text;
 use crate::postgres::driver::{DriverEvent, QuestionId, Verification};
 use crate::postgres::supervisor::{Supervisor, SupervisorEvent};
@@ -87,7 +87,10 @@ impl Task {
     }
 
     /// Goes on until it is shut down.
-    async fn keep_in_step(&mut self, supervisor: &mut Supervisor<ReplicaTableSource>) -> ReplicaError {
+    async fn keep_in_step(
+        &mut self,
+        supervisor: &mut Supervisor<ReplicaTableSource>,
+    ) -> ReplicaError {
         loop {
             tokio::select! {
                 stepped = supervisor.step() => if let Err(error) = stepped {
@@ -167,7 +170,11 @@ impl Task {
         }
     }
 
-    fn take_driver_event(&mut self, event: DriverEvent, supervisor: &Supervisor<ReplicaTableSource>) {
+    fn take_driver_event(
+        &mut self,
+        event: DriverEvent,
+        supervisor: &Supervisor<ReplicaTableSource>,
+    ) {
         let name = |table: TableId| Arc::clone(&self.names[table.0]);
         match event {
             DriverEvent::TableState { table, state } => self.take_state(table, state, supervisor),
@@ -197,10 +204,12 @@ impl Task {
                 });
                 self.told = self.end.status.lock().status();
             }
-            DriverEvent::AuxConnectionLost { via, why, .. } => self.say(ReplicaEvent::AuxConnectionLost {
-                via,
-                why: why.into(),
-            }),
+            DriverEvent::AuxConnectionLost { via, why, .. } => {
+                self.say(ReplicaEvent::AuxConnectionLost {
+                    via,
+                    why: why.into(),
+                })
+            }
             DriverEvent::ReadAgain { table, why } => {
                 self.say(ReplicaEvent::ReadAgain {
                     table: name(table),
@@ -233,7 +242,12 @@ impl Task {
     }
 
     /// A table's state is another one.
-    fn take_state(&mut self, table: TableId, state: State, supervisor: &Supervisor<ReplicaTableSource>) {
+    fn take_state(
+        &mut self,
+        table: TableId,
+        state: State,
+        supervisor: &Supervisor<ReplicaTableSource>,
+    ) {
         let was_stale = matches!(
             self.end.status.lock().tables[table.0].status,
             ReplicaStatus::Stale { .. }
@@ -261,7 +275,9 @@ impl Task {
                 };
                 self.stand(table, degraded, false);
             }
-            State::Snapshotting | State::CatchingUp => self.stand(table, ReplicaStatus::Loading, false),
+            State::Snapshotting | State::CatchingUp => {
+                self.stand(table, ReplicaStatus::Loading, false)
+            }
             // The event that a connection is lost says why.
             State::Disconnected | State::Subscribing | State::Probing => {}
         }
@@ -314,10 +330,7 @@ impl Task {
     }
 
     fn set(&self, table: TableId, status: ReplicaStatus, is_current: bool) {
-        self.end.status.lock().tables[table.0] = TableStatus {
-            status,
-            is_current,
-        };
+        self.end.status.lock().tables[table.0] = TableStatus { status, is_current };
     }
 
     /// A table stands otherwise. Says so when it is stale, or when all of them together stand

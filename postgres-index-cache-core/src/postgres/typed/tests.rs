@@ -57,12 +57,12 @@ fn tuple(id: Uuid, n: i64) -> Vec<u8> {
     [&[0, 1], &length[..], json.as_bytes()].concat()
 }
 
-/// A table, the cache of it, and what somebody knows who was told of every change.
+/// A table, the cache of it, and what somebody knows who was events of every change.
 struct World {
     table: BTreeMap<Uuid, i64>,
     cache: Arc<RwLock<ModelCache<Row>>>,
     stored: SinkWriter<ModelCache<Row>>,
-    told: BTreeMap<Uuid, bool>,
+    events: BTreeMap<Uuid, bool>,
 }
 
 impl World {
@@ -77,12 +77,12 @@ impl World {
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::Quarantine)));
         let reader = ModelDecoder::new(shape, RandomState::default(), OnMisfit::Quarantine);
         let mut stored = SinkWriter::new(Arc::clone(&cache), reader);
-        stored.tell();
+        stored.record_events();
         Self {
             table: BTreeMap::new(),
             cache,
             stored,
-            told: BTreeMap::new(),
+            events: BTreeMap::new(),
         }
     }
 
@@ -101,7 +101,7 @@ impl World {
     fn read(&mut self) {
         self.stored.begin(self.table.len());
         for (id, n) in &self.table {
-            self.stored.lay(&tuple(*id, *n)).unwrap();
+            self.stored.merge(&tuple(*id, *n)).unwrap();
         }
         self.stored.end();
     }
@@ -181,22 +181,26 @@ impl World {
 
     fn check(&mut self) {
         assert!(self.stored.flush(Duration::ZERO).unwrap());
-        for told in self.stored.take_told() {
-            match told {
+        for events in self.stored.take_row_events() {
+            match events {
                 RowEvent::Model(key, RowChangeKind::Added) => {
-                    assert_ne!(self.told.insert(key, true), Some(true))
+                    assert_ne!(self.events.insert(key, true), Some(true))
                 }
-                RowEvent::Model(key, RowChangeKind::Changed) => assert_eq!(self.told.get(&key), Some(&true)),
-                RowEvent::Model(key, RowChangeKind::Removed) => assert_eq!(self.told.remove(&key), Some(true)),
+                RowEvent::Model(key, RowChangeKind::Changed) => {
+                    assert_eq!(self.events.get(&key), Some(&true))
+                }
+                RowEvent::Model(key, RowChangeKind::Removed) => {
+                    assert_eq!(self.events.remove(&key), Some(true))
+                }
                 RowEvent::Misfit(key, why, _) => {
                     assert!(!why.is_empty());
                     assert_ne!(
-                        self.told.insert(key, false),
+                        self.events.insert(key, false),
                         Some(true),
                         "a row that was there is removed first"
                     );
                 }
-                other => panic!("{other:?} is told of an application's cache"),
+                other => panic!("{other:?} is events of an application's cache"),
             }
         }
         let cache = self.cache.read();
@@ -222,7 +226,7 @@ impl World {
             .collect();
         assert_eq!(out, expected);
         let known: Vec<Uuid> = self
-            .told
+            .events
             .iter()
             .filter(|(_, fits)| **fits)
             .map(|(key, _)| *key)
@@ -230,7 +234,7 @@ impl World {
         assert_eq!(
             known,
             rows.keys().copied().collect::<Vec<_>>(),
-            "who is told of every change knows the rows"
+            "who is events of every change knows the rows"
         );
         assert_eq!(
             self.stored.kept_out().map_or(0, |(count, _)| *count),

@@ -1,11 +1,11 @@
-//! What a comparison with the table, a [`Comparison`], means for what comes for a [`Table`].
+//! What a comparison with the table, a [`Comparison`], means for what comes for a [`EngineTable`].
 
-use super::{Step, Table};
+use super::{EngineTable, Step};
 use crate::sync::change::Change;
 use crate::sync::comparison::{Comparison, ComparisonId};
 use crate::sync::snapshot::Snapshot;
 
-impl Table {
+impl EngineTable {
     /// Begins a comparison with the table: what comes is held.
     pub(in crate::sync) fn begin_comparison(&mut self, id: ComparisonId) {
         self.comparison = Some(Comparison::Holding {
@@ -92,7 +92,7 @@ impl Table {
         };
         let mut steps = self.release();
         for change in held {
-            steps.extend(self.take(change, waiting_limit));
+            steps.extend(self.classify(change, waiting_limit));
         }
         steps
     }

@@ -126,7 +126,9 @@ fn a_look_is_asked_for_anew_when_its_connection_is_lost() {
     driven.handle(Input::Looked { look: lost });
     driven.now += Duration::from_secs(1);
     driven.handle(Input::TimePassed);
-    driven.handle(Input::Reopened { via: AuxConnection::Fences });
+    driven.handle(Input::Reopened {
+        via: AuxConnection::Fences,
+    });
     driven.echo();
     assert!(
         !driven.is_reached(1),
@@ -315,7 +317,9 @@ fn a_read_that_is_cut_again_and_again_ends_what_was_never_live_with_the_count() 
         });
         driven.now += Duration::from_secs(10);
         driven.handle(Input::TimePassed);
-        driven.handle(Input::Reopened { via: AuxConnection::Reads });
+        driven.handle(Input::Reopened {
+            via: AuxConnection::Reads,
+        });
         driven.echo();
         driven.look();
         driven.now += Duration::from_secs(10);

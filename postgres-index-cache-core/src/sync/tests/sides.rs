@@ -39,7 +39,9 @@ fn rows_that_were_asked_for_are_asked_for_anew_once_the_new_session_is_proven() 
     });
     driven.row("update", 1, 102, "");
     assert!(driven.is_asked_to_reopen(AuxConnection::Reads));
-    driven.handle(Input::Reopened { via: AuxConnection::Reads });
+    driven.handle(Input::Reopened {
+        via: AuxConnection::Reads,
+    });
     assert_eq!(driven.refetch_asked(), None, "its token has not come");
     driven.echo();
     let (batch, again) = driven.refetch_asked().expect("the same rows");
@@ -64,7 +66,9 @@ fn fences_wait_for_the_new_session() {
     driven.handle(Input::FenceWanted(FenceId(1)));
     assert_eq!(driven.tokens(), Vec::<String>::new());
     assert!(driven.is_asked_to_reopen(AuxConnection::Fences));
-    driven.handle(Input::Reopened { via: AuxConnection::Fences });
+    driven.handle(Input::Reopened {
+        via: AuxConnection::Fences,
+    });
     driven.echo();
     assert!(!driven.is_reached(1), "that was the probe");
     driven.echo();
@@ -75,7 +79,9 @@ fn fences_wait_for_the_new_session() {
 fn a_new_session_that_is_not_heard_makes_everything_be_opened_anew() {
     let mut driven = live_without(AuxConnection::Reads);
     assert!(driven.is_asked_to_reopen(AuxConnection::Reads));
-    driven.handle(Input::Reopened { via: AuxConnection::Reads });
+    driven.handle(Input::Reopened {
+        via: AuxConnection::Reads,
+    });
     let probe = driven.tokens().pop().expect("a probe");
     driven.handle(Input::Sent { token: &probe });
     driven.now += Duration::from_secs(5);
@@ -101,7 +107,9 @@ fn a_session_that_ends_each_read_is_opened_ever_more_rarely() {
             why: "it takes too long".into(),
         });
         assert!((0..12).any(|_| driven.is_asked_to_reopen(AuxConnection::Reads)));
-        driven.handle(Input::Reopened { via: AuxConnection::Reads });
+        driven.handle(Input::Reopened {
+            via: AuxConnection::Reads,
+        });
         driven.echo();
     }
     let waited = driven.now - began;

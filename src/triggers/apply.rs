@@ -2,7 +2,7 @@
 
 use super::OptionChanges;
 use super::plan::{PlanKind, TablePlan, plan_all};
-use crate::catalog::{self, Access, Catalog};
+use crate::catalog::{self, Catalog, CatalogAccess};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::sqlstate;
@@ -54,7 +54,7 @@ pub async fn run(
     let mut try_for = TRIES.0;
     loop {
         let ends = give_up.min(Instant::now() + try_for);
-        let catalog = Catalog::begin(client, Access::ReadWrite)
+        let catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
             .await
             .context("begin a transaction")?;
         let busy = match try_once(catalog, kind, oids, asked, ends, dry_run).await? {
