@@ -3,7 +3,7 @@
 
 use crate::catalog::{Catalog, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version};
-use postgres_index_cache_core::postgres::announced::{Problem, Severity, TriggerOptions, diagnose};
+use postgres_index_cache_core::postgres::triggers::{Problem, Severity, TriggerOptions, diagnose};
 use postgres_index_cache_core::postgres::{Finding, FindingKind};
 use std::collections::{HashMap, HashSet};
 

@@ -11,7 +11,7 @@ use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
 use anyhow::anyhow;
 use postgres_index_cache_core::TableShape;
-use postgres_index_cache_core::postgres::announced::PINNED;
+use postgres_index_cache_core::postgres::triggers::PINNED;
 use postgres_index_cache_core::postgres::{
     self, ClaimError, DriverError, DriverOptions, FollowError, ReadError, TableConfig, sqlstate,
 };

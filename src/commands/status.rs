@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use near_limit::NearLimit;
 use postgres_index_cache_core::one_line_json;
 use postgres_index_cache_core::postgres::ADVISORY_KEY;
-use postgres_index_cache_core::postgres::announced::{Problem, Remedy, Severity, diagnose};
+use postgres_index_cache_core::postgres::triggers::{Problem, Remedy, Severity, diagnose};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use tokio_postgres::types::Type;

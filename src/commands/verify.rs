@@ -13,7 +13,7 @@ use crate::render::{Format, finding, json, print};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::KeyBuf;
-use postgres_index_cache_core::postgres::announced::{Problem, Severity, diagnose};
+use postgres_index_cache_core::postgres::triggers::{Problem, Severity, diagnose};
 use postgres_index_cache_core::postgres::{
     ComparisonReport, Driver, DriverEvent, DriverOptions, RowChange, Verification,
 };

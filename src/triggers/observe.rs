@@ -3,8 +3,8 @@
 
 use super::sql::Expected;
 use crate::catalog::CatalogTable;
-use postgres_index_cache_core::postgres::announced::{Announced, announced};
-pub use postgres_index_cache_core::postgres::announced::{
+use postgres_index_cache_core::postgres::triggers::{Announced, announced};
+pub use postgres_index_cache_core::postgres::triggers::{
     ROW_EVENTS, TRUNCATE_EVENT, announces, is_for, is_ours,
 };
 use std::ops::Deref;

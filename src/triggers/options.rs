@@ -2,7 +2,7 @@
 
 use crate::catalog::CatalogTable;
 use crate::failure::with_hint;
-pub use postgres_index_cache_core::postgres::announced::TriggerOptions;
+pub use postgres_index_cache_core::postgres::triggers::TriggerOptions;
 
 /// What is asked for. What is not asked for keeps what is installed.
 #[expect(

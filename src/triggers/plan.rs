@@ -7,7 +7,7 @@ use super::{OptionChanges, TriggerOptions, script};
 use crate::catalog::{self, Catalog, CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger};
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::postgres::announced::{check_table, read_comment};
+use postgres_index_cache_core::postgres::triggers::{check_table, read_comment};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use tokio_postgres::types::Type;
 

@@ -8,7 +8,7 @@ use crate::catalog::{
     CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
 };
 use postgres_index_cache_core::CellType;
-use postgres_index_cache_core::postgres::announced::{
+use postgres_index_cache_core::postgres::triggers::{
     Comment, PINNED, digest, settings, to_arguments, write_comment,
 };
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};

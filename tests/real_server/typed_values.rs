@@ -295,7 +295,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
         );
         writer.batch_execute(&sql).await.unwrap();
     }
-    for (name, value) in postgres_index_cache_core::postgres::announced::PINNED {
+    for (name, value) in postgres_index_cache_core::postgres::triggers::PINNED {
         client
             .batch_execute(&format!("SET {name} = '{value}'"))
             .await

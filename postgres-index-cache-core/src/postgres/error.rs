@@ -1,10 +1,10 @@
 //! [`DriverError`] and [`ReadError`]: what was tried, on what, and what the server or the engine
 //! said.
 
-use super::claim::ClaimError;
-use super::copy::CopyError;
-use super::session::{ConnectError, SessionPurpose};
-use super::sqlstate::{self, Policy};
+use crate::postgres::connection::claim::ClaimError;
+use crate::postgres::connection::session::{ConnectError, SessionPurpose};
+use crate::postgres::read::copy::CopyError;
+use crate::postgres::sqlstate::{self, Policy};
 use crate::sync::Failure;
 use crate::table_cache::{RowError, StoreError};
 

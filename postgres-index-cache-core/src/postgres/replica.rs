@@ -11,20 +11,23 @@
 //! ([`OnMisfit`]).
 
 mod describe;
+pub(super) mod supervisor;
 mod task;
 
-use super::announced::PINNED;
-use super::catalog::CatalogError;
-use super::driver::{DriverOptions, Verification};
-use super::error::DriverError;
-use super::follow::FollowError;
-use super::keep::RowChangeKind;
-use super::links::{Open, open_with};
-use super::session::{ConnectError, Connector};
-use super::store::SinkWriter;
-use super::supervisor::{Describe, MakeStore, Supervisor, SupervisorError, Unfollowed};
-use super::typed::{Model, ModelCache, ModelDecoder, OnMisfit};
 use crate::index_cache::IdxModelCache;
+use crate::postgres::apply::models::{Model, ModelCache, ModelDecoder, OnMisfit};
+use crate::postgres::apply::sink::RowChangeKind;
+use crate::postgres::apply::writer::SinkWriter;
+use crate::postgres::connection::session::{ConnectError, Connector};
+use crate::postgres::connection::sessions::{Open, open_with};
+use crate::postgres::driver::{DriverOptions, Verification};
+use crate::postgres::error::DriverError;
+use crate::postgres::replica::supervisor::{
+    Describe, MakeStore, Supervisor, SupervisorError, Unfollowed,
+};
+use crate::postgres::schema::catalog::CatalogError;
+use crate::postgres::schema::eligibility::FollowError;
+use crate::postgres::schema::triggers::PINNED;
 use crate::sync::{AuxConnection, Counters, Limits};
 use describe::{ReplicaTableSource, describe, describe_again};
 use foldhash::quality::RandomState;

@@ -1,11 +1,11 @@
 //! The connections of a [`Driver`]: how they are opened, lost, and opened again, and what is sent
 //! by them.
 
-use super::{Driver, DriverEvent, Event};
-use crate::postgres::catalog::who_is;
+use crate::postgres::connection::session::{quote_identifier, quote_literal};
+use crate::postgres::connection::sessions::{OpenedSessions, Opener};
+use crate::postgres::driver::{Driver, DriverEvent, Event};
 use crate::postgres::error::{DriverError, chain};
-use crate::postgres::links::{OpenedSessions, Opener};
-use crate::postgres::session::{quote_identifier, quote_literal};
+use crate::postgres::schema::catalog::who_is;
 use crate::sync::{AuxConnection, Failure, Input, TableId};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! How a driver works, and what it tells.
 
-use crate::postgres::keep::{RowChange, RowChangeKind};
+use crate::postgres::apply::sink::{RowChange, RowChangeKind};
 use crate::sync::{AuxConnection, Limits, State, TableId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub struct DriverOptions {
     /// held until then. Otherwise it is read again as it is.
     pub holds_altered: bool,
     /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which
-    /// is kept until [`Driver::take_events`](super::Driver::take_events) takes it: call that after
+    /// is kept until [`Driver::take_events`](crate::postgres::driver::Driver::take_events) takes it: call that after
     /// each step.
     pub row_events: bool,
 }

@@ -1,13 +1,13 @@
 //! What a [`Driver`] sees that no notification tells: the definitions of the tables, looked at on
 //! F.
 
-use super::{Driver, DriverEvent, Event};
-use crate::postgres::driver_table::DriverTable;
+use crate::postgres::apply::driver_table::DriverTable;
+use crate::postgres::apply::writer::CacheWriter;
+use crate::postgres::driver::{Driver, DriverEvent, Event};
 use crate::postgres::error::{DriverError, chain};
-use crate::postgres::fingerprint::{Difference, Fingerprint, compare, look};
-use crate::postgres::follow::TableConfig;
+use crate::postgres::schema::eligibility::TableConfig;
+use crate::postgres::schema::fingerprint::{Difference, Fingerprint, compare, look};
 use crate::postgres::sqlstate::Policy;
-use crate::postgres::store::CacheWriter;
 use crate::sync::{AuxConnection, Failure, Input, TableId};
 use std::time::Instant;
 

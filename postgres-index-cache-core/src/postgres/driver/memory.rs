@@ -1,7 +1,7 @@
 //! What the caches of a [`Driver`] and what waits for them may take.
 
-use super::Driver;
-use crate::postgres::driver_table::DriverTable;
+use crate::postgres::apply::driver_table::DriverTable;
+use crate::postgres::driver::Driver;
 use crate::postgres::error::DriverError;
 use crate::sync::{Input, TableId};
 use std::time::Instant;

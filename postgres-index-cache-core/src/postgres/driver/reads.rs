@@ -1,12 +1,12 @@
 //! What Q does for a [`Driver`]: reads of tables, of rows, and of the cut that a comparison compares
 //! with.
 
-use super::{Driver, DriverEvent, ROWS_BETWEEN_CHECKS};
-use crate::postgres::driver_table::DriverTable;
+use crate::postgres::apply::driver_table::DriverTable;
+use crate::postgres::apply::sink::ComparisonReport;
+use crate::postgres::driver::{Driver, DriverEvent, ROWS_BETWEEN_CHECKS};
 use crate::postgres::error::{DriverError, ReadError, chain};
-use crate::postgres::fingerprint::{Difference, Fingerprint, compare};
-use crate::postgres::keep::ComparisonReport;
-use crate::postgres::read::Read;
+use crate::postgres::read::task::Read;
+use crate::postgres::schema::fingerprint::{Difference, Fingerprint, compare};
 use crate::postgres::sqlstate::Policy;
 use crate::sync::{AuxConnection, Input, Snapshot, TableId};
 use bytes::Bytes;

@@ -1,14 +1,14 @@
 //! [`ReplicaTableSource`]: a table of a replica as the catalogue has it.
 
-use super::ReplicaError;
 use crate::DEFAULT_CACHE_CHANNEL;
-use crate::postgres::announced::announced;
-use crate::postgres::catalog::{self, Catalog, CatalogAccess, CatalogError, CatalogTable};
+use crate::postgres::connection::session::SessionPurpose;
+use crate::postgres::connection::sessions::{Open, open_patiently};
 use crate::postgres::error::chain;
-use crate::postgres::follow::{self, TableConfig};
-use crate::postgres::links::{Open, open_patiently};
-use crate::postgres::session::SessionPurpose;
-use crate::postgres::supervisor::{Description, SupervisedTable, Unfollowed};
+use crate::postgres::replica::ReplicaError;
+use crate::postgres::replica::supervisor::{Description, SupervisedTable, Unfollowed};
+use crate::postgres::schema::catalog::{self, Catalog, CatalogAccess, CatalogError, CatalogTable};
+use crate::postgres::schema::eligibility::{self, TableConfig};
+use crate::postgres::schema::triggers::announced;
 use crate::value::CellType;
 use std::sync::Arc;
 
@@ -99,13 +99,13 @@ async fn find(
 
 fn target(oid: u32, table: Option<CatalogTable>) -> Result<ReplicaTableSource, ReplicaError> {
     let table = table.ok_or(CatalogError::Gone(oid))?;
-    follow::check_kind(&table)?;
+    eligibility::check_kind(&table)?;
     let announced = announced(&table);
-    for notice in follow::check_announced(&table)? {
+    for notice in eligibility::check_announced(&table)? {
         tracing::warn!("{notice}");
     }
-    let sent = follow::sent(&table, announced.as_ref());
-    let shape = follow::shape(&table, |column| sent.contains(&column))?;
+    let sent = eligibility::sent(&table, announced.as_ref());
+    let shape = eligibility::shape(&table, |column| sent.contains(&column))?;
     if !matches!(shape.key(), [key] if shape.columns()[*key].kind == CellType::Uuid) {
         return Err(ReplicaError::KeyNotUuid(table.display_name()));
     }

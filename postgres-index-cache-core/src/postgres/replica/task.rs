@@ -1,10 +1,12 @@
 //! [`Task`]: what keeps a replica's caches in step, and says how they stand.
 
-use super::describe::ReplicaTableSource;
-use super::{Command, ReplicaError, ReplicaEvent, ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::model::panic_text;
 use crate::postgres::driver::{DriverEvent, QuestionId, Verification};
-use crate::postgres::supervisor::{Supervisor, SupervisorEvent};
+use crate::postgres::replica::describe::ReplicaTableSource;
+use crate::postgres::replica::supervisor::{Supervisor, SupervisorEvent};
+use crate::postgres::replica::{
+    Command, ReplicaError, ReplicaEvent, ReplicaStatus, SharedStatus, Stats, TableStatus,
+};
 use crate::sync::{FenceId, State, TableId};
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;

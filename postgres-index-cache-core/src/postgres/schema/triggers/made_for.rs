@@ -1,9 +1,9 @@
 //! What a generated function was made for: the columns whose values its payloads can be trusted
 //! with.
 
-use super::{PINNED, read_comment};
 use crate::CellType;
-use crate::postgres::catalog::{CatalogColumn, CatalogTable, Function, Trigger};
+use crate::postgres::schema::catalog::{CatalogColumn, CatalogTable, Function, Trigger};
+use crate::postgres::schema::triggers::{PINNED, read_comment};
 use sha2::{Digest as _, Sha256};
 
 /// What stands in the text of a function that sends the output functions' text of types that are
@@ -82,8 +82,9 @@ pub fn settings(columns: &[CatalogColumn]) -> Vec<(&'static str, &'static str)> 
 pub fn untrusted_columns<'a>(table: &'a CatalogTable, row: Option<&Trigger>) -> Vec<&'a str> {
     // Functions of others, and of ours those of before, make JSON by whatever cast a type's owner
     // has made, and objects of composite types. Of an enum they make its label.
-    let makes_text =
-        |function: &Function| super::is_ours(function) && function.source.contains(MAKES_TEXT);
+    let makes_text = |function: &Function| {
+        crate::postgres::schema::triggers::is_ours(function) && function.source.contains(MAKES_TEXT)
+    };
     let is_by_cast = !row.is_some_and(|trigger| makes_text(&trigger.function));
     let is_untrusted = |column: &&CatalogColumn| {
         let is_foreign =
@@ -98,7 +99,7 @@ pub fn untrusted_columns<'a>(table: &'a CatalogTable, row: Option<&Trigger>) -> 
         .collect();
     let ours = row
         .map(|trigger| &trigger.function)
-        .filter(|function| super::is_ours(function));
+        .filter(|function| crate::postgres::schema::triggers::is_ours(function));
     let Some((function, comment)) =
         ours.and_then(|function| Some((function, read_comment(function.comment.as_deref())?)))
     else {

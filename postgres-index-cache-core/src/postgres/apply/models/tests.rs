@@ -1,9 +1,9 @@
 //! An application's cache under random changes, rows that do not fit among them, against a naive
 //! oracle.
 
-use super::*;
 use crate::notification::Payload;
-use crate::postgres::store::{CacheWriter as _, SinkWriter};
+use crate::postgres::apply::models::*;
+use crate::postgres::apply::writer::{CacheWriter as _, SinkWriter};
 use crate::sync::Change;
 use crate::table_cache::Column;
 use crate::value::CellType;

@@ -1,15 +1,15 @@
 //! A cache of an application's own rows, kept in step: rows are read as JSON, by one deserialiser
 //! for snapshot and notification.
 
-use super::error::ReadError;
-use super::keep::{
-    CacheSink, ComparisonReport, Decoded, Finding, FindingKind, RowChangeKind, RowDecoder,
-    RowEvent, WriteMode,
-};
-use super::session::quote_identifier;
 use crate::Column;
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
+use crate::postgres::apply::sink::{
+    CacheSink, ComparisonReport, Decoded, Finding, FindingKind, RowChangeKind, RowDecoder,
+    RowEvent, WriteMode,
+};
+use crate::postgres::connection::session::quote_identifier;
+use crate::postgres::error::ReadError;
 use crate::table_cache::{
     JsonNulls, KeyBuf, RowBuf, RowError, SeenRows, StoreError, TableShape, Upserted,
 };
@@ -39,8 +39,8 @@ pub enum OnMisfit {
 }
 
 /// An application's cache, with the rows of its table that do not fit the model.
-pub(super) struct ModelCache<T> {
-    pub(super) rows: IdxModelCache<T>,
+pub(in crate::postgres) struct ModelCache<T> {
+    pub(in crate::postgres) rows: IdxModelCache<T>,
     out: BTreeMap<Uuid, Misfit>,
     /// Numbers the snapshots: a row that is kept out and does not come in the last one is gone.
     loads: u64,
@@ -60,7 +60,7 @@ struct Misfit {
 const CAUSES_KEPT: usize = 1_000;
 
 impl<T: Model> ModelCache<T> {
-    pub(super) fn new(on_misfit: OnMisfit) -> Self {
+    pub(in crate::postgres) fn new(on_misfit: OnMisfit) -> Self {
         Self {
             rows: IdxModelCache::with_capacity(0),
             out: BTreeMap::new(),
@@ -73,13 +73,13 @@ impl<T: Model> ModelCache<T> {
 impl<T> ModelCache<T> {
     /// The rows that are kept out, with the causes; the cause is empty for those past the first
     /// thousand.
-    pub(super) fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
+    pub(in crate::postgres) fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
         self.out.iter().map(|(key, misfit)| (key, &*misfit.why))
     }
 }
 
 /// A row on its way in.
-pub(super) struct ModelRow<T> {
+pub(in crate::postgres) struct ModelRow<T> {
     row: Option<T>,
     key: Uuid,
     digest: u64,
@@ -87,7 +87,7 @@ pub(super) struct ModelRow<T> {
 
 /// RowDecoder rows as JSON: into the model, and into cells, whose digest tells whether two rows are the
 /// same. A JSON null counts as SQL NULL there, as it does to the model.
-pub(super) struct ModelDecoder<T> {
+pub(in crate::postgres) struct ModelDecoder<T> {
     shape: Arc<TableShape>,
     hasher: RandomState,
     /// A digest of the columns' names: the same values under another name are another row to the
@@ -99,7 +99,11 @@ pub(super) struct ModelDecoder<T> {
 }
 
 impl<T: Model> ModelDecoder<T> {
-    pub(super) fn new(shape: Arc<TableShape>, hasher: RandomState, on_misfit: OnMisfit) -> Self {
+    pub(in crate::postgres) fn new(
+        shape: Arc<TableShape>,
+        hasher: RandomState,
+        on_misfit: OnMisfit,
+    ) -> Self {
         let names: Vec<&str> = shape
             .columns()
             .iter()

@@ -1,13 +1,13 @@
 //! [`DriverTable`]: a table that is followed, with the store of its cache.
 
-use super::copy::CopyDecoder;
-use super::error::{DriverError, ReadError};
-use super::fingerprint::Fingerprint;
-use super::follow::{Distrust, TableConfig};
-use super::keep::ComparisonReport;
-use super::session::{quote_identifier, quote_literal};
-use super::store::CacheWriter;
 use crate::Column;
+use crate::postgres::apply::sink::ComparisonReport;
+use crate::postgres::apply::writer::CacheWriter;
+use crate::postgres::connection::session::{quote_identifier, quote_literal};
+use crate::postgres::error::{DriverError, ReadError};
+use crate::postgres::read::copy::CopyDecoder;
+use crate::postgres::schema::eligibility::{Distrust, TableConfig};
+use crate::postgres::schema::fingerprint::Fingerprint;
 use crate::sync::{Change, TableSpec};
 use crate::table_cache::{KeyBuf, RowError};
 use crate::value::{CellType, write_json_string};
@@ -19,28 +19,28 @@ use std::time::Instant;
 
 /// The code of the error with which a row that is too long fails: nothing else that is read asks
 /// for a substring.
-pub(super) const TOO_LONG: &str = "22011";
+pub(in crate::postgres) const TOO_LONG: &str = "22011";
 
-pub(super) struct DriverTable {
-    pub(super) follow: TableConfig,
-    pub(super) store: Box<dyn CacheWriter>,
+pub(in crate::postgres) struct DriverTable {
+    pub(in crate::postgres) follow: TableConfig,
+    pub(in crate::postgres) store: Box<dyn CacheWriter>,
     /// What it was when it was read last, or else described.
-    pub(super) fingerprint: Option<Fingerprint>,
+    pub(in crate::postgres) fingerprint: Option<Fingerprint>,
     /// Whether it is neither read nor changed until it is described afresh.
-    pub(super) is_held: bool,
+    pub(in crate::postgres) is_held: bool,
     decoder: CopyDecoder,
     /// How many bytes of COPY have come.
-    pub(super) copied: usize,
+    pub(in crate::postgres) copied: usize,
     /// The keys and the rows of a refetch.
     refetch: Option<(Vec<String>, Vec<Bytes>)>,
     /// Whether the rows that come are to be compared.
     is_comparing: bool,
     /// While somebody holds the lock of the cache: when it is tried again.
-    pub(super) busy_until: Option<Instant>,
+    pub(in crate::postgres) busy_until: Option<Instant>,
 }
 
 impl DriverTable {
-    pub(super) fn new(follow: TableConfig, store: Box<dyn CacheWriter>) -> Self {
+    pub(in crate::postgres) fn new(follow: TableConfig, store: Box<dyn CacheWriter>) -> Self {
         Self {
             fingerprint: follow.fingerprint.clone(),
             is_held: false,
@@ -55,7 +55,7 @@ impl DriverTable {
     }
 
     /// The snapshot of what Q was asked for has been taken: its rows come next.
-    pub(super) fn start_load(&mut self) {
+    pub(in crate::postgres) fn start_load(&mut self) {
         self.decoder = CopyDecoder::default();
         self.copied = 0;
         if self.refetch.is_none() {
@@ -65,27 +65,27 @@ impl DriverTable {
 
     /// Those of these keys that a row can have. Any role can send others; PostgreSQL would refuse
     /// to read them.
-    pub(super) fn possible(&self, mut keys: Vec<String>) -> Vec<String> {
+    pub(in crate::postgres) fn possible(&self, mut keys: Vec<String>) -> Vec<String> {
         let mut key = KeyBuf::default();
         keys.retain(|id| key.read_json(&self.follow.shape, id).is_ok());
         keys
     }
 
     /// Rows of these keys are asked for, or with `None` all of them.
-    pub(super) fn start_work(&mut self, keys: Option<Vec<String>>) {
+    pub(in crate::postgres) fn start_work(&mut self, keys: Option<Vec<String>>) {
         self.refetch = keys.map(|keys| (keys, Vec::new()));
         self.is_comparing = false;
     }
 
     /// The rows that come next are those of the table, to be compared.
-    pub(super) fn start_comparing(&mut self) {
+    pub(in crate::postgres) fn start_comparing(&mut self) {
         self.decoder = CopyDecoder::default();
         self.is_comparing = true;
         self.store.start_comparing();
     }
 
     /// What was found.
-    pub(super) fn take_comparison(&mut self) -> Option<ComparisonReport> {
+    pub(in crate::postgres) fn take_comparison(&mut self) -> Option<ComparisonReport> {
         if std::mem::take(&mut self.is_comparing) {
             self.store.take_comparison()
         } else {
@@ -94,7 +94,7 @@ impl DriverTable {
     }
 
     /// Takes rows of a snapshot.
-    pub(super) fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError> {
+    pub(in crate::postgres) fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError> {
         self.copied += pieces.iter().map(Bytes::len).sum::<usize>();
         if let Some((_, kept)) = &mut self.refetch {
             kept.extend(pieces);
@@ -112,7 +112,7 @@ impl DriverTable {
     }
 
     /// All rows have come: what was there and is not among them is removed.
-    pub(super) fn finish_load(&mut self) -> Result<(), ReadError> {
+    pub(in crate::postgres) fn finish_load(&mut self) -> Result<(), ReadError> {
         if self.refetch.is_some() {
             return Ok(());
         }
@@ -124,7 +124,7 @@ impl DriverTable {
     }
 
     /// Puts the rows of a refetch in; a key that was asked for and did not come is absent.
-    pub(super) fn store_refetched(&mut self) -> Result<(), String> {
+    pub(in crate::postgres) fn store_refetched(&mut self) -> Result<(), String> {
         let Some((keys, pieces)) = self.refetch.take() else {
             return Ok(());
         };
@@ -142,12 +142,12 @@ impl DriverTable {
     }
 
     /// Applies a change to the cache; the error says why the table must be read again.
-    pub(super) fn apply(&mut self, change: &Change) -> Result<(), String> {
+    pub(in crate::postgres) fn apply(&mut self, change: &Change) -> Result<(), String> {
         self.store.change(change)
     }
 
     /// How far a query of the table is distrusted, by how its rows are read.
-    pub(super) fn distrust(&self) -> Distrust {
+    pub(in crate::postgres) fn distrust(&self) -> Distrust {
         match self.follow.distrust {
             Distrust::OfQueries if !self.store.reads_columns() => Distrust::OfTable,
             distrust => distrust,
@@ -156,7 +156,7 @@ impl DriverTable {
 
     /// Reads every row, or those of some keys. A row of more than `longest` bytes is an error of
     /// the server.
-    pub(super) fn copy_statement(
+    pub(in crate::postgres) fn copy_statement(
         &self,
         keys: Option<&[String]>,
         longest: usize,

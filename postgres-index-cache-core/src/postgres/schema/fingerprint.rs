@@ -22,47 +22,47 @@ pub struct Fingerprint {
     /// TYPE … USING` does that.
     column_marks: String,
     /// The oids of the leaves, where it is partitioned.
-    pub(super) leaves: Vec<u32>,
+    pub(in crate::postgres) leaves: Vec<u32>,
     /// Those that are being detached: what they announce is not the table's any more.
-    pub(super) detaching: Vec<u32>,
+    pub(in crate::postgres) detaching: Vec<u32>,
     /// Changes when a trigger of a leaf does.
     leaf_marks: String,
     /// The triggers of the table that do not fire for all that is written to some leaf, each with
     /// the statement that makes it do so.
     silenced: Vec<(String, String)>,
     /// Whether a subscription of logical replication writes to it.
-    pub(super) is_subscribed: bool,
+    pub(in crate::postgres) is_subscribed: bool,
     /// The triggers that fire, and what changes when one is made anew, or calls something else.
     triggers: Vec<(String, String)>,
 }
 
 impl Fingerprint {
     /// The oid of the table.
-    pub(super) fn relation(&self) -> u32 {
+    pub(in crate::postgres) fn relation(&self) -> u32 {
         self.relation
     }
 
     /// Whether rows that were read under the one can be compared with rows that were read under the
     /// other.
-    pub(super) fn is_same_definition(&self, other: &Self) -> bool {
+    pub(in crate::postgres) fn is_same_definition(&self, other: &Self) -> bool {
         self.relation == other.relation
             && self.definition == other.definition
             && self.leaves == other.leaves
     }
 
     /// Whether both have the same files.
-    pub(super) fn has_files_of(&self, other: &Self) -> bool {
+    pub(in crate::postgres) fn has_files_of(&self, other: &Self) -> bool {
         self.files == other.files
     }
 
     /// Whether the table still has this name: what is read by name must be what announces.
-    pub(super) fn is_named(&self, schema: &str, name: &str) -> bool {
+    pub(in crate::postgres) fn is_named(&self, schema: &str, name: &str) -> bool {
         self.schema == schema && self.name == name
     }
 
     /// The statements that make a trigger fire for all that is written to the leaves; none when it
     /// does.
-    pub(super) fn enabling(&self, trigger: &str) -> impl Iterator<Item = &str> {
+    pub(in crate::postgres) fn enabling(&self, trigger: &str) -> impl Iterator<Item = &str> {
         self.silenced
             .iter()
             .filter(move |(name, _)| name == trigger)
@@ -70,7 +70,7 @@ impl Fingerprint {
     }
 
     /// The type of a column, by its oid.
-    pub(super) fn type_of(&self, column: &str) -> Option<u32> {
+    pub(in crate::postgres) fn type_of(&self, column: &str) -> Option<u32> {
         self.columns
             .iter()
             .find(|(name, _)| name == column)
@@ -79,7 +79,7 @@ impl Fingerprint {
 }
 
 /// Looks at the tables of these oids; those that are gone are not among the answers.
-pub(super) async fn look(
+pub(in crate::postgres) async fn look(
     client: &impl GenericClient,
     relations: &[u32],
 ) -> Result<Vec<Fingerprint>, Error> {
@@ -122,7 +122,7 @@ pub(super) async fn look(
 
 /// What is to be said of a table that was seen before, if it is another one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Difference {
+pub(in crate::postgres) enum Difference {
     /// Its definition, its leaves or its triggers are others: what was described of it holds no
     /// more.
     Altered(&'static str),
@@ -136,7 +136,7 @@ pub(super) enum Difference {
 
 /// What has become of the table of this oid, whose changes `announced_by` announce; `truncated_by`
 /// is the transaction of the last TRUNCATE that was announced.
-pub(super) fn compare(
+pub(in crate::postgres) fn compare(
     before: &Fingerprint,
     seen: &[Fingerprint],
     announced_by: &[String],

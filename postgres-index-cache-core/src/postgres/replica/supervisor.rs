@@ -14,16 +14,16 @@
 //! the others live. While a table is loaded into a cache of another shape, the rows that were there
 //! before can still be read.
 //!
-//! An application's [`Replica`](super::Replica) and the tool's shell, `query --watch` and `tail
+//! An application's [`Replica`](crate::postgres::Replica) and the tool's shell, `query --watch` and `tail
 //! --diff` all run this.
 
-use super::driver::{Driver, DriverEvent, DriverOptions, Loaded};
-use super::error::DriverError;
-use super::follow::TableConfig;
-use super::keep::CellDecoder;
-use super::links::{Open, open_with};
-use super::session::Connector;
-use super::store::{CacheWriter, SinkWriter};
+use crate::postgres::apply::sink::CellDecoder;
+use crate::postgres::apply::writer::{CacheWriter, SinkWriter};
+use crate::postgres::connection::session::Connector;
+use crate::postgres::connection::sessions::{Open, open_with};
+use crate::postgres::driver::{Driver, DriverEvent, DriverOptions, Loaded};
+use crate::postgres::error::DriverError;
+use crate::postgres::schema::eligibility::TableConfig;
 use crate::sync::{Backoff, FenceId, State, TableId};
 use crate::table_cache::{TableCache, TableShape};
 use foldhash::quality::RandomState;
@@ -67,7 +67,8 @@ type Describing<T> = Pin<Box<dyn Future<Output = Description<T>> + Send>>;
 pub type Describe<T> = Arc<dyn Fn() -> Describing<T> + Send + Sync>;
 
 /// Makes what keeps a table's rows in an application's cache.
-pub(super) type MakeStore = Box<dyn Fn(&Arc<TableShape>) -> Box<dyn CacheWriter> + Send + Sync>;
+pub(in crate::postgres) type MakeStore =
+    Box<dyn Fn(&Arc<TableShape>) -> Box<dyn CacheWriter> + Send + Sync>;
 
 type SharedCache = Arc<RwLock<TableCache>>;
 
@@ -186,7 +187,7 @@ impl<T: SupervisedTable> Supervisor<T> {
     }
 
     /// The same with an application's caches.
-    pub(super) async fn open_given(
+    pub(in crate::postgres) async fn open_given(
         open: Open,
         describe: Describe<T>,
         targets: Vec<T>,

@@ -5,8 +5,10 @@
 //! nor for a parse, and see a batch whole. While a reader holds the lock for longer, what is
 //! prepared waits here; the driver tells the engine, which keeps by key what comes meanwhile.
 
-use super::error::ReadError;
-use super::keep::{CacheSink, ComparisonReport, Decoded, RowDecoder, RowEvent, WriteMode};
+use crate::postgres::apply::sink::{
+    CacheSink, ComparisonReport, Decoded, RowDecoder, RowEvent, WriteMode,
+};
+use crate::postgres::error::ReadError;
 use crate::sync::{Change, Operation};
 use crate::table_cache::{KeyBuf, SeenRows, StoreError, Upserted};
 use parking_lot::RwLock;
@@ -16,14 +18,14 @@ use std::time::Duration;
 
 /// What could not be stored when the lock was there.
 #[derive(Debug)]
-pub(super) struct FlushError {
+pub(in crate::postgres) struct FlushError {
     /// Whether it is a row of a snapshot, which then cannot be what was asked for.
-    pub(super) is_of_snapshot: bool,
-    pub(super) error: StoreError,
+    pub(in crate::postgres) is_of_snapshot: bool,
+    pub(in crate::postgres) error: StoreError,
 }
 
 /// A cache behind its lock.
-pub(super) trait CacheWriter: Send {
+pub(in crate::postgres) trait CacheWriter: Send {
     /// The query that reads `relation`, the rows of the condition `only`: one value a column that
     /// is kept, or one for all.
     fn query(&self, relation: &str, only: &str) -> String;
@@ -136,7 +138,7 @@ enum Loading {
 }
 
 /// The [`CacheWriter`] of a cache of any kind.
-pub(super) struct SinkWriter<C: CacheSink> {
+pub(in crate::postgres) struct SinkWriter<C: CacheSink> {
     cache: Arc<RwLock<C>>,
     reader: C::Reader,
     /// Each with the server's process whose notification it was, if one was.
@@ -152,7 +154,7 @@ pub(super) struct SinkWriter<C: CacheSink> {
 }
 
 impl<C: CacheSink> SinkWriter<C> {
-    pub(super) fn new(cache: Arc<RwLock<C>>, reader: C::Reader) -> Self {
+    pub(in crate::postgres) fn new(cache: Arc<RwLock<C>>, reader: C::Reader) -> Self {
         Self {
             cache,
             reader,

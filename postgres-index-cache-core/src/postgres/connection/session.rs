@@ -1,7 +1,7 @@
 //! [`Session`]: a client with the connection that feeds it, and [`Listener`], a session that
 //! LISTENs and is proven to hear.
 
-use super::error::chain;
+use crate::postgres::error::chain;
 use futures_util::future::poll_fn;
 use std::fmt;
 use std::future::Future;
@@ -39,7 +39,7 @@ pub trait Connector: Send + Sync {
 
 impl SessionPurpose {
     /// What it is for, in words.
-    pub(super) fn purpose(self) -> &'static str {
+    pub(in crate::postgres) fn purpose(self) -> &'static str {
         match self {
             Self::Listen => "listening",
             Self::Fence => "fences",
@@ -151,7 +151,7 @@ impl Session {
     }
 
     /// Runs a statement while the connection is polled. What arrives beside its answer is dropped.
-    pub(super) async fn drive<T>(
+    pub(in crate::postgres) async fn drive<T>(
         &mut self,
         statement: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -165,7 +165,7 @@ impl Session {
     }
 
     /// The same, and says why when the connection ends.
-    pub(super) fn into_client_until<F>(
+    pub(in crate::postgres) fn into_client_until<F>(
         self,
         ended: impl FnOnce(String) -> F + Send + 'static,
     ) -> Client

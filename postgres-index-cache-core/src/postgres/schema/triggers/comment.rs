@@ -1,7 +1,7 @@
 //! The comment on a generated function: by it a function is known as ours, with the options it was
 //! made with.
 
-use super::TriggerOptions;
+use crate::postgres::schema::triggers::TriggerOptions;
 use serde::{Deserialize, Serialize};
 
 const PREFIX: &str = "made by pgic, do not edit: ";

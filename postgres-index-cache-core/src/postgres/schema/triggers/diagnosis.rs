@@ -3,10 +3,12 @@
 //! `status`, `verify`, the causes of findings, whoever follows a table and the plans of
 //! `install-triggers` all ask here, so that what one command calls right no other calls wrong.
 
-use super::{Announced, announced, is_edited, is_ours, read_comment, untrusted_columns};
 use crate::DEFAULT_CACHE_CHANNEL;
-use crate::postgres::catalog::{CatalogTable, Enabled, Leaf, RelationKind, Trigger};
-use crate::postgres::session::quote_identifier;
+use crate::postgres::connection::session::quote_identifier;
+use crate::postgres::schema::catalog::{CatalogTable, Enabled, Leaf, RelationKind, Trigger};
+use crate::postgres::schema::triggers::{
+    Announced, announced, is_edited, is_ours, read_comment, untrusted_columns,
+};
 use std::fmt;
 
 /// How bad a problem is.
@@ -596,9 +598,10 @@ impl Diagnosis<'_> {
             Some(_) => {}
         }
         let has_truncate = |leaf: &&Leaf| {
-            leaf.triggers
-                .iter()
-                .any(|trigger| trigger.kind == super::TRUNCATE_EVENT && super::announces(trigger))
+            leaf.triggers.iter().any(|trigger| {
+                trigger.kind == crate::postgres::schema::triggers::TRUNCATE_EVENT
+                    && crate::postgres::schema::triggers::announces(trigger)
+            })
         };
         let lacking: Vec<String> = self
             .table

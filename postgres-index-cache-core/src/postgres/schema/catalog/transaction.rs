@@ -1,8 +1,8 @@
 //! [`Catalog`]: a transaction in which nothing but PostgreSQL's own functions and operators can be
 //! meant.
 
-use super::CatalogError;
-use super::name::parse_name;
+use crate::postgres::schema::catalog::CatalogError;
+use crate::postgres::schema::catalog::name::parse_name;
 use std::fmt;
 use tokio_postgres::types::Type;
 use tokio_postgres::{

@@ -3,13 +3,13 @@
 mod name;
 mod transaction;
 
-use super::fingerprint::{Fingerprint, look};
-use super::session::quote_identifier;
+use crate::postgres::connection::session::quote_identifier;
+use crate::postgres::schema::fingerprint::{Fingerprint, look};
 use crate::value::CellType;
 pub use name::parse_name;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
-pub(super) use transaction::who_is;
+pub(in crate::postgres) use transaction::who_is;
 pub use transaction::{Catalog, CatalogAccess};
 
 /// Why the catalogue could not be read.

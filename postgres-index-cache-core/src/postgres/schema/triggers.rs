@@ -13,7 +13,7 @@ pub use diagnosis::{Problem, Remedy, Severity, check_table, diagnose};
 pub use made_for::{digest, is_edited, settings, untrusted_columns};
 pub use options::{TriggerOptions, from_arguments, to_arguments};
 
-use super::catalog::{CatalogTable, Enabled, Function, Trigger};
+use crate::postgres::schema::catalog::{CatalogTable, Enabled, Function, Trigger};
 
 /// The bits of `pg_trigger.tgtype` for AFTER INSERT OR UPDATE OR DELETE, FOR EACH ROW.
 pub const ROW_EVENTS: i16 = 1 | 4 | 8 | 16;

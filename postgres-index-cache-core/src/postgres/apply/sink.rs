@@ -1,9 +1,9 @@
 //! [`CacheSink`]: what a cache must be able to do to be kept in step, and [`RowDecoder`]: how its rows are
 //! read.
 
-use super::error::ReadError;
-use super::session::quote_identifier;
 use crate::Column;
+use crate::postgres::connection::session::quote_identifier;
+use crate::postgres::error::ReadError;
 use crate::table_cache::{
     JsonNulls, KeyBuf, Row, RowBuf, RowError, SeenRows, StoreError, TableCache, TableShape,
     Upserted,
@@ -41,7 +41,7 @@ pub enum RowChangeKind {
 
 /// What became of a row, of a cache of either kind.
 #[derive(Debug)]
-pub(super) enum RowEvent {
+pub(in crate::postgres) enum RowEvent {
     /// What became of it, and the server's process whose notification it was, if one was.
     Row(RowChange, Option<i32>),
     Model(Uuid, RowChangeKind),
@@ -50,7 +50,7 @@ pub(super) enum RowEvent {
 }
 
 /// A row as a cache can take it.
-pub(super) enum Decoded<R> {
+pub(in crate::postgres) enum Decoded<R> {
     Row(R),
     /// The row does not fit the application's model: it is kept out, and its key says which.
     Misfit {
@@ -112,7 +112,7 @@ pub struct ComparisonReport {
     pub findings: Vec<Finding>,
     /// The keys of those that are kept out, until all rows have come: what is kept out beside them
     /// is a ghost.
-    pub(super) out: HashSet<KeyBuf>,
+    pub(in crate::postgres) out: HashSet<KeyBuf>,
 }
 
 impl ComparisonReport {
@@ -124,7 +124,11 @@ impl ComparisonReport {
         self.missing + self.stale + self.ghosts
     }
 
-    pub(super) fn find(&mut self, kind: FindingKind, finding: impl FnOnce(FindingKind) -> Finding) {
+    pub(in crate::postgres) fn find(
+        &mut self,
+        kind: FindingKind,
+        finding: impl FnOnce(FindingKind) -> Finding,
+    ) {
         *match kind {
             FindingKind::Missing => &mut self.missing,
             FindingKind::Stale => &mut self.stale,
@@ -137,7 +141,7 @@ impl ComparisonReport {
 }
 
 /// How a row is put into a cache.
-pub(super) enum WriteMode<'a> {
+pub(in crate::postgres) enum WriteMode<'a> {
     /// It must be new.
     Insert,
     /// It is one of a snapshot, which brings each key once.
@@ -147,7 +151,7 @@ pub(super) enum WriteMode<'a> {
 }
 
 /// A cache that is kept in step.
-pub(super) trait CacheSink: Send + Sync + 'static {
+pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
     type Row: Send;
     type Reader: RowDecoder<Row = Self::Row>;
 
@@ -214,12 +218,12 @@ pub(super) trait CacheSink: Send + Sync + 'static {
 }
 
 /// Makes rows of what the server sends.
-pub(super) trait RowDecoder: Send {
+pub(in crate::postgres) trait RowDecoder: Send {
     type Row;
 
     fn shape(&self) -> &Arc<TableShape>;
 
-    /// See [`CacheWriter::query`](super::store::CacheWriter::query).
+    /// See [`CacheWriter::query`](crate::postgres::apply::writer::CacheWriter::query).
     fn query(&self, relation: &str, only: &str) -> String;
 
     /// Whether a row that it reads is the columns that are kept, as PostgreSQL sends them.
@@ -245,13 +249,13 @@ pub(super) trait RowDecoder: Send {
 
 /// RowDecoder rows as cells.
 #[derive(Debug)]
-pub(super) struct CellDecoder {
+pub(in crate::postgres) struct CellDecoder {
     shape: Arc<TableShape>,
     spare: Vec<RowBuf>,
 }
 
 impl CellDecoder {
-    pub(super) fn new(shape: Arc<TableShape>) -> Self {
+    pub(in crate::postgres) fn new(shape: Arc<TableShape>) -> Self {
         Self {
             shape,
             spare: Vec::new(),

@@ -1,11 +1,13 @@
 //! [`TableConfig`]: a table as something to follow: whether it can be, what its cache keeps, what
 //! the engine is told of it.
 
-use super::announced::{Announced, Problem, Severity, check_table, diagnose, untrusted_columns};
-use super::catalog::{self, CatalogTable, RelationKind};
-use super::fingerprint::Fingerprint;
-use super::session::quote_identifier;
 use crate::CellType;
+use crate::postgres::connection::session::quote_identifier;
+use crate::postgres::schema::catalog::{self, CatalogTable, RelationKind};
+use crate::postgres::schema::fingerprint::Fingerprint;
+use crate::postgres::schema::triggers::{
+    Announced, Problem, Severity, check_table, diagnose, untrusted_columns,
+};
 use crate::sync::TableSpec;
 use crate::table_cache::{Column, ShapeError, TableShape};
 use std::sync::Arc;
@@ -229,7 +231,7 @@ impl TableConfig {
     }
 
     /// The first column that is kept and is no more what it was, by what a read has seen.
-    pub(super) fn changed_column(&self, seen: &Fingerprint) -> Option<&str> {
+    pub(in crate::postgres) fn changed_column(&self, seen: &Fingerprint) -> Option<&str> {
         let mut kept = self.shape.columns().iter().zip(&self.column_types);
         kept.find(|(column, oid)| seen.type_of(&column.name) != Some(**oid))
             .map(|(column, _)| column.name.as_str())
@@ -242,7 +244,7 @@ impl TableConfig {
 
     /// The relation to lock and to read: a table without the tables that inherit from it, or a
     /// table with its partitions.
-    pub(super) fn relation(&self) -> String {
+    pub(in crate::postgres) fn relation(&self) -> String {
         let only = if self.followed.is_partitioned {
             ""
         } else {

@@ -12,8 +12,8 @@
 //! witness: in transaction mode both run in the same process, or in one today and in another
 //! tomorrow; in session mode each stays in a process of its own.
 
-use super::links::Open;
-use super::session::{ConnectError, Session, SessionPurpose};
+use crate::postgres::connection::session::{ConnectError, Session, SessionPurpose};
+use crate::postgres::connection::sessions::Open;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -55,7 +55,7 @@ const SAFE: &str = "SET search_path = pg_catalog, pg_temp;
 
 /// Proves that a session is ours, and makes it safe; gives the process that serves it. Nothing is
 /// left on one that is not ours.
-pub(super) async fn claim(
+pub(in crate::postgres) async fn claim(
     open: &Open,
     role: SessionPurpose,
     mut session: Session,

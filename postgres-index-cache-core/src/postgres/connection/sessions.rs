@@ -1,11 +1,13 @@
 //! [`Sessions`]: the three connections of a driver, opened together; F and Q are opened alone as well.
 
-use super::claim::claim;
-use super::driver::{DriverOptions, Event};
-use super::error::{DriverError, chain};
-use super::read::{NO_TIMEOUTS, read_settings};
-use super::session::{ConnectError, Connector, Listener, Session, SessionPurpose};
-use super::sqlstate::{self, Policy};
+use crate::postgres::connection::claim::claim;
+use crate::postgres::connection::session::{
+    ConnectError, Connector, Listener, Session, SessionPurpose,
+};
+use crate::postgres::driver::{DriverOptions, Event};
+use crate::postgres::error::{DriverError, chain};
+use crate::postgres::read::task::{NO_TIMEOUTS, read_settings};
+use crate::postgres::sqlstate::{self, Policy};
 use crate::sync::AuxConnection;
 use std::future::Future;
 use std::pin::Pin;
@@ -23,10 +25,10 @@ pub const STARTING_RETRY: Duration = Duration::from_millis(200);
 type Opening = Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>;
 
 /// A [`Connector`] whose type is not said.
-pub(super) type Open = Arc<dyn Fn(SessionPurpose) -> Opening + Send + Sync>;
+pub(in crate::postgres) type Open = Arc<dyn Fn(SessionPurpose) -> Opening + Send + Sync>;
 
 /// Opens a session; a server that is starting is waited for.
-pub(super) async fn open_patiently(
+pub(in crate::postgres) async fn open_patiently(
     open: &Open,
     role: SessionPurpose,
 ) -> Result<Session, ConnectError> {
@@ -47,7 +49,7 @@ fn is_starting(error: &ConnectError) -> bool {
 }
 
 /// Makes one of a connector.
-pub(super) fn open_with(connector: impl Connector + 'static) -> Open {
+pub(in crate::postgres) fn open_with(connector: impl Connector + 'static) -> Open {
     let connector = Arc::new(connector);
     Arc::new(move |role| {
         let connector = Arc::clone(&connector);
@@ -56,15 +58,15 @@ pub(super) fn open_with(connector: impl Connector + 'static) -> Open {
 }
 
 /// L, F and Q.
-pub(super) struct Sessions {
-    pub(super) listener: Listener,
+pub(in crate::postgres) struct Sessions {
+    pub(in crate::postgres) listener: Listener,
     fences: AuxSession,
     reads: AuxSession,
 }
 
 /// F or Q, open.
 #[derive(Clone)]
-pub(super) struct OpenedSessions {
+pub(in crate::postgres) struct OpenedSessions {
     client: Arc<Client>,
     /// The server's process that serves it.
     process: i32,
@@ -86,19 +88,22 @@ impl Drop for AuxSession {
 
 /// How connections are opened, and who is told of their ends.
 #[derive(Clone)]
-pub(super) struct Opener {
-    pub(super) open: Open,
-    pub(super) options: DriverOptions,
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) epoch: u64,
+pub(in crate::postgres) struct Opener {
+    pub(in crate::postgres) open: Open,
+    pub(in crate::postgres) options: DriverOptions,
+    pub(in crate::postgres) events: mpsc::Sender<Event>,
+    pub(in crate::postgres) epoch: u64,
     /// Whether there is anything to read: otherwise Q is not opened.
-    pub(super) reads: bool,
+    pub(in crate::postgres) reads: bool,
 }
 
 impl Opener {
     /// Connects, prepares the sessions, and LISTENs on `channels`. It does not wait without end: a
     /// link that swallows everything takes a connection as well.
-    pub(super) async fn all(&self, channels: &[String]) -> Result<Sessions, DriverError> {
+    pub(in crate::postgres) async fn all(
+        &self,
+        channels: &[String],
+    ) -> Result<Sessions, DriverError> {
         self.in_time(async {
             let reads = async {
                 if self.reads {
@@ -133,7 +138,10 @@ impl Opener {
     }
 
     /// The same for the very first time: a server that is starting is waited for.
-    pub(super) async fn first(&self, channels: &[String]) -> Result<Sessions, DriverError> {
+    pub(in crate::postgres) async fn first(
+        &self,
+        channels: &[String],
+    ) -> Result<Sessions, DriverError> {
         let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
         loop {
             match self.all(channels).await {
@@ -215,7 +223,7 @@ impl Sessions {
     }
 
     /// F or Q with its number; `None` while it is lost.
-    pub(super) fn client(&self, via: AuxConnection) -> Option<(Arc<Client>, u64)> {
+    pub(in crate::postgres) fn client(&self, via: AuxConnection) -> Option<(Arc<Client>, u64)> {
         let side = match via {
             AuxConnection::Fences => &self.fences,
             AuxConnection::Reads => &self.reads,
@@ -226,12 +234,12 @@ impl Sessions {
     }
 
     /// F or Q is lost.
-    pub(super) fn lose(&mut self, via: AuxConnection) {
+    pub(in crate::postgres) fn lose(&mut self, via: AuxConnection) {
         self.side(via).opened = None;
     }
 
     /// Opens F or Q anew.
-    pub(super) fn reopen(&mut self, via: AuxConnection, opener: Opener) {
+    pub(in crate::postgres) fn reopen(&mut self, via: AuxConnection, opener: Opener) {
         let side = self.side(via);
         side.epoch = opener.epoch;
         side.opening = Some(tokio::spawn(async move {
@@ -249,7 +257,12 @@ impl Sessions {
     }
 
     /// F or Q is open again, if that is still wanted.
-    pub(super) fn reopened(&mut self, via: AuxConnection, epoch: u64, opened: OpenedSessions) {
+    pub(in crate::postgres) fn reopened(
+        &mut self,
+        via: AuxConnection,
+        epoch: u64,
+        opened: OpenedSessions,
+    ) {
         let side = self.side(via);
         if side.epoch == epoch {
             side.opened = Some(opened);
@@ -257,7 +270,7 @@ impl Sessions {
     }
 
     /// Whether this process of the server serves F or Q.
-    pub(super) fn are_served_by(&self, process: i32) -> bool {
+    pub(in crate::postgres) fn are_served_by(&self, process: i32) -> bool {
         [&self.fences, &self.reads]
             .into_iter()
             .flat_map(|side| &side.opened)
@@ -265,7 +278,7 @@ impl Sessions {
     }
 
     /// Whether a number is that of F or Q.
-    pub(super) fn is_current(&self, via: AuxConnection, epoch: u64) -> bool {
+    pub(in crate::postgres) fn is_current(&self, via: AuxConnection, epoch: u64) -> bool {
         match via {
             AuxConnection::Fences => self.fences.epoch == epoch,
             AuxConnection::Reads => self.reads.epoch == epoch,
