@@ -5,9 +5,9 @@
 //! prints the median of each with its ratio to the specification's. Run by hand: the figures of two
 //! machines do not compare, their ratios do.
 
-use pgic::throwaway::{Cluster, Setup};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use throwaway_postgres::{Cluster, Setup};
 use tokio_postgres::{Client, NoTls};
 
 #[path = "../tests/support/specification.rs"]

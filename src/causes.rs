@@ -1,7 +1,7 @@
 //! Why a cache may differ from its table: the likely cause of a finding, as far as the catalogue
 //! and the notifications that were received tell.
 
-use crate::catalog::{Catalog, CatalogTable, Enabled};
+use crate::tables::catalog::{Catalog, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version};
 use postgres_index_cache_core::postgres::triggers::{Problem, Severity, TriggerOptions, diagnose};
 use postgres_index_cache_core::postgres::{Finding, FindingKind};
@@ -62,7 +62,7 @@ pub fn likely(
     let names_objects = |name: &str| {
         table
             .column(name)
-            .is_some_and(crate::catalog::CatalogColumn::names_objects)
+            .is_some_and(crate::tables::catalog::CatalogColumn::names_objects)
     };
     if !found.columns.is_empty()
         && found

@@ -2,8 +2,8 @@
 
 use crate::connect::ConnectFailure;
 use crate::render::escape::escape;
-use crate::throwaway::INSTALL_HINT;
 use std::fmt;
+use throwaway_postgres::INSTALL_HINT;
 
 /// What to do next, carried along with an error and printed on a line of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]

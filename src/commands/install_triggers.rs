@@ -1,12 +1,12 @@
 //! `pgic install-triggers`.
 
 use super::Context;
-use crate::catalog::{self, CatalogTable};
 use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
+use crate::tables::catalog::{self, CatalogTable};
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::{PlanKind, TablePlan};
 use crate::triggers::{OptionChanges, TriggerOptions, check_channel, script};

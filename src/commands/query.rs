@@ -2,17 +2,17 @@
 
 use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
-use crate::catalog::{self, Catalog, CatalogTable};
 use crate::cli::parse_bytes;
-use crate::conditions::{self, Conditions, Written};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::following::supervised::{self, MakeTarget};
-use crate::following::target::{Target, open};
-use crate::following::{self, estimate, explain_failure};
 use crate::render::escape::escape;
 use crate::render::rows::rows;
 use crate::render::{Format, count, note, print};
+use crate::tables::catalog::{self, Catalog, CatalogTable};
+use crate::tables::conditions::{self, Conditions, Written};
+use crate::tables::supervised::{self, MakeTarget};
+use crate::tables::target::{Target, open};
+use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::{Observed, observe};
 use postgres_index_cache_core::postgres::{Driver, DriverOptions};
 use postgres_index_cache_core::sync::TableId;
@@ -191,10 +191,10 @@ async fn describe(
     written: &[Written],
     notices: &mut Vec<String>,
 ) -> anyhow::Result<Target> {
-    following::check_kind(&table)?;
+    tables::check_kind(&table)?;
     let seen = observe(&table);
     if args.watch {
-        notices.extend(following::check_announced(&table)?);
+        notices.extend(tables::check_announced(&table)?);
     }
     let shown = shown_columns(&table, seen.as_ref(), args, notices)?;
     let asked = conditions::evaluate(catalog, &table, written).await?;
@@ -231,14 +231,14 @@ fn shown_columns(
             .map(|name| Ok(conditions::column(table, name)?.name.clone()))
             .collect();
     }
-    if let Some(sent) = following::sent_columns(seen).filter(|_| !args.count) {
+    if let Some(sent) = tables::sent_columns(seen).filter(|_| !args.count) {
         notices.push(format!(
             "the trigger of {} sends {} alone",
             table.display_name(),
             sent.join(", ")
         ));
     }
-    Ok(following::shown(table, seen))
+    Ok(tables::shown(table, seen))
 }
 
 /// A column that the trigger does not send cannot be kept in step. Where it sends keys alone, rows
@@ -253,7 +253,7 @@ fn check_sent(
         shown.contains(&column.name) || asked.names(&column.name)
     };
     let mut wanted = table.columns.iter().filter(is_wanted);
-    wanted.try_for_each(|column| following::check_sent(table, seen, &column.name))
+    wanted.try_for_each(|column| tables::check_sent(table, seen, &column.name))
 }
 
 fn show(format: Format, args: &Args, target: &Target, answer: &QueryResult<'_>) -> String {

@@ -1,10 +1,10 @@
 //! `pgic remove-triggers`.
 
 use super::{Context, install_triggers};
-use crate::catalog;
 use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::print;
+use crate::tables::catalog;
 use crate::triggers::OptionChanges;
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::PlanKind;

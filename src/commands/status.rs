@@ -3,11 +3,11 @@
 mod near_limit;
 
 use super::Context;
-use crate::catalog::{self, Catalog, CatalogTable, Enabled};
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
+use crate::tables::catalog::{self, Catalog, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version, observe};
 use crate::triggers::{OptionChanges, plan};
 use anyhow::Context as _;

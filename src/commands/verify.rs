@@ -1,15 +1,15 @@
 //! `pgic verify`.
 
 use super::{Context, Signals};
-use crate::catalog::{self, Catalog, CatalogTable};
 use crate::causes::{self, Senders};
 use crate::cli::{parse_bytes, parse_duration};
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
-use crate::following::target::{Target, open};
-use crate::following::{self, estimate, explain_failure};
 use crate::render::progress::Progress;
 use crate::render::{Format, finding, json, print};
+use crate::tables::catalog::{self, Catalog, CatalogTable};
+use crate::tables::target::{Target, open};
+use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::KeyBuf;
@@ -170,9 +170,9 @@ async fn describe(
 ) -> anyhow::Result<Vec<Target>> {
     let mut targets = Vec::new();
     for table in catalog::resolve(catalog, &args.tables).await? {
-        following::check_kind(&table)?;
+        tables::check_kind(&table)?;
         // A table that is not announced is what this is for: the verdict says so.
-        if let Ok(notices) = following::check_announced(&table) {
+        if let Ok(notices) = tables::check_announced(&table) {
             context.notices(&notices);
         }
         let mut target = Target::whole(table, &mut Vec::new())?;

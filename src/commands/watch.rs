@@ -10,10 +10,10 @@
 
 use super::Context;
 use crate::exit_code::ExitCode;
-use crate::following::supervised::explain;
-use crate::following::target::Target;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
+use crate::tables::supervised::explain;
+use crate::tables::target::Target;
 use anyhow::Context as _;
 use jiff::Zoned;
 use postgres_index_cache_core::postgres::{DriverEvent, RowChange, Supervisor, SupervisorEvent};

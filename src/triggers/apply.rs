@@ -2,8 +2,8 @@
 
 use super::OptionChanges;
 use super::plan::{PlanKind, TablePlan, plan_all};
-use crate::catalog::{self, Catalog, CatalogAccess};
 use crate::failure::with_hint;
+use crate::tables::catalog::{self, Catalog, CatalogAccess};
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::sqlstate;
 use std::time::{Duration, Instant};

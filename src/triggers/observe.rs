@@ -2,7 +2,7 @@
 //! today.
 
 use super::sql::Expected;
-use crate::catalog::CatalogTable;
+use crate::tables::catalog::CatalogTable;
 use postgres_index_cache_core::postgres::triggers::{Announced, announced};
 pub use postgres_index_cache_core::postgres::triggers::{
     ROW_EVENTS, TRUNCATE_EVENT, announces, is_for, is_ours,

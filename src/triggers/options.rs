@@ -1,7 +1,7 @@
 //! [`OptionChanges`]: what a person asks to be changed of a table's [`TriggerOptions`].
 
-use crate::catalog::CatalogTable;
 use crate::failure::with_hint;
+use crate::tables::catalog::CatalogTable;
 pub use postgres_index_cache_core::postgres::triggers::TriggerOptions;
 
 /// What is asked for. What is not asked for keeps what is installed.

@@ -4,8 +4,10 @@
 use super::observe::{TRUNCATE_EVENT, announces, is_for, is_ours, observe};
 use super::sql::{self, Expected};
 use super::{OptionChanges, TriggerOptions, script};
-use crate::catalog::{self, Catalog, CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger};
 use crate::failure::with_hint;
+use crate::tables::catalog::{
+    self, Catalog, CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger,
+};
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::triggers::{check_table, read_comment};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};

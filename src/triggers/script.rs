@@ -2,7 +2,7 @@
 
 use super::TriggerOptions;
 use super::sql::Expected;
-use crate::catalog::{CatalogTable, RelationKind};
+use crate::tables::catalog::{CatalogTable, RelationKind};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use std::fmt::Write as _;
 use std::time::Duration;

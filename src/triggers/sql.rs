@@ -4,7 +4,7 @@
 
 use super::TriggerOptions;
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
-use crate::catalog::{
+use crate::tables::catalog::{
     CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
 };
 use postgres_index_cache_core::CellType;

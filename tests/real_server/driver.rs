@@ -432,7 +432,7 @@ async fn a_table_that_is_gone_is_stale_with_the_cause_and_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_has_become_a_standby_is_stale_until_it_is_promoted() {
-    use pgic::throwaway::{Cluster, Setup};
+    use throwaway_postgres::{Cluster, Setup};
     let cluster = Arc::new(Cluster::start(&Setup::default()).expect("start a server"));
     let database = Database::on(&cluster, "here".to_string()).await;
     database
@@ -991,7 +991,7 @@ async fn a_gap_begins_when_something_was_last_proven_and_not_when_the_loss_was_n
         proxy.port, database.name
     );
     let server = Server::new(Some(&url), &Environment::default(), "test").unwrap();
-    let mut options = pgic::following::options(vec!["c".to_string()], 1 << 20);
+    let mut options = pgic::tables::options(vec!["c".to_string()], 1 << 20);
     options.limits.heartbeat = Duration::from_millis(50);
     options.limits.fence_timeout = Duration::from_millis(500);
     let (heard, mut payloads) = tokio::sync::mpsc::unbounded_channel();

@@ -9,12 +9,12 @@ mod several_tables;
 
 use crate::support::proxy::{Mood, Proxy};
 use crate::support::{DEADLINE, Database};
-use pgic::throwaway::{Cluster, Setup};
 use postgres_index_cache_core::sync::Limits;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use throwaway_postgres::{Cluster, Setup};
 use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};

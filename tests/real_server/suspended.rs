@@ -1,9 +1,9 @@
 //! A pgic that is stopped, by Ctrl-Z or otherwise: the server does not wait for it.
 
 use crate::support::{DEADLINE, Database, connect};
-use pgic::throwaway::{Cluster, Setup};
 use std::net::TcpListener;
 use std::time::Instant;
+use throwaway_postgres::{Cluster, Setup};
 use tokio_postgres::Client;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);";

@@ -254,7 +254,7 @@ async fn copy_and_payload_give_the_same_cell() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
-    use pgic::catalog;
+    use pgic::tables::catalog;
     use postgres_index_cache_core::postgres::CopyDecoder;
     use postgres_index_cache_core::{
         Column, JsonNulls, Payload, RowBuf, TableCache, TableShape, Upserted,

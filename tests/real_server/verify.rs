@@ -3,8 +3,9 @@
 use crate::driver::{TABLE, transaction};
 use crate::support::{DEADLINE, Database, ended};
 use pgic::connect::{Environment, Server};
+use pgic::tables::catalog;
 use pgic::triggers::observe::observe;
-use pgic::{catalog, causes, following};
+use pgic::{causes, tables};
 use postgres_index_cache_core::postgres::{
     ComparisonReport, Driver, DriverEvent, DriverOptions, TableConfig, Verification,
 };
@@ -25,13 +26,13 @@ pub async fn follow(database: &Database, name: &str) -> (Server, TableConfig, Dr
     .unwrap()
     .remove(0);
     let seen = observe(&table);
-    let shown = following::shown(&table, seen.as_ref());
-    let shape = following::shape(&table, |column| shown.contains(&column.name)).unwrap();
+    let shown = tables::shown(&table, seen.as_ref());
+    let shape = tables::shape(&table, |column| shown.contains(&column.name)).unwrap();
     let follow = TableConfig {
         announced_by: Vec::new(),
-        ..following::follow(&table, seen.as_ref(), &shape)
+        ..tables::follow(&table, seen.as_ref(), &shape)
     };
-    let mut options = following::options(vec!["cache_invalidation".to_string()], 1 << 30);
+    let mut options = tables::options(vec!["cache_invalidation".to_string()], 1 << 30);
     options.limits.watch_ddl = false;
     (server, follow, options)
 }

@@ -9,7 +9,6 @@ mod specification;
 
 pub use specification::FUNCTION as SPECIFICATION;
 
-use pgic::throwaway::{Cluster, INSTALL_HINT, Setup};
 use postgres_index_cache_core::postgres::{Listener, Session, quote_identifier};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
@@ -18,6 +17,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
+use throwaway_postgres::{Cluster, INSTALL_HINT, Setup};
 use tokio_postgres::{Client, NoTls};
 
 /// Nothing that works takes this long.

@@ -1,6 +1,5 @@
 //! [`Pooler`]: PgBouncer before the tests' server.
 
-use pgic::throwaway::Cluster;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -8,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
+use throwaway_postgres::Cluster;
 
 const INSTALL_HINT: &str = "these tests need PgBouncer: apt-get install pgbouncer";
 

@@ -1,7 +1,7 @@
 //! [`Line`]: what a line of the shell asks for.
 
-use crate::conditions::Written;
 use crate::failure::with_hint;
+use crate::tables::conditions::Written;
 use anyhow::anyhow;
 use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
 

@@ -2,9 +2,9 @@
 
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
-use crate::following::explain_failure;
-use crate::following::target::Target;
 use crate::render::Format;
+use crate::tables::explain_failure;
+use crate::tables::target::Target;
 use postgres_index_cache_core::TableCache;
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
 use postgres_index_cache_core::postgres::{

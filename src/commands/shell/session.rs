@@ -6,20 +6,20 @@ use super::input::Completions;
 use super::line::{COMMANDS, Line, Name};
 use super::live::{LiveCaches, PromptState};
 use super::notices::Notices;
-use crate::catalog::{self, CatalogTable};
 use crate::causes::{self, Senders};
-use crate::conditions::{self, Conditions, Written};
 use crate::connect::Server;
 use crate::failure::{self, with_hint};
-use crate::following::supervised::{AnnouncedTargets, open};
-use crate::following::target::Target;
-use crate::following::{self, estimate};
 use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::finding::finding;
 use crate::render::json;
 use crate::render::rows::{row_events, rows};
 use crate::render::table::{Heading, render};
+use crate::tables::catalog::{self, CatalogTable};
+use crate::tables::conditions::{self, Conditions, Written};
+use crate::tables::supervised::{AnnouncedTargets, open};
+use crate::tables::target::Target;
+use crate::tables::{self, estimate};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::postgres::Verification;
@@ -416,7 +416,7 @@ impl Session {
                 .iter()
                 .filter(|column| asked.names(&column.name))
             {
-                following::check_sent(&table, observe(&table).as_ref(), &column.name)?;
+                tables::check_sent(&table, observe(&table).as_ref(), &column.name)?;
             }
             live.fence(Some(at)).await;
             // What was computed for a table that was altered meanwhile may be of another type.

@@ -1,7 +1,7 @@
 //! How many rows come near the payload limit: those are announced without their data, or will be
 //! soon.
 
-use crate::catalog::{self, CatalogTable, RelationKind};
+use crate::tables::catalog::{self, CatalogTable, RelationKind};
 use crate::triggers::TriggerOptions;
 use postgres_index_cache_core::CellType;
 use postgres_index_cache_core::postgres::catalog::foreign_code;

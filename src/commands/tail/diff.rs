@@ -1,12 +1,12 @@
 //! `pgic tail --diff TABLE`: what each change did to the rows of a table, old to new.
 
-use crate::catalog;
 use crate::commands::watch::{Limit, Style, Watch};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
-use crate::following::estimate;
-use crate::following::supervised::{AnnouncedTargets, open as open_supervised};
-use crate::following::target::Target;
+use crate::tables::catalog;
+use crate::tables::estimate;
+use crate::tables::supervised::{AnnouncedTargets, open as open_supervised};
+use crate::tables::target::Target;
 use postgres_index_cache_core::postgres::Supervisor;
 
 /// Loads the table, follows it, and prints what becomes of its rows.

@@ -6,7 +6,7 @@
 
 use super::queue::{Item, Queue};
 use crate::connect::Server;
-use crate::following::{explain_failure, options};
+use crate::tables::{explain_failure, options};
 use jiff::{SignedDuration, Timestamp};
 use postgres_index_cache_core::postgres::{Driver, DriverEvent};
 use postgres_index_cache_core::sync::State;

@@ -4,7 +4,6 @@
 use super::{Load, limits, rounds, seed};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, Database, Ran, connect};
-use pgic::throwaway::{Cluster, Setup};
 use postgres_index_cache_core::postgres::{
     Events, Replica, ReplicaEvent, ReplicaTable, Verification,
 };
@@ -12,6 +11,7 @@ use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use throwaway_postgres::{Cluster, Setup};
 use tokio_postgres::Client;
 use uuid::Uuid;
 

@@ -1,6 +1,6 @@
 //! What a cache will take, before it is loaded.
 
-use crate::catalog::{Catalog, CatalogTable};
+use crate::tables::catalog::{Catalog, CatalogTable};
 use anyhow::Context as _;
 use postgres_index_cache_core::TableShape;
 use tokio_postgres::error::SqlState;

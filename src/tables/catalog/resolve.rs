@@ -1,7 +1,7 @@
 //! CatalogTable names as people write them, made into oids as PostgreSQL resolves them.
 
-use super::{Catalog, CatalogTable, describe};
 use crate::failure::with_hint;
+use crate::tables::catalog::{Catalog, CatalogTable, describe};
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
 use tokio_postgres::types::Type;

@@ -1,7 +1,7 @@
 //! Conditions as people write them, made into cells by PostgreSQL itself.
 
-use crate::catalog::{Catalog, CatalogColumn, CatalogTable};
 use crate::failure::with_hint;
+use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::{quote_literal, sqlstate};
 use postgres_index_cache_core::{CellType, Condition, Predicate, TableShape, output_text};

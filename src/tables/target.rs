@@ -1,13 +1,13 @@
 //! [`Target`]: a table that a command follows, and [`open`]: what all of them do with it first.
 
-use super::{
+use crate::connect::Server;
+use crate::render::progress::Progress;
+use crate::tables::catalog::{self, Catalog, CatalogColumn, CatalogTable};
+use crate::tables::conditions::Conditions;
+use crate::tables::{
     channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape,
     shown,
 };
-use crate::catalog::{self, Catalog, CatalogColumn, CatalogTable};
-use crate::conditions::Conditions;
-use crate::connect::Server;
-use crate::render::progress::Progress;
 use crate::triggers::observe::observe;
 use postgres_index_cache_core::postgres::{
     Driver, DriverError, DriverEvent, DriverOptions, Loaded, ReadError, SupervisedTable,

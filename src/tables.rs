@@ -1,12 +1,14 @@
 //! A table as something to follow: whether it can be, what its cache keeps, what the engine is told
 //! of it.
 
+pub mod catalog;
+pub mod conditions;
 pub mod estimate;
 pub mod supervised;
 pub mod target;
 
-use crate::catalog::{self, Catalog, CatalogTable};
 use crate::failure::{HintExt as _, with_hint};
+use crate::tables::catalog::{Catalog, CatalogTable};
 use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
 use anyhow::anyhow;

@@ -1,11 +1,11 @@
 //! [`open`]: tables that a command keeps following by their names, through whatever becomes of
 //! them.
 
-use super::target::{Target, in_the_way, loading, prepare};
-use super::{check_memory, explain_failure};
-use crate::catalog::{self, Catalog, CatalogTable};
 use crate::connect::Server;
 use crate::failure;
+use crate::tables::catalog::{self, Catalog, CatalogTable};
+use crate::tables::target::{Target, in_the_way, loading, prepare};
+use crate::tables::{check_memory, explain_failure};
 use anyhow::Context as _;
 use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::{
