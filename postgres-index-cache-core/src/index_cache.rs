@@ -485,11 +485,11 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         let size = (self.expected.max(self.len()), self.slots.end());
         self.i64_values
             .collect(&mut self.i64_indexes, size, |visit| {
-                row.visit_i64_keys(visit)
+                row.visit_i64_keys(visit);
             });
         self.uuid_values
             .collect(&mut self.uuid_indexes, size, |visit| {
-                row.visit_uuid_keys(visit)
+                row.visit_uuid_keys(visit);
             });
     }
 

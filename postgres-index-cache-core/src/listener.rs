@@ -321,11 +321,11 @@ impl CacheNotificationListener {
         self.counters.of(&outcome).fetch_add(1, Ordering::Relaxed);
         match &outcome {
             Outcome::Applied | Outcome::Handled => {
-                tracing::trace!(channel = %self.channel, "notification applied")
+                tracing::trace!(channel = %self.channel, "notification applied");
             }
             other => {
                 tracing::warn!(channel = %self.channel, outcome = ?other, "notification not \
-                    applied")
+                    applied");
             }
         }
         outcome

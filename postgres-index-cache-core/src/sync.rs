@@ -407,7 +407,7 @@ impl Engine {
                 self.read_failed(table, work, (code, why), is_permanent, now);
             }
             Input::ChangeUnfit { table, why, sender } => {
-                self.reload(table, ReloadRequest { why, sender }, now)
+                self.reload(table, ReloadRequest { why, sender }, now);
             }
             Input::TableAltered { table, why } => {
                 let steps = self.tables[table.0].invalidate(&why);
@@ -439,7 +439,7 @@ impl Engine {
                 snapshot,
             } => self.cut_taken(table, comparison, snapshot, now),
             Input::Compared { table, comparison } => {
-                self.end_comparison(table, Some(comparison), None, now)
+                self.end_comparison(table, Some(comparison), None, now);
             }
             Input::ComparisonFailed {
                 table,

@@ -202,7 +202,7 @@ impl CellType {
                 .extend(json_text::trim(std::str::from_utf8(bytes).map_err(|_| bad())?).as_bytes()),
             Self::Jsonb => match bytes {
                 [1, text @ ..] => {
-                    cell.extend(std::str::from_utf8(text).map_err(|_| bad())?.as_bytes())
+                    cell.extend(std::str::from_utf8(text).map_err(|_| bad())?.as_bytes());
                 }
                 _ => return Err(bad()),
             },
@@ -283,7 +283,7 @@ impl CellType {
                 cell.extend(json_text::parse_bytea(&text).ok_or_else(bad)?);
             }
             Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => {
-                cell.extend(json_text::trim(raw).as_bytes())
+                cell.extend(json_text::trim(raw).as_bytes());
             }
         }
         Ok(())
@@ -322,7 +322,7 @@ impl CellType {
             }
             Self::Text | Self::Bpchar | Self::Written => write_json_string(text(cell), json),
             Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => {
-                json.push_str(text(cell))
+                json.push_str(text(cell));
             }
         }
     }

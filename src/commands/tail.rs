@@ -258,7 +258,7 @@ impl Printer {
         printed.invalid += u64::from(parsed.is_err());
         match &parsed {
             Ok(payload) if self.filter.accepts(payload) => {
-                self.emit(&Event::Change { arrival, payload }, line)
+                self.emit(&Event::Change { arrival, payload }, line);
             }
             Err(error) if self.filter.is_empty() => {
                 self.emit(

@@ -143,10 +143,10 @@ impl Watch {
                 match event {
                     SupervisorEvent::Driver(event) => self.take(event, &supervisor, &mut pending),
                     SupervisorEvent::Unfollowed { why, .. } => {
-                        self.become_stale(&why, &mut pending)
+                        self.become_stale(&why, &mut pending);
                     }
                     SupervisorEvent::Anew { .. } => {
-                        self.begin_anew(&supervisor, &mut pending, &mut counts)
+                        self.begin_anew(&supervisor, &mut pending, &mut counts);
                     }
                     _ => {}
                 }

@@ -358,7 +358,7 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
 async fn a_driver_that_does_not_heal_says_what_it_lost() {
     let database = Database::with(TABLE).await;
     let mut driver = open_with(&database, "fence", |options, _| {
-        options.limits.reconnect = false
+        options.limits.reconnect = false;
     })
     .await
     .unwrap();
@@ -842,7 +842,7 @@ async fn a_read_of_partitions_deadlocks_with_no_migration() {
         .await
         .unwrap();
     let mut driver = open_with(&database, "fence", |_, follow| {
-        follow.followed.is_partitioned = true
+        follow.followed.is_partitioned = true;
     })
     .await
     .unwrap();

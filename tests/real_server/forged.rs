@@ -195,7 +195,7 @@ async fn a_table_to_be_read_again_does_not_keep_a_replica_from_opening() {
 async fn a_fence_that_another_session_sends_counts_for_nothing() {
     let database = Database::with(&format!("{KV} INSERT INTO kv VALUES (1, 'old', 1)")).await;
     let mut driver = open_with(&database, "fence_through", |options, _| {
-        options.limits.heartbeat = DEADLINE
+        options.limits.heartbeat = DEADLINE;
     })
     .await
     .unwrap();

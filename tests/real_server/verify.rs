@@ -52,7 +52,7 @@ async fn compare(driver: &mut Driver) -> ComparisonReport {
 /// causes, in short.
 async fn lost(set_up: &str, install: &[&str], lose: &str) -> Vec<String> {
     lost_by(set_up, install, async |database| {
-        database.client().await.batch_execute(lose).await.unwrap()
+        database.client().await.batch_execute(lose).await.unwrap();
     })
     .await
 }

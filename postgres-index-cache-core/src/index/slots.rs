@@ -103,9 +103,9 @@ impl<T> SegVec<T> {
         }
         let segment = &mut self.segments[segment];
         if offset == segment.len() {
-            segment.push(value)
+            segment.push(value);
         } else {
-            segment[offset] = value
+            segment[offset] = value;
         }
     }
 

@@ -671,7 +671,7 @@ impl Driver {
                     token,
                 } => self.notify(via, &channel, token),
                 Output::ReadTable { table, generation } => {
-                    self.read(table, generation, None, ReadKind::All)
+                    self.read(table, generation, None, ReadKind::All);
                 }
                 Output::Refetch {
                     table,
@@ -688,10 +688,10 @@ impl Driver {
                     self.read(table, batch, Some(keys), kind);
                 }
                 Output::TakeCut { table, comparison } => {
-                    self.read(table, comparison, None, ReadKind::Cut)
+                    self.read(table, comparison, None, ReadKind::Cut);
                 }
                 Output::Compare { table, comparison } => {
-                    self.read(table, comparison, None, ReadKind::Compare)
+                    self.read(table, comparison, None, ReadKind::Compare);
                 }
                 Output::ComparisonEnded {
                     table,
@@ -752,10 +752,10 @@ impl Driver {
                         .for_each(|links| links.reopen(via, opener.clone()));
                 }
                 Output::ReadScheduled { table, why, sender } => {
-                    self.emit_read_scheduled(table, why, sender)
+                    self.emit_read_scheduled(table, why, sender);
                 }
                 Output::Disconnected { failure, retry_in } => {
-                    self.disconnected(failure, retry_in)?
+                    self.disconnected(failure, retry_in)?;
                 }
             }
         }
@@ -841,7 +841,7 @@ impl Driver {
                     .handle(Input::AuxConnectionLost { via, why }, Instant::now());
             }
             Event::Reopened { via, epoch, opened } if self.is_current(via, epoch) => {
-                self.reopened(via, epoch, opened)
+                self.reopened(via, epoch, opened);
             }
             Event::Sent { via, epoch, token } if self.is_current(via, epoch) => {
                 self.engine
@@ -886,7 +886,7 @@ impl Driver {
                 self.engine.handle(input, Instant::now());
             }
             Event::ReadFailed { asked, error } if self.reads.asked == Some(asked) => {
-                self.read_failed(asked, error)
+                self.read_failed(asked, error);
             }
             // Of connections that are gone, or of a read that nobody waits for.
             Event::Connected { .. }

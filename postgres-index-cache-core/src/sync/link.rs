@@ -222,7 +222,7 @@ impl Engine {
             }
             Some(Work::Refetch { table, .. }) => self.tables[table.0].give_up_refetch(),
             Some(Work::Comparison { table, .. }) => {
-                self.end_comparison(table, None, Some(lost()), now)
+                self.end_comparison(table, None, Some(lost()), now);
             }
             None => {}
         }

@@ -502,7 +502,7 @@ impl EngineTable {
     fn place(&mut self, queued: Queued, steps: &mut Vec<Step>) {
         match self.refetches.admit(&queued.change) {
             Admission::Waits if !self.keeps(Rule::Waiting) && !queued.is_doubtful => {
-                self.resolve(queued.change, steps)
+                self.resolve(queued.change, steps);
             }
             Admission::Waits => self.refetches.push(queued),
             Admission::Absorbed

@@ -329,13 +329,13 @@ fn what_nobody_can_make_out_makes_the_table_be_read_again() {
                 table: TableId(0),
                 why: "x".into(),
                 sender: None,
-            })
+            });
         }),
         ("altered", |driven| {
             driven.handle(Input::TableAltered {
                 table: TableId(0),
                 why: "x".into(),
-            })
+            });
         }),
     ];
     for (name, send) in cases {
@@ -660,7 +660,7 @@ fn reloads_keep_a_distance() {
             table: TableId(0),
             why: "x".into(),
             sender: None,
-        })
+        });
     };
     reload(&mut driven);
     driven.now += Duration::from_secs(3);

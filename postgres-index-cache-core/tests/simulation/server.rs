@@ -479,7 +479,7 @@ impl Server {
                 self.send(at, table, "insert", Some(other), &more);
             }
             (60..75, Some(_)) if key != other && there.is_none() => {
-                self.change_key(random, at, table, key, other)
+                self.change_key(random, at, table, key, other);
             }
             (75..90, Some(_)) if key != other && there.is_some() && TABLES[table].deferrable => {
                 self.swap(random, at, table, key, other);

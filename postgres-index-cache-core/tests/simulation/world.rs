@@ -454,7 +454,8 @@ impl World {
             98 => match self.random.u8(0..10) {
                 // Nothing tells of what DDL does: a look finds it.
                 0 => {
-                    self.altered += u64::from(self.server.alter(self.random.usize(0..TABLES.len())))
+                    self.altered +=
+                        u64::from(self.server.alter(self.random.usize(0..TABLES.len())));
                 }
                 1 => self.altered += u64::from(self.server.redefine(&mut self.random)),
                 2..4 => {
@@ -1085,10 +1086,10 @@ impl World {
                 });
             }
             Output::TakeCut { table, comparison } => {
-                self.tasks.push(Task::Cut { table, comparison })
+                self.tasks.push(Task::Cut { table, comparison });
             }
             Output::Compare { table, comparison } => {
-                self.tasks.push(Task::Compare { table, comparison })
+                self.tasks.push(Task::Compare { table, comparison });
             }
             Output::ComparisonEnded {
                 inconclusive,
@@ -1112,7 +1113,7 @@ impl World {
                 self.caches[table.0].pending.push(Doing::Store(keys, rows));
             }
             Output::Apply { table, change } => {
-                self.caches[table.0].pending.push(Doing::Apply(change))
+                self.caches[table.0].pending.push(Doing::Apply(change));
             }
             Output::Clear { table, keep } => {
                 self.spared += u64::from(!keep.is_empty());

@@ -354,7 +354,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             match &decoded {
                 Decoded::Row(row) => self.cache.read().compare(row, seen, comparison),
                 Decoded::Misfit { key, .. } => {
-                    self.cache.read().compare_misfit(key, seen, comparison)
+                    self.cache.read().compare_misfit(key, seen, comparison);
                 }
             }
         }

@@ -279,7 +279,7 @@ impl Listener {
             early,
         } = self;
         while_polled(&mut **messages, client.batch_execute(sql), |notification| {
-            early.push_back(notification)
+            early.push_back(notification);
         })
         .await
     }

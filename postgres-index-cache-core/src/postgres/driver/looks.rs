@@ -79,7 +79,7 @@ impl Driver {
                 let error = DriverError::Server { doing, source };
                 match error.policy() {
                     Policy::Lost | Policy::Starting => {
-                        self.aux_connection_lost(AuxConnection::Fences, error)
+                        self.aux_connection_lost(AuxConnection::Fences, error);
                     }
                     Policy::Passing | Policy::Counted | Policy::Refused => {
                         let why = chain(&error);

@@ -123,7 +123,7 @@ impl Task {
             match event {
                 SupervisorEvent::Driver(event) => self.take_driver_event(event, supervisor),
                 SupervisorEvent::Unfollowed { table, why } => {
-                    self.become_stale(table, why.into(), supervisor)
+                    self.become_stale(table, why.into(), supervisor);
                 }
                 SupervisorEvent::Anew { .. } => {}
             }
@@ -182,7 +182,7 @@ impl Task {
             DriverEvent::TableState { table, state } => self.take_state(table, state, supervisor),
             DriverEvent::Disconnected { why, since, .. } => {
                 let why: Arc<str> = why.into();
-                let since: _ = moment(since);
+                let since = moment(since);
                 self.lost = Some((Arc::clone(&why), since));
                 for at in 0..self.names.len() {
                     // What could not be followed before is so for its own reason.
@@ -210,7 +210,7 @@ impl Task {
                 self.say(ReplicaEvent::AuxConnectionLost {
                     via,
                     why: why.into(),
-                })
+                });
             }
             DriverEvent::ReadAgain { table, why } => {
                 self.say(ReplicaEvent::ReadAgain {
@@ -278,7 +278,7 @@ impl Task {
                 self.stand(table, degraded, false);
             }
             State::Snapshotting | State::CatchingUp => {
-                self.stand(table, ReplicaStatus::Loading, false)
+                self.stand(table, ReplicaStatus::Loading, false);
             }
             // The event that a connection is lost says why.
             State::Disconnected | State::Subscribing | State::Probing => {}
@@ -350,12 +350,12 @@ impl Task {
         self.told = all.clone();
         match (status, all) {
             (ReplicaStatus::Stale { table, why, since }, _) => {
-                self.say(ReplicaEvent::Stale { table, why, since })
+                self.say(ReplicaEvent::Stale { table, why, since });
             }
             (_, ReplicaStatus::Live) if is_news => self.say(ReplicaEvent::Live),
             (_, ReplicaStatus::Loading) if is_news => self.say(ReplicaEvent::Loading),
             (_, ReplicaStatus::Degraded { table, why }) if is_news => {
-                self.say(ReplicaEvent::Degraded { table, why })
+                self.say(ReplicaEvent::Degraded { table, why });
             }
             _ => {}
         }

@@ -184,13 +184,13 @@ impl World {
         for events in self.stored.take_row_events() {
             match events {
                 RowEvent::Model(key, RowChangeKind::Added) => {
-                    assert_ne!(self.events.insert(key, true), Some(true))
+                    assert_ne!(self.events.insert(key, true), Some(true));
                 }
                 RowEvent::Model(key, RowChangeKind::Changed) => {
-                    assert_eq!(self.events.get(&key), Some(&true))
+                    assert_eq!(self.events.get(&key), Some(&true));
                 }
                 RowEvent::Model(key, RowChangeKind::Removed) => {
-                    assert_eq!(self.events.remove(&key), Some(true))
+                    assert_eq!(self.events.remove(&key), Some(true));
                 }
                 RowEvent::Misfit(key, why, _) => {
                     assert!(!why.is_empty());
