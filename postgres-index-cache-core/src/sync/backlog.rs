@@ -7,17 +7,36 @@
 //! have come in between.
 
 use super::change::{Change, Operation};
+use super::hashing::SeededState;
 use std::collections::HashMap;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backlog {
     /// That the table was truncated, and the keys whose rows are newer.
     cleared: Option<Vec<String>>,
-    changes: HashMap<String, Change>,
+    changes: HashMap<String, Change, SeededState>,
     bytes: usize,
 }
 
+/// What a backlog has kept, in the order in which it is to be done.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// If the table was truncated: the keys whose rows are newer. All others are removed first.
+    pub(super) cleared: Option<Vec<String>>,
+    /// The last change of each key.
+    pub(super) changes: HashMap<String, Change, SeededState>,
+}
+
 impl Backlog {
+    /// Returns an empty backlog.
+    pub(super) fn new(hashing: SeededState) -> Self {
+        Self {
+            cleared: None,
+            changes: HashMap::with_hasher(hashing),
+            bytes: 0,
+        }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -40,22 +59,23 @@ impl Backlog {
         u64::from(dropped.is_some())
     }
 
-    /// The table was truncated: what came before is of no use. How many changes that were.
+    /// Notes that the table was truncated, so that the changes before are of no use. `keep` are the
+    /// keys whose rows are newer. Returns how many changes were dropped.
     pub(super) fn clear(&mut self, keep: Vec<String>) -> u64 {
         let dropped = self.changes.len() as u64;
-        *self = Self {
-            cleared: Some(keep),
-            ..Self::default()
-        };
+        self.changes.clear();
+        self.bytes = 0;
+        self.cleared = Some(keep);
         dropped
     }
 
-    /// What is to be done once the cache can be changed: first of all, whether it is to be cleared,
-    /// then each change.
-    pub(super) fn take(&mut self) -> (Option<Vec<String>>, impl Iterator<Item = Change> + use<>) {
-        let Self {
-            cleared, changes, ..
-        } = std::mem::take(self);
-        (cleared, changes.into_values())
+    /// Takes everything out.
+    pub(super) fn take(&mut self) -> Kept {
+        let empty = Self::new(*self.changes.hasher());
+        let full = std::mem::replace(self, empty);
+        Kept {
+            cleared: full.cleared,
+            changes: full.changes,
+        }
     }
 }

@@ -71,6 +71,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Returns how long the server may take to commit a NOTIFY. When commits are blocked the server
+    /// gives it up by itself before that, and the driver says so ([`Input::SendBlocked`]).
+    pub(super) fn send_timeout(&self) -> Duration {
+        2 * self.probe_timeout
+    }
+}
+
 /// Which connection sends a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuxConnection {

@@ -13,6 +13,7 @@
 //! 3. A key in the queue keeps its floor.
 
 use super::change::Change;
+use super::hashing::SeededState;
 use super::snapshot::Snapshot;
 use crate::notification::Action;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -39,31 +40,30 @@ struct Floor {
     after: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refetches {
     /// The keys that are wanted with when each came, in order.
     wanted: Vec<(String, u64)>,
-    is_wanted: HashSet<String>,
+    is_wanted: HashSet<String, SeededState>,
     wanted_bytes: usize,
     /// What came out of order, or again for a key that is wanted: as early as that.
     early: Option<u64>,
     in_flight: Vec<String>,
-    is_in_flight: HashSet<String>,
+    is_in_flight: HashSet<String, SeededState>,
     in_flight_since: Option<u64>,
     batch: Option<u64>,
     queue: VecDeque<Queued>,
     queue_bytes: usize,
     /// The keys of the changes in the queue.
-    queued_keys: HashSet<String>,
+    queued_keys: HashSet<String, SeededState>,
     queued_truncates: usize,
-    floors: HashMap<String, Floor>,
+    floors: HashMap<String, Floor, SeededState>,
     senders: Senders,
 }
 
 /// Who has asked for rows.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Senders {
-    #[default]
     None,
     One(i32),
     Several,
@@ -81,6 +81,26 @@ pub(super) enum Admission {
 }
 
 impl Refetches {
+    /// Returns refetches of which none is wanted.
+    pub(super) fn new(hashing: SeededState) -> Self {
+        Self {
+            wanted: Vec::new(),
+            is_wanted: HashSet::with_hasher(hashing),
+            wanted_bytes: 0,
+            early: None,
+            in_flight: Vec::new(),
+            is_in_flight: HashSet::with_hasher(hashing),
+            in_flight_since: None,
+            batch: None,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            queued_keys: HashSet::with_hasher(hashing),
+            queued_truncates: 0,
+            floors: HashMap::with_hasher(hashing),
+            senders: Senders::None,
+        }
+    }
+
     /// When the oldest of what is open came.
     pub(super) fn open_since(&self) -> Option<u64> {
         let queued = self.queue.front().map(|queued| queued.arrival);
@@ -145,6 +165,7 @@ impl Refetches {
     }
 
     /// Wants the row of a key no more: for a test that shows what comes of it.
+    #[cfg(any(test, feature = "simulation"))]
     pub(super) fn unwant(&mut self, key: &str) {
         self.is_wanted.remove(key);
         self.wanted.retain(|(wanted, _)| wanted != key);
@@ -185,7 +206,8 @@ impl Refetches {
                 .wanted_bytes
                 .saturating_sub(2 * (key.len() + size_of::<String>()));
         }
-        self.is_in_flight = keys.iter().cloned().collect();
+        self.is_in_flight.clear();
+        self.is_in_flight.extend(keys.iter().cloned());
         if self.wanted.is_empty() {
             self.early = None;
         }
@@ -278,6 +300,7 @@ impl Refetches {
     }
 
     /// Takes the floors away: for a test that shows that they are needed.
+    #[cfg(any(test, feature = "simulation"))]
     pub(super) fn forget_floors(&mut self) {
         self.floors.clear();
     }

@@ -1,12 +1,13 @@
 //! The engine driven by hand. The random model of PostgreSQL that drives it stands in
 //! `tests/simulation`.
 
+mod aux_connections;
 mod comparisons;
 mod fences;
 mod looks;
-mod sides;
 
 use super::*;
+use std::time::{Duration, Instant};
 
 const FENCES: &str = "fences";
 
@@ -913,7 +914,7 @@ fn what_cannot_heal_is_named_and_not_tried_again() {
     }
     assert!(refused(&broken), "the same unexpected code three times");
     let mut once = Driven::new(vec![followed("users")]);
-    once.engine.limits.reconnect = false;
+    once.engine.limits_mut().reconnect = false;
     once.live();
     once.handle(Input::Lost("closed".into()));
     assert!(refused(&once));

@@ -35,7 +35,7 @@ fn a_fence_sent_before_the_read_does_not_prove_it() {
 #[test]
 fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
     let mut driven = Driven::new(vec![followed("users")]);
-    driven.engine.limits.heartbeat = Duration::from_secs(2);
+    driven.engine.limits_mut().heartbeat = Duration::from_secs(2);
     driven.connect();
     let (table, generation) = driven.read_asked().expect("a read was asked for");
     driven.handle(Input::SnapshotTaken {
@@ -124,7 +124,7 @@ fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
 #[test]
 fn a_fence_waits_for_the_rows_before_it_and_not_for_those_that_come_without_end() {
     let mut driven = Driven::new(vec![followed("users")]);
-    driven.engine.limits.waiting_bytes = 1 << 30;
+    driven.engine.limits_mut().waiting_bytes = 1 << 30;
     driven.live();
     let mut next = 0;
     let mut arrive = |driven: &mut Driven, count: u32| {

@@ -5,7 +5,7 @@ use super::*;
 
 fn watched(tables: Vec<TableSpec>) -> Driven {
     let mut driven = Driven::new(tables);
-    driven.engine.limits.watch_ddl = true;
+    driven.engine.limits_mut().watch_ddl = true;
     driven
 }
 

@@ -1,0 +1,427 @@
+//! [`Engine`]: takes inputs in, decides, and says what is to be done.
+//!
+//! The engine owns its parts, each with a state and tests of its own, and is where they meet:
+//!
+//! ```text
+//!            ┌ Connections   where L, F and Q are                 connecting
+//! Input ─→ Engine ─ Fences, Looks   what has been proven          proving      ─→ Output
+//!            ├ ReadQueue     what Q reads                         reading, comparing
+//!            ├ Timers        when something is overdue
+//!            └ EngineTable   what waits for a table, and why      following, holding
+//! ```
+
+mod comparing;
+mod connecting;
+mod holding;
+mod proving;
+mod reading;
+
+use super::connections::{ConnectionPhase, Connections};
+use super::fences::Fences;
+use super::hashing::{SeededState, seed_of};
+use super::looks::Looks;
+use super::read_queue::ReadQueue;
+use super::rules::Rules;
+use super::table::{EngineTable, ReloadRequest, Step};
+use super::timers::{Timer, Timers};
+use super::{Change, Counters, Failure, Input, Limits, Output, State, TableId, TableSpec};
+use crate::notification::Payload;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The engine. See the [module](super) for the protocol and how to drive it.
+#[derive(Debug)]
+pub struct Engine {
+    tables: Vec<EngineTable>,
+    limits: Limits,
+    connections: Connections,
+    fences: Fences,
+    looks: Looks,
+    reads: ReadQueue,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+    /// The least of the tables' states.
+    state: State,
+    states: Vec<State>,
+    /// Whether every cache was live once. From then on only the engine's owner ends it.
+    has_been_live: bool,
+    last_xid: Option<u64>,
+    counters: Counters,
+    rules: Rules,
+}
+
+impl Engine {
+    /// Returns an engine for `tables`, whose triggers notify on `channels`. It asks to connect at
+    /// once.
+    ///
+    /// `fence_channel` must be known to nobody else: tokens begin with it, and the order of hash
+    /// maps and the waits are derived from it. Make it of random digits.
+    pub fn new(
+        tables: Vec<TableSpec>,
+        channels: Vec<String>,
+        fence_channel: String,
+        limits: Limits,
+    ) -> Self {
+        let seed = seed_of(&fence_channel);
+        let hashing = SeededState::new(seed);
+        let count = tables.len();
+        let mut engine = Self {
+            tables: tables
+                .into_iter()
+                .map(|table| EngineTable::new(table, hashing))
+                .collect(),
+            limits,
+            connections: Connections::new(channels, fence_channel, seed),
+            fences: Fences::new(count),
+            looks: Looks::default(),
+            reads: ReadQueue::default(),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            state: State::Disconnected,
+            states: vec![State::Disconnected; count],
+            has_been_live: false,
+            last_xid: None,
+            counters: Counters::default(),
+            rules: Rules::default(),
+        };
+        engine.connect();
+        engine
+    }
+
+    /// Disables a rule, so that a test can show that the simulation fails without it.
+    #[cfg(any(test, feature = "simulation"))]
+    #[must_use]
+    pub fn without(mut self, rule: super::Rule) -> Self {
+        self.rules = Rules::without(rule);
+        self.connections.set_rules(self.rules);
+        for table in &mut self.tables {
+            table.set_rules(self.rules);
+        }
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+
+    /// Returns the state of the replica: the least of its tables' states.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Returns the state of one table.
+    pub fn table_state(&self, table: TableId) -> State {
+        self.states[table.0]
+    }
+
+    /// Returns how long the last fence took to come back, from when it was sent; `None` while
+    /// nothing is listened to.
+    pub fn lag(&self) -> Option<Duration> {
+        self.fences.lag()
+    }
+
+    /// Returns when the last fence was sent that has come back and whose look is done. Every change
+    /// that was committed before then has arrived; one that was committed later may be lost when L
+    /// is.
+    pub fn proven_at(&self) -> Option<Instant> {
+        self.fences.proven_at()
+    }
+
+    /// Returns the highest transaction id that was announced for a followed table.
+    pub fn last_xid(&self) -> Option<u64> {
+        self.last_xid
+    }
+
+    /// Returns whether the engine has given up: it will not connect again.
+    pub fn has_ended(&self) -> bool {
+        self.connections.phase() == ConnectionPhase::Disconnected { for_good: true }
+    }
+
+    /// Returns the counts since the start.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            collapsed: self.tables.iter().map(EngineTable::collapsed).sum(),
+            ..self.counters
+        }
+    }
+
+    /// Returns why a table is stale or degraded; `None` while it is neither.
+    pub fn cause(&self, table: TableId) -> Option<&str> {
+        let own = self.tables[table.0].cause();
+        match self.states[table.0] {
+            State::Stale => Some(self.looks.blind().unwrap_or(own)),
+            State::Degraded => Some(own),
+            State::Disconnected
+            | State::Subscribing
+            | State::Probing
+            | State::Snapshotting
+            | State::CatchingUp
+            | State::Live => None,
+        }
+    }
+
+    /// Returns how many changes of a table were followed since the start: notifications that its
+    /// snapshots did not have.
+    pub fn changes(&self, table: TableId) -> u64 {
+        self.tables[table.0].changes()
+    }
+
+    /// Returns the transaction of the last TRUNCATE of a table that was announced.
+    pub fn truncated_by(&self, table: TableId) -> Option<u64> {
+        self.tables[table.0].last_truncate()
+    }
+
+    /// Returns whether a look of this number must find that a table has other files than when it
+    /// was read last: rows were removed for a TRUNCATE that was announced before the look began.
+    pub fn must_be_truncated(&self, table: TableId, look: u64) -> bool {
+        self.tables[table.0].must_be_truncated(look)
+    }
+
+    /// Returns how many bytes of changes and keys wait: for reads, for comparisons, and for caches
+    /// that are locked.
+    pub fn waiting_bytes(&self) -> usize {
+        self.tables.iter().map(EngineTable::waiting_bytes).sum()
+    }
+
+    /// Returns the next thing to be done, in order.
+    pub fn poll(&mut self) -> Option<Output> {
+        let output = self.outputs.pop_front();
+        if let Some(output) = &output {
+            tracing::trace!(?output, "engine output");
+        }
+        output
+    }
+
+    /// Returns when [`Input::TimePassed`] is due, if nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle(&mut self, input: Input<'_>, now: Instant) {
+        tracing::trace!(?input, "engine input");
+        match input {
+            Input::Listening => self.probe(now),
+            Input::ConnectFailed {
+                code,
+                why,
+                is_permanent,
+            } => self.connect_failed(code, why, is_permanent, now),
+            Input::Notification {
+                channel, payload, ..
+            } if self.connections.is_fence_channel(channel) => self.token_arrived(payload, now),
+            Input::Notification {
+                payload, sender, ..
+            } => self.notified(payload, sender, now),
+            Input::Sent { token } => self.token_committed(token, now),
+            Input::SendBlocked { token } => self.token_blocked(token, now),
+            Input::SnapshotTaken {
+                table,
+                generation,
+                snapshot,
+            } => self.tables[table.0].cut(generation, snapshot),
+            Input::LeavesSeen {
+                table,
+                leaves,
+                detaching,
+            } => self.tables[table.0].set_leaves(leaves, detaching),
+            Input::SnapshotLoaded {
+                table,
+                generation,
+                has_changed,
+            } => self.loaded(table, generation, has_changed, now),
+            Input::Refetched {
+                table,
+                batch,
+                snapshot,
+            } => self.refetched(table, batch, snapshot, now),
+            Input::ReadFailed {
+                table,
+                work,
+                code,
+                why,
+                is_permanent,
+            } => self.read_failed(table, work, code, why, is_permanent, now),
+            Input::ChangeUnfit { table, why, sender } => {
+                self.reload(table, ReloadRequest { why, sender }, now);
+            }
+            Input::TableAltered { table, why } => self.invalidate(table, &why, now),
+            Input::TruncateSeen {
+                table,
+                has_happened,
+            } => self.truncate_seen(table, has_happened, now),
+            Input::TableHeld { table, why } => self.hold(table, why, now),
+            Input::TableFollowed { table, followed } => self.follow_table(table, *followed, now),
+            Input::TableFailed {
+                table,
+                why,
+                is_permanent,
+            } => self.table_failed(table, why, is_permanent, now),
+            Input::ChannelsChanged(channels) => self.change_channels(channels, now),
+            Input::ListensAlso => self.connections.listens_also(),
+            Input::Looked { look } => self.looked(look),
+            Input::LookFailed { look, why } => self.looks.fail(look, &why),
+            Input::MemoryShort => self.drop_what_waits(now),
+            Input::VerifyWanted { table, question } => self.want_comparison(table, question, now),
+            Input::CutTaken {
+                table,
+                comparison,
+                snapshot,
+            } => self.cut_taken(table, comparison, snapshot, now),
+            Input::Compared { table, comparison } => self.compared(table, comparison, now),
+            Input::ComparisonFailed {
+                table,
+                comparison,
+                why,
+            } => self.comparison_failed(table, comparison, why, now),
+            Input::CauseKnown { table, of, known } => self.tables[table.0].cause_known(of, known),
+            Input::CacheBusy { table } => self.cache_busy(table, now),
+            Input::CacheFree { table } => {
+                let steps = self.tables[table.0].become_free();
+                self.apply_steps(table, steps, now);
+            }
+            Input::FenceWanted(id) => self.fence_wanted(id, now),
+            Input::AuxConnectionLost { via, why } => self.aux_lost(via, why, now),
+            Input::Reopened { via } => self.aux_reopened(via, now),
+            Input::ReopenFailed {
+                via,
+                code,
+                why,
+                is_permanent,
+            } => self.aux_reopen_failed(via, code, why, is_permanent, now),
+            Input::Lost(why) => self.disconnect(Failure::ConnectionLost(why), false, now),
+            Input::GivenUp(failure) => self.shut_down(failure),
+            Input::TimePassed => self.handle_expired(now),
+        }
+        self.ask_for_reads(now);
+        self.publish_states(now);
+        self.set_derived_timers();
+    }
+
+    /// Sets the timers whose times follow from the tables and fences, which change in many places.
+    fn set_derived_timers(&mut self) {
+        let can_read = self.reads.is_idle() && self.connections.can_read();
+        let due = self.tables.iter().filter_map(EngineTable::due_at).min();
+        self.timers.set(Timer::Read, due.filter(|_| can_read));
+        self.timers.set(Timer::Fence, self.fences.deadline());
+        self.timers.set(Timer::Behind, self.behind_at());
+    }
+
+    /// Routes a payload to the table that it is about.
+    fn notified(&mut self, payload: &str, sender: i32, now: Instant) {
+        self.counters.received += 1;
+        let parsed = match Payload::parse(payload) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.counters.invalid += 1;
+                tracing::warn!(%error, "payload not understood");
+                return;
+            }
+        };
+        let mut meant =
+            (0..self.tables.len()).filter(|&table| self.tables[table].is_about_this_table(&parsed));
+        let Some(table) = meant.next() else {
+            self.counters.other_tables += 1;
+            if self.tables.iter().any(|table| table.is_named_by(&parsed)) {
+                // The name is a followed table's, the sender another table: tables may have been
+                // renamed or swapped.
+                self.look_soon(now);
+            }
+            return;
+        };
+        let others: Vec<usize> = meant.collect();
+        if self.tables[table].ignores(parsed.rel) {
+            self.counters.other_tables += 1;
+            return;
+        }
+        self.counters.plain += u64::from(parsed.xid.is_none());
+        self.last_xid = self.last_xid.max(parsed.xid);
+        if !others.is_empty() {
+            // The plain form names no schema. To apply the change to the wrong one of two tables
+            // would leave a stale row in the other for good, so both are reloaded.
+            let why = "a plain payload names a table of two schemas";
+            for table in others.into_iter().chain([table]) {
+                self.reload(TableId(table), ReloadRequest::new(why, sender), now);
+            }
+            return;
+        }
+        let table = TableId(table);
+        if !self.tables[table.0].knows(parsed.rel) {
+            // A partition that was created or attached may have brought rows along that no
+            // notification tells.
+            let why = "a partition that is not known has announced a change";
+            self.reload(table, ReloadRequest::new(why, sender), now);
+            return;
+        }
+        let change = Change::new(payload, &parsed, sender);
+        let steps = self.tables[table.0].classify(change, self.limits.waiting_bytes);
+        if self.tables[table.0].held_bytes() > self.limits.waiting_bytes {
+            self.end_comparison(
+                table,
+                Some("too many changes came meanwhile".to_string()),
+                now,
+            );
+        }
+        self.apply_steps(table, steps, now);
+    }
+
+    /// Drops what waits for the table that most waits for: the table is read again in its place.
+    fn drop_what_waits(&mut self, now: Instant) {
+        let most = (0..self.tables.len()).max_by_key(|&table| self.tables[table].waiting_bytes());
+        if let Some(table) = most.filter(|&table| self.tables[table].waiting_bytes() > 0) {
+            let why = "there was no memory for the changes that waited";
+            self.invalidate(TableId(table), why, now);
+        }
+    }
+
+    /// Something happened to a table that no notification tells.
+    fn invalidate(&mut self, table: TableId, why: &str, now: Instant) {
+        let steps = self.tables[table.0].invalidate(why);
+        self.apply_steps(table, steps, now);
+    }
+
+    /// A reader holds the lock of a table's cache.
+    fn cache_busy(&mut self, table: TableId, now: Instant) {
+        self.end_comparison(
+            table,
+            Some("its cache was locked by a reader".to_string()),
+            now,
+        );
+        self.tables[table.0].become_busy();
+    }
+
+    /// Turns what follows from a change into outputs.
+    fn apply_steps(&mut self, table: TableId, steps: Vec<Step>, now: Instant) {
+        for step in steps {
+            match step {
+                Step::Apply(change) => {
+                    self.counters.applied += 1;
+                    self.outputs.push_back(Output::Apply { table, change });
+                }
+                Step::Clear(keep) => {
+                    if self.limits.watch_ddl {
+                        // Any role can announce a TRUNCATE. A look that begins from now on must
+                        // find the new files of a genuine one.
+                        let look = self.want_look();
+                        self.tables[table.0].note_clear(look);
+                    }
+                    self.counters.applied += 1;
+                    self.outputs.push_back(Output::Clear { table, keep });
+                }
+                Step::Skip => self.counters.skipped += 1,
+                Step::ScheduleRead(why) => {
+                    // The read will see everything that the steps behind this one are about.
+                    self.schedule_read(table, why, now);
+                    return;
+                }
+                Step::Reload(request) => {
+                    self.reload(table, request, now);
+                    if !self.tables[table.0].is_following() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What follows from a change: skipped, applied, made to wait, or its row refetched.
+
+use super::touched::Touch;
+use super::{EngineTable, FirstHalf, Phase, ReloadRequest, Step, Verdict};
+use crate::notification::Action;
+use crate::sync::change::{Change, Operation};
+use crate::sync::comparison::Comparison;
+use crate::sync::refetch::{Admission, Queued};
+use crate::sync::rules::Rule;
+use crate::sync::snapshot::Snapshot;
+
+impl EngineTable {
+    /// Decides about a change as it arrives, or as it stops waiting for a read or a comparison.
+    pub(in crate::sync) fn classify(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
+        if change.action == Action::Truncate {
+            self.truncates.announced(change.xid, change.sender);
+        }
+        match &mut self.phase {
+            Phase::Due { .. } | Phase::Held => Vec::new(),
+            Phase::Reading { .. } => {
+                self.wait_for_read(change, waiting_limit);
+                Vec::new()
+            }
+            Phase::Following { filter, .. } => {
+                // The cut. Without this:
+                // 1. Row 1 is updated, and then deleted. The snapshot has neither.
+                // 2. The update, which was on its way when the snapshot was taken, arrives.
+                // 3. The cache has a row that is gone.
+                let is_seen = matches!(
+                    (filter, change.xid),
+                    (Some(snapshot), Some(xid)) if snapshot.sees(xid)
+                );
+                if is_seen && self.rules.keeps(Rule::Cut) {
+                    return vec![Step::Skip];
+                }
+                self.follow_within(change, waiting_limit)
+            }
+        }
+    }
+
+    /// Makes a change wait for the read that is underway.
+    fn wait_for_read(&mut self, change: Change, waiting_limit: usize) {
+        let Phase::Reading {
+            waiting,
+            waiting_bytes,
+            is_superseded,
+            ..
+        } = &mut self.phase
+        else {
+            return;
+        };
+        if *is_superseded {
+            // The read that will follow this one sees the change.
+            return;
+        }
+        *waiting_bytes += change.bytes();
+        if *waiting_bytes <= waiting_limit {
+            waiting.push(change);
+            return;
+        }
+        self.supersede("too many changes waited while it was read");
+        tracing::warn!(table = self.spec.name, "{}", self.cause);
+    }
+
+    /// Follows a change, unless a comparison holds it; keeps everything that waits within its bounds.
+    fn follow_within(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
+        let schedule_read = |why: &str| vec![Step::ScheduleRead(why.to_string())];
+        if self.refetches.waiting_bytes() > waiting_limit {
+            return schedule_read("too many changes waited for rows that are refetched");
+        }
+        if self.keeps(Rule::Hold)
+            && let Some(
+                Comparison::Holding { held, bytes, .. } | Comparison::Settling { held, bytes, .. },
+            ) = &mut self.comparison
+        {
+            *bytes += change.bytes();
+            held.push(change);
+            return Vec::new();
+        }
+        let steps = self.follow(change);
+        if self.touched.bytes() > waiting_limit {
+            return schedule_read("one transaction has changed too many rows");
+        }
+        match self.bound_backlog(waiting_limit) {
+            Some(step) => vec![step],
+            None => steps,
+        }
+    }
+
+    /// Follows a change that the snapshot does not have. The two halves of a key change become one.
+    pub(super) fn follow(&mut self, change: Change) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if let Some(FirstHalf {
+            change: first,
+            verdict: first_verdict,
+        }) = self.first_half.take()
+        {
+            if first.is_completed_by(&change) {
+                match self.judge(&change) {
+                    Err(request) => steps.push(Step::Reload(request)),
+                    Ok(second_verdict) => {
+                        // As sound as the less sound half.
+                        let verdict = if first_verdict == Verdict::Sound {
+                            second_verdict
+                        } else {
+                            first_verdict
+                        };
+                        self.admit(change.replace_key(), verdict, &mut steps);
+                    }
+                }
+                return steps;
+            }
+            // Something else stands in between, so it was a delete of its own.
+            self.admit(first, first_verdict, &mut steps);
+        }
+        match self.judge(&change) {
+            Err(request) => steps.push(Step::Reload(request)),
+            // A reader must not see the table without the row in between.
+            Ok(verdict) if change.is_first_half() => {
+                self.first_half = Some(FirstHalf { change, verdict });
+            }
+            Ok(verdict) => self.admit(change, verdict, &mut steps),
+        }
+        steps
+    }
+
+    /// Follows the first half of a key change whose second half has not come.
+    pub(in crate::sync) fn release_first_half(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if let Some(FirstHalf { change, verdict }) = self.first_half.take() {
+            self.admit(change, verdict, &mut steps);
+        }
+        steps
+    }
+
+    /// Counts a change and gives it its place among the rows that are refetched.
+    fn admit(&mut self, change: Change, verdict: Verdict, steps: &mut Vec<Step>) {
+        if verdict == Verdict::Ignored {
+            steps.push(Step::Skip);
+            return;
+        }
+        self.changes += 1;
+        // Without an xid nobody can tell whether the row that was refetched a moment ago is newer.
+        let may_be_seen =
+            change.xid.is_none() && change.keys().any(|key| self.refetches.has_floor(key));
+        let queued = Queued {
+            is_doubtful: verdict == Verdict::Doubtful || may_be_seen,
+            change,
+            arrival: self.changes,
+        };
+        self.place(queued, steps);
+    }
+
+    /// Applies a change, makes it wait for its row, or asks for its row.
+    fn place(&mut self, queued: Queued, steps: &mut Vec<Step>) {
+        match self.refetches.admit(&queued.change) {
+            Admission::Waits if !self.keeps(Rule::Waiting) && !queued.is_doubtful => {
+                self.resolve(queued.change, steps);
+            }
+            Admission::Waits => self.refetches.push(queued),
+            // A row that is wanted stays wanted, though this change has data. Without this:
+            // 1. A nested trigger makes a transaction announce version 2 of a row before version 1;
+            //    the second announcement is doubtful, so the row is wanted.
+            // 2. The cache is locked by a reader. A third announcement, of another transaction, has
+            //    data, and its order to the row that will be read is not known.
+            // 3. Taken for the last word, it would end the refetch that was to settle the order.
+            #[cfg(any(test, feature = "simulation"))]
+            Admission::Absorbed
+                if self.is_busy() && !self.keeps(Rule::Sticky) && !queued.is_doubtful =>
+            {
+                for key in queued.change.keys() {
+                    self.refetches.unwant(key);
+                }
+                self.resolve(queued.change, steps);
+            }
+            Admission::Absorbed => self.refetch(&queued, steps),
+            Admission::Free if queued.is_doubtful => self.refetch(&queued, steps),
+            Admission::Free => self.resolve(queued.change, steps),
+        }
+    }
+
+    /// Wants the rows that a change is about, unless they have been refetched since.
+    fn refetch(&mut self, queued: &Queued, steps: &mut Vec<Step>) {
+        for key in queued.change.keys() {
+            if !self.refetches.sees(key, queued.change.xid) {
+                self.refetches.want(key, queued.arrival);
+                self.refetches.is_asked_by(queued.change.sender);
+            }
+        }
+        steps.push(Step::Skip);
+    }
+
+    /// Applies the part of a change that no refetched row has seen.
+    fn resolve(&mut self, change: Change, steps: &mut Vec<Step>) {
+        if change.action == Action::Truncate {
+            let spared = if self.keeps(Rule::Spare) {
+                self.refetches.keys_that_saw(change.xid)
+            } else {
+                Vec::new()
+            };
+            match &mut self.backlog {
+                Some(backlog) => self.collapsed += backlog.clear(spared),
+                None => steps.push(Step::Clear(spared)),
+            }
+            return;
+        }
+        let saw_new = self.refetches.sees(change.id(), change.xid);
+        // A key change is about two rows, and either may have been refetched after it.
+        let saw_old = match change.operation() {
+            Operation::ReplaceKey => change
+                .old_id()
+                .is_none_or(|key| self.refetches.sees(key, change.xid)),
+            Operation::Upsert | Operation::Remove | Operation::Whole => saw_new,
+        };
+        let change = match (saw_old, saw_new) {
+            (true, true) => return steps.push(Step::Skip),
+            (false, false) => change,
+            (true, false) => change.store_new(),
+            (false, true) => change.remove_old(),
+        };
+        match &mut self.backlog {
+            Some(backlog) => self.collapsed += backlog.keep(change),
+            None => steps.push(Step::Apply(change)),
+        }
+    }
+
+    /// Judges whether a change's payload is the row as its transaction left it, and notes the key
+    /// that it touches. An error is a request to reload the table.
+    ///
+    /// The last announcement of a key in a transaction need not be its last state:
+    /// 1. A trigger on a row updates the same row again. The inner update is announced first.
+    /// 2. The outer update, with the older row, is announced second.
+    ///
+    /// And a deferrable key can be on two rows for a while inside a transaction. Such rows are
+    /// refetched.
+    fn judge(&mut self, change: &Change) -> Result<Verdict, ReloadRequest> {
+        self.touched.begin(change.xid);
+        let follows_truncate = self.truncates.take_just_before();
+        let touch = match change.action {
+            // TRUNCATE of the root fires the triggers of its leaves as well, right behind its own.
+            // Their requests would make a table be read that is known to be empty.
+            Action::Reload
+                if change.xid.is_some()
+                    && change.xid == follows_truncate
+                    && !change.is_from(self.spec.oid) =>
+            {
+                self.truncates.set_just_before(follows_truncate);
+                return Ok(Verdict::Ignored);
+            }
+            Action::Reload => {
+                let why = match change.why() {
+                    Some(why) => format!("a notification asks for it: {why}"),
+                    None => "a notification asks for it".to_string(),
+                };
+                return Err(ReloadRequest::new(&why, change.sender));
+            }
+            Action::Truncate => {
+                self.touched.forget_keys();
+                self.truncates.set_just_before(change.xid);
+                return Ok(Verdict::Sound);
+            }
+            Action::Insert | Action::Update => Touch::Stored,
+            Action::Delete => Touch::Removed,
+        };
+        let lacks_row =
+            touch == Touch::Stored && (!self.spec.sends_whole_rows || change.data().is_none());
+        let before = self.touched.insert(change, touch);
+        Ok(
+            if lacks_row || self.is_out_of_order(change, touch, before) {
+                Verdict::Doubtful
+            } else {
+                Verdict::Sound
+            },
+        )
+    }
+
+    /// Returns whether the transaction may have left the key in another state than this change says,
+    /// given what it announced of the key `before`.
+    fn is_out_of_order(&self, change: &Change, touch: Touch, before: Option<Touch>) -> bool {
+        let Some(before) = before else {
+            return false;
+        };
+        if change.xid.is_none() {
+            // Without an xid nobody can tell one transaction from the next.
+            return false;
+        }
+        if self.spec.deferrable_key {
+            return true;
+        }
+        match touch {
+            Touch::Stored => change.recheck && self.keeps(Rule::Recheck),
+            Touch::Removed => before == Touch::Stored && self.keeps(Rule::Delete),
+        }
+    }
+
+    /// Returns whether rows are to be refetched and none are being refetched.
+    pub(in crate::sync) fn is_refetch_due(&self) -> bool {
+        self.is_following() && self.refetches.is_due() && !self.is_busy()
+    }
+
+    /// Starts a batch of refetches. Returns the keys to read.
+    pub(in crate::sync) fn start_refetch(&mut self, batch: u64) -> Vec<String> {
+        self.refetches.start(batch)
+    }
+
+    /// Notes that the rows of the batch on its way will not come: they are to be asked for again.
+    pub(in crate::sync) fn give_up_refetch(&mut self) {
+        self.refetches.give_up();
+    }
+
+    /// Notes that the rows of a batch have come, under `snapshot`, after so many answers of Q.
+    /// Returns what is to be done once they are stored, or `None` if they are of no use any more.
+    pub(in crate::sync) fn refetched(
+        &mut self,
+        batch: u64,
+        snapshot: Snapshot,
+        after: u64,
+    ) -> Option<Vec<Step>> {
+        let waited = self.refetches.answered(batch, snapshot, after)?;
+        #[cfg(any(test, feature = "simulation"))]
+        if !self.keeps(Rule::Floor) {
+            self.refetches.forget_floors();
+        }
+        let mut steps = Vec::new();
+        for mut queued in waited {
+            // Without an xid nobody can tell whether the row that came has seen the change.
+            queued.is_doubtful |= queued.change.xid.is_none();
+            let is_seen = queued.change.action != Action::Truncate
+                && queued
+                    .change
+                    .keys()
+                    .all(|key| self.refetches.sees(key, queued.change.xid));
+            if is_seen && self.refetches.admit(&queued.change) == Admission::Free {
+                steps.push(Step::Skip);
+            } else {
+                self.place(queued, &mut steps);
+            }
+        }
+        Some(steps)
+    }
+}

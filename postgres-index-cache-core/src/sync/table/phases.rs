@@ -1,0 +1,226 @@
+//! How a table gets from one [`Phase`] to the next.
+
+use super::{EngineTable, Phase, Step};
+use crate::sync::TableSpec;
+use crate::sync::backlog::Backlog;
+use crate::sync::change::Change;
+use crate::sync::refetch::Refetches;
+use crate::sync::snapshot::Snapshot;
+use std::time::Instant;
+
+impl EngineTable {
+    /// Returns whether the rows of a read are in the cache, and changes are followed.
+    pub(in crate::sync) fn is_following(&self) -> bool {
+        matches!(self.phase, Phase::Following { .. })
+    }
+
+    /// Returns whether a fence that was sent after the last read has come back.
+    pub(in crate::sync) fn is_proven(&self) -> bool {
+        matches!(self.phase, Phase::Following { filter: None, .. })
+    }
+
+    /// Returns whether the table cannot be followed as it is.
+    pub(in crate::sync) fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Held)
+    }
+
+    /// Returns whether the table cannot be followed or read.
+    pub(in crate::sync) fn is_stale(&self) -> bool {
+        self.is_held() || self.is_failing
+    }
+
+    /// Returns whether the table should be read by `now`. While its cache cannot be changed there is
+    /// no use in reading it.
+    pub(in crate::sync) fn is_due(&self, now: Instant) -> bool {
+        let is_due_at_once = matches!(self.phase, Phase::Due { not_before: None });
+        (is_due_at_once && !self.is_busy()) || self.due_at().is_some_and(|at| at <= now)
+    }
+
+    /// Returns when the table is to be read, if that is not at once.
+    pub(in crate::sync) fn due_at(&self) -> Option<Instant> {
+        if self.is_busy() {
+            return None;
+        }
+        match self.phase {
+            Phase::Due { not_before } => not_before,
+            Phase::Following { .. } => self.reloads.due(),
+            Phase::Held | Phase::Reading { .. } => None,
+        }
+    }
+
+    /// Returns whether the table is to be read, and not yet.
+    pub(in crate::sync) fn waits_to_be_read(&self, now: Instant) -> bool {
+        self.due_at().is_some_and(|at| at > now)
+    }
+
+    /// Returns the number of the read whose rows are in the cache.
+    pub(in crate::sync) fn last_read(&self) -> Option<u64> {
+        self.is_following().then_some(self.read)
+    }
+
+    /// Something happened to the table that no notification tells: it must be read again.
+    pub(in crate::sync) fn invalidate(&mut self, why: &str) -> Vec<Step> {
+        match &self.phase {
+            Phase::Due { .. } | Phase::Held => Vec::new(),
+            // The read may have begun before it happened.
+            Phase::Reading { .. } => {
+                self.supersede(why);
+                Vec::new()
+            }
+            Phase::Following { .. } => vec![Step::ScheduleRead(why.to_string())],
+        }
+    }
+
+    /// Makes the read that is underway be of no use: another one follows it.
+    pub(super) fn supersede(&mut self, why: &str) {
+        if let Phase::Reading {
+            is_superseded,
+            waiting,
+            waiting_bytes,
+            ..
+        } = &mut self.phase
+        {
+            self.cause = why.to_string();
+            *is_superseded = true;
+            *waiting = Vec::new();
+            *waiting_bytes = 0;
+        }
+    }
+
+    /// Makes the table be read, at `not_before` if that is set.
+    pub(super) fn become_due(&mut self, not_before: Option<Instant>) {
+        self.phase = Phase::Due { not_before };
+        self.forget_what_came();
+    }
+
+    /// Forgets everything that came for the table: a read that is asked for from now on sees it.
+    fn forget_what_came(&mut self) {
+        self.refetches = Refetches::new(self.hashing);
+        self.comparison = None;
+        self.backlog = self.is_locked.then(|| Backlog::new(self.hashing));
+        self.touched.forget();
+        self.first_half = None;
+        self.reloads.forget_requests();
+        self.truncates.forget_unseen();
+    }
+
+    /// A read has failed: the table is to be read again, not before then.
+    pub(in crate::sync) fn read_failed(&mut self, not_before: Instant, why: String) {
+        self.cause = why;
+        self.is_failing = true;
+        self.become_due(Some(not_before));
+    }
+
+    /// The table cannot be followed as it is.
+    pub(in crate::sync) fn hold(&mut self, why: String) {
+        self.cause = why;
+        self.phase = Phase::Held;
+        self.forget_what_came();
+    }
+
+    /// The table can be followed, as `spec` says, and is to be read.
+    pub(in crate::sync) fn follow_anew(&mut self, spec: TableSpec) {
+        self.spec = spec;
+        self.detaching.clear();
+        self.is_failing = false;
+        self.read_failures.reset();
+        self.backoff.reset();
+        // An answer to a read of the table as it was before must not be taken for the next one.
+        self.generation += 1;
+        self.become_due(None);
+    }
+
+    /// The connections are lost. A table that is held stays so: other connections do not make it one
+    /// that can be followed.
+    pub(in crate::sync) fn disconnect(&mut self) {
+        self.read_failures.reset();
+        if !self.is_held() {
+            self.phase = Phase::Due { not_before: None };
+        }
+        self.forget_what_came();
+    }
+
+    /// Notes that the engine's `read`th read, of this table, is asked for. Returns its generation.
+    pub(in crate::sync) fn start_reading(&mut self, read: u64, now: Instant) -> u64 {
+        if self.is_following() {
+            self.forget_what_came();
+        }
+        self.read = read;
+        self.generation += 1;
+        self.phase = Phase::Reading {
+            started: now,
+            snapshot: None,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            is_superseded: false,
+        };
+        self.generation
+    }
+
+    /// Notes the snapshot of a read.
+    pub(in crate::sync) fn cut(&mut self, generation: u64, taken: Snapshot) {
+        if let Phase::Reading { snapshot, .. } = &mut self.phase
+            && generation == self.generation
+        {
+            *snapshot = Some(taken);
+        }
+    }
+
+    /// Notes that all rows of a read are in the cache. Returns the changes that waited, or `None` if
+    /// that read is of no use any more.
+    pub(in crate::sync) fn loaded(
+        &mut self,
+        generation: u64,
+        after_reads: u64,
+        has_changed: bool,
+        now: Instant,
+    ) -> Option<Vec<Change>> {
+        let Phase::Reading {
+            started,
+            snapshot,
+            waiting,
+            is_superseded,
+            ..
+        } = &mut self.phase
+        else {
+            return None;
+        };
+        if generation != self.generation {
+            return None;
+        }
+        let waiting = std::mem::take(waiting);
+        let filter = snapshot.take();
+        // Without a snapshot nothing could be proven, so the read would not count either.
+        let is_of_use = !*is_superseded && filter.is_some();
+        self.reloads.finished(*started, has_changed, now);
+        self.is_failing = false;
+        self.backoff.reset();
+        if !is_of_use {
+            self.become_due(self.reloads.next(now));
+            return None;
+        }
+        self.phase = Phase::Following {
+            filter,
+            after_reads,
+        };
+        Some(waiting)
+    }
+
+    /// Notes that a fence has come back that was sent after so many answers of Q: every change that
+    /// an older snapshot or floor filters has arrived.
+    pub(in crate::sync) fn prove(&mut self, fence_after_reads: u64) {
+        if let Phase::Following {
+            filter,
+            after_reads,
+        } = &mut self.phase
+            && *after_reads <= fence_after_reads
+        {
+            *filter = None;
+        }
+        // The changes that a comparison holds came before this fence, and a floor may have seen
+        // them.
+        if self.comparison.is_none() {
+            self.refetches.free_floors(fence_after_reads);
+        }
+    }
+}
