@@ -7,6 +7,10 @@
 
 /// A rule of the engine. Each one says what goes wrong without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(test, feature = "simulation")),
+    expect(dead_code, reason = "some rules are asked about in tests alone")
+)]
 pub enum Rule {
     /// A change with `recheck`, or one of a deferrable key, makes its row be refetched if the same
     /// transaction touched the key before. Without this:
