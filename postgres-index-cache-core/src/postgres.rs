@@ -26,9 +26,9 @@ pub use apply::sink::{
     ComparisonReport, DifferingColumn, Finding, FindingKind, RowChange, RowChangeKind,
 };
 pub use connection::claim::ClaimError;
+pub use connection::listener::{ADVISORY_KEY, Listener};
 pub use connection::session::{
-    ADVISORY_KEY, ConnectError, Connector, Listener, Messages, Session, SessionPurpose,
-    quote_identifier, quote_literal,
+    ConnectError, Connector, Messages, Session, SessionPurpose, quote_identifier, quote_literal,
 };
 pub use connection::sessions::{STARTING_PATIENCE, STARTING_RETRY};
 pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Tap, Verification};

@@ -1,9 +1,11 @@
-//! The sessions of a driver with the server: how each is opened, proven and set.
+//! The sessions of a driver with the server: how each session is opened, proven and set up.
 //!
 //! - [`session`]: one session, and the [`Connector`](session::Connector) that opens it.
-//! - [`sessions`]: L, F and Q together, which are opened, lost and opened again.
+//! - [`listener`]: the session that LISTENs.
+//! - [`sessions`]: L, F and Q together: how they are opened, lost and opened again.
 //! - [`claim`]: the proof that a session is ours alone, before anything is set in it.
 
 pub(super) mod claim;
+pub(super) mod listener;
 pub(super) mod session;
 pub(super) mod sessions;

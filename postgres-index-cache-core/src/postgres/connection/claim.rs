@@ -1,16 +1,22 @@
-//! [`claim`]: proves that a session is nobody else's before anything is set on it, then makes it
-//! safe.
+//! [`claim`]: proves that a session is ours alone before anything is set on it, then makes the
+//! session safe.
 //!
-//! Behind a pooler in transaction mode (PgBouncer) the next statement of ours may run in another
-//! session of the server, and what was set stays for whoever gets that one next. Without this: 1. A
-//! session is told `SET search_path = pg_catalog`. 2. Its transaction ends, and the pooler gives it
-//! to an application. 3. The application hears `relation "users" does not exist`.
+//! Behind a pooler in transaction mode (PgBouncer) our next statement may run in another session of
+//! the server. A setting stays in the old session for the next client that the pooler gives it to.
+//! Without the proof:
 //!
-//! Two facts tell. PostgreSQL tells each client the id of the process that serves it when the
-//! session begins (manual, 55.2.1 Start-up, BackendKeyData); a pooler tells a number of its own. So
-//! a session is ours where both are one. Where they are not, a second session beside it is the
-//! witness: in transaction mode both run in the same process, or in one today and in another
-//! tomorrow; in session mode each stays in a process of its own.
+//! 1. We run `SET search_path = pg_catalog` in a session.
+//! 2. Its transaction ends, and the pooler gives the session to an application.
+//! 3. The application gets the error `relation "users" does not exist`.
+//!
+//! Two facts make the proof:
+//!
+//! - PostgreSQL tells each client the id of its server process when the session begins (manual,
+//!   55.2.1 Start-up, BackendKeyData). A pooler sends a number of its own. So a session is ours if
+//!   that id is the one that `pg_backend_pid()` returns.
+//! - If the ids differ, a second session, the witness, is opened beside the first. In transaction
+//!   mode both run in one process, or each moves from process to process. In session mode each
+//!   stays in a process of its own, and the first session is ours as well.
 
 use crate::postgres::connection::session::{ConnectError, Session, SessionPurpose};
 use crate::postgres::connection::sessions::Open;
@@ -23,46 +29,57 @@ use tokio::io::{
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
-/// Why a session was not claimed.
+/// The reason why a session was not claimed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
-    /// The pooler runs its transactions wherever there is room.
-    #[error("the session is not its own: a pooler in transaction mode stands before the server")]
+    /// A pooler runs the transactions of this session in any session of the server that is free.
+    #[error("the session is shared: a pooler in transaction mode stands before the server")]
     Shared,
-    /// The witness could not be had.
+    /// The witness, a second session, could not be opened.
     #[error("open a second connection to learn whether a pooler shares the first")]
     Witness(#[source] ConnectError),
-    /// The server refused.
-    #[error("learn whether the session is its own")]
+    /// The server refused a statement of the proof, or one that makes the session safe.
+    #[error("learn whether the session is shared")]
     Server(#[from] Error),
 }
 
-/// How often two sessions behind a pooler are asked in turn which processes serve them.
+/// How often two sessions behind a pooler are asked in turn for their server processes.
 const ROUNDS: usize = 4;
 
-/// What is set on a session that is ours. Nothing that stands in a schema of its role's search_path
-/// can be meant; no default of the role makes its transactions wait (manual, SET TRANSACTION:
-/// DEFERRABLE); and a client that is stopped, or whose machine is, is let go by the server:
-/// otherwise it holds the notification queue, and the locks of what it reads, for as long as it
-/// likes. Over a Unix socket that has no effect. And nothing is compiled: it makes looks at the
-/// catalogue many times slower.
+/// The settings of a session that is ours:
+///
+/// - `search_path`: no object in a schema of the role's own search_path can be meant by a statement.
+/// - `default_transaction_…`: no default of the role makes a transaction wait (manual, SET
+///   TRANSACTION: DEFERRABLE).
+/// - `jit`: nothing is compiled, which would make looks at the catalogue many times slower.
+/// - `tcp_user_timeout`: the server ends the session if this client, or its machine, stops. Otherwise
+///   the session would hold the notification queue, and its locks on tables, without bound. Over a
+///   Unix socket the setting has no effect.
 const SAFE: &str = "SET search_path = pg_catalog, pg_temp;
     SET default_transaction_isolation = 'read committed';
     SET default_transaction_deferrable = off;
     SET jit = off;
     SET tcp_user_timeout = '20s'";
 
-/// Proves that a session is ours, and makes it safe; gives the process that serves it. Nothing is
-/// left on one that is not ours.
+/// A session that is ours alone, and safe.
+pub(in crate::postgres) struct ClaimedSession {
+    pub(in crate::postgres) session: Session,
+    /// The id of the server process that serves the session.
+    pub(in crate::postgres) process: i32,
+}
+
+/// Proves that a session is ours, and makes it safe. If the session is not ours, nothing is left
+/// set on it.
 pub(in crate::postgres) async fn claim(
     open: &Open,
     role: SessionPurpose,
     mut session: Session,
-) -> Result<(Session, i32), ClaimError> {
+) -> Result<ClaimedSession, ClaimError> {
     let told = told_process(&session.client).await;
     let process = session.process().await?;
     if told != Some(process) {
+        // Either a pooler stands in between, or the id could not be read from the request.
         let mut witness = open(role).await.map_err(ClaimError::Witness)?;
         if !are_apart(&mut session, &mut witness).await? {
             return Err(ClaimError::Shared);
@@ -71,24 +88,28 @@ pub(in crate::postgres) async fn claim(
     session
         .drive(async |client| client.batch_execute(SAFE).await)
         .await?;
-    Ok((session, process))
+    Ok(ClaimedSession { session, process })
 }
 
-/// Whether each of two sessions stays in a process of its own.
+/// Returns whether each of two sessions stays in a process of its own.
 async fn are_apart(first: &mut Session, second: &mut Session) -> Result<bool, Error> {
-    let before = (first.process().await?, second.process().await?);
+    let first_process = first.process().await?;
+    let second_process = second.process().await?;
+    // One answer each is not enough: a pooler in transaction mode may have served the two questions
+    // from two of its sessions, and swap them in the next round.
     for _ in 1..ROUNDS {
-        if (first.process().await?, second.process().await?) != before {
+        if first.process().await? != first_process || second.process().await? != second_process {
             return Ok(false);
         }
     }
-    Ok(before.0 != before.1)
+    Ok(first_process != second_process)
 }
 
 impl Session {
-    /// The id of the process that serves the session now. Every name is qualified, since its
-    /// search_path is not safe yet; and its transaction names its modes: a deferrable one may wait
-    /// without end.
+    /// Returns the id of the process that serves the session now; 0 if the answer has none.
+    ///
+    /// Every name is qualified, since the session's search_path is not safe yet. The transaction
+    /// names its modes, since a deferrable one may wait without end.
     async fn process(&mut self) -> Result<i32, Error> {
         const ASK: &str = "BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE;
             SELECT pg_catalog.pg_backend_pid(); COMMIT";
@@ -103,27 +124,31 @@ impl Session {
     }
 }
 
-/// The id of the process that the server told when the session began. tokio-postgres keeps it for
-/// requests to cancel, so it is read from such a request, which goes nowhere.
+/// Returns the process id that the server sent when the session began; `None` if it cannot be read.
+///
+/// tokio-postgres keeps the id for requests to cancel and offers no other way to read it. So it is
+/// read from such a request, which is written to memory and never sent.
 async fn told_process(client: &Client) -> Option<i32> {
-    /// A CancelRequest: its length, its code, the process, the secret; 4 bytes each.
+    /// The bytes of a CancelRequest: length, code, process id and secret key, 4 bytes each.
     const REQUEST: usize = 16;
     let (ours, mut theirs) = tokio::io::duplex(64);
-    // Where the connection is encrypted, encryption is asked for first, and this is yes.
+    // An encrypted connection first asks whether the server takes TLS: `S` is its yes.
     theirs.write_all(b"S").await.ok()?;
     client
         .cancel_token()
         .cancel_query_raw(ours, Unencrypted)
         .await
         .ok()?;
+    // `ours` is dropped by now, so the other end is read up to its end.
     let mut sent = Vec::new();
     theirs.read_to_end(&mut sent).await.ok()?;
+    // The request is the last thing written, behind the question for TLS if there was one.
     let request = sent.get(sent.len().checked_sub(REQUEST)?..)?;
     let process = <[u8; 4]>::try_from(request.get(8..12)?).ok()?;
     Some(i32::from_be_bytes(process))
 }
 
-/// Where a connection asks for encryption, does nothing: what is written stays in memory.
+/// A TLS layer that encrypts nothing: everything written stays in memory.
 struct Unencrypted;
 
 impl TlsConnect<DuplexStream> for Unencrypted {
@@ -136,6 +161,7 @@ impl TlsConnect<DuplexStream> for Unencrypted {
     }
 }
 
+/// The stream over which [`Unencrypted`] writes: one end of a pipe in memory.
 struct InMemory(DuplexStream);
 
 impl TlsStream for InMemory {

@@ -1,34 +1,34 @@
-//! [`Session`]: a client with the connection that feeds it, and [`Listener`], a session that
-//! LISTENs and is proven to hear.
+//! [`Session`]: a client with the connection that feeds it; [`Connector`], which opens one; and how
+//! names and strings are quoted in the SQL that a session runs.
 
 use crate::postgres::error::chain;
 use futures_util::future::poll_fn;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Notification};
 
-/// Why a session could not be had. It says what was tried, on what, and what the server said.
+/// The reason why no session could be opened. Its text says which step failed, on which host, and
+/// the server's answer.
 pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a session is for.
+/// The purpose of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionPurpose {
-    /// L: listens. It must reach the primary itself, not a pooler.
+    /// L, which listens. The session must reach the primary itself, not a pooler.
     Listen,
-    /// F: sends fences.
+    /// F, which sends fences.
     Fence,
-    /// Q: reads snapshots.
+    /// Q, which reads snapshots.
     Read,
-    /// Anything else.
+    /// Any other session, for example one in which tables are described.
     Command,
 }
 
-/// Opens sessions: hosts, passwords, TLS and session settings are the caller's.
+/// An opener of sessions. Hosts, passwords, TLS and session settings are the implementer's concern.
 pub trait Connector: Send + Sync {
     /// Opens a session for `role`.
     fn connect(
@@ -38,7 +38,7 @@ pub trait Connector: Send + Sync {
 }
 
 impl SessionPurpose {
-    /// What it is for, in words.
+    /// Returns the purpose in words, for error messages.
     pub(in crate::postgres) fn purpose(self) -> &'static str {
         match self {
             Self::Listen => "listening",
@@ -48,8 +48,8 @@ impl SessionPurpose {
         }
     }
 
-    /// The name of a session of this role in `pg_stat_activity`: the application's, with what it is
-    /// for.
+    /// Returns the `application_name` of a session for this purpose: `application`, followed by the
+    /// purpose if the session is F or Q.
     pub fn session_name(self, application: &str) -> String {
         match self {
             Self::Fence => format!("{application} (fences)"),
@@ -60,17 +60,19 @@ impl SessionPurpose {
 }
 
 impl SessionPurpose {
-    /// Returns `config`, which of several hosts takes the one that can be written to, unless it
-    /// says otherwise: LISTEN works on no standby, and after a failover the old primary may be one.
-    /// A command takes the first that answers.
+    /// Returns `config`, changed to choose the host that accepts writes if `config` names several.
+    /// LISTEN works on no standby, and after a failover the old primary may be one.
+    ///
+    /// A configuration that sets `target_session_attrs` itself is left alone. A
+    /// [`Command`](Self::Command) takes the first host that answers.
     pub fn preferring_the_primary(self, config: &Config) -> Config {
         let mut config = config.clone();
         let has_several = config.get_hosts().len().max(config.get_hostaddrs().len()) > 1;
         let is_open = config.get_target_session_attrs() == TargetSessionAttrs::Any;
         if self != Self::Command && has_several && is_open {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-            // A role that is read-only by default can LISTEN all the same; asked for read-write it
-            // would be refused.
+            // A role with `default_transaction_read_only` can LISTEN all the same. Without this
+            // option, its sessions would not count as read-write, and every host would be refused.
             let options = config
                 .get_options()
                 .map(|options| format!("{options} "))
@@ -81,16 +83,16 @@ impl SessionPurpose {
     }
 }
 
-/// How long a server is waited for, until it lets us in, unless the configuration says otherwise.
+/// How long a connection attempt may take, up to the login, if the configuration does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server took the connection and then said nothing.
+/// The error for a server that accepted the connection and then sent nothing for this long.
 #[derive(Debug, thiserror::Error)]
 #[error("the server did not answer within {} s", .0.as_secs_f64())]
 struct Silent(Duration);
 
-/// In plaintext, as the configuration says: for a server on this machine, or behind a tunnel. A
-/// mode that asks for TLS is an error.
+/// Connects in plaintext, as the configuration says: for a server on this machine or behind a
+/// tunnel. An `sslmode` that requires TLS is an error.
 impl Connector for Config {
     async fn connect(&self, role: SessionPurpose) -> Result<Session, ConnectError> {
         let mut config = role.preferring_the_primary(self);
@@ -100,7 +102,8 @@ impl Connector for Config {
                     .unwrap_or("postgres-index-cache"),
             ),
         );
-        // Without a bound a port that accepts and says nothing is waited for without end.
+        // tokio-postgres bounds only the TCP connection. A port that accepts it and then sends
+        // nothing would be waited for without end.
         let patience = config
             .get_connect_timeout()
             .copied()
@@ -111,9 +114,9 @@ impl Connector for Config {
     }
 }
 
-/// A connection whose messages can be polled: a [`Connection`] over whatever stream.
+/// A connection whose messages can be polled: a [`Connection`] over any stream.
 pub trait Messages: Send {
-    /// The next asynchronous message; `None` at the end of the connection.
+    /// Polls for the next asynchronous message; `None` at the end of the connection.
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<AsyncMessage, Error>>>;
 }
 
@@ -129,9 +132,9 @@ where
 
 /// A client and the connection that must be polled for it to work.
 pub struct Session {
-    /// Sends statements.
+    /// The handle that sends statements.
     pub client: Client,
-    /// Must be polled while a statement runs.
+    /// The connection, which must be polled while a statement runs.
     pub messages: Box<dyn Messages>,
 }
 
@@ -142,7 +145,7 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// A session of what tokio-postgres returns.
+    /// Creates a session from the client and the connection that tokio-postgres returns.
     pub fn new<M: Messages + 'static>(client: Client, connection: M) -> Self {
         Self {
             client,
@@ -150,7 +153,8 @@ impl Session {
         }
     }
 
-    /// Runs a statement while the connection is polled. What arrives beside its answer is dropped.
+    /// Runs a statement while the connection is polled. Notices and notifications that arrive
+    /// meanwhile are dropped.
     pub(in crate::postgres) async fn drive<T>(
         &mut self,
         statement: impl AsyncFnOnce(&Client) -> Result<T, Error>,
@@ -159,12 +163,14 @@ impl Session {
         while_polled(&mut **messages, statement(client), |_| {}).await
     }
 
-    /// Lets a task drive the connection; its notices and notifications are dropped.
+    /// Spawns a task that drives the connection, and returns the client. Notices and notifications
+    /// are dropped.
     pub fn into_client(self) -> Client {
         self.into_client_until(async |_| {})
     }
 
-    /// The same, and says why when the connection ends.
+    /// Spawns a task that drives the connection, as [`into_client`](Self::into_client) does. When the
+    /// connection ends, the task calls `ended` with the reason.
     pub(in crate::postgres) fn into_client_until<F>(
         self,
         ended: impl FnOnce(String) -> F + Send + 'static,
@@ -188,191 +194,46 @@ impl Session {
     }
 }
 
-/// Awaits a statement while the connection that carries it is polled; `heard` takes the
-/// notifications that come meanwhile.
-async fn while_polled<T>(
+/// Awaits a statement while the connection that carries it is polled. `heard` is called with each
+/// notification that arrives meanwhile.
+///
+/// A [`Client`] only queues what it sends: without the polling, nothing would reach the server, and
+/// the statement would be awaited without end.
+pub(super) async fn while_polled<T>(
     messages: &mut dyn Messages,
     statement: impl Future<Output = Result<T, Error>>,
     mut heard: impl FnMut(Notification),
 ) -> Result<T, Error> {
-    // Boxed: every future that opens a connection has this one in it.
+    // Boxed, since every future that opens a connection contains this one and would grow by it.
     let mut statement = Box::pin(statement);
     loop {
         tokio::select! {
+            // Once the statement is done, the connection is not polled again here: messages behind
+            // the answer stay for its next reader.
             biased;
             done = &mut statement => return done,
             message = poll_fn(|cx| messages.poll_message(cx)) => match message {
                 Some(Ok(AsyncMessage::Notification(notification))) => heard(notification),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error),
-                // The statement's future says what the end of the connection means.
+                // The connection has ended without an error of its own: the statement's future
+                // knows whether it was answered before, or fails as closed.
                 None => return statement.await,
             },
         }
     }
 }
 
-fn listens(channels: &[String]) -> String {
-    channels
-        .iter()
-        .map(|channel| format!("LISTEN {};", quote_identifier(channel)))
-        .collect()
-}
-
-/// A session that has LISTENed. It must be polled without pause: see [`Listener::next`].
-pub struct Listener {
-    client: Arc<Client>,
-    messages: Box<dyn Messages>,
-    /// What came while a statement ran.
-    early: std::collections::VecDeque<Notification>,
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").finish_non_exhaustive()
-    }
-}
-
-impl Listener {
-    /// LISTENs on `channels`, exact names, and takes the shared advisory lock by which `pgic
-    /// status` knows listeners.
-    ///
-    /// # Errors
-    /// What the server says: `25006` on a standby.
-    pub async fn open(session: Session, channels: &[String]) -> Result<Self, Error> {
-        let mut listener = Self {
-            client: Arc::new(session.client),
-            messages: session.messages,
-            early: std::collections::VecDeque::new(),
-        };
-        let listens = listens(channels);
-        // `idle_session_timeout` (PostgreSQL 14 and later) would end a session that only listens.
-        // Qualified to the operator: whoever opens it may not have pinned its search_path.
-        let settle = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
-            WHERE name OPERATOR(pg_catalog.=) 'idle_session_timeout';";
-        let lock = format!("SELECT pg_catalog.pg_try_advisory_lock_shared({ADVISORY_KEY})");
-        listener
-            .execute(&format!("{settle}{listens}{lock}"))
-            .await?;
-        Ok(listener)
-    }
-
-    /// LISTENs on more channels. What it gives is done only while the session is polled, by
-    /// [`next`](Self::next) for example.
-    ///
-    /// # Errors
-    /// What the server says, and what ends the session.
-    pub fn listen_also(
-        &self,
-        channels: &[String],
-    ) -> impl Future<Output = Result<(), Error>> + Send + 'static {
-        let client = Arc::clone(&self.client);
-        let sql = listens(channels);
-        async move { client.batch_execute(&sql).await }
-    }
-
-    /// Runs a statement on this session while its messages are polled.
-    async fn execute(&mut self, sql: &str) -> Result<(), Error> {
-        let Self {
-            client,
-            messages,
-            early,
-        } = self;
-        while_polled(&mut **messages, client.batch_execute(sql), |notification| {
-            early.push_back(notification);
-        })
-        .await
-    }
-
-    /// The next notification; `None` at the end of the connection.
-    ///
-    /// # Errors
-    /// What ended the connection: the server's own word where it had one (`57P01` for a terminated
-    /// backend).
-    pub async fn next(&mut self) -> Option<Result<Notification, Error>> {
-        poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    /// As [`next`](Self::next), to be polled.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Notification, Error>>> {
-        if let Some(early) = self.early.pop_front() {
-            return Poll::Ready(Some(Ok(early)));
-        }
-        Self::poll_socket(&mut *self.messages, cx)
-    }
-
-    fn poll_socket(
-        messages: &mut dyn Messages,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Notification, Error>>> {
-        loop {
-            return match messages.poll_message(cx) {
-                Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => {
-                    Poll::Ready(Some(Ok(notification)))
-                }
-                Poll::Ready(Some(Ok(_))) => continue,
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            };
-        }
-    }
-
-    /// Whether a token that `sender` notifies on `channel`, which must be listened to, arrives
-    /// within `patience`.
-    ///
-    /// A pooler in transaction mode takes LISTEN and hears nothing, and a notification of its own
-    /// session proves nothing: so it is sent by another one while this is idle. Notifications that
-    /// come in between are kept.
-    ///
-    /// # Errors
-    /// What either server says, or the end of this connection.
-    pub async fn hears(
-        &mut self,
-        sender: &Client,
-        channel: &str,
-        token: &str,
-        patience: Duration,
-    ) -> Result<bool, Error> {
-        let sql = format!(
-            "NOTIFY {}, {}",
-            quote_identifier(channel),
-            quote_literal(token)
-        );
-        let deadline = tokio::time::sleep(patience);
-        let sent = sender.batch_execute(&sql);
-        tokio::pin!(deadline, sent);
-        let mut is_sent = false;
-        let heard = loop {
-            tokio::select! {
-                () = &mut deadline => break false,
-                done = &mut sent, if !is_sent => {
-                    done?;
-                    is_sent = true;
-                }
-                notification = poll_fn(|cx| Self::poll_socket(&mut *self.messages, cx)) => match notification {
-                    Some(Ok(found)) if found.channel() == channel && found.payload() == token => break true,
-                    Some(Ok(found)) => self.early.push_back(found),
-                    Some(Err(error)) => return Err(error),
-                    None => return Ok(false),
-                },
-            }
-        };
-        Ok(heard)
-    }
-}
-
-/// The key of the shared advisory lock that every listener of this library holds: "pgic" in ASCII.
-pub const ADVISORY_KEY: i64 = 0x7067_6963;
-
-/// A name as it stands in SQL.
+/// Returns a name as an identifier in SQL: in quotes, so that its case is kept.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A string as it stands in SQL, whatever `standard_conforming_strings` says.
+/// Returns a string as a literal in SQL, valid under either `standard_conforming_strings`.
 pub fn quote_literal(text: &str) -> String {
     let quoted = format!("'{}'", text.replace('\'', "''"));
+    // With the setting off, a backslash escapes in a plain literal as well. `E'…'` reads the same
+    // under both.
     if text.contains('\\') {
         format!("E{}", quoted.replace('\\', "\\\\"))
     } else {
