@@ -1,5 +1,5 @@
-//! [`DriverError`] and [`ReadError`]: what was tried, on what, and what the server or the engine
-//! said.
+//! [`DriverError`] and [`ReadError`]: which step failed, on which object, and the answer of the server
+//! or the engine. Also the retry policy of each error: see [`DriverError::policy`] and [`passes`].
 
 use crate::postgres::connection::claim::ClaimError;
 use crate::postgres::connection::session::{ConnectError, SessionPurpose};
@@ -8,133 +8,134 @@ use crate::postgres::sqlstate::{self, Policy};
 use crate::sync::Failure;
 use crate::table_cache::{RowError, StoreError};
 
-/// Why a driver cannot go on.
+/// The reason why a driver cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError {
-    /// A session could not be had.
+    /// A session could not be opened.
     #[error("open the connection for {}", role.purpose())]
     Connect {
-        /// What it is for.
+        /// The purpose of the session.
         role: SessionPurpose,
-        /// What went wrong.
+        /// The error of the connector.
         source: ConnectError,
     },
-    /// The session for this is not its own: LISTEN, and whatever else is set on it, would be
-    /// somebody else's.
+    /// The session is not proven to be ours. A LISTEN, or a setting, might be made in the session of
+    /// another client.
     #[error("open the connection for {}", role.purpose())]
     Claim {
-        /// What it is for.
+        /// The purpose of the session.
         role: SessionPurpose,
-        /// Why.
+        /// The reason why it is not proven.
         source: ClaimError,
     },
-    /// The server took the connections and then said nothing.
-    #[error("the connections were not there within {} s", .0.as_secs_f64())]
+    /// The server accepted the connections and then sent nothing for this long.
+    #[error("the connections were not ready within {} s", .0.as_secs_f64())]
     Silent(std::time::Duration),
-    /// The engine gave up.
+    /// The engine gave up, for this reason.
     #[error(transparent)]
     Failed(#[from] Failure),
     /// The server refused a statement.
     #[error("{doing}")]
     Server {
-        /// What was tried.
+        /// The step that failed, as an imperative: `lock public.users`.
         doing: String,
-        /// What the server said.
+        /// The server's answer.
         source: tokio_postgres::Error,
     },
-    /// A snapshot is not what was asked for.
+    /// The snapshot of a table could not be used.
     #[error("read a snapshot of {table}")]
     Snapshot {
-        /// The table.
+        /// The table, as `schema.table`.
         table: String,
-        /// What is wrong with it.
+        /// The fault of the snapshot.
         source: ReadError,
     },
-    /// It has failed before.
+    /// The driver has failed before.
     #[error("the connections of this driver have ended; open another")]
     Ended,
-    /// A row is longer than the memory allows; it was not read.
+    /// A row is longer than the memory limit allows. It was not read.
     #[error(
         "a row of {table} has more than {longest} bytes, which is too much for the memory that the \
         cache may take"
     )]
     RowTooLong {
-        /// The table.
+        /// The table, as `schema.table`.
         table: String,
-        /// How many bytes a row may have.
+        /// The most bytes that a row may have.
         longest: usize,
     },
-    /// To read the table would run somebody else's function with this role's rights.
+    /// Reading the table would run another role's function with the rights of this role.
     #[error(
         "reading {table} would run {function}, a function of {owner}, with the rights of this \
         role, which is a superuser"
     )]
     CodeOfOthers {
-        /// The table.
+        /// The table, as `schema.table`.
         table: String,
-        /// The function.
+        /// The function, as `schema.function`.
         function: String,
-        /// Who owns it.
+        /// The role that owns the function.
         owner: String,
     },
-    /// The caches would take more memory than they may.
+    /// The caches need more memory than the limit allows.
     #[error(
-        "the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} it may"
+        "the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} allowed"
     )]
     Memory {
-        /// The table being read.
+        /// The table being read, as `schema.table`.
         table: String,
-        /// How many of its rows are loaded.
+        /// How many of the table's rows are loaded.
         rows: usize,
-        /// What the caches take.
+        /// The bytes that the caches take.
         used: usize,
-        /// What they may take.
+        /// The bytes that the caches may take.
         allowed: usize,
     },
 }
 
-/// What can be wrong with a snapshot.
+/// The fault of a snapshot.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The stream is not one of COPY.
+    /// The stream does not have the format of COPY.
     #[error(transparent)]
     Copy(#[from] CopyError),
-    /// A row is not of the table's shape.
+    /// A row does not have the table's shape.
     #[error(transparent)]
     RowError(#[from] RowError),
     /// A row could not be stored.
     #[error(transparent)]
     CacheWriter(#[from] StoreError),
-    /// The table's definition was changed, so that its rows are others than were expected.
+    /// The table's definition was changed, so its rows have another shape than expected.
     #[error("its definition was changed: {0}")]
     Altered(String),
-    /// The table was dropped or renamed while it was read, and another may have its name.
+    /// The table was dropped or renamed while it was read. Another table may have its name.
     #[error("the table was dropped or renamed, or another has its name")]
     Renamed,
-    /// Rows that are read again by their keys take too much memory at once.
-    #[error("the rows to be read again take more memory than they may")]
+    /// Rows that are refetched by their keys take too much memory at once.
+    #[error("the rows that were read again by key take more memory than allowed")]
     TooMuch,
-    /// `pg_current_snapshot()` is not understood.
+    /// The text that `pg_current_snapshot()` returned is not understood.
     #[error("{0}")]
     Snapshot(String),
 }
 
 impl DriverError {
-    /// The server's error code, where it is the server that refused.
+    /// Returns the server's error code; `None` if the error is not the server's.
     pub fn sqlstate(&self) -> Option<&str> {
         sqlstate::of(self)
     }
 
-    /// Whether the table that was read is not the one that was described: it is gone, renamed, or
-    /// altered.
+    /// Returns whether the table that was read is not the one that was described: it is gone,
+    /// renamed or altered.
     pub(super) fn is_of_another_table(&self) -> bool {
         match self {
             Self::Snapshot {
                 source: ReadError::Renamed | ReadError::Altered(_),
                 ..
             } => true,
+            // undefined_table, invalid_schema_name, undefined_column
             Self::Server { .. } => matches!(self.sqlstate(), Some("42P01" | "3F000" | "42703")),
             Self::Snapshot { .. }
             | Self::Connect { .. }
@@ -148,7 +149,10 @@ impl DriverError {
         }
     }
 
-    /// The code that counts when it comes again and again, and whether to try again is of no use.
+    /// Returns the error code to count, and whether a retry is useless.
+    ///
+    /// The code is `Some` for an error of [`Policy::Counted`]: the engine gives up when the same code
+    /// comes several times in a row.
     pub(super) fn verdict(&self) -> (Option<String>, bool) {
         let policy = self.policy();
         let code =
@@ -156,11 +160,12 @@ impl DriverError {
         (code, policy == Policy::Refused)
     }
 
-    /// What is to be done about it: one pure function of the error.
+    /// Returns how to react to the error. The answer depends on nothing but the error.
     pub(super) fn policy(&self) -> Policy {
         match self {
-            // What is kept is not what the server has, or more than may be kept: the next time is
-            // no better.
+            // A retry of a read would meet the same table: its rows do not have the shape of the
+            // cache, take more memory than allowed, or are not safe to read. A driver that holds
+            // altered tables asks `is_of_another_table` first.
             Self::Snapshot { .. }
             | Self::Memory { .. }
             | Self::RowTooLong { .. }
@@ -179,30 +184,44 @@ impl DriverError {
     }
 }
 
-/// Whether an error to connect, or to look at tables, passes by itself: the server was not there,
-/// let nobody in, had no room, or a table was altered in between.
+/// Returns whether an error may pass by itself, so that a retry is of use: the server was not
+/// reachable, let nobody in or had no room, or a table was altered in between.
+///
+/// The error may come from a connection attempt or from a look at tables.
 pub fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |cause| cause.source());
-    let is_of_server = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<tokio_postgres::Error>().is_some()
-            || cause.downcast_ref::<std::io::Error>().is_some()
-    };
-    let passes = |policy| matches!(policy, Policy::Lost | Policy::Starting | Policy::Passing);
+    // The outermost cause that is known decides. A `DriverError` knows more than the server's error
+    // inside it.
     for cause in causes {
         match cause.downcast_ref::<DriverError>() {
+            // The policy of a snapshot's fault is `Refused`. This one passes when the table is
+            // described afresh.
             Some(DriverError::Snapshot {
                 source: ReadError::Altered(_),
                 ..
             }) => return true,
-            Some(driver) => return passes(driver.policy()),
-            None if is_of_server(cause) => return passes(sqlstate::policy(sqlstate::of(error))),
+            Some(driver) => return is_transient(driver.policy()),
+            None if is_of_connection(cause) => {
+                return is_transient(sqlstate::policy(sqlstate::of(error)));
+            }
             None => {}
         }
     }
     false
 }
 
-/// An error with its causes: tokio-postgres' own text omits them.
+/// Returns whether errors of this policy pass by themselves.
+fn is_transient(policy: Policy) -> bool {
+    matches!(policy, Policy::Lost | Policy::Starting | Policy::Passing)
+}
+
+/// Returns whether a cause comes from the server or from the connection with it.
+fn is_of_connection(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<tokio_postgres::Error>() || cause.is::<std::io::Error>()
+}
+
+/// Returns the text of an error with its causes, separated by `: `. The `Display` of
+/// tokio-postgres' errors omits the causes.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     std::iter::once(error.to_string())

@@ -1,27 +1,28 @@
-//! The one table of error codes: what a server's SQLSTATE means for whoever follows a table, and
-//! what a person can do about it (manual, Appendix A, PostgreSQL Error Codes).
+//! The one table of error codes: for each SQLSTATE of the server, how a driver reacts to it and what
+//! a person can do about it (manual, Appendix A, PostgreSQL Error Codes).
 //!
-//! A policy says what happens *before* a replica was live for the first time. Once it was live, no
-//! code ends it: it is stale, says why, and tries again for ever (see
+//! A policy holds until a replica is live for the first time. After that, no error code ends the
+//! replica: it becomes stale, names the reason, and tries again for ever (see
 //! [`Engine`](crate::sync::Engine)).
 
-/// What an error means while a replica is opened.
+/// The reaction to an error while a replica is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// The connection is gone, or the server is stopping: connect again.
+    /// Connect again: the connection is gone, or the server is stopping.
     Lost,
-    /// The server is starting: wait for it, also with the very first connection.
+    /// Wait for the server, which is starting. This holds for the very first connection as well.
     Starting,
-    /// Passes by itself, a held lock for example: try again.
+    /// Try again: the cause passes by itself, for example a lock that is held.
     Passing,
-    /// Nothing is known about it: try again a few times.
+    /// Try again a few times: nothing is known about the cause.
     Counted,
-    /// Trying again is of no use until somebody changes something: name it and stop.
+    /// Name the error and stop: a retry is useless until somebody changes something.
     Refused,
 }
 
-/// What is known of a code.
+/// An entry of the table: the reaction to a code, and the hint for people.
 struct Known {
+    /// An SQLSTATE of five characters, or the two or three that it begins with.
     code: &'static str,
     policy: Policy,
     hint: &'static str,
@@ -31,7 +32,8 @@ const fn known(code: &'static str, policy: Policy, hint: &'static str) -> Known 
     Known { code, policy, hint }
 }
 
-/// A code of two characters stands for its class. The first entry that fits counts.
+/// The known codes. The first entry whose code is a prefix of an error's code counts; two characters
+/// stand for a whole class. So a special code must stand before its class, which a test checks.
 const TABLE: &[Known] = &[
     known(
         "25006",
@@ -41,7 +43,7 @@ const TABLE: &[Known] = &[
     known(
         "25P03",
         Policy::Lost,
-        "the session said nothing inside a transaction for too long; try again",
+        "the session was idle inside a transaction for too long; try again",
     ),
     known(
         "28P01",
@@ -77,8 +79,7 @@ const TABLE: &[Known] = &[
         "42501",
         Policy::Refused,
         "reading takes SELECT on the columns that are read and USAGE on the schema, without row \
-        security that hides rows from \
-         this role",
+        security that hides rows from this role",
     ),
     known(
         "55P03",
@@ -129,24 +130,28 @@ const TABLE: &[Known] = &[
     ),
 ];
 
+/// Returns the first entry that covers `code`.
 fn find(code: &str) -> Option<&'static Known> {
     TABLE.iter().find(|known| code.starts_with(known.code))
 }
 
-/// What an error with this code means; without a code it was the connection that failed.
+/// Returns the reaction to an error with this code. An error without a code means that the connection
+/// failed.
 pub fn policy(code: Option<&str>) -> Policy {
     match code {
         None => Policy::Lost,
+        // A code outside the table, of a trigger's RAISE for example, may never pass. So it is
+        // counted, and not tried again for ever.
         Some(code) => find(code).map_or(Policy::Counted, |known| known.policy),
     }
 }
 
-/// What to do about an error with this code.
+/// Returns what a person can do about an error with this code; `None` if nothing is known.
 pub fn hint(code: &str) -> Option<&'static str> {
     find(code).map(|known| known.hint)
 }
 
-/// The server's error code among the causes of an error.
+/// Returns the server's error code, if the server's error is among the causes of `error`.
 pub fn of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
     let mut causes = std::iter::successors(Some(error), |cause| cause.source());
     causes.find_map(|cause| {
@@ -172,6 +177,7 @@ mod tests {
         assert_eq!(policy(Some("28000")), Policy::Refused);
         assert_eq!(policy(Some("XX001")), Policy::Counted);
         assert_eq!(policy(Some("P0001")), Policy::Counted);
+        // 53300 has a hint of its own, 53200 that of the class.
         assert!(hint("53200").is_some_and(|hint| hint != hint_of("53300")));
         assert_eq!(hint("P0001"), None);
     }
