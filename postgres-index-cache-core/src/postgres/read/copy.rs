@@ -1,42 +1,53 @@
-//! [`CopyDecoder`]: splits `COPY … TO STDOUT (FORMAT binary)` into tuples (manual, COPY, Binary
-//! Format).
+//! [`CopyDecoder`]: splits the stream of `COPY … TO STDOUT (FORMAT binary)` into tuples (manual, COPY,
+//! Binary Format).
+//!
+//! ```text
+//! header: signature (11 bytes) │ flags (4) │ length of an extension (4) │ extension
+//! tuple:  field count (2)      │ for each field: length (4), -1 for NULL │ bytes
+//! ...
+//! end:    -1 as a field count (2)
+//! ```
 
+/// The bytes with which the stream begins. A conversion as text on the way would alter them.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 
-/// Why a stream is not what COPY sends.
+/// The reason why a stream does not have the format of COPY.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CopyError {
-    /// It does not begin as it must.
+    /// The stream does not begin with the signature, or its header has a negative length.
     #[error("the COPY stream does not begin with its signature")]
     Signature,
-    /// The flags ask for what is not known.
+    /// The header has critical flags that are not known.
     #[error("the COPY stream has unknown flags {0:#x}")]
     Flags(u32),
-    /// Bytes came after the end.
+    /// Bytes came after the end mark.
     #[error("bytes follow the end of the COPY stream")]
     AfterEnd,
-    /// It ended before its trailer.
+    /// The stream ended before its end mark.
     #[error("the COPY stream ended before its end mark")]
     Cut,
-    /// A field has a length that cannot be.
+    /// A field has a negative length other than -1, which stands for NULL.
     #[error("a COPY tuple has a field of length {0}")]
     FieldLength(i32),
 }
 
+/// The part of the stream that comes next.
 #[derive(Debug, PartialEq, Eq)]
 enum Position {
     Header,
+    /// A tuple or the end mark.
     Tuples,
+    /// Nothing more.
     End,
 }
 
-/// Takes the stream in pieces of any size, and gives its tuples, each as field count, then length
-/// and bytes of each field.
+/// A decoder that takes the stream in pieces of any size and hands out its tuples. A tuple is the
+/// field count, then the length and the bytes of each field, as they stand in the stream.
 #[derive(Debug)]
 pub struct CopyDecoder {
     place: Position,
-    /// A tuple of which only the start has come.
+    /// The start of a header or a tuple whose rest has not arrived yet.
     rest: Vec<u8>,
 }
 
@@ -50,17 +61,18 @@ impl Default for CopyDecoder {
 }
 
 impl CopyDecoder {
-    /// Takes a piece and calls `tuple` for each tuple that is complete. PostgreSQL sends a tuple a
-    /// piece, so that most are handed out without being copied.
+    /// Takes a piece of the stream, and calls `tuple` for each tuple that is complete.
     ///
     /// # Errors
-    /// When the stream is not one of COPY, or what `tuple` returns.
+    /// Returns an error if the stream does not have the format of COPY, and any error of `tuple`.
     pub fn push<E: From<CopyError>>(
         &mut self,
         piece: &[u8],
         mut tuple: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.rest.is_empty() {
+            // PostgreSQL sends one tuple a piece, so most tuples are handed out from the piece itself,
+            // without being copied.
             let used = self.consume(piece, &mut tuple)?;
             self.rest.extend(&piece[used..]);
         } else {
@@ -73,10 +85,10 @@ impl CopyDecoder {
         Ok(())
     }
 
-    /// Says that the stream has ended.
+    /// Checks that the stream, which has ended, is complete.
     ///
     /// # Errors
-    /// When it ended too early.
+    /// Returns [`CopyError::Cut`] if the end mark has not arrived.
     pub fn finish(&self) -> Result<(), CopyError> {
         if self.place == Position::End {
             Ok(())
@@ -85,6 +97,7 @@ impl CopyDecoder {
         }
     }
 
+    /// Hands out the complete tuples at the start of `bytes`, and returns how many bytes were used.
     fn consume<E: From<CopyError>>(
         &mut self,
         bytes: &[u8],
@@ -119,13 +132,17 @@ impl CopyDecoder {
     }
 }
 
+/// The next element of the stream behind the header.
 enum Tuple {
+    /// A tuple of this many bytes.
     Of(usize),
+    /// The end mark.
     End,
 }
 
-/// The length of the header, once all of it is there.
+/// Returns the length of the header in bytes; `None` if the header is not complete yet.
 fn header(bytes: &[u8]) -> Result<Option<usize>, CopyError> {
+    // Compare as much as there is: a wrong stream is refused at its first byte.
     let known = bytes.len().min(SIGNATURE.len());
     if bytes[..known] != SIGNATURE[..known] {
         return Err(CopyError::Signature);
@@ -133,7 +150,8 @@ fn header(bytes: &[u8]) -> Result<Option<usize>, CopyError> {
     let (Some(flags), Some(extension)) = (read_i32(bytes, 11), read_i32(bytes, 15)) else {
         return Ok(None);
     };
-    // Bits 16 to 31 are critical; bit 16 would announce oids, which no supported server sends.
+    // Bits 16 to 31 are critical: a reader must refuse those it does not know. Bit 16 would announce
+    // oids, which no supported server sends.
     if flags as u32 & 0xffff_0000 != 0 {
         return Err(CopyError::Flags(flags as u32));
     }
@@ -141,7 +159,7 @@ fn header(bytes: &[u8]) -> Result<Option<usize>, CopyError> {
     Ok((bytes.len() >= length).then_some(length))
 }
 
-/// The length of the first tuple, once all of it is there.
+/// Returns the first tuple or the end mark; `None` if the tuple is not complete yet.
 fn tuple_length(bytes: &[u8]) -> Result<Option<Tuple>, CopyError> {
     let Some(count) = bytes
         .first_chunk::<2>()
@@ -149,6 +167,7 @@ fn tuple_length(bytes: &[u8]) -> Result<Option<Tuple>, CopyError> {
     else {
         return Ok(None);
     };
+    // Only -1 is sent as a negative count. Other negative counts end the stream as well.
     let Ok(fields) = usize::try_from(count) else {
         return Ok(Some(Tuple::End));
     };
@@ -165,6 +184,7 @@ fn tuple_length(bytes: &[u8]) -> Result<Option<Tuple>, CopyError> {
     Ok((bytes.len() >= at).then_some(Tuple::Of(at)))
 }
 
+/// Returns the big-endian number at `at`; `None` if there are fewer than four bytes.
 fn read_i32(bytes: &[u8], at: usize) -> Option<i32> {
     bytes
         .get(at..at + 4)
@@ -177,6 +197,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Returns the stream that COPY sends for these tuples; `None` stands for NULL.
     fn stream(tuples: &[Vec<Option<Vec<u8>>>]) -> Vec<u8> {
         let mut bytes = SIGNATURE.to_vec();
         bytes.extend([0; 8]);
@@ -187,6 +208,7 @@ mod tests {
         bytes
     }
 
+    /// Returns one tuple as it stands in the stream.
     fn encoded(tuple: &[Option<Vec<u8>>]) -> Vec<u8> {
         let mut bytes = (tuple.len() as i16).to_be_bytes().to_vec();
         for field in tuple {
@@ -201,10 +223,18 @@ mod tests {
         bytes
     }
 
+    /// Makes random tuples, some of them with NULLs or without fields.
+    fn tuple() -> impl Strategy<Value = Vec<Option<Vec<u8>>>> {
+        prop::collection::vec(
+            prop::option::of(prop::collection::vec(any::<u8>(), 0..9)),
+            0..4,
+        )
+    }
+
     proptest! {
         #[test]
         fn a_stream_cut_anywhere_gives_its_tuples(
-            tuples in prop::collection::vec(prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), 0..4), 0..9),
+            tuples in prop::collection::vec(tuple(), 0..9),
             cuts in prop::collection::vec(1_usize..30, 1..20),
         ) {
             let bytes = stream(&tuples);
@@ -214,17 +244,30 @@ mod tests {
             let mut cuts = cuts.iter().cycle();
             while at < bytes.len() {
                 let end = (at + cuts.next().unwrap()).min(bytes.len());
-                decoder.push::<CopyError>(&bytes[at..end], |tuple| { found.push(tuple.to_vec()); Ok(()) }).unwrap();
+                let pushed = decoder.push::<CopyError>(&bytes[at..end], |tuple| {
+                    found.push(tuple.to_vec());
+                    Ok(())
+                });
+                pushed.unwrap();
                 prop_assert_eq!(decoder.finish().is_ok(), end == bytes.len());
                 at = end;
             }
-            prop_assert_eq!(found, tuples.iter().map(|tuple| encoded(tuple)).collect::<Vec<_>>());
+            let expected: Vec<_> = tuples.iter().map(|tuple| encoded(tuple)).collect();
+            prop_assert_eq!(found, expected);
         }
 
         #[test]
-        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), valid_header in any::<bool>()) {
+        fn any_bytes_are_decoded_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            valid_header in any::<bool>(),
+        ) {
             let mut decoder = CopyDecoder::default();
-            let bytes = if valid_header { [&stream(&[])[..19], &bytes].concat() } else { bytes };
+            // Random bytes hardly ever begin with a header: without one, no tuple would be decoded.
+            let bytes = if valid_header {
+                [&stream(&[])[..19], &bytes].concat()
+            } else {
+                bytes
+            };
             let _ = decoder.push::<CopyError>(&bytes, |_| Ok(()));
         }
     }

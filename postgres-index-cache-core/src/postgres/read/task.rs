@@ -1,4 +1,12 @@
-//! [`Read`]: one snapshot of a table on Q, as a task that tells the driver how it goes.
+//! [`Read`]: one read of a table, or of some of its rows, as a task on Q that sends the driver what it
+//! reads.
+//!
+//! ```text
+//! All, Rows   BEGIN → lock → snapshot → fingerprint → COPY → COMMIT
+//! Cut         BEGIN → lock → snapshot → fingerprint    (the transaction stays open)
+//! RowsOfCut                                           COPY
+//! Compare                                             COPY → COMMIT
+//! ```
 
 use crate::postgres::apply::driver_table::TOO_LONG;
 use crate::postgres::connection::session::{quote_identifier, quote_literal};
@@ -7,6 +15,7 @@ use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::schema::catalog::foreign_code;
 use crate::postgres::schema::eligibility::{Distrust, TableConfig};
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
+use crate::sync::{Snapshot, SnapshotError};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use std::sync::Arc;
@@ -17,22 +26,26 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-/// Timeouts that only some versions have: `idle_session_timeout` from PostgreSQL 14 on,
-/// `transaction_timeout` from 17 on.
+/// A statement that switches off the timeouts which only some versions have:
+/// `idle_session_timeout` (PostgreSQL 14 and later), `transaction_timeout` (17 and later). A SET
+/// would fail on older servers.
 pub(in crate::postgres) const NO_TIMEOUTS: &str =
     "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
-/// How many bytes are brought at once: with several batches on their way this is what a slow cache
-/// costs.
+/// The bytes after which a batch is sent to the driver. Several batches may be on their way, so this
+/// bounds the memory that a slow cache costs.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// How long Q may say nothing inside a transaction: as long as a comparison waits for its fence, twice.
-/// A process that is stopped there keeps its table locked against migrations no longer than that.
+/// How long Q may be idle inside a transaction, at least. The bound is raised to twice the time for
+/// which a comparison waits for its fence. A process of ours that is stopped inside a transaction
+/// keeps its table locked against migrations no longer than that.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Q: a policy that hides rows is an error, not a smaller table; no timeout of the role ends a long
-/// COPY.
+/// Returns the statements that set up Q.
+///
+/// With `row_security` off, a policy that hides rows is an error. With it on, the table would seem
+/// smaller than it is. With the timeouts off, no default of the role ends a long COPY.
 pub(in crate::postgres) fn read_settings(options: &DriverOptions) -> String {
     let longest_pause = LONGEST_PAUSE.max(2 * options.limits.fence_timeout);
     let mut settings = vec![
@@ -47,6 +60,7 @@ pub(in crate::postgres) fn read_settings(options: &DriverOptions) -> String {
             options.lock_timeout.as_millis().to_string(),
         ),
     ];
+    // Those that the triggers pin: COPY must write values as the triggers do.
     settings.extend(options.settings.iter().cloned());
     let mut sql: String = settings
         .iter()
@@ -65,45 +79,54 @@ pub(in crate::postgres) fn read_settings(options: &DriverOptions) -> String {
 /// One read of a table, or of some of its rows, on Q.
 pub(in crate::postgres) struct Read {
     pub(in crate::postgres) client: Arc<Client>,
+    /// The driver's channel for events: a read that failed.
     pub(in crate::postgres) sender: mpsc::Sender<Event>,
+    /// The bounded channel for the snapshot and the rows.
     pub(in crate::postgres) rows_tx: mpsc::Sender<ReadMessage>,
+    /// The request that this read answers.
     pub(in crate::postgres) asked: ReadRequest,
+    /// The table.
     pub(in crate::postgres) follow: TableConfig,
+    /// The COPY statement.
     pub(in crate::postgres) copy: String,
     /// The read before this one on the same session.
     pub(in crate::postgres) previous: Option<JoinHandle<bool>>,
-    /// Whether a comparison has left its transaction open.
+    /// Whether a comparison has left a transaction open that this read must end.
     pub(in crate::postgres) rolls_back: bool,
-    /// How long it may wait for the lock.
+    /// How long the read may wait for the table's lock.
     pub(in crate::postgres) lock_timeout: Duration,
-    /// How many bytes a row may have.
+    /// The most bytes that a row may have.
     pub(in crate::postgres) longest: usize,
+    /// Whether the query of this read may run functions of the table's owner.
     pub(in crate::postgres) distrust: Distrust,
 }
 
 impl Read {
-    /// Reads, and says whether the session is in order: in no transaction but one that a comparison left
-    /// open.
+    /// Reads, and sends the driver the end or the error of the read.
+    ///
+    /// Returns whether the session is in order: in no transaction, or in one that a comparison left
+    /// open on purpose.
     pub(in crate::postgres) async fn run(mut self) -> bool {
         let read = match self.end_previous().await {
             Ok(()) => self.read().await,
             Err(error) => Err(error),
         };
         let asked = self.asked;
-        // A driver that is gone wants to hear nothing.
+        // If the driver is gone, nobody waits for either message.
         let Err(error) = read else {
             let _ = self.rows_tx.send(ReadMessage::All { asked }).await;
             return true;
         };
         let _ = self.sender.send(Event::ReadFailed { asked, error }).await;
-        // At once: not every error is the server's, and none of our own ends the transaction, which
-        // holds the table's lock. There may be no next read before somebody's migration, which
-        // waits for that lock, is done.
+        // Roll back at once. Errors of our own leave the transaction open, with the table's lock. The
+        // next read may come only when somebody's migration is done, which waits for that lock.
         self.client.batch_execute("ROLLBACK").await.is_ok()
     }
 
-    /// Waits for the read before this one: two must never be in one transaction, whose snapshot
-    /// would be the older.
+    /// Waits for the read before this one, and ends its transaction if it has left one open.
+    ///
+    /// Two reads must never be in one transaction: the second one would read under the snapshot of
+    /// the first.
     async fn end_previous(&mut self) -> Result<(), DriverError> {
         let is_in_order = match self.previous.take() {
             Some(previous) => matches!(previous.await, Ok(true)),
@@ -119,65 +142,36 @@ impl Read {
         })
     }
 
+    /// Reads a snapshot of the table, or the rows that a comparison asks for in its own transaction.
     async fn read(&self) -> Result<(), DriverError> {
-        let name = self.follow.name();
-        let doing = |what: &str| {
-            let doing = format!("{what} {name}");
-            move |source| DriverError::Server { doing, source }
-        };
-        if matches!(self.asked.kind, ReadKind::RowsOfCut | ReadKind::Compare) {
+        let asked = self.asked;
+        if matches!(asked.kind, ReadKind::RowsOfCut | ReadKind::Compare) {
+            // The transaction that `ReadKind::Cut` began is still open. It holds the lock and the
+            // snapshot.
             self.check_code().await?;
             self.copy().await?;
-            return match self.asked.kind {
-                ReadKind::Compare => self
-                    .client
-                    .batch_execute("COMMIT")
-                    .await
-                    .map_err(doing("end the comparison of")),
-                _ => Ok(()),
-            };
+            if asked.kind == ReadKind::Compare {
+                self.commit("end the comparison of").await?;
+            }
+            return Ok(());
         }
-        let is_locked_first = self.lock().await.map_err(doing("lock"))?;
-        let row = self.client.query_typed_one(
-            "SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text",
-            &[],
-        );
-        let text: String = row.await.map_err(doing("take a snapshot of"))?.get(0);
-        let snapshot =
-            text.parse()
-                .map_err(|error: crate::sync::SnapshotError| DriverError::Snapshot {
-                    table: name.clone(),
-                    source: ReadError::Snapshot(error.to_string()),
-                })?;
-        let asked = self.asked;
-        let followed = &self.follow.followed;
-        // What the rows are read of, seen by the same snapshot.
-        let seen = look(&*self.client, &[followed.oid])
+        let is_locked_first = self
+            .lock()
             .await
-            .map_err(doing("look at"))?;
-        let fingerprint = seen
-            .into_iter()
-            .next()
-            .filter(|seen| seen.is_named(&followed.schema, &followed.name));
-        let Some(fingerprint) = fingerprint else {
-            return Err(DriverError::Snapshot {
-                table: name.clone(),
-                source: ReadError::Renamed,
-            });
-        };
+            .map_err(|source| self.failed_to("lock", source))?;
+        let snapshot = self.take_snapshot().await?;
+        let fingerprint = self.take_fingerprint().await?;
         if !is_locked_first
             && !self
                 .is_as_seen(&fingerprint)
                 .await
-                .map_err(doing("look at"))?
+                .map_err(|source| self.failed_to("look at", source))?
         {
             let what = "it was rewritten while its lock was waited for".to_string();
-            return Err(DriverError::Snapshot {
-                table: name.clone(),
-                source: ReadError::Altered(what),
-            });
+            return Err(self.unusable(ReadError::Altered(what)));
         }
-        // The receiver lives as long as this task is wanted.
+        // The driver drops the receiver only when it wants no more of this read: the error of a
+        // failed send is ignored, here and below.
         let fingerprint = Box::new(fingerprint);
         let _ = self
             .rows_tx
@@ -188,30 +182,84 @@ impl Read {
             })
             .await;
         if asked.kind == ReadKind::Cut {
+            // The transaction stays open for `RowsOfCut` and `Compare`.
             return Ok(());
         }
         self.check_code().await?;
         self.copy().await?;
+        self.commit("end the snapshot of").await
+    }
+
+    /// Returns which transactions the rows of this read contain.
+    async fn take_snapshot(&self) -> Result<Snapshot, DriverError> {
+        let row = self.client.query_typed_one(
+            "SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text",
+            &[],
+        );
+        let row = row
+            .await
+            .map_err(|source| self.failed_to("take a snapshot of", source))?;
+        row.get::<_, String>(0)
+            .parse()
+            .map_err(|error: SnapshotError| self.unusable(ReadError::Snapshot(error.to_string())))
+    }
+
+    /// Returns the fingerprint of the table under the snapshot of this read.
+    ///
+    /// The table is locked and copied by its name. So the name must still be that of the table that
+    /// was described, whose oid the look asks for.
+    async fn take_fingerprint(&self) -> Result<Fingerprint, DriverError> {
+        let followed = &self.follow.followed;
+        let seen = look(&*self.client, &[followed.oid])
+            .await
+            .map_err(|source| self.failed_to("look at", source))?;
+        seen.into_iter()
+            .next()
+            .filter(|seen| seen.is_named(&followed.schema, &followed.name))
+            .ok_or_else(|| self.unusable(ReadError::Renamed))
+    }
+
+    /// Commits the transaction of the read; `doing` says which one, for an error.
+    async fn commit(&self, doing: &str) -> Result<(), DriverError> {
         self.client
             .batch_execute("COMMIT")
             .await
-            .map_err(doing("end the snapshot of"))
+            .map_err(|source| self.failed_to(doing, source))
     }
 
-    /// Begins a transaction with the table's lock. It comes before the snapshot: a rewriting ALTER
-    /// or a TRUNCATE after the snapshot would leave it empty.
+    /// Makes the error of a statement: `doing` is its purpose, to which the table's name is added.
+    fn failed_to(&self, doing: &str, source: tokio_postgres::Error) -> DriverError {
+        DriverError::Server {
+            doing: format!("{doing} {}", self.follow.name()),
+            source,
+        }
+    }
+
+    /// Makes the error of a snapshot that cannot be used.
+    fn unusable(&self, source: ReadError) -> DriverError {
+        DriverError::Snapshot {
+            table: self.follow.name(),
+            source,
+        }
+    }
+
+    /// Begins a transaction and locks the table. Returns whether the lock came before the snapshot.
     ///
-    /// That of a partitioned table is many, and whoever waits for one while it holds others can
-    /// deadlock with a migration: so it takes them all at once, or none and tries again.
+    /// It should come before: a rewriting ALTER or a TRUNCATE between snapshot and lock would make
+    /// the table seem empty.
     ///
-    /// LOCK TABLE takes SELECT on the whole table. Who has it on the columns that are read alone
-    /// gets the lock with a query that gives no row; its snapshot is older than the lock then,
-    /// which `false` says.
+    /// LOCK TABLE needs SELECT on the whole table. A role that has SELECT only on the columns that
+    /// are read locks the table with a query that returns no row. The query takes its snapshot
+    /// before its lock, so the answer is `false` then: see [`is_as_seen`](Self::is_as_seen).
     async fn lock(&self) -> Result<bool, tokio_postgres::Error> {
-        /// The longest wait before it tries again.
+        /// The longest pause between two attempts at the locks of a partitioned table.
         const LONGEST: Duration = Duration::from_millis(200);
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE";
         let relation = self.follow.relation();
+        // A partitioned table has many locks. If Q waited for one of them while it held others, a
+        // migration that holds that one and wants another would die of the deadlock. So take all of
+        // them at once, or none and try again after a pause. A query knows no NOWAIT: there a short
+        // lock_timeout stands for it.
         let is_partitioned = self.follow.followed.is_partitioned;
         let nowait = if is_partitioned { " NOWAIT" } else { "" };
         let by_lock = format!(
@@ -237,7 +285,8 @@ impl Read {
             };
             let is_held = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
             let is_refused = is_by_lock && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
-            if !is_refused && (!is_partitioned || !is_held || Instant::now() >= give_up) {
+            let is_retried = is_partitioned && is_held && Instant::now() < give_up;
+            if !is_refused && !is_retried {
                 return Err(error);
             }
             self.client.batch_execute("ROLLBACK").await?;
@@ -250,8 +299,11 @@ impl Read {
         }
     }
 
-    /// Refuses to plan a query that would run functions of the owner's with our rights: see
+    /// Refuses a read whose query would run functions of the table's owner with our rights: see
     /// [`Distrust`].
+    ///
+    /// The table is locked by now in a mode that keeps out new indexes and statistics, so the answer
+    /// holds until the end of the transaction.
     async fn check_code(&self) -> Result<(), DriverError> {
         let is_planned = match self.distrust {
             Distrust::None => false,
@@ -261,15 +313,12 @@ impl Read {
         if !is_planned {
             return Ok(());
         }
-        let table = self.follow.name();
-        let found = foreign_code(&*self.client, self.follow.followed.oid).await;
-        let found = found.map_err(|source| DriverError::Server {
-            doing: format!("look at {table}"),
-            source,
-        })?;
+        let found = foreign_code(&*self.client, self.follow.followed.oid)
+            .await
+            .map_err(|source| self.failed_to("look at", source))?;
         match found {
             Some((function, owner)) => Err(DriverError::CodeOfOthers {
-                table,
+                table: self.follow.name(),
                 function,
                 owner,
             }),
@@ -277,9 +326,10 @@ impl Read {
         }
     }
 
-    /// The lock of a read. Where a query is planned of a table whose owner is not trusted, nobody
-    /// may make an index meanwhile.
+    /// Returns the mode of the table's lock. If a query of a table whose owner is distrusted will be
+    /// planned, the mode keeps everybody from making an index meanwhile.
     fn lock_mode(&self) -> &'static str {
+        // The transaction that a `Cut` begins may refetch rows by key as well.
         let is_planned = matches!(self.asked.kind, ReadKind::Rows | ReadKind::Cut);
         match self.distrust {
             Distrust::None => "ACCESS SHARE",
@@ -288,7 +338,7 @@ impl Read {
         }
     }
 
-    /// The columns that are kept, as they stand in SQL.
+    /// Returns the columns that the cache keeps, as identifiers in SQL.
     fn columns(&self) -> Vec<String> {
         self.follow
             .shape
@@ -298,13 +348,18 @@ impl Read {
             .collect()
     }
 
-    /// Whether the table is now, while it is locked, what the snapshot sees of it.
+    /// Returns whether the table now, while it is locked, is what the snapshot sees of it: the same
+    /// files, and columns of the same types.
     ///
-    /// Without this, where the snapshot is older than the lock: 1. The snapshot is taken. 2.
-    /// Somebody truncates or rewrites the table. 3. It is locked and read: the snapshot sees no row
-    /// of the new files, and the table passes for empty.
+    /// Without this check, if the snapshot is older than the lock:
+    ///
+    /// 1. The snapshot is taken.
+    /// 2. Somebody truncates or rewrites the table.
+    /// 3. We lock and read the table. The snapshot sees no row of the new files, so the table passes
+    ///    for empty.
     async fn is_as_seen(&self, seen: &Fingerprint) -> Result<bool, tokio_postgres::Error> {
-        // A function of the catalogue tells what is now; a query of it, what the snapshot sees.
+        // A query of the catalogue sees it under the snapshot, so `c.relfilenode` is the old file.
+        // The function pg_relation_filenode() reads the catalogue as of now.
         let files = "SELECT coalesce(pg_catalog.bool_and(c.relfilenode = \
             pg_catalog.pg_relation_filenode(c.oid)), true)
             FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1) AND c.relkind = 'r'";
@@ -317,6 +372,8 @@ impl Read {
         if !row.get::<_, bool>(0) {
             return Ok(false);
         }
+        // The parser resolves the columns as of now, since the table is locked: `pg_typeof` gives
+        // their present types. The LEFT JOIN gives one row, and reads none of the table.
         let types = self
             .columns()
             .into_iter()
@@ -328,36 +385,25 @@ impl Read {
         );
         let row = self.client.query_typed_one(&sql, &[]).await?;
         let columns = self.follow.shape.columns();
-        Ok((0..columns.len()).all(|at| seen.type_of(&columns[at].name) == Some(row.get(at))))
+        Ok(columns
+            .iter()
+            .enumerate()
+            .all(|(at, column)| seen.type_of(&column.name) == Some(row.get(at))))
     }
 
+    /// Copies the rows, and sends them to the driver in batches of pieces.
     async fn copy(&self) -> Result<(), DriverError> {
-        let name = self.follow.name();
-        let failed = |source: tokio_postgres::Error| match source.code().map(SqlState::code) {
-            Some(TOO_LONG) => DriverError::RowTooLong {
-                table: name.clone(),
-                longest: self.longest,
-            },
-            _ => DriverError::Server {
-                doing: format!("copy {name}"),
-                source,
-            },
-        };
         let asked = self.asked;
-        let mut stream = std::pin::pin!(
-            self.client
-                .copy_out(&self.copy)
-                .await
-                .map_err(failed)?
-                .fuse()
-        );
+        let stream = self.client.copy_out(&self.copy).await;
+        let stream = stream.map_err(|source| self.failed_to_copy(source))?;
+        let mut stream = std::pin::pin!(stream.fuse());
         let mut pieces = Vec::new();
         let mut bytes = 0;
         while let Some(piece) = stream.next().await {
             let mut next = Some(piece);
-            // What is there already goes with it, up to a batch.
+            // Take along what has already arrived, up to a batch: the driver gets fewer messages.
             while let Some(piece) = next {
-                let piece: Bytes = piece.map_err(failed)?;
+                let piece: Bytes = piece.map_err(|source| self.failed_to_copy(source))?;
                 bytes += piece.len();
                 pieces.push(piece);
                 let is_full = pieces.len() >= BATCH || bytes >= BATCH_BYTES;
@@ -368,6 +414,8 @@ impl Read {
                 };
             }
             bytes = 0;
+            // The channel is bounded. While the driver waits for a cache, this waits as well, and
+            // the server with it.
             let _ = self
                 .rows_tx
                 .send(ReadMessage::Rows {
@@ -377,5 +425,18 @@ impl Read {
                 .await;
         }
         Ok(())
+    }
+
+    /// Makes the error of a COPY. The statement itself fails with [`TOO_LONG`] at a row that is too
+    /// long.
+    fn failed_to_copy(&self, source: tokio_postgres::Error) -> DriverError {
+        if source.code().map(SqlState::code) == Some(TOO_LONG) {
+            DriverError::RowTooLong {
+                table: self.follow.name(),
+                longest: self.longest,
+            }
+        } else {
+            self.failed_to("copy", source)
+        }
     }
 }
