@@ -1,5 +1,6 @@
-//! [`DriverError`] and [`ReadError`]: which step failed, on which object, and the answer of the server
-//! or the engine. Also the retry policy of each error: see [`DriverError::policy`] and [`passes`].
+//! [`DriverError`] and [`ReadError`]: which step failed, on which object, and the answer of the
+//! server or the engine. Also the retry policy of each error: see [`DriverError::policy`] and
+//! [`passes`].
 
 use crate::postgres::connection::claim::ClaimError;
 use crate::postgres::connection::session::{ConnectError, SessionPurpose};
@@ -20,8 +21,8 @@ pub enum DriverError {
         /// The error of the connector.
         source: ConnectError,
     },
-    /// The session is not proven to be ours. A LISTEN, or a setting, might be made in the session of
-    /// another client.
+    /// The session is not proven to be ours. A LISTEN, or a setting, might be made in the session
+    /// of another client.
     #[error("open the connection for {}", role.purpose())]
     Claim {
         /// The purpose of the session.
@@ -151,8 +152,8 @@ impl DriverError {
 
     /// Returns the error code to count, and whether a retry is useless.
     ///
-    /// The code is `Some` for an error of [`Policy::Counted`]: the engine gives up when the same code
-    /// comes several times in a row.
+    /// The code is `Some` for an error of [`Policy::Counted`]: the engine gives up when the same
+    /// code comes several times in a row.
     pub(super) fn verdict(&self) -> (Option<String>, bool) {
         let policy = self.policy();
         let code =

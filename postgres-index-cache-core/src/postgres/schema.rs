@@ -1,5 +1,9 @@
-//! The definitions of tables: columns, keys and triggers as PostgreSQL describes them, whether a
-//! table can be followed, and whether its definition has changed.
+//! The definitions of tables.
+//!
+//! - [`catalog`]: columns, keys and triggers as PostgreSQL describes them.
+//! - [`triggers`]: which triggers announce a table's changes, and what is wrong with them.
+//! - [`eligibility`]: whether a table can be followed, and how.
+//! - [`fingerprint`]: whether a table's definition has changed since it was described.
 
 pub mod catalog;
 pub(super) mod eligibility;

@@ -1,5 +1,5 @@
-//! The one table of error codes: for each SQLSTATE of the server, how a driver reacts to it and what
-//! a person can do about it (manual, Appendix A, PostgreSQL Error Codes).
+//! The one table of error codes: for each SQLSTATE of the server, how a driver reacts to it and
+//! what a person can do about it (manual, Appendix A, PostgreSQL Error Codes).
 //!
 //! A policy holds until a replica is live for the first time. After that, no error code ends the
 //! replica: it becomes stale, names the reason, and tries again for ever (see
@@ -32,8 +32,9 @@ const fn known(code: &'static str, policy: Policy, hint: &'static str) -> Known 
     Known { code, policy, hint }
 }
 
-/// The known codes. The first entry whose code is a prefix of an error's code counts; two characters
-/// stand for a whole class. So a special code must stand before its class, which a test checks.
+/// The known codes. The first entry whose code is a prefix of an error's code counts; two
+/// characters stand for a whole class. So a special code must stand before its class, which a test
+/// checks.
 const TABLE: &[Known] = &[
     known(
         "25006",
@@ -135,8 +136,8 @@ fn find(code: &str) -> Option<&'static Known> {
     TABLE.iter().find(|known| code.starts_with(known.code))
 }
 
-/// Returns the reaction to an error with this code. An error without a code means that the connection
-/// failed.
+/// Returns the reaction to an error with this code. An error without a code means that the
+/// connection failed.
 pub fn policy(code: Option<&str>) -> Policy {
     match code {
         None => Policy::Lost,

@@ -12,7 +12,7 @@
 //! Two facts make the proof:
 //!
 //! - PostgreSQL tells each client the id of its server process when the session begins (manual,
-//!   55.2.1 Start-up, BackendKeyData). A pooler sends a number of its own. So a session is ours if
+//!   55.2.1 Start-up, BackendKeyData). A pooler sends another number. So a session is ours if
 //!   that id is the one that `pg_backend_pid()` returns.
 //! - If the ids differ, a second session, the witness, is opened beside the first. In transaction
 //!   mode both run in one process, or each moves from process to process. In session mode each
@@ -49,13 +49,14 @@ const ROUNDS: usize = 4;
 
 /// The settings of a session that is ours:
 ///
-/// - `search_path`: no object in a schema of the role's own search_path can be meant by a statement.
+/// - `search_path`: no object in a schema of the role's own search_path can be meant by a
+///   statement.
 /// - `default_transaction_…`: no default of the role makes a transaction wait (manual, SET
 ///   TRANSACTION: DEFERRABLE).
 /// - `jit`: nothing is compiled, which would make looks at the catalogue many times slower.
-/// - `tcp_user_timeout`: the server ends the session if this client, or its machine, stops. Otherwise
-///   the session would hold the notification queue, and its locks on tables, without bound. Over a
-///   Unix socket the setting has no effect.
+/// - `tcp_user_timeout`: the server ends the session if this client, or its machine, stops.
+///   Otherwise the session would hold the notification queue, and its locks on tables, without
+///   bound. Over a Unix socket the setting has no effect.
 const SAFE: &str = "SET search_path = pg_catalog, pg_temp;
     SET default_transaction_isolation = 'read committed';
     SET default_transaction_deferrable = off;
@@ -126,8 +127,8 @@ impl Session {
 
 /// Returns the process id that the server sent when the session began; `None` if it cannot be read.
 ///
-/// tokio-postgres keeps the id for requests to cancel and offers no other way to read it. So it is
-/// read from such a request, which is written to memory and never sent.
+/// tokio-postgres uses the id only in requests to cancel. So the id is read from such a request,
+/// which is written to memory and never sent.
 async fn told_process(client: &Client) -> Option<i32> {
     /// The bytes of a CancelRequest: length, code, process id and secret key, 4 bytes each.
     const REQUEST: usize = 16;

@@ -169,8 +169,8 @@ impl Session {
         self.into_client_until(async |_| {})
     }
 
-    /// Spawns a task that drives the connection, as [`into_client`](Self::into_client) does. When the
-    /// connection ends, the task calls `ended` with the reason.
+    /// Spawns a task that drives the connection, as [`into_client`](Self::into_client) does. When
+    /// the connection ends, the task calls `ended` with the reason.
     pub(in crate::postgres) fn into_client_until<F>(
         self,
         ended: impl FnOnce(String) -> F + Send + 'static,

@@ -123,8 +123,8 @@ pub(in crate::postgres) struct Opener {
 impl Opener {
     /// Opens and prepares L, F and, if there are tables to read, Q; then LISTENs on `channels`.
     ///
-    /// Gives up after the engine's `fence_timeout`: a network path that swallows all data may accept
-    /// a connection nevertheless.
+    /// Gives up after the engine's `fence_timeout`: a network path that swallows all data may
+    /// accept a connection nevertheless.
     pub(in crate::postgres) async fn all(
         &self,
         channels: &[String],

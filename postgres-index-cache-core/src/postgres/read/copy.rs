@@ -1,5 +1,5 @@
-//! [`CopyDecoder`]: splits the stream of `COPY … TO STDOUT (FORMAT binary)` into tuples (manual, COPY,
-//! Binary Format).
+//! [`CopyDecoder`]: splits the stream of `COPY … TO STDOUT (FORMAT binary)` into tuples (manual,
+//! COPY, Binary Format).
 //!
 //! ```text
 //! header: signature (11 bytes) │ flags (4) │ length of an extension (4) │ extension
@@ -71,8 +71,8 @@ impl CopyDecoder {
         mut tuple: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.rest.is_empty() {
-            // PostgreSQL sends one tuple a piece, so most tuples are handed out from the piece itself,
-            // without being copied.
+            // PostgreSQL sends one tuple a piece, so most tuples are handed out from the piece
+            // itself, without being copied.
             let used = self.consume(piece, &mut tuple)?;
             self.rest.extend(&piece[used..]);
         } else {
@@ -150,8 +150,8 @@ fn header(bytes: &[u8]) -> Result<Option<usize>, CopyError> {
     let (Some(flags), Some(extension)) = (read_i32(bytes, 11), read_i32(bytes, 15)) else {
         return Ok(None);
     };
-    // Bits 16 to 31 are critical: a reader must refuse those it does not know. Bit 16 would announce
-    // oids, which no supported server sends.
+    // Bits 16 to 31 are critical: a reader must refuse those it does not know. Bit 16 would
+    // announce oids, which no supported server sends.
     if flags as u32 & 0xffff_0000 != 0 {
         return Err(CopyError::Flags(flags as u32));
     }

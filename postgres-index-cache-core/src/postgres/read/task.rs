@@ -1,5 +1,5 @@
-//! [`Read`]: one read of a table, or of some of its rows, as a task on Q that sends the driver what it
-//! reads.
+//! [`Read`]: one read of a table, or of some rows of a table, as a task on Q that sends the driver
+//! the rows.
 //!
 //! ```text
 //! All, Rows   BEGIN → lock → snapshot → fingerprint → COPY → COMMIT
@@ -33,8 +33,8 @@ pub(in crate::postgres) const NO_TIMEOUTS: &str =
     "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
-/// The bytes after which a batch is sent to the driver. Several batches may be on their way, so this
-/// bounds the memory that a slow cache costs.
+/// The bytes after which a batch is sent to the driver. Several batches may be on their way, so
+/// this bounds the memory that a slow cache costs.
 const BATCH_BYTES: usize = 256 << 10;
 
 /// How long Q may be idle inside a transaction, at least. The bound is raised to twice the time for
@@ -76,7 +76,7 @@ pub(in crate::postgres) fn read_settings(options: &DriverOptions) -> String {
     sql
 }
 
-/// One read of a table, or of some of its rows, on Q.
+/// One read of a table, or of some rows of a table, on Q.
 pub(in crate::postgres) struct Read {
     pub(in crate::postgres) client: Arc<Client>,
     /// The driver's channel for events: a read that failed.
@@ -118,8 +118,8 @@ impl Read {
             return true;
         };
         let _ = self.sender.send(Event::ReadFailed { asked, error }).await;
-        // Roll back at once. Errors of our own leave the transaction open, with the table's lock. The
-        // next read may come only when somebody's migration is done, which waits for that lock.
+        // Roll back at once. Errors of our own leave the transaction open, with the table's lock.
+        // The next read may come only when somebody's migration is done, which waits for that lock.
         self.client.batch_execute("ROLLBACK").await.is_ok()
     }
 
@@ -142,7 +142,8 @@ impl Read {
         })
     }
 
-    /// Reads a snapshot of the table, or the rows that a comparison asks for in its own transaction.
+    /// Reads a snapshot of the table, or the rows that a comparison asks for in its own
+    /// transaction.
     async fn read(&self) -> Result<(), DriverError> {
         let asked = self.asked;
         if matches!(asked.kind, ReadKind::RowsOfCut | ReadKind::Compare) {
@@ -245,7 +246,7 @@ impl Read {
 
     /// Begins a transaction and locks the table. Returns whether the lock came before the snapshot.
     ///
-    /// It should come before: a rewriting ALTER or a TRUNCATE between snapshot and lock would make
+    /// The lock should come first: a rewriting ALTER or a TRUNCATE between snapshot and lock would make
     /// the table seem empty.
     ///
     /// LOCK TABLE needs SELECT on the whole table. A role that has SELECT only on the columns that
@@ -302,8 +303,8 @@ impl Read {
     /// Refuses a read whose query would run functions of the table's owner with our rights: see
     /// [`Distrust`].
     ///
-    /// The table is locked by now in a mode that keeps out new indexes and statistics, so the answer
-    /// holds until the end of the transaction.
+    /// The table is locked by now in a mode that keeps out new indexes and statistics, so the
+    /// answer holds until the end of the transaction.
     async fn check_code(&self) -> Result<(), DriverError> {
         let is_planned = match self.distrust {
             Distrust::None => false,
@@ -317,17 +318,17 @@ impl Read {
             .await
             .map_err(|source| self.failed_to("look at", source))?;
         match found {
-            Some((function, owner)) => Err(DriverError::CodeOfOthers {
+            Some(function) => Err(DriverError::CodeOfOthers {
                 table: self.follow.name(),
-                function,
-                owner,
+                function: function.name,
+                owner: function.owner,
             }),
             None => Ok(()),
         }
     }
 
-    /// Returns the mode of the table's lock. If a query of a table whose owner is distrusted will be
-    /// planned, the mode keeps everybody from making an index meanwhile.
+    /// Returns the mode of the table's lock. If a query of a table whose owner is distrusted will
+    /// be planned, the mode keeps everybody from making an index meanwhile.
     fn lock_mode(&self) -> &'static str {
         // The transaction that a `Cut` begins may refetch rows by key as well.
         let is_planned = matches!(self.asked.kind, ReadKind::Rows | ReadKind::Cut);
@@ -355,8 +356,8 @@ impl Read {
     ///
     /// 1. The snapshot is taken.
     /// 2. Somebody truncates or rewrites the table.
-    /// 3. We lock and read the table. The snapshot sees no row of the new files, so the table passes
-    ///    for empty.
+    /// 3. We lock and read the table. The snapshot sees no row of the new files, so the table
+    ///    passes for empty.
     async fn is_as_seen(&self, seen: &Fingerprint) -> Result<bool, tokio_postgres::Error> {
         // A query of the catalogue sees it under the snapshot, so `c.relfilenode` is the old file.
         // The function pg_relation_filenode() reads the catalogue as of now.

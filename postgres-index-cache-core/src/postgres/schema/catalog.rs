@@ -1,4 +1,7 @@
 //! Tables as PostgreSQL describes them: columns, key, triggers and the functions they call.
+//!
+//! Each question is one SQL file in `catalog/`. All are asked inside a [`Catalog`], a transaction
+//! in which no object of another role can stand in for one of PostgreSQL's own.
 
 mod name;
 mod transaction;
@@ -7,102 +10,104 @@ use crate::postgres::connection::session::quote_identifier;
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
 use crate::value::CellType;
 pub use name::parse_name;
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Error, GenericClient, Row};
 pub(in crate::postgres) use transaction::who_is;
 pub use transaction::{Catalog, CatalogAccess};
 
-/// Why the catalogue could not be read.
+/// The reason why the catalogue could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CatalogError {
-    /// The server refused.
+    /// The server refused a statement.
     #[error("read the catalogue")]
-    Server(#[from] tokio_postgres::Error),
-    /// A table was dropped meanwhile.
+    Server(#[from] Error),
+    /// The table with this oid was dropped meanwhile.
     #[error("the table with oid {0} is gone")]
     Gone(u32),
-    /// What was given for the name of a table is no name. It is not repeated: it may be a
-    /// connection string with a password.
+    /// This text stands for the name of a table and is no name. The message does not repeat a text
+    /// that may be a connection string with a password.
     #[error("{}", name::refused(.0))]
     NoName(String),
-    /// Tables were altered each time while they were described.
+    /// Tables were altered during every attempt to describe them.
     #[error("the tables were altered while they were described: try again")]
     Altered,
-    /// Tables were renamed each time while they were described.
+    /// Tables were renamed during every attempt to describe them.
     #[error("the tables were renamed while they were described: try again")]
     Renamed,
 }
 
-/// A relation.
+/// A relation, with everything that the catalogue says of it here.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "facts of the catalogue, each on its own"
 )]
 #[derive(Debug, Clone)]
 pub struct CatalogTable {
-    /// `pg_class.oid`.
+    /// The relation's oid (`pg_class.oid`).
     pub oid: u32,
-    /// Its schema.
+    /// The name of the relation's schema.
     pub schema: String,
-    /// Its name.
+    /// The name of the relation, without the schema.
     pub name: String,
-    /// What it is.
+    /// The kind of relation.
     pub kind: RelationKind,
-    /// Whether it is temporary.
+    /// Whether the relation is temporary.
     pub is_temporary: bool,
-    /// Whether it is a partition of another table.
+    /// Whether the relation is a partition of another table.
     pub is_partition: bool,
-    /// The role that owns it, by name.
+    /// The name of the role that owns the relation.
     pub owner: String,
-    /// Whether the role that asks may act as its owner, and is another one.
+    /// Whether the role that asks is not the owner and may give a function to the owner: it is a
+    /// member of that role.
     pub can_give_to_owner: bool,
-    /// Whether the role that asks may act as its owner.
+    /// Whether the role that asks may act as the owner.
     pub is_owned: bool,
-    /// Whether the role that asks may create a function beside it.
+    /// Whether the role that asks may create a function in the relation's schema.
     pub can_create: bool,
-    /// Whether the role that asks is a superuser and its owner is not: the owner may make
-    /// PostgreSQL run functions while it plans a query of the table, with the rights of whoever
-    /// asks.
+    /// Whether the role that asks is a superuser and the owner is not. The owner can make
+    /// PostgreSQL run functions while it plans a query of the table, with the rights of the role
+    /// that asks.
     pub is_distrusted: bool,
-    /// Whether tables inherit from it (`INHERITS`; hypertables too): their rows are seen by who
-    /// reads it, and announced by no trigger of it.
+    /// Whether tables inherit from this one (`INHERITS`; hypertables too). A read of this table
+    /// returns their rows, and no trigger of this table announces them.
     pub has_children: bool,
-    /// How many rows it has, as of the last ANALYZE, or as the statistics have it; `None` where
+    /// How many rows the table has, as of the last ANALYZE or by the server's statistics; `None` if
     /// neither knows.
     pub estimated_rows: Option<u64>,
-    /// Its columns, in order.
+    /// The columns, in table order.
     pub columns: Vec<CatalogColumn>,
-    /// What identifies a row.
+    /// The columns that identify a row; `None` if there are no such columns.
     pub key: Option<CatalogKey>,
-    /// Its triggers; neither internal ones nor clones of a partitioned table's.
+    /// The triggers, without internal ones and without clones of a partitioned table's triggers.
     pub triggers: Vec<Trigger>,
-    /// The leaves of a partitioned table.
+    /// The leaves, if the table is partitioned.
     pub leaves: Vec<Leaf>,
-    /// What was seen of it just before it was described: what is altered meanwhile differs.
+    /// The fingerprint as of just before the table was described. If the table is altered
+    /// meanwhile, a later fingerprint differs.
     pub fingerprint: Fingerprint,
 }
 
 /// A partition that holds rows.
 #[derive(Debug, Clone)]
 pub struct Leaf {
-    /// `pg_class.oid`.
+    /// The partition's oid (`pg_class.oid`).
     pub oid: u32,
-    /// Its schema.
+    /// The name of the partition's schema.
     pub schema: String,
-    /// Its name.
+    /// The name of the partition, without the schema.
     pub name: String,
-    /// Its own triggers, clones not counted.
+    /// The partition's own triggers, without clones of the root's triggers.
     pub triggers: Vec<Trigger>,
 }
 
 impl Leaf {
-    /// `schema.table`, for people.
+    /// Returns `schema.table` without quotes, for people.
     pub fn display_name(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
 
-    /// The name as it stands in SQL.
+    /// Returns `schema.table` as identifiers in SQL.
     pub fn sql_name(&self) -> String {
         format!(
             "{}.{}",
@@ -112,7 +117,7 @@ impl Leaf {
     }
 }
 
-/// What a relation is (`pg_class.relkind`).
+/// The kind of a relation (`pg_class.relkind`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelationKind {
     /// An ordinary table.
@@ -125,101 +130,106 @@ pub enum RelationKind {
     MaterializedView,
     /// A foreign table.
     Foreign,
-    /// A sequence, an index, a composite type.
+    /// A sequence, an index, a composite type, and so on.
     Other,
 }
 
-/// A column.
+/// A column of a table.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "facts of the catalogue, each on its own"
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogColumn {
-    /// Its name.
+    /// The name of the column.
     pub name: String,
-    /// Its type without a modifier, as SQL takes it.
+    /// The column's type without a modifier, as it is written in SQL.
     pub type_name: String,
-    /// How its values are kept.
+    /// How a cache keeps the column's values.
     pub kind: CellType,
-    /// Whether it is declared NOT NULL, and that is known to hold for every row.
+    /// Whether no row can have NULL here: the column is NOT NULL, and the constraint is valid.
     pub not_null: bool,
-    /// Whether it is computed when it is read (PostgreSQL 18): a trigger sees null.
+    /// Whether the column is computed when it is read (PostgreSQL 18). A trigger sees NULL.
     pub is_virtual: bool,
-    /// Whether it is computed from others, when it is written or when it is read.
+    /// Whether the column is computed from others, when a row is written or when it is read.
     pub is_generated: bool,
-    /// Whether its values have no fixed length.
+    /// Whether the values have no fixed length.
     pub is_varlena: bool,
-    /// Whether its text may follow any setting: it is, or has in it, a type of an extension.
+    /// Whether the text of a value may depend on any setting of the session: the type, or a part of
+    /// the type, belongs to an extension.
     pub follows_anything: bool,
-    /// The type without domains over it or its elements, as SQL takes it: to read a value of it
-    /// evaluates no constraint of a domain, but for one of a field or a bound.
+    /// The type without domains over it or over its elements, as it is written in SQL. Reading a
+    /// value as this type evaluates no constraint of a domain, except one of a field or a bound.
     pub plain_type_name: String,
-    /// Whether its elements, a field of it or its bounds are of a domain.
+    /// Whether the type of the elements, of a field or of the bounds is a domain.
     pub has_inner_domain: bool,
-    /// Whether it is an enum, or an array of one.
+    /// Whether the type is an enum, or an array of an enum.
     pub is_enum: bool,
-    /// Whether it is an array, or a domain over one.
+    /// Whether the type is an array, or a domain over an array.
     pub is_array: bool,
-    /// Whether its collation calls texts equal that differ (`deterministic = false`).
+    /// Whether the collation treats some texts that differ as equal (`deterministic = false`).
     pub is_nondeterministic: bool,
-    /// The type and everything it is made of: domains, elements, fields, bounds.
+    /// The oids of the type and of everything that the type is made of: domains, elements, fields
+    /// and bounds.
     pub made_of: Vec<u32>,
 }
 
 impl CatalogColumn {
-    /// Whether its values are written as names of other objects (`regclass` and its kind): a rename
-    /// elsewhere changes the text, and announces nothing.
+    /// Returns whether the values are written as names of other objects, as those of `regclass`
+    /// are. A rename of such an object changes the text, and nothing announces it.
     pub fn names_objects(&self) -> bool {
+        // regproc; regprocedure, regoper, regoperator, regclass, regtype; regconfig; regdictionary;
+        // regnamespace; regrole; regcollation.
         self.made_of
             .iter()
             .any(|part| matches!(part, 24 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191))
     }
 }
 
-/// What identifies a row: the primary key, else a unique index that can.
+/// The columns that identify a row: the primary key, or else a unique index that identifies every
+/// row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogKey {
-    /// Its columns, in key order.
+    /// The names of the key's columns, in key order.
     pub columns: Vec<String>,
-    /// Whether two rows may share it until the end of a transaction.
+    /// Whether two rows may have the same key until the end of a transaction.
     pub is_deferrable: bool,
 }
 
-/// A trigger.
+/// A trigger of a table or of a partition.
 #[derive(Debug, Clone)]
 pub struct Trigger {
-    /// Its name.
+    /// The name of the trigger.
     pub name: String,
-    /// When it fires (`pg_trigger.tgenabled`).
+    /// In which sessions the trigger fires (`pg_trigger.tgenabled`).
     pub enabled: Enabled,
-    /// Its events and timing, as bits (`pg_trigger.tgtype`).
+    /// The trigger's events and timing, as bits (`pg_trigger.tgtype`).
     pub kind: i16,
-    /// Its arguments.
+    /// The arguments of the trigger, which the function sees as `TG_ARGV`.
     pub arguments: Vec<String>,
-    /// Whether it has a WHEN condition or a column list.
+    /// Whether the trigger has a WHEN condition or a column list.
     pub is_conditional: bool,
-    /// Whether it is a constraint trigger, which may fire at the end of the transaction.
+    /// Whether the trigger is a constraint trigger, which may fire at the end of the transaction.
     pub is_constraint: bool,
-    /// What it calls.
+    /// The function that the trigger calls.
     pub function: Function,
 }
 
-/// When a trigger fires.
+/// The sessions in which a trigger fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enabled {
-    /// Not under `session_replication_role = replica`.
+    /// All but those with `session_replication_role = replica`.
     Origin,
-    /// Always.
+    /// All sessions.
     Always,
-    /// Only under `session_replication_role = replica`.
+    /// Only those with `session_replication_role = replica`.
     Replica,
-    /// Never.
+    /// None.
     Disabled,
 }
 
 impl Enabled {
-    /// The word that `status` shows.
+    /// Returns the word that `status` shows.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Origin => "enabled",
@@ -230,45 +240,45 @@ impl Enabled {
     }
 }
 
-/// A trigger function.
+/// The function that a trigger calls.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "facts of the catalogue, each on its own"
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
-    /// `pg_proc.oid`.
+    /// The function's oid (`pg_proc.oid`).
     pub oid: u32,
-    /// Its schema.
+    /// The name of the function's schema.
     pub schema: String,
-    /// Its name.
+    /// The name of the function, without the schema.
     pub name: String,
-    /// The role that owns it, by name.
+    /// The name of the role that owns the function.
     pub owner: String,
-    /// Whether that role is the table's owner, a member of it (a superuser is), or the one that
-    /// asks. Others may have planted it.
+    /// Whether the function's owner is the table's owner, a member of that role (a superuser is),
+    /// or the role that asks. A function of another owner may have been planted.
     pub is_trusted: bool,
-    /// Whether the role that asks may act as its owner, and so replace it.
+    /// Whether the role that asks may act as the function's owner, and so replace the function.
     pub is_owned: bool,
-    /// Whether a trigger of another table calls it as well.
+    /// Whether a trigger of another table calls the function as well.
     pub is_shared: bool,
-    /// Whether it runs with its owner's rights.
+    /// Whether the function runs with the rights of its owner (SECURITY DEFINER).
     pub is_security_definer: bool,
-    /// Its text.
+    /// The text of the function's body.
     pub source: String,
-    /// Its SET clauses, as `name=value`.
+    /// The SET clauses, each as `name=value`.
     pub settings: Vec<String>,
-    /// Its comment.
+    /// The comment on the function.
     pub comment: Option<String>,
 }
 
 impl CatalogTable {
-    /// `schema.table`, for people.
+    /// Returns `schema.table` without quotes, for people.
     pub fn display_name(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
 
-    /// The name as it stands in SQL.
+    /// Returns `schema.table` as identifiers in SQL.
     pub fn sql_name(&self) -> String {
         format!(
             "{}.{}",
@@ -277,27 +287,18 @@ impl CatalogTable {
         )
     }
 
-    /// The name with its schema as a person writes it, and `to_regclass` reads it: quoted where it
-    /// is not a plain one.
+    /// Returns `schema.table` as a person writes it and `to_regclass` reads it: a part is quoted if
+    /// it is not a plain name.
     pub fn written_name(&self) -> String {
-        let is_plain = |name: &str| {
-            !name.starts_with(|c: char| c.is_ascii_digit())
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        };
-        let part = |name: &str| {
-            if is_plain(name) {
-                name.to_string()
-            } else {
-                quote_identifier(name)
-            }
-        };
-        format!("{}.{}", part(&self.schema), part(&self.name))
+        format!(
+            "{}.{}",
+            written_part(&self.schema),
+            written_part(&self.name)
+        )
     }
 
-    /// The name as it is typed on a command line: quoted twice, for SQL and for the shell, where it
-    /// is not a plain one.
+    /// Returns `schema.table` as it is typed on a command line: quoted for SQL and again for the
+    /// shell if a part is not a plain name.
     pub fn typed_name(&self) -> String {
         let name = self.written_name();
         if name.contains('"') {
@@ -307,28 +308,49 @@ impl CatalogTable {
         }
     }
 
-    /// A column by the name that a person gave: as it is written, else folded to lower case as SQL
-    /// does.
+    /// Returns the column with the name that a person gave. If no column has exactly this name, it
+    /// is folded to lower case, as SQL does.
     pub fn column(&self, name: &str) -> Option<&CatalogColumn> {
-        let exact = |wanted: &str| self.columns.iter().find(|column| column.name == wanted);
-        exact(name).or_else(|| exact(&name.to_lowercase()))
+        self.exact_column(name)
+            .or_else(|| self.exact_column(&name.to_lowercase()))
+    }
+
+    fn exact_column(&self, name: &str) -> Option<&CatalogColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+/// Returns a part of a name as a person writes it: in quotes, unless it is a plain name.
+fn written_part(name: &str) -> String {
+    let is_plain = !name.starts_with(|c: char| c.is_ascii_digit())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if is_plain {
+        name.to_string()
+    } else {
+        quote_identifier(name)
     }
 }
 
 /// Describes relations by their oids, in the order of `oids`.
 ///
 /// # Errors
-/// When the server refuses, or one of them has been dropped meanwhile.
+/// Returns an error if the server refuses a statement, if a relation has been dropped meanwhile, or
+/// if relations were altered during every attempt.
 pub async fn describe(
     catalog: &Catalog<'_>,
     oids: &[u32],
 ) -> Result<Vec<CatalogTable>, CatalogError> {
-    /// How often tables that are altered meanwhile are described again.
+    /// How often the tables are described, if they are altered meanwhile.
     const TRIES: usize = 10;
-    // Several statements describe a table, and each sees it as it is then. Without a look before
-    // and behind them: 1. A column is bigint when it is looked at. 2. It becomes double precision,
-    // and is described so. 3. It becomes bigint again before it is read. 4. Its values are read as
-    // what it was in between.
+    // Several statements describe a table, and each sees the table as of its own time. Without a
+    // look before and a look behind them:
+    // 1. The look sees a column of type bigint.
+    // 2. The column becomes double precision, and is described so.
+    // 3. The column becomes bigint again before the table is read.
+    // 4. The fingerprint of the read is that of the look, so its bigint values pass for double
+    //    precision.
     let mut before = look(&**catalog, oids).await?;
     for _ in 0..TRIES {
         let tables = describe_as(catalog, oids, &before).await;
@@ -341,47 +363,31 @@ pub async fn describe(
     Err(CatalogError::Altered)
 }
 
-/// Describes relations that looked so before.
+/// Describes relations, each with its fingerprint among `fingerprints`.
 async fn describe_as(
     catalog: &Catalog<'_>,
     oids: &[u32],
     fingerprints: &[Fingerprint],
 ) -> Result<Vec<CatalogTable>, CatalogError> {
-    let ask =
-        async |sql: &str, oids: &[u32]| catalog.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await;
-    let relations = ask(include_str!("catalog/relations.sql"), oids).await?;
+    let relations = ask(catalog, include_str!("catalog/relations.sql"), oids).await?;
     let leaf_oids: Vec<u32> = relations
         .iter()
         .flat_map(|row| row.get::<_, Vec<u32>>("leaves"))
         .collect();
-    let leaf_names = ask(include_str!("catalog/leaves.sql"), &leaf_oids).await?;
-    let leaf_triggers = ask(include_str!("catalog/triggers.sql"), &leaf_oids).await?;
-    let leaf = |row: &tokio_postgres::Row| {
-        let oid = row.get("relation");
-        let triggers = leaf_triggers
-            .iter()
-            .filter(|row| row.get::<_, u32>("relation") == oid)
-            .map(trigger)
-            .collect();
-        Leaf {
-            oid,
-            schema: row.get("schema"),
-            name: row.get("name"),
-            triggers,
-        }
-    };
-    let columns = ask(include_str!("catalog/columns.sql"), oids).await?;
-    let keys = ask(include_str!("catalog/keys.sql"), oids).await?;
-    let triggers = ask(include_str!("catalog/triggers.sql"), oids).await?;
+    let leaf_names = ask(catalog, include_str!("catalog/leaves.sql"), &leaf_oids).await?;
+    let leaf_triggers = ask(catalog, include_str!("catalog/triggers.sql"), &leaf_oids).await?;
+    let columns = ask(catalog, include_str!("catalog/columns.sql"), oids).await?;
+    let keys = ask(catalog, include_str!("catalog/keys.sql"), oids).await?;
+    let triggers = ask(catalog, include_str!("catalog/triggers.sql"), oids).await?;
     oids.iter()
         .map(|&oid| {
-            let is_of = |row: &&tokio_postgres::Row| row.get::<_, u32>("relation") == oid;
-            let relation = relations
-                .iter()
-                .find(is_of)
+            let relation = rows_of(&relations, oid)
+                .next()
                 .ok_or(CatalogError::Gone(oid))?;
             let fingerprint = fingerprints.iter().find(|print| print.relation() == oid);
+            // -1 stands for an unknown number.
             let rows: f64 = relation.get("rows");
+            let own_leaves: Vec<u32> = relation.get("leaves");
             Ok(CatalogTable {
                 oid,
                 fingerprint: fingerprint.ok_or(CatalogError::Gone(oid))?.clone(),
@@ -397,23 +403,42 @@ async fn describe_as(
                 is_distrusted: relation.get("is_distrusted"),
                 has_children: relation.get("has_children"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
-                columns: columns.iter().filter(is_of).map(column).collect(),
-                key: keys.iter().find(is_of).map(|row| CatalogKey {
+                columns: rows_of(&columns, oid).map(column).collect(),
+                // The first of a table's keys is the best one.
+                key: rows_of(&keys, oid).next().map(|row| CatalogKey {
                     columns: row.get("columns"),
                     is_deferrable: row.get("is_deferrable"),
                 }),
-                triggers: triggers.iter().filter(is_of).map(trigger).collect(),
-                leaves: {
-                    let own: Vec<u32> = relation.get("leaves");
-                    leaf_names
-                        .iter()
-                        .filter(|row| own.contains(&row.get("relation")))
-                        .map(leaf)
-                        .collect()
-                },
+                triggers: rows_of(&triggers, oid).map(trigger).collect(),
+                leaves: leaf_names
+                    .iter()
+                    .filter(|row| own_leaves.contains(&row.get("relation")))
+                    .map(|row| leaf(row, &leaf_triggers))
+                    .collect(),
             })
         })
         .collect()
+}
+
+/// Runs a statement whose one parameter is an array of oids.
+async fn ask(catalog: &Catalog<'_>, sql: &str, oids: &[u32]) -> Result<Vec<Row>, Error> {
+    catalog.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await
+}
+
+/// Returns the rows that describe the relation with this oid.
+fn rows_of(rows: &[Row], oid: u32) -> impl Iterator<Item = &Row> {
+    rows.iter()
+        .filter(move |row| row.get::<_, u32>("relation") == oid)
+}
+
+fn leaf(row: &Row, leaf_triggers: &[Row]) -> Leaf {
+    let oid = row.get("relation");
+    Leaf {
+        oid,
+        schema: row.get("schema"),
+        name: row.get("name"),
+        triggers: rows_of(leaf_triggers, oid).map(trigger).collect(),
+    }
 }
 
 fn relation_kind(kind: &str) -> RelationKind {
@@ -427,10 +452,12 @@ fn relation_kind(kind: &str) -> RelationKind {
     }
 }
 
-fn column(row: &tokio_postgres::Row) -> CatalogColumn {
+fn column(row: &Row) -> CatalogColumn {
     CatalogColumn {
         name: row.get("name"),
         type_name: row.get("type_name"),
+        // The JSON of a type that is not built in depends on casts, which its owner can make. So
+        // the text of the type's output function is kept.
         kind: match (row.get("is_foreign"), row.get("is_array")) {
             (true, true) => CellType::WrittenArray,
             (true, false) => CellType::Written,
@@ -450,7 +477,7 @@ fn column(row: &tokio_postgres::Row) -> CatalogColumn {
     }
 }
 
-fn trigger(row: &tokio_postgres::Row) -> Trigger {
+fn trigger(row: &Row) -> Trigger {
     let arguments: Vec<u8> = row.get("arguments");
     Trigger {
         name: row.get("name"),
@@ -461,7 +488,7 @@ fn trigger(row: &tokio_postgres::Row) -> Trigger {
             _ => Enabled::Origin,
         },
         kind: row.get("kind"),
-        // Each argument ends with a zero byte.
+        // `tgargs` is one bytea, in which each argument ends with a zero byte.
         arguments: arguments
             .split_inclusive(|&byte| byte == 0)
             .map(|argument| {
@@ -475,7 +502,7 @@ fn trigger(row: &tokio_postgres::Row) -> Trigger {
     }
 }
 
-fn function(row: &tokio_postgres::Row) -> Function {
+fn function(row: &Row) -> Function {
     Function {
         oid: row.get("function"),
         schema: row.get("function_schema"),
@@ -493,26 +520,41 @@ fn function(row: &tokio_postgres::Row) -> Function {
     }
 }
 
-/// A function of somebody else's that PostgreSQL may run while it plans a query of a table, with
-/// its owner. It can be trusted to be the last word only while the table is locked in SHARE UPDATE
-/// EXCLUSIVE mode, for which whoever makes an index or statistics waits.
+/// A function of another role that PostgreSQL may run while it plans a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignFunction {
+    /// The function, as `schema.function`, quoted as SQL needs it.
+    pub name: String,
+    /// The name of the role that owns the function.
+    pub owner: String,
+}
+
+/// Returns a function of another role, not a superuser's, that PostgreSQL may run while it plans a
+/// query of the table with this oid; `None` if there is none.
+///
+/// The answer holds only while the table is locked in SHARE UPDATE EXCLUSIVE mode: the creation of
+/// an index or of statistics waits for that lock.
 ///
 /// # Errors
-/// When the server refuses.
+/// Returns an error if the server refuses.
 pub async fn foreign_code(
     client: &impl GenericClient,
     oid: u32,
-) -> Result<Option<(String, String)>, tokio_postgres::Error> {
+) -> Result<Option<ForeignFunction>, Error> {
     let row = client
         .query_typed_opt(include_str!("catalog/code.sql"), &[(&oid, Type::OID)])
         .await?;
-    Ok(row.map(|row| (row.get("function"), row.get("owner"))))
+    Ok(row.map(|row| ForeignFunction {
+        name: row.get("function"),
+        owner: row.get("owner"),
+    }))
 }
 
-/// The function of this name without arguments, seen from a table.
+/// Returns the function without arguments that has this name and stands in the table's schema. Who
+/// is trusted, and whether the function is shared, is told from the table's point of view.
 ///
 /// # Errors
-/// When the server refuses.
+/// Returns an error if the server refuses.
 pub async fn find_function(
     catalog: &Catalog<'_>,
     table: &CatalogTable,

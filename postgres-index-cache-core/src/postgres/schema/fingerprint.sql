@@ -1,5 +1,6 @@
--- What a followed table is, in words that change when its definition does, and the triggers that announce it.
--- $1: the oids of the tables.
+-- Takes the fingerprints of tables: texts that change when a definition, the files or the triggers
+-- of a table do. It waits for no lock. $1: the oids of the tables; tables that are gone give no
+-- row.
 SELECT
     c.oid AS relation,
     n.nspname::pg_catalog.text AS schema,
@@ -10,18 +11,20 @@ SELECT
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull,
             a.attgenerated, a.attcollation), ';' ORDER BY a.attnum)
          FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-        -- How those are computed that are.
+        -- The expressions of generated columns.
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', d.adnum, d.adbin), ';' ORDER BY d.adnum)
          FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
          WHERE d.adrelid = c.oid AND a.attgenerated <> ''),
-        -- The labels of the enums that they are made of, and the fields of composite types, at any depth.
+        -- The labels of the enums in the columns' types, and the fields of composite types, at any
+        -- depth.
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', e.enumtypid, e.enumlabel), ';' ORDER BY e.enumtypid, e.enumsortorder)
          FROM pg_catalog.pg_enum e WHERE e.enumtypid = ANY (own.made_of)),
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', f.attrelid, f.attnum, f.attname, f.atttypid), ';' ORDER BY f.attrelid, f.attnum)
          FROM pg_catalog.pg_type t
          JOIN pg_catalog.pg_attribute f ON f.attrelid = t.typrelid AND f.attnum > 0
          WHERE t.oid = ANY (own.made_of) AND t.typtype = 'c'),
-        -- The tables that inherit from it, and the constraints that make a column NOT NULL, valid or not.
+        -- The tables that inherit from it, and the constraints that make a column NOT NULL, valid
+        -- or not.
         (SELECT pg_catalog.string_agg(i.inhrelid::pg_catalog.text, ';' ORDER BY i.inhrelid)
          FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'),
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', k.conkey, k.convalidated), ';' ORDER BY k.oid)
@@ -34,8 +37,9 @@ SELECT
         '')) AS definition,
     own.names AS column_names,
     own.types AS column_types,
-    -- A rewrite has other files, and so has a TRUNCATE, whose transaction is named. One that makes other values of the rows
-    -- leaves its transaction's mark on a column.
+    -- A rewrite gives a table other files, and so does a TRUNCATE. `filed_by` names the transaction
+    -- of the last of them. A rewrite that makes other values of the rows (ALTER COLUMN TYPE USING)
+    -- leaves the mark of its transaction on a column.
     coalesce(parts.files, c.relfilenode::pg_catalog.text) AS files,
     CASE WHEN c.relkind = 'r' THEN c.xmin::pg_catalog.text::pg_catalog.int8 END AS filed_by,
     own.marks AS column_marks,
@@ -51,7 +55,8 @@ SELECT
         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
         WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
     ), '{}') AS triggers,
-    -- Whoever disables one for a moment, or makes it call something else, leaves another transaction's mark.
+    -- The mark of a trigger changes if it is disabled for a moment, made anew, or made to call
+    -- another function, and if the function is replaced.
     coalesce((
         SELECT pg_catalog.array_agg(pg_catalog.concat_ws(',', t.xmin, t.tgfoid, p.xmin) ORDER BY t.tgname)
         FROM pg_catalog.pg_trigger t
@@ -77,7 +82,8 @@ CROSS JOIN LATERAL (
                        UNION ALL
                        SELECT t.typelem WHERE t.typelem <> 0
                        UNION ALL
-                       -- pg_range has multiranges from PostgreSQL 14 on.
+                       -- pg_range has the column rngmultitypid from PostgreSQL 14 on. Through jsonb
+                       -- it may be absent.
                        SELECT r.rngsubtype FROM pg_catalog.pg_range r
                        WHERE t.oid = r.rngtypid OR t.oid = (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::pg_catalog.oid
                        UNION ALL
@@ -91,8 +97,9 @@ CROSS JOIN LATERAL (
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 ) own
 LEFT JOIN LATERAL (
-    -- pg_partition_tree() would wait for whoever holds a partition. One that is being detached is none any more, and one
-    -- that is truncated has other files.
+    -- A query of its own, since pg_partition_tree() would wait for the locks of partitions. A
+    -- partition that is being detached (DETACH CONCURRENTLY) is none any more. A partition that
+    -- is truncated has other files.
     WITH RECURSIVE tree (relid, is_detaching, is_subscribed) AS (
         SELECT c.oid, false, EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid)
         WHERE c.relkind = 'p'
@@ -107,8 +114,8 @@ LEFT JOIN LATERAL (
         FROM tree JOIN pg_catalog.pg_class l ON l.oid = tree.relid
         WHERE l.relkind <> 'p'
     ),
-    -- Its triggers that do not fire for all that is written to it: what logical replication writes fires those alone that
-    -- are ALWAYS.
+    -- The leaves' triggers that do not fire for everything that is written to the leaf. Rows that
+    -- logical replication writes fire only triggers that are ENABLE ALWAYS.
     silent AS (
         SELECT l.oid, t.tgname::pg_catalog.text AS trigger,
                pg_catalog.format('ALTER TABLE %I.%I ENABLE %sTRIGGER %I', ln.nspname, lc.relname,

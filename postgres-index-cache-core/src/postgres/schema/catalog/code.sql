@@ -1,11 +1,14 @@
--- A function or an operator of somebody who is no superuser, which PostgreSQL may run while it plans a query of a table: an
--- immutable one with constant arguments is computed then, in the expressions and the predicates of indexes, of extended statistics
--- and of partition keys. $1: the oid of the table.
+-- Finds a function, or an operator's function, that PostgreSQL may run while it plans a query of a
+-- table, and that belongs to another role which is no superuser. The planner computes an immutable
+-- function with constant arguments at once. It does so in the expressions and predicates of
+-- indexes, of extended statistics and of partition keys. $1: the oid of the table. At most one row.
+-- The table, with its partitions and the tables that inherit from it, at any depth.
 WITH RECURSIVE family (relation) AS (
     SELECT $1
     UNION
     SELECT i.inhrelid FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.relation
 ),
+-- The objects whose expressions the planner looks at.
 evaluated (class, object) AS (
     SELECT 'pg_catalog.pg_class'::regclass, relation FROM family
     UNION ALL

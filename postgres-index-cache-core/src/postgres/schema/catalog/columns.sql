@@ -1,6 +1,8 @@
+-- Describes the columns of tables. $1: the oids of the tables. One row a column, in table order.
 WITH RECURSIVE attributes AS (
     SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.attgenerated, a.attlen, a.attcollation,
-           -- From PostgreSQL 18 on a NOT NULL constraint may be NOT VALID: rows of before may be NULL all the same.
+           -- From PostgreSQL 18 on a NOT NULL constraint may be NOT VALID: rows that are older than
+           -- the constraint may be NULL all the same.
            a.attnotnull AND NOT EXISTS (
                SELECT FROM pg_catalog.pg_constraint n
                WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY (n.conkey)
@@ -8,7 +10,7 @@ WITH RECURSIVE attributes AS (
     FROM pg_catalog.pg_attribute a
     WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 ),
--- The base type under any number of domains.
+-- For each type, the types under its domains: the deepest is its base type.
 bases (root, type, depth) AS (
     SELECT DISTINCT atttypid, atttypid, 0 FROM attributes
     UNION ALL
@@ -16,7 +18,8 @@ bases (root, type, depth) AS (
     FROM bases b
     JOIN pg_catalog.pg_type t ON t.oid = b.type AND t.typtype = 'd'
 ),
--- What its values are in the end, under any number of domains and arrays: the deepest is its core.
+-- For each type, the types under its domains and arrays: the deepest is its core, the type of the
+-- single values.
 layers (root, type, depth, is_array) AS (
     SELECT DISTINCT atttypid, atttypid, 0, false FROM attributes
     UNION ALL
@@ -27,7 +30,7 @@ layers (root, type, depth, is_array) AS (
 cores (root, type, is_array) AS (
     SELECT DISTINCT ON (root) root, type, is_array FROM layers ORDER BY root, depth DESC
 ),
--- The type and all that it is made of.
+-- For each type, the type itself and everything that it is made of.
 parts (root, type) AS (
     SELECT DISTINCT type, type FROM layers
     UNION
@@ -39,7 +42,8 @@ parts (root, type) AS (
         UNION ALL
         SELECT t.typelem WHERE t.typelem <> 0 AND t.typcategory = 'A'
         UNION ALL
-        -- pg_range has multiranges from PostgreSQL 14 on.
+        -- pg_range has the column rngmultitypid from PostgreSQL 14 on. Through jsonb it may be
+        -- absent.
         SELECT r.rngsubtype FROM pg_catalog.pg_range r
         WHERE t.oid = r.rngtypid OR t.oid = (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::oid
         UNION ALL
@@ -55,12 +59,14 @@ SELECT a.attrelid AS relation,
        a.attgenerated = 'v' AS is_virtual,
        a.attgenerated <> '' AS is_generated,
        a.attlen < 0 AS is_varlena,
+       -- A base type that is not built in comes with an extension: nobody knows which settings its
+       -- text depends on.
        EXISTS (
            SELECT FROM parts p
            JOIN pg_catalog.pg_type t ON t.oid = p.type
            WHERE p.root = a.atttypid AND t.oid >= 16384 AND t.typtype = 'b' AND t.typcategory <> 'A'
        ) AS follows_anything,
-       -- The first oid of what is not built in is 16384 (FirstNormalObjectId).
+       -- 16384 is the first oid of an object that is not built in (FirstNormalObjectId).
        c.type >= 16384 AS is_foreign,
        c.is_array,
        (SELECT t.typtype = 'e' FROM pg_catalog.pg_type t WHERE t.oid = c.type) AS is_enum,

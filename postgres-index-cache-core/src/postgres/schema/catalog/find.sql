@@ -1,7 +1,9 @@
--- The relation of a name as people write it. $1: the parts of the name; $2: the schemas to look in, in order, as the text of a name[].
+-- Finds the relation of a name that a person wrote: at most one row.
+-- $1: the parts of the name. $2: the schemas to look in, in order, as the text of a name[].
 WITH written (parts) AS (
     SELECT $1
 ),
+-- The schemas and names that are meant: a name alone may be in any schema of the path.
 places (schema, name, position) AS (
     SELECT searched.schema, parts[1], searched.position
     FROM written
@@ -10,7 +12,7 @@ places (schema, name, position) AS (
     UNION ALL
     SELECT parts[1]::pg_catalog.name, parts[2], 1 FROM written WHERE pg_catalog.cardinality(parts) = 2
     UNION ALL
-    -- With the database, which must be this one.
+    -- A name of three parts begins with the database, which must be this one.
     SELECT parts[2]::pg_catalog.name, parts[3], 1
     FROM written
     WHERE pg_catalog.cardinality(parts) = 3 AND parts[1]::pg_catalog.name = pg_catalog.current_database()

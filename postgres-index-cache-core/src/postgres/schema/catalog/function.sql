@@ -1,4 +1,5 @@
--- A function without arguments beside a table.
+-- Describes the function without arguments that has a name and stands in the schema of a table, as
+-- triggers.sql describes the functions of triggers. $1: the oid of the table. $2: the name.
 SELECT p.oid AS function,
        n.nspname::text AS function_schema,
        p.proname::text AS function_name,
@@ -6,7 +7,7 @@ SELECT p.oid AS function,
        p.proowner = c.relowner OR pg_catalog.pg_has_role(p.proowner, c.relowner, 'MEMBER')
            OR p.proowner = current_user::regrole AS function_is_trusted,
        pg_catalog.pg_has_role(p.proowner, 'USAGE') AS function_is_owned,
-       -- The triggers of a partition are its root's.
+       -- Whether a trigger of another table calls it. A partition counts as its root.
        EXISTS (
            SELECT FROM pg_catalog.pg_trigger o
            WHERE o.tgfoid = p.oid AND NOT o.tgisinternal AND o.tgparentid = 0

@@ -1,4 +1,5 @@
--- The primary key, else a unique index that identifies every row at every moment. The first row of a table is its key.
+-- Finds the keys of tables: the primary key, and the unique indexes that identify every row at
+-- every moment. $1: the oids of the tables. The first row of a table is the key to use.
 SELECT i.indrelid AS relation,
        NOT i.indimmediate AS is_deferrable,
        ARRAY (
@@ -14,7 +15,8 @@ WHERE i.indrelid = ANY ($1::oid[])
       SELECT FROM pg_catalog.generate_series(0, i.indnkeyatts - 1) position
       JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[position]
       WHERE NOT a.attnotnull OR EXISTS (
-          -- From PostgreSQL 18 on a NOT NULL constraint may be NOT VALID: rows of before may be NULL all the same.
+          -- From PostgreSQL 18 on a NOT NULL constraint may be NOT VALID: rows that are older than
+          -- the constraint may be NULL all the same.
           SELECT FROM pg_catalog.pg_constraint n
           WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY (n.conkey)
       )

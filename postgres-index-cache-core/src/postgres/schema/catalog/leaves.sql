@@ -1,3 +1,4 @@
+-- Names the leaves of partitioned tables. $1: the oids of the leaves.
 SELECT c.oid AS relation, n.nspname::text AS schema, c.relname::text AS name
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -1,8 +1,10 @@
-//! Names of relations as people write them.
+//! Names of relations as people write them, split into the parts that the catalogue knows.
 
-/// Splits a name as SQL writes it into its parts: `users`, `app.users`, `"Odd Name"`. A part
-/// without quotes is folded to lower case, as PostgreSQL folds it (manual, 4.1.1 Identifiers and
-/// CatalogKey Words). `None` when it is no name.
+/// Splits a name, written as in SQL, into its parts: `users`, `app.users`, `"Odd Name"`. Returns
+/// `None` if the text is no name.
+///
+/// A part without quotes is folded to lower case, as PostgreSQL folds it (manual, 4.1.1 Identifiers
+/// and Key Words).
 pub fn parse_name(text: &str) -> Option<Vec<String>> {
     let mut parts = Vec::new();
     let mut rest = text.trim();
@@ -21,8 +23,8 @@ pub fn parse_name(text: &str) -> Option<Vec<String>> {
     }
 }
 
-/// The part that is open at a quote, and what stands behind it. A quote that is doubled stands for
-/// one.
+/// Takes a quoted part from `text`, which begins behind the opening quote. Returns the part and the
+/// rest of the text; `None` if there is no closing quote, or if the part is no valid identifier.
 fn quoted_part(text: &str) -> Option<(String, &str)> {
     let mut part = String::new();
     let mut rest = text;
@@ -30,26 +32,39 @@ fn quoted_part(text: &str) -> Option<(String, &str)> {
         let (before, behind) = rest.split_once('"')?;
         part.push_str(before);
         match behind.strip_prefix('"') {
+            // A doubled quote stands for one.
             Some(more) => {
                 part.push('"');
                 rest = more;
             }
+            // PostgreSQL refuses an empty identifier, and its texts cannot contain a zero byte.
             None => return (!part.is_empty() && !part.contains('\0')).then_some((part, behind)),
         }
     }
 }
 
+/// Takes a part without quotes from the start of `text`. Returns the part in lower case and the
+/// rest of the text; `None` if the text begins with no such part.
 fn plain_part(text: &str) -> Option<(String, &str)> {
-    let is_first = |c: char| c.is_ascii_alphabetic() || c == '_' || !c.is_ascii();
-    let is_inner = |c: char| is_first(c) || c.is_ascii_digit() || c == '$';
-    let end = text.find(|c| !is_inner(c)).unwrap_or(text.len());
+    let end = text.find(|c| !can_continue_name(c)).unwrap_or(text.len());
     let part = &text[..end];
-    part.starts_with(is_first)
+    // ASCII letters alone are folded, as PostgreSQL folds them in a UTF-8 database.
+    part.starts_with(can_begin_name)
         .then(|| (part.to_ascii_lowercase(), &text[end..]))
 }
 
-/// What to say of a text that is no name. Whoever knows psql gives a connection string first: that
-/// is not repeated, since it may hold a password.
+fn can_begin_name(c: char) -> bool {
+    c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
+}
+
+fn can_continue_name(c: char) -> bool {
+    can_begin_name(c) || c.is_ascii_digit() || c == '$'
+}
+
+/// Returns the message for a text that is no name.
+///
+/// People who know psql give a connection string as the first argument. Such a text is not
+/// repeated, since it may contain a password.
 pub(super) fn refused(text: &str) -> String {
     if text.contains("://") || text.contains(['@', '=']) {
         "this is no table's name; it looks like a connection string, and is not repeated"
@@ -80,6 +95,8 @@ mod tests {
                 "{text}"
             );
         }
+        // Each is close to a name: an empty part, an open quote, text behind a quote, a first
+        // digit.
         for bad in [
             "",
             ".",

@@ -1,3 +1,4 @@
+-- Describes relations, without their columns, keys and triggers. $1: the oids of the relations.
 SELECT c.oid AS relation,
        n.nspname::text AS schema,
        c.relname::text AS name,
@@ -8,21 +9,26 @@ SELECT c.oid AS relation,
        c.relowner <> current_user::regrole AND pg_catalog.pg_has_role(c.relowner, 'MEMBER') AS can_give_to_owner,
        pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_owned,
        pg_catalog.has_schema_privilege(n.oid, 'CREATE') AS can_create,
+       -- Whether the role that asks is a superuser, and the owner is neither a superuser nor that
+       -- role.
        EXISTS (SELECT FROM pg_catalog.pg_roles me WHERE me.rolname = current_user AND me.rolsuper)
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = c.relowner AND (r.rolsuper OR r.rolname = current_user))
            AS is_distrusted,
-       -- Tables that inherit from it. Its partitions are no such tables.
+       -- Whether tables inherit from it. Partitions are entries of pg_inherits as well, and do not
+       -- count.
        c.relkind <> 'p' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
-       -- Before its first ANALYZE a table has 0 pages in the catalogue (and -1 rows from PostgreSQL 14 on); the statistics
-       -- may know its rows then. Nothing here waits for a lock: whoever asks may want to know about one that is held.
-       -- A partitioned table is what its leaves are.
+       -- How many rows it has, -1 if unknown. Before its first ANALYZE a table has 0 pages in the
+       -- catalogue (and -1 rows from PostgreSQL 14 on); the statistics may know its rows then.
+       -- Nothing here waits for a lock: the question may be about a table that is locked.
+       -- A partitioned table has the rows of its leaves.
        coalesce(parts.rows, CASE WHEN c.relpages = 0 AND c.reltuples <= 0 THEN nullif(pg_catalog.pg_stat_get_live_tuples(c.oid), 0)
            ELSE c.reltuples END, -1)::float8 AS rows,
        coalesce(parts.leaves, '{}') AS leaves
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
-    -- pg_partition_tree() takes locks. A partition that is being detached is none any more.
+    -- A query of its own, since pg_partition_tree() takes locks. A partition that is being detached
+    -- (DETACH CONCURRENTLY, PostgreSQL 14 and later) is none any more.
     WITH RECURSIVE tree (relid) AS (
         SELECT c.oid WHERE c.relkind = 'p'
         UNION ALL

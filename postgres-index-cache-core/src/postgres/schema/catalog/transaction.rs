@@ -1,5 +1,5 @@
-//! [`Catalog`]: a transaction in which nothing but PostgreSQL's own functions and operators can be
-//! meant.
+//! [`Catalog`]: a transaction in which every name of a function or operator means one of
+//! PostgreSQL's own.
 
 use crate::postgres::schema::catalog::CatalogError;
 use crate::postgres::schema::catalog::name::parse_name;
@@ -9,57 +9,64 @@ use tokio_postgres::{
     Client, Error, GenericClient, IsolationLevel, SimpleQueryMessage, Transaction,
 };
 
-/// A transaction that is safe from what others have put into the database, and leaves no trace on
-/// its session.
+/// A transaction that is safe from the objects of other roles, and leaves no trace on its session.
 ///
-/// Without this: 1. Somebody creates an operator `=` or a function in a schema that stands in the
-/// operator's `search_path`.
-/// 2. A statement of ours means that one. 3. Its code runs with the rights of whoever runs the
-///    statement, a superuser perhaps. So the path is `pg_catalog, pg_temp`; the path that it was is
-///    kept as data, for the names of tables that people write.
+/// Without it:
 ///
-/// Everything is set with SET LOCAL, and nothing is prepared under a name: behind a pooler in
-/// transaction mode (PgBouncer) the session belongs to somebody else as soon as the transaction
+/// 1. Somebody creates an operator `=`, or a function, in a schema of our role's `search_path`.
+/// 2. A statement of ours resolves to that object.
+/// 3. The object's code runs with the rights of our role, which may be a superuser.
+///
+/// So the path is `pg_catalog, pg_temp` during the transaction. The path as it was is kept as data,
+/// for the names of tables that people write.
+///
+/// Everything is set with SET LOCAL, and nothing is prepared under a name. Behind a pooler in
+/// transaction mode (PgBouncer) the session belongs to another client as soon as the transaction
 /// ends.
 pub struct Catalog<'a> {
     transaction: Transaction<'a>,
-    /// The schemas in which names were looked for before, as the text of a `name[]`.
+    /// The schemas of the session's own search path, as the text of a `name[]`.
     path: String,
 }
 
 /// Whether a [`Catalog`] may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CatalogAccess {
-    /// It only reads.
+    /// The transaction only reads.
     ReadOnly,
-    /// It may write; nothing stays unless [`Catalog::commit`] is called.
+    /// The transaction may write. Nothing stays unless [`Catalog::commit`] is called.
     ReadWrite,
 }
 
-/// What is set for the transaction. Policies of others are never evaluated: a table that has some
-/// for this role cannot be read. And nothing is compiled: that takes 80 ms for a statement that
-/// takes 2.
+/// The settings of the transaction.
+///
+/// - `row_security`: no policy of another role is evaluated. A table that has policies for this
+///   role cannot be read.
+/// - `jit`: nothing is compiled, which takes 80 ms for a statement that takes 2 ms.
+/// - `array_nulls`: `NULL` in the text of an array is a null, whatever the role's default.
 const SETTINGS: &str =
     "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off; \
     SET LOCAL jit = off;
     SET LOCAL array_nulls = on";
 
 impl<'a> Catalog<'a> {
-    /// Begins one. Its modes are named, so that no default of the role or the database counts: a
-    /// transaction that is serializable and deferrable may wait without end before its first
-    /// statement (manual, SET TRANSACTION).
+    /// Begins a transaction on `client`.
     ///
     /// # Errors
-    /// What the server says.
+    /// Returns the error of the server.
     pub async fn begin(client: &'a mut Client, access: CatalogAccess) -> Result<Self, Error> {
-        let begin = client
+        // All modes are named, so that no default of the role or the database counts. A transaction
+        // that is serializable and deferrable may wait without end before its first statement
+        // (manual, SET TRANSACTION).
+        let transaction = client
             .build_transaction()
-            .isolation_level(IsolationLevel::ReadCommitted);
-        let begin = begin
+            .isolation_level(IsolationLevel::ReadCommitted)
             .read_only(access == CatalogAccess::ReadOnly)
-            .deferrable(false);
-        let transaction = begin.start().await?;
-        // Qualified: the path is not safe yet.
+            .deferrable(false)
+            .start()
+            .await?;
+        // The names are qualified, since the path is not safe yet. One simple query: nothing is
+        // prepared on the session.
         let sql = format!("SELECT pg_catalog.current_schemas(true)::pg_catalog.text; {SETTINGS}");
         let answers = transaction.simple_query(&sql).await?;
         let path = answers.iter().find_map(|answer| match answer {
@@ -72,12 +79,14 @@ impl<'a> Catalog<'a> {
         })
     }
 
-    /// The oid of the relation that a person means by a name: `users`, `app.users`, `"Odd Name"`.
-    /// As `to_regclass` finds it on the session's own `search_path`, which is not used for anything
-    /// else.
+    /// Returns the oid of the relation that a person means by a name such as `users`, `app.users`
+    /// or `"Odd Name"`; `None` if there is no such relation.
+    ///
+    /// A name without a schema is looked for in the session's own `search_path`, as `to_regclass`
+    /// does. That path is used for nothing else.
     ///
     /// # Errors
-    /// When it is no name, or what the server says.
+    /// Returns [`CatalogError::NoName`] if the text is no name, and the error of the server.
     pub async fn find(&self, name: &str) -> Result<Option<u32>, CatalogError> {
         let parts = parse_name(name).ok_or_else(|| CatalogError::NoName(name.to_string()))?;
         let row = self
@@ -90,32 +99,33 @@ impl<'a> Catalog<'a> {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Who a process of the server serves, in words: `role alice, application psql`; `None` when it
-    /// is gone.
+    /// Returns in words whom a process of the server serves: `role alice, application psql`.
+    /// Returns `None` if the process is gone, or the server refuses to tell.
     pub async fn who_is(&self, process: i32) -> Option<String> {
         who_is(&self.transaction, process).await
     }
 
-    /// Begins a part of it that may fail alone: a savepoint. It is undone when it is dropped.
+    /// Begins a part of the transaction that may fail alone, as a savepoint. Dropping the part
+    /// without a commit undoes it.
     ///
     /// # Errors
-    /// What the server says.
+    /// Returns the error of the server.
     pub async fn attempt(&mut self) -> Result<Transaction<'_>, Error> {
         self.transaction.transaction().await
     }
 
-    /// Makes what was done last.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// What the server says.
+    /// Returns the error of the server.
     pub async fn commit(self) -> Result<(), Error> {
         self.transaction.commit().await
     }
 
-    /// Undoes what was done.
+    /// Rolls the transaction back.
     ///
     /// # Errors
-    /// What the server says.
+    /// Returns the error of the server.
     pub async fn roll_back(self) -> Result<(), Error> {
         self.transaction.rollback().await
     }
@@ -137,7 +147,8 @@ impl fmt::Debug for Catalog<'_> {
     }
 }
 
-/// Who a process of the server serves, in words: its role, and what the session calls itself.
+/// Returns in words whom a process of the server serves: the role, and the session's
+/// `application_name` if it has one. Returns `None` if the process is gone or the server refuses.
 pub(in crate::postgres) async fn who_is(
     client: &impl GenericClient,
     process: i32,

@@ -1,3 +1,5 @@
+-- Describes the triggers of relations, with the functions that they call.
+-- $1: the oids of the relations. One row a trigger, by relation and name.
 SELECT t.tgrelid AS relation,
        t.tgname::text AS name,
        t.tgenabled::text AS enabled,
@@ -12,7 +14,7 @@ SELECT t.tgrelid AS relation,
        p.proowner = c.relowner OR pg_catalog.pg_has_role(p.proowner, c.relowner, 'MEMBER')
            OR p.proowner = current_user::regrole AS function_is_trusted,
        pg_catalog.pg_has_role(p.proowner, 'USAGE') AS function_is_owned,
-       -- The triggers of a partition are its root's.
+       -- Whether a trigger of another table calls it. A partition counts as its root.
        EXISTS (
            SELECT FROM pg_catalog.pg_trigger o
            WHERE o.tgfoid = p.oid AND NOT o.tgisinternal AND o.tgparentid = 0
@@ -27,6 +29,6 @@ FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
--- Clones on partitions are their root's.
+-- A trigger with a parent is a clone, on a partition, of the root's trigger.
 WHERE t.tgrelid = ANY ($1::oid[]) AND NOT t.tgisinternal AND t.tgparentid = 0
 ORDER BY t.tgrelid, t.tgname
