@@ -1,5 +1,11 @@
-//! What announces a table's changes: which triggers, whose function they call, on which channel,
-//! with which options.
+//! The triggers that announce a table's changes: which they are, whose function they call, on which
+//! channel, with which options.
+//!
+//! - `options`: the options that may be chosen for a table's triggers.
+//! - `comment`: the comment by which a generated function is known, with its options.
+//! - `made_for`: the columns for which a generated function was made.
+//! - `channel`: the channel of a function that is not ours, read from its text.
+//! - `diagnosis`: everything that is wrong with a table's triggers, with remedies.
 
 mod channel;
 mod comment;
@@ -15,13 +21,25 @@ pub use options::{TriggerOptions, from_arguments, to_arguments};
 
 use crate::postgres::schema::catalog::{CatalogTable, Enabled, Function, Trigger};
 
+// The bits of `pg_trigger.tgtype`. A trigger without `FOR_EACH_ROW` fires once a statement, and one
+// with neither `BEFORE` nor `INSTEAD_OF` fires after it.
+const FOR_EACH_ROW: i16 = 1;
+const BEFORE: i16 = 2;
+const ON_INSERT: i16 = 4;
+const ON_DELETE: i16 = 8;
+const ON_UPDATE: i16 = 16;
+const INSTEAD_OF: i16 = 64;
+
+/// The bits of `pg_trigger.tgtype` for a change of a row, whether the trigger fires for each row or
+/// once a statement.
+const ROW_CHANGES: i16 = ON_INSERT | ON_DELETE | ON_UPDATE;
 /// The bits of `pg_trigger.tgtype` for AFTER INSERT OR UPDATE OR DELETE, FOR EACH ROW.
-pub const ROW_EVENTS: i16 = 1 | 4 | 8 | 16;
-/// The bit for TRUNCATE, AFTER, FOR EACH STATEMENT.
+pub const ROW_EVENTS: i16 = FOR_EACH_ROW | ROW_CHANGES;
+/// The bit of `pg_trigger.tgtype` for AFTER TRUNCATE, FOR EACH STATEMENT.
 pub const TRUNCATE_EVENT: i16 = 32;
 
-/// The settings of a writer's session that change how values are written as JSON, with the value
-/// that the triggers pin.
+/// The settings of a writer's session that change how values are written as JSON, each with the
+/// value that the triggers pin.
 pub const PINNED: [(&str, &str); 9] = [
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
@@ -34,53 +52,54 @@ pub const PINNED: [(&str, &str); 9] = [
     ("search_path", "pg_catalog, pg_temp"),
 ];
 
-/// A table's announcing triggers.
+/// The triggers that announce a table's changes.
 #[derive(Debug, Clone)]
 pub struct Announced<'a> {
-    /// The one for rows.
+    /// The trigger for changes of rows.
     pub row: Option<&'a Trigger>,
-    /// The one for TRUNCATE.
+    /// The trigger for TRUNCATE.
     pub truncate: Option<&'a Trigger>,
-    /// The channel that it notifies on; `None` where that cannot be told for certain.
+    /// The channel that the triggers notify on; `None` if that is not certain.
     pub channel: Option<String>,
-    /// What the comment of a function of ours says; `None` for somebody else's.
+    /// The comment on the function; `None` if the function is somebody else's.
     pub comment: Option<Comment>,
-    /// All triggers that announce, where there should be one for rows and one for TRUNCATE.
+    /// All triggers that announce changes. There should be one for rows and one for TRUNCATE.
     pub announcing: Vec<&'a Trigger>,
 }
 
 impl Announced<'_> {
-    /// The options that a function of ours was made with.
+    /// Returns the options that the function was made with; `None` if the function is not ours.
     pub fn options(&self) -> Option<&TriggerOptions> {
         self.comment.as_ref().map(|comment| &comment.options)
     }
 
-    /// Whether it sends the plain form of the specification, as far as can be told: only a function
-    /// of ours is known not to.
+    /// Returns whether the triggers send the plain form of the specification. Only a function of
+    /// ours is known to send the extended form.
     pub fn sends_plain_form(&self) -> bool {
         self.comment.is_none()
     }
 
-    /// The columns that are sent, where they are not all.
+    /// Returns the names of the columns that are sent; `None` if all are, as far as is known.
     pub fn sent_columns(&self) -> Option<&Vec<String>> {
         self.options().and_then(|options| options.columns.as_ref())
     }
 
-    /// The triggers that fire for what an ordinary session writes.
+    /// Returns the triggers that fire for the writes of an ordinary session.
     pub fn firing(&self) -> impl Iterator<Item = &Trigger> {
         let announcing = [self.row, self.truncate].into_iter().flatten();
         announcing.filter(|trigger| matches!(trigger.enabled, Enabled::Origin | Enabled::Always))
     }
 
-    /// The events that are announced.
+    /// Returns the names of the events that are announced: `insert`, `update`, `delete`,
+    /// `truncate`.
     pub fn events(&self) -> Vec<&'static str> {
         let kind = self.row.map_or(0, |trigger| trigger.kind)
             | self.truncate.map_or(0, |trigger| trigger.kind);
         let names = [
-            (4, "insert"),
-            (16, "update"),
-            (8, "delete"),
-            (32, "truncate"),
+            (ON_INSERT, "insert"),
+            (ON_UPDATE, "update"),
+            (ON_DELETE, "delete"),
+            (TRUNCATE_EVENT, "truncate"),
         ];
         names
             .iter()
@@ -90,21 +109,24 @@ impl Announced<'_> {
     }
 }
 
-/// Whether a function is ours: its comment says so, and its owner is none that may have planted it.
+/// Returns whether a function is ours: the comment says so, and the owner is trusted. Anyone with
+/// CREATE on the schema can plant a function with our comment.
 pub fn is_ours(function: &Function) -> bool {
     function.is_trusted && read_comment(function.comment.as_deref()).is_some()
 }
 
-/// Whether a function of ours was made for this table, so that it may be replaced or dropped with
-/// the table's triggers: its comment names the table, or no other table's trigger calls it.
+/// Returns whether a function is ours and was made for this table, so that it may be replaced or
+/// dropped with the table's triggers. This is so if the comment names the table, or if the function
+/// stands in the table's schema and no other table's trigger calls the function.
 ///
-/// The comment alone does not tell: after `ALTER SCHEMA … RENAME` it names a schema that is gone,
-/// or, when two schemas swapped their names, the other one's table.
+/// The comment alone does not tell. After `ALTER SCHEMA … RENAME` the comment names a schema that
+/// is gone. If two schemas have swapped their names, the comment names the table of the other one.
 pub fn is_for(function: &Function, table: &CatalogTable) -> bool {
     let Some(comment) = read_comment(function.comment.as_deref()).filter(|_| is_ours(function))
     else {
         return false;
     };
+    // The generic function serves all tables of its schema.
     if comment.options.generic {
         return function.schema == table.schema;
     }
@@ -112,27 +134,16 @@ pub fn is_for(function: &Function, table: &CatalogTable) -> bool {
     is_named || (function.schema == table.schema && !function.is_shared)
 }
 
-/// Whether a trigger is one that announces changes, by what it calls.
+/// Returns whether a trigger announces changes. Its function tells: either the name begins as that
+/// of the specification does, or the function is ours.
 pub fn announces(trigger: &Trigger) -> bool {
     trigger.function.name.starts_with("notify_cache_change") || is_ours(&trigger.function)
 }
 
-/// What announces a table's changes; `None` when nothing announces its rows.
+/// Returns the triggers that announce a table's changes; `None` if there are none.
 pub fn announced(table: &CatalogTable) -> Option<Announced<'_>> {
-    let of = |events: i16| {
-        let mut found = table
-            .triggers
-            .iter()
-            .filter(|trigger| announces(trigger) && trigger.kind & events != 0);
-        // Where there are several, ours is the one that counts.
-        let ours = found
-            .clone()
-            .find(|trigger| is_for(&trigger.function, table));
-        let ours = ours.or_else(|| found.clone().find(|trigger| is_ours(&trigger.function)));
-        ours.or_else(|| found.next())
-    };
-    let row = of(ROW_EVENTS & !1);
-    let truncate = of(TRUNCATE_EVENT);
+    let row = announcing_trigger(table, ROW_CHANGES);
+    let truncate = announcing_trigger(table, TRUNCATE_EVENT);
     let trigger = row.or(truncate)?;
     let announcing: Vec<&Trigger> = table
         .triggers
@@ -151,8 +162,8 @@ pub fn announced(table: &CatalogTable) -> Option<Announced<'_>> {
     }
     let comment = read_comment(trigger.function.comment.as_deref()).map(|comment| {
         if comment.options.generic {
-            // The generic function's comment is that of many tables: what holds for this one stands
-            // in its trigger.
+            // All tables of a schema share the generic function and its comment. The options of
+            // this table are the arguments of its trigger.
             Comment {
                 table: table.name.clone(),
                 options: from_arguments(&trigger.arguments),
@@ -173,4 +184,21 @@ pub fn announced(table: &CatalogTable) -> Option<Announced<'_>> {
         comment,
         announcing,
     })
+}
+
+/// Returns the trigger that announces one of `events`, bits of `pg_trigger.tgtype`.
+///
+/// If there are several, one whose function was made for this table counts, else one whose function
+/// is ours, else the first by name.
+fn announcing_trigger(table: &CatalogTable, events: i16) -> Option<&Trigger> {
+    let mut found = table
+        .triggers
+        .iter()
+        .filter(|trigger| announces(trigger) && trigger.kind & events != 0);
+    let of_table = found
+        .clone()
+        .find(|trigger| is_for(&trigger.function, table));
+    of_table
+        .or_else(|| found.clone().find(|trigger| is_ours(&trigger.function)))
+        .or_else(|| found.next())
 }

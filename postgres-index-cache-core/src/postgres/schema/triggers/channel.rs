@@ -1,32 +1,37 @@
-//! The channel that somebody else's function notifies on, where its text tells it for certain.
+//! The channel that somebody else's function notifies on, if the function's text tells it for
+//! certain.
 //!
-//! Listening on the wrong channel looks like a table that nobody writes to: whoever follows it
-//! would be live and deaf. So a text that is not wholly understood tells nothing.
+//! Listening on the wrong channel looks like a table that nobody writes to: a cache of the table
+//! would be live and miss every change. So a text that is not understood completely tells no
+//! channel.
 
 /// The longest name of a channel, in bytes (manual, NOTIFY).
 const LONGEST_CHANNEL: usize = 63;
 
-/// Whether PostgreSQL takes this for the name of a channel.
+/// Returns whether PostgreSQL accepts this as the name of a channel.
 pub fn is_channel(name: &str) -> bool {
     !name.is_empty() && name.len() <= LONGEST_CHANNEL && !name.contains('\0')
 }
 
+/// A token of SQL or PL/pgSQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
-    /// A keyword, or a name that was not quoted, in lower case.
+    /// A keyword, or a name without quotes, in lower case.
     Word(String),
-    /// A name in quotes.
+    /// A name in double quotes.
     Name(String),
+    /// A string in single quotes, without the quotes.
     Text(String),
+    /// Any other character, also each digit of a number.
     Symbol(char),
-    /// Something that is not looked into: a string with escapes, or in dollars.
+    /// A string with escapes, or a `$` of a dollar quote. Nothing is concluded from it.
     Opaque,
 }
 
 use Token::{Name, Opaque, Symbol, Text, Word};
 
-/// Returns the channel on which a function with this text notifies, when a trigger gives it these
-/// arguments; `None` when the text does not tell, or tells several.
+/// Returns the channel on which a function with this text notifies if a trigger passes it these
+/// arguments; `None` if the text does not tell for certain, or tells several channels.
 pub fn told_by(source: &str, arguments: &[String]) -> Option<String> {
     let tokens = tokens(source)?;
     let mut channel: Option<String> = None;
@@ -36,6 +41,7 @@ pub fn told_by(source: &str, arguments: &[String]) -> Option<String> {
                 let first = first_argument(&tokens[at + 2..])?;
                 value(first, &tokens, arguments, true)?
             }
+            // NOTIFY takes a name, which is never an expression.
             (Word(word), Some(Word(name) | Name(name))) if word == "notify" => name.clone(),
             _ => continue,
         };
@@ -47,8 +53,8 @@ pub fn told_by(source: &str, arguments: &[String]) -> Option<String> {
     channel
 }
 
-/// Splits a text of SQL or PL/pgSQL (manual, Lexical Structure); `None` when a comment or a string
-/// has no end.
+/// Splits a text of SQL or PL/pgSQL into tokens (manual, Lexical Structure); `None` if a comment or
+/// a string has no end.
 fn tokens(source: &str) -> Option<Vec<Token>> {
     let mut tokens = Vec::new();
     let mut rest = source;
@@ -59,9 +65,13 @@ fn tokens(source: &str) -> Option<Vec<Token>> {
             rest = after_comment(rest)?;
         } else if first == '\'' || first == '"' {
             let (text, after) = quoted(rest, first)?;
-            // E'…' and U&'…' have escapes.
-            let has_escapes = matches!(tokens.last(), Some(Word(word)) if word == "e" || word == "u")
-                || tokens.last() == Some(&Symbol('&'));
+            // The texts of E'…' and U&'…' have escapes, so they are not the characters that stand
+            // there.
+            let has_escapes = match tokens.last() {
+                Some(Word(word)) => word == "e" || word == "u",
+                Some(Symbol(symbol)) => *symbol == '&',
+                _ => false,
+            };
             tokens.push(match first {
                 _ if has_escapes => Opaque,
                 '"' => Name(text),
@@ -75,6 +85,7 @@ fn tokens(source: &str) -> Option<Vec<Token>> {
             tokens.push(Word(rest[..end].to_lowercase()));
             rest = &rest[end..];
         } else if first == '$' {
+            // A dollar quote, or a parameter such as $1. The tokens behind it are read on as code.
             tokens.push(Opaque);
             rest = &rest[1..];
         } else {
@@ -87,7 +98,8 @@ fn tokens(source: &str) -> Option<Vec<Token>> {
     Some(tokens)
 }
 
-/// What stands behind a comment, which may have others within.
+/// Returns the text behind the comment with which `text` begins; `None` if the comment has no end.
+/// Comments nest.
 fn after_comment(text: &str) -> Option<&str> {
     let mut depth = 0;
     let mut at = 0;
@@ -108,7 +120,8 @@ fn after_comment(text: &str) -> Option<&str> {
     }
 }
 
-/// What stands in quotes, and behind them; a quote that is doubled stands for one.
+/// Returns the contents of the quotes with which `text` begins, and the text behind them; `None` if
+/// they are not closed. A doubled quote stands for one.
 fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     let mut inner = String::new();
     let mut characters = text.char_indices().skip(1).peekable();
@@ -124,7 +137,8 @@ fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     None
 }
 
-/// The tokens up to the comma that ends the first argument of a call.
+/// Returns the tokens of a call's first argument, up to its comma; `None` if there is no second
+/// argument.
 fn first_argument(tokens: &[Token]) -> Option<&[Token]> {
     let mut depth = 0;
     for (at, token) in tokens.iter().enumerate() {
@@ -139,17 +153,19 @@ fn first_argument(tokens: &[Token]) -> Option<&[Token]> {
     None
 }
 
-/// The text that an expression is: a literal, the trigger's first argument, one of these with
-/// COALESCE, or a variable that is given one of these once (`follows_variables`).
+/// Returns the text that an expression evaluates to; `None` if it is none of those understood here.
+///
+/// These are a literal, the trigger's first argument, and COALESCE of them. If `follows_variables`,
+/// a variable that is assigned one of these exactly once is understood as well.
 fn value(
     expression: &[Token],
     all: &[Token],
     arguments: &[String],
     follows_variables: bool,
 ) -> Option<String> {
-    let is_word = |token: &Token, wanted: &str| matches!(token, Word(word) if word == wanted);
     match expression {
         [Text(text)] => Some(text.clone()),
+        // A cast, for example to text.
         [inner @ .., Symbol(':'), Symbol(':'), Word(_)] => {
             value(inner, all, arguments, follows_variables)
         }
@@ -162,7 +178,8 @@ fn value(
             let second = &inner[first.len() + 1..];
             match value(first, all, arguments, follows_variables) {
                 Some(first) => Some(first),
-                // An argument that is not given is NULL; of anything else nothing is known.
+                // A trigger argument that is not given is NULL. Of any other expression it is not
+                // known whether it is NULL.
                 None if first.first().is_some_and(|word| is_word(word, "tg_argv"))
                     && arguments.is_empty() =>
                 {
@@ -172,9 +189,13 @@ fn value(
             }
         }
         [variable @ Word(_)] if follows_variables => {
-            let mut given = (1..all.len())
+            // With two assignments the order in which they run would decide. A variable that is
+            // filled in another way (SELECT … INTO) has no assignment, and is not understood.
+            let mut assignments = (1..all.len())
                 .filter(|&at| all[at] == Symbol('=') && assigned(&all[..at]) == Some(variable));
-            let at = given.next().filter(|_| given.next().is_none())?;
+            let at = assignments
+                .next()
+                .filter(|_| assignments.next().is_none())?;
             let end = all[at..].iter().position(|token| *token == Symbol(';'))?;
             value(&all[at + 1..at + end], all, arguments, false)
         }
@@ -182,15 +203,28 @@ fn value(
     }
 }
 
-/// The variable that stands before `:` of an assignment, with its type between in a declaration.
+/// Returns the variable that an assignment is for; `None` if `before`, the tokens before a `=`,
+/// does not end with the `:` of `:=`. In a declaration, the type stands between variable and `:`.
 fn assigned(before: &[Token]) -> Option<&Token> {
     let before = before.strip_suffix(&[Symbol(':')])?;
-    let is_start = |token: &Token| {
-        *token == Symbol(';')
-            || matches!(token, Word(word) if matches!(&**word, "declare" | "begin" | "then" | "else" | "loop"))
-    };
-    let start = before.iter().rposition(is_start).map_or(0, |at| at + 1);
+    let start = before
+        .iter()
+        .rposition(ends_statement_before)
+        .map_or(0, |at| at + 1);
     before.get(start)
+}
+
+/// Returns whether a new statement or declaration begins behind this token.
+fn ends_statement_before(token: &Token) -> bool {
+    match token {
+        Symbol(symbol) => *symbol == ';',
+        Word(word) => matches!(&**word, "declare" | "begin" | "then" | "else" | "loop"),
+        Name(_) | Text(_) | Opaque => false,
+    }
+}
+
+fn is_word(token: &Token, wanted: &str) -> bool {
+    matches!(token, Word(word) if word == wanted)
 }
 
 #[cfg(test)]
@@ -250,7 +284,9 @@ mod tests {
                 &given,
                 Some("given"),
             ),
-            // Not certain.
+            // Not certain: an expression, escapes, no valid name, an argument that is missing or
+            // not the first, several channels, a variable that is not assigned exactly once,
+            // dynamic SQL.
             (
                 "PERFORM pg_notify('cache_' || TG_TABLE_NAME, p);",
                 &[],

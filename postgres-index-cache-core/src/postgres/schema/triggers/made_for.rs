@@ -1,19 +1,19 @@
-//! What a generated function was made for: the columns whose values its payloads can be trusted
-//! with.
+//! The columns for which a generated function was made, the settings that they need, and so the
+//! columns whose values in the function's payloads can be trusted.
 
 use crate::CellType;
 use crate::postgres::schema::catalog::{CatalogColumn, CatalogTable, Function, Trigger};
-use crate::postgres::schema::triggers::{PINNED, read_comment};
+use crate::postgres::schema::triggers::{PINNED, is_ours, read_comment};
 use sha2::{Digest as _, Sha256};
 
-/// What stands in the text of a function that sends the output functions' text of types that are
-/// not built in.
+/// A mark in the text of functions that send values of types that are not built in as their output
+/// functions write them. Functions of early versions lack it.
 const MAKES_TEXT: &str = "pg_catalog.num_nonnulls(";
-/// What stands before the columns in the text of a generated function (`sql/table_trigger.sql`).
+/// The text before the list of columns in a generated function (`sql/table_trigger.sql`).
 const COLUMNS: &str = "-- Made for the columns ";
 
-/// Returns a digest of a text, in hex: the comment of a function has that of the text as it was
-/// made.
+/// Returns a digest of a text, in hex. The comment on a function has the digest of the function's
+/// text as it was made.
 pub fn digest(text: &str) -> String {
     Sha256::digest(text.as_bytes())
         .iter()
@@ -22,113 +22,122 @@ pub fn digest(text: &str) -> String {
         .collect()
 }
 
-/// Whether the text of a function of ours was changed after it was made.
+/// Returns whether the text of a function of ours was changed after it was made.
 pub fn is_edited(function: &Function) -> bool {
     read_comment(function.comment.as_deref())
         .is_some_and(|comment| comment.digest != digest(&function.source))
 }
 
-/// Returns the settings that a function must pin for these columns, as names and values. Each costs
-/// about 2 µs a row, so only those that the types need.
+/// Returns the settings that a function must pin for these columns, as names and values. Each
+/// setting costs about 2 µs a row, so only those are pinned that a column's type needs.
 pub fn settings(columns: &[CatalogColumn]) -> Vec<(&'static str, &'static str)> {
-    let pinned = |name: &str| PINNED.iter().find(|(pinned, _)| *pinned == name).copied();
-    let needs = |test: &dyn Fn(&CatalogColumn, u32) -> bool| {
-        columns
-            .iter()
-            .any(|column| column.made_of.iter().any(|&part| test(column, part)))
-    };
-    if columns.iter().any(|column| column.follows_anything) {
-        // Nobody knows what an extension's type looks at.
-        return PINNED.to_vec();
-    }
-    let mut settings = Vec::new();
-    let mut pin_if =
-        |name: &str, is_needed: bool| settings.extend(is_needed.then(|| pinned(name)).flatten());
-    // timestamptz, wherever it stands.
-    pin_if("TimeZone", needs(&|_, part| part == 1184));
-    // Dates on their own are ISO in JSON; inside ranges and composites they are text.
-    pin_if(
-        "DateStyle",
-        needs(&|column, part| matches!(part, 1082 | 1114 | 1184) && column.made_of.len() > 1),
-    );
-    pin_if("IntervalStyle", needs(&|_, part| part == 1186));
-    pin_if("bytea_output", needs(&|_, part| part == 17));
-    // Floats, and the geometric types that are made of them.
-    pin_if(
-        "extra_float_digits",
-        needs(&|_, part| matches!(part, 700 | 701 | 600..=604 | 628 | 718)),
-    );
-    pin_if("lc_monetary", needs(&|_, part| part == 790));
-    // regclass and its kin write a schema only for what the path does not find.
-    let names_objects = columns.iter().any(CatalogColumn::names_objects);
-    pin_if("quote_all_identifiers", names_objects);
-    // The text of an array is read as one of texts.
-    pin_if(
-        "array_nulls",
-        columns
-            .iter()
-            .any(|column| column.kind == CellType::WrittenArray),
-    );
-    pin_if("search_path", names_objects);
-    settings
+    PINNED
+        .into_iter()
+        .filter(|(setting, _)| columns.iter().any(|column| depends_on(column, setting)))
+        .collect()
 }
 
-/// Returns the columns whose values in a payload of this trigger are not to be trusted, since its
-/// function was made for other ones: they are new, or of another type, or the function lacks a
-/// setting that they need. Their rows are read again by their keys instead.
+/// Returns whether the JSON of a column's values depends on a setting, one of those in [`PINNED`].
+fn depends_on(column: &CatalogColumn, setting: &str) -> bool {
+    // Nobody knows which settings the output function of an extension's type looks at.
+    if column.follows_anything {
+        return true;
+    }
+    match setting {
+        // timestamptz
+        "TimeZone" => has_part(column, |part| part == 1184),
+        // date, timestamp, timestamptz. On their own they are ISO in JSON; inside ranges and
+        // composites they are text in the session's style.
+        "DateStyle" => {
+            column.made_of.len() > 1 && has_part(column, |part| matches!(part, 1082 | 1114 | 1184))
+        }
+        // interval
+        "IntervalStyle" => has_part(column, |part| part == 1186),
+        // bytea
+        "bytea_output" => has_part(column, |part| part == 17),
+        // float4 and float8, and the geometric types that are made of them.
+        "extra_float_digits" => has_part(column, |part| {
+            matches!(part, 700 | 701 | 600..=604 | 628 | 718)
+        }),
+        // money
+        "lc_monetary" => has_part(column, |part| part == 790),
+        // regclass and its kin write the schema of an object only if the path does not find it.
+        "quote_all_identifiers" | "search_path" => column.names_objects(),
+        // The text of such an array is read as an array of texts.
+        "array_nulls" => column.kind == CellType::WrittenArray,
+        _ => false,
+    }
+}
+
+/// Returns whether the oid of the column's type, or of a part of the type, passes a test.
+fn has_part(column: &CatalogColumn, test: impl Fn(u32) -> bool) -> bool {
+    column.made_of.iter().any(|&part| test(part))
+}
+
+/// Returns the names of the columns whose values in payloads of the trigger `row` cannot be
+/// trusted. Rows of the table are refetched by their keys because of them.
 ///
-/// Without this, after `ADD COLUMN since interval`, a writer's own `IntervalStyle` would decide
-/// which text a cache has. Only functions of ours are looked at: of others nothing is known.
+/// A column is untrusted in three cases:
+///
+/// - It is computed when it is read, so the trigger sees NULL.
+/// - Its type is not built in, and the function does not send such values as their output functions
+///   write them.
+/// - The function is ours, and was not made for the column: the column is new or of another type,
+///   or the function lacks a setting that the column needs. Without this rule, after `ADD COLUMN
+///   since interval`, a writer's own `IntervalStyle` would decide which text a cache has. The rule
+///   says nothing of functions that are not ours, of which nothing is known, nor of the generic
+///   function, which pins all settings.
 pub fn untrusted_columns<'a>(table: &'a CatalogTable, row: Option<&Trigger>) -> Vec<&'a str> {
-    // Functions of others, and of ours those of before, make JSON by whatever cast a type's owner
-    // has made, and objects of composite types. Of an enum they make its label.
-    let makes_text = |function: &Function| {
-        crate::postgres::schema::triggers::is_ours(function) && function.source.contains(MAKES_TEXT)
-    };
-    let is_by_cast = !row.is_some_and(|trigger| makes_text(&trigger.function));
-    let is_untrusted = |column: &&CatalogColumn| {
-        let is_foreign =
-            matches!(column.kind, CellType::Written | CellType::WrittenArray) && !column.is_enum;
-        column.is_virtual || (is_foreign && is_by_cast)
-    };
+    let function = row
+        .map(|trigger| &trigger.function)
+        .filter(|function| is_ours(function));
+    // Functions of others, and early ones of ours, make JSON by any cast that the type's owner has
+    // made, and objects of composite types. Of an enum they make its label, as the output function
+    // does.
+    let sends_text = function.is_some_and(|function| function.source.contains(MAKES_TEXT));
     let mut untrusted: Vec<&str> = table
         .columns
         .iter()
-        .filter(is_untrusted)
+        .filter(|column| column.is_virtual || (!sends_text && is_cast_to_json(column)))
         .map(|column| column.name.as_str())
         .collect();
-    let ours = row
-        .map(|trigger| &trigger.function)
-        .filter(|function| crate::postgres::schema::triggers::is_ours(function));
-    let Some((function, comment)) =
-        ours.and_then(|function| Some((function, read_comment(function.comment.as_deref())?)))
-    else {
+    let Some(function) = function else {
         return untrusted;
     };
-    if comment.options.generic {
+    let is_generated =
+        read_comment(function.comment.as_deref()).is_some_and(|comment| !comment.options.generic);
+    if !is_generated {
         return untrusted;
     }
     let made_for = made_for(&function.source);
-    let is_pinned =
-        |(name, value): &(&str, &str)| function.settings.contains(&format!("{name}={value}"));
     for column in table.columns.iter().filter(|column| !column.is_virtual) {
         let is_known = made_for
             .iter()
             .any(|(name, ty)| *name == column.name && *ty == column.type_name);
-        let lacks = !settings(std::slice::from_ref(column)).iter().all(is_pinned);
-        if (!is_known || lacks) && !untrusted.contains(&column.name.as_str()) {
+        let needed = settings(std::slice::from_ref(column));
+        let is_pinned = needed
+            .iter()
+            .all(|(name, value)| function.settings.contains(&format!("{name}={value}")));
+        let is_trusted = is_known && is_pinned;
+        if !is_trusted && !untrusted.contains(&column.name.as_str()) {
             untrusted.push(&column.name);
         }
     }
     untrusted
 }
 
-/// The columns, each with its type, that stand in the text of a generated function.
+/// Returns whether `to_json` may use a cast of the type's owner for the column's values.
+fn is_cast_to_json(column: &CatalogColumn) -> bool {
+    matches!(column.kind, CellType::Written | CellType::WrittenArray) && !column.is_enum
+}
+
+/// Returns the columns, as names and types, that are listed in the text of a generated function.
+/// The list is empty if the text has none.
 fn made_for(source: &str) -> Vec<(String, String)> {
     let Some((_, rest)) = source.split_once(COLUMNS) else {
         return Vec::new();
     };
-    // More text follows behind the array.
+    // A stream of values, of which the first is taken: more text follows behind the array.
     let mut values = serde_json::Deserializer::from_str(rest).into_iter();
     values.next().and_then(Result::ok).unwrap_or_default()
 }
@@ -139,7 +148,17 @@ mod tests {
 
     #[test]
     fn only_the_settings_that_the_types_need_are_pinned() {
-        let column = |made_of: &[u32]| CatalogColumn {
+        // bigint; timestamptz; date; tstzrange with timestamptz; float8[] with float8.
+        assert_eq!(pinned_for(&[20]), Vec::<&str>::new());
+        assert_eq!(pinned_for(&[1184]), ["TimeZone"]);
+        assert_eq!(pinned_for(&[1082]), Vec::<&str>::new());
+        assert_eq!(pinned_for(&[1184, 3910]), ["TimeZone", "DateStyle"]);
+        assert_eq!(pinned_for(&[701, 1022]), ["extra_float_digits"]);
+    }
+
+    /// Returns the names of the settings that a column whose type is made of these types needs.
+    fn pinned_for(made_of: &[u32]) -> Vec<&'static str> {
+        let column = CatalogColumn {
             name: "c".into(),
             type_name: String::new(),
             kind: CellType::Other,
@@ -155,17 +174,10 @@ mod tests {
             is_nondeterministic: false,
             made_of: made_of.to_vec(),
         };
-        let names = |made_of: &[u32]| {
-            settings(&[column(made_of)])
-                .into_iter()
-                .map(|(name, _)| name)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(names(&[20]), Vec::<&str>::new());
-        assert_eq!(names(&[1184]), ["TimeZone"]);
-        assert_eq!(names(&[1082]), Vec::<&str>::new());
-        assert_eq!(names(&[1184, 3910]), ["TimeZone", "DateStyle"]);
-        assert_eq!(names(&[701, 1022]), ["extra_float_digits"]);
+        settings(&[column])
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     }
 
     #[test]

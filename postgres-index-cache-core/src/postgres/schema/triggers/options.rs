@@ -1,10 +1,10 @@
-//! [`TriggerOptions`]: what may be chosen about a table's triggers, as it is kept in the function's
-//! comment.
+//! [`TriggerOptions`]: the options of a table's triggers. They are kept in the comment of a
+//! generated function, or in the arguments of a trigger that calls the generic function.
 
 use crate::DEFAULT_CACHE_CHANNEL;
 use serde::{Deserialize, Serialize};
 
-/// What is chosen about a table's triggers. What is not written in a comment is the default.
+/// The options of a table's triggers. An option that a comment does not have is the default.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own on the command line"
@@ -14,29 +14,31 @@ use serde::{Deserialize, Serialize};
 pub struct TriggerOptions {
     /// The channel to notify on.
     pub channel: String,
-    /// The columns to send, in table order, the key among them; `None` for all.
+    /// The names of the columns to send, in table order, with the key's columns; `None` for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
-    /// Send keys only.
+    /// Whether only keys are sent.
     #[serde(skip_serializing_if = "is_off")]
     pub no_data: bool,
-    /// Say nothing of an UPDATE that changes nothing that is sent.
+    /// Whether an UPDATE is left out if it changes no column that is sent.
     #[serde(skip_serializing_if = "is_off")]
     pub on_change: bool,
-    /// Fire under `session_replication_role = replica` too.
+    /// Whether the triggers fire under `session_replication_role = replica` as well.
     #[serde(skip_serializing_if = "is_off")]
     pub always: bool,
-    /// Do not announce TRUNCATE.
+    /// Whether TRUNCATE is not announced.
     #[serde(skip_serializing_if = "is_off")]
     pub no_truncate: bool,
-    /// Let a failure of the trigger fail the write.
+    /// Whether a failure of the trigger fails the write.
     #[serde(skip_serializing_if = "is_off")]
     pub no_guard: bool,
-    /// Call the one `notify_cache_change()` of the schema instead of a function of the table's own.
+    /// Whether the triggers call the generic function of the schema, `notify_cache_change()`,
+    /// instead of one that is generated for the table.
     #[serde(skip_serializing_if = "is_off")]
     pub generic: bool,
 }
 
+/// Returns whether an option is off. A comment leaves out options that are off.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "serde asks with a reference"
@@ -61,8 +63,8 @@ impl Default for TriggerOptions {
 }
 
 impl TriggerOptions {
-    /// The options in words, the channel aside: `columns id,name; on-change`. Empty where all are
-    /// the default.
+    /// Returns the options in words, without the channel: `columns id,name; on-change`. The text is
+    /// empty if all are the default.
     pub fn describe(&self) -> String {
         let columns = self
             .columns
@@ -87,7 +89,7 @@ impl TriggerOptions {
             .join("; ")
     }
 
-    /// Whether payloads carry this column's value.
+    /// Returns whether payloads carry the value of this column.
     pub fn sends(&self, column: &str) -> bool {
         !self.no_data
             && self
@@ -97,24 +99,26 @@ impl TriggerOptions {
     }
 }
 
-/// What a trigger's arguments say of the options: the generic function's comment is that of many
-/// tables.
+/// Reads the options of a table from the arguments of a trigger that calls the generic function.
+/// The function's comment does not have them, since many tables share the function.
 pub fn from_arguments(arguments: &[String]) -> TriggerOptions {
-    let has = |flag: &str| arguments.iter().skip(1).any(|argument| argument == flag);
+    // The first argument is the channel, even if it is called like an option.
+    let flags = arguments.get(1..).unwrap_or_default();
     TriggerOptions {
         channel: arguments
             .first()
             .cloned()
             .unwrap_or_else(|| TriggerOptions::default().channel),
-        always: has("always"),
-        no_truncate: has("no-truncate"),
+        always: flags.iter().any(|flag| flag == "always"),
+        no_truncate: flags.iter().any(|flag| flag == "no-truncate"),
         generic: true,
         ..TriggerOptions::default()
     }
 }
 
-/// The inverse of [`from_arguments`]: the channel, which the function reads, then what pgic keeps
-/// there.
+/// Returns the arguments for a trigger that calls the generic function: the inverse of
+/// [`from_arguments`]. The function reads the first one, the channel. The others are flags, which
+/// only pgic reads. There are no arguments if these options are the default.
 pub fn to_arguments(options: &TriggerOptions) -> Vec<String> {
     let flags = [
         (options.always, "always"),
@@ -125,6 +129,7 @@ pub fn to_arguments(options: &TriggerOptions) -> Vec<String> {
         .filter(|(is_set, _)| *is_set)
         .map(|(_, name)| (*name).to_string())
         .collect();
+    // Without arguments the function takes its default channel.
     if flags.is_empty() && options.channel == DEFAULT_CACHE_CHANNEL {
         return flags;
     }
