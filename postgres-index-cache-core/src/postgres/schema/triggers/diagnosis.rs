@@ -1,24 +1,31 @@
-//! The one diagnosis of a table: what keeps its changes from being announced and followed exactly.
+//! The one diagnosis of a table: everything that keeps the table's changes from being announced and
+//! followed exactly.
 //!
-//! `status`, `verify`, the causes of findings, whoever follows a table and the plans of
-//! `install-triggers` all ask here, so that what one command calls right no other calls wrong.
+//! `status`, `verify`, the causes of findings, a replica and the plans of `install-triggers` all
+//! ask here. So no command calls wrong what another one calls right.
+//!
+//! [`check_table`] looks at the table alone; [`diagnose`] also looks at the triggers, in five
+//! parts: the row trigger, the contract with its function, the function, TRUNCATE, and the columns.
 
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::connection::session::quote_identifier;
-use crate::postgres::schema::catalog::{CatalogTable, Enabled, Leaf, RelationKind, Trigger};
+use crate::postgres::schema::catalog::{
+    CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger,
+};
 use crate::postgres::schema::triggers::{
-    Announced, announced, is_edited, is_ours, read_comment, untrusted_columns,
+    Announced, BEFORE, FOR_EACH_ROW, INSTEAD_OF, ROW_CHANGES, TRUNCATE_EVENT, announced, announces,
+    is_edited, is_ours, read_comment, untrusted_columns,
 };
 use std::fmt;
 
-/// How bad a problem is.
+/// The severity of a problem, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Changes are lost or misunderstood: a cache of the table cannot be live.
+    /// Changes are lost or misunderstood. A cache of the table cannot be live.
     Critical,
-    /// Nothing is lost, but something is found late or costs more than it need.
+    /// No change is lost, but some are found late, or the table costs more than necessary.
     Warning,
-    /// Worth knowing.
+    /// Nothing is wrong. The fact is worth knowing.
     Notice,
 }
 
@@ -33,39 +40,39 @@ impl Severity {
     }
 }
 
-/// What mends a problem.
+/// The remedy for a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
-    /// A command line of pgic, and what it does: `install them`.
+    /// A command line of pgic.
     Command {
-        /// What it does.
+        /// The effect of the command, as an imperative: `install them`.
         what: &'static str,
-        /// The command line.
+        /// The command line of pgic.
         command: String,
     },
-    /// A statement, and what it does.
+    /// SQL, one statement or several.
     Sql {
-        /// What it does.
+        /// The effect of the statements, as an imperative.
         what: &'static str,
-        /// The statement.
+        /// The statements, separated by `; `.
         sql: String,
     },
     /// A statement, then a command line of pgic.
     Steps {
-        /// What both do.
+        /// The effect of both together, as an imperative.
         what: &'static str,
-        /// The statement.
+        /// The statement, to be run first.
         sql: String,
-        /// The command line.
+        /// The command line of pgic.
         command: String,
     },
-    /// What a person must decide.
+    /// Advice in words, since a person must decide.
     Advice(String),
 }
 
 impl Remedy {
-    /// Returns what is to be run, in this order: statements, and command lines that begin with
-    /// `pgic `. Advice has nothing.
+    /// Returns the statements and the command lines of pgic to run, in this order. A command line
+    /// begins with `pgic `. For advice there are none.
     pub fn runnable(&self) -> Vec<&str> {
         match self {
             Self::Command { command, .. } => vec![command],
@@ -87,16 +94,16 @@ impl fmt::Display for Remedy {
     }
 }
 
-/// One thing that is not as it should be with a table.
+/// One thing that is wrong with a table or its triggers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// A stable name, for scripts.
     pub code: &'static str,
-    /// How bad it is.
+    /// The severity of the problem.
     pub severity: Severity,
-    /// What is wrong, in words that name the table or the trigger.
+    /// The problem in words, which name the table or the trigger.
     pub text: String,
-    /// What mends it, where something does.
+    /// The remedy; `None` if there is none.
     pub remedy: Option<Remedy>,
 }
 
@@ -109,6 +116,7 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Makes a critical problem.
 fn critical(code: &'static str, text: String, remedy: Remedy) -> Problem {
     Problem {
         code,
@@ -118,6 +126,7 @@ fn critical(code: &'static str, text: String, remedy: Remedy) -> Problem {
     }
 }
 
+/// Makes a problem that is a warning.
 fn warning(code: &'static str, text: String, remedy: Remedy) -> Problem {
     Problem {
         code,
@@ -127,67 +136,79 @@ fn warning(code: &'static str, text: String, remedy: Remedy) -> Problem {
     }
 }
 
-/// Why a relation cannot be announced and followed whatever triggers it has; `None` when it can.
+/// Returns the reason why a relation cannot be announced and followed, whatever triggers it has;
+/// `None` if it can.
 pub fn check_table(table: &CatalogTable) -> Option<Problem> {
-    let name = table.display_name();
-    let problem = |code, what: &str, advice: &str| {
-        Some(critical(
-            code,
-            format!("{name} is {what}"),
-            Remedy::Advice(advice.to_string()),
-        ))
-    };
     match table.kind {
-        RelationKind::Table if table.is_temporary => problem(
+        RelationKind::Table if table.is_temporary => Some(unfit(
+            table,
             "temporary-table",
             "a temporary table",
             "only its own session sees it, so no cache can follow it",
-        ),
-        RelationKind::Table
-            if matches!(
-                table.schema.as_str(),
-                "pg_catalog" | "information_schema" | "pg_toast"
-            ) =>
-        {
-            problem("system-table", "a system table", "name a table of your own")
-        }
-        RelationKind::Table | RelationKind::Partitioned if table.is_partition => problem(
+        )),
+        RelationKind::Table if is_system_schema(&table.schema) => Some(unfit(
+            table,
+            "system-table",
+            "a system table",
+            "name a table of your own",
+        )),
+        RelationKind::Table | RelationKind::Partitioned if table.is_partition => Some(unfit(
+            table,
             "partition",
             "a partition",
             "name the table that it is a partition of: its changes are announced as that one's",
-        ),
-        RelationKind::Table if table.has_children => problem(
+        )),
+        RelationKind::Table if table.has_children => Some(unfit(
+            table,
             "inheritance-parent",
-            "a table that others inherit from (INHERITS, or a hypertable): who reads it sees their \
-            rows, and no trigger of \
-             it announces them",
+            "a table that others inherit from (INHERITS, or a hypertable): a read of it returns \
+            their rows, and no trigger of it announces them",
             "name the tables that hold the rows, or make it a partitioned table",
-        ),
+        )),
         RelationKind::Table | RelationKind::Partitioned if table.key.is_none() => {
             let text = format!(
-                "{name} has neither a primary key nor a unique key of columns that are known to be \
-                NOT NULL for every row"
+                "{} has neither a primary key nor a unique key of columns that are known to be NOT \
+                NULL for every row",
+                table.display_name()
             );
             let advice = "add one: without a key no cache can tell its rows apart";
             Some(critical("no-key", text, Remedy::Advice(advice.to_string())))
         }
         RelationKind::Table | RelationKind::Partitioned => None,
-        RelationKind::View => problem("view", "a view", "name the tables under it"),
-        RelationKind::MaterializedView => {
-            problem("view", "a materialised view", "name the tables under it")
-        }
-        RelationKind::Foreign => problem(
+        RelationKind::View => Some(unfit(table, "view", "a view", "name the tables under it")),
+        RelationKind::MaterializedView => Some(unfit(
+            table,
+            "view",
+            "a materialised view",
+            "name the tables under it",
+        )),
+        RelationKind::Foreign => Some(unfit(
+            table,
             "foreign-table",
             "a foreign table",
             "connect to the server where it lives",
-        ),
-        RelationKind::Other => problem("not-a-table", "not a table", "name a table"),
+        )),
+        RelationKind::Other => Some(unfit(table, "not-a-table", "not a table", "name a table")),
     }
 }
 
-/// What is looked at, with the words that several problems share.
+/// Makes the problem of a relation that cannot be followed: `is` says which kind of relation it is.
+fn unfit(table: &CatalogTable, code: &'static str, is: &str, advice: &str) -> Problem {
+    critical(
+        code,
+        format!("{} is {is}", table.display_name()),
+        Remedy::Advice(advice.to_string()),
+    )
+}
+
+fn is_system_schema(schema: &str) -> bool {
+    matches!(schema, "pg_catalog" | "information_schema" | "pg_toast")
+}
+
+/// A diagnosis in progress: the table, its triggers, and the problems found so far.
 struct Diagnosis<'a> {
     table: &'a CatalogTable,
+    /// The name of the table, for messages.
     name: String,
     seen: &'a Announced<'a>,
     /// Whether the function is one that pgic makes.
@@ -195,15 +216,16 @@ struct Diagnosis<'a> {
     problems: Vec<Problem>,
 }
 
-/// Returns everything that is not as it should be with a table and what announces it, the worst
-/// first. `is_current` says whether a function of ours is word for word what would be made today,
-/// where somebody knows.
+/// Returns everything that is wrong with a table and with the triggers that announce its changes,
+/// the worst first.
+///
+/// `is_current` says whether a function of ours is word for word the one that would be made today;
+/// `None` if the caller does not know.
 pub fn diagnose(table: &CatalogTable, is_current: Option<bool>) -> Vec<Problem> {
     if let Some(problem) = check_table(table) {
         return vec![problem];
     }
-    let seen = announced(table);
-    let Some(seen) = seen else {
+    let Some(seen) = announced(table) else {
         let text = format!("no trigger announces changes of {}", table.display_name());
         return vec![critical(
             "not-announced",
@@ -211,25 +233,28 @@ pub fn diagnose(table: &CatalogTable, is_current: Option<bool>) -> Vec<Problem> 
             install(table, "install them", ""),
         )];
     };
-    let is_ours = seen.comment.is_some();
     let mut diagnosis = Diagnosis {
         table,
         name: table.display_name(),
+        is_ours: seen.comment.is_some(),
         seen: &seen,
-        is_ours,
         problems: Vec::new(),
     };
+    // The contract comes before the function and the columns: these two leave out what follows from
+    // a problem of the contract.
     diagnosis.look_at_row_trigger();
     diagnosis.look_at_contract();
     diagnosis.look_at_function(is_current);
     diagnosis.look_at_truncate();
     diagnosis.look_at_columns();
     let mut problems = diagnosis.problems;
+    // Stable: problems of one severity keep the order in which they were found.
     problems.sort_by_key(|problem| problem.severity);
     problems
 }
 
-/// The command that makes a table's triggers what they should be.
+/// Returns the command that makes a table's triggers right. `what` is the effect, as an imperative;
+/// `options` are added to the command line, each with a space before it.
 fn install(table: &CatalogTable, what: &'static str, options: &str) -> Remedy {
     Remedy::Command {
         what,
@@ -237,8 +262,8 @@ fn install(table: &CatalogTable, what: &'static str, options: &str) -> Remedy {
     }
 }
 
-/// Whether a problem says already that a function was made for something else. What differs in
-/// smaller things is then neither news nor mended otherwise.
+/// Returns whether a problem says that the function was made for another table or key, or was
+/// edited. The remedy then makes a new function, which also settles smaller differences.
 fn is_of_contract(problem: &Problem) -> bool {
     matches!(
         problem.code,
@@ -246,115 +271,83 @@ fn is_of_contract(problem: &Problem) -> bool {
     )
 }
 
+/// Returns whether a trigger fires in an ordinary session.
 fn fires(trigger: &Trigger) -> bool {
     matches!(trigger.enabled, Enabled::Origin | Enabled::Always)
 }
 
+/// Returns whether a function that is not trusted has our comment.
+fn is_planted(function: &Function) -> bool {
+    !function.is_trusted && read_comment(function.comment.as_deref()).is_some()
+}
+
+/// Returns whether a leaf has a trigger of its own that announces TRUNCATE.
+fn announces_truncate(leaf: &Leaf) -> bool {
+    leaf.triggers
+        .iter()
+        .any(|trigger| trigger.kind == TRUNCATE_EVENT && announces(trigger))
+}
+
 impl Diagnosis<'_> {
+    fn critical(&mut self, code: &'static str, text: String, remedy: Remedy) {
+        self.problems.push(critical(code, text, remedy));
+    }
+
+    fn warning(&mut self, code: &'static str, text: String, remedy: Remedy) {
+        self.problems.push(warning(code, text, remedy));
+    }
+
+    fn notice(&mut self, code: &'static str, text: String, remedy: Option<Remedy>) {
+        self.problems.push(Problem {
+            code,
+            severity: Severity::Notice,
+            text,
+            remedy,
+        });
+    }
+
+    /// Returns the command that makes this table's triggers right, without options.
     fn install(&self, what: &'static str) -> Remedy {
         install(self.table, what, "")
     }
 
-    /// What makes a trigger fire: pgic where it made the trigger, else a statement.
-    fn enable(&self, trigger: &Trigger) -> Remedy {
-        if self.is_ours {
-            return self.install("enable it");
-        }
+    /// Returns a statement that enables a trigger; `mode` is `ENABLE` or `ENABLE ALWAYS`.
+    fn alter_trigger(&self, what: &'static str, mode: &str, trigger: &Trigger) -> Remedy {
         let sql = format!(
-            "ALTER TABLE {} ENABLE TRIGGER {}",
+            "ALTER TABLE {} {mode} TRIGGER {}",
             self.table.sql_name(),
             quote_identifier(&trigger.name)
         );
-        Remedy::Sql {
-            what: "enable it",
-            sql,
+        Remedy::Sql { what, sql }
+    }
+
+    /// Returns the statement that drops a trigger.
+    fn drop_trigger(&self, trigger: &Trigger) -> String {
+        format!(
+            "DROP TRIGGER {} ON {}",
+            quote_identifier(&trigger.name),
+            self.table.sql_name()
+        )
+    }
+
+    /// Returns the remedy that makes a trigger fire: pgic if pgic made the trigger, else a
+    /// statement.
+    fn enable(&self, trigger: &Trigger) -> Remedy {
+        if self.is_ours {
+            self.install("enable it")
+        } else {
+            self.alter_trigger("enable it", "ENABLE", trigger)
         }
     }
 
-    /// Whether each change of a row fires a trigger that announces it.
-    fn look_at_row_trigger(&mut self) {
-        let name = self.name.clone();
-        let Some(row) = self.seen.row else {
-            let text = format!("the row trigger of {name} is missing");
-            self.problems
-                .push(critical("not-announced", text, self.install("create it")));
-            return;
-        };
-        let trigger = format!("the trigger {} of {name}", row.name);
-        if !fires(row) {
-            let text = format!("{trigger} is {}", row.enabled.as_str());
-            self.problems
-                .push(critical("trigger-disabled", text, self.enable(row)));
-        }
-        let enabling: Vec<&str> = self.table.fingerprint.enabling(&row.name).collect();
-        if !enabling.is_empty() {
-            let sql = enabling.join("; ");
-            let text = format!(
-                "{trigger} is disabled on a partition, or does not fire there for what logical \
-                replication writes to it"
-            );
-            self.problems.push(critical(
-                "trigger-disabled",
-                text,
-                Remedy::Sql {
-                    what: "enable it",
-                    sql,
-                },
-            ));
-        }
-        if row.is_conditional {
-            let text = format!(
-                "{trigger} has a condition or a list of columns: it does not fire for every change"
-            );
-            self.problems
-                .push(critical("trigger-conditional", text, self.remake(row)));
-        }
-        // After the statement (not BEFORE: 2, not INSTEAD OF: 64) and for each row (1).
-        if row.kind & (2 | 64) != 0 || row.kind & 1 == 0 {
-            let text =
-                format!("{trigger} does not fire after each row: what it announces may not happen");
-            self.problems
-                .push(critical("trigger-timing", text, self.remake(row)));
-        }
-        let events = self.seen.events();
-        let missing: Vec<&str> = ["insert", "update", "delete"]
-            .into_iter()
-            .filter(|event| !events.contains(event))
-            .collect();
-        if !missing.is_empty() {
-            let text = format!(
-                "the triggers of {name} do not announce {}",
-                missing.join(", ")
-            );
-            self.problems
-                .push(critical("event-missing", text, self.remake(row)));
-        }
-        if self.table.fingerprint.is_subscribed && row.enabled != Enabled::Always && fires(row) {
-            let text =
-                format!("{trigger} does not fire for what logical replication writes to the table");
-            let remedy = if self.is_ours {
-                install(self.table, "let it", " --always")
-            } else {
-                let sql = format!(
-                    "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}",
-                    self.table.sql_name(),
-                    quote_identifier(&row.name)
-                );
-                Remedy::Sql {
-                    what: "let it",
-                    sql,
-                }
-            };
-            self.problems.push(critical("subscriber", text, remedy));
-        }
-    }
-
-    /// What makes a trigger anew: pgic where it made the trigger, else dropping it comes first.
+    /// Returns the remedy that makes a trigger anew: pgic if pgic made the trigger, else dropping
+    /// it comes first.
     fn remake(&self, trigger: &Trigger) -> Remedy {
         if self.is_ours {
             return self.install("refresh it");
         }
-        // A function that has the name which pgic needs must be replaced as well.
+        // A function of somebody else's that has the name which pgic needs must be replaced as
+        // well: without the option, pgic refuses to.
         let function = &trigger.function;
         let table = self.table;
         let is_in_the_way = function.schema == table.schema
@@ -366,45 +359,81 @@ impl Diagnosis<'_> {
         };
         Remedy::Steps {
             what: "replace it",
-            sql: format!(
-                "DROP TRIGGER {} ON {}",
-                quote_identifier(&trigger.name),
-                table.sql_name()
-            ),
+            sql: self.drop_trigger(trigger),
             command: format!("pgic install-triggers {}{option}", table.typed_name()),
         }
     }
 
-    /// Whether what the trigger sends is meant for this table, and for the key that it has.
+    /// Looks at whether each change of a row fires an announcing trigger.
+    fn look_at_row_trigger(&mut self) {
+        let name = self.name.clone();
+        let Some(row) = self.seen.row else {
+            let text = format!("the row trigger of {name} is missing");
+            return self.critical("not-announced", text, self.install("create it"));
+        };
+        let trigger = format!("the trigger {} of {name}", row.name);
+        if !fires(row) {
+            let text = format!("{trigger} is {}", row.enabled.as_str());
+            self.critical("trigger-disabled", text, self.enable(row));
+        }
+        // The clone of a trigger on a partition can be disabled alone.
+        let enabling: Vec<&str> = self.table.fingerprint.enabling(&row.name).collect();
+        if !enabling.is_empty() {
+            let text = format!(
+                "{trigger} is disabled on a partition, or does not fire there for what logical \
+                replication writes to it"
+            );
+            let remedy = Remedy::Sql {
+                what: "enable it",
+                sql: enabling.join("; "),
+            };
+            self.critical("trigger-disabled", text, remedy);
+        }
+        if row.is_conditional {
+            let text = format!(
+                "{trigger} has a condition or a list of columns: it does not fire for every change"
+            );
+            self.critical("trigger-conditional", text, self.remake(row));
+        }
+        // What is announced before a change may be altered or suppressed by other triggers.
+        let is_after = row.kind & (BEFORE | INSTEAD_OF) == 0;
+        if !is_after || row.kind & FOR_EACH_ROW == 0 {
+            let text =
+                format!("{trigger} does not fire after each row: what it announces may not happen");
+            self.critical("trigger-timing", text, self.remake(row));
+        }
+        let events = self.seen.events();
+        let missing: Vec<&str> = ["insert", "update", "delete"]
+            .into_iter()
+            .filter(|event| !events.contains(event))
+            .collect();
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            let text = format!("the triggers of {name} do not announce {missing}");
+            self.critical("event-missing", text, self.remake(row));
+        }
+        // A trigger that does not fire at all is reported above.
+        if self.table.fingerprint.is_subscribed && row.enabled == Enabled::Origin {
+            let text =
+                format!("{trigger} does not fire for what logical replication writes to the table");
+            let remedy = if self.is_ours {
+                install(self.table, "let it", " --always")
+            } else {
+                self.alter_trigger("let it", "ENABLE ALWAYS", row)
+            };
+            self.critical("subscriber", text, remedy);
+        }
+    }
+
+    /// Looks at whether the function sends this table's name and key.
     fn look_at_contract(&mut self) {
         let table = self.table;
         let name = self.name.clone();
-        let key = table
-            .key
-            .as_ref()
-            .map(|key| key.columns.clone())
-            .unwrap_or_default();
+        let key: &[String] = table.key.as_ref().map_or(&[], |key| &key.columns);
         let Some(comment) = &self.seen.comment else {
-            let source = self
-                .seen
-                .row
-                .map(|row| row.function.source.to_lowercase())
-                .unwrap_or_default();
-            let sends_id = source.contains("new.id") || source.contains("old.id");
-            if sends_id && key != ["id"] {
-                let text = format!(
-                    "the function of {name}'s trigger sends the column id as the key, and the \
-                    table's key is {}",
-                    key.join(", ")
-                );
-                self.problems.extend(
-                    self.seen
-                        .row
-                        .map(|row| critical("key-changed", text, self.remake(row))),
-                );
-            }
-            return;
+            return self.look_for_column_id(key);
         };
+        // The generic function takes the table's name from the trigger that calls it.
         if !comment.options.generic
             && (&comment.schema, &comment.table) != (&table.schema, &table.name)
         {
@@ -412,159 +441,178 @@ impl Diagnosis<'_> {
                 "changes of {name} are announced as those of {}.{}, which it was called once",
                 comment.schema, comment.table
             );
-            self.problems
-                .push(critical("another-name", text, self.install("refresh it")));
+            self.critical("another-name", text, self.install("refresh it"));
         }
         match &comment.key {
-            Some(made_for) if *made_for != key => {
+            Some(made_for) if made_for != key => {
                 let text = format!(
                     "the function of {name}'s trigger sends the key {}, and the table's key is {}",
                     made_for.join(", "),
                     key.join(", ")
                 );
-                self.problems
-                    .push(critical("key-changed", text, self.install("refresh it")));
+                self.critical("key-changed", text, self.install("refresh it"));
             }
             None => {
                 let text = format!(
                     "the function of {name}'s trigger does not say for which key it was made"
                 );
-                self.problems
-                    .push(critical("key-unknown", text, self.install("refresh it")));
+                self.critical("key-unknown", text, self.install("refresh it"));
             }
             Some(_) => {}
         }
     }
 
-    /// Whether the function is what its comment says.
+    /// Looks at whether somebody else's function sends the column `id`, as the specification's
+    /// does, though the table has another key.
+    fn look_for_column_id(&mut self, key: &[String]) {
+        let Some(row) = self.seen.row else {
+            return;
+        };
+        // Of somebody else's function nothing but the text is known. A function that takes the key
+        // in another way is not noticed here.
+        let source = row.function.source.to_lowercase();
+        let sends_id = source.contains("new.id") || source.contains("old.id");
+        if sends_id && key != ["id"] {
+            let text = format!(
+                "the function of {}'s trigger sends the column id as the key, and the table's key \
+                is {}",
+                self.name,
+                key.join(", ")
+            );
+            self.critical("key-changed", text, self.remake(row));
+        }
+    }
+
+    /// Looks at whether the function is what its comment says, whose it is, where it notifies, and
+    /// whether it is called more than once.
     fn look_at_function(&mut self, is_current: Option<bool>) {
+        self.look_for_other_text(is_current);
+        self.look_for_planted_function();
+        self.look_for_notify();
+        self.look_for_several_triggers();
+    }
+
+    /// Looks for a function of ours that was edited or is outdated.
+    fn look_for_other_text(&mut self, is_current: Option<bool>) {
         let name = self.name.clone();
-        let functions: Vec<&Trigger> = self.seen.announcing.clone();
-        if self.is_ours
-            && self
-                .seen
-                .row
-                .is_some_and(|row| is_ours(&row.function) && is_edited(&row.function))
-        {
+        let is_edited = self
+            .seen
+            .row
+            .is_some_and(|row| is_ours(&row.function) && is_edited(&row.function));
+        if self.is_ours && is_edited {
             let text = format!(
                 "the function of {name}'s trigger was edited by hand: nobody knows what it \
                 announces"
             );
-            self.problems.push(critical(
-                "function-edited",
-                text,
-                self.install("refresh it"),
-            ));
-        } else if is_current == Some(false)
-            && self.problems.iter().all(|problem| !is_of_contract(problem))
-        {
+            self.critical("function-edited", text, self.install("refresh it"));
+        } else if is_current == Some(false) && !self.problems.iter().any(is_of_contract) {
             let text = format!(
                 "the function of {name}'s trigger is not what this version of pgic makes for these \
                 columns"
             );
-            self.problems.push(warning(
-                "function-outdated",
-                text,
-                self.install("refresh it"),
-            ));
+            self.warning("function-outdated", text, self.install("refresh it"));
         }
-        let is_planted = |trigger: &&&Trigger| {
-            !trigger.function.is_trusted
-                && read_comment(trigger.function.comment.as_deref()).is_some()
-        };
-        if let Some(planted) = functions.iter().find(is_planted) {
+    }
+
+    /// Looks for a function with our comment whose owner may have planted it.
+    fn look_for_planted_function(&mut self) {
+        let planted = self
+            .seen
+            .announcing
+            .iter()
+            .find(|trigger| is_planted(&trigger.function));
+        if let Some(planted) = planted {
             let text = format!(
-                "the function of {name}'s trigger belongs to {}, who is neither the table's owner \
-                ({}) nor a member of it",
-                planted.function.owner, self.table.owner
+                "the function of {}'s trigger belongs to {}, who is neither the table's owner ({}) \
+                nor a member of it",
+                self.name, planted.function.owner, self.table.owner
             );
             let remedy = install(
                 self.table,
                 "replace it, and give it to the owner",
                 " --replace-function",
             );
-            self.problems
-                .push(warning("function-planted", text, remedy));
-        }
-        let foreign = self.seen.row.filter(|_| !self.is_ours);
-        if let Some(row) =
-            foreign.filter(|row| !row.function.source.to_lowercase().contains("notify"))
-        {
-            let text = format!(
-                "the function {}.{} of {name}'s trigger notifies nobody: its text has no pg_notify \
-                and no NOTIFY",
-                row.function.schema, row.function.name
-            );
-            self.problems
-                .push(critical("function-silent", text, self.remake(row)));
-        } else if let Some(row) = self.seen.row.filter(|_| self.seen.channel.is_none()) {
-            let text = format!(
-                "on which channel the function {}.{} of {name}'s trigger notifies is not told by \
-                its text and arguments",
-                row.function.schema, row.function.name
-            );
-            let remedy = if self.is_ours {
-                install(
-                    self.table,
-                    "choose one",
-                    &format!(" --channel {DEFAULT_CACHE_CHANNEL}"),
-                )
-            } else {
-                self.remake(row)
-            };
-            self.problems
-                .push(critical("channel-unknown", text, remedy));
-        } else if let Some(row) = foreign {
-            let text = format!(
-                "the trigger of {name} sends the plain form, without transaction ids: changes that \
-                PostgreSQL folds or \
-                 sends in another order leave stale rows"
-            );
-            let remedy = Some(self.remake(row));
-            self.problems.push(Problem {
-                code: "plain-form",
-                severity: Severity::Notice,
-                text,
-                remedy,
-            });
-        }
-        let of_rows: Vec<&&Trigger> = functions
-            .iter()
-            .filter(|trigger| trigger.kind & (4 | 8 | 16) != 0)
-            .collect();
-        if of_rows.len() > 1 {
-            let names: Vec<&str> = of_rows
-                .iter()
-                .map(|trigger| trigger.name.as_str())
-                .collect();
-            let kept = self.seen.row.map(|row| row.name.as_str());
-            let drops = of_rows
-                .iter()
-                .filter(|trigger| Some(trigger.name.as_str()) != kept)
-                .map(|trigger| {
-                    format!(
-                        "DROP TRIGGER {} ON {}",
-                        quote_identifier(&trigger.name),
-                        self.table.sql_name()
-                    )
-                });
-            let sql = drops.collect::<Vec<_>>().join("; ");
-            let text = format!(
-                "{} triggers announce rows of {name}: {}",
-                of_rows.len(),
-                names.join(", ")
-            );
-            let remedy = Remedy::Sql {
-                what: "drop all but one",
-                sql,
-            };
-            self.problems
-                .push(warning("several-triggers", text, remedy));
+            self.warning("function-planted", text, remedy);
         }
     }
 
-    /// Whether TRUNCATE is announced. Where it is not, a cache keeps the rows until its next look
-    /// at the table's files.
+    /// Looks for a function that notifies nobody, or on an unknown channel, or in the plain form.
+    fn look_for_notify(&mut self) {
+        let name = self.name.clone();
+        let Some(row) = self.seen.row else {
+            return;
+        };
+        let function = &row.function;
+        // A text without the word cannot notify by itself. It may call a function that does, of
+        // which nothing is known, so such a table is not followed either.
+        let notifies = self.is_ours || function.source.to_lowercase().contains("notify");
+        if !notifies {
+            let text = format!(
+                "the function {}.{} of {name}'s trigger notifies nobody: its text has no pg_notify \
+                and no NOTIFY",
+                function.schema, function.name
+            );
+            self.critical("function-silent", text, self.remake(row));
+        } else if self.seen.channel.is_none() {
+            let text = format!(
+                "on which channel the function {}.{} of {name}'s trigger notifies is not told by \
+                its text and arguments",
+                function.schema, function.name
+            );
+            let remedy = if self.is_ours {
+                let option = format!(" --channel {DEFAULT_CACHE_CHANNEL}");
+                install(self.table, "choose one", &option)
+            } else {
+                self.remake(row)
+            };
+            self.critical("channel-unknown", text, remedy);
+        } else if !self.is_ours {
+            let text = format!(
+                "the trigger of {name} sends the plain form, without transaction ids: changes that \
+                PostgreSQL folds or sends in another order leave stale rows"
+            );
+            self.notice("plain-form", text, Some(self.remake(row)));
+        }
+    }
+
+    /// Looks for several triggers that announce rows: each change is then announced more than once.
+    fn look_for_several_triggers(&mut self) {
+        let of_rows: Vec<&Trigger> = self
+            .seen
+            .announcing
+            .iter()
+            .copied()
+            .filter(|trigger| trigger.kind & ROW_CHANGES != 0)
+            .collect();
+        if of_rows.len() < 2 {
+            return;
+        }
+        let names: Vec<&str> = of_rows
+            .iter()
+            .map(|trigger| trigger.name.as_str())
+            .collect();
+        // The trigger that the other parts of the diagnosis look at stays.
+        let kept = self.seen.row.map(|row| row.name.as_str());
+        let drops: Vec<String> = of_rows
+            .iter()
+            .filter(|trigger| Some(trigger.name.as_str()) != kept)
+            .map(|trigger| self.drop_trigger(trigger))
+            .collect();
+        let text = format!(
+            "{} triggers announce rows of {}: {}",
+            of_rows.len(),
+            self.name,
+            names.join(", ")
+        );
+        let remedy = Remedy::Sql {
+            what: "drop all but one",
+            sql: drops.join("; "),
+        };
+        self.warning("several-triggers", text, remedy);
+    }
+
+    /// Looks at whether TRUNCATE is announced. If it is not, a cache keeps the rows until the next
+    /// look at the table's files.
     fn look_at_truncate(&mut self) {
         let name = self.name.clone();
         let is_left_out = self
@@ -577,14 +625,14 @@ impl Diagnosis<'_> {
                 let text = format!(
                     "no trigger announces TRUNCATE of {name}: its rows would stay in a cache"
                 );
-                // Whether a function of somebody else's can be called for a statement nobody knows:
-                // one that looks at NEW would fail the TRUNCATE.
+                // Nobody knows whether a function of somebody else's can be called once a
+                // statement: one that looks at NEW would fail the TRUNCATE. So its trigger is
+                // replaced.
                 let remedy = match self.seen.row {
                     Some(row) if !self.is_ours => self.remake(row),
                     Some(_) | None => self.install("create it"),
                 };
-                self.problems
-                    .push(warning("truncate-missing", text, remedy));
+                self.warning("truncate-missing", text, remedy);
             }
             Some(truncate) if !fires(truncate) => {
                 let text = format!(
@@ -592,22 +640,16 @@ impl Diagnosis<'_> {
                     truncate.name,
                     truncate.enabled.as_str()
                 );
-                self.problems
-                    .push(warning("truncate-disabled", text, self.enable(truncate)));
+                self.warning("truncate-disabled", text, self.enable(truncate));
             }
             Some(_) => {}
         }
-        let has_truncate = |leaf: &&Leaf| {
-            leaf.triggers.iter().any(|trigger| {
-                trigger.kind == crate::postgres::schema::triggers::TRUNCATE_EVENT
-                    && crate::postgres::schema::triggers::announces(trigger)
-            })
-        };
+        // PostgreSQL clones row triggers to the leaves, but no TRUNCATE triggers.
         let lacking: Vec<String> = self
             .table
             .leaves
             .iter()
-            .filter(|leaf| !has_truncate(leaf))
+            .filter(|leaf| !announces_truncate(leaf))
             .map(Leaf::display_name)
             .collect();
         if !lacking.is_empty() && self.is_ours && !is_left_out {
@@ -615,22 +657,17 @@ impl Diagnosis<'_> {
                 "TRUNCATE of {name}'s partitions {} is not announced",
                 lacking.join(", ")
             );
-            self.problems
-                .push(warning("truncate-missing", text, self.install("create it")));
+            self.warning("truncate-missing", text, self.install("create it"));
         }
     }
 
-    /// Columns whose values cannot be had from payloads, or change when something else does.
+    /// Looks for columns whose values cannot be taken from payloads, or change with other objects.
     fn look_at_columns(&mut self) {
         let name = self.name.clone();
-        let is_sent = |column: &str| {
-            self.seen
-                .options()
-                .is_none_or(|options| options.sends(column))
-        };
+        // A virtual column is untrusted whatever function there is: no remedy would change that.
         let untrusted: Vec<&str> = untrusted_columns(self.table, self.seen.row)
             .into_iter()
-            .filter(|column| is_sent(column))
+            .filter(|column| self.sends(column))
             .filter(|column| {
                 self.table
                     .column(column)
@@ -643,32 +680,30 @@ impl Diagnosis<'_> {
                 again by their keys",
                 untrusted.join(", ")
             );
-            self.problems.push(warning(
-                "columns-outdated",
-                text,
-                self.install("refresh it"),
-            ));
+            // A warning: no change is lost, but changed rows are refetched.
+            self.warning("columns-outdated", text, self.install("refresh it"));
         }
         let named: Vec<&str> = self
             .table
             .columns
             .iter()
-            .filter(|column| column.names_objects() && is_sent(&column.name))
+            .filter(|column| column.names_objects() && self.sends(&column.name))
             .map(|column| column.name.as_str())
             .collect();
         if !named.is_empty() {
             let text = format!(
                 "the columns {} of {name} are written as names of other objects: a rename \
-                elsewhere changes them, and \
-                 announces nothing",
+                elsewhere changes them, and announces nothing",
                 named.join(", ")
             );
-            self.problems.push(Problem {
-                code: "names-objects",
-                severity: Severity::Notice,
-                text,
-                remedy: None,
-            });
+            self.notice("names-objects", text, None);
         }
+    }
+
+    /// Returns whether payloads have a column's value, as far as is known.
+    fn sends(&self, column: &str) -> bool {
+        self.seen
+            .options()
+            .is_none_or(|options| options.sends(column))
     }
 }
