@@ -1,7 +1,7 @@
 //! The definitions of tables.
 //!
 //! - [`catalog`]: columns, keys and triggers as PostgreSQL describes them.
-//! - [`triggers`]: which triggers announce a table's changes, and what is wrong with them.
+//! - [`triggers`]: which triggers announce a table's changes, and the problems with them.
 //! - [`eligibility`]: whether a table can be followed, and how.
 //! - [`fingerprint`]: whether a table's definition has changed since it was described.
 

@@ -1,5 +1,5 @@
-//! [`TableConfig`]: a table as something to follow: whether it can be, what its cache keeps, what
-//! the engine is told of it.
+//! [`TableConfig`]: whether a table can be followed, which columns the cache keeps, and everything
+//! else that driver and engine must know of the table.
 
 use crate::CellType;
 use crate::postgres::connection::session::quote_identifier;
@@ -12,35 +12,38 @@ use crate::sync::TableSpec;
 use crate::table_cache::{Column, ShapeError, TableShape};
 use std::sync::Arc;
 
-/// A table to follow, as the catalogue describes it.
+/// A table to follow, with everything that a driver must know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableConfig {
-    /// What the engine knows of it.
+    /// The engine's part of the description.
     pub followed: TableSpec,
-    /// The columns to keep and the key.
+    /// The columns that the cache keeps, and the key.
     pub shape: Arc<TableShape>,
-    /// Whether a query of the table may run functions of its owner's with our rights.
+    /// Whether a query of the table may run functions of the table's owner with our rights.
     pub distrust: Distrust,
-    /// The types that the values of the key's columns are read as, in key order, as SQL takes them;
-    /// `None` where their JSON is compared instead, since the type has no codec here.
+    /// The types as which the values of the key's columns are read, in key order, as they are
+    /// written in SQL. `None` for a type that has no codec here: the JSON of its values is compared
+    /// instead.
     pub key_types: Vec<Option<String>>,
-    /// The triggers that announce its changes: when one is gone or disabled, the table is not
-    /// followed any more. Empty where nothing announces them and that is known.
+    /// The names of the triggers that announce the table's changes. If one of them is gone or
+    /// disabled, the table is not followed any more. The list is empty if no trigger announces
+    /// changes and that is accepted.
     pub announced_by: Vec<String>,
-    /// Roughly how many rows it has (`pg_class.reltuples`).
+    /// Roughly how many rows the table has (`pg_class.reltuples`); 0 if unknown.
     pub expected_rows: usize,
-    /// The types of the columns that are kept, by their oids, in the shape's order; empty where
-    /// nobody has looked.
+    /// The oids of the types of the columns that are kept, in the shape's order; empty if nobody
+    /// has looked.
     pub column_types: Vec<u32>,
-    /// What was seen of it when it was described; `None` where nobody has looked.
+    /// The fingerprint as of when the table was described; `None` if nobody has looked.
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// Why a table cannot be followed.
+/// The reason why a table cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FollowError {
-    /// It is no table whose rows can be told apart, or what announces it is not what it should be.
+    /// The table's rows cannot be told apart, or something is critically wrong with the triggers
+    /// that announce its changes.
     #[error("{}", .0.text)]
     Problem(Box<Problem>),
     /// A cache cannot have these columns.
@@ -49,7 +52,7 @@ pub enum FollowError {
 }
 
 impl FollowError {
-    /// What to do about it.
+    /// Returns what a person can do about it; `None` if nothing is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Problem(problem) => problem.remedy.as_ref().map(ToString::to_string),
@@ -58,20 +61,22 @@ impl FollowError {
     }
 }
 
-/// Whether a cache can follow the table.
+/// Checks that a cache can follow the table, whatever triggers it has.
 ///
 /// # Errors
-/// When it cannot: it is a view, has no key, ….
+/// Returns the problem if no cache can: the table is a view or has no key, for example.
 pub fn check_kind(table: &CatalogTable) -> Result<(), FollowError> {
     check_table(table).map_or(Ok(()), |problem| {
         Err(FollowError::Problem(Box::new(problem)))
     })
 }
 
-/// Whether a cache can be kept in step with the table; gives what should be said about how.
+/// Checks that a cache can be kept in step with the table. Returns the problems that do not prevent
+/// that, as texts for people.
 ///
 /// # Errors
-/// The worst problem, when changes of the table are not announced, or not as this table's.
+/// Returns the worst problem if it is critical: changes of the table are not announced, or not as
+/// this table's.
 pub fn check_announced(table: &CatalogTable) -> Result<Vec<String>, FollowError> {
     let problems = diagnose(table, None);
     match problems
@@ -83,21 +88,24 @@ pub fn check_announced(table: &CatalogTable) -> Result<Vec<String>, FollowError>
     }
 }
 
-/// The columns that a cache can be asked for, in table order: those that are sent.
+/// Returns the columns that a cache can keep, in table order: those that the triggers send.
 pub fn sent<'a>(
     table: &'a CatalogTable,
     announced: Option<&Announced<'_>>,
 ) -> Vec<&'a catalog::CatalogColumn> {
     let sent = announced.and_then(Announced::sent_columns);
-    let is_sent =
-        |column: &&catalog::CatalogColumn| sent.is_none_or(|sent| sent.contains(&column.name));
-    table.columns.iter().filter(is_sent).collect()
+    table
+        .columns
+        .iter()
+        .filter(|column| sent.is_none_or(|sent| sent.contains(&column.name)))
+        .collect()
 }
 
-/// A cache for the key and the columns that `is_kept` names; in table order.
+/// Returns the shape of a cache that keeps the key and the columns for which `is_kept` returns
+/// `true`, in table order.
 ///
 /// # Errors
-/// When there is no key, or too many columns.
+/// Returns an error if there is no key, or if there are too many columns.
 pub fn shape(
     table: &CatalogTable,
     is_kept: impl Fn(&catalog::CatalogColumn) -> bool,
@@ -119,26 +127,30 @@ pub fn shape(
     Ok(Arc::new(TableShape::new(columns.collect(), &key)?))
 }
 
-/// Whether a query of a table may run functions of its owner's while it is planned, with the rights
-/// of a superuser who asks.
+/// Whether a query of a table may run functions of the table's owner while it is planned, with the
+/// rights of the superuser who reads.
 ///
-/// Without this: 1. Somebody makes an index on `(a + evil(1))`, an immutable function. 2. A
-/// superuser's `SELECT` of the table is planned, and what is constant computed. 3. The function
-/// does as a superuser does.
+/// Without this:
+///
+/// 1. Somebody makes an index on `(a + evil(1))`, where `evil` is an immutable function.
+/// 2. A superuser's `SELECT` of the table is planned, and the planner computes the constant
+///    `evil(1)`.
+/// 3. The function runs with the rights of a superuser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distrust {
-    /// The owner is trusted, or has no less rights than we.
+    /// No query is distrusted: the owner has no fewer rights than we, or is the role that reads.
     None,
-    /// Not where all of it is read: a COPY of the table itself is not planned, and gives what is
-    /// kept.
+    /// Queries are distrusted, but reading the whole table needs none: a COPY of the table itself
+    /// is not planned, and gives the values as they are kept.
     OfQueries,
-    /// Also there: what is kept takes a query. It is locked against new indexes and statistics, and
-    /// those that are there looked at.
+    /// Reading the whole table needs a query as well, which computes the values that are kept.
+    /// Before it runs, the table is locked against new indexes and statistics, and the existing
+    /// ones are checked.
     OfTable,
 }
 
 impl TableConfig {
-    /// What the driver is told of a table whose cache keeps `shape`.
+    /// Describes for the driver a table whose cache keeps `shape`.
     pub fn new(
         table: &CatalogTable,
         announced: Option<&Announced<'_>>,
@@ -157,63 +169,42 @@ impl TableConfig {
                 .iter()
                 .any(|column| shape.position(column).is_some()),
         };
-        let key = table.key.iter().flat_map(|key| &key.columns);
-        // Of the others the JSON is compared. An array of the usual bounds would be made of it, a
-        // constraint of a domain be evaluated, and a text that is no value of the type, which any
-        // role can send as a key, would fail the read.
-        let is_native = |kind| {
-            !matches!(
-                kind,
-                CellType::Other | CellType::Written | CellType::WrittenArray
-            )
-        };
-        let key_type = |column: &catalog::CatalogColumn| {
-            is_native(column.kind).then(|| column.plain_type_name.clone())
-        };
-        let key_types = key
+        let key_types = table
+            .key
+            .iter()
+            .flat_map(|key| &key.columns)
             .filter_map(|name| table.column(name))
             .map(key_type)
             .collect();
-        // One that does not fire today is not missed.
-        let announced_by = announced.iter().flat_map(|announced| announced.firing());
-        let announced_by = announced_by.map(|trigger| trigger.name.clone()).collect();
-        let expected_rows = table.estimated_rows.unwrap_or(0) as usize;
-        // One that came while the table was described is of no type: the first read will say that
-        // it was altered.
-        let types = shape
+        // A trigger that does not fire when the table is described will not be missed later.
+        let announced_by = announced
+            .iter()
+            .flat_map(|announced| announced.firing())
+            .map(|trigger| trigger.name.clone())
+            .collect();
+        // A column that was added after the fingerprint was taken gets the type 0. So the first
+        // read finds that the table was altered.
+        let column_types = shape
             .columns()
             .iter()
-            .map(|column| table.fingerprint.type_of(&column.name));
-        let column_types = types.map(Option::unwrap_or_default).collect();
-        let fingerprint = Some(table.fingerprint.clone());
-        let is_sent_as_kept = |column: &Column| match (column.kind, table.column(&column.name)) {
-            (CellType::Other | CellType::WrittenArray, _) | (_, None) => false,
-            // What an enum's send function gives is its label.
-            (CellType::Written, Some(described)) => described.is_enum && !described.is_generated,
-            // COPY of a table takes no column that is computed.
-            (_, Some(described)) => !described.is_generated,
-        };
-        let distrust = if !table.is_distrusted {
-            Distrust::None
-        } else if table.kind == RelationKind::Table && shape.columns().iter().all(is_sent_as_kept) {
-            Distrust::OfQueries
-        } else {
-            Distrust::OfTable
-        };
+            .map(|column| table.fingerprint.type_of(&column.name).unwrap_or_default())
+            .collect();
         Self {
-            distrust,
+            distrust: distrust(table, shape),
             followed,
             shape: Arc::clone(shape),
             key_types,
             announced_by,
-            expected_rows,
+            expected_rows: table.estimated_rows.unwrap_or(0) as usize,
             column_types,
-            fingerprint,
+            fingerprint: Some(table.fingerprint.clone()),
         }
     }
 
-    /// Whether a cache of the one is a cache of the other. An estimate is no part of what a table
-    /// is; each read sees the leaves, and whatever else a fingerprint has.
+    /// Returns whether a cache of one table is a cache of the other.
+    ///
+    /// The estimate of rows does not count. The leaves, and everything else in a fingerprint, do
+    /// not count either: each read sees them afresh.
     pub fn is_same_table(&self, other: &Self) -> bool {
         let followed = TableSpec {
             leaves: self.followed.leaves.clone(),
@@ -230,20 +221,21 @@ impl TableConfig {
             }
     }
 
-    /// The first column that is kept and is no more what it was, by what a read has seen.
+    /// Returns the first column that is kept and had another type, or was gone, when a read took
+    /// the fingerprint `seen`.
     pub(in crate::postgres) fn changed_column(&self, seen: &Fingerprint) -> Option<&str> {
         let mut kept = self.shape.columns().iter().zip(&self.column_types);
         kept.find(|(column, oid)| seen.type_of(&column.name) != Some(**oid))
             .map(|(column, _)| column.name.as_str())
     }
 
-    /// `schema.table`, for people.
+    /// Returns `schema.table` without quotes, for people.
     pub fn name(&self) -> String {
         format!("{}.{}", self.followed.schema, self.followed.name)
     }
 
-    /// The relation to lock and to read: a table without the tables that inherit from it, or a
-    /// table with its partitions.
+    /// Returns the relation to lock and to read, in SQL: a table without the tables that inherit
+    /// from it, or a partitioned table with its partitions.
     pub(in crate::postgres) fn relation(&self) -> String {
         let only = if self.followed.is_partitioned {
             ""
@@ -255,5 +247,50 @@ impl TableConfig {
             quote_identifier(&self.followed.schema),
             quote_identifier(&self.followed.name)
         )
+    }
+}
+
+/// Returns the type as which the values of a key's column are read; `None` if their JSON is
+/// compared instead.
+fn key_type(column: &catalog::CatalogColumn) -> Option<String> {
+    // Reading the key of a notification as a value of such a type has three faults: an array gets
+    // the usual bounds, a domain's constraint is evaluated, and a text that is no value of the type
+    // fails the read. Any role can send such a text.
+    let has_codec = !matches!(
+        column.kind,
+        CellType::Other | CellType::Written | CellType::WrittenArray
+    );
+    has_codec.then(|| column.plain_type_name.clone())
+}
+
+/// Returns how far queries of a table are distrusted if its cache keeps `shape`.
+fn distrust(table: &CatalogTable, shape: &TableShape) -> Distrust {
+    if !table.is_distrusted {
+        return Distrust::None;
+    }
+    // COPY of a partitioned table takes a query.
+    let is_copied_as_kept = table.kind == RelationKind::Table
+        && shape
+            .columns()
+            .iter()
+            .all(|column| is_copied_as_kept(table, column));
+    if is_copied_as_kept {
+        Distrust::OfQueries
+    } else {
+        Distrust::OfTable
+    }
+}
+
+/// Returns whether COPY of the table itself gives a column's values as the cache keeps them.
+fn is_copied_as_kept(table: &CatalogTable, column: &Column) -> bool {
+    let Some(described) = table.column(&column.name) else {
+        return false;
+    };
+    match column.kind {
+        CellType::Other | CellType::WrittenArray => false,
+        // The binary form of an enum is its label, which is also its text.
+        CellType::Written => described.is_enum && !described.is_generated,
+        // COPY of a table takes no column that is computed.
+        _ => !described.is_generated,
     }
 }

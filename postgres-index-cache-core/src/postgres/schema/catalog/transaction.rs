@@ -11,7 +11,7 @@ use tokio_postgres::{
 
 /// A transaction that is safe from the objects of other roles, and leaves no trace on its session.
 ///
-/// Without it:
+/// Without the transaction:
 ///
 /// 1. Somebody creates an operator `=`, or a function, in a schema of our role's `search_path`.
 /// 2. A statement of ours resolves to that object.
