@@ -1,13 +1,14 @@
-//! An application node: its users in a cache that is kept in step, read without asking the
+//! An application node: a cache of the table `users` is kept in step, and read without asking the
 //! database.
 //!
 //! ```text
-//! cargo run -p postgres-index-cache-core --example app_node -- "host=localhost user=postgres dbname=mydb"
+//! cargo run -p postgres-index-cache-core --example app_node -- \
+//!     "host=localhost user=postgres dbname=mydb"
 //! ```
 //!
-//! The table `users` needs its triggers: `pgic install-triggers users`. Each line of stdin is a
-//! `username_hash` to look up; what happens to the cache is printed as it happens. It ends with
-//! stdin.
+//! The table `users` needs triggers: `pgic install-triggers users`. Each line of stdin is a
+//! `username_hash` to look up. The program prints the changes of the cache as they happen, and ends
+//! at the end of stdin.
 
 use postgres_index_cache_core::postgres::{Replica, ReplicaEvent, ReplicaTable};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use uuid::Uuid;
 
+/// A row of the table `users`. The fields have the names of the columns.
 #[derive(Debug, Deserialize)]
 struct User {
     id: Uuid,
@@ -42,11 +44,14 @@ impl Indexable for User {
     }
 }
 
-/// Looks a user up in the cache; everything that was committed before is in it.
+/// Prints the users with this `username_hash`. The answer has everything that was committed before
+/// the call.
 async fn look_up(replica: &Replica, users: &ReplicaTable<User>, username_hash: i64) {
+    // Without the fence, the answer would be as of the last change that has arrived.
     if let Err(error) = replica.fence().await {
         return println!("the cache is not kept in step any more: {error}");
     }
+    // Holds the lock of the cache: drop it soon, since no change is applied meanwhile.
     let reading = replica.read(users);
     let found: Vec<&User> = reading
         .get_by_i64_index("username_hash", &username_hash)
@@ -64,6 +69,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .unwrap_or_else(|| "host=localhost user=postgres".to_string());
     let mut builder = Replica::builder(config.parse::<tokio_postgres::Config>()?);
     let users = builder.table::<User>("users");
+    // Returns when the table is loaded and live.
     let replica = builder.open().await?;
     println!("live, {} users", replica.read(&users).len());
 
@@ -72,9 +78,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(ReplicaEvent::Row { table, key, became }) => println!("{table} {key}: \
-                    {became:?}"),
+                Some(ReplicaEvent::Row { table, key, became }) => {
+                    println!("{table} {key}: {became:?}");
+                }
                 Some(event) => println!("{event:?}"),
+                // The replica has ended.
                 None => break,
             },
             line = lines.next_line() => match line? {

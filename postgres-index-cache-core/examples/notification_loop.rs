@@ -1,11 +1,13 @@
-//! A notification loop of your own: LISTEN, hand each payload to a [`CacheNotificationListener`],
-//! read the cache.
+//! A notification loop of the application's own: LISTEN, hand each payload to a
+//! [`CacheNotificationListener`], read the cache.
 //!
 //! ```text
-//! cargo run -p postgres-index-cache-core --example notification_loop -- "host=localhost user=postgres dbname=mydb"
+//! cargo run -p postgres-index-cache-core --example notification_loop -- \
+//!     "host=localhost user=postgres dbname=mydb"
 //! ```
 //!
-//! It prints what becomes of each notification of the table `users` until the connection ends.
+//! The program prints the outcome of each notification of the table `users` until the connection
+//! ends.
 
 use futures_util::future::poll_fn;
 use parking_lot::RwLock;
@@ -21,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 use uuid::Uuid;
 
+/// A row of the table `users`. The fields have the names of the columns.
 #[derive(Debug, Clone, Deserialize)]
 struct User {
     id: Uuid,
@@ -47,16 +50,17 @@ impl Indexable for User {
     }
 }
 
-/// Connects and LISTENs. The task hands on what arrives, and ends with the connection.
+/// Connects and LISTENs. Returns the client, and a task that passes notifications to `listener`
+/// until the connection ends.
 ///
-/// tokio-postgres' `Connection` does its work only while it is polled, so the task that polls it is
-/// spawned before LISTEN is sent; awaiting LISTEN first would wait for ever. The channel is an
-/// exact name, so it is quoted.
+/// tokio-postgres' `Connection` does its work only while it is polled. So the task that polls it is
+/// spawned before LISTEN is sent: awaiting LISTEN first would wait for ever.
 async fn start_notification_loop(
     config: &str,
     listener: Arc<CacheNotificationListener>,
 ) -> Result<(Client, JoinHandle<()>), Box<dyn std::error::Error>> {
     let (client, mut connection) = tokio_postgres::connect(config, NoTls).await?;
+    // The channel is an exact name. Without quotes, SQL would fold it to lower case.
     let channel = quote_identifier(listener.channel());
     let task = tokio::spawn(async move {
         while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
@@ -66,7 +70,8 @@ async fn start_notification_loop(
                     println!("{}: {outcome:?}", notification.channel());
                 }
                 Ok(_) => {}
-                // From here on the caches are stale: connect again, and read the tables again.
+                // From here on the caches are stale. An application connects again, and reads the
+                // tables again.
                 Err(error) => {
                     eprintln!("connection lost: {error}");
                     break;
@@ -91,7 +96,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         users.clone(),
     )));
 
-    // LISTEN before the rows are read: what changes in between is announced, and not missed.
+    // LISTEN before the rows are read: a change in between is announced then, and not missed.
     let (client, task) = start_notification_loop(&config, Arc::new(listener)).await?;
     for row in client
         .query("SELECT id, username_hash, email_hash FROM users", &[])
