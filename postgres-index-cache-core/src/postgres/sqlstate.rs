@@ -41,6 +41,7 @@ const TABLE: &[Known] = &[
         Policy::Refused,
         "this server is a standby, where LISTEN does not work: connect to the primary",
     ),
+    // idle_in_transaction_session_timeout, which Q sets for itself.
     known(
         "25P03",
         Policy::Lost,

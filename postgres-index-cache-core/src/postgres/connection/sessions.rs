@@ -164,6 +164,8 @@ impl Opener {
         &self,
         channels: &[String],
     ) -> Result<Sessions, DriverError> {
+        // Only the first connection waits here. Later ones are tried again by the engine, after a
+        // random while.
         let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
         loop {
             match self.all(channels).await {
@@ -222,6 +224,7 @@ impl Opener {
         };
         let events = self.events.clone();
         let epoch = self.epoch;
+        // The settings come after the claim: before it, the session may be another client's.
         let claimed = self.open_claimed(role).await?;
         let client = claimed.session.into_client_until(async move |why| {
             // If the driver is gone, nobody waits for this event.

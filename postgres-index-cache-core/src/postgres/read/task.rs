@@ -246,8 +246,8 @@ impl Read {
 
     /// Begins a transaction and locks the table. Returns whether the lock came before the snapshot.
     ///
-    /// The lock should come first: a rewriting ALTER or a TRUNCATE between snapshot and lock would make
-    /// the table seem empty.
+    /// The lock should come first: a rewriting ALTER or a TRUNCATE between snapshot and lock would
+    /// make the table seem empty.
     ///
     /// LOCK TABLE needs SELECT on the whole table. A role that has SELECT only on the columns that
     /// are read locks the table with a query that returns no row. The query takes its snapshot
