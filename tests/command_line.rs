@@ -1,4 +1,5 @@
-//! What the command line says of itself: no server is needed here.
+//! Tests of the command line's own texts: help, completion scripts, usage errors. They need no
+//! server.
 
 use clap::{CommandFactory as _, ValueEnum as _};
 use clap_complete::Shell;
@@ -22,6 +23,7 @@ fn the_completion_scripts_are_fresh() {
 
 #[test]
 fn the_whole_help_is_as_it_was() {
+    // Not a judgement of the help: any change of an option shows up in a review as a diff of text.
     let mut help = String::new();
     let mut command = Cli::command().term_width(100);
     command.build();
@@ -33,23 +35,26 @@ fn the_whole_help_is_as_it_was() {
     insta::assert_snapshot!(help);
 }
 
+/// Runs `pgic` and returns its exit code.
+fn exit_code(arguments: &[&str]) -> Option<i32> {
+    Command::new(env!("CARGO_BIN_EXE_pgic"))
+        .args(arguments)
+        .output()
+        .unwrap()
+        .status
+        .code()
+}
+
 #[test]
 fn usage_errors_end_with_two_and_help_with_zero() {
-    let run = |arguments: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_pgic"))
-            .args(arguments)
-            .output()
-            .unwrap()
-            .status
-            .code()
-    };
+    // 1 means that the answer is no. A script must not take a misspelt option for that answer.
     for arguments in [
         &["--help"][..],
         &["--version"],
         &["query", "--help"],
         &["completions", "bash"],
     ] {
-        assert_eq!(run(arguments), Some(0), "{arguments:?}");
+        assert_eq!(exit_code(arguments), Some(0), "{arguments:?}");
     }
     for arguments in [
         &[][..],
@@ -59,6 +64,6 @@ fn usage_errors_end_with_two_and_help_with_zero() {
         &["tail", "--duration", "soon"],
         &["query", "t", "--max-memory", "much"],
     ] {
-        assert_eq!(run(arguments), Some(2), "{arguments:?}");
+        assert_eq!(exit_code(arguments), Some(2), "{arguments:?}");
     }
 }

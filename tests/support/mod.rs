@@ -1,5 +1,12 @@
-//! What tests on a real server share: one throw-away cluster a test process, a database a test, and
-//! waiting for events with a deadline instead of sleeping.
+//! Shared by all tests on a real server: one throw-away cluster for each test process, a database
+//! for each test, and helpers that wait for an event with a deadline instead of sleeping.
+//!
+//! ```text
+//! cluster()           one server, with two-phase commit and logical replication
+//!   └─ Database       one for each test: client(), pgic(), tail(), listen()
+//!        └─ Listening payloads(): everything that was committed before the call
+//! Pooler, Proxy       stand between a test and a server, and misbehave on request
+//! ```
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -20,24 +27,30 @@ use std::time::Duration;
 use throwaway_postgres::{Cluster, INSTALL_HINT, Setup};
 use tokio_postgres::{Client, NoTls};
 
-/// Nothing that works takes this long.
+/// The longest time that a test waits for one event. An event that comes at all comes much sooner,
+/// also on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Users as the specification has them.
+/// The table `users` as the specification defines it.
 pub const USERS: &str = "CREATE TABLE users (id uuid PRIMARY KEY, username_hash bigint NOT NULL, \
     email_hash bigint NOT NULL);";
 
-/// The specification's trigger on users.
+/// The specification's trigger on `users`. It calls [`SPECIFICATION`], which must exist.
 pub const SPECIFICATION_TRIGGER: &str = "
 CREATE TRIGGER users_cache_notify
     AFTER INSERT OR UPDATE OR DELETE ON users
     FOR EACH ROW
     EXECUTE FUNCTION notify_cache_change();";
 
-/// The cluster of this test process; it is gone when the process is.
+/// Returns the cluster of this test process, and starts it at the first call.
+///
+/// # Panics
+/// If no server can be started: these tests fail without PostgreSQL, they do not skip.
 pub fn cluster() -> &'static Cluster {
+    // A static is never dropped. A watchdog of the cluster's removes the server when this process
+    // is gone, however the tests end.
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    // What two-phase commit and logical replication take.
+    // Two-phase commit and logical replication are off by default, and `facts.rs` tests both.
     let settings = [("max_prepared_transactions", "5"), ("wal_level", "logical")];
     let settings = settings
         .map(|(name, value)| (name.to_string(), value.to_string()))
@@ -48,15 +61,16 @@ pub fn cluster() -> &'static Cluster {
     })
 }
 
-/// A database of a test's own.
+/// A database that belongs to one test.
 #[derive(Debug, Clone)]
 pub struct Database {
     pub name: String,
+    /// The connection string that leads to the database, as the superuser.
     pub url: String,
 }
 
 impl Database {
-    /// A new database in which `sql` has been run.
+    /// Creates a database on the shared cluster and runs `sql` in it.
     pub async fn with(sql: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -70,7 +84,7 @@ impl Database {
         database
     }
 
-    /// A new, empty database on a cluster.
+    /// Creates an empty database on `cluster`.
     pub async fn on(cluster: &Cluster, name: String) -> Self {
         let admin = connect(&cluster.url("postgres")).await;
         admin
@@ -81,46 +95,48 @@ impl Database {
         Self { name, url }
     }
 
-    /// A session in it, as the superuser.
+    /// Opens a session in the database, as the superuser.
     pub async fn client(&self) -> Client {
         connect(&self.url).await
     }
 
-    /// A session as another role.
+    /// Opens a session in the database, as `role`.
     pub async fn client_as(&self, role: &str) -> Client {
         connect(&self.url.replace("postgres@", &format!("{role}@"))).await
     }
 
-    /// `pgic` with these arguments, hermetic.
+    /// Returns the command `pgic` with these arguments and this database as its `DATABASE_URL`. See
+    /// [`pgic`] for the rest of its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = pgic(arguments);
         command.env("DATABASE_URL", &self.url);
         command
     }
 
-    /// Runs `pgic` to its end.
+    /// Runs `pgic` until it ends, and returns the result whatever the exit code.
     pub fn pgic(&self, arguments: &[&str]) -> Ran {
         run(self.command(arguments))
     }
 
-    /// Runs `pgic`, which must succeed, and gives its stdout.
+    /// Runs `pgic`, which must exit with 0, and returns its stdout.
     pub fn pgic_ok(&self, arguments: &[&str]) -> String {
         let ran = self.pgic(arguments);
         assert_eq!(ran.code, 0, "pgic {arguments:?}: {ran:?}");
         ran.stdout
     }
 
-    /// Starts `pgic tail` with these arguments and waits until it listens.
+    /// Starts `pgic tail -o json` with these arguments and waits until it listens.
     pub fn tail(&self, arguments: &[&str]) -> Tail {
         Tail::start(self.command(&[&["tail", "-o", "json"], arguments].concat()))
     }
 
-    /// Listens on `cache_invalidation`.
+    /// Listens on `cache_invalidation`, the default channel.
     pub async fn listen(&self) -> Listening {
         self.listen_on("cache_invalidation").await
     }
 
-    /// Runs `sql` in a session of its own and gives what arrived, in short.
+    /// Runs `sql` in a new session and returns the changes that arrived on the default channel, each
+    /// as [`short`] writes it.
     pub async fn arrives(&self, sql: &str) -> Vec<String> {
         let mut listening = self.listen().await;
         self.client()
@@ -131,7 +147,7 @@ impl Database {
         listening.short().await
     }
 
-    /// Listens on a channel.
+    /// Listens on `channel`, and on the channel of the test's own fences.
     pub async fn listen_on(&self, channel: &str) -> Listening {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls)
             .await
@@ -147,7 +163,7 @@ impl Database {
     }
 }
 
-/// A session that a task drives.
+/// Opens a session whose connection is driven by a task of its own.
 pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls)
         .await
@@ -156,7 +172,10 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
-/// `pgic` with no variables but PATH.
+/// Returns the command `pgic` with these arguments, no stdin, and an empty environment.
+///
+/// Only `PATH`, `PGIC_PG_BIN` and `TMPDIR` are kept: libpq's variables of the developer who runs the
+/// tests would lead to another server.
 pub fn pgic(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgic"));
     command.args(arguments).env_clear().stdin(Stdio::null());
@@ -168,7 +187,7 @@ pub fn pgic(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end, which comes before the deadline.
+/// Runs `command` until it ends. See [`ended`].
 pub fn run(mut command: Command) -> Ran {
     let child = command
         .stdout(Stdio::piped())
@@ -178,13 +197,15 @@ pub fn run(mut command: Command) -> Ran {
     ended(child)
 }
 
-/// Waits for a command's end, which comes before the deadline.
+/// Waits until `child` ends, and returns its exit code and output. Past [`DEADLINE`] the child is
+/// killed, and the exit code is -1.
 pub fn ended(child: Child) -> Ran {
     let pid = child.id().to_string();
     let (done, is_done) = channel::<()>();
     let watch = std::thread::spawn(move || {
         if is_done.recv_timeout(DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            // The test fails on the exit code; it must not hang.
+            // `wait_with_output` knows no timeout. A child that is killed ends it, and the test fails
+            // on the exit code instead of hanging.
             let _ = Command::new("kill").args(["-KILL", &pid]).status();
         }
     });
@@ -194,9 +215,10 @@ pub fn ended(child: Child) -> Ran {
     Ran::of(output)
 }
 
-/// How a run of `pgic` ended.
+/// The exit code and the output of a run of `pgic`.
 #[derive(Debug)]
 pub struct Ran {
+    /// The exit code, or -1 if a signal ended the process.
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
@@ -211,12 +233,13 @@ impl Ran {
         }
     }
 
-    /// stdout as JSON, a value a line.
+    /// Returns stdout as JSON, one value for each line.
     pub fn json(&self) -> Vec<Value> {
         json_lines(&self.stdout)
     }
 }
 
+/// Parses each line of `text` as JSON.
 pub fn json_lines(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
@@ -230,7 +253,7 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Starts it, and waits until it listens.
+    /// Starts `command`, which must be `pgic tail -o json`, and waits until it listens.
     pub fn start(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
@@ -244,7 +267,7 @@ impl Tail {
         tail
     }
 
-    /// The next line.
+    /// Waits for the next line of stdout and returns it as JSON.
     pub fn next(&self) -> Value {
         let line = self
             .lines
@@ -253,7 +276,8 @@ impl Tail {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
     }
 
-    /// Waits for its end; what it had printed more.
+    /// Waits until the process ends. Returns its exit code, the lines that were not read before, and
+    /// its stderr.
     pub fn finish(mut self) -> (i32, Vec<Value>, String) {
         let mut rest = Vec::new();
         loop {
@@ -274,12 +298,12 @@ impl Tail {
         )
     }
 
-    /// Sends it a signal.
+    /// Returns the process id.
     pub fn process(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal, by its name without `SIG`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let status = Command::new("kill")
@@ -292,13 +316,14 @@ impl Tail {
 
 impl Drop for Tail {
     fn drop(&mut self) {
-        // It has ended where a test waited for it.
+        // The child has ended already if the test called `finish`. It is still there if the test
+        // panicked.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The lines of a child's output, as they come.
+/// Returns a channel of the lines that a child writes, which a thread reads as they come.
 pub fn lines_of(stdout: ChildStdout) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
@@ -312,15 +337,20 @@ pub fn lines_of(stdout: ChildStdout) -> Receiver<String> {
     lines
 }
 
-/// A listener whose test asks: what has arrived by now?
+/// A listening session, and a second session that sends fences, so that a test can ask which
+/// notifications have arrived so far.
 pub struct Listening {
     listener: Listener,
     fences: Client,
 }
 
 impl Listening {
-    /// The payloads of everything that was committed before this call.
+    /// Returns the payloads of everything that was committed before this call and was not returned
+    /// by an earlier one.
     pub async fn payloads(&mut self) -> Vec<String> {
+        // PostgreSQL delivers notifications in commit order. Once the token has come back, nothing
+        // that was committed before it is still on its way. An empty result is therefore a proof of
+        // silence, which no sleep would be.
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let token = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();
         self.fences
@@ -347,7 +377,7 @@ impl Listening {
         payloads
     }
 
-    /// The same as JSON.
+    /// Returns the payloads of [`Listening::payloads`] as JSON.
     pub async fn changes(&mut self) -> Vec<Value> {
         self.payloads()
             .await
@@ -356,13 +386,14 @@ impl Listening {
             .collect()
     }
 
-    /// The same in short: `insert 7`, `update 6>7`.
+    /// Returns the payloads of [`Listening::payloads`] as [`short`] writes them.
     pub async fn short(&mut self) -> Vec<String> {
         self.changes().await.iter().map(short).collect()
     }
 }
 
-/// A change in a few words.
+/// Writes a change in a few words: `insert 7`, `update 6>7` for a changed key, `insert 1 truncated`
+/// for a row that was too long to be sent.
 pub fn short(change: &Value) -> String {
     let action = change["action"].as_str().unwrap_or("?");
     let mut text = format!("{action} {}", change["id"]);
@@ -375,7 +406,7 @@ pub fn short(change: &Value) -> String {
     text
 }
 
-/// A name as it stands in SQL.
+/// Returns `name` as a quoted identifier of SQL.
 pub fn quoted(name: &str) -> String {
     quote_identifier(name)
 }

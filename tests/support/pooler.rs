@@ -1,9 +1,9 @@
-//! [`Pooler`]: PgBouncer before the tests' server.
+//! [`Pooler`]: a PgBouncer that stands between a test and the test server.
 
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use throwaway_postgres::Cluster;
 
 const INSTALL_HINT: &str = "these tests need PgBouncer: apt-get install pgbouncer";
 
-/// A running PgBouncer; it is gone when this is dropped.
+/// A running PgBouncer, which is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Pooler {
     folder: PathBuf,
@@ -19,23 +19,17 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Starts one in this mode (`transaction`, `session`), with at most so many connections to each
-    /// database.
+    /// Starts a PgBouncer before `cluster`, in pool mode `mode` (`transaction` or `session`), with at
+    /// most `size` connections to each database. Returns when it accepts connections.
     pub fn start(cluster: &Cluster, mode: &str, size: u32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = cluster.socket_folder();
-        // It runs as whom the server runs as: it refuses root. Its folder goes with the server's.
+        // PgBouncer refuses to run as root, so it runs as the user whom the server runs as. Its
+        // folder lies beside the server's socket folder, and is removed together with it.
         let owner = std::fs::metadata(&server).expect("the server's socket folder");
         let folder = server.with_file_name(format!("b{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&folder).expect("make a folder");
-        let settings = format!(
-            "[databases]\n* = host={server} port=5432\n[pgbouncer]\nlisten_addr =\nunix_socket_dir \
-            = {folder}\nlisten_port = 5432\n\
-             auth_type = trust\nauth_file = {folder}/users\npool_mode = {mode}\ndefault_pool_size \
-             = {size}\nserver_idle_timeout = 0\n",
-            server = server.display(),
-            folder = folder.display(),
-        );
+        let settings = settings(&server, &folder, mode, size);
         std::fs::write(folder.join("users"), "\"postgres\" \"\"\n").expect("write the users");
         std::fs::write(folder.join("ini"), settings).expect("write the settings");
         let mut command = Command::new("pgbouncer");
@@ -45,10 +39,12 @@ impl Pooler {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // Only root can make it somebody else's, and has to.
+        // Only root can give the folder to another user, and has to. For anybody else the server's
+        // user is this one already.
         if chown(&folder, Some(owner.uid()), Some(owner.gid())).is_ok() {
             command.uid(owner.uid()).gid(owner.gid());
         }
+        // Debian installs the program in /usr/sbin, which is not on every user's PATH.
         let path = std::env::var("PATH").unwrap_or_default();
         let child = command
             .env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin"))
@@ -69,16 +65,36 @@ impl Pooler {
         pooler
     }
 
-    /// A URL for a database through it, as the superuser.
+    /// Returns a URL that leads to `database` through this pooler, as the superuser.
     pub fn url(&self, database: &str) -> String {
         let folder = self.folder.display().to_string().replace('/', "%2F");
         format!("postgresql://postgres@{folder}/{database}")
     }
 }
 
+/// Returns the text of a PgBouncer configuration that listens on a socket in `folder` alone.
+fn settings(server: &Path, folder: &Path, mode: &str, size: u32) -> String {
+    let server = server.display();
+    let folder = folder.display();
+    format!(
+        "[databases]
+* = host={server} port=5432
+[pgbouncer]
+listen_addr =
+unix_socket_dir = {folder}
+listen_port = 5432
+auth_type = trust
+auth_file = {folder}/users
+pool_mode = {mode}
+default_pool_size = {size}
+server_idle_timeout = 0
+"
+    )
+}
+
 impl Drop for Pooler {
     fn drop(&mut self) {
-        // It may have ended.
+        // An error means that PgBouncer has ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

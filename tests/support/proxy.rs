@@ -1,4 +1,10 @@
-//! A proxy between a client and a server's socket that can fail as networks do.
+//! [`Proxy`]: a TCP proxy before a server's socket that fails on request, in the ways that networks
+//! fail.
+//!
+//! ```text
+//! client ──TCP──→ Proxy ──Unix socket──→ server
+//!                   ↑ set(Mood), cut(), lead_to(another socket)
+//! ```
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,48 +12,50 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
-/// What it does with what it is sent.
+/// The way in which a proxy treats the bytes of its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
-    /// Passes it on.
+    /// Passes all bytes on.
     Passes,
-    /// Keeps connections open, and nothing gets through: to both ends the other is silent. What was
-    /// sent comes late, when the mood is another one.
+    /// Keeps connections open and passes nothing on, so each end finds the other one silent. The
+    /// bytes that were sent meanwhile arrive late, once the mood changes.
     Stalls,
-    /// Passes it on in drops, some 60 kB a second.
+    /// Passes bytes on slowly, about 60 kB a second.
     Drips,
-    /// Answers each new connection as a server does that is starting (SQLSTATE 57P03).
+    /// Answers each new connection as a starting server does (SQLSTATE 57P03).
     Starts,
-    /// Ends a connection once it has passed on so many bytes of the server's.
+    /// Ends a connection once this number of the server's bytes was passed on.
     CutsAfter(usize),
 }
 
-/// What a server says that is starting (manual, 55.7 Message Formats, ErrorResponse).
+/// Returns the message of a server that is starting (manual, 55.7 Message Formats, ErrorResponse).
 fn starting() -> Vec<u8> {
     let fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
     let length = u32::try_from(fields.len() + 4).expect("it is short");
     [b"E", &length.to_be_bytes()[..], fields].concat()
 }
 
+/// The state that every connection of a proxy watches.
 #[derive(Debug, Clone, Copy)]
 struct Orders {
     mood: Mood,
-    /// How often all connections were cut.
+    /// The number of times that all connections were cut. A connection ends when the number is
+    /// another one than at its start.
     cuts: u64,
 }
 
-/// A proxy on a TCP port of its own.
+/// A proxy on a free TCP port of the loopback interface.
 pub struct Proxy {
     pub port: u16,
     orders: watch::Sender<Orders>,
-    /// Where new connections lead.
+    /// The socket that new connections lead to.
     target: watch::Sender<PathBuf>,
-    /// How many connections it has taken.
+    /// The number of connections that were accepted.
     taken: watch::Receiver<u64>,
 }
 
 impl Proxy {
-    /// A proxy to a Unix socket.
+    /// Starts a proxy that leads to a Unix socket.
     pub async fn to(socket: PathBuf) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listen");
         let port = listener.local_addr().expect("it has an address").port();
@@ -63,7 +71,8 @@ impl Proxy {
             while let Ok((mut client, _)) = listener.accept().await {
                 count.send_modify(|count| *count += 1);
                 if heard.borrow().mood == Mood::Starts {
-                    // What it asks for is read first: what is not read would reset the connection.
+                    // Read the request before answering. The kernel resets a connection that is
+                    // closed with unread bytes, and the client would never see the answer.
                     let _ = client.read(&mut [0; 1024]).await;
                     let _ = client.write_all(&starting()).await;
                     continue;
@@ -87,23 +96,23 @@ impl Proxy {
         }
     }
 
-    /// What it does from now on, with the connections that there are too.
+    /// Sets the mood for new and for existing connections.
     pub fn set(&self, mood: Mood) {
         self.orders.send_modify(|orders| orders.mood = mood);
     }
 
-    /// Leads to another socket from now on, and ends all connections that there are.
+    /// Leads new connections to another socket, and ends the existing ones.
     pub fn lead_to(&self, socket: PathBuf) {
         self.target.send_replace(socket);
         self.cut();
     }
 
-    /// Ends all connections that there are.
+    /// Ends all existing connections.
     pub fn cut(&self) {
         self.orders.send_modify(|orders| orders.cuts += 1);
     }
 
-    /// Waits until somebody connects.
+    /// Waits until a client connects after this call.
     pub async fn is_dialled(&self) {
         let mut taken = self.taken.clone();
         taken.mark_unchanged();
@@ -111,6 +120,8 @@ impl Proxy {
     }
 }
 
+/// Passes bytes on in one direction, as the current mood says, until either end closes or the
+/// connections are cut.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -125,6 +136,8 @@ async fn pass(
         if now.cuts != cuts {
             return;
         }
+        // A mood without room must not read at all: bytes that wait in the kernel arrive late, and
+        // the sender's buffer fills up, as behind a network that is silent.
         let room = match now.mood {
             Mood::CutsAfter(most) if is_of_server && passed >= most => return,
             Mood::Passes | Mood::Starts | Mood::CutsAfter(_) => buffer.len(),

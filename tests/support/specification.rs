@@ -1,6 +1,7 @@
-//! The function that the product grew from.
+//! The trigger function of the specification, which the tests and the benchmark compare with pgic's.
 
-/// The specification's own function, to the letter.
+/// The statement that creates `notify_cache_change()`, copied from the specification letter by
+/// letter.
 pub const FUNCTION: &str = "
 CREATE OR REPLACE FUNCTION notify_cache_change()
 RETURNS TRIGGER AS $$
