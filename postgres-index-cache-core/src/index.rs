@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_a_million_rows_share_stays_cheap_to_change() {
+    fn a_value_that_200_000_rows_share_stays_cheap_to_change() {
         let mut index = MultiIndex::with_capacity(0);
         let rows = 200_000_u32;
         for slot in 0..rows {
