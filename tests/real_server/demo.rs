@@ -1,5 +1,5 @@
-//! The demo, and the throw-away server under it: it works on a bare machine and leaves nothing
-//! behind.
+//! `pgic demo` and the throw-away server under it. The demo is the first thing that a newcomer runs,
+//! so it must work on a bare machine and leave nothing behind, however it ends.
 
 use crate::support::{DEADLINE, connect, lines_of, pgic, run};
 use std::path::Path;
@@ -10,6 +10,7 @@ use std::time::Instant;
 fn the_demo_shows_every_part_and_ends_by_itself() {
     let ran = run(pgic(&["demo"]));
     assert_eq!(ran.code, 0, "{ran:?}");
+    // One text of each part of the demo.
     for shown in [
         "public.users     created  cache_invalidation  public.notify_cache_change_users",
         "listening on cache_invalidation",
@@ -33,6 +34,8 @@ fn the_demo_shows_every_part_and_ends_by_itself() {
 
 #[test]
 fn the_demo_is_independent_of_what_is_set_for_another_server() {
+    // A newcomer's shell may name another server, or hold values that do not even parse
+    // (`PGCONNECT_TIMEOUT`). The demo knows its server and must read none of them.
     let mut command = pgic(&["demo"]);
     for (name, value) in [
         ("PGSERVICE", "nothing"),
@@ -59,7 +62,7 @@ fn the_demo_is_independent_of_what_is_set_for_another_server() {
     assert!(ran.code == 0 && ran.stdout.contains("equal"), "{ran:?}");
 }
 
-/// The folder that the demo names: `PostgreSQL 15 in /tmp/pgic-abcdef`.
+/// Returns the folder that the demo names in `PostgreSQL 15 in /tmp/pgic-abcdef`.
 fn folder_of(stdout: &str) -> String {
     stdout
         .lines()
@@ -70,6 +73,8 @@ fn folder_of(stdout: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
+    // Both lines are copied from the demo's output as a reader would copy them: the one that sets
+    // DATABASE_URL, and the last one, which stops the server.
     let ran = run(pgic(&["demo", "--keep"]));
     assert_eq!(ran.code, 0, "{ran:?}");
     let url = ran
@@ -104,6 +109,8 @@ async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
 
 #[test]
 fn a_demo_that_is_killed_or_interrupted_leaves_nothing() {
+    // KILL cannot be handled: it is the watchdog, a process of its own, that removes the server. A
+    // Ctrl-C is no failure, so the other two end with 0.
     for signal in ["-KILL", "-INT", "-TERM"] {
         let mut demo = pgic(&["demo"])
             .stdout(Stdio::piped())
@@ -127,6 +134,7 @@ fn a_demo_that_is_killed_or_interrupted_leaves_nothing() {
         );
         let code = demo.wait().unwrap().code();
         assert!(signal == "-KILL" || code == Some(0), "{signal}: {code:?}");
+        // After a KILL the folder goes a moment later than the process.
         let deadline = Instant::now() + DEADLINE;
         while Path::new(&folder).exists() {
             assert!(
@@ -140,6 +148,7 @@ fn a_demo_that_is_killed_or_interrupted_leaves_nothing() {
 
 #[test]
 fn a_missing_server_is_an_error_with_how_to_install_it() {
+    // Names the package on each common system: "initdb not found" tells a newcomer nothing.
     let mut command = pgic(&["demo"]);
     command.env("PGIC_PG_BIN", "/nonexistent");
     let ran = run(command);

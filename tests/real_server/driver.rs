@@ -1,37 +1,56 @@
-//! The driver and the engine under load: at a fence the cache is the table.
+//! The driver and the engine on a real server: at a fence the cache is the table, under load, after
+//! lost connections, and whatever becomes of the table's definition.
+//!
+//! The tests here use a [`Driver`] without a supervisor. A table that is held or no longer announced
+//! therefore ends the driver, or leaves the table stale; `replica.rs` and `faults/definitions.rs` test
+//! how a supervisor goes on from there.
 
-use crate::support::{DEADLINE, Database};
+use crate::support::proxy::{Mood, Proxy};
+use crate::support::{DEADLINE, Database, Ran, cluster, ended, run};
 use pgic::connect::{Environment, Server};
 use postgres_index_cache_core::postgres::{
-    Driver, DriverError, DriverEvent, DriverOptions, RowChange, TableConfig, Verification,
+    Distrust, Driver, DriverError, DriverEvent, DriverOptions, RowChange, TableConfig, Verification,
 };
 use postgres_index_cache_core::sync::{Failure, Limits, State, TableId, TableSpec};
 use postgres_index_cache_core::{CellType, Column, TableShape};
 use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-use tokio_postgres::Client;
+use std::time::{Duration, Instant};
+use throwaway_postgres::{Cluster, Setup};
+use tokio_postgres::{Client, Notification};
 
+/// The table that the driver of these tests follows.
 pub const TABLE: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint);";
 
+/// Opens a driver of `kv` that sends its fences on `fence_channel`.
 async fn open(database: &Database, fence_channel: &str) -> Result<Driver, DriverError> {
     open_with(database, fence_channel, |_, _| {}).await
 }
 
+/// Opens a driver of `kv` after `change` has changed its options and the table's configuration.
 pub async fn open_with(
     database: &Database,
     fence_channel: &str,
     change: impl FnOnce(&mut DriverOptions, &mut TableConfig),
 ) -> Result<Driver, DriverError> {
-    let with_channel = |options: &mut DriverOptions, follow: &mut TableConfig| {
+    open_through(database, &database.url, |options, follow| {
         options.fence_channel = fence_channel.to_string();
         change(options, follow);
-    };
-    open_through(database, &database.url, with_channel).await
+    })
+    .await
 }
 
-/// A driver that connects to `url`, which leads to the database.
+fn column(name: &str, kind: CellType, nullable: bool) -> Column {
+    Column {
+        name: name.to_string(),
+        kind,
+        nullable,
+    }
+}
+
+/// Opens a driver of `kv` that connects to `url`, which leads to `database`.
 pub async fn open_through(
     database: &Database,
     url: &str,
@@ -44,11 +63,6 @@ pub async fn open_through(
         .await
         .unwrap()
         .get(0);
-    let column = |name: &str, kind, nullable| Column {
-        name: name.to_string(),
-        kind,
-        nullable,
-    };
     let columns = vec![
         column("id", CellType::Int4, false),
         column("v", CellType::Text, true),
@@ -66,7 +80,7 @@ pub async fn open_through(
             sends_whole_rows: true,
         },
         shape: Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap()),
-        distrust: postgres_index_cache_core::postgres::Distrust::None,
+        distrust: Distrust::None,
         key_types: vec![Some("int4".into())],
         announced_by: Vec::new(),
         expected_rows: 100,
@@ -77,6 +91,7 @@ pub async fn open_through(
         channels: vec!["cache_invalidation".into()],
         fence_channel: "fence_through".to_string(),
         limits: Limits {
+            // On a loaded machine a fence may take long. No test may take that for a gap by chance.
             fence_timeout: DEADLINE,
             ..Limits::default()
         },
@@ -91,7 +106,7 @@ pub async fn open_through(
     Driver::open(server, vec![follow], options).await
 }
 
-/// The rows of the cache as JSON.
+/// Checks the cache's invariants and returns its rows as JSON.
 pub fn cached(driver: &Driver) -> BTreeSet<String> {
     driver
         .cache(TableId(0))
@@ -104,7 +119,7 @@ pub fn cached(driver: &Driver) -> BTreeSet<String> {
         .collect()
 }
 
-/// The rows of the table, written alike.
+/// Returns the rows of the table as JSON, in the form in which [`cached`] writes those of the cache.
 pub async fn stored(client: &Client) -> BTreeSet<String> {
     let rows = client
         .query("SELECT row_to_json(kv)::text FROM kv", &[])
@@ -113,35 +128,38 @@ pub async fn stored(client: &Client) -> BTreeSet<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// One random transaction.
-pub fn transaction(random: &mut fastrand::Rng) -> String {
-    let statement = |random: &mut fastrand::Rng| {
-        let id = random.u32(1..40);
-        let value = ["a", "b", "c"][random.usize(0..3)];
-        match random.u32(0..100) {
-            0..35 => {
-                format!(
-                    "INSERT INTO kv VALUES ({id}, '{value}', {id}) ON CONFLICT (id) DO UPDATE SET \
-                    v = excluded.v"
-                )
-            }
-            35..60 => {
-                format!("UPDATE kv SET v = '{value}', n = n + 1 WHERE id BETWEEN {id} AND {id} + 3")
-            }
-            60..75 => format!("DELETE FROM kv WHERE id = {id}"),
-            75..85 => format!(
-                "UPDATE kv SET id = id + 100 WHERE id = {id} AND NOT EXISTS (SELECT FROM kv WHERE \
-                id = {id} + 100)"
-            ),
-            85..92 => format!("SAVEPOINT s; DELETE FROM kv WHERE id > {id}; ROLLBACK TO s"),
-            92..96 => format!(
-                "INSERT INTO kv VALUES ({id}, repeat('{value}', 9000), 1) ON CONFLICT (id) DO \
-                NOTHING"
-            ),
-            96..98 => "DELETE FROM kv WHERE id > 100".to_string(),
-            _ => "TRUNCATE kv".to_string(),
+/// Returns a random statement on `kv`.
+fn statement(random: &mut fastrand::Rng) -> String {
+    // Few keys, so that writers often meet on the same row.
+    let id = random.u32(1..40);
+    let value = ["a", "b", "c"][random.usize(0..3)];
+    match random.u32(0..100) {
+        0..35 => format!(
+            "INSERT INTO kv VALUES ({id}, '{value}', {id}) ON CONFLICT (id) DO UPDATE SET \
+            v = excluded.v"
+        ),
+        35..60 => {
+            format!("UPDATE kv SET v = '{value}', n = n + 1 WHERE id BETWEEN {id} AND {id} + 3")
         }
-    };
+        60..75 => format!("DELETE FROM kv WHERE id = {id}"),
+        // A changed key is announced as the delete of the old key and an update of the new one.
+        75..85 => format!(
+            "UPDATE kv SET id = id + 100 WHERE id = {id} AND NOT EXISTS (SELECT FROM kv WHERE \
+            id = {id} + 100)"
+        ),
+        // A savepoint that is rolled back announces nothing.
+        85..92 => format!("SAVEPOINT s; DELETE FROM kv WHERE id > {id}; ROLLBACK TO s"),
+        // A row that does not fit into a payload is refetched.
+        92..96 => format!(
+            "INSERT INTO kv VALUES ({id}, repeat('{value}', 9000), 1) ON CONFLICT (id) DO NOTHING"
+        ),
+        96..98 => "DELETE FROM kv WHERE id > 100".to_string(),
+        _ => "TRUNCATE kv".to_string(),
+    }
+}
+
+/// Returns a random transaction of one to four statements, one in ten rolled back.
+pub fn transaction(random: &mut fastrand::Rng) -> String {
     let statements: Vec<String> = (0..random.usize(1..5)).map(|_| statement(random)).collect();
     let end = if random.u32(0..10) == 0 {
         "ROLLBACK"
@@ -151,13 +169,57 @@ pub fn transaction(random: &mut fastrand::Rng) -> String {
     format!("BEGIN; {}; {end}", statements.join("; "))
 }
 
+/// Returns the number that `sql` counts.
+async fn count(client: &Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// Waits until a fence that is sent now has come back.
+async fn fence(driver: &mut Driver) {
+    tokio::time::timeout(DEADLINE, driver.fence())
+        .await
+        .expect("a fence comes back")
+        .unwrap();
+}
+
+/// Steps until the driver ends, and returns the error that ended the driver.
+async fn until_ended(driver: &mut Driver) -> DriverError {
+    let ended = async {
+        loop {
+            if let Err(error) = driver.step().await {
+                break error;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, ended)
+        .await
+        .expect("the driver ends")
+}
+
+/// Starts a proxy before the shared cluster.
+async fn proxy() -> Proxy {
+    Proxy::to(cluster().socket_folder().join(".s.PGSQL.5432")).await
+}
+
+/// Returns the URL that leads to `database` through `proxy`.
+fn url_through(proxy: &Proxy, database: &Database) -> String {
+    format!(
+        "postgresql://postgres@127.0.0.1:{}/{}",
+        proxy.port, database.name
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn at_a_fence_the_cache_is_the_table() {
+    // Each round opens a new driver in the middle of the load. The risky part is the cut: changes
+    // that arrive while the snapshot is read must be applied if the snapshot lacks them, and skipped
+    // if it has them.
     let database = Database::with(TABLE).await;
     database.pgic_ok(&["install-triggers", "kv"]);
     let stop = Arc::new(AtomicBool::new(false));
     let commits = Arc::new(AtomicU64::new(0));
-    // Writers hold it shared while they write; whoever holds it alone has a quiet point.
+    // Each writer holds this lock shared during a transaction. Holding it alone is a quiet point: the
+    // table cannot change between reading the cache and reading the table.
     let quiet = Arc::new(tokio::sync::RwLock::new(()));
     let mut writers = Vec::new();
     for seed in 0..3 {
@@ -169,7 +231,7 @@ async fn at_a_fence_the_cache_is_the_table() {
             let mut random = fastrand::Rng::with_seed(seed);
             while !stop.load(Ordering::Relaxed) {
                 let _writing = quiet.read().await;
-                // Writers may deadlock with each other, and lose.
+                // Writers may deadlock with each other. The one that PostgreSQL ends rolls back.
                 if client
                     .batch_execute(&transaction(&mut random))
                     .await
@@ -206,6 +268,7 @@ async fn at_a_fence_the_cache_is_the_table() {
     for writer in writers {
         writer.await.unwrap();
     }
+    // Without this the test would also pass if every round were answered by its snapshot alone.
     assert!(
         applied > 100,
         "the notifications did the work: {applied} were applied"
@@ -219,12 +282,13 @@ async fn forged_payloads_neither_crash_nor_stop_it() {
     let mut driver = open(&database, "fence").await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let client = database.client().await;
+    // A transaction of the future: no snapshot has seen it, so no payload is skipped by the cut.
     let xid = r#""schema":"public","xid":"9999999999""#;
     for payload in [
         String::new(),
         "{".to_string(),
         "[[[[[[".repeat(1_000),
-        // Serde reads a struct from an array as well.
+        // Serde reads a struct from an array as well. The parser must not: nobody sends arrays.
         r#"["kv","delete",1]"#.to_string(),
         format!(r#"{{"table":"kv","action":"insert","id":[1],{xid},"data":{{}}}}"#),
         format!(
@@ -232,7 +296,11 @@ async fn forged_payloads_neither_crash_nor_stop_it() {
         ),
         format!(r#"{{"table":"kv","action":"delete","id":{{"a":[]}},{xid}}}"#),
         format!(
-            r#"{{"table":"kv","action":"update","id":1,"old_id":"zzz",{xid},"data":{{"id":1,"v":null,"n":99999999999999999999}}}}"#
+            concat!(
+                r#"{{"table":"kv","action":"update","id":1,"old_id":"zzz",{xid},"#,
+                r#""data":{{"id":1,"v":null,"n":99999999999999999999}}}}"#
+            ),
+            xid = xid
         ),
         format!(r#"{{"table":"kv","action":"reload","id":null,{xid}}}"#),
     ] {
@@ -247,19 +315,17 @@ async fn forged_payloads_neither_crash_nor_stop_it() {
         stored(&client).await,
         "each was answered by reading the table again"
     );
-    // The bad payload and the fence in one batch: the fence must not be answered before the repair.
+    // A bad payload, a good change and the fence may come in one batch. The bad payload asks for a
+    // reload, and the fence must not be answered before that reload is done.
+    let bad = format!(r#"{{"table":"kv","action":"insert","id":9,{xid},"data":{{}}}}"#);
     client
-        .execute(
-            "SELECT pg_notify('cache_invalidation', $1)",
-            &[&format!(
-                r#"{{"table":"kv","action":"insert","id":9,{xid},"data":{{}}}}"#
-            )],
-        )
+        .execute("SELECT pg_notify('cache_invalidation', $1)", &[&bad])
         .await
         .unwrap();
     client.batch_execute("UPDATE kv SET v = 'b'").await.unwrap();
     driver.fence().await.unwrap();
     assert_eq!(cached(&driver), stored(&client).await);
+    // Anybody can notify on the fence channel too. A token that this driver did not send is ignored.
     client
         .execute("SELECT pg_notify('fence', 'forged token')", &[])
         .await
@@ -292,17 +358,15 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE application_name = '{role}' AND datname = current_database()"
         );
-        // What the notifications of this transaction would have said is lost with the connection.
+        // The connection ends inside the transaction, before its notifications are sent. If the
+        // connection is L, they are lost: only the next snapshot can tell what changed.
         let sql = format!(
             "BEGIN; {kill}; DELETE FROM kv WHERE id = (SELECT min(id) FROM kv);
              UPDATE kv SET v = v || 'x' WHERE id = 20; INSERT INTO kv SELECT max(id) + 1, 'new', 0 \
              FROM kv; COMMIT"
         );
         client.batch_execute(&sql).await.unwrap();
-        tokio::time::timeout(DEADLINE, driver.fence())
-            .await
-            .expect("it does not hang")
-            .unwrap();
+        fence(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{role}");
         let mut gaps = 0;
         let mut rows = Vec::new();
@@ -329,6 +393,7 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
             "{role}: with L everything is lost, with F or Q nothing"
         );
     }
+    // F was missed at once, since a fence needs it. Q was idle: nothing asks it for anything here.
     let both_reopened = async {
         while driver.engine().counters().reopened < 2 {
             driver.step().await.unwrap();
@@ -337,10 +402,10 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
     tokio::time::timeout(DEADLINE, both_reopened)
         .await
         .expect("the loss of Q is noticed though it was idle");
-    // The new Q reads.
+    // A comparison reads the table on Q, so it shows that the new Q works.
     let verified = tokio::time::timeout(DEADLINE, driver.verify(TableId(0)))
         .await
-        .expect("it does not hang")
+        .expect("the comparison ends")
         .unwrap();
     assert!(
         matches!(&verified, Verification::Compared(comparison) if comparison.findings.is_empty()),
@@ -356,6 +421,8 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_that_does_not_heal_says_what_it_lost() {
+    // `query` and the like reconnect to nothing: an answer from half a load would be wrong, so the
+    // loss must come out as an error, and not as a wait without end.
     let database = Database::with(TABLE).await;
     let mut driver = open_with(&database, "fence", |options, _| {
         options.limits.reconnect = false;
@@ -368,18 +435,18 @@ async fn a_driver_that_does_not_heal_says_what_it_lost() {
     database.client().await.query(kill, &[]).await.unwrap();
     let ended = tokio::time::timeout(DEADLINE, driver.fence())
         .await
-        .expect("it does not hang");
+        .expect("the fence fails");
     assert!(
         matches!(ended, Err(DriverError::Failed(Failure::ConnectionLost(_)))),
         "{ended:?}"
     );
     assert!(
         matches!(driver.fence().await, Err(DriverError::Ended)),
-        "it says so again, at once"
+        "a second call fails at once, too"
     );
 }
 
-/// Goes on until a driver is in this state.
+/// Steps until the driver is in `state`.
 async fn until_state(driver: &mut Driver, state: State) {
     let reached = async {
         while driver.state() != state {
@@ -391,7 +458,7 @@ async fn until_state(driver: &mut Driver, state: State) {
     };
     tokio::time::timeout(DEADLINE, reached)
         .await
-        .unwrap_or_else(|_| panic!("it never is {state:?}"));
+        .unwrap_or_else(|_| panic!("the driver never is {state:?}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -404,6 +471,7 @@ async fn a_table_that_is_gone_is_stale_with_the_cause_and_tried_again() {
         .batch_execute("ALTER TABLE kv RENAME TO gone")
         .await
         .unwrap();
+    // DDL announces nothing. The request to reload makes the driver read the table now.
     let reload = r#"{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}"#;
     client
         .execute("SELECT pg_notify('cache_invalidation', $1)", &[&reload])
@@ -423,16 +491,24 @@ async fn a_table_that_is_gone_is_stale_with_the_cause_and_tried_again() {
         .batch_execute("ALTER TABLE gone RENAME TO kv; INSERT INTO kv VALUES (1, 'a', 1)")
         .await
         .unwrap();
-    tokio::time::timeout(DEADLINE, driver.fence())
-        .await
-        .expect("it reconnect")
-        .unwrap();
+    fence(&mut driver).await;
     assert_eq!(driver.cache(TableId(0)).len(), 1);
+}
+
+/// Returns whether an event says that connecting failed because the server is a standby.
+fn is_refused_by_a_standby(event: &DriverEvent) -> bool {
+    match event {
+        DriverEvent::Disconnected { why, retry_in, .. } => {
+            retry_in.is_some() && why.contains("during recovery")
+        }
+        _ => false,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_has_become_a_standby_is_stale_until_it_is_promoted() {
-    use throwaway_postgres::{Cluster, Setup};
+    // After a failover an address may lead to a standby for a while. It can neither LISTEN nor give a
+    // snapshot that the cut can use, but it is no reason to end a driver that was live.
     let cluster = Arc::new(Cluster::start(&Setup::default()).expect("start a server"));
     let database = Database::on(&cluster, "here".to_string()).await;
     database
@@ -447,7 +523,7 @@ async fn a_server_that_has_become_a_standby_is_stale_until_it_is_promoted() {
     let data = cluster
         .socket_folder()
         .parent()
-        .expect("it is in a folder")
+        .expect("the socket folder lies in the cluster's folder")
         .join("data");
     std::fs::write(data.join("standby.signal"), "").expect("make it a standby");
     let restarted = tokio::task::spawn_blocking(move || cluster.restart("fast").map(|()| cluster));
@@ -457,20 +533,22 @@ async fn a_server_that_has_become_a_standby_is_stale_until_it_is_promoted() {
                 .step()
                 .await
                 .expect("a standby does not end what was live");
-            let is_refused = |event: &DriverEvent| matches!(event, DriverEvent::Disconnected { why, retry_in: Some(_), .. } if why.contains("during recovery"));
-            if driver.take_events().any(|event| is_refused(&event)) {
+            if driver
+                .take_events()
+                .any(|event| is_refused_by_a_standby(&event))
+            {
                 break;
             }
         }
     };
     tokio::time::timeout(DEADLINE, refused)
         .await
-        .expect("it says that it is a standby");
-    assert_eq!(
-        (driver.state(), driver.cache(TableId(0)).len()),
-        (State::Disconnected, 1)
-    );
+        .expect("the driver says that the server is a standby");
+    // The old rows stay readable.
+    assert_eq!(driver.state(), State::Disconnected);
+    assert_eq!(driver.cache(TableId(0)).len(), 1);
     let _cluster = restarted.await.unwrap().expect("restart the server");
+    // A command was never live, so for a command the standby is the end, with a hint.
     for command in [
         &["tail"][..],
         &["query", "kv"],
@@ -488,22 +566,21 @@ async fn a_server_that_has_become_a_standby_is_stale_until_it_is_promoted() {
         .await
         .batch_execute("SELECT pg_promote()")
         .await
-        .expect("promote it");
+        .expect("promote the standby");
     database
         .client()
         .await
         .batch_execute("INSERT INTO kv VALUES (2, 'b', 2)")
         .await
         .unwrap();
-    tokio::time::timeout(DEADLINE, driver.fence())
-        .await
-        .expect("it reconnect")
-        .unwrap();
+    fence(&mut driver).await;
     assert_eq!(driver.cache(TableId(0)).len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_waits_for_a_migration_and_sees_what_it_left() {
+    // ALTER TABLE rewrites the table. A snapshot that was taken before the rewrite finds no row in
+    // the new files, so Q locks the table first and takes its snapshot then.
     let database = Database::with(&format!(
         "{TABLE} INSERT INTO kv SELECT n, 'a', n FROM generate_series(1, 500) n"
     ))
@@ -521,13 +598,7 @@ async fn a_snapshot_waits_for_a_migration_and_sees_what_it_left() {
     let waits =
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'kv'::regclass::oid";
     let commit = async {
-        while watcher
-            .query_one(waits, &[])
-            .await
-            .unwrap()
-            .get::<_, i64>(0)
-            == 0
-        {
+        while count(&watcher, waits).await == 0 {
             tokio::task::yield_now().await;
         }
         migration.batch_execute("COMMIT").await.unwrap();
@@ -541,12 +612,14 @@ async fn a_snapshot_waits_for_a_migration_and_sees_what_it_left() {
     assert_eq!(cached(&driver), stored(&watcher).await);
 }
 
-/// Options with which a change of a definition is seen soon.
+/// Sets options with which the driver sees a changed definition soon.
 fn attentive(options: &mut DriverOptions, follow: &mut TableConfig) {
+    // The definitions are looked at once a heartbeat.
     options.limits.heartbeat = Duration::from_millis(50);
     follow.announced_by = vec!["kv_cache_notify".into(), "kv_cache_notify_truncate".into()];
 }
 
+/// Creates `kv` with two rows and triggers, runs `sql`, and returns a live, attentive driver.
 async fn attended(sql: &str) -> (Database, Driver) {
     let database = Database::with(&format!(
         "{TABLE} INSERT INTO kv VALUES (1, 'a', 1), (2, 'b', 2); {sql}"
@@ -558,7 +631,7 @@ async fn attended(sql: &str) -> (Database, Driver) {
     (database, driver)
 }
 
-/// Steps until the driver says that it reads the table again, and then until a fence.
+/// Steps until the driver says that it reloads the table, and then until a fence.
 async fn read_again(driver: &mut Driver) {
     let again = async {
         while !driver
@@ -574,8 +647,14 @@ async fn read_again(driver: &mut Driver) {
         .expect("the change is seen");
 }
 
+/// Removes the spaces that `json_build_object` writes and `row_to_json` does not.
+fn plain(json: String) -> String {
+    json.replace(' ', "")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ddl_that_announces_nothing_is_seen_and_the_table_read_again() {
+    // The first statement also changes each value of `v`, and fires no trigger.
     let (database, mut driver) = attended("").await;
     let client = database.client().await;
     for ddl in [
@@ -585,23 +664,12 @@ async fn ddl_that_announces_nothing_is_seen_and_the_table_read_again() {
     ] {
         client.batch_execute(ddl).await.unwrap();
         read_again(&mut driver).await;
-        let rows = client
-            .query(
-                "SELECT json_build_object('id', id, 'v', v, 'n', n)::text FROM kv",
-                &[],
-            )
-            .await
-            .unwrap();
-        let plain = |text: String| text.replace(' ', "");
+        // The cache has the columns that it was opened with, so not `more`.
+        let sql = "SELECT json_build_object('id', id, 'v', v, 'n', n)::text FROM kv";
+        let rows = client.query(sql, &[]).await.unwrap();
         let stored: BTreeSet<String> = rows.iter().map(|row| plain(row.get(0))).collect();
-        assert_eq!(
-            cached(&driver)
-                .into_iter()
-                .map(plain)
-                .collect::<BTreeSet<_>>(),
-            stored,
-            "{ddl}"
-        );
+        let cached: BTreeSet<String> = cached(&driver).into_iter().map(plain).collect();
+        assert_eq!(cached, stored, "{ddl}");
     }
 }
 
@@ -609,6 +677,8 @@ async fn ddl_that_announces_nothing_is_seen_and_the_table_read_again() {
 async fn what_is_written_in_silence_behind_unchanged_definitions_is_seen() {
     let (database, mut driver) = attended("").await;
     let client = database.client().await;
+    // Afterwards all columns, types and triggers are as before. Only the table's files, or the
+    // transactions that made the triggers, are others: both are part of the fingerprint.
     for silent in [
         "ALTER TABLE kv ALTER n TYPE bigint USING n * 100",
         "BEGIN; ALTER TABLE kv DISABLE TRIGGER ALL; UPDATE kv SET v = 'silent'; ALTER TABLE kv \
@@ -618,16 +688,16 @@ async fn what_is_written_in_silence_behind_unchanged_definitions_is_seen() {
         read_again(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{silent}");
     }
-    // A TRUNCATE is announced: though its files are others, nothing is read again.
+    // TRUNCATE gives the table other files as well. It is announced, so it needs no reload.
     let before = driver.engine().counters().reloads;
     client
         .batch_execute("TRUNCATE kv; INSERT INTO kv VALUES (1, 'a', 1)")
         .await
         .unwrap();
     let looks = async {
-        // Each fence is followed by a look, when the last one is a heartbeat ago.
-        let until = std::time::Instant::now() + Duration::from_millis(300);
-        while std::time::Instant::now() < until {
+        // A look follows a fence if the last look is a heartbeat ago, so this is several looks.
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
             driver.fence().await.unwrap();
         }
     };
@@ -641,20 +711,14 @@ async fn what_is_written_in_silence_behind_unchanged_definitions_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_nothing_announces_any_more_is_not_followed() {
+    // Nothing would arrive any more, and silence looks like a table that nobody writes.
     for ddl in [
         "ALTER TABLE kv DISABLE TRIGGER kv_cache_notify",
         "DROP TRIGGER kv_cache_notify_truncate ON kv",
     ] {
         let (database, mut driver) = attended("").await;
         database.client().await.batch_execute(ddl).await.unwrap();
-        let ended = tokio::time::timeout(DEADLINE, async {
-            loop {
-                if let Err(error) = driver.step().await {
-                    break error;
-                }
-            }
-        });
-        let ended = ended.await.expect("it is seen");
+        let ended = until_ended(&mut driver).await;
         assert!(
             matches!(ended, DriverError::Failed(Failure::NotFollowed { .. })),
             "{ddl}: {ended:?}"
@@ -665,6 +729,8 @@ async fn a_table_that_nothing_announces_any_more_is_not_followed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_table_of_the_same_name_is_not_taken_for_this_one() {
+    // A swap of names: a read by name would bring another table's rows, while the old table goes on
+    // sending its changes under the name that it had.
     let (database, mut driver) = attended(
         "CREATE TABLE other (LIKE kv INCLUDING ALL); INSERT INTO other VALUES (9, 'z', 9);",
     )
@@ -677,11 +743,12 @@ async fn another_table_of_the_same_name_is_not_taken_for_this_one() {
     assert_eq!(
         driver.cache(TableId(0)).len(),
         2,
-        "its rows are not those of the other"
+        "the cache has the rows of the table that it followed"
     );
 }
 
-/// A partitioned table with the row 1 in `low` and another in `high`.
+/// Creates a partitioned table `kv` with triggers. The row 1 is in the partition `low`, and `row`,
+/// which must have an id from 10 to 19, in `high`.
 async fn in_partitions(row: &str) -> Database {
     let sql = format!(
         "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint) PARTITION BY RANGE (id);
@@ -694,18 +761,22 @@ async fn in_partitions(row: &str) -> Database {
     database
 }
 
+/// Returns a live, attentive driver of the partitioned table.
 async fn attending_partitions(database: &Database) -> Driver {
-    let attend = |options: &mut DriverOptions, follow: &mut TableConfig| {
+    let mut driver = open_with(database, "fence", |options, follow| {
         attentive(options, follow);
         follow.followed.is_partitioned = true;
-    };
-    let mut driver = open_with(database, "fence", attend).await.unwrap();
+    })
+    .await
+    .unwrap();
     driver.until_live(|_| {}).await.unwrap();
     driver
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
+    // ATTACH brings rows without announcing them, and TRUNCATE of a partition whose trigger was
+    // dropped takes rows away in silence.
     let database = in_partitions("(15, 'h', 1)").await;
     let client = database.client().await;
     client
@@ -725,23 +796,21 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
         read_again(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{ddl}");
     }
-    // Its trigger does not fire for a moment.
+    // The partition's trigger is disabled for a moment, in which a row is written.
     let silent = "ALTER TABLE high DISABLE TRIGGER USER; UPDATE kv SET v = 'silent' WHERE id = 15; \
         ALTER TABLE high ENABLE TRIGGER USER";
     client.batch_execute(silent).await.unwrap();
     read_again(&mut driver).await;
     assert_eq!(cached(&driver), stored(&client).await, "{silent}");
-    // The new partition is known now: its changes are applied.
+    // The attached partition is known by now, so its changes are applied. They once made the table be
+    // read again each time, as changes from a partition that is not known do.
     let before = driver.engine().counters();
     for round in 0..3 {
         client
             .batch_execute(&format!("UPDATE kv SET v = 'r{round}' WHERE id = 15"))
             .await
             .unwrap();
-        tokio::time::timeout(DEADLINE, driver.fence())
-            .await
-            .expect("a fence comes back")
-            .unwrap();
+        fence(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await);
     }
     let after = driver.engine().counters();
@@ -750,58 +819,54 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
         (before.reloads, before.applied + 3),
         "{after:?}"
     );
-    // One that is being detached, which waits for whoever reads the table, is none any more, though
-    // its triggers fire.
-    if crate::support::cluster().version() >= 14 {
-        let reader = database.client().await;
-        let detacher = database.client().await;
-        reader
-            .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM kv")
-            .await
-            .unwrap();
-        let detaching = tokio::spawn(async move {
-            detacher
-                .batch_execute("ALTER TABLE kv DETACH PARTITION high CONCURRENTLY")
-                .await
-        });
-        read_again(&mut driver).await;
-        let before = driver.engine().counters().reloads;
-        for round in 0..3 {
-            client
-                .batch_execute(&format!(
-                    "UPDATE high SET v = 'gone{round}' WHERE id = 15; INSERT \
-                INTO kv VALUES (2, 'b', 1) ON CONFLICT (id) DO UPDATE SET n = kv.n + \
-                1"
-                ))
-                .await
-                .unwrap();
-            tokio::time::timeout(DEADLINE, driver.fence())
-                .await
-                .expect("a fence comes back")
-                .unwrap();
-            assert_eq!(cached(&driver), stored(&client).await);
-        }
-        assert_eq!(driver.engine().counters().reloads, before);
-        reader.batch_execute("COMMIT").await.unwrap();
-        detaching.await.unwrap().unwrap();
+    // DETACH … CONCURRENTLY came with PostgreSQL 14.
+    if cluster().version() >= 14 {
+        detach_concurrently(&database, &mut driver).await;
     }
-    // A trigger that stays away from a partition.
+    // The trigger of one partition is disabled for good: the table is no longer announced whole.
     client
         .batch_execute("ALTER TABLE low DISABLE TRIGGER USER")
         .await
         .unwrap();
-    let ended = tokio::time::timeout(DEADLINE, async {
-        loop {
-            if let Err(error) = driver.step().await {
-                break error;
-            }
-        }
-    });
-    let ended = ended.await.expect("it is seen");
+    let ended = until_ended(&mut driver).await;
     assert!(
         matches!(ended, DriverError::Failed(Failure::NotFollowed { .. })),
         "{ended:?}"
     );
+}
+
+/// Detaches the partition `high` while somebody reads the table, and checks that its changes are no
+/// longer taken for the table's.
+async fn detach_concurrently(database: &Database, driver: &mut Driver) {
+    let client = database.client().await;
+    let reader = database.client().await;
+    let detacher = database.client().await;
+    // DETACH … CONCURRENTLY first commits that the partition is being detached, and then waits for
+    // those who still read it. From that commit on the partition is none of the table's any more,
+    // though its triggers still fire.
+    reader
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM kv")
+        .await
+        .unwrap();
+    let detaching = tokio::spawn(async move {
+        detacher
+            .batch_execute("ALTER TABLE kv DETACH PARTITION high CONCURRENTLY")
+            .await
+    });
+    read_again(driver).await;
+    let before = driver.engine().counters().reloads;
+    for round in 0..3 {
+        let write = format!(
+            "UPDATE high SET v = 'gone{round}' WHERE id = 15;
+             INSERT INTO kv VALUES (2, 'b', 1) ON CONFLICT (id) DO UPDATE SET n = kv.n + 1"
+        );
+        client.batch_execute(&write).await.unwrap();
+        fence(driver).await;
+        assert_eq!(cached(driver), stored(&client).await);
+    }
+    assert_eq!(driver.engine().counters().reloads, before);
+    reader.batch_execute("COMMIT").await.unwrap();
+    detaching.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -814,7 +879,8 @@ async fn fences_do_not_wait_for_whoever_holds_a_partition() {
         .batch_execute("BEGIN; LOCK TABLE low IN ACCESS EXCLUSIVE MODE")
         .await
         .unwrap();
-    // The definitions are looked at meanwhile, by the connection that sends the fences.
+    // F sends the fences and looks at the definitions. A look that waited for the migration's lock
+    // would hold up every fence behind it.
     let fences = async {
         for round in 0..20 {
             client
@@ -846,18 +912,15 @@ async fn a_read_of_partitions_deadlocks_with_no_migration() {
     })
     .await
     .unwrap();
-    // It tries, and holds nothing while it waits.
+    // 1. The migration holds `high` and is about to lock `low`.
+    // 2. A read that held `low` and waited for `high` would close the circle, and PostgreSQL would
+    //    end the migration.
+    // 3. So the read takes further locks with NOWAIT, rolls back when it fails, and tries again.
     let migrating = async {
         let tries =
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgic test (reads)'
             AND datname = current_database() AND query IN ('ROLLBACK')";
-        while watcher
-            .query_one(tries, &[])
-            .await
-            .unwrap()
-            .get::<_, i64>(0)
-            == 0
-        {
+        while count(&watcher, tries).await == 0 {
             tokio::task::yield_now().await;
         }
         migration
@@ -878,32 +941,26 @@ async fn a_read_of_partitions_deadlocks_with_no_migration() {
 async fn what_has_healed_is_not_why_it_ends() {
     let (database, mut driver) = attended("").await;
     let client = database.client().await;
-    // A read that is given up, since something holds the table, and that succeeds later.
+    // The first read is given up because somebody holds the table, and a later one succeeds. The end,
+    // when it comes for another reason, must not name the lock.
     let holder = database.client().await;
     holder
         .batch_execute("BEGIN; LOCK TABLE kv IN ACCESS EXCLUSIVE MODE")
         .await
         .unwrap();
-    let reload = r#"NOTIFY cache_invalidation, '{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}'"#;
-    client.batch_execute(reload).await.unwrap();
+    let reload = r#"{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}"#;
+    client
+        .batch_execute(&format!("NOTIFY cache_invalidation, '{reload}'"))
+        .await
+        .unwrap();
     until_state(&mut driver, State::Stale).await;
     holder.batch_execute("ROLLBACK").await.unwrap();
-    tokio::time::timeout(DEADLINE, driver.fence())
-        .await
-        .expect("it reconnect")
-        .unwrap();
+    fence(&mut driver).await;
     client
         .batch_execute("ALTER TABLE kv DISABLE TRIGGER kv_cache_notify")
         .await
         .unwrap();
-    let ended = tokio::time::timeout(DEADLINE, async {
-        loop {
-            if let Err(error) = driver.step().await {
-                break error;
-            }
-        }
-    });
-    let ended = ended.await.expect("it is seen");
+    let ended = until_ended(&mut driver).await;
     assert!(
         matches!(ended, DriverError::Failed(Failure::NotFollowed { .. })),
         "{ended:?}"
@@ -912,27 +969,21 @@ async fn what_has_healed_is_not_why_it_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
-    use crate::support::cluster;
-    use crate::support::proxy::{Mood, Proxy};
-    let direct = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await;
-    direct.pgic_ok(&["install-triggers", "kv"]);
-    let proxy = Proxy::to(cluster().socket_folder().join(".s.PGSQL.5432")).await;
-    let url = format!(
-        "postgresql://postgres@127.0.0.1:{}/{}",
-        proxy.port, direct.name
-    );
-    let through = Database {
-        name: direct.name.clone(),
-        url: direct.url.clone(),
-    };
-    let mut driver = open_through(&through, &url, |options, _| {
+    // A cut connection is an error at once. A network that goes silent is none: TCP waits for hours,
+    // and only a fence that does not come back tells.
+    let database = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await;
+    database.pgic_ok(&["install-triggers", "kv"]);
+    let proxy = proxy().await;
+    let url = url_through(&proxy, &database);
+    let mut driver = open_through(&database, &url, |options, _| {
         options.limits.heartbeat = Duration::from_millis(50);
         options.limits.fence_timeout = Duration::from_millis(500);
     })
     .await
     .unwrap();
     driver.until_live(|_| {}).await.unwrap();
-    let client = direct.client().await;
+    // The writer goes around the proxy: what it commits now is announced to a dead connection.
+    let client = database.client().await;
     for (round, is_cut) in [false, true, false].into_iter().enumerate() {
         if is_cut {
             proxy.cut();
@@ -956,7 +1007,8 @@ async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
             .expect("silence is noticed");
         assert_eq!(driver.engine().state(), State::Disconnected);
         if round == 2 {
-            // To connect is answered by silence too; that is not waited for without end.
+            // The network is still silent, so connecting again is not answered either. The attempt must
+            // be given up after a while, and not be waited for without end.
             let gaps = driver.engine().counters().gaps;
             let tried = async {
                 while driver.engine().counters().gaps == gaps {
@@ -967,13 +1019,10 @@ async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
                 .await
                 .expect("the attempt is given up");
         }
-        // The old connections are dead, and new ones pass.
+        // Cut first: bytes that were held back must not arrive late on the old connections.
         proxy.cut();
         proxy.set(Mood::Passes);
-        tokio::time::timeout(DEADLINE, driver.fence())
-            .await
-            .expect("it reconnect")
-            .unwrap();
+        fence(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "round {round}");
     }
     assert!(driver.engine().counters().gaps >= 3);
@@ -981,28 +1030,25 @@ async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_begins_when_something_was_last_proven_and_not_when_the_loss_was_noticed() {
-    use crate::support::cluster;
-    use crate::support::proxy::{Mood, Proxy};
-    use std::time::Instant;
+    // 1. A fence comes back. 2. The network goes silent. 3. A change is committed, and lost.
+    // 4. The silence is noticed when a fence fails. The gap begins at 1: a user who was told 4 would
+    // believe that the change at 3 was heard.
     let database = Database::with(TABLE).await;
-    let proxy = Proxy::to(cluster().socket_folder().join(".s.PGSQL.5432")).await;
-    let url = format!(
-        "postgresql://postgres@127.0.0.1:{}/{}",
-        proxy.port, database.name
-    );
+    let proxy = proxy().await;
+    let url = url_through(&proxy, &database);
     let server = Server::new(Some(&url), &Environment::default(), "test").unwrap();
     let mut options = pgic::tables::options(vec!["c".to_string()], 1 << 20);
     options.limits.heartbeat = Duration::from_millis(50);
     options.limits.fence_timeout = Duration::from_millis(500);
     let (heard, mut payloads) = tokio::sync::mpsc::unbounded_channel();
-    let tap = Box::new(move |batch: Vec<tokio_postgres::Notification>| {
+    let tap = Box::new(move |batch: Vec<Notification>| {
         for notification in &batch {
             heard
                 .send(notification.payload().to_string())
                 .expect("somebody listens");
         }
     });
-    // What `tail` runs: no table, and a heartbeat all the same.
+    // `tail` runs such a driver. It follows no table, and sends heartbeats all the same.
     let mut driver = Driver::tapping(server, options, tap).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
     let client = database.client().await;
@@ -1030,8 +1076,8 @@ async fn a_gap_begins_when_something_was_last_proven_and_not_when_the_loss_was_n
     };
     let since = tokio::time::timeout(DEADLINE, since)
         .await
-        .expect("it is not deaf for ever");
-    let since = since.expect("something was proven");
+        .expect("the silence is noticed");
+    let since = since.expect("a fence came back before");
     assert!(
         since <= lost_at && lost_at - since < Duration::from_millis(400),
         "{:?}",
@@ -1056,24 +1102,21 @@ async fn a_gap_begins_when_something_was_last_proven_and_not_when_the_loss_was_n
     };
     let first = tokio::time::timeout(DEADLINE, heard)
         .await
-        .expect("it listens again");
+        .expect("the new connection listens");
     assert_eq!(first.as_deref(), Some("heard"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_starting_is_waited_for() {
-    use crate::support::cluster;
-    use crate::support::proxy::{Mood, Proxy};
+    // An application and its server are often started together. "The database system is starting up"
+    // passes by itself, also for a command that was never live.
     let database = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await;
-    let proxy = Proxy::to(cluster().socket_folder().join(".s.PGSQL.5432")).await;
-    let url = format!(
-        "postgresql://postgres@127.0.0.1:{}/{}",
-        proxy.port, database.name
-    );
+    let proxy = proxy().await;
     proxy.set(Mood::Starts);
     let mut command = database.command(&["query", "kv", "--count"]);
-    command.env("DATABASE_URL", &url);
-    let asking = tokio::task::spawn_blocking(move || crate::support::run(command));
+    command.env("DATABASE_URL", url_through(&proxy, &database));
+    let asking = tokio::task::spawn_blocking(move || run(command));
+    // Two attempts are refused, so the command has tried again at least once.
     proxy.is_dialled().await;
     proxy.is_dialled().await;
     proxy.set(Mood::Passes);
@@ -1083,24 +1126,21 @@ async fn a_server_that_is_starting_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_cut_again_and_again_is_said_and_given_up() {
-    use crate::support::cluster;
-    use crate::support::proxy::{Mood, Proxy};
+    // A load that never gets to its end would be repeated for ever, at the server's cost, while the
+    // user sees nothing. Before the table was live for the first time, five such reads are the end.
     let database = Database::with(&format!(
         "{TABLE} INSERT INTO kv SELECT n, repeat(md5(n::text), 30), n FROM generate_series(1, \
         5000) n"
     ))
     .await;
     database.pgic_ok(&["install-triggers", "kv"]);
-    let proxy = Proxy::to(cluster().socket_folder().join(".s.PGSQL.5432")).await;
+    let proxy = proxy().await;
+    // The table is some 5 MB: each connection gets through a part of it.
     proxy.set(Mood::CutsAfter(1 << 20));
-    let url = format!(
-        "postgresql://postgres@127.0.0.1:{}/{}",
-        proxy.port, database.name
-    );
     for arguments in [&["shell", "kv"][..], &["verify", "kv", "--rounds", "1"]] {
         let mut command = database.command(arguments);
-        command.env("DATABASE_URL", &url);
-        let ran = tokio::task::spawn_blocking(move || crate::support::run(command))
+        command.env("DATABASE_URL", url_through(&proxy, &database));
+        let ran = tokio::task::spawn_blocking(move || run(command))
             .await
             .unwrap();
         assert_eq!(ran.code, 2, "{ran:?}");
@@ -1112,21 +1152,44 @@ async fn a_copy_that_is_cut_again_and_again_is_said_and_given_up() {
     }
 }
 
-/// What a process has had in memory at most, in kB, by its own account.
+/// Returns the peak memory of a process in kB, from the line `VmHWM` in its stderr.
 #[cfg(target_os = "linux")]
-fn peak(ran: &crate::support::Ran) -> usize {
+fn peak(ran: &Ran) -> usize {
     let line = ran
         .stderr
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))
-        .expect("the peak is told");
+        .expect("stderr has the line VmHWM");
     line.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
 
-/// A row is refused before it is there: its 100 MB are never in memory.
+/// Runs `pgic query wide` with 20 MB allowed, and writes the process's peak memory to stderr.
+#[cfg(target_os = "linux")]
+fn query_and_tell_the_peak(database: &Database) -> Ran {
+    // The peak is read again and again, since it is gone together with the process. Each reading is
+    // moved into place: the last one may be cut short by the end of the process.
+    let script = format!(
+        "{} query wide --max-memory 20M & child=$!; while kill -0 $child 2>/dev/null; do grep \
+        VmHWM /proc/$child/status > /tmp/peak.$$ 2>/dev/null && mv /tmp/peak.$$ \
+        /tmp/peak.$$.last; done; wait $child; code=$?; cat /tmp/peak.$$.last >&2; rm -f \
+        /tmp/peak.$$ /tmp/peak.$$.last; exit $code",
+        env!("CARGO_BIN_EXE_pgic")
+    );
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &script])
+        .env("DATABASE_URL", &database.url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    ended(command.spawn().unwrap())
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_memory_does_not_allow_is_refused_before_it_is_whole() {
+    // PostgreSQL sends a row as one message. A limit that is checked when the message is there comes
+    // too late: the 100 MB are in memory by then. So the length is looked at before the row is sent.
     let database = Database::with(
         "CREATE TABLE wide (id int PRIMARY KEY, v text, j jsonb);
          INSERT INTO wide VALUES (1, 'small', '{}'), (2, repeat('x', 100000000), NULL), (3, '', \
@@ -1140,23 +1203,7 @@ async fn a_row_that_memory_does_not_allow_is_refused_before_it_is_whole() {
         ("DELETE FROM wide WHERE id = 3", 0),
     ] {
         admin.batch_execute(sql).await.unwrap();
-        // The shell tells what its child has taken when it is done.
-        let script = format!(
-            "{} query wide --max-memory 20M & child=$!; while kill -0 $child 2>/dev/null; do grep \
-            VmHWM /proc/$child/status > /tmp/peak.$$ 2>/dev/null && mv /tmp/peak.$$ \
-            /tmp/peak.$$.last; done; wait $child; code=$?; cat /tmp/peak.$$.last >&2; rm -f \
-            /tmp/peak.$$ /tmp/peak.$$.last; exit $code",
-            env!("CARGO_BIN_EXE_pgic")
-        );
-        let mut command = std::process::Command::new("sh");
-        command
-            .args(["-c", &script])
-            .env("DATABASE_URL", &database.url)
-            .stdin(std::process::Stdio::null());
-        command
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
-        let ran = crate::support::ended(command.spawn().unwrap());
+        let ran = query_and_tell_the_peak(&database);
         assert_eq!(ran.code, code, "{ran:?}");
         assert!(
             code == 0
@@ -1165,6 +1212,7 @@ async fn a_row_that_memory_does_not_allow_is_refused_before_it_is_whole() {
                     .contains("a row of public.wide has more than 2621440 bytes"),
             "{ran:?}"
         );
+        // 60 MB: the 20 MB that are allowed and the program itself, but not the row of 100 MB.
         assert!(peak(&ran) < 60_000, "{ran:?}");
     }
 }

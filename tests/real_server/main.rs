@@ -1,5 +1,5 @@
-//! Everything that needs a real PostgreSQL, by capability. Each test has a database of its own in
-//! one throw-away cluster.
+//! All tests that need a real PostgreSQL, one module for each capability. They are one program, so
+//! that they share one throw-away cluster; each test has a database of its own in it.
 
 #[path = "../support/mod.rs"]
 mod support;
