@@ -166,7 +166,8 @@ async fn an_insert_is_found_by_key_and_by_index() {
 
 #[tokio::test]
 async fn an_update_moves_the_row_in_its_indexes() {
-    // Two rows share the old value: the update must take one of them out of it, and leave the other.
+    // Two rows share the old value: the update must take one of them out of it, and leave the
+    // other.
     let database = specification().await;
     let node = node().unwrap();
     let sql = format!(

@@ -1,5 +1,5 @@
-//! `pgic demo` and the throw-away server under it. The demo is the first thing that a newcomer runs,
-//! so it must work on a bare machine and leave nothing behind, however it ends.
+//! `pgic demo` and the throw-away server under it. The demo is the first thing that a newcomer
+//! runs, so it must work on a bare machine and leave nothing behind, however it ends.
 
 use crate::support::{DEADLINE, connect, lines_of, pgic, run};
 use std::path::Path;

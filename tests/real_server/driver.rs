@@ -1,9 +1,9 @@
 //! The driver and the engine on a real server: at a fence the cache is the table, under load, after
 //! lost connections, and whatever becomes of the table's definition.
 //!
-//! The tests here use a [`Driver`] without a supervisor. A table that is held or no longer announced
-//! therefore ends the driver, or leaves the table stale; `replica.rs` and `faults/definitions.rs` test
-//! how a supervisor goes on from there.
+//! The tests here use a [`Driver`] without a supervisor. A table that is held or no longer
+//! announced therefore ends the driver, or leaves the table stale; `replica.rs` and
+//! `faults/definitions.rs` test how a supervisor goes on from there.
 
 use crate::support::proxy::{Mood, Proxy};
 use crate::support::{DEADLINE, Database, Ran, cluster, ended, run};
@@ -119,7 +119,8 @@ pub fn cached(driver: &Driver) -> BTreeSet<String> {
         .collect()
 }
 
-/// Returns the rows of the table as JSON, in the form in which [`cached`] writes those of the cache.
+/// Returns the rows of the table as JSON, in the form in which [`cached`] writes those of the
+/// cache.
 pub async fn stored(client: &Client) -> BTreeSet<String> {
     let rows = client
         .query("SELECT row_to_json(kv)::text FROM kv", &[])
@@ -212,14 +213,14 @@ fn url_through(proxy: &Proxy, database: &Database) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn at_a_fence_the_cache_is_the_table() {
     // Each round opens a new driver in the middle of the load. The risky part is the cut: changes
-    // that arrive while the snapshot is read must be applied if the snapshot lacks them, and skipped
-    // if it has them.
+    // that arrive while the snapshot is read must be applied if the snapshot lacks them, and
+    // skipped if it has them.
     let database = Database::with(TABLE).await;
     database.pgic_ok(&["install-triggers", "kv"]);
     let stop = Arc::new(AtomicBool::new(false));
     let commits = Arc::new(AtomicU64::new(0));
-    // Each writer holds this lock shared during a transaction. Holding it alone is a quiet point: the
-    // table cannot change between reading the cache and reading the table.
+    // Each writer holds this lock shared during a transaction. Holding it alone is a quiet point:
+    // the table cannot change between reading the cache and reading the table.
     let quiet = Arc::new(tokio::sync::RwLock::new(()));
     let mut writers = Vec::new();
     for seed in 0..3 {
@@ -325,7 +326,8 @@ async fn forged_payloads_neither_crash_nor_stop_it() {
     client.batch_execute("UPDATE kv SET v = 'b'").await.unwrap();
     driver.fence().await.unwrap();
     assert_eq!(cached(&driver), stored(&client).await);
-    // Anybody can notify on the fence channel too. A token that this driver did not send is ignored.
+    // Anybody can notify on the fence channel too. A token that this driver did not send is
+    // ignored.
     client
         .execute("SELECT pg_notify('fence', 'forged token')", &[])
         .await
@@ -421,8 +423,8 @@ async fn a_lost_connection_is_stale_at_once_and_healed_with_what_changed_meanwhi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_that_does_not_heal_says_what_it_lost() {
-    // `query` and the like reconnect to nothing: an answer from half a load would be wrong, so the
-    // loss must come out as an error, and not as a wait without end.
+    // `query` sets `reconnect = false`: whoever asks once wants to know that a connection was lost.
+    // The loss must come out as an error, and not as a wait without end.
     let database = Database::with(TABLE).await;
     let mut driver = open_with(&database, "fence", |options, _| {
         options.limits.reconnect = false;
@@ -507,8 +509,8 @@ fn is_refused_by_a_standby(event: &DriverEvent) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_has_become_a_standby_is_stale_until_it_is_promoted() {
-    // After a failover an address may lead to a standby for a while. It can neither LISTEN nor give a
-    // snapshot that the cut can use, but it is no reason to end a driver that was live.
+    // After a failover an address may lead to a standby for a while. It can neither LISTEN nor give
+    // a snapshot that the cut can use, but it is no reason to end a driver that was live.
     let cluster = Arc::new(Cluster::start(&Setup::default()).expect("start a server"));
     let database = Database::on(&cluster, "here".to_string()).await;
     database
@@ -802,8 +804,8 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
     client.batch_execute(silent).await.unwrap();
     read_again(&mut driver).await;
     assert_eq!(cached(&driver), stored(&client).await, "{silent}");
-    // The attached partition is known by now, so its changes are applied. They once made the table be
-    // read again each time, as changes from a partition that is not known do.
+    // The attached partition is known by now, so its changes are applied. They once made the table
+    // be read again each time, as changes from a partition that is not known do.
     let before = driver.engine().counters();
     for round in 0..3 {
         client
@@ -941,8 +943,8 @@ async fn a_read_of_partitions_deadlocks_with_no_migration() {
 async fn what_has_healed_is_not_why_it_ends() {
     let (database, mut driver) = attended("").await;
     let client = database.client().await;
-    // The first read is given up because somebody holds the table, and a later one succeeds. The end,
-    // when it comes for another reason, must not name the lock.
+    // The first read is given up because somebody holds the table, and a later one succeeds. The
+    // end, when it comes for another reason, must not name the lock.
     let holder = database.client().await;
     holder
         .batch_execute("BEGIN; LOCK TABLE kv IN ACCESS EXCLUSIVE MODE")
@@ -969,8 +971,8 @@ async fn what_has_healed_is_not_why_it_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
-    // A cut connection is an error at once. A network that goes silent is none: TCP waits for hours,
-    // and only a fence that does not come back tells.
+    // A cut connection is an error at once. A network that goes silent is none: TCP waits for
+    // hours, and only a fence that does not come back tells.
     let database = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await;
     database.pgic_ok(&["install-triggers", "kv"]);
     let proxy = proxy().await;
@@ -1007,8 +1009,8 @@ async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
             .expect("silence is noticed");
         assert_eq!(driver.engine().state(), State::Disconnected);
         if round == 2 {
-            // The network is still silent, so connecting again is not answered either. The attempt must
-            // be given up after a while, and not be waited for without end.
+            // The network is still silent, so connecting again is not answered either. The attempt
+            // must be given up after a while, and not be waited for without end.
             let gaps = driver.engine().counters().gaps;
             let tried = async {
                 while driver.engine().counters().gaps == gaps {
@@ -1031,8 +1033,8 @@ async fn a_link_that_is_silent_or_cut_is_a_gap_and_healed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_begins_when_something_was_last_proven_and_not_when_the_loss_was_noticed() {
     // 1. A fence comes back. 2. The network goes silent. 3. A change is committed, and lost.
-    // 4. The silence is noticed when a fence fails. The gap begins at 1: a user who was told 4 would
-    // believe that the change at 3 was heard.
+    // 4. The silence is noticed when a fence fails. The gap begins at 1: a user who was told 4
+    // would believe that the change at 3 was heard.
     let database = Database::with(TABLE).await;
     let proxy = proxy().await;
     let url = url_through(&proxy, &database);
@@ -1108,8 +1110,8 @@ async fn a_gap_begins_when_something_was_last_proven_and_not_when_the_loss_was_n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_starting_is_waited_for() {
-    // An application and its server are often started together. "The database system is starting up"
-    // passes by itself, also for a command that was never live.
+    // An application and its server are often started together. "The database system is starting
+    // up" passes by itself, also for a command that was never live.
     let database = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await;
     let proxy = proxy().await;
     proxy.set(Mood::Starts);
@@ -1188,8 +1190,9 @@ fn query_and_tell_the_peak(database: &Database) -> Ran {
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_memory_does_not_allow_is_refused_before_it_is_whole() {
-    // PostgreSQL sends a row as one message. A limit that is checked when the message is there comes
-    // too late: the 100 MB are in memory by then. So the length is looked at before the row is sent.
+    // PostgreSQL sends a row as one message. A limit that is checked when the message is there
+    // comes too late: the 100 MB are in memory by then. So the length is looked at before the row
+    // is sent.
     let database = Database::with(
         "CREATE TABLE wide (id int PRIMARY KEY, v text, j jsonb);
          INSERT INTO wide VALUES (1, 'small', '{}'), (2, repeat('x', 100000000), NULL), (3, '', \

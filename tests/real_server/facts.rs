@@ -29,8 +29,8 @@ const T: &str = "CREATE TABLE t (id int PRIMARY KEY, n int);";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_phase_commit_fails_after_a_notify_whatever_the_trigger() {
-    // No text of a trigger avoids this. The documentation says so, and that other transactions on the
-    // database are not affected.
+    // No text of a trigger avoids this. The documentation says so, and that other transactions on
+    // the database are not affected.
     let database = installed(T, &["t"]).await;
     let mut listening = database.listen().await;
     let client = database.client().await;
@@ -121,7 +121,8 @@ async fn a_table_that_others_inherit_from_is_refused_and_its_children_are_tables
         ["insert 4"]
     );
     assert_eq!(database.pgic_ok(&["query", "child", "--count"]), "2\n");
-    // A table that gets a child while it is followed becomes stale, and heals when the child is gone.
+    // A table that gets a child while it is followed becomes stale, and heals when the child is
+    // gone.
     let client = database.client().await;
     client
         .batch_execute("CREATE TABLE grown (id int PRIMARY KEY, n int)")
@@ -282,7 +283,8 @@ async fn until_rows(client: &Client, rows: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn merge_is_announced_row_by_row() {
     if cluster().version() < 15 {
-        // MERGE came with PostgreSQL 15. Show that there is nothing to announce, instead of skipping.
+        // MERGE came with PostgreSQL 15. Show that there is nothing to announce, instead of
+        // skipping.
         let database = installed(T, &["t"]).await;
         let merge = "MERGE INTO t USING t s ON s.id = t.id WHEN MATCHED THEN DELETE";
         assert!(database.client().await.batch_execute(merge).await.is_err());
@@ -370,8 +372,8 @@ async fn a_deferred_trigger_and_a_rule_announce_what_they_write() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_case_and_a_column_named_like_the_trigger_s_own_are_sent() {
-    // `payload`, `head`, `old_key`, `new` and `tg_op` are names that a PL/pgSQL function uses itself.
-    // The specification's function fails on a key `ID`, and the write with it.
+    // `payload`, `head`, `old_key`, `new` and `tg_op` are names that a PL/pgSQL function uses
+    // itself. The specification's function fails on a key `ID`, and the write with it.
     let sql = "CREATE TABLE t (\"ID\" int PRIMARY KEY, payload text, head text, old_key \
         int, \"new\" text, tg_op text);";
     let database = installed(sql, &["t"]).await;
@@ -389,8 +391,8 @@ async fn a_key_of_another_case_and_a_column_named_like_the_trigger_s_own_are_sen
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_not_null_that_is_not_known_to_hold_is_none() {
-    // PostgreSQL 18 allows NOT NULL … NOT VALID: old rows may still be NULL. Such a column is read as
-    // nullable, and is no part of a key.
+    // PostgreSQL 18 allows NOT NULL … NOT VALID: old rows may still be NULL. Such a column is read
+    // as nullable, and is no part of a key.
     let sql = "CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE k (id int, n int);
         INSERT INTO t VALUES (1, NULL); INSERT INTO k VALUES (NULL, 1); CREATE UNIQUE INDEX ON k \
         (id);";
@@ -446,8 +448,8 @@ async fn an_update_under_a_virtual_column_is_announced_whatever_columns_are_sent
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collation_that_calls_different_texts_equal_is_said() {
-    // The cache compares bytes, PostgreSQL would find Ann under `ann`. No row matches, and the answer
-    // says why the server would answer otherwise.
+    // The cache compares bytes, PostgreSQL would find Ann under `ann`. No row matches, and the
+    // answer says why the server would answer otherwise.
     let sql = "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = \
         false);
         CREATE TABLE t (id int PRIMARY KEY, name text COLLATE ci); INSERT INTO t VALUES (1, \
@@ -466,9 +468,9 @@ async fn a_collation_that_calls_different_texts_equal_is_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_names_an_object_elsewhere_is_not_blamed_on_replication() {
-    // A regclass is an oid that is written as a name. When the table is renamed, the text of the row
-    // changes though nobody wrote the row, and so nothing is announced. `verify` finds the row and
-    // must name this cause.
+    // A regclass is an oid that is written as a name. When the table is renamed, the text of the
+    // row changes though nobody wrote the row, and so nothing is announced. `verify` finds the row
+    // and must name this cause.
     let sql = "CREATE TABLE other (); CREATE TABLE t (id int PRIMARY KEY, r regclass); INSERT INTO \
         t VALUES (1, 'other');";
     let database = Database::with(sql).await;

@@ -1,6 +1,15 @@
-//! Random load on a server of its own while connections are ended, cut, stalled and slowed down,
-//! and the server is restarted. `PGIC_FAULT_ROUNDS` makes it longer than in an ordinary run;
-//! `PGIC_FAULT_SEED` repeats one.
+//! Random load on a server that belongs to the test, while connections are ended, cut, stalled and
+//! slowed down, and the server is restarted.
+//!
+//! ```text
+//! Load: three writers ──────────────→ server ←─ ended sessions, restarts ─┐
+//! follower under test ──→ Proxy ──────↑   ↑                           Injector
+//!                           ↑─────────────────── cuts, stalls, drips ─────┘
+//! ```
+//!
+//! Each round lets one fault happen under load, pauses the writers, waits for a fence, and compares
+//! the follower with the table. `PGIC_FAULT_ROUNDS` sets the number of rounds, `PGIC_FAULT_SEED`
+//! the seed, which failed assertions print.
 
 mod definitions;
 mod one_table;
@@ -8,7 +17,7 @@ mod polling;
 mod several_tables;
 
 use crate::support::proxy::{Mood, Proxy};
-use crate::support::{DEADLINE, Database};
+use crate::support::{DEADLINE, Database, connect};
 use postgres_index_cache_core::sync::Limits;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +28,12 @@ use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
+/// Returns `PGIC_FAULT_ROUNDS`, or `otherwise` in an ordinary run.
 fn rounds(otherwise: u64) -> u64 {
     number("PGIC_FAULT_ROUNDS", otherwise)
 }
 
+/// Returns the seed of this run's random choices.
 fn seed() -> u64 {
     number("PGIC_FAULT_SEED", 1)
 }
@@ -31,9 +42,10 @@ fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-/// Bounds with which silence is noticed soon.
+/// Returns limits with which a silent connection is noticed within seconds.
 fn limits() -> Limits {
     Limits {
+        // Long enough that load alone does not keep a fence from coming back in time.
         heartbeat: Duration::from_millis(200),
         fence_timeout: Duration::from_secs(3),
         ..Limits::default()
@@ -42,73 +54,68 @@ fn limits() -> Limits {
 
 /// Writers that go on through whatever happens to the server.
 struct Load {
-    stop: Arc<AtomicBool>,
-    commits: Arc<AtomicU64>,
-    // Writers hold it shared while they write; whoever holds it alone has a quiet point.
-    quiet: Arc<RwLock<()>>,
+    shared: Arc<Shared>,
     writers: Vec<JoinHandle<()>>,
 }
 
+/// The state that the writers and the test share.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// The number of transactions so far.
+    commits: AtomicU64,
+    /// Each writer holds this lock shared during a transaction. Whoever holds it alone has a quiet
+    /// point, at which the tables cannot change.
+    quiet: RwLock<()>,
+}
+
 impl Load {
-    /// Three writers of random transactions.
+    /// Starts three writers that run random transactions of `transaction`.
     fn start(database: &Database, transaction: fn(&mut fastrand::Rng) -> String) -> Self {
-        let stop = Arc::default();
-        let commits = Arc::default();
-        let quiet = Arc::default();
-        let mut load = Self {
-            stop,
-            commits,
-            quiet,
-            writers: Vec::new(),
-        };
+        let shared = Arc::<Shared>::default();
+        let mut writers = Vec::new();
         for n in 0..3 {
-            let stop = Arc::clone(&load.stop);
-            let commits = Arc::clone(&load.commits);
-            let quiet = Arc::clone(&load.quiet);
             let random = fastrand::Rng::with_seed(seed() * 10 + n);
-            let url = database.url.clone();
-            load.writers.push(tokio::spawn(write(
-                url,
+            writers.push(tokio::spawn(write(
+                database.url.clone(),
                 random,
                 transaction,
-                stop,
-                commits,
-                quiet,
+                Arc::clone(&shared),
             )));
         }
-        load
+        Self { shared, writers }
     }
 
+    /// Returns the number of transactions so far.
     fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
+        self.shared.commits.load(Ordering::Relaxed)
     }
 
-    /// Nobody writes while this is held.
+    /// Waits until no writer is in a transaction, and keeps writers out while the guard is held.
     async fn pause(&self) -> RwLockWriteGuard<'_, ()> {
-        self.quiet.write().await
+        self.shared.quiet.write().await
     }
 
-    /// Ends it; how many transactions there were.
+    /// Ends the writers and returns the number of their transactions.
     async fn end(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         for writer in self.writers {
             writer.await.expect("a writer ends");
         }
-        self.commits.load(Ordering::Relaxed)
+        self.shared.commits.load(Ordering::Relaxed)
     }
 }
 
+/// Runs random transactions until told to stop, and connects again whenever the connection is lost.
 async fn write(
     url: String,
     mut random: fastrand::Rng,
     transaction: fn(&mut fastrand::Rng) -> String,
-    stop: Arc<AtomicBool>,
-    commits: Arc<AtomicU64>,
-    quiet: Arc<RwLock<()>>,
+    shared: Arc<Shared>,
 ) {
     let mut client: Option<Client> = None;
-    while !stop.load(Ordering::Relaxed) {
-        let _writing = quiet.read().await;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let _writing = shared.quiet.read().await;
         let Some(connected) = &client else {
             if let Ok((connected, connection)) = tokio_postgres::connect(&url, NoTls).await {
                 tokio::spawn(connection);
@@ -116,7 +123,8 @@ async fn write(
             }
             continue;
         };
-        // Writers may deadlock with each other, and lose.
+        // A transaction may fail: writers deadlock with each other, or the server goes away. If
+        // ROLLBACK fails too, the connection is lost.
         if connected
             .batch_execute(&transaction(&mut random))
             .await
@@ -126,25 +134,26 @@ async fn write(
             client = None;
             continue;
         }
-        commits.fetch_add(1, Ordering::Relaxed);
+        shared.commits.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// What goes wrong.
+/// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
-    /// The quiet point comes under load, and nothing else.
+    /// Nothing goes wrong: the quiet point comes under load, and that is all.
     Nothing,
-    /// The sessions are ended whose application's name is like this, after the follower's own.
+    /// Some of the follower's sessions are ended. The text is a pattern of LIKE, which follows the
+    /// follower's name in the sessions' application names.
     Ends(&'static str),
-    /// The server is restarted.
+    /// The server is restarted, in this mode of `pg_ctl`.
     Restarts(&'static str),
     /// The network cuts every connection.
     Cuts,
-    /// The network is silent until the follower connects anew; then what was sent comes late, or is
-    /// lost.
+    /// The network is silent until the follower connects again. The bytes of the old connections
+    /// then arrive late, or are lost.
     Stalls { is_lost: bool },
-    /// The network is slow.
+    /// The network is slow for forty transactions.
     Drips,
 }
 
@@ -163,12 +172,12 @@ const FAULTS: [Fault; 12] = [
     Fault::Drips,
 ];
 
-/// A server of its own, a way to it that fails, and what is done to both.
+/// A server, a proxy before it, and the random choice of faults in both.
 struct Injector {
     cluster: Arc<Cluster>,
-    /// What writes, directly.
+    /// The database by the direct way, which the writers and the test take.
     database: Database,
-    /// The way through the proxy.
+    /// The same database by the way through the proxy, which the follower takes.
     through: Database,
     proxy: Proxy,
     random: fastrand::Rng,
@@ -176,6 +185,7 @@ struct Injector {
 }
 
 impl Injector {
+    /// Starts the server and the proxy, runs `sql`, and installs triggers on the named tables.
     async fn start(sql: &str, triggers_on: &[&str]) -> Self {
         let cluster = Arc::new(Cluster::start(&Setup::default()).expect("start a server"));
         let database = Database::on(&cluster, "faults".to_string()).await;
@@ -205,8 +215,8 @@ impl Injector {
         }
     }
 
-    /// Lets something go wrong with a follower that names its sessions after `follower`, while
-    /// `going_on` goes on, which does not end.
+    /// Lets a random fault happen to the follower whose sessions are named `follower`, and returns
+    /// the fault. `going_on` drives the follower meanwhile, and must not end.
     async fn inject(
         &mut self,
         follower: &str,
@@ -218,45 +228,41 @@ impl Injector {
         let happening = tokio::time::timeout(DEADLINE, self.happen(fault, follower, load));
         tokio::select! {
             happened = happening => happened.unwrap_or_else(|_| panic!("{fault:?} takes too long")),
-            () = going_on => unreachable!("it goes on without end"),
+            () = going_on => unreachable!("`going_on` never ends"),
         }
         fault
     }
 
+    /// Lets `fault` happen, and undoes it.
     async fn happen(&self, fault: Fault, follower: &str, load: &Load) {
-        let admin = crate::support::connect(&self.cluster.url("postgres")).await;
-        let end = |like: String| {
-            let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                       WHERE application_name LIKE $1 AND backend_type = 'client backend' AND pid \
-                       <> pg_backend_pid()";
-            let admin = &admin;
-            async move { admin.query(sql, &[&like]).await.expect("end sessions") }
-        };
+        let admin = connect(&self.cluster.url("postgres")).await;
         match fault {
             Fault::Nothing => {}
-            Fault::Ends(which) => {
-                end(format!("{follower}{which}")).await;
-            }
+            Fault::Ends(which) => end_sessions(&admin, &format!("{follower}{which}")).await,
             Fault::Restarts(mode) => {
                 let cluster = Arc::clone(&self.cluster);
                 let restarted = tokio::task::spawn_blocking(move || cluster.restart(mode));
                 if mode == "smart" {
-                    // It waits until everybody has gone, and lets nobody in meanwhile.
+                    // A smart shutdown waits until every session has ended, and lets nobody in
+                    // meanwhile. The follower and the writers stay, so end them, but only once the
+                    // server refuses new sessions: before that they would connect again.
                     while tokio_postgres::connect(&self.cluster.url("postgres"), NoTls)
                         .await
                         .is_ok()
                     {}
-                    end("%".to_string()).await;
+                    end_sessions(&admin, "%").await;
                 }
+                // The shutdown also waits for this session.
                 drop(admin);
                 restarted
                     .await
-                    .expect("it does not panic")
+                    .expect("the restart does not panic")
                     .expect("restart the server");
             }
             Fault::Cuts => self.proxy.cut(),
             Fault::Stalls { is_lost } => {
                 self.proxy.set(Mood::Stalls);
+                // Only a follower that noticed the silence connects again.
                 self.proxy.is_dialled().await;
                 if is_lost {
                     self.proxy.cut();
@@ -265,6 +271,7 @@ impl Injector {
             }
             Fault::Drips => {
                 self.proxy.set(Mood::Drips);
+                // The writers take the direct way, so the follower falls behind.
                 let until = load.commits() + 40;
                 while load.commits() < until {
                     tokio::task::yield_now().await;
@@ -273,4 +280,12 @@ impl Injector {
             }
         }
     }
+}
+
+/// Ends the sessions of clients whose application name matches the pattern `like`.
+async fn end_sessions(admin: &Client, like: &str) {
+    let sql =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE $1
+        AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    admin.query(sql, &[&like]).await.expect("end sessions");
 }

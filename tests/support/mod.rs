@@ -135,8 +135,8 @@ impl Database {
         self.listen_on("cache_invalidation").await
     }
 
-    /// Runs `sql` in a new session and returns the changes that arrived on the default channel, each
-    /// as [`short`] writes it.
+    /// Runs `sql` in a new session and returns the changes that arrived on the default channel,
+    /// each as [`short`] writes it.
     pub async fn arrives(&self, sql: &str) -> Vec<String> {
         let mut listening = self.listen().await;
         self.client()
@@ -174,8 +174,8 @@ pub async fn connect(url: &str) -> Client {
 
 /// Returns the command `pgic` with these arguments, no stdin, and an empty environment.
 ///
-/// Only `PATH`, `PGIC_PG_BIN` and `TMPDIR` are kept: libpq's variables of the developer who runs the
-/// tests would lead to another server.
+/// Only `PATH`, `PGIC_PG_BIN` and `TMPDIR` are kept: libpq's variables of the developer who runs
+/// the tests would lead to another server.
 pub fn pgic(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgic"));
     command.args(arguments).env_clear().stdin(Stdio::null());
@@ -204,8 +204,8 @@ pub fn ended(child: Child) -> Ran {
     let (done, is_done) = channel::<()>();
     let watch = std::thread::spawn(move || {
         if is_done.recv_timeout(DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            // `wait_with_output` knows no timeout. A child that is killed ends it, and the test fails
-            // on the exit code instead of hanging.
+            // `wait_with_output` knows no timeout. A child that is killed ends it, and the test
+            // fails on the exit code instead of hanging.
             let _ = Command::new("kill").args(["-KILL", &pid]).status();
         }
     });
@@ -276,8 +276,8 @@ impl Tail {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
     }
 
-    /// Waits until the process ends. Returns its exit code, the lines that were not read before, and
-    /// its stderr.
+    /// Waits until the process ends. Returns its exit code, the lines that were not read before,
+    /// and its stderr.
     pub fn finish(mut self) -> (i32, Vec<Value>, String) {
         let mut rest = Vec::new();
         loop {

@@ -19,8 +19,8 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Starts a PgBouncer before `cluster`, in pool mode `mode` (`transaction` or `session`), with at
-    /// most `size` connections to each database. Returns when it accepts connections.
+    /// Starts a PgBouncer before `cluster`, in pool mode `mode` (`transaction` or `session`), with
+    /// at most `size` connections to each database. Returns when it accepts connections.
     pub fn start(cluster: &Cluster, mode: &str, size: u32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = cluster.socket_folder();

@@ -1,4 +1,5 @@
-//! The trigger function of the specification, which the tests and the benchmark compare with pgic's.
+//! The trigger function of the specification, which the tests and the benchmark compare with
+//! pgic's.
 
 /// The statement that creates `notify_cache_change()`, copied from the specification letter by
 /// letter.

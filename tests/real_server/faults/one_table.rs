@@ -1,4 +1,6 @@
-//! At every quiet point the cache is the table, and the events of its rows add up to it.
+//! One table under faults: at every quiet point the cache is the table, and so is the sum of the
+//! row events. Events matter as much as rows: an application that keeps its own state by them must
+//! not miss what changed in a gap, and must not be told twice.
 
 use super::{Injector, Load, limits, rounds, seed};
 use crate::driver::{TABLE, cached, open_through, stored, transaction};
@@ -7,6 +9,11 @@ use postgres_index_cache_core::RowBuf;
 use postgres_index_cache_core::postgres::{DriverEvent, RowChange};
 use postgres_index_cache_core::sync::State;
 use std::collections::BTreeSet;
+
+/// Returns a row of `kv` as text, to compare it with others.
+fn text(row: &RowBuf) -> String {
+    format!("{:?}", (row.cell(0), row.cell(1), row.cell(2)))
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
@@ -19,7 +26,7 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
     })
     .await
     .unwrap();
-    // What the events say of the rows.
+    // The rows as an application would know them that only reads events.
     let mut told: BTreeSet<String> = BTreeSet::new();
     let mut changes = 0_u64;
     let mut gaps = 0_u64;
@@ -31,7 +38,8 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
                 .expect("a fence comes back")
                 .unwrap();
         }
-        // The driver goes on while it happens.
+        // Step the driver during the fault: an idle driver would notice nothing, and some faults
+        // wait until the driver connects again.
         let going_on = async {
             loop {
                 driver.step().await.unwrap();
@@ -41,7 +49,7 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
         let _nobody_writes = load.pause().await;
         tokio::time::timeout(DEADLINE, driver.fence())
             .await
-            .expect("it reconnect")
+            .expect("the driver is live again")
             .unwrap();
         let reader = injector.database.client().await;
         let cache = cached(&driver);
@@ -54,7 +62,8 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
             driver.engine().counters()
         );
         for event in driver.take_events() {
-            let text = |row: &RowBuf| format!("{:?}", (row.cell(0), row.cell(1), row.cell(2)));
+            // `insert` and `remove` fail the test if an event adds a row that is there, or removes
+            // one that is not.
             match event {
                 DriverEvent::Row {
                     change: RowChange::Added(row),
@@ -84,5 +93,6 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
         "{rounds} rounds, {commits} commits, {gaps} gaps, {changes} changes told, {injected:?}, \
         {counters:?}"
     );
+    // A run in which nothing was lost or written would prove nothing.
     assert!(gaps > 0 && changes > 100, "{gaps} gaps, {changes} changes");
 }
