@@ -277,7 +277,7 @@ async fn at_a_fence_the_cache_is_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forged_payloads_neither_crash_nor_stop_it() {
+async fn forged_payloads_neither_crash_nor_stop_a_driver() {
     let database = Database::with(&format!("{TABLE} INSERT INTO kv VALUES (1, 'a', 1)")).await;
     database.pgic_ok(&["install-triggers", "kv"]);
     let mut driver = open(&database, "fence").await.unwrap();

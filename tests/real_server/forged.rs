@@ -1,23 +1,27 @@
-//! Notifications that somebody forges, without any privilege: they mislead nobody for long, and
-//! deny nobody.
+//! Forged notifications. NOTIFY needs no privilege, so any role with a login can send them: they
+//! must mislead nobody for long, and deny nobody an answer.
 
 use crate::driver::{TABLE as KV, open_with};
 use crate::support::{DEADLINE, Database, ended, lines_of};
 use postgres_index_cache_core::postgres::DriverEvent;
 use postgres_index_cache_core::sync::{State, TableId};
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 
-/// Somebody with a login and nothing else who sends without a pause, until this is dropped.
+/// A role with a login and no privileges that sends one notification again and again, until this
+/// value is dropped.
 struct Storm {
     is_over: Arc<AtomicBool>,
+    /// The process id of the session that sends.
     process: i32,
     role: String,
 }
 
 impl Storm {
+    /// Creates the role and starts sending `payload`. Returns once the first one is sent.
     async fn begin(database: &Database, payload: String, name: &str) -> Self {
         let role = format!("mallory_{name}_{}", database.name);
         let create = format!("CREATE ROLE {role} LOGIN; REVOKE ALL ON SCHEMA public FROM {role}");
@@ -60,21 +64,26 @@ impl Drop for Storm {
     }
 }
 
+/// Returns the oid of a table. Any role can look it up.
+async fn oid_of(database: &Database, table: &str) -> u32 {
+    let sql = format!("SELECT '{table}'::regclass::oid");
+    let client = database.client().await;
+    client.query_one(&sql, &[]).await.unwrap().get(0)
+}
+
+/// Returns a payload that is as genuine as a forger can make it, with the fields `rest` at its end.
 async fn forged(database: &Database, table: &str, rest: &str) -> String {
-    let oid: u32 = database
-        .client()
-        .await
-        .query_one(&format!("SELECT '{table}'::regclass::oid"), &[])
-        .await
-        .unwrap()
-        .get(0);
+    let oid = oid_of(database, table).await;
     format!(r#"{{"table":"{table}","id":null,"schema":"public","rel":{oid},"xid":"5",{rest}}}"#)
 }
 
+/// The fields that ask for a table to be read again.
 const RELOAD: &str = r#""action":"reload","why":"gotcha""#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_for_reloads_without_end_denies_nobody_an_answer() {
+    // A request to reload once ended the following of the table until the read was done. Under a
+    // storm of requests no answer ever came.
     let database = Database::with(&format!(
         "{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 5000) n"
     ))
@@ -116,11 +125,14 @@ async fn whoever_asks_for_reloads_without_end_denies_nobody_an_answer() {
     drop(stdin);
     let shell = ended(shell);
     assert_eq!(shell.code, 0, "{shell:?}");
+    // Until here the storm went on.
     drop(storm);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() {
+    // One small notification must not cost the server a read of the whole table each time. The
+    // operator needs to know who sends: process, role and application are named.
     let database = Database::with(&format!(
         "{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 500) n"
     ))
@@ -148,7 +160,7 @@ async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() 
     assert!(told.contains(&who), "{told:?}");
     assert_eq!(driver.table_state(TableId(0)), State::Degraded);
     assert_eq!(driver.engine().cause(TableId(0)), Some(&*who));
-    // Whoever asks for a fence need not wait for the distance to pass.
+    // A fence waits for one read, and that read does not wait for the distance to pass.
     database
         .client()
         .await
@@ -166,6 +178,7 @@ async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_to_be_read_again_does_not_keep_a_replica_from_opening() {
+    // A replica that opens during a storm has a reload pending before it was ever live.
     let (database, _, replica, _) = crate::replica::with_users("").await;
     replica.shutdown().await;
     let storm = Storm::begin(&database, forged(&database, "users", RELOAD).await, "users").await;
@@ -173,7 +186,7 @@ async fn a_table_to_be_read_again_does_not_keep_a_replica_from_opening() {
     let users = builder.table::<crate::replica::User>("users");
     let replica = tokio::time::timeout(DEADLINE, builder.open())
         .await
-        .expect("it opens")
+        .expect("the replica opens")
         .unwrap();
     let writer = database.client().await;
     for n in 1..5_i64 {
@@ -191,10 +204,23 @@ async fn a_table_to_be_read_again_does_not_keep_a_replica_from_opening() {
     drop(storm);
 }
 
+/// Sends a signal to a process.
+fn signal(process: i32, name: &str) {
+    let done = Command::new("kill")
+        .args([name, &process.to_string()])
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fence_that_another_session_sends_counts_for_nothing() {
+    // Fences prove that everything before them has arrived. Anybody can listen on the fence
+    // channel, read the tokens, and send the next one early: an answer would then lack committed
+    // rows.
     let database = Database::with(&format!("{KV} INSERT INTO kv VALUES (1, 'old', 1)")).await;
     let mut driver = open_with(&database, "fence_through", |options, _| {
+        // No heartbeat in between: the next token is the one of the fence below.
         options.limits.heartbeat = DEADLINE;
     })
     .await
@@ -206,20 +232,15 @@ async fn a_fence_that_another_session_sends_counts_for_nothing() {
     let (last, digest) = seen.last().unwrap().rsplit_once('.').unwrap();
     let (name, number) = last.rsplit_once('.').unwrap();
     let next = format!("{name}.{}", number.parse::<u64>().unwrap() + 1);
-    // F sends nothing from now on.
+    // The server's process of F is stopped, so that the real token cannot arrive before the forged
+    // ones.
     let admin = database.client().await;
     let sql = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%(fences)' AND \
         datname = current_database()";
     let fences: i32 = admin.query_one(sql, &[]).await.unwrap().get(0);
-    let signal = |name: &str| {
-        let done = std::process::Command::new("kill")
-            .args([name, &fences.to_string()])
-            .status()
-            .unwrap();
-        assert!(done.success());
-    };
-    signal("-STOP");
+    signal(fences, "-STOP");
     let fence = driver.ask_for_fence().unwrap();
+    // A token is `<name>.<number>.<digest>`. The forger knows all but the next digest.
     let forged = [
         next.clone(),
         format!("{next}.{digest}"),
@@ -232,14 +253,18 @@ async fn a_fence_that_another_session_sends_counts_for_nothing() {
             .await
             .unwrap();
     }
-    let marker = r#"NOTIFY cache_invalidation, '{"table":"nothing of ours","action":"insert","id":1,"data":{}}'"#;
-    admin.batch_execute(marker).await.unwrap();
+    // Notifications arrive in order. When the marker is there, the forged tokens were all seen.
+    let marker = r#"{"table":"nothing of ours","action":"insert","id":1,"data":{}}"#;
+    admin
+        .batch_execute(&format!("NOTIFY cache_invalidation, '{marker}'"))
+        .await
+        .unwrap();
     let before = driver.engine().counters().received;
     while driver.engine().counters().received == before {
         driver.step().await.unwrap();
     }
     assert!(!driver.has_reached(fence), "a forged token counted");
-    signal("-CONT");
+    signal(fences, "-CONT");
     while !driver.has_reached(fence) {
         driver.step().await.unwrap();
     }
@@ -247,6 +272,8 @@ async fn a_fence_that_another_session_sends_counts_for_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_the_server_does_not_take_denies_nobody_an_answer() {
+    // A row that was not sent (`truncated`) is refetched by its key. A key that the column's type
+    // does not take makes the whole read fail, with the keys of others in it.
     let sql = "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TABLE moods (id mood PRIMARY KEY, \
         n int); INSERT INTO moods VALUES ('sad', 1)";
     let database = Database::with(&format!(
@@ -254,17 +281,17 @@ async fn a_key_that_the_server_does_not_take_denies_nobody_an_answer() {
     ))
     .await;
     database.pgic_ok(&["install-triggers", "kv", "moods"]);
-    // One that no key of this table can be, and one that only the server can tell.
+    // `abc` is no integer, which the cache itself can tell. Whether it is a mood, only the server
+    // knows.
     for (table, question) in [("kv", "n=7"), ("moods", "n=1")] {
-        let oid: u32 = database
-            .client()
-            .await
-            .query_one(&format!("SELECT '{table}'::regclass::oid"), &[])
-            .await
-            .unwrap()
-            .get(0);
+        let oid = oid_of(&database, table).await;
         let payload = format!(
-            r#"{{"table":"{table}","action":"insert","id":"abc","schema":"public","rel":{oid},"xid":"5","truncated":true}}"#
+            concat!(
+                r#"{{"table":"{table}","action":"insert","id":"abc","schema":"public","#,
+                r#""rel":{oid},"xid":"5","truncated":true}}"#
+            ),
+            table = table,
+            oid = oid
         );
         let storm = Storm::begin(&database, payload, table).await;
         assert_eq!(
@@ -280,8 +307,16 @@ async fn a_key_that_the_server_does_not_take_denies_nobody_an_answer() {
     }
 }
 
+/// Gives a shell one line, and returns the one line of its answer.
+fn ask(stdin: &mut ChildStdin, lines: &Receiver<String>, line: &str) -> String {
+    writeln!(stdin, "{line}").unwrap();
+    lines.recv_timeout(DEADLINE).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncate_that_has_not_happened_empties_no_cache_for_long() {
+    // One notification empties a cache at once. A look then sees that the table has the same files
+    // as before, which no real TRUNCATE leaves, and the table is read again.
     let database = Database::with(&format!(
         "{KV} INSERT INTO kv SELECT n, 'x', n FROM generate_series(1, 500) n;
          CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part \
@@ -299,14 +334,8 @@ async fn a_truncate_that_has_not_happened_empties_no_cache_for_long() {
         .unwrap();
     let mut stdin = shell.stdin.take().unwrap();
     let lines = lines_of(shell.stdout.take().unwrap());
-    let mut ask = |line: &str| {
-        writeln!(stdin, "{line}").unwrap();
-        lines.recv_timeout(DEADLINE).unwrap()
-    };
-    assert_eq!(
-        (ask("count kv"), ask("count parts")),
-        ("500".to_string(), "1".to_string())
-    );
+    assert_eq!(ask(&mut stdin, &lines, "count kv"), "500");
+    assert_eq!(ask(&mut stdin, &lines, "count parts"), "1");
     let admin = database.client().await;
     for round in 0..3 {
         for (table, count) in [("kv", "500"), ("parts", "1")] {
@@ -315,21 +344,24 @@ async fn a_truncate_that_has_not_happened_empties_no_cache_for_long() {
                 .batch_execute(&format!("NOTIFY cache_invalidation, '{payload}'"))
                 .await
                 .unwrap();
-            assert_eq!(ask(&format!("count {table}")), count, "round {round}");
+            let answer = ask(&mut stdin, &lines, &format!("count {table}"));
+            assert_eq!(answer, count, "round {round}");
         }
-        // One that has happened is one.
+        // A TRUNCATE that has happened must still be taken for one, also behind forged ones.
         admin
             .batch_execute(
                 "TRUNCATE kv; INSERT INTO kv SELECT n, 'y', n FROM generate_series(1, 500) n",
             )
             .await
             .unwrap();
-        assert_eq!(ask("count kv v=y"), "500", "round {round}");
+        let answer = ask(&mut stdin, &lines, "count kv v=y");
+        assert_eq!(answer, "500", "round {round}");
         admin
             .batch_execute("TRUNCATE parts; INSERT INTO parts VALUES (2)")
             .await
             .unwrap();
-        assert_eq!(ask("count parts id=2"), "1", "round {round}");
+        let answer = ask(&mut stdin, &lines, "count parts id=2");
+        assert_eq!(answer, "1", "round {round}");
         admin.batch_execute("UPDATE kv SET v = 'x'").await.unwrap();
     }
     drop(stdin);

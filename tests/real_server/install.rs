@@ -1,13 +1,21 @@
-//! `install-triggers` and `remove-triggers`: idempotent, all or nothing, refusing before any
-//! change.
+//! `install-triggers` and `remove-triggers` change a database that others work in. They may be
+//! repeated, do all or nothing, and refuse before they change anything; nothing that pgic did not
+//! make is touched.
 
-use crate::support::{DEADLINE, Database, Ran, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
+use crate::support::{
+    DEADLINE, Database, Ran, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, pgic, run,
+};
+use postgres_index_cache_core::postgres::Replica;
 use serde_json::json;
+use std::process::{Child, Stdio};
+use std::time::Instant;
+use tokio_postgres::Client;
 
 const TWO: &str =
     "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, t timestamptz);";
 
-/// Everything that pgic may have made, as text: what a refusal must leave as it was.
+/// Returns all triggers, and all functions that pgic may have made, with their text and comment. A
+/// refusal must leave this list as it was.
 async fn installed(database: &Database) -> Vec<String> {
     let sql =
         "SELECT t.tgrelid::regclass || ' ' || t.tgname || ' ' || t.tgenabled::text || ' ' || \
@@ -26,6 +34,7 @@ async fn installed(database: &Database) -> Vec<String> {
         .collect()
 }
 
+/// Asserts that a command was refused for the reason `because`, and printed no answer.
 fn refused(ran: &Ran, because: &str) {
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(
@@ -36,8 +45,25 @@ fn refused(ran: &Ran, because: &str) {
     assert!(ran.stdout.is_empty(), "{ran:?}");
 }
 
+/// Starts `pgic`, for [`ended`] to wait for.
+fn start(database: &Database, arguments: &[&str]) -> Child {
+    database
+        .command(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Returns the number that `sql` counts.
+async fn count(client: &Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn installing_twice_changes_nothing_the_second_time() {
+    // A deployment runs the command each time. With nothing to do, it must say so and leave all as
+    // it is.
     let database = Database::with(TWO).await;
     let first = database.pgic_ok(&["install-triggers", "a", "b"]);
     insta::assert_snapshot!(first, @r"
@@ -45,27 +71,27 @@ async fn installing_twice_changes_nothing_the_second_time() {
     public.a  created  cache_invalidation  public.notify_cache_change_a
     public.b  created  cache_invalidation  public.notify_cache_change_b
     ");
+    // For each table a function, a row trigger and a TRUNCATE trigger.
     let before = installed(&database).await;
     assert_eq!(before.len(), 6);
     let again = database.pgic(&["install-triggers", "a", "b"]);
-    assert_eq!(
-        (again.code, again.stdout.matches("unchanged").count()),
-        (0, 2)
-    );
+    assert_eq!(again.code, 0);
+    assert_eq!(again.stdout.matches("unchanged").count(), 2);
     assert!(again.stderr.contains("nothing to change"), "{again:?}");
     assert_eq!(installed(&database).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_is_not_given_is_kept() {
+    // An option that is not given keeps what is installed. Otherwise a repeated `install-triggers`
+    // would send the changes to the default channel, away from those who listen.
     let database = Database::with(TWO).await;
     database.pgic_ok(&["install-triggers", "a", "--channel", "Mixed Case"]);
     let shown = database.pgic_ok(&["install-triggers", "a", "-o", "json"]);
     let plan: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    assert_eq!(
-        (&plan["result"], &plan["channel"], &plan["steps"]),
-        (&json!("unchanged"), &json!("Mixed Case"), &json!([]))
-    );
+    assert_eq!(plan["result"], json!("unchanged"));
+    assert_eq!(plan["channel"], json!("Mixed Case"));
+    assert_eq!(plan["steps"], json!([]));
     let changed = database.pgic_ok(&["install-triggers", "a", "--channel", "other"]);
     assert!(
         changed.contains("refreshed  Mixed Case -> other"),
@@ -98,6 +124,8 @@ async fn a_dry_run_shows_the_plan_and_does_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
+    // The good table `a` stands before each bad one on the command line: either all tables are
+    // installed or none.
     let sql = "CREATE TABLE a (id int PRIMARY KEY);
         CREATE VIEW v AS SELECT 1 AS id; CREATE MATERIALIZED VIEW m AS SELECT 1 AS id;
         CREATE TABLE nokey (n int); CREATE TABLE nullable (n int UNIQUE);
@@ -134,6 +162,8 @@ async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
             "{table}: nothing was changed"
         );
     }
+    // Options are refused in the same way: an unknown one, and channels that PostgreSQL does not
+    // take (1 to 63 bytes).
     refused(
         &database.pgic(&["install-triggers", "a", "--no-such-option"]),
         "--no-such-option",
@@ -151,6 +181,7 @@ async fn what_cannot_be_followed_is_refused_before_anything_is_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unique_key_of_not_null_columns_will_do() {
+    // The key is in the order of the unique constraint, not in that of the table.
     let database =
         Database::with("CREATE TABLE t (a int NOT NULL, b text NOT NULL, c int, UNIQUE (b, a))")
             .await;
@@ -167,10 +198,12 @@ async fn a_unique_key_of_not_null_columns_will_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_pgic_did_not_make_is_refused_and_survives() {
+    // The specification tells people to create a trigger of exactly the name that pgic uses.
     let database = Database::with(&format!(
         "{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}{TWO}"
     ))
     .await;
+    // The second function even has a comment that begins like pgic's.
     let own = "CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN \
         RETURN NULL; END';
         COMMENT ON FUNCTION notify_cache_change_a() IS 'made by pgic, do not edit: {}';";
@@ -204,10 +237,13 @@ async fn what_pgic_did_not_make_is_refused_and_survives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_that_somebody_else_planted_is_not_ours() {
+    // With CREATE on the schema anybody can plant a function with pgic's name and comment. CREATE
+    // OR REPLACE would keep the planter as its owner, who could then change what every writer runs.
     let database = Database::with(TWO).await;
     let planter = format!("planter_{}", database.name);
     database.pgic_ok(&["install-triggers", "a"]);
     let client = database.client().await;
+    // The planted function has the real comment, copied from a real installation.
     let comment: String = client
         .query_one(
             "SELECT obj_description('notify_cache_change_a()'::regprocedure, 'pg_proc')",
@@ -243,7 +279,7 @@ async fn removing_takes_away_what_was_made_and_nothing_else() {
         .unwrap();
     let before = installed(&database).await;
     database.pgic_ok(&["install-triggers", "a", "b"]);
-    // Somebody else found our function useful.
+    // A trigger of somebody else's calls our function: DROP … CASCADE would take it along.
     let shared = "CREATE TABLE c (id int PRIMARY KEY);
         CREATE TRIGGER mine AFTER INSERT ON c FOR EACH ROW EXECUTE FUNCTION \
         notify_cache_change_a();";
@@ -277,6 +313,7 @@ async fn removing_takes_away_what_was_made_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_not_had_in_time_changes_nothing() {
+    // `a` is free and `b` is not: the lock on `a` must not lead to half an installation.
     let database = Database::with(TWO).await;
     let mut holder = database.client().await;
     let transaction = holder.transaction().await.unwrap();
@@ -297,6 +334,7 @@ async fn a_lock_that_is_not_had_in_time_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dba_set_is_kept_and_what_is_off_is_turned_on() {
+    // ENABLE ALWAYS is more than was asked for, and stays. A disabled or missing trigger is less.
     let database = Database::with(TWO).await;
     database.pgic_ok(&["install-triggers", "a"]);
     let client = database.client().await;
@@ -337,18 +375,15 @@ async fn what_a_dba_set_is_kept_and_what_is_off_is_turned_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_installers_at_once_end_with_one_installation() {
+    // CREATE OR REPLACE FUNCTION in two sessions at once fails with "tuple concurrently updated"
+    // unless the installers wait for each other.
     let database = Database::with(TWO).await;
-    let start = || {
-        let mut command = database.command(&["install-triggers", "a", "b"]);
-        command
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    let runs: Vec<_> = (0..4).map(|_| start()).collect();
-    for mut run in runs {
-        assert!(run.wait().unwrap().success());
+    let runs: Vec<Child> = (0..4)
+        .map(|_| start(&database, &["install-triggers", "a", "b"]))
+        .collect();
+    for run in runs {
+        let ran = ended(run);
+        assert_eq!(ran.code, 0, "{ran:?}");
     }
     assert_eq!(installed(&database).await.len(), 6);
     let mut listening = database.listen().await;
@@ -405,6 +440,7 @@ async fn a_table_that_is_renamed_or_moved_is_seen_and_refreshed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tables_that_swapped_their_names_are_refreshed() {
+    // Each table's function announces under the other table's name, and is called after it as well.
     let database = Database::with(TWO).await;
     database.pgic_ok(&["install-triggers", "a", "b"]);
     let swap = "ALTER TABLE a RENAME TO x; ALTER TABLE b RENAME TO a; ALTER TABLE x RENAME TO b;";
@@ -430,6 +466,8 @@ async fn two_tables_that_swapped_their_names_are_refreshed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renamed_trigger_is_not_left_to_announce_twice() {
+    // A renamed trigger still fires. To make the missing one beside it would announce each change
+    // twice.
     let database = Database::with(TWO).await;
     database.pgic_ok(&["install-triggers", "a"]);
     database
@@ -481,6 +519,7 @@ async fn a_function_belongs_to_the_table_s_owner_whoever_installs_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_channel_is_kept_where_only_the_function_is_left() {
+    // The channel stands in the comment of the function, so it survives the triggers.
     let database = Database::with(TWO).await;
     database.pgic_ok(&["install-triggers", "a", "--channel", "mine"]);
     let drop = "DROP TRIGGER a_cache_notify ON a; DROP TRIGGER a_cache_notify_truncate ON a";
@@ -492,34 +531,40 @@ async fn the_channel_is_kept_where_only_the_function_is_left() {
     );
 }
 
+/// Returns a statement that creates a function with the name of the one that announces `table`.
+fn plant(table: &str) -> String {
+    format!(
+        "CREATE FUNCTION notify_cache_change_{table}() RETURNS trigger LANGUAGE plpgsql AS \
+        'BEGIN RETURN NULL; END'"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_that_is_planted_while_it_installs_ends_the_installation() {
     let database = Database::with(TWO).await;
+    // 1. The installation has looked: no function of the name is there.
+    // 2. A stranger creates one, with CREATE on the schema.
+    // 3. CREATE OR REPLACE keeps the stranger as the owner of what pgic installs.
+    // So the installation looks again in its transaction, and rolls back what is not as planned.
     let mal = format!("mal_{}", database.name);
     let role = format!("CREATE ROLE {mal} LOGIN; GRANT CREATE ON SCHEMA public TO {mal}");
     let admin = database.client().await;
     admin.batch_execute(&role).await.unwrap();
-    let plant = |table: &str| {
-        format!(
-            "CREATE FUNCTION notify_cache_change_{table}() RETURNS trigger LANGUAGE plpgsql AS \
-            'BEGIN RETURN NULL; END'"
-        )
-    };
+    // The open transaction makes the installation wait for the name `a`, so that `b` can be planted
+    // after its first look.
     let blocker = database.client_as(&mal).await;
     blocker
         .batch_execute(&format!("BEGIN; {}", plant("a")))
         .await
         .unwrap();
-    let mut command = database.command(&["install-triggers", "a", "b", "--lock-timeout", "30s"]);
-    let child = command
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = start(
+        &database,
+        &["install-triggers", "a", "b", "--lock-timeout", "30s"],
+    );
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname \
         = current_database()";
     let wait = async {
-        while admin.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        while count(&admin, waits).await == 0 {
             tokio::task::yield_now().await;
         }
     };
@@ -533,7 +578,8 @@ async fn a_function_that_is_planted_while_it_installs_ends_the_installation() {
         .await
         .unwrap();
     blocker.batch_execute("ROLLBACK").await.unwrap();
-    refused(&crate::support::ended(child), "notify_cache_change_b");
+    refused(&ended(child), "notify_cache_change_b");
+    // Only the planted function is left: everything else was rolled back.
     let left = installed(&database).await;
     assert!(
         left.len() == 1 && !left[0].contains("cache_notify "),
@@ -541,10 +587,13 @@ async fn a_function_that_is_planted_while_it_installs_ends_the_installation() {
     );
 }
 
+/// A table with columns of types that differ in how they are compared and sent.
 const WIDE: &str = "CREATE TABLE w (id int PRIMARY KEY, a text, b numeric, j jsonb, big text);";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chosen_columns_are_sent_alone_and_kept_by_the_next_installation() {
+    // A column that is not sent is no part of the cache. A question that needs it is refused with
+    // the command that would send it, not answered with "no row".
     let database = Database::with(WIDE).await;
     let shown = database.pgic_ok(&["install-triggers", "w", "--columns", "B,j"]);
     assert!(shown.contains("columns id,b,j"), "{shown}");
@@ -554,15 +603,12 @@ async fn chosen_columns_are_sent_alone_and_kept_by_the_next_installation() {
         .batch_execute("INSERT INTO w VALUES (1, 'a', 1.10, NULL, repeat('x', 9000))")
         .await
         .unwrap();
+    // `big` is too long for a payload, but is not sent. JSON writes a NULL in a json column as it
+    // writes a JSON null, so `nulls` names the column.
     let change = listening.changes().await.remove(0);
-    assert_eq!(
-        (
-            &change["data"]["id"],
-            &change["data"]["j"],
-            &change["nulls"]
-        ),
-        (&json!(1), &json!(null), &json!(["j"]))
-    );
+    assert_eq!(change["data"]["id"], json!(1));
+    assert_eq!(change["data"]["j"], json!(null));
+    assert_eq!(change["nulls"], json!(["j"]));
     assert_eq!(change["data"].as_object().unwrap().len(), 3);
     assert!(
         database
@@ -574,10 +620,8 @@ async fn chosen_columns_are_sent_alone_and_kept_by_the_next_installation() {
         .pgic(&["status", "w", "-o", "json"])
         .json()
         .remove(0);
-    assert_eq!(
-        (&status["columns"], &status["options"]["columns"]),
-        (&json!(["id", "b", "j"]), &json!(["id", "b", "j"]))
-    );
+    assert_eq!(status["columns"], json!(["id", "b", "j"]));
+    assert_eq!(status["options"]["columns"], json!(["id", "b", "j"]));
     let refused_query = database.pgic(&["query", "w", "a=a"]);
     refused(
         &refused_query,
@@ -598,7 +642,8 @@ async fn chosen_columns_are_sent_alone_and_kept_by_the_next_installation() {
     );
     let defaults = database.pgic_ok(&["install-triggers", "w", "--defaults"]);
     assert!(defaults.contains("columns id,b,j -> none"), "{defaults}");
-    // A column that was chosen and is dropped: nothing is sent wrongly, and the way on is said.
+    // A chosen column is dropped: `status` notices, and another installation leaves the column out
+    // and says so.
     database.pgic_ok(&["install-triggers", "w", "--columns", "a"]);
     client
         .batch_execute("ALTER TABLE w DROP COLUMN a")
@@ -615,6 +660,8 @@ async fn chosen_columns_are_sent_alone_and_kept_by_the_next_installation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_alone_make_a_cache_read_again() {
+    // `--no-data` keeps rows out of payloads, which any role can read. A cache then refetches each
+    // row.
     let database = Database::with(WIDE).await;
     database.pgic_ok(&["install-triggers", "w", "--no-data"]);
     let mut listening = database.listen().await;
@@ -651,6 +698,8 @@ async fn keys_alone_make_a_cache_read_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_changes_nothing_is_left_out_when_asked() {
+    // The comparison is of images, byte by byte: IS DISTINCT FROM calls 1.10 and 1.1 equal, and the
+    // cache would keep the digits that the table no longer has.
     let database = Database::with(WIDE).await;
     database.pgic_ok(&["install-triggers", "w", "--on-change", "--columns", "b,j"]);
     let client = database.client().await;
@@ -675,7 +724,7 @@ async fn an_update_that_changes_nothing_is_left_out_when_asked() {
             .unwrap();
         assert_eq!(!listening.short().await.is_empty(), is_sent, "{update}");
     }
-    // Whoever is sent keys alone is told of every change.
+    // With keys alone there are no sent columns to compare, so every column counts.
     database.pgic_ok(&["install-triggers", "w", "--on-change", "--no-data"]);
     for (update, is_sent) in [("a = a", false), ("a = 'third'", true)] {
         let mut listening = database.listen().await;
@@ -689,6 +738,8 @@ async fn an_update_that_changes_nothing_is_left_out_when_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn always_fires_for_a_replica_too_and_survives_a_replacement() {
+    // PostgreSQL makes an ALWAYS trigger an ordinary one when it is replaced, so pgic sets ALWAYS
+    // again.
     let database = Database::with(WIDE).await;
     let client = database.client().await;
     client
@@ -708,7 +759,8 @@ async fn always_fires_for_a_replica_too_and_survives_a_replacement() {
             .await
             .unwrap();
         assert_eq!(listening.short().await.len(), sent, "{arguments:?}");
-        // What somebody replaced by hand has lost its ALWAYS: it is drift, and set again.
+        // Somebody replaces the trigger by hand, which loses its ALWAYS. `status` calls that drift,
+        // and the next installation sets it again.
         database
             .client()
             .await
@@ -725,6 +777,8 @@ async fn always_fires_for_a_replica_too_and_survives_a_replacement() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn truncate_and_the_guard_can_be_left_out() {
+    // The guard is an EXCEPTION block, which costs about 10 µs a row in bulk. Without it a trigger
+    // that fails also fails the write.
     let database = Database::with(WIDE).await;
     database.pgic_ok(&["install-triggers", "w"]);
     database.pgic_ok(&["install-triggers", "w", "--no-truncate", "--no-guard"]);
@@ -757,6 +811,8 @@ async fn truncate_and_the_guard_can_be_left_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_else_s_function_is_replaced_when_asked_and_its_owner_with_it() {
+    // The function of a stranger cannot be replaced in place: the stranger would stay its owner.
+    // Triggers that call it must go on working nevertheless.
     let database = Database::with(TWO).await;
     let mal = format!("stranger_{}", database.name);
     let plant = format!(
@@ -794,6 +850,8 @@ async fn somebody_else_s_function_is_replaced_when_asked_and_its_owner_with_it()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sql_is_a_migration_file_with_an_inverse() {
+    // A migration tool runs the file, on another database than it was printed from. So the text
+    // does not depend on what is installed, and may be run again.
     let database = Database::with(&format!("{WIDE}{TWO}")).await;
     let arguments = ["a", "w", "--print-sql"];
     let up = database.pgic_ok(
@@ -851,6 +909,8 @@ async fn the_sql_is_a_migration_file_with_an_inverse() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_table_of_a_schema_is_done_at_once() {
+    // A table that cannot be announced is named and left out: one log table without a key must not
+    // keep the others from being installed.
     let sql = "CREATE SCHEMA app; CREATE TABLE app.x (id int PRIMARY KEY); CREATE TABLE app.y (id \
         int PRIMARY KEY);
         CREATE TABLE app.keyless (n int); CREATE VIEW app.v AS SELECT 1; CREATE TABLE public.x (id \
@@ -886,6 +946,8 @@ async fn every_table_of_a_schema_is_done_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_generic_function_serves_many_tables() {
+    // One function for all tables, with the channel as the trigger's argument. What needs code of
+    // its own for a table (`--columns`, `--on-change`) is refused.
     let sql = format!("{TWO} CREATE TABLE other (key int PRIMARY KEY);");
     let database = Database::with(&sql).await;
     database.pgic_ok(&["install-triggers", "a", "b", "--generic"]);
@@ -923,7 +985,7 @@ async fn the_generic_function_serves_many_tables() {
         .await
         .unwrap();
     assert_eq!(database.pgic_ok(&["query", "a", "id=1", "--count"]), "1\n");
-    // Options of one table are its own, and kept.
+    // Options of one table do not change another one's, and are kept.
     database.pgic_ok(&[
         "install-triggers",
         "a",
@@ -943,10 +1005,9 @@ async fn the_generic_function_serves_many_tables() {
         .pgic(&["status", "a", "-o", "json"])
         .json()
         .remove(0);
-    assert_eq!(
-        (&status["channel"], &status["state"], &status["problems"]),
-        (&json!("mine"), &json!("always"), &json!([]))
-    );
+    assert_eq!(status["channel"], json!("mine"));
+    assert_eq!(status["state"], json!("always"));
+    assert_eq!(status["problems"], json!([]));
     for (arguments, because) in [
         (
             &["other", "--generic"][..],
@@ -972,7 +1033,7 @@ async fn the_generic_function_serves_many_tables() {
         "{both}"
     );
     database.pgic_ok(&["install-triggers", "a", "b", "--generic"]);
-    // Back to a function of its own; the generic one goes with its last trigger.
+    // `a` goes back to a function of its own. The generic one is dropped with its last trigger.
     database.pgic_ok(&["install-triggers", "a", "--defaults"]);
     database.pgic_ok(&["remove-triggers", "b"]);
     assert!(
@@ -987,6 +1048,8 @@ async fn the_generic_function_serves_many_tables() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_s_own_generic_function_is_left_alone_unless_asked() {
+    // The generic function has the name of the specification's, so it is likely that one is there
+    // already and that other triggers call it.
     let database = Database::with(&format!(
         "{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}{TWO}"
     ))
@@ -1011,6 +1074,8 @@ async fn an_operator_s_own_generic_function_is_left_alone_unless_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_installers_of_one_generic_function_wait_for_each_other() {
+    // Tables differ here, but all installers replace one function. PostgreSQL fails the later one
+    // of two at once: "tuple concurrently updated".
     let tables: String = (0..6)
         .map(|n| format!("CREATE TABLE t{n} (id int PRIMARY KEY);"))
         .collect();
@@ -1032,8 +1097,18 @@ async fn several_installers_of_one_generic_function_wait_for_each_other() {
     }
 }
 
+/// Returns the statement that stands behind `start` in a command's stderr.
+fn hint<'a>(ran: &'a Ran, start: &str) -> &'a str {
+    let Some((_, found)) = ran.stderr.split_once(start) else {
+        panic!("{start} is not advised: {ran:?}");
+    };
+    found.lines().next().unwrap_or_default()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
+    // A dry run that passes where the real run is refused is worth nothing: both check owner and
+    // privileges first. The advice of each hint is run here, and must really remove the obstacle.
     let database = Database::with(TWO).await;
     let role = format!("{}_guest", database.name);
     let client = database.client().await;
@@ -1071,18 +1146,10 @@ async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
             "{ran:?}"
         );
     }
-    // What is advised is run by somebody who may.
-    let hint = |ran: &Ran, start: &str| {
-        let found = ran
-            .stderr
-            .split_once(start)
-            .unwrap_or_else(|| panic!("{start} is not advised: {ran:?}"))
-            .1;
-        found.lines().next().unwrap_or_default().to_string()
-    };
+    // The superuser runs what each hint advises, and the command then succeeds.
     let refused = guest.pgic(&["install-triggers", "closed.c"]);
     client
-        .batch_execute(&hint(&refused, "hint: allow it: "))
+        .batch_execute(hint(&refused, "hint: allow it: "))
         .await
         .unwrap();
     guest.pgic_ok(&["install-triggers", "closed.c"]);
@@ -1096,7 +1163,7 @@ async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
         .unwrap();
     let refused = guest.pgic(&["install-triggers", "closed.c"]);
     client
-        .batch_execute(&hint(&refused, "hint: give it to the table's owner: "))
+        .batch_execute(hint(&refused, "hint: give it to the table's owner: "))
         .await
         .unwrap();
     guest.pgic_ok(&["install-triggers", "closed.c"]);
@@ -1112,7 +1179,7 @@ async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
         .unwrap();
     let refused = guest.pgic(&["install-triggers", "closed.c"]);
     client
-        .batch_execute(&hint(&refused, "hint: to replace it: "))
+        .batch_execute(hint(&refused, "hint: to replace it: "))
         .await
         .unwrap();
     guest.pgic_ok(&["install-triggers", "closed.c"]);
@@ -1136,7 +1203,8 @@ async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_warns_of_columns_that_look_like_secrets() {
+async fn install_triggers_warns_of_columns_that_look_like_secrets() {
+    // LISTEN needs no privilege: a payload shows a password hash to every role of the database.
     let sql = "CREATE TABLE users (id int PRIMARY KEY, name text, password_hash text, \"apiKey\" \
         text, token text, tokens_used int);
         CREATE TABLE plain (id int PRIMARY KEY, username_hash bigint);";
@@ -1154,13 +1222,15 @@ async fn it_warns_of_columns_that_look_like_secrets() {
             "{ran:?}"
         );
     }
-    // What is named on purpose is meant.
+    // Columns that are named on purpose are no oversight.
     let ran = database.pgic(&["install-triggers", "users", "--columns", "id,token"]);
     assert_eq!(ran.stderr, "", "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_accepts_and_says_nothing_is_not_waited_for_without_end() {
+    // A firewall or a hung server accepts and stays silent. tokio-postgres bounds the TCP
+    // connection alone, not the answer.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!(
         "postgresql://ann@127.0.0.1:{}/d?connect_timeout=1",
@@ -1174,7 +1244,7 @@ async fn a_port_that_accepts_and_says_nothing_is_not_waited_for_without_end() {
         &["shell", "t"],
         &["install-triggers", "t"],
     ] {
-        let ran = crate::support::run(crate::support::pgic(&[&["-d", &url], arguments].concat()));
+        let ran = run(pgic(&[&["-d", &url], arguments].concat()));
         assert_eq!(ran.code, 2, "{ran:?}");
         assert!(
             ran.stderr.contains("it did not answer within 1 s"),
@@ -1182,28 +1252,26 @@ async fn a_port_that_accepts_and_says_nothing_is_not_waited_for_without_end() {
         );
     }
     let config: tokio_postgres::Config = url.parse().unwrap();
-    let opened = postgres_index_cache_core::postgres::Replica::builder(config)
-        .open()
-        .await;
+    // An application that uses the library is not kept waiting either.
+    let opened = Replica::builder(config).open().await;
     assert!(opened.is_err());
 }
 
-/// While locks are waited for, none is held for long: whoever has one of the tables and wants
-/// another gets it, and is not ended as part of a deadlock.
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_go_on_while_locks_are_waited_for() {
+    // 1. A writer holds `b`. 2. The installation has locked `a` and waits for `b`.
+    // 3. The writer wants `a`: a deadlock, and until then every other writer of `a` waits as well.
+    // So locks are taken in short tries, and none is held between two tries.
     let database = Database::with(TWO).await;
     let holder = database.client().await;
     holder
         .batch_execute("BEGIN; INSERT INTO b VALUES (1)")
         .await
         .unwrap();
-    let mut command = database.command(&["install-triggers", "a", "b", "--lock-timeout", "30s"]);
-    let install = command
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let install = start(
+        &database,
+        &["install-triggers", "a", "b", "--lock-timeout", "30s"],
+    );
     let admin = database.client().await;
     let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'b'::regclass AND NOT granted";
     let writer = database.client().await;
@@ -1212,11 +1280,11 @@ async fn writers_go_on_while_locks_are_waited_for() {
         .await
         .unwrap();
     for n in 0..10 {
-        let give_up = std::time::Instant::now() + DEADLINE;
-        while admin.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-            assert!(std::time::Instant::now() < give_up, "it does not try again");
+        let give_up = Instant::now() + DEADLINE;
+        while count(&admin, waits).await == 0 {
+            assert!(Instant::now() < give_up, "the installation tries again");
         }
-        // It has a, and waits for b.
+        // At this moment the installation has `a`, and waits for `b`.
         writer
             .execute("INSERT INTO a VALUES ($1)", &[&n])
             .await
@@ -1227,6 +1295,6 @@ async fn writers_go_on_while_locks_are_waited_for() {
         .await
         .expect("no deadlock");
     holder.batch_execute("COMMIT").await.unwrap();
-    let ran = crate::support::ended(install);
+    let ran = ended(install);
     assert_eq!(ran.code, 0, "{ran:?}");
 }

@@ -1,15 +1,22 @@
-//! Keys of every kind, through trigger, engine and cache: each row is found, changes of its key
-//! included.
+//! Keys of every type, and names of every form, all the way through trigger, engine and cache.
+//!
+//! A key takes two ways into a cache: as binary COPY when the table is loaded, and as JSON in a
+//! payload. If the two do not give the same cell, a change creates a second row, or deletes none.
 
-use crate::support::{Database, quoted};
+use crate::support::{Database, ended, lines_of, quoted};
 use serde_json::Value;
-use std::process::Stdio;
+use std::io::Write as _;
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::Receiver;
 
-/// A name for the test, the key's columns with their types, and four keys: two that stay, one to
-/// change, what it becomes.
-const KEYS: &[(&str, &[&str], [&str; 4])] = &[
+/// A table's name, the types of its key's columns, and four keys as literals of SQL: two that stay,
+/// one to change, and the key that it becomes.
+type Keyed = (&'static str, &'static [&'static str], [&'static str; 4]);
+
+const KEYS: &[Keyed] = &[
     ("small", &["int2"], ["-32768", "0", "1", "32767"]),
     ("int", &["int4"], ["-1", "0", "1", "2147483647"]),
+    // 2^53 + 1 and 2^53 are one number for a parser that goes through a double.
     (
         "big",
         &["int8"],
@@ -35,8 +42,10 @@ const KEYS: &[(&str, &[&str], [&str; 4])] = &[
         &["text"],
         ["''", "'a'", "'it''s \"q\" \\ é 😀'", "'null'"],
     ),
+    // A trailing space counts in varchar and not in char.
     ("varchar", &["varchar(9)"], ["'x'", "'y'", "'z '", "'z'"]),
     ("char", &["char(5)"], ["'x'", "'y'", "'z'", "'zz'"]),
+    // To PostgreSQL the changed key equals the old one: `carl` is `CARL`, and 2.0 is 2.00.
     (
         "caseless",
         &["citext"],
@@ -53,6 +62,7 @@ const KEYS: &[(&str, &[&str], [&str; 4])] = &[
             "'10000-01-01'",
         ],
     ),
+    // COPY sends microseconds of UTC, a payload the text of the writer's time zone.
     (
         "moment",
         &["timestamptz"],
@@ -79,6 +89,7 @@ const KEYS: &[(&str, &[&str], [&str; 4])] = &[
         &["text[]"],
         ["'{}'", "'{\"a,b\"}'", "'{\"\\\"\"}'", "'{null,\"null\"}'"],
     ),
+    // The third key has a text that looks like the JSON array of a composite key.
     (
         "composite",
         &["text", "int8", "date"],
@@ -96,7 +107,8 @@ const KEYS: &[(&str, &[&str], [&str; 4])] = &[
     ),
 ];
 
-/// A type as it is written where names are looked up in pg_catalog alone.
+/// Returns a type's name with its schema, as `COLUMN:=SQL` needs it: names there are looked up in
+/// pg_catalog alone.
 fn with_schema(ty: &str) -> String {
     if matches!(ty, "citext" | "mood" | "even") {
         format!("public.{ty}")
@@ -105,6 +117,7 @@ fn with_schema(ty: &str) -> String {
     }
 }
 
+/// Creates a table for each of [`KEYS`].
 async fn keyed() -> Database {
     let mut sql =
         "CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'it''s ok', 'glad', 'so so');
@@ -127,6 +140,67 @@ async fn keyed() -> Database {
     Database::with(&sql).await
 }
 
+/// A `pgic shell -o json` whose answers the test reads.
+struct Shell {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Shell {
+    fn start(database: &Database, tables: &[&str]) -> Self {
+        let mut child = database
+            .command(&[&["shell", "-o", "json"], tables].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        Self {
+            child,
+            stdin,
+            lines,
+        }
+    }
+
+    /// Gives the shell a line, and returns the rows or other values of its answer.
+    fn ask(&mut self, line: &str) -> Vec<Value> {
+        writeln!(self.stdin, "{line}").unwrap();
+        let mut values = Vec::new();
+        for text in &self.lines {
+            let value: Value = serde_json::from_str(&text).unwrap();
+            if value["event"] == "end" {
+                assert_eq!(value.get("error"), None, "{line}: {value}");
+                break;
+            }
+            let is_row = value["event"] == "row";
+            values.push(if is_row { value["row"].clone() } else { value });
+        }
+        values
+    }
+
+    /// Returns the cells `v` of the rows that a question finds.
+    fn ask_v(&mut self, line: &str) -> Vec<Option<i64>> {
+        let rows = self.ask(line);
+        rows.iter().map(|row| row["v"].as_i64()).collect()
+    }
+}
+
+/// Returns conditions that find the row with the key `key`, one for each column of the key.
+fn conditions(key: &str, types: &[&str]) -> Vec<String> {
+    // A key of one column may have a comma in it.
+    if let [ty] = types {
+        return vec![format!("k0:={key}::{}", with_schema(ty))];
+    }
+    key.split(", ")
+        .zip(types)
+        .enumerate()
+        .map(|(n, (value, ty))| format!("k{n}:={value}::{}", with_schema(ty)))
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_every_type_are_followed() {
     let database = keyed().await;
@@ -147,41 +221,14 @@ async fn keys_of_every_type_are_followed() {
             .await
             .unwrap();
     }
-    let mut shell = database.command(&[&["shell", "-o", "json"], &names[..]].concat());
-    let mut child = shell
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let lines = crate::support::lines_of(child.stdout.take().unwrap());
-    let mut ask = |line: &str| -> Vec<Value> {
-        use std::io::Write as _;
-        writeln!(stdin, "{line}").unwrap();
-        let answer = lines
-            .iter()
-            .map(|line| serde_json::from_str::<Value>(&line).unwrap());
-        let mut rows = Vec::new();
-        for value in answer {
-            if value["event"] == "end" {
-                assert_eq!(value.get("error"), None, "{line}: {value}");
-                break;
-            }
-            rows.push(if value["event"] == "row" {
-                value["row"].clone()
-            } else {
-                value
-            });
-        }
-        rows
-    };
-    ask("count small");
+    // The first answer comes when all tables are loaded, so the writes below arrive as payloads.
+    let mut shell = Shell::start(&database, &names);
+    shell.ask("count small");
     for (name, types, keys) in KEYS {
         let table = quoted(name);
         let columns: Vec<String> = (0..types.len()).map(|n| format!("k{n}")).collect();
         let columns = columns.join(", ");
-        // The settings of this writer are not those of the cache.
+        // The writer's settings change how its session writes times. Payloads must not follow them.
         let write = format!(
             "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY';
              INSERT INTO {table} VALUES ({}, 3); UPDATE {table} SET ({columns}) = ROW ({}), v = 4 \
@@ -205,53 +252,37 @@ async fn keys_of_every_type_are_followed() {
             .iter()
             .map(|row| serde_json::from_str(row.get(0)).unwrap())
             .collect();
-        let mut cached = ask(&table);
+        let mut cached = shell.ask(&table);
         stored.sort_by_key(|row| row["v"].as_i64());
         cached.sort_by_key(|row| row["v"].as_i64());
         assert_eq!(cached, stored, "{name}");
         assert_eq!(cached.len(), 3, "{name}");
-        // Each row is found by its key, and gone when it is deleted.
-        let wanted: Vec<String> = if types.len() == 1 {
-            vec![format!("k0:={}::{}", keys[3], with_schema(types[0]))]
-        } else {
-            let parts = keys[3].split(", ").zip(*types).enumerate();
-            parts
-                .map(|(n, (value, ty))| format!("k{n}:={value}::{}", with_schema(ty)))
-                .collect()
-        };
-        let found = ask(&format!("{table} {}", wanted.join(" ")));
-        assert_eq!(
-            found
-                .iter()
-                .map(|row| row["v"].as_i64())
-                .collect::<Vec<_>>(),
-            [Some(4)],
-            "{name}: {wanted:?}"
-        );
+        // The row is found by its new key, and gone when it is deleted by that key.
+        let wanted = conditions(keys[3], types);
+        let found = shell.ask_v(&format!("{table} {}", wanted.join(" ")));
+        assert_eq!(found, [Some(4)], "{name}: {wanted:?}");
         client
             .batch_execute(&format!("DELETE FROM {table} WHERE v IN (4, 1)"))
             .await
             .unwrap();
-        assert_eq!(
-            ask(&table)
-                .iter()
-                .map(|row| row["v"].as_i64())
-                .collect::<Vec<_>>(),
-            [Some(5)],
-            "{name}"
-        );
+        assert_eq!(shell.ask_v(&table), [Some(5)], "{name}");
     }
-    let stats = ask(".stats");
+    // A reload would have put right whatever a payload did wrong.
+    let stats = shell.ask(".stats");
     assert_eq!(
         stats[0]["reloads"], 0,
         "every change was applied as it came: {stats:?}"
     );
+    let Shell { child, stdin, .. } = shell;
     drop(stdin);
-    assert_eq!(crate::support::ended(child).code, 0);
+    assert_eq!(ended(child).code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn identifiers_of_63_bytes_reserved_words_and_signs_are_followed() {
+    // Each name is a table and a column at once, and goes through SQL, PL/pgSQL, format strings,
+    // JSON, the command line and a terminal. PostgreSQL allows 63 bytes, which are fewer letters
+    // than that.
     let names = [
         "x".repeat(63),
         format!("{}é", "x".repeat(61)),
@@ -272,7 +303,8 @@ async fn identifiers_of_63_bytes_reserved_words_and_signs_are_followed() {
             format!("CREATE TABLE {name} ({name} int PRIMARY KEY, \"table\" text);")
         })
         .collect();
-    // Two whose names are the same but for what shortening cuts off.
+    // Names of functions and triggers are longer than the table's, and are shortened. These two
+    // differ only in the part that shortening cuts off.
     let twins = [
         format!("{}1", "y".repeat(62)),
         format!("{}2", "y".repeat(62)),
@@ -290,9 +322,11 @@ async fn identifiers_of_63_bytes_reserved_words_and_signs_are_followed() {
     let given: Vec<&str> = given.iter().map(String::as_str).collect();
     let made = database.pgic_ok(&[&["install-triggers"], &given[..]].concat());
     assert_eq!(made.matches("created").count(), given.len(), "{made}");
+    // The sign that turns the direction of writing must not reach a terminal.
     assert!(!made.contains('\u{202e}'));
     let again = database.pgic_ok(&[&["install-triggers"], &given[..]].concat());
     assert_eq!(again.matches("unchanged").count(), given.len(), "{again}");
+    // An insert, and a changed key, which is announced as two changes.
     let client = database.client().await;
     let mut listening = database.listen().await;
     for (number, name) in (1_i32..).zip(&names) {
