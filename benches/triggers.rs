@@ -1,9 +1,9 @@
-//! What announcing costs a writer: no trigger, the specification's function, and the generated one,
-//! in one run.
+//! The cost of announcing changes, for a writer: without a trigger, with the specification's
+//! function, and with pgic's, with and without its guard.
 //!
-//! `cargo bench --bench triggers` starts a throw-away server, takes turns between the three, and
-//! prints the median of each with its ratio to the specification's. Run by hand: the figures of two
-//! machines do not compare, their ratios do.
+//! `cargo bench --bench triggers` starts a throw-away server, takes turns between the four, and
+//! prints the median of each with its ratio to the specification's. It is run by hand: the figures
+//! of two machines cannot be compared, their ratios can.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,13 +13,82 @@ use tokio_postgres::{Client, NoTls};
 #[path = "../tests/support/specification.rs"]
 mod specification;
 
+/// One table for each kind of trigger. The kind is the table's name.
 const KINDS: [&str; 4] = ["none", "specification", "pgic", "pgic_no_guard"];
+/// The place of the kind in [`KINDS`] that the ratios refer to.
+const SPECIFICATION: usize = 1;
 const ROUNDS: usize = 15;
+/// The number of transactions in the case with one row in each.
 const COMMITS: usize = 400;
+/// The number of rows in all other cases.
 const ROWS: usize = 20_000;
 
-/// What is run on a table.
-type Statements = Box<dyn Fn(&str) -> Vec<String>>;
+/// One way to write rows into a table.
+#[derive(Clone, Copy)]
+enum Case {
+    /// Each row is a transaction.
+    OneRowAndCommit,
+    /// A loop of PL/pgSQL inserts row by row in one transaction.
+    RowByRow,
+    InsertSelect,
+    UpdateAll,
+    DeleteAll,
+}
+
+impl Case {
+    const ALL: [Self; 5] = [
+        Self::OneRowAndCommit,
+        Self::RowByRow,
+        Self::InsertSelect,
+        Self::UpdateAll,
+        Self::DeleteAll,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::OneRowAndCommit => "one row and a commit",
+            Self::RowByRow => "row by row in one transaction",
+            Self::InsertSelect => "INSERT … SELECT",
+            Self::UpdateAll => "UPDATE of every row",
+            Self::DeleteAll => "DELETE of every row",
+        }
+    }
+
+    /// Returns the number of rows that the case writes.
+    fn rows(self) -> usize {
+        match self {
+            Self::OneRowAndCommit => COMMITS,
+            Self::RowByRow | Self::InsertSelect | Self::UpdateAll | Self::DeleteAll => ROWS,
+        }
+    }
+
+    /// Returns whether the case changes rows that must be there already.
+    fn needs_rows(self) -> bool {
+        matches!(self, Self::UpdateAll | Self::DeleteAll)
+    }
+
+    /// Returns the statements that write into `table`, each a transaction of its own.
+    fn statements(self, table: &str) -> Vec<String> {
+        match self {
+            Self::OneRowAndCommit => {
+                let insert = format!("INSERT INTO {table} VALUES (gen_random_uuid(), 1, 1)");
+                vec![insert; COMMITS]
+            }
+            Self::RowByRow => vec![format!(
+                "DO $$ BEGIN FOR n IN 1..{ROWS} LOOP INSERT INTO {table} VALUES \
+                (gen_random_uuid(), n, n); END LOOP; END $$"
+            )],
+            Self::InsertSelect => vec![fill(table)],
+            Self::UpdateAll => vec![format!("UPDATE {table} SET email_hash = email_hash + 1")],
+            Self::DeleteAll => vec![format!("DELETE FROM {table}")],
+        }
+    }
+}
+
+/// Returns a statement that inserts [`ROWS`] rows.
+fn fill(table: &str) -> String {
+    format!("INSERT INTO {table} SELECT gen_random_uuid(), n, n FROM generate_series(1, {ROWS}) n")
+}
 
 fn main() {
     let cluster = Cluster::start(&Setup::default()).expect("start a throw-away PostgreSQL");
@@ -30,6 +99,7 @@ fn main() {
     runtime.block_on(run(&cluster));
 }
 
+/// Makes the tables, measures each case, and prints a line for each.
 async fn run(cluster: &Cluster) {
     let url = cluster.url("postgres");
     let client = connect(&url).await;
@@ -51,84 +121,53 @@ async fn run(cluster: &Cluster) {
         .expect("create the specification's trigger");
     install(&url, &["pgic"]);
     install(&url, &["pgic_no_guard", "--no-guard"]);
-    let insert = |kind: &str| {
-        format!(
-            "INSERT INTO {kind} SELECT gen_random_uuid(), n, n FROM generate_series(1, {ROWS}) n"
-        )
-    };
-    let loops = |kind: &str| {
-        format!(
-            "DO $$ BEGIN FOR n IN 1..{ROWS} LOOP INSERT INTO {kind} VALUES (gen_random_uuid(), n, \
-            n); END LOOP; END $$"
-        )
-    };
-    let cases: [(&str, usize, Statements); 5] = [
-        (
-            "one row and a commit",
-            COMMITS,
-            Box::new(|kind| {
-                vec![format!("INSERT INTO {kind} VALUES (gen_random_uuid(), 1, 1)"); COMMITS]
-            }),
-        ),
-        (
-            "row by row in one transaction",
-            ROWS,
-            Box::new(move |kind| vec![loops(kind)]),
-        ),
-        (
-            "INSERT … SELECT",
-            ROWS,
-            Box::new(move |kind| vec![insert(kind)]),
-        ),
-        (
-            "UPDATE of every row",
-            ROWS,
-            Box::new(|kind| vec![format!("UPDATE {kind} SET email_hash = email_hash + 1")]),
-        ),
-        (
-            "DELETE of every row",
-            ROWS,
-            Box::new(|kind| vec![format!("DELETE FROM {kind}")]),
-        ),
-    ];
     println!(
         "µs a row, median of {ROUNDS} rounds; in brackets the ratio to the specification's function"
     );
-    for (name, rows, statements) in &cases {
+    for case in Case::ALL {
         let mut times: Vec<Vec<Duration>> = vec![Vec::new(); KINDS.len()];
         for round in 0..ROUNDS {
             for turn in 0..KINDS.len() {
+                // The kinds take turns, and another one begins each round: a disturbance of the
+                // machine, and what one kind leaves to the next, then fall on all of them.
                 let at = (turn + round) % KINDS.len();
                 let kind = KINDS[at];
-                prepare(&client, name, kind).await;
+                prepare(&client, case, kind).await;
+                let statements = case.statements(kind);
                 let started = Instant::now();
-                for statement in statements(kind) {
+                for statement in statements {
                     client.batch_execute(&statement).await.expect("write");
                 }
                 times[at].push(started.elapsed());
             }
         }
-        let medians: Vec<f64> = times.iter_mut().map(|times| median(times, *rows)).collect();
+        let medians: Vec<f64> = times
+            .iter_mut()
+            .map(|times| median(times, case.rows()))
+            .collect();
+        let base = medians[SPECIFICATION];
         let cells: Vec<String> = KINDS
             .iter()
             .zip(&medians)
-            .map(|(kind, time)| format!("{kind} {time:.2} ({:.2})", time / medians[1]))
+            .map(|(kind, time)| format!("{kind} {time:.2} ({:.2})", time / base))
             .collect();
-        println!("{name}: {}", cells.join(", "));
+        println!("{}: {}", case.name(), cells.join(", "));
     }
 }
 
-/// An empty table, or one with rows to change, without what announcing those costs.
-async fn prepare(client: &Client, case: &str, kind: &str) {
-    let mut sql = format!("TRUNCATE {kind};");
-    if case.contains("every row") {
-        sql.push_str(&format!(
-            "SET session_replication_role = replica;
-             INSERT INTO {kind} SELECT gen_random_uuid(), n, n FROM generate_series(1, {ROWS}) n;
-             RESET session_replication_role; VACUUM {kind}"
-        ));
+/// Empties a table, and fills it if the case changes rows that are there.
+async fn prepare(client: &Client, case: Case, table: &str) {
+    let mut statements = vec![format!("TRUNCATE {table}")];
+    if case.needs_rows() {
+        // As a replica, so that no trigger fires: the notifications of these rows would be paid for
+        // by the statements that are measured.
+        statements.push("SET session_replication_role = replica".to_string());
+        statements.push(fill(table));
+        statements.push("RESET session_replication_role".to_string());
+        statements.push(format!("VACUUM {table}"));
     }
-    for statement in sql.split(';') {
+    // One by one: VACUUM cannot run in the transaction that several statements of one string share.
+    for statement in &statements {
         client
             .batch_execute(statement)
             .await
@@ -136,17 +175,20 @@ async fn prepare(client: &Client, case: &str, kind: &str) {
     }
 }
 
+/// Returns the median of `times` in microseconds a row. Sorts `times`.
 fn median(times: &mut [Duration], rows: usize) -> f64 {
     times.sort();
     times[times.len() / 2].as_secs_f64() * 1e6 / rows as f64
 }
 
+/// Opens a session whose connection is driven by a task of its own.
 async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect");
     tokio::spawn(connection);
     client
 }
 
+/// Runs `pgic install-triggers` with these arguments.
 fn install(url: &str, arguments: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgic"));
     let status = command

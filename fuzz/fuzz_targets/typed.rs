@@ -1,22 +1,28 @@
-//! What people type, or is set for them: names, conditions, lines of the shell, connection strings.
-//! The first byte says which.
+//! Texts that people type, or that are set in their environment: names, conditions, lines of the
+//! shell, connection strings. The first byte of the input chooses the kind.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pgic::connect::{Environment, Server};
-use pgic::{commands, conditions, secrets};
+use pgic::tables::conditions;
+use pgic::{commands, secrets};
 use postgres_index_cache_core::postgres::catalog::parse_name;
 use postgres_index_cache_core::postgres::quote_identifier;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&which, bytes)) = input.split_first() else { return };
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Some((&which, bytes)) = input.split_first() else {
+        return;
+    };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
     match which % 5 {
         0 => {
-            // What is read as a name is the same name when it is written out.
+            // A name that was parsed and is written out again must be parsed as the same name.
             if let Some(parts) = parse_name(text) {
-                let written: Vec<String> = parts.iter().map(|part| quote_identifier(part)).collect();
+                let written: Vec<String> =
+                    parts.iter().map(|part| quote_identifier(part)).collect();
                 assert_eq!(parse_name(&written.join(".")), Some(parts));
             }
         }
@@ -28,15 +34,22 @@ fuzz_target!(|input: &[u8]| {
             let _ = commands::shell::understands(text);
         }
         3 => {
-            // A password is never repeated, wherever it stands.
+            // No error may repeat a password, wherever in the text it stands. The fuzzer marks the
+            // place with a NUL, which no connection string has.
             const PASSWORD: &str = "geheim";
             let text = text.replace('\u{0}', PASSWORD);
-            // A scheme is repeated.
-            if text.split_once("://").is_some_and(|(scheme, _)| scheme.contains(PASSWORD)) {
+            // The scheme is the one part that an error repeats, so it cannot hold the password.
+            if text
+                .split_once("://")
+                .is_some_and(|(scheme, _)| scheme.contains(PASSWORD))
+            {
                 return;
             }
             if let Err(error) = Server::new(Some(&text), &Environment::default(), "fuzz") {
-                assert!(!text.contains(PASSWORD) || !format!("{error:?}").contains(PASSWORD), "{error:?}");
+                assert!(
+                    !text.contains(PASSWORD) || !format!("{error:?}").contains(PASSWORD),
+                    "{error:?}"
+                );
             }
         }
         _ => {
