@@ -634,7 +634,7 @@ async fn attended(sql: &str) -> (Database, Driver) {
 }
 
 /// Steps until the driver says that it reloads the table, and then until a fence.
-async fn read_again(driver: &mut Driver) {
+async fn until_reloaded(driver: &mut Driver) {
     let again = async {
         while !driver
             .take_events()
@@ -650,7 +650,7 @@ async fn read_again(driver: &mut Driver) {
 }
 
 /// Removes the spaces that `json_build_object` writes and `row_to_json` does not.
-fn plain(json: String) -> String {
+fn plain(json: &str) -> String {
     json.replace(' ', "")
 }
 
@@ -665,12 +665,12 @@ async fn ddl_that_announces_nothing_is_seen_and_the_table_read_again() {
         "ALTER TABLE kv DROP COLUMN more",
     ] {
         client.batch_execute(ddl).await.unwrap();
-        read_again(&mut driver).await;
+        until_reloaded(&mut driver).await;
         // The cache has the columns that it was opened with, so not `more`.
         let sql = "SELECT json_build_object('id', id, 'v', v, 'n', n)::text FROM kv";
         let rows = client.query(sql, &[]).await.unwrap();
         let stored: BTreeSet<String> = rows.iter().map(|row| plain(row.get(0))).collect();
-        let cached: BTreeSet<String> = cached(&driver).into_iter().map(plain).collect();
+        let cached: BTreeSet<String> = cached(&driver).iter().map(|row| plain(row)).collect();
         assert_eq!(cached, stored, "{ddl}");
     }
 }
@@ -687,7 +687,7 @@ async fn what_is_written_in_silence_behind_unchanged_definitions_is_seen() {
         ENABLE TRIGGER ALL; COMMIT",
     ] {
         client.batch_execute(silent).await.unwrap();
-        read_again(&mut driver).await;
+        until_reloaded(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{silent}");
     }
     // TRUNCATE gives the table other files as well. It is announced, so it needs no reload.
@@ -795,14 +795,14 @@ async fn a_partition_that_is_attached_or_truncated_in_silence_is_seen() {
         "TRUNCATE low",
     ] {
         client.batch_execute(ddl).await.unwrap();
-        read_again(&mut driver).await;
+        until_reloaded(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{ddl}");
     }
     // The partition's trigger is disabled for a moment, in which a row is written.
     let silent = "ALTER TABLE high DISABLE TRIGGER USER; UPDATE kv SET v = 'silent' WHERE id = 15; \
         ALTER TABLE high ENABLE TRIGGER USER";
     client.batch_execute(silent).await.unwrap();
-    read_again(&mut driver).await;
+    until_reloaded(&mut driver).await;
     assert_eq!(cached(&driver), stored(&client).await, "{silent}");
     // The attached partition is known by now, so its changes are applied. They once made the table
     // be read again each time, as changes from a partition that is not known do.
@@ -855,7 +855,7 @@ async fn detach_concurrently(database: &Database, driver: &mut Driver) {
             .batch_execute("ALTER TABLE kv DETACH PARTITION high CONCURRENTLY")
             .await
     });
-    read_again(driver).await;
+    until_reloaded(driver).await;
     let before = driver.engine().counters().reloads;
     for round in 0..3 {
         let write = format!(
