@@ -78,8 +78,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(ReplicaEvent::Row { table, key, became }) => {
-                    println!("{table} {key}: {became:?}");
+                Some(ReplicaEvent::Row { table, key, change }) => {
+                    println!("{table} {key}: {change:?}");
                 }
                 Some(event) => println!("{event:?}"),
                 // The replica has ended.

@@ -14,6 +14,9 @@ mod apply;
 mod connection;
 mod driver;
 mod error;
+mod error_chain;
+mod options;
+mod quote;
 mod read;
 mod replica;
 mod schema;
@@ -21,18 +24,17 @@ pub mod sqlstate;
 
 pub use schema::{catalog, triggers};
 
+pub use apply::finding::{ComparisonReport, DifferingColumn, Finding, FindingKind};
 pub use apply::models::{Model, OnMisfit};
-pub use apply::sink::{
-    ComparisonReport, DifferingColumn, Finding, FindingKind, RowChange, RowChangeKind,
-};
+pub use apply::sink::{RowChange, RowChangeKind};
 pub use connection::claim::ClaimError;
 pub use connection::listener::{ADVISORY_KEY, Listener};
-pub use connection::session::{
-    ConnectError, Connector, Messages, Session, SessionPurpose, quote_identifier, quote_literal,
-};
-pub use connection::sessions::{STARTING_PATIENCE, STARTING_RETRY};
-pub use driver::{Driver, DriverEvent, DriverOptions, Loaded, QuestionId, Tap, Verification};
+pub use connection::open::{STARTING_PATIENCE, STARTING_RETRY};
+pub use connection::session::{ConnectError, Connector, Messages, Session, SessionPurpose};
+pub use driver::{Driver, DriverEvent, Loaded, QuestionId, Tap, Verification};
 pub use error::{DriverError, ReadError, passes};
+pub use options::DriverOptions;
+pub use quote::{quote_identifier, quote_literal};
 pub use read::copy::{CopyDecoder, CopyError};
 pub use replica::supervisor::{
     Describe, Description, SupervisedTable, Supervisor, SupervisorError, SupervisorEvent,

@@ -364,7 +364,7 @@ impl Verifier<'_> {
                         .iter_mut()
                         .for_each(|followed| followed.loaded_anew = Some(Instant::now()));
                 }
-                DriverEvent::ReadAgain { table, why } => {
+                DriverEvent::ReadScheduled { table, why } => {
                     let followed = &mut self.followed[table.0];
                     followed.loaded_anew = Some(Instant::now());
                     let name = followed.target.name();
@@ -395,7 +395,7 @@ impl Verifier<'_> {
                 .ask_to_verify(TableId(at))
                 .map_err(explain_failure)?;
             let verified = loop {
-                match self.driver.take_verifications(question) {
+                match self.driver.take_verification(question) {
                     Some(verified) => break verified,
                     None => self.step(Instant::now() + PATIENCE).await?,
                 }

@@ -638,7 +638,7 @@ async fn until_reloaded(driver: &mut Driver) {
     let again = async {
         while !driver
             .take_events()
-            .any(|event| matches!(event, DriverEvent::ReadAgain { .. }))
+            .any(|event| matches!(event, DriverEvent::ReadScheduled { .. }))
         {
             driver.step().await.unwrap();
         }

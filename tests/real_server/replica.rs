@@ -90,7 +90,7 @@ async fn event<T>(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> Option<
 
 fn row(event: &ReplicaEvent) -> Option<(Uuid, RowChangeKind)> {
     match event {
-        ReplicaEvent::Row { key, became, .. } => Some((*key, *became)),
+        ReplicaEvent::Row { key, change, .. } => Some((*key, *change)),
         _ => None,
     }
 }

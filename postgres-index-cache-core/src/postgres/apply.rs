@@ -1,10 +1,16 @@
 //! Applying rows and changes to the caches.
 //!
-//! - [`driver_table`]: a table that the driver follows, with the writer of its cache.
-//! - [`writer`]: the order of what is to be done to one cache, and the lock that it waits for.
-//! - [`sink`]: what a cache must be able to do; [`models`]: the cache of an application's rows.
+//! ```text
+//! DriverTable   what the driver knows of a table: definition, fingerprint, the lock's state
+//!   └ CacheWriter   operations in order, behind the cache's lock; hides the type of the rows
+//!       └ CacheSink   the cache itself: TableCache (cells), ModelCache (an application's rows)
+//! ```
+//!
+//! [`finding`] is what a comparison of a cache with its table has found.
 
+pub(super) mod cells;
 pub(super) mod driver_table;
+pub(super) mod finding;
 pub(super) mod models;
 pub(super) mod sink;
 pub(super) mod writer;

@@ -7,5 +7,7 @@
 
 pub(super) mod claim;
 pub(super) mod listener;
+pub(super) mod open;
 pub(super) mod session;
 pub(super) mod sessions;
+pub(super) mod settings;

@@ -104,10 +104,10 @@ pub enum ReadError {
     Copy(#[from] CopyError),
     /// A row does not have the table's shape.
     #[error(transparent)]
-    RowError(#[from] RowError),
+    Row(#[from] RowError),
     /// A row could not be stored.
     #[error(transparent)]
-    CacheWriter(#[from] StoreError),
+    Store(#[from] StoreError),
     /// The table's definition was changed, so its rows have another shape than expected.
     #[error("its definition was changed: {0}")]
     Altered(String),
@@ -120,6 +120,15 @@ pub enum ReadError {
     /// The text that `pg_current_snapshot()` returned is not understood.
     #[error("{0}")]
     Snapshot(String),
+}
+
+/// What the engine is told of an error.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    /// The error code, if the engine gives up when the same code comes several times in a row.
+    pub(super) code: Option<String>,
+    /// Whether a retry is useless.
+    pub(super) is_permanent: bool,
 }
 
 impl DriverError {
@@ -150,15 +159,14 @@ impl DriverError {
         }
     }
 
-    /// Returns the error code to count, and whether a retry is useless.
-    ///
-    /// The code is `Some` for an error of [`Policy::Counted`]: the engine gives up when the same
-    /// code comes several times in a row.
-    pub(super) fn verdict(&self) -> (Option<String>, bool) {
+    /// Returns what the engine is told of the error.
+    pub(super) fn verdict(&self) -> Verdict {
         let policy = self.policy();
-        let code =
-            (policy == Policy::Counted).then(|| self.sqlstate().unwrap_or_default().to_string());
-        (code, policy == Policy::Refused)
+        Verdict {
+            code: (policy == Policy::Counted)
+                .then(|| self.sqlstate().unwrap_or_default().to_string()),
+            is_permanent: policy == Policy::Refused,
+        }
     }
 
     /// Returns how to react to the error. The answer depends on nothing but the error.
@@ -219,14 +227,4 @@ fn is_transient(policy: Policy) -> bool {
 /// Returns whether a cause comes from the server or from the connection with it.
 fn is_of_connection(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<tokio_postgres::Error>() || cause.is::<std::io::Error>()
-}
-
-/// Returns the text of an error with its causes, separated by `: `. The `Display` of
-/// tokio-postgres' errors omits the causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string())
-        .chain(causes.map(ToString::to_string))
-        .collect::<Vec<_>>()
-        .join(": ")
 }

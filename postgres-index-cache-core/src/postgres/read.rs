@@ -4,4 +4,6 @@
 //! - [`copy`]: the tuples in the stream that COPY sends.
 
 pub(super) mod copy;
+pub(super) mod request;
+pub(super) mod statement;
 pub(super) mod task;

@@ -18,10 +18,11 @@ use crate::index_cache::IdxModelCache;
 use crate::postgres::apply::models::{Model, ModelCache, ModelDecoder, OnMisfit};
 use crate::postgres::apply::sink::RowChangeKind;
 use crate::postgres::apply::writer::SinkWriter;
+use crate::postgres::connection::open::{Open, open_with};
 use crate::postgres::connection::session::{ConnectError, Connector};
-use crate::postgres::connection::sessions::{Open, open_with};
-use crate::postgres::driver::{DriverOptions, Verification};
+use crate::postgres::driver::Verification;
 use crate::postgres::error::DriverError;
+use crate::postgres::options::DriverOptions;
 use crate::postgres::replica::supervisor::{
     Describe, MakeStore, Supervisor, SupervisorError, Unfollowed,
 };
@@ -210,7 +211,7 @@ pub enum ReplicaEvent {
         /// The row's key.
         key: Uuid,
         /// How.
-        became: RowChangeKind,
+        change: RowChangeKind,
     },
     /// A table is read again.
     ReadAgain {

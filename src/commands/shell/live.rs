@@ -259,7 +259,7 @@ impl LiveCaches {
             .ask_to_verify(table)
             .map_err(explain_failure)?;
         loop {
-            if let Some(verified) = self.supervisor.driver_mut().take_verifications(question) {
+            if let Some(verified) = self.supervisor.driver_mut().take_verification(question) {
                 return Ok(verified);
             }
             let give_up = self.stale[at].as_ref().map(|(_, since)| *since + PATIENCE);

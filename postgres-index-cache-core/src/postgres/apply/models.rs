@@ -1,15 +1,13 @@
 //! A cache of an application's own rows, kept in step: rows are read as JSON, by one deserialiser
 //! for snapshot and notification.
 
+use super::finding::{ComparisonReport, Finding, FindingKind};
+use super::sink::{CacheSink, Decoded, RowChangeKind, RowDecoder, RowEvent, WriteMode};
 use crate::Column;
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
-use crate::postgres::apply::sink::{
-    CacheSink, ComparisonReport, Decoded, Finding, FindingKind, RowChangeKind, RowDecoder,
-    RowEvent, WriteMode,
-};
-use crate::postgres::connection::session::quote_identifier;
 use crate::postgres::error::ReadError;
+use crate::postgres::quote::quote_identifier;
 use crate::table_cache::{
     JsonNulls, KeyBuf, RowBuf, RowError, SeenRows, StoreError, TableShape, Upserted,
 };
@@ -85,7 +83,7 @@ pub(in crate::postgres) struct ModelRow<T> {
     digest: u64,
 }
 
-/// RowDecoder rows as JSON: into the model, and into cells, whose digest tells whether two rows are the
+/// Reads rows as JSON: into the model, and into cells, whose digest tells whether two rows are the
 /// same. A JSON null counts as SQL NULL there, as it does to the model.
 pub(in crate::postgres) struct ModelDecoder<T> {
     shape: Arc<TableShape>,
@@ -222,8 +220,8 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
         data: &str,
         _: JsonNulls<'_>,
         key: &KeyBuf,
-    ) -> Result<Decoded<ModelRow<T>>, String> {
-        let decoded = self.read(data).map_err(|error| error.to_string())?;
+    ) -> Result<Decoded<ModelRow<T>>, ReadError> {
+        let decoded = self.read(data)?;
         let own = match &decoded {
             Decoded::Row(row) => row.key,
             Decoded::Misfit { key, .. } => key_of(key),
@@ -231,7 +229,7 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
         if own == key_of(key) {
             Ok(decoded)
         } else {
-            Err(RowError::KeyMismatch.to_string())
+            Err(RowError::KeyMismatch.into())
         }
     }
 
@@ -244,7 +242,7 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
 
 impl<T: Model> CacheSink for ModelCache<T> {
     type Row = ModelRow<T>;
-    type Reader = ModelDecoder<T>;
+    type Decoder = ModelDecoder<T>;
 
     fn len(&self) -> usize {
         self.rows.len()
@@ -314,13 +312,13 @@ impl<T: Model> CacheSink for ModelCache<T> {
             }
         };
         self.out.remove(&key);
-        let became = match upserted {
+        let change = match upserted {
             Upserted::Added => RowChangeKind::Added,
             Upserted::Changed => RowChangeKind::Changed,
             Upserted::Unchanged => return Ok(upserted),
         };
         if let Some(events) = events {
-            events.push(RowEvent::Model(key, became));
+            events.push(RowEvent::Model { key, change });
         }
         Ok(upserted)
     }
@@ -329,14 +327,20 @@ impl<T: Model> CacheSink for ModelCache<T> {
         let key = key_of(key);
         self.out.remove(&key);
         if let (Some(_), Some(events)) = (self.rows.remove(&key), events) {
-            events.push(RowEvent::Model(key, RowChangeKind::Removed));
+            events.push(RowEvent::Model {
+                key,
+                change: RowChangeKind::Removed,
+            });
         }
     }
 
     fn keep_out(&mut self, key: &KeyBuf, why: Arc<str>, mut events: Option<&mut Vec<RowEvent>>) {
         let key = key_of(key);
         if let (Some(_), Some(events)) = (self.rows.remove(&key), &mut events) {
-            events.push(RowEvent::Model(key, RowChangeKind::Removed));
+            events.push(RowEvent::Model {
+                key,
+                change: RowChangeKind::Removed,
+            });
         }
         let has_cause = self
             .out
@@ -359,7 +363,11 @@ impl<T: Model> CacheSink for ModelCache<T> {
         // kept nobody knows better.
         let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
         if let Some(events) = events.filter(|_| is_news) {
-            events.push(RowEvent::Misfit(key, why, None));
+            events.push(RowEvent::Misfit {
+                key,
+                why,
+                sender: None,
+            });
         }
     }
 
@@ -383,7 +391,10 @@ impl<T: Model> CacheSink for ModelCache<T> {
         for key in self.rows.not_seen(seen) {
             self.rows.remove(&key);
             if let Some(events) = &mut events {
-                events.push(RowEvent::Model(key, RowChangeKind::Removed));
+                events.push(RowEvent::Model {
+                    key,
+                    change: RowChangeKind::Removed,
+                });
             }
         }
     }
@@ -398,51 +409,51 @@ impl<T: Model> CacheSink for ModelCache<T> {
         self.out.clear();
     }
 
-    fn compare(&self, row: &ModelRow<T>, seen: &mut SeenRows, comparison: &mut ComparisonReport) {
+    fn compare(&self, row: &ModelRow<T>, seen: &mut SeenRows, report: &mut ComparisonReport) {
         let cached = self.rows.digest(&row.key);
         if let Some((slot, _)) = cached {
             seen.mark(slot);
         }
         match cached {
             None => match self.out.get(&row.key) {
-                None => comparison.find(FindingKind::Missing, |kind| finding(kind, row.key)),
+                None => report.find(FindingKind::Missing, |kind| finding(kind, row.key)),
                 Some(misfit) => {
-                    comparison.out.insert(KeyBuf::of_cell(row.key.as_bytes()));
+                    report.out.insert(KeyBuf::of_cell(row.key.as_bytes()));
                     // A comparison does not ask the model for index values.
                     if misfit.without_index == Some(row.digest) {
-                        comparison.kept_out += 1;
+                        report.kept_out += 1;
                     } else {
-                        comparison.find(FindingKind::Stale, |kind| finding(kind, row.key));
+                        report.find(FindingKind::Stale, |kind| finding(kind, row.key));
                     }
                 }
             },
             Some((_, digest)) if digest != row.digest => {
-                comparison.find(FindingKind::Stale, |kind| finding(kind, row.key));
+                report.find(FindingKind::Stale, |kind| finding(kind, row.key));
             }
             Some(_) => {}
         }
     }
 
-    fn compare_misfit(&self, key: &KeyBuf, seen: &mut SeenRows, comparison: &mut ComparisonReport) {
+    fn compare_misfit(&self, key: &KeyBuf, seen: &mut SeenRows, report: &mut ComparisonReport) {
         let cells = key;
         let key = key_of(key);
         if let Some((slot, _)) = self.rows.digest(&key) {
             seen.mark(slot);
-            comparison.find(FindingKind::Stale, |kind| finding(kind, key));
+            report.find(FindingKind::Stale, |kind| finding(kind, key));
         } else if self.out.contains_key(&key) {
-            comparison.out.insert(cells.clone());
-            comparison.kept_out += 1;
+            report.out.insert(cells.clone());
+            report.kept_out += 1;
         } else {
-            comparison.find(FindingKind::Missing, |kind| finding(kind, key));
+            report.find(FindingKind::Missing, |kind| finding(kind, key));
         }
     }
 
-    fn ghosts(&self, seen: &SeenRows, comparison: &mut ComparisonReport) {
-        let kept_out = std::mem::take(&mut comparison.out);
+    fn find_ghosts(&self, seen: &SeenRows, report: &mut ComparisonReport) {
+        let kept_out = std::mem::take(&mut report.out);
         let is_kept_out = |key: &&Uuid| kept_out.contains(&KeyBuf::of_cell(key.as_bytes()));
         let out = self.out.keys().filter(|key| !is_kept_out(key)).copied();
         for key in self.rows.not_seen(seen).into_iter().chain(out) {
-            comparison.find(FindingKind::Ghost, |kind| finding(kind, key));
+            report.find(FindingKind::Ghost, |kind| finding(kind, key));
         }
     }
 }

@@ -1,167 +1,245 @@
-//! [`CacheWriter`]: a cache behind its lock, and what is to be done to it.
+//! [`CacheWriter`]: a cache behind its lock, and the operations that wait for the lock.
 //!
-//! What comes is prepared first, parsed and checked, without the lock. [`flush`](CacheWriter::flush)
-//! takes the lock for a moment and does all that is prepared: readers wait neither for the network
-//! nor for a parse, and see a batch whole. While a reader holds the lock for longer, what is
-//! prepared waits here; the driver tells the engine, which keeps by key what comes meanwhile.
+//! ```text
+//! bytes of Q, changes ─→ decode, check ─→ waiting operations ─ flush: the lock is held ─→ cache
+//!                        (no lock)        (in order)           (all of them)
+//! ```
+//!
+//! Rows are decoded and checked without the lock. [`flush`](CacheWriter::flush) takes the lock for a
+//! moment and applies everything that waits: readers wait neither for the network nor for a parse,
+//! and see a batch whole. While a reader holds the lock for longer, operations wait here; the
+//! driver tells the engine, which keeps later changes by key.
+//!
+//! [`CacheWriter`] is a trait in order to hide the type of the rows: its one implementation is
+//! [`SinkWriter`].
 
-use crate::postgres::apply::sink::{
-    CacheSink, ComparisonReport, Decoded, RowDecoder, RowEvent, WriteMode,
-};
+use super::finding::ComparisonReport;
+use super::sink::{CacheSink, Decoded, RowDecoder, RowEvent, WriteMode};
 use crate::postgres::error::ReadError;
+use crate::postgres::read::copy::CopyDecoder;
 use crate::sync::{Change, Operation};
-use crate::table_cache::{KeyBuf, SeenRows, StoreError, Upserted};
+use crate::table_cache::{KeyBuf, RowError, SeenRows, StoreError, Upserted};
+use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What could not be stored when the lock was there.
+/// What the rows that Q brings next are for.
+#[derive(Debug, Default)]
+pub(in crate::postgres) enum Incoming {
+    /// The rows are all rows of a snapshot: they are merged into the cache, and rows of the cache
+    /// that are not among them are removed at the end.
+    #[default]
+    Snapshot,
+    /// The rows are those of these keys, as JSON. They are kept until
+    /// [`store_refetched`](CacheWriter::store_refetched).
+    Refetch(Vec<String>),
+    /// The rows are all rows of a snapshot, to be compared with the cache.
+    Comparison,
+}
+
+/// Why a change, or a refetched row, cannot be stored: the table must be read again.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::postgres) enum ApplyError {
+    /// The key or the row is not of the table's shape, or the stream is not one of COPY.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The change has no row.
+    #[error("the row was not sent")]
+    NoRow,
+}
+
+impl From<RowError> for ApplyError {
+    fn from(error: RowError) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+/// Why an operation failed while the lock was held.
 #[derive(Debug)]
 pub(in crate::postgres) struct FlushError {
-    /// Whether it is a row of a snapshot, which then cannot be what was asked for.
+    /// Whether the operation stored a row of a snapshot: then the snapshot cannot be what was asked
+    /// for.
     pub(in crate::postgres) is_of_snapshot: bool,
     pub(in crate::postgres) error: StoreError,
 }
 
+/// Whether [`flush`](CacheWriter::flush) got the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::postgres) enum Flushed {
+    /// Everything that waited was applied, and nothing waits.
+    Done,
+    /// A reader holds the lock, and nothing was applied.
+    Locked,
+}
+
 /// A cache behind its lock.
 pub(in crate::postgres) trait CacheWriter: Send {
-    /// The query that reads `relation`, the rows of the condition `only`: one value a column that
-    /// is kept, or one for all.
+    /// Returns the query that reads rows of `relation`: see [`RowDecoder::query`].
     fn query(&self, relation: &str, only: &str) -> String;
 
-    /// Whether each row that it reads is the columns that are kept, as PostgreSQL sends them.
+    /// Returns whether that query selects the columns themselves.
     fn reads_columns(&self) -> bool;
 
-    /// A snapshot of all rows comes, about so many: they are seen over what is there.
+    /// Says what the rows that come next are for.
+    fn expect(&mut self, incoming: Incoming);
+
+    /// Notes that the snapshot of those rows was taken, and that about so many rows will come.
     fn begin(&mut self, expected: usize);
 
-    /// One row of the snapshot.
+    /// Takes pieces of the COPY stream.
     ///
     /// # Errors
-    /// When it is no row of this table.
-    fn merge(&mut self, tuple: &[u8]) -> Result<(), ReadError>;
+    /// If a row is not of the table's shape, or the stream is not one of COPY.
+    fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError>;
 
-    /// All of the snapshot has come: what it did not bring goes.
-    fn end(&mut self);
+    /// Returns how many bytes of the COPY stream have come.
+    fn copied(&self) -> usize;
 
-    /// Whether the last snapshot brought anything that was not there, or lacked what was; as far as
-    /// it has been seen.
+    /// Notes that all rows have come.
+    ///
+    /// # Errors
+    /// If the COPY stream has no end.
+    fn finish(&mut self) -> Result<(), ReadError>;
+
+    /// Makes the refetched rows wait for the lock. A key that was asked for and did not come is
+    /// removed.
+    ///
+    /// # Errors
+    /// Why the table must be read again.
+    fn store_refetched(&mut self) -> Result<(), ApplyError>;
+
+    /// Returns whether the last snapshot brought other rows than the cache had, as far as they have
+    /// been applied.
     fn has_changed(&self) -> bool;
 
-    /// Prepares a change.
+    /// Makes a change wait for the lock.
     ///
     /// # Errors
     /// Why the table must be read again.
-    fn change(&mut self, change: &Change) -> Result<(), String>;
+    fn change(&mut self, change: &Change) -> Result<(), ApplyError>;
 
-    /// Prepares the rows that were read again; of the keys that were asked for, those that did not
-    /// come are absent.
+    /// Makes the removal of every row but those of these keys wait for the lock.
     ///
     /// # Errors
     /// Why the table must be read again.
-    fn replace(&mut self, keys: &[String], tuples: &[Vec<u8>]) -> Result<(), String>;
+    fn clear(&mut self, keep: &[String]) -> Result<(), ApplyError>;
 
-    /// Prepares that every row goes but those of these keys.
-    ///
-    /// # Errors
-    /// Why the table must be read again.
-    fn clear(&mut self, keep: &[String]) -> Result<(), String>;
-
-    /// A comparison with the table begins; nothing is to be done meanwhile.
-    fn start_comparing(&mut self);
-
-    /// One row of the table.
-    ///
-    /// # Errors
-    /// When it is no row of this table.
-    fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError>;
-
-    /// What the comparison has found, once every row of the table has come.
+    /// Takes the report of a comparison, once every row of the table has come; `None` if there was
+    /// none.
     fn take_comparison(&mut self) -> Option<ComparisonReport>;
 
-    /// Does what is prepared. `false`: somebody holds the lock for longer than `patience`; nothing
-    /// is done.
+    /// Applies everything that waits, unless a reader holds the lock for longer than `patience`.
     ///
     /// # Errors
-    /// What could not be stored; the rest is done.
-    fn flush(&mut self, patience: Duration) -> Result<bool, FlushError>;
+    /// The first operation that failed. The ones behind it were applied.
+    fn flush(&mut self, patience: Duration) -> Result<Flushed, FlushError>;
 
-    /// Whether something is prepared and not done.
+    /// Returns whether an operation waits for the lock.
     fn is_waiting(&self) -> bool;
 
-    /// How many rows there were at the last flush.
+    /// Returns how many rows the cache had at the last flush.
     fn rows(&self) -> usize;
 
-    /// How many rows did not fit the model at the last flush, and the first of them with the cause.
+    /// Returns how many rows did not fit the application's model at the last flush, and the first of
+    /// them with the reason.
     fn kept_out(&self) -> Option<&(usize, String)>;
 
-    /// What the cache takes, or took when that could last be asked.
+    /// Returns how many bytes the cache takes, or took when the lock was last free.
     fn memory_bytes(&mut self) -> usize;
 
-    /// From now on keeps what becomes of rows.
+    /// Records the changes of rows from now on.
     fn record_events(&mut self);
 
-    /// What became of rows.
+    /// Takes the changes of rows that were recorded.
     fn take_row_events(&mut self) -> Vec<RowEvent>;
 }
 
-/// What is to be done.
+/// An operation that waits for the lock.
 enum PendingOp<R> {
-    Begin {
-        expected: usize,
-    },
+    /// A snapshot begins.
+    Begin { expected: usize },
     /// A row of the snapshot.
     Merge(R),
+    /// The snapshot ends.
     End,
+    /// A row takes the place of the one with its key.
     Upsert(R),
-    /// A key change: no reader sees one without the other.
-    Replace {
-        old: KeyBuf,
-        new: R,
-    },
+    /// A key change. No reader sees the old row without the new one, or both.
+    Replace { old: KeyBuf, new: R },
+    /// The row of a key is removed.
     Remove(KeyBuf),
-    /// The row of this key does not fit the model.
-    KeepOut {
-        key: KeyBuf,
-        why: Arc<str>,
-    },
+    /// The row of a key does not fit the model.
+    KeepOut { key: KeyBuf, why: Arc<str> },
+    /// Every row but those of these keys is removed.
     Clear(Vec<KeyBuf>),
 }
 
-/// What a snapshot's rows meet.
+/// An operation with the server's process whose notification is the cause, if one is.
+struct Waiting<R> {
+    op: PendingOp<R>,
+    sender: Option<i32>,
+}
+
+/// How the rows of a snapshot are put into the cache.
+#[derive(Debug)]
 enum Loading {
-    /// Nothing: the cache was empty.
-    Alone,
-    /// Older rows.
+    /// The cache was empty: each row must be new.
+    IntoEmpty,
+    /// The cache has older rows, of which those that come again are marked.
     Over(SeenRows),
 }
 
-/// The [`CacheWriter`] of a cache of any kind.
+/// A comparison that is underway.
+#[derive(Debug, Default)]
+struct Comparing {
+    seen: SeenRows,
+    report: ComparisonReport,
+}
+
+/// The [`CacheWriter`] of any [`CacheSink`].
 pub(in crate::postgres) struct SinkWriter<C: CacheSink> {
     cache: Arc<RwLock<C>>,
-    reader: C::Reader,
-    /// Each with the server's process whose notification it was, if one was.
-    waiting: VecDeque<(PendingOp<C::Row>, Option<i32>)>,
-    loading: Loading,
-    has_changed: bool,
-    comparing: Option<(SeenRows, ComparisonReport)>,
+    decoder: C::Decoder,
+    waiting: VecDeque<Waiting<C::Row>>,
+    incoming: Incoming,
+    copy: CopyDecoder,
+    copied: usize,
+    /// The pieces of a refetch, undecoded: the engine may not want them any more.
+    refetched: Vec<Bytes>,
+    comparing: Option<Comparing>,
+    load: Load,
     events: Option<Vec<RowEvent>>,
     rows: usize,
     kept_out: Option<(usize, String)>,
     memory: usize,
+    /// A key that is used again for each change.
     key: KeyBuf,
 }
 
+/// The snapshot that is being put into the cache.
+#[derive(Debug)]
+struct Load {
+    loading: Loading,
+    has_changed: bool,
+}
+
 impl<C: CacheSink> SinkWriter<C> {
-    pub(in crate::postgres) fn new(cache: Arc<RwLock<C>>, reader: C::Reader) -> Self {
+    pub(in crate::postgres) fn new(cache: Arc<RwLock<C>>, decoder: C::Decoder) -> Self {
         Self {
             cache,
-            reader,
+            decoder,
             waiting: VecDeque::new(),
-            loading: Loading::Alone,
-            has_changed: false,
+            incoming: Incoming::default(),
+            copy: CopyDecoder::default(),
+            copied: 0,
+            refetched: Vec::new(),
             comparing: None,
+            load: Load {
+                loading: Loading::IntoEmpty,
+                has_changed: false,
+            },
             events: None,
             rows: 0,
             kept_out: None,
@@ -170,244 +248,238 @@ impl<C: CacheSink> SinkWriter<C> {
         }
     }
 
-    fn key_of(&self, id: &str) -> Result<KeyBuf, String> {
+    fn key_of(&self, id: &str) -> Result<KeyBuf, RowError> {
         let mut key = KeyBuf::default();
-        key.read_json(self.reader.shape(), id)
-            .map_err(|error| error.to_string())?;
+        key.read_json(self.decoder.shape(), id)?;
         Ok(key)
     }
-}
 
-/// Does one thing to a cache whose lock is held.
-fn apply_op<C: CacheSink>(
-    cache: &mut C,
-    op: PendingOp<C::Row>,
-    (loading, has_changed): (&mut Loading, &mut bool),
-    reader: &mut C::Reader,
-    mut events: Option<&mut Vec<RowEvent>>,
-) -> Result<(), FlushError> {
-    let in_change = |error| FlushError {
-        is_of_snapshot: false,
-        error,
-    };
-    match op {
-        PendingOp::Begin { expected } => {
-            *has_changed = false;
-            cache.begin_load();
-            *loading = if cache.is_empty() {
-                cache.make_room(expected);
-                Loading::Alone
-            } else {
-                Loading::Over(SeenRows::default())
-            };
-        }
-        PendingOp::Merge(mut row) => {
-            let mode = match loading {
-                Loading::Alone => WriteMode::Insert,
-                Loading::Over(seen) => WriteMode::Merge(seen),
-            };
-            let put = cache.put(&mut row, mode, events);
-            reader.recycle(row);
-            let put = put.map_err(|error| FlushError {
-                is_of_snapshot: true,
-                error,
-            })?;
-            *has_changed |= put != Upserted::Unchanged;
-        }
-        PendingOp::End => {
-            if let Loading::Over(seen) = std::mem::replace(loading, Loading::Alone) {
-                let before = cache.len();
-                cache.sweep(&seen, events);
-                *has_changed |= cache.len() != before;
-            }
-            cache.end_load();
-        }
-        PendingOp::Upsert(mut row) => {
-            let put = cache.put(&mut row, WriteMode::Upsert, events);
-            reader.recycle(row);
-            put.map_err(in_change)?;
-        }
-        PendingOp::Replace { old, mut new } => {
-            cache.remove(&old, events.as_deref_mut());
-            let put = cache.put(&mut new, WriteMode::Upsert, events);
-            reader.recycle(new);
-            put.map_err(in_change)?;
-        }
-        PendingOp::Remove(key) => cache.remove(&key, events),
-        PendingOp::KeepOut { key, why } => cache.keep_out(&key, why, events),
-        PendingOp::Clear(keep) if keep.is_empty() && events.is_none() => cache.clear(),
-        PendingOp::Clear(keep) => {
-            let mut seen = SeenRows::default();
-            for key in &keep {
-                cache.mark(key, &mut seen);
-            }
-            cache.sweep(&seen, events);
-            cache.retain_out(&keep);
-        }
+    fn push(&mut self, op: PendingOp<C::Row>, sender: Option<i32>) {
+        self.waiting.push_back(Waiting { op, sender });
     }
-    Ok(())
+
+    /// Makes a row of a snapshot wait for the lock.
+    fn merge(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
+        let op = match self.decoder.read_copy(tuple)? {
+            Decoded::Row(row) => PendingOp::Merge(row),
+            Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
+        };
+        self.push(op, None);
+        Ok(())
+    }
+
+    /// Compares a row of the table with the cache. The engine changes nothing meanwhile, so the lock
+    /// need not be held from one row to the next.
+    fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
+        let decoded = self.decoder.read_copy(tuple)?;
+        if let Some(Comparing { seen, report }) = &mut self.comparing {
+            report.rows += 1;
+            match &decoded {
+                Decoded::Row(row) => self.cache.read().compare(row, seen, report),
+                Decoded::Misfit { key, .. } => self.cache.read().compare_misfit(key, seen, report),
+            }
+        }
+        if let Decoded::Row(row) = decoded {
+            self.decoder.recycle(row);
+        }
+        Ok(())
+    }
+
+    /// Decodes the pieces of a refetch.
+    fn decode_refetched(&mut self) -> Result<Vec<Decoded<C::Row>>, ReadError> {
+        let mut rows = Vec::new();
+        let mut copy = CopyDecoder::default();
+        let decoder = &mut self.decoder;
+        for piece in std::mem::take(&mut self.refetched) {
+            copy.push::<ReadError>(&piece, |tuple| {
+                rows.push(decoder.read_copy(tuple)?);
+                Ok(())
+            })?;
+        }
+        copy.finish()?;
+        Ok(rows)
+    }
+
+    /// Returns the operation for a change that stores a row.
+    fn store_op(&mut self, change: &Change, key: KeyBuf) -> Result<PendingOp<C::Row>, ApplyError> {
+        let data = change.data().ok_or(ApplyError::NoRow)?;
+        let decoded = self.decoder.read_json(data, change.json_nulls(), &key)?;
+        let old = match change.old_id() {
+            Some(old) if change.operation() == Operation::ReplaceKey => Some(self.key_of(old)?),
+            Some(_) | None => None,
+        };
+        Ok(match (decoded, old) {
+            (Decoded::Row(new), Some(old)) => PendingOp::Replace { old, new },
+            (Decoded::Row(new), None) => {
+                self.key = key;
+                PendingOp::Upsert(new)
+            }
+            (Decoded::Misfit { key, why }, old) => {
+                // The new row is kept out, and the old one is gone all the same.
+                if let Some(old) = old {
+                    self.push(PendingOp::Remove(old), Some(change.sender));
+                }
+                PendingOp::KeepOut { key, why }
+            }
+        })
+    }
 }
 
 impl<C: CacheSink> CacheWriter for SinkWriter<C> {
     fn query(&self, relation: &str, only: &str) -> String {
-        self.reader.query(relation, only)
+        self.decoder.query(relation, only)
     }
 
     fn reads_columns(&self) -> bool {
-        self.reader.reads_columns()
+        self.decoder.reads_columns()
+    }
+
+    fn expect(&mut self, incoming: Incoming) {
+        self.comparing = matches!(incoming, Incoming::Comparison).then(Comparing::default);
+        self.incoming = incoming;
+        self.copy = CopyDecoder::default();
+        self.copied = 0;
+        self.refetched = Vec::new();
     }
 
     fn begin(&mut self, expected: usize) {
-        self.waiting
-            .push_back((PendingOp::Begin { expected }, None));
+        if matches!(self.incoming, Incoming::Snapshot) {
+            self.push(PendingOp::Begin { expected }, None);
+        }
     }
 
-    fn merge(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
-        let op = match self.reader.read_copy(tuple)? {
-            Decoded::Row(row) => PendingOp::Merge(row),
-            Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
-        };
-        self.waiting.push_back((op, None));
-        Ok(())
-    }
-
-    fn end(&mut self) {
-        self.waiting.push_back((PendingOp::End, None));
-    }
-
-    fn change(&mut self, change: &Change) -> Result<(), String> {
-        let mut key = std::mem::take(&mut self.key);
-        key.read_json(self.reader.shape(), change.id())
-            .map_err(|error| error.to_string())?;
-        let op = match change.operation() {
-            Operation::Whole => return Ok(()),
-            Operation::Remove => PendingOp::Remove(key),
-            Operation::Upsert | Operation::ReplaceKey => {
-                let data = change.data().ok_or("the row was not sent")?;
-                let decoded = self.reader.read_json(data, change.json_nulls(), &key)?;
-                let old = change
-                    .old_id()
-                    .filter(|_| change.operation() == Operation::ReplaceKey);
-                match (decoded, old.map(|old| self.key_of(old)).transpose()?) {
-                    (Decoded::Row(new), Some(old)) => PendingOp::Replace { old, new },
-                    (Decoded::Row(new), None) => {
-                        self.key = key;
-                        PendingOp::Upsert(new)
-                    }
-                    (Decoded::Misfit { key, why }, old) => {
-                        self.waiting
-                            .extend(old.map(|old| (PendingOp::Remove(old), Some(change.sender))));
-                        PendingOp::KeepOut { key, why }
-                    }
+    fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError> {
+        self.copied += pieces.iter().map(Bytes::len).sum::<usize>();
+        if matches!(self.incoming, Incoming::Refetch(_)) {
+            self.refetched.extend(pieces);
+            return Ok(());
+        }
+        let is_comparison = matches!(self.incoming, Incoming::Comparison);
+        // The decoder calls back with each row, for which it must not be borrowed from here.
+        let mut copy = std::mem::take(&mut self.copy);
+        let loaded = pieces.iter().try_for_each(|piece| {
+            copy.push(piece, |tuple| {
+                if is_comparison {
+                    self.compare(tuple)
+                } else {
+                    self.merge(tuple)
                 }
+            })
+        });
+        self.copy = copy;
+        loaded
+    }
+
+    fn copied(&self) -> usize {
+        self.copied
+    }
+
+    fn finish(&mut self) -> Result<(), ReadError> {
+        match self.incoming {
+            // The end of the stream is looked for when the rows are decoded.
+            Incoming::Refetch(_) => {}
+            Incoming::Comparison => self.copy.finish()?,
+            Incoming::Snapshot => {
+                self.copy.finish()?;
+                self.push(PendingOp::End, None);
             }
-        };
-        self.waiting.push_back((op, Some(change.sender)));
+        }
         Ok(())
     }
 
-    fn replace(&mut self, keys: &[String], tuples: &[Vec<u8>]) -> Result<(), String> {
-        let rows = tuples
-            .iter()
-            .map(|tuple| self.reader.read_copy(tuple))
-            .collect::<Result<Vec<_>, _>>();
-        let rows = rows.map_err(|error| error.to_string())?;
-        let key_of = |row: &Decoded<C::Row>| match row {
-            Decoded::Row(row) => self.reader.key_of(row),
-            Decoded::Misfit { key, .. } => key.clone(),
+    fn store_refetched(&mut self) -> Result<(), ApplyError> {
+        let Incoming::Refetch(keys) = std::mem::take(&mut self.incoming) else {
+            return Ok(());
         };
-        let found: HashSet<KeyBuf> = rows.iter().map(key_of).collect();
+        // Everything that can fail comes first: half of a refetch must not wait.
+        let rows = self.decode_refetched()?;
+        let found: HashSet<KeyBuf> = rows
+            .iter()
+            .map(|row| match row {
+                Decoded::Row(row) => self.decoder.key_of(row),
+                Decoded::Misfit { key, .. } => key.clone(),
+            })
+            .collect();
         let asked = keys
             .iter()
             .map(|id| self.key_of(id))
             .collect::<Result<Vec<_>, _>>()?;
-        let removed = asked
-            .into_iter()
-            .filter(|key| !found.contains(key))
-            .map(PendingOp::Remove);
-        let stored = rows.into_iter().map(|row| match row {
-            Decoded::Row(row) => PendingOp::Upsert(row),
-            Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
-        });
-        self.waiting
-            .extend(removed.chain(stored).map(|op| (op, None)));
+        for key in asked {
+            if !found.contains(&key) {
+                self.push(PendingOp::Remove(key), None);
+            }
+        }
+        for row in rows {
+            let op = match row {
+                Decoded::Row(row) => PendingOp::Upsert(row),
+                Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
+            };
+            self.push(op, None);
+        }
         Ok(())
     }
 
-    fn clear(&mut self, keep: &[String]) -> Result<(), String> {
+    fn change(&mut self, change: &Change) -> Result<(), ApplyError> {
+        let mut key = std::mem::take(&mut self.key);
+        key.read_json(self.decoder.shape(), change.id())?;
+        let op = match change.operation() {
+            Operation::Whole => return Ok(()),
+            Operation::Remove => PendingOp::Remove(key),
+            Operation::Upsert | Operation::ReplaceKey => self.store_op(change, key)?,
+        };
+        self.push(op, Some(change.sender));
+        Ok(())
+    }
+
+    fn clear(&mut self, keep: &[String]) -> Result<(), ApplyError> {
         let keep = keep
             .iter()
             .map(|id| self.key_of(id))
             .collect::<Result<Vec<_>, _>>()?;
-        self.waiting.push_back((PendingOp::Clear(keep), None));
-        Ok(())
-    }
-
-    fn start_comparing(&mut self) {
-        self.comparing = Some((SeenRows::default(), ComparisonReport::default()));
-    }
-
-    fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
-        let decoded = self.reader.read_copy(tuple)?;
-        if let Some((seen, comparison)) = &mut self.comparing {
-            comparison.rows += 1;
-            match &decoded {
-                Decoded::Row(row) => self.cache.read().compare(row, seen, comparison),
-                Decoded::Misfit { key, .. } => {
-                    self.cache.read().compare_misfit(key, seen, comparison);
-                }
-            }
-        }
-        if let Decoded::Row(row) = decoded {
-            self.reader.recycle(row);
-        }
+        self.push(PendingOp::Clear(keep), None);
         Ok(())
     }
 
     fn take_comparison(&mut self) -> Option<ComparisonReport> {
-        let (seen, mut comparison) = self.comparing.take()?;
-        self.cache.read().ghosts(&seen, &mut comparison);
-        Some(comparison)
+        let Comparing { seen, mut report } = self.comparing.take()?;
+        self.cache.read().find_ghosts(&seen, &mut report);
+        Some(report)
     }
 
-    fn flush(&mut self, patience: Duration) -> Result<bool, FlushError> {
+    fn flush(&mut self, patience: Duration) -> Result<Flushed, FlushError> {
         if self.waiting.is_empty() {
-            return Ok(true);
+            return Ok(Flushed::Done);
         }
         let Some(mut cache) = self.cache.try_write_for(patience) else {
-            return Ok(false);
+            return Ok(Flushed::Locked);
         };
-        let mut done = Ok(true);
-        for (op, sender) in self.waiting.drain(..) {
-            let events_before = self.events.as_ref().map_or(0, Vec::len);
-            let loading = (&mut self.loading, &mut self.has_changed);
-            let carried = apply_op(
+        let mut first_error = None;
+        for Waiting { op, sender } in self.waiting.drain(..) {
+            let recorded = self.events.as_ref().map_or(0, Vec::len);
+            let applied = apply_op(
                 &mut *cache,
                 op,
-                loading,
-                &mut self.reader,
+                &mut self.load,
+                &mut self.decoder,
                 self.events.as_mut(),
             );
-            for events in self
-                .events
-                .iter_mut()
-                .flat_map(|events| &mut events[events_before..])
-            {
-                if let RowEvent::Row(_, by) | RowEvent::Misfit(_, _, by) = events {
-                    *by = sender;
-                }
+            if let Some(events) = &mut self.events {
+                set_sender(&mut events[recorded..], sender);
             }
-            if let (Err(error), Ok(_)) = (carried, &done) {
-                done = Err(error);
+            if let Err(error) = applied {
+                first_error.get_or_insert(error);
             }
         }
         self.rows = cache.len();
         self.kept_out = cache.kept_out();
-        done
+        match first_error {
+            Some(error) => Err(error),
+            None => Ok(Flushed::Done),
+        }
     }
 
     fn has_changed(&self) -> bool {
-        self.has_changed
+        self.load.has_changed
     }
 
     fn is_waiting(&self) -> bool {
@@ -435,5 +507,86 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
 
     fn take_row_events(&mut self) -> Vec<RowEvent> {
         self.events.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
+/// Applies an operation to a cache whose lock is held.
+fn apply_op<C: CacheSink>(
+    cache: &mut C,
+    op: PendingOp<C::Row>,
+    load: &mut Load,
+    decoder: &mut C::Decoder,
+    mut events: Option<&mut Vec<RowEvent>>,
+) -> Result<(), FlushError> {
+    let in_change = |error| FlushError {
+        is_of_snapshot: false,
+        error,
+    };
+    match op {
+        PendingOp::Begin { expected } => {
+            cache.begin_load();
+            load.has_changed = false;
+            load.loading = if cache.is_empty() {
+                cache.make_room(expected);
+                Loading::IntoEmpty
+            } else {
+                Loading::Over(SeenRows::default())
+            };
+        }
+        PendingOp::Merge(mut row) => {
+            let mode = match &mut load.loading {
+                Loading::IntoEmpty => WriteMode::Insert,
+                Loading::Over(seen) => WriteMode::Merge(seen),
+            };
+            let put = cache.put(&mut row, mode, events);
+            decoder.recycle(row);
+            let put = put.map_err(|error| FlushError {
+                is_of_snapshot: true,
+                error,
+            })?;
+            load.has_changed |= put != Upserted::Unchanged;
+        }
+        PendingOp::End => {
+            if let Loading::Over(seen) = std::mem::replace(&mut load.loading, Loading::IntoEmpty) {
+                let before = cache.len();
+                cache.sweep(&seen, events);
+                load.has_changed |= cache.len() != before;
+            }
+            cache.end_load();
+        }
+        PendingOp::Upsert(mut row) => {
+            let put = cache.put(&mut row, WriteMode::Upsert, events);
+            decoder.recycle(row);
+            put.map_err(in_change)?;
+        }
+        PendingOp::Replace { old, mut new } => {
+            cache.remove(&old, events.as_deref_mut());
+            let put = cache.put(&mut new, WriteMode::Upsert, events);
+            decoder.recycle(new);
+            put.map_err(in_change)?;
+        }
+        PendingOp::Remove(key) => cache.remove(&key, events),
+        PendingOp::KeepOut { key, why } => cache.keep_out(&key, why, events),
+        // Without events nobody needs to know the rows, and a cache is emptied at once.
+        PendingOp::Clear(keep) if keep.is_empty() && events.is_none() => cache.clear(),
+        PendingOp::Clear(keep) => {
+            let mut seen = SeenRows::default();
+            for key in &keep {
+                cache.mark(key, &mut seen);
+            }
+            cache.sweep(&seen, events);
+            cache.retain_out(&keep);
+        }
+    }
+    Ok(())
+}
+
+/// Names the sender in events that one operation has recorded.
+fn set_sender(events: &mut [RowEvent], sender: Option<i32>) {
+    for event in events {
+        match event {
+            RowEvent::Row { sender: by, .. } | RowEvent::Misfit { sender: by, .. } => *by = sender,
+            RowEvent::Model { .. } => {}
+        }
     }
 }

@@ -18,8 +18,8 @@
 //!   mode both run in one process, or each moves from process to process. In session mode each
 //!   stays in a process of its own, and the first session is ours as well.
 
+use crate::postgres::connection::open::Open;
 use crate::postgres::connection::session::{ConnectError, Session, SessionPurpose};
-use crate::postgres::connection::sessions::Open;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};

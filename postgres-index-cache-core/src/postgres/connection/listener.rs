@@ -5,9 +5,8 @@
 //!                    └──────────────────────────────────────────────┴─→ next, poll_next
 //! ```
 
-use crate::postgres::connection::session::{
-    Messages, Session, quote_identifier, quote_literal, while_polled,
-};
+use crate::postgres::connection::session::{Messages, Session, while_polled};
+use crate::postgres::quote::{quote_identifier, quote_literal};
 use futures_util::future::poll_fn;
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,7 +1,6 @@
-//! [`Session`]: a client with the connection that feeds it; [`Connector`], which opens one; and how
-//! names and strings are quoted in the SQL that a session runs.
+//! [`Session`]: a client with the connection that feeds it; [`Connector`], which opens one.
 
-use crate::postgres::error::chain;
+use crate::postgres::error_chain::chain;
 use futures_util::future::poll_fn;
 use std::fmt;
 use std::future::Future;
@@ -221,22 +220,5 @@ pub(super) async fn while_polled<T>(
                 None => return statement.await,
             },
         }
-    }
-}
-
-/// Returns a name as an identifier in SQL: in quotes, so that its case is kept.
-pub fn quote_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Returns a string as a literal in SQL, valid under either `standard_conforming_strings`.
-pub fn quote_literal(text: &str) -> String {
-    let quoted = format!("'{}'", text.replace('\'', "''"));
-    // With the setting off, a backslash escapes in a plain literal as well. `E'…'` reads the same
-    // under both.
-    if text.contains('\\') {
-        format!("E{}", quoted.replace('\\', "\\\\"))
-    } else {
-        quoted
     }
 }

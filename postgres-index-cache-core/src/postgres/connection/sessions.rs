@@ -3,66 +3,52 @@
 //!
 //! ```text
 //!          ┌─ all, first ─→ Sessions { listener: L, fences: F, reads: Q }
-//! Opener ──┤                                 │ F or Q ends: Event::Ended → lose
-//!          └─ reopen ─────→ Event::Reopened ─┴─→ reopened
+//! Opener ──┤                                 │ F or Q ends: ConnectionEvent::Ended → lose
+//!          └─ reopen ─────→ ConnectionEvent::Reopened ─┴─→ reopened
 //! ```
 
 use crate::postgres::connection::claim::{ClaimedSession, claim};
 use crate::postgres::connection::listener::Listener;
-use crate::postgres::connection::session::{ConnectError, Connector, Session, SessionPurpose};
-use crate::postgres::driver::{DriverOptions, Event};
-use crate::postgres::error::{DriverError, chain};
-use crate::postgres::read::task::{NO_TIMEOUTS, read_settings};
-use crate::postgres::sqlstate::{self, Policy};
+use crate::postgres::connection::open::{Open, STARTING_PATIENCE, STARTING_RETRY};
+use crate::postgres::connection::session::SessionPurpose;
+use crate::postgres::connection::settings::{NO_TIMEOUTS, read_settings};
+use crate::postgres::error::DriverError;
+use crate::postgres::error_chain::chain;
+use crate::postgres::options::DriverOptions;
+use crate::postgres::sqlstate::Policy;
 use crate::sync::AuxConnection;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-/// How long to wait for a server that is starting.
-pub const STARTING_PATIENCE: Duration = Duration::from_secs(30);
-/// The pause between two attempts to connect to a server that is starting.
-pub const STARTING_RETRY: Duration = Duration::from_millis(200);
-
-/// The opening of one session, as a future.
-type Opening = Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>;
-
-/// A [`Connector`] whose type is erased.
-pub(in crate::postgres) type Open = Arc<dyn Fn(SessionPurpose) -> Opening + Send + Sync>;
-
-/// Opens a session. If the server is starting, tries again for up to [`STARTING_PATIENCE`].
-pub(in crate::postgres) async fn open_patiently(
-    open: &Open,
-    role: SessionPurpose,
-) -> Result<Session, ConnectError> {
-    let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
-    loop {
-        match open(role).await {
-            Err(error) if is_starting(&error) && tokio::time::Instant::now() < give_up => {
-                tokio::time::sleep(STARTING_RETRY).await;
-            }
-            opened => return opened,
-        }
-    }
+/// What became of a connection. Each opening has a number, the epoch, so that an event of an earlier
+/// one is told from the last.
+pub(in crate::postgres) enum ConnectionEvent {
+    /// All connections are open, and L listens.
+    Connected { epoch: u64, sessions: Box<Sessions> },
+    /// The connections could not be opened.
+    ConnectFailed { epoch: u64, error: DriverError },
+    /// F or Q has ended.
+    Ended {
+        via: AuxConnection,
+        epoch: u64,
+        why: String,
+    },
+    /// F or Q was opened again, or could not be.
+    Reopened {
+        via: AuxConnection,
+        epoch: u64,
+        opened: Result<OpenSession, DriverError>,
+    },
 }
 
-/// Returns whether the server refused a connection because it is starting.
-fn is_starting(error: &ConnectError) -> bool {
-    let error: &(dyn std::error::Error + 'static) = error.as_ref();
-    sqlstate::of(error).is_some_and(|code| sqlstate::policy(Some(code)) == Policy::Starting)
-}
-
-/// Erases the type of a connector.
-pub(in crate::postgres) fn open_with(connector: impl Connector + 'static) -> Open {
-    let connector = Arc::new(connector);
-    Arc::new(move |role| {
-        let connector = Arc::clone(&connector);
-        Box::pin(async move { connector.connect(role).await })
-    })
+/// The client of F or Q.
+pub(in crate::postgres) struct AuxClient {
+    pub(in crate::postgres) client: Arc<Client>,
+    /// The number of its opening.
+    pub(in crate::postgres) epoch: u64,
 }
 
 /// The connections L, F and Q of a driver.
@@ -74,7 +60,7 @@ pub(in crate::postgres) struct Sessions {
 
 /// The open session of F or Q.
 #[derive(Clone)]
-pub(in crate::postgres) struct OpenedSessions {
+pub(in crate::postgres) struct OpenSession {
     client: Arc<Client>,
     /// The id of the server process that serves the session.
     process: i32,
@@ -83,7 +69,7 @@ pub(in crate::postgres) struct OpenedSessions {
 /// F or Q, which may be lost.
 struct AuxSession {
     /// The open session; `None` while it is lost.
-    opened: Option<OpenedSessions>,
+    opened: Option<OpenSession>,
     /// The number of the last opening. Each opening has a new number, so that an event of an
     /// earlier session is told from one of this session.
     epoch: u64,
@@ -92,7 +78,7 @@ struct AuxSession {
 }
 
 impl AuxSession {
-    fn new(opened: Option<OpenedSessions>, epoch: u64) -> Self {
+    fn new(opened: Option<OpenSession>, epoch: u64) -> Self {
         Self {
             opened,
             epoch,
@@ -113,7 +99,7 @@ pub(in crate::postgres) struct Opener {
     pub(in crate::postgres) open: Open,
     pub(in crate::postgres) options: DriverOptions,
     /// The driver's channel, which takes the events.
-    pub(in crate::postgres) events: mpsc::Sender<Event>,
+    pub(in crate::postgres) events: mpsc::Sender<ConnectionEvent>,
     /// The number that the opened connections get.
     pub(in crate::postgres) epoch: u64,
     /// Whether there are tables to read. Q is opened only if there are.
@@ -205,8 +191,8 @@ impl Opener {
             .map_err(|source| DriverError::Claim { role, source })
     }
 
-    /// Opens and prepares F or Q. When the session ends, the driver gets [`Event::Ended`].
-    async fn open_aux(&self, via: AuxConnection) -> Result<OpenedSessions, DriverError> {
+    /// Opens and prepares F or Q. When the session ends, the driver gets [`ConnectionEvent::Ended`].
+    async fn open_aux(&self, via: AuxConnection) -> Result<OpenSession, DriverError> {
         // On F, `lock_timeout` bounds the wait for the notify lock, which each commit that notifies
         // holds. `statement_timeout` does not end that wait.
         let lock_timeout = self.options.lock_timeout.as_millis();
@@ -228,7 +214,9 @@ impl Opener {
         let claimed = self.open_claimed(role).await?;
         let client = claimed.session.into_client_until(async move |why| {
             // If the driver is gone, nobody waits for this event.
-            let _ = events.send(Event::Ended { via, epoch, why }).await;
+            let _ = events
+                .send(ConnectionEvent::Ended { via, epoch, why })
+                .await;
         });
         client
             .batch_execute(&settings)
@@ -237,7 +225,7 @@ impl Opener {
                 doing: format!("prepare the connection for {what}"),
                 source,
             })?;
-        Ok(OpenedSessions {
+        Ok(OpenSession {
             client: Arc::new(client),
             process: claimed.process,
         })
@@ -259,11 +247,14 @@ impl Sessions {
         }
     }
 
-    /// Returns the client of F or Q with the number of its opening; `None` while it is lost.
-    pub(in crate::postgres) fn client(&self, via: AuxConnection) -> Option<(Arc<Client>, u64)> {
+    /// Returns the client of F or Q; `None` while it is lost.
+    pub(in crate::postgres) fn client(&self, via: AuxConnection) -> Option<AuxClient> {
         let aux = self.aux(via);
         let opened = aux.opened.as_ref()?;
-        Some((Arc::clone(&opened.client), aux.epoch))
+        Some(AuxClient {
+            client: Arc::clone(&opened.client),
+            epoch: aux.epoch,
+        })
     }
 
     /// Drops the session of F or Q, which was lost.
@@ -271,7 +262,7 @@ impl Sessions {
         self.aux_mut(via).opened = None;
     }
 
-    /// Starts a task that opens F or Q again and sends the driver [`Event::Reopened`].
+    /// Starts a task that opens F or Q again and sends the driver [`ConnectionEvent::Reopened`].
     pub(in crate::postgres) fn reopen(&mut self, via: AuxConnection, opener: Opener) {
         let aux = self.aux_mut(via);
         // An earlier attempt may still be running. Its answer has the old number, and is ignored.
@@ -281,7 +272,7 @@ impl Sessions {
             // If the driver is gone, nobody waits for this event.
             let _ = opener
                 .events
-                .send(Event::Reopened {
+                .send(ConnectionEvent::Reopened {
                     via,
                     epoch: opener.epoch,
                     opened,
@@ -295,7 +286,7 @@ impl Sessions {
         &mut self,
         via: AuxConnection,
         epoch: u64,
-        opened: OpenedSessions,
+        opened: OpenSession,
     ) {
         let aux = self.aux_mut(via);
         if aux.epoch == epoch {

@@ -1,26 +1,35 @@
-//! The connections of a [`Driver`]: how they are opened, lost, and opened again, and what is sent
-//! by them.
+//! The connections of a [`Driver`]: opened, lost and opened again, and the tokens that are sent by
+//! them.
 
-use crate::postgres::connection::session::{quote_identifier, quote_literal};
-use crate::postgres::connection::sessions::{OpenedSessions, Opener};
-use crate::postgres::driver::{Driver, DriverEvent, Event};
-use crate::postgres::error::{DriverError, chain};
+use super::turn::TaskEvent;
+use super::{Driver, DriverEvent};
+use crate::postgres::connection::sessions::{AuxClient, ConnectionEvent, OpenSession, Opener};
+use crate::postgres::error::{DriverError, Verdict};
+use crate::postgres::error_chain::chain;
+use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::postgres::schema::catalog::who_is;
 use crate::sync::{AuxConnection, Failure, Input, TableId};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
+
+/// Sends the driver what a task has to say. If the driver is gone, nobody waits for it.
+async fn say(driver: mpsc::Sender<TaskEvent>, event: TaskEvent) {
+    let _ = driver.send(event).await;
+}
 
 impl Driver {
+    /// The engine has given the connections up, and connects again after `retry_in`, if at all.
     pub(super) fn disconnected(
         &mut self,
         failure: Failure,
         retry_in: Option<Duration>,
     ) -> Result<(), DriverError> {
-        self.links = None;
+        self.sessions = None;
         self.reads.end();
+        // Events of these connections that are still on their way have an old number from now on.
         self.epochs += 1;
         self.epoch = self.epochs;
         self.connect_task.take().inspect(JoinHandle::abort);
@@ -30,81 +39,91 @@ impl Driver {
             since,
             retry_in,
         });
-        match retry_in {
-            Some(_) => {
-                self.failure = None;
-                Ok(())
-            }
-            None if matches!(failure, Failure::ReadsCut { .. }) => {
-                Err(DriverError::Failed(failure))
-            }
-            None => Err(self.failure.take().unwrap_or(DriverError::Failed(failure))),
+        if retry_in.is_some() {
+            self.failure = None;
+            return Ok(());
+        }
+        match failure {
+            // It says more than the server's last words: how often, and while which table was read.
+            Failure::ReadsCut { .. } => Err(DriverError::Failed(failure)),
+            _ => Err(self.failure.take().unwrap_or(DriverError::Failed(failure))),
         }
     }
 
+    /// Starts to open all connections.
     pub(super) fn connect(&mut self, channels: Vec<String>) {
         let opener = self.opener();
         let epoch = opener.epoch;
         self.epoch = epoch;
+        tracing::info!(?channels, "connecting");
         self.connect_task = Some(tokio::spawn(async move {
             let event = match opener.all(&channels).await {
-                Ok(links) => Event::Connected {
+                Ok(sessions) => ConnectionEvent::Connected {
                     epoch,
-                    links: Box::new(links),
+                    sessions: Box::new(sessions),
                 },
-                Err(error) => Event::ConnectFailed { epoch, error },
+                Err(error) => ConnectionEvent::ConnectFailed { epoch, error },
             };
-            // A driver that is gone wants to hear nothing.
+            // If the driver is gone, nobody waits for this event.
             let _ = opener.events.send(event).await;
         }));
     }
 
-    /// LISTENs on more channels: done while L is polled.
+    /// LISTENs on further channels on L. The statement is answered while the loop polls L, so a task
+    /// waits for it.
     pub(super) fn listen_also(&mut self, channels: &[String]) {
-        let Some(links) = &self.links else { return };
-        let listening = links.listener.listen_also(channels);
-        let sender = self.sender.clone();
+        let Some(sessions) = &self.sessions else {
+            return;
+        };
+        tracing::debug!(?channels, "LISTEN");
+        let listening = sessions.listener.listen_also(channels);
+        let driver = self.channels.tasks_tx.clone();
         let epoch = self.epoch;
         tokio::spawn(async move {
-            // A driver that is gone wants to hear nothing.
-            let _ = sender
-                .send(Event::ListensAlso {
-                    epoch,
-                    listened: listening.await,
-                })
-                .await;
+            let listened = listening.await;
+            say(driver, TaskEvent::ListensAlso { epoch, listened }).await;
         });
     }
 
-    /// Opens what gets the next number.
+    /// The server has answered the LISTEN on further channels.
+    pub(super) fn listened_also(&mut self, listened: Result<(), tokio_postgres::Error>) {
+        let input = match listened {
+            Ok(()) => Input::ListensAlso,
+            Err(source) => Input::Lost(chain(&DriverError::Server {
+                doing: "LISTEN on another channel".to_string(),
+                source,
+            })),
+        };
+        self.engine.handle(input, Instant::now());
+    }
+
+    /// Returns an opener with the next number.
     pub(super) fn opener(&mut self) -> Opener {
         self.epochs += 1;
-        let open = Arc::clone(&self.open);
-        let options = self.options.clone();
-        let events = self.sender.clone();
         Opener {
-            open,
-            options,
-            events,
+            open: Arc::clone(&self.open),
+            options: self.options.clone(),
+            events: self.channels.connections_tx.clone(),
             epoch: self.epochs,
             reads: !self.tables.is_empty(),
         }
     }
 
-    /// F or Q; `None` while it is lost.
-    pub(super) fn client(&self, via: AuxConnection) -> Option<(Arc<Client>, u64)> {
-        self.links.as_ref()?.client(via)
+    /// Returns the client of F or Q; `None` while it is lost.
+    pub(super) fn aux_client(&self, via: AuxConnection) -> Option<AuxClient> {
+        self.sessions.as_ref()?.client(via)
     }
 
+    /// Returns whether `epoch` is the number of the last opening of F or Q.
     pub(super) fn is_current(&self, via: AuxConnection, epoch: u64) -> bool {
-        self.links
+        self.sessions
             .as_ref()
-            .is_some_and(|links| links.is_current(via, epoch))
+            .is_some_and(|sessions| sessions.is_current(via, epoch))
     }
 
-    /// What is sent for a token of the engine: others can see the one, and cannot know the other
-    /// before.
-    fn sent_for(&self, token: &str) -> String {
+    /// Returns the payload that is sent for a token of the engine: the token with a digest, which
+    /// nobody can know before it was sent.
+    fn payload_of(&self, token: &str) -> String {
         let digest = Sha256::new_with_prefix(self.secret)
             .chain_update(token)
             .finalize();
@@ -116,76 +135,75 @@ impl Driver {
         format!("{token}.{digest}")
     }
 
-    /// The token of the engine for which this was sent, if it is ours: the process that sent it
-    /// serves F or Q.
+    /// Returns the engine's token for which `payload` was sent, if this driver has sent it: the
+    /// process that sent it serves F or Q, and the digest is right.
     ///
-    /// Without this: 1. Somebody reads the name of the channel in pg_stat_activity, and sends the
-    /// next token at once. 2. The fence counts as arrived, though changes before it are still on
-    /// their way. 3. A reader is told that what it reads is current.
-    pub(super) fn own_token<'a>(&self, sender: i32, sent: &'a str) -> Option<&'a str> {
-        let (token, _) = sent.rsplit_once('.')?;
+    /// Without this:
+    /// 1. Somebody reads the name of the fence channel in pg_stat_activity, and sends the next token
+    ///    at once.
+    /// 2. The fence counts as arrived, though changes before it are still on their way.
+    /// 3. A reader is told that an old row is current.
+    pub(super) fn own_token<'a>(&self, sender: i32, payload: &'a str) -> Option<&'a str> {
+        let (token, _) = payload.rsplit_once('.')?;
         let is_ours = self
-            .links
+            .sessions
             .as_ref()
-            .is_some_and(|links| links.are_served_by(sender));
-        (is_ours && self.sent_for(token) == sent).then_some(token)
+            .is_some_and(|sessions| sessions.are_served_by(sender));
+        (is_ours && self.payload_of(token) == payload).then_some(token)
     }
 
+    /// Sends a token by F or Q. A task waits for the answer, which may take as long as commits are
+    /// blocked.
     pub(super) fn notify(&self, via: AuxConnection, channel: &str, token: String) {
-        let Some((client, epoch)) = self.client(via) else {
+        let Some(AuxClient { client, epoch }) = self.aux_client(via) else {
             return;
         };
         let sql = format!(
             "NOTIFY {}, {}",
             quote_identifier(channel),
-            quote_literal(&self.sent_for(&token))
+            quote_literal(&self.payload_of(&token))
         );
-        let sender = self.sender.clone();
+        tracing::debug!(?via, token, "NOTIFY");
+        let driver = self.channels.tasks_tx.clone();
         tokio::spawn(async move {
             let event = match client.batch_execute(&sql).await {
-                Ok(()) => Event::Sent { via, epoch, token },
-                Err(source) => {
-                    let error = DriverError::Server {
+                Ok(()) => TaskEvent::Sent { via, epoch, token },
+                Err(source) => TaskEvent::SendFailed {
+                    via,
+                    epoch,
+                    token,
+                    error: DriverError::Server {
                         doing: "send a fence".to_string(),
                         source,
-                    };
-                    Event::SendFailed {
-                        via,
-                        epoch,
-                        token,
-                        error,
-                    }
-                }
+                    },
+                },
             };
-            // A driver that is gone wants to hear nothing.
-            let _ = sender.send(event).await;
+            say(driver, event).await;
         });
     }
 
-    /// Tells that a table is read again. Where a notification is the cause, F is asked first who
-    /// sent it.
+    /// Tells that a table is reloaded. If a notification is the cause, F is asked first who sent it.
     pub(super) fn emit_read_scheduled(&mut self, table: TableId, why: String, sender: Option<i32>) {
         let Some(sender) = sender else {
-            return self.emit(DriverEvent::ReadAgain { table, why });
+            return self.emit(DriverEvent::ReadScheduled { table, why });
         };
-        let Some((client, _)) = self.client(AuxConnection::Fences) else {
+        let Some(AuxClient { client, .. }) = self.aux_client(AuxConnection::Fences) else {
             return self.sender_known(table, &why, sender, None);
         };
-        let events = self.sender.clone();
+        let driver = self.channels.tasks_tx.clone();
         tokio::spawn(async move {
             let who = who_is(&*client, sender).await;
-            // A driver that is gone wants to hear nothing.
-            let _ = events
-                .send(Event::SenderKnown {
-                    table,
-                    why,
-                    sender,
-                    who,
-                })
-                .await;
+            let event = TaskEvent::SenderKnown {
+                table,
+                why,
+                sender,
+                who,
+            };
+            say(driver, event).await;
         });
     }
 
+    /// Tells that a table is reloaded, and who sent the notification that is the cause.
     pub(super) fn sender_known(
         &mut self,
         table: TableId,
@@ -196,42 +214,46 @@ impl Driver {
         let who = who.unwrap_or_else(|| "whose session is gone".to_string());
         let of = format!("(sent by process {sender})");
         let known = format!("(sent by process {sender}, {who})");
-        self.engine.handle(
-            Input::CauseKnown {
-                table,
-                of: &of,
-                known: &known,
-            },
-            Instant::now(),
-        );
-        self.emit(DriverEvent::ReadAgain {
+        let input = Input::CauseKnown {
+            table,
+            of: &of,
+            known: &known,
+        };
+        self.engine.handle(input, Instant::now());
+        self.emit(DriverEvent::ReadScheduled {
             table,
             why: why.replace(&of, &known),
         });
     }
 
+    /// F or Q is lost, as this error shows.
     pub(super) fn aux_connection_lost(&mut self, via: AuxConnection, error: DriverError) {
         let why = chain(&error);
         self.failure = Some(error);
-        self.engine
-            .handle(Input::AuxConnectionLost { via, why }, Instant::now());
+        let input = Input::AuxConnectionLost { via, why };
+        self.engine.handle(input, Instant::now());
     }
 
+    /// F or Q was opened again, or could not be.
     pub(super) fn reopened(
         &mut self,
         via: AuxConnection,
         epoch: u64,
-        opened: Result<OpenedSessions, DriverError>,
+        opened: Result<OpenSession, DriverError>,
     ) {
-        let input = match (opened, &mut self.links) {
-            (Ok(opened), Some(links)) => {
+        let input = match opened {
+            Ok(opened) => {
+                let Some(sessions) = &mut self.sessions else {
+                    // L was lost meanwhile, and all connections are opened again.
+                    return;
+                };
+                tracing::info!(?via, "connected again");
+                sessions.reopened(via, epoch, opened);
                 self.failure = None;
-                links.reopened(via, epoch, opened);
                 Input::Reopened { via }
             }
-            (Ok(_), None) => return,
-            (Err(error), _) => {
-                let (code, is_permanent) = error.verdict();
+            Err(error) => {
+                let Verdict { code, is_permanent } = error.verdict();
                 let why = chain(&error);
                 self.failure = Some(error);
                 Input::ReopenFailed {

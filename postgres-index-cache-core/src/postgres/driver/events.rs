@@ -1,120 +1,93 @@
-//! How a driver works, and what it tells.
+//! [`DriverEvent`]: what a driver tells whoever looks on.
 
 use crate::postgres::apply::sink::{RowChange, RowChangeKind};
-use crate::sync::{AuxConnection, Limits, State, TableId};
+use crate::sync::{AuxConnection, State, TableId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How a driver works.
-#[derive(Debug, Clone)]
-pub struct DriverOptions {
-    /// The channels that the tables' triggers notify on.
-    pub channels: Vec<String>,
-    /// A channel of its own for fences: make it of random digits.
-    pub fence_channel: String,
-    /// Bounds of the engine.
-    pub limits: Limits,
-    /// Settings that the triggers pin (`TimeZone` …), so that COPY and payloads write values alike.
-    pub settings: Vec<(String, String)>,
-    /// How many bytes the caches and what waits for them may take. Past it what waits is dropped,
-    /// and its table read again; when the caches alone take more, the driver ends with
-    /// [`DriverError::Memory`](crate::postgres::DriverError::Memory).
-    pub max_memory: usize,
-    /// How long a read may wait for its lock, and a fence for commits that are blocked.
-    pub lock_timeout: Duration,
-    /// Whether somebody describes a table afresh that was altered ([`DriverEvent::Altered`]): it is
-    /// held until then. Otherwise it is read again as it is.
-    pub holds_altered: bool,
-    /// Whether [`DriverEvent::Row`] tells of each row that changes. It costs a copy of each, which
-    /// is kept until [`Driver::take_events`](crate::postgres::driver::Driver::take_events) takes it: call that after
-    /// each step.
-    pub row_events: bool,
-}
-
 /// How far a table is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loaded {
-    /// The table.
+    /// The table that is read.
     pub table: TableId,
     /// How many rows are in its cache.
     pub rows: usize,
 }
 
-/// What happened, for whoever looks on.
+/// An event of a driver.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum DriverEvent {
-    /// The state of all tables together is another one.
+    /// The state of all tables together has changed.
     State(State),
-    /// The state of a table is another one.
+    /// The state of one table has changed.
     TableState {
-        /// The table.
+        /// The table whose state has changed.
         table: TableId,
-        /// Its state.
+        /// Its state now.
         state: State,
     },
-    /// It is stale from now on.
+    /// All connections are lost: every table is stale from now on.
     Disconnected {
-        /// What happened.
+        /// The cause.
         why: String,
-        /// Since when changes may be lost: when the last fence that came back was sent; `None`:
-        /// none ever came back.
+        /// When the last fence was sent that came back: changes since then may be lost. `None` if
+        /// no fence ever came back.
         since: Option<Instant>,
-        /// When it will connect again; `None`: never.
+        /// When the driver will connect again; `None` if it will not.
         retry_in: Option<Duration>,
     },
-    /// The connection for fences or for reading was lost, and is opened again. The rows are as live
-    /// as they were.
+    /// F or Q was lost alone, and is opened again. The rows are as live as they were.
     AuxConnectionLost {
-        /// Which.
+        /// The connection that was lost.
         via: AuxConnection,
-        /// What happened.
+        /// The cause.
         why: String,
-        /// When it is opened again.
+        /// When the connection is opened again.
         retry_in: Duration,
     },
-    /// A table is read again.
-    ReadAgain {
-        /// The table.
+    /// A table is to be reloaded.
+    ReadScheduled {
+        /// The table that will be read.
         table: TableId,
-        /// The cause; where that is a notification, with the process and the role that sent it.
+        /// The cause. If that is a notification, with the process and the role that sent it.
         why: String,
     },
-    /// A table's definition, or one of its partitions, is another one than it was.
+    /// The definition of a table, or of one of its partitions, has changed.
     Altered {
-        /// The table.
+        /// The table whose definition has changed.
         table: TableId,
     },
-    /// Commits wait for the notify lock: nothing is lost, nothing arrives.
+    /// Commits wait for the notify lock: nothing is lost, and nothing arrives.
     CommitsBlocked,
     /// A row has changed.
     Row {
-        /// The table.
+        /// The table of the row.
         table: TableId,
-        /// How.
+        /// The row, before and after.
         change: RowChange,
-        /// The server's process whose notification told of it; `None`: it was read.
+        /// The server's process whose notification brought the row; `None` if the row was read.
         sender: Option<i32>,
     },
-    /// A row of an application's own has changed.
+    /// A row of an application's own type has changed.
     Model {
-        /// The table.
+        /// The table of the row.
         table: TableId,
         /// The key of the row.
         key: Uuid,
-        /// How.
-        became: RowChangeKind,
+        /// How the row has changed.
+        change: RowChangeKind,
     },
-    /// A row of an application's own does not fit the model, and is kept out.
+    /// A row does not fit the application's model, and is kept out.
     Misfit {
-        /// The table.
+        /// The table of the row.
         table: TableId,
         /// The key of the row.
         key: Uuid,
         /// What does not fit.
         why: Arc<str>,
-        /// The server's process whose notification brought it; `None`: it was read.
+        /// The server's process whose notification brought the row; `None` if the row was read.
         sender: Option<i32>,
     },
 }

@@ -8,10 +8,10 @@
 //! Compare                                             COPY → COMMIT
 //! ```
 
-use crate::postgres::apply::driver_table::TOO_LONG;
-use crate::postgres::connection::session::{quote_identifier, quote_literal};
-use crate::postgres::driver::{BATCH, DriverOptions, Event, ReadKind, ReadMessage, ReadRequest};
 use crate::postgres::error::{DriverError, ReadError};
+use crate::postgres::quote::quote_identifier;
+use crate::postgres::read::request::{ReadFailed, ReadKind, ReadMessage, ReadRequest};
+use crate::postgres::read::statement::TOO_LONG;
 use crate::postgres::schema::catalog::foreign_code;
 use crate::postgres::schema::eligibility::{Distrust, TableConfig};
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
@@ -26,67 +26,24 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-/// A statement that switches off the timeouts which only some versions have:
-/// `idle_session_timeout` (PostgreSQL 14 and later), `transaction_timeout` (17 and later). A SET
-/// would fail on older servers.
-pub(in crate::postgres) const NO_TIMEOUTS: &str =
-    "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
-    WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+/// The pieces after which a batch is sent to the driver.
+const BATCH: usize = 256;
 
 /// The bytes after which a batch is sent to the driver. Several batches may be on their way, so
 /// this bounds the memory that a slow cache costs.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// How long Q may be idle inside a transaction, at least. The bound is raised to twice the time for
-/// which a comparison waits for its fence. A process of ours that is stopped inside a transaction
-/// keeps its table locked against migrations no longer than that.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// Returns the statements that set up Q.
-///
-/// With `row_security` off, a policy that hides rows is an error. With it on, the table would seem
-/// smaller than it is. With the timeouts off, no default of the role ends a long COPY.
-pub(in crate::postgres) fn read_settings(options: &DriverOptions) -> String {
-    let longest_pause = LONGEST_PAUSE.max(2 * options.limits.fence_timeout);
-    let mut settings = vec![
-        ("row_security".to_string(), "off".to_string()),
-        ("statement_timeout".to_string(), "0".to_string()),
-        (
-            "idle_in_transaction_session_timeout".to_string(),
-            longest_pause.as_millis().to_string(),
-        ),
-        (
-            "lock_timeout".to_string(),
-            options.lock_timeout.as_millis().to_string(),
-        ),
-    ];
-    // Those that the triggers pin: COPY must write values as the triggers do.
-    settings.extend(options.settings.iter().cloned());
-    let mut sql: String = settings
-        .iter()
-        .map(|(name, value)| {
-            format!(
-                "SELECT pg_catalog.set_config({}, {}, false);",
-                quote_literal(name),
-                quote_literal(value)
-            )
-        })
-        .collect();
-    sql.push_str(NO_TIMEOUTS);
-    sql
-}
-
 /// One read of a table, or of some rows of a table, on Q.
 pub(in crate::postgres) struct Read {
     pub(in crate::postgres) client: Arc<Client>,
-    /// The driver's channel for events: a read that failed.
-    pub(in crate::postgres) sender: mpsc::Sender<Event>,
+    /// The channel for the failure of this read.
+    pub(in crate::postgres) failures_tx: mpsc::Sender<ReadFailed>,
     /// The bounded channel for the snapshot and the rows.
     pub(in crate::postgres) rows_tx: mpsc::Sender<ReadMessage>,
     /// The request that this read answers.
     pub(in crate::postgres) asked: ReadRequest,
     /// The table.
-    pub(in crate::postgres) follow: TableConfig,
+    pub(in crate::postgres) config: TableConfig,
     /// The COPY statement.
     pub(in crate::postgres) copy: String,
     /// The read before this one on the same session.
@@ -117,7 +74,7 @@ impl Read {
             let _ = self.rows_tx.send(ReadMessage::All { asked }).await;
             return true;
         };
-        let _ = self.sender.send(Event::ReadFailed { asked, error }).await;
+        let _ = self.failures_tx.send(ReadFailed { asked, error }).await;
         // Roll back at once. Errors of our own leave the transaction open, with the table's lock.
         // The next read may come only when somebody's migration is done, which waits for that lock.
         self.client.batch_execute("ROLLBACK").await.is_ok()
@@ -210,7 +167,7 @@ impl Read {
     /// The table is locked and copied by its name. So the name must still be that of the table that
     /// was described, whose oid the look asks for.
     async fn take_fingerprint(&self) -> Result<Fingerprint, DriverError> {
-        let followed = &self.follow.followed;
+        let followed = &self.config.followed;
         let seen = look(&*self.client, &[followed.oid])
             .await
             .map_err(|source| self.failed_to("look at", source))?;
@@ -231,7 +188,7 @@ impl Read {
     /// Makes the error of a statement: `doing` is its purpose, to which the table's name is added.
     fn failed_to(&self, doing: &str, source: tokio_postgres::Error) -> DriverError {
         DriverError::Server {
-            doing: format!("{doing} {}", self.follow.name()),
+            doing: format!("{doing} {}", self.config.name()),
             source,
         }
     }
@@ -239,7 +196,7 @@ impl Read {
     /// Makes the error of a snapshot that cannot be used.
     fn unusable(&self, source: ReadError) -> DriverError {
         DriverError::Snapshot {
-            table: self.follow.name(),
+            table: self.config.name(),
             source,
         }
     }
@@ -256,12 +213,12 @@ impl Read {
         /// The longest pause between two attempts at the locks of a partitioned table.
         const LONGEST: Duration = Duration::from_millis(200);
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE";
-        let relation = self.follow.relation();
+        let relation = self.config.relation();
         // A partitioned table has many locks. If Q waited for one of them while it held others, a
         // migration that holds that one and wants another would die of the deadlock. So take all of
         // them at once, or none and try again after a pause. A query knows no NOWAIT: there a short
         // lock_timeout stands for it.
-        let is_partitioned = self.follow.followed.is_partitioned;
+        let is_partitioned = self.config.followed.is_partitioned;
         let nowait = if is_partitioned { " NOWAIT" } else { "" };
         let by_lock = format!(
             "{BEGIN}; LOCK TABLE {relation} IN {} MODE{nowait}",
@@ -314,12 +271,12 @@ impl Read {
         if !is_planned {
             return Ok(());
         }
-        let found = foreign_code(&*self.client, self.follow.followed.oid)
+        let found = foreign_code(&*self.client, self.config.followed.oid)
             .await
             .map_err(|source| self.failed_to("look at", source))?;
         match found {
             Some(function) => Err(DriverError::CodeOfOthers {
-                table: self.follow.name(),
+                table: self.config.name(),
                 function: function.name,
                 owner: function.owner,
             }),
@@ -341,7 +298,7 @@ impl Read {
 
     /// Returns the columns that the cache keeps, as identifiers in SQL.
     fn columns(&self) -> Vec<String> {
-        self.follow
+        self.config
             .shape
             .columns()
             .iter()
@@ -382,10 +339,10 @@ impl Read {
         let sql = format!(
             "SELECT {} FROM (SELECT) one LEFT JOIN {} ON false",
             types.collect::<Vec<_>>().join(", "),
-            self.follow.relation()
+            self.config.relation()
         );
         let row = self.client.query_typed_one(&sql, &[]).await?;
-        let columns = self.follow.shape.columns();
+        let columns = self.config.shape.columns();
         Ok(columns
             .iter()
             .enumerate()
@@ -433,7 +390,7 @@ impl Read {
     fn failed_to_copy(&self, source: tokio_postgres::Error) -> DriverError {
         if source.code().map(SqlState::code) == Some(TOO_LONG) {
             DriverError::RowTooLong {
-                table: self.follow.name(),
+                table: self.config.name(),
                 longest: self.longest,
             }
         } else {

@@ -1,9 +1,9 @@
 //! [`ReplicaTableSource`]: a table of a replica as the catalogue has it.
 
 use crate::DEFAULT_CACHE_CHANNEL;
+use crate::postgres::connection::open::{Open, open_patiently};
 use crate::postgres::connection::session::SessionPurpose;
-use crate::postgres::connection::sessions::{Open, open_patiently};
-use crate::postgres::error::chain;
+use crate::postgres::error_chain::chain;
 use crate::postgres::replica::ReplicaError;
 use crate::postgres::replica::supervisor::{Description, SupervisedTable, Unfollowed};
 use crate::postgres::schema::catalog::{self, Catalog, CatalogAccess, CatalogError, CatalogTable};

@@ -17,12 +17,13 @@
 //! An application's [`Replica`](crate::postgres::Replica) and the tool's shell, `query --watch` and `tail
 //! --diff` all run this.
 
-use crate::postgres::apply::sink::CellDecoder;
+use crate::postgres::apply::cells::CellDecoder;
 use crate::postgres::apply::writer::{CacheWriter, SinkWriter};
+use crate::postgres::connection::open::{Open, open_with};
 use crate::postgres::connection::session::Connector;
-use crate::postgres::connection::sessions::{Open, open_with};
-use crate::postgres::driver::{Driver, DriverEvent, DriverOptions, Loaded};
+use crate::postgres::driver::{Driver, DriverEvent, Loaded};
 use crate::postgres::error::DriverError;
+use crate::postgres::options::DriverOptions;
 use crate::postgres::schema::eligibility::TableConfig;
 use crate::sync::{Backoff, FenceId, State, TableId};
 use crate::table_cache::{TableCache, TableShape};
@@ -219,7 +220,7 @@ impl<T: SupervisedTable> Supervisor<T> {
             .map(|target| target.follow().clone())
             .zip(stores)
             .collect();
-        let driver = Driver::open_stores(open, follows, options).await?;
+        let driver = Driver::open_with_writers(open, follows, options).await?;
         Ok(Self {
             driver,
             describe,

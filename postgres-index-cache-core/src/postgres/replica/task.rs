@@ -139,7 +139,7 @@ impl Task {
         let comparing = std::mem::take(&mut self.comparing);
         let still_comparing = &mut self.comparing;
         for (question, done) in comparing {
-            match driver.take_verifications(question) {
+            match driver.take_verification(question) {
                 // Who asked may have given up.
                 Some(verified) => drop(done.send(verified)),
                 None => still_comparing.push((question, done)),
@@ -212,17 +212,17 @@ impl Task {
                     why: why.into(),
                 });
             }
-            DriverEvent::ReadAgain { table, why } => {
+            DriverEvent::ReadScheduled { table, why } => {
                 self.say(ReplicaEvent::ReadAgain {
                     table: name(table),
                     why: why.into(),
                 });
             }
-            DriverEvent::Model { table, key, became } => {
+            DriverEvent::Model { table, key, change } => {
                 self.say(ReplicaEvent::Row {
                     table: name(table),
                     key,
-                    became,
+                    change,
                 });
             }
             DriverEvent::Misfit {

@@ -6,7 +6,7 @@
 mod name;
 mod transaction;
 
-use crate::postgres::connection::session::quote_identifier;
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
 use crate::value::CellType;
 pub use name::parse_name;

@@ -2,7 +2,7 @@
 //! else that driver and engine must know of the table.
 
 use crate::CellType;
-use crate::postgres::connection::session::quote_identifier;
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::catalog::{self, CatalogTable, RelationKind};
 use crate::postgres::schema::fingerprint::Fingerprint;
 use crate::postgres::schema::triggers::{

@@ -3,10 +3,11 @@
 
 use crate::notification::Payload;
 use crate::postgres::apply::models::*;
-use crate::postgres::apply::writer::{CacheWriter as _, SinkWriter};
+use crate::postgres::apply::writer::{CacheWriter as _, Flushed, Incoming, SinkWriter};
 use crate::sync::Change;
 use crate::table_cache::Column;
 use crate::value::CellType;
+use bytes::Bytes;
 use fastrand::Rng;
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -50,18 +51,28 @@ fn json(id: Uuid, n: i64) -> String {
     format!(r#"{{"id":"{id}","n":{n}}}"#)
 }
 
-/// A tuple of a binary COPY: one column, which is the row as JSON.
+/// Returns a tuple of a binary COPY: one column, which is the row as JSON.
 fn tuple(id: Uuid, n: i64) -> Vec<u8> {
     let json = json(id, n);
     let length = u32::try_from(json.len()).unwrap().to_be_bytes();
     [&[0, 1], &length[..], json.as_bytes()].concat()
 }
 
-/// A table, the cache of it, and what somebody knows who was events of every change.
+/// Returns a binary COPY of these rows.
+fn copy_of<'a>(rows: impl Iterator<Item = (&'a Uuid, &'a i64)>) -> Bytes {
+    let mut stream = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+    for (id, n) in rows {
+        stream.extend(tuple(*id, *n));
+    }
+    stream.extend([0xff, 0xff]);
+    stream.into()
+}
+
+/// A table, its cache, and the rows that somebody knows of who was told of every change.
 struct World {
     table: BTreeMap<Uuid, i64>,
     cache: Arc<RwLock<ModelCache<Row>>>,
-    stored: SinkWriter<ModelCache<Row>>,
+    writer: SinkWriter<ModelCache<Row>>,
     events: BTreeMap<Uuid, bool>,
 }
 
@@ -75,13 +86,13 @@ impl World {
         let columns = vec![column("id", CellType::Uuid), column("n", CellType::Int8)];
         let shape = Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap());
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::Quarantine)));
-        let reader = ModelDecoder::new(shape, RandomState::default(), OnMisfit::Quarantine);
-        let mut stored = SinkWriter::new(Arc::clone(&cache), reader);
-        stored.record_events();
+        let decoder = ModelDecoder::new(shape, RandomState::default(), OnMisfit::Quarantine);
+        let mut writer = SinkWriter::new(Arc::clone(&cache), decoder);
+        writer.record_events();
         Self {
             table: BTreeMap::new(),
             cache,
-            stored,
+            writer,
             events: BTreeMap::new(),
         }
     }
@@ -94,16 +105,15 @@ impl World {
         } else {
             change
         };
-        self.stored.change(&change).unwrap();
+        self.writer.change(&change).unwrap();
     }
 
-    /// The table is read, over what the cache has.
+    /// Reads the table, over the rows that the cache has.
     fn read(&mut self) {
-        self.stored.begin(self.table.len());
-        for (id, n) in &self.table {
-            self.stored.merge(&tuple(*id, *n)).unwrap();
-        }
-        self.stored.end();
+        self.writer.expect(Incoming::Snapshot);
+        self.writer.begin(self.table.len());
+        self.writer.load(vec![copy_of(self.table.iter())]).unwrap();
+        self.writer.finish().unwrap();
     }
 
     fn step(&mut self, random: &mut Rng) {
@@ -144,12 +154,14 @@ impl World {
                         _ => {}
                     }
                 }
-                let tuples: Vec<Vec<u8>> = keys
-                    .iter()
-                    .filter_map(|key| Some(tuple(*key, *self.table.get(key)?)))
-                    .collect();
-                let keys: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
-                self.stored.replace(&keys, &tuples).unwrap();
+                let rows = self.table.iter().filter(|(key, _)| keys.contains(key));
+                let copy = copy_of(rows);
+                let keys = keys.iter().map(|key| format!("\"{key}\"")).collect();
+                self.writer.expect(Incoming::Refetch(keys));
+                self.writer.begin(0);
+                self.writer.load(vec![copy]).unwrap();
+                self.writer.finish().unwrap();
+                self.writer.store_refetched().unwrap();
             }
             17 => {
                 let kept: Vec<Uuid> = self
@@ -160,7 +172,7 @@ impl World {
                     .collect();
                 self.table.retain(|key, _| kept.contains(key));
                 let kept: Vec<String> = kept.iter().map(|key| format!("\"{key}\"")).collect();
-                self.stored.clear(&kept).unwrap();
+                self.writer.clear(&kept).unwrap();
             }
             _ => {
                 // After a gap.
@@ -180,19 +192,28 @@ impl World {
     }
 
     fn check(&mut self) {
-        assert!(self.stored.flush(Duration::ZERO).unwrap());
-        for events in self.stored.take_row_events() {
-            match events {
-                RowEvent::Model(key, RowChangeKind::Added) => {
+        assert_eq!(self.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+        for event in self.writer.take_row_events() {
+            match event {
+                RowEvent::Model {
+                    key,
+                    change: RowChangeKind::Added,
+                } => {
                     assert_ne!(self.events.insert(key, true), Some(true));
                 }
-                RowEvent::Model(key, RowChangeKind::Changed) => {
+                RowEvent::Model {
+                    key,
+                    change: RowChangeKind::Changed,
+                } => {
                     assert_eq!(self.events.get(&key), Some(&true));
                 }
-                RowEvent::Model(key, RowChangeKind::Removed) => {
+                RowEvent::Model {
+                    key,
+                    change: RowChangeKind::Removed,
+                } => {
                     assert_eq!(self.events.remove(&key), Some(true));
                 }
-                RowEvent::Misfit(key, why, _) => {
+                RowEvent::Misfit { key, why, .. } => {
                     assert!(!why.is_empty());
                     assert_ne!(
                         self.events.insert(key, false),
@@ -200,7 +221,7 @@ impl World {
                         "a row that was there is removed first"
                     );
                 }
-                other => panic!("{other:?} is events of an application's cache"),
+                other => panic!("{other:?} is of no application's cache"),
             }
         }
         let cache = self.cache.read();
@@ -234,10 +255,10 @@ impl World {
         assert_eq!(
             known,
             rows.keys().copied().collect::<Vec<_>>(),
-            "who is events of every change knows the rows"
+            "who is told of every change knows the rows"
         );
         assert_eq!(
-            self.stored.kept_out().map_or(0, |(count, _)| *count),
+            self.writer.kept_out().map_or(0, |(count, _)| *count),
             out.len()
         );
         drop(cache);
@@ -249,11 +270,10 @@ impl World {
     }
 
     fn compare(&mut self, table: &BTreeMap<Uuid, i64>) -> ComparisonReport {
-        self.stored.start_comparing();
-        for (id, n) in table {
-            self.stored.compare(&tuple(*id, *n)).unwrap();
-        }
-        self.stored.take_comparison().unwrap()
+        self.writer.expect(Incoming::Comparison);
+        self.writer.load(vec![copy_of(table.iter())]).unwrap();
+        self.writer.finish().unwrap();
+        self.writer.take_comparison().unwrap()
     }
 
     /// A comparison finds each row that was missed, among those that do not fit too; but not that

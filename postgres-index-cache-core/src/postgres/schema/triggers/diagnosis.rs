@@ -8,7 +8,7 @@
 //! parts: the row trigger, the contract with its function, the function, TRUNCATE, and the columns.
 
 use crate::DEFAULT_CACHE_CHANNEL;
-use crate::postgres::connection::session::quote_identifier;
+use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::catalog::{
     CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger,
 };

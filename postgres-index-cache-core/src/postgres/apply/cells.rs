@@ -1,0 +1,239 @@
+//! The sink of a [`TableCache`]: rows as cells, by the columns of the table.
+
+use super::finding::{ComparisonReport, DifferingColumn, Finding, FindingKind};
+use super::sink::{CacheSink, Decoded, RowChange, RowDecoder, RowEvent, WriteMode};
+use crate::postgres::error::ReadError;
+use crate::postgres::quote::quote_identifier;
+use crate::table_cache::{
+    JsonNulls, KeyBuf, Row, RowBuf, RowError, SeenRows, StoreError, TableCache, TableShape,
+    Upserted,
+};
+use std::sync::Arc;
+
+/// Makes rows of cells.
+#[derive(Debug)]
+pub(in crate::postgres) struct CellDecoder {
+    shape: Arc<TableShape>,
+    /// Rows that are done with: their memory is used again.
+    recycled: Vec<RowBuf>,
+}
+
+impl CellDecoder {
+    pub(in crate::postgres) fn new(shape: Arc<TableShape>) -> Self {
+        Self {
+            shape,
+            recycled: Vec::new(),
+        }
+    }
+
+    /// Returns a row that `fill` has filled.
+    fn filled<E>(
+        &mut self,
+        fill: impl FnOnce(&TableShape, &mut RowBuf) -> Result<(), E>,
+    ) -> Result<RowBuf, E> {
+        let mut row = self.recycled.pop().unwrap_or_default();
+        fill(&self.shape, &mut row)?;
+        Ok(row)
+    }
+}
+
+impl RowDecoder for CellDecoder {
+    type Row = RowBuf;
+
+    fn shape(&self) -> &Arc<TableShape> {
+        &self.shape
+    }
+
+    fn query(&self, relation: &str, only: &str) -> String {
+        let columns: Vec<String> = self
+            .shape
+            .columns()
+            .iter()
+            .map(|column| {
+                let name = quote_identifier(&column.name);
+                column.kind.select_expression(&name)
+            })
+            .collect();
+        format!("SELECT {} FROM {relation}{only}", columns.join(", "))
+    }
+
+    fn reads_columns(&self) -> bool {
+        true
+    }
+
+    fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<RowBuf>, ReadError> {
+        let row = self.filled(|shape, row| row.read_copy_tuple(shape, tuple))?;
+        Ok(Decoded::Row(row))
+    }
+
+    fn read_json(
+        &mut self,
+        data: &str,
+        nulls: JsonNulls<'_>,
+        key: &KeyBuf,
+    ) -> Result<Decoded<RowBuf>, ReadError> {
+        let row = self.filled(|shape, row| row.read_json(shape, data, nulls))?;
+        if row.has_key(&self.shape, key) {
+            Ok(Decoded::Row(row))
+        } else {
+            Err(RowError::KeyMismatch.into())
+        }
+    }
+
+    fn key_of(&self, row: &RowBuf) -> KeyBuf {
+        KeyBuf::of_row(&self.shape, row)
+    }
+
+    fn recycle(&mut self, row: RowBuf) {
+        /// As many rows as a batch has.
+        const MOST: usize = 512;
+        if self.recycled.len() < MOST {
+            self.recycled.push(row);
+        }
+    }
+}
+
+impl CacheSink for TableCache {
+    type Row = RowBuf;
+    type Decoder = CellDecoder;
+
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        Self::memory_bytes(self)
+    }
+
+    fn make_room(&mut self, expected: usize) {
+        *self = Self::new(Arc::clone(self.shape()), expected);
+    }
+
+    fn put(
+        &mut self,
+        row: &mut RowBuf,
+        mode: WriteMode<'_>,
+        events: Option<&mut Vec<RowEvent>>,
+    ) -> Result<Upserted, StoreError> {
+        // A copy of the old row costs more than the change itself, so it is made only if somebody
+        // wants the events. A row that must be new has no old one.
+        let old = if events.is_some() && !matches!(mode, WriteMode::Insert) {
+            let key = KeyBuf::of_row(self.shape(), row);
+            self.get(&key).map(|old| old.to_buf())
+        } else {
+            None
+        };
+        let upserted = match mode {
+            WriteMode::Insert => self.insert_unique(row).map(|()| Upserted::Added),
+            WriteMode::Merge(seen) => self.merge(row, seen),
+            WriteMode::Upsert => self.upsert(row),
+        }?;
+        if let Some(events) = events.filter(|_| upserted != Upserted::Unchanged) {
+            let new = row.clone();
+            events.push(RowEvent::Row {
+                change: match old {
+                    Some(old) => RowChange::Changed { old, new },
+                    None => RowChange::Added(new),
+                },
+                sender: None,
+            });
+        }
+        Ok(upserted)
+    }
+
+    fn remove(&mut self, key: &KeyBuf, events: Option<&mut Vec<RowEvent>>) {
+        if let Some(events) = events
+            && let Some(old) = self.get(key)
+        {
+            events.push(removed(old));
+        }
+        Self::remove(self, key);
+    }
+
+    fn mark(&self, key: &KeyBuf, seen: &mut SeenRows) {
+        Self::mark(self, key, seen);
+    }
+
+    fn sweep(&mut self, seen: &SeenRows, mut events: Option<&mut Vec<RowEvent>>) {
+        Self::sweep(self, seen, |row: Row<'_>| {
+            if let Some(events) = &mut events {
+                events.push(removed(row));
+            }
+        });
+    }
+
+    fn clear(&mut self) {
+        Self::clear(self);
+    }
+
+    fn compare(&self, row: &RowBuf, seen: &mut SeenRows, report: &mut ComparisonReport) {
+        let shape = self.shape();
+        let key = KeyBuf::of_row(shape, row);
+        let Some(cached) = self.get(&key) else {
+            report.find(FindingKind::Missing, |kind| {
+                finding(shape, kind, key, Vec::new())
+            });
+            return;
+        };
+        seen.mark(cached.slot());
+        if (0..shape.columns().len()).any(|column| cached.cell(column) != row.cell(column)) {
+            report.find(FindingKind::Stale, |kind| {
+                let columns = differing_columns(shape, cached, row);
+                finding(shape, kind, key, columns)
+            });
+        }
+    }
+
+    fn find_ghosts(&self, seen: &SeenRows, report: &mut ComparisonReport) {
+        let shape = self.shape();
+        for row in self.rows().filter(|row| !seen.has(row.slot())) {
+            let key = KeyBuf::of_row(shape, &row.to_buf());
+            report.find(FindingKind::Ghost, |kind| {
+                finding(shape, kind, key, Vec::new())
+            });
+        }
+    }
+}
+
+fn removed(row: Row<'_>) -> RowEvent {
+    RowEvent::Row {
+        change: RowChange::Removed(row.to_buf()),
+        sender: None,
+    }
+}
+
+fn finding(
+    shape: &TableShape,
+    kind: FindingKind,
+    key: KeyBuf,
+    columns: Vec<DifferingColumn>,
+) -> Finding {
+    Finding {
+        kind,
+        key: key.to_json(shape),
+        key_cells: key,
+        columns,
+    }
+}
+
+fn differing_columns(shape: &TableShape, cached: Row<'_>, row: &RowBuf) -> Vec<DifferingColumn> {
+    let mut differing = Vec::new();
+    for (at, column) in shape.columns().iter().enumerate() {
+        if cached.cell(at) != row.cell(at) {
+            let json = |cell: Option<&[u8]>| match cell {
+                Some(cell) => {
+                    let mut json = String::new();
+                    column.kind.write_json(cell, &mut json);
+                    json
+                }
+                None => "null".to_string(),
+            };
+            differing.push(DifferingColumn {
+                column: column.name.clone(),
+                cache: json(cached.cell(at)),
+                table: json(row.cell(at)),
+            });
+        }
+    }
+    differing
+}

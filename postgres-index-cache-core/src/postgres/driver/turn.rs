@@ -1,0 +1,306 @@
+//! One turn of the loop: waits for one thing to happen, and takes it in.
+
+use super::{Driver, Loaded};
+use crate::postgres::connection::listener::Listener;
+use crate::postgres::connection::sessions::ConnectionEvent;
+use crate::postgres::error::{DriverError, Verdict};
+use crate::postgres::error_chain::chain;
+use crate::postgres::read::request::{ReadFailed, ReadMessage};
+use crate::postgres::schema::fingerprint::Fingerprint;
+use crate::sync::{AuxConnection, Input, TableId};
+use futures_util::future::poll_fn;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio_postgres::Notification;
+
+/// The most notifications that are taken from the socket before they are applied.
+const BATCH: usize = 256;
+
+/// What a task that the driver started has to say.
+pub(super) enum TaskEvent {
+    /// The server has committed the NOTIFY of a token.
+    Sent {
+        via: AuxConnection,
+        epoch: u64,
+        token: String,
+    },
+    /// The server has refused the NOTIFY of a token.
+    SendFailed {
+        via: AuxConnection,
+        epoch: u64,
+        token: String,
+        error: DriverError,
+    },
+    /// L listens on further channels, or the server has refused.
+    ListensAlso {
+        epoch: u64,
+        listened: Result<(), tokio_postgres::Error>,
+    },
+    /// F was asked who sent the notification for which a table is reloaded: `who` is the role and
+    /// application, if the session is still there.
+    SenderKnown {
+        table: TableId,
+        why: String,
+        sender: i32,
+        who: Option<String>,
+    },
+    /// A look at the definitions of these relations is done.
+    Looked {
+        epoch: u64,
+        look: u64,
+        relations: Vec<u32>,
+        seen: Result<Vec<Fingerprint>, tokio_postgres::Error>,
+    },
+}
+
+/// What a turn waited for.
+enum Happened {
+    /// L has received notifications, or has ended for a reason.
+    Notifications(Received),
+    Connection(ConnectionEvent),
+    Task(TaskEvent),
+    Rows(ReadMessage),
+    ReadFailed(ReadFailed),
+    Time,
+}
+
+/// What L has received.
+#[derive(Default)]
+struct Received {
+    batch: Vec<Notification>,
+    /// Why nothing more will come; `None` while the connection is in order.
+    end: Option<String>,
+}
+
+impl Driver {
+    /// Waits for something to happen, and does what follows from it.
+    pub(super) async fn turn(
+        &mut self,
+        progress: &mut impl FnMut(Loaded),
+    ) -> Result<(), DriverError> {
+        match self.happen().await {
+            Happened::Notifications(received) => self.received(received)?,
+            Happened::Connection(event) => self.handle_connection_event(event),
+            Happened::Task(event) => self.handle_task_event(event),
+            Happened::Rows(message) => self.handle_read_message(message, progress),
+            Happened::ReadFailed(ReadFailed { asked, error }) => {
+                if self.reads.asked == Some(asked) {
+                    self.read_failed(asked, error);
+                }
+            }
+            Happened::Time => self.engine.handle(Input::TimePassed, Instant::now()),
+        }
+        self.perform_outputs()
+    }
+
+    /// Waits for something to happen.
+    async fn happen(&mut self) -> Happened {
+        let locks = self.tables.iter().filter_map(|table| table.busy_until);
+        let timeout = locks.chain(self.engine.poll_timeout()).min();
+        let timeout = timeout.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        // While a reader holds the cache's lock, rows stay in their channel: Q waits, and the
+        // memory of what waits for the lock does not grow.
+        let takes_rows = self
+            .reads
+            .asked
+            .is_none_or(|asked| self.tables[asked.table.0].busy_until.is_none());
+        let listener = self
+            .sessions
+            .as_mut()
+            .map(|sessions| &mut sessions.listener);
+        let channels = &mut self.channels;
+        let something = async {
+            // Chance decides between these, so that none waits for another: with a fixed order a
+            // flood of notifications would keep the rows of a read from being taken, or the other
+            // way round.
+            tokio::select! {
+                received = next_batch(listener) => Happened::Notifications(received),
+                Some(event) = channels.connections.recv() => Happened::Connection(event),
+                Some(event) = channels.tasks.recv() => Happened::Task(event),
+                Some(failed) = channels.failures.recv() => Happened::ReadFailed(failed),
+                Some(message) = channels.rows.recv(), if takes_rows => Happened::Rows(message),
+            }
+        };
+        // Time comes last. Without this:
+        // 1. The process sleeps past a fence's deadline; the fence has arrived meanwhile.
+        // 2. The deadline is looked at first, and the fence counts as lost.
+        tokio::select! {
+            biased;
+            happened = something => happened,
+            () = tokio::time::sleep_until(timeout.into()) => Happened::Time,
+        }
+    }
+
+    /// Hands a batch of notifications to the engine.
+    fn received(&mut self, received: Received) -> Result<(), DriverError> {
+        for notification in &self.hand_over(received.batch) {
+            let channel = notification.channel();
+            let sender = notification.process_id();
+            let mut payload = notification.payload();
+            if channel == self.options.fence_channel {
+                let Some(token) = self.own_token(sender, payload) else {
+                    continue;
+                };
+                payload = token;
+            }
+            let input = Input::Notification {
+                channel,
+                payload,
+                sender,
+            };
+            self.engine.handle(input, Instant::now());
+            // A change that cannot be applied must be known before the fence behind it is handed
+            // in, or the fence would count without that change.
+            self.do_outputs()?;
+        }
+        if let Some(why) = received.end {
+            self.engine.handle(Input::Lost(why), Instant::now());
+        }
+        self.check_waiting();
+        Ok(())
+    }
+
+    /// Hands the notifications that are no fences to the tap, if there is one. Returns the rest.
+    fn hand_over(&mut self, batch: Vec<Notification>) -> Vec<Notification> {
+        let Some(tap) = &mut self.tap else {
+            return batch;
+        };
+        let fences = &self.options.fence_channel;
+        let (own, others): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|notification| notification.channel() == fences);
+        if !others.is_empty() {
+            tap(others);
+        }
+        own
+    }
+
+    /// Takes a message of the read that is underway. One of any other read is ignored.
+    fn handle_read_message(&mut self, message: ReadMessage, progress: &mut impl FnMut(Loaded)) {
+        let asked = message.asked();
+        if self.reads.asked != Some(asked) {
+            return;
+        }
+        self.take_rows(message);
+        let table = asked.table;
+        progress(Loaded {
+            table,
+            rows: self.tables[table.0].writer.rows(),
+        });
+    }
+
+    /// Takes what became of a connection. Events of earlier openings are ignored.
+    fn handle_connection_event(&mut self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Connected { epoch, sessions } if epoch == self.epoch => {
+                tracing::info!("connected");
+                self.failure = None;
+                self.sessions = Some(*sessions);
+                self.engine.handle(Input::Listening, Instant::now());
+            }
+            ConnectionEvent::ConnectFailed { epoch, error } if epoch == self.epoch => {
+                let Verdict { code, is_permanent } = error.verdict();
+                let why = chain(&error);
+                tracing::info!(why, "could not connect");
+                self.failure = Some(error);
+                let input = Input::ConnectFailed {
+                    code,
+                    why,
+                    is_permanent,
+                };
+                self.engine.handle(input, Instant::now());
+            }
+            // The read that is underway will fail as well, and its error has the server's words.
+            ConnectionEvent::Ended {
+                via: AuxConnection::Reads,
+                ..
+            } if self.reads.is_underway() => {}
+            ConnectionEvent::Ended { via, epoch, why } if self.is_current(via, epoch) => {
+                let input = Input::AuxConnectionLost { via, why };
+                self.engine.handle(input, Instant::now());
+            }
+            ConnectionEvent::Reopened { via, epoch, opened } if self.is_current(via, epoch) => {
+                self.reopened(via, epoch, opened);
+            }
+            ConnectionEvent::Connected { .. }
+            | ConnectionEvent::ConnectFailed { .. }
+            | ConnectionEvent::Ended { .. }
+            | ConnectionEvent::Reopened { .. } => {}
+        }
+    }
+
+    /// Takes what a task has to say. Events of connections that are gone are ignored.
+    fn handle_task_event(&mut self, event: TaskEvent) {
+        match event {
+            TaskEvent::Sent { via, epoch, token } if self.is_current(via, epoch) => {
+                let input = Input::Sent { token: &token };
+                self.engine.handle(input, Instant::now());
+            }
+            TaskEvent::SendFailed {
+                via,
+                epoch,
+                token,
+                error,
+            } if self.is_current(via, epoch) => {
+                // lock_not_available: the notify lock was not had within `lock_timeout`.
+                if error.sqlstate() == Some("55P03") {
+                    let input = Input::SendBlocked { token: &token };
+                    self.engine.handle(input, Instant::now());
+                } else {
+                    self.aux_connection_lost(via, error);
+                }
+            }
+            TaskEvent::Looked {
+                epoch,
+                look,
+                relations,
+                seen,
+            } if self.is_current(AuxConnection::Fences, epoch) => {
+                self.looked(look, &relations, seen);
+            }
+            TaskEvent::SenderKnown {
+                table,
+                why,
+                sender,
+                who,
+            } => self.sender_known(table, &why, sender, who),
+            TaskEvent::ListensAlso { epoch, listened } if epoch == self.epoch => {
+                self.listened_also(listened);
+            }
+            TaskEvent::Sent { .. }
+            | TaskEvent::SendFailed { .. }
+            | TaskEvent::Looked { .. }
+            | TaskEvent::ListensAlso { .. } => {}
+        }
+    }
+}
+
+/// Takes what the socket of L has, up to a batch. Waits for ever while there is no L.
+///
+/// Dropping the future loses nothing: once a notification was taken, the future is ready.
+async fn next_batch(listener: Option<&mut Listener>) -> Received {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    let mut received = Received::default();
+    poll_fn(|cx| {
+        while received.batch.len() < BATCH {
+            match listener.poll_next(cx) {
+                Poll::Ready(Some(Ok(notification))) => received.batch.push(notification),
+                Poll::Ready(Some(Err(error))) => {
+                    received.end = Some(chain(&error));
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => {
+                    received.end = Some("the listening connection was closed".to_string());
+                    return Poll::Ready(());
+                }
+                Poll::Pending if received.batch.is_empty() => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(()),
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+    received
+}

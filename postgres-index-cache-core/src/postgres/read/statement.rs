@@ -1,0 +1,179 @@
+//! The COPY statements that Q runs: all rows of a table, or those of some keys.
+
+use crate::Column;
+use crate::postgres::error::{DriverError, ReadError};
+use crate::postgres::quote::{quote_identifier, quote_literal};
+use crate::postgres::schema::eligibility::{Distrust, TableConfig};
+use crate::sync::TableSpec;
+use crate::table_cache::RowError;
+use crate::value::{CellType, write_json_string};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// The code of the error with which a row that is too long fails (`substring_error`): no other part
+/// of the statements asks for a substring.
+pub(in crate::postgres) const TOO_LONG: &str = "22011";
+
+/// Returns the statement that copies every row of a table, or those of `keys` (JSON). A row of more
+/// than `longest` bytes makes it fail with [`TOO_LONG`].
+///
+/// `query` makes the query of the relation and condition that it is given. With
+/// [`Distrust::OfQueries`] all rows are copied without a query.
+///
+/// # Errors
+/// If a key is no JSON.
+pub(in crate::postgres) fn copy_statement(
+    config: &TableConfig,
+    distrust: Distrust,
+    keys: Option<&[String]>,
+    longest: usize,
+    query: impl FnOnce(&str, &str) -> String,
+) -> Result<String, DriverError> {
+    if keys.is_none() && distrust == Distrust::OfQueries {
+        return Ok(copy_of_table(config));
+    }
+    let mut conditions = Vec::new();
+    if let Some(keys) = keys {
+        conditions.push(has_key(config, keys)?);
+    }
+    conditions.extend(no_longer_than(config, longest));
+    let only = if conditions.is_empty() {
+        String::new()
+    } else {
+        format!(" WHERE {}", conditions.join(" AND "))
+    };
+    let query = query(&config.relation(), &only);
+    Ok(format!("COPY ({query}) TO STDOUT (FORMAT binary)"))
+}
+
+/// Returns the statement that copies the table itself. While PostgreSQL plans a query it computes
+/// expressions of indexes, which are code of the table's owner; here it plans none.
+fn copy_of_table(config: &TableConfig) -> String {
+    let columns: Vec<String> = config
+        .shape
+        .columns()
+        .iter()
+        .map(|column| quote_identifier(&column.name))
+        .collect();
+    let TableSpec { schema, name, .. } = &config.followed;
+    format!(
+        "COPY {}.{} ({}) TO STDOUT (FORMAT binary)",
+        quote_identifier(schema),
+        quote_identifier(name),
+        columns.join(", ")
+    )
+}
+
+/// Returns the condition that a row has at most `longest` bytes; one that has more fails with
+/// [`TOO_LONG`]. `None` if no row can be that long.
+///
+/// The client sees that a row is too long only when it is there: what reads from the socket collects
+/// a row whole. So the server looks.
+fn no_longer_than(config: &TableConfig, longest: usize) -> Option<String> {
+    /// The largest value that PostgreSQL takes: 1 GB.
+    const LARGEST: usize = 1 << 30;
+    let sizes: Vec<String> = config
+        .shape
+        .columns()
+        .iter()
+        .filter_map(size_expression)
+        .collect();
+    if longest >= LARGEST || sizes.is_empty() {
+        return None;
+    }
+    let sum = sizes.join(" + ");
+    Some(format!(
+        "CASE WHEN {sum} > {longest} THEN pg_catalog.substr('', 1, \
+        (-({sum}))::pg_catalog.int4) = '' ELSE true END"
+    ))
+}
+
+/// Returns the expression for the size of a column's value; `None` if all its values have one size.
+fn size_expression(column: &Column) -> Option<String> {
+    let name = quote_identifier(&column.name);
+    match column.kind {
+        // The length of a text is known without reading it.
+        CellType::Text | CellType::Bpchar | CellType::Bytea => Some(format!(
+            "coalesce(pg_catalog.octet_length({name}), 0)::pg_catalog.int8"
+        )),
+        kind if kind.width().is_some() => None,
+        // The stored size is that of the compressed value, so it counts only where it is small.
+        _ => Some(format!(
+            "CASE WHEN pg_catalog.pg_column_size({name}) > 2000 THEN \
+            pg_catalog.octet_length(pg_catalog.concat({name}))
+                ELSE coalesce(pg_catalog.pg_column_size({name}), 0) END::pg_catalog.int8"
+        )),
+    }
+}
+
+/// Returns the condition that a row has one of these keys. The server makes values of their JSON, so
+/// that each is read as the payload's trigger wrote it.
+fn has_key(config: &TableConfig, keys: &[String]) -> Result<String, DriverError> {
+    let shape = &config.shape;
+    let key_columns = shape.key().iter().map(|&at| &shape.columns()[at]);
+    let columns: Vec<String> = std::iter::zip(key_columns, &config.key_types)
+        .map(|(column, key_type)| {
+            let name = quote_identifier(&column.name);
+            match key_type {
+                Some(_) => name,
+                None => format!(
+                    "pg_catalog.to_json({})::pg_catalog.text",
+                    column.kind.json_argument(&name)
+                ),
+            }
+        })
+        .collect();
+    let records = keys
+        .iter()
+        .map(|key| record_of(config, key))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| DriverError::Snapshot {
+            table: config.name(),
+            source: ReadError::Row(RowError::Malformed(format!("a key is no JSON: {error}"))),
+        })?;
+    let names: Vec<String> = (0..columns.len()).map(|at| format!("k.k{at}")).collect();
+    let types: Vec<String> = config
+        .key_types
+        .iter()
+        .enumerate()
+        .map(|(at, key_type)| format!("k{at} {}", read_as(key_type.as_ref())))
+        .collect();
+    Ok(format!(
+        "({}) IN (SELECT {} FROM pg_catalog.json_to_recordset({}::pg_catalog.json) k ({}))",
+        columns.join(", "),
+        names.join(", "),
+        quote_literal(&format!("[{}]", records.join(","))),
+        types.join(", ")
+    ))
+}
+
+/// Returns a key, as a JSON object whose members are `k0`, `k1` …, in the order of the key.
+fn record_of(config: &TableConfig, key: &str) -> Result<String, serde_json::Error> {
+    let parts: Vec<&RawValue> = if config.key_types.len() == 1 {
+        vec![serde_json::from_str(key)?]
+    } else {
+        serde_json::from_str(key)?
+    };
+    let members: Vec<String> = std::iter::zip(&parts, &config.key_types)
+        .enumerate()
+        .map(|(at, (part, key_type))| {
+            let value = match key_type {
+                Some(_) => Cow::Borrowed(part.get()),
+                None => Cow::Owned(json_string(part.get())),
+            };
+            format!("\"k{at}\":{value}")
+        })
+        .collect();
+    Ok(format!("{{{}}}", members.join(",")))
+}
+
+/// Returns the type that a part of a key is read as. If none is known the JSON texts are compared.
+fn read_as(key_type: Option<&String>) -> &str {
+    key_type.map_or("pg_catalog.text", String::as_str)
+}
+
+fn json_string(text: &str) -> String {
+    let mut json = String::new();
+    write_json_string(text, &mut json);
+    json
+}
