@@ -1,26 +1,27 @@
 //! Slots, key tables and posting lists: the structure under [`IdxModelCache`](crate::IdxModelCache)
 //! and [`TableCache`](crate::TableCache).
 //!
-//! A row lives in a *slot*, a `u32`. Nothing here stores a key: a table stores slots beside
+//! A row lives in a *slot*, a `u32`. Nothing here stores a key. A table stores slots beside
 //! one-byte *tags* of their hashes, and asks its owner to compare or to hash the row in a slot. One
-//! line is one cache line, so that most look-ups touch one line and the row.
+//! line of a table fills one cache line. Most look-ups therefore touch one line and the row.
 //!
 //! ```text
-//! hash ── top bits ──→ directory ──→ segment ── low bits ──→ line: 12 tags | spill | 12 entries
-//!                                                                                  └→ slot, or posting list
+//! hash ─ top bits ─→ directory ─→ segment ─ low half ─→ line: 12 tags | spill | 12 entries
+//!                                                                               └→ slot, or
+//!                                                                                  posting list
 //! ```
 //!
-//! The table grows by splitting one full segment at a time (extendible hashing), so growth has no
-//! moment at which all of it stands in memory twice, and no pause in proportion to its size.
+//! The table grows by splitting one full segment at a time (extendible hashing). The whole table
+//! never stands in memory twice, and no insert waits for a rehash of the whole table.
 //!
 //! # Invariants
-//! 1. An entry is reachable from its home line through lines whose `spill` is above zero: `spill`
-//!    counts the entries that passed this line on the way from their home to where they stand.
-//! 2. A tag is zero exactly where the entry beside it is unused.
-//! 3. Each directory cell names a segment whose prefix is that of the cell; `len` is the number of
-//!    used entries.
-//! 4. A posting list holds at least two slots, in ascending order, each once; one slot alone stands
-//!    in the table.
+//! 1. An entry is reachable from its home line through lines whose `spill` is above zero. `spill`
+//!    counts the entries that passed this line between their home and the line they stand in.
+//! 2. A tag is zero exactly where the entry beside the tag is unused.
+//! 3. Each directory cell names the segment whose hash prefix is that of the cell. `len` is the
+//!    number of used entries.
+//! 4. A posting list holds at least two slots, in ascending order, each once. A slot that shares
+//!    its value with no other stands in the table itself.
 //! 5. A free posting list is empty and listed once in `free`.
 
 mod postings;
@@ -33,14 +34,15 @@ pub(crate) use slots::{SegVec, Slots};
 
 use postings::{BLOCK, Found, Postings};
 
-/// The bit that tells an entry of a posting list from a slot.
+/// The bit that is set in an entry that names a posting list, and clear in a slot.
 const POSTING_BIT: u32 = 1 << 31;
-/// The highest number of slots: the upper half of `u32` names posting lists.
+/// The number of slots that a cache can have: the upper half of `u32` names posting lists.
 pub(crate) const MAX_SLOTS: usize = POSTING_BIT as usize;
 
-/// What an index asks of the rows behind the slots.
+/// The rows behind the slots of one index, as far as the index needs them. Any closure from slot to
+/// hash is one.
 pub(crate) trait Keys {
-    /// The hash of the indexed value of the row in `slot`.
+    /// Returns the hash of the indexed value of the row in `slot`.
     fn hash_of(&self, slot: u32) -> u64;
 }
 
@@ -50,15 +52,18 @@ impl<F: Fn(u32) -> u64> Keys for F {
     }
 }
 
-/// An index over values that may repeat: a value that stands once takes an entry and no heap,
-/// others a posting list.
+/// An index over values that may repeat. A value of one row takes a table entry and no heap; a
+/// value that several rows share takes a posting list.
 pub(crate) struct MultiIndex {
     table: SlotTable,
+    /// The posting lists; table entries name them by position.
     postings: Vec<Postings>,
+    /// Positions of `postings` that are unused.
     free: Vec<u32>,
 }
 
 impl MultiIndex {
+    /// Makes an empty index with room for `expected` distinct values.
     pub(crate) fn with_capacity(expected: usize) -> Self {
         Self {
             table: SlotTable::with_capacity(expected),
@@ -67,19 +72,19 @@ impl MultiIndex {
         }
     }
 
+    /// Returns the bytes that the index occupies.
     pub(crate) fn memory_bytes(&self) -> usize {
+        let lists: usize = self.postings.iter().map(Postings::memory_bytes).sum();
         self.table.memory_bytes()
             + self.postings.capacity() * size_of::<Postings>()
-            + self
-                .postings
-                .iter()
-                .map(Postings::memory_bytes)
-                .sum::<usize>()
+            + lists
             + self.free.capacity() * size_of::<u32>()
     }
 
-    /// The slots of a value: `is_wanted` says whether the row in a slot has it.
+    /// Returns the slots whose rows have the value with this `hash`. `is_wanted` says whether the
+    /// row in a slot has that value.
     pub(crate) fn get(&self, hash: u64, mut is_wanted: impl FnMut(u32) -> bool) -> Hits<'_> {
+        // All slots of a posting list share one value: comparing the first one is enough.
         let found = self.table.find(hash, |entry| {
             is_wanted(representative(&self.postings, entry))
         });
@@ -92,7 +97,8 @@ impl MultiIndex {
         })
     }
 
-    /// Adds the row in `slot`; `is_same` says whether another row has the same value.
+    /// Adds the row in `slot`, whose value has this `hash`. `is_same` says whether the row in
+    /// another slot has the same value. `keys` hashes the rows of a segment that has to split.
     pub(crate) fn insert(
         &mut self,
         hash: u64,
@@ -112,11 +118,8 @@ impl MultiIndex {
                 self.postings[(entry & !POSTING_BIT) as usize].insert(slot);
             }
             Some(other) => {
-                let list = Postings::Short(if other < slot {
-                    vec![other, slot]
-                } else {
-                    vec![slot, other]
-                });
+                // The second row with this value: the entry, a slot until now, becomes a list.
+                let list = Postings::Short(vec![other.min(slot), other.max(slot)]);
                 let number = if let Some(number) = self.free.pop() {
                     self.postings[number as usize] = list;
                     number
@@ -130,7 +133,8 @@ impl MultiIndex {
         }
     }
 
-    /// Takes the row in `slot` out; `is_same` says whether another row has the same value.
+    /// Takes out the row in `slot`, whose value has this `hash`, and returns whether the index held
+    /// that slot. `is_same` says whether the row in another slot has the same value.
     pub(crate) fn remove(
         &mut self,
         hash: u64,
@@ -138,6 +142,8 @@ impl MultiIndex {
         mut is_same: impl FnMut(u32) -> bool,
     ) -> bool {
         let postings = &self.postings;
+        // A slot that stands alone is recognised by its number. Only a list has to be compared by
+        // value: the slot may stand anywhere in that list.
         let found = self.table.find(hash, |entry| {
             entry == slot || (entry & POSTING_BIT != 0 && is_same(representative(postings, entry)))
         });
@@ -148,7 +154,8 @@ impl MultiIndex {
         let number = entry & !POSTING_BIT;
         let list = &mut self.postings[number as usize];
         let removed = list.remove(slot);
-        // A long list has two blocks at least; to count it would take time in proportion to it.
+        // Only a short list can be down to its last slot: a long one has at least two blocks. So
+        // the slots of a long list, which may be millions, need not be counted here.
         if let Postings::Short(slots) = list
             && let &[last] = slots.as_slice()
         {
@@ -159,11 +166,15 @@ impl MultiIndex {
         removed
     }
 
+    /// Returns the posting list that `entry` names; `None` if `entry` is a slot.
     fn list(&self, entry: u32) -> Option<&Postings> {
         (entry & POSTING_BIT != 0).then(|| &self.postings[(entry & !POSTING_BIT) as usize])
     }
 
-    /// Checks invariants 1 to 5 and returns every slot that is indexed.
+    /// Checks invariants 1 to 5 and returns every slot that is indexed, in no order.
+    ///
+    /// # Errors
+    /// If an invariant is violated, with a text that says which.
     pub(crate) fn validate(&self, keys: &impl Keys) -> Result<Vec<u32>, String> {
         let entries = self
             .table
@@ -182,16 +193,20 @@ impl MultiIndex {
                     "posting list {entry:#x} is short or out of order: {content:?}"
                 ));
             }
-            if matches!(list, Postings::Long(blocks) if blocks.iter().any(|block| block.is_empty() || block.len() > BLOCK))
-            {
+            let has_bad_block = match list {
+                Postings::Short(_) => false,
+                Postings::Long(blocks) => blocks
+                    .iter()
+                    .any(|block| block.is_empty() || block.len() > BLOCK),
+            };
+            if has_bad_block {
                 return Err(format!(
                     "posting list {entry:#x} has an empty or overlong block"
                 ));
             }
-            if content
-                .iter()
-                .any(|&slot| keys.hash_of(slot) != keys.hash_of(content[0]))
-            {
+            // The index knows hashes, not values: one hash for the whole list is all it can check.
+            let hash = keys.hash_of(content[0]);
+            if content.iter().any(|&slot| keys.hash_of(slot) != hash) {
                 return Err(format!("posting list {entry:#x} mixes values"));
             }
             slots.extend(content);
@@ -211,12 +226,12 @@ impl MultiIndex {
     }
 }
 
-/// A slot whose row carries the value of `entry`. A posting list is never empty while an entry
-/// names it.
+/// Returns a slot whose row has the value of `entry`.
 fn representative(postings: &[Postings], entry: u32) -> u32 {
     if entry & POSTING_BIT == 0 {
         return entry;
     }
+    // Invariant 4: a list that an entry names is never empty. No row stands in slot `u32::MAX`.
     postings[(entry & !POSTING_BIT) as usize]
         .first()
         .unwrap_or(u32::MAX)
@@ -229,7 +244,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// Values by slot; a poor hash on purpose, so that segments split unevenly and lines overflow.
+    /// Hashes poorly on purpose: segments split unevenly and lines overflow.
     fn poor_hash(value: u64) -> u64 {
         (value % 97).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (value << 52)
     }
@@ -246,20 +261,28 @@ mod tests {
             let mut oracle: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
             for (slot, value, add) in operations {
                 if let Some(old) = values.get(&slot).copied() {
-                    let removed = index.remove(poor_hash(old), slot, |other| values.get(&other) == Some(&old));
+                    let removed = index.remove(poor_hash(old), slot, |other| {
+                        values.get(&other) == Some(&old)
+                    });
                     prop_assert!(removed);
                     values.remove(&slot);
                     oracle.get_mut(&old).unwrap().remove(&slot);
                 }
                 if add {
+                    // The value stands before its slot is indexed: a split hashes the new row too.
                     values.insert(slot, value);
-                    let keys = |slot: u32| poor_hash(values[&slot]);
-                    index.insert(poor_hash(value), slot, |other| values[&other] == value, &keys);
+                    index.insert(
+                        poor_hash(value),
+                        slot,
+                        |other| values[&other] == value,
+                        &|slot: u32| poor_hash(values[&slot]),
+                    );
                     oracle.entry(value).or_default().insert(slot);
                 }
             }
-            let keys = |slot: u32| poor_hash(values[&slot]);
-            let mut indexed = index.validate(&keys).map_err(TestCaseError::fail)?;
+            let mut indexed = index
+                .validate(&|slot: u32| poor_hash(values[&slot]))
+                .map_err(TestCaseError::fail)?;
             indexed.sort_unstable();
             prop_assert_eq!(indexed, values.keys().copied().collect::<Vec<_>>());
             for (value, slots) in &oracle {
@@ -271,7 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_200_000_rows_share_stays_cheap_to_change() {
+    fn a_value_that_many_rows_share_stays_cheap_to_change() {
+        // In one sorted vector, a removal would move every slot behind the removed one.
         let mut index = MultiIndex::with_capacity(0);
         let rows = 200_000_u32;
         for slot in 0..rows {
@@ -291,8 +315,12 @@ mod tests {
 
     #[test]
     fn a_presized_table_does_not_split_and_stays_near_seven_bytes_an_entry() {
-        let hasher = foldhash::quality::FixedState::with_seed(1);
-        let hash = |entry: u32| std::hash::BuildHasher::hash_one(&hasher, entry);
+        // A fixed seed: how unevenly the segments fill, and so whether one splits, is in the
+        // hashes.
+        fn hash(entry: u32) -> u64 {
+            let hasher = foldhash::quality::FixedState::with_seed(1);
+            std::hash::BuildHasher::hash_one(&hasher, entry)
+        }
         let count = 300_000;
         let mut table = SlotTable::with_capacity(count);
         let before = segment_count(&table);
@@ -316,11 +344,11 @@ mod tests {
         }
         slots.release(64);
         slots.release(3);
-        assert_eq!(
-            (slots.len(), slots.is_used(64), slots.is_used(500)),
-            (128, false, false)
-        );
+        assert_eq!(slots.len(), 128);
+        assert!(!slots.is_used(64));
+        assert!(!slots.is_used(500), "a slot that was never taken");
         assert_eq!(slots.iter().count(), 128);
+        // The slot that was released last is used again first.
         assert_eq!(slots.take(), Some(3));
         assert_eq!(slots.iter().filter(|&slot| slot == 64).count(), 0);
     }

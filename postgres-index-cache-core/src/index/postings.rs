@@ -1,17 +1,20 @@
-//! [`Postings`]: the slots that share a value, and [`Hits`], what an index found. Invariant 4.
+//! [`Postings`]: the slots of the rows that share a value. [`Hits`]: the slots that an index found
+//! for a value. Invariant 4 of [`index`](super) is kept here.
 
-/// How many slots one block of a long posting list holds at most.
+/// The number of slots that one block of a long posting list holds at most.
 pub(super) const BLOCK: usize = 512;
 
-/// The slots that share one value, ascending.
+/// The slots that share one value, in ascending order.
 pub(super) enum Postings {
+    /// One vector of at most [`BLOCK`] slots.
     Short(Vec<u32>),
-    /// Blocks of at most [`BLOCK`] slots, none empty: an insert moves one block, never the whole
-    /// list.
+    /// At least two blocks of at most [`BLOCK`] slots, none empty. An insert moves the slots of one
+    /// block, never those of the whole list.
     Long(Vec<Vec<u32>>),
 }
 
 impl Postings {
+    /// Counts the slots. A long list adds up its blocks.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Short(slots) => slots.len(),
@@ -19,6 +22,7 @@ impl Postings {
         }
     }
 
+    /// Adds `slot` in its place. A slot that the list holds already is not added again.
     pub(super) fn insert(&mut self, slot: u32) {
         match self {
             Self::Short(slots) => {
@@ -32,8 +36,9 @@ impl Postings {
                 let at = block_of(blocks, slot);
                 insert_sorted(&mut blocks[at], slot);
                 if blocks[at].len() > BLOCK {
-                    // Rows that are loaded come with rising slots: leave full blocks behind the
-                    // last one.
+                    // A table that is loaded hands out rising slots, which all go to the last
+                    // block. Cutting that one in half would leave half-full blocks behind: so it
+                    // stays full, and its last slot begins the next one.
                     let cut = if at + 1 == blocks.len() {
                         BLOCK
                     } else {
@@ -46,6 +51,8 @@ impl Postings {
         }
     }
 
+    /// Takes `slot` out and returns whether the list held that slot. One vector of slots that is
+    /// left becomes a short list; a short list may be left with one slot or none.
     pub(super) fn remove(&mut self, slot: u32) -> bool {
         match self {
             Self::Short(slots) => remove_sorted(slots, slot),
@@ -55,6 +62,7 @@ impl Postings {
                 if blocks[at].is_empty() {
                     blocks.remove(at);
                 }
+                // A caller may tell from the variant that a long list has two slots or more.
                 if let [only] = blocks.as_mut_slice() {
                     *self = Self::Short(std::mem::take(only));
                 }
@@ -63,6 +71,7 @@ impl Postings {
         }
     }
 
+    /// Returns the lowest slot; `None` if the list is empty.
     pub(super) fn first(&self) -> Option<u32> {
         match self {
             Self::Short(slots) => slots.first().copied(),
@@ -70,21 +79,21 @@ impl Postings {
         }
     }
 
+    /// Returns the bytes that the list occupies on the heap.
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Self::Short(slots) => slots.capacity() * size_of::<u32>(),
             Self::Long(blocks) => {
-                blocks.capacity() * size_of::<Vec<u32>>()
-                    + blocks
-                        .iter()
-                        .map(|block| block.capacity() * size_of::<u32>())
-                        .sum::<usize>()
+                let slots: usize = blocks.iter().map(Vec::capacity).sum();
+                blocks.capacity() * size_of::<Vec<u32>>() + slots * size_of::<u32>()
             }
         }
     }
 }
 
+/// Adds `slot` to sorted `slots`, unless they hold that slot.
 fn insert_sorted(slots: &mut Vec<u32>, slot: u32) {
+    // While a table is loaded, each slot is higher than all before: no search then.
     if slots.last().is_none_or(|&last| last < slot) {
         slots.push(slot);
     } else if let Err(at) = slots.binary_search(&slot) {
@@ -92,6 +101,7 @@ fn insert_sorted(slots: &mut Vec<u32>, slot: u32) {
     }
 }
 
+/// Takes `slot` out of sorted `slots` and returns whether they held that slot.
 fn remove_sorted(slots: &mut Vec<u32>, slot: u32) -> bool {
     slots
         .binary_search(&slot)
@@ -99,24 +109,30 @@ fn remove_sorted(slots: &mut Vec<u32>, slot: u32) -> bool {
         .is_ok()
 }
 
+/// Returns the position of the block that holds `slot`, or would hold that slot.
 fn block_of(blocks: &[Vec<u32>], slot: u32) -> usize {
     blocks
         .partition_point(|block| block.first().is_some_and(|&first| first <= slot))
         .saturating_sub(1)
 }
 
-/// The slots that an index found for a value, ascending.
+/// The slots that an index found for a value, in ascending order.
 #[derive(Clone, Copy)]
 pub(crate) struct Hits<'a>(pub(super) Found<'a>);
 
+/// The content of [`Hits`].
 #[derive(Clone, Copy)]
 pub(super) enum Found<'a> {
+    /// No row with the value.
     Nothing,
+    /// One row with the value, by its slot.
     One(u32),
+    /// Several rows with the value.
     Many(&'a Postings),
 }
 
 impl<'a> Hits<'a> {
+    /// Counts the slots.
     pub(crate) fn len(self) -> usize {
         match self.0 {
             Found::Nothing => 0,
@@ -125,28 +141,34 @@ impl<'a> Hits<'a> {
         }
     }
 
+    /// Returns an iterator over the slots.
     pub(crate) fn iter(self) -> HitsIter<'a> {
-        let (one, block, blocks): (Option<u32>, &'a [u32], &'a [Vec<u32>]) = match self.0 {
-            Found::Nothing => (None, &[], &[]),
-            Found::One(slot) => (Some(slot), &[], &[]),
-            Found::Many(Postings::Short(slots)) => (None, slots, &[]),
-            Found::Many(Postings::Long(blocks)) => (None, &[], blocks),
-        };
-        HitsIter {
-            one,
-            block: block.iter(),
-            blocks: blocks.iter(),
+        let mut iter = HitsIter {
+            one: None,
+            block: [].iter(),
+            blocks: [].iter(),
             left: self.len(),
+        };
+        match self.0 {
+            Found::Nothing => {}
+            Found::One(slot) => iter.one = Some(slot),
+            Found::Many(Postings::Short(slots)) => iter.block = slots.iter(),
+            Found::Many(Postings::Long(blocks)) => iter.blocks = blocks.iter(),
         }
+        iter
     }
 }
 
-/// Walks the slots of [`Hits`].
+/// An iterator over the slots of [`Hits`], without an allocation.
 #[derive(Clone)]
 pub(crate) struct HitsIter<'a> {
+    /// The slot of [`Found::One`].
     one: Option<u32>,
+    /// The rest of the block that is read now.
     block: std::slice::Iter<'a, u32>,
+    /// The blocks after `block`.
     blocks: std::slice::Iter<'a, Vec<u32>>,
+    /// The number of slots that are still to come.
     left: usize,
 }
 

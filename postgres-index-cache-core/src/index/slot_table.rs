@@ -1,16 +1,21 @@
 //! [`SlotTable`]: an open-addressed table of entries with tags, in segments that split one at a
-//! time. Invariants 1 to 3.
+//! time. Invariants 1 to 3 of [`index`](super) are kept here.
 
-/// How many entries a line holds: tags, spill and entries fill 64 bytes.
+/// The number of entries in a line: with 12, tags, spill and entries fill the 64 bytes of a cache
+/// line.
 const LINE_ENTRIES: usize = 12;
-/// Lines a segment has when nothing is known of the size to come.
+/// The number of lines at which a segment that grows is split instead of enlarged.
 const DEFAULT_LINES: usize = 64;
 
+/// One cache line of a segment.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line {
+    /// For each entry, [`tag`] of its hash, or zero where no entry stands.
     tags: [u8; LINE_ENTRIES],
+    /// The number of entries that passed this line because it was full (invariant 1).
     spill: u32,
+    /// Slots or posting lists; zero where no entry stands.
     entries: [u32; LINE_ENTRIES],
 }
 
@@ -21,7 +26,7 @@ const EMPTY_LINE: Line = Line {
 };
 
 impl Line {
-    /// The positions that carry `tag`, as a bit mask.
+    /// Returns the positions that carry `tag`, as a bit mask.
     fn matches(&self, tag: u8) -> u32 {
         self.tags
             .iter()
@@ -32,10 +37,21 @@ impl Line {
     }
 }
 
+/// The entries of all hashes that begin with the same `depth` bits.
 struct Segment {
     lines: Box<[Line]>,
+    /// The number of leading hash bits that the entries share.
     depth: u8,
+    /// The number of used entries.
     len: u32,
+}
+
+/// The position of an entry in a segment.
+#[derive(Clone, Copy)]
+struct EntryPosition {
+    line: usize,
+    /// The position in the line, below [`LINE_ENTRIES`].
+    position: usize,
 }
 
 impl Segment {
@@ -47,13 +63,16 @@ impl Segment {
         }
     }
 
+    /// Returns whether the segment must grow before the next insert.
     fn is_full(&self) -> bool {
-        // Past 15/16 the way to a free entry grows long; a segment of 64 lines leaves 48 entries
-        // free.
+        // Past 15/16 the way from home to a free entry grows long. A segment of 64 lines is left
+        // with 48 free entries at that point.
         self.len as usize * 16 >= self.lines.len() * LINE_ENTRIES * 15
     }
 
+    /// Returns the line that takes the entries for which there is no room in `line`.
     fn next(&self, line: usize) -> usize {
+        // Not `%`: a segment may have any number of lines, and a division is slow.
         if line + 1 == self.lines.len() {
             0
         } else {
@@ -61,7 +80,8 @@ impl Segment {
         }
     }
 
-    /// Stores `entry`; the caller has seen that the segment is not full.
+    /// Stores `entry` in the first line from its home that has room. The caller has checked that
+    /// the segment is not full; in a segment without a free entry the search would not end.
     fn insert(&mut self, hash: u64, entry: u32) {
         let mut line = home(hash, self.lines.len());
         loop {
@@ -78,18 +98,23 @@ impl Segment {
         }
     }
 
-    fn find(&self, hash: u64, mut is_wanted: impl FnMut(u32) -> bool) -> Option<(usize, usize)> {
+    /// Returns the position of the entry with this `hash` that `is_wanted` accepts.
+    fn find(&self, hash: u64, mut is_wanted: impl FnMut(u32) -> bool) -> Option<EntryPosition> {
         let mut line = home(hash, self.lines.len());
+        // Bounded: all lines of a small segment may have spilt.
         for _ in 0..self.lines.len() {
             let current = &self.lines[line];
+            // `is_wanted` reads a row, which is likely to be a cache miss. A tag keeps away all but
+            // one in 128 of the entries with another hash.
             let mut mask = current.matches(tag(hash));
             while mask != 0 {
                 let position = mask.trailing_zeros() as usize;
                 if is_wanted(current.entries[position]) {
-                    return Some((line, position));
+                    return Some(EntryPosition { line, position });
                 }
                 mask &= mask - 1;
             }
+            // No entry went past this line: the entry is nowhere further on either.
             if current.spill == 0 {
                 return None;
             }
@@ -98,17 +123,22 @@ impl Segment {
         None
     }
 
-    fn remove_at(&mut self, hash: u64, (line, position): (usize, usize)) {
+    /// Removes the entry with this `hash` that stands at `at`.
+    fn remove_at(&mut self, hash: u64, at: EntryPosition) {
+        // The counts of the lines that the entry passed go down: so a removal leaves no tombstone,
+        // and a table with many removals keeps its short ways.
         let mut passed = home(hash, self.lines.len());
-        while passed != line {
+        while passed != at.line {
             self.lines[passed].spill -= 1;
             passed = self.next(passed);
         }
-        self.lines[line].tags[position] = 0;
-        self.lines[line].entries[position] = 0;
+        let line = &mut self.lines[at.line];
+        line.tags[at.position] = 0;
+        line.entries[at.position] = 0;
         self.len -= 1;
     }
 
+    /// Returns all entries, in no order.
     fn entries(&self) -> impl Iterator<Item = u32> + '_ {
         self.lines.iter().flat_map(|line| {
             (0..LINE_ENTRIES)
@@ -118,30 +148,36 @@ impl Segment {
     }
 }
 
+/// Returns the tag of a hash; never zero, which marks an unused entry.
 fn tag(hash: u64) -> u8 {
-    // Bits that neither the directory (top) nor the line (low half) uses for small tables; the high
-    // bit keeps it from 0.
+    // The directory uses the top bits and the line the low half. Bits that chose the place would be
+    // alike in all entries of that place, and a tag of them would tell nothing.
     (hash >> 32) as u8 | 0x80
 }
 
+/// Returns the line, of `lines`, from which the search for a hash begins.
 fn home(hash: u64, lines: usize) -> usize {
-    // Multiply-shift: any number of lines, no division.
+    // Multiply-shift: works for any number of lines, and needs no division.
     ((u64::from(hash as u32) * lines as u64) >> 32) as usize
 }
 
 /// An open-addressed table of entries (slots, or posting lists under a flag bit), without their
 /// keys.
 pub(crate) struct SlotTable {
+    /// For each value of the top `depth` bits of a hash, the number of the segment.
     directory: Vec<u32>,
     segments: Vec<Segment>,
+    /// The number of hash bits that choose a cell of the directory.
     depth: u8,
+    /// The number of entries.
     len: usize,
 }
 
 impl SlotTable {
-    /// A table with room for `expected` entries before a segment has to split.
+    /// Makes an empty table with room for `expected` entries before a segment has to split.
     pub(crate) fn with_capacity(expected: usize) -> Self {
-        // Aim at 4/5 full: few spills, and room for the spread between segments.
+        // Aim at 4/5 full: few entries spill, and no segment fills up because hashes are not spread
+        // evenly.
         let lines = (expected * 5).div_ceil(4 * LINE_ENTRIES).max(1);
         let depth = lines
             .div_ceil(DEFAULT_LINES * 3 / 2)
@@ -163,17 +199,21 @@ impl SlotTable {
         }
     }
 
+    /// Returns the bytes that the table occupies.
     pub(crate) fn memory_bytes(&self) -> usize {
+        let lines: usize = self
+            .segments
+            .iter()
+            .map(|segment| segment.lines.len())
+            .sum();
         self.directory.capacity() * size_of::<u32>()
             + self.segments.capacity() * size_of::<Segment>()
-            + self
-                .segments
-                .iter()
-                .map(|segment| segment.lines.len() * size_of::<Line>())
-                .sum::<usize>()
+            + lines * size_of::<Line>()
     }
 
+    /// Returns the directory cell of a hash.
     fn cell(&self, hash: u64) -> usize {
+        // A shift by all 64 bits would overflow.
         if self.depth == 0 {
             0
         } else {
@@ -181,19 +221,20 @@ impl SlotTable {
         }
     }
 
+    /// Returns the number of the segment of a hash.
     fn segment(&self, hash: u64) -> usize {
         self.directory[self.cell(hash)] as usize
     }
 
+    /// Returns the entry with this `hash` that `is_wanted` accepts.
     pub(crate) fn find(&self, hash: u64, mut is_wanted: impl FnMut(u32) -> bool) -> Option<u32> {
         let segment = &self.segments[self.segment(hash)];
-        segment
-            .find(hash, &mut is_wanted)
-            .map(|(line, position)| segment.lines[line].entries[position])
+        let at = segment.find(hash, &mut is_wanted)?;
+        Some(segment.lines[at.line].entries[at.position])
     }
 
-    /// Adds `entry`, whose key the caller knows to be absent. `hash_of` gives the hash of an entry
-    /// that stands here.
+    /// Adds `entry`, whose key the caller knows to be absent. `hash_of` returns the hash of an
+    /// entry that is in the table; a split needs it, since the table holds no keys.
     pub(crate) fn insert_unique(&mut self, hash: u64, entry: u32, hash_of: impl Fn(u32) -> u64) {
         while self.segments[self.segment(hash)].is_full() {
             self.split(hash, &hash_of);
@@ -203,18 +244,19 @@ impl SlotTable {
         self.len += 1;
     }
 
-    /// Takes the entry out that `is_wanted` accepts.
+    /// Takes out and returns the entry with this `hash` that `is_wanted` accepts.
     pub(crate) fn remove(&mut self, hash: u64, is_wanted: impl FnMut(u32) -> bool) -> Option<u32> {
         let segment = self.segment(hash);
         let segment = &mut self.segments[segment];
         let at = segment.find(hash, is_wanted)?;
-        let entry = segment.lines[at.0].entries[at.1];
+        let entry = segment.lines[at.line].entries[at.position];
         segment.remove_at(hash, at);
         self.len -= 1;
         Some(entry)
     }
 
-    /// Puts `entry` where the entry stands that `is_wanted` accepts; the key stays.
+    /// Puts `entry` in the place of the entry with this `hash` that `is_wanted` accepts, and
+    /// returns whether there was one. Both entries have the same key.
     pub(crate) fn replace(
         &mut self,
         hash: u64,
@@ -224,23 +266,26 @@ impl SlotTable {
         let segment = self.segment(hash);
         let segment = &mut self.segments[segment];
         match segment.find(hash, is_wanted) {
-            Some((line, position)) => {
-                segment.lines[line].entries[position] = entry;
+            Some(at) => {
+                segment.lines[at.line].entries[at.position] = entry;
                 true
             }
             None => false,
         }
     }
 
+    /// Makes room in the segment of `hash`: doubles it while it is small, and splits it in two from
+    /// then on.
     fn split(&mut self, hash: u64, hash_of: &impl Fn(u32) -> u64) {
         let old = self.segment(hash);
         let lines = self.segments[old].lines.len();
         if lines < DEFAULT_LINES {
-            // A small segment doubles in place first: a table of ten rows takes a line or two.
+            // A small segment is doubled first, so that a table of ten rows takes a line or two.
             self.rebuild(old, (lines * 2).min(DEFAULT_LINES), hash_of);
             return;
         }
         if self.segments[old].depth == self.depth {
+            // One cell alone names this segment, and two will be needed: each cell becomes two.
             self.directory = self
                 .directory
                 .iter()
@@ -252,16 +297,21 @@ impl SlotTable {
         let full = std::mem::replace(&mut self.segments[old], Segment::new(lines, depth));
         let new = self.segments.len();
         self.segments.push(Segment::new(lines, depth));
+        // The cells that named the full segment lie side by side. The upper half of them, where the
+        // next bit of the hash is set, goes to the new segment.
         let span = 1_usize << (self.depth - depth);
         let first = (self.cell(hash) / (2 * span)) * 2 * span;
         self.directory[first + span..first + 2 * span].fill(new as u32);
         for entry in full.entries() {
+            // Even if all entries go to one of the two, there is room: that one is as large as the
+            // full segment was. The caller splits again then.
             let hash = hash_of(entry);
             let segment = self.segment(hash);
             self.segments[segment].insert(hash, entry);
         }
     }
 
+    /// Gives a segment `lines` lines, and puts its entries where they belong then.
     fn rebuild(&mut self, segment: usize, lines: usize, hash_of: &impl Fn(u32) -> u64) {
         let depth = self.segments[segment].depth;
         let full = std::mem::replace(&mut self.segments[segment], Segment::new(lines, depth));
@@ -270,7 +320,10 @@ impl SlotTable {
         }
     }
 
-    /// Checks invariants 1 to 3 and returns every entry.
+    /// Checks invariants 1 to 3 and returns every entry, in no order.
+    ///
+    /// # Errors
+    /// If an invariant is violated, with a text that says which.
     pub(crate) fn validate(&self, hash_of: impl Fn(u32) -> u64) -> Result<Vec<u32>, String> {
         let mut all = Vec::with_capacity(self.len);
         if self.directory.len() != 1 << self.depth {
@@ -281,6 +334,7 @@ impl SlotTable {
             ));
         }
         for (number, segment) in self.segments.iter().enumerate() {
+            // Counted afresh from the entries, to be compared with the counts that were kept.
             let mut spill = vec![0_u32; segment.lines.len()];
             let mut used = 0;
             for (line, content) in segment.lines.iter().enumerate() {
@@ -305,11 +359,8 @@ impl SlotTable {
                     all.push(entry);
                 }
             }
-            if spill
-                .iter()
-                .zip(segment.lines.iter())
-                .any(|(&counted, line)| counted != line.spill)
-            {
+            let kept = segment.lines.iter().map(|line| line.spill);
+            if !kept.eq(spill) {
                 return Err(format!("segment {number} has wrong spill counts"));
             }
             if used != segment.len {
@@ -331,7 +382,7 @@ impl SlotTable {
     }
 }
 
-/// How many segments a table has.
+/// Returns the number of segments of a table.
 #[cfg(test)]
 pub(super) fn segment_count(table: &SlotTable) -> usize {
     table.segments.len()
