@@ -7,17 +7,18 @@
 //! uuid index ─────────┘
 //! ```
 //!
-//! The traits return keys by value, so the key and the indexed values of each row are kept in
-//! columns beside the rows: a look-up never calls into the model, and a row that is replaced is
-//! unlinked by what was linked.
+//! The model's traits return keys by value. Therefore the key and the indexed values of each row
+//! are kept in columns beside the rows. A look-up then never calls into the model, and a row that
+//! is replaced is unlinked under exactly the values that it was linked under.
 //!
 //! # Invariants
-//! 1. A slot is in use exactly when it has a row, and its key stands in the key table once.
-//! 2. The key column holds the row's primary key.
-//! 3. Each index holds a slot exactly when the value column beside it holds a value there, under
-//!    that value.
-//! 4. A failing operation changes nothing. That includes a panic in the model: its key and its
-//!    index values are asked for before the first change.
+//! 1. A slot is in use exactly when a row stands in that slot. The key table holds each slot in use
+//!    once.
+//! 2. The key column holds each row's primary key.
+//! 3. An index holds a slot exactly when the value column beside the index holds a value for that
+//!    slot, and holds the slot under that value.
+//! 4. An operation that fails changes nothing, even if it fails by a panic in the model. The model
+//!    is asked for key and index values before the first change.
 
 use crate::index::{Hits, HitsIter, MAX_SLOTS, MultiIndex, SegVec, SlotTable, Slots};
 use crate::model::{HasPrimaryKey, Indexable};
@@ -27,14 +28,14 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use uuid::Uuid;
 
-/// Why rows could not be put into a cache.
+/// The reason why rows could not be put into an [`IdxModelCache`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
     /// Two rows have the same primary key.
     #[error("duplicate key {0}: a row with this primary key is in the cache already")]
     DuplicateKey(Uuid),
-    /// The 2^31 rows that a cache can address are in use.
+    /// All 2^31 slots that a cache can address are in use.
     #[error("the cache is full: it holds {MAX_SLOTS} rows, the most it can address")]
     Full,
 }
@@ -60,27 +61,32 @@ pub enum CacheError {
 ///
 /// let id = Uuid::from_u128(1);
 /// let cache = IdxModelCache::new(vec![User { id, username_hash: 123 }])?;
-/// let found: Vec<_> = cache.get_by_i64_index("username_hash", &123).into_iter().flatten().collect();
+/// let found = cache.get_by_i64_index("username_hash", &123);
+/// let found: Vec<_> = found.into_iter().flatten().collect();
 /// assert_eq!(found, [&id]);
 /// # Ok::<(), postgres_index_cache_core::CacheError>(())
 /// ```
 pub struct IdxModelCache<T> {
     hasher: RandomState,
     slots: Slots,
+    /// The primary key of each row, by slot.
     keys: SegVec<Uuid>,
+    /// The rows by slot; `None` in a slot that was released.
     rows: SegVec<Option<T>>,
     by_key: SlotTable,
     i64_indexes: Vec<ValueIndex<i64>>,
     uuid_indexes: Vec<ValueIndex<Uuid>>,
-    /// Scratch: the values of the row that is being stored, taken from the model before anything is
-    /// changed.
+    /// Scratch space for the integer values of the row that is being stored. They are taken from
+    /// the model before anything is changed.
     i64_values: NamedValues<i64>,
+    /// Scratch space for the uuid values of the row that is being stored.
     uuid_values: NamedValues<Uuid>,
+    /// The number of rows that were stored so far; see [`ValueIndex::named_in`].
     writes: u64,
-    /// What each row was made of, as a digest: of the rows that a replica keeps, which so knows a
-    /// row that is the same.
+    /// By slot, a digest of the cells that the row was made of. Only rows that a replica stores
+    /// have one. The replica tells by the digest that a row which came again is unchanged.
     digests: SegVec<u64>,
-    /// How many rows the cache was made for; an index is sized for as many.
+    /// The number of rows that the cache was made for. A new index is sized for as many.
     expected: usize,
 }
 
@@ -111,75 +117,100 @@ impl fmt::Debug for PrimaryKeys<'_> {
     }
 }
 
-/// One named index with the column of values that it was linked by.
+/// One named index with the column of values that its slots are linked under.
 struct ValueIndex<V> {
     name: Box<str>,
+    /// The indexed value of each row, by slot.
     values: SegVec<Option<V>>,
     index: MultiIndex,
-    /// The number of the last write that named this index: a row that does not name it is not found
-    /// by it.
+    /// The number of the last write whose row named this index. A row that does not name an index
+    /// is not found by that index.
     named_in: u64,
 }
 
+/// Returns the value in `slot` of a column; `None` for NULL and past the column's end.
+fn value_in<V: Copy>(values: &SegVec<Option<V>>, slot: u32) -> Option<V> {
+    values.get(slot).copied().flatten()
+}
+
+/// Returns the hash of the value in `slot` of a column. Zero stands for NULL, which no index holds.
+fn value_hash<V: Copy + Hash>(values: &SegVec<Option<V>>, hasher: &RandomState, slot: u32) -> u64 {
+    value_in(values, slot).map_or(0, |value| hasher.hash_one(value))
+}
+
+/// The sizes that an index is made with when a row names that index for the first time.
+#[derive(Clone, Copy)]
+struct IndexSize {
+    /// The number of values to make room for.
+    expected: usize,
+    /// One past the highest slot that was ever used.
+    slots_end: u32,
+}
+
 impl<V: Copy + Eq + Hash> ValueIndex<V> {
-    fn new(name: &str, expected: usize, slots: u32) -> Self {
+    /// Makes an empty index. All slots below `size.slots_end` are NULL in its column.
+    fn new(name: &str, size: IndexSize) -> Self {
         let mut values = SegVec::new();
-        (0..slots).for_each(|slot| values.set(slot, None));
+        (0..size.slots_end).for_each(|slot| values.set(slot, None));
         Self {
             name: name.into(),
             values,
-            index: MultiIndex::with_capacity(expected),
+            index: MultiIndex::with_capacity(size.expected),
             named_in: 0,
         }
     }
 
+    /// Returns the value that the row in `slot` is indexed under.
     fn value(&self, slot: u32) -> Option<V> {
-        self.values.get(slot).copied().flatten()
+        value_in(&self.values, slot)
     }
 
+    /// Returns the slots whose rows have `value`.
     fn hits(&self, hasher: &RandomState, value: V) -> Hits<'_> {
         self.index.get(hasher.hash_one(value), |slot| {
             self.value(slot) == Some(value)
         })
     }
 
-    /// Makes `value` the value of `slot`, relinking only when it is another one.
+    /// Makes `value` the indexed value of `slot`; `None` takes the slot out of the index. Does
+    /// nothing if the slot has that value already.
     fn link(&mut self, hasher: &RandomState, slot: u32, value: Option<V>) {
         let old = self.value(slot);
-        let values = &self.values;
-        let is = |wanted: V| move |slot: u32| values.get(slot).copied().flatten() == Some(wanted);
-        if old == value && values.get(slot).is_some() {
+        // A new slot needs a place in the column even for NULL: a column has no gaps.
+        let has_place = self.values.get(slot).is_some();
+        if old == value && has_place {
             return;
         }
         if let Some(old) = old {
-            self.index.remove(hasher.hash_one(old), slot, is(old));
+            let values = &self.values;
+            self.index.remove(hasher.hash_one(old), slot, |other| {
+                value_in(values, other) == Some(old)
+            });
         }
-        // The value stands in its column before it is linked: the index hashes rows by their column
-        // when it grows.
+        // The value stands in the column before its slot is linked: when the index grows, it hashes
+        // each slot, the new one too, by the column.
         self.values.set(slot, value);
         if let Some(value) = value {
             let values = &self.values;
-            let hash_of = |slot: u32| {
-                values
-                    .get(slot)
-                    .copied()
-                    .flatten()
-                    .map_or(0, |value| hasher.hash_one(value))
-            };
-            let is_same = |other: u32| values.get(other).copied().flatten() == Some(value);
-            self.index
-                .insert(hasher.hash_one(value), slot, is_same, &hash_of);
+            self.index.insert(
+                hasher.hash_one(value),
+                slot,
+                |other| value_in(values, other) == Some(value),
+                &|other: u32| value_hash(values, hasher, other),
+            );
         }
     }
 
+    /// Returns the bytes that the index and its column occupy.
     fn memory_bytes(&self) -> usize {
         self.values.memory_bytes() + self.index.memory_bytes()
     }
 
-    /// Checks invariant 3 for this index against the slots in `used`, ascending.
+    /// Checks invariant 3 for this index. `used` are the slots in use, in ascending order.
     fn validate(&self, hasher: &RandomState, used: &[u32]) -> Result<(), String> {
-        let hash_of = |slot: u32| self.value(slot).map_or(0, |value| hasher.hash_one(value));
-        let mut indexed = self.index.validate(&hash_of)?;
+        let mut indexed = self
+            .index
+            .validate(&|slot: u32| value_hash(&self.values, hasher, slot))?;
         indexed.sort_unstable();
         let valued: Vec<u32> = used
             .iter()
@@ -197,8 +228,8 @@ impl<V: Copy + Eq + Hash> ValueIndex<V> {
     }
 }
 
-/// The values that a model names for its indexes: the position of each index, and the row's value
-/// in it.
+/// The values that a row names for its indexes. Each is the position of an index in the cache's
+/// list and the row's value there.
 struct NamedValues<V>(Vec<(usize, Option<V>)>);
 
 impl<V> Default for NamedValues<V> {
@@ -208,32 +239,31 @@ impl<V> Default for NamedValues<V> {
 }
 
 impl<V: Copy + Eq + Hash> NamedValues<V> {
-    /// Asks the model for its values. An index that is named for the first time is made, empty, for
-    /// `expected` rows and the first `slots_end` slots.
+    /// Asks the model for a row's values. If the row names an index for the first time, an empty
+    /// index of `size` is made.
     ///
     /// `visit` is the application's code and may panic. Nothing but the scratch vector and an empty
     /// index has changed by then, so the cache stays sound.
     fn collect(
         &mut self,
         indexes: &mut Vec<ValueIndex<V>>,
-        (expected, slots_end): (usize, u32),
+        size: IndexSize,
         visit: impl FnOnce(&mut dyn FnMut(&str, Option<V>)),
     ) {
         self.0.clear();
         visit(&mut |name, value| {
-            let at = indexes
-                .iter()
-                .position(|index| &*index.name == name)
-                .unwrap_or_else(|| {
-                    indexes.push(ValueIndex::new(name, expected, slots_end));
-                    indexes.len() - 1
-                });
+            // A model names a handful of indexes: a scan of their names will do.
+            let known = indexes.iter().position(|index| &*index.name == name);
+            let at = known.unwrap_or_else(|| {
+                indexes.push(ValueIndex::new(name, size));
+                indexes.len() - 1
+            });
             self.0.push((at, value));
         });
     }
 
-    /// Links the values to `slot` in write number `write`, and unlinks the indexes that the model
-    /// does not name.
+    /// Links `slot` under the collected values, and takes the slot out of the indexes that its row
+    /// does not name. `write` is the number of this write.
     fn link(&self, indexes: &mut [ValueIndex<V>], hasher: &RandomState, slot: u32, write: u64) {
         for &(at, value) in &self.0 {
             indexes[at].named_in = write;
@@ -246,10 +276,10 @@ impl<V: Copy + Eq + Hash> NamedValues<V> {
 }
 
 impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
-    /// A cache of `rows`, sized for them.
+    /// Makes a cache of `rows`, sized for them.
     ///
     /// # Errors
-    /// [`CacheError::DuplicateKey`] when two rows have the same primary key.
+    /// [`CacheError::DuplicateKey`] if two rows have the same primary key.
     pub fn new(rows: Vec<T>) -> Result<Self, CacheError> {
         let mut cache = Self::with_capacity(rows.len());
         rows.into_iter()
@@ -257,7 +287,7 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         Ok(cache)
     }
 
-    /// An empty cache with room for `expected` rows.
+    /// Makes an empty cache with room for `expected` rows.
     pub fn with_capacity(expected: usize) -> Self {
         Self {
             hasher: RandomState::default(),
@@ -275,52 +305,54 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         }
     }
 
-    /// How many rows the cache holds.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether the cache holds no row.
+    /// Returns whether the cache holds no row.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The row with this primary key.
+    /// Returns the row with this primary key.
     pub fn get_by_primary(&self, key: &Uuid) -> Option<&T> {
         self.rows.get(self.slot(key)?)?.as_ref()
     }
 
-    /// Whether a row has this primary key.
+    /// Returns whether a row has this primary key.
     pub fn contains_primary(&self, key: &Uuid) -> bool {
         self.slot(key).is_some()
     }
 
-    /// The primary keys of the rows whose integer index `name` has `value`; `None` when there is
-    /// none.
+    /// Returns the primary keys of the rows that have `value` in the integer index `name`; `None`
+    /// if there are none.
     ///
-    /// An index that no row has named finds nothing.
+    /// Also returns `None` if no row has named that index so far. A misspelt name is no error.
     pub fn get_by_i64_index(&self, name: &str, value: &i64) -> Option<PrimaryKeys<'_>> {
         self.found(&self.i64_indexes, name, *value)
     }
 
-    /// The primary keys of the rows whose uuid index `name` has `value`; `None` when there is none.
+    /// Returns the primary keys of the rows that have `value` in the uuid index `name`; `None` if
+    /// there are none.
     ///
-    /// An index that no row has named finds nothing.
+    /// Also returns `None` if no row has named that index so far. A misspelt name is no error.
     pub fn get_by_uuid_index(&self, name: &str, value: &Uuid) -> Option<PrimaryKeys<'_>> {
         self.found(&self.uuid_indexes, name, *value)
     }
 
-    /// All rows, in no order that means anything.
+    /// Returns all rows, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots
             .iter()
             .filter_map(|slot| self.rows.get(slot)?.as_ref())
     }
 
-    /// Adds a row that must be new.
+    /// Adds a row whose primary key must be new.
     ///
     /// # Errors
-    /// [`CacheError::DuplicateKey`] when a row has its primary key; nothing is changed then.
+    /// [`CacheError::DuplicateKey`] if a row with this primary key is in the cache.
+    /// [`CacheError::Full`] if all slots are in use. The cache is unchanged in both cases.
     pub fn insert_unique(&mut self, row: T) -> Result<(), CacheError> {
         let key = row.primary_key();
         if self.contains_primary(&key) {
@@ -329,33 +361,35 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         self.store_new(key, row)
     }
 
-    /// Stores a row, replacing the one with its primary key, which is returned.
+    /// Stores a row. Replaces and returns the row with the same primary key, if there is one.
     ///
     /// # Panics
-    /// When the cache holds 2^31 rows already.
+    /// If the row is new and the cache holds 2^31 rows already.
     pub fn upsert(&mut self, row: T) -> Option<T> {
         let key = row.primary_key();
         let Some(slot) = self.slot(&key) else {
-            // 2^31 rows of even the smallest model take more memory than this can meet before it is
-            // exhausted.
+            // Memory is exhausted long before this can fail: the keys and the key table of 2^31
+            // rows alone take about 50 GB.
             self.store_new(key, row)
                 .expect("a cache of 2^31 rows cannot take another");
             return None;
         };
+        // The model may panic here, and must not be half-way through a change by then (invariant
+        // 4).
         self.collect_values(&row);
         self.link_values(slot);
         self.rows.get_mut(slot).and_then(|place| place.replace(row))
     }
 
-    /// Adds a row. It **replaces** a row with the same primary key, which is returned: an insert
-    /// may be announced for a row that the snapshot has seen already.
-    /// [`insert_unique`](Self::insert_unique) refuses instead.
+    /// Adds a row. **Replaces** and returns the row with the same primary key, if there is one: an
+    /// insert may be announced for a row that the snapshot has seen already. To refuse such a row,
+    /// use [`insert_unique`](Self::insert_unique).
     pub fn add(&mut self, row: T) -> Option<T> {
         self.upsert(row)
     }
 
-    /// Updates a row. It **adds** the row when there is none with its primary key, and returns the
-    /// one it replaced.
+    /// Updates a row, and returns the row that was replaced. **Adds** the row if there is none with
+    /// its primary key.
     pub fn update(&mut self, row: T) -> Option<T> {
         self.upsert(row)
     }
@@ -373,17 +407,21 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         for index in &mut self.uuid_indexes {
             index.link(&self.hasher, slot, None);
         }
+        // The slot's key and digest stay behind. Nothing reads them until the slot is taken again;
+        // `store_new` and `put_digested` set them then.
         self.slots.release(slot);
         self.rows.get_mut(slot).and_then(Option::take)
     }
 
-    /// Stores a row that was made of what has this digest; gives its slot.
+    /// Stores a row that was made of cells with this digest. Returns the row's slot.
     pub(crate) fn put_digested(
         &mut self,
         row: T,
         digest: u64,
     ) -> Result<(u32, Upserted), StoreError> {
         let key = row.primary_key();
+        // Two rows with one digest are taken for the same row. A digest has 64 bits, under a
+        // random seed.
         let upserted = match self.slot(&key) {
             Some(slot) if self.digests.get(slot) == Some(&digest) => {
                 return Ok((slot, Upserted::Unchanged));
@@ -404,51 +442,48 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         Ok((slot, upserted))
     }
 
-    /// The digest of what the row with this key was made of, and its slot.
+    /// Returns the slot of the row with this key, and the digest of the cells that the row was made
+    /// of.
     pub(crate) fn digest(&self, key: &Uuid) -> Option<(u32, u64)> {
         let slot = self.slot(key)?;
         Some((slot, *self.digests.get(slot)?))
     }
 
-    /// The keys of the rows that are not among `laid`.
-    pub(crate) fn not_seen(&self, laid: &SeenRows) -> Vec<Uuid> {
-        let slots = self.slots.iter().filter(|&slot| !laid.has(slot));
+    /// Returns the keys of the rows that are not among `seen`.
+    pub(crate) fn not_seen(&self, seen: &SeenRows) -> Vec<Uuid> {
+        let slots = self.slots.iter().filter(|&slot| !seen.has(slot));
         slots
             .filter_map(|slot| self.keys.get(slot).copied())
             .collect()
     }
 
-    /// Removes every row; the names of the indexes are forgotten with them.
+    /// Removes every row, and forgets the names of the indexes.
     pub fn clear(&mut self) {
         *self = Self::with_capacity(0);
     }
 
-    /// What the cache occupies, in bytes, without what the rows hold on the heap themselves.
+    /// Returns the bytes that the cache occupies, without what the rows hold on the heap
+    /// themselves.
     pub fn memory_bytes(&self) -> usize {
+        let i64_indexes = self.i64_indexes.iter().map(ValueIndex::memory_bytes);
+        let uuid_indexes = self.uuid_indexes.iter().map(ValueIndex::memory_bytes);
         self.slots.memory_bytes()
             + self.keys.memory_bytes()
             + self.rows.memory_bytes()
             + self.digests.memory_bytes()
             + self.by_key.memory_bytes()
-            + self
-                .i64_indexes
-                .iter()
-                .map(ValueIndex::memory_bytes)
-                .sum::<usize>()
-            + self
-                .uuid_indexes
-                .iter()
-                .map(ValueIndex::memory_bytes)
-                .sum::<usize>()
+            + i64_indexes.chain(uuid_indexes).sum::<usize>()
     }
 
+    /// Returns the slot of the row with this primary key.
     fn slot(&self, key: &Uuid) -> Option<u32> {
         self.by_key.find(self.hasher.hash_one(key), |slot| {
             self.keys.get(slot) == Some(key)
         })
     }
 
-    /// `indexes` is one of the two fields of `self`: one body serves both.
+    /// Returns the keys that the index `name` finds for `value`. `indexes` is one of the two lists
+    /// of `self`.
     fn found<'a, V: Copy + Eq + Hash>(
         &'a self,
         indexes: &'a [ValueIndex<V>],
@@ -465,24 +500,33 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         })
     }
 
+    /// Stores a row whose primary key, `key`, the caller knows to be new.
     fn store_new(&mut self, key: Uuid, row: T) -> Result<(), CacheError> {
+        // The two steps that can fail come first (invariant 4): the model may panic, the cache may
+        // be full.
         self.collect_values(&row);
         let slot = self.slots.take().ok_or(CacheError::Full)?;
+        // The key stands in its column before its slot is entered: when the key table grows, it
+        // hashes each slot, the new one too, by the column.
         self.keys.set(slot, key);
         let keys = &self.keys;
         let hasher = &self.hasher;
-        let hash_of = |slot: u32| keys.get(slot).map_or(0, |key| hasher.hash_one(key));
         self.by_key
-            .insert_unique(hasher.hash_one(key), slot, hash_of);
+            .insert_unique(hasher.hash_one(key), slot, |other| {
+                key_hash(keys, hasher, other)
+            });
         self.link_values(slot);
         self.rows.set(slot, Some(row));
         Ok(())
     }
 
-    /// Asks the model for the values that `row` is indexed by. Calls the application's code; see
+    /// Asks the model for the values that `row` is indexed under. Calls the application's code; see
     /// [`NamedValues::collect`].
     fn collect_values(&mut self, row: &T) {
-        let size = (self.expected.max(self.len()), self.slots.end());
+        let size = IndexSize {
+            expected: self.expected.max(self.len()),
+            slots_end: self.slots.end(),
+        };
         self.i64_values
             .collect(&mut self.i64_indexes, size, |visit| {
                 row.visit_i64_keys(visit);
@@ -493,8 +537,10 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
             });
     }
 
-    /// Links the values that were collected to `slot`.
+    /// Links `slot` under the values that were collected last.
     fn link_values(&mut self, slot: u32) {
+        // A number of its own for each write tells which indexes this row has named, without a flag
+        // in each index that would have to be cleared.
         self.writes += 1;
         self.i64_values
             .link(&mut self.i64_indexes, &self.hasher, slot, self.writes);
@@ -505,15 +551,12 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
     /// Checks the invariants; for tests.
     ///
     /// # Errors
-    /// What is violated.
+    /// If an invariant is violated, with a text that says which.
     #[doc(hidden)]
     pub fn validate(&self) -> Result<(), String> {
-        let hash_of = |slot: u32| {
-            self.keys
-                .get(slot)
-                .map_or(0, |key| self.hasher.hash_one(key))
-        };
-        let mut keyed = self.by_key.validate(hash_of)?;
+        let mut keyed = self
+            .by_key
+            .validate(|slot| key_hash(&self.keys, &self.hasher, slot))?;
         keyed.sort_unstable();
         let used: Vec<u32> = self.slots.iter().collect();
         if keyed != used || used.len() != self.len() {
@@ -543,6 +586,12 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
     }
 }
 
+/// Returns the hash of the primary key in `slot` of the key column.
+fn key_hash(keys: &SegVec<Uuid>, hasher: &RandomState, slot: u32) -> u64 {
+    // The key table holds no slot past the column's end.
+    keys.get(slot).map_or(0, |key| hasher.hash_one(key))
+}
+
 impl<T> fmt::Debug for IdxModelCache<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdxModelCache")
@@ -561,7 +610,7 @@ mod tests {
     struct Row {
         id: Uuid,
         hash: Option<i64>,
-        /// `None`: this row does not name the index at all.
+        /// The value in the index `owner`; `None` if this row does not name that index at all.
         #[expect(
             clippy::option_option,
             reason = "not named, null and a value are three cases"
@@ -601,6 +650,15 @@ mod tests {
         })
     }
 
+    fn keys_of(found: Option<PrimaryKeys<'_>>) -> BTreeSet<Uuid> {
+        found.into_iter().flatten().copied().collect()
+    }
+
+    fn keys_where(rows: &BTreeMap<Uuid, Row>, fits: impl Fn(&Row) -> bool) -> BTreeSet<Uuid> {
+        let fitting = rows.values().filter(|row| fits(row));
+        fitting.map(|row| row.id).collect()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
         #[test]
@@ -629,14 +687,13 @@ mod tests {
                 prop_assert_eq!(cache.get_by_primary(&uuid(n)), oracle.get(&uuid(n)));
             }
             for hash in 0..6 {
-                let found: BTreeSet<_> = cache.get_by_i64_index("hash", &hash).into_iter().flatten().copied().collect();
-                let expected: BTreeSet<_> = oracle.values().filter(|row| row.hash == Some(hash)).map(|row| row.id).collect();
+                let found = keys_of(cache.get_by_i64_index("hash", &hash));
+                let expected = keys_where(&oracle, |row| row.hash == Some(hash));
                 prop_assert_eq!(found, expected);
             }
             for owner in (0..4).map(uuid) {
-                let found: BTreeSet<_> = cache.get_by_uuid_index("owner", &owner).into_iter().flatten().copied().collect();
-                let expected: BTreeSet<_> =
-                    oracle.values().filter(|row| row.owner == Some(Some(owner))).map(|row| row.id).collect();
+                let found = keys_of(cache.get_by_uuid_index("owner", &owner));
+                let expected = keys_where(&oracle, |row| row.owner == Some(Some(owner)));
                 prop_assert_eq!(found, expected);
             }
             prop_assert_eq!(cache.iter().count(), oracle.len());
@@ -681,56 +738,67 @@ mod tests {
         }
     }
 
+    impl Fragile {
+        fn sound(n: u8, hash: i64) -> Self {
+            Self {
+                id: uuid(n),
+                hash,
+                breaks: false,
+            }
+        }
+
+        fn broken(n: u8, hash: i64) -> Self {
+            Self {
+                breaks: true,
+                ..Self::sound(n, hash)
+            }
+        }
+    }
+
     #[test]
     fn a_model_that_panics_changes_nothing() {
-        let row = |n, hash, breaks| Fragile {
-            id: uuid(n),
-            hash,
-            breaks,
-        };
-        let mut cache = IdxModelCache::new(vec![row(1, 1, false), row(2, 2, false)]).unwrap();
-        for broken in [row(3, 3, true), row(1, 9, true)] {
+        let sound = vec![Fragile::sound(1, 1), Fragile::sound(2, 2)];
+        let mut cache = IdxModelCache::new(sound).unwrap();
+        // A new row, and one that would replace a row. Both panic in `uuid_keys`: the integer
+        // values have been collected by then, and must not have been linked.
+        for broken in [Fragile::broken(3, 3), Fragile::broken(1, 9)] {
             let stored =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.upsert(broken)));
             assert!(stored.is_err());
             cache.validate().unwrap();
-            assert_eq!((cache.len(), cache.iter().count()), (2, 2));
-            assert_eq!(
-                cache.get_by_i64_index("hash", &1).map(|keys| keys.len()),
-                Some(1)
-            );
-            assert!(
-                cache.get_by_i64_index("hash", &9).is_none() && !cache.contains_primary(&uuid(3))
-            );
+            assert_eq!(cache.len(), 2);
+            assert_eq!(cache.iter().count(), 2);
+            assert_eq!(keys_of(cache.get_by_i64_index("hash", &1)).len(), 1);
+            assert!(cache.get_by_i64_index("hash", &9).is_none());
+            assert!(!cache.contains_primary(&uuid(3)));
         }
-        cache.upsert(row(3, 3, false));
+        cache.upsert(Fragile::sound(3, 3));
         cache.validate().unwrap();
         assert_eq!(cache.len(), 3);
     }
 
     #[test]
     fn an_index_that_appears_late_covers_a_slot_that_is_used_again() {
-        let bare = |n| Row {
-            id: uuid(n),
-            hash: Some(1),
-            owner: None,
-        };
-        let mut cache = IdxModelCache::new((0..9).map(bare).collect()).unwrap();
+        fn without_owner(n: u8) -> Row {
+            Row {
+                id: uuid(n),
+                hash: Some(1),
+                owner: None,
+            }
+        }
+        fn with_owner(n: u8, owner: Uuid) -> Row {
+            Row {
+                owner: Some(Some(owner)),
+                ..without_owner(n)
+            }
+        }
+        let mut cache = IdxModelCache::new((0..9).map(without_owner).collect()).unwrap();
         cache.remove(&uuid(2));
-        cache.add(Row {
-            owner: Some(Some(uuid(7))),
-            ..bare(50)
-        });
-        cache.update(Row {
-            owner: Some(Some(uuid(7))),
-            ..bare(8)
-        });
-        assert_eq!(
-            cache
-                .get_by_uuid_index("owner", &uuid(7))
-                .map(|keys| keys.len()),
-            Some(2)
-        );
+        // The first row that names `owner` stands in the slot of the removed row: below slots that
+        // were used before the index was there, and that its column must cover.
+        cache.add(with_owner(50, uuid(7)));
+        cache.update(with_owner(8, uuid(7)));
+        assert_eq!(keys_of(cache.get_by_uuid_index("owner", &uuid(7))).len(), 2);
         assert!(cache.get_by_i64_index("no such index", &1).is_none());
         cache.validate().unwrap();
     }
