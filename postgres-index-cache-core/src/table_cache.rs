@@ -1,5 +1,5 @@
 //! [`TableCache`]: the rows of a table whose columns are known only at run time, found by key and
-//! by any column.
+//! by conditions on any columns.
 //!
 //! ```text
 //! key ─→ slot table ─┐                       ┌ null bits · fixed-width cells · where the record is
@@ -7,13 +7,19 @@
 //!                                            └→ record in the arena: the cells of no fixed width
 //! ```
 //!
+//! Columns of integers and uuids have an index from the start. Another column has one only after
+//! [`TableCache::ensure_index`] was called for that column, which neither the driver nor `pgic`
+//! does: conditions on text, dates and the like look at every row.
+//!
 //! # Invariants
-//! 1. A slot is in use exactly when it has a row, and the key table holds it once, under the key
-//!    cells of that row.
-//! 2. An index, where a column has one, holds every slot in use once, under the comparable form of
-//!    its cell.
-//! 3. A row's record stands in the arena, names the slot of that row, and no two rows share one.
-//! 4. A row is stored whole or not at all: what can fail is done before anything is changed.
+//! 1. A slot is in use exactly when a row stands in that slot. The key table holds each slot in use
+//!    once, under the key cells of its row.
+//! 2. The index of a column holds every slot in use once, under the comparable form of the slot's
+//!    cell. NULLs are indexed too.
+//! 3. The record of a row stands in the arena and names the slot of that row. No two rows share a
+//!    record.
+//! 4. A row is stored whole or not at all: the steps that can fail are done before anything is
+//!    changed.
 
 mod arena;
 mod row;
@@ -24,35 +30,36 @@ pub use shape::{Column, ShapeError, TableShape};
 
 use crate::index::{Hits, MultiIndex, SlotTable, Slots};
 use crate::value::{CellType, write_json_string};
-use arena::{Arena, RecordPlace};
+use arena::{Arena, RecordPlace, StoredRecord};
 use foldhash::quality::RandomState;
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-/// What an upsert did.
+/// The effect of an upsert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upserted {
-    /// The key was not there.
+    /// No row had the key; the row was added.
     Added,
-    /// The row with the key is another one now.
+    /// The row with the key was different; it was replaced.
     Changed,
-    /// The row with the key was the same already.
+    /// The row with the key was equal, byte by byte; nothing was done.
     Unchanged,
 }
 
-/// Why a row could not be stored.
+/// The reason why a row could not be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// A row with the same key is there.
+    /// A row with the same key is in the cache, or came in the same snapshot.
     #[error("two rows have the key {0}")]
     DuplicateKey(String),
-    /// The 2^31 rows that a cache can address are in use.
+    /// All 2^31 slots that a cache can address are in use.
     #[error("the cache is full: it holds 2^31 rows, the most it can address")]
     Full,
-    /// The cells of no fixed width take more than 4 GiB.
+    /// The row's cells of no fixed width take more than 4 GiB. The number is their length in bytes,
+    /// headers included.
     #[error("a row of {0} bytes is longer than a cache can hold")]
     TooLong(usize),
     /// The application's model could not take the row.
@@ -60,16 +67,16 @@ pub enum StoreError {
     Model(String),
 }
 
-/// Which rows a new snapshot has brought: it is seen over the rows that are there, and what it did
-/// not bring is swept.
+/// The rows that a new snapshot has brought. A snapshot is merged row by row into a cache that has
+/// rows already; the rows that the snapshot did not bring are swept at its end.
 #[derive(Debug, Default)]
 pub struct SeenRows {
-    /// The slots, as one bit each.
+    /// The slots of the rows, as one bit each.
     slots: Vec<u64>,
 }
 
 impl SeenRows {
-    /// Marks a slot; whether it was not marked before.
+    /// Marks a slot and returns whether this was the first time.
     pub(crate) fn mark(&mut self, slot: u32) -> bool {
         let word = slot as usize / 64;
         let bit = 1 << (slot % 64);
@@ -81,6 +88,7 @@ impl SeenRows {
         is_new
     }
 
+    /// Returns whether a slot is marked.
     pub(crate) fn has(&self, slot: u32) -> bool {
         self.slots
             .get(slot as usize / 64)
@@ -88,28 +96,28 @@ impl SeenRows {
     }
 }
 
-/// What a row must have to be found.
+/// A condition on one column of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
     /// The column's position in the shape.
     pub column: usize,
-    /// What the cell must be.
+    /// The predicate that the row's cell must fulfil.
     pub wanted: Predicate,
 }
 
-/// What a cell must be to fulfil a [`Condition`].
+/// A predicate on a cell, as `IS NULL`, `IS NOT NULL` and `=` are in SQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Predicate {
-    /// SQL NULL.
+    /// The cell is SQL NULL.
     Null,
-    /// Anything but SQL NULL.
+    /// The cell is not SQL NULL.
     NotNull,
-    /// Equal to this cell, as [`CellType::comparable`] has it.
+    /// The cell is equal to this one: both have the same [`CellType::comparable`] form.
     Cell(Vec<u8>),
 }
 
 impl Condition {
-    /// Whether a row of `shape` fulfils it.
+    /// Returns whether a row of `shape` fulfils this condition.
     pub fn is_fulfilled_by(&self, shape: &TableShape, row: &RowBuf) -> bool {
         self.wanted
             .is(shape.columns()[self.column].kind, row.cell(self.column))
@@ -117,17 +125,20 @@ impl Condition {
 }
 
 impl Predicate {
+    /// Returns whether a cell of type `kind` fulfils this predicate. `None` is SQL NULL.
     fn is(&self, kind: CellType, cell: Option<&[u8]>) -> bool {
         match (self, cell) {
             (Self::Null, cell) => cell.is_none(),
             (Self::NotNull, cell) => cell.is_some(),
+            // As in SQL, NULL is equal to nothing.
             (Self::Cell(_), None) => false,
             (Self::Cell(wanted), Some(cell)) => kind.comparable(wanted) == kind.comparable(cell),
         }
     }
 }
 
-/// Appends one JSON object with `columns`, by position, in that order.
+/// Appends one JSON object with the columns whose positions are `columns`, in that order. `cell`
+/// returns the cell of a column.
 fn write_json<'a>(
     shape: &TableShape,
     columns: &[usize],
@@ -150,26 +161,32 @@ fn write_json<'a>(
     json.push('}');
 }
 
-/// How an answer was found.
+/// The way in which the rows of a [`QueryResult`] were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessPath {
     /// By the key.
     Key,
-    /// By the index on a column, by its position in the shape.
+    /// By the index on the column with this position in the shape.
     Index(usize),
     /// By looking at every row.
     Scan,
 }
 
-/// The rows that fulfil every condition, and how they were found.
+/// The rows that fulfil every condition of a query, and how they were found.
 #[derive(Debug)]
 pub struct QueryResult<'a> {
-    /// The rows, in no order that means anything.
+    /// The rows, in no particular order.
     pub rows: Vec<Row<'a>>,
-    /// How they were found.
+    /// The way in which the rows were found.
     pub access: AccessPath,
-    /// How many rows were looked at.
+    /// The number of rows that were compared with the conditions.
     pub looked_at: usize,
+}
+
+/// The rows among which those that fulfil the conditions of a query must be.
+struct Candidates {
+    access: AccessPath,
+    slots: Vec<u32>,
 }
 
 /// The rows of one table with their indexes.
@@ -180,6 +197,7 @@ pub struct TableCache {
     fixed: arena::FixedRows,
     arena: Arena,
     by_key: SlotTable,
+    /// For each column of the shape, its index if there is one.
     indexes: Vec<Option<MultiIndex>>,
 }
 
@@ -191,23 +209,24 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The cell of a column by its position in the shape; `None` is SQL NULL.
+    /// Returns the cell of the column with this position in the shape; `None` is SQL NULL.
     pub fn cell(&self, column: usize) -> Option<&'a [u8]> {
         self.cache.cell(self.slot, column)
     }
 
-    /// The position that the row keeps while it is in the cache, in order of arrival where none was
-    /// removed.
+    /// Returns the number of the row's slot, which the row keeps while it is in the cache. As long
+    /// as no row was removed, slots are in the order of arrival.
     pub fn slot(&self) -> u32 {
         self.slot
     }
 
-    /// A copy of the row, which stays as it is.
+    /// Returns a copy of the row. Later changes of the cache do not reach the copy.
     pub fn to_buf(&self) -> RowBuf {
         RowBuf::of_cells((0..self.cache.shape.columns().len()).map(|column| self.cell(column)))
     }
 
-    /// Appends the row as one JSON object with `columns`, by position, in that order.
+    /// Appends the row as one JSON object with the columns whose positions are `columns`, in that
+    /// order.
     pub fn write_json(&self, columns: &[usize], json: &mut String) {
         write_json(&self.cache.shape, columns, |column| self.cell(column), json);
     }
@@ -215,91 +234,74 @@ impl<'a> Row<'a> {
 
 impl fmt::Debug for Row<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns: Vec<usize> = (0..self.cache.shape.columns().len()).collect();
         let mut json = String::new();
-        self.write_json(
-            &(0..self.cache.shape.columns().len()).collect::<Vec<_>>(),
-            &mut json,
-        );
+        self.write_json(&columns, &mut json);
         f.write_str(&json)
     }
 }
 
 impl TableCache {
-    /// An empty cache for rows of `shape`, sized for `expected` of them.
+    /// Makes an empty cache for rows of `shape`, with room for `expected` rows.
     pub fn new(shape: Arc<TableShape>, expected: usize) -> Self {
-        let index = |column: &Column| {
-            column
-                .kind
-                .is_indexed_at_load()
-                .then(|| MultiIndex::with_capacity(expected))
-        };
+        let mut indexes = Vec::new();
+        for (at, column) in shape.columns().iter().enumerate() {
+            // A key of one column needs no index: the key table finds its rows.
+            let is_indexed = column.kind.is_indexed_at_load() && shape.key() != [at];
+            indexes.push(is_indexed.then(|| MultiIndex::with_capacity(expected)));
+        }
         Self {
             hasher: RandomState::default(),
             slots: Slots::with_capacity(expected),
             fixed: arena::FixedRows::new(shape.stride()),
             arena: Arena::default(),
             by_key: SlotTable::with_capacity(expected),
-            // A key of one column is found by the key table.
-            indexes: shape
-                .columns()
-                .iter()
-                .enumerate()
-                .map(|(at, column)| {
-                    if shape.key() == [at] {
-                        None
-                    } else {
-                        index(column)
-                    }
-                })
-                .collect(),
+            indexes,
             shape,
         }
     }
 
-    /// The columns and the key.
+    /// Returns the shape of the table: its columns and its key.
     pub fn shape(&self) -> &Arc<TableShape> {
         &self.shape
     }
 
-    /// How many rows the cache holds.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether the cache holds no row.
+    /// Returns whether the cache holds no row.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What the cache occupies, in bytes.
+    /// Returns the bytes that the cache occupies.
     pub fn memory_bytes(&self) -> usize {
+        let indexes = self.indexes.iter().flatten().map(MultiIndex::memory_bytes);
         self.slots.memory_bytes()
             + self.fixed.memory_bytes()
             + self.arena.memory_bytes()
             + self.by_key.memory_bytes()
-            + self
-                .indexes
-                .iter()
-                .flatten()
-                .map(MultiIndex::memory_bytes)
-                .sum::<usize>()
+            + indexes.sum::<usize>()
     }
 
-    /// The row with this key.
+    /// Returns the row with this key.
     pub fn get(&self, key: &KeyBuf) -> Option<Row<'_>> {
         self.slot_of(key.cells())
             .map(|slot| Row { cache: self, slot })
     }
 
-    /// All rows, in no order that means anything.
+    /// Returns all rows, in no particular order.
     pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.slots.iter().map(|slot| Row { cache: self, slot })
     }
 
-    /// Stores a row that must be new.
+    /// Stores a row whose key must be new.
     ///
     /// # Errors
-    /// When its key is there, or the cache is full; nothing is changed then.
+    /// If a row with this key is in the cache, the cache is full, or the row is too long. The cache
+    /// is unchanged then.
     pub fn insert_unique(&mut self, row: &RowBuf) -> Result<(), StoreError> {
         if self.slot_of(self.shape.key_of(row)).is_some() {
             return Err(StoreError::DuplicateKey(self.shape.key_text(row)));
@@ -307,11 +309,12 @@ impl TableCache {
         self.store_new(row).map(|_| ())
     }
 
-    /// Lays a row of a new snapshot over what is there. A row that the snapshot has brought before
-    /// must not come again.
+    /// Stores a row of a new snapshot, in place of the row with the same key if there is one, and
+    /// marks the row in `seen`.
     ///
     /// # Errors
-    /// When its key has come before, or the cache is full; nothing is changed then.
+    /// If the snapshot has brought a row with this key before, the cache is full, or the row is too
+    /// long. The cache is unchanged then.
     pub fn merge(&mut self, row: &RowBuf, seen: &mut SeenRows) -> Result<Upserted, StoreError> {
         if self
             .slot_of(self.shape.key_of(row))
@@ -324,14 +327,15 @@ impl TableCache {
         Ok(upserted)
     }
 
-    /// Spares the row of this key, if there is one, when the rest is swept.
+    /// Marks the row with this key, if there is one, so that a sweep spares the row.
     pub fn mark(&self, key: &KeyBuf, seen: &mut SeenRows) {
         if let Some(slot) = self.slot_of(key.cells()) {
             seen.mark(slot);
         }
     }
 
-    /// Removes what the snapshot has not brought; `removing` is shown each row before.
+    /// Removes the rows that are not marked in `seen`. Each row is passed to `removing` just before
+    /// its removal.
     pub fn sweep(&mut self, seen: &SeenRows, mut removing: impl FnMut(Row<'_>)) {
         let swept: Vec<u32> = self.slots.iter().filter(|&slot| !seen.has(slot)).collect();
         for slot in swept {
@@ -340,14 +344,15 @@ impl TableCache {
         }
     }
 
-    /// Stores a row, in place of the one with its key where there is one.
+    /// Stores a row, in place of the row with the same key if there is one.
     ///
     /// # Errors
-    /// When the cache is full; nothing is changed then.
+    /// If the cache is full or the row is too long. The cache is unchanged then.
     pub fn upsert(&mut self, row: &RowBuf) -> Result<Upserted, StoreError> {
         self.put(row).map(|(_, upserted)| upserted)
     }
 
+    /// Does the work of [`upsert`](Self::upsert), and returns the row's slot as well.
     fn put(&mut self, row: &RowBuf) -> Result<(u32, Upserted), StoreError> {
         let Some(slot) = self.slot_of(self.shape.key_of(row)) else {
             return self.store_new(row).map(|slot| (slot, Upserted::Added));
@@ -358,13 +363,17 @@ impl TableCache {
         if changed.is_empty() {
             return Ok((slot, Upserted::Unchanged));
         }
+        // The last step that can fail (invariant 4).
         let record = arena::Record::new(&self.shape, row)?;
+        // A cell may change and keep its place in the index: 1.10 becomes 1.1.
         let relinked: Vec<usize> = changed
             .into_iter()
             .filter(|&column| {
                 self.indexes[column].is_some() && !self.is_equal(slot, column, row.cell(column))
             })
             .collect();
+        // Unlink, write, link: an index reads the value of a slot from the stored row, so the old
+        // cells must stand while a slot is unlinked, and the new ones while it is linked.
         for &column in &relinked {
             self.unlink(slot, column);
         }
@@ -375,13 +384,15 @@ impl TableCache {
         Ok((slot, Upserted::Changed))
     }
 
-    /// Removes the row with this key; whether there was one.
+    /// Removes the row with this key and returns whether there was one.
     pub fn remove(&mut self, key: &KeyBuf) -> bool {
         let slot = self.slot_of(key.cells());
         slot.inspect(|&slot| self.remove_slot(slot)).is_some()
     }
 
+    /// Removes the row in `slot`, which is in use.
     fn remove_slot(&mut self, slot: u32) {
+        // Indexes and key table read the row's cells: the record is freed after they let go.
         for column in 0..self.indexes.len() {
             self.unlink(slot, column);
         }
@@ -392,12 +403,16 @@ impl TableCache {
         self.compact();
     }
 
-    /// Removes every row. Indexes that were built on use are gone with them.
+    /// Removes every row, and the indexes that [`ensure_index`](Self::ensure_index) made.
     pub fn clear(&mut self) {
         *self = Self::new(Arc::clone(&self.shape), 0);
     }
 
-    /// Indexes a column, so that conditions on it need no scan. Takes a pass over the rows.
+    /// Makes an index on a column, if there is none, in one pass over the rows. Conditions on the
+    /// column then need no scan. Does nothing for a column that is the whole key.
+    ///
+    /// The driver and `pgic` do not call this: integer and uuid columns have an index anyway, and
+    /// conditions on other columns scan.
     pub fn ensure_index(&mut self, column: usize) {
         if self.indexes[column].is_some() || self.shape.key() == [column] {
             return;
@@ -409,85 +424,95 @@ impl TableCache {
         }
     }
 
-    /// The rows that fulfil all of `conditions`, by the key or the index that finds the fewest.
+    /// Returns the rows that fulfil all of `conditions`. They are found by the key or by the index
+    /// with the fewest candidates; if no condition has either, every row is looked at.
     pub fn find(&self, conditions: &[Condition]) -> QueryResult<'_> {
-        let (access, candidates): (AccessPath, Vec<u32>) = match self.best_access(conditions) {
-            Some((access, hits)) => (access, hits.iter().collect()),
-            None => match self.by_single_key(conditions) {
-                Some(slots) => (AccessPath::Key, slots),
-                None => (AccessPath::Scan, self.slots.iter().collect()),
-            },
-        };
-        let looked_at = candidates.len();
-        let fits = |slot: &u32| {
-            conditions
-                .iter()
-                .all(|condition| self.fulfils(*slot, condition))
-        };
-        let rows = candidates
-            .into_iter()
-            .filter(fits)
-            .map(|slot| Row { cache: self, slot })
-            .collect();
+        let candidates = self.candidates(conditions);
+        let looked_at = candidates.slots.len();
+        let mut rows = Vec::new();
+        for slot in candidates.slots {
+            let mut conditions = conditions.iter();
+            if conditions.all(|condition| self.fulfils(slot, condition)) {
+                rows.push(Row { cache: self, slot });
+            }
+        }
         QueryResult {
             rows,
-            access,
+            access: candidates.access,
             looked_at,
         }
     }
 
-    /// The slots that a condition on a key of one column finds, none or one; `None` when there is
-    /// no such condition.
+    /// Chooses the way to find the rows that fulfil `conditions`, and returns the slots found.
+    fn candidates(&self, conditions: &[Condition]) -> Candidates {
+        // A key finds at most one row: no index can do better.
+        if let Some(slots) = self.by_single_key(conditions) {
+            return Candidates {
+                access: AccessPath::Key,
+                slots,
+            };
+        }
+        let by_index = conditions
+            .iter()
+            .filter_map(|condition| Some((condition.column, self.by_index(condition)?)));
+        match by_index.min_by_key(|(_, hits)| hits.len()) {
+            Some((column, hits)) => Candidates {
+                access: AccessPath::Index(column),
+                slots: hits.iter().collect(),
+            },
+            None => Candidates {
+                access: AccessPath::Scan,
+                slots: self.slots.iter().collect(),
+            },
+        }
+    }
+
+    /// Returns the slots, none or one, that a condition on a key of one column finds. Returns
+    /// `None` if the key table can answer none of `conditions`.
     fn by_single_key(&self, conditions: &[Condition]) -> Option<Vec<u32>> {
         let &[key] = self.shape.key() else {
             return None;
         };
+        // The key table compares cells by their bytes, a condition by their comparable forms. For
+        // integers and uuids both are the same; numeric keys 1.10 and 1.1 are one value to SQL.
+        if !self.shape.columns()[key].kind.is_indexed_at_load() {
+            return None;
+        }
         conditions
             .iter()
             .find_map(|condition| match &condition.wanted {
-                Predicate::Cell(cell)
-                    if condition.column == key
-                        && self.shape.columns()[key].kind.is_indexed_at_load() =>
-                {
-                    Some(
-                        self.slot_of(std::iter::once(cell.as_slice()))
-                            .into_iter()
-                            .collect(),
-                    )
+                Predicate::Cell(cell) if condition.column == key => {
+                    let slot = self.slot_of(std::iter::once(cell.as_slice()));
+                    Some(slot.into_iter().collect())
                 }
                 _ => None,
             })
     }
 
-    fn best_access(&self, conditions: &[Condition]) -> Option<(AccessPath, Hits<'_>)> {
-        if self.by_single_key(conditions).is_some() {
-            return None;
-        }
-        let of_index = |condition: &Condition| {
-            let index = self.indexes[condition.column].as_ref()?;
-            let kind = self.shape.columns()[condition.column].kind;
-            let wanted = match &condition.wanted {
-                Predicate::Cell(cell) => Some(kind.comparable(cell)),
-                Predicate::Null => None,
-                Predicate::NotNull => return None,
-            };
-            let hash = self.value_hash(wanted.as_deref());
-            let hits = index.get(hash, |slot| {
-                self.comparable(slot, condition.column) == wanted
-            });
-            Some((AccessPath::Index(condition.column), hits))
+    /// Returns the slots that the index of a condition's column finds; `None` if the column has no
+    /// index, or the index cannot answer the condition.
+    fn by_index(&self, condition: &Condition) -> Option<Hits<'_>> {
+        let index = self.indexes[condition.column].as_ref()?;
+        let kind = self.shape.columns()[condition.column].kind;
+        let wanted = match &condition.wanted {
+            Predicate::Cell(cell) => Some(kind.comparable(cell)),
+            Predicate::Null => None,
+            // A hash index finds one value, not all the others.
+            Predicate::NotNull => return None,
         };
-        conditions
-            .iter()
-            .filter_map(of_index)
-            .min_by_key(|(_, hits)| hits.len())
+        let hash = self.value_hash(wanted.as_deref());
+        Some(index.get(hash, |slot| {
+            self.comparable(slot, condition.column) == wanted
+        }))
     }
 
+    /// Returns whether the row in `slot` fulfils a condition.
     fn fulfils(&self, slot: u32, condition: &Condition) -> bool {
         let kind = self.shape.columns()[condition.column].kind;
         condition.wanted.is(kind, self.cell(slot, condition.column))
     }
 
+    /// Returns the cell of a column in the row of `slot`; `None` is SQL NULL.
     fn cell(&self, slot: u32, column: usize) -> Option<&[u8]> {
         let row = self.fixed.row(slot);
         if self.shape.is_null(row, column) {
@@ -503,45 +528,54 @@ impl TableCache {
         }
     }
 
+    /// Returns the comparable form of a cell; `None` is SQL NULL.
     fn comparable(&self, slot: u32, column: usize) -> Option<Cow<'_, [u8]>> {
         self.cell(slot, column)
             .map(|cell| self.shape.columns()[column].kind.comparable(cell))
     }
 
+    /// Returns whether a cell and `other` stand in the same place of an index.
     fn is_equal(&self, slot: u32, column: usize, other: Option<&[u8]>) -> bool {
-        let kind: CellType = self.shape.columns()[column].kind;
+        let kind = self.shape.columns()[column].kind;
         self.comparable(slot, column) == other.map(|cell| kind.comparable(cell))
     }
 
+    /// Returns the hash that an index has for a value; `None` is SQL NULL.
     fn value_hash(&self, comparable: Option<&[u8]>) -> u64 {
         self.hasher.hash_one(comparable)
     }
 
+    /// Returns the hash that the index of a column has for the row in `slot`.
     fn slot_hash(&self, slot: u32, column: usize) -> u64 {
         self.value_hash(self.comparable(slot, column).as_deref())
     }
 
+    /// Returns the hash that the key table has for the cells of a key.
     fn hash_cells<'a>(&self, cells: impl Iterator<Item = &'a [u8]>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         for cell in cells {
+            // With the lengths: else ("ab", "c") and ("a", "bc") would have one hash.
             hasher.write_usize(cell.len());
             hasher.write(cell);
         }
         hasher.finish()
     }
 
+    /// Returns the key cells of the row in `slot`, in key order.
     fn key_cells(&self, slot: u32) -> impl Iterator<Item = &[u8]> {
-        // A key column is NOT NULL; an empty cell stands for what cannot be.
+        // A key column is never NULL, so the empty cell is never used.
         self.shape
             .key()
             .iter()
             .map(move |&column| self.cell(slot, column).unwrap_or(&[]))
     }
 
+    /// Returns the hash that the key table has for the row in `slot`.
     fn key_hash(&self, slot: u32) -> u64 {
         self.hash_cells(self.key_cells(slot))
     }
 
+    /// Returns the slot of the row with these key cells.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "an iterator that is cloned is as good as given away"
@@ -552,14 +586,20 @@ impl TableCache {
         })
     }
 
+    /// Stores a row whose key the caller knows to be new, and returns its slot.
     fn store_new(&mut self, row: &RowBuf) -> Result<u32, StoreError> {
+        // The two steps that can fail come first (invariant 4).
         let record = arena::Record::new(&self.shape, row)?;
         let slot = self.slots.take().ok_or(StoreError::Full)?;
         self.fixed.ensure(slot);
+        // A new fixed part is all zeros, which reads as the first record of the first chunk:
+        // `write` would free that record.
         self.shape
             .set_place_of_record(self.fixed.row_mut(slot), RecordPlace::NONE);
         self.write(slot, row, &record);
         let hash = self.key_hash(slot);
+        // The key table is moved out of `self` for the moment: hashing a key reads the rest of
+        // `self`.
         let mut by_key = std::mem::replace(&mut self.by_key, SlotTable::with_capacity(0));
         by_key.insert_unique(hash, slot, |other| self.key_hash(other));
         self.by_key = by_key;
@@ -569,7 +609,8 @@ impl TableCache {
         Ok(slot)
     }
 
-    /// Writes the cells of `row` into `slot`; what the slot held is freed.
+    /// Writes the cells of `row` into `slot`, and frees the record that the slot had. `record` is
+    /// made of the same row.
     fn write(&mut self, slot: u32, row: &RowBuf, record: &arena::Record<'_>) {
         self.free_record(slot);
         let place = self.arena.store(slot, record);
@@ -579,6 +620,7 @@ impl TableCache {
         self.compact();
     }
 
+    /// Frees the record of the row in `slot`, if there is one.
     fn free_record(&mut self, slot: u32) {
         let place = self.shape.place_of_record(self.fixed.row(slot));
         self.shape
@@ -586,14 +628,17 @@ impl TableCache {
         self.arena.free(place);
     }
 
-    /// Moves what lives out of the chunks that are mostly dead.
+    /// Moves the live records out of the sparse chunks, and releases those chunks.
     fn compact(&mut self) {
         while let Some(sparse) = self.arena.take_sparse() {
-            for (slot, old) in self.arena.records(sparse) {
+            for record in self.arena.records(sparse) {
+                let slot = record.slot;
+                // A record is live exactly if the row in its slot names this place. A dead one may
+                // name a slot that was released, or that has another row by now.
                 if self.slots.is_used(slot)
-                    && self.shape.place_of_record(self.fixed.row(slot)) == old
+                    && self.shape.place_of_record(self.fixed.row(slot)) == record.place
                 {
-                    let moved = self.arena.relocate(old);
+                    let moved = self.arena.relocate(record.place);
                     self.shape
                         .set_place_of_record(self.fixed.row_mut(slot), moved);
                 }
@@ -602,22 +647,25 @@ impl TableCache {
         }
     }
 
+    /// Enters `slot` in the index of a column, if there is one, under the stored cell.
     fn link(&mut self, slot: u32, column: usize) {
+        // The index is moved out of `self` for the moment: comparing and hashing read the rest.
         let Some(mut index) = self.indexes[column].take() else {
             return;
         };
         let value = self.comparable(slot, column);
-        let is_same = |other: u32| self.comparable(other, column) == value;
         index.insert(
             self.slot_hash(slot, column),
             slot,
-            is_same,
+            |other| self.comparable(other, column) == value,
             &|other: u32| self.slot_hash(other, column),
         );
         drop(value);
         self.indexes[column] = Some(index);
     }
 
+    /// Takes `slot` out of the index of a column, if there is one. The cell under which the slot
+    /// was linked must still stand.
     fn unlink(&mut self, slot: u32, column: usize) {
         let Some(mut index) = self.indexes[column].take() else {
             return;
@@ -633,19 +681,20 @@ impl TableCache {
     /// Checks the invariants; for tests.
     ///
     /// # Errors
-    /// What is violated.
+    /// If an invariant is violated, with a text that says which.
     #[doc(hidden)]
     pub fn validate(&self) -> Result<(), String> {
-        let used: Vec<u32> = self.slots.iter().collect();
-        let sorted = |mut slots: Vec<u32>| {
+        fn sorted(mut slots: Vec<u32>) -> Vec<u32> {
             slots.sort_unstable();
             slots
-        };
+        }
+        let used: Vec<u32> = self.slots.iter().collect();
         if sorted(self.by_key.validate(|slot| self.key_hash(slot))?) != used {
             return Err("the key table does not hold exactly the slots in use".to_string());
         }
         for &slot in &used {
-            if self.slot_of(self.key_cells(slot).collect::<Vec<_>>().into_iter()) != Some(slot) {
+            let key: Vec<&[u8]> = self.key_cells(slot).collect();
+            if self.slot_of(key.into_iter()) != Some(slot) {
                 return Err(format!("slot {slot} is not found by its key"));
             }
         }
@@ -657,10 +706,11 @@ impl TableCache {
                 ));
             }
         }
-        self.arena.validate(
-            used.iter()
-                .map(|&slot| (slot, self.shape.place_of_record(self.fixed.row(slot)))),
-        )
+        let records = used.iter().map(|&slot| StoredRecord {
+            slot,
+            place: self.shape.place_of_record(self.fixed.row(slot)),
+        });
+        self.arena.validate(records)
     }
 }
 

@@ -1,18 +1,25 @@
-//! Where the bytes of rows live: fixed parts in segments, records of no fixed width in chunks.
+//! [`FixedRows`]: the fixed-width parts of rows, in segments. [`Arena`]: their records, which hold
+//! the cells of no fixed width, in chunks.
 //!
-//! A record is `slot · length of the whole record · lengths of its cells · cells`, all lengths
-//! `u32`. A chunk is written from its start to its end and never in between; when more than half of
-//! a closed chunk is dead, it is *sparse*: its owner moves what lives and lets it go. So what is
-//! dead is at most about as much as what lives.
+//! ```text
+//! record   slot · length of the whole record · length of each cell · the cells
+//!          u32    u32                          u32 each
+//! ```
+//!
+//! A chunk is only ever appended to. If more than half of the bytes of a closed chunk belong to
+//! dead records, the chunk is *sparse*: its owner moves the live records and releases the chunk.
+//! Closed chunks therefore hold at most about as many dead bytes as live ones.
 
 use super::StoreError;
 use super::row::RowBuf;
 use super::shape::{CellPlace, TableShape};
 
+/// The length of a chunk that several records share.
 const CHUNK: usize = 256 * 1024;
+/// The length of the slot and the length of the record at the start of a record.
 const HEADER: usize = 8;
 
-/// Where a record stands.
+/// The place of a record in the arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordPlace {
     chunk: u32,
@@ -20,12 +27,15 @@ pub(super) struct RecordPlace {
 }
 
 impl RecordPlace {
+    /// The place of a row without a record.
     pub(super) const NONE: Self = Self {
         chunk: u32::MAX,
         offset: 0,
     };
+    /// The length of a place in a row's fixed part.
     pub(super) const BYTES: usize = 8;
 
+    /// Reads a place from the start of `bytes`.
     pub(super) fn read(bytes: &[u8]) -> Self {
         Self {
             chunk: read_u32(bytes, 0),
@@ -33,25 +43,45 @@ impl RecordPlace {
         }
     }
 
+    /// Writes the place to the start of `bytes`.
     pub(super) fn write(self, bytes: &mut [u8]) {
         bytes[..4].copy_from_slice(&self.chunk.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.offset.to_le_bytes());
     }
 }
 
+/// A record's place, and the slot that is written in the record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoredRecord {
+    pub(super) slot: u32,
+    pub(super) place: RecordPlace,
+}
+
+/// Reads the number that begins at position `at`.
 fn read_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// The fixed parts of rows, by slot, in segments that never move.
+/// The fixed parts of rows, by slot, in segments. Growth moves no rows, except in the first
+/// segment.
 pub(super) struct FixedRows {
+    /// The length of a fixed part.
     stride: usize,
     segments: Vec<Vec<u8>>,
 }
 
+/// The place of a row's fixed part.
+struct FixedPlace {
+    segment: usize,
+    /// The position of the first byte in the segment.
+    offset: usize,
+}
+
 impl FixedRows {
+    /// The number of rows in a segment.
     const SEGMENT: usize = 4096;
 
+    /// Makes an empty store for fixed parts of `stride` bytes.
     pub(super) fn new(stride: usize) -> Self {
         Self {
             stride,
@@ -59,10 +89,12 @@ impl FixedRows {
         }
     }
 
-    /// Makes room for `slot`, which is at most one past the last.
+    /// Makes room for `slot`, which is at most one past the last. New room is filled with zeros.
     pub(super) fn ensure(&mut self, slot: u32) {
-        let (segment, offset) = self.at(slot);
+        let FixedPlace { segment, offset } = self.at(slot);
         if segment == self.segments.len() {
+            // The first segment grows like a vector: a cache of ten rows should take the room of
+            // ten rows.
             let rows = if segment == 0 { 0 } else { Self::SEGMENT };
             self.segments.push(Vec::with_capacity(rows * self.stride));
         }
@@ -72,40 +104,49 @@ impl FixedRows {
         }
     }
 
+    /// Returns the fixed part of the row in `slot`.
     pub(super) fn row(&self, slot: u32) -> &[u8] {
-        let (segment, offset) = self.at(slot);
+        let FixedPlace { segment, offset } = self.at(slot);
         &self.segments[segment][offset..offset + self.stride]
     }
 
+    /// Returns the fixed part of the row in `slot` for writing.
     pub(super) fn row_mut(&mut self, slot: u32) -> &mut [u8] {
-        let (segment, offset) = self.at(slot);
+        let FixedPlace { segment, offset } = self.at(slot);
         &mut self.segments[segment][offset..offset + self.stride]
     }
 
-    fn at(&self, slot: u32) -> (usize, usize) {
-        (
-            slot as usize / Self::SEGMENT,
-            slot as usize % Self::SEGMENT * self.stride,
-        )
+    fn at(&self, slot: u32) -> FixedPlace {
+        let slot = slot as usize;
+        FixedPlace {
+            segment: slot / Self::SEGMENT,
+            offset: slot % Self::SEGMENT * self.stride,
+        }
     }
 
+    /// Returns the bytes that the fixed parts occupy.
     pub(super) fn memory_bytes(&self) -> usize {
         self.segments.iter().map(Vec::capacity).sum()
     }
 }
 
-/// The cells of a row that go into a record; its length is known to fit.
+/// The cells of a row that go into a record. The record's length is known to fit into 32 bits.
 pub(super) struct Record<'a> {
     cells: Vec<&'a [u8]>,
+    /// The length of the whole record, header included.
     length: u32,
 }
 
 impl<'a> Record<'a> {
+    /// Collects the cells of `row` that have no fixed width.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLong`] if the record is longer than 4 GiB. A [`Record`] in hand means that
+    /// [`Arena::store`] cannot fail.
     pub(super) fn new(shape: &TableShape, row: &'a RowBuf) -> Result<Self, StoreError> {
-        let is_in_record =
-            |column: &usize| matches!(shape.place(*column), CellPlace::Record { .. });
         let cells: Vec<&[u8]> = (0..shape.columns().len())
-            .filter(is_in_record)
+            .filter(|&column| matches!(shape.place(column), CellPlace::Record { .. }))
+            // A NULL is in the null bits; its cell takes a length and no bytes.
             .map(|column| row.cell(column).unwrap_or(&[]))
             .collect();
         let length = HEADER + cells.len() * 4 + cells.iter().map(|cell| cell.len()).sum::<usize>();
@@ -116,11 +157,13 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Records, one behind the other.
 #[derive(Default)]
 struct Chunk {
     bytes: Vec<u8>,
+    /// The number of bytes in records that are in use.
     live: usize,
-    /// Whether it waits in `Arena::sparse`.
+    /// Whether the chunk waits in [`Arena::sparse`].
     is_queued: bool,
 }
 
@@ -130,13 +173,14 @@ pub(super) struct Arena {
     chunks: Vec<Chunk>,
     /// The chunk that takes the next record.
     open: Option<u32>,
-    /// Chunks without bytes, to be used again.
+    /// Chunks without bytes, whose numbers are used again.
     free: Vec<u32>,
-    /// Closed chunks that are more dead than alive.
+    /// Closed chunks of which less than half is live, and which were not taken yet.
     sparse: Vec<u32>,
 }
 
 impl Arena {
+    /// Returns the bytes that the records occupy, dead ones included.
     pub(super) fn memory_bytes(&self) -> usize {
         self.chunks
             .iter()
@@ -144,7 +188,8 @@ impl Arena {
             .sum()
     }
 
-    /// Stores a record; [`RecordPlace::NONE`] for a table that has none.
+    /// Stores a record and returns its place; [`RecordPlace::NONE`] if the table has no column for
+    /// records.
     pub(super) fn store(&mut self, slot: u32, record: &Record<'_>) -> RecordPlace {
         if record.cells.is_empty() {
             return RecordPlace::NONE;
@@ -164,8 +209,8 @@ impl Arena {
         RecordPlace { chunk, offset }
     }
 
-    /// The chunk that takes `length` more bytes: the open one, or a new one. A long record gets a
-    /// chunk of its own.
+    /// Returns the chunk that takes `length` more bytes: the open one, or a new one. A record
+    /// longer than a quarter of a chunk gets a chunk of its own.
     fn chunk_for(&mut self, length: usize) -> u32 {
         if let Some(open) = self.open
             && self.chunks[open as usize].bytes.len() + length <= CHUNK
@@ -173,10 +218,13 @@ impl Arena {
             return open;
         }
         let is_long = length > CHUNK / 4;
-        let capacity = match (is_long, self.chunks.is_empty()) {
-            (true, _) => length,
-            (false, true) => 0,
-            (false, false) => CHUNK,
+        let capacity = if is_long {
+            length
+        } else if self.chunks.is_empty() {
+            // The first chunk grows like a vector: a small table should take little room.
+            0
+        } else {
+            CHUNK
         };
         let chunk = Chunk {
             bytes: Vec::with_capacity(capacity),
@@ -189,19 +237,26 @@ impl Arena {
             self.chunks.push(chunk);
             (self.chunks.len() - 1) as u32
         };
+        // The chunk of a long record is closed from the start, and the open chunk stays open. A
+        // chunk that is closed now may be sparse already: while open, it was not noted.
         if !is_long && let Some(closed) = self.open.replace(number) {
             self.note_if_sparse(closed);
         }
         number
     }
 
+    /// Returns cell `number` of the record at `place`, which has `cells` cells.
     pub(super) fn cell(&self, place: RecordPlace, cells: usize, number: usize) -> &[u8] {
+        fn cell_length(record: &[u8], cell: usize) -> usize {
+            read_u32(record, HEADER + cell * 4) as usize
+        }
         let record = &self.chunks[place.chunk as usize].bytes[place.offset as usize..];
-        let length = |cell: usize| read_u32(record, HEADER + cell * 4) as usize;
-        let start = HEADER + cells * 4 + (0..number).map(length).sum::<usize>();
-        &record[start..start + length(number)]
+        let before: usize = (0..number).map(|cell| cell_length(record, cell)).sum();
+        let start = HEADER + cells * 4 + before;
+        &record[start..start + cell_length(record, number)]
     }
 
+    /// Returns the length of the whole record at `place`.
     fn length(&self, place: RecordPlace) -> usize {
         read_u32(
             &self.chunks[place.chunk as usize].bytes,
@@ -209,17 +264,20 @@ impl Arena {
         ) as usize
     }
 
-    /// Gives a record up.
+    /// Counts the record at `place` as dead. Does nothing for [`RecordPlace::NONE`].
     pub(super) fn free(&mut self, place: RecordPlace) {
         if place == RecordPlace::NONE {
             return;
         }
         let length = self.length(place);
+        // The bytes stay: another record may stand behind them.
         self.chunks[place.chunk as usize].live -= length;
         self.note_if_sparse(place.chunk);
     }
 
+    /// Queues a chunk that is closed and more dead than alive, once.
     fn note_if_sparse(&mut self, number: u32) {
+        // An open chunk is spared: live records are moved into the open chunk.
         let is_open = self.open == Some(number);
         let chunk = &mut self.chunks[number as usize];
         if !is_open && !chunk.is_queued && chunk.live * 2 < chunk.bytes.len() {
@@ -228,32 +286,35 @@ impl Arena {
         }
     }
 
-    /// A chunk that is more dead than alive: its owner relocates what lives, then releases it.
+    /// Takes a sparse chunk off the queue. The caller relocates the chunk's live records and then
+    /// releases the chunk.
     pub(super) fn take_sparse(&mut self) -> Option<u32> {
         self.sparse.pop()
     }
 
-    /// The slot and the place of each record in a chunk, dead ones too.
-    pub(super) fn records(&self, chunk: u32) -> Vec<(u32, RecordPlace)> {
+    /// Returns each record in a chunk, dead ones included.
+    pub(super) fn records(&self, chunk: u32) -> Vec<StoredRecord> {
         let bytes = &self.chunks[chunk as usize].bytes;
         let mut records = Vec::new();
         let mut offset = 0;
         while offset < bytes.len() {
-            records.push((
-                read_u32(bytes, offset),
-                RecordPlace {
+            records.push(StoredRecord {
+                slot: read_u32(bytes, offset),
+                place: RecordPlace {
                     chunk,
                     offset: offset as u32,
                 },
-            ));
+            });
             offset += read_u32(bytes, offset + 4) as usize;
         }
         records
     }
 
-    /// Copies a record into the open chunk.
+    /// Copies the record at `old` to another chunk, and returns the new place. The old record is
+    /// gone when its chunk is released.
     pub(super) fn relocate(&mut self, old: RecordPlace) -> RecordPlace {
         let length = self.length(old);
+        // Copied out first: old and new chunk are elements of one vector, which may grow.
         let from = old.offset as usize;
         let record = self.chunks[old.chunk as usize].bytes[from..from + length].to_vec();
         let chunk = self.chunk_for(length);
@@ -264,20 +325,24 @@ impl Arena {
         RecordPlace { chunk, offset }
     }
 
-    /// Lets a chunk go whose living records were relocated.
+    /// Drops the bytes of a chunk whose live records were relocated.
     pub(super) fn release(&mut self, chunk: u32) {
         self.chunks[chunk as usize] = Chunk::default();
         self.free.push(chunk);
     }
 
-    /// Checks invariant 3 against the slots and places of all rows, and the count of living bytes.
-    pub(super) fn validate(
-        &self,
-        rows: impl Iterator<Item = (u32, RecordPlace)>,
-    ) -> Result<(), String> {
+    /// Checks invariant 3 of [`table_cache`](super), and the count of live bytes of each chunk.
+    /// `rows` are the slots and places of all rows.
+    ///
+    /// # Errors
+    /// If a check fails, with a text that says which.
+    pub(super) fn validate(&self, rows: impl Iterator<Item = StoredRecord>) -> Result<(), String> {
         let mut live = vec![0_usize; self.chunks.len()];
         let mut seen = std::collections::HashSet::new();
-        for (slot, place) in rows.filter(|(_, place)| *place != RecordPlace::NONE) {
+        for StoredRecord { slot, place } in rows {
+            if place == RecordPlace::NONE {
+                continue;
+            }
             let bytes = &self.chunks[place.chunk as usize].bytes;
             if read_u32(bytes, place.offset as usize) != slot
                 || !seen.insert((place.chunk, place.offset))
@@ -288,11 +353,11 @@ impl Arena {
             }
             live[place.chunk as usize] += self.length(place);
         }
-        match live
+        let wrong = live
             .iter()
             .zip(&self.chunks)
-            .position(|(&counted, chunk)| counted != chunk.live)
-        {
+            .position(|(&counted, chunk)| counted != chunk.live);
+        match wrong {
             Some(chunk) => Err(format!(
                 "chunk {chunk} says {} living bytes, not {}",
                 self.chunks[chunk].live, live[chunk]

@@ -1,5 +1,10 @@
-//! [`RowBuf`] and [`KeyBuf`]: a row and a key on their way into a cache, from a COPY tuple or from
-//! a payload.
+//! [`RowBuf`] and [`KeyBuf`]: a row and a key as cells, before they are stored or looked up.
+//!
+//! ```text
+//! COPY tuple ─→ RowBuf::read_copy_tuple ─┐
+//! payload "data" ─→ RowBuf::read_json ───┴─→ RowBuf ─→ KeyBuf::of_row ─┐
+//! payload "id" ─→ KeyBuf::read_json ───────────────────────────────────┴─→ KeyBuf
+//! ```
 
 use super::shape::TableShape;
 use crate::value::CellError;
@@ -8,58 +13,65 @@ use serde_json::value::RawValue;
 use std::fmt;
 use std::ops::Range;
 
-/// Why a value does not fit the table's shape.
+/// The reason why a row or a key does not fit the table's shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowError {
-    /// A cell is no value of its column's type.
+    /// A cell is not a value of its column's type.
     #[error("column \"{column}\": {error}")]
     Cell {
-        /// The column.
+        /// The column's name.
         column: String,
-        /// What is wrong with the value.
+        /// The value, and the type that was expected.
         error: CellError,
     },
-    /// A column that is kept was not sent.
+    /// A column of the shape, named here, was not sent.
     #[error("column \"{0}\" is missing")]
     MissingColumn(String),
-    /// A column that may not be null is null.
+    /// A column that may not be null, named here, is null.
     #[error("column \"{0}\" is null and may not be")]
     UnexpectedNull(String),
-    /// The key has another number of columns.
+    /// The key that was sent has another number of columns than the table's key.
     #[error("the key has {found} columns, not {expected}")]
     KeyWidth {
-        /// How many the table's key has.
+        /// The number of columns of the table's key.
         expected: usize,
-        /// How many came.
+        /// The number of columns that were sent.
         found: usize,
     },
-    /// The row's key is not the one that was announced.
+    /// The key in a payload's `data` is not the key in its `id`.
     #[error("the key in \"data\" is not the one in \"id\"")]
     KeyMismatch,
-    /// It is not an object of columns, or not a tuple of the columns asked for.
+    /// The input is no JSON object of columns, no JSON key, or no COPY tuple of the columns that
+    /// were asked for.
     #[error("{0}")]
     Malformed(String),
 }
 
+/// One cell of a [`RowBuf`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Cell {
+    /// Not sent so far.
     Missing,
+    /// SQL NULL.
     Null,
+    /// The range of the row's bytes that holds the value.
     At(Range<usize>),
 }
 
-/// What a JSON null in a `json` or `jsonb` column stands for: `row_to_json` writes SQL NULL and a
-/// JSON null alike.
+/// The meaning of a JSON null in a `json` or `jsonb` column. PostgreSQL's `row_to_json` writes both
+/// SQL NULL and a JSON null as `null`.
 #[derive(Debug, Clone, Copy)]
 pub enum JsonNulls<'a> {
-    /// SQL NULL in the columns named here, a JSON null in others: the extended form.
+    /// SQL NULL in the columns named here, and a JSON null in others. Payloads in the extended form
+    /// name these columns.
     Listed(&'a [String]),
-    /// Nobody said: the plain form. Taken for SQL NULL, which it mostly is.
+    /// Not known, as in the plain form. A null is then taken for SQL NULL, which is the usual case.
     Unknown,
 }
 
-/// A row before it is stored: its cells in column order. Made once and filled again for each row.
+/// The cells of a row, in column order, before the row is stored. One `RowBuf` is made once and
+/// filled again for each row, so that rows cost no allocations.
 #[derive(Debug, Default, Clone)]
 pub struct RowBuf {
     bytes: Vec<u8>,
@@ -67,7 +79,7 @@ pub struct RowBuf {
 }
 
 impl RowBuf {
-    /// A row of these cells, in column order.
+    /// Makes a row of these cells, which are in column order; `None` is SQL NULL.
     pub(super) fn of_cells<'a>(cells: impl Iterator<Item = Option<&'a [u8]>>) -> Self {
         let mut row = Self::default();
         for cell in cells {
@@ -83,17 +95,18 @@ impl RowBuf {
         row
     }
 
-    /// What the row occupies, in bytes.
+    /// Returns the bytes that the row occupies.
     pub fn memory_bytes(&self) -> usize {
         self.bytes.capacity() + self.cells.capacity() * size_of::<Cell>()
     }
 
-    /// Appends the row as one JSON object with `columns`, by position, in that order.
+    /// Appends the row as one JSON object with the columns whose positions are `columns`, in that
+    /// order.
     pub fn write_json(&self, shape: &TableShape, columns: &[usize], json: &mut String) {
         super::write_json(shape, columns, |column| self.cell(column), json);
     }
 
-    /// The cell of a column; `None` is SQL NULL.
+    /// Returns the cell of the column with this position; `None` is SQL NULL.
     pub fn cell(&self, column: usize) -> Option<&[u8]> {
         match self.cells.get(column) {
             Some(Cell::At(range)) => Some(&self.bytes[range.clone()]),
@@ -101,12 +114,14 @@ impl RowBuf {
         }
     }
 
+    /// Empties the row for `columns` columns, all of them missing.
     fn start(&mut self, columns: usize) {
         self.bytes.clear();
         self.cells.clear();
         self.cells.resize(columns, Cell::Missing);
     }
 
+    /// Makes the bytes that `write` appends the cell of a column.
     fn set(
         &mut self,
         column: usize,
@@ -118,6 +133,7 @@ impl RowBuf {
         Ok(())
     }
 
+    /// Checks that no column is missing, and that none is null which may not be.
     fn check_complete(&self, shape: &TableShape) -> Result<(), RowError> {
         for (column, cell) in shape.columns().iter().zip(&self.cells) {
             match cell {
@@ -131,32 +147,33 @@ impl RowBuf {
         Ok(())
     }
 
-    /// Fills the row from one tuple of `COPY … (FORMAT binary)` of the shape's columns, in order,
-    /// each selected by [`CellType::select_expression`](crate::CellType::select_expression): field count,
-    /// then length and bytes of each field.
+    /// Fills the row from one tuple of `COPY … (FORMAT binary)`. A tuple is the number of fields,
+    /// then length and bytes of each field. The fields are the shape's columns in order, each
+    /// selected by [`CellType::select_expression`](crate::CellType::select_expression).
     ///
     /// # Errors
-    /// When the tuple is not one of this shape.
+    /// If the tuple is not one of this shape. The content of the row is undefined then.
     pub fn read_copy_tuple(&mut self, shape: &TableShape, tuple: &[u8]) -> Result<(), RowError> {
-        let malformed = || {
-            RowError::Malformed(format!(
-                "a COPY tuple of {} bytes is not one of this table",
-                tuple.len()
-            ))
-        };
         self.start(shape.columns().len());
-        let (count, mut rest) = tuple.split_first_chunk::<2>().ok_or_else(malformed)?;
+        let (count, mut rest) = tuple
+            .split_first_chunk::<2>()
+            .ok_or_else(|| malformed_tuple(tuple))?;
         if usize::from(u16::from_be_bytes(*count)) != shape.columns().len() {
-            return Err(malformed());
+            return Err(malformed_tuple(tuple));
         }
         for (at, column) in shape.columns().iter().enumerate() {
-            let (length, tail) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
+            let (length, tail) = rest
+                .split_first_chunk::<4>()
+                .ok_or_else(|| malformed_tuple(tuple))?;
+            // COPY writes NULL as the length -1, with no bytes behind.
             let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
                 self.cells[at] = Cell::Null;
                 rest = tail;
                 continue;
             };
-            let (field, tail) = tail.split_at_checked(length).ok_or_else(malformed)?;
+            let (field, tail) = tail
+                .split_at_checked(length)
+                .ok_or_else(|| malformed_tuple(tuple))?;
             self.set(at, |cell| column.kind.from_binary(field, cell))
                 .map_err(|error| RowError::Cell {
                     column: column.name.clone(),
@@ -165,16 +182,17 @@ impl RowBuf {
             rest = tail;
         }
         if !rest.is_empty() {
-            return Err(malformed());
+            return Err(malformed_tuple(tuple));
         }
         self.check_complete(shape)
     }
 
-    /// Fills the row from the `data` of a payload: an object of columns as `row_to_json` writes it.
-    /// Columns that the shape does not have are passed over.
+    /// Fills the row from the `data` of a payload: a JSON object of columns, as `row_to_json`
+    /// writes one. Columns that the shape does not have are ignored.
     ///
     /// # Errors
-    /// When a column is missing or its value is of another type.
+    /// If `data` is no such object, a column is missing or comes twice, or a value is not of its
+    /// column's type. The content of the row is undefined then.
     pub fn read_json(
         &mut self,
         shape: &TableShape,
@@ -190,6 +208,8 @@ impl RowBuf {
             unfit: &mut unfit,
         };
         let parsed = serde_json::Deserializer::from_str(data).deserialize_map(filling);
+        // Where a value does not fit, serde reports the error by which it was stopped. The one that
+        // names column and value comes beside it.
         match (unfit, parsed) {
             (Some(unfit), _) => Err(unfit),
             (None, Err(error)) => Err(RowError::Malformed(format!(
@@ -199,18 +219,26 @@ impl RowBuf {
         }
     }
 
-    /// Whether the row has this key.
+    /// Returns whether the row has this key.
     pub fn has_key(&self, shape: &TableShape, key: &KeyBuf) -> bool {
         shape.key_of(self).eq(key.cells())
     }
 }
 
-/// Fills a row while serde walks the object: one pass, no tree.
+fn malformed_tuple(tuple: &[u8]) -> RowError {
+    RowError::Malformed(format!(
+        "a COPY tuple of {} bytes is not one of this table",
+        tuple.len()
+    ))
+}
+
+/// The visitor that fills a row while serde walks the JSON object: one pass, no tree of values.
 struct Filling<'a> {
     row: &'a mut RowBuf,
     shape: &'a TableShape,
     nulls: JsonNulls<'a>,
-    /// Why serde was stopped, where that was not serde's own error.
+    /// The reason why serde was stopped, if that is an error of a column. Serde's own error type
+    /// cannot carry a [`RowError`].
     unfit: &'a mut Option<RowError>,
 }
 
@@ -222,8 +250,8 @@ impl<'de> Visitor<'de> for Filling<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        // Columns come in table order; a column that does is found without its name being looked
-        // up.
+        // `row_to_json` writes the columns in table order. A column that comes right behind the one
+        // before is recognised by comparing names; only others are looked up in the shape's map.
         let mut next = 0;
         while let Some(found) = map.next_key_seed(ColumnName {
             shape: self.shape,
@@ -235,10 +263,12 @@ impl<'de> Visitor<'de> for Filling<'_> {
             };
             next = column + 1;
             let described = &self.shape.columns()[column];
+            // Read raw: how to parse a number, with all its digits, is up to the column's type.
             let value: &RawValue = map.next_value()?;
+            // A genuine payload names no column twice.
             if self.row.cells[column] != Cell::Missing {
                 return Err(serde::de::Error::custom(format_args!(
-                    "column \"{}\" stands twice",
+                    "column \"{}\" is named twice",
                     described.name
                 )));
             }
@@ -260,6 +290,7 @@ impl<'de> Visitor<'de> for Filling<'_> {
 }
 
 impl Filling<'_> {
+    /// Returns whether `null` in this column is SQL NULL, and not a JSON null.
     fn is_sql_null(&self, column: usize) -> bool {
         let described = &self.shape.columns()[column];
         match self.nulls {
@@ -271,9 +302,11 @@ impl Filling<'_> {
     }
 }
 
-/// Reads a member name as the position of a column, without a String.
+/// The reader of a member's name, without a String. The result is the position of the column, or
+/// `None` if the shape has no such column.
 struct ColumnName<'a> {
     shape: &'a TableShape,
+    /// The position of the column that is likely to come.
     expected: usize,
 }
 
@@ -306,36 +339,40 @@ impl Visitor<'_> for ColumnName<'_> {
     }
 }
 
-/// A key before it is looked up: its cells in key order.
+/// The cells of a key, in key order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct KeyBuf {
     bytes: Vec<u8>,
+    /// The end of each cell in `bytes`.
     ends: Vec<usize>,
 }
 
 impl KeyBuf {
-    /// The cells, in key order.
+    /// Returns the cells, in key order.
     pub fn cells(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        let start = |at: usize| if at == 0 { 0 } else { self.ends[at - 1] };
-        (0..self.ends.len()).map(move |at| &self.bytes[start(at)..self.ends[at]])
+        (0..self.ends.len()).map(move |at| {
+            let start = if at == 0 { 0 } else { self.ends[at - 1] };
+            &self.bytes[start..self.ends[at]]
+        })
     }
 
-    /// Reads the `id` of a payload: a scalar for a key of one column, an array in key order for a
-    /// composite key. A key of one column whose type is an array is an array too: the table's shape
-    /// tells, not that of the value.
+    /// Reads the `id` of a payload: one value for a key of one column, an array in key order for a
+    /// composite key.
     ///
     /// # Errors
-    /// When it is no key of this table.
+    /// If `id` is no key of this table. The content of the key is undefined then.
     pub fn read_json(&mut self, shape: &TableShape, id: &str) -> Result<(), RowError> {
         self.bytes.clear();
         self.ends.clear();
-        let malformed =
-            |error: serde_json::Error| RowError::Malformed(format!("\"id\" is not a key: {error}"));
-        let parts: Vec<&RawValue> = if shape.key().len() == 1 {
-            vec![serde_json::from_str(id).map_err(malformed)?]
+        // The shape decides, not the value: a key of one column whose type is an array is sent as a
+        // JSON array too.
+        let parts: Result<Vec<&RawValue>, _> = if shape.key().len() == 1 {
+            serde_json::from_str(id).map(|part| vec![part])
         } else {
-            serde_json::from_str(id).map_err(malformed)?
+            serde_json::from_str(id)
         };
+        let parts =
+            parts.map_err(|error| RowError::Malformed(format!("\"id\" is not a key: {error}")))?;
         if parts.len() != shape.key().len() {
             return Err(RowError::KeyWidth {
                 expected: shape.key().len(),
@@ -344,6 +381,7 @@ impl KeyBuf {
         }
         for (part, &column) in parts.into_iter().zip(shape.key()) {
             let described = &shape.columns()[column];
+            // A json null is a value of a key of type jsonb. Elsewhere it could only be SQL NULL.
             if part.get() == "null" && !described.kind.has_json_null() {
                 return Err(RowError::UnexpectedNull(described.name.clone()));
             }
@@ -359,7 +397,7 @@ impl KeyBuf {
         Ok(())
     }
 
-    /// The key as JSON, as payloads have it: a scalar, or an array in key order.
+    /// Returns the key in the form of a payload's `id`: one JSON value, or an array in key order.
     pub fn to_json(&self, shape: &TableShape) -> String {
         let mut json = String::new();
         let is_composite = shape.key().len() > 1;
@@ -372,7 +410,7 @@ impl KeyBuf {
         json
     }
 
-    /// A key of one column with this cell.
+    /// Makes a key of one column with this cell.
     pub(crate) fn of_cell(cell: &[u8]) -> Self {
         Self {
             bytes: cell.to_vec(),
@@ -380,7 +418,7 @@ impl KeyBuf {
         }
     }
 
-    /// The key of a row.
+    /// Returns the key of a row.
     pub fn of_row(shape: &TableShape, row: &RowBuf) -> Self {
         let mut key = Self::default();
         for cell in shape.key_of(row) {

@@ -1,46 +1,49 @@
-//! [`TableShape`]: the columns and the key of a table, and where each cell of a row stands.
+//! [`TableShape`]: the columns and the key of a table, and the place of each cell of a row.
 //!
-//! A fixed part is `null bits · fixed-width cells in column order · place of the record (8 bytes)`;
-//! null bits only for columns that may be null, the place only where some column has no fixed
-//! width.
+//! ```text
+//! fixed part   null bits · fixed-width cells in column order · place of the record (8 bytes)
+//! ```
+//!
+//! Only columns that may be null have a null bit. The fixed part has a place of a record only if
+//! some column has no fixed width.
 
 use super::arena::RecordPlace;
 use super::row::RowBuf;
 use crate::value::CellType;
 use std::collections::HashMap;
 
-/// A column that is kept.
+/// A column whose values a cache keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// Its name.
+    /// The column's name.
     pub name: String,
-    /// How its values are kept.
+    /// The form in which the column's values are kept.
     pub kind: CellType,
-    /// Whether it may be SQL NULL.
+    /// Whether a value may be SQL NULL.
     pub nullable: bool,
 }
 
-/// Why columns and key do not make a shape.
+/// The reason why columns and key do not make a [`TableShape`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShapeError {
-    /// Two columns have one name.
+    /// Two columns have this name.
     #[error("two columns are called \"{0}\"")]
     DuplicateColumn(String),
     /// The key is empty or names a column twice.
     #[error("the key has no column, or one twice")]
     BadKey,
-    /// A key column is not among the columns.
+    /// This key column is not among the columns.
     #[error("the key column \"{0}\" is not among the columns")]
     UnknownKeyColumn(String),
 }
 
-/// Where a cell stands.
+/// The place of a column's cell in each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CellPlace {
-    /// In the fixed part.
+    /// `width` bytes of the fixed part, from position `offset`.
     Fixed { offset: usize, width: usize },
-    /// In the record, as its cell of this number.
+    /// Cell `number` of the record, counted from zero.
     Record { number: usize },
 }
 
@@ -48,20 +51,25 @@ pub(super) enum CellPlace {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TableShape {
     columns: Vec<Column>,
+    /// The positions of the key columns, in key order.
     key: Vec<usize>,
     by_name: HashMap<String, usize>,
     places: Vec<CellPlace>,
+    /// For each column, the number of its null bit; `None` if the column is never null.
     null_bits: Vec<Option<usize>>,
+    /// The number of cells in a record.
     record_cells: usize,
+    /// The position in the fixed part of the record's place.
     record_offset: usize,
 }
 
 impl TableShape {
-    /// A shape of `columns` with the key columns named in `key`, in key order. Key columns are
-    /// never null.
+    /// Makes a shape of `columns`, in table order. `key` names the key columns, in key order. Key
+    /// columns are never null, even if `columns` says that they may be.
     ///
     /// # Errors
-    /// When a name is not unique, or the key is not made of the columns.
+    /// If two columns have one name, or the key is empty, names a column twice, or names a column
+    /// that is not there.
     pub fn new(mut columns: Vec<Column>, key: &[String]) -> Result<Self, ShapeError> {
         let mut by_name = HashMap::new();
         for (at, column) in columns.iter().enumerate() {
@@ -69,19 +77,21 @@ impl TableShape {
                 return Err(ShapeError::DuplicateColumn(column.name.clone()));
             }
         }
-        let find = |name: &String| {
-            by_name
-                .get(name)
-                .copied()
-                .ok_or_else(|| ShapeError::UnknownKeyColumn(name.clone()))
-        };
-        let key = key.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        let mut key_positions = Vec::with_capacity(key.len());
+        for name in key {
+            match by_name.get(name) {
+                Some(&at) => key_positions.push(at),
+                None => return Err(ShapeError::UnknownKeyColumn(name.clone())),
+            }
+        }
+        let key = key_positions;
         if key.is_empty() || (1..key.len()).any(|at| key[..at].contains(&key[at])) {
             return Err(ShapeError::BadKey);
         }
         for &column in &key {
             columns[column].nullable = false;
         }
+        // The layout, from the front: null bits, fixed-width cells, place of the record.
         let mut bits = 0..;
         let null_bits: Vec<_> = columns
             .iter()
@@ -90,19 +100,17 @@ impl TableShape {
         let mut offset = null_bits.iter().flatten().count().div_ceil(8);
         let mut record_cells = 0;
         let mut places = Vec::with_capacity(columns.len());
+        // Cells are read byte by byte, so no cell has to be aligned.
         for column in &columns {
-            places.push(if let Some(width) = column.kind.width() {
+            if let Some(width) = column.kind.width() {
+                places.push(CellPlace::Fixed { offset, width });
                 offset += width;
-                CellPlace::Fixed {
-                    offset: offset - width,
-                    width,
-                }
             } else {
+                places.push(CellPlace::Record {
+                    number: record_cells,
+                });
                 record_cells += 1;
-                CellPlace::Record {
-                    number: record_cells - 1,
-                }
-            });
+            }
         }
         Ok(Self {
             columns,
@@ -115,22 +123,22 @@ impl TableShape {
         })
     }
 
-    /// The columns, in table order.
+    /// Returns the columns, in table order.
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// The positions of the key columns, in key order.
+    /// Returns the positions of the key columns, in key order.
     pub fn key(&self) -> &[usize] {
         &self.key
     }
 
-    /// The position of a column by its exact name.
+    /// Returns the position of the column with exactly this name.
     pub fn position(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// The bytes of a row's fixed part.
+    /// Returns the length in bytes of a row's fixed part.
     pub fn stride(&self) -> usize {
         self.record_offset
             + if self.record_cells > 0 {
@@ -140,18 +148,22 @@ impl TableShape {
             }
     }
 
+    /// Returns the number of cells in a record.
     pub(super) fn record_cells(&self) -> usize {
         self.record_cells
     }
 
+    /// Returns the place of a column's cell.
     pub(super) fn place(&self, column: usize) -> CellPlace {
         self.places[column]
     }
 
+    /// Returns whether a column is SQL NULL in the row with this fixed part.
     pub(super) fn is_null(&self, fixed: &[u8], column: usize) -> bool {
         self.null_bits[column].is_some_and(|bit| fixed[bit / 8] & (1 << (bit % 8)) != 0)
     }
 
+    /// Reads the place of a row's record from the row's fixed part.
     pub(super) fn place_of_record(&self, fixed: &[u8]) -> RecordPlace {
         if self.record_cells == 0 {
             RecordPlace::NONE
@@ -160,15 +172,19 @@ impl TableShape {
         }
     }
 
+    /// Writes the place of a row's record to the row's fixed part.
     pub(super) fn set_place_of_record(&self, fixed: &mut [u8], place: RecordPlace) {
         if self.record_cells > 0 {
             place.write(&mut fixed[self.record_offset..]);
         }
     }
 
+    /// Writes the null bits and the fixed-width cells of `row` to `fixed`. The bytes of a NULL cell
+    /// keep their old content, which nothing reads.
     pub(super) fn write_fixed(&self, fixed: &mut [u8], row: &RowBuf) {
         for (column, place) in self.places.iter().enumerate() {
             let cell = row.cell(column);
+            // Clears the bit as well as sets it: the slot may have had another row before.
             if let Some(bit) = self.null_bits[column] {
                 let mask = 1 << (bit % 8);
                 fixed[bit / 8] = if cell.is_none() {
@@ -183,15 +199,15 @@ impl TableShape {
         }
     }
 
-    /// The key cells of a row.
+    /// Returns the key cells of a row, in key order.
     pub(super) fn key_of<'a>(&'a self, row: &'a RowBuf) -> impl Iterator<Item = &'a [u8]> + Clone {
-        // `RowBuf` refuses a null in a column that may not be null.
+        // `RowBuf` refuses a null in a column that may not be null, so the empty cell is not used.
         self.key
             .iter()
             .map(|&column| row.cell(column).unwrap_or(&[]))
     }
 
-    /// The key of a row for people.
+    /// Returns the key of a row as text for people, for example `7, abc`.
     pub(super) fn key_text(&self, row: &RowBuf) -> String {
         let mut text = String::new();
         for (at, &column) in self.key.iter().enumerate() {

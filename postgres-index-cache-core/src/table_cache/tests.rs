@@ -1,15 +1,19 @@
-//! A table cache against a map of rows, under random operations.
+//! Tests of [`TableCache`]: random operations against a map of rows, rows from both sources, and
+//! the memory that dead records take.
 
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-fn shape(key: &[&str]) -> Arc<TableShape> {
-    let column = |name: &str, kind, nullable| Column {
+fn column(name: &str, kind: CellType, nullable: bool) -> Column {
+    Column {
         name: name.to_string(),
         kind,
         nullable,
-    };
+    }
+}
+
+fn shape(key: &[&str]) -> Arc<TableShape> {
     let columns = vec![
         column("id", CellType::Int4, false),
         column("part", CellType::Text, false),
@@ -18,13 +22,8 @@ fn shape(key: &[&str]) -> Arc<TableShape> {
         column("note", CellType::Text, true),
         column("doc", CellType::Json, true),
     ];
-    Arc::new(
-        TableShape::new(
-            columns,
-            &key.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        )
-        .unwrap(),
-    )
+    let key: Vec<String> = key.iter().map(ToString::to_string).collect();
+    Arc::new(TableShape::new(columns, &key).unwrap())
 }
 
 fn row(shape: &TableShape, json: &str) -> Result<RowBuf, RowError> {
@@ -39,6 +38,7 @@ fn key(shape: &TableShape, id: &str) -> KeyBuf {
     key
 }
 
+/// A row of the oracle. `part` follows from `id`, and `doc` is always SQL NULL.
 #[derive(Debug, Clone, PartialEq)]
 struct Plain {
     id: i32,
@@ -49,24 +49,40 @@ struct Plain {
 
 impl Plain {
     fn json(&self) -> String {
-        let json = |value: Option<String>| value.unwrap_or_else(|| "null".to_string());
+        fn json(value: Option<String>) -> String {
+            value.unwrap_or_else(|| "null".to_string())
+        }
         format!(
             r#"{{"id":{},"part":"p{}","hash":{},"price":{},"note":{},"doc":null}}"#,
             self.id,
             self.id % 3,
             json(self.hash.map(|hash| hash.to_string())),
-            // One value in two spellings: 1.10 and 1.1.
-            json(self.price.map(|price| if price % 2 == 0 {
-                format!("{price}.10")
-            } else {
-                format!("{}.1", price - 1)
-            })),
+            json(self.price.map(price_text)),
             json(self.note.as_ref().map(|note| format!("\"{note}\""))),
         )
+    }
+
+    fn id_json(&self, is_composite: bool) -> String {
+        if is_composite {
+            format!(r#"["p{}",{}]"#, self.id % 3, self.id)
+        } else {
+            self.id.to_string()
+        }
+    }
+}
+
+/// Writes prices 2 and 3 as 2.10 and 2.1: one value in two spellings, which an index must not tell
+/// apart.
+fn price_text(price: u8) -> String {
+    if price.is_multiple_of(2) {
+        format!("{price}.10")
+    } else {
+        format!("{}.1", price - 1)
     }
 }
 
 fn plain_rows() -> impl Strategy<Value = Plain> {
+    // A note of 300 shares a chunk of the arena; one of 70,000 gets a chunk of its own.
     let note = prop::option::of(prop_oneof![
         "[a-c]{0,3}".boxed(),
         Just("y".repeat(300)).boxed(),
@@ -95,31 +111,31 @@ proptest! {
         expected in 0_usize..100,
     ) {
         let shape = shape(if composite { &["part", "id"] } else { &["id"] });
-        let id_of = |row: &Plain| {
-            if composite { format!(r#"["p{}",{}]"#, row.id % 3, row.id) } else { row.id.to_string() }
-        };
         let mut cache = TableCache::new(Arc::clone(&shape), expected);
         let mut oracle: BTreeMap<i32, Plain> = BTreeMap::new();
         for (plain, operation) in operations {
             match operation {
                 0 | 1 => {
-                    let removed = cache.remove(&key(&shape, &id_of(&plain)));
+                    let removed = cache.remove(&key(&shape, &plain.id_json(composite)));
                     prop_assert_eq!(removed, oracle.remove(&plain.id).is_some());
                 }
                 2 => cache.ensure_index(3),
                 8 => {
-                    // A new snapshot: it lacks some rows, and one is another.
+                    // A new snapshot, which lacks some rows and has one other row.
                     let mut seen = SeenRows::default();
                     let before = oracle.clone();
                     oracle.retain(|id, _| id % 3 != plain.id % 3);
                     oracle.insert(plain.id, plain);
                     for plain in oracle.values() {
-                        cache.merge(&row(&shape, &plain.json()).unwrap(), &mut seen).unwrap();
-                        prop_assert!(cache.merge(&row(&shape, &plain.json()).unwrap(), &mut seen).is_err());
+                        let row = row(&shape, &plain.json()).unwrap();
+                        cache.merge(&row, &mut seen).unwrap();
+                        // A snapshot with one key twice is not one of this table.
+                        prop_assert!(cache.merge(&row, &mut seen).is_err());
                     }
                     let mut swept = 0;
                     cache.sweep(&seen, |_| swept += 1);
-                    prop_assert_eq!(swept, before.keys().filter(|id| !oracle.contains_key(id)).count());
+                    let gone = before.keys().filter(|id| !oracle.contains_key(id));
+                    prop_assert_eq!(swept, gone.count());
                 }
                 3 => {
                     let inserted = cache.insert_unique(&row(&shape, &plain.json()).unwrap());
@@ -129,6 +145,7 @@ proptest! {
                 _ => {
                     let upserted = cache.upsert(&row(&shape, &plain.json()).unwrap()).unwrap();
                     let before = oracle.insert(plain.id, plain.clone());
+                    // 2.10 in place of 2.1 is a change: a row is its text, not only its values.
                     let expected = match before {
                         None => Upserted::Added,
                         Some(before) if before.json() == plain.json() => Upserted::Unchanged,
@@ -141,44 +158,47 @@ proptest! {
         }
         prop_assert_eq!(cache.len(), oracle.len());
         for plain in oracle.values() {
-            let found = cache.get(&key(&shape, &id_of(plain))).expect("the row is there");
+            let key = key(&shape, &plain.id_json(composite));
+            let found = cache.get(&key).expect("the row is there");
             prop_assert_eq!(format!("{found:?}"), plain.json());
         }
         for hash in 0..5_i64 {
-            let found = cache.find(&[Condition { column: 2, wanted: Predicate::Cell(hash.to_le_bytes().to_vec()) }]);
+            let wanted = Predicate::Cell(hash.to_le_bytes().to_vec());
+            let found = cache.find(&[Condition { column: 2, wanted }]);
             prop_assert_eq!(found.access, AccessPath::Index(2));
-            prop_assert_eq!(found.rows.len(), oracle.values().filter(|row| row.hash == Some(hash)).count());
+            let expected = oracle.values().filter(|row| row.hash == Some(hash));
+            prop_assert_eq!(found.rows.len(), expected.count());
         }
         let null_hash = Condition { column: 2, wanted: Predicate::Null };
         let with_note = Condition { column: 4, wanted: Predicate::NotNull };
-        let expected = oracle.values().filter(|row| row.hash.is_none() && row.note.is_some()).count();
-        prop_assert_eq!(cache.find(&[null_hash, with_note]).rows.len(), expected);
+        let expected = oracle.values().filter(|row| row.hash.is_none() && row.note.is_some());
+        prop_assert_eq!(cache.find(&[null_hash, with_note]).rows.len(), expected.count());
+        // By a scan or, after `ensure_index`, by the index: 2.10 is found as 2.1.
         let price = Condition { column: 3, wanted: Predicate::Cell(b"2.1".to_vec()) };
-        let expected = oracle.values().filter(|row| matches!(row.price, Some(2 | 3))).count();
-        prop_assert_eq!(cache.find(&[price]).rows.len(), expected);
+        let expected = oracle.values().filter(|row| matches!(row.price, Some(2 | 3)));
+        prop_assert_eq!(cache.find(&[price]).rows.len(), expected.count());
     }
 }
 
 #[test]
 fn dead_records_do_not_pile_up() {
-    let shape = shape(&["id"]);
-    let mut cache = TableCache::new(Arc::clone(&shape), 0);
-    let long = "y".repeat(2_000);
-    for round in 0..200 {
-        // Fifty hot rows, then one: what stays cold must not pin what dies around it.
-        for id in 0..if round < 100 { 50 } else { 1 } {
-            let json = format!(
-                r#"{{"id":{id},"part":"","hash":1,"price":1,"note":"{round} {long}","doc":{{}}}}"#
-            );
-            cache.upsert(&row(&shape, &json).unwrap()).unwrap();
+    fn write(cache: &mut TableCache, id: i32, version: i32) {
+        let note = format!("{version} {}", "y".repeat(2_000));
+        let json =
+            format!(r#"{{"id":{id},"part":"","hash":1,"price":1,"note":"{note}","doc":{{}}}}"#);
+        let row = row(cache.shape(), &json).unwrap();
+        cache.upsert(&row).unwrap();
+    }
+    let mut cache = TableCache::new(shape(&["id"]), 0);
+    // Fifty rows change, then one alone. The records of the others must not keep alive the chunks
+    // in which all else has died.
+    for version in 0..100 {
+        for id in 0..50 {
+            write(&mut cache, id, version);
         }
     }
-    cache.validate().unwrap();
-    for round in 0..5_000 {
-        let json = format!(
-            r#"{{"id":0,"part":"","hash":1,"price":1,"note":"{round} {long}","doc":{{}}}}"#
-        );
-        cache.upsert(&row(&shape, &json).unwrap()).unwrap();
+    for version in 100..5_100 {
+        write(&mut cache, 0, version);
     }
     cache.validate().unwrap();
     let live = 50 * 2_100;
@@ -192,18 +212,25 @@ fn dead_records_do_not_pile_up() {
 #[test]
 fn data_that_does_not_fit_names_the_column() {
     let shape = shape(&["id"]);
-    let unfit = |json: &str| row(&shape, json).unwrap_err().to_string();
-    assert_eq!(unfit(r#"{"id":1,"part":""}"#), "column \"hash\" is missing");
-    assert_eq!(
-        unfit(r#"{"id":"x","part":""}"#),
-        "column \"id\": \"x\" is not a value of kind Int4"
-    );
-    assert_eq!(
-        unfit(r#"{"id":1,"part":null,"hash":1,"price":1,"note":"","doc":1}"#),
-        "column \"part\" is null and may not be"
-    );
-    assert!(unfit("[1]").starts_with("\"data\" is not a row"));
-    assert!(unfit(r#"{"id":1,"id":2}"#).contains("stands twice"));
+    for (json, message) in [
+        (r#"{"id":1,"part":""}"#, r#"column "hash" is missing"#),
+        (
+            r#"{"id":"x","part":""}"#,
+            r#"column "id": "x" is not a value of type integer"#,
+        ),
+        (
+            r#"{"id":1,"part":null,"hash":1,"price":1,"note":"","doc":1}"#,
+            r#"column "part" is null and may not be"#,
+        ),
+        ("[1]", r#""data" is not a row"#),
+        (
+            r#"{"id":1,"id":2}"#,
+            r#""data" is not a row: column "id" is named twice"#,
+        ),
+    ] {
+        let error = row(&shape, json).unwrap_err().to_string();
+        assert!(error.starts_with(message), "{error}");
+    }
     let wrong_width = KeyBuf::default()
         .read_json(&self::shape(&["part", "id"]), "[1]")
         .unwrap_err();
@@ -220,14 +247,16 @@ fn data_that_does_not_fit_names_the_column() {
 fn a_copy_tuple_gives_the_same_row_as_its_json() {
     let shape = shape(&["id"]);
     let mut tuple = 6_u16.to_be_bytes().to_vec();
-    for field in [
+    let fields = [
         Some(&7_i32.to_be_bytes()[..]),
         Some(b"p1"),
         None,
         None,
         Some(b"n"),
+        // A json value keeps its white space in COPY. In a payload, the parser takes off the outer.
         Some(b" {\"a\":1}\n"),
-    ] {
+    ];
+    for field in fields {
         match field {
             Some(field) => {
                 tuple.extend((field.len() as u32).to_be_bytes());
@@ -250,6 +279,7 @@ fn a_copy_tuple_gives_the_same_row_as_its_json() {
             "column {column}"
         );
     }
+    // A tuple that is cut anywhere is an error: no length in it is believed.
     for end in 0..tuple.len() {
         assert!(
             from_copy.read_copy_tuple(&shape, &tuple[..end]).is_err(),
