@@ -1,19 +1,21 @@
-//! Typed cells: one representation for a value, whether it came from COPY or from a payload.
+//! Typed cells: one representation for the values from COPY and those from payloads.
 //!
-//! A cell is bytes whose meaning is its column's [`CellType`]. Fixed-width kinds are little-endian, so
-//! that a row keeps them in place; the others are as long as they are. Both sources give the same
-//! bytes for the same value: that is what lets a cache be compared with its table.
+//! A cell is bytes whose meaning is its column's [`CellType`]. Cells of fixed-width types are
+//! little-endian and stand in a row's fixed part; other cells are as long as their value. Both
+//! sources give the same bytes for the same value. Without that, no cache could be compared with
+//! its table.
 //!
 //! ```text
-//! COPY … (FORMAT binary) ──→ CellType::from_binary ─┐
-//!                                               ├─→ cell ──→ CellType::write_json, CellType::write_text
-//! payload "data" ──────────→ CellType::from_json ───┘        └─→ CellType::comparable (what `=` compares)
+//! COPY … (FORMAT binary) ─→ from_binary ─┐        ┌─→ write_json, write_text
+//!                                        ├─→ cell ┤
+//! payload "data" ─────────→ from_json ───┘        └─→ comparable (the bytes that `=` compares)
 //! ```
 //!
-//! What has no native codec is [`CellType::Other`]: the text of PostgreSQL's own `to_json`, which COPY
-//! is asked for and which a payload holds. `to_json` calls a cast to json where the type's owner
-//! has made one, with the rights of whoever reads: so of a type that is not built in the text is
-//! taken that its output function writes ([`CellType::Written`]).
+//! A built-in type without a codec here is [`CellType::Other`]: the text of PostgreSQL's own
+//! `to_json`, which is in a payload, and which COPY is asked for. For other types `to_json` is not
+//! safe: if the type's owner has made a cast to json, `to_json` calls the cast, with the rights of
+//! the reader. A type that is not built in is therefore kept as the text that its output function
+//! writes ([`CellType::Written`]).
 
 mod datetime;
 mod json_text;
@@ -25,32 +27,32 @@ use uuid::Uuid;
 pub(crate) use json_text::write_json_string;
 pub use json_text::{is_obeyed, one_line_json};
 
-/// How the values of a column are kept. By the column's base type: a domain is kept as what it is a
-/// domain over.
+/// The form in which the values of a column are kept, by the column's base type. The
+/// values of a domain are kept like those of the type under the domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CellType {
     /// `boolean`: one byte, 0 or 1.
     Bool,
-    /// `smallint`.
+    /// `smallint`: two bytes.
     Int2,
-    /// `integer`.
+    /// `integer`: four bytes.
     Int4,
-    /// `bigint`.
+    /// `bigint`: eight bytes.
     Int8,
-    /// `real`: the bits.
+    /// `real`: the bits, with one NaN for all.
     Float4,
-    /// `double precision`: the bits.
+    /// `double precision`: the bits, with one NaN for all.
     Float8,
-    /// `uuid`: its 16 bytes.
+    /// `uuid`: the 16 bytes.
     Uuid,
-    /// `date`: days since 2000-01-01; the extremes are the infinities.
+    /// `date`: days since 2000-01-01 in four bytes. The extremes are the infinities.
     Date,
-    /// `timestamp`: microseconds since 2000-01-01; the extremes are the infinities.
+    /// `timestamp`: microseconds since 2000-01-01 in eight bytes. The extremes are the infinities.
     Timestamp,
-    /// `timestamp with time zone`: microseconds since 2000-01-01 UTC; the extremes are the
-    /// infinities.
+    /// `timestamp with time zone`: microseconds since 2000-01-01 UTC in eight bytes. The extremes
+    /// are the infinities.
     Timestamptz,
-    /// `numeric`: its text with every digit, as PostgreSQL writes it.
+    /// `numeric`: the text with every digit, as PostgreSQL writes it.
     Numeric,
     /// `text`, `varchar`, `name`: UTF-8.
     Text,
@@ -58,32 +60,33 @@ pub enum CellType {
     Bpchar,
     /// `bytea`: the bytes.
     Bytea,
-    /// `json`: its text, without white space around it.
+    /// `json`: the text, without white space around the value.
     Json,
-    /// `jsonb`: the text that PostgreSQL writes for it.
+    /// `jsonb`: the text that PostgreSQL writes for the value.
     Jsonb,
-    /// Every other type that is built in: the text of `to_json`.
+    /// Every other built-in type: the text of `to_json`.
     Other,
     /// A type that is not built in (an enum, a composite type, a type of an extension): the text
-    /// that its output function writes.
+    /// that the type's output function writes.
     Written,
-    /// An array of such a type, of any dimension: the text of the JSON array of its elements'
-    /// texts.
+    /// An array of [`Written`](Self::Written) elements, of any dimension: the text of the JSON
+    /// array of the elements' texts.
     WrittenArray,
 }
 
-/// Why a value could not become a cell.
+/// A value that is not one of its column's type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is not a value of kind {kind:?}")]
+#[error("{what} is not a value of {}", kind.described())]
 pub struct CellError {
     /// The value, shortened.
     pub what: String,
-    /// What it should have been.
+    /// The type that was expected.
     pub kind: CellType,
 }
 
 impl CellType {
-    /// The kind for the oid of a base type (`pg_type.oid`, never that of a domain).
+    /// Returns the type for the oid of a base type (`pg_type.oid`, never that of a domain). The
+    /// caller must have seen that the type is built in.
     pub fn of_base_type(oid: u32) -> Self {
         match oid {
             16 => Self::Bool,
@@ -106,7 +109,33 @@ impl CellType {
         }
     }
 
-    /// The bytes that a cell of this kind takes, when all take the same.
+    /// Returns the type for an error message: what comes after "not a value of".
+    fn described(self) -> &'static str {
+        match self {
+            Self::Bool => "type boolean",
+            Self::Int2 => "type smallint",
+            Self::Int4 => "type integer",
+            Self::Int8 => "type bigint",
+            Self::Float4 => "type real",
+            Self::Float8 => "type double precision",
+            Self::Uuid => "type uuid",
+            Self::Date => "type date",
+            Self::Timestamp => "type timestamp",
+            Self::Timestamptz => "type timestamp with time zone",
+            Self::Numeric => "type numeric",
+            Self::Text => "type text",
+            Self::Bpchar => "type char(n)",
+            Self::Bytea => "type bytea",
+            Self::Json => "type json",
+            Self::Jsonb => "type jsonb",
+            // These stand for many types, whose names are not known here.
+            Self::Other | Self::Written => "the column's type",
+            Self::WrittenArray => "the column's array type",
+        }
+    }
+
+    /// Returns the length in bytes of a cell; `None` if not all cells of this type are equally
+    /// long.
     pub fn width(self) -> Option<usize> {
         match self {
             Self::Bool => Some(1),
@@ -126,18 +155,21 @@ impl CellType {
         }
     }
 
-    /// Whether columns of this kind are indexed when the table is loaded; others are on first use.
+    /// Returns whether columns of this type have an index from the start. Other columns have none
+    /// until [`TableCache::ensure_index`](crate::TableCache::ensure_index) is called for them,
+    /// which neither the driver nor `pgic` does.
     pub fn is_indexed_at_load(self) -> bool {
         matches!(self, Self::Int2 | Self::Int4 | Self::Int8 | Self::Uuid)
     }
 
-    /// Whether a column of this kind can hold a JSON null that is not SQL NULL.
+    /// Returns whether a column of this type can hold a JSON null that is not SQL NULL.
     pub fn has_json_null(self) -> bool {
         matches!(self, Self::Json | Self::Jsonb)
     }
 
-    /// The SQL expression that gives a value of this kind in the form
-    /// [`from_binary`](Self::from_binary) reads.
+    /// Returns the SQL expression that COPY must select so that
+    /// [`from_binary`](Self::from_binary) can read the value. `value` is the SQL expression of the
+    /// value.
     pub fn select_expression(self, value: &str) -> String {
         match self {
             Self::Other | Self::WrittenArray => {
@@ -150,12 +182,12 @@ impl CellType {
         }
     }
 
-    /// The SQL expression of a value that `to_json` and its like can be given without calling a
-    /// cast that somebody has made.
+    /// Returns the SQL expression to pass to `to_json` and similar functions in place of `value`,
+    /// so that they call no cast which somebody has made for the value's type.
     pub fn json_argument(self, value: &str) -> String {
         match self {
             Self::Written => output_text(value),
-            // The text of an array is read as one of texts, whatever its elements are.
+            // The text of an array of any type can be read as that of an array of texts.
             Self::WrittenArray => format!("{}::pg_catalog.text[]", output_text(value)),
             _ => value.to_string(),
         }
@@ -164,12 +196,17 @@ impl CellType {
     /// Appends the cell for a value in PostgreSQL's binary format.
     ///
     /// # Errors
-    /// When the bytes are not a value of this kind; `cell` is left as it was.
+    /// If the bytes are not a value of this type. `cell` is unchanged then.
     pub fn from_binary(self, bytes: &[u8], cell: &mut Vec<u8>) -> Result<(), CellError> {
-        let bad = || CellError {
+        self.append_binary(bytes, cell).ok_or_else(|| CellError {
             what: format!("a binary value of {} bytes", bytes.len()),
             kind: self,
-        };
+        })
+    }
+
+    /// Does the work of [`from_binary`](Self::from_binary). Returns `None` if the bytes are not a
+    /// value of this type.
+    fn append_binary(self, bytes: &[u8], cell: &mut Vec<u8>) -> Option<()> {
         match self {
             Self::Bool
             | Self::Int2
@@ -181,11 +218,12 @@ impl CellType {
             | Self::Timestamp
             | Self::Timestamptz => {
                 if self.width() != Some(bytes.len()) {
-                    return Err(bad());
+                    return None;
                 }
                 let start = cell.len();
                 cell.extend(bytes.iter().rev());
-                // Of the many NaNs that a float can be, a payload's text gives one: so does COPY.
+                // A float has many NaNs, and COPY sends the very bits. A payload says "NaN" for all
+                // of them: one cell for all lets a cache be compared with its table.
                 if self == Self::Float4 && f32::from_le_bytes(fixed(&cell[start..])).is_nan() {
                     cell[start..].copy_from_slice(&f32::NAN.to_le_bytes());
                 } else if self == Self::Float8 && f64::from_le_bytes(fixed(&cell[start..])).is_nan()
@@ -193,113 +231,106 @@ impl CellType {
                     cell[start..].copy_from_slice(&f64::NAN.to_le_bytes());
                 }
             }
-            Self::Uuid => cell.extend(<&[u8; 16]>::try_from(bytes).map_err(|_| bad())?),
-            Self::Numeric => number::write_binary_numeric(bytes, cell).ok_or_else(bad)?,
+            Self::Uuid => cell.extend(<&[u8; 16]>::try_from(bytes).ok()?),
+            Self::Numeric => number::write_binary_numeric(bytes, cell)?,
             Self::Text | Self::Bpchar | Self::Other | Self::Written | Self::WrittenArray => {
-                cell.extend(std::str::from_utf8(bytes).map_err(|_| bad())?.as_bytes());
+                cell.extend(std::str::from_utf8(bytes).ok()?.as_bytes());
             }
-            Self::Json => cell
-                .extend(json_text::trim(std::str::from_utf8(bytes).map_err(|_| bad())?).as_bytes()),
-            Self::Jsonb => match bytes {
-                [1, text @ ..] => {
-                    cell.extend(std::str::from_utf8(text).map_err(|_| bad())?.as_bytes());
-                }
-                _ => return Err(bad()),
-            },
+            // A payload's parser takes off the white space around a value, so COPY's must go too.
+            Self::Json => {
+                let text = std::str::from_utf8(bytes).ok()?;
+                cell.extend(json_text::trim(text).as_bytes());
+            }
+            // `jsonb_send` puts the number of the format, 1, before the text.
+            Self::Jsonb => {
+                let [1, text @ ..] = bytes else { return None };
+                cell.extend(std::str::from_utf8(text).ok()?.as_bytes());
+            }
             Self::Bytea => cell.extend(bytes),
         }
-        Ok(())
+        Some(())
     }
 
-    /// Appends the cell for a value in JSON as `row_to_json` writes it; the value is not SQL NULL.
-    /// `raw` is one JSON value without white space around it, which a parser has seen to be valid.
+    /// Appends the cell for a value in JSON as `row_to_json` writes it. The value is not SQL NULL.
+    /// `raw` is one JSON value, already seen to be valid by a parser, with no white space around.
     ///
     /// # Errors
-    /// When the JSON is not a value of this kind; `cell` is left as it was.
+    /// If the JSON is not a value of this type. `cell` is unchanged then.
     pub fn from_json(self, raw: &str, cell: &mut Vec<u8>) -> Result<(), CellError> {
-        let bad = || CellError {
+        self.append_json(raw, cell).ok_or_else(|| CellError {
             what: json_text::excerpt(raw),
             kind: self,
-        };
+        })
+    }
+
+    /// Does the work of [`from_json`](Self::from_json). Returns `None` if the JSON is not a value
+    /// of this type.
+    fn append_json(self, raw: &str, cell: &mut Vec<u8>) -> Option<()> {
         match self {
             Self::Bool => cell.push(match raw {
                 "true" => 1,
                 "false" => 0,
-                _ => return Err(bad()),
+                _ => return None,
             }),
-            Self::Int2 => cell.extend(raw.parse::<i16>().map_err(|_| bad())?.to_le_bytes()),
-            Self::Int4 => cell.extend(raw.parse::<i32>().map_err(|_| bad())?.to_le_bytes()),
-            Self::Int8 => cell.extend(raw.parse::<i64>().map_err(|_| bad())?.to_le_bytes()),
-            // NaN and the infinities are strings in JSON.
+            Self::Int2 => cell.extend(raw.parse::<i16>().ok()?.to_le_bytes()),
+            Self::Int4 => cell.extend(raw.parse::<i32>().ok()?.to_le_bytes()),
+            Self::Int8 => cell.extend(raw.parse::<i64>().ok()?.to_le_bytes()),
+            // JSON has no number for NaN and the infinities: PostgreSQL writes them as strings.
             Self::Float4 => {
                 let text = json_text::unquote(raw).unwrap_or(Cow::Borrowed(raw));
-                cell.extend(
-                    number::parse_float::<f32>(&text)
-                        .ok_or_else(bad)?
-                        .to_le_bytes(),
-                );
+                cell.extend(number::parse_float::<f32>(&text)?.to_le_bytes());
             }
             Self::Float8 => {
                 let text = json_text::unquote(raw).unwrap_or(Cow::Borrowed(raw));
-                cell.extend(
-                    number::parse_float::<f64>(&text)
-                        .ok_or_else(bad)?
-                        .to_le_bytes(),
-                );
+                cell.extend(number::parse_float::<f64>(&text)?.to_le_bytes());
             }
             Self::Numeric => {
                 let text = json_text::unquote(raw).unwrap_or(Cow::Borrowed(raw));
-                cell.extend(number::canonical_numeric(&text).ok_or_else(bad)?.as_bytes());
+                cell.extend(number::canonical_numeric(&text)?.as_bytes());
             }
             Self::Uuid => {
-                let text = json_text::unquote(raw).ok_or_else(bad)?;
-                cell.extend(Uuid::try_parse(&text).map_err(|_| bad())?.as_bytes());
+                let text = json_text::unquote(raw)?;
+                cell.extend(Uuid::try_parse(&text).ok()?.as_bytes());
             }
             Self::Date => {
-                let text = json_text::unquote(raw).ok_or_else(bad)?;
-                cell.extend(datetime::parse_date(&text).ok_or_else(bad)?.to_le_bytes());
+                let text = json_text::unquote(raw)?;
+                cell.extend(datetime::parse_date(&text)?.to_le_bytes());
             }
             Self::Timestamp => {
-                let text = json_text::unquote(raw).ok_or_else(bad)?;
-                cell.extend(
-                    datetime::parse_timestamp(&text)
-                        .ok_or_else(bad)?
-                        .to_le_bytes(),
-                );
+                let text = json_text::unquote(raw)?;
+                cell.extend(datetime::parse_timestamp(&text)?.to_le_bytes());
             }
             Self::Timestamptz => {
-                let text = json_text::unquote(raw).ok_or_else(bad)?;
-                cell.extend(
-                    datetime::parse_timestamptz(&text)
-                        .ok_or_else(bad)?
-                        .to_le_bytes(),
-                );
+                let text = json_text::unquote(raw)?;
+                cell.extend(datetime::parse_timestamptz(&text)?.to_le_bytes());
             }
             Self::Text | Self::Bpchar | Self::Written => {
-                cell.extend(json_text::unquote(raw).ok_or_else(bad)?.as_bytes());
+                cell.extend(json_text::unquote(raw)?.as_bytes());
             }
             Self::Bytea => {
-                let text = json_text::unquote(raw).ok_or_else(bad)?;
-                cell.extend(json_text::parse_bytea(&text).ok_or_else(bad)?);
+                let text = json_text::unquote(raw)?;
+                cell.extend(json_text::parse_bytea(&text)?);
             }
             Self::Json | Self::Jsonb | Self::Other | Self::WrittenArray => {
                 cell.extend(json_text::trim(raw).as_bytes());
             }
         }
-        Ok(())
+        Some(())
     }
 
-    /// Appends the value as PostgreSQL's own JSON has it (`row_to_json` under `TimeZone=UTC`,
-    /// `extra_float_digits=1`, `bytea_output=hex`): integers and numerics keep every digit.
+    /// Appends the value in the JSON that PostgreSQL writes (`row_to_json` under `TimeZone=UTC`,
+    /// `extra_float_digits=1`, `bytea_output=hex`). Integers and numerics keep every digit.
     pub fn write_json(self, cell: &[u8], json: &mut String) {
         match self {
             Self::Numeric => match text(cell) {
+                // JSON has no number for these.
                 number @ ("NaN" | "Infinity" | "-Infinity") => write_json_string(number, json),
                 number => json.push_str(number),
             },
             Self::Float4 | Self::Float8 => {
                 let start = json.len();
                 self.write_text(cell, json);
+                // NaN and the infinities are the only floats that end with a letter.
                 if !json.ends_with(|last: char| last.is_ascii_digit()) {
                     json.insert(start, '"');
                     json.push('"');
@@ -310,6 +341,7 @@ impl CellType {
                 let start = json.len();
                 json.push('"');
                 self.write_text(cell, json);
+                // `\x00ff` needs an escape in JSON; dates and uuids need none.
                 if self == Self::Bytea {
                     json.insert(start + 1, '\\');
                 }
@@ -327,8 +359,8 @@ impl CellType {
         }
     }
 
-    /// Appends the value as a person reads it: as psql prints it, except that what has no native
-    /// codec is its JSON, without quotes where that is a string.
+    /// Appends the value as psql prints it. A value of a type without a codec here is appended as
+    /// JSON instead, without the quotes if it is a JSON string.
     pub fn write_text(self, cell: &[u8], out: &mut String) {
         use std::fmt::Write as _;
         // Writing into a String cannot fail.
@@ -365,51 +397,51 @@ impl CellType {
                 cell.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
             }
             Self::Other | Self::WrittenArray => {
-                out.write_str(&json_text::unquote(text(cell)).unwrap_or(Cow::Borrowed(text(cell))))
+                let json = text(cell);
+                out.write_str(&json_text::unquote(json).unwrap_or(Cow::Borrowed(json)))
             }
         };
     }
 
-    /// What PostgreSQL's `=` compares of a cell, as bytes: equal values give equal bytes.
+    /// Returns bytes that are equal exactly if PostgreSQL's `=` holds for the values.
     ///
-    /// Numerics compare by value (1.10 is 1.1), NaN is equal to NaN, -0 to 0, and `char(n)` without
-    /// its padding. Text compares by its bytes, as it does under every deterministic collation.
+    /// Numerics compare by value: 1.10 is equal to 1.1. NaN is equal to NaN, and -0 to 0. `char(n)`
+    /// compares without its padding. Text compares by its bytes, as PostgreSQL does under every
+    /// deterministic collation. A type without a codec here compares by its text.
     pub fn comparable(self, cell: &[u8]) -> Cow<'_, [u8]> {
         match self {
             Self::Numeric => Cow::Borrowed(number::without_trailing_zeros(text(cell)).as_bytes()),
-            Self::Float4 => {
-                let value = f32::from_le_bytes(fixed(cell));
-                if value.is_nan() || value == 0.0 {
-                    Cow::Borrowed(if value.is_nan() { b"NaN" } else { b"0" })
-                } else {
-                    Cow::Borrowed(cell)
-                }
-            }
-            Self::Float8 => {
-                let value = f64::from_le_bytes(fixed(cell));
-                if value.is_nan() || value == 0.0 {
-                    Cow::Borrowed(if value.is_nan() { b"NaN" } else { b"0" })
-                } else {
-                    Cow::Borrowed(cell)
-                }
-            }
+            // Neither form is as long as a float's own bytes, so it cannot be another value's.
+            Self::Float4 => match f32::from_le_bytes(fixed(cell)) {
+                value if value.is_nan() => Cow::Borrowed(b"NaN"),
+                0.0 => Cow::Borrowed(b"0"),
+                _ => Cow::Borrowed(cell),
+            },
+            Self::Float8 => match f64::from_le_bytes(fixed(cell)) {
+                value if value.is_nan() => Cow::Borrowed(b"NaN"),
+                0.0 => Cow::Borrowed(b"0"),
+                _ => Cow::Borrowed(cell),
+            },
             Self::Bpchar => Cow::Borrowed(text(cell).trim_end_matches(' ').as_bytes()),
             _ => Cow::Borrowed(cell),
         }
     }
 }
 
-/// The SQL expression of the text that a value's output function writes, NULL for NULL. A cast to
-/// text is not that: the owner of a type may have made one.
+/// Returns the SQL expression of the text that the output function of a value's type writes; NULL
+/// for NULL. `value` is the SQL expression of the value.
 pub fn output_text(value: &str) -> String {
+    // Not `::text`: the owner of a type may have made a cast to text. `concat` always calls the
+    // output function, but writes NULL as the empty text: hence the CASE. Not `IS NULL`, which is
+    // true of a composite value all of whose fields are NULL.
     format!(
         "CASE WHEN pg_catalog.num_nonnulls({value}) OPERATOR(pg_catalog.=) 1 THEN \
         pg_catalog.concat({value}) END"
     )
 }
 
-/// The bytes of a fixed-width cell. A cell of another width cannot be made (`from_binary`,
-/// `from_json` check or write the width); it would read as zero.
+/// Returns the bytes of a fixed-width cell. A cell of another width would read as zero, but cannot
+/// be made: `from_binary` checks the width, and `from_json` writes it.
 fn fixed<const N: usize>(cell: &[u8]) -> [u8; N] {
     cell.try_into().unwrap_or([0; N])
 }
@@ -418,7 +450,7 @@ fn int8(cell: &[u8]) -> i64 {
     i64::from_le_bytes(fixed(cell))
 }
 
-/// The text of a cell that was checked to be UTF-8 when it was made.
+/// Returns the text of a cell, which was checked to be UTF-8 when the cell was made.
 fn text(cell: &[u8]) -> &str {
     std::str::from_utf8(cell).unwrap_or("")
 }
@@ -484,6 +516,7 @@ mod tests {
 
     #[test]
     fn a_timestamptz_is_one_instant_whatever_offset_it_was_written_with() {
+        // A payload has the offset of the writer's TimeZone, if its trigger does not pin one.
         for raw in [
             "\"2024-01-01T12:00:00+02:00\"",
             "\"2024-01-01T15:30:00+05:30\"",
@@ -498,6 +531,7 @@ mod tests {
 
     #[test]
     fn bytea_is_read_in_both_of_its_formats() {
+        // `bytea_output` of the writer decides.
         assert_eq!(
             from_json(CellType::Bytea, r#""\\x0041ff""#).unwrap(),
             from_json(CellType::Bytea, r#""\\000A\\377""#).unwrap()
@@ -534,9 +568,11 @@ mod tests {
                 "\"2024-13-01\"",
                 "\"-\"",
             ] {
-                let is_text = matches!(kind, CellType::Text | CellType::Bpchar | CellType::Bytea)
-                    && raw.starts_with('"');
-                assert_eq!(from_json(kind, raw).is_ok(), is_text, "{kind:?} from {raw}");
+                // Text takes every string, and so does bytea's escape format for these.
+                let takes_strings =
+                    matches!(kind, CellType::Text | CellType::Bpchar | CellType::Bytea);
+                let is_ok = takes_strings && raw.starts_with('"');
+                assert_eq!(from_json(kind, raw).is_ok(), is_ok, "{kind:?} from {raw}");
             }
             let mut cell = Vec::new();
             if kind.width().is_some() || kind == CellType::Numeric {
@@ -544,20 +580,17 @@ mod tests {
                 assert!(cell.is_empty());
             }
         }
-        assert!(
-            CellType::Text
-                .from_binary(&[0xff], &mut Vec::new())
-                .is_err()
-        );
-        assert!(
-            CellType::Jsonb
-                .from_binary(&[2, b'1'], &mut Vec::new())
-                .is_err()
-        );
+        let mut cell = Vec::new();
+        let not_utf8 = CellType::Text.from_binary(&[0xff], &mut cell);
+        assert!(not_utf8.is_err());
+        let jsonb_version_2 = CellType::Jsonb.from_binary(&[2, b'1'], &mut cell);
+        assert!(jsonb_version_2.is_err());
     }
 
     #[test]
     fn every_nan_is_the_same_cell() {
+        // A negative NaN, and one with a payload. Both are "NaN" in a notification: as other cells
+        // than that, a comparison would find a difference.
         for (kind, binary) in [
             (CellType::Float8, &[0xff, 0xf8, 0, 0, 0, 0, 0, 0][..]),
             (CellType::Float4, &[0xff, 0xc0, 0, 1]),
@@ -570,11 +603,11 @@ mod tests {
 
     #[test]
     fn values_that_are_equal_in_sql_compare_equal() {
-        let same = |kind: CellType, a: &str, b: &str| {
+        fn same(kind: CellType, a: &str, b: &str) -> bool {
             let a = from_json(kind, a).unwrap();
             let b = from_json(kind, b).unwrap();
             kind.comparable(&a) == kind.comparable(&b)
-        };
+        }
         assert!(same(CellType::Numeric, "1.10", "1.1"));
         assert!(same(CellType::Numeric, "100", "100.000"));
         assert!(same(CellType::Numeric, "0.00", "0"));

@@ -1,15 +1,17 @@
-//! JSON text as PostgreSQL writes it: strings, escapes, white space.
+//! JSON as text: taking off quotes and white space, writing strings with PostgreSQL's escapes, and
+//! making text of strangers safe for a terminal.
 
 use std::borrow::Cow;
 
-/// Without JSON's white space around it.
+/// Returns `json` without white space, as JSON defines it, at both ends.
 pub(super) fn trim(json: &str) -> &str {
     json.trim_matches([' ', '\t', '\n', '\r'])
 }
 
-/// The content of a JSON string; `None` when `raw` is something else.
+/// Returns the content of a JSON string; `None` if `raw` is another JSON value.
 pub(super) fn unquote(raw: &str) -> Option<Cow<'_, str>> {
     let content = raw.strip_prefix('"')?.strip_suffix('"')?;
+    // Most strings have no escape, and are borrowed as they stand.
     if content.contains('\\') {
         serde_json::from_str(raw).ok().map(Cow::Owned)
     } else {
@@ -17,17 +19,18 @@ pub(super) fn unquote(raw: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The start of a value, for an error message.
+/// Returns the first 60 characters of a value, for an error message.
 pub(super) fn excerpt(raw: &str) -> String {
     const LONGEST: usize = 60;
     if raw.len() <= LONGEST {
-        raw.to_string()
-    } else {
-        format!("{}…", raw.chars().take(LONGEST).collect::<String>())
+        return raw.to_string();
     }
+    let start: String = raw.chars().take(LONGEST).collect();
+    format!("{start}…")
 }
 
-/// Appends a JSON string with the escapes that PostgreSQL's `escape_json` writes.
+/// Appends `text` as a JSON string, with exactly the escapes that PostgreSQL's `escape_json`
+/// writes.
 pub(crate) fn write_json_string(text: &str, json: &mut String) {
     use std::fmt::Write as _;
     json.push('"');
@@ -50,15 +53,19 @@ pub(crate) fn write_json_string(text: &str, json: &mut String) {
     json.push('"');
 }
 
-/// `bytea` in its hex or its escape format (manual, 8.4 Binary Data Types).
+/// Returns the bytes of a `bytea` in its hex or its escape format (manual, 8.4 Binary Data Types).
+/// Returns `None` if `text` is in neither.
 pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
+    fn hex_digit(byte: u8) -> Option<u8> {
+        (byte as char).to_digit(16).map(|digit| digit as u8)
+    }
     if let Some(hex) = text.strip_prefix("\\x") {
-        let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
         let pairs = hex.as_bytes().chunks(2);
         return pairs
-            .map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?))
+            .map(|pair| Some(hex_digit(pair[0])? << 4 | hex_digit(*pair.get(1)?)?))
             .collect();
     }
+    // The escape format: a backslash is doubled, a byte that cannot be printed is \000 to \377.
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -67,8 +74,16 @@ pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
                 bytes.push(b'\\');
                 tail
             }
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..]) => {
-                bytes.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
+            (
+                b'\\',
+                [
+                    high @ b'0'..=b'3',
+                    middle @ b'0'..=b'7',
+                    low @ b'0'..=b'7',
+                    tail @ ..,
+                ],
+            ) => {
+                bytes.push(((high - b'0') << 6) | ((middle - b'0') << 3) | (low - b'0'));
                 tail
             }
             (b'\\', _) => return None,
@@ -81,9 +96,9 @@ pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The same JSON on one line and without a character that a terminal obeys: newlines between tokens
-/// become spaces, and control, C1, bidi and invisible characters inside strings become `\u`
-/// escapes. Every value stays what it was.
+/// Returns the same JSON on one line, without any character that a terminal obeys. Between tokens,
+/// such a character becomes a space. Inside strings, control, C1, bidi and invisible characters
+/// become `\u` escapes. No value changes.
 pub fn one_line_json(json: &str) -> Cow<'_, str> {
     use std::fmt::Write as _;
     if json.chars().all(|c| !is_obeyed(c)) {
@@ -93,8 +108,11 @@ pub fn one_line_json(json: &str) -> Cow<'_, str> {
     let mut in_string = false;
     let mut escaped = false;
     for c in json.chars() {
+        // An escape and its character cannot be torn apart here: behind a backslash, JSON allows no
+        // character that a terminal obeys.
         let was_escaped = std::mem::take(&mut escaped);
         if in_string && is_obeyed(c) {
+            // A JSON escape is a UTF-16 unit: a character past U+FFFF takes two.
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
                 // Writing into a String cannot fail.
@@ -112,14 +130,26 @@ pub fn one_line_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
-/// Whether a terminal obeys a character or does not show it: control characters (C0, DEL, C1), the
-/// line and paragraph separators, what reorders text, and what has no width. Text of strangers is
-/// never printed with one of these.
+/// Returns whether a terminal obeys a character or does not show it. These are control characters
+/// (C0, DEL, C1), the line and paragraph separators, and characters that reorder text or have no
+/// width. Text of strangers is never printed with one of them.
 pub fn is_obeyed(c: char) -> bool {
     c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        || matches!(
+            c,
+            // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
+            '\u{ad}' | '\u{61c}' | '\u{180e}'
+                // Spaces without width, joiners, direction marks.
+                | '\u{200b}'..='\u{200f}'
+                // Line and paragraph separators, direction embeddings and overrides.
+                | '\u{2028}'..='\u{202e}'
+                // Word joiner, invisible operators, direction isolates.
+                | '\u{2060}'..='\u{206f}'
+                // Byte order mark, interlinear annotations, tags.
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 #[cfg(test)]
@@ -128,19 +158,23 @@ mod tests {
 
     #[test]
     fn json_becomes_one_line_and_keeps_its_values() {
+        fn parse(text: &str) -> serde_json::Value {
+            serde_json::from_str(text).unwrap()
+        }
         let hostile = "{\"a\\\"b\":\n\t\"x\u{1b}[31m\u{9b}\u{202e}\\\\\",\r\n \"c\": [1,\n2]}";
-        // Raw control characters inside a string are not JSON that serde takes; PostgreSQL's json
-        // type does not either, but DEL, C1 and bidi characters are.
         let line = one_line_json(hostile);
         assert!(!line.chars().any(is_obeyed), "{line}");
+        // `hostile` has a raw C0 character inside a string, which neither serde nor PostgreSQL's
+        // json type takes. DEL, C1 and bidi characters are allowed there.
         let valid = "{\"a\\\"b\":\n\"x\u{7f}\u{9b}\u{202e}\\\\\",\n \"c\": [1,\n2]}";
-        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+
         assert_eq!(parse(&one_line_json(valid)), parse(valid));
         assert!(matches!(one_line_json("{\"a\": 1}"), Cow::Borrowed(_)));
     }
 
     #[test]
     fn a_broken_bytea_is_refused() {
+        // Half a byte, no digits, a lone backslash, no octal digit, an octal number past 255.
         for text in ["\\x0", "\\xzz", "\\", "\\9", "\\400"] {
             assert_eq!(parse_bytea(text), None, "{text}");
         }
