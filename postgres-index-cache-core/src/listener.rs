@@ -1,11 +1,16 @@
-//! [`CacheNotificationListener`]: takes payloads, finds the handler of the table, and says what
-//! became of each.
+//! [`CacheNotificationListener`]: routes payloads to the handlers of their tables, and reports an
+//! [`Outcome`] for each.
+//!
+//! ```text
+//! payload ─→ process_notification ─→ handlers of the table ─→ IdxModelCache, or the application
+//!                     └──────────────→ Outcome, counter, tracing event
+//! ```
 //!
 //! This is the hand-driven way: the application owns the connection and calls
 //! [`process_notification`](CacheNotificationListener::process_notification) for each payload, as
-//! `examples/notification_loop.rs` does. Whatever arrives, nothing is dropped in silence: there is
-//! an [`Outcome`], a counter and a `tracing` event for it, and a row whose new value could not be
-//! used is removed rather than left stale.
+//! `examples/notification_loop.rs` does. No payload is dropped in silence: each has an [`Outcome`],
+//! a counter and a `tracing` event. If a row's new value cannot be used, the row is removed rather
+//! than left stale.
 
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
@@ -19,67 +24,72 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
-/// The channel that triggers notify on unless told otherwise.
+/// The channel that triggers notify on unless another one is chosen.
 pub const DEFAULT_CACHE_CHANNEL: &str = "cache_invalidation";
 
-/// The schema of a table that a handler names without one, unless the listener is told otherwise.
+/// The schema of the tables that handlers name without a schema, unless
+/// [`CacheNotificationListener::with_default_schema`] sets another.
 const DEFAULT_SCHEMA: &str = "public";
 
-/// What became of one payload. Dropping it is fine: it is counted and traced as well.
+/// The result of processing one payload. A caller may ignore this result: the payload is counted
+/// and traced as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The cache follows: a row was stored or removed, or a TRUNCATE emptied it.
+    /// The change is in the cache: a row was stored or removed, or a TRUNCATE emptied the cache.
     Applied,
-    /// A handler of the application's own took it.
+    /// A handler of the application's own took the notification.
     Handled,
-    /// The row was too long to be sent: it was removed from the cache, which lacks it until it is
-    /// read again.
+    /// The row was too long to be sent. It was removed from the cache, and is missing there until
+    /// the application reads the row again.
     RowTooLong,
-    /// The row could not be used: it was removed from the cache, which lacks it until it is read
-    /// again.
+    /// The row could not be used, for the reason given. It was removed from the cache, and is
+    /// missing there until the application reads the row again. If the key is not a uuid, no row
+    /// was removed.
     RowUnfit(String),
-    /// The table must be read again: the cache was emptied.
+    /// The trigger asks for the table to be read again, for the reason given. The cache was
+    /// emptied.
     ReloadNeeded(String),
-    /// No handler is registered for the table.
+    /// No handler is registered for the table with this name.
     UnknownTable(String),
-    /// The table has the name of a registered one, in another schema than the one that is followed.
+    /// A handler is registered for a table of this name, but in another schema.
     OtherSchema {
-        /// The schema of this payload.
+        /// The schema of the payload's table.
         schema: String,
-        /// The schema that the handler is bound to.
+        /// The schema of the handler's table.
         bound_to: String,
     },
-    /// The payload names an action that is not known.
+    /// The payload names this action, which is not known.
     UnknownAction(String),
-    /// The payload is no notification.
+    /// The payload is no notification, for the reason given.
     Invalid(String),
 }
 
-/// How many payloads had each [`Outcome`].
+/// The number of payloads that had each [`Outcome`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerStats {
-    /// [`Outcome::Applied`].
+    /// The number of payloads with [`Outcome::Applied`].
     pub applied: u64,
-    /// [`Outcome::Handled`].
+    /// The number of payloads with [`Outcome::Handled`].
     pub handled: u64,
-    /// [`Outcome::RowTooLong`].
+    /// The number of payloads with [`Outcome::RowTooLong`].
     pub rows_too_long: u64,
-    /// [`Outcome::RowUnfit`].
+    /// The number of payloads with [`Outcome::RowUnfit`].
     pub rows_unfit: u64,
-    /// [`Outcome::ReloadNeeded`].
+    /// The number of payloads with [`Outcome::ReloadNeeded`].
     pub reloads_needed: u64,
-    /// [`Outcome::UnknownTable`].
+    /// The number of payloads with [`Outcome::UnknownTable`].
     pub unknown_tables: u64,
-    /// [`Outcome::OtherSchema`].
+    /// The number of payloads with [`Outcome::OtherSchema`].
     pub other_schemas: u64,
-    /// [`Outcome::UnknownAction`].
+    /// The number of payloads with [`Outcome::UnknownAction`].
     pub unknown_actions: u64,
-    /// [`Outcome::Invalid`].
+    /// The number of payloads with [`Outcome::Invalid`].
     pub invalid: u64,
 }
 
+/// The counters behind [`ListenerStats`].
 #[derive(Default)]
 struct Counters {
     applied: AtomicU64,
@@ -94,6 +104,7 @@ struct Counters {
 }
 
 impl Counters {
+    /// Returns the counter of an outcome.
     fn of(&self, outcome: &Outcome) -> &AtomicU64 {
         match outcome {
             Outcome::Applied => &self.applied,
@@ -109,19 +120,20 @@ impl Counters {
     }
 }
 
-/// Something that takes the notifications of one table.
+/// A receiver of the notifications of one table.
 #[async_trait]
 pub trait CacheNotificationHandler: Send + Sync {
     /// Takes one notification.
     async fn handle_notification(&self, notification: CacheNotification);
 
-    /// The table: `users`, or `app.users` for the one of that schema alone. A bare name means the
-    /// table of the listener's [default schema](CacheNotificationListener::with_default_schema); a
-    /// table of that name in another schema is counted as [`Outcome::OtherSchema`].
+    /// Returns the name of the handler's table: `users`, or `app.users` with a schema. A bare name
+    /// means the table in the listener's [default
+    /// schema](CacheNotificationListener::with_default_schema). A payload of a table of that name
+    /// in another schema is counted as [`Outcome::OtherSchema`].
     fn table_name(&self) -> &str;
 
-    /// Takes one notification and says what became of it. Implement it where that can be something
-    /// else than [`Outcome::Handled`].
+    /// Takes one notification and returns the outcome. The listener calls this method. By default,
+    /// calls [`handle_notification`](Self::handle_notification) and returns [`Outcome::Handled`].
     async fn handle_with_outcome(&self, notification: CacheNotification) -> Outcome {
         self.handle_notification(notification).await;
         Outcome::Handled
@@ -130,15 +142,16 @@ pub trait CacheNotificationHandler: Send + Sync {
 
 /// Keeps an [`IdxModelCache`] in step with the notifications of its table.
 ///
-/// `truncate` empties the cache; a row that was too long to be sent, or that does not fit the
-/// model, is removed; `reload` empties it and says that the table must be read again.
+/// A `truncate` empties the cache. A `reload` empties the cache too, with the outcome that the
+/// table must be read again. A row that was too long to be sent, or that does not fit the model, is
+/// removed from the cache.
 pub struct IndexCacheHandler<T> {
     table: String,
     cache: Arc<RwLock<IdxModelCache<T>>>,
 }
 
 impl<T> IndexCacheHandler<T> {
-    /// A handler that applies the notifications of `table` to `cache`.
+    /// Makes a handler that applies the notifications of `table` to `cache`.
     pub fn new(table: String, cache: Arc<RwLock<IdxModelCache<T>>>) -> Self {
         Self { table, cache }
     }
@@ -148,6 +161,7 @@ impl<T> IndexCacheHandler<T>
 where
     T: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync,
 {
+    /// Applies a notification to the cache.
     fn apply(&self, notification: &CacheNotification) -> Outcome {
         match notification.action {
             Action::Truncate => {
@@ -155,6 +169,8 @@ where
                 Outcome::Applied
             }
             Action::Reload => {
+                // Which rows are stale is not known: a row that is missing can be read from the
+                // table, a stale one would be believed.
                 self.cache.write().clear();
                 let why = notification
                     .why
@@ -163,13 +179,10 @@ where
                 Outcome::ReloadNeeded(why)
             }
             Action::Insert | Action::Update | Action::Delete => {
-                let Some(id) = notification.id.as_ref().and_then(Key::as_uuid) else {
-                    // The cache's keys are uuids: no row of it can be meant.
-                    let id = notification
-                        .id
-                        .as_ref()
-                        .map(ToString::to_string)
-                        .unwrap_or_default();
+                let id = notification.id.as_ref();
+                let Some(id) = id.and_then(Key::as_uuid) else {
+                    // All keys of the cache are uuids, so there is no row to remove.
+                    let id = id.map(ToString::to_string).unwrap_or_default();
                     return Outcome::RowUnfit(format!("the key {id} is not a uuid"));
                 };
                 match notification.action {
@@ -183,6 +196,8 @@ where
         }
     }
 
+    /// Stores the row of an insert or an update whose `id` is this uuid. Removes the row if that is
+    /// not possible.
     fn store(&self, id: Uuid, notification: &CacheNotification) -> Outcome {
         let Some(data) = &notification.data else {
             self.cache.write().remove(&id);
@@ -192,11 +207,12 @@ where
                 Outcome::RowUnfit(format!("{} without \"data\"", notification.action))
             };
         };
-        // Parsed before the lock is taken: readers wait for the store alone.
+        // The row is parsed before the lock is taken, so readers wait only while it is stored.
         let parsed =
             guarded(|| serde_json::from_str::<T>(data.get()).map(|row| (row.primary_key(), row)));
         let stored = match parsed {
             Ok(Ok((key, row))) if key == id => guarded(|| self.cache.write().upsert(row)).map(drop),
+            // Which of the two keys has changed is not known: both rows may be stale.
             Ok(Ok((other, _))) => {
                 self.cache.write().remove(&other);
                 Err(format!("\"id\" is {id} and the row's key is {other}"))
@@ -232,21 +248,23 @@ where
     }
 }
 
-/// Routes payloads to the handlers of their tables.
+/// A router of payloads to the handlers of their tables.
 ///
 /// ```
 /// use postgres_index_cache_core::{CacheNotificationListener, Outcome};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let listener = CacheNotificationListener::new();
-/// let outcome = listener.process_notification(r#"{"table":"users","action":"delete","id":7}"#).await;
+/// let payload = r#"{"table":"users","action":"delete","id":7}"#;
+/// let outcome = listener.process_notification(payload).await;
 /// assert_eq!(outcome, Outcome::UnknownTable("users".to_string()));
 /// assert_eq!(listener.stats().unknown_tables, 1);
 /// # }
 /// ```
 pub struct CacheNotificationListener {
     channel: String,
-    /// The schema of the tables that handlers name without one.
+    /// The schema of the tables that handlers name without a schema.
     default_schema: String,
+    /// The handlers, by the name that [`CacheNotificationHandler::table_name`] returns.
     tables: HashMap<String, Vec<Arc<dyn CacheNotificationHandler>>>,
     counters: Counters,
 }
@@ -267,12 +285,12 @@ impl fmt::Debug for CacheNotificationListener {
 }
 
 impl CacheNotificationListener {
-    /// A listener for [`DEFAULT_CACHE_CHANNEL`].
+    /// Makes a listener for [`DEFAULT_CACHE_CHANNEL`].
     pub fn new() -> Self {
         Self::with_channel(DEFAULT_CACHE_CHANNEL.to_string())
     }
 
-    /// A listener for a channel of another name.
+    /// Makes a listener for the channel with this name.
     pub fn with_channel(channel: String) -> Self {
         Self {
             channel,
@@ -282,11 +300,11 @@ impl CacheNotificationListener {
         }
     }
 
-    /// Names the schema of the tables that handlers name without one; `public` unless said
-    /// otherwise.
+    /// Sets the schema of the tables that handlers name without a schema. It is `public` by
+    /// default.
     ///
-    /// The schema is never taken from a payload. Otherwise one payload of a table of the same name
-    /// in another schema, which any role can send, would make every genuine change an
+    /// The schema is never taken from a payload. Any role can send a payload, for a table of the
+    /// same name in another schema. If that payload decided, every genuine change would then be an
     /// [`Outcome::OtherSchema`].
     #[must_use]
     pub fn with_default_schema(mut self, schema: impl Into<String>) -> Self {
@@ -294,24 +312,24 @@ impl CacheNotificationListener {
         self
     }
 
-    /// The channel to LISTEN on. It is an exact name: quote it in SQL, or PostgreSQL folds it to
-    /// lower case.
+    /// Returns the channel to LISTEN on. The name must be quoted in SQL, or PostgreSQL folds its
+    /// letters to lower case.
     pub fn channel(&self) -> &str {
         &self.channel
     }
 
-    /// Adds a handler. Several handlers may take the same table; each is given every notification
-    /// of it.
+    /// Adds a handler. If several handlers have the same table, each is given every notification of
+    /// that table.
     pub fn register_handler(&mut self, handler: Arc<dyn CacheNotificationHandler>) {
         let table = handler.table_name().to_string();
         self.tables.entry(table).or_default().push(handler);
     }
 
-    /// Parses a payload, hands it to the handlers of its table, and says what became of it. It
-    /// never fails and never panics, whatever the payload is: any role may send on a channel.
+    /// Parses a payload, hands the notification to the handlers of its table, and returns the
+    /// outcome. No payload makes this method panic: any role may send on a channel.
     ///
-    /// With several handlers it is the first outcome that is not [`Outcome::Applied`] or
-    /// [`Outcome::Handled`], if any.
+    /// If there are several handlers, returns the first outcome that is neither
+    /// [`Outcome::Applied`] nor [`Outcome::Handled`]. If there is none, returns the first outcome.
     pub async fn process_notification(&self, payload: &str) -> Outcome {
         let outcome = match CacheNotification::parse(payload) {
             Ok(notification) => self.dispatch(notification).await,
@@ -331,9 +349,12 @@ impl CacheNotificationListener {
         outcome
     }
 
-    /// How many payloads had each outcome.
+    /// Returns the number of payloads that had each outcome so far.
     pub fn stats(&self) -> ListenerStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // Each counter stands for itself: no order among them is promised.
+        fn read(counter: &AtomicU64) -> u64 {
+            counter.load(Ordering::Relaxed)
+        }
         let counters = &self.counters;
         ListenerStats {
             applied: read(&counters.applied),
@@ -348,31 +369,36 @@ impl CacheNotificationListener {
         }
     }
 
+    /// Hands a notification to the handlers of its table, one after the other.
     async fn dispatch(&self, notification: CacheNotification) -> Outcome {
         let handlers = match self.find(&notification) {
             Ok(handlers) => handlers,
             Err(outcome) => return outcome,
         };
+        // An outcome that tells of a row or table to read again must not hide behind a good one.
         let mut worst = None;
         for handler in handlers {
             let outcome = handler.handle_with_outcome(notification.clone()).await;
+            let was_good = matches!(worst, Some(Outcome::Applied | Outcome::Handled));
             let is_good = matches!(outcome, Outcome::Applied | Outcome::Handled);
-            if worst.is_none()
-                || (!is_good && matches!(worst, Some(Outcome::Applied | Outcome::Handled)))
-            {
+            if worst.is_none() || (was_good && !is_good) {
                 worst = Some(outcome);
             }
         }
-        // A table stands here only with a handler.
+        // Never used: a table that was found has a handler.
         worst.unwrap_or(Outcome::UnknownTable(notification.table))
     }
 
     /// Finds the handlers of a notification's table.
+    ///
+    /// # Errors
+    /// [`Outcome::UnknownTable`] or [`Outcome::OtherSchema`] if there is none.
     fn find(
         &self,
         notification: &CacheNotification,
     ) -> Result<&[Arc<dyn CacheNotificationHandler>], Outcome> {
         let unqualified = self.tables.get(&notification.table);
+        // The plain form has no schema: only a handler without one can be meant.
         let Some(schema) = &notification.schema else {
             return unqualified
                 .map(Vec::as_slice)

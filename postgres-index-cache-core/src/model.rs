@@ -1,4 +1,5 @@
-//! The traits an application's rows implement: which uuid is the key, which values are indexed.
+//! The traits that an application's rows implement, to name their key and their indexed values; and
+//! the guard for calls of the application's code.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -7,32 +8,32 @@ use uuid::Uuid;
 
 /// A row that is identified by one uuid, the primary key of its table.
 pub trait HasPrimaryKey {
-    /// The primary key of this row.
+    /// Returns the primary key of this row.
     fn primary_key(&self) -> Uuid;
 }
 
-/// The values by which a row can be found, by the name of their index.
+/// A row that names the values by which it can be found.
 ///
-/// The two maps are all that a model has to write. A model whose rows change often can override the
-/// two visitor methods as well and hand its values over without building a map of `String`s for
-/// every row; the two must agree.
+/// A model has to write the two methods that return maps. If its rows change often, a model can
+/// override the two visitor methods as well: the caches then read the values without a map of
+/// `String`s for every row. A visitor must visit exactly the entries of the map.
 pub trait Indexable {
-    /// Index name to value, for 64-bit integer indexes. `None` is SQL NULL: the row is not found by
-    /// that index.
+    /// Returns the row's value in each 64-bit integer index, by the name of the index. A value of
+    /// `None` is SQL NULL: the row is not found by that index.
     fn i64_keys(&self) -> HashMap<String, Option<i64>>;
 
-    /// Index name to value, for uuid indexes. `None` is SQL NULL: the row is not found by that
-    /// index.
+    /// Returns the row's value in each uuid index, by the name of the index. A value of `None` is
+    /// SQL NULL: the row is not found by that index.
     fn uuid_keys(&self) -> HashMap<String, Option<Uuid>>;
 
-    /// Calls `visit` with each integer index name and value.
+    /// Calls `visit` with the name of each integer index and the row's value there.
     fn visit_i64_keys(&self, visit: &mut dyn FnMut(&str, Option<i64>)) {
         for (name, value) in self.i64_keys() {
             visit(&name, value);
         }
     }
 
-    /// Calls `visit` with each uuid index name and value.
+    /// Calls `visit` with the name of each uuid index and the row's value there.
     fn visit_uuid_keys(&self, visit: &mut dyn FnMut(&str, Option<Uuid>)) {
         for (name, value) in self.uuid_keys() {
             visit(&name, value);
@@ -40,20 +41,29 @@ pub trait Indexable {
     }
 }
 
-/// Runs `code`, which calls into an application's model, and gives what a panic in it said as an
-/// error.
+/// Runs `code`, which calls into an application's model.
 ///
-/// One row that the model cannot take must not end the task that keeps every row in step. Whatever
-/// `code` changes must be sound when it stops half-way: a cache asks the model for everything
-/// before its first change.
+/// One row that the model cannot take must not end the task that keeps every row in step.
+///
+/// # Errors
+/// If `code` panics, with the message of the panic.
 pub(crate) fn guarded<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+    // `AssertUnwindSafe` is a promise that all which `code` changes is sound if `code` stops
+    // half-way. A cache keeps the promise: it asks the model for everything before its first
+    // change.
     catch_unwind(AssertUnwindSafe(code))
         .map_err(|panic| format!("the model panicked: {}", panic_text(&*panic)))
 }
 
-/// What a panic said, as far as it said text.
+/// Returns the message of a panic, or `no text` if the panic was raised with a value that is no
+/// text.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no text".to_string())
+    // A message without arguments is a `&str`, one that was formatted is a `String`.
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_string()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "no text".to_string()
+    }
 }
