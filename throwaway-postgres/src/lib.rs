@@ -1,8 +1,13 @@
 //! [`Cluster`]: a throw-away PostgreSQL server, for the demo and for the tests.
 //!
-//! It listens on a unix socket in a private folder alone, and it is gone with whoever started it,
-//! however that ends: a watchdog process waits on a pipe that only the starter holds, then stops
-//! the server and removes the folder.
+//! The server listens only on a unix socket in a private folder. Server and folder are gone when
+//! the process that started them has ended, even by a crash or SIGKILL: a watchdog process sees the
+//! end of a pipe that only the starter holds.
+//!
+//! ```text
+//! starter ─ pipe ─→ watchdog:  the pipe ends      → stop the server, remove the folder
+//!                              it brings "keep"   → end, and leave the server running
+//! ```
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::ffi::{OsStr, OsString};
@@ -13,76 +18,88 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The oldest release that the triggers are made for.
+/// The oldest major version of PostgreSQL that the triggers are made for.
 const OLDEST: u32 = 13;
+/// The programs of the server that must stand in one folder.
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
-/// A socket's path may have 107 bytes; what is added to the folder is `/s/.s.PGSQL.5432`.
+/// The longest path of a folder, in bytes. A socket's path may have 107 bytes, and
+/// `/s/.s.PGSQL.5432` is added to that of the folder.
 const LONGEST_FOLDER: usize = 80;
 
-/// Why there is no throw-away server.
+/// The reason why there is no throw-away server.
 #[derive(Debug, thiserror::Error)]
 pub enum ThrowawayError {
     /// The server's programs are not on this machine.
     #[error(
         "find PostgreSQL's server programs (initdb, pg_ctl, postgres): looked in $PGIC_PG_BIN, \
-        PATH, pg_config --bindir \
-         and the usual folders"
+         PATH, pg_config --bindir and the usual folders"
     )]
     NoServer,
-    /// They are, but too old.
-    #[error("PostgreSQL {found} in {} is too old: {OLDEST} is the oldest that \
-        works", folder.display())]
+    /// The server's programs are on this machine, but too old.
+    #[error(
+        "PostgreSQL {found} in {} is too old: {OLDEST} is the oldest that works",
+        folder.display()
+    )]
     TooOld {
-        /// Its major version.
+        /// The major version of the server's programs.
         found: u32,
-        /// Where it is.
+        /// The folder of the server's programs.
         folder: PathBuf,
     },
-    /// PostgreSQL refuses to run as root, and there is no user to run it as.
+    /// This process runs as root, PostgreSQL refuses to, and there is no other user to run the
+    /// server as.
     #[error("run PostgreSQL as another user than root: none of postgres, nobody, daemon exists")]
     NoUser,
-    /// The machine refused something.
+    /// A call of the operating system failed.
     #[error("{doing}: {source}")]
     Io {
-        /// What was tried.
+        /// The action that failed, as an imperative.
         doing: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// One of the server's programs failed.
     #[error("{doing}: {said}")]
     Program {
-        /// What was tried.
+        /// The action that failed, as an imperative.
         doing: String,
-        /// What it said.
+        /// The program's output.
         said: String,
     },
 }
 
-/// How to install the server on the common systems.
-pub const INSTALL_HINT: &str = "install it with one of\n  apt-get install postgresql        \
-    (Debian, Ubuntu)\n  dnf install postgresql-server     \
-     (Fedora, RHEL)\n  apk add postgresql                (Alpine)\n  brew install \
-     postgresql           (macOS)\nor name the folder of \
-     its programs in PGIC_PG_BIN";
+/// The commands that install the server on the common systems, for people.
+pub const INSTALL_HINT: &str = "install it with one of
+  apt-get install postgresql        (Debian, Ubuntu)
+  dnf install postgresql-server     (Fedora, RHEL)
+  apk add postgresql                (Alpine)
+  brew install postgresql           (macOS)
+or name the folder of its programs in PGIC_PG_BIN";
 
-/// How a cluster is set up.
+/// The options of a cluster.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    /// Settings beyond those that make it fast and private.
+    /// Names and values of PostgreSQL settings. They come after the settings that make the server
+    /// fast and private, and override them.
     pub settings: Vec<(String, String)>,
 }
 
 /// A running server. Dropping it stops the server and removes its files.
 #[derive(Debug)]
 pub struct Cluster {
+    /// The folder that holds everything of the server: data, socket and log.
     folder: PathBuf,
+    /// The folder of the server's programs.
     programs: PathBuf,
+    /// The user that the server runs as; `None` for the user of this process.
     user: Option<User>,
+    /// The major version.
     version: u32,
+    /// The process that ends the server; see [`watchdog`].
     watchdog: Child,
 }
 
+/// A user of the operating system.
 #[derive(Debug, Clone, Copy)]
 struct User {
     name: &'static str,
@@ -90,6 +107,8 @@ struct User {
     gid: u32,
 }
 
+/// Returns a function that makes a [`ThrowawayError`] of a system's error. `doing` is the action
+/// that failed.
 fn io_error(doing: impl Into<String>) -> impl FnOnce(io::Error) -> ThrowawayError {
     let doing = doing.into();
     |source| ThrowawayError::Io { doing, source }
@@ -99,11 +118,15 @@ impl Cluster {
     /// Makes a cluster and starts its server.
     ///
     /// # Errors
-    /// When the server's programs are missing, or one of them fails.
+    /// If the server's programs are missing or too old, or if one of them fails.
     pub fn start(setup: &Setup) -> Result<Self, ThrowawayError> {
-        let (programs, version) = find_programs()?;
+        let Programs {
+            folder: programs,
+            version,
+        } = find_programs()?;
         let user = unprivileged_user()?;
         let folder = private_folder(user)?;
+        // Before anything is in the folder: whatever fails from here on, the folder is removed.
         let watchdog = watchdog(&folder, &programs, user)?;
         let cluster = Self {
             folder,
@@ -117,35 +140,37 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The major version of the server.
+    /// Returns the major version of the server.
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// The folder of its socket.
+    /// Returns the folder of the server's socket.
     pub fn socket_folder(&self) -> PathBuf {
         self.folder.join("s")
     }
 
-    /// A URL for one of its databases, as its superuser `postgres`.
+    /// Returns a connection URL for one of the server's databases, as the superuser `postgres`.
     pub fn url(&self, database: &str) -> String {
+        // All bytes but those that RFC 3986 calls unreserved.
         const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
             .remove(b'-')
             .remove(b'.')
             .remove(b'_')
             .remove(b'~');
-        let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
         format!(
             "postgresql://postgres@/{}?host={}",
-            encode(database),
+            utf8_percent_encode(database, RESERVED),
             self.socket_folder().display()
         )
     }
 
     /// Leaves the server running when this process ends.
     ///
+    /// Returns the folder of the server.
+    ///
     /// # Errors
-    /// When the watchdog cannot be told.
+    /// If the watchdog cannot be told to spare the server.
     pub fn keep(mut self) -> Result<PathBuf, ThrowawayError> {
         let telling = io_error("tell the watchdog to leave the server running");
         match self.watchdog.stdin.take() {
@@ -155,7 +180,8 @@ impl Cluster {
         Ok(self.folder.clone())
     }
 
-    /// The command that stops a server that was kept.
+    /// Returns the shell command that stops the server and removes its folder, for a server that
+    /// was kept.
     pub fn stop_command(&self) -> String {
         let stop = format!(
             "{} -D {} -m fast stop",
@@ -169,14 +195,14 @@ impl Cluster {
         }
     }
 
-    /// Restarts the server, stopped in `mode`: smart, fast or immediate (which is a crash to its
-    /// clients).
+    /// Restarts the server. `mode` is how it is stopped: `smart`, `fast` or `immediate`, which is a
+    /// crash to the clients.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// If the server does not come back.
     pub fn restart(&self, mode: &str) -> Result<(), ThrowawayError> {
         let data = self.data_folder();
-        let log = self.folder.join("log");
+        let log = self.log_file();
         let arguments = [
             OsStr::new("-D"),
             data.as_os_str(),
@@ -188,10 +214,10 @@ impl Cluster {
         self.run("pg_ctl", arguments.into_iter().chain(flags))
     }
 
-    /// Stops the server in `mode`.
+    /// Stops the server in `mode`; see [`restart`](Self::restart).
     ///
     /// # Errors
-    /// When it does not stop.
+    /// If the server does not stop.
     pub fn stop(&self, mode: &str) -> Result<(), ThrowawayError> {
         let data = self.data_folder();
         let arguments = [OsStr::new("-D"), data.as_os_str(), OsStr::new("-m")];
@@ -199,11 +225,10 @@ impl Cluster {
         self.run("pg_ctl", arguments.into_iter().chain(flags))
     }
 
-    /// Makes a standby that follows this server, which is stopped for as long as its files are
-    /// copied.
+    /// Makes a standby that follows this server. The server is stopped while its files are copied.
     ///
     /// # Errors
-    /// When the files cannot be copied, or one of the servers does not start.
+    /// If the files cannot be copied, or one of the servers does not start.
     pub fn standby(&self) -> Result<Self, ThrowawayError> {
         let folder = private_folder(self.user)?;
         let watchdog = watchdog(&folder, &self.programs, self.user)?;
@@ -224,6 +249,7 @@ impl Cluster {
         let copied = copy
             .status()
             .map_err(io_error("copy the files of a server"))?;
+        // Before the copy is checked: the server is up again even if the copy has failed.
         self.start_again()?;
         if !copied.success() {
             return Err(ThrowawayError::Program {
@@ -231,25 +257,26 @@ impl Cluster {
                 said: copied.to_string(),
             });
         }
-        let settings = standby.data_folder().join("postgresql.auto.conf");
-        let writing = |path: &Path| io_error(format!("write {}", path.display()));
-        let mut lines = std::fs::read_to_string(&settings).map_err(writing(&settings))?;
-        // The last line of a setting counts.
+        let settings = standby.settings_file();
+        let mut lines = std::fs::read_to_string(&settings)
+            .map_err(io_error(format!("read {}", settings.display())))?;
+        // The copied file sets the socket folder of the primary. Of two lines for one setting, the
+        // last counts.
         lines.push_str(&format!(
             "unix_socket_directories = '{}'\nprimary_conninfo = 'host={} user=postgres'\n",
             standby.socket_folder().display(),
             self.socket_folder().display()
         ));
-        std::fs::write(&settings, lines).map_err(writing(&settings))?;
-        let signal = standby.data_folder().join("standby.signal");
-        std::fs::write(&signal, "").map_err(writing(&signal))?;
+        write_file(&settings, &lines)?;
+        write_file(&standby.data_folder().join("standby.signal"), "")?;
         standby.start_again()?;
         Ok(standby)
     }
 
+    /// Starts the server on its data folder, and waits until the server takes connections.
     fn start_again(&self) -> Result<(), ThrowawayError> {
         let data = self.data_folder();
-        let log = self.folder.join("log");
+        let log = self.log_file();
         let arguments = [
             OsStr::new("-D"),
             data.as_os_str(),
@@ -264,72 +291,69 @@ impl Cluster {
         self.folder.join("data")
     }
 
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// Returns the file whose settings override those of `postgresql.conf`.
+    fn settings_file(&self) -> PathBuf {
+        self.data_folder().join("postgresql.auto.conf")
+    }
+
+    /// Makes the data folder.
     fn initdb(&self) -> Result<(), ThrowawayError> {
         let data = self.data_folder();
+        // The private folder keeps other users out, so the server need not ask for passwords. Files
+        // that are thrown away need not be synced to disk.
         let fixed = [
             "--username=postgres",
             "--auth=trust",
             "--encoding=UTF8",
             "--locale=C",
             "--no-sync",
+            "-D",
         ];
-        self.run(
-            "initdb",
-            fixed
-                .iter()
-                .map(OsStr::new)
-                .chain([OsStr::new("-D"), data.as_os_str()]),
-        )
+        let arguments = fixed.iter().map(OsStr::new).chain([data.as_os_str()]);
+        self.run("initdb", arguments)
     }
 
+    /// Starts the server for the first time, with its settings.
     fn run_server(&self, setup: &Setup) -> Result<(), ThrowawayError> {
         let socket_folder = self.socket_folder();
+        let socket_folder = socket_folder.to_string_lossy();
         let fixed = [
-            (
-                "unix_socket_directories",
-                socket_folder.to_string_lossy().into_owned(),
-            ),
-            ("listen_addresses", String::new()),
-            ("fsync", "off".to_string()),
-            ("full_page_writes", "off".to_string()),
-            ("max_connections", "200".to_string()),
-            ("shared_buffers", "64MB".to_string()),
-            ("log_min_messages", "fatal".to_string()),
+            ("unix_socket_directories", &*socket_folder),
+            ("listen_addresses", ""),
+            ("fsync", "off"),
+            ("full_page_writes", "off"),
+            ("max_connections", "200"),
+            ("shared_buffers", "64MB"),
+            ("log_min_messages", "fatal"),
         ];
         let given = setup
             .settings
             .iter()
-            .map(|(name, value)| (name.as_str(), value.clone()));
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         let lines: String = fixed
             .into_iter()
             .chain(given)
             .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")))
             .collect();
-        let data = self.data_folder();
-        let settings_file = data.join("postgresql.auto.conf");
-        std::fs::write(&settings_file, lines)
-            .map_err(io_error(format!("write {}", settings_file.display())))?;
-        let log = self.folder.join("log");
-        let arguments = [
-            OsStr::new("-D"),
-            data.as_os_str(),
-            OsStr::new("-l"),
-            log.as_os_str(),
-        ];
-        let flags = ["-w", "-t", "60", "start"].map(OsStr::new);
-        self.run("pg_ctl", arguments.into_iter().chain(flags))
-            .map_err(|error| match error {
-                ThrowawayError::Program { doing, said } => {
-                    let log = std::fs::read_to_string(&log).unwrap_or_default();
-                    ThrowawayError::Program {
-                        doing,
-                        said: format!("{said}\n{log}"),
-                    }
+        write_file(&self.settings_file(), &lines)?;
+        // `pg_ctl` says only that the server did not start. The reason is in the server's log.
+        self.start_again().map_err(|error| match error {
+            ThrowawayError::Program { doing, said } => {
+                let log = std::fs::read_to_string(self.log_file()).unwrap_or_default();
+                ThrowawayError::Program {
+                    doing,
+                    said: format!("{said}\n{log}"),
                 }
-                other => other,
-            })
+            }
+            other => other,
+        })
     }
 
+    /// Runs one of the server's programs as the server's user, and waits for its end.
     fn run<'a>(
         &self,
         program: &str,
@@ -353,6 +377,7 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(error_file)
+            // A group of its own: Ctrl-C in a terminal does not reach the server.
             .process_group(0);
         become_user(&mut command, self.user);
         let status = command
@@ -371,38 +396,38 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // Closing the pipe tells the watchdog; it ends when the server is gone.
+        // The watchdog sees the pipe closed, and ends when the server and its folder are gone.
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
     }
 }
 
-/// The variables that somebody has set for another server: every one of libpq's and of the server's
-/// own programs.
+/// Returns the names of the environment variables that are set for another server: all those that
+/// libpq and the server's own programs read.
 pub fn variables_of_others() -> impl Iterator<Item = OsString> {
-    let is_of_others =
-        |name: &OsString| name.as_encoded_bytes().starts_with(b"PG") && name != "PGIC_PG_BIN";
     std::env::vars_os()
         .map(|(name, _)| name)
-        .filter(is_of_others)
+        .filter(|name| name.as_encoded_bytes().starts_with(b"PG") && name != "PGIC_PG_BIN")
 }
 
+/// Takes the variables out of a command's environment that are set for another server.
 fn clear_connection_environment(command: &mut Command) {
-    variables_of_others().for_each(|name| {
+    for name in variables_of_others() {
         command.env_remove(name);
-    });
+    }
 }
 
+/// Makes a command run as `user`, if there is one.
 fn become_user(command: &mut Command, user: Option<User>) {
     if let Some(User { uid, gid, .. }) = user {
         command.gid(gid).uid(uid);
     }
 }
 
-/// Waits until the other end of its standard input is gone, then stops the server and removes the
-/// folder. It is in a process group of its own, so that Ctrl-C in a terminal does not end it with
-/// its starter.
+/// Starts the watchdog of a server: a shell that waits until its standard input ends, then stops
+/// the server and removes the folder. If a line `keep` comes first, the watchdog does neither.
 fn watchdog(folder: &Path, programs: &Path, user: Option<User>) -> Result<Child, ThrowawayError> {
+    // `immediate` makes no checkpoint: the data is thrown away.
     const SCRIPT: &str = r#"
         word=
         read -r word
@@ -415,7 +440,9 @@ fn watchdog(folder: &Path, programs: &Path, user: Option<User>) -> Result<Child,
         .args(["-c", SCRIPT, "sh"])
         .arg(programs)
         .arg(folder)
+        // Not in the folder that is to be removed.
         .current_dir("/")
+        // A group of its own: Ctrl-C in a terminal would end the watchdog along with the starter.
         .process_group(0);
     command
         .stdin(Stdio::piped())
@@ -427,39 +454,50 @@ fn watchdog(folder: &Path, programs: &Path, user: Option<User>) -> Result<Child,
         .map_err(io_error("start the watchdog of a throw-away server"))
 }
 
-/// The user to run the server as: PostgreSQL refuses root.
+/// Returns the user to run the server as; `None` for the user of this process. PostgreSQL refuses
+/// to run as root.
 fn unprivileged_user() -> Result<Option<User>, ThrowawayError> {
-    let id = |arguments: &[&str]| {
-        let output = Command::new("id")
-            .args(arguments)
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        String::from_utf8(output.stdout)
-            .ok()?
-            .trim()
-            .parse::<u32>()
-            .ok()
-    };
-    if id(&["-u"]) != Some(0) {
+    if user_number(&["-u"]) != Some(0) {
         return Ok(None);
     }
-    let user = |name: &'static str| {
-        Some(User {
-            name,
-            uid: id(&["-u", name])?,
-            gid: id(&["-g", name])?,
-        })
-    };
     ["postgres", "_postgres", "nobody", "daemon"]
         .into_iter()
-        .find_map(user)
+        .find_map(User::of_name)
         .map(Some)
         .ok_or(ThrowawayError::NoUser)
 }
 
-/// A folder that only the server's user can enter, with one for the socket.
+impl User {
+    /// Returns the user with this name, if there is one.
+    fn of_name(name: &'static str) -> Option<Self> {
+        Some(Self {
+            name,
+            uid: user_number(&["-u", name])?,
+            gid: user_number(&["-g", name])?,
+        })
+    }
+}
+
+/// Returns the number that the program `id` prints for these arguments.
+fn user_number(arguments: &[&str]) -> Option<u32> {
+    let output = Command::new("id")
+        .args(arguments)
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Makes a file with this content, in place of the one that may be there.
+fn write_file(path: &Path, content: &str) -> Result<(), ThrowawayError> {
+    std::fs::write(path, content).map_err(io_error(format!("write {}", path.display())))
+}
+
+/// Makes a folder that only the server's user can enter, with a folder for the socket.
 fn private_folder(user: Option<User>) -> Result<PathBuf, ThrowawayError> {
+    // `/pgic-` and six random letters are twelve bytes. In a longer temporary
+    // folder, the path of the socket would be too long.
     let base =
         Some(std::env::temp_dir()).filter(|base| base.as_os_str().len() + 12 < LONGEST_FOLDER);
     let base = base.unwrap_or_else(|| PathBuf::from("/tmp"));
@@ -467,6 +505,7 @@ fn private_folder(user: Option<User>) -> Result<PathBuf, ThrowawayError> {
         .prefix("pgic-")
         .rand_bytes(6)
         .tempdir_in(&base);
+    // `keep`: the watchdog removes the folder, after the server is gone.
     let folder = folder
         .map_err(io_error(format!("make a folder in {}", base.display())))?
         .keep();
@@ -486,8 +525,16 @@ fn private_folder(user: Option<User>) -> Result<PathBuf, ThrowawayError> {
     Ok(folder)
 }
 
-/// The folder with the server's programs, and their major version.
-fn find_programs() -> Result<(PathBuf, u32), ThrowawayError> {
+/// The server's programs on this machine.
+struct Programs {
+    folder: PathBuf,
+    /// The major version.
+    version: u32,
+}
+
+/// Finds the server's programs: in `$PGIC_PG_BIN` alone if that is set, else in the first folder
+/// that has them in a version that is not too old.
+fn find_programs() -> Result<Programs, ThrowawayError> {
     if let Some(given) = std::env::var_os("PGIC_PG_BIN").map(PathBuf::from) {
         return usable(&given).unwrap_or(Err(ThrowawayError::NoServer));
     }
@@ -506,7 +553,9 @@ fn find_programs() -> Result<(PathBuf, u32), ThrowawayError> {
     Err(too_old.unwrap_or(ThrowawayError::NoServer))
 }
 
-fn usable(folder: &Path) -> Option<Result<(PathBuf, u32), ThrowawayError>> {
+/// Looks for the server's programs in a folder. Returns `None` if they are not there, and an error
+/// if they are too old.
+fn usable(folder: &Path) -> Option<Result<Programs, ThrowawayError>> {
     // A link on the PATH leads to the folder where the programs stand together.
     let folder = folder
         .join(PROGRAMS[0])
@@ -524,34 +573,35 @@ fn usable(folder: &Path) -> Option<Result<(PathBuf, u32), ThrowawayError>> {
         .arg("--version")
         .output()
         .ok()?;
+    // The third word is the version: `postgres (PostgreSQL) 15.4 (Debian …)`, `… 18beta1`.
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let found = text
-        .split_whitespace()
-        .nth(2)?
-        .split(|c: char| !c.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()?;
+    let version = text.split_whitespace().nth(2)?;
+    let major = version.split(|c: char| !c.is_ascii_digit()).next()?;
+    let found = major.parse().ok()?;
     Some(if found >= OLDEST {
-        Ok((folder, found))
+        Ok(Programs {
+            folder,
+            version: found,
+        })
     } else {
         Err(ThrowawayError::TooOld { found, folder })
     })
 }
 
+/// Returns the folder that `pg_config` names, if that program is on the PATH.
 fn configured_folder() -> Option<PathBuf> {
     let output = Command::new("pg_config")
         .arg("--bindir")
         .stderr(Stdio::null())
         .output()
         .ok()?;
-    String::from_utf8(output.stdout)
-        .ok()
-        .map(|folder| PathBuf::from(folder.trim()))
+    let folder = String::from_utf8(output.stdout).ok()?;
+    Some(PathBuf::from(folder.trim()))
 }
 
-/// Where distributions put the programs, newest version first.
+/// Returns the folders in which distributions put the server's programs, the newest version first.
 fn usual_folders() -> Vec<PathBuf> {
+    // A folder, the start of a version's name there, and the folder of the programs below that.
     const PARENTS: [(&str, &str, &str); 8] = [
         ("/usr/lib/postgresql", "", "bin"),
         ("/usr", "pgsql-", "bin"),
@@ -567,6 +617,7 @@ fn usual_folders() -> Vec<PathBuf> {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some(rest) = name.strip_prefix(prefix) {
+                // `postgresql@17` and `postgresql-17` are of version 17.
                 let version = rest.trim_start_matches(['@', '-']).parse().unwrap_or(0);
                 found.push((version, entry.path().join(programs)));
             }
