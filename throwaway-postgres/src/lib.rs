@@ -126,7 +126,8 @@ impl Cluster {
         } = find_programs()?;
         let user = unprivileged_user()?;
         let folder = private_folder(user)?;
-        // Before anything is in the folder: whatever fails from here on, the folder is removed.
+        // Before anything else is done in the folder: from here on, the folder is removed whatever
+        // fails.
         let watchdog = watchdog(&folder, &programs, user)?;
         let cluster = Self {
             folder,

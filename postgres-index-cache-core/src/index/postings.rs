@@ -51,8 +51,8 @@ impl Postings {
         }
     }
 
-    /// Takes `slot` out and returns whether the list held that slot. One vector of slots that is
-    /// left becomes a short list; a short list may be left with one slot or none.
+    /// Takes `slot` out and returns whether the list held that slot. A long list that is down to
+    /// one block becomes a short list. A short list may be left with one slot or none.
     pub(super) fn remove(&mut self, slot: u32) -> bool {
         match self {
             Self::Short(slots) => remove_sorted(slots, slot),
