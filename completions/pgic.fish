@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_pgic_global_optspecs
-    string join \n d/database-url= o/output= color= q/quiet v/verbose h/help V/version
+    string join \n o/output= color= q/quiet v/verbose d/database-url= h/help V/version
 end
 
 function __fish_pgic_needs_command
@@ -24,36 +24,36 @@ function __fish_pgic_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c pgic -n "__fish_pgic_needs_command" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_needs_command" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_needs_command" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_needs_command" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_needs_command" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_needs_command" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_needs_command" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_needs_command" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "tail" -d 'Print notifications as they arrive'
-complete -c pgic -n "__fish_pgic_needs_command" -f -a "query" -d 'Load a table into a cache, catch up, and answer from it'
-complete -c pgic -n "__fish_pgic_needs_command" -f -a "shell" -d 'Keep tables in a cache, live, and ask it at a prompt'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "query" -d 'Load a table into a cache, catch up, and answer from the cache'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "shell" -d 'Keep tables in live caches, and ask questions at a prompt'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "verify" -d 'Compare a cache that is fed by notifications with its table, at one exact cut'
-complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show it all at work on a throw-away PostgreSQL'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show the other commands at work on a throw-away PostgreSQL'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d 'The schema for --all' -r
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: what is installed, else cache_invalidation]' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: as installed, else cache_invalidation]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l columns -d 'Send these columns alone, and the key' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l all -d 'Every table of a schema that has a key'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-data -d 'Send keys only: a cache reads the rows itself'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l on-change -d 'Do not announce an UPDATE that changes nothing that is sent'
@@ -61,37 +61,37 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l always -d
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-truncate -d 'Do not announce TRUNCATE'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-guard -d 'Let a failure of the trigger fail the write'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l generic -d 'Call the schema\'s one notify_cache_change() instead of a function of the table\'s own; the key must be called id'
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l defaults -d 'Start from the defaults: an option that is not given otherwise keeps what is installed'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l defaults -d 'Reset the options that are not given, which otherwise stay as installed'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l replace-function -d 'Replace a function of the needed name that pgic did not make; its triggers stay'
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -d 'Show what would be done, and do nothing'
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints its inverse'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -d 'Show the steps, and take none'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l schema -d 'With --all: those of this schema alone' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l all -d 'Every table of the database that has them'
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l dry-run -d 'Show what would be done, and do nothing'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l dry-run -d 'Show the steps, and take none'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers\''
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand status" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand status" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand status" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l channel -d 'A channel to listen on; may be repeated' -r
@@ -99,89 +99,89 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -l table -d 'Only change
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l action -d 'Only this action: insert, update, delete, truncate or reload' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l id -d 'Only the row with this key; a composite key is written a,b' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l diff -d 'Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l count -d 'Stop after this many notifications' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -l diff -d 'Keep this table in a cache, and show what each change did to its rows, old to new; a gap is told row by row' -r
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l raw -d 'Print the payloads alone'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l max-memory -d 'The most memory for the cache [default: a quarter of the machine\'s memory]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l columns -d 'Show these columns alone' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l limit -d 'Show at most this many rows' -r
-complete -c pgic -n "__fish_pgic_using_subcommand query" -l max-memory -d 'What the cache may take [default: a quarter of the machine\'s memory]' -r
-complete -c pgic -n "__fish_pgic_using_subcommand query" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l watch -d 'Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l count -d 'Print the number of rows alone'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l explain -d 'Say on stderr how the answer was found'
-complete -c pgic -n "__fish_pgic_using_subcommand query" -l watch -d 'Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand query" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand shell" -l max-memory -d 'What the caches may take [default: a quarter of the machine\'s memory]' -r
-complete -c pgic -n "__fish_pgic_using_subcommand shell" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand shell" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l for -d 'How long to follow before the comparison' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l rounds -d 'Compare so many times, at once and one after another' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l min-changes -d 'Exit with 1 when fewer changes than this were followed: with none, nothing was proven' -r
-complete -c pgic -n "__fish_pgic_using_subcommand verify" -l max-memory -d 'What the caches may take [default: a quarter of the machine\'s memory]' -r
-complete -c pgic -n "__fish_pgic_using_subcommand verify" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand verify" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand demo" -l keep -d 'Leave the server running, and print its URL'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l keep -d 'Leave the server running, and print the URL'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand demo" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand completions" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
 json\t'One JSON object a line'"
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s q -l quiet -d 'Print no notices and no progress'
-complete -c pgic -n "__fish_pgic_using_subcommand completions" -s v -l verbose -d 'Trace what happens to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
 complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
 complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
 complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "tail" -d 'Print notifications as they arrive'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "query" -d 'Load a table into a cache, catch up, and answer from it'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "shell" -d 'Keep tables in a cache, live, and ask it at a prompt'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "query" -d 'Load a table into a cache, catch up, and answer from the cache'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "shell" -d 'Keep tables in live caches, and ask questions at a prompt'
 complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "verify" -d 'Compare a cache that is fed by notifications with its table, at one exact cut'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "demo" -d 'Show it all at work on a throw-away PostgreSQL'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "demo" -d 'Show the other commands at work on a throw-away PostgreSQL'
 complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -15,17 +15,17 @@ _pgic() {
 
     local context curcontext="$curcontext" state line
     _arguments "${_arguments_options[@]}" : \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -42,16 +42,16 @@ json\:"One JSON object a line"))' \
             (install-triggers)
 _arguments "${_arguments_options[@]}" : \
 '()--schema=[The schema for --all]:SCHEMA:_default' \
-'--channel=[The channel to notify on \[default\: what is installed, else cache_invalidation\]]:NAME:_default' \
+'--channel=[The channel to notify on \[default\: as installed, else cache_invalidation\]]:NAME:_default' \
 '(--no-data)*--columns=[Send these columns alone, and the key]:A,B:_default' \
 '--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '()--all[Every table of a schema that has a key]' \
 '--no-data[Send keys only\: a cache reads the rows itself]' \
 '--on-change[Do not announce an UPDATE that changes nothing that is sent]' \
@@ -59,14 +59,14 @@ json\:"One JSON object a line"))' \
 '--no-truncate[Do not announce TRUNCATE]' \
 '--no-guard[Let a failure of the trigger fail the write]' \
 '--generic[Call the schema'\''s one notify_cache_change() instead of a function of the table'\''s own; the key must be called id]' \
-'--defaults[Start from the defaults\: an option that is not given otherwise keeps what is installed]' \
+'--defaults[Reset the options that are not given, which otherwise stay as installed]' \
 '--replace-function[Replace a function of the needed name that pgic did not make; its triggers stay]' \
-'--dry-run[Show what would be done, and do nothing]' \
-'(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints its inverse]' \
+'--dry-run[Show the steps, and take none]' \
+'(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -78,20 +78,20 @@ json\:"One JSON object a line"))' \
 _arguments "${_arguments_options[@]}" : \
 '()--schema=[With --all\: those of this schema alone]:SCHEMA:_default' \
 '--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '()--all[Every table of the database that has them]' \
-'--dry-run[Show what would be done, and do nothing]' \
+'--dry-run[Show the steps, and take none]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing\: the inverse of install-triggers'\'']' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -101,17 +101,17 @@ json\:"One JSON object a line"))' \
 ;;
 (status)
 _arguments "${_arguments_options[@]}" : \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -126,21 +126,21 @@ _arguments "${_arguments_options[@]}" : \
 '*--action=[Only this action\: insert, update, delete, truncate or reload]:ACTION:_default' \
 '*--id=[Only the row with this key; a composite key is written a,b]:KEY:_default' \
 '*--where=[Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold]:COLUMN=VALUE:_default' \
+'(--table --action --id --where --raw)--diff=[Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row]:TABLE:_default' \
 '--count=[Stop after this many notifications]:N:_default' \
 '--duration=[Stop after this time]:TIME:_default' \
-'(--table --action --id --where --raw)--diff=[Keep this table in a cache, and show what each change did to its rows, old to new; a gap is told row by row]:TABLE:_default' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '(-o --output)--raw[Print the payloads alone]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -149,45 +149,45 @@ json\:"One JSON object a line"))' \
 ;;
 (query)
 _arguments "${_arguments_options[@]}" : \
+'--max-memory=[The most memory for the cache \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
 '*--columns=[Show these columns alone]:A,B:_default' \
 '--limit=[Show at most this many rows]:N:_default' \
-'--max-memory=[What the cache may take \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'(--count --limit)--watch[Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed]' \
 '--count[Print the number of rows alone]' \
 '--explain[Say on stderr how the answer was found]' \
-'(--count --limit)--watch[Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
 '--version[Print version]' \
 ':table -- The table\: users, app.users or '\''"Odd Name"'\'':_default' \
-'*::conditions -- What the rows must have:_default' \
+'*::conditions -- Conditions that the rows must fulfil:_default' \
 && ret=0
 ;;
 (shell)
 _arguments "${_arguments_options[@]}" : \
-'--max-memory=[What the caches may take \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--max-memory=[The most memory for the caches \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -200,18 +200,18 @@ _arguments "${_arguments_options[@]}" : \
 '(--rounds)--for=[How long to follow before the comparison]:TIME:_default' \
 '--rounds=[Compare so many times, at once and one after another]:N:_default' \
 '--min-changes=[Exit with 1 when fewer changes than this were followed\: with none, nothing was proven]:N:_default' \
-'--max-memory=[What the caches may take \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--max-memory=[The most memory for the caches \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -221,18 +221,18 @@ json\:"One JSON object a line"))' \
 ;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'--keep[Leave the server running, and print its URL]' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--keep[Leave the server running, and print the URL]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -241,17 +241,17 @@ json\:"One JSON object a line"))' \
 ;;
 (completions)
 _arguments "${_arguments_options[@]}" : \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"For people"
 json\:"One JSON object a line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
-'(-q --quiet)*-v[Trace what happens to stderr; twice for more]' \
-'(-q --quiet)*--verbose[Trace what happens to stderr; twice for more]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -327,10 +327,10 @@ _pgic_commands() {
 'remove-triggers:Drop the triggers that pgic made' \
 'status:Show which tables announce their changes, who listens, and how full the queue is' \
 'tail:Print notifications as they arrive' \
-'query:Load a table into a cache, catch up, and answer from it' \
-'shell:Keep tables in a cache, live, and ask it at a prompt' \
+'query:Load a table into a cache, catch up, and answer from the cache' \
+'shell:Keep tables in live caches, and ask questions at a prompt' \
 'verify:Compare a cache that is fed by notifications with its table, at one exact cut' \
-'demo:Show it all at work on a throw-away PostgreSQL' \
+'demo:Show the other commands at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
 'help:Print this message or the help of the given subcommand(s)' \
     )
@@ -353,10 +353,10 @@ _pgic__subcmd__help_commands() {
 'remove-triggers:Drop the triggers that pgic made' \
 'status:Show which tables announce their changes, who listens, and how full the queue is' \
 'tail:Print notifications as they arrive' \
-'query:Load a table into a cache, catch up, and answer from it' \
-'shell:Keep tables in a cache, live, and ask it at a prompt' \
+'query:Load a table into a cache, catch up, and answer from the cache' \
+'shell:Keep tables in live caches, and ask questions at a prompt' \
 'verify:Compare a cache that is fed by notifications with its table, at one exact cut' \
-'demo:Show it all at work on a throw-away PostgreSQL' \
+'demo:Show the other commands at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
 'help:Print this message or the help of the given subcommand(s)' \
     )

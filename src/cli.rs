@@ -1,4 +1,9 @@
-//! The command line as a whole: what every command takes, and the list of commands.
+//! The command line as a whole: the options that every command takes, and the list of commands.
+//!
+//! The help of a command stands on `Args`, in the command's own file: the first paragraph of the
+//! doc comment is the short help (`-h`), the whole comment the long one (`--help`), followed by
+//! examples and exit codes. Every help lists options in one order: the command's own in the order
+//! of `Args`, then those of [`Global`].
 
 use crate::commands::{
     completions, demo, install_triggers, query, remove_triggers, shell, status, tail, verify,
@@ -15,30 +20,55 @@ const STYLES: Styles = Styles::styled()
     .placeholder(AnsiColor::Cyan.on_default());
 
 /// Operate and debug a cache-invalidation pipeline on PostgreSQL: row triggers that NOTIFY, caches
-/// that LISTEN.
+/// that LISTEN
+///
+/// install-triggers makes tables announce their changes, status and tail show whether that works.
+/// query and shell load tables into the cache that an application has, and answer from that. verify
+/// proves that such a cache is equal to its table.
 #[derive(Debug, Parser)]
 #[command(name = "pgic", version, styles = STYLES, max_term_width = 100, propagate_version = true)]
-#[command(
-    after_help = "Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 it could not be \
-        done.\n\
-    Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where \
-    to connect."
-)]
+#[command(after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
 pub struct Cli {
-    /// What every command takes.
+    /// The options that every command takes.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What every command takes.
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 it could not be done.
+Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where to \
+connect.";
+
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic demo                             show all of this on a throw-away server
+  pgic install-triggers users products  make two tables announce their changes
+  pgic status                           check the triggers of every table that has them
+  pgic tail                             print each change as it arrives
+  pgic query users username_hash=123    answer from the cache that an application has
+  pgic verify users                     compare such a cache with its table
+
+Exit codes:
+  0  done, or the answer is yes
+  1  the answer is no: no row matched, a problem or a difference was found, …
+  2  it could not be done: usage, connection, privilege, database error
+
+Answers go to stdout, everything else to stderr. A reader that leaves (| head) is a quiet end.
+
+Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where to \
+connect.";
+
+/// The heading of the options that every command takes.
+const GLOBAL: &str = "Output and connection";
+
+/// The options that every command takes.
+// clap numbers the arguments of each command from 0 on, these included: without `display_order`
+// they would stand in between the command's own. `-h` and `-V` have 999, clap's default.
 #[derive(Debug, clap::Args)]
 pub struct Global {
-    /// Where to connect: a postgresql:// URL or a key=value string
-    #[arg(short, long, global = true, value_name = "URL")]
-    pub database_url: Option<String>,
     /// How answers are printed
     #[arg(
         short,
@@ -48,45 +78,45 @@ pub struct Global {
         default_value_t,
         value_name = "FORMAT"
     )]
+    #[arg(help_heading = GLOBAL, display_order = 900)]
     pub output: Format,
     /// When to use colour
-    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto)]
+    #[arg(value_name = "WHEN", help_heading = GLOBAL, display_order = 901)]
     pub color: ColorChoice,
     /// Print no notices and no progress
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, display_order = 902)]
     pub quiet: bool,
-    /// Trace what happens to stderr; twice for more
+    /// Trace pgic's work to stderr; twice for more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(help_heading = GLOBAL, display_order = 903)]
     pub verbose: u8,
+    /// Where to connect: a postgresql:// URL or a key=value string
+    #[arg(short, long, global = true, value_name = "URL")]
+    #[arg(help_heading = GLOBAL, display_order = 904)]
+    pub database_url: Option<String>,
 }
 
 /// The commands.
+// The variants have no doc comments of their own: clap would take such a comment in place of the
+// help that stands on the command's `Args`, the long one included.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Create or refresh the triggers that announce changes of tables
     InstallTriggers(install_triggers::Args),
-    /// Drop the triggers that pgic made
     RemoveTriggers(remove_triggers::Args),
-    /// Show which tables announce their changes, who listens, and how full the queue is
     Status(status::Args),
-    /// Print notifications as they arrive
     Tail(tail::Args),
-    /// Load a table into a cache, catch up, and answer from it
     Query(query::Args),
-    /// Keep tables in a cache, live, and ask it at a prompt
     Shell(shell::Args),
-    /// Compare a cache that is fed by notifications with its table, at one exact cut
     Verify(verify::Args),
-    /// Show it all at work on a throw-away PostgreSQL
     Demo(demo::Args),
-    /// Print a completion script for a shell
     Completions(completions::Args),
 }
 
-/// A time like `500ms`, `5s`, `2m`, `1h`; a bare number is seconds.
+/// Parses a time like `500ms`, `5s`, `2m` or `1h`. A number without a unit is seconds.
 ///
 /// # Errors
-/// When it is none.
+/// A text for people, if `text` is not such a time.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: f64 = digits
@@ -99,13 +129,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => number * 3600.0,
         unit => return Err(format!("unknown unit \"{unit}\": use ms, s, m or h")),
     };
+    // Not `from_secs_f64`: it panics on a negative number, and on one that overflows.
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("\"{text}\" is not a time"))
 }
 
-/// A size like `512MB`, `2GiB`, `1000000`; the units are powers of 1024.
+/// Parses a size like `512MB`, `2GiB` or `1000000` into bytes. The units are powers of 1024.
 ///
 /// # Errors
-/// When it is none.
+/// A text for people, if `text` is not such a size.
 pub fn parse_bytes(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: f64 = digits
@@ -113,6 +144,7 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         .parse()
         .map_err(|_| format!("expected a size like 512MB or 2GB, not \"{text}\""))?;
     let unit = text[digits.len()..].to_ascii_lowercase();
+    // `2G`, `2GB` and `2GiB` mean the same.
     let power = match unit.trim_end_matches('b').trim_end_matches('i') {
         "" => 0,
         "k" => 1,
@@ -122,6 +154,7 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         _ => return Err(format!("unknown unit \"{unit}\": use KB, MB, GB or TB")),
     };
     let bytes = number * 1024_f64.powi(power);
+    // `as` saturates: a size that no machine has is as good as no limit.
     if bytes.is_finite() && bytes >= 0.0 {
         Ok(bytes as usize)
     } else {

@@ -1,5 +1,6 @@
-//! `pgic demo`: the other commands at work on a throw-away server. They are run as a person runs
-//! them, by the same binary.
+//! `pgic demo`: shows the other commands at work on a throw-away server. The demo starts them as a
+//! person does, as processes of the same binary, so that the output is that which a person will
+//! see.
 
 use super::{Context, interrupted};
 use crate::exit_code::ExitCode;
@@ -13,9 +14,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio_postgres::{Client, NoTls};
 
-/// Past this the demo gives up, its server's start included: it takes a few seconds.
+/// The time after which the demo gives up, the start of the server included. A demo takes a few
+/// seconds.
 const LONGEST: Duration = Duration::from_secs(28);
 
+/// The statements that make and fill the tables.
 const TABLES: &str = "
     CREATE TABLE users (
         id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -30,7 +33,8 @@ const TABLES: &str = "
     INSERT INTO products (sku_hash, price) SELECT n, n / 100.0 FROM generate_series(1, 500) n;
     ANALYZE;";
 
-/// What the writer does while `tail` listens: one notification each.
+/// The statements that are run while `tail` listens. Each causes one notification, since `tail`
+/// ends after as many notifications as there are statements.
 const WRITES: [&str; 7] = [
     "INSERT INTO users VALUES ('550e8400-e29b-41d4-a716-446655440000', 'ann', 123, 7)",
     "UPDATE users SET email_hash = 8 WHERE username_hash = 123",
@@ -41,22 +45,33 @@ const WRITES: [&str; 7] = [
     "TRUNCATE products",
 ];
 
-/// `pgic demo`.
+/// Show the other commands at work on a throw-away PostgreSQL
 ///
-/// Starts a PostgreSQL server of its own in a private folder, creates users and products, installs
-/// the triggers, writes, and shows tail, query and status. Ends by itself, and leaves nothing
-/// behind.
+/// Starts a PostgreSQL server in a private folder, creates the tables users and products, installs
+/// the triggers, writes, and shows tail, query, verify and status. Ends by itself after a few
+/// seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and no running server:
+/// --database-url has no effect.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
-    /// Leave the server running, and print its URL
+    /// Leave the server running, and print the URL
     #[arg(long)]
     pub keep: bool,
 }
 
-/// Shows it all.
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic demo
+  pgic demo --keep    leave the server running, to try the other commands on it
+
+Exit codes:
+  0  done
+  2  no server could be started, or one of the commands failed";
+
+/// Runs the demo.
 ///
 /// # Errors
-/// When there is no server to be had, or a command fails.
+/// If no server can be started, or one of the commands fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let deadline = tokio::time::Instant::now() + LONGEST;
     let mut interrupted = std::pin::pin!(interrupted());
@@ -64,7 +79,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let starting = tokio::task::spawn_blocking(|| Cluster::start(&Setup::default()));
     let cluster = tokio::select! {
         cluster = starting => cluster.context("start a server")?,
-        // What is started by now goes with this process.
+        // A server that has been started by now ends with this process: its watchdog sees to that.
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     let cluster = cluster.map_err(no_server)?;
@@ -88,7 +103,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Yes)
 }
 
-/// A missing server, with how to install it.
+/// Adds how to install PostgreSQL to an error that says that there is none, or an old one.
 fn no_server(error: ThrowawayError) -> anyhow::Error {
     match error {
         ThrowawayError::NoServer | ThrowawayError::TooOld { .. } => with_hint(error, INSTALL_HINT),
@@ -98,10 +113,12 @@ fn no_server(error: ThrowawayError) -> anyhow::Error {
     }
 }
 
+/// Prints a line of the demo's own on stdout.
 fn say(text: &str) -> anyhow::Result<()> {
     print(&format!("{text}\n"))
 }
 
+/// Makes the tables, then runs one command after another on them.
 async fn show(context: &Context, cluster: &Cluster) -> anyhow::Result<()> {
     let url = cluster.url("postgres");
     let (client, connection) = tokio_postgres::connect(&url, NoTls)
@@ -113,29 +130,20 @@ async fn show(context: &Context, cluster: &Cluster) -> anyhow::Result<()> {
         .batch_execute(TABLES)
         .await
         .context("create the tables")?;
-    let pgic = |line: &str| pgic(context, &url, line);
     say("\n# triggers that announce every change")?;
-    finish(pgic("install-triggers users products")?).await?;
+    finish(start(context, &url, "install-triggers users products")?).await?;
     say("\n# what the channel carries while somebody writes")?;
-    let count = WRITES.len();
-    tail_while_writing(
-        pgic(&format!(
-            "tail --channel cache_invalidation --count {count}"
-        ))?,
-        &client,
-    )
-    .await?;
+    let tail = format!("tail --channel cache_invalidation --count {}", WRITES.len());
+    tail_while_writing(start(context, &url, &tail)?, &client).await?;
     say("\n# the cache of an application, asked")?;
-    finish(pgic("query users username_hash=123")?).await?;
+    finish(start(context, &url, "query users username_hash=123")?).await?;
     say("\n# how it was found, as JSON")?;
-    finish(pgic(
-        "query users username_hash:=100*100 --explain --output json",
-    )?)
-    .await?;
+    let explained = "query users username_hash:=100*100 --explain --output json";
+    finish(start(context, &url, explained)?).await?;
     say("\n# is such a cache right? compared with the tables, row by row, at one exact cut")?;
-    finish(pgic("verify users products --rounds 1")?).await?;
+    finish(start(context, &url, "verify users products --rounds 1")?).await?;
     say("\n# are the triggers there, and who listens?")?;
-    finish(pgic("status")?).await?;
+    finish(start(context, &url, "status")?).await?;
     drop(client);
     connection
         .await
@@ -143,17 +151,20 @@ async fn show(context: &Context, cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts this binary with the words of `line`, after showing them.
-fn pgic(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
+/// Prints the command `line`, and starts this binary with the words of that line. No shell is
+/// involved, so a word cannot hold a space.
+fn start(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
     say(&format!("$ pgic {line}"))?;
     let program = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(program);
     command.args(line.split(' ')).env("DATABASE_URL", url);
-    variables_of_others().for_each(|name| {
+    // A PGHOST or PGOPTIONS of the person's own is meant for another server.
+    for name in variables_of_others() {
         command.env_remove(name);
-    });
+    }
     command.args(["--color", if context.color { "always" } else { "never" }]);
-    // What the commands say beside their answers stands where they say it.
+    // stderr is read as well: notices and banners are printed on stdout, at their place in the
+    // demo. A command must not outlive the demo, for example when that is interrupted.
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -162,11 +173,13 @@ fn pgic(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
     command.spawn().context("start a command")
 }
 
-/// Copies the command's output to ours until it ends.
+/// Copies the output of a command to ours until it ends: notices first, then the answer.
 async fn finish(mut child: Child) -> anyhow::Result<()> {
     let reading = "read the command's output";
     let mut stderr = BufReader::new(child.stderr.take().context(reading)?).lines();
     let mut stdout = BufReader::new(child.stdout.take().context(reading)?).lines();
+    // stderr is read to its end first. The answers of these commands are shorter than a pipe holds,
+    // so none of them waits for its stdout to be read meanwhile.
     while let Some(line) = stderr.next_line().await.context(reading)? {
         say(&line)?;
     }
@@ -181,11 +194,13 @@ async fn finish(mut child: Child) -> anyhow::Result<()> {
     }
 }
 
-/// Writes once `tail` listens: its banner, on stderr, says so.
+/// Runs the statements one after another, and prints the line of `tail` after each.
 async fn tail_while_writing(mut child: Child, client: &Client) -> anyhow::Result<()> {
     let reading = "read the command's output";
     let mut lines = BufReader::new(child.stdout.take().context(reading)?).lines();
     let mut banners = BufReader::new(child.stderr.take().context(reading)?).lines();
+    // The banner on stderr says that `tail` listens: a change that is written earlier is never
+    // seen.
     let first = banners.next_line().await.context(reading)?;
     say(&first.context("tail ended before it listened")?)?;
     for write in WRITES {

@@ -1,4 +1,6 @@
-//! `pgic install-triggers`.
+//! `pgic install-triggers`: makes tables announce their changes. The triggers that a table has,
+//! those that it should have, and the steps in between are worked out in
+//! [`triggers`](crate::triggers); this file asks for them and shows them.
 
 use super::Context;
 use crate::cli::parse_duration;
@@ -6,7 +8,7 @@ use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
-use crate::tables::catalog::{self, CatalogTable};
+use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::{PlanKind, TablePlan};
 use crate::triggers::{OptionChanges, TriggerOptions, check_channel, script};
@@ -15,16 +17,20 @@ use postgres_index_cache_core::is_obeyed;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-/// `pgic install-triggers TABLE…`.
+/// Create or refresh the triggers that announce changes of tables
 ///
-/// Each table gets a trigger function of its own beside it, a row trigger and a TRUNCATE trigger.
-/// All tables are done in one transaction: all of it happens or nothing. Running it again changes
-/// nothing.
+/// Each table gets a function of its own in the same schema, a row trigger and a TRUNCATE trigger.
+/// All tables are done in one transaction: everything happens or nothing. Running the command again
+/// changes nothing. An option that is not given stays as installed.
+///
+/// Writers of a table wait while triggers are made, readers do not. Only the owner of the table, or
+/// a member of that role, with CREATE on the schema, can run this.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own on the command line"
 )]
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
     #[arg(required_unless_present = "all", value_name = "TABLE")]
@@ -40,8 +46,8 @@ pub struct Args {
         conflicts_with = "tables"
     )]
     pub schema: Option<String>,
-    /// The channel to notify on [default: what is installed, else cache_invalidation]
-    #[arg(long, value_name = "NAME", value_parser = |name: &str| check_channel(name).map_err(|error| error.to_string()))]
+    /// The channel to notify on [default: as installed, else cache_invalidation]
+    #[arg(long, value_name = "NAME", value_parser = parse_channel)]
     pub channel: Option<String>,
     /// Send these columns alone, and the key
     #[arg(
@@ -70,50 +76,59 @@ pub struct Args {
     /// key must be called id
     #[arg(long)]
     pub generic: bool,
-    /// Start from the defaults: an option that is not given otherwise keeps what is installed
+    /// Reset the options that are not given, which otherwise stay as installed
     #[arg(long)]
     pub defaults: bool,
     /// Replace a function of the needed name that pgic did not make; its triggers stay
     #[arg(long)]
     pub replace_function: bool,
-    /// Show what would be done, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Print the SQL as a migration file that may be run again, and do nothing; remove-triggers
-    /// prints its inverse
-    #[arg(long, conflicts_with_all = ["dry_run", "output"])]
-    pub print_sql: bool,
     /// How long to wait for the tables' locks, all together
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
+    /// Show the steps, and take none
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the SQL as a migration file that may be run again, and do nothing; remove-triggers
+    /// prints the inverse
+    #[arg(long, conflicts_with_all = ["dry_run", "output"])]
+    pub print_sql: bool,
 }
 
-/// Installs.
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic install-triggers users products
+  pgic install-triggers users --columns username,email_hash
+  pgic install-triggers --schema app --all --dry-run
+  pgic install-triggers users --print-sql > 0042_announce_users.sql
+
+Exit codes:
+  0  done, or nothing had to be changed
+  2  a table was refused, the server refused, or a lock was not granted in time; nothing has been
+     changed then";
+
+/// Parses a channel's name, for clap: here and in `tail`.
 ///
 /// # Errors
-/// When a table is refused or the server refuses; nothing has been changed then.
+/// A text for people, if PostgreSQL does not take the name.
+pub(super) fn parse_channel(name: &str) -> Result<String, String> {
+    check_channel(name).map_err(|error| error.to_string())
+}
+
+/// Installs the triggers, or shows the steps that this takes.
+///
+/// # Errors
+/// If a table is refused, a lock is not granted in time, or the server refuses. Nothing has been
+/// changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("install-triggers")?.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
     let tables = match &args.schema {
-        Some(schema) => {
-            let oids = catalog::tables_of_schema(&catalog, schema).await?;
-            let (with_key, without): (Vec<CatalogTable>, Vec<CatalogTable>) =
-                catalog::describe(&catalog, &oids)
-                    .await?
-                    .into_iter()
-                    .partition(|table| table.key.is_some());
-            for table in without {
-                context.notice(&format!(
-                    "{} is left out: it has no key",
-                    table.display_name()
-                ));
-            }
-            with_key
-        }
+        Some(schema) => tables_with_key(context, &catalog, schema).await?,
         None => catalog::resolve(&catalog, &args.tables).await?,
     };
+    // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
+    // its locks meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let asked = OptionChanges {
@@ -141,11 +156,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     )
     .await?;
     for (table, plan) in tables.iter().zip(&plans) {
-        context.notices(
-            &secret_columns(table, plan, &named)
-                .into_iter()
-                .collect::<Vec<_>>(),
-        );
+        if let Some(warning) = secret_columns(table, plan, &named) {
+            context.notice(&warning);
+        }
     }
     if args.print_sql {
         let sql = migration(
@@ -166,39 +179,54 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Yes)
 }
 
-/// What to say of columns that are sent and look like secrets, unless they were named on purpose.
-/// Any role of the database can LISTEN, whatever it may SELECT.
+/// Returns the tables of a schema that have a key, and says which ones are left out.
+async fn tables_with_key(
+    context: &Context,
+    catalog: &Catalog<'_>,
+    schema: &str,
+) -> anyhow::Result<Vec<CatalogTable>> {
+    let oids = catalog::tables_of_schema(catalog, schema).await?;
+    let tables = catalog::describe(catalog, &oids).await?;
+    let (with_key, without_key): (Vec<CatalogTable>, Vec<CatalogTable>) =
+        tables.into_iter().partition(|table| table.key.is_some());
+    // A table that is named and has no key is refused; here that would make `--all` useless for
+    // every schema that has one such table.
+    for table in without_key {
+        let name = table.display_name();
+        context.notice(&format!("{name} is left out: it has no key"));
+    }
+    Ok(with_key)
+}
+
+/// Returns a warning about columns that are sent and look like secrets, unless they were `named`
+/// with `--columns`, which is taken for a decision. Any role of the database can LISTEN, also one
+/// that may not SELECT.
 fn secret_columns(table: &CatalogTable, plan: &TablePlan, named: &[String]) -> Option<String> {
     let options = plan.options.1.as_ref()?;
-    let is_shown =
-        |name: &String| options.sends(name) && looks_like_secret(name) && !named.contains(name);
-    let names: Vec<&str> = table
+    let sent = table
         .columns
         .iter()
         .map(|column| &column.name)
-        .filter(|name| is_shown(name))
+        .filter(|name| options.sends(name));
+    let (secrets, others): (Vec<&str>, Vec<&str>) = sent
         .map(String::as_str)
-        .collect();
-    let others = table
-        .columns
-        .iter()
-        .map(|column| &column.name)
-        .filter(|name| options.sends(name) && !is_shown(name));
-    let others: Vec<&str> = others.map(String::as_str).collect();
-    (!names.is_empty()).then(|| {
+        .partition(|name| looks_like_secret(name) && !named.iter().any(|own| own == name));
+    (!secrets.is_empty()).then(|| {
         format!(
             "{} sends {}, which by the name is a secret: any role of the database can LISTEN and \
             read it; to leave it out: --columns {}",
             table.display_name(),
-            names.join(", "),
+            secrets.join(", "),
             others.join(",")
         )
     })
 }
 
-/// Whether a column's name is that of a secret.
+/// Returns whether the name of a column is that of a secret.
 fn looks_like_secret(name: &str) -> bool {
-    const PARTS: [&str; 10] = [
+    // These must stand alone between other characters than letters and digits: `pwd` stands in the
+    // middle of other words, and so does `otp` (`hotpink`).
+    const WORDS: [&str; 10] = [
         "password",
         "passwd",
         "passphrase",
@@ -210,22 +238,22 @@ fn looks_like_secret(name: &str) -> bool {
         "credentials",
         "otp",
     ];
+    // These are secrets wherever they stand.
+    const PARTS: [&str; 5] = ["password", "secret", "api_key", "private_key", "access_key"];
     let name = name.to_lowercase();
-    let has_part = |part: &str| {
-        name.split(|c: char| !c.is_alphanumeric())
-            .any(|own| own == part || own.strip_suffix('s') == Some(part))
-    };
-    PARTS.iter().any(|part| has_part(part))
-        || ["password", "secret", "api_key", "private_key", "access_key"]
-            .iter()
-            .any(|part| name.contains(part))
+    let has_word = name
+        .split(|c: char| !c.is_alphanumeric())
+        .any(|own| WORDS.contains(&own) || WORDS.contains(&own.strip_suffix('s').unwrap_or(own)));
+    has_word || PARTS.iter().any(|part| name.contains(part))
 }
 
-/// Prints a migration file. On a terminal what that would obey is escaped, and said to be.
+/// Prints a migration file. On a terminal, characters that the terminal would obey are escaped,
+/// with a notice that says so.
 ///
 /// # Errors
-/// As [`print`].
+/// If the file cannot be written to stdout, see [`print`].
 pub fn print_migration(context: &Context, sql: &str) -> anyhow::Result<()> {
+    // In a file or a pipe the SQL must stay as it is: escaped, it would name other objects.
     if !std::io::stdout().is_terminal() || !sql.chars().any(|c| c != '\n' && is_obeyed(c)) {
         return print(sql);
     }
@@ -233,17 +261,18 @@ pub fn print_migration(context: &Context, sql: &str) -> anyhow::Result<()> {
         "names have characters that a terminal obeys, and are shown escaped: redirect the output \
         for the SQL as it is",
     );
-    print(
-        &sql.split_inclusive('\n')
-            .map(|line| match line.strip_suffix('\n') {
-                Some(line) => format!("{}\n", escape(line)),
-                None => escape(line).into_owned(),
-            })
-            .collect::<String>(),
-    )
+    let mut shown = String::new();
+    for line in sql.split_inclusive('\n') {
+        // `escape` would take the line's own end for text.
+        match line.strip_suffix('\n') {
+            Some(line) => shown.push_str(&format!("{}\n", escape(line))),
+            None => shown.push_str(&escape(line)),
+        }
+    }
+    print(&shown)
 }
 
-/// The plans as a migration file.
+/// Returns the migration file that carries out `plans`, one for each of `tables`, in their order.
 pub fn migration(
     title: &str,
     version: i32,
@@ -260,37 +289,40 @@ pub fn migration(
     script::file(title, version, kind.lock(), lock_timeout, &pieces)
 }
 
-/// A row a table, and the steps when nothing was done yet.
+/// Returns the plans as a table with one row for each, or as JSON with one object for each. With
+/// `dry_run` the text lists the steps as well, since nothing was done yet.
 pub fn show(format: Format, plans: &[TablePlan], dry_run: bool) -> String {
     match format {
         Format::Json => plans.iter().map(|plan| json(plan, dry_run)).collect(),
-        Format::Text => {
-            let has_options = plans.iter().any(|plan| !options(plan).is_empty());
-            let names = ["table", "result", "channel", "function", "options"];
-            let headings = names.map(Heading::text);
-            let shown = if has_options {
-                &headings[..]
-            } else {
-                &headings[..4]
-            };
-            let rows = plans.iter().map(|plan| {
-                let mut row = row(plan, dry_run);
-                row.truncate(shown.len());
-                row
-            });
-            let mut text = render(shown, rows);
-            for plan in plans {
-                let lead = |line: &String| format!("  {}: {}\n", escape(&plan.table), escape(line));
-                text.extend(plan.notes.iter().map(lead));
-                if dry_run {
-                    text.extend(plan.steps.iter().map(|step| lead(&step.what)));
-                }
-            }
-            text
-        }
+        Format::Text => text(plans, dry_run),
     }
 }
 
+fn text(plans: &[TablePlan], dry_run: bool) -> String {
+    let has_options = plans.iter().any(|plan| !options(plan).is_empty());
+    let headings = ["table", "result", "channel", "function", "options"].map(Heading::text);
+    // Most installations have the default options: an empty column would only take room.
+    let shown = if has_options {
+        &headings[..]
+    } else {
+        &headings[..4]
+    };
+    let rows = plans.iter().map(|plan| {
+        let mut row = row(plan, dry_run);
+        row.truncate(shown.len());
+        row
+    });
+    let mut text = render(shown, rows);
+    for plan in plans {
+        let steps = plan.steps.iter().filter(|_| dry_run).map(|step| &step.what);
+        for line in plan.notes.iter().chain(steps) {
+            text.push_str(&format!("  {}: {}\n", escape(&plan.table), escape(line)));
+        }
+    }
+    text
+}
+
+/// Returns the outcome in a word or two. With `dry_run` that is the outcome which is planned.
 fn result(plan: &TablePlan, dry_run: bool) -> String {
     match (plan.steps.is_empty(), dry_run) {
         (false, true) => format!("would be {}", plan.result),
@@ -308,21 +340,22 @@ fn row(plan: &TablePlan, dry_run: bool) -> Vec<String> {
     ]
 }
 
-/// Old and new where they differ.
+/// Returns a property of the trigger options as text: `old -> new` if the plan changes it, else the
+/// one that there is. `None` if the options are not known.
 fn change(plan: &TablePlan, show: impl Fn(&TriggerOptions) -> String) -> Option<String> {
     let old = plan.options.0.as_ref().map(&show);
     let new = plan.options.1.as_ref().map(&show);
-    let named = |text: String| {
-        if text.is_empty() {
-            "none".to_string()
-        } else {
-            text
-        }
-    };
     match (old, new) {
-        (Some(old), Some(new)) if old != new => Some(format!("{} -> {}", named(old), named(new))),
+        (Some(old), Some(new)) if old != new => {
+            Some(format!("{} -> {}", or_none(&old), or_none(&new)))
+        }
         (old, new) => new.or(old),
     }
+}
+
+/// Returns `text`, or the word `none` in place of an empty one: an arrow needs two ends.
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "none" } else { text }
 }
 
 fn channel(plan: &TablePlan) -> String {
@@ -338,12 +371,15 @@ fn options(plan: &TablePlan) -> String {
 fn json(plan: &TablePlan, dry_run: bool) -> String {
     let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
     let (old, new) = &plan.options;
-    let of = |options: &TriggerOptions| options.channel.clone();
+    let old_channel = old.as_ref().map(|options| &options.channel);
+    let new_channel = new.as_ref().map(|options| &options.channel);
+    // A trigger that pgic did not make has a channel, and no options that are known.
+    let channel = new_channel.or(old_channel).or(plan.channel.as_ref());
     let object = serde_json::json!({
         "table": plan.table,
         "result": result(plan, dry_run),
-        "channel": new.as_ref().or(old.as_ref()).map(of).or_else(|| plan.channel.clone()),
-        "old_channel": old.as_ref().map(of),
+        "channel": channel,
+        "old_channel": old_channel,
         "options": new,
         "old_options": old,
         "function": plan.function,

@@ -1,4 +1,5 @@
-//! `pgic query`.
+//! `pgic query`: loads one table into the cache that an application has, catches up with the
+//! notifications, and answers from it: once, or with `--watch` whenever the answer changes.
 
 use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
@@ -14,25 +15,35 @@ use crate::tables::supervised::{self, MakeTarget};
 use crate::tables::target::{Target, open};
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::{Observed, observe};
-use postgres_index_cache_core::postgres::{Driver, DriverOptions};
+use postgres_index_cache_core::postgres::Driver;
 use postgres_index_cache_core::sync::TableId;
 use postgres_index_cache_core::{AccessPath, QueryResult};
 use std::time::{Duration, Instant};
 
-/// `pgic query TABLE [COLUMN=VALUE]…`.
+/// Load a table into a cache, catch up, and answer from the cache
 ///
 /// Loads the table into the cache that an application has, catches up with the notifications, and
-/// answers from it. Conditions are ANDed: COLUMN=VALUE; COLUMN= is the empty string; COLUMN=null
-/// and COLUMN!=null; COLUMN:=SQL lets PostgreSQL compute the value. Exit code 1 when no row
-/// matches.
+/// answers from it. The answer has everything that was committed before the question. For a table
+/// without triggers the answer is as of the moment when it was read; a notice says so.
+///
+/// Conditions are ANDed. Values are compared as PostgreSQL's = of the column's type does. Where the
+/// cache can compare texts only, a notice says so.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// The table: users, app.users or '"Odd Name"'
     #[arg(value_name = "TABLE")]
     pub table: String,
-    /// What the rows must have
+    /// Conditions that the rows must fulfil
     #[arg(value_name = "COLUMN=VALUE")]
     pub conditions: Vec<String>,
+    /// Keep the cache live and print the answer again whenever it changes; with -o json the rows
+    /// that were added, changed and removed
+    #[arg(long, conflicts_with_all = ["count", "limit"])]
+    pub watch: bool,
+    /// The most memory for the cache [default: a quarter of the machine's memory]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub max_memory: Option<usize>,
     /// Show these columns alone
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub columns: Vec<String>,
@@ -45,16 +56,28 @@ pub struct Args {
     /// Say on stderr how the answer was found
     #[arg(long)]
     pub explain: bool,
-    /// Keep the cache live and print the answer again whenever it changes; with -o json the rows
-    /// that were added, changed and removed
-    #[arg(long, conflicts_with_all = ["count", "limit"])]
-    pub watch: bool,
-    /// What the cache may take [default: a quarter of the machine's memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub max_memory: Option<usize>,
 }
 
-/// How long it took, for `--explain`.
+const AFTER_LONG_HELP: &str = "\
+Conditions:
+  COLUMN=VALUE   the column has this value
+  COLUMN=        the column is the empty string
+  COLUMN=null    the column is NULL
+  COLUMN!=null   the column is not NULL
+  COLUMN:=SQL    the column has the value that PostgreSQL computes
+
+Examples:
+  pgic query users username_hash=123
+  pgic query users \"username_hash:=hashtextextended('ann', 0)\" --explain
+  pgic query users email_hash=7 --columns id,username -o json
+  pgic query users email_hash=7 --watch
+
+Exit codes:
+  0  a row matches; with --watch it was ended by a signal, or by its reader
+  1  no row matches, with --count too
+  2  the table or a condition was refused, or the server could not be used";
+
+/// The time that each part of an answer took, for `--explain`.
 #[derive(Debug, Clone, Copy)]
 struct Timing {
     load: Duration,
@@ -62,10 +85,10 @@ struct Timing {
     find: Duration,
 }
 
-/// Loads, catches up, answers.
+/// Loads the table, catches up with the notifications, and prints the answer.
 ///
 /// # Errors
-/// When the table or a condition is refused, or the server refuses.
+/// If the table or a condition is refused, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let written: Vec<Written> = args
         .conditions
@@ -77,27 +100,30 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if args.watch {
         return keep_watching(context, server, max_memory, args, written).await;
     }
-    // Who asks once wants to know that a connection was lost.
-    let adjust = |options: &mut DriverOptions| options.limits.reconnect = false;
     let mut started = Instant::now();
-    let describe = async |catalog: &mut Catalog<'_>| {
-        let table = catalog::resolve_one(catalog, &args.table).await?;
-        let mut notices = Vec::new();
-        let described = describe(catalog, table, &args, &written, &mut notices).await;
-        context.notices(&notices);
-        started = Instant::now();
-        Ok(vec![described?])
-    };
     let (targets, mut driver) = open(
         &server,
         max_memory,
         context.quiet,
-        adjust,
+        // A person who asks once wants to be told that a connection was lost, not to wait.
+        |options| options.limits.reconnect = false,
         |text| context.notice(text),
-        describe,
+        async |catalog| {
+            let table = catalog::resolve_one(catalog, &args.table).await?;
+            let mut notices = Vec::new();
+            let described = describe(catalog, table, &args, &written, &mut notices).await;
+            // Notices often tell why an error comes next, so they are printed before it.
+            context.notices(&notices);
+            // `open` describes a table again that was altered while it was loaded: the time to
+            // load is that of the last try.
+            started = Instant::now();
+            Ok(vec![described?])
+        },
     )
     .await?;
     let load = started.elapsed();
+    // Live is as of the fence that made the cache live. The question came later: what was committed
+    // until now belongs to the answer.
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);
     let target = &targets[0];
@@ -129,7 +155,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Prints the answer again whenever it changes.
+/// Prints the answer, and again after each change, until a signal comes or nobody reads.
 async fn keep_watching(
     context: &Context,
     server: Server,
@@ -145,18 +171,17 @@ async fn keep_watching(
     context.notices(&notices);
     let targets = vec![described?];
     let asking = Asking { args, written };
-    let say = |text: &str| context.notice(text);
-    let opened = supervised::open(
+    let mut supervisor = supervised::open(
         &server,
         catalog,
         targets,
         asking,
         max_memory,
         context.quiet,
-        say,
+        |text| context.notice(text),
     )
-    .await;
-    let mut supervisor = opened?;
+    .await?;
+    // The session that described the table has no more work, and a watch may last for days.
     drop(client);
     supervisor.driver_mut().record_row_events();
     let target = supervisor.target(TableId(0)).clone();
@@ -171,7 +196,8 @@ async fn keep_watching(
         .await
 }
 
-/// What is asked of a table that is watched, whatever it has become.
+/// The question of a watch, which is put again to each table that has the name: conditions are
+/// computed for the types that the columns have by then.
 struct Asking {
     args: Args,
     written: Vec<Written>,
@@ -183,7 +209,8 @@ impl MakeTarget for Asking {
     }
 }
 
-/// What is asked of a table.
+/// Makes a target of a table: checks that the question can be answered, computes the conditions,
+/// and chooses the columns that the cache keeps.
 async fn describe(
     catalog: &mut Catalog<'_>,
     table: CatalogTable,
@@ -201,12 +228,14 @@ async fn describe(
     check_sent(&table, seen.as_ref(), &shown, &asked)?;
     notices.extend(asked.notices(&table));
     drop(seen);
-    let is_shown = |column: &catalog::CatalogColumn| !args.count && shown.contains(&column.name);
+    // Columns that are neither shown nor compared would only take memory and time. `Target` keeps
+    // the key in any case.
     let kept: Vec<String> = table
         .columns
         .iter()
-        .filter(|column| asked.names(&column.name) || is_shown(column))
-        .map(|column| column.name.clone())
+        .map(|column| &column.name)
+        .filter(|name| asked.names(name) || (!args.count && shown.contains(name)))
+        .cloned()
         .collect();
     Target::new(
         table,
@@ -217,7 +246,8 @@ async fn describe(
     )
 }
 
-/// The columns to print: those that were asked for, in that order, else all that the trigger sends.
+/// Returns the columns to print: those of `--columns`, in that order, else all that the trigger
+/// sends.
 fn shown_columns(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
@@ -241,21 +271,24 @@ fn shown_columns(
     Ok(tables::shown(table, seen))
 }
 
-/// A column that the trigger does not send cannot be kept in step. Where it sends keys alone, rows
-/// are read again.
+/// Refuses a column that is shown or compared and that the trigger does not send: a cache could not
+/// keep it in step. Where the trigger sends keys alone, every column is fine, since rows are
+/// refetched.
 fn check_sent(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     shown: &[String],
     asked: &Conditions,
 ) -> anyhow::Result<()> {
-    let is_wanted = |column: &&catalog::CatalogColumn| {
-        shown.contains(&column.name) || asked.names(&column.name)
-    };
-    let mut wanted = table.columns.iter().filter(is_wanted);
-    wanted.try_for_each(|column| tables::check_sent(table, seen, &column.name))
+    table
+        .columns
+        .iter()
+        .map(|column| &column.name)
+        .filter(|name| shown.contains(name) || asked.names(name))
+        .try_for_each(|name| tables::check_sent(table, seen, name))
 }
 
+/// Returns the answer as text or JSON lines.
 fn show(format: Format, args: &Args, target: &Target, answer: &QueryResult<'_>) -> String {
     let count = answer.rows.len();
     if args.count {
@@ -268,6 +301,8 @@ fn show(format: Format, args: &Args, target: &Target, answer: &QueryResult<'_>) 
     rows(format, &target.shape, &target.shown, shown)
 }
 
+/// Returns the lines of `--explain`: how rows were found, how much was read, and how many
+/// notifications did what.
 fn explain(
     driver: &Driver,
     table: &CatalogTable,
@@ -284,7 +319,6 @@ fn explain(
         AccessPath::Scan => "by looking at every row".to_string(),
     };
     let counters = driver.engine().counters();
-    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
     format!(
         "found: {found}, {} looked at, {} match, {:.3} ms\n\
          snapshot: {} rows of {} in {:.1} ms, {}\n\
@@ -292,15 +326,19 @@ fn explain(
          reloads\n",
         count(answer.looked_at as u64, "row"),
         answer.rows.len(),
-        ms(timing.find),
+        milliseconds(timing.find),
         cache.len(),
         escape(&table.display_name()),
-        ms(timing.load),
+        milliseconds(timing.load),
         estimate::human(cache.memory_bytes()),
-        ms(timing.fence),
+        milliseconds(timing.fence),
         counters.received,
         counters.applied,
         counters.skipped,
         counters.reloads,
     )
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }

@@ -1,4 +1,5 @@
-//! `pgic remove-triggers`.
+//! `pgic remove-triggers`: the inverse of `install-triggers`, whose tables and migration files it
+//! shows in the same form.
 
 use super::{Context, install_triggers};
 use crate::cli::parse_duration;
@@ -11,11 +12,16 @@ use crate::triggers::plan::PlanKind;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// `pgic remove-triggers TABLE… | --all`.
+/// Drop the triggers that pgic made
 ///
-/// Drops what `pgic install-triggers` made: the triggers, and each function that nothing else
-/// calls. Triggers and functions of others stay.
+/// Drops all that install-triggers made: the triggers, and each function that nothing else calls,
+/// all tables in one transaction. Triggers and functions of others stay. Nothing is dropped with
+/// CASCADE.
+///
+/// Readers and writers of a table wait while triggers are dropped. Only the owner of the table, or
+/// a member of that role, can run this.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
     #[arg(required_unless_present = "all", value_name = "TABLE")]
@@ -31,26 +37,39 @@ pub struct Args {
         conflicts_with = "tables"
     )]
     pub schema: Option<String>,
-    /// Show what would be done, and do nothing
+    /// How long to wait for the tables' locks, all together
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub lock_timeout: Duration,
+    /// Show the steps, and take none
     #[arg(long)]
     pub dry_run: bool,
     /// Print the SQL as a migration file that may be run again, and do nothing: the inverse of
     /// install-triggers'
     #[arg(long, conflicts_with_all = ["dry_run", "output"])]
     pub print_sql: bool,
-    /// How long to wait for the tables' locks, all together
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
-    pub lock_timeout: Duration,
 }
 
-/// Removes.
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic remove-triggers users
+  pgic remove-triggers --all --schema app --dry-run
+  pgic remove-triggers users --print-sql > 0043_no_triggers.sql
+
+Exit codes:
+  0  done, or there was nothing to remove
+  2  the server refused, or a lock was not granted in time; nothing has been changed then";
+
+/// Removes the triggers, or shows the steps that this takes.
 ///
 /// # Errors
-/// When the server refuses; nothing has been changed then.
+/// If a table is not found, a lock is not granted in time, or the server refuses. Nothing has been
+/// changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("remove-triggers")?.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
+    // `--all` means the tables that have triggers of pgic's: a table without any is no news here,
+    // while one that was named is reported as having nothing to remove.
     let tables = if args.all {
         let oids = catalog::tables_with_triggers(&catalog).await?;
         let mut tables = catalog::describe(&catalog, &oids).await?;
@@ -63,6 +82,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         catalog::resolve(&catalog, &args.tables).await?
     };
+    // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
+    // its locks meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let plans = apply(

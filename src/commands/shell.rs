@@ -1,11 +1,13 @@
-//! `pgic shell`.
+//! `pgic shell`: keeps tables in caches, live, and answers lines from them.
 //!
 //! ```text
-//! terminal or pipe ─→ input (a thread) ─ a line ─→ Session: driver, caches ─ Reply ─→ input prints it
+//! terminal or pipe ─→ input (a thread) ─ Request: a line ─→ Session (a task): driver, caches
+//!                          ↑ prints the reply                   │
+//!                          └──────────────── Reply ─────────────┘
 //! ```
 //!
-//! The session's task never writes to stdout nor waits for a terminal: a reader that stops reading
-//! does not keep it from taking what the server sends.
+//! The session's task never writes to stdout, nor waits for a terminal. So a reader that stops
+//! reading does not keep the session from taking notifications.
 
 mod changes;
 mod input;
@@ -24,37 +26,57 @@ use std::io::IsTerminal as _;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
-/// `pgic shell TABLE…`.
+/// Keep tables in live caches, and ask questions at a prompt
 ///
 /// Loads the tables into the caches that an application has, keeps them live, and answers lines
-/// like `users username_hash=123` and `count users` from them; `.help` lists the rest. Each answer
-/// has everything that was committed before its line was read. Works from a pipe: a line, an
-/// answer, in order; exit code 2 when one of the lines could not be answered.
+/// like users username_hash=123 and count users from them; .help lists the rest. Each answer has
+/// everything that was committed before the line was read.
+///
+/// The prompt says live, loading or stale. Lost connections are opened again, and a table that is
+/// altered is reloaded. Works from a pipe too: a line, an answer, in order.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
     #[arg(value_name = "TABLE", required = true)]
     pub tables: Vec<String>,
-    /// What the caches may take [default: a quarter of the machine's memory]
+    /// The most memory for the caches [default: a quarter of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
 }
 
-/// Whether there is a prompt: a person types, and sees the answers.
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic shell users products
+  echo 'count users' | pgic shell users -o json
+
+Lines at the prompt:
+  users username_hash=123       the rows that fulfil every condition
+  count users email_hash=7      their number
+  .watch users email_hash=7     show each change of these rows as it happens
+  .history users KEY            what became of a row since the shell began
+  .verify users                 compare the cache with the table
+
+Exit codes:
+  0  ended by .quit, the end of the input, or a signal
+  2  a table was refused, or the server could not be used; from a pipe also: a line could not be
+     answered";
+
+/// Returns whether to show a prompt: a person types, and sees the answers.
 pub(super) fn is_at_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// Whether a line is understood: for who feeds it anything.
+/// Returns whether a line is understood. For the fuzz targets, which feed it anything.
 #[doc(hidden)]
 pub fn understands(line: &str) -> bool {
     line::Line::parse(line).is_ok()
 }
 
-/// Loads the tables and answers until there are no more lines.
+/// Loads the tables and answers lines until there are no more, or a signal comes.
 ///
 /// # Errors
-/// When a table is refused, or the server refuses, or the output fails.
+/// If a table is refused, the server cannot be used, or the output fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::catch();
     let mut session = tokio::select! {
@@ -70,47 +92,64 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     )?;
     let terminal = input.terminal();
     session.say_through(input.notices());
+    // One line at a time: input waits for the reply before it reads the next.
     let (sender, mut lines) = mpsc::channel(1);
     let thread = std::thread::Builder::new()
         .name("input".to_string())
         .spawn(move || input.run(&sender));
     let thread = thread.context("start the thread that reads lines")?;
-    // At a prompt Ctrl-C gives up a line; as a signal it ends what comes from a pipe.
-    let is_key = |signal| is_terminal && signal == SignalKind::interrupt();
     let mut has_failed = false;
-    let interrupted = loop {
+    let is_interrupted = loop {
         let asked: Request = tokio::select! {
             asked = lines.recv() => match asked {
                 Some(asked) => asked,
                 None => break false,
             },
             () = session.idle() => continue,
-            signal = signals.next() => if is_key(signal) { continue } else { break true },
+            signal = signals.next() => {
+                if is_key(signal, is_terminal) {
+                    continue;
+                }
+                break true;
+            }
         };
         let reply = tokio::select! {
             reply = session.answer(&asked.line) => reply,
-            signal = signals.next() => if is_key(signal) { session.cancelled(&asked.line) } else { break true },
+            signal = signals.next() => {
+                if !is_key(signal, is_terminal) {
+                    break true;
+                }
+                session.cancelled(&asked.line)
+            }
         };
         has_failed |= reply.is_failure;
         let is_last = reply.is_last;
-        // An input that is gone has its reason, which its end tells.
+        // It fails if the input has ended. Then `join` below tells why.
         let _ = asked.reply.send(reply);
         if is_last {
             break false;
         }
     };
     drop(lines);
-    if interrupted {
-        // The thread may wait for a line that never comes.
+    if is_interrupted {
+        // The thread may wait for a line that never comes, so it is not joined. It would have put
+        // the terminal in order.
         terminal.restore();
         return Ok(ExitCode::Yes);
     }
     thread
         .join()
         .map_err(|_| anyhow::anyhow!("the thread that reads lines failed"))??;
+    // At a prompt the person has seen the error; a script has nothing but the code.
     Ok(if has_failed && !is_terminal {
         ExitCode::Failed
     } else {
         ExitCode::Yes
     })
+}
+
+/// Returns whether a signal is Ctrl-C at a prompt, which gives up a line. From a pipe the same
+/// signal ends the command.
+fn is_key(signal: SignalKind, is_terminal: bool) -> bool {
+    is_terminal && signal == SignalKind::interrupt()
 }

@@ -1,4 +1,5 @@
-//! `pgic status`.
+//! `pgic status`: which tables announce their changes, the problems with that, who listens, and how
+//! full the notification queue is. Changes nothing.
 
 mod near_limit;
 
@@ -19,48 +20,66 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use tokio_postgres::types::Type;
 
-/// `pgic status [TABLE…]`.
+/// Show which tables announce their changes, who listens, and how full the queue is
 ///
-/// A row a table with triggers, then who listens, how full the notification queue is, and the
-/// server's version. Exit code 1 when something is not as `pgic install-triggers` would make it, or
-/// a table that is named has no trigger.
+/// Prints a row for each table with triggers, and each problem with its remedy. Then come the
+/// sessions that listen, how full the notification queue is, and the server's version. Changes
+/// nothing.
+///
+/// near limit counts, in a sample, rows of more than 7000 bytes: a payload of 8000 bytes or more is
+/// sent without its data.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"' [default: every table with triggers]
     #[arg(value_name = "TABLE")]
     pub tables: Vec<String>,
 }
 
-/// Somebody who listens.
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic status
+  pgic status users orders
+  pgic status -o json | jq -r 'select(.problems[0]) | .table'
+
+Exit codes:
+  0  the triggers are as install-triggers makes them; notices may be shown
+  1  a table has a problem that is more than a notice, or it was named and has no trigger
+  2  the server could not be used, or a table was not found";
+
+/// A session that listens, or seems to.
 struct ListenerSeen {
     pid: i32,
     user: String,
     application: String,
     state: String,
-    /// Whether its advisory lock proves it; others are guessed from their last statement.
+    /// Whether the session holds the advisory lock of a pgic or a library that listens. Other
+    /// sessions are guessed from their last statement.
     is_certain: bool,
 }
 
-/// A table and what stands on it.
+/// A table, and the triggers that stand on it.
 struct TableSeen<'a> {
     table: &'a CatalogTable,
+    /// `None` if no trigger announces changes of the table.
     seen: Option<Observed<'a>>,
+    /// `None` if there is no trigger, or the sample could not be read.
     near_limit: Option<NearLimit>,
 }
 
-/// What holds for the server as a whole.
+/// The state of the server as a whole.
 struct ServerSeen {
     version: String,
     is_standby: bool,
-    /// The share of the notification queue in use, 0 to 1.
+    /// The share of the notification queue that is in use, from 0 to 1.
     queue: f64,
     listeners: Vec<ListenerSeen>,
 }
 
-/// Looks and prints.
+/// Reads the catalogue and prints the result.
 ///
 /// # Errors
-/// When the server refuses.
+/// If a table is not found, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("status")?.client().await?;
     let catalog = catalog::reading(&mut client).await?;
@@ -71,30 +90,25 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         catalog::resolve(&catalog, &args.tables).await?
     };
-    let server = look(&catalog).await?;
+    let server = read_server(&catalog).await?;
     let mut rows = Vec::new();
     let mut problems: Vec<(String, Problem)> = Vec::new();
     let mut plans = Vec::new();
     for table in &tables {
         plans.push(plan::install(&catalog, table, &OptionChanges::default(), version).await);
     }
-    // What comes now takes locks of tables, each for itself.
+    // Sampling takes locks of tables. Each sample has a transaction of its own: in one transaction
+    // a migration could not touch any of the tables until the last was sampled.
     catalog.roll_back().await.context("end the transaction")?;
     for (table, planned) in tables.iter().zip(plans) {
         let seen = observe(table);
-        let own = problems_of(table, seen.as_ref(), &planned);
-        problems.extend(
-            own.into_iter()
-                .map(|problem| (table.display_name(), problem)),
-        );
+        for problem in problems_of(table, seen.as_ref(), &planned) {
+            problems.push((table.display_name(), problem));
+        }
         let near_limit = match &seen {
             Some(seen) => {
-                near_limit::sample(
-                    &mut client,
-                    table,
-                    &seen.options().cloned().unwrap_or_default(),
-                )
-                .await
+                let options = seen.options().cloned().unwrap_or_default();
+                near_limit::sample(&mut client, table, &options).await
             }
             None => None,
         };
@@ -108,6 +122,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         Format::Text => text(&rows, &problems, &server),
         Format::Json => json_lines(&rows, &problems, &server),
     })?;
+    // A notice tells of something that a person may have chosen, for example the specification's
+    // own function: it must not fail a check that runs every minute.
     let is_right = problems
         .iter()
         .all(|(_, problem)| problem.severity == Severity::Notice);
@@ -118,7 +134,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn look(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
+/// Reads the state of the server, and which sessions of this database listen.
+async fn read_server(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
     let row = catalog
         .query_typed_one(
             "SELECT pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(),
@@ -127,8 +144,9 @@ async fn look(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
         )
         .await
         .context("ask for the state of the server")?;
-    // A statement that follows LISTEN hides it, so a guess misses listeners; the lock of ours
-    // cannot be missed.
+    // PostgreSQL does not tell who listens. A session whose last statement was LISTEN probably
+    // does, but any later statement hides that. So pgic and the library hold a shared advisory lock
+    // while they listen, which cannot be missed.
     let listeners = catalog
         .query_typed(
             "SELECT a.pid, coalesce(a.usename::text, '') AS usename, coalesce(a.application_name, \
@@ -164,7 +182,8 @@ async fn look(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
     })
 }
 
-/// What is not as it should be, with the remedy. `planned` is what install-triggers would do.
+/// Returns the problems with a table's triggers, each with a remedy. `planned` is the plan of
+/// install-triggers; steps in it are a problem too, where nothing else is.
 fn problems_of(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
@@ -178,7 +197,8 @@ fn problems_of(
     let is_right = problems
         .iter()
         .all(|problem| problem.severity == Severity::Notice);
-    // Whatever else install-triggers would change: an owner, what is left of another name.
+    // Where the diagnosis finds nothing, install-triggers may still have something to do: the owner
+    // of a function is another, or a trigger is left of a table's former name.
     if let Ok(plan) = planned
         && is_right
         && is_ours
@@ -198,22 +218,23 @@ fn problems_of(
     problems
 }
 
+/// Returns the state of a table's triggers: the least that holds for both of them. One that is
+/// disabled is a fault, though the other one fires.
 fn enabled(seen: &Observed<'_>) -> &'static str {
-    // The least that holds for both.
-    let rank = |enabled: &Enabled| match enabled {
-        Enabled::Disabled => 0,
-        Enabled::Replica => 1,
-        Enabled::Origin => 2,
-        Enabled::Always => 3,
-    };
-    let states = [seen.row, seen.truncate]
+    [seen.row, seen.truncate]
         .into_iter()
         .flatten()
-        .map(|trigger| trigger.enabled);
-    states.min_by_key(rank).map_or("disabled", Enabled::as_str)
+        .map(|trigger| &trigger.enabled)
+        .min_by_key(|enabled| match enabled {
+            Enabled::Disabled => 0,
+            Enabled::Replica => 1,
+            Enabled::Origin => 2,
+            Enabled::Always => 3,
+        })
+        .map_or("disabled", |enabled| enabled.as_str())
 }
 
-/// The columns that are sent, in words.
+/// Returns the columns that are sent, in words; `?` if the function is not one of pgic's.
 fn columns(seen: &Observed<'_>) -> String {
     match seen.options() {
         None => "?".to_string(),
@@ -225,12 +246,14 @@ fn columns(seen: &Observed<'_>) -> String {
     }
 }
 
+/// Returns PostgreSQL's estimate of the number of rows; `?` if the table was never analyzed.
 fn estimated(table: &CatalogTable) -> String {
     table
         .estimated_rows
         .map_or_else(|| "?".to_string(), |rows| rows.to_string())
 }
 
+/// Returns the whole answer as text.
 fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerSeen) -> String {
     let mut text = if rows.is_empty() {
         "no table announces its changes; install triggers with: pgic install-triggers TABLE\n"
@@ -244,52 +267,18 @@ fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerS
         headings.extend(["rows", "near limit"].map(Heading::number));
         render(&headings, rows.iter().map(cells))
     };
+    // `let _`: writing into a String cannot fail.
     for (table, problem) in problems {
-        // Writing into a String cannot fail.
         // The words of most problems name the table already.
         let problem = problem.to_string();
-        let lead = if problem.contains(table.as_str()) {
-            String::new()
+        let line = if problem.contains(table.as_str()) {
+            problem
         } else {
-            format!("{table}: ")
+            format!("{table}: {problem}")
         };
-        let _ = writeln!(text, "  {}", escape(&(lead + &problem)));
+        let _ = writeln!(text, "  {}", escape(&line));
     }
-    let _ = writeln!(
-        text,
-        "\nlisteners:{}",
-        if server.listeners.is_empty() {
-            " none seen"
-        } else {
-            ""
-        }
-    );
-    if !server.listeners.is_empty() {
-        let headings = [
-            Heading::number("pid"),
-            Heading::text("user"),
-            Heading::text("application"),
-            Heading::text("state"),
-            Heading::text("known by"),
-        ];
-        let known_by = |listener: &ListenerSeen| {
-            if listener.is_certain {
-                "its lock"
-            } else {
-                "its last statement (a guess)"
-            }
-        };
-        let row = |listener: &ListenerSeen| {
-            vec![
-                listener.pid.to_string(),
-                listener.user.clone(),
-                listener.application.clone(),
-                listener.state.clone(),
-                known_by(listener).to_string(),
-            ]
-        };
-        text.push_str(&render(&headings, server.listeners.iter().map(row)));
-    }
+    text.push_str(&listeners_text(&server.listeners));
     let _ = writeln!(text, "queue: {:.1} % full", server.queue * 100.0);
     let standby = if server.is_standby {
         ", a standby: LISTEN does not work here"
@@ -304,6 +293,36 @@ fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerS
     text
 }
 
+fn listeners_text(listeners: &[ListenerSeen]) -> String {
+    if listeners.is_empty() {
+        return "\nlisteners: none seen\n".to_string();
+    }
+    let headings = [
+        Heading::number("pid"),
+        Heading::text("user"),
+        Heading::text("application"),
+        Heading::text("state"),
+        Heading::text("known by"),
+    ];
+    let rows = listeners.iter().map(|listener| {
+        // Told apart, so that nobody takes a missing guess for a listener that is missing.
+        let known_by = if listener.is_certain {
+            "its lock"
+        } else {
+            "its last statement (a guess)"
+        };
+        vec![
+            listener.pid.to_string(),
+            listener.user.clone(),
+            listener.application.clone(),
+            listener.state.clone(),
+            known_by.to_string(),
+        ]
+    });
+    format!("\nlisteners:\n{}", render(&headings, rows))
+}
+
+/// Returns the row of a table. Where nothing announces its changes, most cells are a dash.
 fn cells(
     TableSeen {
         table,
@@ -332,7 +351,7 @@ fn cells(
         .collect()
 }
 
-/// A problem as every stream has it.
+/// Returns a problem as an object. Every JSON stream of pgic's has problems in this form.
 pub(super) fn problem_json(problem: &Problem) -> Value {
     json!({
         "code": problem.code,
@@ -343,35 +362,14 @@ pub(super) fn problem_json(problem: &Problem) -> Value {
     })
 }
 
+/// Returns the whole answer as JSON: a line for each table and each listener, then one for the
+/// server.
 fn json_lines(
     rows: &[TableSeen<'_>],
     problems: &[(String, Problem)],
     server: &ServerSeen,
 ) -> String {
-    let tables = rows.iter().map(|TableSeen { table, seen, near_limit }| {
-        let name = table.display_name();
-        let own: Vec<Value> =
-            problems.iter().filter(|(table, _)| *table == name).map(|(_, problem)| problem_json(problem)).collect();
-        json!({
-            "event": "table",
-            "schema": table.schema,
-            "table": table.name,
-            "channel": seen.as_ref().and_then(|seen| seen.channel.clone()),
-            "events": seen.as_ref().map(|seen| seen.events()),
-            "columns": seen.as_ref().and_then(|seen| {
-                let options = seen.options()?;
-                let key = table.key.iter().flat_map(|key| &key.columns);
-                let sent = |column: &&String| options.sends(column) || key.clone().any(|name| name == *column);
-                Some(table.columns.iter().map(|column| &column.name).filter(sent).collect::<Vec<_>>())
-            }),
-            "options": seen.as_ref().and_then(|seen| seen.options()),
-            "state": seen.as_ref().map(enabled),
-            "function": seen.as_ref().map(|seen| seen.version.as_str()),
-            "rows": table.estimated_rows,
-            "near_limit": near_limit.map(|near| json!({"rows": near.rows, "sampled": near.sampled})),
-            "problems": own,
-        })
-    });
+    let tables = rows.iter().map(|row| table_json(row, problems));
     let listeners = server.listeners.iter().map(|listener| {
         json!({
             "event": "listener",
@@ -388,6 +386,51 @@ fn json_lines(
         "standby": server.is_standby,
         "queue_usage": server.queue,
     });
-    let line = |value: Value| format!("{}\n", one_line_json(&value.to_string()));
-    tables.chain(listeners).chain([server]).map(line).collect()
+    tables
+        .chain(listeners)
+        .chain([server])
+        .map(|value| format!("{}\n", one_line_json(&value.to_string())))
+        .collect()
+}
+
+fn table_json(row: &TableSeen<'_>, problems: &[(String, Problem)]) -> Value {
+    let TableSeen {
+        table,
+        seen,
+        near_limit,
+    } = row;
+    let name = table.display_name();
+    let own: Vec<Value> = problems
+        .iter()
+        .filter(|(table, _)| *table == name)
+        .map(|(_, problem)| problem_json(problem))
+        .collect();
+    let near_limit = near_limit.map(|near| json!({"rows": near.rows, "sampled": near.sampled}));
+    json!({
+        "event": "table",
+        "schema": table.schema,
+        "table": table.name,
+        "channel": seen.as_ref().and_then(|seen| seen.channel.clone()),
+        "events": seen.as_ref().map(|seen| seen.events()),
+        "columns": seen.as_ref().and_then(|seen| sent_columns(table, seen)),
+        "options": seen.as_ref().and_then(|seen| seen.options()),
+        "state": seen.as_ref().map(enabled),
+        "function": seen.as_ref().map(|seen| seen.version.as_str()),
+        "rows": table.estimated_rows,
+        "near_limit": near_limit,
+        "problems": own,
+    })
+}
+
+/// Returns the names of the columns that are sent, in the table's order. Those of the key are
+/// always sent. `None` if the function is not one of pgic's.
+fn sent_columns<'a>(table: &'a CatalogTable, seen: &Observed<'_>) -> Option<Vec<&'a String>> {
+    let options = seen.options()?;
+    let key: Vec<&String> = table.key.iter().flat_map(|key| &key.columns).collect();
+    let names = table.columns.iter().map(|column| &column.name);
+    Some(
+        names
+            .filter(|name| options.sends(name) || key.contains(name))
+            .collect(),
+    )
 }

@@ -1,17 +1,20 @@
-//! `pgic tail`.
+//! `pgic tail`: prints notifications as they arrive.
 //!
 //! ```text
-//! socket ─→ feed (task: listens, reconnects) ─→ queue (bounded by bytes) ─→ printer (thread: filters, renders, writes)
+//! socket ─→ feed (a task) ─→ queue (bounded by bytes) ─→ printer (a thread)
+//!           listens, reconnects                          filters, renders, writes
 //! ```
 //!
 //! The feed never waits for the printer: a slow terminal or pipe must not hold the server's
-//! notification queue. What the bounded queue cannot take is dropped, counted and said.
+//! notification queue. Notifications for which the bounded queue has no room are dropped, and the
+//! output says how many.
 
 mod diff;
 mod feed;
 mod filter;
 mod queue;
 
+use super::install_triggers::parse_channel;
 use super::watch::Limit;
 use super::{Context, interrupted};
 use crate::cli::parse_duration;
@@ -19,7 +22,6 @@ use crate::exit_code::ExitCode;
 use crate::render::change::{Arrival, ChangeStyle, Event, write_json, write_text};
 use crate::render::escape::escape;
 use crate::render::{Format, note, written};
-use crate::triggers::check_channel;
 use anyhow::Context as _;
 use filter::Filter;
 use jiff::Timestamp;
@@ -29,14 +31,20 @@ use std::io::{IsTerminal as _, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// `pgic tail`.
+/// Print notifications as they arrive
 ///
-/// Prints every notification of the channels as it arrives. A lost connection is shown as a gap,
-/// and taken up again.
+/// Prints every notification of the channels on arrival. A lost connection is shown as a gap,
+/// and opened again; a heartbeat finds one whose far side is gone. Several filters must all fit; of
+/// several tables, actions or keys one must.
+///
+/// With --diff the table is kept in a cache, and each change is shown with its effect on the rows,
+/// old to new. The rows that changed in a gap are shown too, once the connection is back.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// A channel to listen on; may be repeated
-    #[arg(long = "channel", value_name = "NAME", default_value = DEFAULT_CACHE_CHANNEL, value_parser = |name: &str| check_channel(name).map_err(|error| error.to_string()))]
+    #[arg(long = "channel", value_name = "NAME", default_value = DEFAULT_CACHE_CHANNEL)]
+    #[arg(value_parser = parse_channel)]
     pub channels: Vec<String>,
     /// Only changes of this table: users, or app.users
     #[arg(long = "table", value_name = "TABLE")]
@@ -51,21 +59,35 @@ pub struct Args {
     /// hold
     #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = filter::parse_condition)]
     pub conditions: Vec<(String, String)>,
+    /// Keep this table in a cache, and show the effect of each change on the rows, old to new; a
+    /// gap is told row by row
+    #[arg(long, value_name = "TABLE")]
+    #[arg(conflicts_with_all = ["tables", "actions", "ids", "conditions", "raw"])]
+    pub diff: Option<String>,
     /// Stop after this many notifications
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Stop after this time
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
-    /// Keep this table in a cache, and show what each change did to its rows, old to new; a gap is
-    /// told row by row
-    #[arg(long, value_name = "TABLE", conflicts_with_all = ["tables", "actions", "ids", "conditions", "raw"])]
-    pub diff: Option<String>,
     /// Print the payloads alone
     #[arg(long, conflicts_with = "output")]
     pub raw: bool,
 }
 
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic tail
+  pgic tail --table users --action update --where email_hash=7
+  pgic tail --diff users
+  pgic tail --count 1 --duration 30s || echo nothing came
+
+Exit codes:
+  0  ended by --count, --duration, a signal, or its reader
+  1  --duration was over before --count notifications were shown
+  2  the channels could not be listened to, or the output failed";
+
+/// Parses the name of an action, for clap.
 fn parse_action(word: &str) -> Result<Action, String> {
     let found = Action::ALL
         .into_iter()
@@ -73,7 +95,7 @@ fn parse_action(word: &str) -> Result<Action, String> {
     found.ok_or_else(|| "expected insert, update, delete, truncate or reload".to_string())
 }
 
-/// How the printer ended.
+/// The numbers of notifications when the printer ended.
 #[derive(Debug, Default, Clone, Copy)]
 struct Printed {
     shown: u64,
@@ -81,10 +103,10 @@ struct Printed {
     dropped: u64,
 }
 
-/// Listens and prints until it is told to stop.
+/// Listens and prints until a limit is reached, a signal comes, or nobody reads.
 ///
 /// # Errors
-/// When the server cannot be listened to, or the output fails.
+/// If the channels cannot be listened to, or the output fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if let Some(table) = &args.diff {
         let limit = Limit {
@@ -100,6 +122,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         opened = feed::open(&server, &args.channels, &queue) => opened?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
+    // The driver has listened for a while: a notification may wait in the queue already. The banner
+    // must be printed before it.
     queue.push_first(Item::Connected {
         at: Timestamp::now(),
         channels: args.channels.clone(),
@@ -111,7 +135,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         .name("printer".to_string())
         .spawn(move || {
             let printed = printer.run(&for_printer);
-            // Whoever waits is told by the end of the sender just as well.
+            // Nothing is sent: the end of the sender wakes `done`, whether the printer failed or
+            // not.
             drop(done_sender);
             printed
         });
@@ -122,16 +147,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             None => std::future::pending().await,
         }
     };
-    let quiet = context.quiet;
-    let say = move |what: &str| {
-        if !quiet {
-            note(&format!("notice: {}\n", escape(what)));
-        }
-    };
     let mut has_left = false;
     let ended: anyhow::Result<bool> = tokio::select! {
-        failed = feed::run(driver, &queue, say) => failed.map(|()| false),
-        // The printer has all it wanted, or nobody reads it any more.
+        failed = feed::run(driver, &queue, |text| context.notice(text)) => failed.map(|()| false),
+        // The printer has printed `--count` notifications, or its output failed.
         _ = done => Ok(true),
         () = deadline => Ok(false),
         () = &mut interrupted => Ok(true),
@@ -140,6 +159,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             Ok(true)
         }
     };
+    // The printer is joined before an error of the feed is returned: what arrived is printed first.
     queue.push(Item::End);
     let printed = thread
         .join()
@@ -156,6 +176,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             "{shown} shown, {invalid} invalid, {dropped} dropped\n"
         ));
     }
+    // A signal is a person's decision, and a yes; only the end of the time makes too few a no.
     let too_few = args.count.is_some_and(|count| printed.shown < count);
     Ok(if too_few && !is_on_time {
         ExitCode::No
@@ -164,14 +185,15 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What turns items into lines.
+/// The consumer of the queue, which turns items into lines and writes them to stdout.
 struct Printer {
     format: Format,
     is_raw: bool,
     is_terminal: bool,
     is_quiet: bool,
-    look: ChangeStyle,
+    style: ChangeStyle,
     filter: Filter,
+    /// The number of notifications after which the printer ends.
     limit: u64,
 }
 
@@ -182,7 +204,7 @@ impl Printer {
             is_raw: args.raw,
             is_terminal: std::io::stdout().is_terminal(),
             is_quiet: context.quiet,
-            look: ChangeStyle {
+            style: ChangeStyle {
                 color: context.color,
                 zone: jiff::tz::TimeZone::system(),
                 with_channel: args.channels.len() > 1,
@@ -197,6 +219,10 @@ impl Printer {
         }
     }
 
+    /// Prints items until [`Item::End`] comes or the limit is reached.
+    ///
+    /// # Errors
+    /// If stdout takes nothing more.
     fn run(&self, queue: &Queue) -> anyhow::Result<Printed> {
         let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout());
         let mut printed = Printed::default();
@@ -205,7 +231,8 @@ impl Printer {
             let items = match queue.try_take() {
                 Some(items) => items,
                 None => {
-                    // Nothing waits: what is printed is shown before we do.
+                    // In a burst lines are written in blocks. As soon as nothing waits, the rest
+                    // is flushed, so that a person sees the last line at once.
                     written(out.flush())?;
                     queue.take()
                 }
@@ -226,6 +253,8 @@ impl Printer {
         }
     }
 
+    /// Renders an item into `line`, which stays empty if there is nothing to show, and counts the
+    /// item.
     fn write(&self, item: &Item, line: &mut String, printed: &mut Printed) {
         let event = match item {
             Item::Notification { at, notification } => {
@@ -260,6 +289,7 @@ impl Printer {
             Ok(payload) if self.filter.accepts(payload) => {
                 self.emit(&Event::Change { arrival, payload }, line);
             }
+            // A filter asks for properties that a payload which does not parse cannot have.
             Err(error) if self.filter.is_empty() => {
                 self.emit(
                     &Event::Invalid {
@@ -274,6 +304,8 @@ impl Printer {
         printed.shown += 1;
     }
 
+    /// Renders an event in the format that was asked for: into `line`, which goes to stdout, or to
+    /// stderr if the event is no data in that format.
     fn emit(&self, event: &Event<'_>, line: &mut String) {
         match (self.is_raw, self.format, event) {
             (true, _, Event::Change { arrival, .. } | Event::Invalid { arrival, .. }) => {
@@ -284,37 +316,30 @@ impl Printer {
                 });
                 line.push('\n');
             }
-            // Nothing but payloads stands in raw output; what else happens is said beside it.
-            // A banner is no data; in JSON it is an event.
+            // Raw output has payloads alone, and text has no banner: scripts read them. In JSON the
+            // banner is an event. A gap or dropped notifications concern whoever reads raw output,
+            // so they are told on stderr even with `--quiet`.
             (true, _, Event::Connected { .. } | Event::Resumed { .. }) => {}
             (false, Format::Text, Event::Connected { .. } | Event::Resumed { .. }) => {
-                let mut banner = String::new();
-                write_text(
-                    event,
-                    &ChangeStyle {
-                        color: false,
-                        ..self.look.clone()
-                    },
-                    &mut banner,
-                );
                 if !self.is_quiet {
-                    note(&banner);
+                    note(&self.plain_text(event));
                 }
             }
-            (true, _, Event::Gap { .. } | Event::Dropped { .. }) => {
-                let mut notice = String::new();
-                write_text(
-                    event,
-                    &ChangeStyle {
-                        color: false,
-                        ..self.look.clone()
-                    },
-                    &mut notice,
-                );
-                note(&notice);
-            }
-            (false, Format::Text, _) => write_text(event, &self.look, line),
+            (true, _, Event::Gap { .. } | Event::Dropped { .. }) => note(&self.plain_text(event)),
+            (false, Format::Text, _) => write_text(event, &self.style, line),
             (false, Format::Json, _) => write_json(event, line),
         }
+    }
+
+    /// Returns an event as text for stderr. `--color` may be right for stdout alone, so it has
+    /// none.
+    fn plain_text(&self, event: &Event<'_>) -> String {
+        let style = ChangeStyle {
+            color: false,
+            ..self.style.clone()
+        };
+        let mut text = String::new();
+        write_text(event, &style, &mut text);
+        text
     }
 }

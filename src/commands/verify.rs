@@ -1,10 +1,15 @@
-//! `pgic verify`.
+//! `pgic verify`: compares a cache that is fed by notifications with its table, at one exact cut.
+//!
+//! The comparison itself is the engine's. This file follows the tables for a while, remembers which
+//! session's notification changed a row last, and prints findings with their likely causes.
 
 use super::{Context, Signals};
 use crate::causes::{self, Senders};
 use crate::cli::{parse_bytes, parse_duration};
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
+use crate::render::escape::escape;
 use crate::render::progress::Progress;
 use crate::render::{Format, finding, json, print};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
@@ -23,29 +28,36 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often a round that does not count is repeated.
+/// The number of comparisons in a row that may be inconclusive before the command gives up.
 const TRIES: usize = 20;
-/// How many keys are remembered that notifications told of.
-const HEARD: usize = 1_000_000;
-/// How many rows that differ are shown as text, a table.
+/// The most keys of one table for which the sender of the last change is remembered. Findings of
+/// other keys name no sender.
+const REMEMBERED_KEYS: usize = 1_000_000;
+/// The most findings of one table that are shown as text.
 const SHOWN: usize = 100;
-/// How long a lost connection is waited for.
+/// The time after which a lost connection ends the command.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `pgic verify TABLE…`.
+/// Compare a cache that is fed by notifications with its table, at one exact cut
 ///
-/// Is a cache that is fed by the notifications equal to the table? Loads the tables into the cache
-/// that an application has, follows them for a while, then compares cache and table row by row at
-/// one exact cut, while writers go on. A line for each row that is missing, stale or a ghost, with
-/// the likely cause; exit code 1 when there is one. Takes a COPY of each table, and no lock that a
-/// writer waits for.
+/// Loads the tables into the cache that an application has, follows them for a while, then compares
+/// cache and table row by row, while writers go on. Prints a line for each row that is missing,
+/// stale or a ghost, with the likely cause.
+///
+/// The verdict says how many changes were followed: without any, nothing was proven. A table
+/// without a trigger that works is unannounced, never equal. A comparison that something came in
+/// the way of, such as a lost connection or DDL, is repeated.
+///
+/// Takes a COPY of each table, and no lock for which a writer waits.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
     #[arg(value_name = "TABLE", required = true)]
     pub tables: Vec<String>,
     /// How long to follow before the comparison
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, default_value = "10s", conflicts_with = "rounds")]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(default_value = "10s", conflicts_with = "rounds")]
     pub follow: Duration,
     /// Compare so many times, at once and one after another
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -53,67 +65,85 @@ pub struct Args {
     /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_changes: u64,
-    /// What the caches may take [default: a quarter of the machine's memory]
+    /// The most memory for the caches [default: a quarter of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
 }
 
-/// What is counted over all tables.
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic verify users
+  pgic verify users orders --for 5m --min-changes 1
+  pgic verify users --rounds 1
+
+Exit codes:
+  0  every cache is equal to its table
+  1  a row differs, a table is unannounced, or fewer changes than --min-changes were followed
+  2  no comparison could be finished, or it was interrupted";
+
+/// The counts over all tables and rounds.
 #[derive(Debug, Default)]
 struct Summary {
+    /// The rows of the tables, at the cuts.
     rows: usize,
+    /// The rows that are missing from a cache.
     missing: usize,
+    /// The rows that the cache has with other values.
     stale: usize,
+    /// The rows that only a cache has.
     ghost: usize,
+    /// The comparisons that were finished.
     compared: u32,
+    /// The comparisons that something came in the way of.
     inconclusive: u32,
-    /// How many changes were followed, and the tables of which fewer came than were asked for.
+    /// The changes that were followed.
     changes: u64,
+    /// The verdicts that rest on fewer changes than `--min-changes`.
     unproven: usize,
-    /// The tables whose changes are not announced as they should be.
+    /// The verdicts on tables whose changes are not announced as they should be.
     unannounced: usize,
 }
 
-/// Loads, follows, compares.
+/// Loads the tables, follows them, compares each with its cache, and prints the verdicts.
 ///
 /// # Errors
-/// When a table is refused, or the server refuses, or no round could be finished.
+/// If a table is refused, the server cannot be used, no comparison can be finished, or a signal
+/// comes first.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::catch();
-    let verified = tokio::select! {
+    tokio::select! {
         verified = verify(context, &args) => verified,
+        // An answer that was given up is neither yes nor no.
         _ = signals.next() => Err(anyhow!("interrupted before the comparison was done")),
-    };
-    verified
+    }
 }
 
 async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let server = context.server("verify")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-    // What notifications miss is to be found, not mended.
-    let adjust = |options: &mut DriverOptions| options.limits.watch_ddl = false;
-    let describe = async |catalog: &mut Catalog<'_>| describe(context, catalog, args).await;
     let (targets, mut driver) = open(
         &server,
         max_memory,
         context.quiet,
-        adjust,
+        // A look that finds DDL reloads the table, which mends a cache that missed a change. Here
+        // such a cache is to be found.
+        |options: &mut DriverOptions| options.limits.watch_ddl = false,
         |text| context.notice(text),
-        describe,
+        async |catalog: &mut Catalog<'_>| describe(context, catalog, args).await,
     )
     .await?;
     driver.record_row_events();
-    let followed = targets.into_iter().map(|target| VerifiedTable {
+    let tables = targets.into_iter().map(|target| VerifiedTable {
         problem: worst(&target.table),
         target,
-        heard: HashMap::new(),
-        loaded_anew: None,
+        senders: HashMap::new(),
+        reloaded_at: None,
         began: Instant::now(),
     });
     let mut verifier = Verifier {
         context,
         driver,
-        followed: followed.collect(),
+        tables: tables.collect(),
         stale: None,
     };
     if args.rounds.is_none() {
@@ -121,48 +151,21 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     }
     let mut summary = Summary::default();
     for _ in 0..args.rounds.unwrap_or(1) {
-        for at in 0..verifier.followed.len() {
+        for at in 0..verifier.tables.len() {
             let comparison = verifier.compare(at, &mut summary).await?;
-            let changes = verifier.driver.engine().changes(TableId(at));
-            let followed = &mut verifier.followed[at];
-            let name = followed.target.name();
-            if let Some(since) = followed.loaded_anew {
-                let seconds = since.elapsed().as_secs_f64();
-                context.notice(&format!(
-                    "{name} was loaded anew {seconds:.1} s ago: a change that was lost before that \
-                    does not show"
-                ));
-            }
             summary.add(&comparison);
-            let mut client = server.client().await?;
-            let catalog = catalog::reading(&mut client).await?;
-            let tables = catalog::describe(&catalog, &[followed.target.table.oid]).await?;
-            let table = tables.first().unwrap_or(&followed.target.table);
-            let processes = comparison
-                .findings
-                .iter()
-                .filter_map(|found| followed.heard.get(&found.key_cells)?.as_ref());
-            let senders = &Senders::look(&catalog, processes.copied().collect()).await;
-            // A trigger that is silent now, or was when it began, has proven nothing.
-            followed.problem = followed.problem.take().or_else(|| worst(table));
-            let min_changes = args.min_changes;
-            let verdict = TableVerdict {
-                table,
-                comparison: &comparison,
-                changes,
-                followed,
-                min_changes,
-                senders,
-            };
-            verdict.print(context, &mut summary)?;
+            let verdict = verifier.verdict(at, comparison, &server).await?;
+            verdict.print(context, args.min_changes, &mut summary)?;
         }
+        // More rounds would find the same rows again.
         if summary.differing() > 0 {
             break;
         }
     }
-    finish(context, verifier.followed.len(), &summary)
+    finish(context, verifier.tables.len(), &summary)
 }
 
+/// Makes targets of the tables that were named, also of tables whose changes are not announced.
 async fn describe(
     context: &Context,
     catalog: &Catalog<'_>,
@@ -171,12 +174,13 @@ async fn describe(
     let mut targets = Vec::new();
     for table in catalog::resolve(catalog, &args.tables).await? {
         tables::check_kind(&table)?;
-        // A table that is not announced is what this is for: the verdict says so.
+        // A table that is not announced is no error here: the verdict says so.
         if let Ok(notices) = tables::check_announced(&table) {
             context.notices(&notices);
         }
         let mut target = Target::whole(table, &mut Vec::new())?;
-        // A trigger that is disabled meanwhile is to be found out, not to end this.
+        // The driver must not watch for the triggers: one that is disabled meanwhile would make the
+        // table stale, where a finding should tell which rows were missed.
         target.follow.announced_by = Vec::new();
         targets.push(target);
     }
@@ -186,58 +190,59 @@ async fn describe(
 /// A table that is verified.
 struct VerifiedTable {
     target: Target,
-    /// The keys of the rows that changed, each with the server's process whose notification told of
-    /// it last.
-    heard: HashMap<KeyBuf, Option<i32>>,
-    /// When it was loaded again, if it was: what was lost before is mended.
-    loaded_anew: Option<Instant>,
-    /// When it was live first.
+    /// The process of the server whose notification changed a row last, by the row's key. `None` if
+    /// the row was read.
+    senders: HashMap<KeyBuf, Option<i32>>,
+    /// When the table was reloaded; `None` if never. Changes that were lost before cannot be found.
+    reloaded_at: Option<Instant>,
+    /// When the table was live for the first time.
     began: Instant,
-    /// Why its changes are not announced as they should be, if they are not.
+    /// The reason why changes of the table are not announced as they should be, if there is one.
     problem: Option<Problem>,
 }
 
-/// The worst problem with what announces a table, if changes are lost by it.
+/// Returns the first problem with a table's triggers by which changes are lost.
 fn worst(table: &CatalogTable) -> Option<Problem> {
     diagnose(table, None)
         .into_iter()
         .find(|problem| problem.severity == Severity::Critical)
 }
 
-/// What is to be said of a table that was compared.
+/// The outcome of the comparison of one table.
 struct TableVerdict<'a> {
-    table: &'a CatalogTable,
-    comparison: &'a ComparisonReport,
-    /// How many changes of it were followed.
+    /// The table as the catalogue has it after the comparison.
+    table: CatalogTable,
+    comparison: ComparisonReport,
+    /// The number of changes of the table that were followed.
     changes: u64,
     followed: &'a VerifiedTable,
-    min_changes: u64,
-    senders: &'a Senders,
+    /// The names of the sessions whose notifications changed the rows that differ.
+    senders: Senders,
 }
 
 impl TableVerdict<'_> {
-    fn print(&self, context: &Context, summary: &mut Summary) -> anyhow::Result<()> {
+    /// Prints findings and verdict, and counts the verdict.
+    fn print(
+        &self,
+        context: &Context,
+        min_changes: u64,
+        summary: &mut Summary,
+    ) -> anyhow::Result<()> {
         let Self {
-            table,
-            comparison,
-            changes,
-            followed,
-            min_changes,
-            senders,
+            table, comparison, ..
         } = self;
-        summary.changes += changes;
-        let name = followed.target.name();
+        summary.changes += self.changes;
+        let name = self.followed.target.name();
         if comparison.differing() > 0 {
-            report(context, table, followed, senders, comparison)?;
+            self.print_findings(context)?;
         }
-        if let Some(problem) = &followed.problem {
+        // Such a table is no case for `min_changes`: no number of changes would prove anything.
+        if let Some(problem) = &self.followed.problem {
             summary.unannounced += 1;
             return print(&match context.format {
                 Format::Text => {
-                    let text =
-                        crate::render::escape::escape(&format!("unannounced  {name}  {problem}"))
-                            .into_owned();
-                    format!("{text}\n")
+                    let text = format!("unannounced  {name}  {problem}");
+                    format!("{}\n", escape(&text))
                 }
                 Format::Json => json::line([
                     ("event", json!("unannounced")),
@@ -247,20 +252,61 @@ impl TableVerdict<'_> {
                 ]),
             });
         }
-        summary.unproven += usize::from(changes < min_changes);
+        summary.unproven += usize::from(self.changes < min_changes);
         if comparison.differing() > 0 || context.format == Format::Json {
             return Ok(());
         }
-        print(&equal(
-            &name,
-            comparison,
-            *changes,
-            followed.began.elapsed(),
-        ))
+        let time = self.followed.began.elapsed();
+        print(&equal(&name, comparison, self.changes, time))
+    }
+
+    /// Prints the rows that differ, with their likely causes.
+    fn print_findings(&self, context: &Context) -> anyhow::Result<()> {
+        let Self {
+            table, comparison, ..
+        } = self;
+        let VerifiedTable {
+            target, senders, ..
+        } = self.followed;
+        let seen = observe(table);
+        // A person reads a page, a program all that the engine kept.
+        let shown = if context.format == Format::Text {
+            SHOWN
+        } else {
+            ComparisonReport::FINDINGS
+        };
+        let lines = comparison.findings.iter().take(shown).map(|found| {
+            let sender = senders.get(&found.key_cells).copied().flatten();
+            let sender = sender.map(|process| self.senders.name(process));
+            let cause = causes::likely(
+                table,
+                seen.as_ref(),
+                &target.channel,
+                found,
+                sender.as_deref(),
+            );
+            finding::finding(context.format, (&table.schema, &table.name), found, &cause)
+        });
+        print(&lines.collect::<String>())?;
+        let kept = comparison.findings.len();
+        let more = comparison.differing() - kept.min(shown);
+        if more > 0 {
+            let kept = if kept > shown {
+                format!("; -o json shows {kept}")
+            } else {
+                String::new()
+            };
+            context.notice(&format!(
+                "{more} more rows of {} differ{kept}",
+                table.display_name()
+            ));
+        }
+        Ok(())
     }
 }
 
-/// The line that says that a cache is its table, and what that rests on.
+/// Returns the line that says that a cache is equal to its table, with the number of changes on
+/// which that rests. `time` is how long they were followed.
 pub(super) fn equal(
     name: &str,
     comparison: &ComparisonReport,
@@ -279,24 +325,33 @@ pub(super) fn equal(
         "equal    {name}  {} rows at one exact cut, {rests_on}",
         comparison.rows
     );
-    format!("{}\n", crate::render::escape::escape(&text))
+    format!("{}\n", escape(&text))
 }
 
+/// The tables at work.
 struct Verifier<'a> {
     context: &'a Context,
     driver: Driver,
-    followed: Vec<VerifiedTable>,
-    /// Since when it is not live, and why.
-    stale: Option<(Instant, String)>,
+    /// By their places in the driver.
+    tables: Vec<VerifiedTable>,
+    /// The loss of the connection, until every table is live again.
+    stale: Option<Stale>,
+}
+
+/// A loss of the connection.
+struct Stale {
+    /// When the connection was lost, or the server was last seen to answer.
+    since: Instant,
+    why: String,
 }
 
 impl Verifier<'_> {
-    /// Follows for a while.
+    /// Follows the tables for a while, with a line of progress.
     async fn follow(&mut self, time: Duration) -> anyhow::Result<()> {
         let names: Vec<String> = self
-            .followed
+            .tables
             .iter()
-            .map(|followed| followed.target.name())
+            .map(|table| table.target.name())
             .collect();
         let waiting = Progress::waiting(
             &format!("following {} for {time:?}", names.join(", ")),
@@ -310,65 +365,78 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Waits for something to happen, or until then. Gives up when it has not been live for long.
+    /// Waits until the driver has done something, at most until `until`.
+    ///
+    /// # Errors
+    /// If the driver cannot go on, or the connection has been lost for longer than [`PATIENCE`].
     async fn step(&mut self, until: Instant) -> anyhow::Result<()> {
-        let give_up = self.stale.as_ref().map(|(since, _)| *since + PATIENCE);
+        let give_up = self.stale.as_ref().map(|stale| stale.since + PATIENCE);
         let until = give_up.map_or(until, |give_up| give_up.min(until));
         tokio::select! {
             stepped = self.driver.step() => stepped.map_err(explain_failure)?,
             () = tokio::time::sleep_until(until) => {}
         }
-        self.hear();
-        // While the tables are read again, the connection is there.
-        if let (Some((since, _)), State::Snapshotting | State::Degraded | State::CatchingUp) =
+        self.take_events();
+        // A large table may take longer than `PATIENCE` to be read again: as long as tables are
+        // read, the connection is there.
+        if let (Some(stale), State::Snapshotting | State::Degraded | State::CatchingUp) =
             (&mut self.stale, self.driver.state())
         {
-            *since = Instant::now();
+            stale.since = Instant::now();
         }
         match &self.stale {
-            Some((since, why)) if since.elapsed() >= PATIENCE => Err(with_hint(
-                anyhow!("nothing was heard for {} s: {why}", PATIENCE.as_secs()),
+            Some(Stale { since, why }) if since.elapsed() >= PATIENCE => Err(with_hint(
+                anyhow!(
+                    "no notification could be received for {} s: {why}",
+                    PATIENCE.as_secs()
+                ),
                 "try again when the server is there",
             )),
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Says what came in the way, and remembers which rows notifications changed.
-    fn hear(&mut self) {
-        let told: Vec<DriverEvent> = self.driver.take_events().collect();
-        for event in told {
+    /// Takes the driver's events: prints notices about interruptions, and remembers who
+    /// changed which row.
+    fn take_events(&mut self) {
+        let events: Vec<DriverEvent> = self.driver.take_events().collect();
+        for event in events {
             match event {
                 DriverEvent::Row {
                     table,
                     change,
                     sender,
                 } => {
-                    let VerifiedTable { target, heard, .. } = &mut self.followed[table.0];
+                    let VerifiedTable {
+                        target, senders, ..
+                    } = &mut self.tables[table.0];
                     let (RowChange::Added(row)
                     | RowChange::Changed { new: row, .. }
                     | RowChange::Removed(row)) = change;
-                    if heard.len() < HEARD {
-                        heard.insert(KeyBuf::of_row(&target.shape, &row), sender);
+                    if senders.len() < REMEMBERED_KEYS {
+                        senders.insert(KeyBuf::of_row(&target.shape, &row), sender);
                     }
                 }
+                // Attempts to connect that fail are events of the same kind: only the loss is told.
                 DriverEvent::Disconnected { why, .. } if self.stale.is_none() => {
                     self.context.notice(&format!(
                         "the connection was lost ({why}); connecting again"
                     ));
-                    self.stale = Some((Instant::now(), why));
+                    let since = Instant::now();
+                    self.stale = Some(Stale { since, why });
                 }
                 DriverEvent::State(State::Live) if self.stale.take().is_some() => {
-                    self.context.notice("live again: all was loaded anew");
-                    self.followed
-                        .iter_mut()
-                        .for_each(|followed| followed.loaded_anew = Some(Instant::now()));
+                    self.context.notice("live again: every table was reloaded");
+                    for table in &mut self.tables {
+                        table.reloaded_at = Some(Instant::now());
+                    }
                 }
                 DriverEvent::ReadScheduled { table, why } => {
-                    let followed = &mut self.followed[table.0];
-                    followed.loaded_anew = Some(Instant::now());
-                    let name = followed.target.name();
-                    self.context.notice(&format!("{name} is read again: {why}"));
+                    let table = &mut self.tables[table.0];
+                    table.reloaded_at = Some(Instant::now());
+                    let name = table.target.name();
+                    self.context
+                        .notice(&format!("{name} is being reloaded: {why}"));
                 }
                 DriverEvent::CommitsBlocked => {
                     self.context.notice(
@@ -381,13 +449,16 @@ impl Verifier<'_> {
         }
     }
 
-    /// Compares a table, as often as it takes for the round to count.
+    /// Compares a table with its cache, until a comparison is conclusive.
+    ///
+    /// # Errors
+    /// If the driver cannot go on, or [`TRIES`] comparisons in a row were inconclusive.
     async fn compare(
         &mut self,
         at: usize,
         summary: &mut Summary,
     ) -> anyhow::Result<ComparisonReport> {
-        let name = self.followed[at].target.name();
+        let name = self.tables[at].target.name();
         let mut last = String::new();
         for _ in 0..TRIES {
             let question = self
@@ -408,73 +479,75 @@ impl Verifier<'_> {
                 Verification::Inconclusive(why) => {
                     summary.inconclusive += 1;
                     self.context.notice(&format!(
-                        "a round of {name} does not count, and is repeated: {why}"
+                        "the comparison of {name} is inconclusive, retrying: {why}"
                     ));
                     last = why;
                 }
             }
-            // What makes a round fail takes a moment to pass.
+            // The cause, a migration for example, takes a moment to pass: without a pause all tries
+            // would be over before it has.
             let until = Instant::now() + Duration::from_millis(200);
             while Instant::now() < until {
                 self.step(until).await?;
             }
         }
         Err(with_hint(
-            anyhow!("{name} could not be compared: {TRIES} rounds in a row did not count: {last}"),
+            anyhow!(
+                "{name} could not be compared: {TRIES} comparisons in a row were inconclusive: \
+                {last}"
+            ),
             "try again when the table is not altered, truncated or moved; a plain-form trigger \
             needs a quiet moment",
         ))
     }
-}
 
-/// Prints the findings, with causes as the catalogue has them now.
-fn report(
-    context: &Context,
-    table: &CatalogTable,
-    followed: &VerifiedTable,
-    senders: &Senders,
-    comparison: &ComparisonReport,
-) -> anyhow::Result<()> {
-    let VerifiedTable { target, heard, .. } = followed;
-    let seen = observe(table);
-    let shown = if context.format == Format::Text {
-        SHOWN
-    } else {
-        ComparisonReport::FINDINGS
-    };
-    let lines = comparison.findings.iter().take(shown).map(|found| {
-        let sender = heard
-            .get(&found.key_cells)
-            .copied()
-            .flatten()
-            .map(|process| senders.name(process));
-        let cause = causes::likely(
+    /// Looks at the table's triggers again, and at the sessions that changed the rows which differ.
+    ///
+    /// # Errors
+    /// If the server cannot be asked.
+    async fn verdict(
+        &mut self,
+        at: usize,
+        comparison: ComparisonReport,
+        server: &Server,
+    ) -> anyhow::Result<TableVerdict<'_>> {
+        let changes = self.driver.engine().changes(TableId(at));
+        let followed = &mut self.tables[at];
+        if let Some(since) = followed.reloaded_at {
+            self.context.notice(&format!(
+                "{} was reloaded {:.1} s ago: a change that was lost before that does not show",
+                followed.target.name(),
+                since.elapsed().as_secs_f64()
+            ));
+        }
+        // A session of its own: the driver's are busy with following.
+        let mut client = server.client().await?;
+        let catalog = catalog::reading(&mut client).await?;
+        let mut tables = catalog::describe(&catalog, &[followed.target.table.oid]).await?;
+        // A table that has just been dropped is shown as it was.
+        let table = tables
+            .pop()
+            .unwrap_or_else(|| followed.target.table.clone());
+        let processes = comparison
+            .findings
+            .iter()
+            .filter_map(|found| followed.senders.get(&found.key_cells).copied().flatten());
+        let senders = Senders::look(&catalog, processes.collect()).await;
+        // A trigger that is silent now, or was when the following began, has proven nothing.
+        followed.problem = followed.problem.take().or_else(|| worst(&table));
+        Ok(TableVerdict {
             table,
-            seen.as_ref(),
-            &target.channel,
-            found,
-            sender.as_deref(),
-        );
-        finding::finding(context.format, (&table.schema, &table.name), found, &cause)
-    });
-    print(&lines.collect::<String>())?;
-    let kept = comparison.findings.len();
-    let more = comparison.differing() - kept.min(shown);
-    if more > 0 {
-        let kept = if kept > shown {
-            format!("; -o json shows {kept}")
-        } else {
-            String::new()
-        };
-        context.notice(&format!(
-            "{more} more rows of {} differ{kept}",
-            table.display_name()
-        ));
+            comparison,
+            changes,
+            followed,
+            senders,
+        })
     }
-    Ok(())
 }
 
+/// Prints the summary, and returns the exit code.
 fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result<ExitCode> {
+    // Taken apart without `..`, so that a count that is added later is not forgotten here.
     let Summary {
         rows,
         missing,
@@ -518,6 +591,7 @@ fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result
 }
 
 impl Summary {
+    /// Adds the rows and findings of one comparison.
     fn add(&mut self, comparison: &ComparisonReport) {
         self.rows += comparison.rows;
         self.missing += comparison.missing;
@@ -525,6 +599,7 @@ impl Summary {
         self.ghost += comparison.ghosts;
     }
 
+    /// Returns the number of rows that differ.
     fn differing(&self) -> usize {
         self.missing + self.stale + self.ghost
     }
