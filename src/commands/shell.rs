@@ -9,11 +9,13 @@
 //! The session's task never writes to stdout, nor waits for a terminal. So a reader that stops
 //! reading does not keep the session from taking notifications.
 
+mod answer;
 mod changes;
 mod input;
 mod line;
 mod live;
 mod notices;
+mod overview;
 mod session;
 
 use super::{Context, Signals};

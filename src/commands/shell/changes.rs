@@ -1,5 +1,5 @@
-//! [`Changes`]: what became of rows since the shell began, as far as memory allows, and who wants
-//! to be told.
+//! [`Changes`]: the changes of rows since the shell began, as far as memory allows, for `.history`,
+//! and the rows that are watched.
 
 use crate::render::row_change::RowChangeLine;
 use crate::render::{Format, json};
@@ -10,82 +10,93 @@ use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How many changes are kept for `.history`.
+/// The most changes of all tables that are kept for `.history`.
 const KEPT: usize = 100_000;
-/// How many bytes of their rows.
+/// The most bytes that these changes take.
 const KEPT_BYTES: usize = 64 << 20;
 
 /// A change that is kept.
 #[derive(Debug)]
 struct KeptRow {
+    /// When the cache changed.
     at: Timestamp,
+    /// The place of the table in the driver.
     table: usize,
+    /// The row before the change; `None` if the row was added.
     old: Option<RowBuf>,
+    /// The row after the change; `None` if the row was removed.
     new: Option<RowBuf>,
-    /// The server's process whose notification told of it.
+    /// The server's process whose notification told of the change; `None` if the row was read.
     sender: Option<i32>,
 }
 
 impl KeptRow {
+    /// Returns the bytes that the change takes.
     fn bytes(&self) -> usize {
-        size_of::<Self>()
-            + self
-                .old
-                .iter()
-                .chain(&self.new)
-                .map(RowBuf::memory_bytes)
-                .sum::<usize>()
+        let rows: usize = self.rows().map(RowBuf::memory_bytes).sum();
+        size_of::<Self>() + rows
+    }
+
+    /// Returns the rows before and after the change, as far as there are any.
+    fn rows(&self) -> impl Iterator<Item = &RowBuf> {
+        self.old.iter().chain(&self.new)
     }
 }
 
-/// How the rows of a table are shown.
+/// The form in which the rows of a table are shown.
 #[derive(Debug, Clone)]
 pub(super) struct Shown {
+    /// The table's name, for people.
     pub(super) table: String,
     pub(super) shape: Arc<TableShape>,
+    /// The columns that are shown, by their positions in `shape`.
     pub(super) columns: Vec<usize>,
 }
 
-/// A watch.
+/// A `.watch` that is on: the rows of a table that fulfil all conditions.
 #[derive(Debug)]
 struct Watched {
     table: usize,
     conditions: Vec<Condition>,
 }
 
+/// The changes that are kept, and the watches.
 #[derive(Debug)]
 pub(super) struct Changes {
+    /// By the places of the tables in the driver.
     shown: Vec<Shown>,
     format: Format,
     zone: TimeZone,
+    /// The changes of all tables, oldest first.
     kept: VecDeque<KeptRow>,
     kept_bytes: usize,
-    /// How many were let go.
+    /// The number of changes that were dropped, since they were too many.
     forgotten: u64,
     watched: Vec<Watched>,
 }
 
 impl Changes {
+    /// Makes an empty history. `shown` has the tables by their places in the driver.
     pub(super) fn new(shown: Vec<Shown>, format: Format) -> Self {
-        let kept = VecDeque::new();
-        let watched = Vec::new();
         Self {
             shown,
             format,
             zone: TimeZone::system(),
-            kept,
+            kept: VecDeque::new(),
             kept_bytes: 0,
             forgotten: 0,
-            watched,
+            watched: Vec::new(),
         }
     }
 
+    /// Watches the rows of a table that fulfil all conditions, beside those that are watched
+    /// already.
     pub(super) fn watch(&mut self, table: usize, conditions: Vec<Condition>) {
         self.watched.push(Watched { table, conditions });
     }
 
-    /// A table is shown otherwise from now on: what is known of its rows is let go, and they are
-    /// not watched.
+    /// Begins again with a table that has other columns now. History and watches of the table end,
+    /// since rows and conditions are of the former columns.
     pub(super) fn renew(&mut self, table: usize, shown: Shown) {
         self.shown[table] = shown;
         self.watched.retain(|watched| watched.table != table);
@@ -93,11 +104,12 @@ impl Changes {
         self.kept_bytes = self.kept.iter().map(KeptRow::bytes).sum();
     }
 
+    /// Ends all watches, and returns how many there were.
     pub(super) fn stop_watching(&mut self) -> usize {
         std::mem::take(&mut self.watched).len()
     }
 
-    /// Takes a change; the line to say about it, if somebody watches.
+    /// Keeps a change. Returns the line to show, if the row is watched.
     pub(super) fn take(
         &mut self,
         table: usize,
@@ -116,25 +128,7 @@ impl Changes {
             new,
             sender,
         };
-        let line = self
-            .watched
-            .iter()
-            .filter(|watched| watched.table == table)
-            .find_map(|watched| {
-                let fulfils = |row: &&RowBuf| {
-                    let shape = &self.shown[table].shape;
-                    watched
-                        .conditions
-                        .iter()
-                        .all(|condition| condition.is_fulfilled_by(shape, row))
-                };
-                let line = self.line(
-                    &kept,
-                    kept.old.as_ref().filter(fulfils),
-                    kept.new.as_ref().filter(fulfils),
-                );
-                (!line.is_empty()).then_some(line)
-            });
+        let line = self.watched_line(&kept);
         self.kept_bytes += kept.bytes();
         self.kept.push_back(kept);
         while self.kept.len() > KEPT || self.kept_bytes > KEPT_BYTES {
@@ -147,7 +141,29 @@ impl Changes {
         line
     }
 
-    /// The line that says how many changes could not be shown.
+    /// Returns the line of a change whose row is watched; `None` if no watch has anything to show.
+    fn watched_line(&self, kept: &KeptRow) -> Option<String> {
+        let shape = &self.shown[kept.table].shape;
+        self.watched
+            .iter()
+            .filter(|watched| watched.table == kept.table)
+            // A change that several watches fit is shown once.
+            .find_map(|watched| {
+                // A row that begins to fulfil the conditions is shown as added, one that ceases to
+                // as removed.
+                let conditions = &watched.conditions;
+                let old = kept.old.as_ref();
+                let new = kept.new.as_ref();
+                let line = self.line(
+                    kept,
+                    old.filter(|row| fulfils(row, shape, conditions)),
+                    new.filter(|row| fulfils(row, shape, conditions)),
+                );
+                (!line.is_empty()).then_some(line)
+            })
+    }
+
+    /// Returns the line that says how many changes could not be shown.
     pub(super) fn dropped(&self, count: u64) -> String {
         match self.format {
             Format::Json => json::line([("event", json!("dropped")), ("count", json!(count))]),
@@ -155,6 +171,8 @@ impl Changes {
         }
     }
 
+    /// Returns the line of a change between these two rows; empty if no column that is shown
+    /// differs.
     fn line(&self, kept: &KeptRow, old: Option<&RowBuf>, new: Option<&RowBuf>) -> String {
         let Shown {
             table,
@@ -178,35 +196,52 @@ impl Changes {
         }
     }
 
-    /// The server's process whose notification told last of the row of this key, as far as that is
-    /// kept.
+    /// Returns the server's process whose notification told of the last change of the row with this
+    /// key; `None` if that change is not kept, or the row was read.
     pub(super) fn sender(&self, table: usize, key: &KeyBuf) -> Option<i32> {
         let shape = &self.shown[table].shape;
-        let mut of_table = self.kept.iter().rev().filter(|kept| kept.table == table);
-        let is_of_key = |kept: &&KeptRow| {
-            kept.old
-                .iter()
-                .chain(&kept.new)
-                .any(|row| KeyBuf::of_row(shape, row) == *key)
-        };
-        of_table.find(is_of_key)?.sender
+        self.kept
+            .iter()
+            .rev()
+            .filter(|kept| kept.table == table)
+            .find(|kept| kept.rows().any(|row| KeyBuf::of_row(shape, row) == *key))?
+            .sender
     }
 
-    /// What became of the rows that fulfil the conditions, before or after: the lines, their
-    /// number, and how many changes of all tables are not known any more.
-    pub(super) fn history(&self, table: usize, conditions: &[Condition]) -> (String, usize, u64) {
+    /// Returns the changes of the rows of a table that fulfil the conditions, before or after the
+    /// change.
+    pub(super) fn history(&self, table: usize, conditions: &[Condition]) -> History {
         let shape = &self.shown[table].shape;
-        let fulfils = |row: &&RowBuf| {
-            conditions
-                .iter()
-                .all(|condition| condition.is_fulfilled_by(shape, row))
-        };
-        let of_table = self.kept.iter().filter(|kept| kept.table == table);
-        let lines: Vec<String> = of_table
-            .filter(|kept| kept.old.iter().chain(&kept.new).any(|row| fulfils(&row)))
+        let lines: Vec<String> = self
+            .kept
+            .iter()
+            .filter(|kept| kept.table == table)
+            .filter(|kept| kept.rows().any(|row| fulfils(row, shape, conditions)))
             .map(|kept| self.line(kept, kept.old.as_ref(), kept.new.as_ref()))
             .filter(|line| !line.is_empty())
             .collect();
-        (lines.concat(), lines.len(), self.forgotten)
+        History {
+            text: lines.concat(),
+            count: lines.len(),
+            forgotten: self.forgotten,
+        }
     }
+}
+
+/// The answer to `.history`.
+#[derive(Debug)]
+pub(super) struct History {
+    /// The changes as lines, oldest first.
+    pub(super) text: String,
+    /// The number of these lines.
+    pub(super) count: usize,
+    /// The number of changes of all tables that are not kept any more.
+    pub(super) forgotten: u64,
+}
+
+/// Returns whether a row fulfils all conditions.
+fn fulfils(row: &RowBuf, shape: &TableShape, conditions: &[Condition]) -> bool {
+    conditions
+        .iter()
+        .all(|condition| condition.is_fulfilled_by(shape, row))
 }

@@ -1,9 +1,10 @@
-//! [`Input`]: where lines come from and answers go to: a prompt on a terminal, else plain lines.
+//! [`Input`]: the thread that reads lines and prints their answers, at a prompt on a terminal, else
+//! as plain lines.
 
+use super::answer::Reply;
 use super::line::COMMANDS;
 use super::live::{PromptState, PromptStatus};
 use super::notices::{Notices, Said};
-use super::session::Reply;
 use crate::line_editor::{Above, Guide, LineEditor, TerminalState, Typed, history_file};
 use crate::render::{note, print};
 use crate::suspend::Suspension;
@@ -12,31 +13,38 @@ use std::io::{BufRead as _, Read as _};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// The most bytes of a line from a pipe.
+/// The bytes that a line from a pipe may have. Without a bound `pgic shell t < /dev/zero` would
+/// take all memory.
 const LONGEST_LINE: u64 = 1 << 20;
 
-/// A line, and where its answer is waited for.
+/// A line, with the channel on which the answer is awaited.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) line: String,
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
-/// Where lines come from.
+/// The reader of lines and printer of answers.
 pub(super) struct Input {
+    /// The prompt; `None` for plain lines.
     editor: Option<LineEditor>,
     terminal: Arc<TerminalState>,
     notices: Notices,
 }
 
 impl Input {
-    /// The prompt of a terminal, or plain lines.
+    /// Makes a prompt if `is_terminal`, else a reader of plain lines. `is_quiet` leaves out
+    /// notices.
+    ///
+    /// # Errors
+    /// If the terminal cannot be used.
     pub(super) fn new(
         is_terminal: bool,
         is_quiet: bool,
         guide: Arc<Completions>,
         suspension: Suspension,
     ) -> anyhow::Result<Self> {
+        // Before the editor changes the terminal.
         let terminal = Arc::new(TerminalState::remember());
         let editor = is_terminal.then(|| LineEditor::new(guide, history_file("shell"), suspension));
         let mut editor = editor.transpose()?;
@@ -48,17 +56,22 @@ impl Input {
         })
     }
 
-    /// The terminal as it was.
+    /// Returns the state of the terminal from before the prompt, to be restored by whoever ends the
+    /// process while a line is read.
     pub(super) fn terminal(&self) -> Arc<TerminalState> {
         Arc::clone(&self.terminal)
     }
 
-    /// Takes what is to be said beside the answers.
+    /// Returns the end of a queue that takes texts to be shown beside the answers.
     pub(super) fn notices(&self) -> Notices {
         self.notices.clone()
     }
 
-    /// Hands lines over and prints their answers, until either side has enough.
+    /// Hands lines over and prints their answers, until there are no more lines, or the other side
+    /// takes none.
+    ///
+    /// # Errors
+    /// If a line cannot be read, or an answer cannot be written.
     pub(super) fn run(mut self, lines: &mpsc::Sender<Request>) -> anyhow::Result<()> {
         while let Some(line) = self.next()? {
             let (reply, answer) = oneshot::channel();
@@ -68,6 +81,7 @@ impl Input {
             let Ok(reply) = answer.blocking_recv() else {
                 break;
             };
+            // The answer stands before the notices about it, also where both streams are one file.
             print(&reply.answer)?;
             if !reply.beside.is_empty() {
                 note(&reply.beside);
@@ -79,6 +93,7 @@ impl Input {
         Ok(())
     }
 
+    /// Reads a line; `None` if there are no more.
     fn next(&mut self) -> anyhow::Result<Option<String>> {
         let Some(editor) = &mut self.editor else {
             return next_plain();
@@ -93,6 +108,7 @@ impl Input {
     }
 }
 
+/// Reads a line from stdin, without its end; `None` if there are no more.
 fn next_plain() -> anyhow::Result<Option<String>> {
     let mut line = Vec::new();
     let mut stdin = std::io::stdin().lock().take(LONGEST_LINE);
@@ -108,8 +124,9 @@ fn next_plain() -> anyhow::Result<Option<String>> {
     Ok(Some(line.trim_end_matches(['\n', '\r']).to_string()))
 }
 
-/// A thread that says things: above the prompt, else on stderr. To print above a prompt may take
-/// until it is there.
+/// Starts the thread that shows texts beside the answers: above the prompt, else changes on stdout
+/// and notices on stderr. Printing above a prompt may wait until there is one, which must hold
+/// nobody up.
 fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
     let (notices, receiver) = Notices::new();
     std::thread::spawn(move || {
@@ -132,19 +149,21 @@ fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
     notices
 }
 
-/// What can be typed, and the prompt.
+/// The words that can be typed, and the prompt.
 pub(super) struct Completions {
-    pub(super) standing: Arc<PromptStatus>,
-    /// Tables as they are typed, with their columns.
+    /// The state that the prompt shows.
+    pub(super) status: Arc<PromptStatus>,
+    /// The tables as they are typed, each with its columns.
     pub(super) tables: Vec<(String, Vec<String>)>,
     pub(super) color: bool,
 }
 
 impl Guide for Completions {
     fn prompt(&self) -> String {
-        let word = self.standing.get();
-        let text = format!("{:>7}> ", word.as_str());
-        let style = match word {
+        let state = self.status.get();
+        // As wide for every state: the editor counts on `blank` having the prompt's width.
+        let text = format!("{:>7}> ", state.as_str());
+        let style = match state {
             PromptState::Live => anstyle::AnsiColor::Green,
             PromptState::Loading => anstyle::AnsiColor::Yellow,
             PromptState::Stale => anstyle::AnsiColor::Red,
@@ -176,10 +195,11 @@ impl Guide for Completions {
         };
         let tables = self.tables.iter().map(|(table, _)| format!("{table} "));
         let candidates: Vec<String> = match complete {
+            // The first entry stands for any table's name.
             [] => COMMANDS
                 .iter()
                 .skip(1)
-                .map(|(name, _, _)| (*name).to_string())
+                .map(|command| command.name.to_string())
                 .chain(tables)
                 .collect(),
             ["count" | ".watch" | ".history"] => tables.collect(),
@@ -209,20 +229,21 @@ mod tests {
             vec!["id".to_string(), "\"Odd\"".to_string()],
         )];
         let words = Completions {
-            standing: Arc::new(PromptStatus::default()),
+            status: Arc::new(PromptStatus::default()),
             tables,
             color: false,
         };
-        let offered = |before: &str| words.complete(before);
-        assert_eq!(offered("u"), (0, vec!["users ".to_string()]));
-        assert_eq!(offered("count "), (6, vec!["users ".to_string()]));
-        assert_eq!(offered("count users i"), (12, vec!["id=".to_string()]));
-        assert_eq!(
-            offered("users id=1 "),
-            (11, vec!["id=".to_string(), "\"Odd\"=".to_string()])
-        );
-        assert_eq!(offered(".t"), (0, vec![".tables".to_string()]));
-        assert_eq!(offered("nothing x"), (8, vec![]));
+        for (before, start, offered) in [
+            ("u", 0, vec!["users "]),
+            ("count ", 6, vec!["users "]),
+            ("count users i", 12, vec!["id="]),
+            ("users id=1 ", 11, vec!["id=", "\"Odd\"="]),
+            (".t", 0, vec![".tables"]),
+            ("nothing x", 8, vec![]),
+        ] {
+            let offered: Vec<String> = offered.into_iter().map(str::to_string).collect();
+            assert_eq!(words.complete(before), (start, offered), "{before}");
+        }
         assert_eq!(words.prompt().len(), words.blank().len());
     }
 }

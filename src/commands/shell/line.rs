@@ -1,87 +1,107 @@
-//! [`Line`]: what a line of the shell asks for.
+//! [`Line`]: the commands and questions that can be typed in the shell, and how a line is cut into
+//! words. Nothing here knows the tables: names are looked up by the session.
 
 use crate::failure::with_hint;
+use crate::tables::catalog::CatalogTable;
 use crate::tables::conditions::Written;
 use anyhow::anyhow;
 use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
 
-/// The commands with what they take and what they do, as `.help` shows them.
-pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
-    (
+/// A command as `.help` shows it.
+#[derive(Debug)]
+pub(super) struct CommandHelp {
+    /// The first word of the line.
+    pub(super) name: &'static str,
+    /// The words that may follow.
+    pub(super) takes: &'static str,
+    /// The effect, in a few words.
+    pub(super) does: &'static str,
+}
+
+impl CommandHelp {
+    const fn new(name: &'static str, takes: &'static str, does: &'static str) -> Self {
+        Self { name, takes, does }
+    }
+}
+
+/// The commands. The first entry is no word by itself, but stands for the name of any table.
+pub(super) const COMMANDS: &[CommandHelp] = &[
+    CommandHelp::new(
         "TABLE",
         "[COLUMN=VALUE]…",
         "the rows that fulfil every condition",
     ),
-    ("count", "TABLE [COLUMN=VALUE]…", "how many they are"),
-    (".tables", "", "the tables that are followed"),
-    (
+    CommandHelp::new("count", "TABLE [COLUMN=VALUE]…", "how many they are"),
+    CommandHelp::new(".tables", "", "the tables that are followed"),
+    CommandHelp::new(
         ".stats",
         "",
         "the state of the cache, and what has been counted",
     ),
-    (
+    CommandHelp::new(
         ".watch",
         "TABLE [COLUMN=VALUE]…",
         "show each change of these rows as it happens; .watch off ends it",
     ),
-    (
+    CommandHelp::new(
         ".history",
         "TABLE KEY",
         "what became of a row since the shell began; or TABLE COLUMN=VALUE…",
     ),
-    (
+    CommandHelp::new(
         ".verify",
         "TABLE",
         "compare the cache with the table, row by row, at one exact cut",
     ),
-    (
+    CommandHelp::new(
         ".reconnect",
         "",
-        "follow the tables anew, for example when what ended it is mended",
+        "describe and reload the tables now, for example after a cause was mended",
     ),
-    (".limit", "[N]", "how many rows an answer shows at most"),
-    (".help", "", "this list"),
-    (".quit", "", "leave; Ctrl-D too"),
+    CommandHelp::new(".limit", "[N]", "how many rows an answer shows at most"),
+    CommandHelp::new(".help", "", "this list"),
+    CommandHelp::new(".quit", "", "leave; Ctrl-D too"),
 ];
 
-/// What a line asks for.
+/// The command or question of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// The rows of a table.
+    /// `TABLE [CONDITION]…`: the rows of a table that fulfil every condition.
     Rows {
         table: Name,
         conditions: Vec<Written>,
     },
-    /// Their number.
+    /// `count TABLE [CONDITION]…`: the number of such rows.
     Count {
         table: Name,
         conditions: Vec<Written>,
     },
-    /// `.tables`.
+    /// `.tables`: a list of the tables.
     Tables,
-    /// `.stats`.
+    /// `.stats`: the state of the caches, and the counters.
     Stats,
-    /// `.watch`; `None` ends it.
+    /// `.watch TABLE [CONDITION]…`: each change of such rows from now on; `None` (`off`) ends that.
     Watch(Option<(Name, Vec<Written>)>),
-    /// `.history`: of the rows with this key, or that fulfil the conditions.
+    /// `.history`: the changes of the rows with this key, or that fulfil the conditions. There is
+    /// either a key or conditions.
     History {
         table: Name,
         key: Option<String>,
         conditions: Vec<Written>,
     },
-    /// `.verify`.
+    /// `.verify TABLE`: a comparison of the cache with the table.
     Verify(Name),
-    /// `.reconnect`.
+    /// `.reconnect`: describes and reloads all tables.
     Reconnect,
-    /// `.limit`, and the new one.
+    /// `.limit [N]`: sets the limit, or with `None` shows the present one.
     Limit(Option<usize>),
-    /// `.help`.
+    /// `.help`: the commands.
     Help,
-    /// `.quit`.
+    /// `.quit`: ends the shell.
     Quit,
 }
 
-/// A table's name as it was typed: its parts, folded as SQL folds them.
+/// The name of a table as it was typed, with its parts folded to lower case as SQL does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name {
     pub(super) schema: Option<String>,
@@ -89,101 +109,132 @@ pub(super) struct Name {
 }
 
 impl Line {
-    /// Reads a line; `None` when it asks for nothing.
+    /// Parses a line; `None` for an empty line or a comment.
     ///
     /// # Errors
-    /// When it is not understood.
+    /// If the line is not understood.
     pub(super) fn parse(line: &str) -> anyhow::Result<Option<Self>> {
-        // As in psql; a value that ends so stands in quotes.
+        // People who know psql end a line with a semicolon. A value that ends so stands in quotes.
         let line = line.trim_end().strip_suffix(';').unwrap_or(line);
         let words = words(line)?;
-        let Some((first, rest)) = words.split_first() else {
+        let Some((&first, rest)) = words.split_first() else {
             return Ok(None);
         };
-        let alone = |line: Self| match rest {
-            [] => Ok(Some(line)),
-            [more, ..] => Err(with_hint(
-                anyhow!("{first} takes nothing, not {more}"),
-                "see .help",
-            )),
-        };
-        match *first {
-            comment if comment.starts_with('#') || comment.starts_with("--") => Ok(None),
-            ".tables" => alone(Self::Tables),
-            ".stats" => alone(Self::Stats),
-            ".reconnect" => alone(Self::Reconnect),
-            ".help" | "help" | "?" => alone(Self::Help),
-            ".quit" | ".exit" | "\\q" | "quit" | "exit" => alone(Self::Quit),
-            ".watch" => match rest.split_first() {
-                Some((&"off", [])) => Ok(Some(Self::Watch(None))),
-                Some((table, rest)) => Ok(Some(Self::Watch(Some((
-                    Name::parse(table)?,
-                    conditions(rest)?,
-                ))))),
-                None => Err(with_hint(
-                    anyhow!(".watch takes a table, or off"),
-                    "write .watch users username_hash=123",
-                )),
-            },
-            ".verify" => match rest {
-                [table] => Ok(Some(Self::Verify(Name::parse(table)?))),
-                _ => Err(with_hint(
-                    anyhow!(".verify takes a table"),
-                    "write .verify users",
-                )),
-            },
-            ".history" => match rest {
-                [table, key] if Written::parse(key).is_err() => Ok(Some(Self::History {
-                    table: Name::parse(table)?,
-                    key: Some(unquoted(key)),
-                    conditions: Vec::new(),
-                })),
-                [table, rest @ ..] if !rest.is_empty() => Ok(Some(Self::History {
-                    table: Name::parse(table)?,
-                    key: None,
-                    conditions: conditions(rest)?,
-                })),
-                _ => Err(with_hint(
-                    anyhow!(".history takes a table and a key"),
-                    "write .history users KEY",
-                )),
-            },
-            ".limit" => match rest {
-                [] => Ok(Some(Self::Limit(None))),
-                [number] => match number.parse() {
-                    Ok(limit) if limit > 0 => Ok(Some(Self::Limit(Some(limit)))),
-                    _ => Err(with_hint(
-                        anyhow!("{number} is no number of rows"),
-                        "write .limit 1000",
-                    )),
-                },
-                _ => Err(with_hint(
-                    anyhow!(".limit takes one number"),
-                    "write .limit 1000",
-                )),
-            },
+        // Scripts that are fed to the shell have comments.
+        if first.starts_with('#') || first.starts_with("--") {
+            return Ok(None);
+        }
+        let parsed = match first {
+            ".tables" => alone(first, rest, Self::Tables),
+            ".stats" => alone(first, rest, Self::Stats),
+            ".reconnect" => alone(first, rest, Self::Reconnect),
+            ".help" | "help" | "?" => alone(first, rest, Self::Help),
+            // Whatever a person knows from another shell ends this one.
+            ".quit" | ".exit" | "\\q" | "quit" | "exit" => alone(first, rest, Self::Quit),
+            ".watch" => parse_watch(rest),
+            ".verify" => parse_verify(rest),
+            ".history" => parse_history(rest),
+            ".limit" => parse_limit(rest),
+            "count" => parse_count(rest),
+            // No table's name begins with a dot: this is a command that is misspelt.
             dotted if dotted.starts_with('.') => Err(with_hint(
                 anyhow!("there is no command {dotted}"),
                 "see .help",
             )),
-            "count" => {
-                let Some((table, rest)) = rest.split_first() else {
-                    return Err(with_hint(
-                        anyhow!("count takes a table"),
-                        "write count users username_hash=123",
-                    ));
-                };
-                Ok(Some(Self::Count {
-                    table: Name::parse(table)?,
-                    conditions: conditions(rest)?,
-                }))
-            }
-            table => Ok(Some(Self::Rows {
+            // Commands without a dot hide tables of their names: such a name is typed in quotes.
+            table => Ok(Self::Rows {
                 table: Name::parse(table)?,
                 conditions: conditions(rest)?,
-            })),
-        }
+            }),
+        };
+        parsed.map(Some)
     }
+}
+
+/// Returns `line` if nothing follows the command.
+fn alone(command: &str, rest: &[&str], line: Line) -> anyhow::Result<Line> {
+    match rest {
+        [] => Ok(line),
+        [more, ..] => Err(with_hint(
+            anyhow!("{command} takes nothing, not {more}"),
+            "see .help",
+        )),
+    }
+}
+
+fn parse_watch(words: &[&str]) -> anyhow::Result<Line> {
+    match words {
+        ["off"] => Ok(Line::Watch(None)),
+        [table, rest @ ..] => {
+            let table = Name::parse(table)?;
+            Ok(Line::Watch(Some((table, conditions(rest)?))))
+        }
+        [] => Err(with_hint(
+            anyhow!(".watch takes a table, or off"),
+            "write .watch users username_hash=123",
+        )),
+    }
+}
+
+fn parse_verify(words: &[&str]) -> anyhow::Result<Line> {
+    match words {
+        [table] => Ok(Line::Verify(Name::parse(table)?)),
+        _ => Err(with_hint(
+            anyhow!(".verify takes a table"),
+            "write .verify users",
+        )),
+    }
+}
+
+fn parse_history(words: &[&str]) -> anyhow::Result<Line> {
+    match words {
+        // A single word that is a condition is one, also where a key could look like that: in
+        // quotes it is a key.
+        [table, key] if Written::parse(key).is_err() => Ok(Line::History {
+            table: Name::parse(table)?,
+            key: Some(unquoted(key)),
+            conditions: Vec::new(),
+        }),
+        [table, rest @ ..] if !rest.is_empty() => Ok(Line::History {
+            table: Name::parse(table)?,
+            key: None,
+            conditions: conditions(rest)?,
+        }),
+        _ => Err(with_hint(
+            anyhow!(".history takes a table and a key"),
+            "write .history users KEY",
+        )),
+    }
+}
+
+fn parse_limit(words: &[&str]) -> anyhow::Result<Line> {
+    match words {
+        [] => Ok(Line::Limit(None)),
+        [number] => match number.parse() {
+            Ok(limit) if limit > 0 => Ok(Line::Limit(Some(limit))),
+            _ => Err(with_hint(
+                anyhow!("{number} is no number of rows"),
+                "write .limit 1000",
+            )),
+        },
+        _ => Err(with_hint(
+            anyhow!(".limit takes one number"),
+            "write .limit 1000",
+        )),
+    }
+}
+
+fn parse_count(words: &[&str]) -> anyhow::Result<Line> {
+    let [table, rest @ ..] = words else {
+        return Err(with_hint(
+            anyhow!("count takes a table"),
+            "write count users username_hash=123",
+        ));
+    };
+    Ok(Line::Count {
+        table: Name::parse(table)?,
+        conditions: conditions(rest)?,
+    })
 }
 
 fn conditions(words: &[&str]) -> anyhow::Result<Vec<Written>> {
@@ -193,7 +244,7 @@ fn conditions(words: &[&str]) -> anyhow::Result<Vec<Written>> {
         .collect()
 }
 
-/// What stands between single quotes, if it does.
+/// Returns the text between single quotes, or the whole word if there are none around it.
 fn unquoted(word: &str) -> String {
     let inner = word
         .strip_prefix('\'')
@@ -202,6 +253,7 @@ fn unquoted(word: &str) -> String {
 }
 
 impl Name {
+    /// Parses a name: one part, or two with a dot in between.
     fn parse(text: &str) -> anyhow::Result<Self> {
         let mut parts = parse_name(text).unwrap_or_default();
         match (parts.pop(), parts.pop(), parts.pop()) {
@@ -212,9 +264,16 @@ impl Name {
             )),
         }
     }
+
+    /// Returns whether the name means this table. Without a schema it means tables of every schema.
+    pub(super) fn means(&self, table: &CatalogTable) -> bool {
+        let schema = self.schema.as_ref();
+        self.name == table.name && schema.is_none_or(|schema| *schema == table.schema)
+    }
 }
 
-/// Where a text that starts with a quote has its closing one, and what follows begins.
+/// Returns the position behind the closing quote of a text that starts with a quote, single or
+/// double; `None` if the quote is not closed.
 fn end_of_quoted(text: &str) -> Option<usize> {
     let quote = text.chars().next()?;
     let mut rest = text.char_indices().skip(1).peekable();
@@ -222,7 +281,7 @@ fn end_of_quoted(text: &str) -> Option<usize> {
         if c != quote {
             continue;
         }
-        // A doubled quote stands for itself.
+        // A doubled quote stands for itself, and the text goes on.
         if rest.next_if(|(_, next)| *next == quote).is_none() {
             return Some(at + quote.len_utf8());
         }
@@ -230,8 +289,11 @@ fn end_of_quoted(text: &str) -> Option<usize> {
     None
 }
 
-/// Cuts a line at its spaces: not in names in double quotes, values in single quotes, nor in what
-/// is computed as long as a quote or a parenthesis is open.
+/// Cuts a line into words at its spaces. Spaces do not count in names in double quotes and in
+/// values in single quotes, nor in SQL (behind `:=`) while a quote or a parenthesis is open.
+///
+/// # Errors
+/// If a quote is not closed.
 fn words(line: &str) -> anyhow::Result<Vec<&str>> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();
@@ -243,14 +305,19 @@ fn words(line: &str) -> anyhow::Result<Vec<&str>> {
     Ok(words)
 }
 
+/// Returns the position behind the first word of a text that starts with a word.
 fn end_of_word(text: &str) -> anyhow::Result<usize> {
     let mut at = 0;
     let mut depth = 0_usize;
-    // Where the value of a condition begins, and whether it is computed.
+    // The position at which the value of a condition begins.
     let mut value = None;
+    // Whether that value is SQL, which PostgreSQL computes.
     let mut is_sql = false;
     while let Some(c) = text[at..].chars().next() {
         let before = text[..at].chars().next_back();
+        // Elsewhere a quote is a character like any other: `name=O'Hara` and `size=5"` are what
+        // people type. A name may be quoted at its beginning and behind a dot, a value as a whole,
+        // SQL anywhere.
         let may_quote = match c {
             '"' => is_sql || at == 0 || (value.is_none() && before == Some('.')),
             '\'' => is_sql || at == 0 || value == Some(at),
@@ -267,11 +334,13 @@ fn end_of_word(text: &str) -> anyhow::Result<usize> {
             continue;
         }
         match c {
+            // Only the first `=` is an operator; the value may hold more.
             '=' if value.is_none() => {
                 value = Some(at + 1);
                 is_sql = before == Some(':');
             }
             '(' if is_sql => depth += 1,
+            // One too many is PostgreSQL's to refuse.
             ')' if is_sql => depth = depth.saturating_sub(1),
             c if c.is_whitespace() && depth == 0 => break,
             _ => {}
@@ -295,30 +364,35 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_where_a_person_would() {
-        let cut = |line: &'static str| words(line).unwrap();
         assert_eq!(
-            cut("  users  a=1 b='two words' "),
+            words("  users  a=1 b='two words' ").unwrap(),
             ["users", "a=1", "b='two words'"]
         );
         assert_eq!(
-            cut("\"Odd \"\" Name\" \"a b\"='it''s'"),
+            words("\"Odd \"\" Name\" \"a b\"='it''s'").unwrap(),
             ["\"Odd \"\" Name\"", "\"a b\"='it''s'"]
         );
         assert_eq!(
-            cut("u h:=hashtextextended('a b)', 0) n=O'Hara"),
+            words("u h:=hashtextextended('a b)', 0) n=O'Hara").unwrap(),
             ["u", "h:=hashtextextended('a b)', 0)", "n=O'Hara"]
         );
-        assert_eq!(cut("app.\"A b\" a=b='c d"), ["app.\"A b\"", "a=b='c", "d"]);
-        assert_eq!(cut("s size=5\""), ["s", "size=5\""]);
-        assert!(cut(" \t").is_empty());
+        assert_eq!(
+            words("app.\"A b\" a=b='c d").unwrap(),
+            ["app.\"A b\"", "a=b='c", "d"]
+        );
+        assert_eq!(words("s size=5\"").unwrap(), ["s", "size=5\""]);
+        assert!(words(" \t").unwrap().is_empty());
         assert!(words("users a='open").is_err() && words("\"open").is_err());
     }
 
     #[test]
     fn names_fold_as_in_sql() {
-        let parsed = |text| Name::parse(text).unwrap();
-        assert_eq!(parsed("Users"), name(None, "users"));
-        assert_eq!(parsed("App.\"U.x\"\"y\""), name(Some("app"), "U.x\"y"));
+        for (text, expected) in [
+            ("Users", name(None, "users")),
+            ("App.\"U.x\"\"y\"", name(Some("app"), "U.x\"y")),
+        ] {
+            assert_eq!(Name::parse(text).unwrap(), expected, "{text}");
+        }
         for bad in ["", "a.b.c", "\"a\"b", "a.", "."] {
             assert!(Name::parse(bad).is_err(), "{bad}");
         }
@@ -326,24 +400,28 @@ mod tests {
 
     #[test]
     fn lines_are_understood_or_refused() {
-        let parsed = |line| Line::parse(line).unwrap();
-        assert_eq!(parsed("  "), None);
-        assert_eq!(parsed("# a note"), None);
-        assert_eq!(parsed(".limit 5"), Some(Line::Limit(Some(5))));
-        assert_eq!(
-            parsed("count users"),
-            Some(Line::Count {
-                table: name(None, "users"),
-                conditions: vec![]
-            })
-        );
-        assert_eq!(
-            parsed("\"count\""),
-            Some(Line::Rows {
-                table: name(None, "count"),
-                conditions: vec![]
-            })
-        );
+        for (line, expected) in [
+            ("  ", None),
+            ("# a note", None),
+            (".limit 5", Some(Line::Limit(Some(5)))),
+            (
+                "count users",
+                Some(Line::Count {
+                    table: name(None, "users"),
+                    conditions: vec![],
+                }),
+            ),
+            // In quotes a command's word is the name of a table.
+            (
+                "\"count\"",
+                Some(Line::Rows {
+                    table: name(None, "count"),
+                    conditions: vec![],
+                }),
+            ),
+        ] {
+            assert_eq!(Line::parse(line).unwrap(), expected, "{line}");
+        }
         for bad in [
             ".limit 0",
             ".limit x",
@@ -357,7 +435,8 @@ mod tests {
         }
     }
 
-    /// Whatever is typed is understood or refused.
+    /// Random lines are understood or refused. A shell must not end because of a line that makes no
+    /// sense.
     #[test]
     fn no_line_is_a_panic() {
         const PIECES: [&str; 24] = [

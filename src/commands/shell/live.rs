@@ -1,4 +1,8 @@
-//! [`LiveCaches`]: the tables that are kept live while something else is waited for, and how each stands.
+//! [`LiveCaches`]: the tables, which are kept live while the session waits for other things, and
+//! the state of each of them.
+//!
+//! Nothing happens in a cache unless one of the futures here is polled. So the session awaits
+//! everything else through [`LiveCaches::alongside`], and idles in [`LiveCaches::idle`].
 
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
@@ -16,31 +20,32 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A table that is read again is live again soon, mostly: only what lasts longer than this is said.
+/// The time after which a reload is worth a notice. Most take less, and are of no interest.
 const WORTH_SAYING: Duration = Duration::from_millis(500);
 
-/// How long a command waits for a gap to end.
+/// The time that a command waits for a stale table to be live again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long it waits for a table to be described afresh. What is there can be shown then, and is
-/// not live.
+/// The time that a command waits for a table to be described afresh. After that the rows in the
+/// cache are shown, as stale ones.
 const DESCRIBE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long `.reconnect` waits.
+/// The time that `.reconnect` waits for every table to be live.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How the caches stand, in a word.
+/// The state of a cache, or of all of them, as the prompt shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PromptState {
     /// A table is being read.
     Loading,
-    /// Every cache is its table.
+    /// Every cache has the rows of its table.
     Live,
-    /// A cache may lack what happened since the connection was lost.
+    /// A cache may lack changes that were committed since the cache was live.
     Stale,
 }
 
 impl PromptState {
+    /// Returns the word that the prompt and JSON have.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Loading => "loading",
@@ -50,11 +55,12 @@ impl PromptState {
     }
 }
 
-/// The word, for whoever draws a prompt.
+/// The state of all caches, shared with the thread that draws the prompt.
 #[derive(Debug, Default)]
 pub(super) struct PromptStatus(AtomicU8);
 
 impl PromptStatus {
+    /// Returns the state that was set last.
     pub(super) fn get(&self) -> PromptState {
         match self.0.load(Ordering::Relaxed) {
             0 => PromptState::Loading,
@@ -63,35 +69,44 @@ impl PromptStatus {
         }
     }
 
-    fn set(&self, word: PromptState) {
-        self.0.store(word as u8, Ordering::Relaxed);
+    fn set(&self, state: PromptState) {
+        self.0.store(state as u8, Ordering::Relaxed);
     }
 }
 
-/// The tables at work.
+/// The tables at work. Vectors have an entry for each table, by its place in the driver.
 pub(super) struct LiveCaches {
     supervisor: Supervisor<Target>,
-    /// What all tables together are, for the prompt.
-    standing: Arc<PromptStatus>,
-    /// Why each table is stale, and since when; until it is live.
-    stale: Vec<Option<(String, Instant)>>,
-    /// The fence that a table did not reach while it was waited for; until it does, the table is
-    /// not said to be live.
+    /// The state of all tables together, for the prompt.
+    status: Arc<PromptStatus>,
+    /// The tables that are stale, until they are live again.
+    stale: Vec<Option<StaleTable>>,
+    /// The fence that a table did not reach while a command waited. Until the table has reached
+    /// that fence, answers do not call it live.
     behind: Vec<Option<FenceId>>,
-    /// When tables began to load, if that has not been said.
+    /// When tables began to load; `None` while none does.
     loading_since: Option<Instant>,
+    /// Whether a notice said that the caches are not live. Then another one says when they are.
     has_said: bool,
     notices: Option<Notices>,
-    /// What became of rows.
+    /// The changes of rows, for `.watch` and `.history`.
     pub(super) changes: Changes,
-    /// How often each table was followed as another.
-    times_anew: Vec<u64>,
-    /// Whether somebody waits for the tables to be followed anew.
+    /// The number of times that each table was altered, or replaced by another one of its name.
+    times_redefined: Vec<u64>,
+    /// Whether `.reconnect` is waited for.
     is_reconnecting: bool,
+    /// When the tables were live for the first time.
     began: Instant,
 }
 
-/// How the rows of a table are shown.
+/// A table that is stale.
+#[derive(Debug, Clone)]
+struct StaleTable {
+    why: String,
+    since: Instant,
+}
+
+/// Returns the form in which the rows of a table are shown.
 fn shown(target: &Target) -> Shown {
     Shown {
         table: target.name(),
@@ -101,24 +116,25 @@ fn shown(target: &Target) -> Shown {
 }
 
 impl LiveCaches {
+    /// Takes over tables that are live, and begins to record the changes of their rows.
     pub(super) fn new(mut supervisor: Supervisor<Target>, format: Format) -> Self {
         supervisor.driver_mut().record_row_events();
         let changes = Changes::new(supervisor.targets().map(shown).collect(), format);
         let count = supervisor.targets().len();
         let mut live = Self {
             supervisor,
-            standing: Arc::default(),
+            status: Arc::default(),
             stale: vec![None; count],
             behind: vec![None; count],
             loading_since: None,
             has_said: false,
             notices: None,
             changes,
-            times_anew: vec![0; count],
+            times_redefined: vec![0; count],
             is_reconnecting: false,
             began: Instant::now(),
         };
-        live.look();
+        live.update();
         live
     }
 
@@ -126,42 +142,45 @@ impl LiveCaches {
         self.supervisor.driver()
     }
 
-    /// The rows of a table.
+    /// Returns the rows of a table, which do not change while the guard is held.
     pub(super) fn cache(&self, at: usize) -> RwLockReadGuard<'_, TableCache> {
         self.supervisor.cache(TableId(at))
     }
 
-    /// A table as its rows can be read.
+    /// Returns a table as defined when the rows in the cache were read.
     pub(super) fn target(&self, at: usize) -> &Target {
         self.supervisor.target(TableId(at))
     }
 
-    /// The tables, by their places in the driver.
+    /// Returns the tables, by their places in the driver.
     pub(super) fn targets(&self) -> impl ExactSizeIterator<Item = &Target> {
         self.supervisor.targets()
     }
 
-    /// How many changes of a table were followed, and since when.
+    /// Returns the number of changes of a table that were followed.
     pub(super) fn changes_of(&self, at: usize) -> u64 {
         self.driver().engine().changes(TableId(at))
     }
 
-    /// When the tables were live first.
+    /// Returns the time when the tables were live for the first time.
     pub(super) fn began(&self) -> Instant {
         self.began
     }
 
-    /// How often a table was another than before.
-    pub(super) fn times_anew(&self, at: usize) -> u64 {
-        self.times_anew[at]
+    /// Returns the number of times that a table was altered, or replaced by another one of its
+    /// name. If the number has not changed, conditions that were computed before still fit the
+    /// columns.
+    pub(super) fn times_redefined(&self, at: usize) -> u64 {
+        self.times_redefined[at]
     }
 
-    pub(super) fn standing(&self) -> Arc<PromptStatus> {
-        Arc::clone(&self.standing)
+    /// Returns the state of all tables together, which is kept up to date.
+    pub(super) fn status(&self) -> Arc<PromptStatus> {
+        Arc::clone(&self.status)
     }
 
-    /// How one table stands, in a word.
-    pub(super) fn word(&self, at: usize) -> PromptState {
+    /// Returns the state of one table.
+    pub(super) fn state(&self, at: usize) -> PromptState {
         match self.supervisor.state(TableId(at)) {
             _ if self.stale[at].is_some() || self.behind[at].is_some() => PromptState::Stale,
             State::Disconnected | State::Subscribing | State::Probing | State::Stale => {
@@ -172,35 +191,40 @@ impl LiveCaches {
         }
     }
 
+    /// Sends notices and watched changes to `notices` from now on. Before that they are dropped.
     pub(super) fn say_through(&mut self, notices: Notices) {
         self.notices = Some(notices);
     }
 
-    /// Takes what the server sends, and never ends.
+    /// Takes notifications and keeps the caches live. Never ends.
     pub(super) async fn idle(&mut self) {
-        // Who waited for that may have given up.
+        // `.reconnect` may have been given up with Ctrl-C: its future was dropped before its end.
         self.is_reconnecting = false;
         loop {
             self.step().await;
         }
     }
 
-    /// Takes what the server sends until `work` is done.
+    /// Awaits `work` while the caches are kept live.
     pub(super) async fn alongside<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             done = work => done,
-            () = self.idle() => unreachable!("it never ends"),
+            () = self.idle() => unreachable!("idle never ends"),
         }
     }
 
-    /// Waits until the cache of a table, or with `None` all of them, has everything that was
-    /// committed before, and nothing that no notification tells was found since. What is stale is
-    /// waited for a moment only: what is there can be shown, and said to be stale.
+    /// Waits until the cache of a table, or with `None` every cache, has everything that was
+    /// committed before this call, and a look that began later has found the table's definition
+    /// unchanged.
+    ///
+    /// A table that is stale is waited for a moment only. After that the table is behind: the rows
+    /// in the cache can be shown, and the answer says that they are stale.
     pub(super) async fn fence(&mut self, table: Option<usize>) {
         let tables: Vec<usize> =
             table.map_or_else(|| (0..self.stale.len()).collect(), |at| vec![at]);
         let asked_at = Instant::now();
-        // What was wrong may have been mended since it was looked at last.
+        // The cause may have been mended since the tables were described last: without a new
+        // description a person who has just mended it would get one more stale answer.
         let is_stale = tables
             .iter()
             .any(|&at| self.supervisor.state(TableId(at)) == State::Stale);
@@ -208,12 +232,11 @@ impl LiveCaches {
         let Ok(fence) = self.supervisor.driver_mut().ask_for_fence() else {
             return;
         };
-        let is_there = |live: &Self, at: usize| live.supervisor.has_reached_for(TableId(at), fence);
         loop {
             let missing: Vec<usize> = tables
                 .iter()
                 .copied()
-                .filter(|&at| !is_there(self, at))
+                .filter(|&at| !self.supervisor.has_reached_for(TableId(at), fence))
                 .collect();
             if missing.is_empty() {
                 return;
@@ -225,24 +248,26 @@ impl LiveCaches {
                 .iter()
                 .map(|&at| self.supervisor.state(TableId(at)))
                 .collect();
-            // It cannot be followed or read, and that was looked into: nothing is gained by
-            // waiting.
+            // These tables were described again and cannot be followed or read: to wait for them
+            // gains nothing.
             if is_settled && states.iter().all(|state| *state == State::Stale) {
                 return;
             }
-            // What is being loaded is waited for as long as that takes.
-            let give_up = if states.iter().all(|state| *state < State::Stale) {
+            // Without a connection there is nothing to wait for but its return. A table that is
+            // being loaded is waited for as long as that takes.
+            let is_disconnected = states.iter().all(|state| *state < State::Stale);
+            let give_up = if is_disconnected {
                 Some(asked_at + PATIENCE)
             } else {
                 (!is_settled).then_some(asked_at + DESCRIBE_PATIENCE)
             };
             tokio::select! {
                 () = self.step() => {}
-                () = until(give_up) => {
+                () = sleep_until(give_up) => {
                     for at in missing {
                         self.behind[at] = Some(fence);
                     }
-                    self.look();
+                    self.update();
                     return;
                 }
             }
@@ -251,6 +276,9 @@ impl LiveCaches {
 
     /// Compares the cache of a table with the table. A table that is stale is waited for a moment
     /// only.
+    ///
+    /// # Errors
+    /// If the table is still stale after that, or the driver refuses the question.
     pub(super) async fn verify(&mut self, at: usize) -> anyhow::Result<Verification> {
         let table = TableId(at);
         let question = self
@@ -262,40 +290,42 @@ impl LiveCaches {
             if let Some(verified) = self.supervisor.driver_mut().take_verification(question) {
                 return Ok(verified);
             }
-            let give_up = self.stale[at].as_ref().map(|(_, since)| *since + PATIENCE);
+            let give_up = self.stale[at].as_ref().map(|stale| stale.since + PATIENCE);
             tokio::select! {
                 () = self.step() => {}
-                () = until(give_up) => {
+                () = sleep_until(give_up) => {
                     anyhow::bail!("the cache is stale: {}", self.failure(at).unwrap_or_default());
                 }
             }
         }
     }
 
-    /// Follows the tables anew, and waits until that is done; it goes on beside what is asked when
-    /// it takes long.
+    /// Describes and reloads every table, and waits until all of them are live.
+    ///
+    /// # Errors
+    /// If a table cannot be followed, or the tables are not live after [`RECONNECT_PATIENCE`]. Then
+    /// loading goes on beside the next lines.
     pub(super) async fn reconnect(&mut self) -> anyhow::Result<()> {
         self.is_reconnecting = true;
-        let done = self.follow_anew().await;
+        let done = self.reload_all().await;
         self.is_reconnecting = false;
         done
     }
 
-    async fn follow_anew(&mut self) -> anyhow::Result<()> {
+    async fn reload_all(&mut self) -> anyhow::Result<()> {
         let description = self.supervisor.read_anew();
         let give_up = Instant::now() + RECONNECT_PATIENCE;
         let count = self.stale.len();
         loop {
+            // States from before the new description say nothing of what it finds.
             if self.supervisor.has_described(description) {
-                // What cannot be followed is not waited for.
+                // A table that cannot be followed would be waited for in vain.
                 let refused =
                     (0..count).find(|&at| self.supervisor.state(TableId(at)) == State::Stale);
                 if let Some(at) = refused {
                     let why = self.failure(at).unwrap_or("see pgic status");
-                    anyhow::bail!(
-                        "{} could not be followed anew: {why}",
-                        self.target(at).name()
-                    );
+                    let name = self.target(at).name();
+                    anyhow::bail!("{name} cannot be followed: {why}");
                 }
                 if (0..count).all(|at| self.supervisor.state(TableId(at)) == State::Live) {
                     return Ok(());
@@ -303,14 +333,15 @@ impl LiveCaches {
             }
             tokio::select! {
                 () = self.step() => {}
-                () = until(Some(give_up)) => {
-                    anyhow::bail!("the tables are not loaded after {} s; it goes \
-                        on", RECONNECT_PATIENCE.as_secs());
+                () = sleep_until(Some(give_up)) => {
+                    let seconds = RECONNECT_PATIENCE.as_secs();
+                    anyhow::bail!("the tables are not live after {seconds} s; loading goes on");
                 }
             }
         }
     }
 
+    /// Waits until the supervisor has done something, and takes note of that.
     async fn step(&mut self) {
         let say_at = self
             .loading_since
@@ -319,55 +350,63 @@ impl LiveCaches {
         tokio::select! {
             stepped = self.supervisor.step() => {
                 if let Err(error) = stepped {
-                    // Only what was never live ends.
+                    // It cannot come here: a supervisor that was live once retries for ever. If it
+                    // did, the loops that call this would spin.
                     tracing::error!(%error, "the supervisor ended");
                     std::future::pending::<()>().await;
                 }
-                self.look();
+                self.update();
             }
-            () = until(say_at) => {
+            () = sleep_until(say_at) => {
                 self.has_said = true;
-                self.say("loading: a table is being read again");
+                self.say("loading: a table is being reloaded");
             }
         }
     }
 
-    /// A table is followed as another: what is kept of its rows is of columns that are no more.
-    fn begin_anew(&mut self, table: TableId) {
-        self.times_anew[table.0] += 1;
+    /// Begins again with a table that was altered, or has been replaced by another one of its name.
+    /// The changes that are kept of the table are dropped, since their columns are no more.
+    fn begin_again(&mut self, table: TableId) {
+        self.times_redefined[table.0] += 1;
         let shown = shown(self.target(table.0));
         let name = shown.table.clone();
         self.changes.renew(table.0, shown);
+        // Whoever asked for it with `.reconnect` gets an answer instead.
         if !self.is_reconnecting {
             self.say(&format!(
-                "{name} is another table, or was altered, and is loaded anew: its history begins \
-                again, and its rows are not watched"
+                "{name} was altered, or another table has its name: it was reloaded, its history \
+                begins again, and its rows are not watched any more"
             ));
         }
     }
 
-    /// A table is stale, for this reason.
-    fn lose(&mut self, at: usize, why: &str) {
+    /// Notes that a table is stale, and why. The time remains that of the first such note.
+    fn mark_stale(&mut self, at: usize, why: &str) {
         let since = self.stale[at]
             .take()
-            .map_or_else(Instant::now, |(_, since)| since);
-        self.stale[at] = Some((why.to_string(), since));
-        // The prompt must say so before it is drawn again.
-        self.standing.set(PromptState::Stale);
+            .map_or_else(Instant::now, |stale| stale.since);
+        self.stale[at] = Some(StaleTable {
+            why: why.to_string(),
+            since,
+        });
+        // At once, not at the end of `update`: the notice that follows makes the prompt be drawn
+        // again, and that prompt must not say live.
+        self.status.set(PromptState::Stale);
         self.has_said = true;
     }
 
-    fn look(&mut self) {
+    /// Takes the supervisor's events, and brings states, prompt and notices up to date.
+    fn update(&mut self) {
         let events: Vec<SupervisorEvent> = self.supervisor.take_events().collect();
         for event in events {
             match event {
                 SupervisorEvent::Driver(event) => self.take(event),
                 SupervisorEvent::Unfollowed { table, why } => {
-                    self.lose(table.0, &why);
+                    self.mark_stale(table.0, &why);
                     let name = self.target(table.0).name();
                     self.say(&format!("stale: {name}: {why}"));
                 }
-                SupervisorEvent::Anew { table } => self.begin_anew(table),
+                SupervisorEvent::Anew { table } => self.begin_again(table),
                 _ => {}
             }
         }
@@ -379,31 +418,36 @@ impl LiveCaches {
             self.behind[at] =
                 self.behind[at].filter(|fence| !self.driver().has_reached_for(table, *fence));
         }
-        let words: Vec<PromptState> = (0..self.stale.len()).map(|at| self.word(at)).collect();
-        let word = if words.contains(&PromptState::Stale) {
+        // The prompt speaks for every table: it says the worst of their states.
+        let states: Vec<PromptState> = (0..self.stale.len()).map(|at| self.state(at)).collect();
+        let state = if states.contains(&PromptState::Stale) {
             PromptState::Stale
-        } else if words.contains(&PromptState::Loading) {
+        } else if states.contains(&PromptState::Loading) {
             PromptState::Loading
         } else {
             PromptState::Live
         };
-        self.loading_since = match word {
+        self.loading_since = match state {
             PromptState::Loading => self.loading_since.or_else(|| Some(Instant::now())),
             PromptState::Live | PromptState::Stale => None,
         };
-        self.standing.set(word);
-        if word == PromptState::Live && std::mem::take(&mut self.has_said) {
+        self.status.set(state);
+        // Said only after a notice of the contrary: a reload that took no time had none.
+        if state == PromptState::Live && std::mem::take(&mut self.has_said) {
             self.say("live");
         }
     }
 
+    /// Takes an event of the driver.
     fn take(&mut self, event: DriverEvent) {
         match event {
             DriverEvent::Disconnected { why, .. } => {
+                // Attempts to connect that fail are events of the same kind: only the first is
+                // told.
                 let is_news = self.stale.iter().any(Option::is_none);
                 for at in 0..self.stale.len() {
                     if self.stale[at].is_none() {
-                        self.lose(at, &why);
+                        self.mark_stale(at, &why);
                     }
                 }
                 if is_news {
@@ -415,7 +459,7 @@ impl LiveCaches {
                 state: State::Stale,
             } => {
                 let why = self.cause(table);
-                self.lose(table.0, &why);
+                self.mark_stale(table.0, &why);
             }
             DriverEvent::TableState {
                 table,
@@ -424,9 +468,7 @@ impl LiveCaches {
                 let why = self.cause(table);
                 self.has_said = true;
                 let name = self.target(table.0).name();
-                self.say(&format!(
-                    "degraded: {name} must be read again, and waits for it: {why}"
-                ));
+                self.say(&format!("degraded: {name} waits to be reloaded: {why}"));
             }
             DriverEvent::AuxConnectionLost { via, why, .. } => {
                 self.say(&format!(
@@ -445,10 +487,8 @@ impl LiveCaches {
                 change,
                 sender,
             } => {
-                if let (Some(line), Some(notices)) = (
-                    self.changes.take(table.0, change, sender),
-                    &mut self.notices,
-                ) {
+                let line = self.changes.take(table.0, change, sender);
+                if let (Some(line), Some(notices)) = (line, &mut self.notices) {
                     notices.show(line, |missed| self.changes.dropped(missed));
                 }
             }
@@ -456,6 +496,7 @@ impl LiveCaches {
         }
     }
 
+    /// Returns the engine's reason why a table is not live.
     fn cause(&self, table: TableId) -> String {
         self.driver()
             .engine()
@@ -464,22 +505,24 @@ impl LiveCaches {
             .to_string()
     }
 
+    /// Shows a notice on the state of the caches.
     fn say(&self, line: &str) {
         if let Some(notices) = &self.notices {
             notices.say(format!("{}\n", crate::render::escape::escape(line)));
         }
     }
 
-    /// Why a table is stale, if it is.
+    /// Returns why a table is stale; `None` if not stale.
     pub(super) fn failure(&self, at: usize) -> Option<&str> {
-        let is_behind = "it is not known what was committed since it was live: a fence, or a look \
-            at the definitions, has not \
-            come back";
-        let why = self.stale[at].as_ref().map(|(why, _)| why.as_str());
-        why.or(self.behind[at].map(|_| is_behind))
+        let why = self.stale[at].as_ref().map(|stale| stale.why.as_str());
+        why.or(self.behind[at].map(|_| {
+            "it is not known what was committed since it was live: a fence, or a look at the \
+            definitions, has not come back"
+        }))
     }
 
-    /// Why any table is stale, if one is: with its name, unless all are for the same reason.
+    /// Returns why any table is stale; `None` if none is. The text has the name of the first stale
+    /// table, unless all are stale for the same reason.
     pub(super) fn any_failure(&self) -> Option<String> {
         let first = (0..self.stale.len()).find(|&at| self.failure(at).is_some())?;
         let why = self.failure(first)?;
@@ -492,7 +535,8 @@ impl LiveCaches {
     }
 }
 
-async fn until(at: Option<Instant>) {
+/// Sleeps until then; with `None` for ever, so that a `select!` may have no deadline.
+async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -1,0 +1,165 @@
+//! The answers about the shell itself: `.tables`, `.stats` and `.help`.
+
+use super::answer::Answer;
+use super::line::COMMANDS;
+use super::live::LiveCaches;
+use crate::render::table::{Heading, render};
+use crate::render::{Format, json};
+use crate::tables::catalog::CatalogTable;
+use crate::tables::estimate;
+use crate::tables::target::Target;
+use serde_json::json;
+
+/// Answers `.tables`: a row for each table, with the size of its cache.
+pub(super) fn tables(live: &LiveCaches, format: Format) -> Answer {
+    let numbered = live.targets().enumerate();
+    let text = match format {
+        Format::Text => {
+            let headings = [
+                Heading::text("table"),
+                Heading::number("rows"),
+                Heading::number("memory"),
+                Heading::text("channel"),
+                Heading::text("columns"),
+            ];
+            let rows = numbered.map(|(at, target)| {
+                let cache = live.cache(at);
+                vec![
+                    target.name(),
+                    cache.len().to_string(),
+                    estimate::human(cache.memory_bytes()),
+                    target.channel.clone(),
+                    columns(target).join(","),
+                ]
+            });
+            render(&headings, rows)
+        }
+        Format::Json => numbered
+            .map(|(at, target)| {
+                let CatalogTable { schema, name, .. } = &target.table;
+                let cache = live.cache(at);
+                json::line([
+                    ("schema", json!(schema)),
+                    ("table", json!(name)),
+                    ("rows", json!(cache.len())),
+                    ("memory_bytes", json!(cache.memory_bytes())),
+                    ("channel", json!(target.channel)),
+                    ("columns", json!(columns(target))),
+                ])
+            })
+            .collect(),
+    };
+    Answer {
+        text,
+        rows: live.targets().len(),
+        ..Answer::default()
+    }
+}
+
+/// Returns the names of the columns that are shown.
+fn columns(target: &Target) -> Vec<&str> {
+    let all = target.shape.columns();
+    target
+        .shown
+        .iter()
+        .map(|&column| all[column].name.as_str())
+        .collect()
+}
+
+/// Answers `.stats`: state, lag, size, and the fate of the notifications, over all tables.
+pub(super) fn stats(live: &LiveCaches, format: Format) -> Answer {
+    let engine = live.driver().engine();
+    let counters = engine.counters();
+    let mut total = 0;
+    let mut bytes = 0;
+    for at in 0..live.targets().len() {
+        let cache = live.cache(at);
+        total += cache.len();
+        bytes += cache.memory_bytes();
+    }
+    let counted = [
+        ("rows", total as u64),
+        ("memory_bytes", bytes as u64),
+        ("received", counters.received),
+        ("applied", counters.applied),
+        ("skipped", counters.skipped),
+        ("other_tables", counters.other_tables),
+        ("invalid", counters.invalid),
+        ("plain", counters.plain),
+        ("collapsed", counters.collapsed),
+        ("refetched", counters.refetched),
+        ("reloads", counters.reloads),
+        ("gaps", counters.gaps),
+        ("reopened", counters.reopened),
+    ];
+    // Milliseconds with three digits behind the point: the clock of the lag has no more to say.
+    let lag_ms = engine
+        .lag()
+        .map(|lag| (lag.as_secs_f64() * 1e6).round() / 1e3);
+    let state = live.status().get().as_str();
+    let why = live.any_failure();
+    let text = match format {
+        Format::Text => {
+            let mut lines = vec![vec!["state".to_string(), state.to_string()]];
+            lines.extend(why.map(|why| vec!["why".to_string(), why]));
+            lines.extend(lag_ms.map(|lag| vec!["lag".to_string(), format!("{lag} ms")]));
+            for (name, count) in counted {
+                lines.push(match name {
+                    "memory_bytes" => vec!["memory".to_string(), estimate::human(bytes)],
+                    _ => vec![name.replace('_', " "), count.to_string()],
+                });
+            }
+            list(lines)
+        }
+        Format::Json => {
+            let mut members = vec![("state", json!(state))];
+            members.extend(why.map(|why| ("why", json!(why))));
+            members.push(("lag_ms", json!(lag_ms)));
+            members.extend(counted.map(|(name, count)| (name, json!(count))));
+            json::line(members)
+        }
+    };
+    Answer {
+        text,
+        rows: 1,
+        ..Answer::default()
+    }
+}
+
+/// Answers `.help`: a row for each command.
+pub(super) fn help(format: Format) -> Answer {
+    let text = match format {
+        Format::Text => {
+            let words = COMMANDS.iter().map(|command| {
+                let typed = format!("{} {}", command.name, command.takes);
+                vec![typed.trim_end().to_string(), command.does.to_string()]
+            });
+            let conditions = "\nconditions: COLUMN=VALUE  COLUMN='two words'  COLUMN=  \
+                COLUMN=null  COLUMN!=null  COLUMN:=SQL\n";
+            list(words) + conditions
+        }
+        Format::Json => COMMANDS
+            .iter()
+            .map(|command| {
+                json::line([
+                    ("command", json!(command.name)),
+                    ("takes", json!(command.takes)),
+                    ("does", json!(command.does)),
+                ])
+            })
+            .collect(),
+    };
+    Answer {
+        text,
+        rows: COMMANDS.len(),
+        ..Answer::default()
+    }
+}
+
+/// Lays out two columns without headings.
+fn list(lines: impl IntoIterator<Item = Vec<String>>) -> String {
+    render(&[Heading::text(""), Heading::text("")], lines)
+        // The line of the empty headings.
+        .trim_start()
+        .to_string()
+}
