@@ -1,12 +1,13 @@
-//! What `pgic query --watch` and `pgic tail --diff` share: a table that is kept live, and what
-//! becomes of its rows.
+//! The part that `pgic query --watch` and `pgic tail --diff` share: a table that is kept live, and
+//! the changes of its rows as they are printed.
 //!
 //! ```text
-//! supervisor ─ rows that changed ─→ Pending, by key ─ when the printer has time ─→ printer (a thread) ─→ stdout
+//! supervisor ─ rows that changed ─→ Pending, by key ─→ printer (a thread) ─→ stdout
+//!                                                └─ whenever the printer has time
 //! ```
 //!
-//! A reader that is slow sees the changes of a key as one: memory is bounded by keys, and the
-//! driver never waits.
+//! A slow reader sees several changes of one key as one. So memory is bounded by the number of
+//! keys, and the driver never waits for the reader.
 
 use super::Context;
 use crate::exit_code::ExitCode;
@@ -25,59 +26,73 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long the end waits for a reader to take what was printed.
+/// How long the end of a watch waits for the reader to take the text that was printed last.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What is watched, and how it is printed.
+/// A table that is watched, and the way its changes are printed.
 pub(super) struct Watch {
     pub(super) target: Target,
     pub(super) format: Format,
     pub(super) style: Style,
-    /// How many changes are shown, and for how long.
+    /// The number of changes that are shown, and the time.
     pub(super) limit: Limit,
 }
 
-/// When a watch ends by itself.
+/// The bounds at which a watch ends by itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Limit {
-    /// After so many changes; a batch of them is shown whole.
+    /// The number of changes after which the watch ends. The batch that reaches that number is
+    /// shown whole.
     pub(super) count: Option<u64>,
-    /// After this time: a no when there were fewer.
+    /// The time after which the watch ends. If fewer than `count` changes were shown by then, the
+    /// exit code says no.
     pub(super) duration: Option<Duration>,
 }
 
-/// What is printed.
+/// The kind of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
-    /// The answer, again whenever it changes; as JSON the rows that it has at the start, and what
-    /// becomes of them.
+    /// As text the whole answer, again whenever it changes. As JSON the rows that the answer has at
+    /// the start, then each change of them.
     QueryResult,
-    /// What becomes of rows alone.
+    /// The changes of rows alone.
     Changes,
 }
 
-/// What became of a key since it was last printed.
+/// All changes of one key since it was last printed, taken together.
 struct Change {
+    /// The row before the first of them; `None` if there was none that fulfils the conditions.
     old: Option<RowBuf>,
+    /// The row after the last of them; `None` likewise.
     new: Option<RowBuf>,
-    /// How many changes that were.
+    /// The number of changes.
     count: u64,
 }
 
-/// What is to be printed next.
+/// The output that waits for the printer.
 #[derive(Default)]
 struct Pending {
+    /// The positions of keys in `changes`.
     by_key: HashMap<KeyBuf, usize>,
+    /// The changes, in the order in which their keys changed first.
     changes: Vec<Change>,
-    /// That it is stale, before the changes; that it is live again, behind them.
+    /// The text that says that the table became stale, to be printed before the changes.
     stale: String,
+    /// The text that says that the table is live again, to be printed after the changes.
     live: String,
     is_stale: bool,
-    /// Why it is stale, or was.
+    /// The reason why the table is stale, or was stale last.
     why: String,
 }
 
-/// What was printed.
+/// Changes as lines of output.
+struct Lines {
+    text: String,
+    /// The number of keys that changed.
+    changed: u64,
+}
+
+/// The numbers that the last line tells.
 #[derive(Default)]
 struct Counts {
     shown: u64,
@@ -85,13 +100,18 @@ struct Counts {
 }
 
 impl Watch {
-    /// Prints until it is interrupted, or nobody reads.
+    /// Prints until a limit is reached, a signal comes, or nobody reads.
+    ///
+    /// # Errors
+    /// If the supervisor cannot go on, or stdout fails other than by being closed.
     pub(super) async fn run(
         mut self,
         context: &Context,
         mut supervisor: Supervisor<Target>,
         mut interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> anyhow::Result<ExitCode> {
+        // The printer has one text at a time: it says that it is ready once that is written. Until
+        // then changes gather in `pending`, where those of one key take no more room than one.
         let (to_printer, texts) = std::sync::mpsc::channel::<String>();
         let (is_ready, mut ready) = mpsc::channel::<()>(1);
         let printer = std::thread::Builder::new()
@@ -99,7 +119,7 @@ impl Watch {
             .spawn(move || -> anyhow::Result<()> {
                 for text in texts {
                     print(&text)?;
-                    // Whoever asked is gone when nobody waits for it.
+                    // It fails if the watch has ended: then `texts` ends too.
                     let _ = is_ready.blocking_send(());
                 }
                 Ok(())
@@ -124,8 +144,9 @@ impl Watch {
                 stepped = supervisor.step() => if let Err(error) = stepped {
                     break Err(explain(error));
                 },
-                word = ready.recv() => match word {
+                printed = ready.recv() => match printed {
                     Some(()) => is_idle = true,
+                    // The printer has ended: `join` below tells why.
                     None => break Ok(()),
                 },
                 () = &mut interrupted => break Ok(()),
@@ -146,7 +167,7 @@ impl Watch {
                         self.become_stale(&why, &mut pending);
                     }
                     SupervisorEvent::Anew { .. } => {
-                        self.begin_anew(&supervisor, &mut pending, &mut counts);
+                        self.begin_again(&supervisor, &mut pending, &mut counts);
                     }
                     _ => {}
                 }
@@ -160,9 +181,13 @@ impl Watch {
         };
         let is_enough = !is_over || count.is_none_or(|count| counts.shown >= count);
         drop(to_printer);
-        let at_its_end = async { while ready.recv().await.is_some() {} };
-        let printed = if tokio::time::timeout(LAST_WORDS, at_its_end).await.is_err() {
-            // Its reader has stopped reading: nobody waits for that.
+        let printer_ends = async { while ready.recv().await.is_some() {} };
+        let printed = if tokio::time::timeout(LAST_WORDS, printer_ends)
+            .await
+            .is_err()
+        {
+            // Its reader has stopped reading, and the thread hangs in a write. It is left behind:
+            // to join it would let a reader keep this process from ending.
             Ok(Ok(()))
         } else {
             printer.join()
@@ -184,6 +209,7 @@ impl Watch {
         }
     }
 
+    /// Returns the text at the start: the answer, or its rows.
     fn first(&self, supervisor: &Supervisor<Target>) -> String {
         if self.style == Style::Changes {
             return match self.format {
@@ -206,16 +232,20 @@ impl Watch {
         }
     }
 
-    /// The table is followed as another: what has become of its rows before is said as it was, then
-    /// all is said as at the start.
-    fn begin_anew(
+    /// Begins again with the table as it is now, since it was altered, or another table has its
+    /// name. Changes that wait are printed with the former columns first, then all as at the start.
+    fn begin_again(
         &mut self,
         supervisor: &Supervisor<Target>,
         pending: &mut Pending,
         counts: &mut Counts,
     ) {
-        let lines = self.lines(pending, counts).0;
-        let before = std::mem::take(pending).stale + if self.prints_answer() { "" } else { &lines };
+        let lines = self.lines(pending, counts).text;
+        let mut before = std::mem::take(pending).stale;
+        // Where the answer is printed as a whole, the lines only say that something has changed.
+        if !self.prints_answer() {
+            before.push_str(&lines);
+        }
         let now = supervisor.target(TableId(0));
         let why = if now.table.oid == self.target.table.oid {
             "the table was altered"
@@ -225,46 +255,41 @@ impl Watch {
         self.target.clone_from(now);
         let first = self.first(supervisor);
         pending.stale = match self.format {
-            Format::Text if self.prints_answer() => format!("{before}anew: {why}\n\n{first}"),
-            Format::Text => format!("{before}anew: {why}\n"),
+            Format::Text if self.prints_answer() => format!("{before}reloaded: {why}\n\n{first}"),
+            Format::Text => format!("{before}reloaded: {why}\n"),
             Format::Json => {
                 before + &json::line([("event", json!("reloaded")), ("why", json!(why))]) + &first
             }
         };
     }
 
-    /// Whether it is the whole answer that is printed when something changes.
+    /// Returns whether the whole answer is printed when something changes, rather than the changes.
     fn prints_answer(&self) -> bool {
         self.style == Style::QueryResult && self.format == Format::Text
     }
 
-    /// The answer as text, with how many rows it has.
+    /// Returns the answer as text, followed by the number of its rows.
     fn answer(&self, supervisor: &Supervisor<Target>) -> String {
         let cache = supervisor.cache(TableId(0));
         let answer = cache.find(&self.target.conditions);
-        let count = answer.rows.len();
         let rows = rows(
             Format::Text,
             &self.target.shape,
             &self.target.shown,
             answer.rows.iter(),
         );
-        format!(
-            "{rows}({count} {})\n",
-            if count == 1 { "row" } else { "rows" }
-        )
+        let count = crate::render::count(answer.rows.len() as u64, "row");
+        format!("{rows}({count})\n")
     }
 
+    /// Notes an event of the driver for the printer.
     fn take(&self, event: DriverEvent, supervisor: &Supervisor<Target>, pending: &mut Pending) {
         match event {
-            DriverEvent::Row { change, .. } => {
-                let (old, new) = match change {
-                    RowChange::Added(new) => (None, Some(new)),
-                    RowChange::Changed { old, new } => (Some(old), Some(new)),
-                    RowChange::Removed(old) => (Some(old), None),
-                };
-                pending.add(self, old, new);
-            }
+            DriverEvent::Row { change, .. } => match change {
+                RowChange::Added(new) => pending.add(self, None, Some(new)),
+                RowChange::Changed { old, new } => pending.add(self, Some(old), Some(new)),
+                RowChange::Removed(old) => pending.add(self, Some(old), None),
+            },
             DriverEvent::Disconnected { why, .. } => self.become_stale(&why, pending),
             DriverEvent::TableState {
                 table,
@@ -278,6 +303,8 @@ impl Watch {
                     .to_string();
                 self.become_stale(&cause, pending);
             }
+            // `State` is that of all tables together, and comes after the changes that made them
+            // live: the word stands behind those.
             DriverEvent::State(State::Live) if std::mem::take(&mut pending.is_stale) => {
                 pending.live = match self.format {
                     Format::Text => "live\n".to_string(),
@@ -288,7 +315,7 @@ impl Watch {
         }
     }
 
-    /// Says that it is stale, unless that was said before.
+    /// Notes for the printer that the table is stale, unless the printer has that already.
     fn become_stale(&self, why: &str, pending: &mut Pending) {
         if !pending.becomes_stale(why) {
             return;
@@ -299,6 +326,7 @@ impl Watch {
         });
     }
 
+    /// Returns whether a row fulfils all conditions of the watch.
     fn fulfils(&self, row: &RowBuf) -> bool {
         self.target
             .conditions
@@ -306,7 +334,7 @@ impl Watch {
             .all(|condition| condition.is_fulfilled_by(&self.target.shape, row))
     }
 
-    /// What is to be printed now, if anything is.
+    /// Takes the text to print now; `None` if there is none.
     fn text(
         &self,
         pending: &mut Pending,
@@ -315,35 +343,35 @@ impl Watch {
     ) -> Option<String> {
         let stale = std::mem::take(&mut pending.stale);
         let live = std::mem::take(&mut pending.live);
-        let (lines, changed) = self.lines(pending, counts);
+        let lines = self.lines(pending, counts);
         let text = match self.format {
-            Format::Text if self.prints_answer() && changed > 0 => {
+            Format::Text if self.prints_answer() && lines.changed > 0 => {
                 format!("{stale}{live}\n{}", self.answer(supervisor))
             }
             Format::Text if self.prints_answer() => stale + &live,
-            Format::Text | Format::Json => stale + &lines + &live,
+            Format::Text | Format::Json => stale + &lines.text + &live,
         };
         (!text.is_empty()).then_some(text)
     }
 
-    /// What has become of rows, as lines, and how many those are.
-    fn lines(&self, pending: &mut Pending, counts: &mut Counts) -> (String, u64) {
+    /// Takes the changes that wait, as lines.
+    fn lines(&self, pending: &mut Pending, counts: &mut Counts) -> Lines {
         pending.by_key.clear();
-        let mut lines = String::new();
+        let mut text = String::new();
         let mut changed = 0;
         for change in pending.changes.drain(..) {
             let line = self.line(change.old.as_ref(), change.new.as_ref(), change.count);
-            // Several that come to nothing are collapsed too.
+            // Several changes that leave a row as it was print nothing; they count as collapsed.
             changed += u64::from(!line.is_empty());
             counts.collapsed += change.count - 1;
-            lines.push_str(&line);
+            text.push_str(&line);
         }
         counts.shown += changed;
-        (lines, changed)
+        Lines { text, changed }
     }
 
-    /// A change as a line; empty when nothing that is shown has changed. Where the answer is
-    /// printed as text, that it is not empty is all that counts.
+    /// Returns a change as a line; empty if nothing that is shown has changed. Where the whole
+    /// answer is printed, nobody sees the line, and all that matters is whether there is one.
     fn line(&self, old: Option<&RowBuf>, new: Option<&RowBuf>, count: u64) -> String {
         let Target {
             shape,
@@ -372,26 +400,29 @@ impl Watch {
 }
 
 impl Pending {
-    /// Notes why it is stale; whether that is to be said: it was live, or the reason is another.
-    /// That it was live for a moment is no news to who has not been told.
+    /// Notes why the table is stale. Returns whether that is to be printed: the table was live
+    /// before, or the reason is another one.
     fn becomes_stale(&mut self, why: &str) -> bool {
         let was_live = !std::mem::replace(&mut self.is_stale, true);
-        let was_told = was_live && !std::mem::take(&mut self.live).is_empty();
+        // 1. The table is live again, which waits for the printer. 2. It is stale again, for the
+        // same reason. 3. The printer has time: to its reader the table was stale all along, so
+        // neither is news.
+        let is_unprinted = was_live && !std::mem::take(&mut self.live).is_empty();
         let is_another = self.why != why;
         if is_another {
             self.why = why.to_string();
         }
-        is_another || (was_live && !was_told)
+        is_another || (was_live && !is_unprinted)
     }
 
+    /// Adds the change of a row to that of its key.
     fn add(&mut self, watch: &Watch, old: Option<RowBuf>, new: Option<RowBuf>) {
-        let Some(key) = new
-            .as_ref()
-            .or(old.as_ref())
-            .map(|row| KeyBuf::of_row(&watch.target.shape, row))
-        else {
+        let Some(row) = new.as_ref().or(old.as_ref()) else {
             return;
         };
+        let key = KeyBuf::of_row(&watch.target.shape, row);
+        // A row that does not fulfil the conditions is none for the reader: an update that makes it
+        // fulfil them is shown as a row that was added.
         let old = old.filter(|row| watch.fulfils(row));
         let new = new.filter(|row| watch.fulfils(row));
         match self.by_key.get(&key) {
@@ -399,6 +430,7 @@ impl Pending {
                 self.changes[at].new = new;
                 self.changes[at].count += 1;
             }
+            // Not even a place is taken: most changes of a large table are of no interest here.
             None if old.is_none() && new.is_none() => {}
             None => {
                 self.by_key.insert(key, self.changes.len());

@@ -1,5 +1,5 @@
-//! How many rows come near the payload limit: those are announced without their data, or will be
-//! soon.
+//! Counts rows that come near the payload limit: they are announced without their data, or will be
+//! once they grow a little.
 
 use crate::tables::catalog::{self, CatalogTable, RelationKind};
 use crate::triggers::TriggerOptions;
@@ -8,28 +8,32 @@ use postgres_index_cache_core::postgres::catalog::foreign_code;
 use postgres_index_cache_core::postgres::quote_identifier;
 use tokio_postgres::Client;
 
-/// How many rows are looked at, at most.
+/// The most rows that are sampled.
 const SAMPLE: u64 = 1_000;
-/// From this many bytes of values on, a row is near the 7999 bytes that a payload may have.
+/// The bytes of values past which a row is near the limit. A payload may have 7999 bytes; the rest
+/// is for names, quotes and the fields around the row.
 const NEAR: u32 = 7_000;
 
-/// What a sample shows.
+/// The result of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NearLimit {
-    /// Rows near the limit.
+    /// The number of sampled rows that are near the limit.
     pub(super) rows: i64,
-    /// Rows looked at.
+    /// The number of rows that were sampled.
     pub(super) sampled: i64,
 }
 
-/// Looks at a bounded sample of a table. It takes stored sizes, so that no long value is read;
-/// `None` where the table cannot be read in time or at all: this is for information.
+/// Counts the rows near the limit in a bounded sample of a table. Stored sizes are enough for that,
+/// so no long value is read.
+///
+/// `None` if the table cannot be read at all, or not in time: the number is for information, and no
+/// reason for `status` to fail.
 pub(super) async fn sample(
     client: &mut Client,
     table: &CatalogTable,
     options: &TriggerOptions,
 ) -> Option<NearLimit> {
-    // What a view computes is somebody's code.
+    // To read a view would run its owner's code.
     if !matches!(table.kind, RelationKind::Table | RelationKind::Partitioned) {
         return None;
     }
@@ -37,18 +41,14 @@ pub(super) async fn sample(
         .columns
         .iter()
         .filter(|column| column.is_varlena && !column.is_virtual && options.sends(&column.name));
-    // The length of a text is known without reading it, compressed as it may be; of other types the
-    // stored size is.
-    let size_of = |kind| {
-        if matches!(kind, CellType::Text | CellType::Bytea) {
-            "octet_length"
-        } else {
-            "pg_column_size"
-        }
-    };
     let sizes: Vec<String> = varying
         .map(|column| {
-            let size = size_of(column.kind);
+            // PostgreSQL knows the length of a text without decompressing it. Of other types it
+            // knows the stored size alone, which is smaller if the value is compressed.
+            let size = match column.kind {
+                CellType::Text | CellType::Bytea => "octet_length",
+                _ => "pg_column_size",
+            };
             let name = quote_identifier(&column.name);
             format!("coalesce(pg_catalog.{size}(t.{name}), 0)")
         })
@@ -63,7 +63,7 @@ pub(super) async fn sample(
     } else {
         "ONLY "
     };
-    // Twice as many as are wanted, since a sample of pages varies.
+    // TABLESAMPLE SYSTEM takes whole pages, so the number of rows varies: ask for twice as many.
     let percent = table
         .estimated_rows
         .filter(|rows| *rows > SAMPLE)
@@ -81,7 +81,9 @@ pub(super) async fn sample(
         .await
         .ok()?;
     if table.is_distrusted {
-        // Nobody may make an index with a function of its own before the query is planned.
+        // 1. We look for code of others on the table, and find none. 2. Its owner makes an index
+        // with a function. 3. The planner evaluates that function, with our rights. So lock new
+        // indexes out before we look.
         let lock = format!(
             "LOCK TABLE {only}{} IN SHARE UPDATE EXCLUSIVE MODE",
             table.sql_name()

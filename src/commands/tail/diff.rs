@@ -1,4 +1,5 @@
-//! `pgic tail --diff TABLE`: what each change did to the rows of a table, old to new.
+//! `pgic tail --diff TABLE`: keeps a table in a cache, and shows how each change altered its rows,
+//! old to new.
 
 use crate::commands::watch::{Limit, Style, Watch};
 use crate::commands::{Context, interrupted};
@@ -8,14 +9,17 @@ use crate::tables::estimate;
 use crate::tables::supervised::{AnnouncedTargets, open as open_supervised};
 use crate::tables::target::Target;
 use postgres_index_cache_core::postgres::Supervisor;
+use postgres_index_cache_core::sync::TableId;
 
-/// Loads the table, follows it, and prints what becomes of its rows.
+/// Loads the table, follows it, and prints the changes of its rows until `limit`, a signal, or the
+/// end of the reader.
 pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
     let (watch, supervisor) = tokio::select! {
         opened = open(context, name, limit) => opened?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
+    // As the banner of `tail`: it says that every change from now on is seen.
     if !context.quiet {
         crate::render::note(&format!(
             "following {}\n",
@@ -25,6 +29,7 @@ pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::
     watch.run(context, supervisor, interrupted).await
 }
 
+/// Connects, and loads the table until it is live.
 async fn open(
     context: &Context,
     name: &str,
@@ -37,21 +42,19 @@ async fn open(
     let mut notices = Vec::new();
     let target = Target::announced(catalog::resolve_one(&catalog, name).await?, &mut notices)?;
     context.notices(&notices);
-    let say = |text: &str| context.notice(text);
-    let supervisor = open_supervised(
+    let mut supervisor = open_supervised(
         &server,
         catalog,
         vec![target],
         AnnouncedTargets,
         max_memory,
         context.quiet,
-        say,
+        |text| context.notice(text),
     )
     .await?;
-    let target = supervisor
-        .target(postgres_index_cache_core::sync::TableId(0))
-        .clone();
-    let mut supervisor = supervisor;
+    // The table may have been altered while it was loaded: the supervisor's target is the newest.
+    let target = supervisor.target(TableId(0)).clone();
+    // Only from now on: the rows that were loaded are no changes.
     supervisor.driver_mut().record_row_events();
     Ok((
         Watch {

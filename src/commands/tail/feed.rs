@@ -1,8 +1,8 @@
-//! Feeds the queue with what arrives on the channels, through lost connections.
+//! Puts the notifications of the channels into the queue, through lost connections.
 //!
-//! A driver without tables does it: it proves with a heartbeat that notifications arrive, and has
-//! the retry policy of all replicas. Without the heartbeat a `tail` behind a proxy whose far side
-//! died would be deaf for ever and say nothing.
+//! A driver without tables does the work: its heartbeat proves that notifications arrive, and it
+//! has the retry policy of all replicas. Without the heartbeat a `tail` behind a proxy whose far
+//! side died would hear nothing for ever, and say nothing.
 
 use super::queue::{Item, Queue};
 use crate::connect::Server;
@@ -13,11 +13,11 @@ use postgres_index_cache_core::sync::State;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// LISTENs on the channels, and proves that notifications arrive. They go to the queue from then
-/// on.
+/// Starts to listen on the channels, and waits for the proof that notifications arrive. They go to
+/// the queue from then on.
 ///
 /// # Errors
-/// When the server cannot be listened to.
+/// If the server cannot be listened to.
 pub(super) async fn open(
     server: &Server,
     channels: &[String],
@@ -25,6 +25,7 @@ pub(super) async fn open(
 ) -> anyhow::Result<Driver> {
     let queue = Arc::clone(queue);
     let tap = Box::new(move |batch: Vec<tokio_postgres::Notification>| {
+        // One time for all that came in one read of the socket: they arrived together.
         let at = Timestamp::now();
         queue.push_all(
             batch
@@ -38,16 +39,17 @@ pub(super) async fn open(
     Ok(driver)
 }
 
-/// Feeds the queue; `say` is told what comes in the way.
+/// Feeds the queue, and never ends by itself. `say` gets a text when a connection is lost or
+/// commits are blocked.
 ///
 /// # Errors
-/// Once it listened there are none.
+/// None in practice: a driver that was live once retries for ever.
 pub(super) async fn run(
     mut driver: Driver,
     queue: &Queue,
     say: impl Fn(&str),
 ) -> anyhow::Result<()> {
-    // Since when notifications may be missing.
+    // The time since which notifications may be missing; `None` while none is.
     let mut gap_from: Option<Timestamp> = None;
     loop {
         driver.step().await.map_err(explain_failure)?;
@@ -55,8 +57,9 @@ pub(super) async fn run(
         for event in events {
             match event {
                 DriverEvent::Disconnected { why, since, .. } => {
+                    // Attempts to connect that fail are part of the same gap.
                     if gap_from.is_none() {
-                        gap_from = Some(moment(since));
+                        gap_from = Some(timestamp_of(since));
                     }
                     say(&format!(
                         "the connection was lost ({why}); connecting again"
@@ -82,8 +85,9 @@ pub(super) async fn run(
     }
 }
 
-/// A moment on the clock of this machine; now, where nothing was ever proven.
-fn moment(at: Option<Instant>) -> Timestamp {
+/// Converts a time of the monotonic clock to the time of day. `None`, where no fence ever came
+/// back, becomes now.
+fn timestamp_of(at: Option<Instant>) -> Timestamp {
     let ago = at.and_then(|at| SignedDuration::try_from(at.elapsed()).ok());
     let now = Timestamp::now();
     ago.and_then(|ago| now.checked_sub(ago).ok()).unwrap_or(now)

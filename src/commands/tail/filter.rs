@@ -1,19 +1,21 @@
-//! [`Filter`]: which changes to show.
+//! [`Filter`]: the changes that `tail` shows, by table, action, key and values.
 
 use crate::render::change::{members, plain};
 use postgres_index_cache_core::{Action, Key, Payload};
 
-/// What a change must be. An empty list asks for nothing; of several tables, actions or keys one
-/// must fit; all conditions must hold.
+/// The properties that a change must have. An empty list asks for nothing. Of several tables,
+/// actions or keys one must fit; all conditions must hold.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
     pub(super) tables: Vec<String>,
     pub(super) actions: Vec<Action>,
+    /// Keys as [`Key`] displays them.
     pub(super) ids: Vec<String>,
+    /// Pairs of column and value, the value as the payload has it.
     pub(super) conditions: Vec<(String, String)>,
 }
 
-/// `column=value`.
+/// Parses `column=value`, for clap. The value may be empty, and hold `=`.
 pub(super) fn parse_condition(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((column, value)) if !column.is_empty() => Ok((column.to_string(), value.to_string())),
@@ -22,6 +24,7 @@ pub(super) fn parse_condition(text: &str) -> Result<(String, String), String> {
 }
 
 impl Filter {
+    /// Returns whether every change passes.
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
             && self.actions.is_empty()
@@ -29,6 +32,7 @@ impl Filter {
             && self.conditions.is_empty()
     }
 
+    /// Returns whether the change that `payload` tells of is to be shown.
     pub(super) fn accepts(&self, payload: &Payload<'_>) -> bool {
         (self.tables.is_empty() || self.tables.iter().any(|table| is_table(table, payload)))
             && (self.actions.is_empty() || self.actions.contains(&payload.action))
@@ -37,15 +41,16 @@ impl Filter {
     }
 
     fn has_key(&self, payload: &Payload<'_>) -> bool {
-        // A key change is of interest to whoever watches either key.
-        let keys = [payload.id, payload.old_id, payload.new_id]
+        // A change of the key concerns whoever watches the old key or the new one.
+        [payload.id, payload.old_id, payload.new_id]
             .into_iter()
             .flatten()
-            .map(|id| Key::from_json(id).to_string());
-        keys.into_iter().any(|key| self.ids.contains(&key))
+            .map(|id| Key::from_json(id).to_string())
+            .any(|key| self.ids.contains(&key))
     }
 
     fn has_values(&self, payload: &Payload<'_>) -> bool {
+        // Without data (a delete, a row that is too long) the values are not known.
         let Some(data) = payload.data else {
             return false;
         };
@@ -58,12 +63,13 @@ impl Filter {
     }
 }
 
-/// A name as it is written, or as SQL reads it: `app."Odd Name"`, `Users`.
+/// Returns whether `wanted` names the payload's table: letter by letter, or as SQL reads it. So
+/// `Odd Name` and `app."Odd Name"` name a table, and `Users` names both `Users` and `users`.
 fn is_table(wanted: &str, payload: &Payload<'_>) -> bool {
     is_exactly(wanted, payload) || is_exactly(&as_sql_reads(wanted), payload)
 }
 
-/// Without quotes around names, and in lower case outside of them.
+/// Returns a name without the quotes around its parts, and in lower case outside of them.
 fn as_sql_reads(name: &str) -> String {
     let mut read = String::new();
     let mut is_quoted = false;
@@ -79,6 +85,7 @@ fn as_sql_reads(name: &str) -> String {
     read
 }
 
+/// Returns whether `wanted` is the table's name, or the name with its schema, letter by letter.
 fn is_exactly(wanted: &str, payload: &Payload<'_>) -> bool {
     let qualified = payload
         .schema
@@ -91,23 +98,31 @@ fn is_exactly(wanted: &str, payload: &Payload<'_>) -> bool {
 mod tests {
     use super::*;
 
+    /// Makes a filter for updates.
+    fn filter(tables: &[&str], ids: &[&str], conditions: &[&str]) -> Filter {
+        Filter {
+            tables: tables.iter().map(ToString::to_string).collect(),
+            actions: vec![Action::Update],
+            ids: ids.iter().map(ToString::to_string).collect(),
+            conditions: conditions
+                .iter()
+                .map(|condition| parse_condition(condition).unwrap())
+                .collect(),
+        }
+    }
+
     #[test]
     fn a_filter_asks_for_all_that_it_names() {
-        let text = r#"{"table":"users","schema":"app","action":"update","id":["a",7],"old_id":["a",6],"data":{"n":7,"s":"x","z":null}}"#;
+        let text = concat!(
+            r#"{"table":"users","schema":"app","action":"update","id":["a",7],"old_id":["a",6],"#,
+            r#""data":{"n":7,"s":"x","z":null}}"#
+        );
         let payload = Payload::parse(text).unwrap();
         let accepts = |tables: &[&str], ids: &[&str], conditions: &[&str]| {
-            let filter = Filter {
-                tables: tables.iter().map(ToString::to_string).collect(),
-                actions: vec![Action::Update],
-                ids: ids.iter().map(ToString::to_string).collect(),
-                conditions: conditions
-                    .iter()
-                    .map(|condition| parse_condition(condition).unwrap())
-                    .collect(),
-            };
-            filter.accepts(&payload)
+            filter(tables, ids, conditions).accepts(&payload)
         };
         assert!(accepts(&["users"], &["a,7"], &["n=7", "s=x", "z=null"]));
+        // The old key of a row that changed its key.
         assert!(accepts(&["other", "app.users"], &["a,6"], &[]));
         assert!(accepts(&["USERS"], &[], &[]) && accepts(&["App.\"users\""], &[], &[]));
         assert!(!accepts(&["\"Users\""], &[], &[]));

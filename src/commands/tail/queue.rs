@@ -1,41 +1,41 @@
-//! [`Queue`]: between the socket and the printer, bounded by bytes. Putting something in never
-//! waits.
+//! [`Queue`]: the items that wait between the socket and the printer, bounded by bytes. Putting an
+//! item in never waits.
 
 use jiff::Timestamp;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use tokio_postgres::Notification;
 
-/// How many bytes of notifications wait at most.
+/// The bytes of items past which notifications are dropped.
 const LIMIT: usize = 64 << 20;
-/// What a notification takes besides its payload, roughly.
+/// The bytes that an item takes besides payload and channel, roughly.
 const OVERHEAD: usize = 128;
 
-/// What the printer is to show.
+/// An event for the printer to show, in the order of the queue.
 #[derive(Debug)]
 pub(super) enum Item {
+    /// The channels are listened to, for the first time.
     Connected {
         at: Timestamp,
         channels: Vec<String>,
     },
+    /// A notification arrived.
     Notification {
         at: Timestamp,
         notification: Notification,
     },
-    Gap {
-        from: Timestamp,
-        to: Timestamp,
-    },
-    Resumed {
-        at: Timestamp,
-    },
-    Dropped {
-        count: u64,
-    },
+    /// Between these times notifications may have been missed.
+    Gap { from: Timestamp, to: Timestamp },
+    /// The channels are listened to again.
+    Resumed { at: Timestamp },
+    /// So many notifications were dropped here, since the printer is too slow.
+    Dropped { count: u64 },
+    /// The printer is to end.
     End,
 }
 
 impl Item {
+    /// Returns the bytes that count for the limit.
     fn bytes(&self) -> usize {
         match self {
             Self::Notification { notification, .. } => {
@@ -50,14 +50,16 @@ impl Item {
     }
 }
 
+/// The items that wait.
 #[derive(Debug, Default)]
 struct Waiting {
     items: VecDeque<Item>,
     bytes: usize,
-    /// How many notifications were dropped since the last item was put in.
+    /// The number of notifications that were dropped since the last item was put in.
     dropped: u64,
 }
 
+/// The queue, shared by the feed and the printer.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -65,12 +67,12 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Puts an item in, or drops it when it is a notification and too much waits.
+    /// Puts an item in. A notification is dropped instead if too much waits.
     pub(super) fn push(&self, item: Item) {
         self.push_all([item]);
     }
 
-    /// Puts an item in before all that wait.
+    /// Puts an item in front of all that wait.
     pub(super) fn push_first(&self, item: Item) {
         let mut waiting = self.lock();
         waiting.bytes += item.bytes();
@@ -79,14 +81,18 @@ impl Queue {
         self.is_filled.notify_one();
     }
 
-    /// Puts items in under one lock.
+    /// Puts items in, in their order and under one lock. Notifications are dropped while too much
+    /// waits.
     pub(super) fn push_all(&self, items: impl IntoIterator<Item = Item>) {
         let mut waiting = self.lock();
         for item in items {
+            // Other items are few, and without them the output would be wrong: they always fit.
             if matches!(item, Item::Notification { .. }) && waiting.bytes > LIMIT {
                 waiting.dropped += 1;
                 continue;
             }
+            // The number stands where the notifications would have stood, before whatever came
+            // next.
             if waiting.dropped > 0 {
                 let count = std::mem::take(&mut waiting.dropped);
                 waiting.items.push_back(Item::Dropped { count });
@@ -98,13 +104,13 @@ impl Queue {
         self.is_filled.notify_one();
     }
 
-    /// Everything that waits, if anything does.
+    /// Takes all items that wait; `None` if none does.
     pub(super) fn try_take(&self) -> Option<VecDeque<Item>> {
         let mut waiting = self.lock();
         (!waiting.items.is_empty()).then(|| Self::empty(&mut waiting))
     }
 
-    /// Everything that waits, as soon as anything does.
+    /// Takes all items that wait, and blocks until there is one.
     pub(super) fn take(&self) -> VecDeque<Item> {
         let waiting = self.lock();
         let mut waiting = self
@@ -120,7 +126,8 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing under the lock can panic half-way.
+        // A thread that panicked under the lock has left nothing half done, so the lock's poison
+        // says nothing.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
