@@ -1,4 +1,5 @@
-//! The commands, one file each, and what they share: where to connect, how to print.
+//! The commands, one file each, and the [`Context`] that all of them get: where to connect, how to
+//! print, which signals end them.
 
 pub mod completions;
 pub mod demo;
@@ -22,20 +23,20 @@ use anyhow::Context as _;
 use clap::ColorChoice;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a command is given besides its own arguments.
+/// The options, variables and handles that every command gets beside the arguments.
 #[derive(Debug)]
 pub struct Context {
-    /// `--database-url`.
+    /// The value of `--database-url`, if given.
     pub database_url: Option<String>,
-    /// The variables of the process.
+    /// The environment variables of this process.
     pub environment: Environment,
-    /// How to print.
+    /// The format of answers: text, or JSON.
     pub format: Format,
-    /// Whether stdout takes colour.
+    /// Whether answers on stdout are coloured.
     pub color: bool,
-    /// Whether to keep notices and progress to ourselves.
+    /// Whether notices and progress are left out (`--quiet`).
     pub quiet: bool,
-    /// Ends the connections when this process is about to be stopped.
+    /// Closes the connections when this process is about to be stopped by Ctrl-Z.
     pub suspension: Suspension,
 }
 
@@ -46,6 +47,8 @@ impl Context {
             ColorChoice::Always => anstream::ColorChoice::Always,
             ColorChoice::Never => anstream::ColorChoice::Never,
         };
+        // stderr follows `--color` too, but with `auto` it decides for itself: it may be a terminal
+        // where stdout is a pipe.
         match global.color {
             ColorChoice::Auto => {}
             ColorChoice::Always => anstream::ColorChoice::Always.write_global(),
@@ -61,10 +64,11 @@ impl Context {
         }
     }
 
-    /// Where to connect.
+    /// Returns the server to connect to, for the command with this name. Does not connect yet.
+    /// Prints a notice if the server is another machine and the connection will not be encrypted.
     ///
     /// # Errors
-    /// When that is not understood.
+    /// If the connection string, or a variable, is not understood.
     pub fn server(&self, command: &str) -> anyhow::Result<Server> {
         let server = Server::new(self.database_url.as_deref(), &self.environment, command)?;
         if let Some(notice) = server.plaintext_notice() {
@@ -73,14 +77,14 @@ impl Context {
         Ok(server.until(self.suspension.clone()))
     }
 
-    /// Says something on stderr that is not the answer.
+    /// Prints a notice on stderr, unless `--quiet` was given.
     pub fn notice(&self, text: &str) {
         if !self.quiet {
             note(&format!("notice: {}\n", escape(text)));
         }
     }
 
-    /// Says each of these so.
+    /// Prints each text as a [`notice`](Self::notice).
     pub fn notices(&self, texts: &[String]) {
         for text in texts {
             self.notice(text);
@@ -88,13 +92,15 @@ impl Context {
     }
 }
 
-/// Runs a command to its end.
+/// Runs the command that was parsed, and returns the exit code.
 ///
 /// # Errors
-/// When it could not be done.
+/// If the command could not be carried out.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     trace(cli.global.verbose);
     let context = Context::new(&cli.global);
+    // A shell may load completions whenever it starts: neither a runtime nor a limit on files is in
+    // the way of that.
     if let Command::Completions(args) = &cli.command {
         return completions::run(args);
     }
@@ -105,7 +111,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         .build();
     let runtime = runtime.context("start the runtime")?;
     let done = runtime.block_on(async {
-        // A prompt stops the process itself: see `line_editor`.
+        // At a prompt the terminal is in raw mode, so Ctrl-Z arrives as a key: the line editor
+        // closes the connections and stops the process itself. The demo's commands are processes of
+        // their own, which get the signal of Ctrl-Z too and close their connections themselves.
         let has_prompt = matches!(cli.command, Command::Shell(_)) && shell::is_at_terminal();
         if has_prompt {
             context.suspension.catch_continue();
@@ -124,13 +132,15 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Completions(args) => completions::run(&args),
         }
     });
-    // A task that waits for a server that is gone must not keep us.
+    // Dropping the runtime would wait for tasks that block: one that waits for a server that is
+    // gone must not keep this process from ending.
     runtime.shutdown_background();
     done
 }
 
-/// Whether as many files can be opened as the runtime and the connections take; the runtime does
-/// not survive it otherwise.
+/// Checks that this process may open as many files as the runtime and the connections take.
+///
+/// Otherwise the runtime would fail at a file that it needs, and say nothing of the limit.
 fn check_files() -> anyhow::Result<()> {
     const NEEDED: usize = 12;
     let opened: std::io::Result<Vec<std::fs::File>> = (0..NEEDED)
@@ -144,13 +154,14 @@ fn check_files() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sends traces to stderr: none, those of debug level (`-v`), or all (`-vv`).
 fn trace(verbosity: u8) {
     let level = match verbosity {
         0 => return,
         1 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    // A subscriber that is there already is a test's.
+    // It fails if there is a subscriber already: that one is a test's, and stays.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(|| Trace)
@@ -159,19 +170,22 @@ fn trace(verbosity: u8) {
         .try_init();
 }
 
-/// SIGINT and SIGTERM, caught from the making of this on: what is begun before they are waited for
-/// ends in order too.
+/// The handlers of SIGINT and SIGTERM.
+///
+/// They stand from [`catch`](Signals::catch) on. A signal that arrives before somebody waits for it
+/// is kept, so work that was begun in between ends in order too. `None` if the system refused one
+/// of the handlers.
 #[derive(Debug)]
 pub struct Signals(Option<(Signal, Signal)>);
 
 impl Signals {
-    /// Catches them.
+    /// Installs the handlers.
     pub fn catch() -> Self {
         let caught = (
             signal(SignalKind::interrupt()),
             signal(SignalKind::terminate()),
         );
-        // Without handlers a signal ends the process as it always does.
+        // Without both handlers we wait for neither: a signal ends the process as it always does.
         Self(if let (Ok(interrupt), Ok(terminate)) = caught {
             Some((interrupt, terminate))
         } else {
@@ -179,7 +193,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal, and returns that.
     pub async fn next(&mut self) -> SignalKind {
         match &mut self.0 {
             None => std::future::pending().await,
@@ -191,7 +205,8 @@ impl Signals {
     }
 }
 
-/// Waits for SIGINT or SIGTERM, caught from this call on.
+/// Returns a future that waits for SIGINT or SIGTERM. Signals are caught from this call on, not
+/// only from the first poll of the future.
 pub fn interrupted() -> impl Future<Output = ()> {
     let mut signals = Signals::catch();
     async move {

@@ -1,13 +1,13 @@
-//! [`ExitCode`]: what a command says to the shell.
+//! [`ExitCode`]: the number with which a command answers the shell that started pgic.
 
-/// How a command ended.
+/// The end of a command, as scripts see it. `--help` of each command says which ones to expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCode {
-    /// Done, or the answer is yes.
+    /// Code 0: done, or the answer is yes.
     Yes,
-    /// The answer is no: no row matched, drift was found.
+    /// Code 1: the answer is no. For example no row matched, or a problem was found.
     No,
-    /// It could not be done.
+    /// Code 2: the command could not be carried out.
     Failed,
 }
 

@@ -1,5 +1,5 @@
-//! The parts of the `pgic` command. It has no stable API: what stands here is reached by its tests
-//! and benchmarks.
+//! The parts of the `pgic` command. This crate has no stable API: there is a library only so that
+//! the command's tests, benchmarks and fuzz targets can reach the parts.
 
 #![doc(hidden)]
 

@@ -1,5 +1,5 @@
-//! Lines that a person types at a prompt, with history and completion, and notices above it. The
-//! one home of rustyline.
+//! [`LineEditor`]: a prompt on a terminal, with history and completion, and notices above it. No
+//! other module uses rustyline.
 
 use crate::suspend::Suspension;
 use anyhow::Context as _;
@@ -19,33 +19,35 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The most lines that history keeps.
+/// The most lines that the history keeps.
 const HISTORY: usize = 10_000;
 
-/// What the prompt and completion ask for while a line is edited.
+/// The source of prompt and completions, which is asked at every key while a line is edited.
 pub trait Guide: Send + Sync + 'static {
-    /// The prompt, now. It must keep the width of [`blank`](Self::blank).
+    /// Returns the prompt to be drawn now, which must be as wide as [`blank`](Self::blank).
     fn prompt(&self) -> String;
-    /// As many spaces as the prompt is wide.
+    /// Returns as many spaces as the prompt is wide.
     fn blank(&self) -> String;
-    /// What may stand at the end of `before`, and where it begins there.
+    /// Returns the words that may stand at the end of `before`, with the position in `before` at
+    /// which they begin.
     fn complete(&self, before: &str) -> (usize, Vec<String>);
 }
 
-/// What was typed.
+/// The outcome of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Typed {
-    /// A line.
+    /// A line was typed.
     Line(String),
-    /// Ctrl-C: the line is given up.
+    /// Ctrl-C was typed: the line is given up.
     Cancelled,
-    /// Ctrl-D: there will be no more.
+    /// Ctrl-D was typed: there will be no more lines.
     End,
 }
 
-/// Prints a line above the prompt.
+/// A function that prints a line above the prompt.
 pub type Above = Box<dyn FnMut(String) -> anyhow::Result<()> + Send>;
 
+/// The guide, in the form that rustyline asks for.
 struct Help(Arc<dyn Guide>);
 
 impl Helper for Help {}
@@ -55,7 +57,9 @@ impl Hinter for Help {
 impl Validator for Help {}
 
 impl Highlighter for Help {
-    // The prompt changes while a line is edited: only what is drawn in its place can.
+    // rustyline takes the prompt once, when it begins to read a line, and the state that it shows
+    // may change after that. So it gets blanks, and is told to draw the prompt of the moment in
+    // their place.
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
         &'s self,
         prompt: &'p str,
@@ -79,37 +83,35 @@ impl Completer for Help {
         _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let (start, words) = self.0.complete(&line[..at]);
-        // What is completed is drawn as it is: a name that a terminal would obey is left to be
-        // typed.
+        // rustyline draws completions without escaping them. A table's name with control characters
+        // would be obeyed by the terminal, so such a name is not offered.
         let words = words
             .into_iter()
             .filter(|word| !word.chars().any(is_obeyed));
-        Ok((
-            start,
-            words
-                .map(|word| Pair {
-                    display: word.clone(),
-                    replacement: word,
-                })
-                .collect(),
-        ))
+        let pairs = words.map(|word| Pair {
+            display: word.clone(),
+            replacement: word,
+        });
+        Ok((start, pairs.collect()))
     }
 }
 
-/// Ctrl-Z.
+/// The handler of Ctrl-Z. In raw mode that is a key, not a signal.
 struct Stop(Suspension);
 
 impl ConditionalEventHandler for Stop {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, _: &EventContext<'_>) -> Option<Cmd> {
+        // Before the process stops: afterwards nobody reads from the connections.
         self.0.let_go();
         Some(Cmd::Suspend)
     }
 }
 
-/// An editor of lines on a terminal.
+/// A prompt on a terminal.
 pub struct LineEditor {
     editor: Editor<Help, FileHistory>,
     guide: Arc<dyn Guide>,
+    /// The file of the history; `None` if there is none, or writing failed.
     history: Option<PathBuf>,
 }
 
@@ -122,21 +124,24 @@ impl std::fmt::Debug for LineEditor {
 }
 
 impl LineEditor {
-    /// An editor whose history is kept in `history`, where there is such a place. `suspension` lets
-    /// the connections go before Ctrl-Z stops the process; the editor stops it itself, since it
-    /// leaves the terminal in order before that.
+    /// Makes an editor whose history is kept in the file `history`, if one is given.
+    ///
+    /// On Ctrl-Z `suspension` closes the connections. The editor stops the process itself, since
+    /// the terminal must be put in order before that.
     ///
     /// # Errors
-    /// When the terminal cannot be used.
+    /// If the terminal cannot be used.
     pub fn new(
         guide: Arc<dyn Guide>,
         history: Option<PathBuf>,
         suspension: Suspension,
     ) -> anyhow::Result<Self> {
+        // Colour is forced here and decided by `Guide::prompt`: only then is the prompt of the
+        // moment drawn at all. History is written by `remember`, and a line that begins with a
+        // space is not kept, as in a shell.
         let config = Config::builder()
             .color_mode(ColorMode::Forced)
-            .auto_add_history(false);
-        let config = config
+            .auto_add_history(false)
             .completion_type(rustyline::CompletionType::List)
             .history_ignore_space(true);
         let mut editor: Editor<Help, FileHistory> =
@@ -148,7 +153,7 @@ impl LineEditor {
         editor.bind_sequence(KeyEvent::ctrl('Z'), stop);
         editor.set_helper(Some(Help(Arc::clone(&guide))));
         if let Some(file) = &history {
-            // The first time there is none.
+            // It fails the first time, when there is no file, and that is fine.
             let _ = editor.load_history(file);
         }
         Ok(Self {
@@ -158,11 +163,11 @@ impl LineEditor {
         })
     }
 
-    /// What prints above the prompt. It may wait for the editor to read a line: call it from a
-    /// thread of its own.
+    /// Returns a function that prints above the prompt. Printing may wait until the editor reads a
+    /// line, so call the function from a thread of its own.
     ///
     /// # Errors
-    /// When the terminal cannot do that.
+    /// If the terminal cannot do that.
     pub fn above(&mut self) -> anyhow::Result<Above> {
         let mut printer = self
             .editor
@@ -173,10 +178,10 @@ impl LineEditor {
         }))
     }
 
-    /// Waits for a line.
+    /// Shows the prompt and waits for a line.
     ///
     /// # Errors
-    /// When the terminal fails.
+    /// If the terminal fails.
     pub fn read(&mut self) -> anyhow::Result<Typed> {
         match self.editor.readline(&self.guide.blank()) {
             Ok(line) => {
@@ -189,33 +194,38 @@ impl LineEditor {
         }
     }
 
-    /// Appends to the history at once: a shell that is killed has lost nothing.
+    /// Adds a line to the history, and appends it to the file at once: a shell that is killed has
+    /// lost nothing.
     fn remember(&mut self, line: &str) {
         let is_new =
             !line.trim().is_empty() && self.editor.add_history_entry(line).unwrap_or(false);
-        if let Some(file) = self.history.clone().filter(|_| is_new) {
-            let folder = file.parent().map(std::fs::create_dir_all);
-            if folder.is_some_and(|made| made.is_err())
-                || self.editor.append_history(&file).is_err()
-            {
-                // A home that cannot be written is no reason to fail, nor to say so at every line.
-                self.history = None;
-            }
+        let Some(file) = self.history.clone().filter(|_| is_new) else {
+            return;
+        };
+        let has_folder = match file.parent() {
+            Some(folder) => std::fs::create_dir_all(folder).is_ok(),
+            None => true,
+        };
+        if !has_folder || self.editor.append_history(&file).is_err() {
+            // A home that cannot be written is no reason to fail, nor to say so at every line.
+            self.history = None;
         }
     }
 }
 
-/// The terminal as it was: what leaves in the middle of a line puts it back.
+/// The settings of the terminal from before the prompt. Whoever ends the process while a line is
+/// edited restores them, or the person's shell would stay in raw mode. `None` if stdin is no
+/// terminal.
 #[derive(Debug)]
 pub struct TerminalState(Option<rustix::termios::Termios>);
 
 impl TerminalState {
-    /// Remembers it.
+    /// Reads the settings as they are now.
     pub fn remember() -> Self {
         Self(rustix::termios::tcgetattr(std::io::stdin()).ok())
     }
 
-    /// Puts it back.
+    /// Restores the settings, and ends the line that the cursor is in.
     pub fn restore(&self) {
         if let Some(state) = &self.0 {
             let _ = rustix::termios::tcsetattr(
@@ -223,13 +233,15 @@ impl TerminalState {
                 rustix::termios::OptionalActions::Drain,
                 state,
             );
-            // rustyline asks for bracketed paste; this ends it, and the line.
+            // rustyline switches bracketed paste on, which is no setting of the terminal's driver:
+            // this sequence switches it off.
             let _ = std::io::Write::write_all(&mut std::io::stdout(), b"\x1b[?2004l\r\n");
         }
     }
 }
 
-/// Where the history of a command is kept: the platform's folder for state.
+/// Returns the file in which the history of a command is kept, in the platform's folder for state;
+/// `None` if there is no home.
 pub fn history_file(command: &str) -> Option<PathBuf> {
     use etcetera::BaseStrategy as _;
     let folders = etcetera::base_strategy::choose_native_strategy().ok()?;

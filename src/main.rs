@@ -1,4 +1,5 @@
-//! `pgic`: parse, run, say how it ended.
+//! The `pgic` program: parses the command line, runs the command, prints the error if there is one,
+//! and exits with the command's code.
 
 use clap::Parser as _;
 use pgic::cli::Cli;
@@ -10,6 +11,7 @@ use std::ffi::OsString;
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Before clap parses anything: its errors repeat what was typed, and that may hold a password.
     if secrets::is_misplaced(arguments.get(1..).unwrap_or_default()) {
         note(
             "error: a connection string stands where none belongs, and is not repeated\nhint: name \
@@ -23,7 +25,7 @@ fn main() -> std::process::ExitCode {
     };
     let code = match commands::run(cli) {
         Ok(code) => code,
-        // The reader has what it wanted.
+        // A closed pipe (`pgic tail | head`) is no failure: the reader has all that it wanted.
         Err(error) if error.downcast_ref::<OutputClosed>().is_some() => ExitCode::Yes,
         Err(error) => {
             note(
@@ -38,8 +40,10 @@ fn main() -> std::process::ExitCode {
     code.into()
 }
 
-/// What was typed is not understood, or help is asked for. What is repeated of it is escaped, so it
-/// is parsed once more so.
+/// Ends the process with clap's own text: help that was asked for, or a usage error.
+///
+/// A usage error repeats arguments as they were typed. A terminal would obey the control characters
+/// in them, so arguments that hold some are escaped and parsed once more, for a text that is safe.
 fn refuse(refused: &clap::Error, arguments: &[OsString]) -> std::process::ExitCode {
     let escaped: Vec<String> = arguments
         .iter()
@@ -50,6 +54,7 @@ fn refuse(refused: &clap::Error, arguments: &[OsString]) -> std::process::ExitCo
     }
     match Cli::try_parse_from(escaped) {
         Err(refused) => refused.exit(),
+        // The escaped form can be valid where the raw one was not; its command must not run.
         Ok(_) => note("error: an argument has characters that it must not have\n"),
     }
     ExitCode::Failed.into()

@@ -1,41 +1,44 @@
-//! Connection strings where none belongs. They hold passwords, and whoever knows psql gives one
-//! first: `pgic status postgresql://alice:secret@db/shop`. Nothing of one is printed, nor sent to a
-//! server as a name.
+//! Finds connection strings where none belongs. People who know psql give one as the first
+//! argument: `pgic status postgresql://alice:secret@db/shop`. Such a string may hold a password, so
+//! nothing of it is printed, nor sent to a server as a name.
 
 use std::ffi::OsString;
 
 /// The options whose value is a connection string.
 const OPTIONS: [&str; 2] = ["-d", "--database-url"];
 
-/// Whether a text is a connection URL, of any scheme that may hold a password: quotes around it
-/// count for nothing.
+/// Returns whether a text is a connection URL: one of PostgreSQL, or one of any scheme that may
+/// hold a password. A quote before it does not matter.
 pub fn is_connection_string(text: &str) -> bool {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '\'' | '"'));
     let Some((scheme, rest)) = text.split_once("://") else {
         return false;
     };
-    let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | ':' | '_');
-    if scheme.is_empty() || !scheme.chars().all(is_scheme) {
+    // A condition such as `url=https://a.b` has a character before its `://` that no scheme has.
+    // The colon is for `jdbc:postgresql://…`.
+    let is_scheme = scheme
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | ':' | '_'));
+    if scheme.is_empty() || !is_scheme {
         return false;
     }
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     scheme.to_ascii_lowercase().contains("postgres") || authority.contains('@')
 }
 
-/// Whether a text is a connection string without a scheme: `alice:secret@db/shop`, or pairs with a
-/// password among them.
+/// Returns whether a text is a connection string without a scheme: `alice:secret@db/shop`, or pairs
+/// with a password among them.
 pub fn is_bare(text: &str) -> bool {
-    let has_key = |key: &str| {
-        text.split_whitespace()
-            .any(|pair| pair.trim_start_matches(['\'', '"']).starts_with(key))
-    };
     let has_url = text.split_whitespace().any(|pair| {
         pair.strip_prefix("dbname=")
             .is_some_and(is_connection_string)
     });
-    let is_pairs = has_url
-        || (has_key("password") || has_key("sslpassword"))
-            && ["host", "port", "user", "dbname"].into_iter().any(has_key);
+    // A password alone could be a condition on a column of that name.
+    let has_password = has_key(text, "password") || has_key(text, "sslpassword");
+    let has_other = ["host", "port", "user", "dbname"]
+        .into_iter()
+        .any(|key| has_key(text, key));
+    let is_pairs = has_url || has_password && has_other;
     let (name, rest) = text.split_once(':').unwrap_or_default();
     let is_name = !name.is_empty()
         && name
@@ -44,14 +47,26 @@ pub fn is_bare(text: &str) -> bool {
     is_pairs || (is_name && rest.contains('@'))
 }
 
-/// Whether a connection string is among the arguments where none belongs.
+/// Returns whether one of the words of a text begins with `key`. A quote before the key does not
+/// matter.
+fn has_key(text: &str, key: &str) -> bool {
+    text.split_whitespace()
+        .any(|pair| pair.trim_start_matches(['\'', '"']).starts_with(key))
+}
+
+/// Returns whether a connection string is among the arguments, other than as the value of its
+/// option. `arguments` does not have the name of the program.
+///
+/// This runs before clap has parsed anything, so no options are known but those of `OPTIONS`.
 pub fn is_misplaced(arguments: &[OsString]) -> bool {
+    // Whether the next argument is the value of an option of `OPTIONS`, and of any option.
     let mut is_value = false;
     let mut is_any_value = false;
     arguments.iter().any(|argument| {
         let argument = argument.to_string_lossy();
         let was_value = std::mem::replace(&mut is_value, OPTIONS.contains(&&*argument));
-        // A key that is filtered for may look like a name with a password.
+        // Behind any option the text may be its value, and `--id alice:1@x` looks like a name with
+        // a password. So only URLs are found there.
         let was_any_value = std::mem::replace(&mut is_any_value, argument.starts_with('-'));
         if was_value
             || argument.starts_with("-d") && !argument.starts_with("--")
@@ -59,6 +74,7 @@ pub fn is_misplaced(arguments: &[OsString]) -> bool {
         {
             return false;
         }
+        // `--id=postgres://…`: not an argument of its own.
         let value = argument
             .strip_prefix('-')
             .and_then(|option| option.split_once('='));
@@ -97,10 +113,12 @@ mod tests {
         }
     }
 
+    fn arguments(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
     #[test]
     fn they_belong_to_their_option_alone() {
-        let is_misplaced =
-            |line: &str| is_misplaced(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
         for line in [
             "status -d postgres://a:b@c users",
             "--database-url=postgres://c status",
@@ -108,7 +126,7 @@ mod tests {
             "tail --id a:b@c",
             "query t a=b:c@d",
         ] {
-            assert!(!is_misplaced(line), "{line}");
+            assert!(!is_misplaced(&arguments(line)), "{line}");
         }
         for line in [
             "status a:b@c",
@@ -117,7 +135,7 @@ mod tests {
             "tail -d x postgres://c",
             "query t 'postgres://c",
         ] {
-            assert!(is_misplaced(line), "{line}");
+            assert!(is_misplaced(&arguments(line)), "{line}");
         }
     }
 }

@@ -1,14 +1,15 @@
-//! [`Suspension`]: what happens when somebody presses Ctrl-Z. The server must not wait for a
-//! process that is stopped.
+//! [`Suspension`]: closes all connections before Ctrl-Z stops the process, so that the server does
+//! not wait for a process that is stopped.
 //!
-//! Without this: 1. `pgic tail` is stopped. 2. Its socket fills up, and the server's process behind
-//! it waits. 3. The notification queue cannot be cleaned past what that process has not read, so
-//! every commit that notifies gets slower; and what it was reading stays locked against migrations.
-//! So all connections are let go first. After the process goes on, they are opened again, and what
-//! came in between is a gap that is said.
+//! Without that: 1. `pgic tail` is stopped. 2. Its socket fills up, and the server's process behind
+//! it waits. 3. The notification queue cannot be cleaned past the first notification which that
+//! process has not read, so every commit that notifies gets slower; and a table that was being read
+//! stays locked against migrations.
 //!
-//! SIGSTOP and a machine that sleeps cannot be caught: there the server lets go, by
-//! `tcp_user_timeout` (20 s), where the connection is one of TCP.
+//! After the process goes on, connections are opened again, and the output tells of the gap.
+//!
+//! SIGSTOP cannot be caught, nor a machine that sleeps. There the server closes the connection
+//! itself (`tcp_user_timeout`, 20 s), if that is one of TCP.
 
 use postgres_index_cache_core::postgres::Messages;
 use std::fmt;
@@ -22,10 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_postgres::{AsyncMessage, Error};
 
-/// How long the connections are waited for before the process is stopped all the same.
+/// The time that the connections have to be closed before the process is stopped all the same.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// Whether this process is about to be stopped, and how many connections it has.
+/// The state of this process: whether it is about to be stopped, and how many connections it has.
+/// Clones share it.
 #[derive(Debug, Clone)]
 pub struct Suspension {
     is_suspended: Arc<watch::Sender<bool>>,
@@ -42,8 +44,8 @@ impl Default for Suspension {
 }
 
 impl Suspension {
-    /// From now on lets the connections go at SIGTSTP, then stops this process as the signal does.
-    /// Call it in a runtime.
+    /// Handles SIGTSTP from now on: closes the connections, then stops this process as the signal
+    /// would. Must be called in a tokio runtime.
     pub fn catch_stop(&self) {
         let suspension = self.clone();
         tokio::spawn(async move {
@@ -55,8 +57,10 @@ impl Suspension {
             };
             while stops.recv().await.is_some() {
                 let closing = suspension.clone();
-                // It cannot fail, but where the runtime ends.
+                // `let_go` blocks, and the connections need this thread to be closed. It fails only
+                // if the runtime ends, and then there is nothing to close.
                 let _ = tokio::task::spawn_blocking(move || closing.let_go()).await;
+                // SIGTSTP cannot stop a process that handles it. This call returns after SIGCONT.
                 let stopped = rustix::process::kill_process(
                     rustix::process::getpid(),
                     rustix::process::Signal::STOP,
@@ -69,8 +73,9 @@ impl Suspension {
         });
     }
 
-    /// From now on opens connections again at SIGCONT. For whoever calls [`let_go`](Self::let_go)
-    /// itself and leaves SIGTSTP to the system, as a prompt in raw mode must. Call it in a runtime.
+    /// Handles SIGCONT from now on: lets connections be opened again. This is for a prompt in raw
+    /// mode, which calls [`let_go`](Self::let_go) itself and leaves the stopping to the system.
+    /// Must be called in a tokio runtime.
     pub fn catch_continue(&self) {
         let suspension = self.clone();
         tokio::spawn(async move {
@@ -85,23 +90,26 @@ impl Suspension {
         });
     }
 
-    /// Closes every connection, and waits for that a moment. Blocks: call it from a thread of its
-    /// own.
+    /// Closes every connection, and waits a moment for that. Blocks, so call it from a thread that
+    /// no connection needs.
     pub fn let_go(&self) {
         self.is_suspended.send_replace(true);
         let give_up = Instant::now() + PATIENCE;
+        // Each task that drives a connection sees the change and drops it; there is no event for
+        // the last one, and a thread that is about to stop may as well look now and then.
         while self.connections.load(Ordering::SeqCst) > 0 && Instant::now() < give_up {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
+    /// Lets connections be opened again.
     fn go_on(&self) {
         self.is_suspended.send_replace(false);
     }
 
     /// Waits until connections may be opened.
     pub async fn is_over(&self) {
-        // The sender lives as long as this.
+        // It fails only if the sender is dropped, and `self` holds that.
         let _ = self
             .is_suspended
             .subscribe()
@@ -109,12 +117,13 @@ impl Suspension {
             .await;
     }
 
-    /// The messages of a connection, which ends when this process is about to be stopped.
+    /// Wraps the messages of a connection, which is counted from now on and ends when this process
+    /// is about to be stopped.
     pub fn bound<M: Messages>(&self, messages: M) -> Bound<M> {
         self.connections.fetch_add(1, Ordering::SeqCst);
         let mut watched = self.is_suspended.subscribe();
         let begins = async move {
-            // The sender lives as long as what waits.
+            // It fails only if the sender is dropped, and `Bound` holds that.
             let _ = watched.wait_for(|is_suspended| *is_suspended).await;
         };
         let open = Open {
@@ -129,7 +138,7 @@ impl Suspension {
     }
 }
 
-/// A connection that is counted while it is open.
+/// A connection that is open, and counted until it is dropped.
 struct Open<M> {
     messages: M,
     connections: Arc<AtomicUsize>,
@@ -141,10 +150,13 @@ impl<M> Drop for Open<M> {
     }
 }
 
-/// The messages of a connection until it is let go.
+/// The messages of a connection, up to the moment at which the process is about to be stopped.
 pub struct Bound<M> {
+    /// `None` once the connection was closed.
     open: Option<Open<M>>,
+    /// Is ready when the process is about to be stopped.
     begins: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Holds the sender for which `begins` waits.
     _suspension: Suspension,
 }
 
@@ -159,7 +171,7 @@ impl<M> fmt::Debug for Bound<M> {
 impl<M: Messages + Unpin> Messages for Bound<M> {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<AsyncMessage, Error>>> {
         if self.open.is_some() && self.begins.as_mut().poll(cx).is_ready() {
-            // The socket is closed with it.
+            // This drops the messages, and with them the socket.
             self.open = None;
         }
         match &mut self.open {
