@@ -138,6 +138,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         note(&explain(&driver, &target.table, &answer, timing));
     }
     let found = answer.rows.len();
+    // With `--count` the 0 that is printed says as much.
     if found == 0 && !args.count {
         context.notice("no row matches");
     }

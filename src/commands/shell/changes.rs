@@ -122,6 +122,7 @@ impl Changes {
             RowChange::Removed(old) => (Some(old), None),
         };
         let kept = KeptRow {
+            // The time at which the cache changed. A row that was read has no other.
             at: Timestamp::now(),
             table,
             old,
@@ -131,6 +132,7 @@ impl Changes {
         let line = self.watched_line(&kept);
         self.kept_bytes += kept.bytes();
         self.kept.push_back(kept);
+        // The oldest change goes, of whichever table: the bounds are those of the process.
         while self.kept.len() > KEPT || self.kept_bytes > KEPT_BYTES {
             let Some(oldest) = self.kept.pop_front() else {
                 break;
@@ -202,6 +204,7 @@ impl Changes {
         let shape = &self.shown[table].shape;
         self.kept
             .iter()
+            // Newest first: it is the last change of the row that a finding contradicts.
             .rev()
             .filter(|kept| kept.table == table)
             .find(|kept| kept.rows().any(|row| KeyBuf::of_row(shape, row) == *key))?

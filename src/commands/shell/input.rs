@@ -113,6 +113,7 @@ fn next_plain() -> anyhow::Result<Option<String>> {
     let mut line = Vec::new();
     let mut stdin = std::io::stdin().lock().take(LONGEST_LINE);
     stdin.read_until(b'\n', &mut line).context("read a line")?;
+    // A line of just that length was cut, or may have been: its rest would pass for another line.
     anyhow::ensure!(
         (line.len() as u64) < LONGEST_LINE,
         "a line is longer than {LONGEST_LINE} bytes"
@@ -141,6 +142,7 @@ fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
                 }
                 (Said::Change(line), None) => print(&line),
             };
+            // Nobody reads any more. The next answer fails as well, and that ends the shell.
             if done.is_err() {
                 break;
             }
@@ -203,6 +205,7 @@ impl Guide for Completions {
                 .chain(tables)
                 .collect(),
             ["count" | ".watch" | ".history"] => tables.collect(),
+            // Conditions follow, also behind other conditions: each begins with a column.
             ["count" | ".watch" | ".history", table, ..] | [table, ..] => {
                 let named = self.tables.iter().find(|(name, _)| name == table);
                 named

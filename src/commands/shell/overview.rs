@@ -73,6 +73,7 @@ pub(super) fn stats(live: &LiveCaches, format: Format) -> Answer {
     let mut total = 0;
     let mut bytes = 0;
     for at in 0..live.targets().len() {
+        // One guard at a time: the driver cannot change a cache while somebody holds its guard.
         let cache = live.cache(at);
         total += cache.len();
         bytes += cache.memory_bytes();

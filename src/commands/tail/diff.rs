@@ -1,4 +1,4 @@
-//! `pgic tail --diff TABLE`: keeps a table in a cache, and shows how each change altered its rows,
+//! `pgic tail --diff TABLE`: keeps a table in a cache, and shows how each change altered the rows,
 //! old to new.
 
 use crate::commands::watch::{Limit, Style, Watch};
@@ -11,7 +11,7 @@ use crate::tables::target::Target;
 use postgres_index_cache_core::postgres::Supervisor;
 use postgres_index_cache_core::sync::TableId;
 
-/// Loads the table, follows it, and prints the changes of its rows until `limit`, a signal, or the
+/// Loads and follows the table, and prints the changes of its rows until `limit`, a signal, or the
 /// end of the reader.
 pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
@@ -29,7 +29,7 @@ pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::
     watch.run(context, supervisor, interrupted).await
 }
 
-/// Connects, and loads the table until it is live.
+/// Connects, and waits until the table is loaded and live.
 async fn open(
     context: &Context,
     name: &str,

@@ -118,18 +118,30 @@ mod tests {
             r#""data":{"n":7,"s":"x","z":null}}"#
         );
         let payload = Payload::parse(text).unwrap();
-        let accepts = |tables: &[&str], ids: &[&str], conditions: &[&str]| {
-            filter(tables, ids, conditions).accepts(&payload)
-        };
-        assert!(accepts(&["users"], &["a,7"], &["n=7", "s=x", "z=null"]));
-        // The old key of a row that changed its key.
-        assert!(accepts(&["other", "app.users"], &["a,6"], &[]));
-        assert!(accepts(&["USERS"], &[], &[]) && accepts(&["App.\"users\""], &[], &[]));
-        assert!(!accepts(&["\"Users\""], &[], &[]));
-        assert!(!accepts(&["public.users"], &[], &[]));
-        assert!(!accepts(&[], &["7"], &[]));
-        assert!(!accepts(&[], &[], &["n=7", "s=y"]));
-        assert!(!accepts(&[], &[], &["absent=1"]));
+        let accepted: [(&[&str], &[&str], &[&str]); 4] = [
+            (&["users"], &["a,7"], &["n=7", "s=x", "z=null"]),
+            // The old key of a row that changed its key.
+            (&["other", "app.users"], &["a,6"], &[]),
+            // Names as SQL reads them.
+            (&["USERS"], &[], &[]),
+            (&["App.\"users\""], &[], &[]),
+        ];
+        for (tables, ids, conditions) in accepted {
+            let filter = filter(tables, ids, conditions);
+            assert!(filter.accepts(&payload), "{filter:?}");
+        }
+        let refused: [(&[&str], &[&str], &[&str]); 5] = [
+            (&["\"Users\""], &[], &[]),
+            (&["public.users"], &[], &[]),
+            // A part of a composite key is no key.
+            (&[], &["7"], &[]),
+            (&[], &[], &["n=7", "s=y"]),
+            (&[], &[], &["absent=1"]),
+        ];
+        for (tables, ids, conditions) in refused {
+            let filter = filter(tables, ids, conditions);
+            assert!(!filter.accepts(&payload), "{filter:?}");
+        }
         assert!(parse_condition("=1").is_err() && parse_condition("x").is_err());
     }
 }
