@@ -13,22 +13,29 @@
 --       FOR EACH STATEMENT
 --       EXECUTE FUNCTION notify_cache_change();
 --
--- For a channel of another name than cache_invalidation: EXECUTE FUNCTION notify_cache_change('my_custom_channel').
+-- To notify on another channel than cache_invalidation, give its name as the argument of the function:
+-- EXECUTE FUNCTION notify_cache_change('my_custom_channel').
 -- `pgic install-triggers` makes a function for each table instead, which takes any key and costs less.
 --
--- The function is created in the first schema of the search_path. Running this again replaces it in place; it drops
--- nothing, so triggers that call it stay.
+-- The function is created in the first schema of the search_path. To run this file again replaces the function in
+-- place. Nothing is dropped, so the triggers that call the function stay.
 --
--- What it promises a writer: it never fails a write. A payload that would be too long is sent without its row
--- ("truncated": true); what cannot be announced becomes a request to read the table again ("action": "reload").
--- What no trigger can help, because NOTIFY does it: PREPARE TRANSACTION fails after a NOTIFY; a full notification queue
--- fails the COMMIT; commits that notify wait for each other, so a lock_timeout can end one, and one that waits for a
--- standby holds up the others. A column whose type is changed makes sessions that have fired the trigger before ask for
--- reloads until they reconnect. It belongs on AFTER triggers; on a BEFORE trigger it announces what may not happen.
+-- What the function promises to writers: it never makes a write fail.
+--   * If a payload would be too long, it is sent without its row ("truncated": true).
+--   * If a change cannot be announced, listeners are asked to read the table again ("action": "reload").
+--
+-- What no trigger can prevent, because NOTIFY itself does it:
+--   * PREPARE TRANSACTION fails after a NOTIFY.
+--   * COMMIT fails if the notification queue is full.
+--   * Commits that notify wait for each other. A lock_timeout can end one that waits, and one that waits for a standby
+--     holds up the others.
+--
+-- If the type of a column is changed, sessions that have fired the trigger before ask for reloads until they reconnect.
+-- Use the function in AFTER triggers. A BEFORE trigger would announce changes that may not happen.
 
 CREATE OR REPLACE FUNCTION notify_cache_change() RETURNS trigger
 LANGUAGE plpgsql
--- A writer's session must not change how values are written.
+-- These settings change how values are written as JSON. Pin them, so that all writers' sessions write alike.
 SET TimeZone = 'UTC'
 SET DateStyle = 'ISO'
 SET IntervalStyle = 'postgres'

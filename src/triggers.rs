@@ -1,11 +1,14 @@
-//! The triggers that announce changes: what they should be ([`sql`]), whose they are ([`observe`]),
-//! and what it takes to get there ([`plan`]).
+//! The triggers that announce a table's changes, and how pgic installs and removes them.
 //!
 //! ```text
-//! catalog::CatalogTable ─→ expected text ─┐
-//!                                  ├─→ plan: steps of SQL, or nothing to do
-//! catalog::CatalogTable.triggers ─────────┘
+//! catalog::CatalogTable ─→ sql::Expected ─────┐
+//!                                             ├─→ plan: steps of SQL, or none ─→ apply
+//! catalog::CatalogTable.triggers ─→ observe ──┘         └─→ script: a migration file
 //! ```
+//!
+//! [`sql`] generates the text that a table's function and triggers should have. [`observe`] tells
+//! which announcing triggers a table has and who made them. [`plan`] lists the statements that lead
+//! from the second to the first, and [`apply`] runs them in one transaction.
 
 pub mod apply;
 pub mod observe;
@@ -14,17 +17,17 @@ pub mod plan;
 pub mod script;
 pub mod sql;
 
-/// The channel that triggers notify on unless told otherwise.
+/// The channel that triggers notify on if no other channel is chosen.
 pub use postgres_index_cache_core::DEFAULT_CACHE_CHANNEL;
 
 pub use options::{OptionChanges, TriggerOptions};
 
 use anyhow::{bail, ensure};
 
-/// A channel name that NOTIFY takes: 1 to 63 bytes, kept as it is written.
+/// Returns `name` unchanged if NOTIFY takes it as a channel: 1 to 63 bytes, none of them zero.
 ///
 /// # Errors
-/// When it is none.
+/// If NOTIFY would refuse the name.
 pub fn check_channel(name: &str) -> anyhow::Result<String> {
     ensure!(!name.is_empty(), "a channel needs a name");
     if name.len() > 63 {
@@ -33,6 +36,7 @@ pub fn check_channel(name: &str) -> anyhow::Result<String> {
             name.len()
         );
     }
+    // The protocol sends text with a zero byte at its end, so a statement cannot hold one.
     ensure!(
         !name.contains('\0'),
         "a channel name cannot contain a zero byte"

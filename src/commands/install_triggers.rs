@@ -202,8 +202,10 @@ async fn tables_with_key(
 /// with `--columns`, which is taken for a decision. Any role of the database can LISTEN, also one
 /// that may not SELECT.
 fn secret_columns(table: &CatalogTable, plan: &TablePlan, named: &[String]) -> Option<String> {
-    let options = plan.options.1.as_ref()?;
-    let sent = table
+    let options = plan.new_options.as_ref()?;
+    let is_shown =
+        |name: &String| options.sends(name) && looks_like_secret(name) && !named.contains(name);
+    let names: Vec<&str> = table
         .columns
         .iter()
         .map(|column| &column.name)
@@ -343,8 +345,15 @@ fn row(plan: &TablePlan, dry_run: bool) -> Vec<String> {
 /// Returns a property of the trigger options as text: `old -> new` if the plan changes it, else the
 /// one that there is. `None` if the options are not known.
 fn change(plan: &TablePlan, show: impl Fn(&TriggerOptions) -> String) -> Option<String> {
-    let old = plan.options.0.as_ref().map(&show);
-    let new = plan.options.1.as_ref().map(&show);
+    let old = plan.old_options.as_ref().map(&show);
+    let new = plan.new_options.as_ref().map(&show);
+    let named = |text: String| {
+        if text.is_empty() {
+            "none".to_string()
+        } else {
+            text
+        }
+    };
     match (old, new) {
         (Some(old), Some(new)) if old != new => {
             Some(format!("{} -> {}", or_none(&old), or_none(&new)))
@@ -370,11 +379,9 @@ fn options(plan: &TablePlan) -> String {
 
 fn json(plan: &TablePlan, dry_run: bool) -> String {
     let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
-    let (old, new) = &plan.options;
-    let old_channel = old.as_ref().map(|options| &options.channel);
-    let new_channel = new.as_ref().map(|options| &options.channel);
-    // A trigger that pgic did not make has a channel, and no options that are known.
-    let channel = new_channel.or(old_channel).or(plan.channel.as_ref());
+    let old = &plan.old_options;
+    let new = &plan.new_options;
+    let of = |options: &TriggerOptions| options.channel.clone();
     let object = serde_json::json!({
         "table": plan.table,
         "result": result(plan, dry_run),

@@ -1,7 +1,8 @@
-//! Carries plans out: all tables in one transaction, whose locks nobody waits long for.
+//! [`run`]: applies plans, all tables in one transaction, whose locks delay other sessions for a
+//! moment at most.
 
 use super::OptionChanges;
-use super::plan::{PlanKind, TablePlan, plan_all};
+use super::plan::{PlanKind, StepKind, TablePlan, plan_all};
 use crate::failure::with_hint;
 use crate::tables::catalog::{self, Catalog, CatalogAccess};
 use anyhow::{Context as _, anyhow};
@@ -10,38 +11,42 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-/// The first half of the advisory lock that installers of one generic function take; the second is
-/// its schema's oid. "pgic" in ASCII.
+/// The first half of the advisory lock that installers of one generic function take: "pgic" in
+/// ASCII. The second half is the oid of the function's schema.
 const SHARED_FUNCTION_LOCK: i32 = 0x7067_6963;
 
-/// How long a try may wait for its locks, all together: the first, and at most. Longer ones come
-/// where short ones are in vain; none is as long as the server waits before it ends a writer as
-/// part of a deadlock (`deadlock_timeout`, 1 s).
+/// How long the first try may wait for all of its locks together. Each further try may wait twice
+/// as long as the one before, up to [`LONGEST_TRY`].
 ///
 /// Whoever wants a table queues behind us while we wait for its lock, and waits for the locks that
-/// we have already. Without a bound on the try as a whole: 1. Ten tables are locked one after the
-/// other, each waited for as long as `--lock-timeout` says.
-/// 2. The writers of the first wait for all of that. 3. One of them holds the last, and is ended by
-///    the server as a deadlock, which is looked for after a second.
-const TRIES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(800));
+/// we have already. If each lock alone had a time limit, and the try as a whole had none:
+/// 1. Ten tables are locked one after the other, each waited for as long as `--lock-timeout` says.
+/// 2. The writers of the first table wait for all of that.
+/// 3. One of them holds the last table, so the server ends it as part of a deadlock.
+const FIRST_TRY: Duration = Duration::from_millis(100);
 
-/// How long writers are left alone between two tries.
+/// The longest wait of a try, shorter than `deadlock_timeout` (1 s), after which the server
+/// looks for deadlocks and may end a writer.
+const LONGEST_TRY: Duration = Duration::from_millis(800);
+
+/// The time between two tries, in which no lock is held and writers go on.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How a try ended.
+/// The end of a try.
 enum Tried {
+    /// The plans were applied.
     Done(Vec<TablePlan>),
-    /// Somebody holds a lock: nothing was done.
+    /// Another session holds a lock that is needed, so nothing was done.
     Busy(anyhow::Error),
 }
 
-/// Plans and, unless `dry_run`, carries out, all tables in one transaction: all of it happens or
-/// nothing. Locks are waited for in short tries, between which none is held, for `patience` at
-/// most.
+/// Plans for all tables and, unless `dry_run`, applies the plans in one transaction.
+///
+/// Locks are waited for in short tries, for `patience` at most. No lock is held between two tries.
 ///
 /// # Errors
-/// When a table is refused, the locks are not had in time, or the server refuses; nothing has been
-/// changed then.
+/// If a table is refused, the locks are not had in time, or the server refuses. In each case
+/// nothing was changed.
 pub async fn run(
     client: &mut Client,
     kind: PlanKind,
@@ -51,7 +56,7 @@ pub async fn run(
     dry_run: bool,
 ) -> anyhow::Result<Vec<TablePlan>> {
     let give_up = Instant::now() + patience;
-    let mut try_for = TRIES.0;
+    let mut try_for = FIRST_TRY;
     loop {
         let ends = give_up.min(Instant::now() + try_for);
         let catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
@@ -69,11 +74,12 @@ pub async fn run(
             return Err(with_hint(busy, hint));
         }
         tokio::time::sleep(PAUSE).await;
-        try_for = (2 * try_for).min(TRIES.1);
+        try_for = (2 * try_for).min(LONGEST_TRY);
     }
 }
 
-/// One try. The transaction is undone when it was in vain, and with it its locks are gone.
+/// Plans and applies once, with locks that are waited for until `ends`. If a lock is not had, the
+/// transaction is rolled back, which releases the others.
 async fn try_once(
     catalog: Catalog<'_>,
     kind: PlanKind,
@@ -88,17 +94,20 @@ async fn try_once(
         return Ok(Tried::Done(plans));
     }
     let done = async {
-        lock(&catalog, kind, &plans, ends).await?;
-        // What was planned without a lock may have changed while it was waited for.
+        lock_tables(&catalog, kind, &plans, ends).await?;
+        lock_shared_functions(&catalog, &plans).await?;
+        // The first plan was made without locks. Somebody may have changed a table while we waited
+        // for its lock, so plan again under the locks.
         let plans = plan_all(&catalog, kind, oids, asked, version).await?;
-        take_steps(&catalog, &plans).await?;
-        // Somebody may have planted a function between plan and statement: what stands there now
-        // must be as it should be.
+        apply_steps(&catalog, &plans).await?;
+        // Our locks are on tables, so a role may still have planted a function between our plan
+        // and our statement. Plan a third time: a step that is left means that what stands there
+        // is not what was planned, and the transaction is rolled back.
         let after = plan_all(&catalog, kind, oids, asked, version).await?;
         if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
             return Err(with_hint(
                 anyhow!(
-                    "it is not as it should be afterwards: it still takes to {}",
+                    "the triggers were changed while they were being installed (still missing: {})",
                     step.what
                 ),
                 "nothing was changed; somebody else works on these tables: try again",
@@ -119,7 +128,8 @@ async fn try_once(
     }
 }
 
-/// Whether somebody holds what is needed: a lock was not had in time, or two waited for each other.
+/// Tells whether `error` means that another session holds something that is needed: a lock was not
+/// had in time (55P03, 57014), or two sessions waited for each other (40P01).
 fn is_busy(error: &anyhow::Error) -> bool {
     error.is::<SharedFunctionIsLocked>()
         || matches!(
@@ -128,13 +138,22 @@ fn is_busy(error: &anyhow::Error) -> bool {
         )
 }
 
-/// Another installer works on the same generic function.
+/// Another installer works on the generic function of the named schema.
 #[derive(Debug, thiserror::Error)]
 #[error("another installer works on the function of all tables in the schema {0}")]
 struct SharedFunctionIsLocked(String);
 
-/// Takes the locks of all tables that something is to be done to.
-async fn lock(
+/// Returns the plans that have steps to apply, ordered by the name of their table.
+fn with_steps(plans: &[TablePlan]) -> Vec<&TablePlan> {
+    let mut changed: Vec<&TablePlan> = plans.iter().filter(|plan| !plan.steps.is_empty()).collect();
+    // Two installers that lock in different orders would wait for each other, so everybody locks
+    // by name.
+    changed.sort_by(|a, b| a.sql_name.cmp(&b.sql_name));
+    changed
+}
+
+/// Locks all tables that have steps to apply, each until `ends` at most.
+async fn lock_tables(
     catalog: &Catalog<'_>,
     kind: PlanKind,
     plans: &[TablePlan],
@@ -144,33 +163,23 @@ async fn lock(
         .batch_execute("SET LOCAL client_min_messages = warning")
         .await
         .context("prepare the transaction")?;
-    let mut locked: Vec<&TablePlan> = plans.iter().filter(|plan| !plan.steps.is_empty()).collect();
-    // Everybody who locks several tables does it in the same order.
-    locked.sort_by(|a, b| a.sql_name.cmp(&b.sql_name));
-    let mut shared: Vec<&String> = locked
-        .iter()
-        .filter_map(|plan| plan.shares.as_ref())
-        .collect();
-    shared.dedup();
-    for plan in locked {
-        // With its partitions, where it has any: then one statement waits for many locks, each of
-        // which has lock_timeout.
+    for plan in with_steps(plans) {
+        // A partitioned table is locked together with its partitions: one statement that waits for
+        // many locks. `lock_timeout` bounds each lock, `statement_timeout` all of them.
         let (only, timeout) = if plan.is_partitioned {
             ("", "statement_timeout")
         } else {
             ("ONLY ", "lock_timeout")
         };
-        // To drop a trigger takes more than to make one. To ask for it later would be to wait while
-        // a lock is held.
-        let drops = plan
-            .steps
-            .iter()
-            .any(|step| step.sql.starts_with("DROP TRIGGER"));
-        let mode = if drops {
+        // DROP TRIGGER needs a stronger lock than CREATE TRIGGER. Take the stronger one at once: a
+        // session that asks for it later waits while it holds the weaker one, which is a deadlock
+        // if another does the same.
+        let mode = if plan.steps.iter().any(|step| step.kind.drops_trigger()) {
             PlanKind::Remove.lock()
         } else {
             kind.lock()
         };
+        // A timeout of 0 would mean none.
         let left = ends
             .saturating_duration_since(Instant::now())
             .as_millis()
@@ -186,19 +195,32 @@ async fn lock(
             .await
             .with_context(|| format!("lock {}", plan.table))?;
     }
-    // Tables share the generic function of their schema, and their locks do not keep two installers
-    // from making it at once: one of them failed with "duplicate key value violates unique
-    // constraint".
-    for schema in shared {
-        let lock = "SELECT pg_catalog.pg_try_advisory_xact_lock($1, n.oid::pg_catalog.int4)
+    Ok(())
+}
+
+/// Takes the advisory lock of each schema whose generic function the plans change.
+///
+/// The tables of a schema share that function, so locks on different tables do not keep two
+/// installers from creating it at once. One of them would fail with "duplicate key value violates
+/// unique constraint".
+async fn lock_shared_functions(catalog: &Catalog<'_>, plans: &[TablePlan]) -> anyhow::Result<()> {
+    const TRY_LOCK: &str = "SELECT pg_catalog.pg_try_advisory_xact_lock($1, n.oid::pg_catalog.int4)
             FROM pg_catalog.pg_namespace n WHERE n.nspname = $2";
+    let mut schemas: Vec<&String> = with_steps(plans)
+        .into_iter()
+        .filter_map(|plan| plan.shares.as_ref())
+        .collect();
+    schemas.dedup();
+    for schema in schemas {
         let parameters = [
             (&SHARED_FUNCTION_LOCK as &(dyn ToSql + Sync), Type::INT4),
             (schema, Type::NAME),
         ];
-        let row = catalog.query_typed_opt(lock, &parameters).await;
-        let row =
-            row.with_context(|| format!("look for other installers in the schema {schema}"))?;
+        let row = catalog
+            .query_typed_opt(TRY_LOCK, &parameters)
+            .await
+            .with_context(|| format!("look for other installers in the schema {schema}"))?;
+        // The table locks are held by now: try, and do not wait.
         if row.is_some_and(|row| !row.get::<_, bool>(0)) {
             return Err(SharedFunctionIsLocked(schema.clone()).into());
         }
@@ -206,19 +228,21 @@ async fn lock(
     Ok(())
 }
 
-async fn take_steps(catalog: &Catalog<'_>, plans: &[TablePlan]) -> anyhow::Result<()> {
-    // A function goes when the triggers of all tables that called it are gone.
-    for is_last in [false, true] {
-        let steps = plans
-            .iter()
-            .flat_map(|plan| plan.steps.iter().map(move |step| (plan, step)));
-        for (plan, step) in
-            steps.filter(|(_, step)| step.sql.starts_with("DROP FUNCTION") == is_last)
-        {
-            catalog
-                .batch_execute(&step.sql)
-                .await
-                .with_context(|| format!("{} for {}", step.what, plan.table))?;
+/// Runs the statements of all plans.
+async fn apply_steps(catalog: &Catalog<'_>, plans: &[TablePlan]) -> anyhow::Result<()> {
+    // PostgreSQL refuses to drop a function that a trigger still calls. Several tables may call one
+    // function, so all functions are dropped after the triggers of all tables.
+    for drops_functions in [false, true] {
+        for plan in plans {
+            for step in &plan.steps {
+                if matches!(step.kind, StepKind::DropFunction(_)) != drops_functions {
+                    continue;
+                }
+                catalog
+                    .batch_execute(&step.sql)
+                    .await
+                    .with_context(|| format!("{} for {}", step.what, plan.table))?;
+            }
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! What stands on a table beside what should: [`Announced`], and whether it is what would be made
-//! today.
+//! [`observe`]: the announcing triggers that a table has, and whether their function is the one
+//! that [`Expected`] would generate today.
 
 use super::sql::Expected;
 use crate::tables::catalog::CatalogTable;
@@ -9,19 +9,21 @@ pub use postgres_index_cache_core::postgres::triggers::{
 };
 use std::ops::Deref;
 
-/// Whose a trigger's function is.
+/// The origin of an installed trigger function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Version {
-    /// Generated for this table, word for word what would be generated today.
+    /// A function that pgic made and would make today, word for word.
     Current,
-    /// Generated for this table by another version or for other columns, or edited.
+    /// A function that pgic made and would not make today: by another version, for other columns,
+    /// or edited by somebody.
     Outdated,
-    /// Somebody else's: the specification's generic function, or one of the same kind of name.
+    /// A function that pgic did not make: the specification's generic one, or another whose name
+    /// begins like that.
     Foreign,
 }
 
 impl Version {
-    /// The word that `status` shows.
+    /// Returns the word that `status` shows.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Current => "current",
@@ -31,12 +33,12 @@ impl Version {
     }
 }
 
-/// A table's announcing triggers, and whose function they call.
+/// A table's announcing triggers, and the origin of the function that they call.
 #[derive(Debug, Clone)]
 pub struct Observed<'a> {
-    /// What announces.
+    /// The triggers, with their channel and options.
     pub announced: Announced<'a>,
-    /// Whose function it is.
+    /// The origin of the function.
     pub version: Version,
 }
 
@@ -48,17 +50,20 @@ impl<'a> Deref for Observed<'a> {
     }
 }
 
-/// What stands on a table; `None` when nothing announces its rows.
+/// Returns the triggers that announce a table's changes; `None` if no trigger does.
 pub fn observe(table: &CatalogTable) -> Option<Observed<'_>> {
     let announced = announced(table)?;
     let version = match (&announced.comment, &table.key) {
         (None, _) => Version::Foreign,
+        // The key was dropped after the function was made: no function could be made today.
         (Some(_), None) => Version::Outdated,
         (Some(comment), Some(key)) => {
             let function = announced
                 .row
                 .or(announced.truncate)
                 .map(|trigger| &trigger.function);
+            // Compare with the options that are installed, not with the defaults: a chosen option
+            // makes no function outdated.
             let expected = Expected::new(table, key, &comment.options);
             if function.is_some_and(|function| expected.is(function)) {
                 Version::Current

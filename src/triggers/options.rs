@@ -1,10 +1,11 @@
-//! [`OptionChanges`]: what a person asks to be changed of a table's [`TriggerOptions`].
+//! [`OptionChanges`]: the [`TriggerOptions`] that a person asks to change, merged with those that
+//! are installed.
 
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
 pub use postgres_index_cache_core::postgres::triggers::TriggerOptions;
 
-/// What is asked for. What is not asked for keeps what is installed.
+/// The changes that a command line asks for. An option that is not named keeps its installed value.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own on the command line"
@@ -27,21 +28,24 @@ pub struct OptionChanges {
     pub no_guard: bool,
     /// `--generic`.
     pub generic: bool,
-    /// `--defaults`: forget what is installed.
+    /// `--defaults`: start from the defaults instead of the installed options.
     pub defaults: bool,
-    /// `--print-sql`: somebody else runs it, so that this role's privileges do not count.
+    /// `--print-sql`: another role may run the SQL, so this role's privileges are not checked.
     pub prints_only: bool,
-    /// `--replace-function`: a function of the needed name is replaced whoever made it.
+    /// `--replace-function`: replace a function of the needed name even if pgic did not make it.
     pub replace_function: bool,
 }
 
 impl OptionChanges {
-    /// What comes of it over what is installed. What is kept is what can be: a column that is gone
-    /// is not sent any more, and a table whose key is not `id` leaves the generic function.
-    /// [`not_kept`](Self::not_kept) says so.
+    /// Returns the options that these changes make of the `installed` ones.
+    ///
+    /// An installed option is kept only as far as the table still allows it. A column that was
+    /// dropped is not sent any more. A table whose key is not called `id` gets a function of its
+    /// own instead of the generic one. [`not_kept`](Self::not_kept) reports both.
     ///
     /// # Errors
-    /// When a column is not one of the table's.
+    /// If a named column is not one of the table's, or if the generic function cannot do what is
+    /// asked for.
     pub fn over(
         &self,
         installed: Option<&TriggerOptions>,
@@ -52,28 +56,24 @@ impl OptionChanges {
             .cloned()
             .unwrap_or_default();
         let is_special = self.columns.is_some() || self.no_data || self.on_change || self.no_guard;
+        // An installed generic function stays generic only while it still fits the key. A table
+        // whose key was renamed would otherwise be refused, though nobody asked for --generic.
         if self.generic || (kept.generic && (is_special || takes_generic(table))) {
             return self.generic_over(kept, is_special, table);
         }
         let columns = match &self.columns {
             Some(columns) => Some(sent_columns(table, columns)?),
-            None => kept
-                .columns
-                .as_ref()
-                .filter(|_| !self.no_data)
-                .map(|columns| {
-                    let there: Vec<String> = columns
-                        .iter()
-                        .filter(|column| table.column(column).is_some())
-                        .cloned()
-                        .collect();
-                    sent_columns(table, &there)
-                })
-                .transpose()?,
+            // --no-data sends no column, so an installed list would have no meaning beside it.
+            None if self.no_data => None,
+            None => match &kept.columns {
+                Some(columns) => Some(sent_columns(table, &existing(table, columns))?),
+                None => None,
+            },
         };
         Ok(TriggerOptions {
             channel: self.channel.clone().unwrap_or(kept.channel),
             columns,
+            // --columns is how a person ends an installed --no-data.
             no_data: self.no_data || (kept.no_data && self.columns.is_none()),
             on_change: self.on_change || kept.on_change,
             always: self.always || kept.always,
@@ -83,8 +83,8 @@ impl OptionChanges {
         })
     }
 
-    /// What of the options that are `installed` could not be kept in `options`, though nobody asked
-    /// for that.
+    /// Returns notes on the `installed` options that `options` could not keep though nobody asked
+    /// to change them.
     pub fn not_kept(
         &self,
         installed: &TriggerOptions,
@@ -116,8 +116,11 @@ impl OptionChanges {
         notes
     }
 
-    /// The one function of all tables knows none of their columns but the key, which must be called
-    /// `id`.
+    /// Returns the options of a table that uses the generic function.
+    ///
+    /// The generic function serves all tables of a schema and knows none of their columns but the
+    /// key, which must be called `id`. `is_special` tells whether an option is asked for that needs
+    /// a function of the table's own.
     fn generic_over(
         &self,
         kept: TriggerOptions,
@@ -152,13 +155,26 @@ impl OptionChanges {
     }
 }
 
-/// Whether the generic function, which knows no column but `id`, can announce a table.
+/// Tells whether the generic function, which knows no column but `id`, can announce a table.
 fn takes_generic(table: &CatalogTable) -> bool {
     table.key.as_ref().is_some_and(|key| key.columns == ["id"])
 }
 
-/// The columns to send, in table order, with the key.
+/// Returns those of `columns` that the table still has.
+fn existing(table: &CatalogTable, columns: &[String]) -> Vec<String> {
+    columns
+        .iter()
+        .filter(|column| table.column(column).is_some())
+        .cloned()
+        .collect()
+}
+
+/// Returns the columns to send, in table order: those named and the key's.
+///
+/// # Errors
+/// If the table has no column of a name.
 fn sent_columns(table: &CatalogTable, names: &[String]) -> anyhow::Result<Vec<String>> {
+    // A payload without the key could not be applied to any row.
     let mut sent: Vec<&str> = table
         .key
         .iter()
@@ -166,25 +182,29 @@ fn sent_columns(table: &CatalogTable, names: &[String]) -> anyhow::Result<Vec<St
         .map(String::as_str)
         .collect();
     for name in names {
-        let column = table.column(name).ok_or_else(|| {
-            let has: Vec<&str> = table
-                .columns
-                .iter()
-                .map(|column| column.name.as_str())
-                .collect();
-            let hint = format!(
-                "its columns are {}; name others with --columns, or send all with --defaults",
-                has.join(", ")
-            );
-            with_hint(
-                anyhow::anyhow!("{} has no column {name}", table.display_name()),
-                hint,
-            )
-        })?;
+        let column = table
+            .column(name)
+            .ok_or_else(|| no_such_column(table, name))?;
         sent.push(&column.name);
     }
     let in_order = table.columns.iter().map(|column| column.name.clone());
     Ok(in_order
         .filter(|name| sent.contains(&name.as_str()))
         .collect())
+}
+
+/// Returns the error for a column that the table does not have; the hint lists those that it has.
+fn no_such_column(table: &CatalogTable, name: &str) -> anyhow::Error {
+    let has: Vec<&str> = table
+        .columns
+        .iter()
+        .map(|column| column.name.as_str())
+        .collect();
+    with_hint(
+        anyhow::anyhow!("{} has no column {name}", table.display_name()),
+        format!(
+            "its columns are {}; name others with --columns, or send all with --defaults",
+            has.join(", ")
+        ),
+    )
 }

@@ -1,173 +1,213 @@
-//! What it takes to get a table's triggers where they should be, or to take them away: refusals
-//! first, then steps.
+//! [`install`] and [`remove`]: the statements that give a table the triggers that it should have,
+//! or take them away.
+//!
+//! A plan is made before anything is changed. All that can be refused is refused while it is made,
+//! so a dry run promises nothing that would fail.
 
 use super::observe::{TRUNCATE_EVENT, announces, is_for, is_ours, observe};
-use super::sql::{self, Expected};
+use super::sql::{self, Expected, ExpectedTrigger};
 use super::{OptionChanges, TriggerOptions, script};
 use crate::failure::with_hint;
 use crate::tables::catalog::{
-    self, Catalog, CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger,
+    self, Catalog, CatalogKey, CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger,
 };
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::triggers::{check_table, read_comment};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
+use std::fmt;
 use tokio_postgres::types::Type;
 
-/// One statement of a plan, and what it does in words.
+/// One statement of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// In words.
+    /// The kind of the statement, from which its lock and its turn follow.
+    pub kind: StepKind,
+    /// The statement's effect in words, for example `create trigger users_cache_notify`.
     pub what: String,
     /// The statement.
     pub sql: String,
 }
 
-/// What is to be done about one table.
+/// The action of a statement of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepKind {
+    /// Creates, replaces or comments on a function, or changes its owner.
+    ChangeFunction,
+    /// Creates a trigger, or replaces one in place.
+    CreateTrigger,
+    /// Drops a trigger and creates another of the same name.
+    RecreateTrigger,
+    /// Changes whether a trigger fires, and for which sessions.
+    EnableTrigger,
+    /// Drops a trigger.
+    DropTrigger,
+    /// Drops the function of this name, as SQL takes it: `"app"."notify_cache_change"()`.
+    DropFunction(String),
+}
+
+impl StepKind {
+    /// Tells whether the statement drops a trigger, which takes a stronger lock than to create one.
+    pub fn drops_trigger(&self) -> bool {
+        matches!(self, Self::RecreateTrigger | Self::DropTrigger)
+    }
+}
+
+/// The outcome of a plan for one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanResult {
+    /// The table had nothing that pgic made, and gets triggers.
+    Created,
+    /// The table's triggers or their function are changed.
+    Refreshed,
+    /// The table's triggers are as they should be.
+    Unchanged,
+    /// The table's triggers are removed.
+    Removed,
+    /// The table has no trigger that pgic made.
+    NothingToRemove,
+}
+
+impl PlanResult {
+    /// Returns the words that a command prints.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Refreshed => "refreshed",
+            Self::Unchanged => "unchanged",
+            Self::Removed => "removed",
+            Self::NothingToRemove => "nothing to remove",
+        }
+    }
+}
+
+impl fmt::Display for PlanResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The plan for one table.
 #[derive(Debug, Clone)]
 pub struct TablePlan {
-    /// The table, for people.
+    /// The table's name for people: `schema.table`.
     pub table: String,
-    /// The table, in SQL.
+    /// The table's name as SQL takes it: `"schema"."table"`, quoted.
     pub sql_name: String,
-    /// Whether it has partitions.
+    /// Whether the table has partitions.
     pub is_partitioned: bool,
-    /// What comes of it in a word: created, refreshed, unchanged; removed, nothing.
-    pub result: &'static str,
-    /// The options, old and new; none where none are known.
-    pub options: (Option<TriggerOptions>, Option<TriggerOptions>),
-    /// The channel of somebody else's trigger.
+    /// The outcome.
+    pub result: PlanResult,
+    /// The installed options; `None` if none are known.
+    pub old_options: Option<TriggerOptions>,
+    /// The options to install; `None` if the triggers are removed.
+    pub new_options: Option<TriggerOptions>,
+    /// The channel of the trigger to remove; `None` if the plan installs one, or the channel is not
+    /// known.
     pub channel: Option<String>,
-    /// The function.
+    /// The function's name for people: `schema.function`.
     pub function: String,
-    /// The function as it stands in SQL, where the triggers are to call one.
+    /// The function that the triggers are to call, as SQL takes it. `None` if the triggers are
+    /// removed.
     pub sql_function: Option<String>,
-    /// The schema whose generic function is made, replaced or dropped: other installers may be at
-    /// that too.
+    /// The schema whose generic function is created, replaced or dropped, if the plan touches one.
+    /// Another installer may work on the same function.
     pub shares: Option<String>,
-    /// What is left alone, and why.
+    /// Notes on things that are left alone, with the reason.
     pub notes: Vec<String>,
-    /// The statements; none when nothing is to be done.
+    /// The statements, in order; empty if there is nothing to do.
     pub steps: Vec<Step>,
-    /// The same as a piece of a migration file, whatever is installed.
+    /// The same result as part of a migration file that works whatever is installed.
     pub script: String,
 }
 
-/// Plans the triggers of a table. What is not asked for keeps what is installed.
+/// A reason why triggers cannot be installed, and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct Refusal {
+    what: String,
+    hint: String,
+}
+
+impl Refusal {
+    fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// Returns the error to show, with the remedy as its hint.
+    fn into_error(self) -> anyhow::Error {
+        let hint = self.hint.clone();
+        with_hint(self, hint)
+    }
+
+    /// As [`into_error`](Self::into_error), and names the table that triggers were to be installed
+    /// on.
+    fn while_installing(self, table: &CatalogTable) -> anyhow::Error {
+        let hint = self.hint.clone();
+        with_hint(anyhow::Error::new(self).context(installing(table)), hint)
+    }
+}
+
+/// Returns the context of an error that stops the installation on `table`.
+fn installing(table: &CatalogTable) -> String {
+    format!("install triggers on {}", table.display_name())
+}
+
+/// Plans the triggers of a table. Options that are not asked for keep their installed values.
 ///
 /// # Errors
-/// When the table cannot have them, or something of their name is not ours. Nothing has been
-/// changed then.
+/// If the table cannot have triggers, if an object of a needed name is not one that pgic made, or
+/// if the role lacks a privilege. Planning changes nothing.
 pub async fn install(
     catalog: &Catalog<'_>,
     table: &CatalogTable,
     asked: &OptionChanges,
     version: i32,
 ) -> anyhow::Result<TablePlan> {
-    let refuse = |(what, hint): (String, &str)| {
-        with_hint(
-            anyhow!(what).context(format!("install triggers on {}", table.display_name())),
-            hint,
-        )
-    };
-    if let Some(problem) = check_table(table) {
-        let remedy = problem
-            .remedy
-            .map_or_else(String::new, |remedy| remedy.to_string());
-        return Err(refuse((problem.text, &remedy)));
-    }
-    let Some(key) = &table.key else {
-        return Err(refuse((
-            format!("{} has no key", table.display_name()),
-            "add one",
-        )));
-    };
-    let observed = observe(table).and_then(|observed| observed.options().cloned());
-    // Where the triggers are gone, a function of the table's own still says what was chosen.
+    let key = installable_key(table).map_err(|refusal| refusal.while_installing(table))?;
     let own = catalog::find_function(catalog, table, &sql::function_name(&table.name)).await?;
-    let remembered = own.as_ref().filter(|function| is_for(function, table));
-    let remembered = remembered
-        .and_then(|function| read_comment(function.comment.as_deref()))
-        .map(|comment| comment.options);
-    let installed = observed.or(remembered);
+    let installed = installed_options(table, own.as_ref());
     let options = asked
         .over(installed.as_ref(), table)
-        .context(format!("install triggers on {}", table.display_name()))?;
+        .with_context(|| installing(table))?;
     let function = if options.generic {
         catalog::find_function(catalog, table, sql::GENERIC_FUNCTION).await?
     } else {
         own
     };
-    if let Some(function) = function
-        .as_ref()
-        .filter(|function| !asked.replace_function && !is_for(function, table))
-    {
-        return Err(refuse(foreign_function(function, table)));
-    }
     let expected = Expected::new(table, key, &options);
-    if !asked.prints_only {
-        let row = catalog
-            .query_typed_one("SELECT current_user::pg_catalog.text", &[])
-            .await
-            .context("ask for the role")?;
-        let checked = check_function_privileges(table, &expected, function.as_ref(), row.get(0));
-        checked.map_err(|(what, hint)| refuse((what, &hint)))?;
-    }
+    check_function(catalog, table, &expected, function.as_ref(), asked).await?;
     let mut steps = Vec::new();
     function_steps(&mut steps, table, &expected, function.as_ref());
-    for (name, events) in expected.triggers() {
-        let found = table.triggers.iter().find(|trigger| trigger.name == name);
-        // One that calls the function which is replaced becomes ours with that.
-        let is_replaced = |found: &Trigger| {
-            asked.replace_function
-                && (&found.function.schema, &found.function.name)
-                    == (&expected.schema, &expected.function)
-        };
-        if let Some(found) = found.filter(|found| !is_ours(&found.function) && !is_replaced(found))
-        {
-            let what = format!(
-                "a trigger called {name} exists and calls {}.{}(), which pgic did not make",
-                found.function.schema, found.function.name
-            );
-            let hint = format!(
-                "to replace it: DROP TRIGGER {} ON {};",
-                quote_identifier(name),
-                table.sql_name()
-            );
-            return Err(refuse((what, &hint)));
+    let firing = Firing {
+        always: options.always,
+        forgets: asked.defaults,
+    };
+    for wanted in expected.triggers() {
+        let found = table
+            .triggers
+            .iter()
+            .find(|trigger| trigger.name == wanted.name);
+        if let Some(found) = found {
+            check_trigger(table, &expected, found, asked)
+                .map_err(|refusal| refusal.while_installing(table))?;
         }
-        let wanted = (options.always, asked.defaults);
         trigger_steps(
             &mut steps,
             &table.sql_name(),
             &expected,
-            (name, events),
-            found,
             wanted,
+            found,
+            firing,
             version,
         );
     }
     for leaf in &table.leaves {
-        leaf_steps(
-            &mut steps,
-            leaf,
-            &expected,
-            (options.always, asked.defaults),
-            version,
-        )?;
+        leaf_steps(&mut steps, leaf, &expected, firing, version)?;
     }
-    // Triggers of ours under other names: the table, or the trigger, was renamed. Each change would
-    // be announced twice.
-    let is_wanted = |trigger: &&Trigger| {
-        expected
-            .triggers()
-            .iter()
-            .any(|(name, _)| *name == trigger.name)
-    };
-    let stale: Vec<&Trigger> = table
-        .triggers
-        .iter()
-        .filter(|trigger| is_ours(&trigger.function) && !is_wanted(trigger))
-        .collect();
+    let stale = stale_triggers(table, &expected);
     let functions = functions_of_ours(table, Some(&expected));
     let mut notes = drop_all(catalog, &mut steps, table, &stale, &functions, &[]).await?;
     notes.extend(
@@ -182,9 +222,9 @@ pub async fn install(
             .iter()
             .any(|trigger| is_ours(&trigger.function));
     let result = match (steps.is_empty(), had_any) {
-        (true, _) => "unchanged",
-        (false, true) => "refreshed",
-        (false, false) => "created",
+        (true, _) => PlanResult::Unchanged,
+        (false, true) => PlanResult::Refreshed,
+        (false, false) => PlanResult::Created,
     };
     Ok(TablePlan {
         script: script::install(table, &expected, &options, version),
@@ -192,7 +232,8 @@ pub async fn install(
         sql_name: table.sql_name(),
         is_partitioned: table.kind == RelationKind::Partitioned,
         result,
-        options: (installed, Some(options)),
+        old_options: installed,
+        new_options: Some(options),
         channel: None,
         function: format!("{}.{}", expected.schema, expected.function),
         sql_function: Some(expected.sql_function()),
@@ -202,22 +243,111 @@ pub async fn install(
     })
 }
 
-/// A function of the name that is needed and that is not ours, and what to do about it.
-fn foreign_function(function: &Function, table: &CatalogTable) -> (String, &'static str) {
-    let name = format!(
-        "{}.{}()",
-        quote_identifier(&function.schema),
-        quote_identifier(&function.name)
-    );
+/// Returns the key of a table that can have announcing triggers.
+fn installable_key(table: &CatalogTable) -> Result<&CatalogKey, Refusal> {
+    if let Some(problem) = check_table(table) {
+        let remedy = problem
+            .remedy
+            .map_or_else(String::new, |remedy| remedy.to_string());
+        return Err(Refusal::new(problem.text, remedy));
+    }
+    table.key.as_ref().ok_or_else(|| {
+        let what = format!("{} has no key", table.display_name());
+        Refusal::new(what, "add one")
+    })
+}
+
+/// Returns the options that the table's triggers were last installed with; `None` if none are
+/// known. `own` is the function that has the name of the table's own function.
+fn installed_options(table: &CatalogTable, own: Option<&Function>) -> Option<TriggerOptions> {
+    let observed = observe(table).and_then(|observed| observed.options().cloned());
+    // If somebody dropped the triggers alone, the comment of the table's own function still says
+    // which options were chosen.
+    let remembered = own
+        .filter(|function| is_for(function, table))
+        .and_then(|function| read_comment(function.comment.as_deref()))
+        .map(|comment| comment.options);
+    observed.or(remembered)
+}
+
+/// Refuses to install if `function`, which has the needed name, must not or cannot be replaced, or
+/// if there is none and the role may not create it.
+async fn check_function(
+    catalog: &Catalog<'_>,
+    table: &CatalogTable,
+    expected: &Expected,
+    function: Option<&Function>,
+    asked: &OptionChanges,
+) -> anyhow::Result<()> {
+    if let Some(function) = function
+        && !asked.replace_function
+        && !is_for(function, table)
+    {
+        return Err(foreign_function(function, table).while_installing(table));
+    }
+    if asked.prints_only {
+        return Ok(());
+    }
+    let row = catalog
+        .query_typed_one("SELECT current_user::pg_catalog.text", &[])
+        .await
+        .context("ask for the role")?;
+    check_function_privileges(table, expected, function, row.get(0))
+        .map_err(|refusal| refusal.while_installing(table))
+}
+
+/// Refuses to replace a trigger of a needed name that calls somebody else's function.
+fn check_trigger(
+    table: &CatalogTable,
+    expected: &Expected,
+    found: &Trigger,
+    asked: &OptionChanges,
+) -> Result<(), Refusal> {
+    // With --replace-function the called function itself becomes ours, and the trigger with it.
+    let becomes_ours = asked.replace_function && expected.is_called_by(found);
+    if is_ours(&found.function) || becomes_ours {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        format!(
+            "a trigger called {} exists and calls {}.{}(), which pgic did not make",
+            found.name, found.function.schema, found.function.name
+        ),
+        format!(
+            "to replace it: DROP TRIGGER {} ON {};",
+            quote_identifier(&found.name),
+            table.sql_name()
+        ),
+    ))
+}
+
+/// Returns the table's triggers that pgic made under names that are not wanted any more.
+///
+/// They stay behind if the table or the trigger was renamed. Each change would be announced twice.
+fn stale_triggers<'a>(table: &'a CatalogTable, expected: &Expected) -> Vec<&'a Trigger> {
+    let wanted = expected.triggers();
+    table
+        .triggers
+        .iter()
+        .filter(|trigger| is_ours(&trigger.function))
+        .filter(|trigger| !wanted.iter().any(|wanted| wanted.name == trigger.name))
+        .collect()
+}
+
+/// Returns the refusal for a function that has the needed name and was not made for `table`.
+fn foreign_function(function: &Function, table: &CatalogTable) -> Refusal {
+    let name = sql_function_name(function);
     match read_comment(function.comment.as_deref()) {
-        Some(comment) if function.is_trusted => (
+        Some(comment) if function.is_trusted => Refusal::new(
             format!(
                 "the function {name} exists and was made for {}.{}",
                 comment.schema, comment.table
             ),
             "refresh that table's triggers first, or remove them",
         ),
-        Some(_) => (
+        // Our comment alone proves nothing: anyone with CREATE on the schema can plant a function
+        // of this name with a comment like ours, and CREATE OR REPLACE would keep its owner.
+        Some(_) => Refusal::new(
             format!(
                 "the function {name} exists and belongs to {}, who is neither the owner of the \
                 table ({}) nor a member of it",
@@ -226,34 +356,44 @@ fn foreign_function(function: &Function, table: &CatalogTable) -> (String, &'sta
             "if it can be trusted, give it to the table's owner: ALTER FUNCTION … OWNER TO …; else \
             drop it",
         ),
-        None => (
+        None => Refusal::new(
             format!("the function {name} exists and is not one that pgic made for this table"),
             "rename or drop it first, or have it replaced with --replace-function",
         ),
     }
 }
 
-/// Refuses what the server would refuse halfway: a dry run promises nothing that fails.
+/// Returns the name of a function as SQL takes it: `"app"."notify_cache_change"()`.
+fn sql_function_name(function: &Function) -> String {
+    format!(
+        "{}.{}()",
+        quote_identifier(&function.schema),
+        quote_identifier(&function.name)
+    )
+}
+
+/// Refuses statements that the server would refuse halfway, so that a dry run promises nothing
+/// that fails.
 fn check_function_privileges(
     table: &CatalogTable,
     expected: &Expected,
     found: Option<&Function>,
     role: &str,
-) -> Result<(), (String, String)> {
+) -> Result<(), Refusal> {
     match found {
-        None if !table.can_create => Err((
+        None if !table.can_create => Err(Refusal::new(
             format!(
                 "the role {role} may not create a function in the schema {}",
                 table.schema
             ),
-            // Somebody else runs it, so the role is named.
+            // Somebody else runs the GRANT, so it names the role: CURRENT_USER would be them.
             format!(
                 "allow it: GRANT CREATE ON SCHEMA {} TO {}",
                 quote_identifier(&table.schema),
                 quote_identifier(role)
             ),
         )),
-        Some(found) if !expected.is(found) && !found.is_owned => Err((
+        Some(found) if !expected.is(found) && !found.is_owned => Err(Refusal::new(
             format!(
                 "the function {} belongs to {}, who alone can replace it",
                 expected.sql_function(),
@@ -269,71 +409,83 @@ fn check_function_privileges(
     }
 }
 
+/// Plans the statements that make the triggers' function, if `found` is not that function already.
 fn function_steps(
     steps: &mut Vec<Step>,
     table: &CatalogTable,
     expected: &Expected,
     found: Option<&Function>,
 ) {
-    // Who replaces somebody else's function must make it the table's owner's too: its owner could
-    // change it again.
+    // A function that is not trusted may have been planted. Its owner could change the text again
+    // after we replaced it, so the function is given to the table's owner even by a role that would
+    // otherwise leave the owner alone.
     let is_planted = found.is_some_and(|found| !found.is_trusted);
     let is_owned = found.is_some_and(|found| found.owner == table.owner)
         || !(table.can_give_to_owner || is_planted);
-    let give = || Step {
-        what: format!(
-            "give function {} to {}",
-            expected.sql_function(),
-            table.owner
-        ),
-        sql: format!(
-            "ALTER FUNCTION {} OWNER TO {};",
-            expected.sql_function(),
-            quote_identifier(&table.owner)
-        ),
-    };
-    if found.is_some_and(|found| expected.is(found)) {
-        steps.extend((!is_owned).then(give));
-        return;
+    let name = expected.sql_function();
+    if !found.is_some_and(|found| expected.is(found)) {
+        let (verb, sql) = match found {
+            Some(_) => ("replace", expected.create_function.clone()),
+            // Without OR REPLACE: a function that somebody plants meanwhile would keep its owner,
+            // so the statement must fail instead.
+            None => (
+                "create",
+                expected
+                    .create_function
+                    .replacen("CREATE OR REPLACE ", "CREATE ", 1),
+            ),
+        };
+        steps.push(Step {
+            kind: StepKind::ChangeFunction,
+            what: format!("{verb} function {name}"),
+            sql,
+        });
+        steps.push(Step {
+            kind: StepKind::ChangeFunction,
+            what: format!("comment on function {name}"),
+            sql: format!(
+                "COMMENT ON FUNCTION {name} IS {};",
+                quote_literal(&expected.comment)
+            ),
+        });
     }
-    let (verb, sql) = match found {
-        Some(_) => ("replace", expected.create_function.clone()),
-        // Not OR REPLACE: a function that was planted meanwhile would keep its owner.
-        None => (
-            "create",
-            expected
-                .create_function
-                .replacen("CREATE OR REPLACE ", "CREATE ", 1),
-        ),
-    };
-    steps.push(Step {
-        what: format!("{verb} function {}", expected.sql_function()),
-        sql,
-    });
-    steps.push(Step {
-        what: format!("comment on function {}", expected.sql_function()),
-        sql: format!(
-            "COMMENT ON FUNCTION {} IS {};",
-            expected.sql_function(),
-            quote_literal(&expected.comment)
-        ),
-    });
-    steps.extend((!is_owned).then(give));
+    if !is_owned {
+        // Last: whoever gives a function away may not be able to change it any more.
+        steps.push(Step {
+            kind: StepKind::ChangeFunction,
+            what: format!("give function {name} to {}", table.owner),
+            sql: format!(
+                "ALTER FUNCTION {name} OWNER TO {};",
+                quote_identifier(&table.owner)
+            ),
+        });
+    }
 }
 
-/// A leaf's own trigger for TRUNCATE: the one of its root does not fire for it. The one for rows is
-/// cloned by PostgreSQL; another of ours on a leaf, from before it was attached, would announce
-/// each change twice.
+/// The sessions that new and changed triggers are to fire for.
+#[derive(Debug, Clone, Copy)]
+struct Firing {
+    /// Fire under `session_replication_role = replica` too.
+    always: bool,
+    /// Forget an ALWAYS that somebody set by hand (`--defaults`).
+    forgets: bool,
+}
+
+/// Plans the TRUNCATE trigger of a leaf. Without one, nothing would fire if the leaf alone is
+/// truncated: the root's trigger does not.
+///
+/// The root's row trigger needs no counterpart, since PostgreSQL clones it to the leaves. A leaf
+/// that had triggers of ours before it was attached would announce each change twice, so all others
+/// are dropped.
 fn leaf_steps(
     steps: &mut Vec<Step>,
     leaf: &Leaf,
     expected: &Expected,
-    wanted: (bool, bool),
+    firing: Firing,
     version: i32,
 ) -> anyhow::Result<()> {
     let name = Expected::leaf_trigger(leaf);
-    let is_truncate = |trigger: &&Trigger| trigger.name == name;
-    let found = leaf.triggers.iter().find(is_truncate);
+    let found = leaf.triggers.iter().find(|trigger| trigger.name == name);
     if let Some(found) = found.filter(|found| !is_ours(&found.function)) {
         let function = &found.function;
         let what = format!(
@@ -348,86 +500,108 @@ fn leaf_steps(
             quote_identifier(&name),
             leaf.sql_name()
         );
-        return Err(with_hint(anyhow!(what), hint));
+        return Err(Refusal::new(what, hint).into_error());
     }
     let is_wanted = !expected.is_without_truncate;
     if is_wanted {
+        let wanted = ExpectedTrigger {
+            name: &name,
+            events: TRUNCATE_EVENT,
+        };
         trigger_steps(
             steps,
             &leaf.sql_name(),
             expected,
-            (&name, TRUNCATE_EVENT),
-            found,
             wanted,
+            found,
+            firing,
             version,
         );
     }
     let stale = leaf
         .triggers
         .iter()
-        .filter(|trigger| is_ours(&trigger.function) && !(is_wanted && is_truncate(trigger)));
-    for trigger in stale {
-        let trigger = quote_identifier(&trigger.name);
-        let sql = format!("DROP TRIGGER {trigger} ON {};", leaf.sql_name());
-        steps.push(Step {
-            what: format!("drop trigger {trigger} on {}", leaf.display_name()),
-            sql,
-        });
-    }
+        .filter(|trigger| is_ours(&trigger.function))
+        .filter(|trigger| !(is_wanted && trigger.name == name));
+    steps.extend(stale.map(|trigger| drop_leaf_trigger(leaf, trigger)));
     Ok(())
 }
 
+/// Returns the step that drops a trigger of a leaf.
+fn drop_leaf_trigger(leaf: &Leaf, trigger: &Trigger) -> Step {
+    let name = quote_identifier(&trigger.name);
+    Step {
+        kind: StepKind::DropTrigger,
+        what: format!("drop trigger {name} on {}", leaf.display_name()),
+        sql: format!("DROP TRIGGER {name} ON {};", leaf.sql_name()),
+    }
+}
+
+/// Plans the statements that make `wanted` on `relation`, if `found` is not that trigger already.
 fn trigger_steps(
     steps: &mut Vec<Step>,
     relation: &str,
     expected: &Expected,
-    (name, events): (&str, i16),
+    wanted: ExpectedTrigger<'_>,
     found: Option<&Trigger>,
-    (always, defaults): (bool, bool),
+    firing: Firing,
     version: i32,
 ) {
-    let is_right = |found: &Trigger| expected.is_right(found, name, events);
-    let trigger = quote_identifier(name);
-    if !found.is_some_and(is_right) {
+    let is_right = found.is_some_and(|found| expected.is_right(found, wanted));
+    let trigger = quote_identifier(wanted.name);
+    if !is_right {
+        // PostgreSQL 13 cannot replace a trigger, and no release replaces a constraint trigger.
         let can_replace = version >= 140_000 && found.is_none_or(|found| !found.is_constraint);
-        let (verb, create) = match (found, can_replace) {
-            (None, _) => ("create", "CREATE TRIGGER".to_string()),
-            (Some(_), true) => ("replace", "CREATE OR REPLACE TRIGGER".to_string()),
-            // PostgreSQL 13 cannot replace a trigger, and no release replaces a constraint trigger.
+        let (kind, verb, create) = match (found, can_replace) {
+            (None, _) => (
+                StepKind::CreateTrigger,
+                "create",
+                "CREATE TRIGGER".to_string(),
+            ),
+            (Some(_), true) => (
+                StepKind::CreateTrigger,
+                "replace",
+                "CREATE OR REPLACE TRIGGER".to_string(),
+            ),
             (Some(_), false) => (
+                StepKind::RecreateTrigger,
                 "replace",
                 format!("DROP TRIGGER {trigger} ON {relation};\nCREATE TRIGGER"),
             ),
         };
         steps.push(Step {
+            kind,
             what: format!("{verb} trigger {trigger}"),
             sql: format!(
                 "{create} {trigger} {} EXECUTE FUNCTION {};",
-                expected.when(events, relation),
+                expected.when(wanted.events, relation),
                 expected.call()
             ),
         });
     }
     let enabled = found.map_or(Enabled::Origin, |found| found.enabled);
-    let is_replaced = found.is_none_or(|found| !is_right(found));
-    // What a DBA set by hand is kept, but for what keeps a trigger from firing.
-    let is_always_wanted = always || (enabled == Enabled::Always && !defaults);
+    // Keep an ALWAYS that a DBA set by hand, but not a state in which the trigger does not fire.
+    let is_always_wanted = firing.always || (enabled == Enabled::Always && !firing.forgets);
     let enable = match (is_always_wanted, enabled) {
-        // A new trigger, and one that is replaced, fires as origin.
-        (true, Enabled::Always) if !is_replaced => return,
+        (true, Enabled::Always) if is_right => return,
+        // A new trigger fires as origin, and CREATE OR REPLACE TRIGGER resets ALWAYS to origin.
         (true, _) => "ENABLE ALWAYS",
         (false, Enabled::Origin) => return,
-        (false, Enabled::Always) if is_replaced => return,
+        (false, Enabled::Always) if !is_right => return,
         (false, Enabled::Always | Enabled::Disabled | Enabled::Replica) => "ENABLE",
     };
     steps.push(Step {
+        kind: StepKind::EnableTrigger,
         what: format!("{} trigger {trigger}", enable.to_lowercase()),
         sql: format!("ALTER TABLE {relation} {enable} TRIGGER {trigger};"),
     });
 }
 
-/// Plans to drop triggers, then each of `functions` that nothing else calls. What is left is said
-/// in the notes.
+/// Plans to drop `triggers`, then each of `functions` that no other trigger calls. Returns a note
+/// for each function that is left.
+///
+/// `removed_from` are the oids of the tables whose triggers are removed in the same run: their
+/// calls of a function do not count.
 async fn drop_all(
     catalog: &Catalog<'_>,
     steps: &mut Vec<Step>,
@@ -436,39 +610,41 @@ async fn drop_all(
     functions: &[&Function],
     removed_from: &[u32],
 ) -> anyhow::Result<Vec<String>> {
+    const OTHER_USERS: &str = "SELECT count(*) FROM pg_catalog.pg_trigger
+            WHERE tgfoid = $1 AND tgrelid <> ALL ($2::pg_catalog.oid[]) AND NOT tgisinternal AND \
+            tgparentid = 0";
     let mut notes = Vec::new();
     for trigger in triggers {
         let name = quote_identifier(&trigger.name);
-        let sql = format!("DROP TRIGGER {name} ON {};", table.sql_name());
         steps.push(Step {
+            kind: StepKind::DropTrigger,
             what: format!("drop trigger {name}"),
-            sql,
+            sql: format!("DROP TRIGGER {name} ON {};", table.sql_name()),
         });
     }
+    let own: Vec<u32> = table
+        .leaves
+        .iter()
+        .map(|leaf| leaf.oid)
+        .chain([table.oid])
+        .chain(removed_from.iter().copied())
+        .collect();
     for function in functions {
-        let own = table.leaves.iter().map(|leaf| leaf.oid).chain([table.oid]);
-        let own: Vec<u32> = own.chain(removed_from.iter().copied()).collect();
-        let users = "SELECT count(*) FROM pg_catalog.pg_trigger
-            WHERE tgfoid = $1 AND tgrelid <> ALL ($2::pg_catalog.oid[]) AND NOT tgisinternal AND \
-            tgparentid = 0";
         let row = catalog
             .query_typed_one(
-                users,
+                OTHER_USERS,
                 &[(&function.oid, Type::OID), (&own, Type::OID_ARRAY)],
             )
             .await
             .context("look for other users of the function")?;
-        let name = format!(
-            "{}.{}()",
-            quote_identifier(&function.schema),
-            quote_identifier(&function.name)
-        );
+        let name = sql_function_name(function);
         if row.get::<_, i64>(0) == 0 {
-            // Without CASCADE: whatever depends on it after all makes this fail, and nothing is
-            // changed.
+            // Without CASCADE: if something depends on the function after all, the statement fails
+            // and the transaction changes nothing.
             steps.push(Step {
                 what: format!("drop function {name}"),
                 sql: format!("DROP FUNCTION {name};"),
+                kind: StepKind::DropFunction(name),
             });
         } else {
             notes.push(format!(
@@ -479,29 +655,27 @@ async fn drop_all(
     Ok(notes)
 }
 
-/// The functions of ours that a table's triggers call, each once, but for the one to keep.
+/// Returns the functions that pgic made and the table's triggers call, each once. The function of
+/// `keep` is left out.
 fn functions_of_ours<'a>(table: &'a CatalogTable, keep: Option<&Expected>) -> Vec<&'a Function> {
     let mut functions: Vec<&Function> = Vec::new();
-    for function in table
-        .triggers
-        .iter()
-        .map(|trigger| &trigger.function)
-        .filter(|function| is_ours(function))
-    {
-        let is_kept = keep
-            .is_some_and(|keep| keep.schema == function.schema && keep.function == function.name);
-        if !is_kept && !functions.iter().any(|known| known.oid == function.oid) {
+    for trigger in &table.triggers {
+        let function = &trigger.function;
+        let is_kept = keep.is_some_and(|keep| keep.is_called_by(trigger));
+        let is_known = functions.iter().any(|known| known.oid == function.oid);
+        if is_ours(function) && !is_kept && !is_known {
             functions.push(function);
         }
     }
     functions
 }
 
-/// Plans the removal of a table's triggers, and of their function when nothing else uses it;
-/// `removed_from` are the tables that lose theirs in the same run.
+/// Plans the removal of a table's triggers, and of their function if nothing else calls it.
+///
+/// `removed_from` are the oids of all tables that lose their triggers in the same run.
 ///
 /// # Errors
-/// When the server refuses.
+/// If the server refuses a query.
 pub async fn remove(
     catalog: &Catalog<'_>,
     table: &CatalogTable,
@@ -511,19 +685,13 @@ pub async fn remove(
     let (ours, foreign): (Vec<&Trigger>, Vec<&Trigger>) =
         announcing.partition(|trigger| is_ours(&trigger.function));
     let mut steps = Vec::new();
+    // The leaves' triggers call the same function, which can be dropped after them alone.
     for leaf in &table.leaves {
-        for trigger in leaf
+        let ours = leaf
             .triggers
             .iter()
-            .filter(|trigger| is_ours(&trigger.function))
-        {
-            let name = quote_identifier(&trigger.name);
-            let sql = format!("DROP TRIGGER {name} ON {};", leaf.sql_name());
-            steps.push(Step {
-                what: format!("drop trigger {name} on {}", leaf.display_name()),
-                sql,
-            });
-        }
+            .filter(|trigger| is_ours(&trigger.function));
+        steps.extend(ours.map(|trigger| drop_leaf_trigger(leaf, trigger)));
     }
     let mut notes = drop_all(
         catalog,
@@ -540,14 +708,15 @@ pub async fn remove(
             trigger.name, trigger.function.schema, trigger.function.name
         )
     }));
-    // Without a key the table never had triggers of ours.
-    let options = observe(table)
-        .and_then(|observed| observed.options().cloned())
-        .unwrap_or_default();
+    let observed = observe(table);
+    let installed = observed
+        .as_ref()
+        .and_then(|observed| observed.options().cloned());
+    // A table without a key never had triggers of ours, so its script is empty.
     let expected = table
         .key
         .as_ref()
-        .map(|key| Expected::new(table, key, &options));
+        .map(|key| Expected::new(table, key, &installed.clone().unwrap_or_default()));
     Ok(TablePlan {
         script: expected
             .map(|expected| script::remove(table, &expected))
@@ -556,15 +725,13 @@ pub async fn remove(
         sql_name: table.sql_name(),
         is_partitioned: table.kind == RelationKind::Partitioned,
         result: if steps.is_empty() {
-            "nothing to remove"
+            PlanResult::NothingToRemove
         } else {
-            "removed"
+            PlanResult::Removed
         },
-        options: (
-            observe(table).and_then(|observed| observed.options().cloned()),
-            None,
-        ),
-        channel: observe(table).and_then(|observed| observed.announced.channel),
+        old_options: installed,
+        new_options: None,
+        channel: observed.and_then(|observed| observed.announced.channel),
         function: ours
             .first()
             .map(|trigger| format!("{}.{}", trigger.function.schema, trigger.function.name))
@@ -579,19 +746,23 @@ pub async fn remove(
     })
 }
 
-/// What a plan does to tables.
+/// The purpose of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlanKind {
-    /// [`install`], with what is asked for.
+    /// To [`install`] triggers with the options that are asked for.
     Install,
-    /// [`remove`].
+    /// To [`remove`] the triggers that pgic made.
     Remove,
 }
 
 impl PlanKind {
-    /// The lock that is taken first, so that no writer's statement goes on with the old function.
+    /// Returns the mode of the lock that is taken on each table first, as LOCK TABLE takes it.
+    ///
+    /// Without the lock, a statement that is running goes on with the old function: all rows of a
+    /// long INSERT follow the text that was there when the INSERT began.
     pub fn lock(self) -> &'static str {
-        // Writers wait for either, readers for the second alone.
+        // Writers wait for either lock, readers for the second alone. CREATE TRIGGER takes the
+        // first and DROP TRIGGER the second.
         match self {
             Self::Install => "SHARE ROW EXCLUSIVE",
             Self::Remove => "ACCESS EXCLUSIVE",
@@ -599,10 +770,10 @@ impl PlanKind {
     }
 }
 
-/// Plans for all of these tables, in the order of their oids.
+/// Plans for all tables of `oids`, in that order.
 ///
 /// # Errors
-/// When a table is refused, or the server refuses.
+/// If a table is refused, or the server refuses a query.
 pub(super) async fn plan_all(
     catalog: &Catalog<'_>,
     kind: PlanKind,
@@ -619,29 +790,26 @@ pub(super) async fn plan_all(
             PlanKind::Install => install(catalog, &table, asked, version).await?,
             PlanKind::Remove => remove(catalog, &table, oids).await?,
         };
-        // A function that several of these tables share is made once.
+        // Tables that share the generic function each plan its statements: keep the first ones.
         plan.steps
             .retain(|step| !plans.iter().any(|earlier| earlier.steps.contains(step)));
         plans.push(plan);
     }
-    // Where two tables swapped their names, the function that one leaves is the one that the other
-    // needs.
+    // If two tables swapped their names, each plans to drop the function that the other one needs.
     let wanted: Vec<String> = plans
         .iter()
         .filter_map(|plan| plan.sql_function.clone())
         .collect();
     for plan in &mut plans {
-        plan.steps.retain(|step| {
-            !wanted
-                .iter()
-                .any(|function| step.sql == format!("DROP FUNCTION {function};"))
-        });
+        plan.steps.retain(
+            |step| !matches!(&step.kind, StepKind::DropFunction(name) if wanted.contains(name)),
+        );
     }
     Ok(plans)
 }
 
-/// Only the owner of a table can replace and drop its triggers, and let nobody but itself find out
-/// halfway.
+/// Refuses a role that cannot act as the table's owner, who alone can replace and drop triggers.
+/// Otherwise the server would refuse only after some statements.
 fn check_owner(table: &CatalogTable) -> anyhow::Result<()> {
     if table.is_owned {
         return Ok(());

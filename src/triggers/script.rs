@@ -1,14 +1,17 @@
-//! The same triggers as a migration file: statements that may be run again, and their inverse.
+//! [`file`](fn@file): the triggers as a migration file, with statements that may be run again and
+//! work whatever is installed. [`remove`] writes the inverse of [`install`].
 
 use super::TriggerOptions;
-use super::sql::Expected;
+use super::sql::{Expected, ExpectedTrigger};
 use crate::tables::catalog::{CatalogTable, RelationKind};
 use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// A file of one transaction around what `body` writes for each table. `mode` is the lock that is
-/// taken first, so that no running statement goes on with an old function.
+/// Returns a file of one transaction around the statements that are given for each table.
+///
+/// `mode` is the lock that the transaction takes first, so that no running statement goes on with
+/// an old function. `version` is the server's version as a number, 150018 for 15.18.
 pub fn file(
     title: &str,
     version: i32,
@@ -17,23 +20,25 @@ pub fn file(
     tables: &[(&CatalogTable, String)],
 ) -> String {
     let mut sorted: Vec<&(&CatalogTable, String)> = tables.iter().collect();
-    // Everybody who locks several tables does it in the same order.
+    // Two installers that lock in different orders would wait for each other, so everybody locks
+    // by name.
     sorted.sort_by_key(|(table, _)| table.sql_name());
+    // The locks are taken one after the other: together they may wait as long as is allowed.
+    let timeout = (lock_timeout.as_millis() / sorted.len().max(1) as u128).max(1);
     let mut sql = format!(
-        "-- {title}, for PostgreSQL {} and later; made by pgic.\nBEGIN;\nSET LOCAL lock_timeout = \
-        {};\n\
+        "-- {title}, for PostgreSQL {} and later; made by pgic.\n\
+         BEGIN;\n\
+         SET LOCAL lock_timeout = {timeout};\n\
          SET LOCAL search_path = pg_catalog, pg_temp;\n",
         version / 10_000,
-        // One after the other they may wait as long as is allowed for all.
-        (lock_timeout.as_millis() / sorted.len().max(1) as u128).max(1)
     );
     for (table, _) in &sorted {
-        // Writing into a String cannot fail.
         let only = if table.kind == RelationKind::Partitioned {
             ""
         } else {
             "ONLY "
         };
+        // Writing into a String cannot fail.
         let _ = writeln!(sql, "LOCK TABLE {only}{} IN {mode} MODE;", table.sql_name());
     }
     for (_, body) in sorted {
@@ -43,7 +48,7 @@ pub fn file(
     sql
 }
 
-/// What makes a table's triggers, whatever of them is there already.
+/// Returns the statements that make a table's triggers, whether some of them exist already or not.
 pub fn install(
     table: &CatalogTable,
     expected: &Expected,
@@ -51,56 +56,74 @@ pub fn install(
     version: i32,
 ) -> String {
     let mut sql = expected.create_function.clone();
+    // Writing into a String cannot fail.
     let _ = writeln!(
         sql,
         "COMMENT ON FUNCTION {} IS {};",
         expected.sql_function(),
         quote_literal(&expected.comment)
     );
-    for (name, events) in expected.triggers() {
-        let trigger = quote_identifier(name);
-        let relation = table.sql_name();
-        let create = if version >= 140_000 {
-            "CREATE OR REPLACE TRIGGER".to_string()
-        } else {
-            format!("DROP TRIGGER IF EXISTS {trigger} ON {relation};\nCREATE TRIGGER")
-        };
-        let _ = writeln!(
-            sql,
-            "{create} {trigger} {} EXECUTE FUNCTION {};",
-            expected.when(events, &relation),
-            expected.call()
-        );
-        if options.always {
-            let _ = writeln!(
-                sql,
-                "ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {trigger};"
-            );
-        }
+    for trigger in expected.triggers() {
+        install_trigger(&mut sql, table, expected, options, trigger, version);
     }
     for leaf in table.leaves.iter().filter(|_| !options.no_truncate) {
         let trigger = quote_identifier(&Expected::leaf_trigger(leaf));
         let relation = leaf.sql_name();
         let _ = writeln!(
             sql,
-            "DROP TRIGGER IF EXISTS {trigger} ON {relation};\nCREATE TRIGGER {trigger} AFTER \
-            TRUNCATE ON {relation} FOR EACH STATEMENT EXECUTE FUNCTION {};",
+            "DROP TRIGGER IF EXISTS {trigger} ON {relation};\n\
+             CREATE TRIGGER {trigger} AFTER TRUNCATE ON {relation} FOR EACH STATEMENT EXECUTE \
+             FUNCTION {};",
             expected.call()
         );
         if options.always {
-            let _ = writeln!(
-                sql,
-                "ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {trigger};"
-            );
+            enable_always(&mut sql, &relation, &trigger);
         }
     }
     if options.no_truncate {
+        // The triggers may have been installed without --no-truncate before.
         let _ = writeln!(sql, "{}", drop_trigger(table, &expected.truncate_trigger));
     }
     sql
 }
 
-/// What takes them away, whatever of them is there.
+/// Appends the statements that make one trigger of the table itself.
+fn install_trigger(
+    sql: &mut String,
+    table: &CatalogTable,
+    expected: &Expected,
+    options: &TriggerOptions,
+    wanted: ExpectedTrigger<'_>,
+    version: i32,
+) {
+    let trigger = quote_identifier(wanted.name);
+    let relation = table.sql_name();
+    // PostgreSQL 13 has no CREATE OR REPLACE TRIGGER.
+    let create = if version >= 140_000 {
+        "CREATE OR REPLACE TRIGGER".to_string()
+    } else {
+        format!("DROP TRIGGER IF EXISTS {trigger} ON {relation};\nCREATE TRIGGER")
+    };
+    let _ = writeln!(
+        sql,
+        "{create} {trigger} {} EXECUTE FUNCTION {};",
+        expected.when(wanted.events, &relation),
+        expected.call()
+    );
+    if options.always {
+        enable_always(sql, &relation, &trigger);
+    }
+}
+
+/// Appends the statement that makes a trigger fire under `session_replication_role = replica` too.
+fn enable_always(sql: &mut String, relation: &str, trigger: &str) {
+    let _ = writeln!(
+        sql,
+        "ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {trigger};"
+    );
+}
+
+/// Returns the statements that take a table's triggers away, whichever of them exist.
 pub fn remove(table: &CatalogTable, expected: &Expected) -> String {
     let triggers = [&expected.row_trigger, &expected.truncate_trigger];
     let of_leaves = table.leaves.iter().map(|leaf| {
@@ -123,6 +146,7 @@ pub fn remove(table: &CatalogTable, expected: &Expected) -> String {
     format!("{}\n{drop}\n", drops.join("\n"))
 }
 
+/// Returns the statement that drops a trigger of the table itself, if it exists.
 fn drop_trigger(table: &CatalogTable, name: &str) -> String {
     format!(
         "DROP TRIGGER IF EXISTS {} ON {};",

@@ -1,6 +1,8 @@
-//! The text of a table's function and triggers. The template is `sql/table_trigger.sql`; every name
-//! in it is a literal, escaped here once, and everything else is qualified, so that no
-//! `search_path` and no object of a writer's can change what it does.
+//! [`Expected`]: the text that a table's function and triggers should have.
+//!
+//! The template of the function is `sql/table_trigger.sql`. Each name that goes into the template
+//! is a literal, escaped here once. All else in the text is qualified. So neither a `search_path`
+//! nor an object that a writer made can change what the function does.
 
 use super::TriggerOptions;
 use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
@@ -17,41 +19,50 @@ const TEMPLATE: &str = include_str!("../../sql/table_trigger.sql");
 const GENERIC: &str = include_str!("../../sql/cache_notification_triggers.sql");
 /// The name of the generic function.
 pub const GENERIC_FUNCTION: &str = "notify_cache_change";
-/// Bytes of a name, less its zero byte (`NAMEDATALEN`).
+/// The longest name that PostgreSQL keeps, in bytes: `NAMEDATALEN` less the zero byte at the end.
 const LONGEST_NAME: usize = 63;
-/// Past this many bytes of columns of no fixed length a row is not even made into JSON: it would
-/// not fit.
+/// The longest row that is made into JSON, in bytes of the columns of no fixed length. The JSON of
+/// a longer row would not fit into a payload.
 const WIDEST: u32 = 7_900;
 
-/// What a table's triggers should be.
+/// The function and the triggers that a table should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// The schema of the function: that of the table.
+    /// The schema of the function, which is the table's.
     pub schema: String,
     /// The name of the function.
     pub function: String,
-    /// The statement that makes it.
+    /// The statement that creates the function.
     pub create_function: String,
-    /// The text between its quotes.
+    /// The body of the function: the text between the quotes of the statement.
     pub source: String,
-    /// Its SET clauses, as `pg_proc.proconfig` has them.
+    /// The SET clauses of the function, as `pg_proc.proconfig` has them: `TimeZone=UTC`.
     pub settings: Vec<String>,
-    /// Its comment.
+    /// The comment on the function.
     pub comment: String,
     /// The name of the row trigger.
     pub row_trigger: String,
     /// The name of the TRUNCATE trigger.
     pub truncate_trigger: String,
-    /// Whether there is to be none.
+    /// Whether the table should have no TRUNCATE trigger.
     pub is_without_truncate: bool,
     /// The arguments of the triggers.
     pub arguments: Vec<String>,
-    /// Whether the function is that of all tables of its schema.
+    /// Whether the function is the generic one, which serves all tables of its schema.
     pub is_generic: bool,
 }
 
+/// A trigger that a table should have.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpectedTrigger<'a> {
+    /// The name of the trigger.
+    pub name: &'a str,
+    /// The events that fire the trigger: [`ROW_EVENTS`] or [`TRUNCATE_EVENT`].
+    pub events: i16,
+}
+
 impl Expected {
-    /// For a table with this key.
+    /// Returns the function and the triggers that a table with this key should have.
     pub fn new(table: &CatalogTable, key: &CatalogKey, options: &TriggerOptions) -> Self {
         if options.generic {
             return Self::generic(table, options);
@@ -59,23 +70,7 @@ impl Expected {
         let function = function_name(&table.name);
         let settings = settings(&table.columns);
         let mut places = places(table, key, options);
-        // A quote that nothing between its ends contains.
-        let candidates = (0_usize..).map(|n| {
-            if n == 0 {
-                "$pgic$".to_string()
-            } else {
-                format!("$pgic{n}$")
-            }
-        });
-        let is_free = |quote: &String| {
-            places
-                .iter()
-                .all(|(_, value)| !value.contains(quote.as_str()))
-        };
-        let quote = candidates
-            .take(places.len() * 1_000)
-            .find(is_free)
-            .unwrap_or_default();
+        let quote = free_quote(&places);
         let set_clauses = settings
             .iter()
             .map(|(name, value)| format!("\nSET {name} = {}", quote_list(value)))
@@ -91,6 +86,7 @@ impl Expected {
             ("{{quote}}", quote),
         ]);
         let create_function = fill_places(TEMPLATE, &places);
+        // The server keeps the body alone (`pg_proc.prosrc`), so that is what can be compared.
         let source = TEMPLATE
             .split("{{quote}}")
             .nth(1)
@@ -120,8 +116,10 @@ impl Expected {
         }
     }
 
-    /// The one function of a schema, as the file has it that people run by hand.
+    /// Returns the generic function of the table's schema, with the text of the file that people
+    /// run by hand.
     fn generic(table: &CatalogTable, options: &TriggerOptions) -> Self {
+        // The file begins with comments on its use, which belong to no function.
         let start = GENERIC
             .find("CREATE OR REPLACE FUNCTION")
             .unwrap_or_default();
@@ -138,6 +136,8 @@ impl Expected {
             .to_string();
         let comment = Comment {
             schema: table.schema.clone(),
+            // The function serves many tables, so its comment names none. What holds for one table
+            // stands in the arguments of that table's triggers.
             table: String::new(),
             key: Some(vec!["id".to_string()]),
             options: TriggerOptions {
@@ -151,7 +151,7 @@ impl Expected {
             function: GENERIC_FUNCTION.to_string(),
             create_function,
             source,
-            // The file pins all of them, in this order.
+            // The file has a SET clause for each, in the order of this list.
             settings: PINNED
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
@@ -165,7 +165,7 @@ impl Expected {
         }
     }
 
-    /// The call of the function, as a trigger has it.
+    /// Returns the call of the function as CREATE TRIGGER takes it, with the triggers' arguments.
     pub fn call(&self) -> String {
         let arguments: Vec<String> = self
             .arguments
@@ -180,7 +180,7 @@ impl Expected {
         format!("{name}({})", arguments.join(", "))
     }
 
-    /// The function as it stands in SQL.
+    /// Returns the function as SQL takes it: `"app"."notify_cache_change_users"()`.
     pub fn sql_function(&self) -> String {
         format!(
             "{}.{}()",
@@ -189,18 +189,23 @@ impl Expected {
         )
     }
 
-    /// Whether a trigger is one of the two, by its name, its shape and what it calls.
-    pub fn is_right(&self, trigger: &Trigger, name: &str, events: i16) -> bool {
-        trigger.name == name
-            && trigger.kind == events
+    /// Tells whether a trigger is the wanted one, by name, shape and the function that is called.
+    pub fn is_right(&self, trigger: &Trigger, wanted: ExpectedTrigger<'_>) -> bool {
+        trigger.name == wanted.name
+            && trigger.kind == wanted.events
             && !trigger.is_conditional
             && !trigger.is_constraint
             && trigger.arguments == self.arguments
-            && trigger.function.schema == self.schema
-            && trigger.function.name == self.function
+            && self.is_called_by(trigger)
     }
 
-    /// When a trigger fires, in SQL.
+    /// Tells whether a trigger calls the function of this schema and name. That function may have
+    /// another text.
+    pub fn is_called_by(&self, trigger: &Trigger) -> bool {
+        trigger.function.schema == self.schema && trigger.function.name == self.function
+    }
+
+    /// Returns the part of CREATE TRIGGER that says when a trigger fires.
     pub fn when(&self, events: i16, relation: &str) -> String {
         if events == ROW_EVENTS {
             format!("AFTER INSERT OR UPDATE OR DELETE ON {relation} FOR EACH ROW")
@@ -209,21 +214,28 @@ impl Expected {
         }
     }
 
-    /// The name of a leaf's TRUNCATE trigger.
+    /// Returns the name of a leaf's TRUNCATE trigger.
     pub fn leaf_trigger(leaf: &Leaf) -> String {
         shortened(&leaf.name, "_cache_notify_truncate")
     }
 
-    /// The triggers: name and events.
-    pub fn triggers(&self) -> Vec<(&str, i16)> {
-        let truncate =
-            (!self.is_without_truncate).then_some((self.truncate_trigger.as_str(), TRUNCATE_EVENT));
-        std::iter::once((self.row_trigger.as_str(), ROW_EVENTS))
-            .chain(truncate)
-            .collect()
+    /// Returns the triggers of the table itself: the row trigger, then the TRUNCATE trigger if
+    /// there should be one.
+    pub fn triggers(&self) -> Vec<ExpectedTrigger<'_>> {
+        let mut triggers = vec![ExpectedTrigger {
+            name: &self.row_trigger,
+            events: ROW_EVENTS,
+        }];
+        if !self.is_without_truncate {
+            triggers.push(ExpectedTrigger {
+                name: &self.truncate_trigger,
+                events: TRUNCATE_EVENT,
+            });
+        }
+        triggers
     }
 
-    /// Whether a function is word for word what it should be.
+    /// Tells whether a function is word for word the expected one.
     pub fn is(&self, function: &Function) -> bool {
         function.source == self.source
             && !function.is_security_definer
@@ -232,7 +244,7 @@ impl Expected {
     }
 }
 
-/// The name of a table's function.
+/// Returns the name of the function that the table `table` has for itself.
 pub fn function_name(table: &str) -> String {
     let name = format!("notify_cache_change_{table}");
     if name.len() <= LONGEST_NAME {
@@ -242,21 +254,24 @@ pub fn function_name(table: &str) -> String {
     }
 }
 
-/// `name` and `suffix`, or as much of the name as fits with a hash of all of it: two long names
-/// that begin alike differ.
+/// Returns `name` and `suffix` joined, in at most 63 bytes.
+///
+/// A name that is too long is cut and gets a hash of the whole name. PostgreSQL would cut it
+/// silently, so that two long names that begin alike would become one.
 pub fn shortened(name: &str, suffix: &str) -> String {
     if name.len() + suffix.len() <= LONGEST_NAME {
         return format!("{name}{suffix}");
     }
     let hash = &digest(name)[..10];
     let mut end = LONGEST_NAME - suffix.len() - hash.len() - 1;
+    // Bytes are counted, and a character may have several: do not cut one in two.
     while !name.is_char_boundary(end) {
         end -= 1;
     }
     format!("{}_{hash}{suffix}", &name[..end])
 }
 
-/// A setting's value in SQL: a list is a list of literals.
+/// Returns a setting's value for SET: a list of names becomes a list of literals.
 fn quote_list(value: &str) -> String {
     value
         .split(", ")
@@ -265,10 +280,34 @@ fn quote_list(value: &str) -> String {
         .join(", ")
 }
 
+/// Returns a dollar quote that stands in none of the values that go between its ends.
+fn free_quote(places: &[(&str, String)]) -> String {
+    let candidates = (0_usize..).map(|n| {
+        if n == 0 {
+            "$pgic$".to_string()
+        } else {
+            format!("$pgic{n}$")
+        }
+    });
+    // The bound keeps the search finite. To reach it, the table's names would have to hold
+    // thousands of different quotes.
+    candidates
+        .take(places.len() * 1_000)
+        .find(|quote| {
+            places
+                .iter()
+                .all(|(_, value)| !value.contains(quote.as_str()))
+        })
+        .unwrap_or_default()
+}
+
+/// Returns `text` as a JSON string, with its quotes.
 fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// Returns the SQL expression of the key's JSON in the record `row` (`NEW` or `OLD`): a scalar, or
+/// an array in key order if the key has several columns.
 fn key_expression(row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
     let columns = key.columns.iter().map(|name| {
         let value = format!("{row}.{}", quote_identifier(name));
@@ -283,19 +322,20 @@ fn key_expression(row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
     }
 }
 
-/// What goes into the template's places.
+/// Returns the start of a payload up to its key, as an SQL literal.
+fn payload_head(table: &CatalogTable, action: &str) -> String {
+    let name = json_string(&table.name);
+    quote_literal(&format!(r#"{{"table":{name},"action":"{action}","id":"#))
+}
+
+/// Returns the values for the places of the template, such as `{{channel}}`.
 fn places(
     table: &CatalogTable,
     key: &CatalogKey,
     options: &TriggerOptions,
 ) -> Vec<(&'static str, String)> {
-    let name = json_string(&table.name);
-    let head =
-        |action: &str| quote_literal(&format!(r#"{{"table":{name},"action":"{action}","id":"#));
-    let from = quote_literal(&format!(
-        r#","schema":{},"rel":"#,
-        json_string(&table.schema)
-    ));
+    let schema = json_string(&table.schema);
+    let from = quote_literal(&format!(r#","schema":{schema},"rel":"#));
     let sent: Vec<&CatalogColumn> = table
         .columns
         .iter()
@@ -306,74 +346,58 @@ fn places(
         .iter()
         .map(|column| [column.name.as_str(), column.type_name.as_str()])
         .collect();
-    let last_resort = format!(
-        r#"{{"table":{name},"action":"reload","id":null,"schema":{},"why":"the trigger failed"}}"#,
-        json_string(&table.schema)
-    );
+    let reload = payload_head(table, "reload");
+    let guard = if options.no_guard {
+        "-- Made without a guard: a failure in here fails the write."
+    } else {
+        GUARD
+    };
     let unguard = if options.no_guard {
         String::new()
     } else {
-        fill_places(
-            UNGUARD,
-            &[
-                ("{{reload}}", head("reload")),
-                ("{{from}}", from.clone()),
-                ("{{last_resort}}", quote_literal(&last_resort)),
-            ],
-        )
+        unguard(table, &reload, &from)
     };
+    let notify = format!("NOTIFY {}, ", quote_identifier(&options.channel));
     vec![
+        // The types stand in a comment of the function. Other types make another text, and every
+        // session compiles a new text anew.
         ("{{columns}}", serde_json::json!(types).to_string()),
         (
             "{{truncate_of_leaf}}",
-            truncate_of_leaf(table, &head("reload"), &from),
+            truncate_of_leaf(table, &reload, &from),
         ),
         ("{{row}}", row(&sent, options)),
-        (
-            "{{head_of_insert}}",
-            head_of("insert", table, key, &head("insert"), &from),
-        ),
-        (
-            "{{head_of_update}}",
-            head_of("update", table, key, &head("update"), &from),
-        ),
+        ("{{head_of_insert}}", head_of("insert", table, key, &from)),
+        ("{{head_of_update}}", head_of("update", table, key, &from)),
         ("{{new_key_is_null}}", is_null("NEW", key)),
         ("{{old_key_is_null}}", is_null("OLD", key)),
         ("{{new_key_row}}", key_row("NEW", key)),
         ("{{old_key_row}}", key_row("OLD", key)),
         ("{{unless_changed}}", unless_changed(table, &sent, options)),
-        (
-            "{{guard}}",
-            if options.no_guard {
-                "-- Made without a guard: a failure in here fails the write."
-            } else {
-                GUARD
-            }
-            .to_string(),
-        ),
+        ("{{guard}}", guard.to_string()),
         ("{{unguard}}", unguard),
-        ("{{delete}}", head("delete")),
-        ("{{truncate}}", head("truncate")),
-        ("{{reload}}", head("reload")),
+        ("{{delete}}", payload_head(table, "delete")),
+        ("{{truncate}}", payload_head(table, "truncate")),
+        ("{{reload}}", reload),
         ("{{from}}", from),
         ("{{new_key}}", key_expression("NEW", table, key)),
         ("{{old_key}}", key_expression("OLD", table, key)),
         ("{{channel}}", quote_literal(&options.channel)),
-        (
-            "{{notify}}",
-            quote_literal(&format!("NOTIFY {}, ", quote_identifier(&options.channel))),
-        ),
+        ("{{notify}}", quote_literal(&notify)),
     ]
 }
 
-/// What opens the block in which a failure is caught.
+/// The text that opens the block in which a failure is caught. The comments are part of the
+/// digest of every installed function: another word makes all of those functions outdated.
 const GUARD: &str = "-- What can fail is done in here: a failure becomes a request to read the \
     table again, never an error of the writer.
   -- The notify stands behind it: inside, each would keep 8 kB of memory until the end of the \
   transaction.
   BEGIN";
 
-/// What closes it.
+/// The text that closes the block in which a failure is caught.
+///
+/// The inner block is for a failure of the failure's own message: the last resort is a literal.
 const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
     removal := NULL;
     BEGIN
@@ -386,8 +410,30 @@ const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
   END;
 ";
 
-/// The branch for a partition's TRUNCATE: what is left of the root is not known, so it must be read
-/// again. A table that was detached has nothing to say any more.
+/// Returns [`UNGUARD`] with its places filled.
+fn unguard(table: &CatalogTable, reload: &str, from: &str) -> String {
+    let last_resort = format!(
+        concat!(
+            r#"{{"table":{},"action":"reload","id":null,"schema":{},"#,
+            r#""why":"the trigger failed"}}"#
+        ),
+        json_string(&table.name),
+        json_string(&table.schema)
+    );
+    fill_places(
+        UNGUARD,
+        &[
+            ("{{reload}}", reload.to_string()),
+            ("{{from}}", from.to_string()),
+            ("{{last_resort}}", quote_literal(&last_resort)),
+        ],
+    )
+}
+
+/// Returns the branch for TRUNCATE of a partition; nothing for a table without partitions.
+///
+/// The trigger does not know which rows the root has left, so the payload asks to read the root
+/// again. A leaf that was detached has nothing to announce.
 fn truncate_of_leaf(table: &CatalogTable, reload: &str, from: &str) -> String {
     if table.kind != RelationKind::Partitioned {
         return String::new();
@@ -408,8 +454,10 @@ fn truncate_of_leaf(table: &CatalogTable, reload: &str, from: &str) -> String {
     )
 }
 
-/// The arguments that make the payload of an insert or an update up to its row.
-fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey, head: &str, from: &str) -> String {
+/// Returns the arguments of `concat` that make the payload of an insert or an update up to its row.
+fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey, from: &str) -> String {
+    let head = payload_head(table, action);
+    // The template's variable `was` names the old key if the update changed the key.
     let was = if action == "update" { ", was" } else { "" };
     format!(
         "{head}, {}, {from}, TG_RELID, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
@@ -420,12 +468,14 @@ fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey, head: &str, fro
     )
 }
 
+/// Returns the key's columns in the record `row` (`NEW` or `OLD`).
 fn key_columns(row: &str, key: &CatalogKey) -> impl Iterator<Item = String> {
     key.columns
         .iter()
         .map(move |name| format!("{row}.{}", quote_identifier(name)))
 }
 
+/// Returns the condition that a column of the key is NULL.
 fn is_null(row: &str, key: &CatalogKey) -> String {
     key_columns(row, key)
         .map(|column| format!("{column} IS NULL"))
@@ -433,6 +483,7 @@ fn is_null(row: &str, key: &CatalogKey) -> String {
         .join(" OR ")
 }
 
+/// Returns the row constructor of the key's columns.
 fn key_row(row: &str, key: &CatalogKey) -> String {
     format!(
         "ROW({})",
@@ -440,12 +491,15 @@ fn key_row(row: &str, key: &CatalogKey) -> String {
     )
 }
 
-/// The arguments that make the row of a payload. A wide one is not even built: to make the text of
-/// 20 MB takes 200 ms.
+/// Returns the arguments of `concat` that make the row of a payload.
+///
+/// A row that would not fit is not made into text at all: the text of 20 MB takes 200 ms.
 fn row(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
     if options.no_data {
         return "''".to_string();
     }
+    // The size of a stored value is known without reading the value. A virtual column has none: it
+    // is computed when it is read, and a trigger sees NULL.
     let sizes: Vec<String> = sent
         .iter()
         .filter(|column| column.is_varlena && !column.is_virtual)
@@ -467,39 +521,49 @@ fn row(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
     )
 }
 
-/// The row as JSON: all of it, or the columns that are sent.
+/// Returns the expressions of the row's JSON: of the whole row, or of the columns that are sent.
 fn data(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
-    // It calls the casts to json that the owners of types have made, with the rights of whoever
-    // writes.
-    let is_built_in = |column: &&CatalogColumn| {
-        !matches!(column.kind, CellType::Written | CellType::WrittenArray)
-    };
-    if options.columns.is_none() && sent.iter().all(is_built_in) {
+    // row_to_json calls the casts to json that the owners of types have made, with the rights of
+    // whoever writes. It is used only if every type is built in.
+    let are_built_in = sent
+        .iter()
+        .all(|column| !matches!(column.kind, CellType::Written | CellType::WrittenArray));
+    if options.columns.is_none() && are_built_in {
         return "pg_catalog.row_to_json(NEW)".to_string();
     }
-    let members = sent.iter().enumerate().map(|(at, column)| {
-        let name = quote_literal(&format!(
-            "{}{}:",
-            if at > 0 { "," } else { "" },
-            json_string(&column.name)
-        ));
-        let value = column
-            .kind
-            .json_argument(&format!("NEW.{}", quote_identifier(&column.name)));
-        format!("{name}, coalesce(pg_catalog.to_json({value})::pg_catalog.text, 'null')")
-    });
-    // A function takes 100 arguments at most.
-    let members: Vec<String> = members.collect();
-    let chunks = members
+    let members: Vec<String> = sent
+        .iter()
+        .enumerate()
+        .map(|(at, column)| member(column, at == 0))
+        .collect();
+    // A function takes 100 arguments at most, and each member is two.
+    let chunks: Vec<String> = members
         .chunks(45)
         .map(|chunk| format!("pg_catalog.concat({})", chunk.join(", ")))
-        .collect::<Vec<_>>();
+        .collect();
     format!("'{{', {}, '}}'", chunks.join(", "))
 }
 
-/// The statements that leave out an UPDATE which changes nothing that is sent. Compared bit by bit:
-/// `=` calls 1.10 and 1.1 equal, and json has none. Who is sent the keys alone is told of every
-/// change.
+/// Returns the two arguments of `concat` that make one member of the row's JSON: name and value.
+fn member(column: &CatalogColumn, is_first: bool) -> String {
+    let name = quote_literal(&format!(
+        "{}{}:",
+        if is_first { "" } else { "," },
+        json_string(&column.name)
+    ));
+    let value = column
+        .kind
+        .json_argument(&format!("NEW.{}", quote_identifier(&column.name)));
+    // concat leaves NULL out, which would be no JSON.
+    format!("{name}, coalesce(pg_catalog.to_json({value})::pg_catalog.text, 'null')")
+}
+
+/// Returns the statements that end the trigger at an UPDATE which changes nothing that is sent;
+/// nothing without `--on-change`.
+///
+/// Values are compared bit by bit: `=` calls 1.10 and 1.1 equal, and json has no `=`. With
+/// `--no-data` all columns are compared, since a listener that gets keys alone wants to know of
+/// every change.
 fn unless_changed(
     table: &CatalogTable,
     sent: &[&CatalogColumn],
@@ -509,33 +573,38 @@ fn unless_changed(
         return String::new();
     }
     let all: Vec<&CatalogColumn> = table.columns.iter().collect();
-    // A virtual column changes with those that it is computed from, and the trigger sees null
-    // there.
+    // The trigger sees NULL in a virtual column, which changes with the columns that it is computed
+    // from. Which ones these are is not known here, so compare all.
     let sends_virtual = sent.iter().any(|column| column.is_virtual);
     let compared = if options.no_data || sends_virtual {
         &all
     } else {
         sent
     };
-    let row = |name: &str| {
-        let columns = compared.iter().filter(|column| !column.is_virtual);
-        columns
-            .map(|column| format!("{name}.{}", quote_identifier(&column.name)))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
     format!(
         "      IF NOT pg_catalog.record_image_ne(ROW({}), ROW({})) THEN
         RETURN NULL;
       END IF;
 ",
-        row("OLD"),
-        row("NEW")
+        stored_columns("OLD", compared),
+        stored_columns("NEW", compared)
     )
 }
 
-/// Fills every place in one pass over the template, so that what is filled in is never looked at
-/// again.
+/// Returns those of `columns` that are stored, in the record `row` (`NEW` or `OLD`), with commas.
+fn stored_columns(row: &str, columns: &[&CatalogColumn]) -> String {
+    columns
+        .iter()
+        .filter(|column| !column.is_virtual)
+        .map(|column| format!("{row}.{}", quote_identifier(&column.name)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Returns the template with its places filled.
+///
+/// One pass over the template fills all places. A value is never searched for places, so a table
+/// may be called `{{channel}}`.
 fn fill_places(template: &str, places: &[(&str, String)]) -> String {
     let mut text = String::with_capacity(template.len() * 2);
     let mut rest = template;
@@ -557,28 +626,30 @@ fn fill_places(template: &str, places: &[(&str, String)]) -> String {
     text
 }
 
-/// `"nulls":[…]`: the json columns that are SQL NULL. `row_to_json` writes SQL NULL and a JSON null
-/// alike.
+/// Returns the arguments of `concat` that make `"nulls":[…]`: the names of the json columns that
+/// are SQL NULL. Returns nothing if no column is json.
+///
+/// A listener needs the names because `row_to_json` writes SQL NULL and a JSON null alike.
 fn nulls(columns: &[&CatalogColumn]) -> String {
-    let json: Vec<&&CatalogColumn> = columns
+    let names: Vec<String> = columns
         .iter()
         .filter(|column| column.kind.has_json_null())
+        .map(|column| {
+            format!(
+                "CASE WHEN NEW.{} IS NULL THEN {} END",
+                quote_identifier(&column.name),
+                quote_literal(&json_string(&column.name))
+            )
+        })
         .collect();
-    if json.is_empty() {
+    if names.is_empty() {
         return String::new();
     }
-    let column = |column: &&&CatalogColumn| {
-        format!(
-            "CASE WHEN NEW.{} IS NULL THEN {} END",
-            quote_identifier(&column.name),
-            quote_literal(&json_string(&column.name))
-        )
-    };
-    let names = json.iter().map(column).collect::<Vec<_>>().join(", ");
-    // An array, which leaves nulls out when it is joined: a function takes 100 arguments at most,
-    // and NULLIF would look for its operator on the writer's search_path.
+    // An array, since a function takes 100 arguments at most. To join it leaves NULLs out. NULLIF
+    // would look for its operator on the writer's search_path.
     format!(
-        "',\"nulls\":[', pg_catalog.array_to_string(ARRAY[{names}]::pg_catalog.text[], ','), ']', "
+        "',\"nulls\":[', pg_catalog.array_to_string(ARRAY[{}]::pg_catalog.text[], ','), ']', ",
+        names.join(", ")
     )
 }
 
@@ -586,16 +657,18 @@ fn nulls(columns: &[&CatalogColumn]) -> String {
 mod tests {
     use super::*;
 
+    // PostgreSQL cuts a name of more than 63 bytes silently: these two would become one trigger.
+    // The characters have two bytes each, so a cut at a fixed byte would split one.
     #[test]
     fn long_names_are_shortened_and_stay_apart() {
         let a = format!("{}a", "é".repeat(31));
         let b = format!("{}b", "é".repeat(31));
         for suffix in ["_cache_notify", "_cache_notify_truncate"] {
-            assert!(
-                shortened(&a, suffix).len() <= 63 && shortened(&a, suffix) != shortened(&b, suffix)
-            );
+            assert!(shortened(&a, suffix).len() <= 63);
+            assert_ne!(shortened(&a, suffix), shortened(&b, suffix));
         }
-        assert!(function_name(&a).len() <= 63 && function_name(&a) != function_name(&b));
+        assert!(function_name(&a).len() <= 63);
+        assert_ne!(function_name(&a), function_name(&b));
         assert_eq!(function_name("users"), "notify_cache_change_users");
         assert_eq!(shortened("users", "_cache_notify"), "users_cache_notify");
     }

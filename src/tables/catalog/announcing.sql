@@ -1,10 +1,16 @@
--- Tables with a trigger that calls notify_cache_change, or a function that install-triggers made.
+-- Returns the tables that have an announcing trigger: one that calls notify_cache_change, or a function whose comment says
+-- that install-triggers made it.
 SELECT DISTINCT c.oid, n.nspname, c.relname
 FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+-- A trigger with a parent is the clone of a partitioned table's trigger, which is found by itself.
 WHERE NOT t.tgisinternal AND t.tgparentid = 0
-  -- The trigger for TRUNCATE of a leaf belongs to its root, which has triggers of its own.
-  AND NOT (c.relispartition AND t.tgtype = 32) AND (p.proname LIKE 'notify\_cache\_change%' OR pg_catalog.obj_description(p.oid, 'pg_proc') LIKE 'made by pgic, do not edit: %')
+  -- A leaf has a trigger of its own for TRUNCATE (tgtype 32), but belongs to its root, which is found by its own triggers.
+  AND NOT (c.relispartition AND t.tgtype = 32)
+  AND (
+    p.proname LIKE 'notify\_cache\_change%'
+    OR pg_catalog.obj_description(p.oid, 'pg_proc') LIKE 'made by pgic, do not edit: %'
+  )
 ORDER BY n.nspname, c.relname
