@@ -1,21 +1,21 @@
-//! Why a cache may differ from its table: the likely cause of a finding, as far as the catalogue
-//! and the notifications that were received tell.
+//! [`likely`]: the likely cause of a finding, as far as the catalogue and the notifications that
+//! were received tell.
 
-use crate::tables::catalog::{Catalog, CatalogTable, Enabled};
+use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version};
 use postgres_index_cache_core::postgres::triggers::{Problem, Severity, TriggerOptions, diagnose};
 use postgres_index_cache_core::postgres::{Finding, FindingKind};
 use std::collections::{HashMap, HashSet};
 
-/// How many processes are asked about at most.
+/// The largest number of processes that the server is asked about.
 const MOST_SENDERS: usize = 20;
 
-/// Who sent notifications, as far as the sessions are still there.
+/// The senders of notifications by their server processes, as far as their sessions still exist.
 #[derive(Debug, Default)]
 pub struct Senders(HashMap<i32, String>);
 
 impl Senders {
-    /// Looks up these processes of the server.
+    /// Asks the server which roles and applications these processes serve.
     pub async fn look(catalog: &Catalog<'_>, processes: HashSet<i32>) -> Self {
         let mut known = HashMap::new();
         for process in processes.into_iter().take(MOST_SENDERS) {
@@ -26,7 +26,7 @@ impl Senders {
         Self(known)
     }
 
-    /// A process in words.
+    /// Returns a process in words: its number, and whom it serves if that is known.
     pub fn name(&self, process: i32) -> String {
         match self.0.get(&process) {
             Some(who) => format!("process {process}, {who}"),
@@ -36,8 +36,9 @@ impl Senders {
 }
 
 /// Returns the likely cause of a finding in `table`, whose notifications were listened for on
-/// `channel`; `heard` names who sent the last notification that changed the row in the cache, if
-/// one did.
+/// `channel`.
+///
+/// `heard` names the sender of the last notification that changed the row in the cache, if one did.
 pub fn likely(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
@@ -46,6 +47,7 @@ pub fn likely(
     heard: Option<&str>,
 ) -> String {
     let install = format!("pgic install-triggers {}", table.typed_name());
+    // The order is from certain to possible: the first cause that fits is told.
     let problems = diagnose(table, None);
     if let Some(problem) = problems
         .iter()
@@ -59,58 +61,30 @@ pub fn likely(
     if let Some(other) = seen.channel.as_deref().filter(|other| *other != channel) {
         return format!("the trigger notifies on {other} now, and {channel} was listened to");
     }
-    let names_objects = |name: &str| {
-        table
-            .column(name)
-            .is_some_and(crate::tables::catalog::CatalogColumn::names_objects)
-    };
-    if !found.columns.is_empty()
-        && found
-            .columns
-            .iter()
-            .all(|differing| names_objects(&differing.column))
-    {
+    if differs_in_object_names(table, found) {
         return "the value is written as the name of another object, which was renamed or dropped: \
             nothing announces that"
             .to_string();
     }
-    let is_of_truncate = |problem: &&Problem| problem.code.starts_with("truncate-");
-    let silent_truncate = problems
-        .iter()
-        .find(is_of_truncate)
-        .map(ToString::to_string);
-    let is_left_out = seen.options().is_some_and(|options| options.no_truncate);
+    // A TRUNCATE that nobody announced leaves ghosts, which no notification was about.
     if found.kind == FindingKind::Ghost
         && heard.is_none()
-        && (silent_truncate.is_some() || is_left_out)
+        && let Some(cause) = silent_truncate(seen, &problems, &install)
     {
-        return silent_truncate.unwrap_or_else(|| {
-            // --defaults forgets the other options too, which columns are sent for example.
-            let others = seen.options().map(|options| TriggerOptions {
-                no_truncate: false,
-                ..options.clone()
-            });
-            let and_those = if others.is_none_or(|others| others == TriggerOptions::default()) {
-                ""
-            } else {
-                ", with the other options that it has"
-            };
-            format!("no trigger announces TRUNCATE; announce it: {install} --defaults{and_those}")
-        });
+        return cause;
     }
     match (&seen.version, found.kind) {
         (Version::Foreign, FindingKind::Stale) => {
             return format!(
                 "the trigger sends the plain form: PostgreSQL folds identical payloads of a \
-                transaction, and sends those of \
-                 nested triggers in another order; drop it, then {install}"
+                transaction, and sends those of nested triggers in another order; drop it, then \
+                {install}"
             );
         }
         (Version::Foreign, FindingKind::Missing | FindingKind::Ghost) => {
             return format!(
                 "the trigger sends the plain form: a changed key is announced by the new one \
-                alone, and identical payloads \
-                 are folded; drop it, then {install}"
+                alone, and identical payloads are folded; drop it, then {install}"
             );
         }
         (Version::Outdated, _) => {
@@ -118,6 +92,7 @@ pub fn likely(
         }
         (Version::Current, _) => {}
     }
+    // The trigger is right, so a notification that left the row wrong was not the trigger's.
     if let Some(sender) = heard {
         return format!(
             "a notification about the row says otherwise: a forged one, perhaps, which any role \
@@ -131,7 +106,42 @@ pub fn likely(
     };
     format!(
         "no notification told of it: written under session_replication_role = replica, by logical \
-        replication, or while the \
-         trigger was disabled{always}"
+        replication, or while the trigger was disabled{always}"
     )
+}
+
+/// Tells whether a row differs in nothing but columns whose values are written as the names of
+/// other objects, such as `regclass`.
+fn differs_in_object_names(table: &CatalogTable, found: &Finding) -> bool {
+    !found.columns.is_empty()
+        && found.columns.iter().all(|differing| {
+            table
+                .column(&differing.column)
+                .is_some_and(CatalogColumn::names_objects)
+        })
+}
+
+/// Returns the cause if TRUNCATE of the table is not announced, or not by a trigger that fires.
+fn silent_truncate(seen: &Observed<'_>, problems: &[Problem], install: &str) -> Option<String> {
+    if let Some(problem) = problems
+        .iter()
+        .find(|problem| problem.code.starts_with("truncate-"))
+    {
+        return Some(problem.to_string());
+    }
+    let options = seen.options().filter(|options| options.no_truncate)?;
+    // The remedy needs --defaults, which forgets all other options too, for example the columns
+    // that are sent. Say so if there are any.
+    let others = TriggerOptions {
+        no_truncate: false,
+        ..options.clone()
+    };
+    let and_those = if others == TriggerOptions::default() {
+        ""
+    } else {
+        ", with the other options that it has"
+    };
+    Some(format!(
+        "no trigger announces TRUNCATE; announce it: {install} --defaults{and_those}"
+    ))
 }

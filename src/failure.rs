@@ -1,11 +1,12 @@
-//! Errors as people see them: what was tried, what the server said, then a hint.
+//! [`Report`]: an error as people see it: the attempt, the server's words, then a hint.
 
 use crate::connect::ConnectFailure;
 use crate::render::escape::escape;
+use std::error::Error as StdError;
 use std::fmt;
 use throwaway_postgres::INSTALL_HINT;
 
-/// What to do next, carried along with an error and printed on a line of its own.
+/// Advice on the next step. Attached to an error, and printed on a separate line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint(pub String);
 
@@ -15,12 +16,12 @@ impl fmt::Display for Hint {
     }
 }
 
-/// Attaches a hint to an error.
+/// Attaches a hint to the error of a result.
 pub trait HintExt<T> {
-    /// The same error with a hint.
+    /// Attaches `hint` to the error, if the result is one.
     ///
     /// # Errors
-    /// The error.
+    /// The error of the result.
     fn hint(self, hint: impl Into<String>) -> anyhow::Result<T>;
 }
 
@@ -30,64 +31,105 @@ impl<T, E: Into<anyhow::Error>> HintExt<T> for Result<T, E> {
     }
 }
 
-/// An error with a hint.
+/// Returns `error` with a hint.
 pub fn with_hint(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyhow::Error {
     error.into().context(Hint(hint.into()))
 }
 
-/// The lines to print for an error: its chain on one, what the server adds, then the hint. What a
-/// terminal obeys is escaped.
-pub fn lines(error: &anyhow::Error) -> Vec<String> {
-    let hint = error.downcast_ref::<Hint>().cloned();
-    let hint_text = hint.as_ref().map(ToString::to_string);
-    let mut causes: Vec<String> = Vec::new();
-    let mut details = Vec::new();
-    let mut server_hint = None;
-    for cause in error.chain() {
-        let mut text = cause.to_string();
-        if Some(&text) == hint_text.as_ref() {
-            continue;
+/// An error in parts, each safe to print: characters that a terminal obeys are escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The chain of causes on one line, from the attempt to the root cause.
+    pub error: String,
+    /// Details that the server added.
+    pub details: Vec<String>,
+    /// Advice: the hint that was attached to the error, else the server's own.
+    pub hint: Option<String>,
+}
+
+impl Report {
+    /// Takes an error apart.
+    pub fn new(error: &anyhow::Error) -> Self {
+        let attached = error.downcast_ref::<Hint>();
+        let attached_text = attached.map(ToString::to_string);
+        let mut causes: Vec<String> = Vec::new();
+        let mut details = Vec::new();
+        let mut server_hint = None;
+        for cause in error.chain() {
+            let mut text = cause.to_string();
+            // The hint is a link of the chain like any other.
+            if Some(&text) == attached_text.as_ref() {
+                continue;
+            }
+            let connect_hint = cause
+                .downcast_ref::<ConnectFailure>()
+                .and_then(ConnectFailure::hint);
+            server_hint = connect_hint.or(server_hint);
+            if let Some(server) = cause.downcast_ref::<tokio_postgres::error::DbError>() {
+                text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
+                details.extend(server.detail().map(|detail| escape(detail).into_owned()));
+                let hint = server.hint().map(|hint| escape(hint).into_owned());
+                server_hint = hint.or(server_hint);
+            } else if is_empty_frame(cause) {
+                continue;
+            }
+            // An error that passes on its source's text would repeat that text.
+            if !causes.contains(&text) {
+                causes.push(text);
+            }
         }
-        let failed = cause
-            .downcast_ref::<ConnectFailure>()
-            .and_then(ConnectFailure::hint);
-        server_hint = failed.map(|hint| format!("hint: {hint}")).or(server_hint);
-        if let Some(server) = cause.downcast_ref::<tokio_postgres::error::DbError>() {
-            text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
-            details.extend(
-                server
-                    .detail()
-                    .map(|detail| format!("detail: {}", escape(detail))),
-            );
-            server_hint = server
-                .hint()
-                .map(|hint| format!("hint: {}", escape(hint)))
-                .or(server_hint);
-        } else if cause.downcast_ref::<tokio_postgres::Error>().is_some()
-            && cause.source().is_some()
-        {
-            // Its own text only says "db error" or the like; its cause comes next.
-            continue;
-        }
-        if !causes.contains(&text) {
-            causes.push(text);
+        Self {
+            // Escaped as a whole: a newline in a name could make somebody else's text pass for a
+            // line of ours.
+            error: escape(&causes.join(": ")).into_owned(),
+            details,
+            hint: attached.map(own_hint).or(server_hint),
         }
     }
-    // Nothing that somebody else wrote may pass for a line of ours.
-    let mut lines = vec![escape(&format!("error: {}", causes.join(": "))).into_owned()];
-    lines.extend(details);
-    let own = |Hint(hint): Hint| {
-        if hint == INSTALL_HINT {
-            hint
-        } else {
-            escape(&hint).into_owned()
-        }
-    };
-    lines.extend(
-        hint.map(|hint| format!("hint: {}", own(hint)))
-            .or(server_hint),
-    );
-    lines
+
+    /// Returns the lines to print, each named: `error: …`, `detail: …`,
+    /// `hint: …`.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("error: {}", self.error)];
+        lines.extend(
+            self.details
+                .iter()
+                .map(|detail| format!("detail: {detail}")),
+        );
+        lines.extend(self.hint.iter().map(|hint| format!("hint: {hint}")));
+        lines
+    }
+
+    /// Returns all parts on one line.
+    pub fn one_line(&self) -> String {
+        std::iter::once(&self.error)
+            .chain(&self.details)
+            .chain(&self.hint)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+}
+
+/// Returns the lines to print for an error; see [`Report::lines`].
+pub fn lines(error: &anyhow::Error) -> Vec<String> {
+    Report::new(error).lines()
+}
+
+/// Tells whether a cause says nothing by itself. The text of a `tokio_postgres::Error` is "db
+/// error" or the like; the server's words come from the next link of the chain.
+fn is_empty_frame(cause: &(dyn StdError + 'static)) -> bool {
+    cause.is::<tokio_postgres::Error>() && cause.source().is_some()
+}
+
+/// Returns the text of an attached hint, escaped. The hint with the install command has several
+/// lines and no text from outside, so it is printed as it stands.
+fn own_hint(Hint(hint): &Hint) -> String {
+    if hint == INSTALL_HINT {
+        hint.clone()
+    } else {
+        escape(hint).into_owned()
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +137,7 @@ mod tests {
     use super::*;
     use anyhow::Context as _;
 
+    // The hint is a context like "list tables", in the middle of the chain here.
     #[test]
     fn the_hint_is_a_line_of_its_own_wherever_it_was_attached() {
         let failed: Result<(), _> = Err(std::io::Error::other("refused"));
@@ -109,6 +152,10 @@ mod tests {
                 "error: list tables: connect: refused",
                 "hint: start the server"
             ]
+        );
+        assert_eq!(
+            Report::new(&error).one_line(),
+            "list tables: connect: refused; start the server"
         );
     }
 }

@@ -1,5 +1,12 @@
-//! A table as something to follow: whether it can be, what its cache keeps, what the engine is told
-//! of it.
+//! The checks and settings that every command needs before it follows a table: whether a cache can
+//! follow the table, which columns the cache keeps, how much memory it takes, and how the driver is
+//! set up.
+//!
+//! ```text
+//! names ─→ catalog ─→ CatalogTable ─┬─→ checks of this module
+//! conditions as written ─→ conditions ─→ target::Target ─→ target::open      one load
+//!                                                     └──→ supervised::open  followed for long
+//! ```
 
 pub mod catalog;
 pub mod conditions;
@@ -21,14 +28,15 @@ use postgres_index_cache_core::sync::{Failure, Limits};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Whether a cache can follow the table.
+/// Checks that a cache can follow the table.
 ///
 /// # Errors
-/// When it cannot: it is a view, has no key, ….
+/// If the table cannot be followed: a view, for example, or a table without a key.
 pub fn check_kind(table: &CatalogTable) -> anyhow::Result<()> {
     postgres::check_kind(table).map_err(refused)
 }
 
+/// Returns an error of the core with its remedy as a hint.
 fn refused(error: FollowError) -> anyhow::Error {
     match error.hint() {
         Some(hint) => with_hint(error, hint),
@@ -36,12 +44,12 @@ fn refused(error: FollowError) -> anyhow::Error {
     }
 }
 
-/// The columns that the trigger sends, where it does not send all.
+/// Returns the columns that the trigger sends; `None` if all of them are sent.
 pub fn sent_columns<'a>(seen: Option<&'a Observed<'_>>) -> Option<&'a Vec<String>> {
     seen.and_then(|seen| seen.sent_columns())
 }
 
-/// The columns that a cache can be asked for, in table order.
+/// Returns the columns that a cache can be asked for, in table order.
 pub fn shown(table: &CatalogTable, seen: Option<&Observed<'_>>) -> Vec<String> {
     postgres::sent(table, seen.map(|seen| &seen.announced))
         .into_iter()
@@ -49,16 +57,18 @@ pub fn shown(table: &CatalogTable, seen: Option<&Observed<'_>>) -> Vec<String> {
         .collect()
 }
 
-/// Refuses a column that the trigger does not send: it cannot be kept in step. Where it sends keys
-/// alone, rows are read again.
+/// Checks that the trigger sends a column. A cache could not keep another column in step.
+///
+/// A trigger that sends keys alone (`--no-data`) names no columns: the whole row is refetched.
 ///
 /// # Errors
-/// When the trigger does not send the column.
+/// If the trigger sends named columns, and `column` is neither among them nor in the key.
 pub fn check_sent(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     column: &str,
 ) -> anyhow::Result<()> {
+    // The key is sent with every payload, named or not.
     let is_key = table
         .key
         .iter()
@@ -81,18 +91,20 @@ pub fn check_sent(
     }
 }
 
-/// Whether a cache can be kept in step with the table; gives what should be said about how.
+/// Checks that a cache can be kept in step with the table. Returns notices about problems that do
+/// not prevent this.
 ///
 /// # Errors
-/// When nothing announces its changes, or not all of them.
+/// If not all changes of the table are announced.
 pub fn check_announced(table: &CatalogTable) -> anyhow::Result<Vec<String>> {
     postgres::check_announced(table).map_err(refused)
 }
 
-/// A cache for the key and the columns that `is_kept` names; in table order.
+/// Returns the shape of a cache that keeps the key and the columns for which `is_kept` is true, in
+/// table order.
 ///
 /// # Errors
-/// When there is no key, or too many columns.
+/// If the table has no key, or too many columns are kept.
 pub fn shape(
     table: &CatalogTable,
     is_kept: impl Fn(&catalog::CatalogColumn) -> bool,
@@ -100,15 +112,16 @@ pub fn shape(
     postgres::shape(table, is_kept).map_err(refused)
 }
 
-/// Refuses tables whose caches would take more than `allowed` bytes.
+/// Checks that the caches of all tables together would take at most `allowed` bytes.
 ///
 /// # Errors
-/// When they would, or the server refuses to say.
+/// If they would take more, or the server refuses a query.
 pub async fn check_memory(
     catalog: &mut Catalog<'_>,
     tables: &[(&CatalogTable, &TableShape)],
     allowed: usize,
 ) -> anyhow::Result<()> {
+    // An estimate, before anything is loaded. The driver measures the caches while it loads them.
     let mut wanted = 0_usize;
     for (table, shape) in tables {
         wanted = wanted.saturating_add(estimate::memory(catalog, table, shape).await?);
@@ -131,7 +144,7 @@ pub async fn check_memory(
     ))
 }
 
-/// What the driver is told of the table.
+/// Returns the driver's configuration for a table whose cache has `shape`.
 pub fn follow(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
@@ -140,7 +153,8 @@ pub fn follow(
     TableConfig::new(table, seen.map(|seen| &seen.announced), shape)
 }
 
-/// The channel of a table's trigger. Where it is not known for certain, `notices` say so.
+/// Returns the channel of a table's trigger, or the default one if the channel is not known for
+/// certain. In that case a notice is added.
 pub fn channel(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
@@ -162,16 +176,18 @@ pub fn channel(
     })
 }
 
-/// How the driver works, listening on `channels`.
+/// Returns the options of a driver that listens on `channels`.
 pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
     DriverOptions {
         channels,
+        // Random, so that the channel is private to this driver.
         fence_channel: format!(
             "pgic_fence_{:016x}{:016x}",
             fastrand::u64(..),
             fastrand::u64(..)
         ),
         limits: Limits::default(),
+        // A snapshot must write values as the triggers do, or equal rows would differ.
         settings: PINNED
             .iter()
             .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
@@ -183,8 +199,9 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
     }
 }
 
-/// What to do about a driver that gave up.
+/// Returns the error of a driver that gave up, with a hint if one is known.
 pub fn explain_failure(error: DriverError) -> anyhow::Error {
+    // What the driver was doing tells more than the server's code, so it is asked first.
     let hint = match (&error, sqlstate::of(&error)) {
         (DriverError::Failed(Failure::ProbeLost { .. }), _) => {
             "a pooler in transaction mode takes LISTEN and passes nothing on: connect to the \

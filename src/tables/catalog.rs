@@ -1,5 +1,5 @@
-//! Tables as PostgreSQL describes them, found by the names that people write; what describes them
-//! is the core's.
+//! Tables found by the names that people write, by schema, or by their triggers. The core's
+//! [`describe`] reads their definitions.
 
 mod resolve;
 
@@ -12,21 +12,20 @@ pub use resolve::{resolve, resolve_one};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-/// Begins a transaction that reads the catalogue.
+/// Begins a read-only transaction for queries of the catalogue.
 ///
 /// # Errors
-/// What the server says.
+/// If the server refuses.
 pub async fn reading(client: &mut Client) -> anyhow::Result<Catalog<'_>> {
     Catalog::begin(client, CatalogAccess::ReadOnly)
         .await
         .context("begin a transaction")
 }
 
-/// The oids of all tables that have a trigger which calls a function of the given kind of name, by
-/// schema and name.
+/// Returns the oids of all tables with an announcing trigger, ordered by schema and name.
 ///
 /// # Errors
-/// When the server refuses.
+/// If the server refuses.
 pub async fn tables_with_triggers(catalog: &Catalog<'_>) -> anyhow::Result<Vec<u32>> {
     let rows = catalog
         .query_typed(include_str!("catalog/announcing.sql"), &[])
@@ -35,10 +34,11 @@ pub async fn tables_with_triggers(catalog: &Catalog<'_>) -> anyhow::Result<Vec<u
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The oids of all tables of a schema that can have triggers: no temporary ones, no partitions.
+/// Returns the oids of all tables of a schema that can have announcing triggers of their own:
+/// neither temporary tables nor partitions.
 ///
 /// # Errors
-/// When there is no such schema, or the server refuses.
+/// If there is no such schema, or the server refuses.
 pub async fn tables_of_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Result<Vec<u32>> {
     let schema = [(&name as &(dyn ToSql + Sync), Type::NAME)];
     let rows = catalog
@@ -46,6 +46,7 @@ pub async fn tables_of_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Resu
         .await
         .context("read the catalogue")?;
     if rows.is_empty() {
+        // A misspelt schema is an error, an empty one is not.
         let exists = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1";
         let found = catalog
             .query_typed_opt(exists, &schema)
@@ -56,10 +57,10 @@ pub async fn tables_of_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Resu
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The server's version as a number: 150018 is 15.18.
+/// Returns the server's version as a number, for example 150018 for 15.18.
 ///
 /// # Errors
-/// When the server refuses.
+/// If the server refuses.
 pub async fn version_number(catalog: &Catalog<'_>) -> anyhow::Result<i32> {
     let row = catalog
         .query_typed_one(

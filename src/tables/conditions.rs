@@ -1,4 +1,11 @@
-//! Conditions as people write them, made into cells by PostgreSQL itself.
+//! Conditions as people write them (`status=open`), made into cells that a cache can compare.
+//!
+//! ```text
+//! "status=open" ─→ Written ─→ evaluate ─→ Conditions, by name ─→ Condition, by position in a cache
+//! ```
+//!
+//! PostgreSQL reads and computes the values, so each type takes exactly the texts that SQL takes
+//! for the type.
 
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
@@ -10,44 +17,41 @@ use std::fmt;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{FromSql, Type};
 
-/// How long PostgreSQL may take to compute a value.
+/// The time in which PostgreSQL must compute a value.
 const TIMEOUT: &str = "5s";
 
-/// Conditions with their columns' names.
+/// A condition on a column that is known by name.
+#[derive(Debug)]
+struct NamedCondition {
+    column: String,
+    wanted: Predicate,
+}
+
+/// Conditions on columns that are known by name.
 #[derive(Debug, Default)]
-pub struct Conditions(Vec<(String, Predicate)>);
+pub struct Conditions(Vec<NamedCondition>);
 
 impl Conditions {
-    /// Whether a column stands in a condition.
+    /// Tells whether a column stands in a condition.
     pub fn names(&self, column: &str) -> bool {
-        self.0.iter().any(|(name, _)| name == column)
+        self.0.iter().any(|condition| condition.column == column)
     }
 
-    /// Whether a condition compares a column with a value.
+    /// Tells whether a condition compares a column with a value.
     fn compares(&self, column: &str) -> bool {
-        self.0
-            .iter()
-            .any(|(name, wanted)| name == column && matches!(wanted, Predicate::Cell(_)))
+        self.0.iter().any(|condition| {
+            condition.column == column && matches!(condition.wanted, Predicate::Cell(_))
+        })
     }
 
-    /// What to say of columns whose values a cache can compare by their text alone.
+    /// Returns a notice for each compared column whose values a cache compares by their text alone.
     pub fn notices(&self, table: &CatalogTable) -> impl Iterator<Item = String> {
         let compared = table
             .columns
             .iter()
             .filter(|column| self.compares(&column.name));
         compared.filter_map(|column| {
-            let why = if is_compared_as_text(column.kind) {
-                format!(
-                    "is of type {}: it is compared as PostgreSQL writes it",
-                    column.type_name
-                )
-            } else if column.is_nondeterministic {
-                "has a collation that calls different texts equal: it is compared byte by byte"
-                    .to_string()
-            } else {
-                return None;
-            };
+            let why = compared_as_text(column)?;
             let rows = table.display_name();
             Some(format!(
                 "{} {why}, so {rows} rows that are equal in SQL may not be found",
@@ -56,23 +60,41 @@ impl Conditions {
         })
     }
 
-    /// The conditions by the columns' positions in `shape`, which keeps them all.
+    /// Returns the conditions by the columns' positions in `shape`.
     ///
     /// # Errors
-    /// When one of them is not kept.
+    /// If `shape` does not keep one of the columns.
     pub fn conditions(self, shape: &TableShape) -> anyhow::Result<Vec<Condition>> {
-        let condition = |(name, wanted): (String, Predicate)| {
-            let column = shape
-                .position(&name)
-                .with_context(|| format!("the column {name} is not kept"))?;
-            Ok(Condition { column, wanted })
-        };
-        self.0.into_iter().map(condition).collect()
+        self.0
+            .into_iter()
+            .map(|NamedCondition { column, wanted }| {
+                let column = shape
+                    .position(&column)
+                    .with_context(|| format!("the column {column} is not kept"))?;
+                Ok(Condition { column, wanted })
+            })
+            .collect()
     }
 }
 
-/// Whether a cache has nothing but a value's text to compare: jsonb calls 1.0 and 1 equal, an
-/// interval 30 days and a month.
+/// Returns the reason, as the end of a sentence, if a cache compares a column otherwise than `=` in
+/// SQL does.
+fn compared_as_text(column: &CatalogColumn) -> Option<String> {
+    if is_compared_as_text(column.kind) {
+        Some(format!(
+            "is of type {}: it is compared as PostgreSQL writes it",
+            column.type_name
+        ))
+    } else if column.is_nondeterministic {
+        let why = "has a collation that calls different texts equal: it is compared byte by byte";
+        Some(why.to_string())
+    } else {
+        None
+    }
+}
+
+/// Tells whether a cache can compare values of this kind by their text alone. SQL calls more of
+/// them equal: in jsonb 1.0 and 1, as intervals 30 days and a month.
 fn is_compared_as_text(kind: CellType) -> bool {
     matches!(
         kind,
@@ -84,23 +106,24 @@ fn is_compared_as_text(kind: CellType) -> bool {
     )
 }
 
-/// One condition as it is written.
+/// One condition as a person wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     column: String,
     operator: Operator,
     value: String,
-    /// Whether the value stood in quotes: then `null` is a text like any other.
+    /// Whether the value stood in quotes. A quoted `null` is a text like any other.
     is_quoted: bool,
 }
 
+/// The sign between column and value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operator {
-    /// `=`: the value is a literal.
+    /// `=`, followed by a literal.
     Equals,
-    /// `!=`: only for null.
+    /// `!=`, followed by null.
     Differs,
-    /// `:=`: the value is SQL.
+    /// `:=`, followed by SQL that computes the value.
     Computed,
 }
 
@@ -116,7 +139,7 @@ impl fmt::Display for Written {
 }
 
 impl Written {
-    /// That a column has this value, literally.
+    /// Returns the condition that a column has this value, which is taken literally.
     pub fn equals(column: &str, value: String) -> Self {
         Self {
             column: column.to_string(),
@@ -126,22 +149,22 @@ impl Written {
         }
     }
 
-    /// `COLUMN=VALUE`, `COLUMN!=null`, `COLUMN:=SQL`; a name that holds an operator is written in
-    /// double quotes.
+    /// Reads `COLUMN=VALUE`, `COLUMN!=null` or `COLUMN:=SQL`. A column with an operator in
+    /// the name is written in double quotes.
     ///
     /// # Errors
-    /// When it is none of these.
+    /// If the text is none of these.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         split(text).ok_or_else(|| {
             let hint = "write COLUMN=VALUE, COLUMN=null, COLUMN!=null, or COLUMN:=SQL";
-            // With an @ it may be a part of a connection string.
+            // A text with an @ may be part of a connection string with a password: do not print it.
             let what = if text.contains('@') { "this" } else { text };
             with_hint(anyhow!("{what} is not a condition"), hint)
         })
     }
 
-    /// The same where no shell has taken quotes off: a literal in single quotes is what stands
-    /// between them.
+    /// Reads a condition that was typed in pgic's own shell, where no other shell has taken quotes
+    /// off: a literal in single quotes is the text between them.
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
@@ -152,32 +175,21 @@ impl Written {
             .strip_prefix('\'')
             .and_then(|value| value.strip_suffix('\''));
         if let (Operator::Equals, Some(inner)) = (written.operator, inner) {
-            (written.value, written.is_quoted) = (inner.replace("''", "'"), true);
+            written.value = inner.replace("''", "'");
+            written.is_quoted = true;
         }
         Ok(written)
     }
 }
 
+/// Splits a text into column, operator and value; `None` if it is no condition.
 fn split(text: &str) -> Option<Written> {
     let (column, rest) = match text.strip_prefix('"') {
-        Some(quoted) => {
-            let mut name = String::new();
-            let mut characters = quoted.char_indices();
-            let end = loop {
-                match characters.next()? {
-                    (at, '"') if quoted[at + 1..].starts_with('"') => {
-                        characters.next();
-                        name.push('"');
-                    }
-                    (at, '"') => break at + 1,
-                    (_, c) => name.push(c),
-                }
-            };
-            (name, &quoted[end..])
-        }
+        Some(quoted) => quoted_name(quoted)?,
         None => {
-            let end = text.find('=')?;
-            let end = end - usize::from(text[..end].ends_with(['!', ':']));
+            let equals = text.find('=')?;
+            // The first `=` may be the end of `!=` or `:=`.
+            let end = equals - usize::from(text[..equals].ends_with(['!', ':']));
             (text[..end].trim().to_string(), &text[end..])
         }
     };
@@ -197,10 +209,27 @@ fn split(text: &str) -> Option<Written> {
     })
 }
 
-/// A column that a person named.
+/// Reads a name in double quotes, where two quotes stand for one. `text` begins behind the first
+/// quote. Returns the name and the text behind its last quote; `None` if there is no last quote.
+fn quoted_name(text: &str) -> Option<(String, &str)> {
+    let mut name = String::new();
+    let mut characters = text.char_indices();
+    loop {
+        match characters.next()? {
+            (at, '"') if text[at + 1..].starts_with('"') => {
+                characters.next();
+                name.push('"');
+            }
+            (at, '"') => return Some((name, &text[at + 1..])),
+            (_, c) => name.push(c),
+        }
+    }
+}
+
+/// Returns the column of a name that a person wrote.
 ///
 /// # Errors
-/// When the table has none of that name; the hint lists what it has.
+/// If the table has no such column. The hint lists those that it has.
 pub fn column<'a>(table: &'a CatalogTable, name: &str) -> anyhow::Result<&'a CatalogColumn> {
     table.column(name).ok_or_else(|| {
         let names: Vec<&str> = table
@@ -215,23 +244,24 @@ pub fn column<'a>(table: &'a CatalogTable, name: &str) -> anyhow::Result<&'a Cat
     })
 }
 
-/// Makes conditions of what was written. PostgreSQL parses and computes the values, in a
-/// transaction that only reads.
+/// Makes conditions of the written ones. PostgreSQL reads and computes the values, in a transaction
+/// that only reads.
 ///
-/// Names in what is computed are looked up in pg_catalog alone, unless they are written with their
-/// schema: what somebody has put into a schema of the search_path is not run by accident.
+/// In SQL that computes a value, a name without a schema is looked up in `pg_catalog` alone. So no
+/// function runs by accident that somebody has put into a schema of the `search_path`.
 ///
 /// # Errors
-/// When a column is unknown, or PostgreSQL does not take a value for the column's type.
+/// If a column is unknown, or PostgreSQL does not take a value for the column's type.
 pub async fn evaluate(
     catalog: &mut Catalog<'_>,
     table: &CatalogTable,
     written: &[Written],
 ) -> anyhow::Result<Conditions> {
-    let mut asked = Conditions::default();
+    let mut conditions = Conditions::default();
     if written.is_empty() {
-        return Ok(asked);
+        return Ok(conditions);
     }
+    // A savepoint: a value that PostgreSQL refuses must not end the caller's transaction.
     let attempt = catalog.attempt().await.context("begin a transaction")?;
     let timeout = format!("SET LOCAL statement_timeout = '{TIMEOUT}'");
     attempt
@@ -240,27 +270,40 @@ pub async fn evaluate(
         .context("prepare the transaction")?;
     for written in written {
         let column = column(table, &written.column)?;
-        let wanted = match (written.operator, written.value.as_str()) {
-            (Operator::Equals, "null") if !written.is_quoted => Predicate::Null,
-            (Operator::Differs, "null") => Predicate::NotNull,
-            (Operator::Differs, _) => {
-                let hint = "leave it out and filter the answer";
-                return Err(with_hint(anyhow!("{written}: != is for null alone"), hint));
-            }
-            (Operator::Equals, literal) => {
-                Predicate::Cell(cell(&attempt, column, written, literal).await?)
-            }
-            (Operator::Computed, sql) => {
-                let computed = computed(&attempt, column, written, sql).await?;
-                Predicate::Cell(cell(&attempt, column, written, &computed).await?)
-            }
-        };
-        asked.0.push((column.name.clone(), wanted));
+        conditions.0.push(NamedCondition {
+            column: column.name.clone(),
+            wanted: predicate(&attempt, column, written).await?,
+        });
     }
-    Ok(asked)
+    Ok(conditions)
 }
 
-/// The bytes of a value as they stand on the wire.
+/// Makes the predicate of one condition.
+async fn predicate(
+    transaction: &Transaction<'_>,
+    column: &CatalogColumn,
+    written: &Written,
+) -> anyhow::Result<Predicate> {
+    match (written.operator, written.value.as_str()) {
+        (Operator::Equals, "null") if !written.is_quoted => Ok(Predicate::Null),
+        (Operator::Differs, "null") => Ok(Predicate::NotNull),
+        (Operator::Differs, _) => Err(with_hint(
+            anyhow!("{written}: != is for null alone"),
+            "leave it out and filter the answer",
+        )),
+        (Operator::Equals, literal) => {
+            let cell = cell(transaction, column, written, literal).await?;
+            Ok(Predicate::Cell(cell))
+        }
+        (Operator::Computed, sql) => {
+            let literal = computed(transaction, column, written, sql).await?;
+            let cell = cell(transaction, column, written, &literal).await?;
+            Ok(Predicate::Cell(cell))
+        }
+    }
+}
+
+/// The bytes of a value of any type as the server sends them; `None` for NULL.
 struct Binary(Option<Vec<u8>>);
 
 impl<'a> FromSql<'a> for Binary {
@@ -277,6 +320,7 @@ impl<'a> FromSql<'a> for Binary {
     }
 }
 
+/// Returns the context of an error that a value caused.
 fn taking(written: &Written, column: &CatalogColumn) -> String {
     format!(
         "take {written} for the column {} of type {}",
@@ -284,8 +328,10 @@ fn taking(written: &Written, column: &CatalogColumn) -> String {
     )
 }
 
-/// What SQL computes, as PostgreSQL writes it. Not by a cast to the column's type: that may be
-/// somebody else's function.
+/// Returns the value that SQL computes, as its type's output function writes it.
+///
+/// The text is read as a value of the column's type later. A cast from the one type to the other
+/// may be somebody else's function, so none is used.
 async fn computed(
     transaction: &Transaction<'_>,
     column: &CatalogColumn,
@@ -293,7 +339,8 @@ async fn computed(
     sql: &str,
 ) -> anyhow::Result<String> {
     let text = output_text("computed.value");
-    // OFFSET keeps it from being computed twice.
+    // The text of a value is an expression that names the value twice. OFFSET 0 keeps the planner
+    // from pulling the subquery up, which would compute the value twice.
     let sql = format!("SELECT {text} FROM (SELECT ({sql}) OFFSET 0) computed (value)");
     let row = transaction
         .query_typed_one(&sql, &[])
@@ -305,7 +352,7 @@ async fn computed(
                 with_hint(
                     error,
                     "names outside pg_catalog are written with their schema, like \
-                app.my_function(1)",
+                    app.my_function(1)",
                 )
             } else {
                 error
@@ -320,23 +367,25 @@ async fn computed(
     })
 }
 
-/// The cell of a value as PostgreSQL's input function of the column's type reads it. Neither a cast
-/// nor a constraint of a domain is evaluated, which may be somebody else's function.
+/// Returns the cell of a literal, which the input function of the column's type reads.
+///
+/// Neither a cast nor a constraint of a domain is evaluated: either may be somebody else's
+/// function.
 async fn cell(
     transaction: &Transaction<'_>,
     column: &CatalogColumn,
     written: &Written,
     literal: &str,
 ) -> anyhow::Result<Vec<u8>> {
-    let what = || taking(written, column);
     let mut cell = Vec::new();
     let ty = match column.kind {
         CellType::Written if column.has_inner_domain => {
-            // It is compared as it is written.
+            // To read a value of the type would evaluate the constraints of the domains in it.
+            // Cells of this kind are compared as text, so the literal itself is the cell.
             column
                 .kind
                 .from_binary(literal.as_bytes(), &mut cell)
-                .with_context(what)?;
+                .with_context(|| taking(written, column))?;
             return Ok(cell);
         }
         CellType::WrittenArray if column.has_inner_domain => "pg_catalog.text[]",
@@ -348,12 +397,14 @@ async fn cell(
     let row = transaction
         .query_typed_one(&format!("SELECT {value}"), &[])
         .await;
-    let Binary(value) = row.with_context(what)?.try_get(0).with_context(what)?;
-    let value = value.with_context(what)?;
+    let Binary(value) = row
+        .and_then(|row| row.try_get(0))
+        .with_context(|| taking(written, column))?;
+    let value = value.with_context(|| taking(written, column))?;
     column
         .kind
         .from_binary(&value, &mut cell)
-        .with_context(what)?;
+        .with_context(|| taking(written, column))?;
     Ok(cell)
 }
 
@@ -361,32 +412,49 @@ async fn cell(
 mod tests {
     use super::*;
 
+    fn assert_read(text: &str, column: &str, operator: Operator, value: &str) {
+        let expected = Written {
+            column: column.to_string(),
+            operator,
+            value: value.to_string(),
+            is_quoted: false,
+        };
+        assert_eq!(split(text), Some(expected), "{text}");
+    }
+
     #[test]
     fn conditions_are_read_as_they_are_written() {
-        let written =
-            |text| split(text).map(|written| (written.column, written.operator, written.value));
-        let is = |column: &str, operator, value: &str| {
-            Some((column.to_string(), operator, value.to_string()))
-        };
-        assert_eq!(written("a=1"), is("a", Operator::Equals, "1"));
-        assert_eq!(written("a="), is("a", Operator::Equals, ""));
-        assert_eq!(written("a=b=c"), is("a", Operator::Equals, "b=c"));
-        assert_eq!(written("a!=null"), is("a", Operator::Differs, "null"));
-        assert_eq!(
-            written("a:=hashtextextended('x=y',0)"),
-            is("a", Operator::Computed, "hashtextextended('x=y',0)")
+        assert_read("a=1", "a", Operator::Equals, "1");
+        assert_read("a=", "a", Operator::Equals, "");
+        // The first operator counts: a value may hold others.
+        assert_read("a=b=c", "a", Operator::Equals, "b=c");
+        assert_read("a!=null", "a", Operator::Differs, "null");
+        assert_read(
+            "a:=hashtextextended('x=y',0)",
+            "a",
+            Operator::Computed,
+            "hashtextextended('x=y',0)",
         );
-        assert_eq!(written("\"a=\"\"b\"=1"), is("a=\"b", Operator::Equals, "1"));
+        assert_read("\"a=\"\"b\"=1", "a=\"b", Operator::Equals, "1");
         for bad in ["", "a", "=1", "\"a", "\"a\"1", "\"a\""] {
-            assert_eq!(written(bad), None, "{bad}");
+            assert_eq!(split(bad), None, "{bad}");
         }
-        let quoted = |text| {
-            Written::parse_quoted(text)
-                .map(|written| (written.value, written.is_quoted))
-                .unwrap()
-        };
-        assert_eq!(quoted("a='it''s null'"), ("it's null".to_string(), true));
-        assert_eq!(quoted("a=O'Hara"), ("O'Hara".to_string(), false));
-        assert_eq!(quoted("a:='x'"), ("'x'".to_string(), false));
+    }
+
+    fn read_quoted(text: &str) -> (String, bool) {
+        let written = Written::parse_quoted(text).unwrap();
+        (written.value, written.is_quoted)
+    }
+
+    #[test]
+    fn quotes_of_a_literal_are_taken_off_where_no_shell_does() {
+        assert_eq!(
+            read_quoted("a='it''s null'"),
+            ("it's null".to_string(), true)
+        );
+        // A quote inside a word is a letter of it.
+        assert_eq!(read_quoted("a=O'Hara"), ("O'Hara".to_string(), false));
+        // In SQL the quotes belong to the expression.
+        assert_eq!(read_quoted("a:='x'"), ("'x'".to_string(), false));
     }
 }

@@ -1,4 +1,4 @@
-//! What a cache will take, before it is loaded.
+//! [`memory`]: the memory that a cache will take, estimated before the table is loaded.
 
 use crate::tables::catalog::{Catalog, CatalogTable};
 use anyhow::Context as _;
@@ -6,17 +6,19 @@ use postgres_index_cache_core::TableShape;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-/// Bytes of an entry in a key table or an index, at the fill that growth leaves.
+/// Bytes of an entry in a key table or an index, with the free entries that growth leaves.
 const ENTRY: usize = 9;
-/// Bytes of a record beside its cells: slot, length; and the length of each cell.
+/// Bytes of a record for its slot and its length. A record holds the cells of a row that have no
+/// fixed width, each with four more bytes for a length.
 const RECORD: usize = 8;
-/// What a value of no fixed length is taken for when nothing is known of it.
+/// The assumed width in bytes of a value of no fixed length, if there are no statistics.
 const UNKNOWN_WIDTH: usize = 32;
 
-/// The bytes that the cache of a table will take, as far as the catalogue's statistics tell.
+/// Returns the bytes that the cache of a table will take, estimated from the catalogue's
+/// statistics.
 ///
 /// # Errors
-/// When the server refuses.
+/// If the server refuses.
 pub async fn memory(
     catalog: &mut Catalog<'_>,
     table: &CatalogTable,
@@ -49,6 +51,7 @@ pub async fn memory(
     } else {
         RECORD + 4 * varying.len() + width as usize + unknown * UNKNOWN_WIDTH
     };
+    // The key table, and the indexes that loading builds. Others are built on first use.
     let indexes = 1 + shape
         .columns()
         .iter()
@@ -57,17 +60,21 @@ pub async fn memory(
     let row = shape.stride() + record + indexes * ENTRY;
     let rows = match table.estimated_rows {
         Some(rows) => rows as usize,
-        // A row on disk takes 28 bytes and its values at least.
-        None => stored(catalog, table).await? / (28 + shape.stride()),
+        // Neither ANALYZE nor the statistics know the table. A row on disk takes at least 28 bytes
+        // and its values of fixed width, so this is the largest possible number.
+        None => disk_bytes(catalog, table).await? / (28 + shape.stride()),
     };
     Ok(rows.saturating_mul(row))
 }
 
-/// How many bytes a table's rows take on disk; none when somebody holds its lock.
-async fn stored(catalog: &mut Catalog<'_>, table: &CatalogTable) -> anyhow::Result<usize> {
+/// Returns the bytes that a table's rows take on disk; 0 if the size is not known, because another
+/// session locks the table.
+async fn disk_bytes(catalog: &mut Catalog<'_>, table: &CatalogTable) -> anyhow::Result<usize> {
     let mut relations: Vec<u32> = table.leaves.iter().map(|leaf| leaf.oid).collect();
     relations.push(table.oid);
     let doing = "ask for a table's size";
+    // pg_relation_size opens the table, which waits for a session that holds ACCESS EXCLUSIVE.
+    // A savepoint keeps the failure, and the lock, out of the caller's transaction.
     let attempt = catalog.attempt().await.context(doing)?;
     attempt
         .batch_execute("SET LOCAL lock_timeout = '2s'")
@@ -77,21 +84,24 @@ async fn stored(catalog: &mut Catalog<'_>, table: &CatalogTable) -> anyhow::Resu
     let size = attempt
         .query_typed_one(sql, &[(&relations, Type::OID_ARRAY)])
         .await;
-    // Its locks go with it.
+    // To roll back releases the locks that the size took.
     attempt.rollback().await.context(doing)?;
     match size {
         Ok(size) => Ok(size.get::<_, Option<i64>>(0).unwrap_or(0) as usize),
+        // An estimate is not worth more waiting. The driver bounds the memory while it loads, too.
         Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(0),
         Err(error) => Err(error).context(doing),
     }
 }
 
-/// A quarter of this machine's memory.
+/// Returns the memory that caches may take unless `--max-memory` says otherwise: a quarter of the
+/// machine's, in bytes.
 pub fn default_limit() -> usize {
     const FALLBACK: usize = 1 << 30;
     total_memory().map_or(FALLBACK, |total| total / 4)
 }
 
+/// Returns the machine's memory in bytes: from `/proc` on Linux, from `sysctl` on macOS.
 fn total_memory() -> Option<usize> {
     if let Ok(text) = std::fs::read_to_string("/proc/meminfo") {
         let line = text
@@ -112,7 +122,7 @@ fn total_memory() -> Option<usize> {
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
-/// Bytes for people.
+/// Returns a number of bytes for people: `999 B`, `1.5 KB`.
 pub fn human(bytes: usize) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
     let mut value = bytes as f64;

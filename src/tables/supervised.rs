@@ -1,8 +1,10 @@
-//! [`open`]: tables that a command keeps following by their names, through whatever becomes of
-//! them.
+//! [`open`]: tables that a command keeps following by their names while they are altered, renamed
+//! or swapped.
+//!
+//! The core's supervisor asks for fresh descriptions with the [`Describe`] function made here.
 
 use crate::connect::Server;
-use crate::failure;
+use crate::failure::Report;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, in_the_way, loading, prepare};
 use crate::tables::{check_memory, explain_failure};
@@ -14,12 +16,12 @@ use postgres_index_cache_core::postgres::{
 };
 use std::sync::Arc;
 
-/// Makes a target of a table that was found by its name.
+/// A command's way to make a target of a table. Used again whenever the table is described afresh.
 pub trait MakeTarget: Send + Sync + 'static {
-    /// Makes it; the client may be asked for values.
+    /// Makes the target. The catalogue may be queried, for the values of conditions for example.
     ///
     /// # Errors
-    /// Why the table cannot be followed.
+    /// If the table cannot be followed.
     fn make(
         &self,
         catalog: &mut Catalog<'_>,
@@ -27,7 +29,7 @@ pub trait MakeTarget: Send + Sync + 'static {
     ) -> impl Future<Output = anyhow::Result<Target>> + Send;
 }
 
-/// Makes targets with every column that is announced.
+/// Targets that keep and show every column that is announced.
 #[derive(Debug, Clone, Copy)]
 pub struct AnnouncedTargets;
 
@@ -37,95 +39,99 @@ impl MakeTarget for AnnouncedTargets {
     }
 }
 
-/// Describes the tables of these names afresh, as often as it is asked.
-fn by_names(
+/// The tables to describe, and the way to make targets of them.
+struct Wanted<M> {
     server: Server,
     names: Vec<String>,
     max_memory: usize,
-    make: impl MakeTarget,
-) -> Describe<Target> {
-    let wanted = Arc::new((server, names, make));
-    Arc::new(move || {
-        let wanted = Arc::clone(&wanted);
-        Box::pin(async move {
-            let (server, names, make) = &*wanted;
-            describe(server, names, max_memory, make).await
+    make: M,
+}
+
+impl<M: MakeTarget> Wanted<M> {
+    /// Returns the function that the supervisor calls for fresh descriptions.
+    fn into_describe(self) -> Describe<Target> {
+        let wanted = Arc::new(self);
+        Arc::new(move || {
+            let wanted = Arc::clone(&wanted);
+            Box::pin(async move { wanted.describe().await })
         })
+    }
+
+    /// Describes the tables that have the names now.
+    async fn describe(&self) -> Description<Target> {
+        let mut client = self
+            .server
+            .client()
+            .await
+            .map_err(|error| unfollowed(&error))?;
+        let mut catalog = catalog::reading(&mut client)
+            .await
+            .map_err(|error| unfollowed(&error))?;
+        let mut described: Vec<Result<Target, Unfollowed>> = Vec::new();
+        for name in &self.names {
+            let target = match catalog::resolve_one(&catalog, name).await {
+                Ok(table) => self.make.make(&mut catalog, table).await,
+                Err(error) => Err(error),
+            };
+            described.push(match target {
+                // A rename can make two names mean one table, which is followed once.
+                Ok(target) if has_table(&described, target.table.oid) => Err(Unfollowed(format!(
+                    "{name} is the same table as another that is followed"
+                ))),
+                Ok(target) => Ok(target),
+                // A lost session is no table's fault: nothing could be described.
+                Err(error) if catalog.client().is_closed() || is_lost(&error) => {
+                    return Err(unfollowed(&error));
+                }
+                // A table that cannot be followed keeps no other table from being followed.
+                Err(error) => Err(unfollowed(&error)),
+            });
+        }
+        let sizes: Vec<(&CatalogTable, &TableShape)> = described
+            .iter()
+            .flatten()
+            .map(|target| (&target.table, &*target.shape))
+            .collect();
+        check_memory(&mut catalog, &sizes, self.max_memory)
+            .await
+            .map_err(|error| unfollowed(&error))?;
+        Ok(described)
+    }
+}
+
+/// Tells whether a table is among the described ones.
+fn has_table(described: &[Result<Target, Unfollowed>], oid: u32) -> bool {
+    described
+        .iter()
+        .flatten()
+        .any(|target| target.table.oid == oid)
+}
+
+/// Tells whether the server's code in a chain of errors means that the session was lost, or the
+/// server is starting.
+fn is_lost(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(sqlstate::of).any(|code| {
+        matches!(
+            sqlstate::policy(Some(code)),
+            Policy::Lost | Policy::Starting
+        )
     })
 }
 
-async fn describe(
-    server: &Server,
-    names: &[String],
-    max_memory: usize,
-    make: &impl MakeTarget,
-) -> Description<Target> {
-    let is_lost = |error: &anyhow::Error| {
-        let policy = |cause| sqlstate::of(cause).map(|code| sqlstate::policy(Some(code)));
-        error
-            .chain()
-            .any(|cause| matches!(policy(cause), Some(Policy::Lost | Policy::Starting)))
-    };
-    let mut client = server.client().await.map_err(|error| unfollowed(&error))?;
-    let mut catalog = catalog::reading(&mut client)
-        .await
-        .map_err(|error| unfollowed(&error))?;
-    let mut described: Vec<Result<Target, Unfollowed>> = Vec::new();
-    for name in names {
-        let target = match catalog::resolve_one(&catalog, name).await {
-            Ok(table) => make.make(&mut catalog, table).await,
-            Err(error) => Err(error),
-        };
-        described.push(match target {
-            Ok(target)
-                if described
-                    .iter()
-                    .flatten()
-                    .any(|other| other.table.oid == target.table.oid) =>
-            {
-                Err(Unfollowed(format!(
-                    "{name} is the same table as another that is followed"
-                )))
-            }
-            Ok(target) => Ok(target),
-            Err(error) if catalog.client().is_closed() || is_lost(&error) => {
-                return Err(unfollowed(&error));
-            }
-            Err(error) => Err(unfollowed(&error)),
-        });
-    }
-    let sizes: Vec<(&CatalogTable, &TableShape)> = described
-        .iter()
-        .flatten()
-        .map(|target| (&target.table, &*target.shape))
-        .collect();
-    check_memory(&mut catalog, &sizes, max_memory)
-        .await
-        .map_err(|error| unfollowed(&error))?;
-    Ok(described)
-}
-
-/// An error and its hint on one line.
+/// Returns an error and its hint on one line.
 fn unfollowed(error: &anyhow::Error) -> Unfollowed {
-    let lines = failure::lines(error);
-    let part = |line: &String| {
-        line.split_once(": ")
-            .map_or_else(|| line.clone(), |(_, rest)| rest.to_string())
-    };
-    Unfollowed(lines.iter().map(part).collect::<Vec<_>>().join("; "))
+    Unfollowed(Report::new(error).one_line())
 }
 
-/// Loads `targets` and waits until they are live; from then on they are followed by their names,
-/// made anew by `make`.
+/// Loads `targets` and waits until they are live. From then on they are followed by their names,
+/// and `make` makes targets of the tables that have these names.
 ///
-/// Their names are those that they have now, with their schemas: a table of the same name that is
-/// made later in another schema of the search_path is another one.
-///
-/// `catalog` is the transaction that they were described in. Shows how far it is, unless
-/// `is_quiet`; `say` is told what comes in the way.
+/// `catalog` is the transaction that the targets were described in. `say` gets a text for each
+/// event that delays the loading. A progress bar is shown unless `is_quiet`.
 ///
 /// # Errors
-/// Whatever keeps them from being live for the first time.
+/// If the caches would take more than `max_memory` bytes, or the supervisor gives up before all
+/// tables were live for the first time.
 pub async fn open(
     server: &Server,
     mut catalog: Catalog<'_>,
@@ -135,32 +141,42 @@ pub async fn open(
     is_quiet: bool,
     say: impl Fn(&str),
 ) -> anyhow::Result<Supervisor<Target>> {
+    // With the schema in which each table was found first. Otherwise a table of the same name that
+    // is created later, in an earlier schema of the search_path, would be taken for it.
     let names = targets
         .iter()
         .map(|target| target.table.written_name())
         .collect();
-    let again = by_names(server.clone(), names, max_memory, make);
+    let describe = Wanted {
+        server: server.clone(),
+        names,
+        max_memory,
+        make,
+    }
+    .into_describe();
     let options = prepare(&mut catalog, &targets, max_memory).await?;
     // Loading takes long: no transaction stays open meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
     let progress = loading(&targets, is_quiet);
     let mut loaded = vec![0; targets.len()];
-    let opened = Supervisor::open(server.clone(), again, targets, options).await;
-    let mut supervisor = opened.map_err(explain_failure)?;
+    let mut supervisor = Supervisor::open(server.clone(), describe, targets, options)
+        .await
+        .map_err(explain_failure)?;
     let fence = supervisor
         .driver_mut()
         .ask_for_fence()
         .map_err(explain_failure)?;
     while !supervisor.driver().is_loaded(fence) {
-        let count = |read: Loaded| {
-            loaded[read.table.0] = read.rows;
-            progress.set(loaded.iter().sum());
-        };
-        let stepped = supervisor.step_with(count).await;
-        let events: Vec<SupervisorEvent> = supervisor.take_events().collect();
-        for event in &events {
+        let stepped = supervisor
+            .step_with(|read: Loaded| {
+                loaded[read.table.0] = read.rows;
+                progress.set(loaded.iter().sum());
+            })
+            .await;
+        // Tell the events before the error: they say what led to it.
+        for event in supervisor.take_events() {
             if let SupervisorEvent::Driver(event) = event
-                && let Some(text) = in_the_way(event)
+                && let Some(text) = in_the_way(&event)
             {
                 say(&text);
             }
@@ -170,7 +186,7 @@ pub async fn open(
     Ok(supervisor)
 }
 
-/// What to do about a supervisor that could not go on.
+/// Returns the error of a supervisor that could not go on, with a hint if one is known.
 pub fn explain(error: SupervisorError) -> anyhow::Error {
     match error {
         SupervisorError::Driver(error) => explain_failure(error),

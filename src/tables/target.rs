@@ -1,4 +1,5 @@
-//! [`Target`]: a table that a command follows, and [`open`]: what all of them do with it first.
+//! [`Target`]: a table that a command follows, with the columns and rows to show. [`open`] loads
+//! targets once, and tries again if a table is altered meanwhile.
 
 use crate::connect::Server;
 use crate::render::progress::Progress;
@@ -19,26 +20,26 @@ use std::sync::Arc;
 /// A table that a command follows.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// As the catalogue has it.
+    /// The table's description in the catalogue.
     pub table: CatalogTable,
-    /// What its cache keeps.
+    /// The columns that the cache keeps, and the key.
     pub shape: Arc<TableShape>,
-    /// The columns to show, by position in the shape.
+    /// The columns to show, by their positions in `shape`.
     pub shown: Vec<usize>,
-    /// What rows must have to be shown.
+    /// The conditions that a row must fulfil to be shown.
     pub conditions: Vec<Condition>,
-    /// The channel that is listened to.
+    /// The channel on which the table's changes are announced.
     pub channel: String,
-    /// What the driver is told.
+    /// The table's configuration for the driver.
     pub follow: TableConfig,
 }
 
 impl Target {
-    /// A table of whose columns these are shown, and those kept that `is_kept` names. What should
-    /// be said about it is added to `notices`.
+    /// Returns a target that shows `columns` and keeps those for which `is_kept` is true. A notice
+    /// is added if the channel is not known for certain.
     ///
     /// # Errors
-    /// When there is no key, or too many columns.
+    /// If the table has no key, too many columns are kept, or a condition's column is not kept.
     pub fn new(
         table: CatalogTable,
         columns: &[String],
@@ -55,6 +56,7 @@ impl Target {
         let conditions = asked.conditions(&shape)?;
         let follow = follow(&table, seen.as_ref(), &shape);
         let channel = channel(&table, seen.as_ref(), notices);
+        // `seen` borrows the table, which moves into the target.
         drop(seen);
         Ok(Self {
             table,
@@ -66,7 +68,7 @@ impl Target {
         })
     }
 
-    /// A table with every column that is announced.
+    /// Returns a target that keeps and shows every column that is announced.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -81,24 +83,25 @@ impl Target {
         )
     }
 
-    /// The same of a table whose cache is to be live.
+    /// Returns a target like [`whole`](Self::whole), of a table that a cache can be kept in step
+    /// with.
     ///
     /// # Errors
-    /// When it cannot be: it is a view, its changes are not announced, ….
+    /// If the table cannot be followed: a view, for example, or its changes are not announced.
     pub fn announced(table: CatalogTable, notices: &mut Vec<String>) -> anyhow::Result<Self> {
         check_kind(&table)?;
         notices.extend(check_announced(&table)?);
         Self::whole(table, notices)
     }
 
-    /// Whether `other` is the same table, kept and shown in the same way.
-    fn is_same_subject(&self, other: &Self) -> bool {
+    /// Tells whether `other` is the same table, kept and shown in the same way.
+    fn is_same_target(&self, other: &Self) -> bool {
         self.channel == other.channel
             && self.shown == other.shown
             && self.follow.is_same_table(&other.follow)
     }
 
-    /// The table's name, with its schema.
+    /// Returns the table's name with its schema, for people.
     pub fn name(&self) -> String {
         self.table.display_name()
     }
@@ -114,15 +117,14 @@ impl SupervisedTable for Target {
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.is_same_subject(other)
+        self.is_same_target(other)
     }
 }
 
-/// How the driver works for these tables; refuses those whose caches would take more than
-/// `max_memory` bytes.
+/// Returns the options of a driver for these tables.
 ///
 /// # Errors
-/// When they would, or the server refuses to say.
+/// If the caches would take more than `max_memory` bytes, or the server refuses a query.
 pub async fn prepare(
     catalog: &mut Catalog<'_>,
     targets: &[Target],
@@ -142,15 +144,17 @@ pub async fn prepare(
     Ok(options(channels, max_memory))
 }
 
-/// How often tables are described again that are altered while they are loaded.
+/// How often tables are described and loaded, if one is altered in between each time.
 const TRIES: u32 = 5;
 
-/// Describes tables, loads them and waits until they are live; again when one of them was altered
-/// in between. Shows how far it is, unless `is_quiet`; `adjust` has the last word on how the driver
-/// works, and `say` is told what comes in the way.
+/// Describes tables, loads them and waits until they are live. Begins again if a table was altered
+/// between description and snapshot.
+///
+/// `describe` is called for each try. `adjust` may change the driver's options. `say` gets a text
+/// for each event that delays the loading. A progress bar is shown unless `is_quiet`.
 ///
 /// # Errors
-/// Whatever keeps it from there.
+/// If a table cannot be followed, would take more than `max_memory` bytes, or the driver gives up.
 pub async fn open(
     server: &Server,
     max_memory: usize,
@@ -165,9 +169,10 @@ pub async fn open(
         let mut catalog = catalog::reading(&mut client).await?;
         let targets = describe(&mut catalog).await?;
         let mut options = prepare(&mut catalog, &targets, max_memory).await?;
+        // Loading takes long: no transaction stays open meanwhile, and no session is kept.
         drop(catalog);
-        adjust(&mut options);
         drop(client);
+        adjust(&mut options);
         tries += 1;
         match load(server, &targets, options, is_quiet, &say).await {
             Err(DriverError::Snapshot {
@@ -179,6 +184,8 @@ pub async fn open(
     }
 }
 
+/// Opens a driver for the targets and runs it until a fence that was asked for at the start is
+/// reached: then every table is loaded and live.
 async fn load(
     server: &Server,
     targets: &[Target],
@@ -189,6 +196,7 @@ async fn load(
     let progress = loading(targets, is_quiet);
     let follows = targets.iter().map(|target| target.follow.clone()).collect();
     let mut driver = Driver::open(server.clone(), follows, options).await?;
+    // Tables report their own counts, and the bar shows the sum.
     let mut loaded = vec![0; targets.len()];
     let fence = driver.ask_for_fence()?;
     while !driver.is_loaded(fence) {
@@ -198,17 +206,20 @@ async fn load(
                 progress.set(loaded.iter().sum());
             })
             .await;
-        driver
-            .take_events()
-            .filter_map(|event| in_the_way(&event))
-            .for_each(|text| say(&text));
+        // Tell the events before the error: they say what led to it.
+        for event in driver.take_events() {
+            if let Some(text) = in_the_way(&event) {
+                say(&text);
+            }
+        }
         stepped?;
     }
     Ok(driver)
 }
 
-/// A bar that shows how far the tables are loaded, unless `is_quiet`.
+/// Returns a progress bar for the rows of all targets, which is hidden if `is_quiet`.
 pub(super) fn loading(targets: &[Target], is_quiet: bool) -> Progress {
+    // No total if one estimate is missing.
     let expected: Option<u64> = targets
         .iter()
         .map(|target| target.table.estimated_rows)
@@ -221,8 +232,10 @@ pub(super) fn loading(targets: &[Target], is_quiet: bool) -> Progress {
     )
 }
 
-/// What an event says that came in the way while tables were loaded. Without this a server that
-/// ends each COPY makes a command begin over and over, without a word.
+/// Returns the text for an event that delays the loading; `None` for other events.
+///
+/// Without these texts, a command would begin over and over in silence if the server ends each
+/// COPY.
 pub(super) fn in_the_way(event: &DriverEvent) -> Option<String> {
     match event {
         DriverEvent::Disconnected {

@@ -1,4 +1,4 @@
-//! CatalogTable names as people write them, made into oids as PostgreSQL resolves them.
+//! [`resolve`]: tables found by the names that people write, as PostgreSQL itself resolves them.
 
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogTable, describe};
@@ -6,20 +6,24 @@ use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
 use tokio_postgres::types::Type;
 
-/// How often tables that are renamed meanwhile are described again.
+/// How often the tables are described, if they are renamed in between each time.
 const ATTEMPTS: usize = 5;
 
-/// Finds and describes tables by name: `users`, `app.users`, `"Odd Name"`.
+/// Finds and describes tables by name: `users`, `app.users`, `"Odd Name"`. A table that is named
+/// twice is returned once.
 ///
 /// # Errors
-/// When one of them does not exist; the hint names tables that may be meant.
+/// If a table does not exist. The hint names tables that may be meant.
 pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<CatalogTable>> {
-    // What has a name may be renamed before it is described: then it is another table that has been
-    // described.
+    // A name is resolved in one statement and the table described in others. Without the second
+    // look at the names:
+    // 1. `users` is found to be table 1.
+    // 2. Table 1 is renamed, and table 2 gets the name `users`.
+    // 3. Table 1 is described, so the caller takes the wrong table for `users`.
     let mut found = find(catalog, names).await?;
     for _ in 0..ATTEMPTS {
         let tables = match describe(catalog, &found).await {
-            // Dropped a moment ago; another may have the name by now.
+            // The table was dropped a moment ago, and another may have the name by now.
             Err(CatalogError::Gone(_)) => {
                 found = find(catalog, names).await?;
                 continue;
@@ -38,7 +42,7 @@ pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<
     ))
 }
 
-/// The oids of the tables of these names, each once.
+/// Returns the oids of the tables that have these names now, each once.
 async fn find(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<u32>> {
     let mut oids = Vec::new();
     for name in names {
@@ -48,8 +52,7 @@ async fn find(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<u32
             Ok(None) => return Err(unknown(catalog, name).await),
             Err(error @ CatalogError::NoName(_)) => {
                 let hint = "name it like users, app.users or '\"Odd Name\"' (quotes inside quotes, \
-                    for the shell); the \
-                    database is named with --database-url";
+                    for the shell); the database is named with --database-url";
                 return Err(with_hint(error, hint));
             }
             Err(error) => return Err(error).with_context(|| format!("find the table {name}")),
@@ -58,7 +61,7 @@ async fn find(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<u32
     Ok(oids)
 }
 
-/// The same for one table.
+/// Finds and describes one table; see [`resolve`].
 ///
 /// # Errors
 /// As [`resolve`].
@@ -69,6 +72,8 @@ pub async fn resolve_one(catalog: &Catalog<'_>, name: &str) -> anyhow::Result<Ca
         .with_context(|| format!("the table {name} was dropped a moment ago"))
 }
 
+/// Returns the error for a name that no table has. The hint lists tables whose names differ in case
+/// or schema alone.
 async fn unknown(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
     const SIMILAR: &str = "
         SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
@@ -80,6 +85,7 @@ async fn unknown(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
     let bare = parse_name(name)
         .and_then(|mut parts| parts.pop())
         .unwrap_or_default();
+    // The hint is worth no second error.
     let similar: Vec<String> = match catalog.query_typed(SIMILAR, &[(&bare, Type::TEXT)]).await {
         Ok(rows) => rows.iter().map(|row| row.get(0)).collect(),
         Err(_) => Vec::new(),
