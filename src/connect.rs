@@ -1,8 +1,14 @@
-//! Connections: what the command line, a URL and libpq's environment say, made into sessions.
+//! [`Server`]: the command line, a connection URL and libpq's environment, made into sessions.
 //!
-//! First that is given wins: `--database-url`, `DATABASE_URL`, then libpq's variables; a URL's own
-//! parameters win over the environment, which fills in what the URL leaves out (manual, 34.1.2
-//! Parameter Key Words, 34.15 Environment Variables).
+//! ```text
+//! --database-url, else DATABASE_URL ─→ parameters ─┐
+//!                                                  ├─→ Server ─→ Session, or ConnectFailure
+//! PGHOST, PGUSER, … ────────────────→ Environment ─┘
+//! ```
+//!
+//! The URL's parameters win over the environment, which fills in those that the URL leaves out
+//! (manual, 34.1.2 Parameter Key Words, 34.15 Environment Variables). `PGTARGETSESSIONATTRS` alone
+//! wins over the URL.
 
 mod environment;
 mod parameters;
@@ -22,10 +28,10 @@ use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls};
 
-/// How long a server is waited for, until it lets us in, unless `connect_timeout` says otherwise.
+/// The time in which a server must let us in, unless `connect_timeout` says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where to connect, and as whom.
+/// The servers to connect to, the role, the database and the name of the application.
 #[derive(Clone)]
 pub struct Server {
     config: Config,
@@ -39,7 +45,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// `db` on `host` as `user`: what messages name. Never a password.
+/// Database, hosts and role, for messages. Never a password.
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts: Vec<String> = self
@@ -48,6 +54,7 @@ impl fmt::Display for Server {
             .iter()
             .enumerate()
             .map(|(at, host)| {
+                // One port for each host, or one for all.
                 let ports = self.config.get_ports();
                 let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
                 match host {
@@ -68,17 +75,17 @@ impl fmt::Display for Server {
 }
 
 impl Server {
-    /// What `url` (from the command line) and the environment say. `command` is what the session
-    /// calls itself.
+    /// Reads the URL of the command line and the environment. Sessions are named `pgic command`
+    /// unless an application name is given.
     ///
     /// # Errors
-    /// When a parameter is not understood, or asks for what cannot be honoured.
+    /// If a parameter is not understood, or cannot be honoured.
     pub fn new(
         url: Option<&str>,
         environment: &Environment,
         command: &str,
     ) -> anyhow::Result<Self> {
-        // An empty URL is a variable that is not set.
+        // Scripts pass an empty URL if their own variable is not set.
         let given = url
             .filter(|url| !url.is_empty())
             .map(str::to_string)
@@ -90,13 +97,14 @@ impl Server {
         let ssl_mode = parsed.ssl_mode.or_else(|| environment.get("PGSSLMODE"));
         check_names(&config)?;
         check_ssl_mode(ssl_mode.as_deref())?;
+        // Modes that ask for TLS are refused above, and this version has no TLS.
         config.ssl_mode(SslMode::Disable);
-        // A dead peer is noticed within seconds, not after the kernel's two hours.
+        // A listener that only waits would notice a dead peer after the kernel's two hours. With
+        // these, it takes 19 s.
         config
             .keepalives(true)
             .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(3));
-        config
+            .keepalives_interval(Duration::from_secs(3))
             .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(15));
         if config.get_connect_timeout().is_none() {
@@ -112,41 +120,31 @@ impl Server {
         })
     }
 
-    /// The same, whose connections end when this process is about to be stopped.
+    /// Returns the server with connections that end when `suspension` suspends the process.
     #[must_use]
     pub fn until(self, suspension: Suspension) -> Self {
         Self { suspension, ..self }
     }
 
-    /// What to say when the connection is not encrypted and leaves this machine.
+    /// Returns a notice if connections leave this machine, since they are not encrypted.
     pub fn plaintext_notice(&self) -> Option<String> {
-        let remote = |host: &&Host| match host {
-            Host::Tcp(name) => {
-                let address = name.parse::<IpAddr>();
-                name != "localhost" && !address.is_ok_and(|address| address.is_loopback())
-            }
-            #[cfg(unix)]
-            Host::Unix(_) => false,
-        };
+        // If addresses are given, they are connected to, whatever the hosts are called.
         let addresses = self.config.get_hostaddrs();
-        let is_local = !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback);
-        let host = self
-            .config
-            .get_hosts()
-            .iter()
-            .find(remote)
-            .filter(|_| !is_local)?;
-        let Host::Tcp(name) = host else { return None };
+        if !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback) {
+            return None;
+        }
+        let name = self.config.get_hosts().iter().find_map(remote_name)?;
         Some(format!(
             "connecting to {name} in plaintext: what is sent, the password too, can be read on the \
             way"
         ))
     }
 
-    /// Opens a session and lets a task drive it. A server that is starting is waited for.
+    /// Opens a session for a command's queries, which a task drives. Waits for a server that is
+    /// starting, for [`STARTING_PATIENCE`] at most.
     ///
     /// # Errors
-    /// When the server cannot be reached, or refuses.
+    /// If the server cannot be reached, or refuses.
     pub async fn client(&self) -> anyhow::Result<Client> {
         let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
         let session = loop {
@@ -161,16 +159,17 @@ impl Server {
         Ok(session.into_client())
     }
 
-    /// Opens a session for a purpose.
+    /// Opens a session for a purpose, after the suspension of the process if there is one.
     ///
     /// # Errors
-    /// When the server cannot be reached, or refuses.
+    /// If the server cannot be reached, or refuses.
     pub async fn session(&self, role: SessionPurpose) -> Result<Session, ConnectFailure> {
         let mut config = role.preferring_the_primary(&self.config);
         config.application_name(role.session_name(&self.application_name));
         self.suspension.is_over().await;
-        // tokio-postgres bounds the connection of TCP alone: a port that accepts and says nothing
-        // takes for ever.
+        // tokio-postgres bounds the connection of TCP alone: a port that accepts and then says
+        // nothing would be waited for for ever. It tries the hosts one after the other, so bound
+        // them together.
         let hosts = config
             .get_hosts()
             .len()
@@ -181,14 +180,18 @@ impl Server {
             .copied()
             .unwrap_or(CONNECT_TIMEOUT);
         let patience = patience.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX));
-        let failed = |source: ConnectError| ConnectFailure {
-            server: self.to_string(),
-            source,
-        };
         let connected = tokio::time::timeout(patience, config.connect(NoTls)).await;
-        let connected = connected.map_err(|_| failed(Silent(patience).into()))?;
-        let (client, connection) = connected.map_err(|source| failed(source.into()))?;
+        let connected = connected.map_err(|_| self.failure(Silent(patience)))?;
+        let (client, connection) = connected.map_err(|source| self.failure(source))?;
         Ok(Session::new(client, self.suspension.bound(connection)))
+    }
+
+    /// Returns the failure of an attempt to connect here.
+    fn failure(&self, source: impl Into<ConnectError>) -> ConnectFailure {
+        ConnectFailure {
+            server: self.to_string(),
+            source: source.into(),
+        }
     }
 }
 
@@ -198,22 +201,22 @@ impl Connector for Server {
     }
 }
 
-/// A connection that was not made.
+/// An attempt to connect that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("connect to {server}")]
 pub struct ConnectFailure {
     server: String,
-    /// [`Silent`], or what the server or the system said.
+    /// [`Silent`], or the error of tokio-postgres.
     source: ConnectError,
 }
 
-/// The server took the connection and then said nothing.
+/// The server took the connection of TCP and said nothing within this time.
 #[derive(Debug, thiserror::Error)]
 #[error("it did not answer within {} s", .0.as_secs_f64())]
 struct Silent(Duration);
 
 impl ConnectFailure {
-    /// What to do about it.
+    /// Returns advice, if the reason is known.
     pub fn hint(&self) -> Option<String> {
         if self.source.is::<Silent>() {
             let hint = "is this a PostgreSQL server's port? To wait longer, set connect_timeout or \
@@ -224,35 +227,47 @@ impl ConnectFailure {
     }
 }
 
+/// Returns the name of a host of TCP that is not this machine.
+fn remote_name(host: &Host) -> Option<&String> {
+    match host {
+        Host::Tcp(name) => {
+            let address = name.parse::<IpAddr>();
+            let is_local =
+                name == "localhost" || address.is_ok_and(|address| address.is_loopback());
+            (!is_local).then_some(name)
+        }
+        #[cfg(unix)]
+        Host::Unix(_) => None,
+    }
+}
+
+/// Tells whether the server refused because it is still starting.
 fn is_starting(error: &ConnectFailure) -> bool {
     let code = sqlstate::of(error);
     code.is_some_and(|code| sqlstate::policy(Some(code)) == Policy::Starting)
 }
 
-/// What to do about a connection that was not made.
+/// Returns advice on an error of connecting; `None` if none is known for the server's code.
 fn connection_hint(error: &tokio_postgres::Error) -> Option<String> {
-    let hint = match sqlstate::of(error) {
-        Some(code) => return sqlstate::hint(code).map(str::to_string),
-        None if std::error::Error::source(error)
-            .is_some_and(|cause| cause.to_string().contains("password missing")) =>
-        {
-            "the server asks for a password: set PGPASSWORD or put it into the URL (password files \
-            are not read)"
-        }
-        None if std::error::Error::source(error)
-            .is_some_and(|cause| cause.to_string().contains("does not allow writes")) =>
-        {
-            "it is a standby, or read only: name the primary, or another target_session_attrs"
-        }
-        None => {
-            "is the server running, and is this its address? Name it with --database-url, \
-            DATABASE_URL or PGHOST and PGPORT"
-        }
+    if let Some(code) = sqlstate::of(error) {
+        return sqlstate::hint(code).map(str::to_string);
+    }
+    // tokio-postgres has no code for these two, only a text.
+    let cause = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
+    let hint = if cause.contains("password missing") {
+        "the server asks for a password: set PGPASSWORD or put it into the URL (password files \
+        are not read)"
+    } else if cause.contains("does not allow writes") {
+        "it is a standby, or read only: name the primary, or another target_session_attrs"
+    } else {
+        "is the server running, and is this its address? Name it with --database-url, \
+        DATABASE_URL or PGHOST and PGPORT"
     };
     Some(hint.to_string())
 }
 
-/// Only what is honoured is accepted: a mode that asks for TLS is refused, never weakened.
+/// Refuses an sslmode that asks for TLS, which this version does not have. To connect in plaintext
+/// instead would weaken a connection that was meant to be safe.
 fn check_ssl_mode(mode: Option<&str>) -> anyhow::Result<()> {
     match mode {
         None | Some("" | "disable" | "allow" | "prefer") => Ok(()),
@@ -263,24 +278,32 @@ fn check_ssl_mode(mode: Option<&str>) -> anyhow::Result<()> {
             "connect through a tunnel that encrypts (ssh -L, stunnel), and set sslmode=disable for \
             that address",
         )),
+        // The value is not repeated: in a URL that is not understood, it may be part of a password.
         Some(_) => {
             bail!("sslmode is none of disable, allow, prefer, require, verify-ca, verify-full")
         }
     }
 }
 
-/// Refuses names that hold more than a name: they are printed, and a password must not be.
-///
-/// Without this: 1. A password has an `@` that is not written as `%40`. 2. What stands behind it is
-/// taken for the host. 3. The rest of the password is printed with the host's name.
-fn check_names(config: &Config) -> anyhow::Result<()> {
-    let is_odd_host = |host: &Host| match host {
+/// Tells whether a host of TCP has characters that no host's name has.
+fn is_odd_host(host: &Host) -> bool {
+    match host {
+        // An IPv6 address has colons.
         Host::Tcp(name) => {
             name.contains(['@', ':', '/', '=', '\'', '"', ' ']) && name.parse::<IpAddr>().is_err()
         }
         #[cfg(unix)]
         Host::Unix(_) => false,
-    };
+    }
+}
+
+/// Refuses hosts and names that may hold part of a password, since they are printed.
+///
+/// Without this check:
+/// 1. A password has an `@` that is not written as `%40`.
+/// 2. The text behind the `@` is taken for the host.
+/// 3. The rest of the password is printed with the host's name.
+fn check_names(config: &Config) -> anyhow::Result<()> {
     if config.get_hosts().iter().any(is_odd_host) {
         return Err(with_hint(
             anyhow::anyhow!("the host has characters that no host's name has, and is not repeated"),

@@ -1,5 +1,9 @@
-//! What people and programs see. Renderers take values and write to `impl Write`; they read no
-//! clock, no environment and no terminal.
+//! All output of pgic, for people and for programs.
+//!
+//! The renderers in the submodules take values and return text, or append to a `String`. They read
+//! no clock, no environment and no terminal. [`progress`] is the exception: the bar draws itself,
+//! if stderr is a terminal. The functions here write the text: answers to stdout ([`print`]), all
+//! else to stderr ([`note`], [`Trace`]).
 
 pub mod change;
 pub mod escape;
@@ -13,25 +17,25 @@ pub mod table;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, Write};
 
-/// How answers are printed.
+/// The form of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// JSON for programs, one object on each line.
     Json,
 }
 
-/// The reader of our output has gone: a quiet end, as of `| head`.
+/// The reader of our output has gone, as with `| head`. The command then ends in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the output was closed")]
 pub struct OutputClosed;
 
-/// Tells a closed pipe from other failures of writing.
+/// Turns the result of writing into an error that tells a closed pipe from other failures.
 ///
 /// # Errors
-/// [`OutputClosed`] for a closed pipe, else what the system said.
+/// [`OutputClosed`] for a closed pipe, else the system's error.
 pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OutputClosed.into()),
@@ -40,7 +44,7 @@ pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
     }
 }
 
-/// Writes to stdout all at once.
+/// Writes a text to stdout and flushes.
 ///
 /// # Errors
 /// As [`written`].
@@ -49,31 +53,33 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Writes to stderr, in colour where that takes it. A stderr that takes nothing, on a full disk for
-/// example, is no reason to end what is being done, and there is nowhere to say it.
+/// Writes a text to stderr, in colour if stderr takes colour.
 pub fn note(text: &str) {
     let mut out = anstream::stderr().lock();
+    // If stderr takes nothing, on a full disk for example, that is no reason to end the command,
+    // and there is nowhere to say so.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// What is traced, on stderr: nothing in it is obeyed by a terminal.
+/// The writer of the log, on stderr. Characters that a terminal obeys are escaped.
 #[derive(Debug, Clone, Copy)]
 pub struct Trace;
 
 impl Write for Trace {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        note(
-            &text
-                .split_inclusive('\n')
-                .map(|line| {
-                    let (line, end) = line
-                        .strip_suffix('\n')
-                        .map_or((line, ""), |line| (line, "\n"));
-                    format!("{}{end}", escape::escape(line))
-                })
-                .collect::<String>(),
-        );
+        let mut escaped = String::with_capacity(text.len());
+        // The newlines at the ends of lines are the log's own, and stay.
+        for line in text.split_inclusive('\n') {
+            match line.strip_suffix('\n') {
+                Some(line) => {
+                    escaped.push_str(&escape::escape(line));
+                    escaped.push('\n');
+                }
+                None => escaped.push_str(&escape::escape(line)),
+            }
+        }
+        note(&escaped);
         Ok(bytes.len())
     }
 
@@ -82,13 +88,15 @@ impl Write for Trace {
     }
 }
 
-/// So many of them: `1 row`, `2 rows`.
+/// Returns a number with its noun: `1 row`, `2 rows`.
 pub fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Waits until nobody reads our output any more: `tail | head -1` on a silent channel has nothing
-/// to write, and would not notice.
+/// Waits until nobody reads our output any more.
+///
+/// A command that has nothing to write would not notice: `tail | head -1` on a silent channel, for
+/// example.
 pub async fn reader_gone() {
     let (sender, gone) = tokio::sync::oneshot::channel();
     let watching = std::thread::Builder::new()
@@ -96,15 +104,16 @@ pub async fn reader_gone() {
         .spawn(move || {
             let stdout = io::stdout();
             let watched = PollFd::new(&stdout, PollFlags::empty());
-            // Nothing is asked for: what is said all the same is that the other end is closed. A
-            // file never says it.
+            // Ask for no event: the only one that comes all the same is that the other end is
+            // closed. It never comes for a file.
             let said = poll(&mut [watched], None);
             sender.send(said.is_ok_and(|count| count > 0))
         });
-    // Without the thread nobody says it; the next line that is written does.
+    // Without the thread, a closed output is noticed by the next line that is written.
     if let Err(error) = watching {
         tracing::warn!(%error, "the output is not watched");
     }
+    // If the thread could not be started, or poll failed, nobody knows: never return.
     if !gone.await.unwrap_or(false) {
         std::future::pending::<()>().await;
     }

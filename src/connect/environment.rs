@@ -1,4 +1,4 @@
-//! [`Environment`]: libpq's variables.
+//! [`Environment`]: libpq's variables, such as `PGHOST`, and the values they give to a connection.
 
 use crate::failure::with_hint;
 use anyhow::Context as _;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::TargetSessionAttrs;
 
-/// Where libpq looks for a socket when no host is named: Debian's and the source's default.
+/// The folders of the server's socket if no host is named: the defaults of Debian and of
+/// PostgreSQL's source.
 const SOCKET_FOLDERS: [&str; 3] = ["/var/run/postgresql", "/run/postgresql", "/tmp"];
 
 /// The variables of a process, or those that a test gives.
@@ -16,7 +17,7 @@ const SOCKET_FOLDERS: [&str; 3] = ["/var/run/postgresql", "/run/postgresql", "/t
 pub struct Environment(HashMap<String, String>);
 
 impl Environment {
-    /// The variables of this process that are text.
+    /// Returns the variables of this process whose values are UTF-8.
     pub fn of_process() -> Self {
         Self(
             std::env::vars_os()
@@ -27,7 +28,7 @@ impl Environment {
         )
     }
 
-    /// These variables alone.
+    /// Returns an environment of these variables alone, for tests.
     pub fn of(variables: &[(&str, &str)]) -> Self {
         Self(
             variables
@@ -37,15 +38,18 @@ impl Environment {
         )
     }
 
-    /// A variable that is set and not empty.
+    /// Returns the value of a variable; `None` if the variable is not set, or empty.
     pub fn get(&self, name: &str) -> Option<String> {
         self.0.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
-    /// Fills in what a URL left out.
+    /// Fills in the parameters that the URL left out.
+    ///
+    /// # Errors
+    /// If the value of a variable is not understood, or no user is named anywhere.
     pub(super) fn fill(&self, config: &mut Config) -> anyhow::Result<()> {
         if self.get("PGSERVICE").is_some() {
-            // To go on would be to connect somewhere else than its owner meant.
+            // To go on without the service file would connect to another server than was meant.
             return Err(with_hint(
                 anyhow::anyhow!("PGSERVICE is set, and pgic does not read service files"),
                 "unset PGSERVICE and name the server with --database-url, DATABASE_URL or PGHOST",
@@ -54,16 +58,8 @@ impl Environment {
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             self.fill_hosts(config)?;
         }
-        if config.get_ports().is_empty()
-            && let Some(ports) = self.get("PGPORT")
-        {
-            for port in ports.split(',') {
-                config.port(
-                    port.trim()
-                        .parse()
-                        .context("PGPORT is not a port, or a list of them")?,
-                );
-            }
+        if config.get_ports().is_empty() {
+            self.fill_ports(config)?;
         }
         if config.get_user().is_none() {
             let user = self
@@ -100,12 +96,14 @@ impl Environment {
             let seconds: u64 = seconds
                 .parse()
                 .context("PGCONNECT_TIMEOUT is not a number of seconds")?;
-            config.connect_timeout(if seconds == 0 {
-                Duration::from_secs(86_400)
-            } else {
-                Duration::from_secs(seconds)
-            });
+            // For libpq, 0 is no bound. A timeout that is not set gets our default later, so a day
+            // stands for no bound.
+            config.connect_timeout(Duration::from_secs(match seconds {
+                0 => 86_400,
+                seconds => seconds,
+            }));
         }
+        // A Config does not tell `any` from no value, so this variable wins over the URL.
         if let Some(attributes) = self.get("PGTARGETSESSIONATTRS") {
             config.target_session_attrs(match attributes.as_str() {
                 "any" => TargetSessionAttrs::Any,
@@ -117,15 +115,30 @@ impl Environment {
         Ok(())
     }
 
+    /// Fills in `PGPORT`: a port for each host, or one for all.
+    fn fill_ports(&self, config: &mut Config) -> anyhow::Result<()> {
+        let Some(ports) = self.get("PGPORT") else {
+            return Ok(());
+        };
+        for port in ports.split(',') {
+            let port = port
+                .trim()
+                .parse()
+                .context("PGPORT is not a port, or a list of them")?;
+            config.port(port);
+        }
+        Ok(())
+    }
+
+    /// Fills in `PGHOSTADDR` and `PGHOST`; without either, the local socket, else `localhost`.
     fn fill_hosts(&self, config: &mut Config) -> anyhow::Result<()> {
         if let Some(addresses) = self.get("PGHOSTADDR") {
             for address in addresses.split(',') {
-                config.hostaddr(
-                    address
-                        .trim()
-                        .parse()
-                        .context("PGHOSTADDR is not an address, or a list of them")?,
-                );
+                let address = address
+                    .trim()
+                    .parse()
+                    .context("PGHOSTADDR is not an address, or a list of them")?;
+                config.hostaddr(address);
             }
         }
         match self.get("PGHOST") {
@@ -135,17 +148,12 @@ impl Environment {
                 }
             }
             None if config.get_hostaddrs().is_empty() => {
-                let has_socket = |folder: &&&str| {
-                    let port = self.get("PGPORT").unwrap_or_else(|| "5432".to_string());
-                    Path::new(folder).join(format!(".s.PGSQL.{port}")).exists()
-                };
-                config.host(
-                    SOCKET_FOLDERS
-                        .iter()
-                        .find(has_socket)
-                        .copied()
-                        .unwrap_or("localhost"),
-                );
+                let port = self.get("PGPORT").unwrap_or_else(|| "5432".to_string());
+                let socket = format!(".s.PGSQL.{port}");
+                let folder = SOCKET_FOLDERS
+                    .into_iter()
+                    .find(|folder| Path::new(folder).join(&socket).exists());
+                config.host(folder.unwrap_or("localhost"));
             }
             None => {}
         }
@@ -153,6 +161,7 @@ impl Environment {
     }
 }
 
+/// Returns the name of the user that this process runs as, by the program `id`.
 fn operating_system_user() -> Option<String> {
     let output = std::process::Command::new("id").arg("-un").output().ok()?;
     let name = String::from_utf8(output.stdout).ok()?.trim().to_string();

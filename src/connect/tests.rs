@@ -1,4 +1,4 @@
-//! What URL and environment make of a connection, without a server.
+//! URLs and environments, and the connections that they describe; no server is needed.
 
 use super::*;
 
@@ -24,6 +24,7 @@ fn a_url_wins_over_the_environment_which_fills_the_gaps() {
     assert_eq!(shown, "database \"app\" on db.example:5433 as \"alice\"");
     let shown = server(None, &variables).unwrap().to_string();
     assert_eq!(shown, "database \"other\" on elsewhere:6000 as \"alice\"");
+    // libpq takes several hosts, each with the default port.
     let url = ("DATABASE_URL", "postgres://bob@one,two/app");
     let shown = server(None, &[url]).unwrap().to_string();
     assert_eq!(shown, "database \"app\" on one:5432,two:5432 as \"bob\"");
@@ -53,6 +54,8 @@ fn key_value_strings_and_sockets_are_understood() {
     assert_eq!(shown.plaintext_notice(), None);
 }
 
+// tokio-postgres takes one host a parameter: the comma would become part of a path. Scripts give an
+// empty --database-url if their own variable is not set.
 #[test]
 fn several_hosts_and_an_empty_url_are_understood() {
     let shown = server(Some("postgresql://u@/d?host=/tmp/none,/tmp/x"), &[])
@@ -79,6 +82,7 @@ fn a_mode_that_asks_for_tls_is_refused_wherever_it_stands() {
         assert!(error(None, &[("PGSSLMODE", mode)]).contains("cannot be honoured"));
     }
     assert!(error(None, &[("PGSSLMODE", "sometimes")]).contains("is none of"));
+    // The URL wins over the environment, also where it asks for less.
     assert!(
         server(
             Some("postgres://u@h/d?sslmode=disable"),
@@ -90,11 +94,10 @@ fn a_mode_that_asks_for_tls_is_refused_wherever_it_stands() {
 
 #[test]
 fn plaintext_is_said_when_it_leaves_the_machine() {
-    let notice = |url: &str| {
-        server(Some(url), &[("USER", "u")])
-            .unwrap()
-            .plaintext_notice()
-    };
+    fn notice(url: &str) -> Option<String> {
+        let server = server(Some(url), &[("USER", "u")]).unwrap();
+        server.plaintext_notice()
+    }
     for local in [
         "postgres://localhost/d",
         "postgres://127.0.0.1/d",
@@ -112,6 +115,7 @@ fn plaintext_is_said_when_it_leaves_the_machine() {
 
 #[test]
 fn no_password_stands_in_what_is_shown() {
+    // A port that is no number, an open quote and an unknown option are errors of three parsers.
     let url = "postgres://u:s3cret@h:port/d?options=x";
     assert!(!error(Some(url), &[]).contains("s3cret"));
     let good = server(Some("postgres://u:s3cret@h/d"), &[]).unwrap();
@@ -122,6 +126,7 @@ fn no_password_stands_in_what_is_shown() {
 
 #[test]
 fn what_is_not_honoured_is_an_error() {
+    // To ignore these would be to connect to another server, or in another way, than was meant.
     assert!(error(None, &[("PGSERVICE", "prod")]).contains("PGSERVICE"));
     assert!(error(None, &[("PGPORT", "many"), ("USER", "u")]).contains("PGPORT"));
     assert!(
@@ -131,8 +136,8 @@ fn what_is_not_honoured_is_an_error() {
     assert!(error(Some("nonsense"), &[]).contains("expected key=value"));
 }
 
-/// Whatever is put together of the pieces of connection strings: it is understood or refused, and
-/// no password is repeated.
+/// Puts pieces of connection strings together at random. Each result is understood or refused, and
+/// no error repeats the password.
 #[test]
 fn no_connection_string_repeats_its_password() {
     const PIECES: [&str; 30] = [
@@ -172,7 +177,7 @@ fn no_connection_string_repeats_its_password() {
         let text: String = (0..random.usize(1..12))
             .map(|_| PIECES[random.usize(0..PIECES.len())])
             .collect();
-        // A scheme is repeated.
+        // An error may repeat the scheme.
         if text
             .split_once("://")
             .is_some_and(|(scheme, _)| scheme.contains("geheim"))

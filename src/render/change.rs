@@ -1,4 +1,4 @@
-//! A notification as a line: for people, or as one JSON object.
+//! [`Event`]: the events that `tail` prints, notifications above all, as lines of text or of JSON.
 
 use super::escape::{escape, excerpt};
 use anstyle::{AnsiColor, Style};
@@ -8,160 +8,168 @@ use postgres_index_cache_core::{Action, Key, Payload, one_line_json};
 use serde_json::value::RawValue;
 use std::fmt::Write as _;
 
-/// How many characters of a value a line for people shows.
+/// The largest number of characters of a value in a line of text.
 const LONGEST_VALUE: usize = 60;
 
-/// What a `tail` prints.
+/// An event that `tail` prints.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The listener hears.
+    /// The listener began to receive notifications.
     Connected {
-        /// When.
+        /// The time of the event.
         at: Timestamp,
-        /// The channels.
+        /// The channels that are listened to.
         channels: &'a [String],
     },
-    /// A notification that parses.
+    /// A notification whose payload was understood.
     Change {
-        /// How it came.
+        /// The received notification.
         arrival: Arrival<'a>,
-        /// What it says.
+        /// The parsed payload.
         payload: &'a Payload<'a>,
     },
-    /// A notification that does not.
+    /// A notification whose payload was not understood.
     Invalid {
-        /// How it came.
+        /// The received notification.
         arrival: Arrival<'a>,
-        /// What is wrong with it.
+        /// The reason why the payload was not understood.
         error: String,
     },
-    /// Nothing was heard in between.
+    /// A time in which no notification was received.
     Gap {
-        /// When the connection was lost.
+        /// The time when the connection was lost.
         from: Timestamp,
-        /// When the listener heard again.
+        /// The time when the listener received notifications again.
         to: Timestamp,
     },
-    /// The listener hears again.
+    /// The listener receives notifications again.
     Resumed {
-        /// When.
+        /// The time of the event.
         at: Timestamp,
     },
     /// Notifications came faster than the output took them.
     Dropped {
-        /// How many are missing here.
+        /// The number of notifications that are missing here.
         count: u64,
     },
 }
 
-/// How a notification came.
+/// A received notification.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival<'a> {
-    /// When it was received.
+    /// The time when the notification was received.
     pub at: Timestamp,
-    /// On which channel.
+    /// The channel.
     pub channel: &'a str,
-    /// From which backend.
+    /// The server process of the session that sent the notification.
     pub pid: i32,
-    /// What was sent.
+    /// The payload's text.
     pub payload: &'a str,
 }
 
-/// How lines for people look.
+/// The look of lines of text.
 #[derive(Debug, Clone)]
 pub struct ChangeStyle {
     /// Whether to use colour.
     pub color: bool,
-    /// The zone of the times.
+    /// The time zone of the times.
     pub zone: TimeZone,
-    /// Whether to name the channel: there are several.
+    /// Whether to name the channel, since there are several.
     pub with_channel: bool,
 }
 
-/// Appends the line for people.
-pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
-    let paint = |style: Style, text: &str| {
-        if look.color {
+impl ChangeStyle {
+    /// Returns the text in `style`, or unchanged if colour is off.
+    fn paint(&self, style: Style, text: &str) -> String {
+        if self.color {
             format!("{style}{text}{style:#}")
         } else {
             text.to_string()
         }
-    };
-    let dim = Style::new().dimmed();
-    let alarm = AnsiColor::Red.on_default().bold();
-    // Writing into a String cannot fail.
-    let _ = match event {
+    }
+
+    /// Returns text that matters less than the rest.
+    fn dim(&self, text: &str) -> String {
+        self.paint(Style::new().dimmed(), text)
+    }
+
+    /// Returns text that must be seen.
+    fn alarm(&self, text: &str) -> String {
+        self.paint(AnsiColor::Red.on_default().bold(), text)
+    }
+
+    /// Returns a time of day in the zone of the style, with milliseconds.
+    fn clock(&self, at: Timestamp) -> String {
+        at.to_zoned(self.zone.clone())
+            .strftime("%H:%M:%S%.3f")
+            .to_string()
+    }
+}
+
+/// Appends the line of text for an event.
+pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
+    match event {
         Event::Connected { at, channels } => {
             let names: Vec<_> = channels.iter().map(|channel| escape(channel)).collect();
-            writeln!(
-                line,
-                "{}",
-                paint(
-                    dim,
-                    &format!("{}  listening on {}", clock(*at, look), names.join(", "))
-                )
-            )
+            let text = format!("{}  listening on {}", look.clock(*at), names.join(", "));
+            line.push_str(&look.dim(&text));
         }
-        Event::Change { arrival, payload } => {
-            let _ = write!(line, "{}  ", paint(dim, &clock(arrival.at, look)));
-            if look.with_channel {
-                let _ = write!(line, "{}  ", escape(arrival.channel));
-            }
-            let action = format!("{:<8}", payload.action.as_str());
-            let _ = write!(
-                line,
-                "{} {}",
-                paint(style_of(payload.action), &action),
-                table_of(payload)
-            );
-            write_row(payload, line);
-            match age_ms(arrival, payload) {
-                Some(age) => writeln!(line, "  {}", paint(dim, &format!("({age:.1} ms)"))),
-                None => writeln!(line),
-            }
+        Event::Change { arrival, payload } => write_change(arrival, payload, look, line),
+        Event::Invalid { arrival, error } => {
+            let at = look.dim(&look.clock(arrival.at));
+            let invalid = look.alarm("invalid ");
+            let payload = excerpt(arrival.payload, 200);
+            let error = escape(error);
+            line.push_str(&format!("{at}  {invalid} {payload}  ({error})"));
         }
-        Event::Invalid { arrival, error } => writeln!(
-            line,
-            "{}  {} {}  ({})",
-            paint(dim, &clock(arrival.at, look)),
-            paint(alarm, "invalid "),
-            excerpt(arrival.payload, 200),
-            escape(error)
-        ),
         Event::Gap { from, to } => {
             let seconds = to.duration_since(*from).as_secs_f64();
             let text = format!(
                 "--- gap: nothing was heard from {} to {} ({seconds:.1} s); what changed in \
                 between is not shown ---",
-                clock(*from, look),
-                clock(*to, look)
+                look.clock(*from),
+                look.clock(*to)
             );
-            writeln!(line, "{}", paint(alarm, &text))
+            line.push_str(&look.alarm(&text));
         }
-        Event::Resumed { at } => writeln!(
-            line,
-            "{}",
-            paint(dim, &format!("{}  listening again", clock(*at, look)))
-        ),
+        Event::Resumed { at } => {
+            let text = format!("{}  listening again", look.clock(*at));
+            line.push_str(&look.dim(&text));
+        }
         Event::Dropped { count } => {
-            writeln!(
-                line,
-                "{}",
-                paint(
-                    alarm,
-                    &format!("--- {count} notifications dropped: the output is too slow ---")
-                )
-            )
+            let text = format!("--- {count} notifications dropped: the output is too slow ---");
+            line.push_str(&look.alarm(&text));
         }
-    };
+    }
+    line.push('\n');
 }
 
-fn clock(at: Timestamp, look: &ChangeStyle) -> String {
-    at.to_zoned(look.zone.clone())
-        .strftime("%H:%M:%S%.3f")
-        .to_string()
+/// Appends a change: time, channel, action, table, row, and how long the notification took.
+fn write_change(
+    arrival: &Arrival<'_>,
+    payload: &Payload<'_>,
+    look: &ChangeStyle,
+    line: &mut String,
+) {
+    line.push_str(&look.dim(&look.clock(arrival.at)));
+    line.push_str("  ");
+    if look.with_channel {
+        line.push_str(&escape(arrival.channel));
+        line.push_str("  ");
+    }
+    // Pad before painting: the codes of a colour would count as characters.
+    let action = format!("{:<8}", payload.action.as_str());
+    line.push_str(&look.paint(style_of(payload.action), &action));
+    line.push(' ');
+    line.push_str(&table_of(payload));
+    write_row(payload, line);
+    if let Some(age) = age_ms(arrival, payload) {
+        line.push_str("  ");
+        line.push_str(&look.dim(&format!("({age:.1} ms)")));
+    }
 }
 
+/// Returns the colour of an action.
 fn style_of(action: Action) -> Style {
     match action {
         Action::Insert => AnsiColor::Green.on_default(),
@@ -171,6 +179,7 @@ fn style_of(action: Action) -> Style {
     }
 }
 
+/// Returns the table's name, with the schema if the payload names one, escaped.
 fn table_of(payload: &Payload<'_>) -> String {
     match &payload.schema {
         Some(schema) => format!("{}.{}", escape(schema), escape(&payload.table)),
@@ -178,8 +187,15 @@ fn table_of(payload: &Payload<'_>) -> String {
     }
 }
 
+/// Returns a key for people, escaped and cut to [`LONGEST_VALUE`].
+fn key(id: &RawValue) -> String {
+    excerpt(&Key::from_json(id).to_string(), LONGEST_VALUE).into_owned()
+}
+
+/// Appends the key, the notes and the columns of a payload, as far as there are any.
 fn write_row(payload: &Payload<'_>, line: &mut String) {
-    let key = |id: &RawValue| excerpt(&Key::from_json(id).to_string(), LONGEST_VALUE).into_owned();
+    // A change of the key is two notifications. The delete of the old key names the new one, the
+    // update with the new key names the old one.
     if let Some(id) = payload.id {
         line.push_str("  ");
         if let Some(old) = payload.old_id {
@@ -212,8 +228,10 @@ fn write_row(payload: &Payload<'_>, line: &mut String) {
     }
 }
 
-/// The members of an object, in its order; what is no object has none.
+/// Returns the members of a JSON object, name and value, in the object's order. Empty if `data` is
+/// no object.
 pub fn members(data: &RawValue) -> Vec<(String, &RawValue)> {
+    // A visitor, since serde_json's own map sorts the members and keeps one of each name.
     struct Members;
     impl<'de> serde::de::Visitor<'de> for Members {
         type Value = Vec<(String, &'de RawValue)>;
@@ -240,13 +258,15 @@ pub fn members(data: &RawValue) -> Vec<(String, &RawValue)> {
     .unwrap_or_default()
 }
 
-/// A value without the quotes of a string.
+/// Returns the text of a JSON string; the JSON itself of any other value.
 pub fn plain(value: &RawValue) -> String {
     serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_string())
 }
 
-/// A value for people: NULL is no text `null`, and one with a space or a sign in it, which could be
-/// taken for more, has quotes.
+/// Returns a value for people, escaped and cut to [`LONGEST_VALUE`].
+///
+/// JSON null is written `NULL`. A text has quotes if it could be taken for something else: if it is
+/// empty, `NULL`, or has a space, a `=` or a quote in it.
 fn shown(value: &RawValue) -> String {
     if value.get() == "null" {
         return "NULL".to_string();
@@ -264,13 +284,14 @@ fn shown(value: &RawValue) -> String {
     }
 }
 
-/// Milliseconds from the trigger to here; the two clocks may differ.
+/// Returns the milliseconds from the trigger to the arrival; `None` if the payload has no time. The
+/// server's clock and ours may differ, so the number can be negative.
 fn age_ms(arrival: &Arrival<'_>, payload: &Payload<'_>) -> Option<f64> {
     let at: Timestamp = payload.at.as_ref()?.parse().ok()?;
     Some(arrival.at.duration_since(at).as_secs_f64() * 1000.0)
 }
 
-/// Appends the JSON line.
+/// Appends the line of JSON for an event.
 pub fn write_json(event: &Event<'_>, line: &mut String) {
     let start = line.len();
     // Writing into a String cannot fail.
@@ -300,6 +321,8 @@ pub fn write_json(event: &Event<'_>, line: &mut String) {
         Event::Resumed { at } => write!(line, r#"{{"event":"resumed","at":"{at}"}}"#),
         Event::Dropped { count } => write!(line, r#"{{"event":"dropped","count":{count}}}"#),
     };
+    // The payload's own JSON may have line breaks between its members. Nearly none has, and then
+    // the line stays as it was written.
     if let std::borrow::Cow::Owned(clean) = one_line_json(&line[start..]) {
         line.truncate(start);
         line.push_str(&clean);
@@ -307,11 +330,14 @@ pub fn write_json(event: &Event<'_>, line: &mut String) {
     line.push('\n');
 }
 
+/// Returns a text as a JSON string.
 fn string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// Appends the start of an object: the event's word and the members of a notification.
 fn write_arrival(event: &str, arrival: &Arrival<'_>, line: &mut String) {
+    // Writing into a String cannot fail.
     let _ = write!(
         line,
         r#"{{"event":"{event}","channel":{},"pid":{},"received_at":"{}","bytes":{}"#,
@@ -322,7 +348,10 @@ fn write_arrival(event: &str, arrival: &Arrival<'_>, line: &mut String) {
     );
 }
 
+/// Appends the members of a payload. Data and keys are copied as they were sent, so that no digit
+/// of a number is lost.
 fn write_payload(arrival: &Arrival<'_>, payload: &Payload<'_>, line: &mut String) {
+    // Writing into a String cannot fail.
     let _ = write!(line, r#","table":{}"#, string(&payload.table));
     if let Some(schema) = &payload.schema {
         let _ = write!(line, r#","schema":{}"#, string(schema));
@@ -370,6 +399,7 @@ mod tests {
 
     const AT: &str = "2026-11-23T10:00:00.5Z";
 
+    /// Returns the lines of text and of JSON for a notification with this payload.
     fn both(payload: &str) -> (String, String) {
         let arrival = Arrival {
             at: AT.parse().unwrap(),
@@ -402,25 +432,34 @@ mod tests {
 
     #[test]
     fn a_change_is_a_line() {
-        let (text, json) = both(
-            r#"{"table":"users","action":"update","id":7,"schema":"app","xid":"742","at":"2026-11-23T10:00:00.498+00:00","old_id":6,"data":{"id":7,"name":"Ann"}}"#,
-        );
+        let (text, json) = both(concat!(
+            r#"{"table":"users","action":"update","id":7,"schema":"app","xid":"742","#,
+            r#""at":"2026-11-23T10:00:00.498+00:00","old_id":6,"#,
+            r#""data":{"id":7,"name":"Ann"}}"#
+        ));
         assert_eq!(
             text,
             "10:00:00.500  update   app.users  6 -> 7  id=7 name=Ann  (2.0 ms)\n"
         );
         assert_eq!(
             json,
-            "{\"event\":\"change\",\"channel\":\"c\\u001b\",\"pid\":7,\"received_at\":\"2026-11-23T10:00:00.5Z\",\"bytes\":146,\"table\":\"users\",\
-             \"schema\":\"app\",\"action\":\"update\",\"id\":7,\"data\":{\"id\":7,\"name\":\"Ann\"},\"old_id\":6,\"xid\":\"742\",\
-             \"at\":\"2026-11-23T10:00:00.498+00:00\",\"age_ms\":2.000}\n"
+            concat!(
+                r#"{"event":"change","channel":"c\u001b","pid":7,"#,
+                r#""received_at":"2026-11-23T10:00:00.5Z","bytes":146,"table":"users","#,
+                r#""schema":"app","action":"update","id":7,"data":{"id":7,"name":"Ann"},"#,
+                r#""old_id":6,"xid":"742","at":"2026-11-23T10:00:00.498+00:00","age_ms":2.000}"#,
+                "\n"
+            )
         );
     }
 
+    // Control characters as they are and as JSON escapes, a reversal of the text, a line break
+    // between members, and a payload that is no JSON at all.
     #[test]
     fn hostile_text_is_shown_and_not_obeyed() {
         let (text, json) = both(
-            "{\"table\":\"u\\u001b[31m\",\"action\":\"insert\",\"id\":\"\u{202e}x\",\"data\":{\"a\":\"\\u0007\u{9b}\",\"j\":{\"k\":\n1}}}",
+            "{\"table\":\"u\\u001b[31m\",\"action\":\"insert\",\"id\":\"\u{202e}x\",\
+             \"data\":{\"a\":\"\\u0007\u{9b}\",\"j\":{\"k\":\n1}}}",
         );
         assert_eq!(
             text,
@@ -433,6 +472,7 @@ mod tests {
                 .any(|c| c.is_control() || c == '\u{202e}'),
             "{json}"
         );
+        // Escaped, and still the same value.
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["data"]["a"], "\u{7}\u{9b}");
         let (text, json) = both("\u{1b}]0;owned\u{7}");

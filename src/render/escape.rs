@@ -1,11 +1,15 @@
-//! Text of strangers on a terminal: nothing in it is obeyed.
+//! [`escape`]: text from outside, made safe to print on a terminal.
+//!
+//! A name or a value in the database may hold control characters that move the cursor, rename the
+//! window or reorder text.
 
 use postgres_index_cache_core::is_obeyed;
 use std::borrow::Cow;
 
-/// The text with what a terminal obeys or does not show ([`is_obeyed`]) written as escapes: `\n`,
-/// `\u{1b}`. A tab becomes `\t`. Everything else stays.
+/// Returns the text with each character that a terminal obeys or does not show ([`is_obeyed`])
+/// written as an escape: `\n`, `\t`, `\u{1b}`.
 pub fn escape(text: &str) -> Cow<'_, str> {
+    // Nearly all texts have nothing to escape, and are not copied.
     if !text.chars().any(is_obeyed) {
         return Cow::Borrowed(text);
     }
@@ -20,7 +24,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// As [`escape`], and cut after `longest` characters with an ellipsis.
+/// Returns the escaped text, cut after `longest` characters with an ellipsis. The characters are
+/// counted before they are escaped.
 pub fn excerpt(text: &str, longest: usize) -> Cow<'_, str> {
     match text.char_indices().nth(longest) {
         Some((end, _)) => Cow::Owned(format!("{}…", escape(&text[..end]))),
@@ -32,6 +37,7 @@ pub fn excerpt(text: &str, longest: usize) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
+    // A colour (ESC and C1), a reversal of the text, line breaks, a tab, and invisible characters.
     #[test]
     fn nothing_that_a_terminal_obeys_remains() {
         let hostile = "a\u{1b}[31mb\u{9b}c\u{202e}d\re\nf\tg\u{0}h\u{7f}i\u{2066}j";

@@ -1,4 +1,4 @@
-//! What a comparison of a cache with its table found, as a line each.
+//! [`finding`]: a row that differs between cache and table, on one line.
 
 use super::Format;
 use super::escape::escape;
@@ -7,7 +7,7 @@ use postgres_index_cache_core::postgres::{DifferingColumn, Finding, FindingKind}
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// The word for a kind.
+/// Returns the word for a kind of finding.
 pub fn word(kind: FindingKind) -> &'static str {
     match kind {
         FindingKind::Missing => "missing",
@@ -16,25 +16,27 @@ pub fn word(kind: FindingKind) -> &'static str {
     }
 }
 
+/// A column of a finding, as JSON shows it.
 #[derive(Serialize)]
-struct Differing<'a> {
-    column: &'a str,
-    cache: &'a RawValue,
-    table: &'a RawValue,
+struct Differing {
+    column: String,
+    cache: Box<RawValue>,
+    table: Box<RawValue>,
 }
 
+/// A finding, as JSON shows it. The members are written in this order.
 #[derive(Serialize)]
 struct Line<'a> {
     event: &'a str,
     kind: &'a str,
     schema: &'a str,
     table: &'a str,
-    key: &'a RawValue,
-    columns: Vec<Differing<'a>>,
+    key: Box<RawValue>,
+    columns: Vec<Differing>,
     cause: &'a str,
 }
 
-/// A finding in a table, with its likely cause.
+/// Returns the line for a finding in a table, with the likely cause.
 pub fn finding(
     format: Format,
     (schema, table): (&str, &str),
@@ -43,13 +45,7 @@ pub fn finding(
 ) -> String {
     match format {
         Format::Text => {
-            let column = |column: &DifferingColumn| {
-                format!(
-                    "{} is {} in the cache, {} in the table",
-                    column.column, column.cache, column.table
-                )
-            };
-            let columns: Vec<String> = finding.columns.iter().map(column).collect();
+            let columns: Vec<String> = finding.columns.iter().map(difference).collect();
             let columns = if columns.is_empty() {
                 String::new()
             } else {
@@ -60,36 +56,21 @@ pub fn finding(
                 word(finding.kind),
                 finding.key
             );
+            // Names, values and the sender's application are text from outside.
             format!("{}\n", escape(&line))
         }
         Format::Json => {
-            let null = RawValue::NULL;
-            let raw = |json: &'_ str| {
-                serde_json::from_str::<&RawValue>(json)
-                    .map(ToOwned::to_owned)
-                    .ok()
-            };
-            let key = raw(&finding.key);
-            let cells: Vec<_> = finding
-                .columns
-                .iter()
-                .map(|column| (raw(&column.cache), raw(&column.table)))
-                .collect();
-            let columns = finding
-                .columns
-                .iter()
-                .zip(&cells)
-                .map(|(column, (cache, table))| Differing {
-                    column: &column.column,
-                    cache: cache.as_deref().unwrap_or(null),
-                    table: table.as_deref().unwrap_or(null),
-                });
+            let columns = finding.columns.iter().map(|differing| Differing {
+                column: differing.column.clone(),
+                cache: raw(&differing.cache),
+                table: raw(&differing.table),
+            });
             let line = Line {
                 event: "finding",
                 kind: word(finding.kind),
                 schema,
                 table,
-                key: key.as_deref().unwrap_or(null),
+                key: raw(&finding.key),
                 columns: columns.collect(),
                 cause,
             };
@@ -98,4 +79,17 @@ pub fn finding(
             format!("{}\n", one_line_json(&line))
         }
     }
+}
+
+/// Returns the two values of a column that differs, for people.
+fn difference(differing: &DifferingColumn) -> String {
+    format!(
+        "{} is {} in the cache, {} in the table",
+        differing.column, differing.cache, differing.table
+    )
+}
+
+/// Returns the given JSON, copied so that no digit of a number is lost; null if `json` is none.
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_string()).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

@@ -1,10 +1,12 @@
-//! JSON lines whose members stand in the order that they are given in.
+//! [`line`]: JSON objects on one line, with members in the order that they are given in.
 
 use postgres_index_cache_core::one_line_json;
 use serde_json::Value;
 
-/// One object on one line, with its newline.
+/// Returns an object on one line, with a newline at the end. Characters that a terminal obeys are
+/// escaped.
 pub fn line<'a>(members: impl IntoIterator<Item = (&'a str, Value)>) -> String {
+    // Written by hand: serde_json's map would sort the members by name.
     let members: Vec<String> = members
         .into_iter()
         .map(|(name, value)| format!("{}:{value}", Value::from(name)))

@@ -1,15 +1,17 @@
-//! A bar on stderr while a snapshot is read, when that is a terminal. The one home of indicatif.
+//! [`Progress`]: a bar on stderr while snapshots are read. The only module that uses indicatif.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-/// A progress bar, or nothing where nobody looks.
+/// A progress bar, hidden if not wanted or if stderr is no terminal. Removed from the screen when
+/// dropped.
 #[derive(Debug)]
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// A bar for `what`, of roughly `expected` rows.
+    /// Shows a bar with the text `what`, of roughly `expected` rows. Shows a spinner if `expected` is
+    /// `None`.
     pub fn new(what: &str, expected: Option<u64>, wanted: bool) -> Self {
         let bar = ProgressBar::with_draw_target(expected, ProgressDrawTarget::stderr_with_hz(10));
         if !wanted || !std::io::stderr().is_terminal() {
@@ -19,7 +21,7 @@ impl Progress {
             Some(_) => "{msg} {wide_bar} {human_pos} of about {human_len} rows, {eta} left",
             None => "{msg} {spinner} {human_pos} rows",
         };
-        // The templates are constants that a test renders.
+        // The templates are constants that a test renders, so the default style is never used.
         bar.set_style(
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
@@ -27,7 +29,7 @@ impl Progress {
         Self(bar)
     }
 
-    /// That something goes on, and for how long it has.
+    /// Shows a spinner with the text `what` and the time since the start.
     pub fn waiting(what: &str, wanted: bool) -> Self {
         let bar = Self::new(what, None, wanted);
         let style = ProgressStyle::with_template("{msg} {spinner} {elapsed}");
@@ -37,9 +39,10 @@ impl Progress {
         bar
     }
 
-    /// So many rows are read.
+    /// Moves the bar to `rows` rows read.
     pub fn set(&self, rows: usize) {
         let rows = rows as u64;
+        // The expected number was an estimate: a larger table moves the end of the bar.
         if self.0.length().is_some_and(|length| length < rows) {
             self.0.set_length(rows);
         }

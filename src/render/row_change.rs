@@ -1,45 +1,66 @@
-//! What became of a row: a line of text, or of JSON.
+//! [`RowChangeLine`]: a row before and after a change, as a line of text or of JSON.
 
 use super::escape::{escape, excerpt};
 use postgres_index_cache_core::{RowBuf, TableShape, one_line_json};
 use serde_json::json;
 
-/// The longest value that a line of text shows.
+/// The largest number of characters of a value in a line of text.
 const LONGEST_VALUE: usize = 60;
 
-/// A row before and after; one that was not there, or is not, is `None`.
+/// A row before and after a change.
 #[derive(Debug, Clone, Copy)]
 pub struct RowChangeLine<'a> {
-    /// `schema.table`.
+    /// The table's name: `schema.table`.
     pub table: &'a str,
-    /// Its columns.
+    /// The columns of the rows.
     pub shape: &'a TableShape,
-    /// Those to show, by position.
+    /// The columns to show, by their positions in `shape`.
     pub columns: &'a [usize],
-    /// What it was.
+    /// The row before; `None` if there was none.
     pub old: Option<&'a RowBuf>,
-    /// What it is.
+    /// The row after; `None` if there is none.
     pub new: Option<&'a RowBuf>,
-    /// How many changes more this one stands for.
+    /// The number of earlier changes of the row that this line stands for as well.
     pub collapsed: u64,
 }
 
+/// The kind of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChangeEvent {
+    /// The row was not there before.
+    Added,
+    /// A shown column has another value.
+    Changed,
+    /// The row is not there any more.
+    Removed,
+}
+
+impl RowChangeEvent {
+    /// Returns the word that lines begin with.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Changed => "changed",
+            Self::Removed => "removed",
+        }
+    }
+}
+
 impl RowChangeLine<'_> {
-    /// `added`, `changed` or `removed`; `None` when nothing that is shown has changed.
-    pub fn event(&self) -> Option<&'static str> {
+    /// Returns the kind of the change; `None` if nothing that is shown has changed.
+    pub fn event(&self) -> Option<RowChangeEvent> {
         match (self.old, self.new) {
             (None, None) => None,
-            (None, Some(_)) => Some("added"),
-            (Some(_), None) => Some("removed"),
-            (Some(_), Some(_)) => (!self.differing().is_empty()).then_some("changed"),
+            (None, Some(_)) => Some(RowChangeEvent::Added),
+            (Some(_), None) => Some(RowChangeEvent::Removed),
+            (Some(old), Some(new)) => {
+                (!self.differing(old, new).is_empty()).then_some(RowChangeEvent::Changed)
+            }
         }
     }
 
-    /// The columns that are shown and not as they were.
-    fn differing(&self) -> Vec<usize> {
-        let (Some(old), Some(new)) = (self.old, self.new) else {
-            return Vec::new();
-        };
+    /// Returns the shown columns whose values differ.
+    fn differing(&self, old: &RowBuf, new: &RowBuf) -> Vec<usize> {
         self.columns
             .iter()
             .copied()
@@ -47,65 +68,57 @@ impl RowChangeLine<'_> {
             .collect()
     }
 
-    /// One line; empty when nothing that is shown has changed. `at` is when, where that is told.
+    /// Returns a line of JSON, with the time `at` if there is one. Empty if nothing that is shown
+    /// has changed.
     pub fn json(&self, at: Option<&str>) -> String {
         let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else {
             return String::new();
         };
-        let mut line = format!("{{\"event\":\"{event}\"");
+        let mut line = format!("{{\"event\":\"{}\"", event.as_str());
         if let Some(at) = at {
             line.push_str(&format!(",\"at\":{}", json!(at)));
         }
         line.push_str(&format!(",\"table\":{},\"row\":", json!(self.table)));
         row.write_json(self.shape, self.columns, &mut line);
-        if let (Some(old), "changed") = (self.old, event) {
-            // What the changed columns were, by name.
+        if let (Some(old), Some(new)) = (self.old, self.new) {
+            // The new row is whole, so the old one needs only the values that changed.
             line.push_str(",\"old\":");
-            old.write_json(self.shape, &self.differing(), &mut line);
+            old.write_json(self.shape, &self.differing(old, new), &mut line);
         }
+        // Most lines stand for one change, and have no such member.
         if self.collapsed > 0 {
             line.push_str(&format!(",\"collapsed\":{}", self.collapsed));
         }
         format!("{}}}\n", one_line_json(&line))
     }
 
-    /// The same for people: a change with its key, and the columns that changed, old to new.
+    /// Returns a line of text, with the time `at` if there is one. A changed row is shown by its
+    /// key and the old and new values of the columns that changed. Empty if nothing that is shown
+    /// has changed.
     pub fn text(&self, at: Option<&str>) -> String {
         let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else {
             return String::new();
         };
-        let value = |row: &RowBuf, column: usize| {
-            let mut text = String::new();
-            match row.cell(column) {
-                Some(cell) => self.shape.columns()[column]
-                    .kind
-                    .write_text(cell, &mut text),
-                None => text.push_str("NULL"),
-            }
-            excerpt(&text, LONGEST_VALUE).into_owned()
-        };
-        let name = |column: usize| escape(&self.shape.columns()[column].name).into_owned();
         let parts: Vec<String> = match (self.old, self.new) {
             (Some(old), Some(new)) => {
-                let key = self
-                    .shape
-                    .key()
-                    .iter()
-                    .map(|&column| format!("{}={}", name(column), value(new, column)));
-                let changed = self.differing().into_iter().map(|column| {
+                // The columns that changed do not tell which row it was, so the key comes first.
+                let key = self.shape.key().iter();
+                let key = key.map(|&column| self.named_value(new, column));
+                let changed = self.differing(old, new).into_iter().map(|column| {
                     format!(
                         "{}: {} -> {}",
-                        name(column),
-                        value(old, column),
-                        value(new, column)
+                        self.name(column),
+                        self.value(old, column),
+                        self.value(new, column)
                     )
                 });
                 key.chain(changed).collect()
             }
+            // A row that came or went has no old values beside the new ones: show all of it.
             _ => self
                 .columns
                 .iter()
-                .map(|&column| format!("{}={}", name(column), value(row, column)))
+                .map(|&column| self.named_value(row, column))
                 .collect(),
         };
         let at = at.map(|at| format!("{at}  ")).unwrap_or_default();
@@ -115,10 +128,33 @@ impl RowChangeLine<'_> {
             String::new()
         };
         format!(
-            "{at}{event:<7}  {}  {}{collapsed}\n",
+            "{at}{:<7}  {}  {}{collapsed}\n",
+            event.as_str(),
             escape(self.table),
             parts.join("  ")
         )
+    }
+
+    /// Returns the name of a column, escaped.
+    fn name(&self, column: usize) -> String {
+        escape(&self.shape.columns()[column].name).into_owned()
+    }
+
+    /// Returns the value of a column, escaped and cut to [`LONGEST_VALUE`].
+    fn value(&self, row: &RowBuf, column: usize) -> String {
+        let mut text = String::new();
+        match row.cell(column) {
+            Some(cell) => self.shape.columns()[column]
+                .kind
+                .write_text(cell, &mut text),
+            None => text.push_str("NULL"),
+        }
+        excerpt(&text, LONGEST_VALUE).into_owned()
+    }
+
+    /// Returns `name=value` of a column.
+    fn named_value(&self, row: &RowBuf, column: usize) -> String {
+        format!("{}={}", self.name(column), self.value(row, column))
     }
 }
 
@@ -127,39 +163,52 @@ mod tests {
     use super::*;
     use postgres_index_cache_core::{CellType, Column, JsonNulls};
 
-    #[test]
-    fn a_change_shows_what_was_and_obeys_nothing() {
-        let column = |name: &str, kind| Column {
-            name: name.to_string(),
-            kind,
-            nullable: true,
-        };
+    /// Returns a shape whose second column has an escape character in its name.
+    fn hostile_shape() -> TableShape {
         let columns = vec![
             Column {
+                name: "id".to_string(),
+                kind: CellType::Int4,
                 nullable: false,
-                ..column("id", CellType::Int4)
             },
-            column("v\u{1b}", CellType::Text),
+            Column {
+                name: "v\u{1b}".to_string(),
+                kind: CellType::Text,
+                nullable: true,
+            },
         ];
-        let shape = TableShape::new(columns, &["id".to_string()]).unwrap();
-        let row = |json: &str| {
-            let mut row = RowBuf::default();
-            row.read_json(&shape, json, JsonNulls::Unknown).unwrap();
-            row
-        };
-        let old = row(r#"{"id":1,"v\u001b":"a"}"#);
-        let new = row(r#"{"id":1,"v\u001b":"\u009b"}"#);
-        let change = |old, new| RowChangeLine {
+        TableShape::new(columns, &["id".to_string()]).unwrap()
+    }
+
+    fn row(shape: &TableShape, json: &str) -> RowBuf {
+        let mut row = RowBuf::default();
+        row.read_json(shape, json, JsonNulls::Unknown).unwrap();
+        row
+    }
+
+    fn change<'a>(
+        shape: &'a TableShape,
+        old: Option<&'a RowBuf>,
+        new: Option<&'a RowBuf>,
+    ) -> RowChangeLine<'a> {
+        RowChangeLine {
             table: "s.t",
-            shape: &shape,
+            shape,
             columns: &[0, 1],
             old,
             new,
             collapsed: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn a_change_shows_what_was_and_obeys_nothing() {
+        let shape = hostile_shape();
+        let old = row(&shape, r#"{"id":1,"v\u001b":"a"}"#);
+        let new = row(&shape, r#"{"id":1,"v\u001b":"\u009b"}"#);
         let changed = RowChangeLine {
             collapsed: 2,
-            ..change(Some(&old), Some(&new))
+            ..change(&shape, Some(&old), Some(&new))
         };
         assert_eq!(
             changed.text(Some("12:00")),
@@ -167,13 +216,19 @@ mod tests {
         );
         assert_eq!(
             changed.json(None),
-            "{\"event\":\"changed\",\"table\":\"s.t\",\"row\":{\"id\":1,\"v\\u001b\":\"\\u009b\"},\"old\":{\"v\\u001b\":\"a\"},\"collapsed\":2}\n"
+            concat!(
+                r#"{"event":"changed","table":"s.t","row":{"id":1,"v\u001b":"\u009b"},"#,
+                r#""old":{"v\u001b":"a"},"collapsed":2}"#,
+                "\n"
+            )
         );
         assert_eq!(
-            change(None, Some(&old)).text(None),
+            change(&shape, None, Some(&old)).text(None),
             "added    s.t  id=1  v\\u{1b}=a\n"
         );
-        assert_eq!(change(Some(&old), None).event(), Some("removed"));
-        assert_eq!(change(Some(&old), Some(&old)).json(None), "");
+        let removed = change(&shape, Some(&old), None);
+        assert_eq!(removed.event(), Some(RowChangeEvent::Removed));
+        // A row may be written without a change of its shown columns: no line.
+        assert_eq!(change(&shape, Some(&old), Some(&old)).json(None), "");
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of a cache as a table or as JSON lines.
+//! [`rows`]: rows of a cache, as an aligned table or as lines of JSON.
 
 use super::Format;
 use super::table::{Heading, render};
@@ -6,7 +6,8 @@ use postgres_index_cache_core::{CellType, Column, Row, TableShape, one_line_json
 use serde_json::json;
 use std::fmt::Write as _;
 
-/// The rows with `columns`, by their positions in the shape, in that order. No row: nothing.
+/// Returns the rows with the named `columns`, which are positions in `shape`, in that order. An
+/// empty text if there is no row.
 pub fn rows<'a>(
     format: Format,
     shape: &TableShape,
@@ -41,14 +42,17 @@ pub fn rows<'a>(
     }
 }
 
-/// The rows as events of a stream, a JSON object each: a column that is called `event` must not
-/// pass for the word of the stream.
+/// Returns the rows as events of a stream, an object of JSON each.
+///
+/// The columns stand in a member of their own. Otherwise a column that is called `event` could pass
+/// for the stream's own member.
 pub fn row_events<'a>(
     (schema, table): (&str, &str),
     shape: &TableShape,
     columns: &[usize],
     found: impl IntoIterator<Item = &'a Row<'a>>,
 ) -> String {
+    // The start of each line, up to the closing brace.
     let lead = json!({"event": "row", "schema": schema, "table": table}).to_string();
     let lead = lead.strip_suffix('}').unwrap_or_default();
     let mut text = String::new();
@@ -59,6 +63,7 @@ pub fn row_events<'a>(
     text
 }
 
+/// Returns the heading of a column, with numbers aligned to the right.
 fn heading(column: &Column) -> Heading {
     match column.kind {
         CellType::Int2
@@ -71,6 +76,7 @@ fn heading(column: &Column) -> Heading {
     }
 }
 
+/// Returns a cell as text; the table escapes it.
 fn cell(shape: &TableShape, row: &Row<'_>, column: usize) -> String {
     let mut text = String::new();
     match row.cell(column) {

@@ -1,21 +1,22 @@
-//! Aligned columns, the same on a terminal as on a pipe. The one home of comfy-table.
+//! [`render`]: aligned columns, the same on a terminal as on a pipe. The only module that uses
+//! comfy-table.
 
 use super::escape::escape;
 use comfy_table::presets;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use std::collections::VecDeque;
 
-/// A column's heading and side.
+/// The heading of a column, and the side to which the cells are aligned.
 #[derive(Debug, Clone)]
 pub struct Heading {
-    /// Its text.
+    /// The text of the heading.
     pub text: String,
-    /// Whether its cells end at the same place, as numbers do.
+    /// Whether the column is aligned to the right, as numbers are.
     pub is_number: bool,
 }
 
 impl Heading {
-    /// A column of text.
+    /// Returns the heading of a column of text.
     pub fn text(text: &str) -> Self {
         Self {
             text: text.to_string(),
@@ -23,7 +24,7 @@ impl Heading {
         }
     }
 
-    /// A column of numbers.
+    /// Returns the heading of a column of numbers.
     pub fn number(text: &str) -> Self {
         Self {
             text: text.to_string(),
@@ -32,15 +33,18 @@ impl Heading {
     }
 }
 
-/// The longest cell, in characters, that makes its column wider: one long value must not pad every
+/// The longest cell, in characters, that makes a column wider. One longer value must not pad every
 /// other row.
 const LONGEST_ALIGNED: usize = 100;
 
-/// Stands for a cell that is longer, while the rest is aligned: no cell that is escaped has it.
+/// The placeholder of a longer cell while the rest is aligned. No other cell has this character,
+/// since cells are escaped.
 const LONG: char = '\u{1}';
 
-/// Rows under headings, each line ending with a newline. Cells are escaped here; nothing is cut or
-/// wrapped: what stands behind a long cell moves to the right.
+/// Returns rows under headings, each line with a newline at the end.
+///
+/// Cells are escaped here. Nothing is cut or wrapped: behind a long cell, the rest of the row moves
+/// to the right.
 pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table
@@ -72,8 +76,10 @@ pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>)
             });
         }
     }
+    // Put the long cells back for their placeholders, which come in the order of the rows.
     let mut text = String::new();
     for line in table.lines() {
+        // A last column of text would pad its short cells with spaces nobody sees.
         let mut rest = line.trim_end();
         while let Some((before, behind)) = rest.split_once(LONG) {
             text.push_str(before);
@@ -103,13 +109,10 @@ mod tests {
     #[test]
     fn a_long_cell_moves_its_own_row_alone() {
         let long = "x".repeat(LONGEST_ALIGNED + 1);
-        let cells = |name: &str, other: &str| vec![name.to_string(), other.to_string()];
-        let rows = vec![
-            cells("a", "1"),
-            cells(&long, "2"),
-            cells("b", &long),
-            cells("c", ""),
-        ];
+        let long = long.as_str();
+        let rows = [["a", "1"], [long, "2"], ["b", long], ["c", ""]]
+            .into_iter()
+            .map(|row| row.map(str::to_string).to_vec());
         let text = render(&[Heading::text("name"), Heading::text("other")], rows);
         assert_eq!(
             text,
