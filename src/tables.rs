@@ -112,26 +112,36 @@ pub fn shape(
     postgres::shape(table, is_kept).map_err(refused)
 }
 
+/// A cache that is to be loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct PlannedCache<'a> {
+    /// The table to load.
+    pub table: &'a CatalogTable,
+    /// The columns that the cache keeps, and the key.
+    pub shape: &'a TableShape,
+}
+
 /// Checks that the caches of all tables together would take at most `allowed` bytes.
 ///
 /// # Errors
 /// If they would take more, or the server refuses a query.
 pub async fn check_memory(
     catalog: &mut Catalog<'_>,
-    tables: &[(&CatalogTable, &TableShape)],
+    planned: &[PlannedCache<'_>],
     allowed: usize,
 ) -> anyhow::Result<()> {
     // An estimate, before anything is loaded. The driver measures the caches while it loads them.
     let mut wanted = 0_usize;
-    for (table, shape) in tables {
-        wanted = wanted.saturating_add(estimate::memory(catalog, table, shape).await?);
+    for cache in planned {
+        let bytes = estimate::memory(catalog, cache.table, cache.shape).await?;
+        wanted = wanted.saturating_add(bytes);
     }
     if wanted <= allowed {
         return Ok(());
     }
-    let names: Vec<String> = tables
+    let names: Vec<String> = planned
         .iter()
-        .map(|(table, _)| table.display_name())
+        .map(|cache| cache.table.display_name())
         .collect();
     Err(with_hint(
         anyhow!(

@@ -10,8 +10,8 @@ use std::time::Duration;
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Shows a bar with the text `what`, of roughly `expected` rows. Shows a spinner if `expected` is
-    /// `None`.
+    /// Shows a bar with the text `what`, of roughly `expected` rows. Shows a spinner if the number
+    /// is `None`.
     pub fn new(what: &str, expected: Option<u64>, wanted: bool) -> Self {
         let bar = ProgressBar::with_draw_target(expected, ProgressDrawTarget::stderr_with_hz(10));
         if !wanted || !std::io::stderr().is_terminal() {

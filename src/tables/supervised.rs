@@ -7,9 +7,8 @@ use crate::connect::Server;
 use crate::failure::Report;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, in_the_way, loading, prepare};
-use crate::tables::{check_memory, explain_failure};
+use crate::tables::{PlannedCache, check_memory, explain_failure};
 use anyhow::Context as _;
-use postgres_index_cache_core::TableShape;
 use postgres_index_cache_core::postgres::{
     Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed,
     sqlstate::{self, Policy},
@@ -87,12 +86,12 @@ impl<M: MakeTarget> Wanted<M> {
                 Err(error) => Err(unfollowed(&error)),
             });
         }
-        let sizes: Vec<(&CatalogTable, &TableShape)> = described
+        let planned: Vec<PlannedCache<'_>> = described
             .iter()
             .flatten()
-            .map(|target| (&target.table, &*target.shape))
+            .map(Target::planned_cache)
             .collect();
-        check_memory(&mut catalog, &sizes, self.max_memory)
+        check_memory(&mut catalog, &planned, self.max_memory)
             .await
             .map_err(|error| unfollowed(&error))?;
         Ok(described)

@@ -6,8 +6,8 @@ use crate::render::progress::Progress;
 use crate::tables::catalog::{self, Catalog, CatalogColumn, CatalogTable};
 use crate::tables::conditions::Conditions;
 use crate::tables::{
-    channel, check_announced, check_kind, check_memory, explain_failure, follow, options, shape,
-    shown,
+    PlannedCache, channel, check_announced, check_kind, check_memory, explain_failure, follow,
+    options, shape, shown,
 };
 use crate::triggers::observe::observe;
 use postgres_index_cache_core::postgres::{
@@ -101,6 +101,14 @@ impl Target {
             && self.follow.is_same_table(&other.follow)
     }
 
+    /// Returns the cache that loading this target makes.
+    pub(super) fn planned_cache(&self) -> PlannedCache<'_> {
+        PlannedCache {
+            table: &self.table,
+            shape: &self.shape,
+        }
+    }
+
     /// Returns the table's name with its schema, for people.
     pub fn name(&self) -> String {
         self.table.display_name()
@@ -130,11 +138,8 @@ pub async fn prepare(
     targets: &[Target],
     max_memory: usize,
 ) -> anyhow::Result<DriverOptions> {
-    let sizes: Vec<(&CatalogTable, &TableShape)> = targets
-        .iter()
-        .map(|target| (&target.table, &*target.shape))
-        .collect();
-    check_memory(catalog, &sizes, max_memory).await?;
+    let planned: Vec<PlannedCache<'_>> = targets.iter().map(Target::planned_cache).collect();
+    check_memory(catalog, &planned, max_memory).await?;
     let mut channels: Vec<String> = targets
         .iter()
         .map(|target| target.channel.clone())

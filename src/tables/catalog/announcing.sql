@@ -1,5 +1,5 @@
--- Returns the tables that have an announcing trigger: one that calls notify_cache_change, or a function whose comment says
--- that install-triggers made it.
+-- Returns the tables that have an announcing trigger: one that calls notify_cache_change, or a
+-- function whose comment says that install-triggers made it.
 SELECT DISTINCT c.oid, n.nspname, c.relname
 FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
@@ -7,7 +7,8 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 -- A trigger with a parent is the clone of a partitioned table's trigger, which is found by itself.
 WHERE NOT t.tgisinternal AND t.tgparentid = 0
-  -- A leaf has a trigger of its own for TRUNCATE (tgtype 32), but belongs to its root, which is found by its own triggers.
+  -- A leaf has a trigger of its own for TRUNCATE (tgtype 32), but belongs to its root, which is
+  -- found by the triggers of the root.
   AND NOT (c.relispartition AND t.tgtype = 32)
   AND (
     p.proname LIKE 'notify\_cache\_change%'

@@ -1,5 +1,5 @@
--- Returns the tables of a schema ($1) that can have announcing triggers of their own. A partition gets its triggers with
--- its root, and the rows of a temporary table are visible to one session alone.
+-- Returns the tables of a schema ($1) that can have announcing triggers of their own. A partition
+-- gets its triggers with its root, and one session alone sees the rows of a temporary table.
 SELECT c.oid
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
