@@ -1,6 +1,13 @@
-//! The engine on fake time against a model of PostgreSQL, from seeds. A seed that fails is one
-//! line: `SEED=… cargo test -p postgres-index-cache-core --test simulation one_seed`; `SEEDS=…`
-//! runs more of them.
+//! The engine on fake time, driven by a model of PostgreSQL from seeds.
+//!
+//! Each seed is one run: writers, readers, lost connections, DDL and forged payloads in an order
+//! that the seed alone decides. After each step the caches are checked against the tables. A run
+//! that fails is repeated by one line:
+//! `SEED=… cargo test -p postgres-index-cache-core --test simulation one_seed`. `SEEDS=…` sets how
+//! many seeds are run.
+//!
+//! - [`server`]: the model of PostgreSQL.
+//! - [`world`]: one run, with models of the driver and of the caches, and the checks.
 
 mod server;
 mod world;
@@ -12,20 +19,111 @@ use world::{World, Wrong};
 
 const SEEDS: u64 = 20_000;
 
-/// Runs seeds until one fails.
-fn first_failure(seeds: std::ops::Range<u64>, wrong: Option<Wrong>) -> Option<(u64, String)> {
-    seeds
-        .into_iter()
-        .find_map(|seed| World::new(seed, wrong).run().err().map(|why| (seed, why)))
+/// Every rule of the engine that can be taken out, with the scenario that the rule prevents and
+/// that some seed runs into without the rule.
+const RULES: [Rule; 15] = [
+    // 1. T inserts a row, and an AFTER trigger updates that row.
+    // 2. The update is announced first, then the insert with its older data and `recheck`.
+    // 3. Applied in that order, the cache keeps the inserted data.
+    Rule::Recheck,
+    // 1. T deletes a row, and an AFTER trigger inserts the key again.
+    // 2. The insert is announced first, then the delete.
+    // 3. Applied in that order, the cache lacks a row that the table has.
+    Rule::Delete,
+    // 1. Q reads a row by its key. The answer, with the value A, is on its way.
+    // 2. T sets the value to B, and its change is applied at once.
+    // 3. The answer is stored over it: the cache has A, the table has B.
+    Rule::Waiting,
+    // 1. T1 and T2 update a row that Q is about to read by its key.
+    // 2. Q's snapshot sees both, so the cache gets T2's value.
+    // 3. T1's change arrives and is applied: the row goes back to T1's value.
+    Rule::Floor,
+    // 1. Q is asked for a row by its key, and is lost before the answer is handed in.
+    // 2. Over a new connection the row is read again, and later changes of the row are applied.
+    // 3. The answer of the old connection comes after all, and its old row is stored.
+    Rule::Generation,
+    // 1. T1 and T2 update a row. Both notifications wait in the queue.
+    // 2. The snapshot of a read sees both, so the cache gets T2's value.
+    // 3. T1's change arrives and is applied: the row goes back to T1's value.
+    Rule::Cut,
+    // 1. T commits. Its notification waits in the queue.
+    // 2. A caller asks for a fence, and is told at once that the fence is reached.
+    // 3. The caller reads a cache without T.
+    Rule::Fence,
+    // 1. Q is asked for a row by its key. Before Q reads, T1 truncates the table and T2 inserts
+    //    the key again.
+    // 2. Q's snapshot sees both, so the cache gets T2's row, and T2's own change is skipped.
+    // 3. T1's TRUNCATE, which waited for the read, removes every row, T2's included.
+    Rule::Spare,
+    // 1. A cache cannot be changed. T announces an insert of a key, then two deletes of that key
+    //    that were both made before it (see `Server::write`).
+    // 2. The first delete is doubtful, so the row is to be read again. The second one is not: the
+    //    key was last announced as deleted.
+    // 3. If the second delete may replace the read, the cache lacks a row that the table has.
+    Rule::Sticky,
+    // 1. Q takes the snapshot of a comparison.
+    // 2. T commits after that, and its change is applied before the comparison compares.
+    // 3. The cache has a row that the snapshot lacks: a false finding. Or the comparison reads the
+    //    row inside its snapshot and stores it: the row goes back.
+    Rule::Hold,
+    // 1. T commits. Its notification waits in the queue.
+    // 2. Q takes the snapshot of a comparison, which sees T.
+    // 3. The cache is compared without T: a false finding.
+    Rule::ComparisonFence,
+    // 1. Q is lost, and opened again on another server that lags behind.
+    // 2. Without the token that L must hear, this server's answers are believed.
+    // 3. Rows of some time ago are stored, and the cache is called live.
+    Rule::Probe,
+    // 1. A table was read. A change whose row must be read by its key arrives.
+    // 2. The fence that proves the table's read arrives before Q answers.
+    // 3. The table is called live as of that fence, with the old row.
+    Rule::Open,
+    // 1. Somebody disables a trigger and updates a row.
+    // 2. A caller asks for a fence, which arrives. No look has begun since step 1.
+    // 3. The caller is told that the fence is reached, and reads the old row.
+    Rule::Look,
+    // 1. A look finds that a table's trigger is disabled, or that another table has its name.
+    // 2. The driver says so, and the engine goes on with the table all the same.
+    // 3. The next fence is reached without the rows that nobody announced.
+    Rule::Held,
+];
+
+/// Every fault of the trigger or the driver; each variant of [`Fault`] has its scenario.
+const FAULTS: [Fault; 9] = [
+    Fault::SubtransactionXid,
+    Fault::NoRecheck,
+    Fault::Folded,
+    Fault::NoTruncate,
+    Fault::NewKeyAlone,
+    Fault::SnapshotBeforeListen,
+    Fault::AnyContract,
+    Fault::StaysWithRelation,
+    Fault::SwallowsMisfits,
+];
+
+/// A seed whose run failed.
+#[derive(Debug)]
+struct FailedSeed {
+    seed: u64,
+    why: String,
 }
 
+/// Runs `seeds` in order and returns the first that fails, or `None` if none does.
+fn first_failure(seeds: std::ops::Range<u64>, wrong: Option<Wrong>) -> Option<FailedSeed> {
+    seeds.into_iter().find_map(|seed| {
+        let ran = World::new(seed, wrong).run();
+        ran.err().map(|why| FailedSeed { seed, why })
+    })
+}
+
+/// The proof of the engine: each seed is another order of commits, reads, losses and DDL.
 #[test]
 fn the_cache_is_the_table_at_every_fence_whatever_happens() {
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) as u64;
     let seeds =
         std::env::var("SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("SEEDS is a number"));
     let share = seeds / threads;
-    let failures: Vec<(u64, String)> = std::thread::scope(|scope| {
+    let failures: Vec<FailedSeed> = std::thread::scope(|scope| {
         let runs: Vec<_> = (0..threads)
             .map(|thread| {
                 scope.spawn(move || first_failure(thread * share..(thread + 1) * share, None))
@@ -35,13 +133,14 @@ fn the_cache_is_the_table_at_every_fence_whatever_happens() {
             .filter_map(|run| run.join().expect("a run ends"))
             .collect()
     });
-    if let Some((seed, why)) = failures.first() {
+    if let Some(FailedSeed { seed, why }) = failures.first() {
         panic!(
             "SEED={seed} cargo test -p postgres-index-cache-core --test simulation one_seed\n{why}"
         );
     }
 }
 
+/// Repeats the run of one seed, for whoever looks into a failure.
 #[test]
 fn one_seed() {
     let seed = std::env::var("SEED").map_or(1, |seed| seed.parse().expect("SEED is a number"));
@@ -50,6 +149,8 @@ fn one_seed() {
     }
 }
 
+/// A change of the odds could make an event so rare that the simulation proves nothing about that
+/// event any more, and every test would still pass.
 #[test]
 fn everything_that_can_happen_does() {
     let mut happened: BTreeMap<&str, u64> = BTreeMap::new();
@@ -59,77 +160,54 @@ fn everything_that_can_happen_does() {
             .run()
             .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         let counters = world.counters();
-        for (what, count) in [
+        let statistics = &world.statistics;
+        for (event, count) in [
             ("applied", counters.applied),
             ("skipped", counters.skipped),
             ("reloads", counters.reloads),
             ("refetched", counters.refetched),
             ("gaps", counters.gaps),
             ("connections reopened", counters.reopened),
-            ("reads from another server", world.misplaced),
+            ("reads from another server", statistics.misplaced),
             ("invalid", counters.invalid),
             ("other tables", counters.other_tables),
-            ("fences", world.fences_checked),
-            ("truncates that spared rows", world.spared),
+            ("fences", statistics.fences_checked),
+            ("truncates that spared rows", statistics.spared),
             ("collapsed", counters.collapsed),
-            ("late answers", world.late),
-            ("blocked fences", world.blocked),
+            ("late answers", statistics.late),
+            ("blocked fences", statistics.blocked),
             ("changes in the plain form", counters.plain),
-            ("memory was short", world.short),
-            ("tables altered", world.altered),
-            ("tables that could not be followed", world.held),
-            ("names that another table took", world.swapped),
-            ("looks that failed", world.failed_looks),
-            ("rows that did not fit", world.misfits),
+            ("memory was short", statistics.short),
+            ("tables altered", statistics.altered),
+            ("tables that could not be followed", statistics.held),
+            ("names that another table took", statistics.swapped),
+            ("looks that failed", statistics.failed_looks),
+            ("rows that did not fit", statistics.misfits),
             (
                 "given up before it was live",
                 u64::from(world.has_given_up()),
             ),
-            ("caches compared", world.compared),
-            ("comparisons that did not count", world.inconclusive),
+            ("caches compared", statistics.compared),
+            ("inconclusive comparisons", statistics.inconclusive),
         ] {
-            *happened.entry(what).or_default() += count;
+            *happened.entry(event).or_default() += count;
         }
     }
     assert!(happened.values().all(|&count| count > 30), "{happened:?}");
 }
 
+/// Tests the simulation itself: a rule whose absence no seed finds is a rule without a test.
 #[test]
 fn disabling_any_rule_makes_the_simulation_fail() {
-    let rules = [
-        Rule::Recheck,
-        Rule::Delete,
-        Rule::Waiting,
-        Rule::Floor,
-        Rule::Generation,
-        Rule::Cut,
-        Rule::Fence,
-        Rule::Spare,
-        Rule::Sticky,
-        Rule::Hold,
-        Rule::ComparisonFence,
-        Rule::Probe,
-        Rule::Open,
-        Rule::Look,
-        Rule::Held,
-    ];
-    let faults = [
-        Fault::SubtransactionXid,
-        Fault::NoRecheck,
-        Fault::Folded,
-        Fault::NoTruncate,
-        Fault::NewKeyAlone,
-        Fault::SnapshotBeforeListen,
-        Fault::AnyContract,
-        Fault::StaysWithRelation,
-        Fault::SwallowsMisfits,
-    ];
-    let wrongs = rules
+    let wrongs = RULES
         .map(Wrong::Rule)
         .into_iter()
-        .chain(faults.map(Wrong::Fault));
-    let unnoticed: Vec<Wrong> = wrongs
+        .chain(FAULTS.map(Wrong::Fault));
+    let undetected: Vec<Wrong> = wrongs
         .filter(|wrong| first_failure(0..SEEDS, Some(*wrong)).is_none())
         .collect();
-    assert!(unnoticed.is_empty(), "nobody notices {unnoticed:?}");
+    assert!(
+        undetected.is_empty(),
+        "no seed fails without {undetected:?}"
+    );
 }

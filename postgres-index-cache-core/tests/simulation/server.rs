@@ -1,8 +1,21 @@
-//! [`Server`]: PostgreSQL as the engine can see it: transactions with their xids, snapshots, the
-//! queue of notifications.
+//! [`Server`]: PostgreSQL as the engine can see it: transactions with their xids, snapshots, and
+//! the queue of notifications.
 //!
-//! Keys are small numbers; every value that is ever written is another number, so that a value
-//! tells when it was written.
+//! ```text
+//!  write ─→ Transaction ── commit ─→ tables ─→ see: a snapshot with the rows
+//!            rows, payloads       └→ queue of notifications, in commit order
+//! ```
+//!
+//! Keys are small numbers, so that transactions meet. Every value that is ever written is another
+//! number, so that a value tells when it was written.
+//!
+//! - [`tables`]: the tables, their definitions, and DDL.
+//! - [`writes`]: the statements of writers, and the payloads that triggers send for them.
+
+mod tables;
+mod writes;
+
+pub use tables::{Definitions, TABLES};
 
 use fastrand::Rng;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -10,141 +23,100 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 pub const CHANNEL: &str = "cache_invalidation";
 pub const KEYS: u8 = 6;
 
+/// The rows of a table: each key with its value.
 pub type Rows = BTreeMap<u8, u32>;
 
-/// What the trigger or the driver does wrong, for a test that shows that it is noticed.
+/// A fault of the trigger or the driver, for the test that some seed finds each of them. The
+/// numbered scenario is what the fault leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The trigger sends the xid of the subtransaction.
+    /// A trigger that sends the xid of the subtransaction.
+    ///
+    /// 1. T sets a savepoint and updates a row; the payload has the subtransaction's xid.
+    /// 2. A read's snapshot is taken while T is open. It lists T's xid as running, and not the
+    ///    subtransaction's, which thus passes for committed.
+    /// 3. T commits. Its change is skipped as one that the read has: the cache keeps the old row.
     SubtransactionXid,
-    /// The trigger does not say that an announcement may be stale.
+    /// A trigger that never sends `recheck`.
+    ///
+    /// 1. T inserts a row, and an AFTER trigger updates that row.
+    /// 2. The update is announced first, then the insert with the older data.
+    /// 3. Applied in that order, the cache keeps the inserted data.
     NoRecheck,
-    /// Identical payloads of one transaction are sent, and folded into the first.
+    /// A trigger whose payloads can be identical.
+    ///
+    /// 1. T deletes a key, inserts the key and deletes the key once more.
+    /// 2. The two deletes have the same payload, and PostgreSQL keeps the first of two equal
+    ///    payloads of a transaction.
+    /// 3. The insert arrives last: the cache has a row that the table lacks.
     Folded,
-    /// TRUNCATE is not announced.
+    /// A table without a trigger for TRUNCATE.
+    ///
+    /// 1. T truncates the table, and nothing is announced.
+    /// 2. A fence is reached, and the cache still has the rows.
     NoTruncate,
-    /// A key change names the new key alone.
+    /// A trigger that announces a key change by the update of the new key alone.
+    ///
+    /// 1. T changes a key from 1 to 2. The delete of key 1 is not sent.
+    /// 2. The cache has a row under both keys.
     NewKeyAlone,
-    /// The snapshot is taken before LISTEN.
+    /// A driver that takes the snapshot of the first read before LISTEN is committed.
+    ///
+    /// 1. The snapshot is taken.
+    /// 2. T commits. Nobody listens, so T's notification is lost.
+    /// 3. L listens, and the snapshot's rows are stored: no read and no change has T.
     SnapshotBeforeListen,
-    /// The driver follows a table whatever its trigger was made for.
+    /// A driver that follows a table whatever the table's trigger was made for.
+    ///
+    /// 1. A trigger is disabled, or the table gets another key.
+    /// 2. A look finds that, and the table is held and described again.
+    /// 3. The table is followed all the same: later writes are announced not at all or under wrong
+    ///    keys, and fences are reached without them.
     AnyContract,
-    /// The driver follows a relation, whatever name it has.
+    /// A driver that stays with a relation when another one gets its name.
+    ///
+    /// 1. Two tables swap their names.
+    /// 2. The cache of either name goes on with the rows of the relation that had the name before.
     StaysWithRelation,
-    /// The cache passes over a row that does not fit, and says nothing.
+    /// A cache that passes over a row that the model refuses, and does not tell the engine.
+    ///
+    /// 1. T writes a row that the model refuses.
+    /// 2. The cache keeps the state before T, and the next fence is reached.
     SwallowsMisfits,
 }
 
-/// A table of the model.
-#[derive(Debug, Clone, Copy)]
-pub struct TableDefinition {
-    pub name: &'static str,
-    pub oid: u32,
-    pub deferrable: bool,
-    /// Whether its trigger is the specification's: no transaction, no schema. It does not announce
-    /// TRUNCATE, and what it cannot say right does not happen to this table: nested triggers, key
-    /// changes, folded payloads, and DDL that rewrites rows whose last change is still to come.
-    pub plain: bool,
-    /// The leaves of a partitioned table: a key is in one of them, by its remainder.
-    pub leaves: &'static [u32],
-}
-
-impl TableDefinition {
-    /// What announces the row of a key.
-    fn relation(&self, key: u8) -> u32 {
-        if self.leaves.is_empty() {
-            self.oid
-        } else {
-            self.leaves[usize::from(key) % self.leaves.len()]
-        }
-    }
-}
-
-pub const TABLES: [TableDefinition; 4] = [
-    TableDefinition {
-        name: "a",
-        oid: 10,
-        deferrable: false,
-        plain: false,
-        leaves: &[],
-    },
-    TableDefinition {
-        name: "b",
-        oid: 11,
-        deferrable: true,
-        plain: false,
-        leaves: &[],
-    },
-    TableDefinition {
-        name: "p",
-        oid: 12,
-        deferrable: false,
-        plain: false,
-        leaves: &[20, 21],
-    },
-    TableDefinition {
-        name: "old",
-        oid: 13,
-        deferrable: false,
-        plain: true,
-        leaves: &[],
-    },
-];
-
-/// What a read sees.
+/// The answer to a read.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// The snapshot, as `pg_current_snapshot()` prints it.
     pub snapshot: String,
     /// The rows of each relation.
     pub tables: Vec<Rows>,
     pub definitions: Definitions,
 }
 
-/// What the catalogue says. Relations and names have the places of [`TABLES`]; at the start each
-/// relation has its own name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Definitions {
-    /// The relation that has each name.
-    pub named: [usize; TABLES.len()],
-    /// The name that each relation's trigger was made for.
-    made_for: [usize; TABLES.len()],
-    /// Whether each relation's trigger is disabled.
-    is_silent: [bool; TABLES.len()],
-    /// Whether each relation has another key than its trigger was made for: the trigger sends the
-    /// old one.
-    is_rekeyed: [bool; TABLES.len()],
-    /// How often each relation or its trigger was altered, and how often its rows were rewritten.
-    pub versions: [u64; TABLES.len()],
-    pub files: [u64; TABLES.len()],
-}
-
-impl Definitions {
-    /// Whether what a relation's trigger sends is what it should be.
-    pub fn is_announced(&self, relation: usize) -> bool {
-        self.named[self.made_for[relation]] == relation
-            && !self.is_silent[relation]
-            && !self.is_rekeyed[relation]
-    }
-}
-
+/// The uncommitted work of a transaction.
 #[derive(Debug, Clone, Default)]
 struct Work {
+    /// For each relation the keys that were written; `None` is a deleted row.
     rows: Vec<BTreeMap<u8, Option<u32>>>,
     payloads: Vec<String>,
-    /// What was written, in order.
+    /// The values that were written, in order.
     written: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct Transaction {
     xid: u64,
-    /// The innermost subtransaction that has written.
+    /// The xid of the innermost subtransaction that has written.
     subxid: u64,
     work: Work,
+    /// The work and the `subxid` at each savepoint.
     savepoints: Vec<(Work, u64)>,
 }
 
-/// The state of a key after each commit that touched it.
+/// The state of a key after each commit that touched the key: the commit, and the value or `None`
+/// for a deleted row.
 type History = Vec<(u64, Option<u32>)>;
 
 #[derive(Debug)]
@@ -155,17 +127,18 @@ pub struct Server {
     open: Vec<Transaction>,
     tables: Vec<Rows>,
     pub definitions: Definitions,
-    /// Which relation had each name from each commit on.
+    /// The relation that has each name, from each commit on.
     pub names: Vec<(u64, [usize; TABLES.len()])>,
-    /// Which relation was redefined by each commit.
+    /// The commits that redefined a relation, each with the relation.
     pub redefined: Vec<(u64, usize)>,
-    /// Commits, counted.
+    /// The number of commits so far.
     pub commits: u64,
+    /// The history of each key of each relation.
     pub history: HashMap<(usize, u8), History>,
-    /// When a value was written: the commit, and its place in the transaction. Those of no commit
-    /// are not here.
+    /// For each committed value the commit, and the value's place among those of its transaction.
     pub committed: HashMap<u32, (u64, usize)>,
     pub is_listening: bool,
+    /// The notifications that L has not received: channel and payload.
     pub queue: VecDeque<(String, String)>,
 }
 
@@ -177,14 +150,7 @@ impl Server {
             next_value: 1,
             open: Vec::new(),
             tables: vec![Rows::new(); TABLES.len()],
-            definitions: Definitions {
-                named: std::array::from_fn(|at| at),
-                made_for: std::array::from_fn(|at| at),
-                is_silent: [false; TABLES.len()],
-                is_rekeyed: [false; TABLES.len()],
-                versions: [0; TABLES.len()],
-                files: [0; TABLES.len()],
-            },
+            definitions: Definitions::new(),
             names: vec![(0, std::array::from_fn(|at| at))],
             redefined: Vec::new(),
             commits: 0,
@@ -193,6 +159,7 @@ impl Server {
             is_listening: false,
             queue: VecDeque::new(),
         };
+        // Nobody listens yet: a snapshot alone can tell of these rows.
         for _ in 0..random.usize(0..4) {
             server.begin();
             server.write(random, 0);
@@ -205,8 +172,10 @@ impl Server {
         &self.tables
     }
 
-    /// What a read that starts now sees.
+    /// Returns what a read sees that takes its snapshot now.
     pub fn see(&self) -> Seen {
+        // Top-level transactions alone, as pg_current_snapshot() lists them. An xid below the
+        // upper end that is not in the list passes for committed; see `Fault::SubtransactionXid`.
         let mut running: Vec<u64> = self
             .open
             .iter()
@@ -222,8 +191,9 @@ impl Server {
         }
     }
 
-    /// A NOTIFY in a transaction of its own.
+    /// Sends a notification in a transaction of its own.
     pub fn notify(&mut self, channel: &str, payload: &str) {
+        // PostgreSQL gives a transaction that notifies an xid.
         self.next_xid += 1;
         if self.is_listening {
             self.queue
@@ -231,6 +201,7 @@ impl Server {
         }
     }
 
+    /// Returns the number of open transactions. They are named by their place, from 0.
     pub fn open(&self) -> usize {
         self.open.len()
     }
@@ -262,6 +233,8 @@ impl Server {
     pub fn rollback_to(&mut self, at: usize) {
         let transaction = &mut self.open[at];
         if let Some((work, subxid)) = transaction.savepoints.pop() {
+            // The payloads go with the work: PostgreSQL drops the notifications of a subtransaction
+            // that is rolled back.
             transaction.work = work;
             transaction.subxid = subxid;
         }
@@ -274,6 +247,8 @@ impl Server {
     pub fn commit(&mut self, at: usize) {
         let transaction = self.open.swap_remove(at);
         self.commits += 1;
+        // Also the values that the transaction itself overwrote: a cache may show one of them
+        // until the last change of the transaction arrives.
         for (place, value) in transaction.work.written.iter().enumerate() {
             self.committed.insert(*value, (self.commits, place));
         }
@@ -292,6 +267,8 @@ impl Server {
         if self.is_listening {
             let mut sent: Vec<String> = Vec::new();
             for payload in transaction.work.payloads {
+                // PostgreSQL folds equal payloads of one transaction. The triggers make each
+                // payload unique, so that folding happens with Fault::Folded alone.
                 if self.fault != Some(Fault::Folded) || !sent.contains(&payload) {
                     sent.push(payload);
                 }
@@ -303,354 +280,34 @@ impl Server {
         }
     }
 
-    /// Whether another transaction holds the row.
+    /// Returns whether another transaction than the one at `at` holds the row's lock. A rollback
+    /// to a savepoint brings back the work that was set aside, so that work holds its locks too.
     fn is_locked(&self, at: usize, table: usize, key: u8) -> bool {
         self.open.iter().enumerate().any(|(other, transaction)| {
-            let held = |work: &Work| work.rows[table].contains_key(&key);
+            let savepoints = transaction.savepoints.iter().map(|(work, _)| work);
             other != at
-                && (held(&transaction.work)
-                    || transaction.savepoints.iter().any(|(work, _)| held(work)))
+                && std::iter::once(&transaction.work)
+                    .chain(savepoints)
+                    .any(|work| work.rows[table].contains_key(&key))
         })
     }
 
+    /// Returns the value of a key as the transaction at `at` sees the row.
     fn value(&self, at: usize, table: usize, key: u8) -> Option<u32> {
         let own = self.open[at].work.rows[table].get(&key);
         own.copied()
             .unwrap_or_else(|| self.tables[table].get(&key).copied())
     }
 
+    /// Returns a value that was never written before, and notes that the transaction writes it.
     fn fresh(&mut self, at: usize) -> u32 {
         self.next_value += 1;
         self.open[at].work.written.push(self.next_value);
         self.next_value
     }
 
+    /// Writes a row in the transaction at `at`, or deletes the row if `value` is `None`.
     fn set(&mut self, at: usize, table: usize, key: u8, value: Option<u32>) {
         self.open[at].work.rows[table].insert(key, value);
-    }
-
-    fn send(&mut self, at: usize, table: usize, action: &str, id: Option<u8>, more: &str) {
-        let Definitions {
-            made_for,
-            is_silent,
-            is_rekeyed,
-            ..
-        } = &self.definitions;
-        if is_silent[table] {
-            return;
-        }
-        // The names in a trigger's function are literals.
-        let name = TABLES[made_for[table]].name;
-        // The column that was the key holds other values.
-        let id = id.map(|id| {
-            if is_rekeyed[table] {
-                (id + 3) % KEYS
-            } else {
-                id
-            }
-        });
-        let transaction = &mut self.open[at];
-        let xid = if self.fault == Some(Fault::SubtransactionXid) {
-            transaction.subxid
-        } else {
-            transaction.xid
-        };
-        let unique = match self.fault {
-            Some(Fault::Folded) => String::new(),
-            _ => format!(r#","v":"{}""#, transaction.work.payloads.len()),
-        };
-        let TableDefinition { oid, plain, .. } = TABLES[table];
-        let relation = id.map_or(oid, |id| TABLES[table].relation(id));
-        let id = id.map_or("null".to_string(), |id| id.to_string());
-        if plain {
-            let payload =
-                format!(r#"{{"table":"{name}","action":"{action}","id":{id}{unique}{more}}}"#);
-            return transaction.work.payloads.push(payload);
-        }
-        transaction.work.payloads.push(format!(
-            r#"{{"table":"{name}","action":"{action}","id":{id},"schema":"s","rel":{relation},"xid":"{xid}"{unique}{more}}}"#
-        ));
-    }
-
-    /// The row of a payload: now and then it is too long to be sent.
-    fn data(random: &mut Rng, value: u32) -> String {
-        if random.u8(0..6) == 0 {
-            r#","truncated":true"#.to_string()
-        } else {
-            format!(r#","data":{value}"#)
-        }
-    }
-
-    fn recheck(&self, is_stale: bool, random: &mut Rng) -> &'static str {
-        // A row lock sets it too, with nothing behind it.
-        let says = is_stale || random.u8(0..10) == 0;
-        if says && self.fault != Some(Fault::NoRecheck) {
-            r#","recheck":true"#
-        } else {
-            ""
-        }
-    }
-
-    fn send_key_change(&mut self, at: usize, table: usize, from: u8, to: u8, more: &str) {
-        if self.fault != Some(Fault::NewKeyAlone) {
-            self.send(
-                at,
-                table,
-                "delete",
-                Some(from),
-                &format!(r#","new_id":{to}"#),
-            );
-        }
-        self.send(
-            at,
-            table,
-            "update",
-            Some(to),
-            &format!(r#","old_id":{from}{more}"#),
-        );
-    }
-
-    /// One statement of a transaction, whatever can be done with the rows that it meets.
-    pub fn write(&mut self, random: &mut Rng, at: usize) {
-        let table = random.usize(0..TABLES.len());
-        let key = random.u8(0..KEYS);
-        let other = random.u8(0..KEYS);
-        if self.is_locked(at, table, key) || self.is_locked(at, table, other) {
-            return;
-        }
-        let here = self.value(at, table, key);
-        let there = self.value(at, table, other);
-        if TABLES[table].plain {
-            return self.write_plain(random, at, table, key, here.is_some());
-        }
-        match (random.u8(0..100), here) {
-            (0..4, _) if (0..KEYS).all(|key| !self.is_locked(at, table, key)) => {
-                if TABLES[table].leaves.is_empty() || random.bool() {
-                    self.truncate(at, table);
-                } else {
-                    self.truncate_leaf(at, table, key);
-                }
-            }
-            (4..5, _) => self.send(at, table, "reload", None, r#","why":"x""#),
-            (5..40, None) => {
-                let value = self.fresh(at);
-                self.set(at, table, key, Some(value));
-                let more = Self::data(random, value);
-                self.send(at, table, "insert", Some(key), &more);
-            }
-            (40..60, None) => self.nested_insert(random, at, table, key),
-            (5..35, Some(_)) => {
-                // A-B-A happens to values; here each is new, and the payloads of Fault::Folded
-                // alike.
-                let value = self.fresh(at);
-                self.set(at, table, key, Some(value));
-                let more = Self::data(random, value) + self.recheck(false, random);
-                self.send(at, table, "update", Some(key), &more);
-            }
-            (35..50, Some(_)) => {
-                self.set(at, table, key, None);
-                self.send(at, table, "delete", Some(key), "");
-            }
-            (50..60, Some(_)) => {
-                // DELETE with an AFTER trigger that inserts the key again: its announcement comes
-                // first.
-                let value = self.fresh(at);
-                self.set(at, table, key, Some(value));
-                let more = Self::data(random, value);
-                self.send(at, table, "insert", Some(key), &more);
-                self.send(at, table, "delete", Some(key), "");
-                if random.bool() {
-                    // Two DELETEs of several rows, one inside a trigger of the other, which inserts
-                    // the key in between: what each has deleted is announced when all is done.
-                    self.send(at, table, "delete", Some(key), "");
-                }
-            }
-            // A key change that moves a row between leaves is a DELETE and an INSERT.
-            (60..75, Some(_))
-                if key != other
-                    && there.is_none()
-                    && TABLES[table].relation(key) != TABLES[table].relation(other) =>
-            {
-                let value = self.fresh(at);
-                self.set(at, table, key, None);
-                self.set(at, table, other, Some(value));
-                let more = Self::data(random, value);
-                self.send(at, table, "delete", Some(key), "");
-                self.send(at, table, "insert", Some(other), &more);
-            }
-            (60..75, Some(_)) if key != other && there.is_none() => {
-                self.change_key(random, at, table, key, other);
-            }
-            (75..90, Some(_)) if key != other && there.is_some() && TABLES[table].deferrable => {
-                self.swap(random, at, table, key, other);
-            }
-            _ => {}
-        }
-    }
-
-    fn write_plain(&mut self, random: &mut Rng, at: usize, table: usize, key: u8, is_there: bool) {
-        if is_there && random.bool() {
-            self.set(at, table, key, None);
-            return self.send(at, table, "delete", Some(key), "");
-        }
-        let value = self.fresh(at);
-        self.set(at, table, key, Some(value));
-        let more = Self::data(random, value);
-        self.send(
-            at,
-            table,
-            if is_there { "update" } else { "insert" },
-            Some(key),
-            &more,
-        );
-    }
-
-    fn truncate(&mut self, at: usize, table: usize) {
-        for key in 0..KEYS {
-            self.set(at, table, key, None);
-        }
-        if self.fault != Some(Fault::NoTruncate) {
-            self.send(at, table, "truncate", None, "");
-            // TRUNCATE of the root fires the triggers of its leaves too.
-            for leaf in TABLES[table].leaves {
-                self.send_reload(at, table, *leaf);
-            }
-        }
-    }
-
-    /// TRUNCATE of one leaf.
-    fn truncate_leaf(&mut self, at: usize, table: usize, key: u8) {
-        let leaf = TABLES[table].relation(key);
-        for key in (0..KEYS).filter(|key| TABLES[table].relation(*key) == leaf) {
-            self.set(at, table, key, None);
-        }
-        if self.fault != Some(Fault::NoTruncate) {
-            self.send_reload(at, table, leaf);
-        }
-    }
-
-    fn send_reload(&mut self, at: usize, table: usize, leaf: u32) {
-        if self.definitions.is_silent[table] {
-            return;
-        }
-        let Transaction { xid, work, .. } = &mut self.open[at];
-        let name = TABLES[table].name;
-        let place = work.payloads.len();
-        work.payloads.push(format!(
-            r#"{{"table":"{name}","action":"reload","id":null,"schema":"s","rel":{leaf},"xid":"{xid}","v":"{place}","why":"truncate"}}"#
-        ));
-    }
-
-    /// DDL that rewrites a table, and announces nothing: every row is another one. Only where
-    /// nobody holds the table.
-    pub fn alter(&mut self, table: usize) -> bool {
-        if TABLES[table].plain || self.is_held(table) {
-            return false;
-        }
-        self.definitions.files[table] += 1;
-        self.begin();
-        let at = self.open.len() - 1;
-        let keys: Vec<u8> = self.tables[table].keys().copied().collect();
-        for key in keys {
-            let value = self.fresh(at);
-            self.set(at, table, key, Some(value));
-        }
-        self.commit(at);
-        true
-    }
-
-    /// Whether a transaction has written to a relation, so that DDL must wait.
-    fn is_held(&self, table: usize) -> bool {
-        (0..KEYS).any(|key| self.is_locked(usize::MAX, table, key))
-    }
-
-    /// DDL that changes what announces a relation, or which relation a name means. Whether it was
-    /// done.
-    pub fn redefine(&mut self, random: &mut Rng) -> bool {
-        let table = random.usize(0..TABLES.len());
-        if TABLES[table].plain || self.is_held(table) {
-            return false;
-        }
-        self.commits += 1;
-        self.redefined.push((self.commits, table));
-        let is_mended = !self.definitions.is_announced(table) && random.bool();
-        match random.u8(0..4) {
-            _ if is_mended => self.mend(table),
-            0 => self.definitions.is_silent[table] = true,
-            1 if TABLES[table].leaves.is_empty() => self.definitions.is_rekeyed[table] = true,
-            // Two relations swap their names.
-            2 if table < 2 && !self.is_held(1 - table) => {
-                self.definitions.named.swap(0, 1);
-                self.definitions.versions[1 - table] += 1;
-                self.redefined.push((self.commits, 1 - table));
-                self.names.push((self.commits, self.definitions.named));
-            }
-            _ => self.mend(table),
-        }
-        self.definitions.versions[table] += 1;
-        true
-    }
-
-    /// The triggers of a relation are installed anew.
-    fn mend(&mut self, table: usize) {
-        let Definitions {
-            named,
-            made_for,
-            is_silent,
-            is_rekeyed,
-            ..
-        } = &mut self.definitions;
-        made_for[table] = named
-            .iter()
-            .position(|relation| *relation == table)
-            .unwrap_or(table);
-        (is_silent[table], is_rekeyed[table]) = (false, false);
-    }
-
-    /// Installs the triggers of all relations anew; nobody may hold one.
-    pub fn mend_all(&mut self) {
-        for table in 0..TABLES.len() {
-            self.mend(table);
-            self.definitions.versions[table] += 1;
-        }
-    }
-
-    /// INSERT with an AFTER trigger that updates the row: the update is announced before the
-    /// insert.
-    fn nested_insert(&mut self, random: &mut Rng, at: usize, table: usize, key: u8) {
-        let first = self.fresh(at);
-        let second = self.fresh(at);
-        self.set(at, table, key, Some(second));
-        let more = Self::data(random, second);
-        self.send(at, table, "update", Some(key), &more);
-        let more = Self::data(random, first) + self.recheck(true, random);
-        self.send(at, table, "insert", Some(key), &more);
-    }
-
-    fn change_key(&mut self, random: &mut Rng, at: usize, table: usize, from: u8, to: u8) {
-        let value = self.fresh(at);
-        self.set(at, table, from, None);
-        self.set(at, table, to, Some(value));
-        if random.u8(0..4) == 0 {
-            // An AFTER UPDATE trigger inserts the old key: announced before the key change.
-            let again = self.fresh(at);
-            self.set(at, table, from, Some(again));
-            let more = Self::data(random, again);
-            self.send(at, table, "insert", Some(from), &more);
-        }
-        let more = Self::data(random, value) + self.recheck(false, random);
-        self.send_key_change(at, table, from, to, &more);
-    }
-
-    /// Two rows change their keys in one statement, which a deferrable key allows.
-    fn swap(&mut self, random: &mut Rng, at: usize, table: usize, left: u8, right: u8) {
-        let new_right = self.fresh(at);
-        let new_left = self.fresh(at);
-        self.set(at, table, right, Some(new_right));
-        self.set(at, table, left, Some(new_left));
-        let more = Self::data(random, new_right);
-        self.send_key_change(at, table, left, right, &more);
-        let more = Self::data(random, new_left);
-        self.send_key_change(at, table, right, left, &more);
     }
 }
