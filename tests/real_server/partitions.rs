@@ -1,10 +1,10 @@
-//! Partitioned tables: their changes are announced in the root's name, whichever leaf they happen
-//! in.
+//! Partitioned tables: each change is announced in the root's name, whichever leaf the change
+//! happens in.
 
 use crate::support::{Database, Listening};
 use serde_json::{Value, json};
 
-/// Two levels: p1 holds rows, p2 is partitioned again.
+/// A table partitioned on two levels: `p1` holds rows, and `p2` is partitioned again.
 const PARTS: &str = "
     CREATE TABLE parts (id int, region text, v text, PRIMARY KEY (id, region)) PARTITION BY LIST \
     (region);
@@ -12,6 +12,7 @@ const PARTS: &str = "
     CREATE TABLE p2 PARTITION OF parts FOR VALUES IN ('c', 'd') PARTITION BY LIST (region);
     CREATE TABLE p2c PARTITION OF p2 FOR VALUES IN ('c');";
 
+/// Creates [`PARTS`] with triggers, and starts to listen.
 async fn parts() -> (Database, Listening) {
     let database = Database::with(PARTS).await;
     database.pgic_ok(&["install-triggers", "parts"]);
@@ -19,7 +20,7 @@ async fn parts() -> (Database, Listening) {
     (database, listening)
 }
 
-/// Table and change, in short.
+/// Returns the table and the change of each payload in a few words: `parts insert [1,"a"]`.
 fn short(changes: &[Value]) -> Vec<String> {
     changes
         .iter()
@@ -33,6 +34,8 @@ fn short(changes: &[Value]) -> Vec<String> {
         .collect()
 }
 
+/// PostgreSQL clones the root's row trigger to each leaf, and `TG_TABLE_NAME` in a clone is the
+/// leaf. A payload with the leaf's name would reach no cache: caches are of the root.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_leaf_speaks_for_the_root_later_ones_too() {
     let (database, mut listening) = parts().await;
@@ -43,6 +46,7 @@ async fn every_leaf_speaks_for_the_root_later_ones_too() {
     );
     assert_eq!(database.pgic(&["status"]).code, 0);
     let client = database.client().await;
+    // p2d is created after the triggers were installed.
     let sql =
         "INSERT INTO parts VALUES (1, 'a'), (2, 'c'); UPDATE parts SET v = 'x' WHERE id = 2; \
         UPDATE p1 SET v = 'y';
@@ -61,6 +65,7 @@ async fn every_leaf_speaks_for_the_root_later_ones_too() {
             "parts delete [3,\"d\"]"
         ]
     );
+    // TRUNCATE triggers are for statements, and PostgreSQL does not clone those.
     let ran = database.pgic(&["status", "parts"]);
     assert!(
         ran.code == 1
@@ -77,6 +82,8 @@ async fn every_leaf_speaks_for_the_root_later_ones_too() {
     assert_eq!(database.pgic(&["status", "parts"]).code, 0);
 }
 
+/// A change of the partition key moves a row to another leaf: a DELETE there and an INSERT here,
+/// not an UPDATE.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_moves_leaves_its_old_place() {
     let (database, mut listening) = parts().await;
@@ -87,6 +94,7 @@ async fn a_row_that_moves_leaves_its_old_place() {
         .await
         .unwrap();
     let mut changes = short(&listening.changes().await);
+    // Either half of the move may be announced first: the two are about different keys.
     changes[1..].sort();
     assert_eq!(
         changes,
@@ -98,11 +106,14 @@ async fn a_row_that_moves_leaves_its_old_place() {
     );
 }
 
+/// TRUNCATE of a leaf does not fire the root's trigger, and the cache does not know which rows were
+/// in the leaf. So each leaf has a trigger that asks for a reload of the root.
 #[tokio::test(flavor = "multi_thread")]
 async fn truncate_is_announced_for_the_root_and_as_a_reload_for_a_leaf() {
     let (database, mut listening) = parts().await;
     let client = database.client().await;
     client.batch_execute("TRUNCATE parts").await.unwrap();
+    // The first only: TRUNCATE of the root fires the leaves' triggers as well.
     assert_eq!(short(&listening.changes().await)[0], "parts truncate null");
     client.batch_execute("TRUNCATE p2c").await.unwrap();
     assert_eq!(short(&listening.changes().await), ["parts reload null"]);
@@ -110,6 +121,8 @@ async fn truncate_is_announced_for_the_root_and_as_a_reload_for_a_leaf() {
     assert_eq!(short(&listening.changes().await), ["parts reload null"]);
 }
 
+/// A table with triggers of its own announces its rows twice once it is attached: under the root's
+/// name and under its own. Once it is detached, nothing of it may be announced in the root's name.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_attached_is_healed_and_what_is_detached_falls_silent() {
     let (database, mut listening) = parts().await;
@@ -148,6 +161,8 @@ async fn what_is_attached_is_healed_and_what_is_detached_falls_silent() {
     assert_eq!(short(&listening.changes().await), Vec::<String>::new());
 }
 
+/// Removal and installation must be complete on each leaf, and the printed scripts must be safe to
+/// run twice: migrations are.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_can_be_taken_away_again() {
     let (database, _) = parts().await;
@@ -155,6 +170,7 @@ async fn everything_can_be_taken_away_again() {
     let client = database.client().await;
     let down = database.pgic_ok(&["remove-triggers", "parts", "--print-sql"]);
     let up = database.pgic_ok(&["install-triggers", "parts", "--print-sql"]);
+    // Each script runs twice: a migration that is repeated must not fail.
     for script in [&down, &down] {
         client.batch_execute(script).await.unwrap();
     }
@@ -184,6 +200,8 @@ async fn everything_can_be_taken_away_again() {
     );
 }
 
+/// A leaf's cache would never get a change: its changes are announced in the root's name.
+/// `--always` must reach the leaves, which have triggers of their own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_is_refused_by_its_own_name() {
     let (database, _) = parts().await;
@@ -214,6 +232,7 @@ async fn a_partition_is_refused_by_its_own_name() {
     );
 }
 
+/// The root itself holds no row: a read of the root alone (COPY … FROM ONLY) finds none.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_of_a_partitioned_table_is_all_of_it() {
     let (database, _) = parts().await;

@@ -1,5 +1,5 @@
-//! Behind PgBouncer: what runs there leaves no trace on a session that belongs to somebody else a
-//! moment later.
+//! Behind PgBouncer: no command leaves a trace on a session, which a moment later belongs to
+//! somebody else.
 
 use crate::support::pooler::Pooler;
 use crate::support::{Database, USERS, cluster, connect};
@@ -7,14 +7,14 @@ use std::io::Write as _;
 use std::process::Stdio;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-/// What the session of an application is like: whatever a command has left on it shows here.
+/// Returns everything that a command could leave behind on the application's session, in lines:
+/// settings, listened channels, locks, prepared statements, cursors.
 async fn session(application: &Client) -> Vec<String> {
     let sql = "SELECT count(*) FROM users;
         SELECT name, setting FROM pg_settings WHERE source IN ('session', 'override') OR name IN \
-        ('search_path', 'row_security',
-            'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', \
-            'tcp_user_timeout', 'TimeZone',
-            'default_transaction_isolation', 'default_transaction_read_only', \
+        ('search_path', 'row_security', 'statement_timeout', 'lock_timeout',
+            'idle_in_transaction_session_timeout', 'tcp_user_timeout', 'TimeZone',
+            'default_transaction_isolation', 'default_transaction_read_only',
             'default_transaction_deferrable')
             ORDER BY 1;
         SELECT current_setting('pgic.search_path', true);
@@ -25,31 +25,42 @@ async fn session(application: &Client) -> Vec<String> {
         .simple_query(sql)
         .await
         .expect("the application goes on");
-    let line = |message: &SimpleQueryMessage| match message {
-        // What the pooler itself keeps in step with its client.
-        SimpleQueryMessage::Row(row) if row.get(0) == Some("application_name") => None,
-        SimpleQueryMessage::Row(row) => Some(
-            (0..row.len())
-                .map(|at| row.get(at).unwrap_or("-"))
-                .collect::<Vec<_>>()
-                .join("="),
-        ),
-        _ => None,
-    };
     answers.iter().filter_map(line).collect()
 }
 
+fn line(message: &SimpleQueryMessage) -> Option<String> {
+    let SimpleQueryMessage::Row(row) = message else {
+        return None;
+    };
+    // The pooler itself sets this one to that of each client in turn.
+    if row.get(0) == Some("application_name") {
+        return None;
+    }
+    let cells: Vec<&str> = (0..row.len())
+        .map(|at| row.get(at).unwrap_or("-"))
+        .collect();
+    Some(cells.join("="))
+}
+
+/// Returns the database as it is reached through a pooler.
+fn through(pooler: &Pooler, database: &Database) -> Database {
+    Database {
+        name: database.name.clone(),
+        url: pooler.url(&database.name),
+    }
+}
+
+/// In transaction mode a setting, a LISTEN, a lock or a prepared statement stays on the session for
+/// whoever gets the session next. Here that is the application, after each command.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_command_leaves_a_trace_on_a_pooled_session() {
     let database = Database::with(USERS).await;
-    // One session for all: whatever is left on it, the application has.
+    // One session for all: the application gets each trace that a command leaves.
     let pooler = Pooler::start(cluster(), "transaction", 1);
-    let pooled = Database {
-        name: database.name.clone(),
-        url: pooler.url(&database.name),
-    };
+    let pooled = through(&pooler, &database);
     let application = connect(&pooled.url).await;
     let before = session(&application).await;
+    // The query works: without this the comparison could be of two empty answers.
     assert!(
         before[0] == "0" && before.iter().any(|line| line.starts_with("search_path=")),
         "{before:?}"
@@ -90,22 +101,21 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may have ended before.
+    // The shell may have ended before it reads the line.
     let _ = shell.stdin.take().unwrap().write_all(b"users\n");
     let shell = crate::support::ended(shell);
     assert!(shell.code == 2 && shell.stderr.contains(hears), "{shell:?}");
     assert_eq!(session(&application).await, before, "shell");
 }
 
+/// A pool with one session serves two connections from the same process, which gives it away. With
+/// several sessions each may run in a process of its own for a while, as in session mode.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_with_room_is_found_out_as_well() {
     let database = Database::with(USERS).await;
     database.pgic_ok(&["install-triggers", "users"]);
     let pooler = Pooler::start(cluster(), "transaction", 5);
-    let pooled = Database {
-        name: database.name.clone(),
-        url: pooler.url(&database.name),
-    };
+    let pooled = through(&pooler, &database);
     for arguments in [&["query", "users"][..], &["tail", "--count", "1"]] {
         let ran = pooled.pgic(arguments);
         assert!(
@@ -118,15 +128,14 @@ async fn a_pool_with_room_is_found_out_as_well() {
     }
 }
 
+/// In session mode each client keeps a session of its own, so notifications arrive. The proof that
+/// a session is ours must not refuse such a pool.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_in_session_mode_will_do() {
     let database = Database::with(USERS).await;
     database.pgic_ok(&["install-triggers", "users"]);
     let pooler = Pooler::start(cluster(), "session", 10);
-    let pooled = Database {
-        name: database.name.clone(),
-        url: pooler.url(&database.name),
-    };
+    let pooled = through(&pooler, &database);
     pooled.pgic_ok(&["status"]);
     assert_eq!(pooled.pgic(&["query", "users", "--count"]).stdout, "0\n");
     let tail = pooled.tail(&["--count", "1"]);

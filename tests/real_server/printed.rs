@@ -1,5 +1,5 @@
-//! What every command prints when everything in the database means harm to a terminal, and where
-//! there is no room to print.
+//! The output of every command when names and values in the database mean harm to a terminal, when
+//! connection strings have passwords, and when there is no room to print.
 
 use crate::support::{Database, Ran, ended, pgic, run};
 use postgres_index_cache_core::is_obeyed;
@@ -9,10 +9,14 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 /// One of every kind of character that a terminal obeys or does not show.
-const EVIL: &str = "\u{1b}[31m\u{9b}2J\u{7}\u{8}\u{202e}\u{2066}\u{200b}\u{200d}\u{feff}\u{ad}\u{2028}\u{e0041}\u{180e}\nerror: x";
+const EVIL: &str = concat!(
+    "\u{1b}[31m\u{9b}2J\u{7}\u{8}\u{202e}\u{2066}",
+    "\u{200b}\u{200d}\u{feff}\u{ad}\u{2028}\u{e0041}\u{180e}",
+    "\nerror: x"
+);
 
+/// Returns a name that is as hostile as 63 bytes, the longest name, allow.
 fn name(base: &str) -> String {
-    // A name has 63 bytes.
     format!("{base}\u{1b}]\u{9b}\u{202e}\u{200b}\u{feff}x")
 }
 
@@ -20,6 +24,8 @@ fn quoted(name: &str) -> String {
     format!("\"{name}\"")
 }
 
+/// Creates a table whose names and values are all hostile, with triggers. Returns the table's
+/// quoted name too.
 async fn hostile() -> (Database, String) {
     let schema = name("s");
     let table = name("t");
@@ -39,25 +45,29 @@ async fn hostile() -> (Database, String) {
     );
     let database = Database::with(&sql).await;
     let table = format!("{}.{}", quoted(&schema), quoted(&table));
+    // The channel is hostile too: `tail` and `status` print channels.
     database.pgic_ok(&["install-triggers", &table, "--channel", &channel]);
     (database, table)
 }
 
-/// Nothing of it is obeyed, and no line is one of ours that is not.
-fn check(what: &str, ran: &Ran) {
+/// Checks that a terminal obeys nothing of an output, and that no line only looks like an error
+/// message of pgic.
+fn check(command: &str, ran: &Ran) {
     for (name, text) in [("stdout", &ran.stdout), ("stderr", &ran.stderr)] {
         let bad: Vec<char> = text
             .chars()
             .filter(|c| is_obeyed(*c) && *c != '\n')
             .collect();
-        assert!(bad.is_empty(), "{what}: {name} has {bad:?} in {text:?}");
+        assert!(bad.is_empty(), "{command}: {name} has {bad:?} in {text:?}");
         assert!(
             !text.lines().any(|line| line.starts_with("error: x")),
-            "{what}: a forged line on {name}: {text:?}"
+            "{command}: a forged line on {name}: {text:?}"
         );
     }
 }
 
+/// Anyone who can create a table or write a row chooses text that a database administrator sees in
+/// a terminal. Control sequences in it could clear the screen, hide text or forge a line.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
     let (database, table) = hostile().await;
@@ -90,16 +100,16 @@ async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
             let arguments = [&["-o", format, "-vv"], arguments].concat();
             let ran = database.pgic(&arguments);
             check(&format!("{arguments:?}"), &ran);
-            // There was something to escape: what has nothing to say of a name proves nothing.
+            // A command that prints no name would pass the check without proving anything.
             let says = format!("{}{}", ran.stdout, ran.stderr);
             let is_escaped = says.contains("\\u{1b}") || says.contains("\\u001b");
-            // An equal table has no name in JSON, and tail has none to say before something comes.
+            // In JSON an equal table is not named, and tail names nothing before a change comes.
             let says_no_name =
                 arguments.contains(&"tail") || (format == "json" && arguments.contains(&"verify"));
             assert!(is_escaped || says_no_name, "{arguments:?}: {ran:?}");
         }
     }
-    // A row that nobody announced.
+    // A change that nobody announces, so that verify has a difference to print.
     let sql = format!(
         "SET session_replication_role = replica; UPDATE {table} SET {} = 'other{EVIL}'; RESET \
         session_replication_role",
@@ -107,9 +117,10 @@ async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
     );
     let admin = database.client().await;
     for format in ["text", "json"] {
+        // `tail` shows the same changes as the shell, from their payloads.
         let tail = database.command(&["tail", "--count", "2", "-o", format, "--channel", &channel]);
         let tail = tail_started(tail, format);
-        // A line has no end within.
+        // Typed text ends at a line break, so none can be part of a line.
         let condition = condition.replace('\n', " ");
         let typed = [
             "",
@@ -156,7 +167,8 @@ async fn nothing_that_a_terminal_obeys_is_printed_by_any_command() {
     }
 }
 
-/// Starts it, and waits until it listens: as text that is said on stderr, in JSON on stdout.
+/// Starts `tail` and waits for its first line, which says that it listens: on stderr as text, on
+/// stdout as JSON.
 fn tail_started(mut command: Command, format: &str) -> std::process::Child {
     let mut child = command
         .stdin(Stdio::null())
@@ -164,24 +176,29 @@ fn tail_started(mut command: Command, format: &str) -> std::process::Child {
         .stderr(Stdio::piped())
         .spawn()
         .expect("start tail");
-    let first = |source: &mut dyn Read| {
-        let mut byte = [0];
-        while byte != [b'\n'] {
-            source
-                .read_exact(&mut byte)
-                .expect("it says that it listens");
-        }
-    };
     if format == "json" {
-        first(child.stdout.as_mut().unwrap());
+        skip_line(child.stdout.as_mut().unwrap());
     } else {
-        first(child.stderr.as_mut().unwrap());
+        skip_line(child.stderr.as_mut().unwrap());
     }
     child
 }
 
+/// Reads up to the end of a line, byte by byte: a buffered reader would take more than the line.
+fn skip_line(source: &mut dyn Read) {
+    let mut byte = [0];
+    while byte != [b'\n'] {
+        source
+            .read_exact(&mut byte)
+            .expect("it says that it listens");
+    }
+}
+
+/// A reader of `shell -o json` takes the line whose `event` is `end` for the end of an answer. The
+/// columns of a row stand under `row`, so no column can pass for that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_called_event_does_not_end_an_answer() {
+    // Each column has the name of a field of the `end` line, and the value that it has there.
     let database = Database::with(
         "CREATE TABLE t (id int PRIMARY KEY, event text, command text, rows int);
          INSERT INTO t VALUES (1, 'end', 'count t', 0)",
@@ -202,7 +219,9 @@ async fn a_column_that_is_called_event_does_not_end_an_answer() {
     assert_eq!(lines[0]["row"]["event"], "end");
 }
 
-/// No part of a connection string is printed, wherever it is given.
+/// No part of a connection string is printed, wherever the string is given: as the URL, as the name
+/// of a table, of a channel or of a command, or in a variable. Each string here is one that people
+/// do write, or one that a parser takes apart at the wrong character.
 #[test]
 fn no_password_is_printed() {
     let strings = [
@@ -242,6 +261,7 @@ fn no_password_is_printed() {
             &[&format!("--url={text}"), "status"],
             &[text],
         ] {
+            // `-vv` prints the most. Nobody listens on port 1, so every attempt fails at once.
             let mut command = pgic(&[arguments, &["-vv"]].concat());
             command
                 .env("PGHOST", "127.0.0.1")
@@ -280,18 +300,14 @@ fn no_password_is_printed() {
     }
 }
 
-/// No panic where nothing can be printed, or no file be opened.
+/// A full disk and a limit on open files are faults of the machine, not of pgic: the exit code must
+/// say that the command failed, without a panic. A `status` whose output is lost must not exit
+/// with 0.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_there_is_no_room_it_fails_and_does_not_panic() {
     let database =
         Database::with("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
     database.pgic_ok(&["install-triggers", "t"]);
-    let full = || {
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/full")
-            .unwrap()
-    };
     for arguments in [
         &["status"][..],
         &["query", "t"],
@@ -299,23 +315,24 @@ async fn where_there_is_no_room_it_fails_and_does_not_panic() {
         &["verify", "t", "--rounds", "1"],
         &["nothing"],
     ] {
-        let run = |stdout: Option<()>, stderr: Option<()>| {
-            let mut command = database.command(&[arguments, &["-v"]].concat());
-            command.stdout(stdout.map_or_else(Stdio::piped, |()| full().into()));
-            command.stderr(stderr.map_or_else(Stdio::piped, |()| full().into()));
-            ended(command.spawn().unwrap())
-        };
-        let ran = run(None, Some(()));
+        let arguments = [arguments, &["-v"]].concat();
+        // Notices and errors that nobody can read change nothing about the answer.
+        let mut command = database.command(&arguments);
+        command.stdout(Stdio::piped()).stderr(full());
+        let ran = ended(command.spawn().unwrap());
         assert!(
             (0..=2).contains(&ran.code),
             "stderr is full, {arguments:?}: {ran:?}"
         );
-        let ran = run(Some(()), None);
+        let mut command = database.command(&arguments);
+        command.stdout(full()).stderr(Stdio::piped());
+        let ran = ended(command.spawn().unwrap());
         assert!(
             ran.code == 2 && !ran.stderr.contains("panicked"),
             "stdout is full, {arguments:?}: {ran:?}"
         );
     }
+    // So few that some step fails in each: the connection, the resolver, the runtime, a pipe.
     for files in [4_u32, 5, 6, 8, 12] {
         for arguments in [
             &["status"][..],
@@ -348,4 +365,13 @@ async fn where_there_is_no_room_it_fails_and_does_not_panic() {
             );
         }
     }
+}
+
+/// Opens a file on which every write fails for want of room.
+fn full() -> Stdio {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap()
+        .into()
 }

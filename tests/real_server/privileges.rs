@@ -1,4 +1,4 @@
-//! The least that a role needs for each command, as `SECURITY.md` lists it.
+//! The least that a role needs for each command, as `SECURITY.md` lists the privileges.
 
 use crate::support::{DEADLINE, Database, Ran, run};
 use std::io::Write as _;
@@ -9,13 +9,14 @@ const TABLE: &str = "CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY, 
     text) WITH (autovacuum_enabled = off);
     INSERT INTO app.t SELECT n, 'name' || n, 'secret' FROM generate_series(1, 100) n;";
 
+/// A database with a role that has a login and nothing else.
 struct Poor {
     database: Database,
     role: String,
 }
 
 impl Poor {
-    /// A role with a login and nothing else, beside a table whose trigger sends two of its columns.
+    /// Creates the role, and a table whose trigger sends two of its three columns.
     async fn new() -> Self {
         let database = Database::with(TABLE).await;
         database.pgic_ok(&["install-triggers", "app.t", "--columns", "id,name"]);
@@ -29,8 +30,9 @@ impl Poor {
         Self { database, role }
     }
 
-    async fn may(&self, what: &str) {
-        let sql = format!("GRANT {what} TO {}", self.role);
+    /// Grants a privilege to the role.
+    async fn grant(&self, privilege: &str) {
+        let sql = format!("GRANT {privilege} TO {}", self.role);
         self.database
             .client()
             .await
@@ -39,6 +41,7 @@ impl Poor {
             .unwrap();
     }
 
+    /// Prepares `pgic` with these arguments, as the role.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.database.command(arguments);
         command.env(
@@ -50,11 +53,21 @@ impl Poor {
         command
     }
 
+    /// Runs `pgic` with these arguments, as the role.
     fn pgic(&self, arguments: &[&str]) -> Ran {
         run(self.command(arguments))
     }
+
+    /// Runs `pgic`, which must succeed, as the role. Returns the command's stdout.
+    fn pgic_ok(&self, arguments: &[&str]) -> String {
+        let ran = self.pgic(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
+        ran.stdout
+    }
 }
 
+/// PostgreSQL lets any role LISTEN and read the catalogue, so `tail`, `status` and `--print-sql`
+/// must not ask for more than a login.
 #[tokio::test(flavor = "multi_thread")]
 async fn to_listen_and_to_look_takes_a_login_alone() {
     let poor = Poor::new().await;
@@ -66,6 +79,7 @@ async fn to_listen_and_to_look_takes_a_login_alone() {
         .await
         .unwrap();
     assert_eq!(tail.finish().0, 0);
+    // `--print-sql` is for a role that hands the script to somebody else.
     for arguments in [
         &["status"][..],
         &["status", "app.t"],
@@ -74,7 +88,7 @@ async fn to_listen_and_to_look_takes_a_login_alone() {
         let ran = poor.pgic(arguments);
         assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
     }
-    // What it may not do is refused before anything is changed.
+    // A command that the role may not run is refused before anything is changed.
     for (arguments, says) in [
         (&["query", "app.t"][..], "permission denied"),
         (&["install-triggers", "app.t"], "belongs to postgres"),
@@ -88,21 +102,21 @@ async fn to_listen_and_to_look_takes_a_login_alone() {
     }
 }
 
+/// LOCK TABLE fails for a role that has SELECT on columns alone. Such a role must still be able to
+/// follow the table: a node often may not see the secret columns.
 #[tokio::test(flavor = "multi_thread")]
 async fn to_follow_takes_select_on_the_columns_that_are_sent() {
     let poor = Poor::new().await;
-    poor.may("USAGE ON SCHEMA app").await;
-    poor.may("SELECT (id, name) ON app.t").await;
-    let ok = |arguments: &[&str]| {
-        let ran = poor.pgic(arguments);
-        assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
-        ran.stdout
-    };
+    poor.grant("USAGE ON SCHEMA app").await;
+    poor.grant("SELECT (id, name) ON app.t").await;
     assert_eq!(
-        ok(&["query", "app.t", "name=name7", "-o", "json"]),
+        poor.pgic_ok(&["query", "app.t", "name=name7", "-o", "json"]),
         "{\"id\":7,\"name\":\"name7\"}\n"
     );
-    assert!(ok(&["verify", "app.t", "--rounds", "1"]).contains("equal"));
+    let verified = poor.pgic_ok(&["verify", "app.t", "--rounds", "1"]);
+    assert!(verified.contains("equal"), "{verified}");
+    // The shell follows the table with a driver of its own, and `.verify` compares the columns
+    // that the role may read.
     let mut shell = poor.command(&["shell", "app.t"]);
     let mut shell = shell
         .stdin(Stdio::piped())
@@ -123,8 +137,15 @@ async fn to_follow_takes_select_on_the_columns_that_are_sent() {
     );
 }
 
-/// Who must not lock a table takes its snapshot before the lock: what happens to the table in
-/// between must not be missed.
+/// A role that may not LOCK a table locks it by a query that returns no row. The snapshot of the
+/// read is then older than the lock:
+///
+/// 1. A migration holds the table's lock. The query has its snapshot, and waits.
+/// 2. The migration truncates or rewrites the table, and commits.
+/// 3. The query gets the lock. The old snapshot sees none of the rows in the new files, so the
+///    cache would be empty.
+///
+/// So the table is read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_rewritten_between_the_snapshot_and_the_lock_is_read_again() {
     for rewrite in [
@@ -133,13 +154,14 @@ async fn what_is_rewritten_between_the_snapshot_and_the_lock_is_read_again() {
         name TYPE varchar(3) USING 'new'",
     ] {
         let poor = Poor::new().await;
-        poor.may("USAGE ON SCHEMA app").await;
-        poor.may("SELECT (id, name) ON app.t").await;
+        poor.grant("USAGE ON SCHEMA app").await;
+        poor.grant("SELECT (id, name) ON app.t").await;
         let admin = poor.database.client().await;
         admin
             .batch_execute(&format!("BEGIN; LOCK TABLE app.t; {rewrite}"))
             .await
             .unwrap();
+        // The query's snapshot is from before the rewrite: the migration's lock holds its read up.
         let mut query = poor.command(&["query", "app.t", "-o", "json"]);
         let query = query
             .stdout(Stdio::piped())

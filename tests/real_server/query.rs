@@ -1,7 +1,13 @@
-//! `query`: the cache of an application, asked once.
+//! `query`: a cache as an application has one, loaded and asked once, or watched.
 
-use crate::support::{Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
-use serde_json::json;
+use crate::support::{
+    DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, lines_of,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 
 const PEOPLE: &str = "
     CREATE TABLE people (id int PRIMARY KEY, name varchar(5), hash bigint, tag char(3), price \
@@ -11,12 +17,16 @@ const PEOPLE: &str = "
         (2, 'bob', 123, 'y', 2, 'null', ''),
         (3, 'abcde', NULL, NULL, NULL, NULL, NULL);";
 
+/// Creates [`PEOPLE`] with triggers.
 async fn people() -> Database {
     let database = Database::with(PEOPLE).await;
     database.pgic_ok(&["install-triggers", "people"]);
     database
 }
 
+/// A condition is compared as PostgreSQL's `=` compares: by value and type, not by text. Each case
+/// here is one where comparing texts gives another answer, or where the name is written in an
+/// unusual way.
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_find_their_rows() {
     let database = people().await;
@@ -28,13 +38,17 @@ async fn conditions_find_their_rows() {
         (&["hash=null"], &[3]),
         (&["hash!=null"], &[1, 2]),
         (&["hash:=100+23", "id=1"], &[1]),
+        // char(3) is padded with blanks, numeric keeps its digits: neither counts for `=`.
         (&["tag=x"], &[1]),
         (&["price=1.1"], &[1]),
         (&["price=2.00"], &[2]),
+        // The empty text is not NULL.
         (&["Odd Name="], &[2]),
         (&["\"Odd Name\"=p"], &[1]),
         (&["NAME=ann"], &[1]),
+        // A cast to varchar(5) would cut this off, and find row 3.
         (&["name=abcdefgh"], &[]),
+        // A JSON null is not SQL NULL.
         (&["doc=null"], &[3]),
         (&["doc!=null"], &[1, 2]),
     ];
@@ -50,6 +64,8 @@ async fn conditions_find_their_rows() {
     }
 }
 
+/// Scripts compare this JSON with that of an application or of `row_to_json`, so the two must be
+/// equal byte by byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_is_a_table_or_json_as_postgresql_writes_it() {
     let database = people().await;
@@ -91,6 +107,8 @@ async fn the_answer_is_a_table_or_json_as_postgresql_writes_it() {
     assert_eq!((none.code, none.stdout.as_str()), (1, "0\n"));
 }
 
+/// Expressions behind `:=` are evaluated by the server: none of them may write, or end the
+/// statement that they stand in. Everything else must fail before a large table is loaded.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_an_error_before_anything_is_loaded() {
     let sql = "CREATE VIEW v AS SELECT * FROM people; CREATE TABLE nokey (n int);
@@ -146,6 +164,8 @@ async fn bad_input_is_an_error_before_anything_is_loaded() {
     );
 }
 
+/// A single answer needs no triggers: the snapshot has everything. But who asks wants to know that
+/// an application's cache of this table would never change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_triggers_is_answered_with_a_notice() {
     let database = Database::with(PEOPLE).await;
@@ -160,6 +180,7 @@ async fn a_table_without_triggers_is_answered_with_a_notice() {
     assert_eq!(quiet.stderr, "");
 }
 
+/// Databases that already have the specification's triggers must not need ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_specification_s_own_function_will_do() {
     let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
@@ -184,6 +205,7 @@ async fn the_specification_s_own_function_will_do() {
     assert_eq!((computed.code, computed.stdout.as_str()), (1, ""));
 }
 
+/// Whoever chooses an application's indexes looks at this output.
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_says_how_the_answer_was_found() {
     let database = people().await;
@@ -200,6 +222,8 @@ async fn explain_says_how_the_answer_was_found() {
     }
 }
 
+/// Anyone who can write a row chooses text that is shown in a terminal. In JSON the same text must
+/// still be the same value.
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_text_in_a_row_reaches_no_terminal() {
     let database =
@@ -222,10 +246,12 @@ async fn hostile_text_in_a_row_reaches_no_terminal() {
         json.lines().count() == 1 && !json.contains('\u{1b}') && !json.contains('\u{202e}'),
         "{json}"
     );
-    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let value: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(value["c\u{1b}[31m"], "\u{1b}]0;x\u{7}\u{202e}\n");
 }
 
+/// Under row-level security COPY silently returns fewer rows. A cache of those would pass for the
+/// whole table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_sees_a_part_of_the_table_is_told_so() {
     let database = people().await;
@@ -246,6 +272,8 @@ async fn a_role_that_sees_a_part_of_the_table_is_told_so() {
     );
 }
 
+/// No row is an answer with exit code 1, not an error. In a wide table the last column must be found
+/// as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_and_a_wide_table_are_tables_too() {
     let columns: Vec<String> = (0..400).map(|n| format!("c{n} int")).collect();
@@ -280,42 +308,80 @@ async fn an_empty_and_a_wide_table_are_tables_too() {
     );
 }
 
-/// Starts `query people --watch` and waits until it is live.
-fn watch(
-    database: &Database,
-    arguments: &[&str],
-) -> (std::process::Child, std::sync::mpsc::Receiver<String>) {
-    use std::process::Stdio;
-    let mut command = database.command(&[&["query", "people", "--watch"], arguments].concat());
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start query --watch");
-    let lines = crate::support::lines_of(child.stdout.take().expect("piped"));
-    (child, lines)
+/// A running `query people --watch`.
+struct Watch {
+    child: Child,
+    lines: Receiver<String>,
 }
 
+impl Watch {
+    /// Starts the command. With `-o json` among the arguments it prints an event a line.
+    fn start(database: &Database, arguments: &[&str]) -> Self {
+        let mut command = database.command(&[&["query", "people", "--watch"], arguments].concat());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start query --watch");
+        let lines = lines_of(child.stdout.take().expect("piped"));
+        Self { child, lines }
+    }
+
+    fn next_line(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).expect("another line")
+    }
+
+    fn next_lines(&self, count: usize) -> Vec<String> {
+        (0..count).map(|_| self.next_line()).collect()
+    }
+
+    fn next(&self) -> Value {
+        let line = self.next_line();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+    }
+
+    /// Returns all events up to `last`, which is among them.
+    fn until(&self, last: &Value) -> Vec<Value> {
+        let mut seen = Vec::new();
+        while seen.last() != Some(last) {
+            seen.push(self.next());
+        }
+        seen
+    }
+
+    fn skip_until_live(&self) {
+        while self.next()["event"] != "live" {}
+    }
+
+    fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn next_event(lines: &mut impl Iterator<Item = std::io::Result<String>>) -> Value {
+    let line = lines.next().expect("another line").unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+/// Returns an event that says that a row of `people` is in the answer from now on.
+fn added(row: &Value) -> Value {
+    json!({"event": "added", "table": "public.people", "row": row})
+}
+
+/// Changes that were made while the connection was lost are never announced. They are found by
+/// comparing the rows of the next read with those that were shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included() {
-    use crate::support::{DEADLINE, ended};
     let database = people().await;
     let client = database.client().await;
-    let (child, lines) = watch(
-        &database,
-        &["hash=123", "--columns", "id,name", "-o", "json"],
-    );
-    let next = || -> serde_json::Value {
-        let line = lines.recv_timeout(DEADLINE).expect("another line");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
-    };
-    let mut first = [next(), next()];
+    let arguments = ["hash=123", "--columns", "id,name", "-o", "json"];
+    let watch = Watch::start(&database, &arguments);
+    let mut first = [watch.next(), watch.next()];
     first.sort_by_key(|line| line["row"]["id"].as_i64());
-    assert_eq!(
-        first[0],
-        json!({"event":"added","table":"public.people","row":{"id":1,"name":"ann"}})
-    );
-    assert_eq!(next(), json!({"event":"live","rows":2}));
+    assert_eq!(first[0], added(&json!({"id": 1, "name": "ann"})));
+    assert_eq!(watch.next(), json!({"event":"live","rows":2}));
+    // A change of a column that is not shown comes first.
     client
         .batch_execute("UPDATE people SET price = 7")
         .await
@@ -324,28 +390,32 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
         .batch_execute("UPDATE people SET name = 'anna' WHERE id = 1")
         .await
         .unwrap();
-    assert_eq!(
-        next(),
-        json!({"event":"changed","table":"public.people","row":{"id":1,"name":"anna"},"old":{"name":"ann"}}),
-        "what is not shown is not told"
-    );
+    let changed = json!({
+        "event": "changed",
+        "table": "public.people",
+        "row": {"id": 1, "name": "anna"},
+        "old": {"name": "ann"},
+    });
+    assert_eq!(watch.next(), changed, "what is not shown is not told");
     client
         .batch_execute("UPDATE people SET hash = 5 WHERE id = 2")
         .await
         .unwrap();
-    assert_eq!(next()["event"], "removed");
+    assert_eq!(watch.next()["event"], "removed");
     client
         .batch_execute("UPDATE people SET hash = 123 WHERE id = 3")
         .await
         .unwrap();
-    assert_eq!(next()["row"], json!({"id":3,"name":"abcde"}));
+    assert_eq!(watch.next()["row"], json!({"id":3,"name":"abcde"}));
+    // The listener is ended and rows are changed in one transaction: nobody hears of them. Ours
+    // is known by its advisory lock.
     let lose = "BEGIN; SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
         AND database = (
             SELECT oid FROM pg_database WHERE datname = current_database());
         DELETE FROM people WHERE id = 1; UPDATE people SET name = 'x' WHERE id = 3; COMMIT";
     client.batch_execute(lose).await.unwrap();
     // A backend that is terminated may pass on a last notification before it ends.
-    let gap: Vec<serde_json::Value> = (0..4).map(|_| next()).collect();
+    let gap: Vec<Value> = (0..4).map(|_| watch.next()).collect();
     let mut events: Vec<&str> = gap
         .iter()
         .map(|line| line["event"].as_str().unwrap())
@@ -357,40 +427,33 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
     );
     events.sort_unstable();
     assert_eq!(events, ["changed", "live", "removed", "stale"], "{gap:?}");
-    let pid = child.id().to_string();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let ran = ended(child);
+    let pid = watch.child.id().to_string();
+    let interrupt = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(interrupt.unwrap().success());
+    let ran = ended(watch.child);
     assert_eq!(
         (ran.code, ran.stderr.as_str()),
         (0, "5 changes shown, 0 collapsed\n")
     );
 }
 
+/// `query --watch | head` must end when `head` does, and not with an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watched_answer_is_printed_again_as_text_and_ends_with_its_reader() {
-    use crate::support::{DEADLINE, ended};
     let database = people().await;
-    let (child, lines) = watch(&database, &["hash=123", "--columns", "id,name"]);
-    let next = |count: usize| -> Vec<String> {
-        (0..count)
-            .map(|_| lines.recv_timeout(DEADLINE).expect("another line"))
-            .collect()
-    };
-    assert_eq!(next(4), ["id  name", " 1  ann", " 2  bob", "(2 rows)"]);
+    let watch = Watch::start(&database, &["hash=123", "--columns", "id,name"]);
+    assert_eq!(
+        watch.next_lines(4),
+        ["id  name", " 1  ann", " 2  bob", "(2 rows)"]
+    );
     database
         .client()
         .await
         .batch_execute("DELETE FROM people WHERE id = 1")
         .await
         .unwrap();
-    assert_eq!(next(4), ["", "id  name", " 2  bob", "(1 row)"]);
-    drop(lines);
+    assert_eq!(watch.next_lines(4), ["", "id  name", " 2  bob", "(1 row)"]);
+    drop(watch.lines);
     // The thread that reads for us takes one line more before it ends.
     for name in ["x", "y"] {
         database
@@ -400,56 +463,49 @@ async fn a_watched_answer_is_printed_again_as_text_and_ends_with_its_reader() {
             .await
             .unwrap();
     }
-    assert_eq!(ended(child).code, 0);
+    assert_eq!(ended(watch.child).code, 0);
 }
 
+/// DDL announces nothing, and it can change the type of the condition's column, or leave another
+/// table under the watched name. The watch goes on with the table as it is now: the condition is
+/// parsed again, and all rows are shown again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watched_table_that_is_altered_is_told_anew() {
-    use crate::support::DEADLINE;
     let database = people().await;
     let client = database.client().await;
-    let (mut child, lines) = watch(
-        &database,
-        &["hash=123", "--columns", "id,hash", "-o", "json"],
-    );
-    let next = || -> serde_json::Value {
-        let line = lines.recv_timeout(DEADLINE).expect("another line");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
-    };
-    while next()["event"] != "live" {}
-    // The condition's value is of another type from now on, and so is what is shown.
+    let arguments = ["hash=123", "--columns", "id,hash", "-o", "json"];
+    let watch = Watch::start(&database, &arguments);
+    watch.skip_until_live();
+    // From now on the condition's value and the shown column are of another type.
     client
         .batch_execute("ALTER TABLE people ALTER hash TYPE text USING hash::text")
         .await
         .unwrap();
-    let stale = next();
+    let stale = watch.next();
     assert!(
         stale["event"] == "stale" && stale["why"].as_str().unwrap().contains("described afresh"),
         "{stale}"
     );
     assert_eq!(
-        next(),
+        watch.next(),
         json!({"event":"reloaded","why":"the table was altered"})
     );
-    let mut rows = [next(), next()];
+    let mut rows = [watch.next(), watch.next()];
     rows.sort_by_key(|line| line["row"]["id"].as_i64());
-    assert_eq!(
-        rows[0],
-        json!({"event":"added","table":"public.people","row":{"id":1,"hash":"123"}})
-    );
-    assert_eq!(next(), json!({"event":"live","rows":2}));
+    assert_eq!(rows[0], added(&json!({"id": 1, "hash": "123"})));
+    assert_eq!(watch.next(), json!({"event":"live","rows":2}));
     database.pgic_ok(&["install-triggers", "people"]);
     client
         .batch_execute("UPDATE people SET hash = '5' WHERE id = 2")
         .await
         .unwrap();
-    // The new trigger makes it stale for a moment.
+    // The new trigger makes the table stale for a moment, so other events may come first.
     let removed = json!({"event":"removed","table":"public.people","row":{"id":2,"hash":"123"}});
-    while next() != removed {}
-    // A table that is gone is stale until there is another of its name, which is followed then.
+    watch.until(&removed);
+    // A dropped table is stale until another table has its name, and that one is followed then.
     client.batch_execute("DROP TABLE people").await.unwrap();
     let gone = loop {
-        let line = next();
+        let line = watch.next();
         if line["why"]
             .as_str()
             .is_some_and(|why| why.contains("the table public.people does not exist"))
@@ -466,28 +522,18 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
         .await
         .unwrap();
     database.pgic_ok(&["install-triggers", "people"]);
-    let mut seen = Vec::new();
-    while seen.last() != Some(&json!({"event":"live","rows":1})) {
-        seen.push(next());
-    }
-    assert!(
-        seen.contains(&json!({"event":"reloaded","why":"another table has its name"})),
-        "{seen:?}"
-    );
-    assert!(
-        seen.contains(
-            &json!({"event":"added","table":"public.people","row":{"id":7,"hash":"123"}})
-        ),
-        "{seen:?}"
-    );
-    let _ = child.kill();
-    let _ = child.wait();
+    let seen = watch.until(&json!({"event":"live","rows":1}));
+    let reloaded = json!({"event":"reloaded","why":"another table has its name"});
+    assert!(seen.contains(&reloaded), "{seen:?}");
+    let row = added(&json!({"id": 7, "hash": "123"}));
+    assert!(seen.contains(&row), "{seen:?}");
+    watch.kill();
 }
 
+/// A bigint and a double both have eight bytes in COPY. If the type changes between the description
+/// of the table and the read, the bytes decode without an error, to wrong numbers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() {
-    use crate::support::{DEADLINE, ended};
-    use std::process::Stdio;
     let database = Database::with(
         "CREATE TABLE people (id int PRIMARY KEY, n int8); INSERT INTO people \
             VALUES (1, 5), (2, 6)",
@@ -496,7 +542,7 @@ async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() 
     database.pgic_ok(&["install-triggers", "people"]);
     let migration = database.client().await;
     let watcher = database.client().await;
-    // Described before, read after it.
+    // The query describes the table before the migration's commit, and reads after it.
     migration
         .batch_execute("BEGIN; ALTER TABLE people ALTER n TYPE float8")
         .await
@@ -530,21 +576,15 @@ async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() 
         (0, "{\"id\":1,\"n\":5}\n"),
         "{ran:?}"
     );
-    // And while it is watched, with the listener lost at the same time.
-    let (mut child, lines) = watch(&database, &["-o", "json"]);
-    let next = || -> serde_json::Value {
-        serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap()
-    };
-    while next()["event"] != "live" {}
+    // The same while the table is watched, with the listener lost in the same transaction.
+    let watch = Watch::start(&database, &["-o", "json"]);
+    watch.skip_until_live();
     let alter = "BEGIN; ALTER TABLE people ALTER n TYPE int8; SELECT pg_terminate_backend(pid) \
         FROM pg_locks
         WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = \
         current_database()); COMMIT";
     migration.batch_execute(alter).await.unwrap();
-    let mut seen = Vec::new();
-    while seen.last() != Some(&json!({"event":"live","rows":2})) {
-        seen.push(next());
-    }
+    let seen = watch.until(&json!({"event":"live","rows":2}));
     assert!(
         seen.iter().any(|line| line["event"] == "reloaded"),
         "{seen:?}"
@@ -554,42 +594,38 @@ async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() 
         seen.iter().all(|line| values.contains(&line["row"]["n"])),
         "{seen:?}"
     );
-    let _ = child.kill();
-    let _ = child.wait();
+    watch.kill();
 }
 
+/// Renaming a label changes what rows print as, and touches neither the rows nor the table's
+/// definition. Here the label is inside an array and inside an array of a composite type.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_label_that_is_renamed_deep_inside_a_type_is_seen() {
-    use crate::support::DEADLINE;
     let sql = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, m mood);
         CREATE TABLE people (id int PRIMARY KEY, moods mood[], pairs pair[]);
         INSERT INTO people VALUES (1, '{sad}', ARRAY[(1, 'sad')::pair])";
     let database = Database::with(sql).await;
     database.pgic_ok(&["install-triggers", "people"]);
-    let (mut child, lines) = watch(&database, &["-o", "json"]);
-    let next = || -> serde_json::Value {
-        serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap()
-    };
-    while next()["event"] != "live" {}
+    let watch = Watch::start(&database, &["-o", "json"]);
+    watch.skip_until_live();
     database
         .client()
         .await
         .batch_execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'")
         .await
         .unwrap();
-    assert_eq!(next()["event"], "stale");
+    assert_eq!(watch.next()["event"], "stale");
     assert_eq!(
-        next()["row"],
+        watch.next()["row"],
         json!({"id":1,"moods":["blue"],"pairs":["(1,blue)"]})
     );
-    let _ = child.kill();
-    let _ = child.wait();
+    watch.kill();
 }
 
+/// A reader that pauses must neither make pgic grow without bound nor miss the last state of a row:
+/// of each row the changes that wait become one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
-    use std::io::{BufRead as _, BufReader};
-    use std::process::Stdio;
     let database = people().await;
     let mut command = database.command(&["query", "people", "--watch", "-o", "json"]);
     let mut child = command
@@ -598,9 +634,8 @@ async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
         .spawn()
         .expect("start query --watch");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut next =
-        || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
-    while next()["event"] != "live" {}
+    // Unlike `Watch`, this reader has no thread that reads ahead, so that the pipe does fill.
+    while next_event(&mut lines)["event"] != "live" {}
     let client = database.client().await;
     // Nobody reads meanwhile, and a pipe holds 64 kB.
     let insert = "INSERT INTO people (id, tag) SELECT n, 'x' FROM generate_series(10, 5000) n";
@@ -615,11 +650,10 @@ async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
         .batch_execute("INSERT INTO people (id) VALUES (9999)")
         .await
         .unwrap();
-    let mut state: std::collections::BTreeMap<i64, serde_json::Value> =
-        std::collections::BTreeMap::new();
+    let mut state: BTreeMap<i64, Value> = BTreeMap::new();
     let mut collapsed = 0;
     while !state.contains_key(&9999) {
-        let event = next();
+        let event = next_event(&mut lines);
         collapsed += event
             .get("collapsed")
             .map_or(0, |count| count.as_i64().unwrap());
@@ -638,8 +672,8 @@ async fn a_reader_that_stops_sees_changes_collapsed_and_none_is_lost() {
     let _ = child.wait();
 }
 
-/// A column that becomes another type of the same size and back, again and again, is never read as
-/// what it is not.
+/// A type that has changed back looks as if nothing had happened: names and types are those that
+/// were described. Only the versions of the catalogue's rows tell.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_changes_and_changes_back_is_never_taken_for_the_other() {
     let database =
@@ -647,7 +681,7 @@ async fn a_type_that_changes_and_changes_back_is_never_taken_for_the_other() {
             .await;
     database.pgic_ok(&["install-triggers", "t"]);
     let client = database.client().await;
-    // Some milliseconds of work, so that others get at the table in between.
+    // Some milliseconds of work, so that the queries get at the table in between.
     let pause = "SELECT count(*) FROM generate_series(1, 100000)";
     let altering = tokio::spawn(async move {
         loop {

@@ -1,10 +1,11 @@
-//! `status`: what is there, what is not as it should be, who listens.
+//! `status`: the triggers of each table, the problems with them, and who listens.
 
 use crate::support::{Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
 use serde_json::{Value, json};
 
 const TABLE: &str = "CREATE TABLE a (id int PRIMARY KEY, note text);";
 
+/// Runs `status` and returns its exit code with the first table of the output.
 fn table(database: &Database, arguments: &[&str]) -> (i32, Value) {
     let ran = database.pgic(&[&["status", "-o", "json"], arguments].concat());
     let table = ran
@@ -15,6 +16,8 @@ fn table(database: &Database, arguments: &[&str]) -> (i32, Value) {
     (ran.code, table)
 }
 
+/// Deployment scripts ask by the exit code. The whole object is compared: a key that changes its
+/// name breaks those who read the JSON.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_as_it_should_be_is_a_yes() {
     let database = Database::with(&format!(
@@ -26,9 +29,20 @@ async fn what_is_as_it_should_be_is_a_yes() {
     assert_eq!(code, 0);
     assert_eq!(
         found,
-        json!({"event": "table", "schema": "public", "table": "a", "channel": "cache_invalidation",
-            "events": ["insert", "update", "delete", "truncate"], "columns": ["id", "note"], "state": "enabled",
-            "function": "current", "options": {"channel": "cache_invalidation"}, "rows": 50, "near_limit": {"rows": 0, "sampled": 50}, "problems": []})
+        json!({
+            "event": "table",
+            "schema": "public",
+            "table": "a",
+            "channel": "cache_invalidation",
+            "events": ["insert", "update", "delete", "truncate"],
+            "columns": ["id", "note"],
+            "state": "enabled",
+            "function": "current",
+            "options": {"channel": "cache_invalidation"},
+            "rows": 50,
+            "near_limit": {"rows": 0, "sampled": 50},
+            "problems": [],
+        })
     );
     let text = database.pgic_ok(&["status"]);
     assert!(
@@ -37,6 +51,8 @@ async fn what_is_as_it_should_be_is_a_yes() {
     );
 }
 
+/// Each of these leaves caches stale in silence, or soon will. In each the same command mends it,
+/// which the problem names.
 #[tokio::test(flavor = "multi_thread")]
 async fn drift_is_a_no_with_the_remedy() {
     let cases = [
@@ -57,8 +73,7 @@ async fn drift_is_a_no_with_the_remedy() {
             "no trigger announces TRUNCATE of public.a",
         ),
         (
-            "ALTER TABLE a ADD COLUMN more \
-            jsonb",
+            "ALTER TABLE a ADD COLUMN more jsonb",
             "is not what this version of pgic makes for these columns",
         ),
         (
@@ -67,8 +82,7 @@ async fn drift_is_a_no_with_the_remedy() {
             "was edited by hand",
         ),
         (
-            "ALTER FUNCTION notify_cache_change_a() SECURITY \
-            DEFINER",
+            "ALTER FUNCTION notify_cache_change_a() SECURITY DEFINER",
             "is not what this version of pgic makes",
         ),
         (
@@ -95,9 +109,12 @@ async fn drift_is_a_no_with_the_remedy() {
     }
 }
 
+/// Without a name, a table without triggers is none of `status`'s business. With one, somebody asks
+/// whether that table is announced.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_named_table_without_triggers_is_a_no() {
     let database = Database::with(TABLE).await;
+    // Not named: the table is not even listed.
     assert_eq!(database.pgic(&["status"]).code, 0);
     let (code, found) = table(&database, &["a"]);
     assert!(
@@ -111,6 +128,7 @@ async fn a_named_table_without_triggers_is_a_no() {
     assert_eq!(database.pgic(&["status", "missing"]).code, 2);
 }
 
+/// `foreign` is a function that pgic did not make: it is used as it is, and never replaced unasked.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_specification_s_own_trigger_is_shown_as_somebody_else_s() {
     let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
@@ -128,9 +146,12 @@ async fn the_specification_s_own_trigger_is_shown_as_somebody_else_s() {
     );
 }
 
+/// PostgreSQL tells nobody who listens. Sessions of pgic hold an advisory lock by which they are
+/// known. Of any other session only the last statement is known, and a LISTEN there is a guess.
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_are_shown_ours_for_certain_and_others_by_guess() {
     let database = Database::with("").await;
+    // A session of somebody else, known by its last statement alone.
     let other = database.client().await;
     other.batch_execute("LISTEN something").await.unwrap();
     let tail = database.tail(&["--channel", "x"]);
@@ -155,6 +176,8 @@ async fn listeners_are_shown_ours_for_certain_and_others_by_guess() {
     drop(tail);
 }
 
+/// Rows that are longer than a payload are read again by their keys, which costs a query each.
+/// Whoever plans wants the share of such rows, without a scan of a large table.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
     let rows = "INSERT INTO a SELECT n, (SELECT string_agg(md5(n::text || m), '') FROM \
@@ -172,13 +195,15 @@ async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
         0,
         "what is not sent does not count"
     );
+    // A larger table is sampled, not scanned.
     let more = "INSERT INTO a SELECT n, 'x' FROM generate_series(101, 50000) n; ANALYZE a";
     database.client().await.batch_execute(more).await.unwrap();
     let sampled = table(&database, &[]).1["near_limit"]["sampled"]
         .as_i64()
         .unwrap();
     assert!((1..=1_000).contains(&sampled), "{sampled}");
-    // Stored in a hundred bytes, and sent in eight thousand.
+    // Compression makes these rows a hundred bytes on disk, and a payload has eight thousand: the
+    // stored size must not be taken for the sent one.
     let compressed = "TRUNCATE a; INSERT INTO a SELECT n, repeat('x', 7990) FROM \
         generate_series(1, 50) n; ANALYZE a";
     database
@@ -199,6 +224,8 @@ async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
     );
 }
 
+/// A migration holds its lock for hours. Somebody who wonders why nothing moves runs `status`,
+/// which must not wait as well. It leaves out the sample, which reads the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_somebody_holds_does_not_hold_it_up() {
     let parts = "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 \
@@ -210,7 +237,7 @@ async fn a_lock_that_somebody_holds_does_not_hold_it_up() {
         .batch_execute("BEGIN; LOCK TABLE a, p1 IN ACCESS EXCLUSIVE MODE")
         .await
         .unwrap();
-    // A command that waits is killed at its deadline.
+    // If `status` waited for the lock, it would be killed at the deadline and fail.
     let ran = database.pgic(&["status", "-o", "json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let tables: Vec<Value> = ran
