@@ -272,8 +272,8 @@ async fn a_role_that_sees_a_part_of_the_table_is_told_so() {
     );
 }
 
-/// No row is an answer with exit code 1, not an error. In a wide table the last column must be found
-/// as well.
+/// No row is an answer with exit code 1, not an error. In a wide table the last column must be
+/// found as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_and_a_wide_table_are_tables_too() {
     let columns: Vec<String> = (0..400).map(|n| format!("c{n} int")).collect();

@@ -1,10 +1,10 @@
-//! The library's own handle: an application's typed caches, on a real server.
+//! [`Replica`], the library's own handle: an application's typed caches, on a real server.
 
 use crate::support::{DEADLINE, Database, USERS};
 use postgres_index_cache_core::postgres::{
-    ConnectError, Connector, Events, FindingKind, OnMisfit, Replica, ReplicaBuilder, ReplicaError,
-    ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind, Session, SessionPurpose,
-    Verification,
+    ComparisonReport, ConnectError, Connector, Events, FindingKind, OnMisfit, Replica,
+    ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind,
+    Session, SessionPurpose, Verification,
 };
 use postgres_index_cache_core::sync::{AuxConnection, Limits};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
@@ -21,7 +21,7 @@ pub struct User {
     id: Uuid,
     username_hash: i64,
     email_hash: i64,
-    /// A column that comes later.
+    /// A column that some tests add later.
     #[serde(default)]
     city: Option<String>,
 }
@@ -46,6 +46,8 @@ fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
+/// Returns a builder whose heartbeat is short, so that looks find DDL soon. Its sessions are called
+/// `node`, `node (fences)` and `node (reads)`.
 pub fn builder(database: &Database) -> ReplicaBuilder {
     let mut config: tokio_postgres::Config = database.url.parse().unwrap();
     config.application_name("node");
@@ -57,6 +59,7 @@ pub fn builder(database: &Database) -> ReplicaBuilder {
     Replica::builder(config).limits(limits)
 }
 
+/// Creates a database with `users` and triggers, runs `sql` in it, and opens a replica.
 pub async fn with_users(sql: &str) -> (Database, Client, Replica, ReplicaTable<User>) {
     let database = Database::with(&format!("{USERS}{sql}")).await;
     database.pgic_ok(&["install-triggers", "users"]);
@@ -67,6 +70,7 @@ pub async fn with_users(sql: &str) -> (Database, Client, Replica, ReplicaTable<U
     (database, client, replica, users)
 }
 
+/// Waits until everything that was committed before is in every cache.
 async fn fence(replica: &Replica) {
     tokio::time::timeout(DEADLINE, replica.fence())
         .await
@@ -74,7 +78,7 @@ async fn fence(replica: &Replica) {
         .unwrap();
 }
 
-/// The next event that `wanted` takes.
+/// Returns what `wanted` gives for the next event that it gives something for.
 async fn event<T>(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> Option<T>) -> T {
     tokio::time::timeout(DEADLINE, async {
         loop {
@@ -88,6 +92,7 @@ async fn event<T>(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> Option<
     .expect("the event comes")
 }
 
+/// Returns the key of an event's row, and what has become of the row.
 fn row(event: &ReplicaEvent) -> Option<(Uuid, RowChangeKind)> {
     match event {
         ReplicaEvent::Row { key, change, .. } => Some((*key, *change)),
@@ -95,11 +100,22 @@ fn row(event: &ReplicaEvent) -> Option<(Uuid, RowChangeKind)> {
     }
 }
 
-/// Whether an event says that a table is stale, for a reason that has this in it.
+/// Returns whether an event says that a table is stale.
+fn stale(event: &ReplicaEvent) -> Option<()> {
+    stale_for(event, "")
+}
+
+/// Returns whether an event says that everything is live.
+fn live(event: &ReplicaEvent) -> Option<()> {
+    matches!(event, ReplicaEvent::Live).then_some(())
+}
+
+/// Returns whether an event says that a table is stale, for a reason that contains `reason`.
 fn stale_for(event: &ReplicaEvent, reason: &str) -> Option<()> {
     matches!(event, ReplicaEvent::Stale { why, .. } if why.contains(reason)).then_some(())
 }
 
+/// Returns the error of an event that says that the replica has ended.
 fn ended(event: &ReplicaEvent) -> Option<Arc<ReplicaError>> {
     match event {
         ReplicaEvent::Ended { error } => Some(Arc::clone(error)),
@@ -107,6 +123,8 @@ fn ended(event: &ReplicaEvent) -> Option<Arc<ReplicaError>> {
     }
 }
 
+/// The promise to a request that writes and then reads: after a fence the cache has the write, in
+/// every index.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_reads_what_it_wrote() {
     let (_database, client, replica, users) = with_users(
@@ -135,19 +153,16 @@ async fn an_application_reads_what_it_wrote() {
         let reading = replica.read(&users);
         assert!(reading.is_live());
         reading.validate().unwrap();
-        let found = |hash: i64| {
-            reading
-                .get_by_i64_index("username_hash", &hash)
-                .into_iter()
-                .flatten()
-                .count()
-        };
+        let found = [7000, 7001].map(|hash| {
+            let keys = reading.get_by_i64_index("username_hash", &hash);
+            keys.into_iter().flatten().count()
+        });
         let expected = match became {
-            RowChangeKind::Added => (1, 0),
-            RowChangeKind::Changed => (0, 1),
-            RowChangeKind::Removed => (0, 0),
+            RowChangeKind::Added => [1, 0],
+            RowChangeKind::Changed => [0, 1],
+            RowChangeKind::Removed => [0, 0],
         };
-        assert_eq!((found(7000), found(7001)), expected, "{sql}");
+        assert_eq!(found, expected, "{sql}");
         drop(reading);
         assert_eq!(event(&mut events, row).await, (id(1), became));
     }
@@ -172,38 +187,41 @@ async fn an_application_reads_what_it_wrote() {
     replica.shutdown().await;
 }
 
+/// Compares a cache with its table, again if a comparison is inconclusive.
+async fn compare(replica: &Replica, users: &ReplicaTable<User>) -> ComparisonReport {
+    loop {
+        let verified = tokio::time::timeout(DEADLINE, replica.verify(users))
+            .await
+            .expect("a comparison ends")
+            .unwrap();
+        if let Verification::Compared(comparison) = verified {
+            return comparison;
+        }
+    }
+}
+
+/// `verify` is for production: a node compares its cache while it serves, and names each row that
+/// differs.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_verifies_its_own_cache() {
     let (_database, client, replica, users) = with_users(
         "INSERT INTO users SELECT gen_random_uuid(), n, n FROM generate_series(1, 300) n;",
     )
     .await;
-    let compare = async || loop {
-        let verified = tokio::time::timeout(DEADLINE, replica.verify(&users))
-            .await
-            .expect("a round ends")
-            .unwrap();
-        if let Verification::Compared(comparison) = verified {
-            break comparison;
-        }
-    };
     client
         .batch_execute("UPDATE users SET email_hash = -1 WHERE username_hash < 9")
         .await
         .unwrap();
-    let comparison = compare().await;
+    let comparison = compare(&replica, &users).await;
     assert_eq!((comparison.rows, comparison.differing()), (300, 0));
+    // As `replica` the session's writes fire no trigger.
     let silent =
         "SET session_replication_role = replica; DELETE FROM users WHERE username_hash = 1;
         UPDATE users SET email_hash = 0 WHERE username_hash = 2;
         INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000009', 0, 0)";
     client.batch_execute(silent).await.unwrap();
-    let mut kinds: Vec<FindingKind> = compare()
-        .await
-        .findings
-        .iter()
-        .map(|found| found.kind)
-        .collect();
+    let comparison = compare(&replica, &users).await;
+    let mut kinds: Vec<FindingKind> = comparison.findings.iter().map(|found| found.kind).collect();
     kinds.sort();
     assert_eq!(
         kinds,
@@ -212,6 +230,9 @@ async fn an_application_verifies_its_own_cache() {
     replica.shutdown().await;
 }
 
+/// Nothing that is committed while L is lost is ever announced. The rows of the next read are
+/// compared with the old ones, so that an application hears of each row as if it had been
+/// announced. F's loss alone is not a gap: L goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
     let (database, client, replica, users) = with_users(
@@ -220,7 +241,7 @@ async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
     )
     .await;
     let mut events = replica.events();
-    // In one transaction the listener is ended and rows are changed: nobody hears of them.
+    // In one transaction the listener is ended and rows are changed: nobody hears of those.
     let sql = "BEGIN; UPDATE users SET email_hash = 0 WHERE username_hash = 1; DELETE FROM users \
         WHERE username_hash = 2;
         INSERT INTO users VALUES ('00000000-0000-0000-0000-0000000000aa', 10, 10);
@@ -228,7 +249,6 @@ async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
         datname = current_database();
         COMMIT";
     client.batch_execute(sql).await.unwrap();
-    let stale = |event: &ReplicaEvent| matches!(event, ReplicaEvent::Stale { .. }).then_some(());
     event(&mut events, stale).await;
     let reading = replica.read(&users);
     assert!(reading.len() >= 9, "the old rows stay readable");
@@ -246,43 +266,47 @@ async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
             (id(0xaa), RowChangeKind::Added)
         ])
     );
-    event(&mut events, |event| {
-        matches!(event, ReplicaEvent::Live).then_some(())
-    })
-    .await;
+    event(&mut events, live).await;
     fence(&replica).await;
     assert_eq!(replica.read(&users).len(), 9);
     assert!(replica.is_live());
-    // The connection for fences alone is no gap.
+    // The loss of the connection for fences alone.
     let end_fences = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE \
         application_name = 'node (fences)' AND datname = current_database()";
     client.batch_execute(end_fences).await.unwrap();
-    let aux_connection_lost = |event: &ReplicaEvent| match event {
+    let lost = event(&mut events, |event| match event {
         ReplicaEvent::AuxConnectionLost { via, .. } => Some(*via),
         ReplicaEvent::Stale { why, .. } => panic!("it is stale: {why}"),
         _ => None,
-    };
-    assert_eq!(
-        event(&mut events, aux_connection_lost).await,
-        AuxConnection::Fences
-    );
+    });
+    assert_eq!(lost.await, AuxConnection::Fences);
     fence(&replica).await;
     assert!(replica.is_live());
     drop(database);
 }
 
+/// Returns the city of the user 1, if there is one.
+fn city(replica: &Replica, users: &ReplicaTable<User>) -> Option<String> {
+    replica
+        .read(users)
+        .get_by_primary(&id(1))
+        .and_then(|user| user.city.clone())
+}
+
+/// Returns the email hash of the user 1, who is there.
+fn email_hash(replica: &Replica, users: &ReplicaTable<User>) -> i64 {
+    let reading = replica.read(users);
+    reading.get_by_primary(&id(1)).unwrap().email_hash
+}
+
+/// A migration must not end what runs: columns come and go, a table is renamed and comes back. Only
+/// while the table is gone is its cache stale, with the cause, and readable.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_altered_is_followed_on() {
     let (database, client, replica, users) =
         with_users("INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1);")
             .await;
     let mut events = replica.events();
-    let city = |replica: &Replica| {
-        replica
-            .read(&users)
-            .get_by_primary(&id(1))
-            .and_then(|user| user.city.clone())
-    };
     client
         .batch_execute("ALTER TABLE users ADD city text DEFAULT 'Rome'")
         .await
@@ -292,21 +316,21 @@ async fn a_table_that_is_altered_is_followed_on() {
     })
     .await;
     fence(&replica).await;
-    assert_eq!(city(&replica).as_deref(), Some("Rome"));
+    assert_eq!(city(&replica, &users).as_deref(), Some("Rome"));
     client
         .batch_execute("UPDATE users SET city = 'Oslo'")
         .await
         .unwrap();
     fence(&replica).await;
-    assert_eq!(city(&replica).as_deref(), Some("Oslo"));
-    // The trigger made for the old columns still announces; its payload lacks what is gone.
+    assert_eq!(city(&replica, &users).as_deref(), Some("Oslo"));
+    // The trigger that was made for the old columns still announces, without the dropped column.
     client
         .batch_execute("ALTER TABLE users DROP city; UPDATE users SET email_hash = 5")
         .await
         .unwrap();
     fence(&replica).await;
-    assert_eq!(city(&replica), None);
-    // What is gone is stale, with the cause, and its rows can be read.
+    assert_eq!(city(&replica, &users), None);
+    // Who names a table follows the name, not the renamed relation.
     client
         .batch_execute("ALTER TABLE users RENAME TO gone")
         .await
@@ -322,67 +346,89 @@ async fn a_table_that_is_altered_is_followed_on() {
         .await
         .unwrap();
     fence(&replica).await;
-    assert_eq!(
-        replica
-            .read(&users)
-            .get_by_primary(&id(1))
-            .unwrap()
-            .email_hash,
-        6
-    );
+    assert_eq!(email_hash(&replica, &users), 6);
     drop(database);
 }
 
-/// Connects as `config` says, but to look at tables only as often as it is let.
+/// A connector that lets a test decide when a table is described: each description needs a permit.
 struct Gated {
     config: tokio_postgres::Config,
-    looks: Arc<tokio::sync::Semaphore>,
-    /// So often nobody is let in to look.
+    descriptions: Arc<tokio::sync::Semaphore>,
+    /// How many of the next connections for a description fail.
     refusals: Arc<AtomicUsize>,
 }
 
 impl Connector for Gated {
     async fn connect(&self, role: SessionPurpose) -> Result<Session, ConnectError> {
         if role == SessionPurpose::Command {
-            let less = |left: usize| left.checked_sub(1);
-            if self
+            let refused = self
                 .refusals
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
-                .is_ok()
-            {
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                    left.checked_sub(1)
+                });
+            if refused.is_ok() {
                 return Err(std::io::Error::other("nobody is let in").into());
             }
-            self.looks.acquire().await.expect("it is open").forget();
+            let permit = self.descriptions.acquire().await;
+            permit.expect("the semaphore is open").forget();
         }
         Connector::connect(&self.config, role).await
     }
 }
 
+/// A replica of `users` whose descriptions wait for the test.
+struct GatedReplica {
+    database: Database,
+    replica: Replica,
+    users: ReplicaTable<User>,
+    descriptions: Arc<tokio::sync::Semaphore>,
+    refusals: Arc<AtomicUsize>,
+}
+
+impl GatedReplica {
+    /// Opens the replica, whose table has the user 1.
+    async fn open() -> Self {
+        let database = Database::with(&format!(
+            "{USERS} INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1);"
+        ))
+        .await;
+        database.pgic_ok(&["install-triggers", "users"]);
+        let mut config: tokio_postgres::Config = database.url.parse().unwrap();
+        config.application_name("node");
+        // One permit: the table is described once in order to be opened.
+        let descriptions = Arc::new(tokio::sync::Semaphore::new(1));
+        let refusals = Arc::new(AtomicUsize::new(0));
+        let limits = Limits {
+            heartbeat: Duration::from_millis(100),
+            fence_timeout: DEADLINE,
+            ..Limits::default()
+        };
+        let mut builder = Replica::builder(Gated {
+            config,
+            descriptions: Arc::clone(&descriptions),
+            refusals: Arc::clone(&refusals),
+        })
+        .limits(limits);
+        let users = builder.table::<User>("users");
+        let replica = builder.open().await.unwrap();
+        Self {
+            database,
+            replica,
+            users,
+            descriptions,
+            refusals,
+        }
+    }
+}
+
+/// While a table is described again its cache is not live, and what the trigger sends counts for
+/// nothing: the columns may be others. A task that waited for the description would meanwhile
+/// answer no command and read no notification.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_an_altered_table_is_described_changes_are_told_and_commands_answered() {
-    let database = Database::with(&format!(
-        "{USERS} INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1);"
-    ))
-    .await;
-    database.pgic_ok(&["install-triggers", "users"]);
-    let mut config: tokio_postgres::Config = database.url.parse().unwrap();
-    config.application_name("node");
-    let looks = Arc::new(tokio::sync::Semaphore::new(1));
-    let refusals = Arc::new(AtomicUsize::new(0));
-    let limits = Limits {
-        heartbeat: Duration::from_millis(100),
-        fence_timeout: DEADLINE,
-        ..Limits::default()
-    };
-    let mut builder = Replica::builder(Gated {
-        config,
-        looks: Arc::clone(&looks),
-        refusals: Arc::clone(&refusals),
-    })
-    .limits(limits);
-    let users = builder.table::<User>("users");
-    let replica = builder.open().await.unwrap();
-    let client = database.client().await;
+    let gated = GatedReplica::open().await;
+    let GatedReplica { replica, users, .. } = &gated;
+    let client = gated.database.client().await;
     let mut events = replica.events();
     client
         .batch_execute("ALTER TABLE users ADD COLUMN city text DEFAULT 'Rome'")
@@ -392,17 +438,13 @@ async fn while_an_altered_table_is_described_changes_are_told_and_commands_answe
         stale_for(event, "it is being described afresh")
     })
     .await;
-    // It waits to look at the table: what its trigger sends counts for nothing, and nobody is told
-    // that it is live.
     for sql in [
         "INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000002', 2, 2)",
         "DELETE FROM users WHERE username_hash = 1",
     ] {
         client.batch_execute(sql).await.unwrap();
     }
-    assert!(
-        !replica.is_live() && !replica.read(&users).is_live() && replica.read(&users).len() == 1
-    );
+    assert!(!replica.is_live() && !replica.read(users).is_live() && replica.read(users).len() == 1);
     tokio::select! {
         biased;
         reached = replica.fence() => panic!("a fence is reached while nothing is known: \
@@ -413,7 +455,7 @@ async fn while_an_altered_table_is_described_changes_are_told_and_commands_answe
         .batch_execute("INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1)")
         .await
         .unwrap();
-    looks.add_permits(1);
+    gated.descriptions.add_permits(1);
     let mut told = Vec::new();
     while told.len() < 2 {
         told.push(event(&mut events, row).await);
@@ -426,48 +468,49 @@ async fn while_an_altered_table_is_described_changes_are_told_and_commands_answe
             (id(2), RowChangeKind::Added)
         ]
     );
-    fence(&replica).await;
-    assert_eq!(
-        replica
-            .read(&users)
-            .get_by_primary(&id(1))
-            .unwrap()
-            .city
-            .as_deref(),
-        Some("Rome")
-    );
-    // Nobody is let in for a while, and what is kept is another: it comes back all the same.
-    refusals.store(3, Ordering::SeqCst);
-    looks.add_permits(1);
+    fence(replica).await;
+    assert_eq!(city(replica, users).as_deref(), Some("Rome"));
+}
+
+/// A server that refuses connections for a while must not end what was live, and a description that
+/// never comes must not keep the application from shutting down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_that_is_refused_is_tried_again_and_one_that_never_comes_blocks_nothing() {
+    let gated = GatedReplica::open().await;
+    let client = gated.database.client().await;
+    let mut events = gated.replica.events();
+    gated.descriptions.add_permits(1);
+    client
+        .batch_execute("ALTER TABLE users ADD COLUMN city text")
+        .await
+        .unwrap();
+    event(&mut events, stale).await;
+    event(&mut events, live).await;
+    // The column's type changes, so the rows go into another cache, and nobody is let in at first.
+    gated.refusals.store(3, Ordering::SeqCst);
+    gated.descriptions.add_permits(1);
     client
         .batch_execute("ALTER TABLE users ALTER city TYPE varchar(9)")
         .await
         .unwrap();
-    event(&mut events, |event| {
-        matches!(event, ReplicaEvent::Stale { .. }).then_some(())
-    })
-    .await;
-    event(&mut events, |event| {
-        matches!(event, ReplicaEvent::Live).then_some(())
-    })
-    .await;
-    assert_eq!(refusals.load(Ordering::SeqCst), 0);
-    fence(&replica).await;
-    // It is not let look at all: it can be asked, and ended.
+    event(&mut events, stale).await;
+    event(&mut events, live).await;
+    assert_eq!(gated.refusals.load(Ordering::SeqCst), 0);
+    fence(&gated.replica).await;
+    // No permit is left.
     client
         .batch_execute("ALTER TABLE users RENAME city TO town")
         .await
         .unwrap();
-    event(&mut events, |event| {
-        matches!(event, ReplicaEvent::Stale { .. }).then_some(())
-    })
-    .await;
-    let _asked = replica.events();
-    tokio::time::timeout(DEADLINE, replica.shutdown())
+    event(&mut events, stale).await;
+    let _asked = gated.replica.events();
+    tokio::time::timeout(DEADLINE, gated.replica.shutdown())
         .await
         .expect("it ends at once");
 }
 
+/// A renamed column has the same values, so nothing seems to have changed. A model reads fields by
+/// name: to the model every row is another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_column_is_called_is_part_of_what_the_model_is() {
     let database = Database::with(&format!(
@@ -480,12 +523,8 @@ async fn what_a_column_is_called_is_part_of_what_the_model_is() {
     let users = builder.table::<User>("users");
     let replica = builder.open().await.unwrap();
     let client = database.client().await;
-    assert_eq!(
-        replica.read(&users).get_by_primary(&id(1)).unwrap().city,
-        None
-    );
+    assert_eq!(city(&replica, &users), None);
     let mut events = replica.events();
-    // The values are the same, and to the model they are others.
     client
         .batch_execute("ALTER TABLE users RENAME town TO city")
         .await
@@ -495,16 +534,8 @@ async fn what_a_column_is_called_is_part_of_what_the_model_is() {
         (id(1), RowChangeKind::Changed)
     );
     fence(&replica).await;
-    assert_eq!(
-        replica
-            .read(&users)
-            .get_by_primary(&id(1))
-            .unwrap()
-            .city
-            .as_deref(),
-        Some("Rome")
-    );
-    // A column that comes while nobody listens, and another channel.
+    assert_eq!(city(&replica, &users).as_deref(), Some("Rome"));
+    // A column is replaced while nobody listens, and then the trigger notifies on another channel.
     let gap = "BEGIN; ALTER TABLE users DROP COLUMN city; ALTER TABLE users ADD COLUMN city text \
         DEFAULT 'Oslo';
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'node%' \
@@ -530,14 +561,7 @@ async fn what_a_column_is_called_is_part_of_what_the_model_is() {
     let stored = tokio::time::timeout(DEADLINE, follows)
         .await
         .expect("it follows the new column and channel");
-    assert_eq!(
-        replica
-            .read(&users)
-            .get_by_primary(&id(1))
-            .unwrap()
-            .email_hash,
-        stored
-    );
+    assert_eq!(email_hash(&replica, &users), stored);
     let verified = tokio::time::timeout(DEADLINE, replica.verify(&users))
         .await
         .unwrap()
@@ -548,6 +572,16 @@ async fn what_a_column_is_called_is_part_of_what_the_model_is() {
     );
 }
 
+/// Returns the error of a replica of the table `name`, which cannot be opened.
+async fn refusal(database: &Database, name: &str) -> ReplicaError {
+    let mut builder = builder(database);
+    let _table = builder.table::<User>(name);
+    let opened = builder.open().await;
+    opened.map(|_| ()).unwrap_err()
+}
+
+/// An application chooses by the kind of the error: a missing table is somebody else's fault, a key
+/// of another type a bug of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_followed_is_refused_by_its_kind() {
     let database = Database::with(&format!(
@@ -558,20 +592,13 @@ async fn what_cannot_be_followed_is_refused_by_its_kind() {
     ))
     .await;
     database.pgic_ok(&["install-triggers", "numbered"]);
-    let open = async |name: &str| {
-        let mut builder = builder(&database);
-        let table = builder.table::<User>(name);
-        let opened = builder.open().await;
-        drop(table);
-        opened.map(|_| ()).unwrap_err()
-    };
-    assert!(matches!(open("nowhere").await, ReplicaError::NoTable(_)));
-    assert!(matches!(
-        open("numbered").await,
-        ReplicaError::KeyNotUuid(_)
-    ));
-    assert_eq!(open("seen").await.to_string(), "public.seen is a view");
-    let error = open("users").await;
+    let error = refusal(&database, "nowhere").await;
+    assert!(matches!(error, ReplicaError::NoTable(_)), "{error}");
+    let error = refusal(&database, "numbered").await;
+    assert!(matches!(error, ReplicaError::KeyNotUuid(_)), "{error}");
+    let error = refusal(&database, "seen").await;
+    assert_eq!(error.to_string(), "public.seen is a view");
+    let error = refusal(&database, "users").await;
     let ReplicaError::Follow(error) = error else {
         panic!("{error}")
     };
@@ -581,6 +608,8 @@ async fn what_cannot_be_followed_is_refused_by_its_kind() {
     );
 }
 
+/// A disabled trigger announces nothing, not even that. A migration that disables triggers for an
+/// hour used to end every node for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_that_is_disabled_is_stale_by_name_and_healed_when_it_is_enabled() {
     let (_database, client, replica, users) = with_users("").await;
@@ -609,8 +638,8 @@ async fn a_trigger_that_is_disabled_is_stale_by_name_and_healed_when_it_is_enabl
     assert!(replica.is_live() && replica.read(&users).len() == 1);
 }
 
-/// A model that takes few rows: a label that it knows, no NULL, a small number, and no hash that
-/// makes its own code panic.
+/// A model that refuses rows in every way: an unknown label, a NULL, a number that is too large, and
+/// numbers over which the model's own code panics.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 struct Picky {
     id: Uuid,
@@ -645,7 +674,7 @@ impl Indexable for Picky {
     }
 }
 
-/// Rows of which none but 1 fits [`Picky`].
+/// A table in which no row but that of the key 1 fits [`Picky`].
 const PICKED: &str = "CREATE TYPE mood AS ENUM ('ok', 'sad', 'furious');
     CREATE TABLE picked (id uuid PRIMARY KEY, mood mood, number bigint, doc jsonb);
     INSERT INTO picked VALUES ('00000000-0000-0000-0000-000000000001', 'ok', 1, NULL),
@@ -657,6 +686,38 @@ const PICKED: &str = "CREATE TYPE mood AS ENUM ('ok', 'sad', 'furious');
         ('00000000-0000-0000-0000-000000000006', 'ok', 666, NULL), \
         ('00000000-0000-0000-0000-000000000007', 'ok', 777, NULL);";
 
+/// A row that a replica keeps out.
+#[derive(Debug)]
+struct Misfit {
+    key: Uuid,
+    why: String,
+}
+
+/// Returns the rows that a replica keeps out of a cache.
+fn misfits(replica: &Replica, picked: &ReplicaTable<Picky>) -> Vec<Misfit> {
+    let reading = replica.read(picked);
+    reading
+        .misfits()
+        .map(|(key, why)| Misfit {
+            key: *key,
+            why: why.to_string(),
+        })
+        .collect()
+}
+
+/// Returns the row of an event that says that a row is kept out.
+fn misfit(event: &ReplicaEvent) -> Option<Misfit> {
+    match event {
+        ReplicaEvent::Misfit { key, why, .. } => Some(Misfit {
+            key: *key,
+            why: why.to_string(),
+        }),
+        _ => None,
+    }
+}
+
+/// One row that does not fit used to end the replica on every node at once. Now the row is kept out
+/// of the cache, named and counted, and the table is degraded until the row fits or is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_does_not_fit_the_model_is_kept_out_counted_and_taken_in_when_it_fits() {
     let database = Database::with(PICKED).await;
@@ -668,13 +729,6 @@ async fn a_row_that_does_not_fit_the_model_is_kept_out_counted_and_taken_in_when
         .await
         .expect("one row's fault is not everybody's");
     let client = database.client().await;
-    let out = |replica: &Replica| -> Vec<(u128, String)> {
-        replica
-            .read(&picked)
-            .misfits()
-            .map(|(key, why)| (key.as_u128(), why.to_string()))
-            .collect()
-    };
     let expected = [
         (2, "unknown variant `furious`"),
         (3, "expected value"),
@@ -686,41 +740,44 @@ async fn a_row_that_does_not_fit_the_model_is_kept_out_counted_and_taken_in_when
         ),
         (7, "the model panicked: its index values panic over 777"),
     ];
-    let found = out(&replica);
+    let found = misfits(&replica, &picked);
     assert_eq!(found.len(), expected.len(), "{found:?}");
-    for ((key, why), (expected_key, expected_why)) in found.iter().zip(expected) {
+    for (misfit, (key, why)) in found.iter().zip(expected) {
         assert!(
-            *key == expected_key && why.contains(expected_why),
-            "{key}: {why}"
+            misfit.key == id(key) && misfit.why.contains(why),
+            "{misfit:?}"
         );
     }
     let reading = replica.read(&picked);
     assert!(reading.len() == 1 && !reading.is_live() && reading.is_current());
     drop(reading);
     let status = replica.status();
+    let ReplicaStatus::Degraded { table, why } = &status else {
+        panic!("{status:?}")
+    };
     assert!(
-        matches!(&status, ReplicaStatus::Degraded { table, why } if &**table == "picked" && why.contains("6 rows do not fit")),
+        &**table == "picked" && why.contains("6 rows do not fit"),
         "{status:?}"
     );
-    // By a notification as by a read: out, and in again. A fence is reached all the same.
+    // A row that changes is kept out and taken in as one that is read. Fences go on meanwhile: a
+    // caller must not wait for a row that may never fit.
     let mut events = replica.events();
     client
         .batch_execute("UPDATE picked SET number = 666 WHERE number = 1")
         .await
         .unwrap();
     fence(&replica).await;
-    let misfit = |event: &ReplicaEvent| match event {
-        ReplicaEvent::Misfit { key, why, .. } => Some((*key, why.to_string())),
-        _ => None,
-    };
-    let (key, why) = event(&mut events, misfit).await;
-    assert!(key == id(1) && why.contains("panics over 666"), "{why}");
-    assert!(replica.read(&picked).is_empty() && out(&replica).len() == 7);
-    let verify = async || match replica.verify(&picked).await.unwrap() {
+    let misfit = event(&mut events, misfit).await;
+    assert!(
+        misfit.key == id(1) && misfit.why.contains("panics over 666"),
+        "{misfit:?}"
+    );
+    assert!(replica.read(&picked).is_empty() && misfits(&replica, &picked).len() == 7);
+    let comparison = match replica.verify(&picked).await.unwrap() {
         Verification::Compared(comparison) => comparison,
         Verification::Inconclusive(why) => panic!("nothing else goes on: {why}"),
     };
-    let comparison = verify().await;
+    // A row that is kept out is not one that differs.
     assert_eq!(
         (comparison.rows, comparison.differing(), comparison.kept_out),
         (7, 0, 7)
@@ -733,7 +790,7 @@ async fn a_row_that_does_not_fit_the_model_is_kept_out_counted_and_taken_in_when
         .await
         .unwrap();
     fence(&replica).await;
-    assert!(out(&replica).is_empty() && replica.is_live());
+    assert!(misfits(&replica, &picked).is_empty() && replica.is_live());
     let reading = replica.read(&picked);
     assert!(reading.is_live() && reading.len() == 6 && reading.validate().is_ok());
     assert_eq!(
@@ -743,41 +800,42 @@ async fn a_row_that_does_not_fit_the_model_is_kept_out_counted_and_taken_in_when
         Some(6)
     );
     drop(reading);
-    // What is gone in a gap, or with a TRUNCATE, is out no more.
+    // A row that is deleted in a gap, or by TRUNCATE, is not counted any more.
     client
         .batch_execute("UPDATE picked SET mood = 'furious'")
         .await
         .unwrap();
     fence(&replica).await;
-    assert_eq!(out(&replica).len(), 6);
+    assert_eq!(misfits(&replica, &picked).len(), 6);
     let gap = "BEGIN; DELETE FROM picked WHERE id < '00000000-0000-0000-0000-000000000006';
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'node' AND \
         datname = current_database(); COMMIT";
     client.batch_execute(gap).await.unwrap();
     fence(&replica).await;
-    assert_eq!(out(&replica).len(), 2);
+    assert_eq!(misfits(&replica, &picked).len(), 2);
     client.batch_execute("TRUNCATE picked").await.unwrap();
     fence(&replica).await;
-    assert!(out(&replica).is_empty() && replica.is_live());
+    assert!(misfits(&replica, &picked).is_empty() && replica.is_live());
 }
 
+/// An application may want no cache rather than one without some rows. The table is then stale
+/// while such a row is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misfit_can_be_refused_instead_and_heals_when_the_row_fits() {
     let database = Database::with(PICKED).await;
     database.pgic_ok(&["install-triggers", "picked"]);
-    let open = async || {
-        let mut builder = builder(&database).on_misfit(OnMisfit::Refuse);
-        let picked = builder.table::<Picky>("picked");
-        builder.open().await.map(|replica| (replica, picked))
-    };
-    let refused = open().await.map(|_| ()).unwrap_err();
+    let mut refusing = builder(&database).on_misfit(OnMisfit::Refuse);
+    let _picked = refusing.table::<Picky>("picked");
+    let refused = refusing.open().await.map(|_| ()).unwrap_err();
     assert!(matches!(&refused, ReplicaError::Driver(_)), "{refused}");
     let client = database.client().await;
     client
         .batch_execute("DELETE FROM picked WHERE number <> 1")
         .await
         .unwrap();
-    let (replica, picked) = open().await.unwrap();
+    let mut refusing = builder(&database).on_misfit(OnMisfit::Refuse);
+    let picked = refusing.table::<Picky>("picked");
+    let replica = refusing.open().await.unwrap();
     let mut events = replica.events();
     client
         .batch_execute("UPDATE picked SET mood = 'furious'")
@@ -802,7 +860,7 @@ async fn a_misfit_can_be_refused_instead_and_heals_when_the_row_fits() {
     );
 }
 
-/// A model that panics when a row of it is dropped, which no cache can keep out.
+/// A model that panics when its row 1 is dropped: no cache can keep such a row out.
 #[derive(Debug, Deserialize)]
 struct Bomb {
     id: Uuid,
@@ -830,6 +888,8 @@ impl Indexable for Bomb {
     }
 }
 
+/// A panic in the model's code used to leave a dead task behind, whose last status was live for
+/// ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_ends_in_any_way_is_ended_for_all_who_ask_or_wait() {
     let (database, client, replica, users) = with_users("").await;
@@ -849,6 +909,7 @@ async fn a_task_that_ends_in_any_way_is_ended_for_all_who_ask_or_wait() {
     let mut events = replica.events();
     assert!(replica.is_live() && replica.read(&bombs).is_live());
     client.batch_execute("DELETE FROM users").await.unwrap();
+    // The removal of the row panics in the replica's task, while a caller waits.
     let error = tokio::time::timeout(DEADLINE, replica.fence())
         .await
         .expect("who waits is told")
@@ -864,10 +925,12 @@ async fn a_task_that_ends_in_any_way_is_ended_for_all_who_ask_or_wait() {
     ));
     event(&mut events, ended).await;
     assert!(events.next().await.is_none());
-    // Who listens only now is told of it too.
+    // A receiver that begins only now is told of the end too.
     event(&mut replica.events(), ended).await;
 }
 
+/// Handles of two replicas have the same type. A mixed-up handle must be an error, not the rows of
+/// whichever table has the same number.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_another_replica_is_never_live() {
     let (database, client, replica, users) = with_users("").await;
@@ -876,11 +939,10 @@ async fn a_table_of_another_replica_is_never_live() {
     let other = other_builder.open().await.unwrap();
     let reading = replica.read(&other_users);
     assert!(!reading.is_live() && !reading.is_current());
-    assert!(
-        matches!(reading.status(), ReplicaStatus::Ended { error } if matches!(**error, ReplicaError::OtherReplica)),
-        "{:?}",
-        reading.status()
-    );
+    let ReplicaStatus::Ended { error } = reading.status() else {
+        panic!("{:?}", reading.status())
+    };
+    assert!(matches!(**error, ReplicaError::OtherReplica), "{error}");
     drop(reading);
     let refused = replica.fence_for(&other_users).await.unwrap_err();
     assert!(matches!(*refused, ReplicaError::OtherReplica), "{refused}");
@@ -890,6 +952,14 @@ async fn a_table_of_another_replica_is_never_live() {
     drop(client);
 }
 
+/// A forged notification that asks for `users` to be read again.
+const RELOAD: &str = concat!(
+    r#"NOTIFY cache_invalidation, '{"table":"users","action":"reload","#,
+    r#""id":null,"schema":"public","why":"x"}'"#
+);
+
+/// Any role can ask for a reload, as often as it likes. Reads keep a distance then, the state names
+/// the sender, and whoever waits for a fence gets an answer all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_to_be_read_again_and_again_is_degraded_with_the_cause() {
     let (_database, client, replica, users) = with_users(
@@ -901,10 +971,9 @@ async fn a_table_that_is_to_be_read_again_and_again_is_degraded_with_the_cause()
         ReplicaEvent::Degraded { table, why } => Some((table.to_string(), why.to_string())),
         _ => None,
     });
-    let reload = r#"NOTIFY cache_invalidation, '{"table":"users","action":"reload","id":null,"schema":"public","why":"x"}'"#;
     let asking = async {
         loop {
-            client.batch_execute(reload).await.unwrap();
+            client.batch_execute(RELOAD).await.unwrap();
         }
     };
     let (table, why) = tokio::select! {
@@ -918,21 +987,29 @@ async fn a_table_that_is_to_be_read_again_and_again_is_degraded_with_the_cause()
     );
     fence(&replica).await;
     assert_eq!(replica.read(&users).len(), 5000);
-    // It is read once more, and live.
+    // Once nobody asks any more, the table is read a last time and becomes live.
     while !replica.read(&users).is_live() {
         fence(&replica).await;
     }
 }
 
+/// 1. A read finds that another table has the name, and fails. That is an error of our own, which
+///    ends no transaction on the server.
+/// 2. The transaction keeps its lock on the table until the next read, and there is none before the
+///    table is mended.
+/// 3. The migration that swaps the tables back waits for that lock, for ever.
+/// So a read's transaction is ended as soon as the read fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_swapped_before_it_is_read_is_not_locked_against_who_mends_it() {
     let (_database, client, replica, users) =
         with_users("CREATE TABLE next (LIKE users INCLUDING ALL);").await;
     let mut events = replica.events();
-    // It is read at once, and another table has its name then.
-    let swap = r#"BEGIN; ALTER TABLE users RENAME TO before; ALTER TABLE next RENAME TO users;
-        NOTIFY cache_invalidation, '{"table":"users","action":"reload","id":null,"schema":"public","why":"x"}'; COMMIT"#;
-    client.batch_execute(swap).await.unwrap();
+    // The notification makes the replica read at once, before any look has seen the swap.
+    let swap = format!(
+        "BEGIN; ALTER TABLE users RENAME TO before; ALTER TABLE next RENAME TO users; {RELOAD}; \
+        COMMIT"
+    );
+    client.batch_execute(&swap).await.unwrap();
     event(&mut events, |event| {
         matches!(event, ReplicaEvent::Stale { table: Some(_), .. }).then_some(())
     })
@@ -944,6 +1021,9 @@ async fn a_table_that_was_swapped_before_it_is_read_is_not_locked_against_who_me
     assert!(replica.read(&users).is_live());
 }
 
+/// TRUNCATE gives a table new files, and so does a rewrite. New files that an announced TRUNCATE
+/// explains must not hide a rewrite in the same transaction: its columns tell, since ALTER TABLE
+/// touches them and TRUNCATE does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
     let (_database, client, replica, users) = with_users("").await;
@@ -962,7 +1042,7 @@ async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
         [11]
     );
     drop(reading);
-    // A TRUNCATE alone is told by what announces it, and nothing is read again.
+    // A TRUNCATE alone explains the new files, and nothing is read again.
     let reads = replica.stats().counters.reloads;
     client
         .batch_execute(
@@ -976,6 +1056,10 @@ async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
     assert!(replica.read(&users).is_live() && replica.stats().counters.reloads == reads);
 }
 
+/// 1. A description finds a table by its name, and then asks for its triggers.
+/// 2. In between the table is renamed, and another one gets the name.
+/// 3. The description fits the first table, which would be followed under the name of the second.
+/// So the name must still be the table's when the description is complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_the_one_that_has_it_then()
  {
@@ -985,7 +1069,8 @@ async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_the_
          INSERT INTO users_new VALUES ('00000000-0000-0000-0000-000000000002', 2, 2);"
     );
     let database = Database::with(&two).await;
-    // The generic function does not say for which table it was made.
+    // The generic function does not say for which table it was made, so that nothing but the name
+    // can tell the two tables apart.
     database.pgic_ok(&["install-triggers", "--generic", "users", "users_new"]);
     let mut builder = builder(&database);
     let users = builder.table::<User>("users");
@@ -998,7 +1083,7 @@ async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_the_
         .await
         .unwrap();
     event(&mut events, |event| stale_for(event, "is disabled")).await;
-    // A description has found the table by its name, and waits for what it asks then.
+    // The lock stops the next description between its two questions.
     client
         .batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_subscription_rel IN ACCESS EXCLUSIVE MODE")
         .await
@@ -1030,6 +1115,8 @@ async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_the_
     );
 }
 
+/// All tables used to be described together: a privilege that one table lacked kept every other
+/// table stale.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_one_table_s_name_leaves_the_others_alone() {
     let role =
@@ -1088,7 +1175,7 @@ async fn what_is_wrong_with_one_table_s_name_leaves_the_others_alone() {
     tokio::time::timeout(DEADLINE, is_followed_on)
         .await
         .expect("the other table is followed on");
-    // What it was told of its own table was known before.
+    // The table whose schema is closed keeps the rows that it had: none.
     assert!(replica.read(&first).is_empty());
     replica.shutdown().await;
     client
@@ -1097,6 +1184,8 @@ async fn what_is_wrong_with_one_table_s_name_leaves_the_others_alone() {
         .unwrap();
 }
 
+/// `users` without a schema is looked up in the search path once, when the replica is opened. A
+/// table that anybody creates in a schema of that path later must not take its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_the_same_name_that_comes_before_it_in_the_search_path_is_another_one() {
     let (_database, client, replica, users) = with_users("").await;
@@ -1106,7 +1195,7 @@ async fn a_table_of_the_same_name_that_comes_before_it_in_the_search_path_is_ano
         )
         .await
         .unwrap();
-    // Whatever makes it be described again.
+    // Any DDL makes the table be described again.
     client
         .batch_execute("ALTER TABLE public.users ADD COLUMN city text")
         .await
@@ -1122,6 +1211,8 @@ async fn a_table_of_the_same_name_that_comes_before_it_in_the_search_path_is_ano
     );
 }
 
+/// A table whose trigger notifies on another channel used to make every table stale: L connected
+/// again in order to LISTEN on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_channel_of_one_table_leaves_the_others_live() {
     let database = Database::with(&format!(
@@ -1149,11 +1240,11 @@ async fn another_channel_of_one_table_leaves_the_others_live() {
                 .expect("nothing ends it"),
         );
     }
-    let is_of_others = |event: &ReplicaEvent| match event {
-        ReplicaEvent::Stale { table, .. } => table.as_deref() != Some("other"),
-        _ => false,
-    };
-    assert!(!seen.iter().any(is_of_others), "{seen:?}");
+    for event in &seen {
+        if let ReplicaEvent::Stale { table, .. } = event {
+            assert_eq!(table.as_deref(), Some("other"), "{seen:?}");
+        }
+    }
     fence(&replica).await;
     client
         .batch_execute("INSERT INTO other VALUES ('00000000-0000-0000-0000-000000000002', 1, 1)")
@@ -1165,7 +1256,8 @@ async fn another_channel_of_one_table_leaves_the_others_live() {
             && replica.read(&other).len() == 2
             && replica.stats().counters.gaps == 0
     );
-    // One that cannot be told, or listened to, is that table's trouble alone, and mended.
+    // A function whose channel cannot be found out makes its own table stale alone, until it is
+    // mended.
     let nowhere =
         "CREATE FUNCTION notify_cache_change_nowhere() RETURNS trigger LANGUAGE plpgsql AS
             $$BEGIN EXECUTE 'SELECT pg_notify(''cache_invalidation'', $1)' USING 'x'; RETURN NULL; \
@@ -1188,6 +1280,8 @@ async fn another_channel_of_one_table_leaves_the_others_live() {
     assert!(replica.is_live() && replica.stats().counters.gaps == 0);
 }
 
+/// A reader that keeps a cache locked for long must not cost memory without bound. The changes that
+/// wait are dropped first: a read brings them back.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again() {
     let database = Database::with(&format!(
@@ -1203,19 +1297,16 @@ async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again(
     let client = database.client().await;
     let mut events = replica.events();
     let held = replica.read(&users);
-    // Two megabytes that wait for the lock.
+    // Two megabytes wait for the lock, and one is allowed.
     client
         .batch_execute("UPDATE users SET city = repeat('x', 2000)")
         .await
         .unwrap();
-    let read_again = |event: &ReplicaEvent| match event {
+    let why = event(&mut events, |event| match event {
         ReplicaEvent::ReadAgain { why, .. } => Some(why.to_string()),
         _ => None,
-    };
-    assert_eq!(
-        event(&mut events, read_again).await,
-        "there was no memory for the changes that waited"
-    );
+    });
+    assert_eq!(why.await, "there was no memory for the changes that waited");
     assert!(held.iter().all(|user| user.city.is_none()) && !replica.is_live());
     drop(held);
     fence(&replica).await;
@@ -1228,7 +1319,16 @@ async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again(
     );
 }
 
-/// A consumer that stops, under heavy writes: `PGIC_STOPPED_SECONDS` makes it a minute.
+/// Returns how full the server's queue of notifications is, from 0 to 1.
+async fn queue_usage(client: &Client) -> f64 {
+    let usage = client.query_one("SELECT pg_notification_queue_usage()", &[]);
+    usage.await.unwrap().get(0)
+}
+
+/// A reader that stops inside its lock, under heavy writes, must neither fill the server's queue,
+/// which stops every commit, nor grow memory with the number of changes.
+///
+/// `PGIC_STOPPED_SECONDS` sets for how many seconds the reader stops; 2 if it is not set.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_reader_stops_the_queue_is_drained_and_memory_is_bounded_by_keys() {
     let seconds =
@@ -1241,13 +1341,6 @@ async fn while_a_reader_stops_the_queue_is_drained_and_memory_is_bounded_by_keys
     let stopped = replica.read(&users);
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut rounds = 0_i64;
-    let usage = async |client: &Client| -> f64 {
-        client
-            .query_one("SELECT pg_notification_queue_usage()", &[])
-            .await
-            .unwrap()
-            .get(0)
-    };
     let mut fullest = 0_f64;
     while Instant::now() < until || rounds < 20 {
         rounds += 1;
@@ -1265,16 +1358,17 @@ async fn while_a_reader_stops_the_queue_is_drained_and_memory_is_bounded_by_keys
                 .await
                 .unwrap();
         }
-        fullest = fullest.max(usage(&client).await);
+        fullest = fullest.max(queue_usage(&client).await);
     }
     assert_eq!(
         stopped.get_by_primary(&id(1)).map(|user| user.email_hash),
         Some(0),
         "nothing changes under a reader"
     );
-    // The listener has taken everything: the server keeps nothing for it.
+    // The listener has taken everything though the reader stands still. The queue's tail moves only
+    // when somebody notifies, so notify until it has.
     let drained = tokio::time::timeout(DEADLINE, async {
-        while usage(&client).await > 0.0 {
+        while queue_usage(&client).await > 0.0 {
             client.batch_execute("NOTIFY somewhere_else").await.unwrap();
         }
     });

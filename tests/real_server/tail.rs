@@ -1,11 +1,39 @@
-//! `tail`: every notification, whatever is in it, through lost connections, to whatever reads it.
+//! `tail`: every notification is shown, well formed or not, through lost connections, and whoever
+//! reads the output.
 
 use crate::support::{
     DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, lines_of, run,
 };
 use serde_json::{Value, json};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
+/// Starts a command whose stdout and stderr are pipes.
+fn start(mut command: Command) -> Child {
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start pgic")
+}
+
+/// Sends a signal to a process of the test's.
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &child.id().to_string()])
+        .status()
+        .expect("run kill");
+    assert!(status.success());
+}
+
+/// Returns the next line of an output, which is JSON.
+fn next(lines: &Receiver<String>) -> Value {
+    let line = lines.recv_timeout(DEADLINE).expect("another line");
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+}
+
+/// Notifies each payload in a transaction of its own.
 async fn notify(database: &Database, payloads: &[&str]) {
     let client = database.client().await;
     for payload in payloads {
@@ -16,9 +44,12 @@ async fn notify(database: &Database, payloads: &[&str]) {
     }
 }
 
+/// A payload in the specification's form, with numbers that a double cannot hold.
 const INSERT: &str =
     r#"{"table":"users","action":"insert","id":1,"data":{"id":1,"n":9007199254740993,"d":1.10}}"#;
 
+/// JSON parsers turn numbers into doubles: 9007199254740993 becomes …992 and 1.10 becomes 1.1.
+/// `tail` shows the digits that were sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_a_json_line_with_every_digit() {
     let database = Database::with("CREATE TABLE a (id int PRIMARY KEY, n bigint, d numeric)").await;
@@ -48,6 +79,7 @@ async fn a_change_is_a_json_line_with_every_digit() {
         stderr.contains("1 notification shown, 0 invalid, 0 dropped"),
         "{stderr}"
     );
+    // Read as text: this test's own parser would lose the digits as well.
     let raw = database
         .command(&["tail", "-o", "json", "--count", "1"])
         .stdout(Stdio::piped())
@@ -62,6 +94,8 @@ async fn a_change_is_a_json_line_with_every_digit() {
     raw.wait().unwrap();
 }
 
+/// Payloads in the specification's form name no transaction and no schema. `tail` must show what is
+/// there, with null for the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_specification_s_own_function_is_a_full_citizen() {
     let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
@@ -83,6 +117,8 @@ async fn the_specification_s_own_function_is_a_full_citizen() {
     assert_eq!(tail.finish().0, 0);
 }
 
+/// Any role can notify anything. Whoever debugs a broken trigger wants to see exactly the payloads
+/// that no consumer understands.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_parse_is_shown_and_stops_nothing() {
     let database = Database::with("").await;
@@ -110,6 +146,8 @@ async fn what_does_not_parse_is_shown_and_stops_nothing() {
     assert!(tail.finish().2.contains("4 notifications shown, 3 invalid"));
 }
 
+/// `--raw` is for programs: the payload as it came, and nothing else. Text on a pipe must have no
+/// colour codes.
 #[tokio::test(flavor = "multi_thread")]
 async fn text_and_raw_output_are_the_same_on_a_pipe_without_colour() {
     let database = Database::with("").await;
@@ -120,12 +158,7 @@ async fn text_and_raw_output_are_the_same_on_a_pipe_without_colour() {
             "  insert   users  1  id=1 n=9007199254740993 d=1.10".to_string(),
         ),
     ] {
-        let mut child = database
-            .command(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = start(database.command(arguments));
         let lines = lines_of(child.stdout.take().unwrap());
         wait_for_listener(&database).await;
         notify(&database, &[INSERT]).await;
@@ -138,7 +171,8 @@ async fn text_and_raw_output_are_the_same_on_a_pipe_without_colour() {
     }
 }
 
-/// Until a listener of ours holds its lock.
+/// Waits until a listener of pgic's holds the advisory lock by which `status` knows it. Text output
+/// has no line that says so.
 async fn wait_for_listener(database: &Database) {
     let client = database.client().await;
     let sql = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -153,6 +187,8 @@ async fn wait_for_listener(database: &Database) {
         .expect("a listener");
 }
 
+/// A filter that shows too much hides the change that somebody waits for, and one that shows too
+/// little makes it seem lost. `--count` counts what passes the filters.
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_show_what_they_name() {
     let database = Database::with("").await;
@@ -185,6 +221,7 @@ async fn filters_show_what_they_name() {
     assert_eq!(database.pgic(&["tail", "--where", "n"]).code, 2);
 }
 
+/// A script asks: does a change arrive within this time? The exit code is the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_in_time_is_a_no() {
     let database = Database::with("").await;
@@ -197,6 +234,8 @@ async fn too_few_in_time_is_a_no() {
     assert_eq!(database.pgic(&["tail", "--duration", "50ms"]).code, 0);
 }
 
+/// What is notified while the connection is lost never arrives, and nothing else would tell: the
+/// output says from when to when.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_is_a_gap_and_taken_up_again() {
     let database = Database::with("").await;
@@ -231,35 +270,29 @@ async fn a_lost_connection_is_a_gap_and_taken_up_again() {
     );
 }
 
+/// `tail | head` must end although no further line is printed that would find the pipe closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_leaves_is_a_quiet_end() {
     let database = Database::with("").await;
-    let mut child = database
-        .command(&["tail", "--raw"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(database.command(&["tail", "--raw"]));
     let stdout = child.stdout.take().unwrap();
     wait_for_listener(&database).await;
-    // Nothing more is sent: the end must not wait for it.
+    // Nothing is notified from here on: the end must not wait for a line to print.
     drop(stdout);
     let ran = ended(child);
     assert!(ran.code == 0 && !ran.stderr.contains("error"), "{ran:?}");
 }
 
+/// A `tail` that waits for its reader used to wait with the socket, and the server's queue of
+/// notifications fills behind a listener that does not read. Lines are dropped instead, and
+/// counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_sleeps_does_not_hold_the_queue() {
     let database = Database::with("").await;
-    let mut child = database
-        .command(&["tail", "--raw"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(database.command(&["tail", "--raw"]));
     wait_for_listener(&database).await;
     let client = database.client().await;
-    // More than the pipe and the bounded queue hold: nobody reads.
+    // More than the pipe and the bounded queue hold together.
     let burst = "SELECT count(pg_notify('cache_invalidation', n || repeat('x', 7000))) FROM \
         generate_series(1, 12000) n";
     client.batch_execute(burst).await.unwrap();
@@ -279,7 +312,7 @@ async fn a_reader_that_sleeps_does_not_hold_the_queue() {
     // shown.
     let mut shown = 0;
     loop {
-        match lines.recv_timeout(std::time::Duration::from_millis(200)) {
+        match lines.recv_timeout(Duration::from_millis(200)) {
             Ok(line) if line == "last" => break,
             Ok(_) => shown += 1,
             Err(_) => client
@@ -289,19 +322,14 @@ async fn a_reader_that_sleeps_does_not_hold_the_queue() {
         }
         assert!(shown <= 12_000);
     }
-    let status = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
+    signal(&child, "INT");
     drop(lines);
     let ran = ended(child);
-    let dropped: u64 = ran
-        .stderr
-        .lines()
-        .last()
-        .and_then(|line| line.split(", ").last()?.split(' ').next()?.parse().ok())
-        .unwrap();
+    // The last line ends with "…, 1234 dropped".
+    let summary = ran.stderr.lines().last().unwrap();
+    let (_, dropped) = summary.rsplit_once(", ").unwrap();
+    let (dropped, _) = dropped.split_once(' ').unwrap();
+    let dropped: u64 = dropped.parse().unwrap();
     assert!(
         shown > 1_000 && dropped > 0 && shown + dropped >= 12_000,
         "{shown} shown, {}",
@@ -314,6 +342,8 @@ async fn a_reader_that_sleeps_does_not_hold_the_queue() {
     );
 }
 
+/// Before the first connection nothing is tried again: a wrong address must not look like a quiet
+/// channel. The password in the URL is never repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_there_is_an_error_with_a_hint() {
     let database = Database::with("").await;
@@ -341,6 +371,7 @@ async fn a_server_that_is_not_there_is_an_error_with_a_hint() {
     );
 }
 
+/// A payload has the new row alone. `--diff` keeps a cache of the table, which has the old one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_diff_shows_what_each_change_did_old_to_new() {
     let database = Database::with(
@@ -349,37 +380,26 @@ async fn a_diff_shows_what_each_change_did_old_to_new() {
     .await;
     database.pgic_ok(&["install-triggers", "t"]);
     let client = database.client().await;
-    let start = |arguments: &[&str]| {
-        let mut command = database.command(&[&["tail", "--diff", "t"], arguments].concat());
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start tail --diff")
-    };
-    let mut child = start(&["-o", "json"]);
+    let mut child = start_diff(&database, &["-o", "json"]);
     let lines = lines_of(child.stdout.take().unwrap());
-    let next =
-        || -> Value { serde_json::from_str(&lines.recv_timeout(DEADLINE).unwrap()).unwrap() };
-    assert_eq!(next(), json!({"event":"live"}));
+    assert_eq!(next(&lines), json!({"event":"live"}));
     client
         .batch_execute("UPDATE t SET v = 'b', n = 2")
         .await
         .unwrap();
-    let change = next();
+    let change = next(&lines);
     assert_eq!(
         (&change["event"], &change["old"]),
         (&json!("changed"), &json!({"v":"a","n":1}))
     );
     assert_eq!(change["row"], json!({"id":1,"v":"b","n":2}));
     client.batch_execute("UPDATE t SET id = 2").await.unwrap();
-    assert_eq!(
-        (next()["event"].clone(), next()["row"]["id"].clone()),
-        (json!("removed"), json!(2))
-    );
+    // A key change is the end of one row and the beginning of another.
+    assert_eq!(next(&lines)["event"], "removed");
+    assert_eq!(next(&lines)["row"]["id"], 2);
     let _ = child.kill();
     let _ = child.wait();
-    let mut child = start(&["-q"]);
+    let mut child = start_diff(&database, &["-q"]);
     let lines = lines_of(child.stdout.take().unwrap());
     // Nothing is printed until something changes: change it until it is seen.
     let text = loop {
@@ -387,49 +407,52 @@ async fn a_diff_shows_what_each_change_did_old_to_new() {
             .batch_execute("UPDATE t SET v = v || 'x'")
             .await
             .unwrap();
-        if let Ok(line) = lines.recv_timeout(std::time::Duration::from_millis(20)) {
+        if let Ok(line) = lines.recv_timeout(Duration::from_millis(20)) {
             break line;
         }
     };
     assert!(text.contains("  changed  public.t  id=2  v: b"), "{text}");
-    let pid = child.id().to_string();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "TERM");
     assert_eq!(ended(child).code, 0);
+    // `--diff` names its table already.
     assert_eq!(
         database.pgic(&["tail", "--diff", "t", "--table", "t"]).code,
         2
     );
+}
+
+/// Starts `tail --diff t` with these arguments.
+fn start_diff(database: &Database, arguments: &[&str]) -> Child {
+    start(database.command(&[&["tail", "--diff", "t"], arguments].concat()))
+}
+
+/// With `--count` the exit code says whether so many changes came. Somebody who ends the command by
+/// hand has seen enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counted_diff_ends_when_it_has_its_changes_or_is_interrupted() {
+    let database = Database::with(
+        "CREATE TABLE t (id int PRIMARY KEY, v text, n int); INSERT INTO t VALUES (1, 'a', 1)",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "t"]);
+    let client = database.client().await;
     let too_few = database.pgic(&["tail", "--diff", "t", "--count", "1", "--duration", "50ms"]);
     assert_eq!(
         (too_few.code, too_few.stdout.as_str()),
         (1, ""),
         "{too_few:?}"
     );
-    // Whoever ends it has not waited in vain.
-    let mut child = start(&["--count", "1", "--duration", "1h", "-o", "json"]);
-    let lines = lines_of(child.stdout.take().unwrap());
-    lines.recv_timeout(DEADLINE).unwrap();
-    let pid = child.id().to_string();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
+    let mut child = start_diff(
+        &database,
+        &["--count", "1", "--duration", "1h", "-o", "json"],
     );
+    let lines = lines_of(child.stdout.take().unwrap());
+    assert_eq!(next(&lines), json!({"event":"live"}));
+    signal(&child, "INT");
     assert_eq!(ended(child).code, 0);
-    let mut child = start(&["--count", "2", "-o", "json"]);
+    let mut child = start_diff(&database, &["--count", "2", "-o", "json"]);
     let lines = lines_of(child.stdout.take().unwrap());
-    assert_eq!(
-        serde_json::from_str::<Value>(&lines.recv_timeout(DEADLINE).unwrap()).unwrap(),
-        json!({"event":"live"})
-    );
+    assert_eq!(next(&lines), json!({"event":"live"}));
     client
         .batch_execute("INSERT INTO t VALUES (70, 'x', 1), (71, 'y', 2)")
         .await
