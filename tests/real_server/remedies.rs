@@ -1,5 +1,8 @@
-//! Every problem that the diagnosis knows is provoked, found under its code by each command that
-//! asks, and mended by the remedy that is printed for it, word for word.
+//! Remedies: each problem of the diagnosis is provoked, found under its code, and mended by the
+//! remedy that is printed for the problem, word for word.
+//!
+//! An operator runs a printed remedy at night. One that does not help, or that no shell takes, is
+//! worse than none.
 
 use crate::shell::Shell;
 use crate::support::{DEADLINE, Database, SPECIFICATION};
@@ -9,15 +12,19 @@ const TABLE: &str =
     "CREATE TABLE a (id int PRIMARY KEY, n int, other int UNIQUE NOT NULL DEFAULT 0);";
 const INSTALL: &[&str] = &["install-triggers", "a"];
 
-/// A situation, and what is to be found in it.
+/// A situation, with the problem that the diagnosis must find.
 struct Case {
     code: &'static str,
     severity: &'static str,
+    /// The SQL that creates the table `a`.
     set_up: &'static str,
+    /// The arguments of `pgic` that install the triggers; none: nothing is installed.
     install: &'static [&'static str],
+    /// The SQL that causes the problem.
     provoke: &'static str,
 }
 
+/// Returns a case of [`TABLE`] with the usual triggers.
 const fn case(code: &'static str, severity: &'static str, provoke: &'static str) -> Case {
     Case {
         code,
@@ -35,141 +42,231 @@ const GENERIC: &[&str] = &["install-triggers", "a", "--generic"];
 const ONE_COLUMN: &[&str] = &["install-triggers", "a", "--columns", "n"];
 
 const CASES: &[Case] = &[
-    Case { install: &[], ..case("not-announced", "critical", "SELECT 1") },
-    case("not-announced", "critical", "DROP TRIGGER a_cache_notify ON a"),
-    case("trigger-disabled", "critical", "ALTER TABLE a DISABLE TRIGGER a_cache_notify"),
-    case("trigger-disabled", "critical", "ALTER TABLE a ENABLE REPLICA TRIGGER a_cache_notify"),
+    Case {
+        install: &[],
+        ..case("not-announced", "critical", "SELECT 1")
+    },
+    case(
+        "not-announced",
+        "critical",
+        "DROP TRIGGER a_cache_notify ON a",
+    ),
+    case(
+        "trigger-disabled",
+        "critical",
+        "ALTER TABLE a DISABLE TRIGGER a_cache_notify",
+    ),
+    case(
+        "trigger-disabled",
+        "critical",
+        "ALTER TABLE a ENABLE REPLICA TRIGGER a_cache_notify",
+    ),
     Case {
         set_up: PARTITIONED,
-        ..case("trigger-disabled", "critical", "ALTER TABLE a_1 DISABLE TRIGGER a_cache_notify")
+        ..case(
+            "trigger-disabled",
+            "critical",
+            "ALTER TABLE a_1 DISABLE TRIGGER a_cache_notify",
+        )
     },
     case(
         "trigger-conditional",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR \
-        DELETE ON a
-         FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION notify_cache_change_a()",
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER \
+            INSERT OR UPDATE OR DELETE ON a FOR EACH ROW WHEN (pg_trigger_depth() = 0) \
+            EXECUTE FUNCTION notify_cache_change_a()",
     ),
     case(
         "trigger-conditional",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OF \
-        n OR DELETE ON a
-         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER \
+            INSERT OR UPDATE OF n OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION \
+            notify_cache_change_a()",
     ),
     case(
         "trigger-timing",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify BEFORE INSERT OR UPDATE \
-        OR DELETE ON a
-         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify BEFORE \
+            INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION \
+            notify_cache_change_a()",
     ),
     case(
         "event-missing",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE ON a
-         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+        "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER \
+            INSERT OR UPDATE ON a FOR EACH ROW EXECUTE FUNCTION \
+            notify_cache_change_a()",
     ),
-    case("another-name", "critical", "ALTER TABLE a RENAME TO b; ALTER TABLE b RENAME CONSTRAINT \
-        a_pkey TO b_pkey"),
-    case("another-name", "critical", "CREATE SCHEMA app; ALTER TABLE a SET SCHEMA app"),
-    case("key-changed", "critical", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD \
-        PRIMARY KEY (other)"),
+    case(
+        "another-name",
+        "critical",
+        "ALTER TABLE a RENAME TO b; ALTER TABLE b RENAME CONSTRAINT a_pkey TO \
+            b_pkey",
+    ),
+    case(
+        "another-name",
+        "critical",
+        "CREATE SCHEMA app; ALTER TABLE a SET SCHEMA app",
+    ),
+    case(
+        "key-changed",
+        "critical",
+        "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY \
+            (other)",
+    ),
     case(
         "key-unknown",
         "critical",
-        "DO $$ BEGIN EXECUTE format('COMMENT ON FUNCTION notify_cache_change_a() IS %L', replace(
-            obj_description('notify_cache_change_a'::regproc, 'pg_proc'), '\"key\":[\"id\"],', \
-            '')); END $$",
+        "DO $$ BEGIN EXECUTE format('COMMENT ON FUNCTION notify_cache_change_a() IS \
+            %L', replace( obj_description('notify_cache_change_a'::regproc, \
+            'pg_proc'), '\"key\":[\"id\"],', '')); END $$",
     ),
     case(
         "function-edited",
         "critical",
-        "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS \
-        'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger \
+            LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     ),
-    case("function-outdated", "warning", "ALTER FUNCTION notify_cache_change_a() SECURITY DEFINER"),
+    case(
+        "function-outdated",
+        "warning",
+        "ALTER FUNCTION notify_cache_change_a() SECURITY DEFINER",
+    ),
     case(
         "function-silent",
         "critical",
-        "DROP FUNCTION notify_cache_change_a() CASCADE;
-         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN \
-         NULL; END';
-         CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE \
-         FUNCTION notify_cache_change_a()",
+        "DROP FUNCTION notify_cache_change_a() CASCADE; CREATE FUNCTION \
+            notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN \
+            NULL; END'; CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE \
+            ON a FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
     ),
     case(
         "event-missing",
         "critical",
-        "DROP TRIGGER a_cache_notify ON a; CREATE CONSTRAINT TRIGGER a_cache_notify AFTER INSERT \
-        OR UPDATE ON a
-         FOR EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
+        // CREATE OR REPLACE TRIGGER refuses a constraint trigger, so it must be dropped.
+        "DROP TRIGGER a_cache_notify ON a; CREATE CONSTRAINT TRIGGER a_cache_notify \
+            AFTER INSERT OR UPDATE ON a FOR EACH ROW EXECUTE FUNCTION \
+            notify_cache_change_a()",
     ),
     Case {
         install: GENERIC,
         ..case(
             "channel-unknown",
             "critical",
-            "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER INSERT OR \
-            UPDATE OR DELETE ON a
-             FOR EACH ROW EXECUTE FUNCTION notify_cache_change('')",
+            "DROP TRIGGER a_cache_notify ON a; CREATE TRIGGER a_cache_notify AFTER \
+            INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION \
+            notify_cache_change('')",
         )
     },
     case(
         "channel-unknown",
         "critical",
-        "DROP FUNCTION notify_cache_change_a() CASCADE;
-         CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS
-         $$BEGIN PERFORM pg_notify('cache_' || TG_TABLE_NAME, '{}'); RETURN NULL; END$$;
-         CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE \
-         FUNCTION notify_cache_change_a()",
+        "DROP FUNCTION notify_cache_change_a() CASCADE; CREATE FUNCTION \
+            notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN \
+            PERFORM pg_notify('cache_' || TG_TABLE_NAME, '{}'); RETURN NULL; END$$; \
+            CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR \
+            EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
     ),
-    // What is installed cannot be kept.
+    // The remedy must leave out options that were given: the column or the key that they name is
+    // gone.
     Case {
         install: GENERIC,
-        ..case("key-changed", "critical", "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD \
-            PRIMARY KEY (other)")
+        ..case(
+            "key-changed",
+            "critical",
+            "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a ADD PRIMARY KEY \
+            (other)",
+        )
     },
-    Case { install: GENERIC, ..case("key-changed", "critical", "ALTER TABLE a RENAME id TO \
-        ident") },
+    Case {
+        install: GENERIC,
+        ..case(
+            "key-changed",
+            "critical",
+            "ALTER TABLE a RENAME id TO ident",
+        )
+    },
     Case {
         install: &["install-triggers", "a", "--columns", "id,n"],
-        ..case("key-changed", "critical", "ALTER TABLE a RENAME id TO ident")
+        ..case(
+            "key-changed",
+            "critical",
+            "ALTER TABLE a RENAME id TO ident",
+        )
     },
-    Case { install: ONE_COLUMN, ..case("function-outdated", "warning", "ALTER TABLE a DROP COLUMN \
-        n") },
-    Case { install: ONE_COLUMN, ..case("function-outdated", "warning", "ALTER TABLE a RENAME n TO \
-        m") },
-    Case { install: ONE_COLUMN, ..case("not-announced", "critical", "ALTER TABLE a DROP COLUMN n; \
-        DROP TRIGGER a_cache_notify ON a; DROP TRIGGER a_cache_notify_truncate ON a") },
-    case("columns-outdated", "warning", "ALTER TABLE a ADD COLUMN since interval"),
-    case("columns-outdated", "warning", "ALTER TABLE a ALTER n TYPE text"),
-    case("truncate-missing", "warning", "DROP TRIGGER a_cache_notify_truncate ON a"),
-    case("truncate-disabled", "warning", "ALTER TABLE a DISABLE TRIGGER a_cache_notify_truncate"),
+    Case {
+        install: ONE_COLUMN,
+        ..case(
+            "function-outdated",
+            "warning",
+            "ALTER TABLE a DROP COLUMN n",
+        )
+    },
+    Case {
+        install: ONE_COLUMN,
+        ..case(
+            "function-outdated",
+            "warning",
+            "ALTER TABLE a RENAME n TO m",
+        )
+    },
+    Case {
+        install: ONE_COLUMN,
+        ..case(
+            "not-announced",
+            "critical",
+            "ALTER TABLE a DROP COLUMN n; DROP TRIGGER a_cache_notify ON a; DROP \
+            TRIGGER a_cache_notify_truncate ON a",
+        )
+    },
+    case(
+        "columns-outdated",
+        "warning",
+        "ALTER TABLE a ADD COLUMN since interval",
+    ),
+    case(
+        "columns-outdated",
+        "warning",
+        "ALTER TABLE a ALTER n TYPE text",
+    ),
+    case(
+        "truncate-missing",
+        "warning",
+        "DROP TRIGGER a_cache_notify_truncate ON a",
+    ),
+    case(
+        "truncate-disabled",
+        "warning",
+        "ALTER TABLE a DISABLE TRIGGER a_cache_notify_truncate",
+    ),
     Case {
         set_up: PARTITIONED,
-        ..case("truncate-missing", "warning", "CREATE TABLE a_2 PARTITION OF a FOR VALUES FROM \
-            (100) TO (200)")
+        ..case(
+            "truncate-missing",
+            "warning",
+            "CREATE TABLE a_2 PARTITION OF a FOR VALUES FROM (100) TO (200)",
+        )
     },
     case(
         "several-triggers",
         "warning",
-        "CREATE TRIGGER again AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE FUNCTION \
-        notify_cache_change_a()",
+        "CREATE TRIGGER again AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW \
+            EXECUTE FUNCTION notify_cache_change_a()",
     ),
     case(
         "function-planted",
         "warning",
-        "CREATE ROLE planter; ALTER FUNCTION notify_cache_change_a() OWNER TO planter; ALTER TABLE \
-        a OWNER TO CURRENT_USER;
-         CREATE ROLE keeper; GRANT CREATE ON SCHEMA public TO keeper; ALTER TABLE a OWNER TO \
-         keeper",
+        "CREATE ROLE planter; ALTER FUNCTION notify_cache_change_a() OWNER TO \
+            planter; ALTER TABLE a OWNER TO CURRENT_USER; CREATE ROLE keeper; GRANT \
+            CREATE ON SCHEMA public TO keeper; ALTER TABLE a OWNER TO keeper",
     ),
 ];
 
-/// The problems that `status` finds with the table, whatever it is called now.
+/// Returns the exit code of `status` and the problems that it finds with the first table it lists,
+/// which may have been renamed.
 fn problems(database: &Database) -> (i32, Vec<Value>) {
     let ran = database.pgic(&["status", "-o", "json"]);
+    // A table without triggers is listed only where it is named.
     let named = if ran.json().iter().any(|line| line["event"] == "table") {
         ran
     } else {
@@ -189,7 +286,7 @@ fn problems(database: &Database) -> (i32, Vec<Value>) {
     )
 }
 
-/// Runs what a remedy says, word for word.
+/// Runs the steps of a problem's remedy, each of which must be part of the text that is printed.
 async fn run(database: &Database, problem: &Value) {
     let steps = problem["run"].as_array().expect("a remedy can be run");
     assert!(!steps.is_empty(), "{problem}");
@@ -213,6 +310,8 @@ async fn run(database: &Database, problem: &Value) {
     }
 }
 
+/// Each case is found by `status`. A critical one is refused by `shell`, and `verify` says
+/// `unannounced`, each with the same remedy. Then the remedy is run, and the problem must be gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
     for Case {
@@ -223,7 +322,8 @@ async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
         provoke,
     } in CASES
     {
-        // Roles are the cluster's: two databases must not make them at once.
+        // One case at a time: roles belong to the cluster, so two databases cannot create the same
+        // role at once.
         let database = Database::with(set_up).await;
         if !install.is_empty() {
             database.pgic_ok(install);
@@ -243,6 +343,7 @@ async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
             (1, &Value::from(*severity)),
             "{provoke}: {problem}"
         );
+        // A renamed or moved table cannot be asked for as `a`.
         if *severity == "critical" && !provoke.contains("RENAME") && !provoke.contains("SCHEMA") {
             let remedy = problem["remedy"].as_str().unwrap();
             let refused = database.pgic(&["shell", "a"]);
@@ -261,6 +362,7 @@ async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
             left.iter().all(|left| left["code"] != *code),
             "{provoke}: the remedy does not help: {left:?}"
         );
+        // The planter's case leaves roles behind, which belong to the cluster.
         if *code == "function-planted" {
             database
                 .client()
@@ -276,6 +378,8 @@ async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
     }
 }
 
+/// A trigger that pgic did not make must be replaced by name, not joined by a second one: every
+/// change would be announced twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_else_s_trigger_is_replaced_by_what_is_printed() {
     let trigger = "CREATE TRIGGER mine AFTER INSERT OR UPDATE OR DELETE ON a FOR EACH ROW EXECUTE \
@@ -311,6 +415,19 @@ async fn somebody_else_s_trigger_is_replaced_by_what_is_printed() {
     }
 }
 
+/// Returns the problems that `status` finds with all tables.
+fn all_problems(database: &Database) -> Vec<Value> {
+    let tables = database.pgic(&["status", "-o", "json"]).json();
+    tables
+        .iter()
+        .filter_map(|table| table["problems"].as_array())
+        .flatten()
+        .cloned()
+        .collect()
+}
+
+/// A function has its table's schema in its text and stands in that schema. After a rename the
+/// remedies must find both, and removal must leave nothing behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as_advised() {
     let schemas = "CREATE SCHEMA one; CREATE TABLE one.users (id int PRIMARY KEY, a int);
@@ -324,16 +441,7 @@ async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as
         database.pgic_ok(&["install-triggers", "one.users", "two.users"]);
         let client = database.client().await;
         client.batch_execute(ddl).await.unwrap();
-        let advised = || -> Vec<Value> {
-            let tables = database.pgic(&["status", "-o", "json"]).json();
-            tables
-                .iter()
-                .filter_map(|table| table["problems"].as_array())
-                .flatten()
-                .cloned()
-                .collect()
-        };
-        let found = advised();
+        let found = all_problems(&database);
         assert!(
             !found.is_empty()
                 && found
@@ -344,7 +452,7 @@ async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as
         for problem in &found {
             run(&database, problem).await;
         }
-        assert_eq!(advised(), Vec::<Value>::new(), "{ddl}");
+        assert_eq!(all_problems(&database), Vec::<Value>::new(), "{ddl}");
         assert_eq!(database.pgic(&["status"]).code, 0, "{ddl}");
         database.pgic_ok(&["remove-triggers", "--all"]);
         let left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'notify_cache_change%'";
@@ -362,6 +470,9 @@ async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as
     }
 }
 
+/// Logical replication applies rows as `session_replication_role = replica`: ordinary triggers do
+/// not fire, and caches of a subscriber miss every change. The subscription may come long after the
+/// triggers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_s_trigger_must_fire_always_also_when_the_subscription_comes_later() {
     let publisher = Database::with(&format!("{TABLE} CREATE PUBLICATION p FOR TABLE a;")).await;
@@ -387,7 +498,7 @@ async fn a_subscriber_s_trigger_must_fire_always_also_when_the_subscription_come
         ))
         .await
         .unwrap();
-    // It is found though nothing was written yet.
+    // The problem is found before the first row is lost.
     assert_eq!(shell.ask("count a").last().unwrap()["state"], "stale");
     let refused = subscriber.pgic(&["query", "a", "--watch"]);
     assert!(
@@ -442,6 +553,8 @@ async fn a_subscriber_s_trigger_must_fire_always_also_when_the_subscription_come
         .expect("the slot is let go");
 }
 
+/// `ENABLE TRIGGER ALL` or `USER` would mend the partition, and also enable a trigger that somebody
+/// disabled on purpose.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remedy_for_a_partition_s_trigger_leaves_the_other_triggers_as_they_are() {
     let audit =
@@ -469,6 +582,8 @@ async fn a_remedy_for_a_partition_s_trigger_leaves_the_other_triggers_as_they_ar
     );
 }
 
+/// A subscription can write to a partition directly. Then the state of the partition's own trigger
+/// counts, not that of its root.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_logical_replication_writes_to_must_have_an_always_trigger_of_its_own() {
     let database = Database::with(PARTITIONED).await;
@@ -476,7 +591,7 @@ async fn a_partition_that_logical_replication_writes_to_must_have_an_always_trig
     let mut shell = Shell::start(&database, &["-o", "json", "a"]);
     assert_eq!(shell.ask("count a").last().unwrap()["state"], "live");
     let client = database.client().await;
-    // What CREATE SUBSCRIPTION leaves behind.
+    // The row that CREATE SUBSCRIPTION leaves behind, without a publisher.
     client
         .batch_execute(
             "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) VALUES (1, \

@@ -638,8 +638,8 @@ async fn a_trigger_that_is_disabled_is_stale_by_name_and_healed_when_it_is_enabl
     assert!(replica.is_live() && replica.read(&users).len() == 1);
 }
 
-/// A model that refuses rows in every way: an unknown label, a NULL, a number that is too large, and
-/// numbers over which the model's own code panics.
+/// A model that refuses rows in every way: an unknown label, a NULL, a number that is too large,
+/// and numbers over which the model's own code panics.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 struct Picky {
     id: Uuid,
@@ -1061,8 +1061,7 @@ async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
 /// 3. The description fits the first table, which would be followed under the name of the second.
 /// So the name must still be the table's when the description is complete.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_the_one_that_has_it_then()
- {
+async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_its_successor() {
     let two = format!(
         "{USERS} CREATE TABLE users_new (LIKE users INCLUDING ALL);
          INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 1);

@@ -1,10 +1,14 @@
-//! One value, two ways: what COPY gives and what a payload gives are the same cell, and print as
-//! PostgreSQL prints them.
+//! One value, two ways: a value that comes by COPY and the same value in a payload become the same
+//! cell, and print as PostgreSQL prints the value.
+//!
+//! If the two differed, a row would change in the cache although it did not change in the table,
+//! and `verify` would accuse rows that are right.
 
 use crate::support::{Database, cluster};
 use tokio_postgres::Client;
 
-/// Type and values; each row is written twice, before the snapshot and after it.
+/// Each type with values that are easy to get wrong: limits, signs of zero, infinities, escapes,
+/// years before Christ, text that looks like another value.
 const VALUES: [(&str, &[&str]); 52] = [
     ("bool", &["true", "false"]),
     ("int2", &["-32768", "32767"]),
@@ -103,7 +107,7 @@ const VALUES: [(&str, &[&str]); 52] = [
     ("regclass", &["pg_class"]),
     ("mood", &["sad"]),
     ("pair", &["(1,\"2024-02-29 12:34:56+05:45\")"]),
-    // Settings matter to these through what they are made of.
+    // Settings change how these are written, through the types that they are made of.
     ("moment", &["2024-02-29 12:34:56+05:45", "infinity"]),
     ("moment[]", &["{2024-02-29 12:34:56+05:45}"]),
     (
@@ -131,7 +135,7 @@ const VALUES: [(&str, &[&str]); 52] = [
     ("interval[]", &["{1 mon 2 days 03:04:05.6,-1 year}"]),
 ];
 
-/// What only servers from PostgreSQL 14 on have.
+/// The types that servers from PostgreSQL 14 on have.
 const MULTIRANGES: [(&str, &[&str]); 3] = [
     ("int4multirange", &["{[1,3),[5,9)}", "{}"]),
     ("nummultirange", &["{[1.10,2.0],(3,)}"]),
@@ -141,13 +145,16 @@ const MULTIRANGES: [(&str, &[&str]); 3] = [
     ),
 ];
 
+/// Returns the types that the tests' server has, with their values.
 fn values() -> Vec<(&'static str, &'static [&'static str])> {
     let multiranges = MULTIRANGES.iter().filter(|_| cluster().version() >= 14);
     VALUES.iter().chain(multiranges).copied().collect()
 }
 
-/// A session whose settings change how values are written. The locale of money is that of
-/// `PGIC_LOCALE`, which the server must know, or else one that it does know.
+/// Opens a session whose settings change how values are written: see [`WRITER`].
+///
+/// The locale of money is `PGIC_LOCALE`, which the server must know. If that is not set, it is the
+/// first of a list that the server knows.
 async fn writer(database: &Database) -> Client {
     let client = database.client().await;
     client.batch_execute(WRITER).await.unwrap();
@@ -168,13 +175,14 @@ async fn writer(database: &Database) -> Client {
     )
 }
 
-/// Settings of a writer that change how values are written.
+/// Settings of a writer that change how values are written. No payload may follow them.
 const WRITER: &str = "SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY'; SET \
     IntervalStyle = 'sql_standard';
     SET bytea_output = 'escape'; SET extra_float_digits = -5; SET search_path = \
     information_schema, public;";
 
-/// A table with a column of each type, and its triggers.
+/// Creates a table with a column of each type, and its triggers. Column `c0` has the first type of
+/// [`values`], and so on.
 async fn all_types() -> Database {
     let columns: Vec<String> = values()
         .iter()
@@ -195,6 +203,8 @@ async fn all_types() -> Database {
     database
 }
 
+/// Three texts of each row must be equal: that of pgic, that of PostgreSQL under the settings that
+/// a trigger pins, and that of the payload.
 #[tokio::test(flavor = "multi_thread")]
 async fn copy_and_payload_give_the_same_cell() {
     let database = all_types().await;
@@ -211,16 +221,17 @@ async fn copy_and_payload_give_the_same_cell() {
                 .unwrap_or_else(|error| panic!("{ty} {value}: {error:?}"));
         }
     }
-    // What pgic shows of the snapshot.
+    // The text of pgic, from COPY.
     let shown = database.pgic_ok(&["query", "all_types", "-o", "json"]);
-    // What PostgreSQL shows under the settings that a trigger pins.
+    // The text of PostgreSQL, under the settings that a trigger pins.
     let reader = database.client().await;
     let pinned =
         "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET \
         bytea_output = 'hex';
         SET extra_float_digits = 1; SET lc_monetary = 'C'; SET search_path = pg_catalog, pg_temp";
     reader.batch_execute(pinned).await.unwrap();
-    // Composite types are not built in: of those it is the text that counts.
+    // A type that is not built in is sent by its output function, since a cast of it to JSON would
+    // run a function of its owner's. So these count as text.
     let columns = values()
         .into_iter()
         .enumerate()
@@ -240,7 +251,7 @@ async fn copy_and_payload_give_the_same_cell() {
     for ((line, row), payload) in shown.lines().zip(&rows).zip(&payloads) {
         let stored: String = row.get(0);
         let one_line = postgres_index_cache_core::one_line_json(&stored).into_owned();
-        // White space around a json value is not part of it.
+        // White space around a json value is not part of the value.
         assert_eq!(
             line.replace(" [1, 2] ", "[1, 2]"),
             one_line.replace(" [1, 2] ", "[1, 2]")
@@ -252,6 +263,8 @@ async fn copy_and_payload_give_the_same_cell() {
     }
 }
 
+/// The cells themselves are compared, not their texts: two cells may print alike and still differ,
+/// and each notification would then look like a change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     use pgic::tables::catalog;
@@ -295,6 +308,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
         );
         writer.batch_execute(&sql).await.unwrap();
     }
+    // COPY runs under the settings that the driver uses for its reads.
     for (name, value) in postgres_index_cache_core::postgres::triggers::PINNED {
         client
             .batch_execute(&format!("SET {name} = '{value}'"))
@@ -345,6 +359,22 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     }
 }
 
+/// An INSERT of a row with one value.
+struct Insert {
+    sql: String,
+    value: &'static str,
+}
+
+async fn insert(writer: &Client, inserts: impl Iterator<Item = &Insert>) {
+    for Insert { sql, value } in inserts {
+        writer
+            .execute(sql, &[value])
+            .await
+            .unwrap_or_else(|error| panic!("{sql} with {value}: {error:?}"));
+    }
+}
+
+/// A false alarm makes an operator distrust every later finding.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_odd_value_is_a_false_alarm_of_verify() {
     use postgres_index_cache_core::postgres::{Driver, Verification};
@@ -354,24 +384,18 @@ async fn no_odd_value_is_a_false_alarm_of_verify() {
     let mut rows = Vec::new();
     for (n, (ty, values)) in values().iter().enumerate() {
         for value in *values {
-            rows.push((n, *ty, *value));
+            let id = rows.len();
+            let sql = format!("INSERT INTO all_types (id, c{n}) VALUES ({id}, $1::text::{ty})");
+            rows.push(Insert { sql, value });
         }
     }
-    // Half of the rows are in the snapshot, and half come by notification; then all change.
-    let insert = async |half: usize| {
-        for (id, (n, ty, value)) in rows.iter().enumerate().filter(|(id, _)| id % 2 == half) {
-            let sql = format!("INSERT INTO all_types (id, c{n}) VALUES ({id}, $1::text::{ty})");
-            writer
-                .execute(&sql, &[value])
-                .await
-                .unwrap_or_else(|error| panic!("{ty} {value}: {error:?}"));
-        }
-    };
-    insert(0).await;
+    // Half of the rows are in the snapshot, and half come by notification.
+    insert(&writer, rows.iter().step_by(2)).await;
     let (server, follow, options) = crate::verify::follow(&database, "all_types").await;
     let mut driver = Driver::open(server, vec![follow], options).await.unwrap();
     driver.until_live(|_| {}).await.unwrap();
-    insert(1).await;
+    insert(&writer, rows.iter().skip(1).step_by(2)).await;
+    // Then a third of all rows gets new keys.
     for sql in [
         "SELECT 1",
         "UPDATE all_types SET id = id + 1000 WHERE id % 3 = 0",
@@ -389,9 +413,12 @@ async fn no_odd_value_is_a_false_alarm_of_verify() {
     }
 }
 
-/// Values of arrays of types that are not built in, under a setting that changes how arrays are
-/// read; and keys that are arrays whose bounds are not the usual ones, in rows that are too long to
-/// be sent.
+/// Two things that used to be wrong of arrays:
+///
+/// - With `array_nulls` off, PostgreSQL reads an unquoted NULL in an array's text as a string. The
+///   trigger's function reads the texts of arrays whose type is not built in.
+/// - The row of a payload that is too long is looked up by its key's JSON, which has no array
+///   bounds. An array made of that JSON has the usual bounds, and a key with others was not found.
 #[tokio::test(flavor = "multi_thread")]
 async fn arrays_are_the_same_whatever_a_writer_has_set_and_whatever_their_bounds() {
     let sql = "CREATE TYPE mood AS ENUM ('a', 'b', 'NULL'); CREATE TYPE pair AS (x int, y text);
