@@ -121,8 +121,8 @@ async fn truncate_is_announced_for_the_root_and_as_a_reload_for_a_leaf() {
     assert_eq!(short(&listening.changes().await), ["parts reload null"]);
 }
 
-/// A table with triggers of its own announces its rows twice once it is attached: under the root's
-/// name and under its own. Once it is detached, nothing of it may be announced in the root's name.
+/// A table that is attached with triggers of its own announces each row twice: under the root's
+/// name and under the leaf's. Once detached, the table must announce nothing in the root's name.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_attached_is_healed_and_what_is_detached_falls_silent() {
     let (database, mut listening) = parts().await;
@@ -200,7 +200,7 @@ async fn everything_can_be_taken_away_again() {
     );
 }
 
-/// A leaf's cache would never get a change: its changes are announced in the root's name.
+/// A cache of a leaf would never get a change, since changes are announced in the root's name.
 /// `--always` must reach the leaves, which have triggers of their own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_is_refused_by_its_own_name() {

@@ -301,8 +301,8 @@ fn no_password_is_printed() {
 }
 
 /// A full disk and a limit on open files are faults of the machine, not of pgic: the exit code must
-/// say that the command failed, without a panic. A `status` whose output is lost must not exit
-/// with 0.
+/// say that the command failed, without a panic. A `status` whose output is lost must not exit with
+/// 0.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_there_is_no_room_it_fails_and_does_not_panic() {
     let database =

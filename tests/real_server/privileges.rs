@@ -115,8 +115,8 @@ async fn to_follow_takes_select_on_the_columns_that_are_sent() {
     );
     let verified = poor.pgic_ok(&["verify", "app.t", "--rounds", "1"]);
     assert!(verified.contains("equal"), "{verified}");
-    // The shell follows the table with a driver of its own, and `.verify` compares the columns
-    // that the role may read.
+    // The shell follows the table with a driver of its own, and `.verify` compares the columns that
+    // the role may read.
     let mut shell = poor.command(&["shell", "app.t"]);
     let mut shell = shell
         .stdin(Stdio::piped())

@@ -407,8 +407,8 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
         .await
         .unwrap();
     assert_eq!(watch.next()["row"], json!({"id":3,"name":"abcde"}));
-    // The listener is ended and rows are changed in one transaction: nobody hears of them. Ours
-    // is known by its advisory lock.
+    // The listener is ended and rows are changed in one transaction: nobody hears of them. Ours is
+    // known by its advisory lock.
     let lose = "BEGIN; SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
         AND database = (
             SELECT oid FROM pg_database WHERE datname = current_database());

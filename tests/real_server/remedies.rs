@@ -262,8 +262,8 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// Returns the exit code of `status` and the problems that it finds with the first table it lists,
-/// which may have been renamed.
+/// Returns the exit code of `status` and the problems of the first table in the output. The table
+/// may have been renamed.
 fn problems(database: &Database) -> (i32, Vec<Value>) {
     let ran = database.pgic(&["status", "-o", "json"]);
     // A table without triggers is listed only where it is named.
@@ -426,8 +426,9 @@ fn all_problems(database: &Database) -> Vec<Value> {
         .collect()
 }
 
-/// A function has its table's schema in its text and stands in that schema. After a rename the
-/// remedies must find both, and removal must leave nothing behind.
+/// A table's function stands in the table's schema, and the name of that schema is in the
+/// function's text. After a rename the remedies must find both, and removal must leave nothing
+/// behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as_advised() {
     let schemas = "CREATE SCHEMA one; CREATE TABLE one.users (id int PRIMARY KEY, a int);
@@ -583,7 +584,7 @@ async fn a_remedy_for_a_partition_s_trigger_leaves_the_other_triggers_as_they_ar
 }
 
 /// A subscription can write to a partition directly. Then the state of the partition's own trigger
-/// counts, not that of its root.
+/// counts, not that of the root.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_logical_replication_writes_to_must_have_an_always_trigger_of_its_own() {
     let database = Database::with(PARTITIONED).await;

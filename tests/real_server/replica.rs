@@ -46,8 +46,8 @@ fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
-/// Returns a builder whose heartbeat is short, so that looks find DDL soon. Its sessions are called
-/// `node`, `node (fences)` and `node (reads)`.
+/// Returns a builder whose heartbeat is short, so that looks find DDL soon. The replica's sessions
+/// are called `node`, `node (fences)` and `node (reads)`.
 pub fn builder(database: &Database) -> ReplicaBuilder {
     let mut config: tokio_postgres::Config = database.url.parse().unwrap();
     config.application_name("node");
@@ -78,7 +78,7 @@ async fn fence(replica: &Replica) {
         .unwrap();
 }
 
-/// Returns what `wanted` gives for the next event that it gives something for.
+/// Skips the events for which `wanted` returns `None`, and returns the first other result.
 async fn event<T>(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> Option<T>) -> T {
     tokio::time::timeout(DEADLINE, async {
         loop {
@@ -134,6 +134,7 @@ async fn an_application_reads_what_it_wrote() {
     assert!(replica.is_live());
     assert_eq!(replica.read(&users).len(), 500);
     let mut events = replica.events();
+    // Each change is looked for under the old and the new value of the index.
     for (sql, became) in [
         (
             "INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 7000, 1)",
@@ -200,8 +201,8 @@ async fn compare(replica: &Replica, users: &ReplicaTable<User>) -> ComparisonRep
     }
 }
 
-/// `verify` is for production: a node compares its cache while it serves, and names each row that
-/// differs.
+/// `verify` is for production: a node compares a cache while the cache serves, and names each row
+/// that differs.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_verifies_its_own_cache() {
     let (_database, client, replica, users) = with_users(
@@ -253,6 +254,7 @@ async fn a_gap_makes_it_stale_and_what_changed_in_it_is_told() {
     let reading = replica.read(&users);
     assert!(reading.len() >= 9, "the old rows stay readable");
     drop(reading);
+    // The order of the rows is that of the read.
     let mut told = BTreeMap::new();
     for _ in 0..3 {
         let (key, became) = event(&mut events, row).await;
@@ -300,7 +302,7 @@ fn email_hash(replica: &Replica, users: &ReplicaTable<User>) -> i64 {
 }
 
 /// A migration must not end what runs: columns come and go, a table is renamed and comes back. Only
-/// while the table is gone is its cache stale, with the cause, and readable.
+/// while the table is gone is the cache stale, with the cause, and readable.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_altered_is_followed_on() {
     let (database, client, replica, users) =
@@ -421,7 +423,7 @@ impl GatedReplica {
     }
 }
 
-/// While a table is described again its cache is not live, and what the trigger sends counts for
+/// While a table is described again the cache is not live, and what the trigger sends counts for
 /// nothing: the columns may be others. A task that waited for the description would meanwhile
 /// answer no command and read no notification.
 #[tokio::test(flavor = "multi_thread")]
@@ -958,7 +960,7 @@ const RELOAD: &str = concat!(
     r#""id":null,"schema":"public","why":"x"}'"#
 );
 
-/// Any role can ask for a reload, as often as it likes. Reads keep a distance then, the state names
+/// Any role can ask for a reload, any number of times. Reads keep a distance then, the state names
 /// the sender, and whoever waits for a fence gets an answer all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_to_be_read_again_and_again_is_degraded_with_the_cause() {
@@ -1014,6 +1016,8 @@ async fn a_table_that_was_swapped_before_it_is_read_is_not_locked_against_who_me
         matches!(event, ReplicaEvent::Stale { table: Some(_), .. }).then_some(())
     })
     .await;
+    // Without the end of the read's transaction this waits for its lock, and fails after ten
+    // seconds.
     let swap_back = "SET lock_timeout = '10s'; BEGIN; ALTER TABLE users RENAME TO next; ALTER \
         TABLE before RENAME TO users; COMMIT";
     client.batch_execute(swap_back).await.unwrap();
@@ -1068,8 +1072,8 @@ async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_its_
          INSERT INTO users_new VALUES ('00000000-0000-0000-0000-000000000002', 2, 2);"
     );
     let database = Database::with(&two).await;
-    // The generic function does not say for which table it was made, so that nothing but the name
-    // can tell the two tables apart.
+    // The generic function is not made for one table, so that nothing but the name can tell the two
+    // tables apart.
     database.pgic_ok(&["install-triggers", "--generic", "users", "users_new"]);
     let mut builder = builder(&database);
     let users = builder.table::<User>("users");
@@ -1118,6 +1122,7 @@ async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_its_
 /// table stale.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_one_table_s_name_leaves_the_others_alone() {
+    // A role of its own: the superuser of the other tests lacks no privilege.
     let role =
         "CREATE ROLE one_table_s_node LOGIN; GRANT USAGE ON SCHEMA s1, s2 TO one_table_s_node;
         GRANT SELECT ON s1.users, s2.users TO one_table_s_node;";
@@ -1211,7 +1216,7 @@ async fn a_table_of_the_same_name_that_comes_before_it_in_the_search_path_is_ano
 }
 
 /// A table whose trigger notifies on another channel used to make every table stale: L connected
-/// again in order to LISTEN on it.
+/// again in order to LISTEN there.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_channel_of_one_table_leaves_the_others_live() {
     let database = Database::with(&format!(
@@ -1255,8 +1260,8 @@ async fn another_channel_of_one_table_leaves_the_others_live() {
             && replica.read(&other).len() == 2
             && replica.stats().counters.gaps == 0
     );
-    // A function whose channel cannot be found out makes its own table stale alone, until it is
-    // mended.
+    // A function whose channel cannot be found out makes one table stale, until somebody installs
+    // the triggers again.
     let nowhere =
         "CREATE FUNCTION notify_cache_change_nowhere() RETURNS trigger LANGUAGE plpgsql AS
             $$BEGIN EXECUTE 'SELECT pg_notify(''cache_invalidation'', $1)' USING 'x'; RETURN NULL; \
@@ -1347,6 +1352,7 @@ async fn while_a_reader_stops_the_queue_is_drained_and_memory_is_bounded_by_keys
             .batch_execute(&format!("UPDATE users SET email_hash = {rounds}"))
             .await
             .unwrap();
+        // A TRUNCATE drops everything that waits before it.
         if rounds % 7 == 0 {
             client
                 .batch_execute(

@@ -90,8 +90,8 @@ fn end_line(command: &str, rows: usize) -> Value {
     json!({"event": "end", "command": command, "rows": rows, "state": "live"})
 }
 
-/// A program that writes to the database and then asks a shell must find its write. Each line is
-/// answered behind a fence of its own.
+/// A program that writes to the database and then asks a shell must find what was written. Each
+/// line is answered behind a fence of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_answer_has_everything_that_was_committed_before_its_line() {
     let database = tables().await;
@@ -102,7 +102,7 @@ async fn each_answer_has_everything_that_was_committed_before_its_line() {
         [json!({"count":50}), end_line("count people", 1)]
     );
     for round in 1..=20 {
-        // Keys change, and each fifth row is too long to be sent, so that it is read by its key.
+        // Keys change. Each fifth row is too long to be sent, and is read by its key.
         let sql = format!(
             "BEGIN; UPDATE people SET name = 'r{round}', id = id + 100 WHERE id % 7 = {} % 7;
              INSERT INTO people VALUES (-{round}, repeat('x', {}), 77); COMMIT",
@@ -126,6 +126,7 @@ async fn each_answer_has_everything_that_was_committed_before_its_line() {
     }
     client.batch_execute("TRUNCATE people").await.unwrap();
     assert_eq!(shell.ask("people"), [end_line("people", 0)]);
+    // Names and values with blanks are quoted as in SQL; a quoted null is a text.
     let odd = json!({"Key":"k","a b":"two words"});
     assert_eq!(shell.ask("\"Odd Name\" \"a b\"='two words'")[0], odd);
     assert_eq!(
@@ -169,6 +170,7 @@ async fn rows_are_bounded_and_what_is_wrong_is_said_where_it_stands() {
         let said = answer[0]["error"].as_str().unwrap();
         assert!(said.starts_with(error), "{line}: {said}");
     }
+    // An error ends nothing: the next line is answered.
     let tables = shell.ask(".tables");
     assert_eq!(
         (&tables[0]["table"], &tables[0]["rows"]),
@@ -230,8 +232,8 @@ fn check_refused(database: &Database, arguments: &[&str], error: &str, hint: &st
     );
 }
 
-/// Unlike `query`, a shell promises answers that are live. It must not begin with a table that will
-/// be stale in silence.
+/// Unlike `query`, a shell promises answers that are live. A table that will be stale in silence is
+/// refused at the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_whose_changes_are_not_announced_is_refused() {
     let database = tables().await;
@@ -436,7 +438,8 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.keys("half");
     typed.sees("half");
     let admin = crate::support::connect(&crate::support::cluster().url("postgres")).await;
-    // Nobody can connect any more, so the shell stays stale until the test lets it in again.
+    // Nobody can connect any more, so the shell stays stale until the test allows connections
+    // again.
     let lock_out = format!(
         "ALTER DATABASE {0} ALLOW_CONNECTIONS false;
          SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{0}'",
@@ -632,6 +635,7 @@ async fn what_ended_it_can_be_mended_and_followed_anew() {
         "stale",
         "no answer says live when nothing announces changes"
     );
+    // `.reconnect` opens everything anew, which does not help while the trigger is disabled.
     let refused = shell.ask(".reconnect");
     assert!(
         refused[0]["error"]
@@ -657,7 +661,7 @@ async fn what_ended_it_can_be_mended_and_followed_anew() {
     assert_eq!(shell.ask(".reconnect").last().unwrap()["state"], "live");
 }
 
-/// The finding names its likely cause: whoever looks for lost changes wants to know who loses them.
+/// A finding names the likely cause: whoever looks for lost changes wants to know who loses them.
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_in_the_shell_says_equal_or_what_differs() {
     let database = tables().await;
@@ -676,6 +680,7 @@ async fn verify_in_the_shell_says_equal_or_what_differs() {
         .batch_execute("SET session_replication_role = replica; DELETE FROM people WHERE id = 7")
         .await
         .unwrap();
+    // The write above fired no trigger.
     let answer = shell.ask(".verify people");
     assert!(
         answer[0]["event"] == "finding" && answer[0]["kind"] == "ghost" && answer[0]["key"] == 7,
@@ -697,7 +702,7 @@ async fn verify_in_the_shell_says_equal_or_what_differs() {
 
 /// 1. A look is on its way.
 /// 2. Somebody disables the trigger and updates a row, and a question is asked.
-/// 3. The fence of the question arrives, and so does that look: it began before step 2 and found
+/// 3. The fence of the question arrives, and so does the look, which began before step 2 and found
 ///    nothing.
 /// So the question must wait for a look that began after it. Forty rounds hit that moment some
 /// times.
@@ -740,7 +745,7 @@ async fn no_answer_is_live_with_what_a_disabled_trigger_left_behind() {
 }
 
 /// Migrations fill a new table and swap the names. The retired table's trigger goes on announcing
-/// under the live name, so a cache that stays with it looks alive.
+/// under the live name, so a cache that stays with that table looks alive.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_swap_no_answer_is_from_the_retired_table_as_if_it_were_live() {
     let database = tables().await;
@@ -763,6 +768,7 @@ async fn after_a_swap_no_answer_is_from_the_retired_table_as_if_it_were_live() {
         "its trigger announces it under another name: {answer:?}"
     );
     assert_eq!(shell.ask("count \"Odd Name\"")[1]["state"], "live");
+    // The cause, with the remedy, is in `.stats`.
     let why = shell.ask(".stats")[0]["why"]
         .as_str()
         .unwrap_or_default()

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 const TABLE: &str = "CREATE TABLE a (id int PRIMARY KEY, note text);";
 
-/// Runs `status` and returns its exit code with the first table of the output.
+/// Runs `status` and returns the exit code with the first table of the output.
 fn table(database: &Database, arguments: &[&str]) -> (i32, Value) {
     let ran = database.pgic(&[&["status", "-o", "json"], arguments].concat());
     let table = ran
@@ -16,8 +16,8 @@ fn table(database: &Database, arguments: &[&str]) -> (i32, Value) {
     (ran.code, table)
 }
 
-/// Deployment scripts ask by the exit code. The whole object is compared: a key that changes its
-/// name breaks those who read the JSON.
+/// Deployment scripts ask by the exit code. The whole object is compared: a key that is renamed
+/// breaks those who read the JSON.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_as_it_should_be_is_a_yes() {
     let database = Database::with(&format!(
@@ -51,7 +51,7 @@ async fn what_is_as_it_should_be_is_a_yes() {
     );
 }
 
-/// Each of these leaves caches stale in silence, or soon will. In each the same command mends it,
+/// Each of these leaves caches stale in silence, or soon will. The same command mends all of them,
 /// which the problem names.
 #[tokio::test(flavor = "multi_thread")]
 async fn drift_is_a_no_with_the_remedy() {
@@ -128,7 +128,8 @@ async fn a_named_table_without_triggers_is_a_no() {
     assert_eq!(database.pgic(&["status", "missing"]).code, 2);
 }
 
-/// `foreign` is a function that pgic did not make: it is used as it is, and never replaced unasked.
+/// `foreign` is a function that pgic did not make. Such a function is used as found, and never
+/// replaced unasked.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_specification_s_own_trigger_is_shown_as_somebody_else_s() {
     let database = Database::with(&format!("{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}")).await;
@@ -225,7 +226,7 @@ async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
 }
 
 /// A migration holds its lock for hours. Somebody who wonders why nothing moves runs `status`,
-/// which must not wait as well. It leaves out the sample, which reads the table.
+/// which must not wait as well. The sample, which reads the table, is left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_somebody_holds_does_not_hold_it_up() {
     let parts = "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 \

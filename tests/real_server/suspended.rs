@@ -28,7 +28,7 @@ fn wait_until_stopped(process: u32) {
     }
 }
 
-/// Returns a process's state as `ps` prints it: `T` is stopped.
+/// Returns the state of a process as `ps` prints states: `T` is stopped.
 fn state_of(process: u32) -> String {
     let ps = Command::new("ps")
         .args(["-o", "stat=", "-p", &process.to_string()])
@@ -51,8 +51,8 @@ async fn count(admin: &Client, sql: &str) -> i64 {
     admin.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// SIGTSTP can be caught: pgic closes its connections before it stops. Nobody listens from then on,
-/// so the time until it goes on is a gap, which is shown.
+/// SIGTSTP can be caught: pgic closes all connections, and then stops. Nobody listens until the
+/// process goes on: that time is a gap, and is shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_z_lets_the_server_go_and_what_comes_meanwhile_is_a_gap() {
     let database = Database::with(TABLE).await;
@@ -74,6 +74,7 @@ async fn ctrl_z_lets_the_server_go_and_what_comes_meanwhile_is_a_gap() {
             "a stopped pgic still has sessions"
         );
     }
+    // Nobody is there to hear of this row.
     admin
         .batch_execute("INSERT INTO t VALUES (2, 'b')")
         .await
@@ -118,6 +119,7 @@ async fn a_pgic_that_is_frozen_is_let_go_by_the_server() {
     let rows = "CREATE TABLE big (id int PRIMARY KEY, v text); INSERT INTO big SELECT n, \
         repeat(md5(n::text), 100) FROM generate_series(1, 20000) n";
     admin.batch_execute(rows).await.unwrap();
+    // Two processes: one that waits for notifications, and one that reads a table.
     let tail = database.tail(&[]);
     let mut command = database.command(&["query", "big"]);
     let mut query = command
@@ -154,7 +156,7 @@ async fn a_pgic_that_is_frozen_is_let_go_by_the_server() {
             admin.batch_execute(&payload).await.unwrap();
         }
     }
-    // The query's transaction is gone, and its lock on the table with it.
+    // The query's transaction is gone, and with the transaction the lock on the table.
     admin
         .batch_execute("SET lock_timeout = '5s'; ALTER TABLE big ADD COLUMN n int")
         .await

@@ -122,6 +122,7 @@ async fn the_specification_s_own_function_is_a_full_citizen() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_parse_is_shown_and_stops_nothing() {
     let database = Database::with("").await;
+    // Empty, a control sequence that sets a terminal's title, an unknown action, and a sound one.
     let tail = database.tail(&["--count", "4"]);
     notify(
         &database,
@@ -171,8 +172,8 @@ async fn text_and_raw_output_are_the_same_on_a_pipe_without_colour() {
     }
 }
 
-/// Waits until a listener of pgic's holds the advisory lock by which `status` knows it. Text output
-/// has no line that says so.
+/// Waits until a listener of pgic's holds the advisory lock that marks one. Text output has no line
+/// that says when `tail` listens.
 async fn wait_for_listener(database: &Database) {
     let client = database.client().await;
     let sql = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -244,6 +245,7 @@ async fn a_lost_connection_is_a_gap_and_taken_up_again() {
     assert_eq!(tail.next()["event"], "change");
     let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE \
         application_name = 'pgic tail' AND datname = current_database()";
+    // The session is found by its name, and there must be one alone.
     let killed: i64 = database
         .client()
         .await
@@ -283,9 +285,8 @@ async fn a_reader_that_leaves_is_a_quiet_end() {
     assert!(ran.code == 0 && !ran.stderr.contains("error"), "{ran:?}");
 }
 
-/// A `tail` that waits for its reader used to wait with the socket, and the server's queue of
-/// notifications fills behind a listener that does not read. Lines are dropped instead, and
-/// counted.
+/// The socket must be read although nobody takes the output: the server's queue of notifications
+/// fills behind a listener that does not read. Lines are dropped instead, and counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_sleeps_does_not_hold_the_queue() {
     let database = Database::with("").await;
@@ -401,7 +402,7 @@ async fn a_diff_shows_what_each_change_did_old_to_new() {
     let _ = child.wait();
     let mut child = start_diff(&database, &["-q"]);
     let lines = lines_of(child.stdout.take().unwrap());
-    // Nothing is printed until something changes: change it until it is seen.
+    // As text nothing says that the cache is live: change the row until a change is printed.
     let text = loop {
         client
             .batch_execute("UPDATE t SET v = v || 'x'")
@@ -414,7 +415,7 @@ async fn a_diff_shows_what_each_change_did_old_to_new() {
     assert!(text.contains("  changed  public.t  id=2  v: b"), "{text}");
     signal(&child, "TERM");
     assert_eq!(ended(child).code, 0);
-    // `--diff` names its table already.
+    // `--diff` names the table already.
     assert_eq!(
         database.pgic(&["tail", "--diff", "t", "--table", "t"]).code,
         2

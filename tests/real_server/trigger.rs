@@ -1,5 +1,4 @@
-//! The trigger contract: whatever a writer does, its write succeeds and the right notification
-//! arrives.
+//! The trigger contract: each write of a writer succeeds, and the right notification arrives.
 
 use crate::support::{Database, cluster, quoted, short};
 use serde_json::{Value, json};
@@ -110,6 +109,7 @@ async fn rows_around_the_limit_are_written_and_announced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_does_not_fit_asks_for_a_reload() {
     let database = installed("CREATE TABLE t (id text PRIMARY KEY)", &["t"]).await;
+    // Short enough for the index, and twice as long in JSON.
     let index_fits = "INSERT INTO t VALUES (repeat('\"', 2600))";
     assert_eq!(database.arrives(index_fits).await.len(), 1);
     // A key change has both keys in one payload, each doubled by escaping.
@@ -179,9 +179,9 @@ async fn nothing_of_the_writer_s_can_change_what_is_sent() {
     );
 }
 
-/// A trigger must never cost a writer its write. Triggers fire without EXECUTE on their function,
-/// but the function's body needs EXECUTE on `pg_notify`, and that can be revoked: NOTIFY is run as
-/// a statement then.
+/// No trigger may make a write fail. A trigger fires without EXECUTE on the function, but the
+/// function's body needs EXECUTE on `pg_notify`, and that can be revoked: NOTIFY is run as a
+/// statement then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_with_nothing_but_the_right_to_write_writes() {
     let database = installed(
@@ -223,8 +223,8 @@ async fn a_role_with_nothing_but_the_right_to_write_writes() {
     assert_eq!(changes[0]["data"]["body"], "it's a \\ path");
 }
 
-/// The function has column names in its text, and PostgreSQL resolves them when a row is written.
-/// With the specification's function this error fails every write.
+/// Column names are parts of the function's text, and PostgreSQL resolves them when a row is
+/// written. With the specification's function this error fails every write.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_renamed_later_costs_no_write() {
     let database = installed(NOTES, &["notes"]).await;
@@ -267,6 +267,7 @@ async fn every_change_of_one_transaction_arrives() {
         database.arrives(sql).await,
         ["insert 1", "update 1", "update 1", "delete 1", "insert 1"]
     );
+    // A rolled-back transaction announces nothing.
     let rolled_back = "BEGIN; DELETE FROM notes; ROLLBACK";
     assert!(database.arrives(rolled_back).await.is_empty());
 }
@@ -471,6 +472,7 @@ async fn an_update_beside_a_wide_value_is_announced_without_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_of_whatever_kind_becomes_a_reload() {
     let database = installed("CREATE TABLE nulls (id int PRIMARY KEY);", &["nulls"]).await;
+    // The trigger stays when the primary key is dropped.
     let no_key =
         "ALTER TABLE nulls DROP CONSTRAINT nulls_pkey; ALTER TABLE nulls ALTER id DROP NOT NULL";
     database.client().await.batch_execute(no_key).await.unwrap();
@@ -523,7 +525,7 @@ async fn functions_that_are_revoked_cost_no_write() {
 }
 
 /// PL/pgSQL keeps the plan of a function for the session. After a type has changed, the old plan
-/// fails in sessions that have used it, until the function's text changes.
+/// fails in the sessions that made it, until the function is replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_type_is_healed_in_running_sessions_by_installing_again() {
     let database = installed(NOTES, &["notes"]).await;
@@ -543,6 +545,7 @@ async fn a_changed_type_is_healed_in_running_sessions_by_installing_again() {
         .expect("the write goes on");
     assert_eq!(listening.short().await, ["insert 1", "reload null"]);
     assert_eq!(database.pgic(&["status", "notes"]).code, 1, "status knows");
+    // The session that has the old plan goes on.
     assert!(
         database
             .pgic_ok(&["install-triggers", "notes"])
@@ -555,9 +558,9 @@ async fn a_changed_type_is_healed_in_running_sessions_by_installing_again() {
     assert_eq!(listening.short().await, ["insert 3"]);
 }
 
-/// A regclass prints with its schema or without, depending on the search path, and quoted or not,
-/// depending on a setting. As a key it must be the same text in every payload, whatever the writer
-/// has set.
+/// A regclass prints with or without the schema, depending on the search path, and quoted or not,
+/// depending on a setting. A key must be the same text in every payload, whatever the writer has
+/// set.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_objects_do_not_follow_the_session() {
     let database = installed(
@@ -619,7 +622,7 @@ async fn a_table_of_many_json_columns_is_announced() {
     assert_eq!((nulls.len(), nulls[0], nulls[246]), (247, "j1", "j248"));
 }
 
-/// A stored generated column is computed before the trigger runs. A virtual one is not: its row is
+/// A stored generated column is computed before the trigger runs. A virtual one is not: the row is
 /// read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn generated_columns_are_followed() {

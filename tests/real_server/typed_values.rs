@@ -230,8 +230,8 @@ async fn copy_and_payload_give_the_same_cell() {
         bytea_output = 'hex';
         SET extra_float_digits = 1; SET lc_monetary = 'C'; SET search_path = pg_catalog, pg_temp";
     reader.batch_execute(pinned).await.unwrap();
-    // A type that is not built in is sent by its output function, since a cast of it to JSON would
-    // run a function of its owner's. So these count as text.
+    // Types that are not built in are sent by their output functions, since a cast to JSON would
+    // run a function of the type's owner. So these count as text.
     let columns = values()
         .into_iter()
         .enumerate()
@@ -295,6 +295,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
         .map(|(_, values)| values.len())
         .max()
         .unwrap();
+    // A row has the first value of each type, the next row the second, and so on, then NULL.
     for id in 0..longest {
         let values = values()
             .into_iter()
@@ -341,6 +342,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
             })
             .unwrap();
     }
+    // Each payload must find its row in the cache, and change nothing.
     assert_eq!(cache.len(), longest);
     for text in listening.payloads().await {
         let payload = Payload::parse(&text).unwrap();

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_postgres::Client;
 
 /// Returns a table's configuration as `pgic verify` makes it, but without the triggers that must be
-/// there. No fault is mended by a look then: it must show as the rows that it loses.
+/// there. No look mends a fault then: the rows that are lost must be found.
 pub async fn follow(database: &Database, name: &str) -> (Server, TableConfig, DriverOptions) {
     let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
     let mut client = database.client().await;
@@ -190,7 +190,7 @@ async fn each_way_to_lose_a_change_is_found_and_named() {
         "{found:?}"
     );
 
-    // The function keeps its name and its comment.
+    // The function's name and comment stay as they were.
     let moved = lost(
         ROWS,
         &INSTALL,
@@ -265,7 +265,7 @@ async fn every_row_that_differs_is_counted_by_its_kind_also_past_those_that_are_
     );
 }
 
-/// The specification's payloads cannot say everything, and a partition can be silent while its
+/// The specification's payloads cannot say everything, and a partition can be silent while the
 /// table looks right. Both must be named, and not the trigger that is in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_plain_form_and_a_silent_partition_lose_is_named() {
@@ -311,8 +311,8 @@ async fn what_the_plain_form_and_a_silent_partition_lose_is_named() {
     );
 }
 
-/// A comparison runs while writers go on. It must compare with exactly the transactions that its
-/// snapshot sees, or every busy table would look wrong. `PGIC_VERIFY_ROUNDS` sets how many
+/// A comparison runs while writers go on. The cache is compared with exactly the transactions that
+/// its snapshot sees, or every busy table would look wrong. `PGIC_VERIFY_ROUNDS` sets how many
 /// comparisons are made; 40 if it is not set.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_no_round_raises_a_false_alarm() {
@@ -568,8 +568,8 @@ fn place(random: &mut fastrand::Rng, text: &str) -> usize {
     at
 }
 
-/// Any role can notify anything, without a privilege. It may mislead a cache until the table is
-/// read again; it must not stop or fill the process. `PGIC_FAULT_SEED` chooses the payloads.
+/// Any role can notify anything, without a privilege. That may mislead a cache until the table is
+/// read again, but must not stop or fill the process. `PGIC_FAULT_SEED` chooses the payloads.
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_notifications_of_every_shape_neither_crash_nor_block_nor_grow_a_replica() {
     let database = Database::with(ROWS).await;
