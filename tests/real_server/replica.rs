@@ -1000,6 +1000,7 @@ async fn a_table_that_is_to_be_read_again_and_again_is_degraded_with_the_cause()
 /// 2. The transaction keeps its lock on the table until the next read, and there is none before the
 ///    table is mended.
 /// 3. The migration that swaps the tables back waits for that lock, for ever.
+///
 /// So a read's transaction is ended as soon as the read fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_swapped_before_it_is_read_is_not_locked_against_who_mends_it() {
@@ -1063,6 +1064,7 @@ async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
 /// 1. A description finds a table by its name, and then asks for its triggers.
 /// 2. In between the table is renamed, and another one gets the name.
 /// 3. The description fits the first table, which would be followed under the name of the second.
+///
 /// So the name must still be the table's when the description is complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_its_successor() {

@@ -704,6 +704,7 @@ async fn verify_in_the_shell_says_equal_or_what_differs() {
 /// 2. Somebody disables the trigger and updates a row, and a question is asked.
 /// 3. The fence of the question arrives, and so does the look, which began before step 2 and found
 ///    nothing.
+///
 /// So the question must wait for a look that began after it. Forty rounds hit that moment some
 /// times.
 #[tokio::test(flavor = "multi_thread")]

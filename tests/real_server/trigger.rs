@@ -315,6 +315,7 @@ async fn copy_conflicts_cascades_and_truncate_are_announced() {
 /// 1. A row is inserted, and an AFTER trigger updates that row at once.
 /// 2. The nested update is announced first, with the new text.
 /// 3. The insert is announced behind it, with the old text.
+///
 /// A consumer that applies both in that order keeps the old text, so the late one says `recheck`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_announcement_of_a_nested_trigger_is_marked() {

@@ -612,6 +612,7 @@ async fn forged_notifications_of_every_shape_neither_crash_nor_block_nor_grow_a_
 /// 1. Somebody forges a change of a transaction far in the future, which the comparison's snapshot
 ///    does not see.
 /// 2. True changes come behind it.
+///
 /// If the comparison stopped at the first change that its snapshot does not see, it would hold back
 /// all of them, and accuse rows that are right. Each change is placed by its own transaction.
 #[tokio::test(flavor = "multi_thread")]

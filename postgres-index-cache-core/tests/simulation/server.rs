@@ -33,8 +33,8 @@ pub enum Fault {
     /// A trigger that sends the xid of the subtransaction.
     ///
     /// 1. T sets a savepoint and updates a row; the payload has the subtransaction's xid.
-    /// 2. A read's snapshot is taken while T is open. It lists T's xid as running, and not the
-    ///    subtransaction's, which thus passes for committed.
+    /// 2. A read's snapshot is taken while T is open. The snapshot lists T's xid as running, and
+    ///    not the subtransaction's, which thus passes for committed.
     /// 3. T commits. Its change is skipped as one that the read has: the cache keeps the old row.
     SubtransactionXid,
     /// A trigger that never sends `recheck`.
@@ -73,7 +73,7 @@ pub enum Fault {
     /// 3. The table is followed all the same: later writes are announced not at all or under wrong
     ///    keys, and fences are reached without them.
     AnyContract,
-    /// A driver that stays with a relation when another one gets its name.
+    /// A driver that stays with a relation when another one gets the name.
     ///
     /// 1. Two tables swap their names.
     /// 2. The cache of either name goes on with the rows of the relation that had the name before.

@@ -73,7 +73,7 @@ pub struct Definitions {
     pub(super) made_for: [usize; TABLES.len()],
     /// Whether each relation's trigger is disabled.
     pub(super) is_silent: [bool; TABLES.len()],
-    /// Whether each relation has another key than its trigger was made for. The trigger then sends
+    /// Whether each relation has another key than the trigger was made for. The trigger then sends
     /// the values of the old key column.
     pub(super) is_rekeyed: [bool; TABLES.len()],
     /// How often each relation or its trigger was altered.
@@ -95,7 +95,7 @@ impl Definitions {
     }
 
     /// Returns whether a relation's trigger announces every change, under the relation's name and
-    /// with its key.
+    /// with the relation's key.
     pub fn is_announced(&self, relation: usize) -> bool {
         self.named[self.made_for[relation]] == relation
             && !self.is_silent[relation]
@@ -123,6 +123,7 @@ impl Server {
             return false;
         }
         self.definitions.files[table] += 1;
+        // One transaction, as DDL is: all new values have one commit.
         self.begin();
         let at = self.open.len() - 1;
         let keys: Vec<u8> = self.tables[table].keys().copied().collect();
@@ -146,6 +147,8 @@ impl Server {
         if TABLES[table].plain || self.is_held(table) {
             return false;
         }
+        // DDL is a commit as well. A fence that was asked for before it promises nothing of the
+        // relation as it is afterwards; see `World::check_is`.
         self.commits += 1;
         self.redefined.push((self.commits, table));
         let is_mended = !self.definitions.is_announced(table) && random.bool();

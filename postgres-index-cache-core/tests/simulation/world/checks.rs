@@ -85,6 +85,7 @@ impl World {
             .iter()
             .rposition(|(commit, _)| *commit <= asked)
             .unwrap_or_default();
+        // The error of the last relation is the one to report: it has the name now.
         let mut why = String::new();
         for (_, named) in &self.server.names[then..] {
             match self.check_is(table, named[table], asked, claim) {

@@ -82,6 +82,7 @@ impl World {
 
     /// Loses L, and with it every notification that is still in the queue.
     fn lose_all(&mut self, why: &str) -> Result<(), String> {
+        // PostgreSQL keeps nothing for a listener that is gone.
         self.server.is_listening = false;
         self.server.queue.clear();
         self.handle(Input::Lost(why.into()))
@@ -133,6 +134,7 @@ impl World {
         ];
         let payload = payloads[self.random.usize(0..payloads.len())];
         self.server.notify(CHANNEL, payload);
+        // The engine's first token, which anybody who has seen it may repeat.
         self.server.notify(FENCES, "fences.1");
     }
 
