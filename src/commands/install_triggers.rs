@@ -203,9 +203,7 @@ async fn tables_with_key(
 /// that may not SELECT.
 fn secret_columns(table: &CatalogTable, plan: &TablePlan, named: &[String]) -> Option<String> {
     let options = plan.new_options.as_ref()?;
-    let is_shown =
-        |name: &String| options.sends(name) && looks_like_secret(name) && !named.contains(name);
-    let names: Vec<&str> = table
+    let sent = table
         .columns
         .iter()
         .map(|column| &column.name)
@@ -347,13 +345,6 @@ fn row(plan: &TablePlan, dry_run: bool) -> Vec<String> {
 fn change(plan: &TablePlan, show: impl Fn(&TriggerOptions) -> String) -> Option<String> {
     let old = plan.old_options.as_ref().map(&show);
     let new = plan.new_options.as_ref().map(&show);
-    let named = |text: String| {
-        if text.is_empty() {
-            "none".to_string()
-        } else {
-            text
-        }
-    };
     match (old, new) {
         (Some(old), Some(new)) if old != new => {
             Some(format!("{} -> {}", or_none(&old), or_none(&new)))
@@ -381,7 +372,10 @@ fn json(plan: &TablePlan, dry_run: bool) -> String {
     let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
     let old = &plan.old_options;
     let new = &plan.new_options;
-    let of = |options: &TriggerOptions| options.channel.clone();
+    let old_channel = old.as_ref().map(|options| &options.channel);
+    let new_channel = new.as_ref().map(|options| &options.channel);
+    // A trigger that pgic did not make has a channel, and no options that are known.
+    let channel = new_channel.or(old_channel).or(plan.channel.as_ref());
     let object = serde_json::json!({
         "table": plan.table,
         "result": result(plan, dry_run),

@@ -1,7 +1,7 @@
 //! [`Answer`]: the result of a line. [`Reply`]: the same as text for stdout and stderr.
 
 use super::live::PromptState;
-use crate::failure;
+use crate::failure::Report;
 use crate::render::escape::escape;
 use crate::render::{Format, count, json};
 use serde_json::{Value, json};
@@ -52,11 +52,11 @@ impl Reply {
                 (with_count(answer, state, format), said, result)
             }
             Err(error) => {
-                let lines = failure::lines(&error);
-                let result = failure_json(&lines);
+                let report = Report::new(&error);
+                let result = failure_json(&report);
                 // In JSON the error stands in the last object of the answer.
                 let said = match format {
-                    Format::Text => lines,
+                    Format::Text => report.lines(),
                     Format::Json => Vec::new(),
                 };
                 (String::new(), said, result)
@@ -117,14 +117,9 @@ fn with_count(answer: Answer, state: PromptState, format: Format) -> String {
     text
 }
 
-/// Returns the members of the last object of an answer that could not be given.
-fn failure_json(lines: &[String]) -> Vec<(&'static str, Value)> {
-    let mut members = vec![("rows", json!(0)), ("error", json!(part(lines, "error: ")))];
-    members.extend(part(lines, "hint: ").map(|hint| ("hint", json!(hint))));
+/// Returns the members of a failure's last object: no rows, the error, and the hint if there is one.
+fn failure_json(report: &Report) -> Vec<(&'static str, Value)> {
+    let mut members = vec![("rows", json!(0)), ("error", json!(report.error))];
+    members.extend(report.hint.iter().map(|hint| ("hint", json!(hint))));
     members
-}
-
-/// Returns the rest of the first line that begins with `prefix`.
-fn part<'a>(lines: &'a [String], prefix: &str) -> Option<&'a str> {
-    lines.iter().find_map(|line| line.strip_prefix(prefix))
 }

@@ -10,7 +10,7 @@ use super::notices::Notices;
 use super::overview;
 use crate::causes::{self, Senders};
 use crate::connect::Server;
-use crate::failure::{Report, with_hint};
+use crate::failure::with_hint;
 use crate::render::Format;
 use crate::render::finding::finding;
 use crate::render::json;
@@ -419,46 +419,9 @@ impl Session {
                 ));
             }
         };
-        let mut said: Vec<String> = Vec::new();
-        let mut end = vec![("event", json!("end")), ("command", json!(command.trim()))];
-        match data {
-            Ok(data) => {
-                if !self.quiet {
-                    said.extend(
-                        data.notices
-                            .iter()
-                            .map(|notice| format!("notice: {notice}")),
-                    );
-                }
-                reply.answer = data.text;
-                if self.format == Format::Text && !data.is_rows && word == PromptState::Stale {
-                    said.push(
-                        "notice: the cache is stale: it may lack what was committed since it was \
-                        live"
-                            .to_string(),
-                    );
-                }
-                if self.format == Format::Text && data.is_rows {
-                    let rows = if data.rows == 1 { "row" } else { "rows" };
-                    let stale = if word == PromptState::Live {
-                        String::new()
-                    } else {
-                        format!(", {}", word.as_str())
-                    };
-                    reply
-                        .answer
-                        .push_str(&format!("({} {rows}{stale})\n", data.rows));
-                }
-                end.push(("rows", json!(data.rows)));
-            }
-            Err(error) => {
-                let report = Report::new(&error);
-                end.extend([("rows", json!(0)), ("error", json!(report.error))]);
-                end.extend(report.hint.iter().map(|hint| ("hint", json!(hint))));
-                if self.format == Format::Text {
-                    said.extend(report.lines());
-                }
-            }
+        let mut text = String::new();
+        if comparison.differing() > 0 {
+            text = self.findings(at, &comparison).await?;
         }
         let changes = self.live.changes_of(at);
         match self.format {
