@@ -24,8 +24,8 @@ function __fish_pgic_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c pgic -n "__fish_pgic_needs_command" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_needs_command" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_needs_command" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -48,8 +48,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: as installed, else cache_invalidation]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l columns -d 'Send these columns alone, and the key' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -71,8 +71,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s h -l help
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l schema -d 'With --all: those of this schema alone' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -84,8 +84,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s q -l quiet
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand status" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand status" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -102,8 +102,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows w
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l diff -d 'Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l count -d 'Stop after this many notifications' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -116,8 +116,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -s V -l version -d 'Prin
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l max-memory -d 'The most memory for the cache [default: a quarter of the machine\'s memory]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l columns -d 'Show these columns alone' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l limit -d 'Show at most this many rows' -r
-complete -c pgic -n "__fish_pgic_using_subcommand query" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -130,8 +130,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand query" -s v -l verbose -d 'Tra
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
-complete -c pgic -n "__fish_pgic_using_subcommand shell" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -144,8 +144,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand verify" -l for -d 'How long to
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l rounds -d 'Compare so many times, at once and one after another' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l min-changes -d 'Exit with 1 when fewer changes than this were followed: with none, nothing was proven' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
-complete -c pgic -n "__fish_pgic_using_subcommand verify" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -154,8 +154,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand verify" -s q -l quiet -d 'Prin
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -165,8 +165,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand demo" -s q -l quiet -d 'Print 
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand completions" -s o -l output -d 'How answers are printed' -r -f -a "text\t'For people'
-json\t'One JSON object a line'"
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"

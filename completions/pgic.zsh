@@ -15,10 +15,10 @@ _pgic() {
 
     local context curcontext="$curcontext" state line
     _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -45,10 +45,10 @@ _arguments "${_arguments_options[@]}" : \
 '--channel=[The channel to notify on \[default\: as installed, else cache_invalidation\]]:NAME:_default' \
 '(--no-data)*--columns=[Send these columns alone, and the key]:A,B:_default' \
 '--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -78,10 +78,10 @@ json\:"One JSON object a line"))' \
 _arguments "${_arguments_options[@]}" : \
 '()--schema=[With --all\: those of this schema alone]:SCHEMA:_default' \
 '--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -101,10 +101,10 @@ json\:"One JSON object a line"))' \
 ;;
 (status)
 _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -129,10 +129,10 @@ _arguments "${_arguments_options[@]}" : \
 '(--table --action --id --where --raw)--diff=[Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row]:TABLE:_default' \
 '--count=[Stop after this many notifications]:N:_default' \
 '--duration=[Stop after this time]:TIME:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -152,10 +152,10 @@ _arguments "${_arguments_options[@]}" : \
 '--max-memory=[The most memory for the cache \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
 '*--columns=[Show these columns alone]:A,B:_default' \
 '--limit=[Show at most this many rows]:N:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -177,10 +177,10 @@ json\:"One JSON object a line"))' \
 (shell)
 _arguments "${_arguments_options[@]}" : \
 '--max-memory=[The most memory for the caches \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -201,10 +201,10 @@ _arguments "${_arguments_options[@]}" : \
 '--rounds=[Compare so many times, at once and one after another]:N:_default' \
 '--min-changes=[Exit with 1 when fewer changes than this were followed\: with none, nothing was proven]:N:_default' \
 '--max-memory=[The most memory for the caches \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -221,10 +221,10 @@ json\:"One JSON object a line"))' \
 ;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
@@ -241,10 +241,10 @@ json\:"One JSON object a line"))' \
 ;;
 (completions)
 _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"For people"
-json\:"One JSON object a line"))' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
