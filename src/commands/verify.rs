@@ -431,7 +431,7 @@ impl Verifier<'_> {
                         table.reloaded_at = Some(Instant::now());
                     }
                 }
-                DriverEvent::ReadScheduled { table, why } => {
+                DriverEvent::ReloadScheduled { table, why } => {
                     let table = &mut self.tables[table.0];
                     table.reloaded_at = Some(Instant::now());
                     let name = table.target.name();

@@ -166,7 +166,7 @@ impl Watch {
                     SupervisorEvent::Unfollowed { why, .. } => {
                         self.become_stale(&why, &mut pending);
                     }
-                    SupervisorEvent::Anew { .. } => {
+                    SupervisorEvent::Replaced { .. } => {
                         self.begin_again(&supervisor, &mut pending, &mut counts);
                     }
                     _ => {}

@@ -116,7 +116,7 @@ impl Target {
 }
 
 impl SupervisedTable for Target {
-    fn follow(&self) -> &TableConfig {
+    fn config(&self) -> &TableConfig {
         &self.follow
     }
 

@@ -638,7 +638,7 @@ async fn until_reloaded(driver: &mut Driver) {
     let again = async {
         while !driver
             .take_events()
-            .any(|event| matches!(event, DriverEvent::ReadScheduled { .. }))
+            .any(|event| matches!(event, DriverEvent::ReloadScheduled { .. }))
         {
             driver.step().await.unwrap();
         }

@@ -146,7 +146,7 @@ async fn reloads_that_find_nothing_keep_a_growing_distance_and_name_who_asked() 
     while driver.engine().counters().received < 20_000 {
         driver.step().await.unwrap();
         told.extend(driver.take_events().filter_map(|event| match event {
-            DriverEvent::ReadScheduled { why, .. } => Some(why),
+            DriverEvent::ReloadScheduled { why, .. } => Some(why),
             _ => None,
         }));
     }

@@ -56,7 +56,9 @@ pub fn builder(database: &Database) -> ReplicaBuilder {
         fence_timeout: DEADLINE,
         ..Limits::default()
     };
-    Replica::builder(config).limits(limits)
+    let mut builder = Replica::builder(config);
+    builder.limits(limits);
+    builder
 }
 
 /// Creates a database with `users` and triggers, runs `sql` in it, and opens a replica.
@@ -409,8 +411,8 @@ impl GatedReplica {
             config,
             descriptions: Arc::clone(&descriptions),
             refusals: Arc::clone(&refusals),
-        })
-        .limits(limits);
+        });
+        builder.limits(limits);
         let users = builder.table::<User>("users");
         let replica = builder.open().await.unwrap();
         Self {
@@ -599,9 +601,13 @@ async fn what_cannot_be_followed_is_refused_by_its_kind() {
     let error = refusal(&database, "numbered").await;
     assert!(matches!(error, ReplicaError::KeyNotUuid(_)), "{error}");
     let error = refusal(&database, "seen").await;
-    assert_eq!(error.to_string(), "public.seen is a view");
+    // The text of the error has the remedy: an application may log the text alone.
+    assert_eq!(
+        error.to_string(),
+        "public.seen is a view; name the tables under it"
+    );
     let error = refusal(&database, "users").await;
-    let ReplicaError::Follow(error) = error else {
+    let ReplicaError::Follow { error } = error else {
         panic!("{error}")
     };
     assert_eq!(
@@ -826,7 +832,8 @@ async fn a_row_that_does_not_fit_the_model_is_kept_out_counted_and_taken_in_when
 async fn a_misfit_can_be_refused_instead_and_heals_when_the_row_fits() {
     let database = Database::with(PICKED).await;
     database.pgic_ok(&["install-triggers", "picked"]);
-    let mut refusing = builder(&database).on_misfit(OnMisfit::Refuse);
+    let mut refusing = builder(&database);
+    refusing.on_misfit(OnMisfit::Refuse);
     let _picked = refusing.table::<Picky>("picked");
     let refused = refusing.open().await.map(|_| ()).unwrap_err();
     assert!(matches!(&refused, ReplicaError::Driver(_)), "{refused}");
@@ -835,7 +842,8 @@ async fn a_misfit_can_be_refused_instead_and_heals_when_the_row_fits() {
         .batch_execute("DELETE FROM picked WHERE number <> 1")
         .await
         .unwrap();
-    let mut refusing = builder(&database).on_misfit(OnMisfit::Refuse);
+    let mut refusing = builder(&database);
+    refusing.on_misfit(OnMisfit::Refuse);
     let picked = refusing.table::<Picky>("picked");
     let replica = refusing.open().await.unwrap();
     let mut events = replica.events();
@@ -1095,7 +1103,7 @@ async fn a_table_that_loses_its_name_while_it_is_described_is_not_taken_for_its_
         .unwrap();
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND \
         wait_event_type = 'Lock'
-        AND query LIKE '%What a followed table is%' AND application_name = 'node'";
+        AND query LIKE '%Takes the fingerprints of tables%' AND application_name = 'node'";
     let until_it_waits = async {
         while other.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
             tokio::task::yield_now().await;
@@ -1142,7 +1150,8 @@ async fn what_is_wrong_with_one_table_s_name_leaves_the_others_alone() {
         .parse()
         .unwrap();
     config.application_name("node");
-    let mut builder = Replica::builder(config).limits(Limits {
+    let mut builder = Replica::builder(config);
+    builder.limits(Limits {
         heartbeat: Duration::from_millis(100),
         ..Limits::default()
     });
@@ -1297,7 +1306,8 @@ async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again(
     ))
     .await;
     database.pgic_ok(&["install-triggers", "users"]);
-    let mut builder = builder(&database).max_memory(1 << 20);
+    let mut builder = builder(&database);
+    builder.max_memory(1 << 20);
     let users = builder.table::<User>("users");
     let replica = builder.open().await.unwrap();
     let client = database.client().await;
@@ -1309,7 +1319,7 @@ async fn what_waits_past_the_memory_allowed_is_dropped_and_the_table_read_again(
         .await
         .unwrap();
     let why = event(&mut events, |event| match event {
-        ReplicaEvent::ReadAgain { why, .. } => Some(why.to_string()),
+        ReplicaEvent::ReloadScheduled { why, .. } => Some(why.to_string()),
         _ => None,
     });
     assert_eq!(why.await, "there was no memory for the changes that waited");

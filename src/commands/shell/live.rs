@@ -313,7 +313,7 @@ impl LiveCaches {
     }
 
     async fn reload_all(&mut self) -> anyhow::Result<()> {
-        let description = self.supervisor.read_anew();
+        let description = self.supervisor.reload_all();
         let give_up = Instant::now() + RECONNECT_PATIENCE;
         let count = self.stale.len();
         loop {
@@ -406,7 +406,7 @@ impl LiveCaches {
                     let name = self.target(table.0).name();
                     self.say(&format!("stale: {name}: {why}"));
                 }
-                SupervisorEvent::Anew { table } => self.begin_again(table),
+                SupervisorEvent::Replaced { table } => self.begin_again(table),
                 _ => {}
             }
         }

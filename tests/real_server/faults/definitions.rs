@@ -412,7 +412,8 @@ impl Replicated {
             servers.shown.port, servers.database.name
         );
         let config: tokio_postgres::Config = url.parse().unwrap();
-        let mut builder = Replica::builder(config).limits(limits());
+        let mut builder = Replica::builder(config);
+        builder.limits(limits());
         let users = builder.table::<User>("users");
         let steady = builder.table::<Steady>("steady");
         let replica = tokio::time::timeout(DEADLINE, builder.open())

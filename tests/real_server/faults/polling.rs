@@ -164,7 +164,8 @@ async fn a_polling_reader_never_sees_time_run_backwards() {
     let load = Load::start(&injector.database, ticks);
     let mut config: tokio_postgres::Config = injector.through.url.parse().unwrap();
     config.application_name("node");
-    let mut builder = Replica::builder(config).limits(limits());
+    let mut builder = Replica::builder(config);
+    builder.limits(limits());
     let clocks = builder.table::<Clock>("clock");
     let replica = Arc::new(
         tokio::time::timeout(DEADLINE, builder.open())

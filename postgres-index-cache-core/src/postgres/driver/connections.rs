@@ -185,7 +185,7 @@ impl Driver {
     /// Tells that a table is reloaded. If a notification is the cause, F is asked first who sent it.
     pub(super) fn emit_read_scheduled(&mut self, table: TableId, why: String, sender: Option<i32>) {
         let Some(sender) = sender else {
-            return self.emit(DriverEvent::ReadScheduled { table, why });
+            return self.emit(DriverEvent::ReloadScheduled { table, why });
         };
         let Some(AuxClient { client, .. }) = self.aux_client(AuxConnection::Fences) else {
             return self.sender_known(table, &why, sender, None);
@@ -220,7 +220,7 @@ impl Driver {
             known: &known,
         };
         self.engine.handle(input, Instant::now());
-        self.emit(DriverEvent::ReadScheduled {
+        self.emit(DriverEvent::ReloadScheduled {
             table,
             why: why.replace(&of, &known),
         });

@@ -48,7 +48,7 @@ pub enum DriverEvent {
         retry_in: Duration,
     },
     /// A table is to be reloaded.
-    ReadScheduled {
+    ReloadScheduled {
         /// The table that will be read.
         table: TableId,
         /// The cause. If that is a notification, with the process and the role that sent it.

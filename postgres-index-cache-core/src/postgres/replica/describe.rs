@@ -1,10 +1,10 @@
-//! [`ReplicaTableSource`]: a table of a replica as the catalogue has it.
+//! [`DescribedTable`]: a table of a replica as the catalogue has it.
 
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::connection::open::{Open, open_patiently};
 use crate::postgres::connection::session::SessionPurpose;
 use crate::postgres::error_chain::chain;
-use crate::postgres::replica::ReplicaError;
+use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::supervisor::{Description, SupervisedTable, Unfollowed};
 use crate::postgres::schema::catalog::{self, Catalog, CatalogAccess, CatalogError, CatalogTable};
 use crate::postgres::schema::eligibility::{self, TableConfig};
@@ -12,18 +12,21 @@ use crate::postgres::schema::triggers::announced;
 use crate::value::CellType;
 use std::sync::Arc;
 
+/// How many times tables are described again that are renamed meanwhile.
+const ATTEMPTS: usize = 5;
+
 /// A table of a replica as the catalogue has it.
 #[derive(Debug, Clone)]
-pub(super) struct ReplicaTableSource {
-    follow: TableConfig,
+pub(super) struct DescribedTable {
+    config: TableConfig,
     channel: String,
-    /// Its name, with the schema.
+    /// The table's name, with the schema.
     pub(super) relation: Arc<str>,
 }
 
-impl SupervisedTable for ReplicaTableSource {
-    fn follow(&self) -> &TableConfig {
-        &self.follow
+impl SupervisedTable for DescribedTable {
+    fn config(&self) -> &TableConfig {
+        &self.config
     }
 
     fn channel(&self) -> &str {
@@ -31,19 +34,19 @@ impl SupervisedTable for ReplicaTableSource {
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.channel == other.channel && self.follow.is_same_table(&other.follow)
+        self.channel == other.channel && self.config.is_same_table(&other.config)
     }
 }
 
-/// Looks at the tables of these names, as `open` does for the first time: each, or why it cannot be
-/// followed.
+/// Describes the tables of these names, in their order. A table that cannot be followed has an error
+/// of its own.
 ///
 /// # Errors
-/// When the server cannot be reached or refuses.
+/// If the server cannot be reached, or refuses.
 pub(super) async fn describe(
     open: Open,
-    wanted: Vec<Arc<str>>,
-) -> Result<Vec<Result<ReplicaTableSource, ReplicaError>>, ReplicaError> {
+    names: Vec<Arc<str>>,
+) -> Result<Vec<Result<DescribedTable, ReplicaError>>, ReplicaError> {
     let mut client = open_patiently(&open, SessionPurpose::Command)
         .await
         .map_err(ReplicaError::Connect)?
@@ -51,44 +54,49 @@ pub(super) async fn describe(
     let catalog = Catalog::begin(&mut client, CatalogAccess::ReadOnly)
         .await
         .map_err(CatalogError::from)?;
-    // What has a name may be renamed before it is described: then it is another table that has been
-    // described.
+    // A table may be renamed between the two steps, and another one get its name. So find the names
+    // again afterwards, and begin anew unless they mean the same tables.
     for _ in 0..ATTEMPTS {
-        let found = find(&catalog, &wanted).await?;
+        let found = find(&catalog, &names).await?;
         let oids: Vec<u32> = found.iter().flatten().copied().collect();
         let mut tables = match catalog::describe(&catalog, &oids).await {
-            // Dropped a moment ago; another may have the name by now.
+            // The table was dropped a moment ago; another one may have the name by now.
             Err(CatalogError::Gone(_)) => continue,
             tables => tables?.into_iter(),
         };
-        let again = find(&catalog, &wanted).await?;
-        let oid = |found: &Result<u32, ReplicaError>| found.as_ref().ok().copied();
-        if again.iter().map(oid).eq(found.iter().map(oid)) {
+        let found_again = find(&catalog, &names).await?;
+        if oids_of(&found_again) == oids_of(&found) {
             // The tables come in the order of their oids.
             return Ok(found
                 .into_iter()
-                .map(|found| found.and_then(|oid| target(oid, tables.next())))
+                .map(|found| found.and_then(|oid| described(oid, tables.next())))
                 .collect());
         }
     }
     Err(CatalogError::Renamed.into())
 }
 
-/// How often tables that are renamed meanwhile are described again.
-const ATTEMPTS: usize = 5;
+fn oids_of(found: &[Result<u32, ReplicaError>]) -> Vec<Option<u32>> {
+    found
+        .iter()
+        .map(|found| found.as_ref().ok().copied())
+        .collect()
+}
 
-/// The oids of the tables of these names, or why one is not had: each table's trouble is its own.
+/// Returns the oids of the tables of these names. A name that means no table, or a table that was
+/// named before, has an error of its own.
 async fn find(
     catalog: &Catalog<'_>,
-    wanted: &[Arc<str>],
+    names: &[Arc<str>],
 ) -> Result<Vec<Result<u32, ReplicaError>>, ReplicaError> {
     let mut found: Vec<Result<u32, ReplicaError>> = Vec::new();
-    for name in wanted {
+    for name in names {
+        let is_known = |oid: u32, found: &[Result<u32, ReplicaError>]| {
+            found.iter().flatten().any(|known| *known == oid)
+        };
         found.push(match catalog.find(name).await {
             Ok(None) => Err(ReplicaError::NoTable(name.to_string())),
-            Ok(Some(oid)) if found.iter().flatten().any(|known| *known == oid) => {
-                Err(ReplicaError::Twice(name.to_string()))
-            }
+            Ok(Some(oid)) if is_known(oid, &found) => Err(ReplicaError::Twice(name.to_string())),
             Ok(Some(oid)) => Ok(oid),
             Err(error @ CatalogError::NoName(_)) => Err(error.into()),
             Err(error) => return Err(error.into()),
@@ -97,7 +105,8 @@ async fn find(
     Ok(found)
 }
 
-fn target(oid: u32, table: Option<CatalogTable>) -> Result<ReplicaTableSource, ReplicaError> {
+/// Checks that a table can be followed into an application's cache.
+fn described(oid: u32, table: Option<CatalogTable>) -> Result<DescribedTable, ReplicaError> {
     let table = table.ok_or(CatalogError::Gone(oid))?;
     eligibility::check_kind(&table)?;
     let announced = announced(&table);
@@ -106,39 +115,31 @@ fn target(oid: u32, table: Option<CatalogTable>) -> Result<ReplicaTableSource, R
     }
     let sent = eligibility::sent(&table, announced.as_ref());
     let shape = eligibility::shape(&table, |column| sent.contains(&column))?;
-    if !matches!(shape.key(), [key] if shape.columns()[*key].kind == CellType::Uuid) {
+    let is_uuid = matches!(shape.key(), [key] if shape.columns()[*key].kind == CellType::Uuid);
+    if !is_uuid {
         return Err(ReplicaError::KeyNotUuid(table.display_name()));
     }
     let channel = announced
         .as_ref()
         .and_then(|announced| announced.channel.clone());
-    Ok(ReplicaTableSource {
-        follow: TableConfig::new(&table, announced.as_ref(), &shape),
+    Ok(DescribedTable {
+        config: TableConfig::new(&table, announced.as_ref(), &shape),
         channel: channel.unwrap_or_else(|| DEFAULT_CACHE_CHANNEL.to_string()),
         relation: table.written_name().into(),
     })
 }
 
-/// The same for tables that are followed already: what is wrong is said with its remedy.
+/// Describes tables that are followed already, as [`describe`] does. An error is said with its
+/// remedy.
 pub(super) async fn describe_again(
     open: Open,
-    wanted: Vec<Arc<str>>,
-) -> Description<ReplicaTableSource> {
-    let described = describe(open, wanted)
+    names: Vec<Arc<str>>,
+) -> Description<DescribedTable> {
+    let described = describe(open, names)
         .await
-        .map_err(|error| unfollowed(&error))?;
+        .map_err(|error| Unfollowed(chain(&error)))?;
     Ok(described
         .into_iter()
-        .map(|target| target.map_err(|error| unfollowed(&error)))
+        .map(|table| table.map_err(|error| Unfollowed(chain(&error))))
         .collect())
-}
-
-fn unfollowed(error: &ReplicaError) -> Unfollowed {
-    let why = chain(error);
-    Unfollowed(match error {
-        ReplicaError::Follow(follow) => follow
-            .hint()
-            .map_or(why.clone(), |hint| format!("{why}; {hint}")),
-        _ => why,
-    })
 }

@@ -3,19 +3,18 @@
 //!
 //! ```text
 //! driver ─ a table is another one: it is held ─→ describe all tables afresh, by their names
-//!    ↑                                              ├─ it can be followed ──────→ resume: read anew
-//!    │                                              └─ it cannot ─→ stale, with the cause ─→ again after a while, for ever
-//!    └──────────────────────────────────────────────────────────────────────────────────┘
+//!    ↑                                              ├─ one can be followed ─→ resume: read anew
+//!    │                                              └─ one cannot ─→ stale, with the cause
+//!    └────────────────────────────── again after a random while, for ever ←──┘
 //! ```
 //!
-//! Who names a table follows the name. The tables are described by the names that were given, so
-//! after a swap, or a DROP and a CREATE, the table that has the name now is loaded and followed; in
-//! between it is stale. Each table is held and resumed alone: one that is gone or silenced leaves
-//! the others live. While a table is loaded into a cache of another shape, the rows that were there
-//! before can still be read.
+//! Who names a table follows the name. After a swap, or a DROP and a CREATE, the table that has the
+//! name now is loaded and followed; in between it is stale. Each table is held and resumed alone, so
+//! one that is gone or silenced leaves the others live. While a table is loaded into a cache of
+//! another shape, the old rows can still be read.
 //!
-//! An application's [`Replica`](crate::postgres::Replica) and the tool's shell, `query --watch` and `tail
-//! --diff` all run this.
+//! An application's [`Replica`](crate::Replica) and the tool's shell, `query --watch` and `tail --diff`
+//! all run a supervisor.
 
 use crate::postgres::apply::cells::CellDecoder;
 use crate::postgres::apply::writer::{CacheWriter, SinkWriter};
@@ -37,72 +36,97 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long it may take to describe the tables.
+/// How long it may take to describe the tables. The server may have accepted the connection and then
+/// say nothing.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A table as somebody follows it.
 pub trait SupervisedTable: Clone + Send + Sync + 'static {
-    /// What the driver is told of it.
-    fn follow(&self) -> &TableConfig;
+    /// Returns the table's configuration for the driver.
+    fn config(&self) -> &TableConfig;
 
-    /// The channel that its trigger notifies on.
+    /// Returns the channel on which the table's trigger notifies.
     fn channel(&self) -> &str;
 
-    /// Whether `other` is the same table with the same columns, so that nobody need be told of it.
+    /// Returns whether `other` is this table with these columns, so that nobody need be told of the
+    /// difference.
     fn is_same(&self, other: &Self) -> bool;
 }
 
-/// Why a table, or all of them, cannot be followed now: what is wrong, and the remedy where one is
-/// known.
+/// The reason why a table, or all of them, cannot be followed now, with the remedy if one is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unfollowed(pub String);
 
-/// What describing the tables gives: each table, in the order of its name, or why it cannot be
-/// followed; or why nothing could be described.
+/// The result of describing the tables: for each name, in order, the table or the reason why it cannot
+/// be followed; or the reason why nothing could be described.
 pub type Description<T> = Result<Vec<Result<T, Unfollowed>>, Unfollowed>;
 
+/// A description that is underway.
 type Describing<T> = Pin<Box<dyn Future<Output = Description<T>> + Send>>;
 
-/// Describes the tables, by their names, as they are now.
+/// A function that describes the tables, by their names, as they are now.
 pub type Describe<T> = Arc<dyn Fn() -> Describing<T> + Send + Sync>;
 
-/// Makes what keeps a table's rows in an application's cache.
-pub(in crate::postgres) type MakeStore =
+/// A function that makes the writer of an application's cache, for rows of a shape.
+pub(in crate::postgres) type MakeWriter =
     Box<dyn Fn(&Arc<TableShape>) -> Box<dyn CacheWriter> + Send + Sync>;
 
 type SharedCache = Arc<RwLock<TableCache>>;
 
-/// Whose caches the rows go to.
-enum Caches {
-    /// The supervisor's own: for each table the one that can be read, and the one that is being
-    /// loaded in its place.
-    Own(Vec<(SharedCache, Option<SharedCache>)>),
-    /// The application's.
-    Given(Arc<Vec<MakeStore>>),
+/// A cache of the supervisor's own.
+struct OwnCache {
+    /// The cache that can be read.
+    current: SharedCache,
+    /// The cache of another shape that is being loaded in its place.
+    next: Option<SharedCache>,
 }
 
-/// What happened.
+/// The caches into which the rows go.
+enum Caches {
+    /// The supervisor's own, one a table.
+    Own(Vec<OwnCache>),
+    /// The application's: for each table, the function that makes a writer.
+    Given(Arc<Vec<MakeWriter>>),
+}
+
+/// A table that is supervised.
+#[derive(Debug)]
+struct Supervised<T> {
+    /// The table as its rows can be read.
+    current: T,
+    /// The table as it is being loaded in place of that.
+    next: Option<T>,
+}
+
+impl<T> Supervised<T> {
+    fn latest(&self) -> &T {
+        self.next.as_ref().unwrap_or(&self.current)
+    }
+}
+
+/// An event of a supervisor.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SupervisorEvent {
-    /// What the driver tells.
+    /// An event of the driver.
     Driver(DriverEvent),
     /// A table cannot be followed, for this cause from now on.
     Unfollowed {
-        /// The table.
+        /// The table that cannot be followed.
         table: TableId,
-        /// The cause, and the remedy.
+        /// The cause, with the remedy if one is known.
         why: String,
     },
-    /// A table is followed as another than it was, and live: [`Supervisor::targets`] has it.
-    Anew {
-        /// The table.
+    /// An altered table, or another one of its name, is live and has taken its place:
+    /// [`Supervisor::targets`] has it.
+    Replaced {
+        /// The table whose rows are those of another description now.
         table: TableId,
     },
 }
 
-/// Why a supervisor that was never live cannot go on.
+/// The reason why a supervisor that was never live cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SupervisorError {
@@ -118,20 +142,23 @@ pub enum SupervisorError {
 pub struct Supervisor<T: SupervisedTable> {
     driver: Driver,
     describe: Describe<T>,
-    /// The tables as they can be read, and as they are loaded in place of that.
-    tables: Vec<(T, Option<T>)>,
+    tables: Vec<Supervised<T>>,
     caches: Caches,
-    /// The tables are being described; whether one was found altered since that began.
+    /// The description that is underway.
     describing: Option<Describing<T>>,
+    /// Whether a table was found altered since that description began: another one must follow.
     is_altered_since: bool,
-    /// When they are described again.
+    /// When the tables are described again.
     describe_at: Option<Instant>,
+    /// The wait before tables that cannot be followed are described again.
     backoff: Backoff,
-    /// The number of the description that began last, and of the last that is done.
+    /// The number of the description that began last.
     started: u64,
+    /// The number of the last description that is done.
     done: u64,
-    /// From which description on a person asked for every table to be read anew.
-    reads_anew: Option<u64>,
+    /// The first description after which every table is to be read anew, as a person has asked.
+    reload_from: Option<u64>,
+    /// Whether all tables were live once. From then on no error ends the supervisor.
     has_been_live: bool,
     events: VecDeque<SupervisorEvent>,
 }
@@ -148,12 +175,12 @@ fn new_cache(shape: &Arc<TableShape>) -> SharedCache {
     Arc::new(RwLock::new(TableCache::new(Arc::clone(shape), 0)))
 }
 
-fn store_of(cache: &SharedCache) -> Box<dyn CacheWriter> {
-    let reader = CellDecoder::new(Arc::clone(cache.read().shape()));
-    Box::new(SinkWriter::new(Arc::clone(cache), reader))
+fn writer_of(cache: &SharedCache) -> Box<dyn CacheWriter> {
+    let decoder = CellDecoder::new(Arc::clone(cache.read().shape()));
+    Box::new(SinkWriter::new(Arc::clone(cache), decoder))
 }
 
-/// The channels of all tables, each once.
+/// Returns the channels of all tables, each once.
 fn channels_of<'a, T: SupervisedTable>(targets: impl Iterator<Item = &'a T>) -> Vec<String> {
     let mut channels: Vec<String> = targets.map(|target| target.channel().to_string()).collect();
     channels.sort();
@@ -162,11 +189,11 @@ fn channels_of<'a, T: SupervisedTable>(targets: impl Iterator<Item = &'a T>) -> 
 }
 
 impl<T: SupervisedTable> Supervisor<T> {
-    /// Connects for `targets`, which `describe` can describe afresh, with caches of its own.
-    /// Nothing is read yet.
+    /// Connects for `targets`, which `describe` can describe afresh, with caches of the supervisor's
+    /// own. Nothing is read yet.
     ///
     /// # Errors
-    /// When a session cannot be had, or the server refuses to LISTEN.
+    /// If a session cannot be had, or the server refuses to LISTEN.
     pub async fn open(
         connector: impl Connector + 'static,
         describe: Describe<T>,
@@ -175,27 +202,24 @@ impl<T: SupervisedTable> Supervisor<T> {
     ) -> Result<Self, DriverError> {
         let caches = targets
             .iter()
-            .map(|target| (new_cache(&target.follow().shape), None))
+            .map(|target| OwnCache {
+                current: new_cache(&target.config().shape),
+                next: None,
+            })
             .collect();
-        Self::open_in(
-            open_with(connector),
-            describe,
-            targets,
-            Caches::Own(caches),
-            options,
-        )
-        .await
+        let caches = Caches::Own(caches);
+        Self::open_in(open_with(connector), describe, targets, caches, options).await
     }
 
-    /// The same with an application's caches.
+    /// Connects, as [`open`](Self::open) does, for an application's caches.
     pub(in crate::postgres) async fn open_given(
         open: Open,
         describe: Describe<T>,
         targets: Vec<T>,
-        stores: Arc<Vec<MakeStore>>,
+        writers: Arc<Vec<MakeWriter>>,
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
-        Self::open_in(open, describe, targets, Caches::Given(stores), options).await
+        Self::open_in(open, describe, targets, Caches::Given(writers), options).await
     }
 
     async fn open_in(
@@ -207,24 +231,28 @@ impl<T: SupervisedTable> Supervisor<T> {
     ) -> Result<Self, DriverError> {
         options.holds_altered = true;
         options.channels = channels_of(targets.iter());
-        let stores: Vec<Box<dyn CacheWriter>> = match &caches {
-            Caches::Own(caches) => caches.iter().map(|(cache, _)| store_of(cache)).collect(),
-            Caches::Given(make) => targets
+        let writers: Vec<Box<dyn CacheWriter>> = match &caches {
+            Caches::Own(caches) => caches
                 .iter()
-                .zip(make.iter())
-                .map(|(target, make)| make(&target.follow().shape))
+                .map(|cache| writer_of(&cache.current))
+                .collect(),
+            Caches::Given(make) => std::iter::zip(&targets, make.iter())
+                .map(|(target, make)| make(&target.config().shape))
                 .collect(),
         };
-        let follows = targets
-            .iter()
-            .map(|target| target.follow().clone())
-            .zip(stores)
-            .collect();
-        let driver = Driver::open_with_writers(open, follows, options).await?;
+        let configs = targets.iter().map(|target| target.config().clone());
+        let tables = configs.zip(writers).collect();
+        let driver = Driver::open_with_writers(open, tables, options).await?;
         Ok(Self {
             driver,
             describe,
-            tables: targets.into_iter().map(|target| (target, None)).collect(),
+            tables: targets
+                .into_iter()
+                .map(|current| Supervised {
+                    current,
+                    next: None,
+                })
+                .collect(),
             caches,
             describing: None,
             is_altered_since: false,
@@ -232,58 +260,58 @@ impl<T: SupervisedTable> Supervisor<T> {
             backoff: Backoff::default(),
             started: 0,
             done: 0,
-            reads_anew: None,
+            reload_from: None,
             has_been_live: false,
             events: VecDeque::new(),
         })
     }
 
-    /// The driver.
+    /// Returns the driver.
     pub fn driver(&self) -> &Driver {
         &self.driver
     }
 
-    /// The driver, to be asked for something.
+    /// Returns the driver, to be asked for something.
     pub fn driver_mut(&mut self) -> &mut Driver {
         &mut self.driver
     }
 
-    /// A table as its rows can be read now.
+    /// Returns a table as its rows can be read now.
     pub fn target(&self, table: TableId) -> &T {
-        &self.tables[table.0].0
+        &self.tables[table.0].current
     }
 
-    /// The tables as their rows can be read now, by their places in the driver.
+    /// Returns the tables as their rows can be read now, by their places in the driver.
     pub fn targets(&self) -> impl ExactSizeIterator<Item = &T> {
-        self.tables.iter().map(|(target, _)| target)
+        self.tables.iter().map(|table| &table.current)
     }
 
-    /// The rows of a table, which do not change while this is held.
+    /// Locks the rows of a table for reading. They do not change while the guard is held.
     ///
     /// # Panics
-    /// When the caches are the application's.
+    /// If the caches are the application's.
     pub fn cache(&self, table: TableId) -> RwLockReadGuard<'_, TableCache> {
         match &self.caches {
-            Caches::Own(caches) => caches[table.0].0.read(),
+            Caches::Own(caches) => caches[table.0].current.read(),
             Caches::Given(_) => panic!("the caches of an application are read by the application"),
         }
     }
 
-    /// How the rows of a table stand that can be read now.
+    /// Returns the state of the rows of a table that can be read now.
     pub fn state(&self, table: TableId) -> State {
         match self.driver.table_state(table) {
-            // Those that are live are not those that can be read.
-            State::Live if self.tables[table.0].1.is_some() => State::Snapshotting,
+            // The rows that are live are not yet the ones that can be read.
+            State::Live if self.tables[table.0].next.is_some() => State::Snapshotting,
             state => state,
         }
     }
 
-    /// Whether the tables are being described.
+    /// Returns whether the tables are being described.
     pub fn is_describing(&self) -> bool {
         self.describing.is_some()
     }
 
-    /// What has happened since the last call.
+    /// Takes the events since the last call.
     pub fn take_events(&mut self) -> impl Iterator<Item = SupervisorEvent> + '_ {
         self.events.drain(..)
     }
@@ -292,7 +320,7 @@ impl<T: SupervisedTable> Supervisor<T> {
     /// [`Driver::until_loaded`]. `progress` is told how far the reads are.
     ///
     /// # Errors
-    /// Whatever keeps it from there for good.
+    /// If something keeps a table from being live for good.
     pub async fn until_loaded(
         &mut self,
         mut progress: impl FnMut(Loaded),
@@ -305,22 +333,24 @@ impl<T: SupervisedTable> Supervisor<T> {
         Ok(())
     }
 
-    /// Whether everything that was committed before this fence was asked for is in the cache of a
-    /// table that can be read now.
+    /// Returns whether everything that was committed before this fence was asked for is in the cache
+    /// of a table that can be read now.
     pub fn has_reached_for(&self, table: TableId, fence: FenceId) -> bool {
         // The cache that is being loaded may not be the one that can be read.
-        self.tables[table.0].1.is_none() && self.driver.has_reached_for(table, fence)
+        self.tables[table.0].next.is_none() && self.driver.has_reached_for(table, fence)
     }
 
-    /// Waits for something to happen, and does what follows from it. May be given up at any point.
+    /// Waits for something to happen, and does what follows from it. The future may be dropped at any
+    /// point.
     ///
     /// # Errors
-    /// Whatever keeps it from being live for the first time. Afterwards there is none.
+    /// If something keeps the tables from being live for the first time. Afterwards there is none.
     pub async fn step(&mut self) -> Result<(), SupervisorError> {
         self.step_with(|_| {}).await
     }
 
-    /// As [`step`](Self::step); `progress` is told how far the reads are.
+    /// Waits for something to happen, as [`step`](Self::step) does; `progress` is told how far the
+    /// reads are.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -358,8 +388,8 @@ impl<T: SupervisedTable> Supervisor<T> {
         Ok(())
     }
 
-    /// Describes the tables afresh now rather than later: what kept one of them from being followed
-    /// may have been mended. Gives the number of the description, which begins from now on.
+    /// Describes the tables afresh now rather than later: the cause that kept one of them from being
+    /// followed may have been mended. Returns the number of a description that begins from now on.
     pub fn look_again(&mut self) -> u64 {
         self.describe_again();
         if self.is_altered_since {
@@ -369,20 +399,20 @@ impl<T: SupervisedTable> Supervisor<T> {
         }
     }
 
-    /// The same, and reads every table anew, whatever is known of it.
-    pub fn read_anew(&mut self) -> u64 {
+    /// Describes the tables as [`look_again`](Self::look_again) does, and reads every table anew.
+    pub fn reload_all(&mut self) -> u64 {
         let number = self.look_again();
-        self.reads_anew = Some(number);
+        self.reload_from = Some(number);
         number
     }
 
-    /// Whether the description of this number is done.
+    /// Returns whether the description of this number is done.
     pub fn has_described(&self, number: u64) -> bool {
         self.done >= number
     }
 
-    /// Describes the tables beside what goes on; once more when that is being done already, since
-    /// what is described may have been seen before the change.
+    /// Describes the tables while the driver goes on. If that is being done already, it is done once
+    /// more afterwards: the tables may have been seen before the change.
     fn describe_again(&mut self) {
         self.describe_at = None;
         if self.describing.is_some() {
@@ -390,133 +420,134 @@ impl<T: SupervisedTable> Supervisor<T> {
             return;
         }
         self.started += 1;
+        tracing::info!(number = self.started, "describe the tables");
         let describing = (self.describe)();
         self.describing = Some(Box::pin(async move {
-            let described = tokio::time::timeout(DESCRIBE_TIMEOUT, describing).await;
-            let silent = || {
-                Unfollowed(format!(
-                    "the tables could not be described within {DESCRIBE_TIMEOUT:?}"
-                ))
-            };
-            described.unwrap_or_else(|_| Err(silent()))
+            tokio::time::timeout(DESCRIBE_TIMEOUT, describing)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Unfollowed(format!(
+                        "the tables could not be described within {DESCRIBE_TIMEOUT:?}"
+                    )))
+                })
         }));
     }
 
     fn take_driver_events(&mut self) {
-        let events: Vec<DriverEvent> = self.driver.take_events().collect();
-        let is_altered = events
-            .iter()
-            .any(|event| matches!(event, DriverEvent::Altered { .. }));
-        // Rows of a cache that cannot be read yet have columns that nobody who looks on knows.
-        let is_recorded = |event: &DriverEvent| match event {
-            DriverEvent::Row { table, .. } => match &self.tables[table.0] {
-                (current, Some(next)) => current.follow().shape == next.follow().shape,
-                (_, None) => true,
-            },
-            _ => true,
-        };
-        self.events.extend(
-            events
-                .into_iter()
-                .filter(is_recorded)
-                .map(SupervisorEvent::Driver),
-        );
+        let mut is_altered = false;
+        for event in self.driver.take_events() {
+            is_altered |= matches!(event, DriverEvent::Altered { .. });
+            // Rows of a cache that cannot be read yet have columns that nobody who looks on knows.
+            let is_known = match &event {
+                DriverEvent::Row { table, .. } => {
+                    let Supervised { current, next } = &self.tables[table.0];
+                    next.as_ref()
+                        .is_none_or(|next| next.config().shape == current.config().shape)
+                }
+                _ => true,
+            };
+            if is_known {
+                self.events.push_back(SupervisorEvent::Driver(event));
+            }
+        }
         if is_altered {
             self.describe_again();
         }
     }
 
-    /// The tables are described: those that can be followed go on, the others are stale with the
-    /// cause.
+    /// Takes a description: tables that can be followed go on, the others are stale with the cause.
     fn take_description(&mut self, described: Description<T>) -> Result<(), SupervisorError> {
         let described = match described {
             Ok(described) => described,
-            Err(error) => {
-                tracing::warn!(%error, "the tables could not be described");
-                // Those that are held stay so: until they are described, nothing is known of them.
+            Err(Unfollowed(why)) => {
+                tracing::warn!(why, "the tables could not be described");
+                // A table that is held stays so: nothing is known of it.
                 for table in self.held() {
-                    self.refuse(table, error.0.clone());
+                    self.refuse(table, &why);
                 }
                 self.driver.apply()?;
-                if std::mem::take(&mut self.is_altered_since) {
-                    self.describe_again();
-                } else {
-                    self.describe_later();
-                }
+                self.schedule_next(true);
                 return Ok(());
             }
         };
+        // The channels come first: a table is read once its channel is listened to.
+        let targets = std::iter::zip(&described, &self.tables)
+            .map(|(described, table)| described.as_ref().unwrap_or(table.latest()));
+        let channels = channels_of(targets);
+        self.driver.set_channels(channels);
+        let reloads = self
+            .reload_from
+            .take_if(|from| *from <= self.done)
+            .is_some();
         let mut is_refused = false;
-        // A table is read once its channel is listened to.
-        let at_work = self
-            .tables
-            .iter()
-            .map(|(target, next)| next.as_ref().unwrap_or(target));
-        let targets = described
-            .iter()
-            .zip(at_work)
-            .map(|(described, at_work)| described.as_ref().unwrap_or(at_work));
-        self.driver.set_channels(channels_of(targets));
-        let reads_anew = self.reads_anew.take_if(|from| *from <= self.done).is_some();
         for (at, described) in described.into_iter().enumerate().take(self.tables.len()) {
             match described {
-                Ok(target) => self.follow(TableId(at), target, reads_anew),
+                Ok(target) => self.follow(TableId(at), target, reloads),
                 Err(error) if !self.has_been_live => return Err(error.into()),
                 Err(Unfollowed(why)) => {
                     is_refused = true;
-                    self.refuse(TableId(at), why);
+                    self.refuse(TableId(at), &why);
                 }
             }
         }
         // Whoever asks next must not be told the states of before.
         self.driver.apply()?;
-        if std::mem::take(&mut self.is_altered_since) {
-            self.describe_again();
-        } else if is_refused {
-            self.describe_later();
-        } else {
-            self.backoff.reset();
-        }
+        self.schedule_next(is_refused);
         Ok(())
     }
 
-    /// A table can be followed.
-    fn follow(&mut self, table: TableId, target: T, reads_anew: bool) {
-        let (current, next) = &mut self.tables[table.0];
-        let is_same = next.as_ref().unwrap_or(current).is_same(&target);
-        if is_same && !self.driver.is_held(table) && !reads_anew {
+    /// Sees to the next description: at once if a table was found altered meanwhile, later if one
+    /// `is_refused`.
+    fn schedule_next(&mut self, is_refused: bool) {
+        if std::mem::take(&mut self.is_altered_since) {
+            self.describe_again();
+        } else if is_refused {
+            let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;
+            self.describe_at = Some(Instant::now() + self.backoff.next(random));
+        } else {
+            self.backoff.reset();
+        }
+    }
+
+    /// Follows a table as `target` describes it, and reads it anew if that is needed.
+    fn follow(&mut self, table: TableId, target: T, reloads: bool) {
+        let own = &mut self.tables[table.0];
+        let is_same = own.latest().is_same(&target);
+        if is_same && !self.driver.is_held(table) && !reloads {
             return;
         }
-        let follow = target.follow().clone();
-        let store = match &mut self.caches {
-            Caches::Given(make) => (!is_same).then(|| make[table.0](&follow.shape)),
+        let config = target.config().clone();
+        let writer = match &mut self.caches {
+            Caches::Given(make) => (!is_same).then(|| make[table.0](&config.shape)),
             Caches::Own(caches) => {
-                let (cache, loading) = &mut caches[table.0];
-                let latest = loading.as_ref().unwrap_or(cache);
-                // A table of the same columns is laid over the rows that are there, so that what
-                // differs is told.
-                let fits = *latest.read().shape() == follow.shape;
+                let cache = &mut caches[table.0];
+                let latest = cache.next.as_ref().unwrap_or(&cache.current);
+                // Rows of the same columns are merged into those that are there, so that the
+                // differences are told.
+                let fits = *latest.read().shape() == config.shape;
                 (!fits).then(|| {
-                    let cache = new_cache(&follow.shape);
-                    let store = store_of(&cache);
-                    *loading = Some(cache);
-                    store
+                    let next = new_cache(&config.shape);
+                    let writer = writer_of(&next);
+                    cache.next = Some(next);
+                    writer
                 })
             }
         };
-        if !is_same || reads_anew {
-            *next = Some(target);
+        if !is_same || reloads {
+            own.next = Some(target);
         }
-        self.driver.resume(table, follow, store);
+        self.driver.resume(table, config, writer);
     }
 
-    /// A table cannot be followed.
-    fn refuse(&mut self, table: TableId, why: String) {
-        let is_news = self.driver.engine().cause(table) != Some(why.as_str());
-        self.driver.hold(table, why.clone());
+    /// Holds a table that cannot be followed.
+    fn refuse(&mut self, table: TableId, why: &str) {
+        let is_news = self.driver.engine().cause(table) != Some(why);
+        self.driver.hold(table, why.to_string());
         if is_news {
-            self.events
-                .push_back(SupervisorEvent::Unfollowed { table, why });
+            self.events.push_back(SupervisorEvent::Unfollowed {
+                table,
+                why: why.to_string(),
+            });
         }
     }
 
@@ -527,30 +558,24 @@ impl<T: SupervisedTable> Supervisor<T> {
             .collect()
     }
 
-    /// Describes the tables again after a while: any time up to a bound that doubles to ten
-    /// seconds.
-    fn describe_later(&mut self) {
-        let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;
-        self.describe_at = Some(Instant::now() + self.backoff.next(random));
-    }
-
-    /// Tables that were loaded in place of others and are live can be read from now on.
+    /// Lets tables that were loaded in place of others be read, once they are live.
     fn promote(&mut self) {
         for at in 0..self.tables.len() {
             let table = TableId(at);
             if self.driver.table_state(table) != State::Live {
                 continue;
             }
-            let (current, next) = &mut self.tables[at];
-            let Some(target) = next.take() else { continue };
-            *current = target;
-            if let Caches::Own(caches) = &mut self.caches {
-                let (cache, loading) = &mut caches[at];
-                if let Some(loaded) = loading.take() {
-                    *cache = loaded;
-                }
+            let own = &mut self.tables[at];
+            let Some(next) = own.next.take() else {
+                continue;
+            };
+            own.current = next;
+            if let Caches::Own(caches) = &mut self.caches
+                && let Some(loaded) = caches[at].next.take()
+            {
+                caches[at].current = loaded;
             }
-            self.events.push_back(SupervisorEvent::Anew { table });
+            self.events.push_back(SupervisorEvent::Replaced { table });
         }
     }
 }

@@ -1,12 +1,12 @@
-//! [`Task`]: what keeps a replica's caches in step, and says how they stand.
+//! [`Task`]: keeps a replica's caches in step, publishes their status, and answers commands.
 
 use crate::model::panic_text;
-use crate::postgres::driver::{DriverEvent, QuestionId, Verification};
-use crate::postgres::replica::describe::ReplicaTableSource;
+use crate::postgres::driver::{Driver, DriverEvent, QuestionId, Verification};
+use crate::postgres::replica::describe::DescribedTable;
+use crate::postgres::replica::error::ReplicaError;
+use crate::postgres::replica::events::ReplicaEvent;
+use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::postgres::replica::supervisor::{Supervisor, SupervisorEvent};
-use crate::postgres::replica::{
-    Command, ReplicaError, ReplicaEvent, ReplicaStatus, SharedStatus, Stats, TableStatus,
-};
 use crate::sync::{FenceId, State, TableId};
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
@@ -15,155 +15,205 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-/// Whoever is asked for the state of a replica whose task is gone must not be told that it is live.
-/// However the task ends, by a panic or with the runtime, this says so.
-struct EndsWithTask {
+/// What an application asks of the task. The answer is the end of the command's channel: a sender
+/// that is dropped says that the replica has ended.
+pub(super) enum Command {
+    /// Answer when everything that was committed before is in the cache of a table, or of all.
+    Fence {
+        table: Option<usize>,
+        reached: oneshot::Sender<()>,
+    },
+    /// Compare the cache of a table with the table.
+    Verify {
+        table: usize,
+        done: oneshot::Sender<Verification>,
+    },
+    /// End.
+    ShutDown,
+}
+
+/// Publishes the end of the task, however it comes: by a panic, or with the runtime. Whoever asks for
+/// the status of a replica whose task is gone must not be told that it is live.
+struct PublishesEnd {
     status: Arc<Mutex<SharedStatus>>,
     events: broadcast::Sender<ReplicaEvent>,
 }
 
-impl EndsWithTask {
-    /// Says that it has ended, for the first time.
-    fn end(&self, error: ReplicaError) {
+impl PublishesEnd {
+    /// Publishes the end, unless that was done.
+    fn publish(&self, error: ReplicaError) {
         let mut status = self.status.lock();
-        if status.ended.is_none() {
-            let error = Arc::new(error);
-            status.ended = Some(Arc::clone(&error));
-            drop(status);
-            // Nobody need listen.
-            let _ = self.events.send(ReplicaEvent::Ended { error });
+        if status.ended.is_some() {
+            return;
+        }
+        let error = Arc::new(error);
+        status.ended = Some(Arc::clone(&error));
+        drop(status);
+        // Nobody need listen.
+        let _ = self.events.send(ReplicaEvent::Ended { error });
+    }
+}
+
+impl Drop for PublishesEnd {
+    fn drop(&mut self) {
+        self.publish(ReplicaError::ShutDown);
+    }
+}
+
+/// A caller who waits for a fence.
+struct FenceWaiter {
+    fence: FenceId,
+    /// The table whose cache is waited for; `None` for all.
+    table: Option<usize>,
+    reached: oneshot::Sender<()>,
+}
+
+impl FenceWaiter {
+    fn is_reached(&self, driver: &Driver) -> bool {
+        match self.table {
+            Some(table) => driver.has_reached_for(TableId(table), self.fence),
+            None => driver.has_reached(self.fence),
         }
     }
 }
 
-impl Drop for EndsWithTask {
-    fn drop(&mut self) {
-        self.end(ReplicaError::ShutDown);
-    }
+/// A caller who waits for the answer to a comparison.
+struct VerifyWaiter {
+    question: QuestionId,
+    done: oneshot::Sender<Verification>,
 }
 
 /// Keeps the caches in step, and answers commands.
 pub(super) struct Task {
-    names: Arc<[Arc<str>]>,
-    /// Says that it has ended when the task does. It is dropped before those who wait for answers.
-    end: EndsWithTask,
-    asked: mpsc::Receiver<Command>,
-    /// Who waits for a fence of the driver, for a table or for all of them.
-    fences: Vec<(FenceId, Option<usize>, oneshot::Sender<()>)>,
-    /// Who waits for the answer to a comparison.
-    comparing: Vec<(QuestionId, oneshot::Sender<Verification>)>,
-    /// Why all tables are stale, and since when changes may be missing; until a table is live
-    /// again.
-    lost: Option<(Arc<str>, SystemTime)>,
-    /// The status that was told last of all tables together.
+    /// The tables' names, as the builder was given them.
+    names: Vec<Arc<str>>,
+    // Fields are dropped in their order. The end is published before the waiters are dropped, who
+    // then look for its reason.
+    end: PublishesEnd,
+    commands: mpsc::Receiver<Command>,
+    fences: Vec<FenceWaiter>,
+    comparisons: Vec<VerifyWaiter>,
+    /// The status of all tables together that was told last.
     told: ReplicaStatus,
 }
 
 impl Task {
     pub(super) fn new(
-        names: Arc<[Arc<str>]>,
+        names: Vec<Arc<str>>,
         status: Arc<Mutex<SharedStatus>>,
         events: broadcast::Sender<ReplicaEvent>,
-        asked: mpsc::Receiver<Command>,
+        commands: mpsc::Receiver<Command>,
     ) -> Self {
-        let end = EndsWithTask { status, events };
         Self {
             names,
-            end,
-            asked,
+            end: PublishesEnd { status, events },
+            commands,
             fences: Vec::new(),
-            comparing: Vec::new(),
-            lost: None,
+            comparisons: Vec::new(),
             told: ReplicaStatus::Live,
         }
     }
 
-    pub(super) async fn run(mut self, mut supervisor: Supervisor<ReplicaTableSource>) {
+    /// Runs until the replica is shut down, or something panics.
+    pub(super) async fn run(mut self, mut supervisor: Supervisor<DescribedTable>) {
         let ended = AssertUnwindSafe(self.keep_in_step(&mut supervisor))
             .catch_unwind()
             .await;
-        self.end.end(match ended {
+        self.end.publish(match ended {
             Ok(error) => error,
             Err(panic) => ReplicaError::Panicked(panic_text(&*panic)),
         });
     }
 
-    /// Goes on until it is shut down.
-    async fn keep_in_step(
-        &mut self,
-        supervisor: &mut Supervisor<ReplicaTableSource>,
-    ) -> ReplicaError {
+    async fn keep_in_step(&mut self, supervisor: &mut Supervisor<DescribedTable>) -> ReplicaError {
         loop {
             tokio::select! {
-                stepped = supervisor.step() => if let Err(error) = stepped {
-                    return error.into();
-                },
-                command = self.asked.recv() => match command {
+                stepped = supervisor.step() => {
+                    if let Err(error) = stepped {
+                        return error.into();
+                    }
+                }
+                command = self.commands.recv() => match command {
                     None | Some(Command::ShutDown) => return ReplicaError::ShutDown,
-                    Some(Command::Fence(table, reached)) => {
-                        if let Ok(fence) = supervisor.driver_mut().ask_for_fence() {
-                            self.fences.push((fence, table, reached));
-                        }
-                    }
-                    Some(Command::Verify(table, done)) => {
-                        if let Ok(question) = supervisor.driver_mut().ask_to_verify(TableId(table)) {
-                            self.comparing.push((question, done));
-                        }
-                    }
+                    Some(command) => self.take_command(command, supervisor.driver_mut()),
                 },
             }
             self.take_events(supervisor);
         }
     }
 
-    /// Says what the supervisor tells, and answers who waits.
-    pub(super) fn take_events(&mut self, supervisor: &mut Supervisor<ReplicaTableSource>) {
-        let told: Vec<SupervisorEvent> = supervisor.take_events().collect();
-        for event in told {
+    /// Asks the driver. If it has ended, the waiter is dropped, and the next step says why.
+    fn take_command(&mut self, command: Command, driver: &mut Driver) {
+        match command {
+            Command::Fence { table, reached } => {
+                if let Ok(fence) = driver.ask_for_fence() {
+                    self.fences.push(FenceWaiter {
+                        fence,
+                        table,
+                        reached,
+                    });
+                }
+            }
+            Command::Verify { table, done } => {
+                if let Ok(question) = driver.ask_to_verify(TableId(table)) {
+                    self.comparisons.push(VerifyWaiter { question, done });
+                }
+            }
+            Command::ShutDown => {}
+        }
+    }
+
+    /// Publishes the supervisor's events and the status, then answers the waiters.
+    pub(super) fn take_events(&mut self, supervisor: &mut Supervisor<DescribedTable>) {
+        let events: Vec<SupervisorEvent> = supervisor.take_events().collect();
+        for event in events {
             match event {
                 SupervisorEvent::Driver(event) => self.take_driver_event(event, supervisor),
                 SupervisorEvent::Unfollowed { table, why } => {
                     self.become_stale(table, why.into(), supervisor);
                 }
-                SupervisorEvent::Anew { .. } => {}
+                SupervisorEvent::Replaced { .. } => {}
             }
         }
-        // Rows that do not fit come and go while a table stays live.
-        for at in 0..self.names.len() {
-            if supervisor.driver().table_state(TableId(at)) == State::Live {
-                self.become_live(TableId(at), supervisor);
+        // Rows that do not fit come and go while a table stays live, which no state tells.
+        for table in (0..self.names.len()).map(TableId) {
+            if supervisor.driver().table_state(table) == State::Live {
+                self.become_live(table, supervisor);
             }
         }
-        let driver = supervisor.driver_mut();
-        self.comparing.retain(|(_, done)| !done.is_closed());
-        let comparing = std::mem::take(&mut self.comparing);
-        let still_comparing = &mut self.comparing;
-        for (question, done) in comparing {
-            match driver.take_verification(question) {
-                // Who asked may have given up.
-                Some(verified) => drop(done.send(verified)),
-                None => still_comparing.push((question, done)),
-            }
-        }
+        self.publish_stats(supervisor.driver());
+        self.answer(supervisor.driver_mut());
+    }
+
+    fn publish_stats(&self, driver: &Driver) {
         let engine = driver.engine();
         self.end.status.lock().stats = Stats {
             lag: engine.lag(),
             last_xid: engine.last_xid(),
             counters: engine.counters(),
         };
-        self.fences.retain(|(_, _, reached)| !reached.is_closed());
-        let is_reached = |(fence, table, _): &mut (FenceId, Option<usize>, _)| match *table {
-            Some(table) => driver.has_reached_for(TableId(table), *fence),
-            None => driver.has_reached(*fence),
-        };
-        for (_, _, reached) in self.fences.extract_if(.., is_reached) {
-            // Who waited may have given up.
-            let _ = reached.send(());
+    }
+
+    /// Answers the waiters whose answers are there. A waiter may have given up: then nobody hears.
+    fn answer(&mut self, driver: &mut Driver) {
+        for waiter in std::mem::take(&mut self.comparisons) {
+            match driver.take_verification(waiter.question) {
+                Some(verification) => drop(waiter.done.send(verification)),
+                None if waiter.done.is_closed() => {}
+                None => self.comparisons.push(waiter),
+            }
+        }
+        for waiter in std::mem::take(&mut self.fences) {
+            if waiter.is_reached(driver) {
+                let _ = waiter.reached.send(());
+            } else if !waiter.reached.is_closed() {
+                self.fences.push(waiter);
+            }
         }
     }
 
-    /// Takes how the tables stand, also where that was told before anybody could hear it.
-    pub(super) fn take_states(&mut self, supervisor: &Supervisor<ReplicaTableSource>) {
+    /// Publishes states that the driver told before anybody could hear.
+    pub(super) fn take_states(&mut self, supervisor: &Supervisor<DescribedTable>) {
         for table in (0..self.names.len()).map(TableId) {
             let state = supervisor.driver().table_state(table);
             if state != State::Live {
@@ -172,54 +222,27 @@ impl Task {
         }
     }
 
-    fn take_driver_event(
-        &mut self,
-        event: DriverEvent,
-        supervisor: &Supervisor<ReplicaTableSource>,
-    ) {
+    fn take_driver_event(&mut self, event: DriverEvent, supervisor: &Supervisor<DescribedTable>) {
         let name = |table: TableId| Arc::clone(&self.names[table.0]);
         match event {
             DriverEvent::TableState { table, state } => self.take_state(table, state, supervisor),
             DriverEvent::Disconnected { why, since, .. } => {
-                let why: Arc<str> = why.into();
-                let since = moment(since);
-                self.lost = Some((Arc::clone(&why), since));
-                for at in 0..self.names.len() {
-                    // What could not be followed before is so for its own reason.
-                    if !supervisor.driver().is_held(TableId(at)) {
-                        let why = Arc::clone(&why);
-                        self.set(
-                            TableId(at),
-                            ReplicaStatus::Stale {
-                                table: None,
-                                why,
-                                since,
-                            },
-                            false,
-                        );
-                    }
-                }
-                self.say(ReplicaEvent::Stale {
-                    table: None,
-                    why,
-                    since,
-                });
-                self.told = self.end.status.lock().status();
+                self.disconnected(why.into(), moment(since), supervisor);
             }
             DriverEvent::AuxConnectionLost { via, why, .. } => {
-                self.say(ReplicaEvent::AuxConnectionLost {
+                self.send(ReplicaEvent::AuxConnectionLost {
                     via,
                     why: why.into(),
                 });
             }
-            DriverEvent::ReadScheduled { table, why } => {
-                self.say(ReplicaEvent::ReadAgain {
+            DriverEvent::ReloadScheduled { table, why } => {
+                self.send(ReplicaEvent::ReloadScheduled {
                     table: name(table),
                     why: why.into(),
                 });
             }
             DriverEvent::Model { table, key, change } => {
-                self.say(ReplicaEvent::Row {
+                self.send(ReplicaEvent::Row {
                     table: name(table),
                     key,
                     change,
@@ -231,62 +254,81 @@ impl Task {
                 why,
                 sender,
             } => {
-                self.say(ReplicaEvent::Misfit {
+                self.send(ReplicaEvent::Misfit {
                     table: name(table),
                     key,
                     why,
                     sender,
                 });
             }
-            DriverEvent::CommitsBlocked => self.say(ReplicaEvent::CommitsBlocked),
+            DriverEvent::CommitsBlocked => self.send(ReplicaEvent::CommitsBlocked),
+            // The states of the tables say more than that of all together. Rows of cells are not an
+            // application's, and the supervisor follows an altered table on.
             DriverEvent::State(_) | DriverEvent::Row { .. } | DriverEvent::Altered { .. } => {}
         }
     }
 
-    /// A table's state is another one.
+    /// Every table is stale. One that is held was so before, for a reason of its own, which stays.
+    fn disconnected(
+        &mut self,
+        why: Arc<str>,
+        since: SystemTime,
+        supervisor: &Supervisor<DescribedTable>,
+    ) {
+        for table in (0..self.names.len()).map(TableId) {
+            if !supervisor.driver().is_held(table) {
+                let stale = ReplicaStatus::Stale {
+                    table: None,
+                    why: Arc::clone(&why),
+                    since,
+                };
+                self.set(table, stale, false);
+            }
+        }
+        self.send(ReplicaEvent::Stale {
+            table: None,
+            why,
+            since,
+        });
+        self.told = self.end.status.lock().status();
+    }
+
+    /// Takes the state of a table.
     fn take_state(
         &mut self,
         table: TableId,
         state: State,
-        supervisor: &Supervisor<ReplicaTableSource>,
+        supervisor: &Supervisor<DescribedTable>,
     ) {
         let was_stale = matches!(
             self.end.status.lock().tables[table.0].status,
             ReplicaStatus::Stale { .. }
         );
-        let cause = || {
-            supervisor
-                .driver()
-                .engine()
-                .cause(table)
-                .unwrap_or("it is looked into")
-                .into()
-        };
+        let cause = supervisor.driver().engine().cause(table);
+        let cause: Arc<str> = cause.unwrap_or("the cause is being looked into").into();
         match state {
-            State::Live => {
-                self.lost = None;
-                self.become_live(table, supervisor);
-            }
-            State::Stale => self.become_stale(table, cause(), supervisor),
-            // What was lost is stale until it is live again.
+            State::Live => self.become_live(table, supervisor),
+            State::Stale => self.become_stale(table, cause, supervisor),
+            // Rows that were stale stay so until the table is live again: while it is read they are
+            // neither the old ones nor the new ones.
             State::Degraded | State::Snapshotting | State::CatchingUp if was_stale => {}
             State::Degraded => {
                 let degraded = ReplicaStatus::Degraded {
                     table: Arc::clone(&self.names[table.0]),
-                    why: cause(),
+                    why: cause,
                 };
-                self.stand(table, degraded, false);
+                self.publish(table, degraded, false);
             }
             State::Snapshotting | State::CatchingUp => {
-                self.stand(table, ReplicaStatus::Loading, false);
+                self.publish(table, ReplicaStatus::Loading, false);
             }
-            // The event that a connection is lost says why.
+            // The event that the connections are lost has the cause.
             State::Disconnected | State::Subscribing | State::Probing => {}
         }
     }
 
-    /// A table is live, but for rows that do not fit the model.
-    fn become_live(&mut self, table: TableId, supervisor: &Supervisor<ReplicaTableSource>) {
+    /// A table is live, perhaps without rows that do not fit the model.
+    fn become_live(&mut self, table: TableId, supervisor: &Supervisor<DescribedTable>) {
         let status = match supervisor.driver().kept_out(table) {
             None => ReplicaStatus::Live,
             Some((count, first)) => {
@@ -304,7 +346,7 @@ impl Task {
                 }
             }
         };
-        self.stand(table, status, true);
+        self.publish(table, status, true);
     }
 
     /// A table cannot be followed or read.
@@ -312,32 +354,29 @@ impl Task {
         &mut self,
         table: TableId,
         why: Arc<str>,
-        supervisor: &Supervisor<ReplicaTableSource>,
+        supervisor: &Supervisor<DescribedTable>,
     ) {
         let before = self.end.status.lock().tables[table.0].status.clone();
         let since = match before {
+            // For another cause, but since the first one no change is sure to be there.
             ReplicaStatus::Stale { since, .. } => since,
             _ => moment(supervisor.driver().engine().proven_at()),
         };
-        let name = Some(Arc::clone(&self.names[table.0]));
-        self.stand(
-            table,
-            ReplicaStatus::Stale {
-                table: name,
-                why,
-                since,
-            },
-            false,
-        );
+        let stale = ReplicaStatus::Stale {
+            table: Some(Arc::clone(&self.names[table.0])),
+            why,
+            since,
+        };
+        self.publish(table, stale, false);
     }
 
     fn set(&self, table: TableId, status: ReplicaStatus, is_current: bool) {
         self.end.status.lock().tables[table.0] = TableStatus { status, is_current };
     }
 
-    /// A table stands otherwise. Says so when it is stale, or when all of them together stand
-    /// otherwise.
-    fn stand(&mut self, table: TableId, status: ReplicaStatus, is_current: bool) {
+    /// Sets the status of a table. Sends an event if the table is stale, or if the status of all
+    /// tables together has changed.
+    fn publish(&mut self, table: TableId, status: ReplicaStatus, is_current: bool) {
         let is_same = self.end.status.lock().tables[table.0]
             .status
             .is_same(&status);
@@ -350,24 +389,24 @@ impl Task {
         self.told = all.clone();
         match (status, all) {
             (ReplicaStatus::Stale { table, why, since }, _) => {
-                self.say(ReplicaEvent::Stale { table, why, since });
+                self.send(ReplicaEvent::Stale { table, why, since });
             }
-            (_, ReplicaStatus::Live) if is_news => self.say(ReplicaEvent::Live),
-            (_, ReplicaStatus::Loading) if is_news => self.say(ReplicaEvent::Loading),
+            (_, ReplicaStatus::Live) if is_news => self.send(ReplicaEvent::Live),
+            (_, ReplicaStatus::Loading) if is_news => self.send(ReplicaEvent::Loading),
             (_, ReplicaStatus::Degraded { table, why }) if is_news => {
-                self.say(ReplicaEvent::Degraded { table, why });
+                self.send(ReplicaEvent::Degraded { table, why });
             }
             _ => {}
         }
     }
 
-    fn say(&self, event: ReplicaEvent) {
+    fn send(&self, event: ReplicaEvent) {
         // Nobody need listen.
         let _ = self.end.events.send(event);
     }
 }
 
-/// A moment on the clock of the machine; now, where nothing was ever proven.
+/// Returns a moment on the clock of the machine; now, if nothing was ever proven.
 fn moment(at: Option<Instant>) -> SystemTime {
     let now = SystemTime::now();
     at.and_then(|at| now.checked_sub(at.elapsed()))

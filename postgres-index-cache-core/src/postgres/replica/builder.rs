@@ -1,0 +1,234 @@
+//! [`ReplicaBuilder`]: from a connector and names of tables to a replica that is live.
+
+use crate::postgres::apply::models::{Model, ModelCache, ModelDecoder, OnMisfit};
+use crate::postgres::apply::writer::SinkWriter;
+use crate::postgres::connection::open::{Open, open_with};
+use crate::postgres::connection::session::Connector;
+use crate::postgres::options::DriverOptions;
+use crate::postgres::replica::describe::{DescribedTable, describe, describe_again};
+use crate::postgres::replica::error::ReplicaError;
+use crate::postgres::replica::handle::{Replica, ReplicaTable};
+use crate::postgres::replica::status::SharedStatus;
+use crate::postgres::replica::supervisor::{Describe, MakeWriter, Supervisor};
+use crate::postgres::replica::task::Task;
+use crate::postgres::schema::triggers::PINNED;
+use crate::sync::Limits;
+use foldhash::quality::RandomState;
+use parking_lot::{Mutex, RwLock};
+use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc};
+
+/// How many events are kept for a subscriber that is slow. Past it the oldest are counted and
+/// dropped.
+const EVENTS_KEPT: usize = 16_384;
+
+/// How many bytes the caches may take unless [`ReplicaBuilder::max_memory`] says otherwise.
+const MAX_MEMORY: usize = 4 << 30;
+
+/// A table that the replica is to have.
+struct RequestedTable {
+    name: Arc<str>,
+    /// Makes the function that makes the table's writers.
+    make_writer: Box<dyn FnOnce(OnMisfit) -> MakeWriter + Send + Sync>,
+}
+
+/// The tables and options of a replica that is to be opened.
+///
+/// Options are set on `&mut self` and may be chained; [`open`](Self::open) takes the builder.
+///
+/// ```no_run
+/// # use postgres_index_cache_core::{Connector, Limits, OnMisfit, Replica};
+/// # use std::time::Duration;
+/// # async fn node(connector: impl Connector + 'static) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut builder = Replica::builder(connector);
+/// builder.max_memory(1 << 30).on_misfit(OnMisfit::Refuse);
+/// let replica = builder.open().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a builder does nothing until it is opened"]
+pub struct ReplicaBuilder {
+    open: Open,
+    tables: Vec<RequestedTable>,
+    limits: Limits,
+    max_memory: usize,
+    lock_timeout: Duration,
+    on_misfit: OnMisfit,
+    /// Tells the tables of this replica from those of others.
+    number: u64,
+}
+
+impl fmt::Debug for ReplicaBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables: Vec<&str> = self.tables.iter().map(|table| &*table.name).collect();
+        f.debug_struct("ReplicaBuilder")
+            .field("tables", &tables)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Returns a builder for a replica that connects by `connector`, for example a
+    /// [`tokio_postgres::Config`].
+    pub fn builder(connector: impl Connector + 'static) -> ReplicaBuilder {
+        static REPLICAS: AtomicU64 = AtomicU64::new(0);
+        ReplicaBuilder {
+            open: open_with(connector),
+            tables: Vec::new(),
+            limits: Limits::default(),
+            max_memory: MAX_MEMORY,
+            lock_timeout: Duration::from_secs(10),
+            on_misfit: OnMisfit::default(),
+            number: REPLICAS.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+impl ReplicaBuilder {
+    /// Adds a table, `users` or `app.users`, whose key is one column of type uuid. Returns the handle
+    /// with which the open replica is asked for its rows.
+    ///
+    /// The model is read from each row as JSON, with the columns that the trigger sends.
+    pub fn table<T: Model>(&mut self, name: &str) -> ReplicaTable<T> {
+        let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::default())));
+        let table = ReplicaTable {
+            cache: Arc::clone(&cache),
+            at: self.tables.len(),
+            replica: self.number,
+        };
+        // One hasher for as long as the cache lives: rows are compared by their digests.
+        let hasher = RandomState::default();
+        let make_writer = move |on_misfit| -> MakeWriter {
+            *cache.write() = ModelCache::new(on_misfit);
+            Box::new(move |shape| {
+                let decoder = ModelDecoder::<T>::new(Arc::clone(shape), hasher.clone(), on_misfit);
+                Box::new(SinkWriter::new(Arc::clone(&cache), decoder))
+            })
+        };
+        self.tables.push(RequestedTable {
+            name: name.into(),
+            make_writer: Box::new(make_writer),
+        });
+        table
+    }
+
+    /// Sets what happens to a row that does not fit the model; [`OnMisfit::Quarantine`] by default.
+    pub fn on_misfit(&mut self, on_misfit: OnMisfit) -> &mut Self {
+        self.on_misfit = on_misfit;
+        self
+    }
+
+    /// Sets the bounds of the engine: the heartbeat, how long a fence may take, how much may wait.
+    pub fn limits(&mut self, limits: Limits) -> &mut Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets how many bytes the caches and the changes that wait for them may take; 4 GiB by default.
+    /// What the models themselves hold on the heap is not counted.
+    ///
+    /// Past the bound, the changes that wait are dropped and their table is read again. If the caches
+    /// alone take more, the replica cannot be opened; a table that was live is stale, and tried again.
+    pub fn max_memory(&mut self, bytes: usize) -> &mut Self {
+        self.max_memory = bytes;
+        self
+    }
+
+    /// Sets how long a read may wait for a table's lock, and a fence for commits that are blocked;
+    /// 10 s by default.
+    pub fn lock_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// Connects, reads the tables and waits until they are live. From then on a task keeps them so.
+    ///
+    /// # Errors
+    /// If a table cannot be followed, or something else keeps it from being live for good.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn open(self) -> Result<Replica, ReplicaError> {
+        let names: Vec<Arc<str>> = self
+            .tables
+            .iter()
+            .map(|table| Arc::clone(&table.name))
+            .collect();
+        let described = describe(Arc::clone(&self.open), names.clone()).await?;
+        let targets = described
+            .into_iter()
+            .collect::<Result<Vec<DescribedTable>, _>>()?;
+        let describe_again = describe_again_as(&self.open, &targets);
+        let options = self.driver_options();
+        let make_writers: Vec<MakeWriter> = self
+            .tables
+            .into_iter()
+            .map(|table| (table.make_writer)(self.on_misfit))
+            .collect();
+        let mut supervisor = Supervisor::open_given(
+            self.open,
+            describe_again,
+            targets,
+            Arc::new(make_writers),
+            options,
+        )
+        .await
+        .map_err(|error| ReplicaError::Driver(Arc::new(error)))?;
+        supervisor.until_loaded(|_| {}).await?;
+        // Nobody is told of the rows of the first read.
+        supervisor.driver_mut().record_row_events();
+        let (commands, received) = mpsc::channel(64);
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
+        let status = Arc::new(Mutex::new(SharedStatus::new(names.len())));
+        let mut task = Task::new(names, Arc::clone(&status), events.clone(), received);
+        // What has happened since the tables were loaded must be known before the first reader.
+        task.take_events(&mut supervisor);
+        task.take_states(&supervisor);
+        let task = tokio::spawn(task.run(supervisor));
+        Ok(Replica {
+            status,
+            commands,
+            events,
+            task: Mutex::new(Some(task)),
+            number: self.number,
+        })
+    }
+
+    fn driver_options(&self) -> DriverOptions {
+        DriverOptions {
+            channels: Vec::new(),
+            fence_channel: format!("pgic_fence_{:016x}{:016x}", random(), random()),
+            limits: self.limits,
+            settings: PINNED
+                .iter()
+                .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
+                .collect(),
+            max_memory: self.max_memory,
+            lock_timeout: self.lock_timeout,
+            row_events: false,
+            holds_altered: true,
+        }
+    }
+}
+
+/// Returns 64 random bits, seeded by the operating system: nobody can guess them.
+fn random() -> u64 {
+    RandomState::default().build_hasher().finish()
+}
+
+/// Returns the function that describes these tables afresh.
+///
+/// It asks for them with the schemas in which they were found. A table of the same name that is
+/// created later in another schema of the search_path is another table.
+fn describe_again_as(open: &Open, targets: &[DescribedTable]) -> Describe<DescribedTable> {
+    let relations: Vec<Arc<str>> = targets
+        .iter()
+        .map(|target| Arc::clone(&target.relation))
+        .collect();
+    let open = Arc::clone(open);
+    Arc::new(move || Box::pin(describe_again(Arc::clone(&open), relations.clone())))
+}

@@ -1,0 +1,90 @@
+//! [`ReplicaError`]: why a replica could not be opened, or has ended.
+
+use crate::postgres::connection::session::ConnectError;
+use crate::postgres::error::DriverError;
+use crate::postgres::replica::supervisor::{SupervisorError, Unfollowed};
+use crate::postgres::schema::catalog::CatalogError;
+use crate::postgres::schema::eligibility::FollowError;
+use std::sync::Arc;
+
+/// The reason why a replica could not be opened, or has ended. [`hint`](Self::hint) says what to do,
+/// if that is known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplicaError {
+    /// A session to look at the tables could not be opened.
+    #[error("open a connection to look at the tables")]
+    Connect(#[source] ConnectError),
+    /// The catalogue could not be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A table does not exist.
+    #[error("the table {0} does not exist: check its name, the database and the search_path")]
+    NoTable(String),
+    /// A table is named twice. One cache of it is enough.
+    #[error("the table {0} is named twice")]
+    Twice(String),
+    /// A table cannot be followed as it is.
+    #[error("{error}{}", advice(.error.hint()))]
+    Follow {
+        /// The reason.
+        error: FollowError,
+    },
+    /// The key of a table is not one column of type uuid, which the primary key of a model is.
+    #[error(
+        "the key of {0} is not one column of type uuid: the primary key of a model \
+        (HasPrimaryKey) is one"
+    )]
+    KeyNotUuid(String),
+    /// The driver cannot go on: the server has refused something, or rows do not fit the model.
+    #[error(transparent)]
+    Driver(Arc<DriverError>),
+    /// A table could not be followed any more while it was opened.
+    #[error(transparent)]
+    Unfollowed(#[from] Unfollowed),
+    /// A table of another replica was asked for.
+    #[error(
+        "the table is of another replica: each table belongs to the replica whose builder gave it"
+    )]
+    OtherReplica,
+    /// The task that keeps the caches in step panicked, which is a mistake of this library.
+    #[error("the task that keeps the caches in step panicked: {0}")]
+    Panicked(String),
+    /// The replica was shut down, or dropped.
+    #[error("the replica was shut down")]
+    ShutDown,
+}
+
+/// Returns a hint as the end of an error's text: an application that logs the error alone has it.
+fn advice(hint: Option<String>) -> String {
+    hint.map_or_else(String::new, |hint| format!("; {hint}"))
+}
+
+impl ReplicaError {
+    /// Returns what to do about the error, if that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Follow { error } => error.hint(),
+            Self::Driver(error) => error
+                .sqlstate()
+                .and_then(crate::postgres::sqlstate::hint)
+                .map(str::to_string),
+            _ => None,
+        }
+    }
+}
+
+impl From<FollowError> for ReplicaError {
+    fn from(error: FollowError) -> Self {
+        Self::Follow { error }
+    }
+}
+
+impl From<SupervisorError> for ReplicaError {
+    fn from(error: SupervisorError) -> Self {
+        match error {
+            SupervisorError::Driver(error) => Self::Driver(Arc::new(error)),
+            SupervisorError::Unfollowed(error) => Self::Unfollowed(error),
+        }
+    }
+}

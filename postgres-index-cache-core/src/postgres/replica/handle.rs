@@ -1,0 +1,276 @@
+//! [`Replica`], [`ReplicaTable`] and [`ReadGuard`]: what an application holds in its hands.
+
+use crate::index_cache::IdxModelCache;
+use crate::postgres::apply::models::ModelCache;
+use crate::postgres::driver::Verification;
+use crate::postgres::replica::error::ReplicaError;
+use crate::postgres::replica::events::{Events, ReplicaEvent};
+use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
+use crate::postgres::replica::task::Command;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// A table of a replica, whose rows are of the model `T`. Clones are handles of the same table.
+pub struct ReplicaTable<T> {
+    pub(super) cache: Arc<RwLock<ModelCache<T>>>,
+    /// The table's place in the replica.
+    pub(super) at: usize,
+    /// The number of the replica that the table belongs to.
+    pub(super) replica: u64,
+}
+
+impl<T> fmt::Debug for ReplicaTable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicaTable").finish_non_exhaustive()
+    }
+}
+
+impl<T> Clone for ReplicaTable<T> {
+    fn clone(&self) -> Self {
+        Self {
+            cache: Arc::clone(&self.cache),
+            at: self.at,
+            replica: self.replica,
+        }
+    }
+}
+
+/// The rows of a table and their status. They do not change while the guard is held.
+///
+/// Hold a guard for a look-up or an iteration, not longer, and not over an `await`: changes are
+/// collected by key meanwhile, and the table is not live until the guard is dropped.
+#[must_use = "a guard that is dropped at once has locked the cache for nothing"]
+pub struct ReadGuard<'a, T> {
+    cache: RwLockReadGuard<'a, ModelCache<T>>,
+    table: TableStatus,
+}
+
+impl<T> fmt::Debug for ReadGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadGuard")
+            .field("status", &self.table.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Deref for ReadGuard<'_, T> {
+    type Target = IdxModelCache<T>;
+
+    fn deref(&self) -> &IdxModelCache<T> {
+        &self.cache.rows
+    }
+}
+
+impl<T> ReadGuard<'_, T> {
+    /// Returns the status of the table when it was locked.
+    pub fn status(&self) -> &ReplicaStatus {
+        &self.table.status
+    }
+
+    /// Returns whether every row is the table's as of the last fence or later.
+    pub fn is_live(&self) -> bool {
+        self.table.status.is_live()
+    }
+
+    /// Returns whether the rows are the table's as of the last fence or later, except for rows that
+    /// do not fit the model: [`misfits`](Self::misfits) has those.
+    pub fn is_current(&self) -> bool {
+        self.table.is_current
+    }
+
+    /// Returns the keys of the rows that do not fit the model and are kept out, with the reasons. The
+    /// reason is empty past the first thousand.
+    pub fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
+        self.cache.misfits()
+    }
+}
+
+/// An application's typed caches, kept in step with their tables by a task of their own.
+///
+/// A replica is `Send` and `Sync`; share it as an `Arc<Replica>`. When the last handle is dropped its
+/// task ends.
+///
+/// ```no_run
+/// use postgres_index_cache_core::{Connector, HasPrimaryKey, Indexable, Replica};
+/// # use std::collections::HashMap;
+/// # use uuid::Uuid;
+/// # #[derive(serde::Deserialize)] struct User { id: Uuid, username_hash: i64 }
+/// # impl HasPrimaryKey for User { fn primary_key(&self) -> Uuid { self.id } }
+/// # impl Indexable for User {
+/// #     fn i64_keys(&self) -> HashMap<String, Option<i64>> { HashMap::new() }
+/// #     fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> { HashMap::new() }
+/// # }
+/// # async fn node(connector: impl Connector + 'static) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut builder = Replica::builder(connector);
+/// let users = builder.table::<User>("users");
+/// let replica = builder.open().await?;
+/// // … write something to the database, then:
+/// replica.fence().await?;
+/// let rows = replica.read(&users);
+/// println!("{} users, {}", rows.len(), rows.status());
+/// # drop(rows);
+/// replica.shutdown().await;
+/// # Ok(()) }
+/// ```
+pub struct Replica {
+    pub(super) status: Arc<Mutex<SharedStatus>>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) events: broadcast::Sender<ReplicaEvent>,
+    /// The task, until somebody waits for its end.
+    pub(super) task: Mutex<Option<JoinHandle<()>>>,
+    /// The number that the replica's tables have.
+    pub(super) number: u64,
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica")
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.task.get_mut().take().inspect(JoinHandle::abort);
+    }
+}
+
+impl Replica {
+    /// Locks the rows of a table for reading, with their status. Waits for one batch of changes at
+    /// most, never for the network.
+    ///
+    /// A table of another replica is never live: its status is [`ReplicaStatus::Ended`] with
+    /// [`ReplicaError::OtherReplica`].
+    pub fn read<'a, T>(&self, table: &'a ReplicaTable<T>) -> ReadGuard<'a, T> {
+        let cache = table.cache.read();
+        // Read the status while holding the cache's lock. The task publishes that a table is not
+        // live before it changes a row, so a reader never sees changed rows under an old `Live`.
+        let status = if table.replica == self.number {
+            self.status.lock().table(table.at)
+        } else {
+            TableStatus {
+                status: ReplicaStatus::Ended {
+                    error: Arc::new(ReplicaError::OtherReplica),
+                },
+                is_current: false,
+            }
+        };
+        ReadGuard {
+            cache,
+            table: status,
+        }
+    }
+
+    /// Returns the status of the replica: that of its worst table.
+    pub fn status(&self) -> ReplicaStatus {
+        self.status.lock().status()
+    }
+
+    /// Returns whether every cache is its table as of the last fence or later.
+    pub fn is_live(&self) -> bool {
+        self.status().is_live()
+    }
+
+    /// Returns figures: lag, last transaction id, counts.
+    pub fn stats(&self) -> Stats {
+        self.status.lock().stats
+    }
+
+    /// Waits until everything that was committed before this call is in the caches, and the
+    /// definitions of the tables were looked at since. So an application reads what it wrote.
+    ///
+    /// A gap is waited out, and so is a table that cannot be followed: put a timeout around the call
+    /// if that may take too long.
+    ///
+    /// # Errors
+    /// If the replica has ended.
+    pub async fn fence(&self) -> Result<(), Arc<ReplicaError>> {
+        self.fence_of(None).await
+    }
+
+    /// Waits as [`fence`](Self::fence) does, for the cache of one table. Other tables, which may not
+    /// be followed now, are not waited for.
+    ///
+    /// # Errors
+    /// If the replica has ended, or the table is of another one.
+    pub async fn fence_for<T>(&self, table: &ReplicaTable<T>) -> Result<(), Arc<ReplicaError>> {
+        self.check_own(table)?;
+        self.fence_of(Some(table.at)).await
+    }
+
+    async fn fence_of(&self, table: Option<usize>) -> Result<(), Arc<ReplicaError>> {
+        let (reached, is_reached) = oneshot::channel();
+        self.send(Command::Fence { table, reached }).await?;
+        is_reached.await.map_err(|_| self.ended())
+    }
+
+    fn check_own<T>(&self, table: &ReplicaTable<T>) -> Result<(), Arc<ReplicaError>> {
+        if table.replica == self.number {
+            Ok(())
+        } else {
+            Err(Arc::new(ReplicaError::OtherReplica))
+        }
+    }
+
+    async fn send(&self, command: Command) -> Result<(), Arc<ReplicaError>> {
+        self.commands.send(command).await.map_err(|_| self.ended())
+    }
+
+    /// Returns why the replica has ended, once its task is gone.
+    fn ended(&self) -> Arc<ReplicaError> {
+        match self.status() {
+            ReplicaStatus::Ended { error } => error,
+            _ => Arc::new(ReplicaError::ShutDown),
+        }
+    }
+
+    /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go
+    /// on. The cache does not change until that is done.
+    ///
+    /// Rows are compared by 64-bit digests of the columns that the trigger sends, so the answer names
+    /// the keys of rows that differ, and no columns.
+    ///
+    /// # Errors
+    /// If the replica has ended, or the table is of another one.
+    pub async fn verify<T>(
+        &self,
+        table: &ReplicaTable<T>,
+    ) -> Result<Verification, Arc<ReplicaError>> {
+        self.check_own(table)?;
+        let (done, is_done) = oneshot::channel();
+        let table = table.at;
+        self.send(Command::Verify { table, done }).await?;
+        is_done.await.map_err(|_| self.ended())
+    }
+
+    /// Returns the events from now on.
+    pub fn events(&self) -> Events {
+        // Subscribe first: an end that comes in between is then seen twice rather than never.
+        let receiver = self.events.subscribe();
+        Events::new(receiver, self.status.lock().ended.clone())
+    }
+
+    /// Ends the replica's task and its connections, and waits until they are gone. The caches can
+    /// still be read; they are not live any more.
+    ///
+    /// Several callers may ask for the end at once, and each waits for it.
+    pub async fn shutdown(&self) {
+        // A task that has ended does not take the command, and need not.
+        let _ = self.commands.send(Command::ShutDown).await;
+        let task = self.task.lock().take();
+        match task {
+            Some(task) => {
+                // A panic of the task is in the status.
+                let _ = task.await;
+            }
+            // Somebody else waits for the task, which drops its end of the channel when it ends.
+            None => self.commands.closed().await,
+        }
+    }
+}
