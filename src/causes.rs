@@ -3,8 +3,10 @@
 
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version};
-use postgres_index_cache_core::postgres::triggers::{Problem, Severity, TriggerOptions, diagnose};
-use postgres_index_cache_core::postgres::{Finding, FindingKind};
+use postgres_index_cache_core::tooling::postgres::triggers::{
+    Problem, Severity, TriggerOptions, diagnose,
+};
+use postgres_index_cache_core::tooling::postgres::{Finding, FindingKind};
 use std::collections::{HashMap, HashSet};
 
 /// The largest number of processes that the server is asked about.

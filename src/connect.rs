@@ -18,8 +18,8 @@ use crate::secrets::{is_bare, is_connection_string};
 use crate::suspend::Suspension;
 use anyhow::{Context as _, bail};
 pub use environment::Environment;
-use postgres_index_cache_core::postgres::sqlstate::{self, Policy};
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::postgres::sqlstate::{self, Policy};
+use postgres_index_cache_core::tooling::postgres::{
     ConnectError, Connector, STARTING_PATIENCE, STARTING_RETRY, Session, SessionPurpose,
 };
 use std::fmt;

@@ -3,7 +3,7 @@
 
 use crate::suspend::Suspension;
 use anyhow::Context as _;
-use postgres_index_cache_core::is_obeyed;
+use postgres_index_cache_core::tooling::is_obeyed;
 use rustyline::completion::{Completer, Pair};
 use rustyline::config::Configurer as _;
 use rustyline::error::ReadlineError;

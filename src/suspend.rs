@@ -11,7 +11,7 @@
 //! SIGSTOP cannot be caught, nor a machine that sleeps. There the server closes the connection
 //! itself (`tcp_user_timeout`, 20 s), if that is one of TCP.
 
-use postgres_index_cache_core::postgres::Messages;
+use postgres_index_cache_core::tooling::postgres::Messages;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

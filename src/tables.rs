@@ -19,12 +19,12 @@ use crate::tables::catalog::{Catalog, CatalogTable};
 use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
 use anyhow::anyhow;
-use postgres_index_cache_core::TableShape;
-use postgres_index_cache_core::postgres::triggers::PINNED;
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::TableShape;
+use postgres_index_cache_core::tooling::postgres::triggers::PINNED;
+use postgres_index_cache_core::tooling::postgres::{
     self, ClaimError, DriverError, DriverOptions, FollowError, ReadError, TableConfig, sqlstate,
 };
-use postgres_index_cache_core::sync::{Failure, Limits};
+use postgres_index_cache_core::tooling::sync::{Failure, Limits};
 use std::sync::Arc;
 use std::time::Duration;
 

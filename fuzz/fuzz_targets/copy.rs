@@ -6,8 +6,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use postgres_index_cache_core::postgres::{CopyDecoder, CopyError};
-use postgres_index_cache_core::{CellType, Column, RowBuf, TableCache, TableShape};
+use postgres_index_cache_core::tooling::postgres::{CopyDecoder, CopyError};
+use postgres_index_cache_core::tooling::{CellType, Column, RowBuf, TableCache, TableShape};
 use std::sync::Arc;
 
 fn column(name: &str, kind: CellType) -> Column {

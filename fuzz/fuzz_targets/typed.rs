@@ -7,8 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use pgic::connect::{Environment, Server};
 use pgic::tables::conditions;
 use pgic::{commands, secrets};
-use postgres_index_cache_core::postgres::catalog::parse_name;
-use postgres_index_cache_core::postgres::quote_identifier;
+use postgres_index_cache_core::tooling::postgres::catalog::parse_name;
+use postgres_index_cache_core::tooling::postgres::quote_identifier;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&which, bytes)) = input.split_first() else {

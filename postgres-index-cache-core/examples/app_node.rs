@@ -10,8 +10,8 @@
 //! `username_hash` to look up. The program prints the changes of the cache as they happen, and ends
 //! at the end of stdin.
 
-use postgres_index_cache_core::postgres::{Replica, ReplicaEvent, ReplicaTable};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
+use postgres_index_cache_core::{Replica, ReplicaEvent, ReplicaTable};
 use serde::Deserialize;
 use std::collections::HashMap;
 use tokio::io::{AsyncBufReadExt as _, BufReader};

@@ -11,7 +11,6 @@
 
 use futures_util::future::poll_fn;
 use parking_lot::RwLock;
-use postgres_index_cache_core::postgres::quote_identifier;
 use postgres_index_cache_core::{
     CacheNotificationListener, HasPrimaryKey, IdxModelCache, IndexCacheHandler, Indexable,
     parking_lot,
@@ -61,7 +60,7 @@ async fn start_notification_loop(
 ) -> Result<(Client, JoinHandle<()>), Box<dyn std::error::Error>> {
     let (client, mut connection) = tokio_postgres::connect(config, NoTls).await?;
     // The channel is an exact name. Without quotes, SQL would fold it to lower case.
-    let channel = quote_identifier(listener.channel());
+    let listen = format!("LISTEN \"{}\"", listener.channel());
     let task = tokio::spawn(async move {
         while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
             match message {
@@ -79,7 +78,7 @@ async fn start_notification_loop(
             }
         }
     });
-    client.batch_execute(&format!("LISTEN {channel}")).await?;
+    client.batch_execute(&listen).await?;
     Ok((client, task))
 }
 

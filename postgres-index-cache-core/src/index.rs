@@ -1,5 +1,5 @@
 //! Slots, key tables and posting lists: the structure under [`IdxModelCache`](crate::IdxModelCache)
-//! and [`TableCache`](crate::TableCache).
+//! and [`TableCache`](crate::tooling::TableCache).
 //!
 //! A row lives in a *slot*, a `u32`. Nothing here stores a key. A table stores slots beside
 //! one-byte *tags* of their hashes, and asks its owner to compare or to hash the row in a slot. One

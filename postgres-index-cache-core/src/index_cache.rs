@@ -22,6 +22,7 @@
 
 use crate::index::{Hits, HitsIter, MAX_SLOTS, MultiIndex, SegVec, SlotTable, Slots};
 use crate::model::{HasPrimaryKey, Indexable};
+#[cfg(feature = "postgres")]
 use crate::table_cache::{SeenRows, StoreError, Upserted};
 use foldhash::quality::RandomState;
 use std::fmt;
@@ -414,6 +415,7 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
     }
 
     /// Stores a row that was made of cells with this digest. Returns the row's slot.
+    #[cfg(feature = "postgres")]
     pub(crate) fn put_digested(
         &mut self,
         row: T,
@@ -444,12 +446,14 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
 
     /// Returns the slot of the row with this key, and the digest of the cells that the row was made
     /// of.
+    #[cfg(feature = "postgres")]
     pub(crate) fn digest(&self, key: &Uuid) -> Option<(u32, u64)> {
         let slot = self.slot(key)?;
         Some((slot, *self.digests.get(slot)?))
     }
 
     /// Returns the keys of the rows that are not among `seen`.
+    #[cfg(feature = "postgres")]
     pub(crate) fn not_seen(&self, seen: &SeenRows) -> Vec<Uuid> {
         let slots = self.slots.iter().filter(|&slot| !seen.has(slot));
         slots

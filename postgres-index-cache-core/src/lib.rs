@@ -1,32 +1,37 @@
-//! An in-memory index cache that follows PostgreSQL tables through LISTEN/NOTIFY, exactly.
+//! In-memory caches of PostgreSQL tables, found by index, and exact: a cache is its table, or says
+//! that it is not.
 //!
-//! Row triggers send JSON on a channel; every node LISTENs and keeps its caches in step. This crate
-//! has both ends of what a node needs: the caches, and what feeds them.
+//! Row triggers announce every change with LISTEN/NOTIFY. A [`Replica`] reads the tables, listens,
+//! joins both without a gap or a stale row, and keeps your rows in step while you read them.
+//!
+//! # A node in ten minutes
+//!
+//! The triggers, with the command line tool `pgic`:
 //!
 //! ```text
-//! PostgreSQL ─→ postgres (driver) ─→ sync (engine) ─→ TableCache
-//!       └─ your own LISTEN loop ─→ CacheNotificationListener ─→ IdxModelCache<T>
+//! cargo install pgic
+//! pgic install-triggers users --database-url postgres://localhost/mydb
 //! ```
 //!
-//! - [`IdxModelCache`]: the typed rows of a table, found by key and by integer and uuid indexes.
-//! - [`CacheNotificationListener`]: routes payloads from a loop of your own to caches and handlers.
-//! - [`TableCache`]: the rows of a table whose columns are known only at run time.
-//! - [`sync`]: the engine that joins a snapshot and the notifications without a gap. It does no
-//!   I/O.
-//! - `postgres`: the driver that runs the engine on tokio-postgres (feature `postgres`, on by
-//!   default).
-
+//! `Cargo.toml`:
 //!
+//! ```toml
+//! [dependencies]
+//! postgres-index-cache-core = "0.1"
+//! serde = { version = "1", features = ["derive"] }
+//! tokio = { version = "1", features = ["full"] }
 //! ```
-//! use parking_lot::RwLock;
-//! use postgres_index_cache_core::{
-//!     CacheNotificationListener, HasPrimaryKey, IdxModelCache, IndexCacheHandler, Indexable, parking_lot,
-//! };
-//! use std::{collections::HashMap, sync::Arc};
-//! use uuid::Uuid;
+//!
+//! `main.rs`; the key of the table is one column of type uuid:
+//!
+#![cfg_attr(feature = "postgres", doc = "```no_run")]
+#![cfg_attr(not(feature = "postgres"), doc = "```ignore")]
+//! use postgres_index_cache_core::{HasPrimaryKey, Indexable, Replica, tokio_postgres, uuid::Uuid};
+//! use std::collections::HashMap;
 //!
 //! #[derive(serde::Deserialize)]
 //! struct User { id: Uuid, username_hash: i64 }
+//!
 //! impl HasPrimaryKey for User {
 //!     fn primary_key(&self) -> Uuid { self.id }
 //! }
@@ -37,10 +42,74 @@
 //!     fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> { HashMap::new() }
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let users: Arc<RwLock<IdxModelCache<User>>> = Arc::new(RwLock::new(IdxModelCache::new(vec![])?));
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config: tokio_postgres::Config = "host=localhost dbname=mydb user=me".parse()?;
+//!     let mut builder = Replica::builder(config);
+//!     let users = builder.table::<User>("users");
+//!     let replica = builder.open().await?;
+//!
+//!     let rows = replica.read(&users);
+//!     let found = rows.get_by_i64_index("username_hash", &123);
+//!     println!("{} of {} users, {}", found.map_or(0, Vec::len), rows.len(), rows.status());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Guarantees
+//!
+//! - *Live* ([`ReplicaStatus::Live`]) means: the cache is its table as of the last fence or later.
+//!   Nothing else is called live: not while a connection is lost, a table is read, altered or no
+//!   longer announced, or a row does not fit your type.
+//! - After [`Replica::fence`] you read your own writes, and everybody's that were committed before.
+//! - A replica that is not live says why and since when, keeps the old rows readable, and tries again
+//!   for ever.
+//! - [`Replica::verify`] proves a cache: it compares every row with the live table at one exact cut.
+//! - A row that your type refuses is kept out, named ([`ReadGuard::misfits`]), and taken in once it
+//!   fits. Your own code may panic: that is one row's misfortune.
+//!
+//! # Limits
+//!
+//! - The key of a table must be one column of type uuid; indexes are of integers and uuids.
+//! - Every listening node costs each commit a little: PostgreSQL wakes all listeners.
+//! - Three connections a replica. LISTEN needs a session of its own: no pooler in transaction mode,
+//!   and no standby.
+//! - All rows are in memory; [`ReplicaBuilder::max_memory`] is the bound.
+//!
+//! # TLS, passwords, several hosts
+//!
+//! A [`Connector`] opens the sessions. [`tokio_postgres::Config`] is one, without TLS. For TLS
+//! implement the trait: open a connection with the connector of your choice, and return
+//! [`Session::new`].
+//!
+//! # Notifications by hand
+//!
+//! If you have a LISTEN loop already, [`CacheNotificationListener`] routes its payloads to an
+//! [`IdxModelCache`] and to handlers of your own. Nothing joins them with a snapshot, so a gap is yours
+//! to see and to mend.
+//!
+//! ```
+//! use postgres_index_cache_core::{
+//!     CacheNotificationListener, HasPrimaryKey, IdxModelCache, IndexCacheHandler, Indexable,
+//!     parking_lot::RwLock, uuid::Uuid,
+//! };
+//! # use std::{collections::HashMap, sync::Arc};
+//! # #[derive(serde::Deserialize)]
+//! # struct User { id: Uuid, username_hash: i64 }
+//! # impl HasPrimaryKey for User {
+//! #     fn primary_key(&self) -> Uuid { self.id }
+//! # }
+//! # impl Indexable for User {
+//! #     fn i64_keys(&self) -> HashMap<String, Option<i64>> {
+//! #         HashMap::from([("username_hash".to_string(), Some(self.username_hash))])
+//! #     }
+//! #     fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> { HashMap::new() }
+//! # }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let users = Arc::new(RwLock::new(IdxModelCache::<User>::new(vec![])?));
 //! let mut listener = CacheNotificationListener::new();
-//! listener.register_handler(Arc::new(IndexCacheHandler::new("users".to_string(), users.clone())));
+//! listener.register_handler(Arc::new(IndexCacheHandler::new("users".into(), users.clone())));
 //!
 //! let payload = r#"{"table":"users","action":"insert","id":"550e8400-e29b-41d4-a716-446655440000",
 //!     "data":{"id":"550e8400-e29b-41d4-a716-446655440000","username_hash":123}}"#;
@@ -48,8 +117,36 @@
 //! assert!(users.read().get_by_i64_index("username_hash", &123).is_some());
 //! # Ok(()) }
 //! ```
+//!
+//! # Map
+//!
+//! | you want | look at |
+//! |---|---|
+//! | caches that are kept in step | [`Replica`], [`ReplicaBuilder`], [`ReplicaTable`], [`ReadGuard`] |
+//! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
+//! | the cache itself | [`IdxModelCache`], [`HasPrimaryKey`], [`Indexable`] |
+//! | a LISTEN loop of your own | [`CacheNotificationListener`], [`CacheNotificationHandler`] |
+//! | to connect otherwise | [`Connector`], [`Session`] |
+//!
+//! # Features
+//!
+//! `postgres`, on by default: [`Replica`] and all that connects. Without it the caches and the listener
+//! remain, which do no I/O.
+//!
+//! The types of this crate are [`Send`] and [`Sync`] unless they say otherwise.
 
 #![warn(missing_docs)]
+#![cfg_attr(
+    not(feature = "postgres"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the front page is about all features"
+    )
+)]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "links from the hidden parts are for readers of the code"
+)]
 
 mod index;
 mod index_cache;
@@ -57,8 +154,8 @@ mod listener;
 mod model;
 mod notification;
 #[cfg(feature = "postgres")]
-pub mod postgres;
-pub mod sync;
+mod postgres;
+mod sync;
 mod table_cache;
 mod value;
 
@@ -68,12 +165,63 @@ pub use listener::{
     ListenerStats, Outcome,
 };
 pub use model::{HasPrimaryKey, Indexable};
-pub use notification::{Action, CacheNotification, Key, ParseError, Payload};
-pub use table_cache::{
-    AccessPath, Column, Condition, JsonNulls, KeyBuf, Predicate, QueryResult, Row, RowBuf,
-    RowError, SeenRows, ShapeError, StoreError, TableCache, TableShape, Upserted,
+pub use notification::{Action, CacheNotification, Key, ParseError};
+#[cfg(feature = "postgres")]
+pub use postgres::{
+    ComparisonReport, ConnectError, Connector, DifferingColumn, DriverError, Events, Finding,
+    FindingKind, FollowError, Messages, Model, OnMisfit, ReadGuard, Replica, ReplicaBuilder,
+    ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind, Session,
+    SessionPurpose, Stats, Verification,
 };
-pub use value::{CellError, CellType, is_obeyed, one_line_json, output_text};
+pub use sync::{AuxConnection, Counters, Limits};
 
-/// The locks of the caches: an application shares them with a [`IndexCacheHandler`].
+/// The crate of the caches' locks: an application shares them with an [`IndexCacheHandler`].
 pub use parking_lot;
+/// The crate of the sessions that a [`Connector`] opens.
+#[cfg(feature = "postgres")]
+pub use tokio_postgres;
+/// The crate of the keys.
+pub use uuid;
+
+/// The parts of which the tool `pgic` is made: the sans-IO engine, the driver, the catalogue, caches
+/// of tables whose columns are known at run time.
+///
+/// **There is no stability here.** Names and types change with every release, without a word in the
+/// changelog. An application wants the names at the crate's root.
+#[doc(hidden)]
+pub mod tooling {
+    pub use crate::notification::Payload;
+    pub use crate::table_cache::{
+        AccessPath, Column, Condition, JsonNulls, KeyBuf, Predicate, QueryResult, Row, RowBuf,
+        RowError, SeenRows, ShapeError, StoreError, TableCache, TableShape, Upserted,
+    };
+    pub use crate::value::{CellError, CellType, is_obeyed, one_line_json, output_text};
+
+    /// The driver and what it stands on.
+    #[cfg(feature = "postgres")]
+    pub mod postgres {
+        pub use crate::postgres::*;
+    }
+
+    /// The engine that joins a snapshot and the notifications without a gap. It does no I/O.
+    pub mod sync {
+        pub use crate::sync::*;
+    }
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use super::*;
+
+    /// The front page says so.
+    #[test]
+    fn handles_are_send_and_sync() {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        is_send_and_sync::<Replica>();
+        is_send_and_sync::<ReplicaBuilder>();
+        is_send_and_sync::<Events>();
+        is_send_and_sync::<ReplicaError>();
+        is_send_and_sync::<ReplicaStatus>();
+        is_send_and_sync::<CacheNotificationListener>();
+    }
+}

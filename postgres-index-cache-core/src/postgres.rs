@@ -1,14 +1,24 @@
-//! The driver: runs the [`sync`](crate::sync) engine on tokio-postgres and keeps
-//! [`TableCache`](crate::TableCache)s in step.
+//! Everything that talks to PostgreSQL: the driver runs the [`sync`](crate::tooling::sync) engine on
+//! tokio-postgres, and the replica is what an application holds.
 //!
 //! ```text
-//!            ┌─ L ─ notifications ─┐
-//! Connector ─┼─ F ─ fences ────────┼─ Driver ─ Engine (engine)
-//!            └─ Q ─ COPY ──────────┘    └──→ TableCache, one a table
+//! Replica ─→ Supervisor ─→ Driver ─→ Engine
+//!            describes      │  └─ apply: DriverTable ─ CacheWriter ─ cache
+//!            tables afresh  ├─ connection: L, F, Q
+//!               │           └─ read: COPY on Q
+//!               └─ schema: catalogue, triggers, fingerprints
 //! ```
 //!
-//! How to connect (hosts, passwords, TLS) comes in through [`Connector`]. L is polled in every turn
-//! of the loop, also while a snapshot is read: the server's notification queue never waits for us.
+//! - `replica`: an application's handle, its task, and the supervisor that follows altered tables on.
+//! - `driver`: the loop between the engine and the connections.
+//! - `connection`: how the sessions are opened, proven and set; [`Connector`].
+//! - `read`: one read of a table as a task of its own, and the format of COPY.
+//! - `apply`: from rows and changes to the caches, behind their locks.
+//! - `schema`: tables as PostgreSQL describes them, and what announces their changes.
+//! - [`sqlstate`]: the server's error codes, with the reaction to each.
+//!
+//! Hosts, passwords and TLS come in through [`Connector`]. L is polled in every turn of the loop, also
+//! while a table is read: the server's notification queue never waits for us.
 
 mod apply;
 mod connection;

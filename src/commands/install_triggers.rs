@@ -13,7 +13,7 @@ use crate::triggers::apply::run as apply;
 use crate::triggers::plan::{PlanKind, TablePlan};
 use crate::triggers::{OptionChanges, TriggerOptions, check_channel, script};
 use anyhow::Context as _;
-use postgres_index_cache_core::is_obeyed;
+use postgres_index_cache_core::tooling::is_obeyed;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -389,6 +389,6 @@ fn json(plan: &TablePlan, dry_run: bool) -> String {
     });
     format!(
         "{}\n",
-        postgres_index_cache_core::one_line_json(&object.to_string())
+        postgres_index_cache_core::tooling::one_line_json(&object.to_string())
     )
 }

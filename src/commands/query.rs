@@ -15,9 +15,9 @@ use crate::tables::supervised::{self, MakeTarget};
 use crate::tables::target::{Target, open};
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::{Observed, observe};
-use postgres_index_cache_core::postgres::Driver;
-use postgres_index_cache_core::sync::TableId;
-use postgres_index_cache_core::{AccessPath, QueryResult};
+use postgres_index_cache_core::tooling::postgres::Driver;
+use postgres_index_cache_core::tooling::sync::TableId;
+use postgres_index_cache_core::tooling::{AccessPath, QueryResult};
 use std::time::{Duration, Instant};
 
 /// Load a table into a cache, catch up, and answer from the cache

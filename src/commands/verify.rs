@@ -17,12 +17,12 @@ use crate::tables::target::{Target, open};
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
-use postgres_index_cache_core::KeyBuf;
-use postgres_index_cache_core::postgres::triggers::{Problem, Severity, diagnose};
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::KeyBuf;
+use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity, diagnose};
+use postgres_index_cache_core::tooling::postgres::{
     ComparisonReport, Driver, DriverEvent, DriverOptions, RowChange, Verification,
 };
-use postgres_index_cache_core::sync::{State, TableId};
+use postgres_index_cache_core::tooling::sync::{State, TableId};
 use serde_json::json;
 use std::collections::HashMap;
 use std::time::Duration;

@@ -17,9 +17,11 @@ use crate::tables::supervised::explain;
 use crate::tables::target::Target;
 use anyhow::Context as _;
 use jiff::Zoned;
-use postgres_index_cache_core::postgres::{DriverEvent, RowChange, Supervisor, SupervisorEvent};
-use postgres_index_cache_core::sync::{State, TableId};
-use postgres_index_cache_core::{KeyBuf, RowBuf};
+use postgres_index_cache_core::tooling::postgres::{
+    DriverEvent, RowChange, Supervisor, SupervisorEvent,
+};
+use postgres_index_cache_core::tooling::sync::{State, TableId};
+use postgres_index_cache_core::tooling::{KeyBuf, RowBuf};
 use serde_json::json;
 use std::collections::HashMap;
 use std::pin::Pin;

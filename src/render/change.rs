@@ -4,7 +4,8 @@ use super::escape::{escape, excerpt};
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use postgres_index_cache_core::{Action, Key, Payload, one_line_json};
+use postgres_index_cache_core::tooling::{Payload, one_line_json};
+use postgres_index_cache_core::{Action, Key};
 use serde_json::value::RawValue;
 use std::fmt::Write as _;
 

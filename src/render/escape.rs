@@ -3,7 +3,7 @@
 //! A name or a value in the database may hold control characters that move the cursor, rename the
 //! window or reorder text.
 
-use postgres_index_cache_core::is_obeyed;
+use postgres_index_cache_core::tooling::is_obeyed;
 use std::borrow::Cow;
 
 /// Returns the text with each character that a terminal obeys or does not show ([`is_obeyed`])

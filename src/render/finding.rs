@@ -2,8 +2,8 @@
 
 use super::Format;
 use super::escape::escape;
-use postgres_index_cache_core::one_line_json;
-use postgres_index_cache_core::postgres::{DifferingColumn, Finding, FindingKind};
+use postgres_index_cache_core::tooling::one_line_json;
+use postgres_index_cache_core::tooling::postgres::{DifferingColumn, Finding, FindingKind};
 use serde::Serialize;
 use serde_json::value::RawValue;
 

@@ -1,6 +1,6 @@
 //! [`line`]: JSON objects on one line, with members in the order that they are given in.
 
-use postgres_index_cache_core::one_line_json;
+use postgres_index_cache_core::tooling::one_line_json;
 use serde_json::Value;
 
 /// Returns an object on one line, with a newline at the end. Characters that a terminal obeys are

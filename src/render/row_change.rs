@@ -1,7 +1,7 @@
 //! [`RowChangeLine`]: a row before and after a change, as a line of text or of JSON.
 
 use super::escape::{escape, excerpt};
-use postgres_index_cache_core::{RowBuf, TableShape, one_line_json};
+use postgres_index_cache_core::tooling::{RowBuf, TableShape, one_line_json};
 use serde_json::json;
 
 /// The largest number of characters of a value in a line of text.
@@ -161,7 +161,7 @@ impl RowChangeLine<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postgres_index_cache_core::{CellType, Column, JsonNulls};
+    use postgres_index_cache_core::tooling::{CellType, Column, JsonNulls};
 
     /// Returns a shape whose second column has an escape character in its name.
     fn hostile_shape() -> TableShape {

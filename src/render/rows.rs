@@ -2,7 +2,7 @@
 
 use super::Format;
 use super::table::{Heading, render};
-use postgres_index_cache_core::{CellType, Column, Row, TableShape, one_line_json};
+use postgres_index_cache_core::tooling::{CellType, Column, Row, TableShape, one_line_json};
 use serde_json::json;
 use std::fmt::Write as _;
 

@@ -4,7 +4,7 @@
 mod resolve;
 
 use anyhow::Context as _;
-pub use postgres_index_cache_core::postgres::catalog::{
+pub use postgres_index_cache_core::tooling::postgres::catalog::{
     Catalog, CatalogAccess, CatalogColumn, CatalogKey, CatalogTable, Enabled, Function, Leaf,
     RelationKind, Trigger, describe, find_function,
 };

@@ -10,8 +10,8 @@
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::postgres::{quote_literal, sqlstate};
-use postgres_index_cache_core::{CellType, Condition, Predicate, TableShape, output_text};
+use postgres_index_cache_core::tooling::postgres::{quote_literal, sqlstate};
+use postgres_index_cache_core::tooling::{CellType, Condition, Predicate, TableShape, output_text};
 use std::error::Error;
 use std::fmt;
 use tokio_postgres::Transaction;

@@ -2,7 +2,7 @@
 
 use crate::tables::catalog::{Catalog, CatalogTable};
 use anyhow::Context as _;
-use postgres_index_cache_core::TableShape;
+use postgres_index_cache_core::tooling::TableShape;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 

@@ -9,7 +9,7 @@ use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, in_the_way, loading, prepare};
 use crate::tables::{PlannedCache, check_memory, explain_failure};
 use anyhow::Context as _;
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::postgres::{
     Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed,
     sqlstate::{self, Policy},
 };

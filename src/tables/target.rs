@@ -10,11 +10,11 @@ use crate::tables::{
     options, shape, shown,
 };
 use crate::triggers::observe::observe;
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::postgres::{
     Driver, DriverError, DriverEvent, DriverOptions, Loaded, ReadError, SupervisedTable,
     TableConfig,
 };
-use postgres_index_cache_core::{Condition, TableShape};
+use postgres_index_cache_core::tooling::{Condition, TableShape};
 use std::sync::Arc;
 
 /// A table that a command follows.

@@ -6,7 +6,7 @@ use super::plan::{PlanKind, StepKind, TablePlan, plan_all};
 use crate::failure::with_hint;
 use crate::tables::catalog::{self, Catalog, CatalogAccess};
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::postgres::sqlstate;
+use postgres_index_cache_core::tooling::postgres::sqlstate;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};

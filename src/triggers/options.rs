@@ -3,7 +3,7 @@
 
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
-pub use postgres_index_cache_core::postgres::triggers::TriggerOptions;
+pub use postgres_index_cache_core::tooling::postgres::triggers::TriggerOptions;
 
 /// The changes that a command line asks for. An option that is not named keeps its installed value.
 #[expect(

@@ -12,8 +12,8 @@ use crate::tables::catalog::{
     self, Catalog, CatalogKey, CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger,
 };
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::postgres::triggers::{check_table, read_comment};
-use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
+use postgres_index_cache_core::tooling::postgres::triggers::{check_table, read_comment};
+use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 use std::fmt;
 use tokio_postgres::types::Type;
 

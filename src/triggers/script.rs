@@ -4,7 +4,7 @@
 use super::TriggerOptions;
 use super::sql::{Expected, ExpectedTrigger};
 use crate::tables::catalog::{CatalogTable, RelationKind};
-use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
+use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 use std::fmt::Write as _;
 use std::time::Duration;
 

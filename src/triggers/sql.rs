@@ -9,11 +9,11 @@ use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
 use crate::tables::catalog::{
     CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
 };
-use postgres_index_cache_core::CellType;
-use postgres_index_cache_core::postgres::triggers::{
+use postgres_index_cache_core::tooling::CellType;
+use postgres_index_cache_core::tooling::postgres::triggers::{
     Comment, PINNED, digest, settings, to_arguments, write_comment,
 };
-use postgres_index_cache_core::postgres::{quote_identifier, quote_literal};
+use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 
 const TEMPLATE: &str = include_str!("../../sql/table_trigger.sql");
 const GENERIC: &str = include_str!("../../sql/cache_notification_triggers.sql");

@@ -8,11 +8,11 @@
 use crate::support::proxy::{Mood, Proxy};
 use crate::support::{DEADLINE, Database, Ran, cluster, ended, run};
 use pgic::connect::{Environment, Server};
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::postgres::{
     Distrust, Driver, DriverError, DriverEvent, DriverOptions, RowChange, TableConfig, Verification,
 };
-use postgres_index_cache_core::sync::{Failure, Limits, State, TableId, TableSpec};
-use postgres_index_cache_core::{CellType, Column, TableShape};
+use postgres_index_cache_core::tooling::sync::{Failure, Limits, State, TableId, TableSpec};
+use postgres_index_cache_core::tooling::{CellType, Column, TableShape};
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -90,17 +90,15 @@ pub async fn open_through(
     let mut options = DriverOptions {
         channels: vec!["cache_invalidation".into()],
         fence_channel: "fence_through".to_string(),
-        limits: Limits {
-            // On a loaded machine a fence may take long. No test may take that for a gap by chance.
-            fence_timeout: DEADLINE,
-            ..Limits::default()
-        },
+        limits: Limits::default(),
         settings: Vec::new(),
         max_memory: 1 << 30,
         lock_timeout: Duration::from_secs(10),
         holds_altered: false,
         row_events: false,
     };
+    // On a loaded machine a fence may take long. No test may take that for a gap by chance.
+    options.limits.fence_timeout = DEADLINE;
     change(&mut options, &mut follow);
     let server = Server::new(Some(url), &Environment::default(), "test").unwrap();
     Driver::open(server, vec![follow], options).await

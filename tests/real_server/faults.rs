@@ -18,7 +18,7 @@ mod several_tables;
 
 use crate::support::proxy::{Mood, Proxy};
 use crate::support::{DEADLINE, Database, connect};
-use postgres_index_cache_core::sync::Limits;
+use postgres_index_cache_core::tooling::sync::Limits;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,12 +44,11 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 
 /// Returns limits with which a silent connection is noticed within seconds.
 fn limits() -> Limits {
-    Limits {
-        // Long enough that load alone does not keep a fence from coming back in time.
-        heartbeat: Duration::from_millis(200),
-        fence_timeout: Duration::from_secs(3),
-        ..Limits::default()
-    }
+    let mut limits = Limits::default();
+    // Long enough that load alone does not keep a fence from coming back in time.
+    limits.heartbeat = Duration::from_millis(200);
+    limits.fence_timeout = Duration::from_secs(3);
+    limits
 }
 
 /// Writers that go on through whatever happens to the server.

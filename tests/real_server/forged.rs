@@ -3,8 +3,8 @@
 
 use crate::driver::{TABLE as KV, open_with};
 use crate::support::{DEADLINE, Database, ended, lines_of};
-use postgres_index_cache_core::postgres::DriverEvent;
-use postgres_index_cache_core::sync::{State, TableId};
+use postgres_index_cache_core::tooling::postgres::DriverEvent;
+use postgres_index_cache_core::tooling::sync::{State, TableId};
 use std::io::Write as _;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 use crate::support::{
     DEADLINE, Database, Ran, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, pgic, run,
 };
-use postgres_index_cache_core::postgres::Replica;
+use postgres_index_cache_core::tooling::postgres::Replica;
 use serde_json::json;
 use std::process::{Child, Stdio};
 use std::time::Instant;

@@ -2,7 +2,7 @@
 //! connection strings have passwords, and when there is no room to print.
 
 use crate::support::{Database, Ran, ended, pgic, run};
-use postgres_index_cache_core::is_obeyed;
+use postgres_index_cache_core::tooling::is_obeyed;
 use serde_json::Value;
 use std::io::{Read, Write as _};
 use std::os::unix::process::CommandExt as _;

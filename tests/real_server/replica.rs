@@ -1,12 +1,12 @@
 //! [`Replica`], the library's own handle: an application's typed caches, on a real server.
 
 use crate::support::{DEADLINE, Database, USERS};
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::postgres::{
     ComparisonReport, ConnectError, Connector, Events, FindingKind, OnMisfit, Replica,
     ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind,
     Session, SessionPurpose, Verification,
 };
-use postgres_index_cache_core::sync::{AuxConnection, Limits};
+use postgres_index_cache_core::tooling::sync::{AuxConnection, Limits};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -51,11 +51,9 @@ fn id(number: u128) -> Uuid {
 pub fn builder(database: &Database) -> ReplicaBuilder {
     let mut config: tokio_postgres::Config = database.url.parse().unwrap();
     config.application_name("node");
-    let limits = Limits {
-        heartbeat: Duration::from_millis(100),
-        fence_timeout: DEADLINE,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.heartbeat = Duration::from_millis(100);
+    limits.fence_timeout = DEADLINE;
     let mut builder = Replica::builder(config);
     builder.limits(limits);
     builder
@@ -402,11 +400,9 @@ impl GatedReplica {
         // One permit: the table is described once in order to be opened.
         let descriptions = Arc::new(tokio::sync::Semaphore::new(1));
         let refusals = Arc::new(AtomicUsize::new(0));
-        let limits = Limits {
-            heartbeat: Duration::from_millis(100),
-            fence_timeout: DEADLINE,
-            ..Limits::default()
-        };
+        let mut limits = Limits::default();
+        limits.heartbeat = Duration::from_millis(100);
+        limits.fence_timeout = DEADLINE;
         let mut builder = Replica::builder(Gated {
             config,
             descriptions: Arc::clone(&descriptions),
@@ -1151,10 +1147,9 @@ async fn what_is_wrong_with_one_table_s_name_leaves_the_others_alone() {
         .unwrap();
     config.application_name("node");
     let mut builder = Replica::builder(config);
-    builder.limits(Limits {
-        heartbeat: Duration::from_millis(100),
-        ..Limits::default()
-    });
+    let mut limits = Limits::default();
+    limits.heartbeat = Duration::from_millis(100);
+    builder.limits(limits);
     let first = builder.table::<User>("s1.users");
     let second = builder.table::<User>("s2.users");
     let replica = builder.open().await.unwrap();

@@ -250,7 +250,7 @@ async fn copy_and_payload_give_the_same_cell() {
     assert_eq!(payloads.len(), rows.len());
     for ((line, row), payload) in shown.lines().zip(&rows).zip(&payloads) {
         let stored: String = row.get(0);
-        let one_line = postgres_index_cache_core::one_line_json(&stored).into_owned();
+        let one_line = postgres_index_cache_core::tooling::one_line_json(&stored).into_owned();
         // White space around a json value is not part of the value.
         assert_eq!(
             line.replace(" [1, 2] ", "[1, 2]"),
@@ -268,8 +268,8 @@ async fn copy_and_payload_give_the_same_cell() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
     use pgic::tables::catalog;
-    use postgres_index_cache_core::postgres::CopyDecoder;
-    use postgres_index_cache_core::{
+    use postgres_index_cache_core::tooling::postgres::CopyDecoder;
+    use postgres_index_cache_core::tooling::{
         Column, JsonNulls, Payload, RowBuf, TableCache, TableShape, Upserted,
     };
     let database = all_types().await;
@@ -310,7 +310,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
         writer.batch_execute(&sql).await.unwrap();
     }
     // COPY runs under the settings that the driver uses for its reads.
-    for (name, value) in postgres_index_cache_core::postgres::triggers::PINNED {
+    for (name, value) in postgres_index_cache_core::tooling::postgres::triggers::PINNED {
         client
             .batch_execute(&format!("SET {name} = '{value}'"))
             .await
@@ -379,8 +379,8 @@ async fn insert(writer: &Client, inserts: impl Iterator<Item = &Insert>) {
 /// A false alarm makes an operator distrust every later finding.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_odd_value_is_a_false_alarm_of_verify() {
-    use postgres_index_cache_core::postgres::{Driver, Verification};
-    use postgres_index_cache_core::sync::TableId;
+    use postgres_index_cache_core::tooling::postgres::{Driver, Verification};
+    use postgres_index_cache_core::tooling::sync::TableId;
     let database = all_types().await;
     let writer = writer(&database).await;
     let mut rows = Vec::new();

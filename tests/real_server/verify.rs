@@ -7,10 +7,10 @@ use pgic::connect::{Environment, Server};
 use pgic::tables::catalog;
 use pgic::triggers::observe::observe;
 use pgic::{causes, tables};
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::postgres::{
     ComparisonReport, Driver, DriverEvent, DriverOptions, TableConfig, Verification,
 };
-use postgres_index_cache_core::sync::TableId;
+use postgres_index_cache_core::tooling::sync::TableId;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -16,7 +16,7 @@ mod specification;
 
 pub use specification::FUNCTION as SPECIFICATION;
 
-use postgres_index_cache_core::postgres::{Listener, Session, quote_identifier};
+use postgres_index_cache_core::tooling::postgres::{Listener, Session, quote_identifier};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};

@@ -40,6 +40,7 @@ pub struct TableSpec {
 
 /// Bounds that the engine keeps.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Limits {
     /// How long a probe may take to come back.
     pub probe_timeout: Duration,
@@ -592,6 +593,7 @@ pub enum Failure {
 
 /// What has been counted since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Notifications received, fences not counted.
     pub received: u64,

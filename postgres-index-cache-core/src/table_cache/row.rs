@@ -149,7 +149,7 @@ impl RowBuf {
 
     /// Fills the row from one tuple of `COPY … (FORMAT binary)`. A tuple is the number of fields,
     /// then length and bytes of each field. The fields are the shape's columns in order, each
-    /// selected by [`CellType::select_expression`](crate::CellType::select_expression).
+    /// selected by [`CellType::select_expression`](crate::tooling::CellType::select_expression).
     ///
     /// # Errors
     /// If the tuple is not one of this shape. The content of the row is undefined then.
@@ -411,6 +411,7 @@ impl KeyBuf {
     }
 
     /// Makes a key of one column with this cell.
+    #[cfg(feature = "postgres")]
     pub(crate) fn of_cell(cell: &[u8]) -> Self {
         Self {
             bytes: cell.to_vec(),

@@ -12,7 +12,7 @@
 mod server;
 mod world;
 
-use postgres_index_cache_core::sync::Rule;
+use postgres_index_cache_core::tooling::sync::Rule;
 use server::Fault;
 use std::collections::BTreeMap;
 use world::{World, Wrong};

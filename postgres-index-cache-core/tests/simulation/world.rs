@@ -27,7 +27,7 @@ use cache::{Cache, Model};
 use checks::HeldFence;
 use driver::{Fate, KnownTable};
 use fastrand::Rng;
-use postgres_index_cache_core::sync::{
+use postgres_index_cache_core::tooling::sync::{
     AuxConnection, Counters, Engine, FenceId, Input, Limits, State, TableSpec,
 };
 use std::collections::{BTreeMap, HashMap};
@@ -123,16 +123,15 @@ impl World {
         let tables: Vec<TableSpec> = (0..TABLES.len())
             .map(|table| driver::spec(table, table))
             .collect();
-        let limits = Limits {
-            // Longer than a run takes: losses are drawn from the seed, not timed out.
-            probe_timeout: Duration::from_secs(1000),
-            fence_timeout: Duration::from_secs(1000),
-            // One run of five has so little room that changes are dropped and tables read again.
-            waiting_bytes: if random.u8(0..5) == 0 { 2_000 } else { 1 << 20 },
-            heartbeat: Duration::from_secs(5),
-            reconnect: true,
-            watch_ddl: true,
-        };
+        let mut limits = Limits::default();
+        // Longer than a run takes: losses are drawn from the seed, not timed out.
+        limits.probe_timeout = Duration::from_secs(1000);
+        limits.fence_timeout = Duration::from_secs(1000);
+        // One run of five has so little room that changes are dropped and tables read again.
+        limits.waiting_bytes = if random.u8(0..5) == 0 { 2_000 } else { 1 << 20 };
+        limits.heartbeat = Duration::from_secs(5);
+        limits.reconnect = true;
+        limits.watch_ddl = true;
         let mut engine = Engine::new(tables, vec![CHANNEL.into()], FENCES.into(), limits);
         if let Some(Wrong::Rule(rule)) = wrong {
             engine = engine.without(rule);

@@ -4,8 +4,8 @@
 use crate::render::row_change::RowChangeLine;
 use crate::render::{Format, json};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
-use postgres_index_cache_core::postgres::RowChange;
-use postgres_index_cache_core::{Condition, KeyBuf, RowBuf, TableShape};
+use postgres_index_cache_core::tooling::postgres::RowChange;
+use postgres_index_cache_core::tooling::{Condition, KeyBuf, RowBuf, TableShape};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
 use crate::tables::conditions::Written;
 use anyhow::anyhow;
-use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
+use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
 
 /// A command as `.help` shows it.
 #[derive(Debug)]
@@ -353,7 +353,7 @@ fn end_of_word(text: &str) -> anyhow::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postgres_index_cache_core::postgres::quote_identifier;
+    use postgres_index_cache_core::tooling::postgres::quote_identifier;
 
     fn name(schema: Option<&str>, name: &str) -> Name {
         Name {

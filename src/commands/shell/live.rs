@@ -9,12 +9,12 @@ use super::notices::Notices;
 use crate::render::Format;
 use crate::tables::explain_failure;
 use crate::tables::target::Target;
-use postgres_index_cache_core::TableCache;
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::TableCache;
+use postgres_index_cache_core::tooling::postgres::{
     Driver, DriverEvent, Supervisor, SupervisorEvent, Verification,
 };
-use postgres_index_cache_core::sync::{FenceId, State, TableId};
+use postgres_index_cache_core::tooling::sync::{FenceId, State, TableId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;

@@ -22,7 +22,7 @@ use crate::tables::target::Target;
 use crate::tables::{self, estimate};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
-use postgres_index_cache_core::postgres::{ComparisonReport, Verification};
+use postgres_index_cache_core::tooling::postgres::{ComparisonReport, Verification};
 use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Arc;

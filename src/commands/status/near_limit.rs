@@ -3,9 +3,9 @@
 
 use crate::tables::catalog::{self, CatalogTable, RelationKind};
 use crate::triggers::TriggerOptions;
-use postgres_index_cache_core::CellType;
-use postgres_index_cache_core::postgres::catalog::foreign_code;
-use postgres_index_cache_core::postgres::quote_identifier;
+use postgres_index_cache_core::tooling::CellType;
+use postgres_index_cache_core::tooling::postgres::catalog::foreign_code;
+use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use tokio_postgres::Client;
 
 /// The most rows that are sampled.

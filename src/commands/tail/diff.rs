@@ -8,8 +8,8 @@ use crate::tables::catalog;
 use crate::tables::estimate;
 use crate::tables::supervised::{AnnouncedTargets, open as open_supervised};
 use crate::tables::target::Target;
-use postgres_index_cache_core::postgres::Supervisor;
-use postgres_index_cache_core::sync::TableId;
+use postgres_index_cache_core::tooling::postgres::Supervisor;
+use postgres_index_cache_core::tooling::sync::TableId;
 
 /// Loads and follows the table, and prints the changes of its rows until `limit`, a signal, or the
 /// end of the reader.

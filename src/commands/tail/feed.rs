@@ -8,8 +8,8 @@ use super::queue::{Item, Queue};
 use crate::connect::Server;
 use crate::tables::{explain_failure, options};
 use jiff::{SignedDuration, Timestamp};
-use postgres_index_cache_core::postgres::{Driver, DriverEvent};
-use postgres_index_cache_core::sync::State;
+use postgres_index_cache_core::tooling::postgres::{Driver, DriverEvent};
+use postgres_index_cache_core::tooling::sync::State;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -1,7 +1,8 @@
 //! [`Filter`]: the changes that `tail` shows, by table, action, key and values.
 
 use crate::render::change::{members, plain};
-use postgres_index_cache_core::{Action, Key, Payload};
+use postgres_index_cache_core::tooling::Payload;
+use postgres_index_cache_core::{Action, Key};
 
 /// The properties that a change must have. An empty list asks for nothing. Of several tables,
 /// actions or keys one must fit; all conditions must hold.

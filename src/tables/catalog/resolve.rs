@@ -3,7 +3,7 @@
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogTable, describe};
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::postgres::catalog::{CatalogError, parse_name};
+use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
 use tokio_postgres::types::Type;
 
 /// How often the tables are described, if they are renamed in between each time.

@@ -12,7 +12,7 @@
 use super::{Load, limits, rounds, seed};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, Database, Ran, connect};
-use postgres_index_cache_core::postgres::{
+use postgres_index_cache_core::tooling::postgres::{
     Events, Replica, ReplicaEvent, ReplicaTable, Verification,
 };
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};

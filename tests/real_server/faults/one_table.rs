@@ -5,9 +5,9 @@
 use super::{Injector, Load, limits, rounds, seed};
 use crate::driver::{TABLE, cached, open_through, stored, transaction};
 use crate::support::DEADLINE;
-use postgres_index_cache_core::RowBuf;
-use postgres_index_cache_core::postgres::{DriverEvent, RowChange};
-use postgres_index_cache_core::sync::State;
+use postgres_index_cache_core::tooling::RowBuf;
+use postgres_index_cache_core::tooling::postgres::{DriverEvent, RowChange};
+use postgres_index_cache_core::tooling::sync::State;
 use std::collections::BTreeSet;
 
 /// Returns a row of `kv` as text, to compare it with others.

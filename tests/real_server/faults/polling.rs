@@ -4,7 +4,7 @@
 
 use super::{Injector, Load, limits, rounds, seed};
 use crate::support::DEADLINE;
-use postgres_index_cache_core::postgres::{Replica, ReplicaTable};
+use postgres_index_cache_core::tooling::postgres::{Replica, ReplicaTable};
 use postgres_index_cache_core::{HasPrimaryKey, Indexable};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};

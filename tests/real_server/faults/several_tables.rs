@@ -3,8 +3,8 @@
 
 use super::{Injector, Load, limits, rounds, seed};
 use crate::support::DEADLINE;
-use postgres_index_cache_core::postgres::{Driver, DriverEvent, Verification};
-use postgres_index_cache_core::sync::{State, TableId};
+use postgres_index_cache_core::tooling::postgres::{Driver, DriverEvent, Verification};
+use postgres_index_cache_core::tooling::sync::{State, TableId};
 
 /// Tables that take rules of their own: a deferrable key whose rows swap, partitions that rows move
 /// between, a trigger that writes the row that is being announced, and a cascade.

@@ -16,6 +16,7 @@ pub enum FindingKind {
 
 /// A column of a stale row, with both values as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DifferingColumn {
     /// The column's name.
     pub column: String,
@@ -27,12 +28,14 @@ pub struct DifferingColumn {
 
 /// A row that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Finding {
     /// How the row differs.
     pub kind: FindingKind,
     /// The key, as JSON: a scalar, or an array in key order.
     pub key: String,
     /// The key, as the cells of a cache.
+    #[doc(hidden)]
     pub key_cells: KeyBuf,
     /// The columns that differ, if the row is stale and the cache keeps columns. A cache of an
     /// application's own type keeps none.
@@ -41,6 +44,7 @@ pub struct Finding {
 
 /// The differences between a cache and its table at one exact cut.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ComparisonReport {
     /// How many rows the table has.
     pub rows: usize,

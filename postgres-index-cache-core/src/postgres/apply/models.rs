@@ -3,11 +3,11 @@
 
 use super::finding::{ComparisonReport, Finding, FindingKind};
 use super::sink::{CacheSink, Decoded, RowChangeKind, RowDecoder, RowEvent, WriteMode};
-use crate::Column;
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::postgres::error::ReadError;
 use crate::postgres::quote::quote_identifier;
+use crate::table_cache::Column;
 use crate::table_cache::{
     JsonNulls, KeyBuf, RowBuf, RowError, SeenRows, StoreError, TableShape, Upserted,
 };

@@ -2,7 +2,7 @@
 //! [`RowDecoder`]: how its rows are made of bytes.
 //!
 //! The two are apart because rows are decoded without the cache's lock, and stored under it.
-//! [`TableCache`](crate::TableCache) (in [`cells`](super::cells)) and
+//! [`TableCache`](crate::tooling::TableCache) (in [`cells`](super::cells)) and
 //! [`ModelCache`](super::models::ModelCache) implement them.
 
 use super::finding::ComparisonReport;
@@ -11,7 +11,7 @@ use crate::table_cache::{JsonNulls, KeyBuf, RowBuf, SeenRows, StoreError, TableS
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// How a row of a [`TableCache`](crate::TableCache) has changed.
+/// How a row of a [`TableCache`](crate::tooling::TableCache) has changed.
 #[derive(Debug, Clone)]
 pub enum RowChange {
     /// The row is new.

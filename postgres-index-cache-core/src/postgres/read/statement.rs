@@ -1,10 +1,10 @@
 //! The COPY statements that Q runs: all rows of a table, or those of some keys.
 
-use crate::Column;
 use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::postgres::schema::eligibility::{Distrust, TableConfig};
 use crate::sync::TableSpec;
+use crate::table_cache::Column;
 use crate::table_cache::RowError;
 use crate::value::{CellType, write_json_string};
 use serde_json::value::RawValue;

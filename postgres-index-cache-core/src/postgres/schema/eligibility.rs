@@ -1,7 +1,6 @@
 //! [`TableConfig`]: whether a table can be followed, which columns the cache keeps, and everything
 //! else that driver and engine must know of the table.
 
-use crate::CellType;
 use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::catalog::{self, CatalogTable, RelationKind};
 use crate::postgres::schema::fingerprint::Fingerprint;
@@ -10,6 +9,7 @@ use crate::postgres::schema::triggers::{
 };
 use crate::sync::TableSpec;
 use crate::table_cache::{Column, ShapeError, TableShape};
+use crate::value::CellType;
 use std::sync::Arc;
 
 /// A table to follow, with everything that a driver must know of it.

@@ -2,7 +2,7 @@
 
 use crate::server::{Fault, Rows};
 use crate::world::{World, Wrong};
-use postgres_index_cache_core::sync::{Change, Input, Operation, TableId};
+use postgres_index_cache_core::tooling::sync::{Change, Input, Operation, TableId};
 
 /// An operation on a cache that the engine has asked for.
 #[derive(Debug)]

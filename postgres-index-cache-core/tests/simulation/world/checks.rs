@@ -2,7 +2,7 @@
 
 use crate::server::{KEYS, TABLES};
 use crate::world::World;
-use postgres_index_cache_core::sync::{State, TableId};
+use postgres_index_cache_core::tooling::sync::{State, TableId};
 
 /// A fence that the engine calls reached while operations that came before the fence wait for the
 /// cache's lock.

@@ -6,7 +6,7 @@ use crate::world::cache::{PendingOp, parse_key};
 use crate::world::checks::{Claim, HeldFence};
 use crate::world::tasks::{Stage, Task};
 use crate::world::{FENCES, World, Wrong};
-use postgres_index_cache_core::sync::{
+use postgres_index_cache_core::tooling::sync::{
     AuxConnection, Failure, FenceId, Input, Output, State, TableId, TableSpec,
 };
 use std::time::Duration;

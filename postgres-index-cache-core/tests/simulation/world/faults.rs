@@ -3,7 +3,7 @@
 use crate::server::{CHANNEL, Fault, TABLES};
 use crate::world::tasks::{Stage, Task};
 use crate::world::{FENCES, World};
-use postgres_index_cache_core::sync::{AuxConnection, Input, Rule, TableId};
+use postgres_index_cache_core::tooling::sync::{AuxConnection, Input, Rule, TableId};
 
 /// A mistake that is made on purpose, for the test that some seed finds each of them. The
 /// scenarios are at `RULES` and at the variants of [`Fault`].

@@ -7,7 +7,7 @@
 use crate::server::{Definitions, Fault, Seen, TABLES};
 use crate::world::driver::{KnownTable, spec};
 use crate::world::{World, Wrong};
-use postgres_index_cache_core::sync::{AuxConnection, Input, TableId};
+use postgres_index_cache_core::tooling::sync::{AuxConnection, Input, TableId};
 
 /// Something that the driver waits for. `seen` is `None` while the server has not been asked, and
 /// the server's answer while that answer is on its way to the engine.

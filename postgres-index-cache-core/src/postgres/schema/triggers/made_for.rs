@@ -1,9 +1,9 @@
 //! The columns for which a generated function was made, the settings that they need, and so the
 //! columns whose values in the function's payloads can be trusted.
 
-use crate::CellType;
 use crate::postgres::schema::catalog::{CatalogColumn, CatalogTable, Function, Trigger};
 use crate::postgres::schema::triggers::{PINNED, is_ours, read_comment};
+use crate::value::CellType;
 use sha2::{Digest as _, Sha256};
 
 /// A mark in the text of functions that send values of types that are not built in as their output
