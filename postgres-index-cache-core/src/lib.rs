@@ -209,6 +209,11 @@ pub mod tooling {
     }
 }
 
+/// The README is compiled as the documentation is.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(all(test, feature = "postgres"))]
 mod tests {
     use super::*;
