@@ -1,5 +1,5 @@
-//! The core's two examples, run as their documentation says: `notification_loop` on the
-//! specification's trigger, `app_node` on the one that `install-triggers` makes.
+//! The core's examples, run as their documentation says: `notification_loop` on the specification's
+//! trigger, the others on triggers that `install-triggers` makes.
 
 use crate::support::{DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, lines_of};
 use std::path::Path;
@@ -89,5 +89,119 @@ async fn the_application_node_reads_what_was_written() {
     // The end of stdin shuts the node down in order.
     drop(stdin);
     assert_eq!(lines.recv_timeout(DEADLINE).unwrap(), "1 changes applied");
+    assert!(child.wait().unwrap().success());
+}
+
+/// Sends an HTTP request and returns the status line's code and the body.
+fn http(address: &str, path: &str) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+    let mut socket = std::net::TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(
+        socket,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1.to_string();
+    (code, body)
+}
+
+/// A load balancer must not be told that a service is ready whose cache is stale; the service goes on
+/// answering, and says in each answer what the rows are worth.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_web_service_is_ready_while_its_cache_is_live() {
+    let database = Database::with(USERS).await;
+    database.pgic_ok(&["install-triggers", "users"]);
+    let client = database.client().await;
+    client
+        .batch_execute("INSERT INTO users VALUES ('00000000-0000-0000-0000-000000000001', 1, 2)")
+        .await
+        .unwrap();
+    let mut child = example("web_service", &database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect(NOT_BUILT);
+    let lines = lines_of(child.stdout.take().unwrap());
+    let stdin = child.stdin.take().unwrap();
+    let line = lines.recv_timeout(DEADLINE).unwrap();
+    let address = line.strip_prefix("listening on ").unwrap();
+    assert_eq!(http(address, "/ready"), (200, "live".to_string()));
+    let (code, body) = http(address, "/users/1");
+    assert_eq!(code, 200);
+    assert!(
+        body.contains(r#""email_hash":2"#) && body.contains(r#""live":true"#),
+        "{body}"
+    );
+    client
+        .batch_execute("ALTER TABLE users DISABLE TRIGGER USER")
+        .await
+        .unwrap();
+    let until_stale = tokio::task::spawn_blocking({
+        let address = address.to_string();
+        move || {
+            loop {
+                let (code, body) = http(&address, "/ready");
+                if code == 503 {
+                    return body;
+                }
+                std::thread::yield_now();
+            }
+        }
+    });
+    let body = tokio::time::timeout(DEADLINE, until_stale)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        body.starts_with("stale: users: ") && body.contains("is disabled"),
+        "{body}"
+    );
+    let (_, body) = http(address, "/users/1");
+    assert!(body.contains(r#""live":false"#), "{body}");
+    drop(stdin);
+    assert_eq!(lines.recv_timeout(DEADLINE).unwrap(), "shut down");
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tables_are_joined_in_memory() {
+    use std::io::Write as _;
+    let database = Database::with(
+        "CREATE TABLE customers (id uuid PRIMARY KEY, name text NOT NULL);
+         CREATE TABLE orders (id uuid PRIMARY KEY, customer_id uuid, cents bigint NOT NULL);
+         INSERT INTO customers VALUES ('00000000-0000-0000-0000-00000000000a', 'Ann');
+         INSERT INTO orders VALUES
+            ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-00000000000a', 5),
+            ('00000000-0000-0000-0000-000000000002', NULL, 7);",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "customers", "orders"]);
+    let mut child = example("many_tables", &database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect(NOT_BUILT);
+    let lines = lines_of(child.stdout.take().unwrap());
+    let mut stdin = child.stdin.take().unwrap();
+    assert_eq!(
+        lines.recv_timeout(DEADLINE).unwrap(),
+        "1 customers, 2 orders"
+    );
+    database
+        .client()
+        .await
+        .batch_execute("UPDATE orders SET customer_id = '00000000-0000-0000-0000-00000000000a'")
+        .await
+        .unwrap();
+    writeln!(stdin, "00000000-0000-0000-0000-00000000000a").unwrap();
+    assert_eq!(
+        lines.recv_timeout(DEADLINE).unwrap(),
+        "Ann: 2 orders, 12 cents; orders are live"
+    );
+    drop(stdin);
     assert!(child.wait().unwrap().success());
 }
