@@ -22,144 +22,27 @@
 //!    changed.
 
 mod arena;
+mod condition;
+mod outcome;
+mod place;
 mod row;
+mod seen;
 mod shape;
 
+pub use condition::{Condition, Predicate};
+pub use outcome::{StoreError, Upserted};
 pub use row::{JsonNulls, KeyBuf, RowBuf, RowError};
+pub use seen::SeenRows;
 pub use shape::{Column, ShapeError, TableShape};
 
 use crate::index::{Hits, MultiIndex, SlotTable, Slots};
-use crate::value::{CellType, write_json_string};
-use arena::{Arena, RecordPlace, StoredRecord};
+use arena::{Arena, FixedRows, Record, StoredRecord};
 use foldhash::quality::RandomState;
+use place::{CellPlace, RecordPlace};
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-
-/// The effect of an upsert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upserted {
-    /// No row had the key; the row was added.
-    Added,
-    /// The row with the key was different; it was replaced.
-    Changed,
-    /// The row with the key was equal, byte by byte; nothing was done.
-    Unchanged,
-}
-
-/// The reason why a row could not be stored.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// A row with the same key is in the cache, or came in the same snapshot.
-    #[error("two rows have the key {0}")]
-    DuplicateKey(String),
-    /// All 2^31 slots that a cache can address are in use.
-    #[error("the cache is full: it holds 2^31 rows, the most it can address")]
-    Full,
-    /// The row's cells of no fixed width take more than 4 GiB. The number is their length in bytes,
-    /// headers included.
-    #[error("a row of {0} bytes is longer than a cache can hold")]
-    TooLong(usize),
-    /// The application's model could not take the row.
-    #[error("{0}")]
-    Model(String),
-}
-
-/// The rows that a new snapshot has brought. A snapshot is merged row by row into a cache that has
-/// rows already; the rows that the snapshot did not bring are swept at its end.
-#[derive(Debug, Default)]
-pub struct SeenRows {
-    /// The slots of the rows, as one bit each.
-    slots: Vec<u64>,
-}
-
-impl SeenRows {
-    /// Marks a slot and returns whether this was the first time.
-    pub(crate) fn mark(&mut self, slot: u32) -> bool {
-        let word = slot as usize / 64;
-        let bit = 1 << (slot % 64);
-        if self.slots.len() <= word {
-            self.slots.resize(word + 1, 0);
-        }
-        let is_new = self.slots[word] & bit == 0;
-        self.slots[word] |= bit;
-        is_new
-    }
-
-    /// Returns whether a slot is marked.
-    pub(crate) fn has(&self, slot: u32) -> bool {
-        self.slots
-            .get(slot as usize / 64)
-            .is_some_and(|word| word & (1 << (slot % 64)) != 0)
-    }
-}
-
-/// A condition on one column of a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Condition {
-    /// The column's position in the shape.
-    pub column: usize,
-    /// The predicate that the row's cell must fulfil.
-    pub wanted: Predicate,
-}
-
-/// A predicate on a cell, as `IS NULL`, `IS NOT NULL` and `=` are in SQL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Predicate {
-    /// The cell is SQL NULL.
-    Null,
-    /// The cell is not SQL NULL.
-    NotNull,
-    /// The cell is equal to this one: both have the same [`CellType::comparable`] form.
-    Cell(Vec<u8>),
-}
-
-impl Condition {
-    /// Returns whether a row of `shape` fulfils this condition.
-    pub fn is_fulfilled_by(&self, shape: &TableShape, row: &RowBuf) -> bool {
-        self.wanted
-            .is(shape.columns()[self.column].kind, row.cell(self.column))
-    }
-}
-
-impl Predicate {
-    /// Returns whether a cell of type `kind` fulfils this predicate. `None` is SQL NULL.
-    fn is(&self, kind: CellType, cell: Option<&[u8]>) -> bool {
-        match (self, cell) {
-            (Self::Null, cell) => cell.is_none(),
-            (Self::NotNull, cell) => cell.is_some(),
-            // As in SQL, NULL is equal to nothing.
-            (Self::Cell(_), None) => false,
-            (Self::Cell(wanted), Some(cell)) => kind.comparable(wanted) == kind.comparable(cell),
-        }
-    }
-}
-
-/// Appends one JSON object with the columns whose positions are `columns`, in that order. `cell`
-/// returns the cell of a column.
-fn write_json<'a>(
-    shape: &TableShape,
-    columns: &[usize],
-    cell: impl Fn(usize) -> Option<&'a [u8]>,
-    json: &mut String,
-) {
-    json.push('{');
-    for (at, &column) in columns.iter().enumerate() {
-        if at > 0 {
-            json.push(',');
-        }
-        let described = &shape.columns()[column];
-        write_json_string(&described.name, json);
-        json.push(':');
-        match cell(column) {
-            Some(cell) => described.kind.write_json(cell, json),
-            None => json.push_str("null"),
-        }
-    }
-    json.push('}');
-}
 
 /// The way in which the rows of a [`QueryResult`] were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +77,7 @@ pub struct TableCache {
     shape: Arc<TableShape>,
     hasher: RandomState,
     slots: Slots,
-    fixed: arena::FixedRows,
+    fixed: FixedRows,
     arena: Arena,
     by_key: SlotTable,
     /// For each column of the shape, its index if there is one.
@@ -228,7 +111,9 @@ impl<'a> Row<'a> {
     /// Appends the row as one JSON object with the columns whose positions are `columns`, in that
     /// order.
     pub fn write_json(&self, columns: &[usize], json: &mut String) {
-        write_json(&self.cache.shape, columns, |column| self.cell(column), json);
+        self.cache
+            .shape
+            .write_json(columns, |column| self.cell(column), json);
     }
 }
 
@@ -253,7 +138,7 @@ impl TableCache {
         Self {
             hasher: RandomState::default(),
             slots: Slots::with_capacity(expected),
-            fixed: arena::FixedRows::new(shape.stride()),
+            fixed: FixedRows::new(shape.stride()),
             arena: Arena::default(),
             by_key: SlotTable::with_capacity(expected),
             indexes,
@@ -303,8 +188,8 @@ impl TableCache {
     /// If a row with this key is in the cache, the cache is full, or the row is too long. The cache
     /// is unchanged then.
     pub fn insert_unique(&mut self, row: &RowBuf) -> Result<(), StoreError> {
-        if self.slot_of(self.shape.key_of(row)).is_some() {
-            return Err(StoreError::DuplicateKey(self.shape.key_text(row)));
+        if self.slot_of(row.key_cells(&self.shape)).is_some() {
+            return Err(StoreError::DuplicateKey(row.key_text(&self.shape)));
         }
         self.store_new(row).map(|_| ())
     }
@@ -317,10 +202,10 @@ impl TableCache {
     /// long. The cache is unchanged then.
     pub fn merge(&mut self, row: &RowBuf, seen: &mut SeenRows) -> Result<Upserted, StoreError> {
         if self
-            .slot_of(self.shape.key_of(row))
+            .slot_of(row.key_cells(&self.shape))
             .is_some_and(|slot| seen.has(slot))
         {
-            return Err(StoreError::DuplicateKey(self.shape.key_text(row)));
+            return Err(StoreError::DuplicateKey(row.key_text(&self.shape)));
         }
         let (slot, upserted) = self.put(row)?;
         seen.mark(slot);
@@ -354,7 +239,7 @@ impl TableCache {
 
     /// Does the work of [`upsert`](Self::upsert), and returns the row's slot as well.
     fn put(&mut self, row: &RowBuf) -> Result<(u32, Upserted), StoreError> {
-        let Some(slot) = self.slot_of(self.shape.key_of(row)) else {
+        let Some(slot) = self.slot_of(row.key_cells(&self.shape)) else {
             return self.store_new(row).map(|slot| (slot, Upserted::Added));
         };
         let changed: Vec<usize> = (0..self.shape.columns().len())
@@ -364,7 +249,7 @@ impl TableCache {
             return Ok((slot, Upserted::Unchanged));
         }
         // The last step that can fail (invariant 4).
-        let record = arena::Record::new(&self.shape, row)?;
+        let record = Record::new(&self.shape, row)?;
         // A cell may change and keep its place in the index: 1.10 becomes 1.1.
         let relinked: Vec<usize> = changed
             .into_iter()
@@ -519,8 +404,8 @@ impl TableCache {
             return None;
         }
         match self.shape.place(column) {
-            shape::CellPlace::Fixed { offset, width } => Some(&row[offset..offset + width]),
-            shape::CellPlace::Record { number } => Some(self.arena.cell(
+            CellPlace::Fixed { offset, width } => Some(&row[offset..offset + width]),
+            CellPlace::Record { number } => Some(self.arena.cell(
                 self.shape.place_of_record(row),
                 self.shape.record_cells(),
                 number,
@@ -589,7 +474,7 @@ impl TableCache {
     /// Stores a row whose key the caller knows to be new, and returns its slot.
     fn store_new(&mut self, row: &RowBuf) -> Result<u32, StoreError> {
         // The two steps that can fail come first (invariant 4).
-        let record = arena::Record::new(&self.shape, row)?;
+        let record = Record::new(&self.shape, row)?;
         let slot = self.slots.take().ok_or(StoreError::Full)?;
         self.fixed.ensure(slot);
         // A new fixed part is all zeros, which reads as the first record of the first chunk:
@@ -611,11 +496,11 @@ impl TableCache {
 
     /// Writes the cells of `row` into `slot`, and frees the record that the slot had. `record` is
     /// made of the same row.
-    fn write(&mut self, slot: u32, row: &RowBuf, record: &arena::Record<'_>) {
+    fn write(&mut self, slot: u32, row: &RowBuf, record: &Record<'_>) {
         self.free_record(slot);
         let place = self.arena.store(slot, record);
         let fixed = self.fixed.row_mut(slot);
-        self.shape.write_fixed(fixed, row);
+        row.write_fixed(&self.shape, fixed);
         self.shape.set_place_of_record(fixed, place);
         self.compact();
     }

@@ -10,56 +10,21 @@
 //! dead records, the chunk is *sparse*: its owner moves the live records and releases the chunk.
 //! Closed chunks therefore hold at most about as many dead bytes as live ones.
 
-use super::StoreError;
+use super::outcome::StoreError;
+use super::place::{CellPlace, RecordPlace, read_u32};
 use super::row::RowBuf;
-use super::shape::{CellPlace, TableShape};
+use super::shape::TableShape;
 
 /// The length of a chunk that several records share.
 const CHUNK: usize = 256 * 1024;
 /// The length of the slot and the length of the record at the start of a record.
 const HEADER: usize = 8;
 
-/// The place of a record in the arena.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RecordPlace {
-    chunk: u32,
-    offset: u32,
-}
-
-impl RecordPlace {
-    /// The place of a row without a record.
-    pub(super) const NONE: Self = Self {
-        chunk: u32::MAX,
-        offset: 0,
-    };
-    /// The length of a place in a row's fixed part.
-    pub(super) const BYTES: usize = 8;
-
-    /// Reads a place from the start of `bytes`.
-    pub(super) fn read(bytes: &[u8]) -> Self {
-        Self {
-            chunk: read_u32(bytes, 0),
-            offset: read_u32(bytes, 4),
-        }
-    }
-
-    /// Writes the place to the start of `bytes`.
-    pub(super) fn write(self, bytes: &mut [u8]) {
-        bytes[..4].copy_from_slice(&self.chunk.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.offset.to_le_bytes());
-    }
-}
-
 /// A record's place, and the slot that is written in the record.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StoredRecord {
     pub(super) slot: u32,
     pub(super) place: RecordPlace,
-}
-
-/// Reads the number that begins at position `at`.
-fn read_u32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// The fixed parts of rows, by slot, in segments. Growth moves no rows, except in the first

@@ -6,6 +6,7 @@
 //! payload "id" ─→ KeyBuf::read_json ───────────────────────────────────┴─→ KeyBuf
 //! ```
 
+use super::place::CellPlace;
 use super::shape::TableShape;
 use crate::value::CellError;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -103,7 +104,7 @@ impl RowBuf {
     /// Appends the row as one JSON object with the columns whose positions are `columns`, in that
     /// order.
     pub fn write_json(&self, shape: &TableShape, columns: &[usize], json: &mut String) {
-        super::write_json(shape, columns, |column| self.cell(column), json);
+        shape.write_json(columns, |column| self.cell(column), json);
     }
 
     /// Returns the cell of the column with this position; `None` is SQL NULL.
@@ -219,9 +220,45 @@ impl RowBuf {
         }
     }
 
+    /// Returns the key cells of the row, in key order.
+    pub(super) fn key_cells<'a>(
+        &'a self,
+        shape: &'a TableShape,
+    ) -> impl Iterator<Item = &'a [u8]> + Clone {
+        // A key column may not be null, and `check_complete` refuses a row where it is. So the empty
+        // cell is never used.
+        shape
+            .key()
+            .iter()
+            .map(|&column| self.cell(column).unwrap_or(&[]))
+    }
+
+    /// Returns the key of the row as text for people, for example `7, abc`.
+    pub(super) fn key_text(&self, shape: &TableShape) -> String {
+        let mut text = String::new();
+        for (at, (cell, &column)) in self.key_cells(shape).zip(shape.key()).enumerate() {
+            text.push_str(if at > 0 { ", " } else { "" });
+            shape.columns()[column].kind.write_text(cell, &mut text);
+        }
+        text
+    }
+
+    /// Writes the null bits and the fixed-width cells of the row to `fixed`. The bytes of a NULL
+    /// cell keep their old content, which nothing reads.
+    pub(super) fn write_fixed(&self, shape: &TableShape, fixed: &mut [u8]) {
+        for column in 0..shape.columns().len() {
+            let cell = self.cell(column);
+            // Clears the bit as well as sets it: the slot may have had another row before.
+            shape.set_null(fixed, column, cell.is_none());
+            if let (CellPlace::Fixed { offset, width }, Some(cell)) = (shape.place(column), cell) {
+                fixed[offset..offset + width].copy_from_slice(cell);
+            }
+        }
+    }
+
     /// Returns whether the row has this key.
     pub fn has_key(&self, shape: &TableShape, key: &KeyBuf) -> bool {
-        shape.key_of(self).eq(key.cells())
+        self.key_cells(shape).eq(key.cells())
     }
 }
 
@@ -422,7 +459,7 @@ impl KeyBuf {
     /// Returns the key of a row.
     pub fn of_row(shape: &TableShape, row: &RowBuf) -> Self {
         let mut key = Self::default();
-        for cell in shape.key_of(row) {
+        for cell in row.key_cells(shape) {
             key.bytes.extend(cell);
             key.ends.push(key.bytes.len());
         }

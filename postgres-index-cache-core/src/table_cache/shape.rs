@@ -7,9 +7,8 @@
 //! Only columns that may be null have a null bit. The fixed part has a place of a record only if
 //! some column has no fixed width.
 
-use super::arena::RecordPlace;
-use super::row::RowBuf;
-use crate::value::CellType;
+use super::place::{CellPlace, RecordPlace};
+use crate::value::{CellType, write_json_string};
 use std::collections::HashMap;
 
 /// A column whose values a cache keeps.
@@ -36,15 +35,6 @@ pub enum ShapeError {
     /// This key column is not among the columns.
     #[error("the key column \"{0}\" is not among the columns")]
     UnknownKeyColumn(String),
-}
-
-/// The place of a column's cell in each row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CellPlace {
-    /// `width` bytes of the fixed part, from position `offset`.
-    Fixed { offset: usize, width: usize },
-    /// Cell `number` of the record, counted from zero.
-    Record { number: usize },
 }
 
 /// The columns of a [`TableCache`](super::TableCache) and the layout of its rows.
@@ -179,43 +169,41 @@ impl TableShape {
         }
     }
 
-    /// Writes the null bits and the fixed-width cells of `row` to `fixed`. The bytes of a NULL cell
-    /// keep their old content, which nothing reads.
-    pub(super) fn write_fixed(&self, fixed: &mut [u8], row: &RowBuf) {
-        for (column, place) in self.places.iter().enumerate() {
-            let cell = row.cell(column);
-            // Clears the bit as well as sets it: the slot may have had another row before.
-            if let Some(bit) = self.null_bits[column] {
-                let mask = 1 << (bit % 8);
-                fixed[bit / 8] = if cell.is_none() {
-                    fixed[bit / 8] | mask
-                } else {
-                    fixed[bit / 8] & !mask
-                };
-            }
-            if let (CellPlace::Fixed { offset, width }, Some(cell)) = (*place, cell) {
-                fixed[offset..offset + width].copy_from_slice(cell);
-            }
+    /// Sets or clears the null bit of a column in a row's fixed part. A column that is never null
+    /// has no such bit; nothing is written then.
+    pub(super) fn set_null(&self, fixed: &mut [u8], column: usize, is_null: bool) {
+        let Some(bit) = self.null_bits[column] else {
+            return;
+        };
+        let mask = 1 << (bit % 8);
+        if is_null {
+            fixed[bit / 8] |= mask;
+        } else {
+            fixed[bit / 8] &= !mask;
         }
     }
 
-    /// Returns the key cells of a row, in key order.
-    pub(super) fn key_of<'a>(&'a self, row: &'a RowBuf) -> impl Iterator<Item = &'a [u8]> + Clone {
-        // `RowBuf` refuses a null in a column that may not be null, so the empty cell is not used.
-        self.key
-            .iter()
-            .map(|&column| row.cell(column).unwrap_or(&[]))
-    }
-
-    /// Returns the key of a row as text for people, for example `7, abc`.
-    pub(super) fn key_text(&self, row: &RowBuf) -> String {
-        let mut text = String::new();
-        for (at, &column) in self.key.iter().enumerate() {
-            text.push_str(if at > 0 { ", " } else { "" });
-            self.columns[column]
-                .kind
-                .write_text(row.cell(column).unwrap_or(&[]), &mut text);
+    /// Appends one JSON object with the columns whose positions are `columns`, in that order. `cell`
+    /// returns the cell of a column.
+    pub(super) fn write_json<'a>(
+        &self,
+        columns: &[usize],
+        cell: impl Fn(usize) -> Option<&'a [u8]>,
+        json: &mut String,
+    ) {
+        json.push('{');
+        for (at, &column) in columns.iter().enumerate() {
+            if at > 0 {
+                json.push(',');
+            }
+            let described = &self.columns[column];
+            write_json_string(&described.name, json);
+            json.push(':');
+            match cell(column) {
+                Some(cell) => described.kind.write_json(cell, json),
+                None => json.push_str("null"),
+            }
         }
-        text
+        json.push('}');
     }
 }

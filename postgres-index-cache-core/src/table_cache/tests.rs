@@ -2,6 +2,7 @@
 //! the memory that dead records take.
 
 use super::*;
+use crate::value::CellType;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
