@@ -8,8 +8,10 @@
 //! ```
 //!
 //! Columns of integers and uuids have an index from the start. Another column has one only after
-//! [`TableCache::ensure_index`] was called for that column, which neither the driver nor `pgic`
-//! does: conditions on text, dates and the like look at every row.
+//! [`TableCache::ensure_index`] was called for that column. Whoever keeps a cache for long calls it
+//! before the first [`find`](TableCache::find) with conditions on the column: `pgic shell` and
+//! `pgic query --watch` do. Whoever asks once does not: a scan of every row takes less time than
+//! making an index.
 //!
 //! # Invariants
 //! 1. A slot is in use exactly when a row stands in that slot. The key table holds each slot in use
@@ -131,8 +133,7 @@ impl TableCache {
     pub fn new(shape: Arc<TableShape>, expected: usize) -> Self {
         let mut indexes = Vec::new();
         for (at, column) in shape.columns().iter().enumerate() {
-            // A key of one column needs no index: the key table finds its rows.
-            let is_indexed = column.kind.is_indexed_at_load() && shape.key() != [at];
+            let is_indexed = column.kind.is_indexed_at_load() && !is_found_by_key(&shape, at);
             indexes.push(is_indexed.then(|| MultiIndex::with_capacity(expected)));
         }
         Self {
@@ -293,13 +294,39 @@ impl TableCache {
         *self = Self::new(Arc::clone(&self.shape), 0);
     }
 
+    /// Returns the positions of the columns for which [`ensure_index`](Self::ensure_index) would
+    /// help [`find`](Self::find) with these conditions. There are none if the key finds the row.
+    pub fn missing_indexes(&self, conditions: &[Condition]) -> Vec<usize> {
+        if self.named_key(conditions).is_some() {
+            return Vec::new();
+        }
+        let mut missing: Vec<usize> = conditions
+            .iter()
+            .filter(|condition| is_answered_by_index(&condition.wanted))
+            .map(|condition| condition.column)
+            .filter(|&column| self.can_index(column))
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing
+    }
+
+    /// Returns the most bytes that one more index takes, for the rows that the cache has.
+    pub fn index_bytes(&self) -> usize {
+        /// An index of distinct values takes about 8 bytes a row. It takes most if each value stands
+        /// in two rows: then every two rows have a posting list, with a vector of its own.
+        const BYTES_PER_ROW: usize = 48;
+        self.len() * BYTES_PER_ROW
+    }
+
     /// Makes an index on a column, if there is none, in one pass over the rows. Conditions on the
-    /// column then need no scan. Does nothing for a column that is the whole key.
+    /// column then need no scan. The index is kept in step with the rows until the next
+    /// [`clear`](Self::clear).
     ///
-    /// The driver and `pgic` do not call this: integer and uuid columns have an index anyway, and
-    /// conditions on other columns scan.
+    /// Does nothing for a column that is the whole key, unless the type has several cells for one
+    /// value, as `numeric` has for 1.1 and 1.10. The key table finds one of those cells alone.
     pub fn ensure_index(&mut self, column: usize) {
-        if self.indexes[column].is_some() || self.shape.key() == [column] {
+        if !self.can_index(column) {
             return;
         }
         self.indexes[column] = Some(MultiIndex::with_capacity(self.len()));
@@ -307,6 +334,11 @@ impl TableCache {
         for slot in slots {
             self.link(slot, column);
         }
+    }
+
+    /// Returns whether [`ensure_index`](Self::ensure_index) would make an index on a column.
+    fn can_index(&self, column: usize) -> bool {
+        self.indexes[column].is_none() && !is_found_by_key(&self.shape, column)
     }
 
     /// Returns the rows that fulfil all of `conditions`. They are found by the key or by the index
@@ -331,10 +363,11 @@ impl TableCache {
     /// Chooses the way to find the rows that fulfil `conditions`, and returns the slots found.
     fn candidates(&self, conditions: &[Condition]) -> Candidates {
         // A key finds at most one row: no index can do better.
-        if let Some(slots) = self.by_single_key(conditions) {
+        if let Some(key) = self.named_key(conditions) {
+            let slot = self.slot_of(key.into_iter());
             return Candidates {
                 access: AccessPath::Key,
-                slots,
+                slots: slot.into_iter().collect(),
             };
         }
         let by_index = conditions
@@ -352,26 +385,26 @@ impl TableCache {
         }
     }
 
-    /// Returns the slots, none or one, that a condition on a key of one column finds. Returns
-    /// `None` if the key table can answer none of `conditions`.
-    fn by_single_key(&self, conditions: &[Condition]) -> Option<Vec<u32>> {
-        let &[key] = self.shape.key() else {
-            return None;
-        };
-        // The key table compares cells by their bytes, a condition by their comparable forms. For
-        // integers and uuids both are the same; numeric keys 1.10 and 1.1 are one value to SQL.
-        if !self.shape.columns()[key].kind.is_indexed_at_load() {
-            return None;
+    /// Returns the cells of the key that `conditions` name, in key order. Returns `None` if the key
+    /// table cannot answer `conditions`: a key column has no condition on its value, or is of a type
+    /// with several cells for one value.
+    fn named_key<'c>(&self, conditions: &'c [Condition]) -> Option<Vec<&'c [u8]>> {
+        let mut key = Vec::with_capacity(self.shape.key().len());
+        for &column in self.shape.key() {
+            // The key table compares cells by their bytes, a condition by their comparable forms.
+            // Numeric keys 1.10 and 1.1 are one value to SQL and two to the key table.
+            if !self.shape.columns()[column].kind.compares_by_cell() {
+                return None;
+            }
+            let cell = conditions
+                .iter()
+                .find_map(|condition| match &condition.wanted {
+                    Predicate::Cell(cell) if condition.column == column => Some(cell.as_slice()),
+                    _ => None,
+                })?;
+            key.push(cell);
         }
-        conditions
-            .iter()
-            .find_map(|condition| match &condition.wanted {
-                Predicate::Cell(cell) if condition.column == key => {
-                    let slot = self.slot_of(std::iter::once(cell.as_slice()));
-                    Some(slot.into_iter().collect())
-                }
-                _ => None,
-            })
+        Some(key)
     }
 
     /// Returns the slots that the index of a condition's column finds; `None` if the column has no
@@ -382,7 +415,6 @@ impl TableCache {
         let wanted = match &condition.wanted {
             Predicate::Cell(cell) => Some(kind.comparable(cell)),
             Predicate::Null => None,
-            // A hash index finds one value, not all the others.
             Predicate::NotNull => return None,
         };
         let hash = self.value_hash(wanted.as_deref());
@@ -597,6 +629,18 @@ impl TableCache {
         });
         self.arena.validate(records)
     }
+}
+
+/// Returns whether the key table finds rows by the value of this column: the column is the whole
+/// key, and each value has one cell.
+fn is_found_by_key(shape: &TableShape, column: usize) -> bool {
+    shape.key() == [column] && shape.columns()[column].kind.compares_by_cell()
+}
+
+/// Returns whether an index on its column can answer a predicate. A hash index finds one value, or
+/// NULL. It cannot find all the values that are not NULL.
+fn is_answered_by_index(wanted: &Predicate) -> bool {
+    matches!(wanted, Predicate::Cell(_) | Predicate::Null)
 }
 
 impl fmt::Debug for TableCache {

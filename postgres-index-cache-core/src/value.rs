@@ -156,8 +156,7 @@ impl CellType {
     }
 
     /// Returns whether columns of this type have an index from the start. Other columns have none
-    /// until [`TableCache::ensure_index`](crate::tooling::TableCache::ensure_index) is called for them,
-    /// which neither the driver nor `pgic` does.
+    /// until [`TableCache::ensure_index`](crate::tooling::TableCache::ensure_index) is called for them.
     pub fn is_indexed_at_load(self) -> bool {
         matches!(self, Self::Int2 | Self::Int4 | Self::Int8 | Self::Uuid)
     }
@@ -424,6 +423,29 @@ impl CellType {
             },
             Self::Bpchar => Cow::Borrowed(text(cell).trim_end_matches(' ').as_bytes()),
             _ => Cow::Borrowed(cell),
+        }
+    }
+
+    /// Returns whether PostgreSQL's `=` holds for two values exactly if their cells are equal. For
+    /// such a type [`comparable`](Self::comparable) returns every cell as it is.
+    pub(crate) fn compares_by_cell(self) -> bool {
+        match self {
+            Self::Numeric | Self::Float4 | Self::Float8 | Self::Bpchar => false,
+            Self::Bool
+            | Self::Int2
+            | Self::Int4
+            | Self::Int8
+            | Self::Uuid
+            | Self::Date
+            | Self::Timestamp
+            | Self::Timestamptz
+            | Self::Text
+            | Self::Bytea
+            | Self::Json
+            | Self::Jsonb
+            | Self::Other
+            | Self::Written
+            | Self::WrittenArray => true,
         }
     }
 }

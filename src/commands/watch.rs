@@ -13,7 +13,7 @@ use super::Context;
 use crate::exit_code::ExitCode;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
-use crate::tables::supervised::explain;
+use crate::tables::supervised::{explain, indexed_cache};
 use crate::tables::target::Target;
 use anyhow::Context as _;
 use jiff::Zoned;
@@ -219,19 +219,18 @@ impl Watch {
                 Format::Json => json::line([("event", json!("live"))]),
             };
         }
+        if self.format == Format::Text {
+            return self.answer(supervisor);
+        }
+        // As JSON the changes follow one by one: no later question would use an index.
         let cache = supervisor.cache(TableId(0));
         let answer = cache.find(&self.target.conditions);
-        match self.format {
-            Format::Text => self.answer(supervisor),
-            Format::Json => {
-                let rows = answer
-                    .rows
-                    .iter()
-                    .map(|row| self.line(None, Some(&row.to_buf()), 1));
-                rows.collect::<String>()
-                    + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
-            }
-        }
+        let rows = answer
+            .rows
+            .iter()
+            .map(|row| self.line(None, Some(&row.to_buf()), 1));
+        rows.collect::<String>()
+            + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
     }
 
     /// Begins again with the table as it is now, since it was altered, or another table has its
@@ -272,7 +271,7 @@ impl Watch {
 
     /// Returns the answer as text, followed by the number of its rows.
     fn answer(&self, supervisor: &Supervisor<Target>) -> String {
-        let cache = supervisor.cache(TableId(0));
+        let cache = indexed_cache(supervisor, TableId(0), &self.target.conditions);
         let answer = cache.find(&self.target.conditions);
         let rows = rows(
             Format::Text,

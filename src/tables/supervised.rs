@@ -9,10 +9,13 @@ use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, in_the_way, loading, prepare};
 use crate::tables::{PlannedCache, check_memory, explain_failure};
 use anyhow::Context as _;
+use postgres_index_cache_core::parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 use postgres_index_cache_core::tooling::postgres::{
     Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed,
     sqlstate::{self, Policy},
 };
+use postgres_index_cache_core::tooling::sync::TableId;
+use postgres_index_cache_core::tooling::{Condition, TableCache};
 use std::sync::Arc;
 
 /// A command's way to make a target of a table. Used again whenever the table is described afresh.
@@ -183,6 +186,44 @@ pub async fn open(
         stepped.map_err(explain)?;
     }
     Ok(supervisor)
+}
+
+/// Locks the cache of a table for reading, once the cache has the indexes that help to find the rows
+/// that fulfil `conditions`. Making an index takes longer than a scan, which pays off as soon as a
+/// live cache is asked again.
+pub fn indexed_cache<'a>(
+    supervisor: &'a Supervisor<Target>,
+    table: TableId,
+    conditions: &[Condition],
+) -> RwLockReadGuard<'a, TableCache> {
+    let cache = supervisor.cache(table);
+    let missing = cache.missing_indexes(conditions);
+    if missing.is_empty() {
+        return cache;
+    }
+    // A cache that outgrows the bound on memory is given up. A question must not do that to a table
+    // which is live: then the answer takes a scan.
+    let lock = RwLockReadGuard::rwlock(&cache);
+    let more = missing.len() * cache.index_bytes();
+    // Before the other caches are locked, and this one for writing: a thread that waits for a lock
+    // which it holds itself waits for ever.
+    drop(cache);
+    let used: usize = (0..supervisor.targets().len())
+        .map(|at| supervisor.cache(TableId(at)).memory_bytes())
+        .sum();
+    if used + more > supervisor.driver().max_memory() {
+        return lock.read();
+    }
+    let mut cache = lock.write();
+    for column in missing {
+        tracing::debug!(
+            table = supervisor.target(table).name(),
+            column = cache.shape().columns()[column].name,
+            "make an index"
+        );
+        cache.ensure_index(column);
+    }
+    RwLockWriteGuard::downgrade(cache)
 }
 
 /// Returns the error of a supervisor that could not go on, with a hint if one is known.

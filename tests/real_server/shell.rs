@@ -90,6 +90,37 @@ fn end_line(command: &str, rows: usize) -> Value {
     json!({"event": "end", "command": command, "rows": rows, "state": "live"})
 }
 
+/// A live cache is asked again and again. The first question about a text column makes an index, in
+/// which the next ones find their rows while the table changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_is_indexed_when_it_first_stands_in_a_condition() {
+    let database = tables().await;
+    let client = database.client().await;
+    let arguments = ["-v", "-o", "json", "people", "\"Odd Name\""];
+    let mut shell = Shell::start(&database, &arguments);
+    assert_eq!(shell.ask("count people name=p7")[0], json!({"count":1}));
+    let sql = "UPDATE people SET name = 'p7' WHERE id IN (8, 9)";
+    client.batch_execute(sql).await.unwrap();
+    assert_eq!(shell.ask("count people name=p7")[0], json!({"count":3}));
+    // Every row may be wanted, which no index helps to find.
+    assert_eq!(shell.ask("count people name!=null")[0], json!({"count":50}));
+    assert_eq!(shell.ask("\"Odd Name\" Key=l")[0]["a b"], "null");
+    let (code, trace) = shell.close();
+    assert_eq!(code, 0, "{trace}");
+    let found: Vec<&str> = trace
+        .lines()
+        .filter_map(|line| Some(line.split_once(": found ")?.1))
+        .collect();
+    let expected = [
+        "access=Index(1) looked_at=1",
+        "access=Index(1) looked_at=3",
+        "access=Scan looked_at=50",
+        "access=Key looked_at=1",
+    ];
+    assert_eq!(found, expected, "{trace}");
+    assert_eq!(trace.matches("make an index").count(), 1, "{trace}");
+}
+
 /// A program that writes to the database and then asks a shell must find what was written. Each
 /// line is answered behind a fence of its own.
 #[tokio::test(flavor = "multi_thread")]

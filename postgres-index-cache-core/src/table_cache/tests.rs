@@ -181,6 +181,165 @@ proptest! {
     }
 }
 
+/// The keys for whose rows `find` looks below: of an integer, of a text, of a type that has several
+/// cells for one value, and of two columns.
+const KEYS: [&[&str]; 4] = [&["id"], &["note"], &["price"], &["part", "id"]];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn an_index_that_is_made_at_any_time_finds_what_a_scan_finds(
+        changes in prop::collection::vec((plain_rows(), any::<bool>()), 0..80),
+        indexed_after in 0_usize..80,
+        key_number in 0..KEYS.len(),
+    ) {
+        let shape = shape(KEYS[key_number]);
+        let mut scanned = TableCache::new(Arc::clone(&shape), 0);
+        let mut indexed = TableCache::new(Arc::clone(&shape), 0);
+        for (at, (mut plain, is_removed)) in changes.into_iter().enumerate() {
+            if at == indexed_after {
+                for column in 0..shape.columns().len() {
+                    indexed.ensure_index(column);
+                }
+            }
+            // Any of these may be a key column here, which is never null.
+            plain.price.get_or_insert(0);
+            plain.note.get_or_insert_default();
+            let row = row(&shape, &plain.json()).unwrap();
+            for cache in [&mut scanned, &mut indexed] {
+                if is_removed {
+                    cache.remove(&KeyBuf::of_row(&shape, &row));
+                } else {
+                    cache.upsert(&row).unwrap();
+                }
+            }
+            indexed.validate().map_err(TestCaseError::fail)?;
+        }
+        let column = |name: &str| shape.position(name).unwrap();
+        let wanted = [
+            (column("note"), Predicate::Cell(b"a".to_vec())),
+            (column("note"), Predicate::Null),
+            (column("price"), Predicate::Cell(b"2.1".to_vec())),
+            (column("part"), Predicate::Cell(b"p1".to_vec())),
+            (column("doc"), Predicate::Null),
+            (column("note"), Predicate::NotNull),
+        ];
+        for (column, wanted) in wanted {
+            let condition = [Condition { column, wanted }];
+            let by_scan: Vec<String> = found(&scanned, &condition);
+            prop_assert_eq!(found(&indexed, &condition), by_scan, "{:?}", condition);
+        }
+    }
+}
+
+/// Returns the rows that fulfil the conditions as JSON, in one order for all caches.
+fn found(cache: &TableCache, conditions: &[Condition]) -> Vec<String> {
+    let answer = cache.find(conditions);
+    let mut rows: Vec<String> = answer.rows.iter().map(|row| format!("{row:?}")).collect();
+    rows.sort();
+    rows
+}
+
+/// Returns a cache of thirty rows with this key.
+fn filled(key: &[&str]) -> TableCache {
+    let mut cache = TableCache::new(shape(key), 0);
+    for id in 0..30 {
+        let plain = Plain {
+            id,
+            hash: None,
+            price: Some(u8::try_from(id).unwrap()),
+            note: Some(format!("n{id}")),
+        };
+        let row = row(cache.shape(), &plain.json()).unwrap();
+        cache.upsert(&row).unwrap();
+    }
+    cache
+}
+
+/// Returns the condition that a column has this cell.
+fn equals(cache: &TableCache, column: &str, cell: &[u8]) -> Condition {
+    Condition {
+        column: cache.shape().position(column).unwrap(),
+        wanted: Predicate::Cell(cell.to_vec()),
+    }
+}
+
+#[test]
+fn a_row_is_found_by_its_whole_key_of_any_type() {
+    let by_text = filled(&["note"]);
+    let answer = by_text.find(&[equals(&by_text, "note", b"n7")]);
+    assert_eq!((answer.access, answer.rows.len()), (AccessPath::Key, 1));
+    // All columns of the key are needed, in any order.
+    let by_two = filled(&["part", "id"]);
+    let part = equals(&by_two, "part", b"p1");
+    let id = equals(&by_two, "id", &7_i32.to_le_bytes());
+    let answer = by_two.find(&[id, part.clone()]);
+    assert_eq!((answer.access, answer.rows.len()), (AccessPath::Key, 1));
+    let answer = by_two.find(std::slice::from_ref(&part));
+    assert_eq!((answer.access, answer.rows.len()), (AccessPath::Scan, 10));
+    // The key table has 2.10 and 2.1 in two places, though they are one value to SQL: both rows of
+    // this cache must be found. An index has them in one.
+    let mut by_number = filled(&["price"]);
+    let price = [equals(&by_number, "price", b"2.1")];
+    assert_eq!(by_number.find(&price).access, AccessPath::Scan);
+    assert_eq!(by_number.find(&price).rows.len(), 2);
+    assert_eq!(by_number.missing_indexes(&price), [3]);
+    by_number.ensure_index(3);
+    assert_eq!(by_number.find(&price).access, AccessPath::Index(3));
+    assert_eq!(by_number.find(&price).rows.len(), 2);
+}
+
+#[test]
+fn only_indexes_that_would_help_are_missing() {
+    let mut cache = filled(&["id"]);
+    let note = equals(&cache, "note", b"n7");
+    let part = equals(&cache, "part", b"p1");
+    let hash = equals(&cache, "hash", &1_i64.to_le_bytes());
+    let id = equals(&cache, "id", &7_i32.to_le_bytes());
+    let with_price = Condition {
+        column: 3,
+        wanted: Predicate::NotNull,
+    };
+    let conditions = [note.clone(), part, note.clone(), hash, with_price];
+    assert_eq!(cache.missing_indexes(&conditions), [1, 4]);
+    // The key finds the row, whatever else is asked of it.
+    assert!(cache.missing_indexes(&[note.clone(), id]).is_empty());
+    assert_eq!(
+        cache.find(std::slice::from_ref(&note)).access,
+        AccessPath::Scan
+    );
+    cache.ensure_index(4);
+    assert!(
+        cache
+            .missing_indexes(std::slice::from_ref(&note))
+            .is_empty()
+    );
+    let answer = cache.find(&[note]);
+    assert_eq!(answer.access, AccessPath::Index(4));
+    assert_eq!((answer.rows.len(), answer.looked_at), (1, 1));
+}
+
+#[test]
+fn an_index_takes_at_most_the_bytes_that_are_said() {
+    // Each note stands in two rows, of which an index takes most.
+    let mut cache = TableCache::new(shape(&["id"]), 0);
+    for id in 0..10_000 {
+        let json = format!(
+            r#"{{"id":{id},"part":"","hash":null,"price":null,"note":"n{}","doc":null}}"#,
+            id / 2
+        );
+        let row = row(cache.shape(), &json).unwrap();
+        cache.upsert(&row).unwrap();
+    }
+    let expected = cache.memory_bytes() + cache.index_bytes();
+    cache.ensure_index(4);
+    assert!(
+        cache.memory_bytes() <= expected,
+        "{} bytes, {expected} expected",
+        cache.memory_bytes()
+    );
+}
+
 #[test]
 fn dead_records_do_not_pile_up() {
     fn write(cache: &mut TableCache, id: i32, version: i32) {

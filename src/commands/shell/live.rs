@@ -8,13 +8,14 @@ use super::changes::{Changes, Shown};
 use super::notices::Notices;
 use crate::render::Format;
 use crate::tables::explain_failure;
+use crate::tables::supervised::indexed_cache;
 use crate::tables::target::Target;
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
-use postgres_index_cache_core::tooling::TableCache;
 use postgres_index_cache_core::tooling::postgres::{
     Driver, DriverEvent, Supervisor, SupervisorEvent, Verification,
 };
 use postgres_index_cache_core::tooling::sync::{FenceId, State, TableId};
+use postgres_index_cache_core::tooling::{Condition, TableCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -145,6 +146,16 @@ impl LiveCaches {
     /// Returns the rows of a table, which do not change while the guard is held.
     pub(super) fn cache(&self, at: usize) -> RwLockReadGuard<'_, TableCache> {
         self.supervisor.cache(TableId(at))
+    }
+
+    /// Returns the rows of a table, as [`cache`](Self::cache) does, once they are indexed by the
+    /// columns of `conditions`, as far as memory allows.
+    pub(super) fn indexed_cache(
+        &self,
+        at: usize,
+        conditions: &[Condition],
+    ) -> RwLockReadGuard<'_, TableCache> {
+        indexed_cache(&self.supervisor, TableId(at), conditions)
     }
 
     /// Returns a table as defined when the rows in the cache were read.

@@ -23,6 +23,7 @@ use crate::tables::{self, estimate};
 use crate::triggers::observe::observe;
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::postgres::{ComparisonReport, Verification};
+use postgres_index_cache_core::tooling::{Condition, QueryResult, TableCache};
 use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -316,8 +317,8 @@ impl Session {
             ..
         } = self.live.target(at);
         let conditions = asked.conditions(shape)?;
-        let cache = self.live.cache(at);
-        let answer = cache.find(&conditions);
+        let cache = self.live.indexed_cache(at, &conditions);
+        let answer = found(&cache, &conditions);
         let count = answer.rows.len();
         // A prompt that prints a million rows by mistake is of no use, and `.limit` is quickly
         // typed.
@@ -346,7 +347,8 @@ impl Session {
     fn count(&mut self, question: Question) -> anyhow::Result<Answer> {
         let Question { at, asked, notices } = question;
         let conditions = asked.conditions(&self.live.target(at).shape)?;
-        let count = self.live.cache(at).find(&conditions).rows.len();
+        let cache = self.live.indexed_cache(at, &conditions);
+        let count = found(&cache, &conditions).rows.len();
         let text = match self.format {
             Format::Text => format!("{count}\n"),
             Format::Json => json::line([("count", json!(count))]),
@@ -505,6 +507,13 @@ impl Session {
         }
         Ok(text)
     }
+}
+
+/// Returns the rows that fulfil the conditions. The trace (`-v`) says how they were found.
+fn found<'a>(cache: &'a TableCache, conditions: &[Condition]) -> QueryResult<'a> {
+    let answer = cache.find(conditions);
+    tracing::debug!(access = ?answer.access, looked_at = answer.looked_at, "found");
+    answer
 }
 
 /// A table and sessions of the server, as the catalogue has them now.

@@ -49,6 +49,12 @@ pub(super) fn bytes_between_checks(max_memory: usize) -> usize {
 }
 
 impl Driver {
+    /// Returns the bytes that the caches, and the changes that wait for them, may take:
+    /// [`DriverOptions::max_memory`](crate::postgres::DriverOptions::max_memory).
+    pub fn max_memory(&self) -> usize {
+        self.options.max_memory
+    }
+
     /// Returns how many bytes a row may have. Some rows are on their way at a time, and each is there
     /// several times for a moment.
     pub(super) fn longest_row(&self) -> usize {
