@@ -313,8 +313,8 @@ impl TableCache {
 
     /// Returns the most bytes that one more index takes, for the rows that the cache has.
     pub fn index_bytes(&self) -> usize {
-        /// An index of distinct values takes about 8 bytes a row. It takes most if each value stands
-        /// in two rows: then every two rows have a posting list, with a vector of its own.
+        /// An index of distinct values takes about 8 bytes a row. It takes most if each value
+        /// stands in two rows: then every two rows have a posting list, with a vector of its own.
         const BYTES_PER_ROW: usize = 48;
         self.len() * BYTES_PER_ROW
     }
@@ -386,8 +386,8 @@ impl TableCache {
     }
 
     /// Returns the cells of the key that `conditions` name, in key order. Returns `None` if the key
-    /// table cannot answer `conditions`: a key column has no condition on its value, or is of a type
-    /// with several cells for one value.
+    /// table cannot answer `conditions`: a key column has no condition on its value, or is of a
+    /// type with several cells for one value.
     fn named_key<'c>(&self, conditions: &'c [Condition]) -> Option<Vec<&'c [u8]>> {
         let mut key = Vec::with_capacity(self.shape.key().len());
         for &column in self.shape.key() {

@@ -1,5 +1,5 @@
-//! [`Driver`]: runs the engine on tokio-postgres. It does what the engine asks for, and tells it what
-//! happens.
+//! [`Driver`]: runs the engine on tokio-postgres. The driver does the work that the engine asks
+//! for, and tells the engine of everything that happens.
 //!
 //! ```text
 //!              notifications, answers, rows, time
@@ -8,10 +8,13 @@
 //!              NOTIFY, COPY, look                      └──→ CacheWriter ─ lock ─→ cache
 //! ```
 //!
-//! - `turn`: waits for one thing to happen, and takes it in.
-//! - `outputs`: does what the engine asks for, and what waits for the caches' locks.
-//! - `connections`, `reads`, `looks`: what is asked of L, F and Q, and what follows from the answers.
+//! - `turn`: waits for one thing to happen, and hands it to the engine.
+//! - `outputs`: carries out the engine's outputs, and applies changes once a cache's lock is free.
+//! - `connections`: opens L, F and Q, and sends tokens by them.
+//! - `reads`: reads tables and rows on Q, and compares caches with their tables.
+//! - `looks`: looks at the tables' definitions on F.
 //! - `memory`: keeps the caches within their bound.
+//! - `events`: what the driver tells whoever looks on.
 
 mod connections;
 mod events;
@@ -49,31 +52,37 @@ use tokio_postgres::Notification;
 use turn::TaskEvent;
 use uuid::Uuid;
 
-/// How many messages of a read may be on their way.
+/// The most messages of a read that may be on their way. Q waits while the channel is full, so a
+/// fast server cannot fill the memory.
 const READ_MESSAGES: usize = 4;
 
-/// The state of a table, for whoever looks on. What the engine says counts once the operations that
-/// wait for the cache's lock are done.
+/// The state of a table as the driver tells it. The engine's state counts once the operations that
+/// wait for the cache's lock are applied.
 #[derive(Debug, Clone, Copy)]
 struct TableProgress {
     /// The state that was told last.
     state: State,
-    /// Whether the engine says that the table is live.
+    /// Whether the engine has called the table live, and the driver has not told so yet.
     is_live_next: bool,
-    /// The highest fence that the engine says is reached.
+    /// The highest fence that the engine has called reached.
     arrived: Option<FenceId>,
-    /// The highest fence that is reached.
+    /// The highest fence up to which every change is in the cache.
     reached: Option<FenceId>,
 }
 
-/// The receivers of what tasks say. Each has its sender beside it, to be given to tasks.
+/// The channels from the driver's tasks to the driver. Each receiver has its sender beside it, of
+/// which every task gets a clone.
 struct Channels {
+    /// Sessions that were opened, and sessions that ended.
     connections: mpsc::Receiver<ConnectionEvent>,
     connections_tx: mpsc::Sender<ConnectionEvent>,
+    /// Answers of the server to statements on L and F, and to tokens on Q.
     tasks: mpsc::Receiver<TaskEvent>,
     tasks_tx: mpsc::Sender<TaskEvent>,
+    /// Rows that Q reads. The driver takes none while their cache is locked.
     rows: mpsc::Receiver<ReadMessage>,
     rows_tx: mpsc::Sender<ReadMessage>,
+    /// Failures of reads. They have a channel of their own, since `rows` may be full.
     failures: mpsc::Receiver<ReadFailed>,
     failures_tx: mpsc::Sender<ReadFailed>,
 }
@@ -97,13 +106,15 @@ impl Channels {
     }
 }
 
-/// A driver that follows tables. Nothing happens unless one of its methods is awaited.
+/// A driver that follows tables. Nothing happens unless one of the driver's methods is awaited.
 pub struct Driver {
     engine: Engine,
+    /// The tables, by their [`TableId`]s.
     tables: Vec<DriverTable>,
-    /// What Q does.
+    /// The read that Q is asked for, and the answers to comparisons.
     reads: Reads,
     options: DriverOptions,
+    /// Opens sessions with the server.
     open: Open,
     /// The connections; `None` while they are lost.
     sessions: Option<Sessions>,
@@ -113,27 +124,33 @@ pub struct Driver {
     /// The highest number of an opening.
     epochs: u64,
     channels: Channels,
-    /// The caches, if they are not somebody else's.
+    /// The caches, by their [`TableId`]s. Empty if the caches belong to whoever made the writers.
     caches: Vec<Arc<RwLock<TableCache>>>,
     /// The state of all tables together that was told last.
     state: State,
+    /// The tables' states, by their [`TableId`]s.
     progress: Vec<TableProgress>,
+    /// The task that opens all connections, while there is one.
     connect_task: Option<JoinHandle<()>>,
     memory: Memory,
     /// Whether the first probes were asked for.
     has_begun: bool,
-    /// The last failure, in the words of the server.
+    /// The last failure, in the words of the server. The engine knows a failure only as a text.
     failure: Option<DriverError>,
+    /// The number of fences that were asked for.
     fence_count: u64,
+    /// The number of comparisons that were asked for.
     question_count: u64,
+    /// The events that nobody has taken yet.
     events: VecDeque<DriverEvent>,
     /// Takes the notifications of a driver without tables.
     tap: Option<Tap>,
-    /// Makes tokens that nobody can guess.
+    /// The secret behind the digests of tokens. Nobody else can make the digest of a token that was
+    /// not sent yet.
     secret: [u8; 32],
 }
 
-/// Takes notifications as they arrive; fences are left out.
+/// A function that takes notifications as they arrive. Fences are left out.
 pub type Tap = Box<dyn FnMut(Vec<Notification>) + Send>;
 
 impl fmt::Debug for Driver {
@@ -151,12 +168,13 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    /// Connects, LISTENs, and starts the engine. Nothing is read yet. The first connection must
-    /// succeed; one that is lost later is opened again, unless
-    /// [`Limits::reconnect`](crate::sync::Limits::reconnect) is false.
+    /// Connects, LISTENs, and starts the engine. Nothing is read yet.
+    ///
+    /// The first attempt to connect must succeed. A connection that is lost later is opened again,
+    /// unless [`Limits::reconnect`](crate::sync::Limits::reconnect) is false.
     ///
     /// # Errors
-    /// If a session cannot be had, or the server refuses to LISTEN.
+    /// If a session cannot be opened, or the server refuses to LISTEN.
     pub async fn open(
         connector: impl Connector + 'static,
         tables: Vec<TableConfig>,
@@ -177,8 +195,9 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Connects and LISTENs without a table. The driver hands `tap` every notification, proves with a
-    /// heartbeat that L hears, and connects again when it does not. There is no Q.
+    /// Connects and LISTENs without a table. The driver hands every notification to `tap`. A
+    /// heartbeat proves that L receives notifications; if L does not, the driver connects again.
+    /// There is no Q.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -192,7 +211,8 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Opens a driver, as [`open`](Self::open) does, whose caches are somebody else's.
+    /// Opens a driver, as [`open`](Self::open) does, for caches that belong to the caller. Each
+    /// table comes with the writer of its cache.
     pub(super) async fn open_with_writers(
         open: Open,
         tables: Vec<(TableConfig, Box<dyn CacheWriter>)>,
@@ -208,6 +228,7 @@ impl Driver {
             options.fence_channel.clone(),
             options.limits,
         );
+        // The first connection is opened here and not by a task: its error is the caller's.
         let listen_on = match engine.poll() {
             Some(Output::Connect { channels }) => channels,
             other => unreachable!("an engine asks to connect first, not {other:?}"),
@@ -266,8 +287,9 @@ impl Driver {
         &self.engine
     }
 
-    /// Returns the state of all caches together: the least of the tables' states. It follows the
-    /// [engine](Self::engine)'s once the operations that wait for the caches' locks are done.
+    /// Returns the state of all caches together, which is the least of the tables' states. The
+    /// state follows that of the [engine](Self::engine) once the operations that wait for the
+    /// caches' locks are applied.
     pub fn state(&self) -> State {
         self.state
     }
@@ -277,14 +299,14 @@ impl Driver {
         self.progress[table.0].state
     }
 
-    /// Locks the cache of a table for reading. The cache does not change while the guard is held;
-    /// changes are collected meanwhile, and the server never waits.
+    /// Locks the cache of a table for reading. The cache does not change while the guard is held.
+    /// Changes are collected meanwhile, and the server never waits.
     pub fn cache(&self, table: TableId) -> RwLockReadGuard<'_, TableCache> {
         self.caches[table.0].read()
     }
 
-    /// Tells of each row that changes from now on, as [`DriverOptions::row_events`] does from the
-    /// start.
+    /// Adds an event for each row that changes from now on. [`DriverOptions::row_events`] does so
+    /// from the start.
     pub fn record_row_events(&mut self) {
         self.options.row_events = true;
         for table in &mut self.tables {
@@ -297,8 +319,8 @@ impl Driver {
         self.events.drain(..)
     }
 
-    /// Reads the tables and goes on until every cache is live. `progress` is told how far the reads
-    /// are.
+    /// Reads the tables and returns once every cache is live. `progress` is called with the number
+    /// of rows that were read so far.
     ///
     /// # Errors
     /// If the driver ends for good.
@@ -313,8 +335,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Waits for something to happen, as [`step`](Self::step) does, and tells `progress` how far the
-    /// reads are.
+    /// Waits for something to happen, as [`step`](Self::step) does. `progress` is called with the
+    /// number of rows that were read so far.
     ///
     /// # Errors
     /// If the driver ends for good.
@@ -323,9 +345,9 @@ impl Driver {
         self.turn(&mut progress).await
     }
 
-    /// Reads the tables and goes on until everything that was committed before this call is in the
-    /// caches. They are live then, unless somebody goes on asking for a table to be reloaded. Any
-    /// role can do that, so nobody waits for its end.
+    /// Reads the tables and returns once everything that was committed before this call is in the
+    /// caches. The caches are live then, unless somebody goes on asking for a table to be reloaded.
+    /// Any role can do that for ever, so this method does not wait for live caches.
     ///
     /// # Errors
     /// If the driver ends for good.
@@ -342,14 +364,19 @@ impl Driver {
 
     /// Returns whether every cache is live, or has reached the fence and waits to be reloaded.
     pub fn is_loaded(&self, fence: FenceId) -> bool {
-        let is_loaded = |table: usize| {
-            self.progress[table].state == State::Live || self.has_reached_for(TableId(table), fence)
-        };
+        // A driver without tables is loaded when it is live: no table says so for it.
         self.state == State::Live
-            || (!self.tables.is_empty() && (0..self.tables.len()).all(is_loaded))
+            || (!self.tables.is_empty()
+                && (0..self.tables.len()).all(|at| self.is_table_loaded(TableId(at), fence)))
     }
 
-    /// Goes on until everything that was committed before this call is in the caches.
+    /// Returns whether the cache of a table is live, or has reached the fence and waits to be
+    /// reloaded.
+    fn is_table_loaded(&self, table: TableId, fence: FenceId) -> bool {
+        self.progress[table.0].state == State::Live || self.has_reached_for(table, fence)
+    }
+
+    /// Returns once everything that was committed before this call is in the caches.
     ///
     /// # Errors
     /// If the driver ends for good.
@@ -361,7 +388,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Asks for a fence. [`has_reached`](Self::has_reached) tells when it is there.
+    /// Asks for a fence and returns its number. [`has_reached`](Self::has_reached) tells when the
+    /// fence is reached.
     ///
     /// # Errors
     /// If the driver has ended.
@@ -375,35 +403,41 @@ impl Driver {
     }
 
     /// Returns whether everything that was committed before this fence was asked for is in the
-    /// caches, and the definitions of the tables were looked at since.
+    /// caches, and a look at the tables' definitions was made since.
     ///
-    /// A change that could not be applied has made its table be read again by then. A table need not
-    /// be live: another notification may ask for it to be reloaded once more.
+    /// A table with a change that could not be applied has been reloaded by then. A table need not
+    /// be live: another notification may have asked for one more reload.
     pub fn has_reached(&self, fence: FenceId) -> bool {
         (0..self.tables.len()).all(|table| self.has_reached_for(TableId(table), fence))
     }
 
-    /// Returns whether the cache of one table has [reached](Self::has_reached) a fence, whatever the
-    /// others do.
+    /// Returns whether the cache of one table has [reached](Self::has_reached) a fence. The other
+    /// tables do not matter.
     pub fn has_reached_for(&self, table: TableId, fence: FenceId) -> bool {
         let progress = &self.progress[table.0];
-        // While new rows are merged over old ones, or while nobody knows what the table is, the
-        // cache is not one state of the table, though the fence was reached before.
+        // A fence that was reached stays reached, but the cache may not be fit to answer any more.
+        // While a snapshot is merged over the old rows, the cache has rows of two times. While the
+        // table is held or the connections are lost, it is not known what the cache lacks.
         progress.reached >= Some(fence) && matches!(progress.state, State::Live | State::Degraded)
     }
 
-    /// Waits for something to happen, a change perhaps, and does what follows from it. The future may
+    /// Waits for something to happen, for example a change, and does what follows. The future may
     /// be dropped at any point.
     ///
     /// # Errors
-    /// If the driver ends for good. Its caches can still be read.
+    /// If the driver ends for good. The caches can still be read.
     pub async fn step(&mut self) -> Result<(), DriverError> {
         self.begin()?;
         self.turn(&mut |_| {}).await
     }
 
-    /// Starts the probes, if this is the first time that somebody waits for their answers: their
-    /// time runs from then on.
+    /// Starts the probes if this is the first call, and carries out what waits.
+    ///
+    /// The probes are not started by [`open`](Self::open): they have a deadline, and somebody must
+    /// poll the driver for their answers to be received.
+    ///
+    /// # Errors
+    /// If the driver has ended.
     fn begin(&mut self) -> Result<(), DriverError> {
         if self.engine.has_ended() {
             return Err(self.failure.take().unwrap_or(DriverError::Ended));
@@ -414,11 +448,12 @@ impl Driver {
         self.perform_outputs()
     }
 
-    /// Adds an event, for whoever looks on.
+    /// Adds an event for whoever calls [`take_events`](Self::take_events).
     fn emit(&mut self, event: DriverEvent) {
-        /// How many events are kept for somebody who takes none.
+        /// The most events that are kept for a caller who takes none.
         const KEPT: usize = 1024;
         tracing::info!(?event, "driver");
+        // Whoever asked for events of rows takes events, and must not miss a row: none is dropped.
         if !self.options.row_events && self.events.len() >= KEPT {
             self.events.pop_front();
         }

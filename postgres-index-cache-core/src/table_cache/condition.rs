@@ -1,4 +1,4 @@
-//! [`Condition`]: what a row must fulfil to be an answer to a query.
+//! [`Condition`]: a test of one column, which the rows of an answer pass.
 
 use super::row::RowBuf;
 use super::shape::TableShape;

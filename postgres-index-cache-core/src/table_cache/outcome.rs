@@ -1,4 +1,4 @@
-//! What becomes of a row that is to be stored: [`Upserted`], or [`StoreError`].
+//! The outcome of storing a row: [`Upserted`], or [`StoreError`].
 
 /// The effect of an upsert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Where the cells of a row stand: [`CellPlace`] in the row's fixed part or record, [`RecordPlace`]
 //! in the arena.
 //!
-//! A row's fixed part holds the place of the row's record. Shape and arena therefore both need these
-//! types, and neither module needs the other for them.
+//! A row's fixed part holds the place of the row's record. Shape and arena therefore both need
+//! these types, and neither module needs the other for them.
 
 /// The place of a column's cell in each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -225,8 +225,8 @@ impl RowBuf {
         &'a self,
         shape: &'a TableShape,
     ) -> impl Iterator<Item = &'a [u8]> + Clone {
-        // A key column may not be null, and `check_complete` refuses a row where it is. So the empty
-        // cell is never used.
+        // A key column may not be null, and `check_complete` refuses a row where it is. So the
+        // empty cell is never used.
         shape
             .key()
             .iter()

@@ -81,7 +81,8 @@ impl TableShape {
         for &column in &key {
             columns[column].nullable = false;
         }
-        // The layout, from the front: null bits, fixed-width cells, place of the record.
+        // The layout, from the front: null bits, fixed-width cells, place of the record. The null
+        // bits are counted before any cell gets a place: their number decides where cells begin.
         let mut bits = 0..;
         let null_bits: Vec<_> = columns
             .iter()
@@ -183,8 +184,8 @@ impl TableShape {
         }
     }
 
-    /// Appends one JSON object with the columns whose positions are `columns`, in that order. `cell`
-    /// returns the cell of a column.
+    /// Appends one JSON object with the columns whose positions are `columns`, in that order.
+    /// `cell` returns the cell of a column.
     pub(super) fn write_json<'a>(
         &self,
         columns: &[usize],

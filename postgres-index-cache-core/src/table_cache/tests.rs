@@ -215,16 +215,16 @@ proptest! {
             }
             indexed.validate().map_err(TestCaseError::fail)?;
         }
-        let column = |name: &str| shape.position(name).unwrap();
         let wanted = [
-            (column("note"), Predicate::Cell(b"a".to_vec())),
-            (column("note"), Predicate::Null),
-            (column("price"), Predicate::Cell(b"2.1".to_vec())),
-            (column("part"), Predicate::Cell(b"p1".to_vec())),
-            (column("doc"), Predicate::Null),
-            (column("note"), Predicate::NotNull),
+            ("note", Predicate::Cell(b"a".to_vec())),
+            ("note", Predicate::Null),
+            ("price", Predicate::Cell(b"2.1".to_vec())),
+            ("part", Predicate::Cell(b"p1".to_vec())),
+            ("doc", Predicate::Null),
+            ("note", Predicate::NotNull),
         ];
-        for (column, wanted) in wanted {
+        for (name, wanted) in wanted {
+            let column = shape.position(name).unwrap();
             let condition = [Condition { column, wanted }];
             let by_scan: Vec<String> = found(&scanned, &condition);
             prop_assert_eq!(found(&indexed, &condition), by_scan, "{:?}", condition);

@@ -1,5 +1,5 @@
-//! The connections of a [`Driver`]: opened, lost and opened again, and the tokens that are sent by
-//! them.
+//! The connections of a [`Driver`]: how L, F and Q are opened, lost and opened again, and how
+//! tokens are sent by F and Q.
 
 use super::turn::TaskEvent;
 use super::{Driver, DriverEvent};
@@ -15,13 +15,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Sends the driver what a task has to say. If the driver is gone, nobody waits for it.
+/// Sends the driver the event with which a task ends. If the driver is gone, nobody waits for the
+/// event, which is dropped.
 async fn say(driver: mpsc::Sender<TaskEvent>, event: TaskEvent) {
     let _ = driver.send(event).await;
 }
 
 impl Driver {
-    /// The engine has given the connections up, and connects again after `retry_in`, if at all.
+    /// Drops all connections, which the engine has given up. The engine connects again after
+    /// `retry_in`, or never if that is `None`.
+    ///
+    /// # Errors
+    /// The failure, if the engine never connects again.
     pub(super) fn disconnected(
         &mut self,
         failure: Failure,
@@ -40,17 +45,19 @@ impl Driver {
             retry_in,
         });
         if retry_in.is_some() {
+            // The next attempt may fail for another reason: this one must not be told then.
             self.failure = None;
             return Ok(());
         }
         match failure {
-            // It says more than the server's last words: how often, and while which table was read.
+            // This failure says more than the server's last words: how often reads were cut, and
+            // which table was being read.
             Failure::ReadsCut { .. } => Err(DriverError::Failed(failure)),
             _ => Err(self.failure.take().unwrap_or(DriverError::Failed(failure))),
         }
     }
 
-    /// Starts to open all connections.
+    /// Starts a task that opens all connections. L listens on `channels`.
     pub(super) fn connect(&mut self, channels: Vec<String>) {
         let opener = self.opener();
         let epoch = opener.epoch;
@@ -69,8 +76,8 @@ impl Driver {
         }));
     }
 
-    /// LISTENs on further channels on L. The statement is answered while the loop polls L, so a task
-    /// waits for it.
+    /// Starts a task that LISTENs on further channels on L. To await the answer here would wait for
+    /// ever: the answer comes only while the driver's loop polls L.
     pub(super) fn listen_also(&mut self, channels: &[String]) {
         let Some(sessions) = &self.sessions else {
             return;
@@ -85,7 +92,8 @@ impl Driver {
         });
     }
 
-    /// The server has answered the LISTEN on further channels.
+    /// Tells the engine how the server has answered the LISTEN on further channels. If the server
+    /// has refused, L counts as lost.
     pub(super) fn listened_also(&mut self, listened: Result<(), tokio_postgres::Error>) {
         let input = match listened {
             Ok(()) => Input::ListensAlso,
@@ -97,7 +105,7 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    /// Returns an opener with the next number.
+    /// Returns an opener with the next number. Events of earlier openings can be told by theirs.
     pub(super) fn opener(&mut self) -> Opener {
         self.epochs += 1;
         Opener {
@@ -114,19 +122,21 @@ impl Driver {
         self.sessions.as_ref()?.client(via)
     }
 
-    /// Returns whether `epoch` is the number of the last opening of F or Q.
+    /// Returns whether `epoch` is the number of the last opening of F or Q. Events with another
+    /// number are of a session that is gone.
     pub(super) fn is_current(&self, via: AuxConnection, epoch: u64) -> bool {
         self.sessions
             .as_ref()
             .is_some_and(|sessions| sessions.is_current(via, epoch))
     }
 
-    /// Returns the payload that is sent for a token of the engine: the token with a digest, which
-    /// nobody can know before it was sent.
+    /// Returns the payload that is sent for a token of the engine: the token, a dot, and a digest.
+    /// Nobody else can know the digest before the payload was sent.
     fn payload_of(&self, token: &str) -> String {
         let digest = Sha256::new_with_prefix(self.secret)
             .chain_update(token)
             .finalize();
+        // Half of the digest is enough: 128 bits cannot be guessed.
         let digest: String = digest
             .iter()
             .take(16)
@@ -135,12 +145,12 @@ impl Driver {
         format!("{token}.{digest}")
     }
 
-    /// Returns the engine's token for which `payload` was sent, if this driver has sent it: the
-    /// process that sent it serves F or Q, and the digest is right.
+    /// Returns the engine's token in `payload`. Returns `None` unless this driver has sent the
+    /// payload: the process `sender` serves F or Q, and the digest is right.
     ///
-    /// Without this:
-    /// 1. Somebody reads the name of the fence channel in pg_stat_activity, and sends the next token
-    ///    at once.
+    /// Without these checks:
+    /// 1. Somebody reads the name of the fence channel in pg_stat_activity, and sends the next
+    ///    token at once.
     /// 2. The fence counts as arrived, though changes before it are still on their way.
     /// 3. A reader is told that an old row is current.
     pub(super) fn own_token<'a>(&self, sender: i32, payload: &'a str) -> Option<&'a str> {
@@ -152,8 +162,8 @@ impl Driver {
         (is_ours && self.payload_of(token) == payload).then_some(token)
     }
 
-    /// Sends a token by F or Q. A task waits for the answer, which may take as long as commits are
-    /// blocked.
+    /// Starts a task that sends a token by F or Q. The server's answer may take as long as commits
+    /// are blocked.
     pub(super) fn notify(&self, via: AuxConnection, channel: &str, token: String) {
         let Some(AuxClient { client, epoch }) = self.aux_client(via) else {
             return;
@@ -182,11 +192,13 @@ impl Driver {
         });
     }
 
-    /// Tells that a table is reloaded. If a notification is the cause, F is asked first who sent it.
+    /// Adds the event that a table is to be reloaded. If a notification is the cause, F is asked
+    /// first which role sent the notification, and the event comes with the answer.
     pub(super) fn emit_read_scheduled(&mut self, table: TableId, why: String, sender: Option<i32>) {
         let Some(sender) = sender else {
             return self.emit(DriverEvent::ReloadScheduled { table, why });
         };
+        // The sender is asked for at once, since its session may end any time.
         let Some(AuxClient { client, .. }) = self.aux_client(AuxConnection::Fences) else {
             return self.sender_known(table, &why, sender, None);
         };
@@ -203,7 +215,9 @@ impl Driver {
         });
     }
 
-    /// Tells that a table is reloaded, and who sent the notification that is the cause.
+    /// Adds the event that a table is to be reloaded, with the role `who` that sent the
+    /// notification. The engine's text of the cause gets the role too. `who` is `None` if the
+    /// session of the process `sender` is gone, or F could not be asked.
     pub(super) fn sender_known(
         &mut self,
         table: TableId,
@@ -226,7 +240,7 @@ impl Driver {
         });
     }
 
-    /// F or Q is lost, as this error shows.
+    /// Tells the engine that F or Q is lost, as `error` shows.
     pub(super) fn aux_connection_lost(&mut self, via: AuxConnection, error: DriverError) {
         let why = chain(&error);
         self.failure = Some(error);
@@ -234,7 +248,8 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    /// F or Q was opened again, or could not be.
+    /// Takes the session of F or Q that was opened again, or tells the engine why none could be
+    /// opened.
     pub(super) fn reopened(
         &mut self,
         via: AuxConnection,

@@ -1,4 +1,4 @@
-//! [`DriverEvent`]: what a driver tells whoever looks on.
+//! [`DriverEvent`]: the news of a driver, for the command or the application that runs it.
 
 use crate::postgres::apply::sink::{RowChange, RowChangeKind};
 use crate::sync::{AuxConnection, State, TableId};
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How far a table is read.
+/// The progress of a table's read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loaded {
     /// The table that is read.
     pub table: TableId,
-    /// How many rows are in its cache.
+    /// The number of rows in the table's cache.
     pub rows: usize,
 }
 
@@ -25,33 +25,34 @@ pub enum DriverEvent {
     TableState {
         /// The table whose state has changed.
         table: TableId,
-        /// Its state now.
+        /// The new state.
         state: State,
     },
     /// All connections are lost: every table is stale from now on.
     Disconnected {
         /// The cause.
         why: String,
-        /// When the last fence was sent that came back: changes since then may be lost. `None` if
-        /// no fence ever came back.
+        /// The time at which the last fence that came back was sent. Changes since then may be
+        /// lost. `None` if no fence ever came back.
         since: Option<Instant>,
-        /// When the driver will connect again; `None` if it will not.
+        /// The time until the driver connects again; `None` if the driver has given up.
         retry_in: Option<Duration>,
     },
-    /// F or Q was lost alone, and is opened again. The rows are as live as they were.
+    /// F or Q was lost alone, and is opened again. The tables' states stay as they were.
     AuxConnectionLost {
         /// The connection that was lost.
         via: AuxConnection,
         /// The cause.
         why: String,
-        /// When the connection is opened again.
+        /// The time until the connection is opened again.
         retry_in: Duration,
     },
     /// A table is to be reloaded.
     ReloadScheduled {
         /// The table that will be read.
         table: TableId,
-        /// The cause. If that is a notification, with the process and the role that sent it.
+        /// The cause. If a notification is the cause, the text names the process and the role that
+        /// sent the notification.
         why: String,
     },
     /// The definition of a table, or of one of its partitions, has changed.
@@ -59,15 +60,17 @@ pub enum DriverEvent {
         /// The table whose definition has changed.
         table: TableId,
     },
-    /// Commits wait for the notify lock: nothing is lost, and nothing arrives.
+    /// Commits that notify wait for the notify lock, which somebody holds. Nothing is lost, and no
+    /// notification arrives.
     CommitsBlocked,
     /// A row has changed.
     Row {
         /// The table of the row.
         table: TableId,
-        /// The row, before and after.
+        /// The row before and after the change.
         change: RowChange,
-        /// The server's process whose notification brought the row; `None` if the row was read.
+        /// The server's process whose notification brought the row; `None` if the row was read by
+        /// Q.
         sender: Option<i32>,
     },
     /// A row of an application's own type has changed.
@@ -76,7 +79,7 @@ pub enum DriverEvent {
         table: TableId,
         /// The key of the row.
         key: Uuid,
-        /// How the row has changed.
+        /// The kind of the change.
         change: RowChangeKind,
     },
     /// A row does not fit the application's model, and is kept out.
@@ -85,9 +88,10 @@ pub enum DriverEvent {
         table: TableId,
         /// The key of the row.
         key: Uuid,
-        /// What does not fit.
+        /// The reason why the row does not fit.
         why: Arc<str>,
-        /// The server's process whose notification brought the row; `None` if the row was read.
+        /// The server's process whose notification brought the row; `None` if the row was read by
+        /// Q.
         sender: Option<i32>,
     },
 }

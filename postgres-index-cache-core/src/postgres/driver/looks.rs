@@ -1,4 +1,12 @@
-//! The looks of a [`Driver`] at the definitions of its tables: changes that no notification tells.
+//! The looks of a [`Driver`] at the definitions of its tables. A look finds the changes of which no
+//! notification tells: DDL, rewritten rows, triggers that are gone or disabled.
+//!
+//! ```text
+//! heartbeat ─→ look: F reads the fingerprints ─→ looked ─→ compare, table by table
+//!                                                            ├─ as before
+//!                                                            ├─ rewritten ─→ reload
+//!                                                            └─ altered, silent ─→ held or reloaded
+//! ```
 
 use super::turn::TaskEvent;
 use super::{Driver, DriverEvent};
@@ -13,9 +21,10 @@ use crate::sync::{AuxConnection, Failure, Input, TableId};
 use std::time::Instant;
 
 impl Driver {
-    /// Looks at the tables on F. The answer carries the number of the look.
+    /// Starts a task that reads the fingerprints of all tables on F. The answer carries `number`,
+    /// the number of the look.
     pub(super) fn look(&mut self, number: u64) {
-        // While F is lost the engine asks for nothing.
+        // The engine asks for no look while F is lost.
         let Some(AuxClient { client, epoch }) = self.aux_client(AuxConnection::Fences) else {
             return;
         };
@@ -39,11 +48,7 @@ impl Driver {
         });
     }
 
-    /// Takes the answer to a look.
-    ///
-    /// The engine is told of the findings before it is told that the look is done: a fence must not
-    /// be reached in between. A table that became another one meanwhile is not among `relations`;
-    /// nothing was seen of it.
+    /// Takes the answer to a look. `relations` are the tables that the look was asked about.
     pub(super) fn looked(
         &mut self,
         look: u64,
@@ -55,13 +60,18 @@ impl Driver {
             Err(source) => return self.look_failed(look, source),
         };
         for table in (0..self.tables.len()).map(TableId) {
+            // A name may have become another table's since the look was asked for. Of the table
+            // that is followed now this look has seen nothing.
             if relations.contains(&self.tables[table.0].config.followed.oid) {
                 self.take_look(table, look, &seen);
             }
         }
+        // The findings come first. Otherwise a fence that waits for this look would be reached
+        // before the engine knows that the table was altered.
         self.engine.handle(Input::Looked { look }, Instant::now());
     }
 
+    /// Takes the error with which a look has failed.
     fn look_failed(&mut self, look: u64, source: tokio_postgres::Error) {
         let doing = "look at the definitions of the tables".to_string();
         let error = DriverError::Server { doing, source };
@@ -69,6 +79,7 @@ impl Driver {
             Policy::Lost | Policy::Starting => {
                 self.aux_connection_lost(AuxConnection::Fences, error);
             }
+            // F is in order. The engine counts looks that fail in a row, and asks again.
             Policy::Passing | Policy::Counted | Policy::Refused => {
                 let why = chain(&error);
                 tracing::warn!(why, "a look at the definitions failed");
@@ -78,9 +89,9 @@ impl Driver {
         }
     }
 
-    /// Takes what a look has seen of one table.
+    /// Takes the fingerprints that a look has read, as far as they are of one table.
     fn take_look(&mut self, table: TableId, look: u64, seen: &[Fingerprint]) {
-        // Before `compare` puts the new fingerprint in the place of the old one.
+        // Asked before `compare` puts the new fingerprint in the place of the old one.
         let has_other_files = self.has_other_files(table, seen);
         self.compare(table, seen);
         // A look that began before a TRUNCATE was announced may have seen its files already, so
@@ -97,16 +108,19 @@ impl Driver {
         }
     }
 
-    /// Compares a table with what was seen of it, and tells the engine what follows. Returns whether
-    /// the table is as it was, except for its files.
+    /// Compares a table's fingerprint with the one in `seen`, and tells the engine what follows.
+    /// Returns whether the definition is as before; the rows may have been rewritten or truncated.
     pub(super) fn compare(&mut self, table: TableId, seen: &[Fingerprint]) -> bool {
         let own = &self.tables[table.0];
+        // A held table has nothing to compare: it is another one, and is being described afresh.
         let Some(before) = own.fingerprint.as_ref().filter(|_| !own.is_held) else {
             return true;
         };
         let truncated_by = self.engine.truncated_by(table);
         match compare(before, seen, &own.config.announced_by, truncated_by) {
             None => true,
+            // A TRUNCATE that was announced. Its files are those to compare with from now on, or
+            // the next look would find them again.
             Some(Difference::Truncated) => {
                 let relation = before.relation();
                 let now = seen.iter().find(|print| print.relation() == relation);
@@ -133,6 +147,7 @@ impl Driver {
                 );
                 false
             }
+            // Nobody describes tables afresh for this driver, so nothing would mend the trigger.
             Some(Difference::Silent(trigger)) => {
                 let failure = Failure::NotFollowed {
                     name: own.config.name(),
@@ -145,8 +160,8 @@ impl Driver {
         }
     }
 
-    /// Returns whether a table has other files than when it was read, or seen truncated, last; `None`
-    /// if that is not known.
+    /// Returns whether a table has other files than in its last fingerprint. Returns `None` if that
+    /// is not known: the table has no fingerprint yet, or `seen` has none of the table.
     fn has_other_files(&self, table: TableId, seen: &[Fingerprint]) -> Option<bool> {
         let before = self.tables[table.0].fingerprint.as_ref()?;
         let now = seen
@@ -155,12 +170,12 @@ impl Driver {
         Some(!now.has_files_of(before))
     }
 
-    /// A table is another one than was described.
+    /// Tells the engine that the definition of a table has changed.
     ///
-    /// If somebody describes it afresh it is held until then: its trigger may have been made for
-    /// another table or another key. Otherwise it is read again.
+    /// If somebody describes altered tables afresh, the table is held until then: the trigger may
+    /// have been made for another table or another key. Otherwise the table is reloaded.
     pub(super) fn altered(&mut self, table: TableId, why: &str) {
-        // An earlier failure is not the cause.
+        // An earlier failure is not the cause, and must not be told as such.
         self.failure = None;
         if self.options.holds_altered {
             self.hold(table, format!("{why}; it is being described afresh"));
@@ -174,15 +189,19 @@ impl Driver {
         self.emit(DriverEvent::Altered { table });
     }
 
-    /// Makes a table be neither read nor changed, until [`resume`](Self::resume). `why` says why it
-    /// cannot be followed.
+    /// Holds a table: its cache is neither reloaded nor changed until [`resume`](Self::resume).
+    /// `why` is the reason why the table cannot be followed.
     pub(in crate::postgres) fn hold(&mut self, table: TableId, why: String) {
         self.tables[table.0].is_held = true;
         let input = Input::TableHeld { table, why };
         self.engine.handle(input, Instant::now());
     }
 
-    /// Does what follows from tables that were held or resumed, so that their states are published.
+    /// Carries out the engine's outputs after tables were held or resumed, so that their states are
+    /// published.
+    ///
+    /// # Errors
+    /// If the driver ends for good.
     pub(in crate::postgres) fn apply(&mut self) -> Result<(), DriverError> {
         self.perform_outputs()
     }
@@ -192,8 +211,8 @@ impl Driver {
         self.tables[table.0].is_held
     }
 
-    /// Follows a table, held or not, as `config` describes it, and reads it anew: into the cache of
-    /// `writer` if that is given, else into the cache that the table has.
+    /// Follows a table as `config` describes it, and reloads the table. The table may be held. The
+    /// rows go into the cache of `writer` if there is one, else into the cache that the table has.
     pub(in crate::postgres) fn resume(
         &mut self,
         table: TableId,
@@ -210,7 +229,8 @@ impl Driver {
                 writer.record_events();
             }
             own.writer = writer;
-            // A reader may hold the lock of the old cache; it is nobody's concern any more.
+            // A reader may hold the lock of the old cache. Nothing waits for that lock any more,
+            // and the engine would wait for ever to hear that the cache is free.
             if own.busy_until.take().is_some() {
                 self.engine
                     .handle(Input::CacheFree { table }, Instant::now());
@@ -220,13 +240,13 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    /// Returns how many rows of a table did not fit the application's model, and the first of them
-    /// with the reason.
+    /// Returns the number of rows of a table that do not fit the application's model, and the first
+    /// of these rows with the reason. Returns `None` if every row fits.
     pub(in crate::postgres) fn kept_out(&self, table: TableId) -> Option<&(usize, String)> {
         self.tables[table.0].writer.kept_out()
     }
 
-    /// Listens on these channels from now on.
+    /// Makes L listen on these channels from now on.
     pub(in crate::postgres) fn set_channels(&mut self, channels: Vec<String>) {
         self.options.channels.clone_from(&channels);
         self.engine

@@ -1,28 +1,33 @@
-//! The bound on the memory of a [`Driver`]'s caches, and of what waits for them.
+//! The bound on the memory of a [`Driver`]'s caches, and of the changes that wait for them.
+//!
+//! Changes that wait are dropped first, since their rows can be read again. A cache that alone
+//! takes more than the bound is given up.
 
 use super::Driver;
 use crate::postgres::error::DriverError;
 use crate::sync::{Input, TableId};
 use std::time::Instant;
 
-/// How many rows are loaded, or changes applied, before the memory is looked at again.
+/// The number of rows that are loaded, or of changes that are applied, between two checks of the
+/// memory.
 pub(super) const ROWS_BETWEEN_CHECKS: usize = 10_000;
 
-/// The memory that was used, and when it is to be looked at again.
+/// The memory that was used at the last check, and the count of changes since then.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// How many bytes the caches took when that was last looked at.
+    /// The bytes that the caches took at the last check.
     used: usize,
-    /// How many changes were applied since.
+    /// The number of changes that were applied since then.
     changes: usize,
-    /// How many bytes these changes had.
+    /// The bytes of these changes.
     bytes: usize,
-    /// How many times what waited was dropped since all tables were live.
+    /// The number of times that waiting changes were dropped since all tables were live.
     times_short: u32,
 }
 
 impl Memory {
-    /// Counts a change of `bytes` bytes. Returns whether the memory is to be looked at.
+    /// Counts a change of `bytes` bytes. Returns whether a check of the memory is due. The counts
+    /// begin again then.
     pub(super) fn is_check_due(&mut self, bytes: usize, max_memory: usize) -> bool {
         self.changes += 1;
         self.bytes += bytes;
@@ -41,8 +46,8 @@ impl Memory {
     }
 }
 
-/// Returns how many bytes are loaded or applied before the memory is looked at again. A small bound
-/// is looked at more often.
+/// Returns the number of bytes that are loaded or applied between two checks of the memory: 16 MiB,
+/// or less if `max_memory` is small. Between two checks the bound can be exceeded by that much.
 pub(super) fn bytes_between_checks(max_memory: usize) -> usize {
     const MOST: usize = 16 << 20;
     MOST.min(max_memory / 16)
@@ -55,17 +60,22 @@ impl Driver {
         self.options.max_memory
     }
 
-    /// Returns how many bytes a row may have. Some rows are on their way at a time, and each is there
-    /// several times for a moment.
+    /// Returns the most bytes that a row may have.
     pub(super) fn longest_row(&self) -> usize {
+        // Several rows are on their way at a time. Each is in memory several times for a moment: as
+        // a piece of the COPY stream, as a waiting operation, and in the cache.
         self.options.max_memory / 8
     }
 
-    /// Drops what waits for the caches if it takes too much memory together with them.
+    /// Tells the engine to drop the changes that wait for the caches, if these changes and the
+    /// caches together take more memory than allowed.
     pub(super) fn check_waiting(&mut self) {
-        /// After so many times without being live in between, dropping does not help.
+        /// The most times that changes are dropped while the tables are not live in between.
+        /// Changes that come faster than their tables can be read would be dropped for ever.
         const TOO_MANY: u32 = 20;
         let waiting = self.engine.waiting_bytes();
+        // The caches' part is that of the last check. To add it up takes too long for each batch of
+        // notifications.
         let used = self.memory.used + waiting;
         if used <= self.options.max_memory || waiting == 0 {
             return;
@@ -75,12 +85,14 @@ impl Driver {
             self.engine.handle(Input::MemoryShort, Instant::now());
             return;
         }
+        // The waiting changes are of all tables. The table with the most rows takes the blame.
         let largest = (0..self.tables.len())
             .max_by_key(|&at| self.tables[at].writer.rows())
             .unwrap_or_default();
         self.give_up_for_memory(TableId(largest), used);
     }
 
+    /// Tells the engine that a table cannot be followed, since the caches take `used` bytes.
     fn give_up_for_memory(&mut self, table: TableId, used: usize) {
         let own = &self.tables[table.0];
         let error = DriverError::Memory {
@@ -99,7 +111,8 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    /// Gives up `table` if the caches take too much memory.
+    /// Adds up the memory of all caches, and gives up `table` if that is more than allowed. `table`
+    /// is the one that has just grown.
     pub(super) fn check_memory(&mut self, table: TableId) {
         let used = self
             .tables

@@ -1,4 +1,10 @@
-//! What the engine asks for, and what waits for the locks of the caches.
+//! The outputs of the engine, carried out, and the changes that wait for the locks of the caches.
+//!
+//! ```text
+//! Engine ─ poll ─→ do_output ─┬─→ a task on L, F or Q
+//!                             ├─→ an event
+//!                             └─→ CacheWriter: prepared, waits ─ flush: lock ─→ cache
+//! ```
 
 use super::{Driver, DriverEvent, QuestionId};
 use crate::postgres::apply::sink::RowEvent;
@@ -8,15 +14,22 @@ use crate::postgres::read::request::ReadKind;
 use crate::sync::{AuxConnection, Change, Input, Output, State, TableId};
 use std::time::{Duration, Instant};
 
-/// How long the lock of a cache is waited for. Long enough for readers that look something up; for
-/// others the server's queue must not wait.
+/// The time that the driver waits for the lock of a cache. A reader that looks something up is done
+/// by then. A reader that holds the lock for longer must not keep the driver from polling L: the
+/// server's queue would grow.
 const LOCK_PATIENCE: Duration = Duration::from_millis(1);
-/// How long until a lock that was not had is tried again.
+/// The time after which the driver tries a lock again that a reader held.
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 impl Driver {
-    /// Does what the engine asks for, and what waits for the locks of the caches.
+    /// Carries out the engine's outputs, and applies the changes that wait for the locks of the
+    /// caches. Then tells the states and fences that follow.
+    ///
+    /// # Errors
+    /// If the driver ends for good.
     pub(super) fn perform_outputs(&mut self) -> Result<(), DriverError> {
+        // A flush may tell the engine something, for example that a row could not be stored. The
+        // engine answers that with further outputs.
         loop {
             self.do_outputs()?;
             if !self.flush() {
@@ -24,7 +37,8 @@ impl Driver {
             }
         }
         for at in 0..self.tables.len() {
-            // A table is live, and a fence reached, when the changes before them are in the cache.
+            // The engine calls a table live, or a fence reached, once it has handed out the changes
+            // before that. For readers it is true once these changes are in the cache.
             if !self.tables[at].writer.is_waiting() {
                 let progress = &mut self.progress[at];
                 progress.reached = progress.arrived;
@@ -36,7 +50,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Tells the state of a table, if it is another one, and with it perhaps that of all.
+    /// Tells the state of a table, unless it was told already. Tells the state of all tables
+    /// together too, if that changes with it.
     fn become_state(&mut self, table: TableId, state: State) {
         if self.progress[table.0].state == state {
             return;
@@ -54,8 +69,8 @@ impl Driver {
         }
     }
 
-    /// Applies what waits for the locks of the caches. Returns whether the engine was told something,
-    /// which it may answer.
+    /// Applies the changes that wait for the locks of the caches. Returns whether the engine was
+    /// told something, to which it may react with outputs.
     pub(super) fn flush(&mut self) -> bool {
         let now = Instant::now();
         let mut is_news = false;
@@ -69,6 +84,8 @@ impl Driver {
         is_news
     }
 
+    /// Applies the changes that wait for the lock of one cache. Returns whether the engine was told
+    /// something.
     fn flush_table(&mut self, table: TableId) -> bool {
         let own = &mut self.tables[table.0];
         let flushed = own.writer.flush(LOCK_PATIENCE);
@@ -76,6 +93,7 @@ impl Driver {
         let was_locked = own.busy_until.is_some();
         own.busy_until = is_locked.then(|| Instant::now() + LOCK_RETRY);
         let mut is_news = false;
+        // The operations behind one that has failed were applied too, so events come in any case.
         if !is_locked {
             self.emit_row_events(table);
         }
@@ -83,6 +101,7 @@ impl Driver {
             is_news = true;
             self.not_stored(table, error);
         }
+        // While the lock is busy the engine keeps later changes by key, which bounds their memory.
         if is_locked != was_locked {
             is_news = true;
             let input = if is_locked {
@@ -95,12 +114,15 @@ impl Driver {
         is_news
     }
 
-    /// A row could not be stored: there is no room, or a snapshot brings a key twice.
+    /// Takes the error with which a row could not be stored: the cache is full, the row is too
+    /// long, or a snapshot brings a key twice.
     fn not_stored(&mut self, table: TableId, error: FlushError) {
         let FlushError {
             is_of_snapshot,
             error,
         } = error;
+        // A row of a snapshot makes its read fail, if that read is still wanted. Any other row
+        // makes the engine reload the table.
         let read = self.reads.asked.filter(|asked| asked.table == table);
         match read.filter(|_| is_of_snapshot) {
             Some(asked) => self.unreadable(asked, error.into()),
@@ -108,13 +130,16 @@ impl Driver {
         }
     }
 
-    /// Tells the engine that a change could not be applied.
+    /// Tells the engine that a change could not be applied, so that the table is reloaded.
     fn unfit(&mut self, table: TableId, why: String, sender: Option<i32>) {
         let input = Input::ChangeUnfit { table, why, sender };
         self.engine.handle(input, Instant::now());
     }
 
-    /// Does what the engine asks for. Changes of caches are prepared, and wait for the locks.
+    /// Carries out the engine's outputs. Changes of caches are prepared, and wait for the locks.
+    ///
+    /// # Errors
+    /// If the driver ends for good.
     pub(super) fn do_outputs(&mut self) -> Result<(), DriverError> {
         while let Some(output) = self.engine.poll() {
             self.do_output(output)?;
@@ -165,7 +190,8 @@ impl Driver {
                 *arrived = (*arrived).max(Some(fence));
             }
             Output::TableStateChanged { table, state } => self.engine_state_changed(table, state),
-            // The state of all follows from the tables'.
+            // The state of all tables follows from those of the tables, which may be told later
+            // than the engine says.
             Output::StateChanged(_) if !self.tables.is_empty() => {}
             Output::StateChanged(state) => {
                 self.state = state;
@@ -182,7 +208,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Reads the rows of `keys` on Q.
+    /// Reads the rows of `keys` on Q. Keys that no row can have are left out.
     fn refetch(&mut self, table: TableId, batch: u64, keys: Vec<String>, within_comparison: bool) {
         let kind = if within_comparison {
             ReadKind::RowsOfCut
@@ -193,6 +219,7 @@ impl Driver {
         self.read(table, batch, Some(keys), kind);
     }
 
+    /// Makes the rows of the last refetch wait for the cache's lock.
     fn store_refetched(&mut self, table: TableId) {
         let writer = &mut self.tables[table.0].writer;
         let bytes = writer.copied();
@@ -200,16 +227,17 @@ impl Driver {
         self.prepared(table, stored, None, bytes);
     }
 
+    /// Makes a change wait for the cache's lock.
     fn apply_change(&mut self, table: TableId, change: &Change) {
         let applied = self.tables[table.0].writer.change(change);
         let bytes = change.data().map_or(0, str::len);
         self.prepared(table, applied, Some(change.sender), bytes);
     }
 
-    /// Takes a state that the engine says.
+    /// Takes a table's state from the engine.
     ///
-    /// *Live* waits until the changes before it are in the cache. Any other state is told before the
-    /// cache is changed: a reader must not see changed rows under an old *live*.
+    /// *Live* is told once the changes before it are in the cache. Any other state is told at once,
+    /// before the cache is changed: a reader must not see changed rows under an old *live*.
     fn engine_state_changed(&mut self, table: TableId, state: State) {
         self.progress[table.0].is_live_next = state == State::Live;
         if state != State::Live {
@@ -217,7 +245,7 @@ impl Driver {
         }
     }
 
-    /// Drops the session of F or Q, which is lost.
+    /// Drops the session of F or Q, which is lost. The engine opens another one after `retry_in`.
     fn lose_aux(&mut self, via: AuxConnection, why: String, retry_in: Duration) {
         if let Some(sessions) = &mut self.sessions {
             sessions.lose(via);
@@ -229,7 +257,7 @@ impl Driver {
         self.emit(DriverEvent::AuxConnectionLost { via, why, retry_in });
     }
 
-    /// Starts to open F or Q again.
+    /// Starts a task that opens F or Q again.
     fn reopen_aux(&mut self, via: AuxConnection) {
         let opener = self.opener();
         if let Some(sessions) = &mut self.sessions {
@@ -237,7 +265,8 @@ impl Driver {
         }
     }
 
-    /// A change of `bytes` bytes was prepared, or could not be: looks at the memory now and then.
+    /// Notes that a change of `bytes` bytes was prepared, or tells the engine why the change could
+    /// not be. Checks the memory now and then.
     fn prepared(
         &mut self,
         table: TableId,
@@ -253,7 +282,9 @@ impl Driver {
         }
     }
 
+    /// Adds the events of the rows that the last flush has changed.
     fn emit_row_events(&mut self, table: TableId) {
+        // Not through `emit`, which may drop old events: who follows rows must not miss one.
         for event in self.tables[table.0].writer.take_row_events() {
             self.events.push_back(match event {
                 RowEvent::Row { change, sender } => DriverEvent::Row {

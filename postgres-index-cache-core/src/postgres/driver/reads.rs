@@ -1,4 +1,10 @@
-//! What Q does for a [`Driver`]: reads of tables, refetches, and comparisons.
+//! The reads of a [`Driver`] on Q, one at a time: of whole tables, of rows by key, and for
+//! comparisons of caches with their tables.
+//!
+//! ```text
+//! read ─→ task on Q ─ ReadMessage ─→ take_rows ─→ snapshot_taken · load · all_read ─→ Engine
+//!                   └ ReadFailed ──→ read_failed ──────────────────────────────────→ Engine
+//! ```
 
 use super::memory::{ROWS_BETWEEN_CHECKS, bytes_between_checks};
 use super::{Driver, DriverEvent};
@@ -17,11 +23,11 @@ use std::collections::VecDeque;
 use std::time::Instant;
 use tokio::task::JoinHandle;
 
-/// How many answers are kept that nobody takes: whoever asked may have given up.
+/// The most answers that are kept. Whoever asked may have given up, and will take no answer.
 const ANSWERS_KEPT: usize = 256;
 
-/// The number of a comparison that was asked for. It tells answers apart, also when whoever asked
-/// first has given up.
+/// The number of a comparison that was asked for. A caller that has given up leaves an answer
+/// behind, which the number tells from the next caller's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct QuestionId(pub(super) u64);
 
@@ -30,34 +36,36 @@ pub struct QuestionId(pub(super) u64);
 pub enum Verification {
     /// The cache was compared with the table at one exact cut, while writers went on.
     Compared(ComparisonReport),
-    /// The comparison does not count, for this reason: ask again.
+    /// The comparison proves nothing, for this reason: ask again.
     Inconclusive(String),
 }
 
-/// What Q does, and the answers that it has given.
+/// The read that Q is asked for, and the answers to comparisons.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
-    /// What Q is asked for.
+    /// The read that Q is asked for; `None` if Q has nothing to do, or the read was given up.
     pub(super) asked: Option<ReadRequest>,
-    /// The snapshot of what Q is asked for, once it is known.
+    /// The snapshot of that read, once the snapshot is taken.
     snapshot: Option<Snapshot>,
-    /// The snapshot of the comparison whose transaction is open.
+    /// The snapshot of the comparison that is underway.
     cut: Option<Snapshot>,
-    /// Whether a transaction that a comparison began is still open.
+    /// Whether the transaction of a comparison is still open on Q.
     is_cut_open: bool,
-    /// The task that reads. Its result says whether the session is in order.
+    /// The task that reads. The task's result says whether the session is in order.
     task: Option<JoinHandle<bool>>,
+    /// The answers to comparisons that nobody has taken yet, oldest first.
     answers: VecDeque<Answer>,
     next_check: NextCheck,
 }
 
+/// The answer to one question.
 #[derive(Debug)]
 struct Answer {
     question: QuestionId,
     verification: Verification,
 }
 
-/// At how many rows, or bytes of COPY, the memory is looked at again.
+/// The number of rows, and of bytes of COPY, at which the memory is checked next.
 #[derive(Debug, Default)]
 struct NextCheck {
     rows: usize,
@@ -71,12 +79,12 @@ impl Drop for Reads {
 }
 
 impl Reads {
-    /// Returns whether a read is underway, which will say how it ends.
+    /// Returns whether a task reads, so that a message will tell how the read ends.
     pub(super) fn is_underway(&self) -> bool {
         self.asked.is_some() && self.task.as_ref().is_some_and(|task| !task.is_finished())
     }
 
-    /// Notes that the connection is gone, and with it what was asked for.
+    /// Forgets the read that Q was asked for, since the session is gone.
     pub(super) fn end(&mut self) {
         self.asked = None;
         self.cut = None;
@@ -87,7 +95,7 @@ impl Reads {
 
 impl Driver {
     /// Starts a task that reads a table on Q, or the rows of `keys`. `work` is the engine's number
-    /// for it.
+    /// of the read.
     pub(super) fn read(
         &mut self,
         table: TableId,
@@ -108,15 +116,22 @@ impl Driver {
         let longest = self.longest_row();
         let own = &self.tables[table.0];
         let distrust = own.distrust();
-        let query = |relation: &str, only: &str| own.writer.query(relation, only);
-        let copy = match copy_statement(&own.config, distrust, keys.as_deref(), longest, query) {
+        let copy = copy_statement(
+            &own.config,
+            distrust,
+            keys.as_deref(),
+            longest,
+            |relation, only| own.writer.query(relation, only),
+        );
+        let copy = match copy {
             Ok(copy) => copy,
             Err(error) => return self.read_failed(asked, error),
         };
         let is_within_cut = matches!(kind, ReadKind::RowsOfCut | ReadKind::Compare);
         let leaves_open = is_within_cut || kind == ReadKind::Cut;
         let was_left_open = std::mem::replace(&mut self.reads.is_cut_open, leaves_open);
-        // A refetch inside a comparison has that comparison's snapshot; others say theirs.
+        // A refetch inside a comparison is made under the comparison's snapshot. Every other read
+        // takes a snapshot of its own and sends it.
         self.reads.snapshot = match kind {
             ReadKind::RowsOfCut => self.reads.cut.clone(),
             ReadKind::All | ReadKind::Rows | ReadKind::Cut | ReadKind::Compare => None,
@@ -130,6 +145,7 @@ impl Driver {
             config: own.config.clone(),
             copy,
             previous: self.reads.task.take(),
+            // A comparison that was given up has left its transaction open on Q.
             rolls_back: was_left_open && !is_within_cut,
             lock_timeout: self.options.lock_timeout,
             longest,
@@ -157,8 +173,8 @@ impl Driver {
                 if let Err(source) = writer.load(pieces) {
                     return self.unreadable(asked, source);
                 }
-                // Rows of a refetch are collected. If they are too many, the table is read instead,
-                // row by row.
+                // Rows of a refetch are collected. If they are too many, the read fails, and the
+                // engine reloads the table, whose rows are stored as they come.
                 if asked.kind.is_refetch() && writer.copied() > self.options.max_memory / 2 {
                     return self.unreadable(asked, ReadError::TooMuch);
                 }
@@ -169,7 +185,8 @@ impl Driver {
         }
     }
 
-    /// The snapshot of a read is taken; rows come next.
+    /// Takes the snapshot of a read, and the table's fingerprint under that snapshot. Rows come
+    /// next.
     fn snapshot_taken(&mut self, asked: ReadRequest, snapshot: Snapshot, fingerprint: Fingerprint) {
         let ReadRequest {
             table, work, kind, ..
@@ -180,6 +197,8 @@ impl Driver {
         if kind == ReadKind::Cut {
             return self.cut_taken(table, work, snapshot, &fingerprint);
         }
+        // Only a read of all rows makes the cache one of this definition. The rows of a refetch
+        // join rows that were read under the former fingerprint.
         if kind == ReadKind::All {
             self.take_fingerprint(table, fingerprint);
         }
@@ -197,7 +216,7 @@ impl Driver {
         }
     }
 
-    /// Everything that was read has come.
+    /// Takes the end of a read: all rows have come.
     fn all_read(&mut self, asked: ReadRequest) {
         let ReadRequest {
             table, work, kind, ..
@@ -229,7 +248,8 @@ impl Driver {
                 Input::SnapshotLoaded {
                     table,
                     generation: work,
-                    // While rows wait for the lock nobody knows, so they count as changed.
+                    // Whether rows that wait for the lock differ from those in the cache is not
+                    // known yet: they count as changed.
                     has_changed: writer.is_waiting() || writer.has_changed(),
                 }
             }
@@ -237,10 +257,10 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    /// Returns whether a table is still as it was described, as far as the snapshot of a read sees.
-    /// If not, tells the engine.
+    /// Returns whether rows of a read may be used: under the read's snapshot the table is as it was
+    /// described. If not, tells the engine.
     ///
-    /// Each read looks, not only F now and then. Without this:
+    /// F looks at the definition every heartbeat, which is not enough. Without a look of each read:
     /// 1. A column becomes another type of the same size.
     /// 2. The table is read.
     /// 3. Values of the new type are taken for values of the old one, and are live until the next
@@ -249,6 +269,7 @@ impl Driver {
         let ReadRequest { table, kind, .. } = asked;
         let own = &self.tables[table.0];
         if let Some(column) = own.config.changed_column(seen) {
+            // Rows of this read cannot even be decoded.
             let what = format!("the column {column} is gone, or of another type");
             if self.options.holds_altered || kind == ReadKind::Cut {
                 self.altered(table, &what);
@@ -262,6 +283,7 @@ impl Driver {
             let seen = std::slice::from_ref(seen);
             compare(before, seen, &own.config.announced_by, None)
         });
+        // Rewritten rows and other files are no matter here: the rows that come are the new ones.
         let why = match difference {
             None | Some(Difference::Rewritten(_) | Difference::Truncated) => return true,
             Some(Difference::Altered(why)) => why.to_string(),
@@ -274,14 +296,15 @@ impl Driver {
             return false;
         }
         if kind == ReadKind::All {
-            // The rows that come are those of the altered table, so the read goes on.
+            // Nobody describes the table afresh. The columns that the cache keeps are the same, and
+            // the rows that come are those of the altered table: the read goes on.
             self.emit(DriverEvent::Altered { table });
         }
         true
     }
 
-    /// Takes the fingerprint under which a table is read for the one to compare looks with, and tells
-    /// the engine of the leaves.
+    /// Keeps the fingerprint under which a table is read, with which looks are compared from now
+    /// on. Tells the engine of the table's partitions.
     fn take_fingerprint(&mut self, table: TableId, now: Fingerprint) {
         let input = Input::LeavesSeen {
             table,
@@ -292,11 +315,12 @@ impl Driver {
         self.tables[table.0].fingerprint = Some(now);
     }
 
-    /// The snapshot of a comparison is taken.
+    /// Takes the snapshot of a comparison, and the table's fingerprint under that snapshot.
     ///
-    /// The cache can be compared with it only if it was read under the same definition. If looks are
-    /// made, not if the rows were rewritten in silence either: the comparison would blame the cache
-    /// for a change that nothing has announced, and that the next look will find.
+    /// The cache can be compared with the snapshot only if the cache was read under the same
+    /// definition. If looks are made, the rows must not have been rewritten in silence either.
+    /// Otherwise the comparison would blame the cache for a change that nothing has announced, and
+    /// that the next look finds.
     fn cut_taken(
         &mut self,
         table: TableId,
@@ -334,16 +358,16 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    /// Gives up what Q reads of a table.
+    /// Gives up the read of a table, if Q is reading that table.
     pub(super) fn give_up_read(&mut self, table: TableId) {
         if self.reads.asked.is_some_and(|asked| asked.table == table) {
             self.abandon_read();
         }
     }
 
-    /// Gives up what Q does, and ends its transaction at once.
+    /// Gives up the read that Q is asked for, and ends Q's transaction at once.
     ///
-    /// To leave that to the next read is not enough. Without this:
+    /// It would not do to leave the transaction to the next read:
     /// 1. A table is found altered while it is read, and held until somebody mends its triggers.
     /// 2. There is no next read, so the transaction goes on holding the table's lock.
     /// 3. The migration that would mend the triggers waits for that lock.
@@ -351,7 +375,7 @@ impl Driver {
         let is_underway = self.reads.asked.take().is_some();
         let is_cut_open = std::mem::take(&mut self.reads.is_cut_open);
         if !is_cut_open && !is_underway {
-            // A task that is at work then ends its transaction itself.
+            // A task that is still at work ends its own transaction.
             return;
         }
         let previous = self.reads.task.take();
@@ -363,14 +387,16 @@ impl Driver {
         };
         self.reads.task = Some(tokio::spawn(async move {
             if let Some(previous) = previous {
-                // Its result is of no use: the task was aborted.
+                // Wait until the task is gone, so that no statement of its follows the ROLLBACK.
+                // The result of a task that was aborted says nothing.
                 let _ = previous.await;
             }
             client.batch_execute("ROLLBACK").await.is_ok()
         }));
     }
 
-    /// A comparison is over: keeps the answer for whoever asked.
+    /// Keeps the answer to a comparison that is over. `inconclusive` is the reason why the
+    /// comparison proves nothing. `doubt` is the reason why the table waits to be reloaded.
     pub(super) fn comparison_ended(
         &mut self,
         table: TableId,
@@ -380,8 +406,8 @@ impl Driver {
     ) {
         self.reads.cut = None;
         let compared = self.tables[table.0].writer.take_comparison();
-        // A table that waits to be reloaded may differ, so a difference proves nothing. If there is
-        // none, equal is equal.
+        // A cache that waits to be reloaded may differ from its table, so a difference proves
+        // nothing new. If there is no difference, the cache is equal all the same.
         let has_differences = compared
             .as_ref()
             .is_some_and(|compared| compared.differing() > 0);
@@ -405,8 +431,8 @@ impl Driver {
         });
     }
 
-    /// Asks for the cache of a table to be compared with the table.
-    /// [`take_verification`](Self::take_verification) has the answer.
+    /// Asks for a comparison of the cache of a table with the table.
+    /// [`take_verification`](Self::take_verification) returns the answer once there is one.
     ///
     /// # Errors
     /// If the driver has ended.
@@ -420,7 +446,7 @@ impl Driver {
         Ok(QuestionId(question))
     }
 
-    /// Takes the answer to a question, once it is there.
+    /// Takes the answer to a question; `None` while there is no answer.
     pub fn take_verification(&mut self, question: QuestionId) -> Option<Verification> {
         let at = self
             .reads
@@ -432,8 +458,8 @@ impl Driver {
     }
 
     /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go
-    /// on. The comparison takes a snapshot and a COPY of the table, and holds its lock (ACCESS SHARE)
-    /// meanwhile; the cache does not change until it is done.
+    /// on. The comparison takes a snapshot and a COPY of the table, and holds the table's ACCESS
+    /// SHARE lock meanwhile. The cache does not change until the comparison is done.
     ///
     /// # Errors
     /// If the driver ends for good.
@@ -447,13 +473,14 @@ impl Driver {
         }
     }
 
-    /// The rows of a read cannot be used.
+    /// Makes a read fail whose rows cannot be used.
     pub(super) fn unreadable(&mut self, asked: ReadRequest, source: ReadError) {
         let table = self.tables[asked.table.0].config.name();
         self.read_failed(asked, DriverError::Snapshot { table, source });
     }
 
-    /// A read has failed: decides by the error what the engine is told.
+    /// Tells the engine that a read has failed: as a lost connection, an altered table, an
+    /// inconclusive comparison, or a read to be tried again, depending on the error.
     pub(super) fn read_failed(&mut self, asked: ReadRequest, error: DriverError) {
         let ReadRequest {
             table, work, kind, ..
@@ -483,7 +510,7 @@ impl Driver {
         }
         let is_refetch = kind.is_refetch();
         if !self.options.limits.reconnect && !is_refetch {
-            // Whoever asks once wants to know now.
+            // Whoever asks once wants the error now, and not a second try.
             let failure = self.failure.insert(error).to_string();
             self.engine.handle(Input::Lost(failure), Instant::now());
             return;
@@ -495,14 +522,14 @@ impl Driver {
             work,
             code,
             why,
-            // Any role can send keys that the server does not take. That is no failure: the table is
-            // read instead.
+            // Any role can send keys that the server refuses. A table must not be given up for
+            // that: the engine reloads the table instead.
             is_permanent: is_permanent && !is_refetch,
         };
         self.engine.handle(input, Instant::now());
     }
 
-    /// Looks at the memory while a table is loaded, if enough has come since the last time.
+    /// Checks the memory while a table is loaded, if enough has come since the last check.
     fn check_loading(&mut self, table: TableId) {
         let writer = &self.tables[table.0].writer;
         let rows = writer.rows();
@@ -510,7 +537,7 @@ impl Driver {
         if rows < self.reads.next_check.rows && bytes < self.reads.next_check.bytes {
             return;
         }
-        // To add the memory up takes time in proportion to the cache, so a larger cache is looked at
+        // Adding up the memory takes time in proportion to the cache, so a larger cache is checked
         // less often.
         let between = bytes_between_checks(self.options.max_memory);
         self.reads.next_check = NextCheck {

@@ -1,4 +1,5 @@
-//! One turn of the loop: waits for one thing to happen, and takes it in.
+//! One turn of the driver's loop: waits for one thing to happen, hands it to the engine, and
+//! carries out the engine's outputs.
 
 use super::{Driver, Loaded};
 use crate::postgres::connection::listener::Listener;
@@ -16,7 +17,7 @@ use tokio_postgres::Notification;
 /// The most notifications that are taken from the socket before they are applied.
 const BATCH: usize = 256;
 
-/// What a task that the driver started has to say.
+/// The event with which a task that the driver started ends.
 pub(super) enum TaskEvent {
     /// The server has committed the NOTIFY of a token.
     Sent {
@@ -36,8 +37,8 @@ pub(super) enum TaskEvent {
         epoch: u64,
         listened: Result<(), tokio_postgres::Error>,
     },
-    /// F was asked who sent the notification for which a table is reloaded: `who` is the role and
-    /// application, if the session is still there.
+    /// F was asked which role sent the notification for which a table is reloaded. `who` is the
+    /// role and application in words, if the session is still there.
     SenderKnown {
         table: TableId,
         why: String,
@@ -53,27 +54,35 @@ pub(super) enum TaskEvent {
     },
 }
 
-/// What a turn waited for.
+/// One thing that a turn has waited for.
 enum Happened {
-    /// L has received notifications, or has ended for a reason.
+    /// L has received notifications, or has ended.
     Notifications(Received),
+    /// A session was opened, or has ended.
     Connection(ConnectionEvent),
+    /// A task of the driver has ended.
     Task(TaskEvent),
+    /// Q has sent a part of a read.
     Rows(ReadMessage),
+    /// A read has failed.
     ReadFailed(ReadFailed),
+    /// A deadline of the engine has passed, or a cache's lock is to be tried again.
     Time,
 }
 
-/// What L has received.
+/// A batch of notifications from L.
 #[derive(Default)]
 struct Received {
     batch: Vec<Notification>,
-    /// Why nothing more will come; `None` while the connection is in order.
+    /// The reason why nothing more will come; `None` while the connection is in order.
     end: Option<String>,
 }
 
 impl Driver {
-    /// Waits for something to happen, and does what follows from it.
+    /// Waits for something to happen, and does what follows.
+    ///
+    /// # Errors
+    /// If the driver ends for good.
     pub(super) async fn turn(
         &mut self,
         progress: &mut impl FnMut(Loaded),
@@ -83,6 +92,7 @@ impl Driver {
             Happened::Connection(event) => self.handle_connection_event(event),
             Happened::Task(event) => self.handle_task_event(event),
             Happened::Rows(message) => self.handle_read_message(message, progress),
+            // The failure of a read that was given up meanwhile is of no interest.
             Happened::ReadFailed(ReadFailed { asked, error }) => {
                 if self.reads.asked == Some(asked) {
                     self.read_failed(asked, error);
@@ -110,9 +120,9 @@ impl Driver {
             .map(|sessions| &mut sessions.listener);
         let channels = &mut self.channels;
         let something = async {
-            // Chance decides between these, so that none waits for another: with a fixed order a
-            // flood of notifications would keep the rows of a read from being taken, or the other
-            // way round.
+            // Chance decides between these, so that none has to wait for another. With a fixed
+            // order a flood of notifications would keep the rows of a read from being taken, or the
+            // rows would keep L from being polled.
             tokio::select! {
                 received = next_batch(listener) => Happened::Notifications(received),
                 Some(event) = channels.connections.recv() => Happened::Connection(event),
@@ -121,8 +131,8 @@ impl Driver {
                 Some(message) = channels.rows.recv(), if takes_rows => Happened::Rows(message),
             }
         };
-        // Time comes last. Without this:
-        // 1. The process sleeps past a fence's deadline; the fence has arrived meanwhile.
+        // Time comes last (`biased`). If time came first:
+        // 1. The process sleeps past a fence's deadline. The fence has arrived meanwhile.
         // 2. The deadline is looked at first, and the fence counts as lost.
         tokio::select! {
             biased;
@@ -131,13 +141,17 @@ impl Driver {
         }
     }
 
-    /// Hands a batch of notifications to the engine.
+    /// Hands a batch of notifications to the engine, one by one, and carries out what follows.
+    ///
+    /// # Errors
+    /// If the driver ends for good.
     fn received(&mut self, received: Received) -> Result<(), DriverError> {
         for notification in &self.hand_over(received.batch) {
             let channel = notification.channel();
             let sender = notification.process_id();
             let mut payload = notification.payload();
             if channel == self.options.fence_channel {
+                // Somebody else's payload on the fence channel is no fence.
                 let Some(token) = self.own_token(sender, payload) else {
                     continue;
                 };
@@ -153,6 +167,7 @@ impl Driver {
             // in, or the fence would count without that change.
             self.do_outputs()?;
         }
+        // The batch comes before the end: these changes were received and count.
         if let Some(why) = received.end {
             self.engine.handle(Input::Lost(why), Instant::now());
         }
@@ -160,7 +175,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Hands the notifications that are no fences to the tap, if there is one. Returns the rest.
+    /// Hands the notifications that are no fences to the tap, if there is one. Returns the others.
     fn hand_over(&mut self, batch: Vec<Notification>) -> Vec<Notification> {
         let Some(tap) = &mut self.tap else {
             return batch;
@@ -175,7 +190,7 @@ impl Driver {
         own
     }
 
-    /// Takes a message of the read that is underway. One of any other read is ignored.
+    /// Takes a message of the read that is underway. A message of any other read is ignored.
     fn handle_read_message(&mut self, message: ReadMessage, progress: &mut impl FnMut(Loaded)) {
         let asked = message.asked();
         if self.reads.asked != Some(asked) {
@@ -189,7 +204,8 @@ impl Driver {
         });
     }
 
-    /// Takes what became of a connection. Events of earlier openings are ignored.
+    /// Takes the event of a connection that was opened, could not be, or has ended. Events of
+    /// earlier openings are ignored.
     fn handle_connection_event(&mut self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected { epoch, sessions } if epoch == self.epoch => {
@@ -229,7 +245,8 @@ impl Driver {
         }
     }
 
-    /// Takes what a task has to say. Events of connections that are gone are ignored.
+    /// Takes the event with which a task has ended. Events of connections that are gone are
+    /// ignored.
     fn handle_task_event(&mut self, event: TaskEvent) {
         match event {
             TaskEvent::Sent { via, epoch, token } if self.is_current(via, epoch) => {
@@ -275,7 +292,8 @@ impl Driver {
     }
 }
 
-/// Takes what the socket of L has, up to a batch. Waits for ever while there is no L.
+/// Takes the notifications that the socket of L has, at most [`BATCH`] of them. Waits for the first
+/// one. Waits for ever while there is no L.
 ///
 /// Dropping the future loses nothing: once a notification was taken, the future is ready.
 async fn next_batch(listener: Option<&mut Listener>) -> Received {
