@@ -1,12 +1,12 @@
-//! Applying rows and changes to the caches.
+//! The way of rows and changes into the caches.
 //!
 //! ```text
-//! DriverTable   what the driver knows of a table: definition, fingerprint, the lock's state
+//! DriverTable   a table as the driver knows it: definition, fingerprint, state of the lock
 //!   └ CacheWriter   operations in order, behind the cache's lock; hides the type of the rows
 //!       └ CacheSink   the cache itself: TableCache (cells), ModelCache (an application's rows)
 //! ```
 //!
-//! [`finding`] is what a comparison of a cache with its table has found.
+//! [`finding`] has the rows in which a cache differs from its table.
 
 pub(super) mod cells;
 pub(super) mod driver_table;

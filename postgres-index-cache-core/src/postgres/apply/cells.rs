@@ -8,13 +8,14 @@ use crate::table_cache::{
     JsonNulls, KeyBuf, Row, RowBuf, RowError, SeenRows, StoreError, TableCache, TableShape,
     Upserted,
 };
+use crate::value::CellType;
 use std::sync::Arc;
 
-/// Makes rows of cells.
+/// The decoder that makes rows of cells.
 #[derive(Debug)]
 pub(in crate::postgres) struct CellDecoder {
     shape: Arc<TableShape>,
-    /// Rows that are done with: their memory is used again.
+    /// Rows that were stored or dropped, to be filled again without an allocation.
     recycled: Vec<RowBuf>,
 }
 
@@ -26,7 +27,7 @@ impl CellDecoder {
         }
     }
 
-    /// Returns a row that `fill` has filled.
+    /// Returns a row that `fill` has filled. The row is a recycled one if there is any.
     fn filled<E>(
         &mut self,
         fill: impl FnOnce(&TableShape, &mut RowBuf) -> Result<(), E>,
@@ -73,6 +74,7 @@ impl RowDecoder for CellDecoder {
         key: &KeyBuf,
     ) -> Result<Decoded<RowBuf>, ReadError> {
         let row = self.filled(|shape, row| row.read_json(shape, data, nulls))?;
+        // The engine goes by the payload's `id`: a row under another key would be stored unnoticed.
         if row.has_key(&self.shape, key) {
             Ok(Decoded::Row(row))
         } else {
@@ -85,7 +87,7 @@ impl RowDecoder for CellDecoder {
     }
 
     fn recycle(&mut self, row: RowBuf) {
-        /// As many rows as a batch has.
+        /// The most rows that are kept: as many as a batch has.
         const MOST: usize = 512;
         if self.recycled.len() < MOST {
             self.recycled.push(row);
@@ -115,8 +117,8 @@ impl CacheSink for TableCache {
         mode: WriteMode<'_>,
         events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
-        // A copy of the old row costs more than the change itself, so it is made only if somebody
-        // wants the events. A row that must be new has no old one.
+        // A copy of the old row costs more than the change itself. It is made only if somebody
+        // wants the events, and a row that must be new has no old one.
         let old = if events.is_some() && !matches!(mode, WriteMode::Insert) {
             let key = KeyBuf::of_row(self.shape(), row);
             self.get(&key).map(|old| old.to_buf())
@@ -142,6 +144,7 @@ impl CacheSink for TableCache {
     }
 
     fn remove(&mut self, key: &KeyBuf, events: Option<&mut Vec<RowEvent>>) {
+        // The event first: it needs the row that is about to go.
         if let Some(events) = events
             && let Some(old) = self.get(key)
         {
@@ -176,6 +179,7 @@ impl CacheSink for TableCache {
             return;
         };
         seen.mark(cached.slot());
+        // By the cells' bytes, not by `=`: the numeric 1.10 in place of 1.1 is a difference.
         if (0..shape.columns().len()).any(|column| cached.cell(column) != row.cell(column)) {
             report.find(FindingKind::Stale, |kind| {
                 let columns = differing_columns(shape, cached, row);
@@ -195,6 +199,7 @@ impl CacheSink for TableCache {
     }
 }
 
+/// Returns the event that a row was removed.
 fn removed(row: Row<'_>) -> RowEvent {
     RowEvent::Row {
         change: RowChange::Removed(row.to_buf()),
@@ -202,6 +207,7 @@ fn removed(row: Row<'_>) -> RowEvent {
     }
 }
 
+/// Returns the finding of a row that differs. `columns` are empty unless the row is stale.
 fn finding(
     shape: &TableShape,
     kind: FindingKind,
@@ -216,24 +222,27 @@ fn finding(
     }
 }
 
+/// Returns the columns in which a row of the cache and the row of the table differ.
 fn differing_columns(shape: &TableShape, cached: Row<'_>, row: &RowBuf) -> Vec<DifferingColumn> {
     let mut differing = Vec::new();
     for (at, column) in shape.columns().iter().enumerate() {
         if cached.cell(at) != row.cell(at) {
-            let json = |cell: Option<&[u8]>| match cell {
-                Some(cell) => {
-                    let mut json = String::new();
-                    column.kind.write_json(cell, &mut json);
-                    json
-                }
-                None => "null".to_string(),
-            };
             differing.push(DifferingColumn {
                 column: column.name.clone(),
-                cache: json(cached.cell(at)),
-                table: json(row.cell(at)),
+                cache: json(column.kind, cached.cell(at)),
+                table: json(column.kind, row.cell(at)),
             });
         }
     }
     differing
+}
+
+/// Returns a cell as JSON.
+fn json(kind: CellType, cell: Option<&[u8]>) -> String {
+    let Some(cell) = cell else {
+        return "null".to_string();
+    };
+    let mut json = String::new();
+    kind.write_json(cell, &mut json);
+    json
 }

@@ -1,4 +1,4 @@
-//! [`DriverTable`]: a table that a driver follows.
+//! [`DriverTable`]: a table as its driver knows it.
 
 use crate::postgres::apply::writer::CacheWriter;
 use crate::postgres::schema::eligibility::{Distrust, TableConfig};
@@ -9,13 +9,17 @@ use std::time::Instant;
 
 /// A table that a driver follows, with the writer of its cache.
 pub(in crate::postgres) struct DriverTable {
+    /// The table as it was described last.
     pub(in crate::postgres) config: TableConfig,
+    /// The writer of the table's cache.
     pub(in crate::postgres) writer: Box<dyn CacheWriter>,
-    /// The fingerprint under which the table was read last, or else described.
+    /// The fingerprint under which the table was read last. Before the first read, the one under
+    /// which the table was described.
     pub(in crate::postgres) fingerprint: Option<Fingerprint>,
-    /// Whether the table is neither read nor changed until it is described afresh.
+    /// Whether the table is held: its cache is neither reloaded nor changed until the table is
+    /// described afresh.
     pub(in crate::postgres) is_held: bool,
-    /// When the cache's lock, which a reader holds, is tried again; `None` if it is free.
+    /// The time at which the driver tries the cache's lock again; `None` unless a reader holds it.
     pub(in crate::postgres) busy_until: Option<Instant>,
 }
 
@@ -30,18 +34,20 @@ impl DriverTable {
         }
     }
 
-    /// Returns those of `keys`, as JSON, that a row of the table can have. Any role can send others,
-    /// and PostgreSQL would refuse to read them.
+    /// Returns those of `keys`, as JSON, that a row of the table can have.
     pub(in crate::postgres) fn possible(&self, mut keys: Vec<String>) -> Vec<String> {
+        // Any role can notify of keys that no row can have. PostgreSQL refuses a statement with
+        // such a key, so the good keys of the batch would not be read either.
         let mut key = KeyBuf::default();
         keys.retain(|id| key.read_json(&self.config.shape, id).is_ok());
         keys
     }
 
-    /// Returns how far a query of the table is distrusted.
+    /// Returns how far the query that reads the table for this cache is distrusted.
     pub(in crate::postgres) fn distrust(&self) -> Distrust {
         match self.config.distrust {
-            // COPY of the table itself runs no code of its owner's, but this cache needs a query.
+            // COPY of the table itself runs no code of the table's owner. A cache of models cannot
+            // use it: its rows are made by a query.
             Distrust::OfQueries if !self.writer.reads_columns() => Distrust::OfTable,
             distrust => distrust,
         }

@@ -3,14 +3,14 @@
 use crate::table_cache::KeyBuf;
 use std::collections::HashSet;
 
-/// How a row of a cache differs from its table.
+/// The way in which a cache and its table differ in one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FindingKind {
-    /// The table has the row, the cache has not.
+    /// The table has the row, and the cache does not.
     Missing,
     /// Both have the row, with different values.
     Stale,
-    /// The cache has the row, the table has not.
+    /// The cache has the row, and the table does not.
     Ghost,
 }
 
@@ -30,15 +30,15 @@ pub struct DifferingColumn {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// How the row differs.
+    /// The way in which the row differs.
     pub kind: FindingKind,
-    /// The key, as JSON: a scalar, or an array in key order.
+    /// The key, as JSON: one value, or for a composite key an array in key order.
     pub key: String,
     /// The key, as the cells of a cache.
     #[doc(hidden)]
     pub key_cells: KeyBuf,
-    /// The columns that differ, if the row is stale and the cache keeps columns. A cache of an
-    /// application's own type keeps none.
+    /// The columns that differ. Empty unless the row is stale and the cache keeps columns. A cache
+    /// of an application's own type keeps none.
     pub columns: Vec<DifferingColumn>,
 }
 
@@ -46,21 +46,21 @@ pub struct Finding {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ComparisonReport {
-    /// How many rows the table has.
+    /// The number of rows of the table.
     pub rows: usize,
-    /// How many rows the table has and the cache has not.
+    /// The number of rows that the table has and the cache does not.
     pub missing: usize,
-    /// How many rows both have, with different values.
+    /// The number of rows that both have, with different values.
     pub stale: usize,
-    /// How many rows the cache has and the table has not.
+    /// The number of rows that the cache has and the table does not.
     pub ghosts: usize,
-    /// How many rows of the table are rightly kept out of the cache: they do not fit the
-    /// application's model.
+    /// The number of rows of the table that are rightly kept out of the cache, since they do not
+    /// fit the application's model.
     pub kept_out: usize,
     /// The rows that differ, at most [`ComparisonReport::FINDINGS`].
     pub findings: Vec<Finding>,
-    /// The keys of the rows that are rightly kept out. A row that the cache keeps out beside these is
-    /// a ghost.
+    /// The keys of the rows of the table that the cache knows as kept out. Another row that the
+    /// cache knows as kept out is a ghost: the table does not have that row.
     pub(super) out: HashSet<KeyBuf>,
 }
 
@@ -68,12 +68,13 @@ impl ComparisonReport {
     /// The most findings that are kept.
     pub const FINDINGS: usize = 10_000;
 
-    /// Returns how many rows differ.
+    /// Returns the number of rows that differ.
     pub fn differing(&self) -> usize {
         self.missing + self.stale + self.ghosts
     }
 
-    /// Counts a row that differs. `finding` describes it, and is called only if there is room.
+    /// Counts a row that differs. `finding` describes the row, and is called only if fewer than
+    /// [`FINDINGS`](Self::FINDINGS) rows were described.
     pub(super) fn find(&mut self, kind: FindingKind, finding: impl FnOnce(FindingKind) -> Finding) {
         let count = match kind {
             FindingKind::Missing => &mut self.missing,

@@ -1,5 +1,14 @@
-//! A cache of an application's own rows, kept in step: rows are read as JSON, by one deserialiser
-//! for snapshot and notification.
+//! The sink of an application's own cache: rows are models, made of JSON by one deserialiser for
+//! snapshots and notifications.
+//!
+//! ```text
+//! row_to_json, payload "data" ─→ ModelDecoder ─┬─ cells ─→ digest ─┐
+//!                                              └─ the model ───────┴─→ ModelRow ─→ ModelCache
+//!                                                   └ does not fit ──→ misfit ──→ kept out
+//! ```
+//!
+//! A model cannot be compared with another one. The digest of the row's cells stands beside the
+//! model in the cache, and tells whether two rows are the same.
 
 use super::finding::{ComparisonReport, Finding, FindingKind};
 use super::sink::{CacheSink, Decoded, RowChangeKind, RowDecoder, RowEvent, WriteMode};
@@ -19,28 +28,31 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What a row of an application must be.
+/// The traits of a type whose values can be the rows of a replica's cache.
 pub trait Model: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync + 'static {}
 
 impl<T: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync + 'static> Model for T {}
 
-/// What happens to a row that does not fit the model: a label that the model does not know, a NULL,
-/// a number that is too large, a panic in the model's own code.
+/// The treatment of a row that does not fit the model. The row may have a label that the model does
+/// not know, a NULL, or a number that is too large. The model's own code may panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnMisfit {
-    /// The row is kept out of the cache, counted and named, and taken in once it fits. The other
-    /// rows are as live as ever.
+    /// The row is kept out of the cache, counted and named. Once the row fits, the cache takes it.
+    /// The other rows are as live as ever.
     #[default]
     Quarantine,
-    /// Its table cannot be opened; a table that was live is stale until the row fits.
+    /// The row's table cannot be opened. A table that was live is stale until the row fits.
     Refuse,
 }
 
-/// An application's cache, with the rows of its table that do not fit the model.
+/// An application's cache, with the rows of the table that do not fit the model.
 pub(in crate::postgres) struct ModelCache<T> {
+    /// The rows that fit.
     pub(in crate::postgres) rows: IdxModelCache<T>,
+    /// The rows that are kept out. Their keys are none of those in `rows`.
     out: BTreeMap<Uuid, Misfit>,
-    /// Numbers the snapshots: a row that is kept out and does not come in the last one is gone.
+    /// The number of snapshots that began. A row that is kept out, and was not in the last
+    /// snapshot, is gone.
     loads: u64,
     on_misfit: OnMisfit,
 }
@@ -48,13 +60,17 @@ pub(in crate::postgres) struct ModelCache<T> {
 /// A row that is kept out.
 #[derive(Debug)]
 struct Misfit {
+    /// The reason why the row does not fit; empty if that is not kept.
     why: Arc<str>,
+    /// The value of [`ModelCache::loads`] when the row came last.
     seen_in: u64,
-    /// The digest of a row that became a model, whose index values could not be had.
+    /// The digest of a row that became a model, and whose index functions panicked. `None` if the
+    /// row became no model.
     without_index: Option<u64>,
 }
 
-/// Of how many rows that are kept out the cause is remembered; of the others the key alone.
+/// The number of kept-out rows whose reason is kept. Of further rows the cache keeps the key alone,
+/// to bound the memory.
 const CAUSES_KEPT: usize = 1_000;
 
 impl<T: Model> ModelCache<T> {
@@ -69,28 +85,40 @@ impl<T: Model> ModelCache<T> {
 }
 
 impl<T> ModelCache<T> {
-    /// The rows that are kept out, with the causes; the cause is empty for those past the first
-    /// thousand.
+    /// Returns the keys of the rows that are kept out, each with the reason. The reason is empty if
+    /// it was not kept: the first thousand are.
     pub(in crate::postgres) fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
         self.out.iter().map(|(key, misfit)| (key, &*misfit.why))
     }
 }
 
-/// A row on its way in.
+impl<T: HasPrimaryKey + Indexable> ModelCache<T> {
+    /// Returns whether the cache has a row with this key, and the row is marked.
+    fn is_marked(&self, key: &Uuid, seen: &SeenRows) -> bool {
+        self.rows
+            .digest(key)
+            .is_some_and(|(slot, _)| seen.has(slot))
+    }
+}
+
+/// A model on the way into the cache.
 pub(in crate::postgres) struct ModelRow<T> {
+    /// The model; `None` once the cache has taken it.
     row: Option<T>,
     key: Uuid,
+    /// The digest of the cells that the model was made of.
     digest: u64,
 }
 
-/// Reads rows as JSON: into the model, and into cells, whose digest tells whether two rows are the
-/// same. A JSON null counts as SQL NULL there, as it does to the model.
+/// The decoder that reads rows as JSON: into the model, and into cells for the digest. A JSON null
+/// in the cells counts as SQL NULL, as it does to the model.
 pub(in crate::postgres) struct ModelDecoder<T> {
     shape: Arc<TableShape>,
     hasher: RandomState,
-    /// A digest of the columns' names: the same values under another name are another row to the
-    /// model.
+    /// A digest of the columns' names, which goes into each row's digest. To the model, the same
+    /// values under another name are another row.
     names: u64,
+    /// The cells of the row that is being read. One buffer serves all rows.
     cells: RowBuf,
     on_misfit: OnMisfit,
     model: PhantomData<fn() -> T>,
@@ -118,9 +146,16 @@ impl<T: Model> ModelDecoder<T> {
         }
     }
 
+    /// Reads a row, which is JSON of all columns.
+    ///
+    /// # Errors
+    /// If the JSON is no row of the table. If the row does not fit the model, and misfits are
+    /// refused.
     fn read(&mut self, json: &str) -> Result<Decoded<ModelRow<T>>, RowError> {
         self.cells
             .read_json(&self.shape, json, JsonNulls::Unknown)?;
+        // With the lengths: ("ab", "c") and ("a", "bc") are two rows. NULL has a form of its own,
+        // which no length has.
         let mut hasher = self.hasher.build_hasher();
         hasher.write_u64(self.names);
         for column in 0..self.shape.columns().len() {
@@ -150,9 +185,13 @@ impl<T: Model> ModelDecoder<T> {
     }
 }
 
-/// Makes the row of this key a model, which is the application's code: an error and a panic alike
-/// say why it does not fit.
+/// Makes a model of the row with this key.
+///
+/// # Errors
+/// If the row does not fit, with the reason. The model's code is the application's: an error, a
+/// panic and a wrong key alike are a reason.
 fn into_model<T: Model>(json: &str, key: Uuid) -> Result<T, String> {
+    // `primary_key` is the application's code as well, so it is called inside.
     let (own, row) =
         guarded(|| serde_json::from_str::<T>(json).map(|row| (row.primary_key(), row)))?
             .map_err(|error| error.to_string())?;
@@ -163,12 +202,31 @@ fn into_model<T: Model>(json: &str, key: Uuid) -> Result<T, String> {
     }
 }
 
-/// The uuid that is a key; a table whose key is none is not followed into such a cache.
+/// Returns a key as a uuid. A table whose key is no uuid is refused before it is followed, so the
+/// default is never returned.
 fn key_of(key: &KeyBuf) -> Uuid {
     key.cells()
         .next()
         .and_then(|cell| Uuid::from_slice(cell).ok())
         .unwrap_or_default()
+}
+
+/// Returns a column as it stands in the decoder's query: under its own name, by which the model
+/// knows the value.
+fn selected(column: &Column) -> String {
+    let name = quote_identifier(&column.name);
+    match column.kind.json_argument(&name) {
+        argument if argument == name => name,
+        argument => format!("{argument} AS {name}"),
+    }
+}
+
+/// Returns the error of a tuple that is not one of the decoder's query.
+fn malformed_tuple(tuple: &[u8]) -> RowError {
+    RowError::Malformed(format!(
+        "a COPY tuple of {} bytes is not one row as JSON",
+        tuple.len()
+    ))
 }
 
 impl<T: Model> RowDecoder for ModelDecoder<T> {
@@ -179,15 +237,8 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
     }
 
     fn query(&self, relation: &str, only: &str) -> String {
-        let column = |column: &Column| {
-            let name = quote_identifier(&column.name);
-            match column.kind.json_argument(&name) {
-                argument if argument == name => name,
-                argument => format!("{argument} AS {name}"),
-            }
-        };
-        let columns: Vec<String> = self.shape.columns().iter().map(column).collect();
-        // Not the name of a column: that would be meant then.
+        let columns: Vec<String> = self.shape.columns().iter().map(selected).collect();
+        // A name that no column has: `row_to_json(row)` would mean a column of that name.
         let mut row = "row".to_string();
         while self.shape.position(&row).is_some() {
             row.push('_');
@@ -201,18 +252,16 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {
-        let malformed = || {
-            RowError::Malformed(format!(
-                "a COPY tuple of {} bytes is not one row as JSON",
-                tuple.len()
-            ))
+        // The number of fields (two bytes), then the length of the one field (four bytes).
+        let Some((head, json)) = tuple.split_first_chunk::<6>() else {
+            return Err(malformed_tuple(tuple).into());
         };
-        let (head, json) = tuple.split_first_chunk::<6>().ok_or_else(malformed)?;
         let length = i32::from_be_bytes([head[2], head[3], head[4], head[5]]);
         if head[..2] != [0, 1] || usize::try_from(length) != Ok(json.len()) {
-            return Err(malformed().into());
+            return Err(malformed_tuple(tuple).into());
         }
-        Ok(self.read(std::str::from_utf8(json).map_err(|_| malformed())?)?)
+        let json = std::str::from_utf8(json).map_err(|_| malformed_tuple(tuple))?;
+        Ok(self.read(json)?)
     }
 
     fn read_json(
@@ -221,6 +270,8 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
         _: JsonNulls<'_>,
         key: &KeyBuf,
     ) -> Result<Decoded<ModelRow<T>>, ReadError> {
+        // The columns that are SQL NULL do not matter: the model takes both nulls alike, and a row
+        // that is read by Q does not name them.
         let decoded = self.read(data)?;
         let own = match &decoded {
             Decoded::Row(row) => row.key,
@@ -249,6 +300,8 @@ impl<T: Model> CacheSink for ModelCache<T> {
     }
 
     fn memory_bytes(&self) -> usize {
+        // An estimate: to add up the reasons of all rows would take time in proportion to their
+        // number.
         let causes: usize = self
             .out
             .values()
@@ -274,35 +327,33 @@ impl<T: Model> CacheSink for ModelCache<T> {
         events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
         let key = row.key;
-        let duplicate = || StoreError::DuplicateKey(key.to_string());
         let Some(model) = row.row.take() else {
             return Ok(Upserted::Unchanged);
         };
-        // The model is asked for its index values in here, and may panic.
-        let put = |rows: &mut IdxModelCache<T>| guarded(|| rows.put_digested(model, row.digest));
-        let put = match mode {
-            WriteMode::Insert if self.rows.contains_primary(&key) => return Err(duplicate()),
-            WriteMode::Insert | WriteMode::Upsert => put(&mut self.rows),
-            WriteMode::Merge(seen) => {
-                if self
-                    .rows
-                    .digest(&key)
-                    .is_some_and(|(slot, _)| seen.has(slot))
-                {
-                    return Err(duplicate());
-                }
-                let put = put(&mut self.rows);
-                if let Ok(Ok((slot, _))) = &put {
-                    seen.mark(*slot);
-                }
-                put
+        let seen = match mode {
+            WriteMode::Insert if self.rows.contains_primary(&key) => {
+                return Err(StoreError::DuplicateKey(key.to_string()));
             }
+            WriteMode::Merge(seen) if self.is_marked(&key, seen) => {
+                return Err(StoreError::DuplicateKey(key.to_string()));
+            }
+            WriteMode::Insert | WriteMode::Upsert => None,
+            WriteMode::Merge(seen) => Some(seen),
         };
+        // The model is asked for its index values in here, and may panic.
+        let put = guarded(|| self.rows.put_digested(model, row.digest));
         let upserted = match put {
-            Ok(put) => put?.1,
+            Ok(put) => {
+                let (slot, upserted) = put?;
+                if let Some(seen) = seen {
+                    seen.mark(slot);
+                }
+                upserted
+            }
             Err(panic) if self.on_misfit == OnMisfit::Refuse => {
                 return Err(StoreError::Model(panic));
             }
+            // The row that was there before goes too: it is not the table's row any more.
             Err(panic) => {
                 self.keep_out(&KeyBuf::of_cell(key.as_bytes()), panic.into(), events);
                 if let Some(misfit) = self.out.get_mut(&key) {
@@ -342,6 +393,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 change: RowChangeKind::Removed,
             });
         }
+        // A row whose reason is kept keeps that place, also while there are more than a thousand.
         let has_cause = self
             .out
             .get(&key)
@@ -359,8 +411,9 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 without_index: None,
             },
         );
-        // A row that is read again and still does not fit is no news; of one whose cause is not
-        // kept nobody knows better.
+        // A row that is read again and does not fit for the same reason is no news. Of a row whose
+        // reason is not kept it is not known whether the reason is another one: it counts as the
+        // same.
         let is_news = before.is_none_or(|before| !before.why.is_empty() && before.why != why);
         if let Some(events) = events.filter(|_| is_news) {
             events.push(RowEvent::Misfit {
@@ -419,7 +472,8 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 None => report.find(FindingKind::Missing, |kind| finding(kind, row.key)),
                 Some(misfit) => {
                     report.out.insert(KeyBuf::of_cell(row.key.as_bytes()));
-                    // A comparison does not ask the model for index values.
+                    // A comparison does not ask the model for index values: a row with the digest
+                    // of one whose index functions panicked is kept out rightly.
                     if misfit.without_index == Some(row.digest) {
                         report.kept_out += 1;
                     } else {
@@ -450,14 +504,19 @@ impl<T: Model> CacheSink for ModelCache<T> {
 
     fn find_ghosts(&self, seen: &SeenRows, report: &mut ComparisonReport) {
         let kept_out = std::mem::take(&mut report.out);
-        let is_kept_out = |key: &&Uuid| kept_out.contains(&KeyBuf::of_cell(key.as_bytes()));
-        let out = self.out.keys().filter(|key| !is_kept_out(key)).copied();
+        // A row that is kept out, and that the table does not have, is a ghost as well.
+        let out = self
+            .out
+            .keys()
+            .filter(|key| !kept_out.contains(&KeyBuf::of_cell(key.as_bytes())))
+            .copied();
         for key in self.rows.not_seen(seen).into_iter().chain(out) {
             report.find(FindingKind::Ghost, |kind| finding(kind, key));
         }
     }
 }
 
+/// Returns the finding of a row that differs. A model has no columns to name.
 fn finding(kind: FindingKind, key: Uuid) -> Finding {
     Finding {
         kind,

@@ -1,9 +1,9 @@
-//! [`CacheSink`]: the operations that a cache must offer in order to be kept in step, and
-//! [`RowDecoder`]: how its rows are made of bytes.
+//! [`CacheSink`]: the operations that a cache must offer in order to be kept in step.
+//! [`RowDecoder`]: the way in which the cache's rows are made of bytes.
 //!
-//! The two are apart because rows are decoded without the cache's lock, and stored under it.
+//! The two are apart because rows are decoded without the cache's lock and stored under that lock.
 //! [`TableCache`](crate::tooling::TableCache) (in [`cells`](super::cells)) and
-//! [`ModelCache`](super::models::ModelCache) implement them.
+//! [`ModelCache`](super::models::ModelCache) are sinks, each with a decoder of its own.
 
 use super::finding::ComparisonReport;
 use crate::postgres::error::ReadError;
@@ -11,35 +11,35 @@ use crate::table_cache::{JsonNulls, KeyBuf, RowBuf, SeenRows, StoreError, TableS
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// How a row of a [`TableCache`](crate::tooling::TableCache) has changed.
+/// A change of a row of a [`TableCache`](crate::tooling::TableCache).
 #[derive(Debug, Clone)]
 pub enum RowChange {
-    /// The row is new.
+    /// The row was added.
     Added(RowBuf),
     /// The row has other values.
     Changed {
         /// The row before.
         old: RowBuf,
-        /// The row now.
+        /// The row after the change.
         new: RowBuf,
     },
-    /// The row is gone.
+    /// The row was removed.
     Removed(RowBuf),
 }
 
-/// How a row of an application's own type has changed.
+/// The kind of change of a row of an application's own type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowChangeKind {
-    /// The row is new.
+    /// The row was added.
     Added,
     /// The row has other values.
     Changed,
-    /// The row is gone.
+    /// The row was removed.
     Removed,
 }
 
-/// A change of one row, of a cache of either kind. Senders are the server's processes whose
-/// notifications brought the rows; `None` for a row that was read.
+/// A change of one row, of a cache of either kind. `sender` is the server's process whose
+/// notification brought the row; `None` if the row was read by Q.
 #[derive(Debug)]
 pub(in crate::postgres) enum RowEvent {
     /// A row of cells has changed.
@@ -49,7 +49,7 @@ pub(in crate::postgres) enum RowEvent {
     },
     /// A row of an application's own type has changed.
     Model { key: Uuid, change: RowChangeKind },
-    /// A row does not fit the application's model, and is kept out.
+    /// A row does not fit the application's model, for the reason `why`, and is kept out.
     Misfit {
         key: Uuid,
         why: Arc<str>,
@@ -57,19 +57,20 @@ pub(in crate::postgres) enum RowEvent {
     },
 }
 
-/// A row that was decoded.
+/// The outcome of decoding a row.
 pub(in crate::postgres) enum Decoded<R> {
     /// The row, as the cache takes it.
     Row(R),
-    /// The row does not fit the application's model and is to be kept out.
+    /// The row with this key does not fit the application's model and is to be kept out.
     Misfit { key: KeyBuf, why: Arc<str> },
 }
 
-/// How a row is put into a cache.
+/// The way in which a row is put into a cache.
 pub(in crate::postgres) enum WriteMode<'a> {
     /// The row must be new.
     Insert,
-    /// The row is one of a snapshot, which brings each key once, and is marked as seen.
+    /// The row comes from a snapshot. The row is marked as seen. A second row with a key that was
+    /// marked is an error.
     Merge(&'a mut SeenRows),
     /// The row takes the place of the one with its key, if there is one.
     Upsert,
@@ -77,12 +78,12 @@ pub(in crate::postgres) enum WriteMode<'a> {
 
 /// A cache that is kept in step.
 pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
-    /// A row as the cache takes it.
+    /// The type of the rows that the cache stores.
     type Row: Send;
-    /// How rows are made.
+    /// The decoder that makes these rows.
     type Decoder: RowDecoder<Row = Self::Row>;
 
-    /// Returns how many rows the cache has.
+    /// Returns the number of rows in the cache.
     fn len(&self) -> usize;
 
     /// Returns whether the cache has no rows.
@@ -90,20 +91,23 @@ pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
         self.len() == 0
     }
 
-    /// Returns how many bytes the cache takes.
+    /// Returns the bytes that the cache takes.
     fn memory_bytes(&self) -> usize;
 
-    /// Makes an empty cache anew, with room for so many rows.
+    /// Replaces the cache, which is empty, by an empty one with room for `expected` rows.
     fn make_room(&mut self, expected: usize);
 
     /// Notes that a snapshot of all rows begins.
     fn begin_load(&mut self) {}
 
-    /// Notes that all rows of the snapshot have been put in.
+    /// Notes that all rows of a snapshot have been put in.
     fn end_load(&mut self) {}
 
     /// Stores `row`, and records the change in `events`. The implementation may move data out of
-    /// `row`; afterwards it may only be passed to [`recycle`](RowDecoder::recycle).
+    /// `row`. Afterwards `row` may only be passed to [`recycle`](RowDecoder::recycle).
+    ///
+    /// # Errors
+    /// If the cache cannot take the row, or `mode` does not allow the row's key.
     fn put(
         &mut self,
         row: &mut Self::Row,
@@ -111,62 +115,71 @@ pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
         events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError>;
 
-    /// Removes the row of a key, if there is one.
+    /// Removes the row with this key, if there is one, and records the change in `events`.
     fn remove(&mut self, key: &KeyBuf, events: Option<&mut Vec<RowEvent>>);
 
-    /// Keeps the row of a key out: it does not fit. The row that the cache has goes. A cache that
-    /// takes every row has none to keep out.
+    /// Keeps out the row with this key, which does not fit for the reason `why`. The row that the
+    /// cache has under the key is removed. Does nothing in a cache that takes every row.
     fn keep_out(&mut self, _key: &KeyBuf, _why: Arc<str>, _events: Option<&mut Vec<RowEvent>>) {}
 
-    /// Forgets the rows that were kept out, except those of these keys.
+    /// Forgets the rows that were kept out, except those with these keys.
     fn retain_out(&mut self, _keys: &[KeyBuf]) {}
 
-    /// Returns how many rows are kept out, and the first of them with the reason.
+    /// Returns the number of rows that are kept out, and the first of them with the reason. Returns
+    /// `None` if no row is kept out.
     fn kept_out(&self) -> Option<(usize, String)> {
         None
     }
 
-    /// Marks the row of a key, so that [`sweep`](Self::sweep) leaves it.
+    /// Marks the row with this key, if there is one, so that [`sweep`](Self::sweep) spares the row.
     fn mark(&self, key: &KeyBuf, seen: &mut SeenRows);
 
-    /// Removes every row that is not marked.
+    /// Removes every row that is not marked, and records these changes in `events`.
     fn sweep(&mut self, seen: &SeenRows, events: Option<&mut Vec<RowEvent>>);
 
-    /// Removes every row.
+    /// Removes every row, those that are kept out included. Records no changes.
     fn clear(&mut self);
 
-    /// Compares a row of the table with the one in the cache, and marks the latter.
+    /// Compares a row of the table with the row that the cache has under the same key. Marks the
+    /// cache's row, and adds a difference to `report`.
     fn compare(&self, row: &Self::Row, seen: &mut SeenRows, report: &mut ComparisonReport);
 
-    /// Compares a row of the table that does not fit with what the cache knows of it.
+    /// Checks that the cache keeps out the row of the table with this key, which does not fit. Adds
+    /// a difference to `report`.
     fn compare_misfit(&self, _key: &KeyBuf, _seen: &mut SeenRows, _report: &mut ComparisonReport) {}
 
-    /// Reports the rows that are not marked: the table does not have them.
+    /// Adds to `report` the rows of the cache that are not marked: the table does not have them.
     fn find_ghosts(&self, seen: &SeenRows, report: &mut ComparisonReport);
 }
 
-/// Makes rows of the bytes that the server sends.
+/// A decoder that makes rows of the bytes which the server sends.
 pub(in crate::postgres) trait RowDecoder: Send {
-    /// A row as its cache takes it.
+    /// The type of the rows that the decoder makes.
     type Row;
 
     /// Returns the shape of the table's rows.
     fn shape(&self) -> &Arc<TableShape>;
 
-    /// Returns the query that reads rows of `relation`, a quoted name. `only` is empty, or a WHERE
-    /// clause with a space in front.
+    /// Returns the query that reads rows of `relation`, a quoted name. `only` is a WHERE clause
+    /// with a space in front, or empty.
     fn query(&self, relation: &str, only: &str) -> String;
 
-    /// Returns whether that query selects the columns themselves, so that COPY of the table would
-    /// bring the same.
+    /// Returns whether that query selects the columns themselves. If so, a COPY of the table brings
+    /// the same tuples.
     fn reads_columns(&self) -> bool {
         false
     }
 
     /// Decodes a tuple of binary COPY.
+    ///
+    /// # Errors
+    /// If the tuple is not one of the query's.
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<Self::Row>, ReadError>;
 
     /// Decodes the `data` of a payload, whose row must have this key.
+    ///
+    /// # Errors
+    /// If `data` is no row of the table, or the row has another key.
     fn read_json(
         &mut self,
         data: &str,
@@ -177,6 +190,6 @@ pub(in crate::postgres) trait RowDecoder: Send {
     /// Returns the key of a row.
     fn key_of(&self, row: &Self::Row) -> KeyBuf;
 
-    /// Takes back a row that is done with, so that its memory is used again.
+    /// Takes back a row that is not needed any more, so that the row's memory is used again.
     fn recycle(&mut self, row: Self::Row);
 }

@@ -5,13 +5,13 @@
 //!                        (no lock)        (in order)           (all of them)
 //! ```
 //!
-//! Rows are decoded and checked without the lock. [`flush`](CacheWriter::flush) takes the lock for a
-//! moment and applies everything that waits: readers wait neither for the network nor for a parse,
-//! and see a batch whole. While a reader holds the lock for longer, operations wait here; the
-//! driver tells the engine, which keeps later changes by key.
+//! Rows are decoded and checked without the lock. [`flush`](CacheWriter::flush) takes the lock for
+//! a moment and applies everything that waits. Readers therefore wait neither for the network nor
+//! for a parse, and see a batch whole. While a reader holds the lock for longer, operations wait
+//! here, and the driver tells the engine, which keeps later changes by key.
 //!
-//! [`CacheWriter`] is a trait in order to hide the type of the rows: its one implementation is
-//! [`SinkWriter`].
+//! [`CacheWriter`] is a trait in order to hide the type of the rows. [`SinkWriter`] is the one
+//! implementation.
 
 use super::finding::ComparisonReport;
 use super::sink::{CacheSink, Decoded, RowDecoder, RowEvent, WriteMode};
@@ -25,27 +25,27 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the rows that Q brings next are for.
+/// The purpose of the rows that Q brings next.
 #[derive(Debug, Default)]
 pub(in crate::postgres) enum Incoming {
-    /// The rows are all rows of a snapshot: they are merged into the cache, and rows of the cache
-    /// that are not among them are removed at the end.
+    /// All rows of a snapshot, to be merged into the cache. At the end, the rows of the cache that
+    /// did not come are removed.
     #[default]
     Snapshot,
-    /// The rows are those of these keys, as JSON. They are kept until
+    /// The rows with these keys, which are JSON. They are kept until
     /// [`store_refetched`](CacheWriter::store_refetched).
     Refetch(Vec<String>),
-    /// The rows are all rows of a snapshot, to be compared with the cache.
+    /// All rows of a snapshot, to be compared with the cache.
     Comparison,
 }
 
-/// Why a change, or a refetched row, cannot be stored: the table must be read again.
+/// The reason why a change, or a refetched row, cannot be stored. The table must be reloaded then.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::postgres) enum ApplyError {
-    /// The key or the row is not of the table's shape, or the stream is not one of COPY.
+    /// The key or the row does not have the table's shape, or the stream is not one of COPY.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The change has no row.
+    /// The change stores a row, and the notification has none.
     #[error("the row was not sent")]
     NoRow,
 }
@@ -56,45 +56,63 @@ impl From<RowError> for ApplyError {
     }
 }
 
-/// Why an operation failed while the lock was held.
+/// The reason why an operation failed while the lock was held.
 #[derive(Debug)]
 pub(in crate::postgres) struct FlushError {
-    /// Whether the operation stored a row of a snapshot: then the snapshot cannot be what was asked
-    /// for.
+    /// Whether the operation stored a row of a snapshot. If so, the snapshot cannot be used.
     pub(in crate::postgres) is_of_snapshot: bool,
     pub(in crate::postgres) error: StoreError,
 }
 
-/// Whether [`flush`](CacheWriter::flush) got the lock.
+impl FlushError {
+    /// Makes the error of a row that a snapshot brought.
+    fn of_snapshot(error: StoreError) -> Self {
+        Self {
+            is_of_snapshot: true,
+            error,
+        }
+    }
+
+    /// Makes the error of a row that a change or a refetch brought.
+    fn of_change(error: StoreError) -> Self {
+        Self {
+            is_of_snapshot: false,
+            error,
+        }
+    }
+}
+
+/// The outcome of [`flush`](CacheWriter::flush).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) enum Flushed {
-    /// Everything that waited was applied, and nothing waits.
+    /// Everything that waited was applied, and nothing waits any more.
     Done,
     /// A reader holds the lock, and nothing was applied.
     Locked,
 }
 
-/// A cache behind its lock.
+/// The writer of a cache that stands behind a lock.
 pub(in crate::postgres) trait CacheWriter: Send {
-    /// Returns the query that reads rows of `relation`: see [`RowDecoder::query`].
+    /// Returns the query that reads rows of `relation`; see [`RowDecoder::query`].
     fn query(&self, relation: &str, only: &str) -> String;
 
-    /// Returns whether that query selects the columns themselves.
+    /// Returns whether that query selects the columns themselves; see
+    /// [`RowDecoder::reads_columns`].
     fn reads_columns(&self) -> bool;
 
-    /// Says what the rows that come next are for.
+    /// Tells the writer the purpose of the rows that come next.
     fn expect(&mut self, incoming: Incoming);
 
-    /// Notes that the snapshot of those rows was taken, and that about so many rows will come.
+    /// Notes that the snapshot of those rows was taken, and that about `expected` rows will come.
     fn begin(&mut self, expected: usize);
 
     /// Takes pieces of the COPY stream.
     ///
     /// # Errors
-    /// If a row is not of the table's shape, or the stream is not one of COPY.
+    /// If a row does not have the table's shape, or the stream is not one of COPY.
     fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError>;
 
-    /// Returns how many bytes of the COPY stream have come.
+    /// Returns the number of bytes of the COPY stream that have come.
     fn copied(&self) -> usize;
 
     /// Notes that all rows have come.
@@ -103,50 +121,52 @@ pub(in crate::postgres) trait CacheWriter: Send {
     /// If the COPY stream has no end.
     fn finish(&mut self) -> Result<(), ReadError>;
 
-    /// Makes the refetched rows wait for the lock. A key that was asked for and did not come is
-    /// removed.
+    /// Makes the refetched rows wait for the lock. Of a key that was asked for and did not come,
+    /// the row is removed.
     ///
     /// # Errors
-    /// Why the table must be read again.
+    /// If a row cannot be stored. Nothing waits then, and the table must be reloaded.
     fn store_refetched(&mut self) -> Result<(), ApplyError>;
 
-    /// Returns whether the last snapshot brought other rows than the cache had, as far as they have
-    /// been applied.
+    /// Returns whether the last snapshot brought other rows than the cache had, as far as the
+    /// snapshot's rows have been applied.
     fn has_changed(&self) -> bool;
 
     /// Makes a change wait for the lock.
     ///
     /// # Errors
-    /// Why the table must be read again.
+    /// If the change cannot be stored. The table must be reloaded then.
     fn change(&mut self, change: &Change) -> Result<(), ApplyError>;
 
-    /// Makes the removal of every row but those of these keys wait for the lock.
+    /// Makes the removal of all rows wait for the lock, except the rows with the keys `keep`.
     ///
     /// # Errors
-    /// Why the table must be read again.
+    /// If a key is not one of the table. The table must be reloaded then.
     fn clear(&mut self, keep: &[String]) -> Result<(), ApplyError>;
 
-    /// Takes the report of a comparison, once every row of the table has come; `None` if there was
-    /// none.
+    /// Takes the report of a comparison, once every row of the table has come. Returns `None` if
+    /// there was no comparison.
     fn take_comparison(&mut self) -> Option<ComparisonReport>;
 
     /// Applies everything that waits, unless a reader holds the lock for longer than `patience`.
     ///
     /// # Errors
-    /// The first operation that failed. The ones behind it were applied.
+    /// If an operation fails, with the error of the first one that did. The operations behind it
+    /// were applied all the same.
     fn flush(&mut self, patience: Duration) -> Result<Flushed, FlushError>;
 
     /// Returns whether an operation waits for the lock.
     fn is_waiting(&self) -> bool;
 
-    /// Returns how many rows the cache had at the last flush.
+    /// Returns the number of rows that the cache had at the last flush.
     fn rows(&self) -> usize;
 
-    /// Returns how many rows did not fit the application's model at the last flush, and the first of
-    /// them with the reason.
+    /// Returns the number of rows that did not fit the application's model at the last flush, and
+    /// the first of these rows with the reason. Returns `None` if every row did fit.
     fn kept_out(&self) -> Option<&(usize, String)>;
 
-    /// Returns how many bytes the cache takes, or took when the lock was last free.
+    /// Returns the bytes that the cache takes. If the lock is not free, returns the bytes that the
+    /// cache took when it last was.
     fn memory_bytes(&mut self) -> usize;
 
     /// Records the changes of rows from now on.
@@ -182,12 +202,12 @@ struct Waiting<R> {
     sender: Option<i32>,
 }
 
-/// How the rows of a snapshot are put into the cache.
+/// The way in which the rows of a snapshot are put into the cache.
 #[derive(Debug)]
 enum Loading {
-    /// The cache was empty: each row must be new.
+    /// The cache was empty, so each row must be new.
     IntoEmpty,
-    /// The cache has older rows, of which those that come again are marked.
+    /// The cache has older rows. The rows that the snapshot brings are marked.
     Over(SeenRows),
 }
 
@@ -202,26 +222,36 @@ struct Comparing {
 pub(in crate::postgres) struct SinkWriter<C: CacheSink> {
     cache: Arc<RwLock<C>>,
     decoder: C::Decoder,
+    /// The operations that wait for the lock, in order.
     waiting: VecDeque<Waiting<C::Row>>,
     incoming: Incoming,
+    /// The state of the COPY stream that is being read.
     copy: CopyDecoder,
+    /// The number of bytes of that stream that have come.
     copied: usize,
-    /// The pieces of a refetch, undecoded: the engine may not want them any more.
+    /// The pieces of a refetch, undecoded. If the engine does not want the rows any more, decoding
+    /// them was for nothing.
     refetched: Vec<Bytes>,
+    /// The comparison that is underway, if one is.
     comparing: Option<Comparing>,
     load: Load,
+    /// The changes of rows that nobody has taken yet; `None` unless changes are recorded.
     events: Option<Vec<RowEvent>>,
+    /// The number of rows at the last flush.
     rows: usize,
+    /// See [`CacheWriter::kept_out`].
     kept_out: Option<(usize, String)>,
+    /// The bytes that the cache took when its lock was last free.
     memory: usize,
-    /// A key that is used again for each change.
+    /// A key whose memory is used again for each change.
     key: KeyBuf,
 }
 
-/// The snapshot that is being put into the cache.
+/// The snapshot that is being put into the cache, or was put into the cache last.
 #[derive(Debug)]
 struct Load {
     loading: Loading,
+    /// Whether a row of the snapshot was another one than in the cache, or a row was removed.
     has_changed: bool,
 }
 
@@ -248,12 +278,14 @@ impl<C: CacheSink> SinkWriter<C> {
         }
     }
 
+    /// Reads a key, which is JSON.
     fn key_of(&self, id: &str) -> Result<KeyBuf, RowError> {
         let mut key = KeyBuf::default();
         key.read_json(self.decoder.shape(), id)?;
         Ok(key)
     }
 
+    /// Makes an operation wait for the lock.
     fn push(&mut self, op: PendingOp<C::Row>, sender: Option<i32>) {
         self.waiting.push_back(Waiting { op, sender });
     }
@@ -268,10 +300,11 @@ impl<C: CacheSink> SinkWriter<C> {
         Ok(())
     }
 
-    /// Compares a row of the table with the cache. The engine changes nothing meanwhile, so the lock
-    /// need not be held from one row to the next.
+    /// Compares a row of the table with the cache.
     fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
         let decoded = self.decoder.read_copy(tuple)?;
+        // The lock is let go after each row. That is safe, since the engine hands out no change
+        // while a table is compared, and readers need not wait for the network.
         if let Some(Comparing { seen, report }) = &mut self.comparing {
             report.rows += 1;
             match &decoded {
@@ -285,7 +318,7 @@ impl<C: CacheSink> SinkWriter<C> {
         Ok(())
     }
 
-    /// Decodes the pieces of a refetch.
+    /// Decodes the rows of a refetch.
     fn decode_refetched(&mut self) -> Result<Vec<Decoded<C::Row>>, ReadError> {
         let mut rows = Vec::new();
         let mut copy = CopyDecoder::default();
@@ -300,7 +333,7 @@ impl<C: CacheSink> SinkWriter<C> {
         Ok(rows)
     }
 
-    /// Returns the operation for a change that stores a row.
+    /// Returns the operation for a change that stores a row, whose key is `key`.
     fn store_op(&mut self, change: &Change, key: KeyBuf) -> Result<PendingOp<C::Row>, ApplyError> {
         let data = change.data().ok_or(ApplyError::NoRow)?;
         let decoded = self.decoder.read_json(data, change.json_nulls(), &key)?;
@@ -311,6 +344,7 @@ impl<C: CacheSink> SinkWriter<C> {
         Ok(match (decoded, old) {
             (Decoded::Row(new), Some(old)) => PendingOp::Replace { old, new },
             (Decoded::Row(new), None) => {
+                // The row holds the key, so the buffer is free for the next change.
                 self.key = key;
                 PendingOp::Upsert(new)
             }
@@ -355,7 +389,8 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             return Ok(());
         }
         let is_comparison = matches!(self.incoming, Incoming::Comparison);
-        // The decoder calls back with each row, for which it must not be borrowed from here.
+        // The stream's decoder calls back with each row, which needs all of `self`. So the decoder
+        // is moved out for the moment.
         let mut copy = std::mem::take(&mut self.copy);
         let loaded = pieces.iter().try_for_each(|piece| {
             copy.push(piece, |tuple| {
@@ -376,7 +411,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
 
     fn finish(&mut self) -> Result<(), ReadError> {
         match self.incoming {
-            // The end of the stream is looked for when the rows are decoded.
+            // Decoding the rows, later, finds the end of the stream or its lack.
             Incoming::Refetch(_) => {}
             Incoming::Comparison => self.copy.finish()?,
             Incoming::Snapshot => {
@@ -391,7 +426,8 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         let Incoming::Refetch(keys) = std::mem::take(&mut self.incoming) else {
             return Ok(());
         };
-        // Everything that can fail comes first: half of a refetch must not wait.
+        // Everything that can fail comes first. Otherwise half of a refetch would wait, and be
+        // applied.
         let rows = self.decode_refetched()?;
         let found: HashSet<KeyBuf> = rows
             .iter()
@@ -423,6 +459,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         let mut key = std::mem::take(&mut self.key);
         key.read_json(self.decoder.shape(), change.id())?;
         let op = match change.operation() {
+            // The engine reacts to changes of the whole table itself, and hands none of them out.
             Operation::Whole => return Ok(()),
             Operation::Remove => PendingOp::Remove(key),
             Operation::Upsert | Operation::ReplaceKey => self.store_op(change, key)?,
@@ -454,6 +491,8 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             return Ok(Flushed::Locked);
         };
         let mut first_error = None;
+        // An operation that fails does not keep the next ones from being applied: they are changes
+        // of other rows. The engine is told, and reloads the table.
         for Waiting { op, sender } in self.waiting.drain(..) {
             let recorded = self.events.as_ref().map_or(0, Vec::len);
             let applied = apply_op(
@@ -495,6 +534,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
     }
 
     fn memory_bytes(&mut self) -> usize {
+        // The driver must not wait for a lock here.
         if let Some(cache) = self.cache.try_read() {
             self.memory = cache.memory_bytes();
         }
@@ -518,10 +558,6 @@ fn apply_op<C: CacheSink>(
     decoder: &mut C::Decoder,
     mut events: Option<&mut Vec<RowEvent>>,
 ) -> Result<(), FlushError> {
-    let in_change = |error| FlushError {
-        is_of_snapshot: false,
-        error,
-    };
     match op {
         PendingOp::Begin { expected } => {
             cache.begin_load();
@@ -540,10 +576,7 @@ fn apply_op<C: CacheSink>(
             };
             let put = cache.put(&mut row, mode, events);
             decoder.recycle(row);
-            let put = put.map_err(|error| FlushError {
-                is_of_snapshot: true,
-                error,
-            })?;
+            let put = put.map_err(FlushError::of_snapshot)?;
             load.has_changed |= put != Upserted::Unchanged;
         }
         PendingOp::End => {
@@ -557,18 +590,20 @@ fn apply_op<C: CacheSink>(
         PendingOp::Upsert(mut row) => {
             let put = cache.put(&mut row, WriteMode::Upsert, events);
             decoder.recycle(row);
-            put.map_err(in_change)?;
+            put.map_err(FlushError::of_change)?;
         }
+        // Under one lock: no reader sees the old row without the new one, or both.
         PendingOp::Replace { old, mut new } => {
             cache.remove(&old, events.as_deref_mut());
             let put = cache.put(&mut new, WriteMode::Upsert, events);
             decoder.recycle(new);
-            put.map_err(in_change)?;
+            put.map_err(FlushError::of_change)?;
         }
         PendingOp::Remove(key) => cache.remove(&key, events),
         PendingOp::KeepOut { key, why } => cache.keep_out(&key, why, events),
         // Without events nobody needs to know the rows, and a cache is emptied at once.
         PendingOp::Clear(keep) if keep.is_empty() && events.is_none() => cache.clear(),
+        // Mark and sweep, so that each row that is removed has an event.
         PendingOp::Clear(keep) => {
             let mut seen = SeenRows::default();
             for key in &keep {
@@ -581,11 +616,12 @@ fn apply_op<C: CacheSink>(
     Ok(())
 }
 
-/// Names the sender in events that one operation has recorded.
+/// Sets the sender of the events that one operation has recorded.
 fn set_sender(events: &mut [RowEvent], sender: Option<i32>) {
     for event in events {
         match event {
             RowEvent::Row { sender: by, .. } | RowEvent::Misfit { sender: by, .. } => *by = sender,
+            // Events of models have no sender.
             RowEvent::Model { .. } => {}
         }
     }

@@ -1,5 +1,5 @@
-//! An application's cache under random changes, rows that do not fit among them, against a naive
-//! oracle.
+//! [`ModelCache`] under random changes, against a naive oracle. Some of the rows do not fit the
+//! model.
 
 use crate::notification::Payload;
 use crate::postgres::apply::models::*;
@@ -13,10 +13,11 @@ use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::time::Duration;
 
+/// The number of keys that rows can have. Few keys make the changes meet.
 const KEYS: u128 = 8;
-/// Does not fit: the model has a byte for it.
+/// A value that does not fit: the model has one byte for it.
 const TOO_LARGE: i64 = 300;
-/// Becomes a model, whose index values cannot be had.
+/// A value that becomes a model whose index functions panic.
 const PANICS: i64 = 13;
 const VALUES: [i64; 5] = [1, 2, 3, TOO_LARGE, PANICS];
 
@@ -43,6 +44,7 @@ impl Indexable for Row {
     }
 }
 
+/// Returns whether a row with this value belongs in the cache.
 fn fits(n: i64) -> bool {
     n != TOO_LARGE && n != PANICS
 }
@@ -68,21 +70,31 @@ fn copy_of<'a>(rows: impl Iterator<Item = (&'a Uuid, &'a i64)>) -> Bytes {
     stream.into()
 }
 
-/// A table, its cache, and the rows that somebody knows of who was told of every change.
+/// A table, its cache, and the rows that are known to a reader of all events.
 struct World {
     table: BTreeMap<Uuid, i64>,
     cache: Arc<RwLock<ModelCache<Row>>>,
     writer: SinkWriter<ModelCache<Row>>,
+    /// The keys of which events told, and whether the last event of the key said that the row fits.
     events: BTreeMap<Uuid, bool>,
+}
+
+/// Returns a column that is never null.
+fn column(name: &str, kind: CellType) -> Column {
+    Column {
+        name: name.to_string(),
+        kind,
+        nullable: false,
+    }
+}
+
+/// Returns the key of a finding.
+fn key_of_finding(found: &Finding) -> Uuid {
+    Uuid::parse_str(found.key.trim_matches('"')).unwrap()
 }
 
 impl World {
     fn new() -> Self {
-        let column = |name: &str, kind| Column {
-            name: name.to_string(),
-            kind,
-            nullable: false,
-        };
         let columns = vec![column("id", CellType::Uuid), column("n", CellType::Int8)];
         let shape = Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap());
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::Quarantine)));
@@ -97,9 +109,10 @@ impl World {
         }
     }
 
+    /// Hands the writer the change of a notification.
     fn change(&mut self, payload: &str) {
         let change = Change::new(payload, &Payload::parse(payload).unwrap(), 1);
-        // What the engine makes of a key change's two halves.
+        // A key change is two notifications, of which the engine makes one change.
         let change = if change.old_id().is_some() {
             change.replace_key()
         } else {
@@ -108,7 +121,7 @@ impl World {
         self.writer.change(&change).unwrap();
     }
 
-    /// Reads the table, over the rows that the cache has.
+    /// Reloads the table: the rows are merged into those that the cache has.
     fn read(&mut self) {
         self.writer.expect(Incoming::Snapshot);
         self.writer.begin(self.table.len());
@@ -116,6 +129,7 @@ impl World {
         self.writer.finish().unwrap();
     }
 
+    /// Changes the table at random, and hands the writer what the engine would.
     fn step(&mut self, random: &mut Rng) {
         let id = Uuid::from_u128(random.u128(1..=KEYS));
         let n = VALUES[random.usize(0..VALUES.len())];
@@ -136,13 +150,18 @@ impl World {
                 if old != id && self.table.remove(&old).is_some() {
                     self.table.insert(id, n);
                     self.change(&format!(
-                        r#"{{"table":"t","action":"update","id":"{id}","old_id":"{old}","data":{}}}"#,
+                        concat!(
+                            r#"{{"table":"t","action":"update","id":"{}","old_id":"{}","#,
+                            r#""data":{}}}"#
+                        ),
+                        id,
+                        old,
                         json(id, n)
                     ));
                 }
             }
             15..17 => {
-                // Rows are read again by their keys, after changes that nobody announced.
+                // Rows are refetched, after changes that nobody announced.
                 let keys: Vec<Uuid> = (1..=KEYS)
                     .filter(|_| random.bool())
                     .map(Uuid::from_u128)
@@ -164,6 +183,7 @@ impl World {
                 self.writer.store_refetched().unwrap();
             }
             17 => {
+                // A TRUNCATE spares the rows that were read after it.
                 let kept: Vec<Uuid> = self
                     .table
                     .keys()
@@ -175,7 +195,7 @@ impl World {
                 self.writer.clear(&kept).unwrap();
             }
             _ => {
-                // After a gap.
+                // A gap: the table changes unheard, and is reloaded.
                 for key in (1..=KEYS).map(Uuid::from_u128) {
                     match random.u8(0..4) {
                         0 => drop(self.table.remove(&key)),
@@ -191,8 +211,11 @@ impl World {
         }
     }
 
+    /// Checks that cache, events and comparison agree with the table.
     fn check(&mut self) {
         assert_eq!(self.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+        // Events must follow from each other: nothing is added twice, or changed before it is
+        // there.
         for event in self.writer.take_row_events() {
             match event {
                 RowEvent::Model {
@@ -255,12 +278,14 @@ impl World {
         assert_eq!(
             known,
             rows.keys().copied().collect::<Vec<_>>(),
-            "who is told of every change knows the rows"
+            "the events do not tell of all rows"
         );
         assert_eq!(
             self.writer.kept_out().map_or(0, |(count, _)| *count),
             out.len()
         );
+        // The comparison locks the cache itself. It finds nothing, and counts the rows that are
+        // rightly kept out.
         drop(cache);
         let comparison = self.compare(&self.table.clone());
         assert_eq!(
@@ -269,6 +294,7 @@ impl World {
         );
     }
 
+    /// Compares the cache with these rows.
     fn compare(&mut self, table: &BTreeMap<Uuid, i64>) -> ComparisonReport {
         self.writer.expect(Incoming::Comparison);
         self.writer.load(vec![copy_of(table.iter())]).unwrap();
@@ -276,8 +302,9 @@ impl World {
         self.writer.take_comparison().unwrap()
     }
 
-    /// A comparison finds each row that was missed, among those that do not fit too; but not that
-    /// one which does not become a model is another such one: it is kept out as it must be.
+    /// Checks that a comparison finds each change that the cache has missed. Rows that do not fit
+    /// count as well. One exception: a row that was kept out and now is one that becomes no model
+    /// is kept out as it must be.
     fn check_that_what_is_missed_is_found(&mut self, random: &mut Rng) {
         let mut other = self.table.clone();
         for key in (1..=KEYS).map(Uuid::from_u128) {
@@ -293,6 +320,7 @@ impl World {
                 (None, None) => None,
                 (None, Some(_)) => Some((FindingKind::Missing, key)),
                 (Some(_), None) => Some((FindingKind::Ghost, key)),
+                // The cache does not know which of two rows that become no model it has seen.
                 (Some(cached), Some(there))
                     if cached == there || (!fits(*cached) && *there == TOO_LARGE) =>
                 {
@@ -301,12 +329,11 @@ impl World {
                 (Some(_), Some(_)) => Some((FindingKind::Stale, key)),
             });
         }
-        let key_of = |found: &Finding| Uuid::parse_str(found.key.trim_matches('"')).unwrap();
         let mut found: Vec<(FindingKind, Uuid)> = self
             .compare(&other)
             .findings
             .iter()
-            .map(|found| (found.kind, key_of(found)))
+            .map(|found| (found.kind, key_of_finding(found)))
             .collect();
         found.sort_by_key(|(_, key)| *key);
         assert_eq!(found, expected, "{:?} {other:?}", self.table);
@@ -316,7 +343,7 @@ impl World {
 #[test]
 fn whatever_happens_to_rows_that_do_not_fit_the_cache_is_the_table_without_them() {
     for seed in 0..300 {
-        // Said when it fails, and so are the model's panics, which are meant.
+        // Shown if the test fails, among the messages of the model's panics, which are meant.
         println!("seed {seed}");
         let mut random = Rng::with_seed(seed);
         let mut world = World::new();
