@@ -234,6 +234,7 @@ impl Driver {
             other => unreachable!("an engine asks to connect first, not {other:?}"),
         };
         let channels = Channels::new();
+        // Without tables there is nothing to read, and no Q is opened.
         let opener = Opener {
             open,
             options,

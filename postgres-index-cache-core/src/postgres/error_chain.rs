@@ -1,4 +1,4 @@
-//! [`chain`]: an error with its causes, in one line.
+//! [`chain`]: the text of an error and of its causes, on one line.
 
 /// Returns the text of an error with its causes, separated by `: `. The `Display` of
 /// tokio-postgres' errors omits the causes.

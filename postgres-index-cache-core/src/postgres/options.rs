@@ -1,34 +1,35 @@
-//! [`DriverOptions`]: how a driver works.
+//! [`DriverOptions`]: the channels, bounds and settings of a driver.
 
 use crate::sync::Limits;
 use std::time::Duration;
 
-/// How a driver works.
+/// The channels, bounds and settings of a driver.
 #[derive(Debug, Clone)]
 pub struct DriverOptions {
     /// The channels on which the tables' triggers notify.
     pub channels: Vec<String>,
-    /// A channel of the driver's own, for fences. Nobody else may know its name: make it of random
+    /// The channel of the driver's own fences. Nobody else may know the name: make it of random
     /// digits.
     pub fence_channel: String,
-    /// The bounds of the engine.
+    /// The times and sizes within which the engine keeps.
     pub limits: Limits,
-    /// The settings that the triggers pin (`TimeZone` …), each with its value. Q has them too, so
-    /// that COPY and payloads write values alike.
+    /// The settings that the triggers pin (`TimeZone` …), each with the pinned value. Q gets the
+    /// same settings, so that COPY and payloads write values alike.
     pub settings: Vec<(String, String)>,
-    /// How many bytes the caches and the changes that wait for them may take. Past it the changes
-    /// are dropped and their table is read again. If the caches alone take more, the driver ends
-    /// with [`DriverError::Memory`](crate::postgres::DriverError::Memory).
+    /// The most bytes that the caches, and the changes that wait for them, may take. If they take
+    /// more, the changes are dropped and their tables reloaded. If the caches alone take more, the
+    /// driver ends with [`DriverError::Memory`](crate::postgres::DriverError::Memory).
     pub max_memory: usize,
-    /// How long a read may wait for its lock, and a fence for commits that are blocked.
+    /// The longest time that a read waits for the lock of the table, and a fence for commits that
+    /// are blocked.
     pub lock_timeout: Duration,
-    /// Whether somebody describes a table afresh that was altered
-    /// ([`DriverEvent::Altered`](crate::postgres::DriverEvent::Altered)): it is held until then. If
-    /// false, it is read again as it is.
+    /// Whether somebody describes altered tables afresh, of which
+    /// [`DriverEvent::Altered`](crate::postgres::DriverEvent::Altered) tells. If so, an altered
+    /// table is held until then. If not, the table is reloaded as it is.
     pub holds_altered: bool,
     /// Whether [`DriverEvent::Row`](crate::postgres::DriverEvent::Row) tells of each row that
-    /// changes. That costs a copy of each row, which is kept until
-    /// [`Driver::take_events`](crate::postgres::Driver::take_events) takes it: call that after each
-    /// step.
+    /// changes. That costs a copy of each row. The copies are kept until
+    /// [`Driver::take_events`](crate::postgres::Driver::take_events) is called, which must be done
+    /// after each step.
     pub row_events: bool,
 }

@@ -1,6 +1,6 @@
-//! Names and strings as they stand in SQL.
+//! Quoting: names and strings as SQL must have them.
 
-/// Returns a name as an identifier in SQL: in quotes, so that its case is kept.
+/// Returns a name as an identifier in SQL. The quotes keep the name's case.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,4 +1,5 @@
-//! [`Open`]: a [`Connector`] whose type is erased, and the patience with a server that is starting.
+//! [`Open`]: the opening of one session, by a [`Connector`] whose type is erased. Also the patience
+//! with a server that is starting.
 
 use crate::postgres::connection::session::{ConnectError, Connector, Session, SessionPurpose};
 use crate::postgres::sqlstate::{self, Policy};
@@ -7,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long to wait for a server that is starting.
+/// The longest time to wait for a server that is starting.
 pub const STARTING_PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two attempts to connect to a server that is starting.
 pub const STARTING_RETRY: Duration = Duration::from_millis(200);
@@ -19,10 +20,15 @@ type Opening = Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send
 pub(in crate::postgres) type Open = Arc<dyn Fn(SessionPurpose) -> Opening + Send + Sync>;
 
 /// Opens a session. If the server is starting, tries again for up to [`STARTING_PATIENCE`].
+///
+/// # Errors
+/// The error of the last attempt.
 pub(in crate::postgres) async fn open_patiently(
     open: &Open,
     role: SessionPurpose,
 ) -> Result<Session, ConnectError> {
+    // A server that is starting accepts connections only to refuse them. Other errors, for example
+    // of a wrong password, would come again, and are the caller's at once.
     let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
     loop {
         match open(role).await {
@@ -44,6 +50,7 @@ fn is_starting(error: &ConnectError) -> bool {
 pub(in crate::postgres) fn open_with(connector: impl Connector + 'static) -> Open {
     let connector = Arc::new(connector);
     Arc::new(move |role| {
+        // The future may outlive this call, so it holds the connector too.
         let connector = Arc::clone(&connector);
         Box::pin(async move { connector.connect(role).await })
     })

@@ -1,4 +1,4 @@
-//! The settings of F and Q, made once their sessions are proven to be ours.
+//! The settings of F and Q. They are made once the sessions are proven to be ours alone.
 
 use crate::postgres::options::DriverOptions;
 use crate::postgres::quote::quote_literal;
@@ -11,9 +11,10 @@ pub(in crate::postgres) const NO_TIMEOUTS: &str =
     "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
-/// How long Q may be idle inside a transaction, at least. The bound is raised to twice the time for
-/// which a comparison waits for its fence. A process of ours that is stopped inside a transaction
-/// keeps its table locked against migrations no longer than that.
+/// The least time that Q may be idle inside a transaction. A comparison leaves Q idle while it
+/// waits for its fence, so the time is raised to twice the time allowed for a fence. A process
+/// of ours that is stopped inside a transaction keeps the table locked against migrations no longer
+/// than that.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Returns the statements that set up Q.

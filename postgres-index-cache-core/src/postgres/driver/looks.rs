@@ -5,7 +5,7 @@
 //! heartbeat ─→ look: F reads the fingerprints ─→ looked ─→ compare, table by table
 //!                                                            ├─ as before
 //!                                                            ├─ rewritten ─→ reload
-//!                                                            └─ altered, silent ─→ held or reloaded
+//!                                                            └─ altered, silent ─→ held, reload
 //! ```
 
 use super::turn::TaskEvent;

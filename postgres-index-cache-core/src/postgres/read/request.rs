@@ -1,45 +1,50 @@
-//! What Q is asked for, and the messages that a read sends to the driver.
+//! [`ReadRequest`]: a read that the driver asks of Q. [`ReadMessage`] and [`ReadFailed`]: the
+//! messages that the read sends back.
 
 use crate::postgres::error::DriverError;
 use crate::postgres::schema::fingerprint::Fingerprint;
 use crate::sync::{Snapshot, TableId};
 use bytes::Bytes;
 
-/// A read that Q is asked for. A message of any other read is of a connection that is gone, or of a
-/// read that was given up.
+/// A read that the driver asks of Q. Each message of the read carries the request. The driver
+/// ignores messages with another request than the current one: their connection is gone, or their
+/// read was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) struct ReadRequest {
     /// The number of Q's opening.
     pub(in crate::postgres) epoch: u64,
+    /// The table that is read.
     pub(in crate::postgres) table: TableId,
-    /// The engine's number: the generation of a read, the batch of a refetch, or the comparison.
+    /// The engine's number of the read: a generation, the batch of a refetch, or a comparison.
     pub(in crate::postgres) work: u64,
     pub(in crate::postgres) kind: ReadKind,
 }
 
-/// What a read does, and in which transaction.
+/// The kind of a read: which rows are copied, and in which transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) enum ReadKind {
     /// Copies all rows, in a transaction of its own.
     All,
     /// Copies the rows of some keys, in a transaction of its own.
     Rows,
-    /// Begins the transaction of a comparison and takes its snapshot; the transaction stays open.
+    /// Begins the transaction of a comparison and takes the snapshot. The transaction stays open.
     Cut,
-    /// Copies the rows of some keys, inside that transaction.
+    /// Copies the rows of some keys, inside the transaction of a comparison.
     RowsOfCut,
-    /// Copies all rows inside that transaction, to be compared, and ends it.
+    /// Copies all rows, to be compared, inside the transaction of a comparison, and ends that
+    /// transaction.
     Compare,
 }
 
 impl ReadKind {
+    /// Returns whether the read copies the rows of some keys.
     pub(in crate::postgres) fn is_refetch(self) -> bool {
         matches!(self, Self::Rows | Self::RowsOfCut)
     }
 }
 
-/// What a read brings. These messages have a bounded channel of their own, which the driver does not
-/// look at while the table's cache is locked: then Q waits, and nothing else does.
+/// A message of a read that goes well. These messages have a bounded channel of their own. While
+/// the table's cache is locked, the driver takes none of them: then Q waits, and nothing else does.
 pub(in crate::postgres) enum ReadMessage {
     /// The snapshot is taken, and the table has this fingerprint under it.
     Snapshot {
@@ -52,12 +57,13 @@ pub(in crate::postgres) enum ReadMessage {
         asked: ReadRequest,
         pieces: Vec<Bytes>,
     },
-    /// Everything was sent, and the transaction is ended if it should be.
+    /// All rows were sent. The transaction is ended, unless the read is of a kind that leaves it
+    /// open.
     All { asked: ReadRequest },
 }
 
 impl ReadMessage {
-    /// Returns the read that the message is of.
+    /// Returns the request of the read that sent the message.
     pub(in crate::postgres) fn asked(&self) -> ReadRequest {
         match self {
             Self::Snapshot { asked, .. } | Self::Rows { asked, .. } | Self::All { asked } => *asked,
@@ -65,8 +71,8 @@ impl ReadMessage {
     }
 }
 
-/// The failure of a read. It has another channel than the [`ReadMessage`]s, so that the driver hears
-/// of it while the cache is locked.
+/// The message that a read has failed. Failures have another channel than [`ReadMessage`]s, so that
+/// the driver learns of a failure while the cache is locked.
 pub(in crate::postgres) struct ReadFailed {
     pub(in crate::postgres) asked: ReadRequest,
     pub(in crate::postgres) error: DriverError,

@@ -1,4 +1,4 @@
-//! The COPY statements that Q runs: all rows of a table, or those of some keys.
+//! The COPY statements that Q runs: of all rows of a table, or of the rows with some keys.
 
 use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::quote::{quote_identifier, quote_literal};
@@ -10,15 +10,15 @@ use crate::value::{CellType, write_json_string};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// The code of the error with which a row that is too long fails (`substring_error`): no other part
-/// of the statements asks for a substring.
+/// The code of the error with which a statement fails if a row is too long (`substring_error`). No
+/// other part of the statements asks for a substring.
 pub(in crate::postgres) const TOO_LONG: &str = "22011";
 
-/// Returns the statement that copies every row of a table, or those of `keys` (JSON). A row of more
-/// than `longest` bytes makes it fail with [`TOO_LONG`].
+/// Returns the statement that copies every row of a table, or the rows with `keys`, which are JSON.
+/// The statement fails with [`TOO_LONG`] if a row has more than `longest` bytes.
 ///
-/// `query` makes the query of the relation and condition that it is given. With
-/// [`Distrust::OfQueries`] all rows are copied without a query.
+/// `query` makes a query of a relation and a WHERE clause. Under [`Distrust::OfQueries`] all rows
+/// are copied without a query.
 ///
 /// # Errors
 /// If a key is no JSON.
@@ -29,6 +29,8 @@ pub(in crate::postgres) fn copy_statement(
     longest: usize,
     query: impl FnOnce(&str, &str) -> String,
 ) -> Result<String, DriverError> {
+    // Such a statement has no place for a condition on the rows' length. The client finds rows that
+    // are too long, once they are there.
     if keys.is_none() && distrust == Distrust::OfQueries {
         return Ok(copy_of_table(config));
     }
@@ -46,8 +48,10 @@ pub(in crate::postgres) fn copy_statement(
     Ok(format!("COPY ({query}) TO STDOUT (FORMAT binary)"))
 }
 
-/// Returns the statement that copies the table itself. While PostgreSQL plans a query it computes
-/// expressions of indexes, which are code of the table's owner; here it plans none.
+/// Returns the statement that copies the table itself.
+///
+/// While PostgreSQL plans a query, it computes expressions of the table's indexes, which are code
+/// of the table's owner. PostgreSQL plans nothing for this statement.
 fn copy_of_table(config: &TableConfig) -> String {
     let columns: Vec<String> = config
         .shape
@@ -64,11 +68,11 @@ fn copy_of_table(config: &TableConfig) -> String {
     )
 }
 
-/// Returns the condition that a row has at most `longest` bytes; one that has more fails with
-/// [`TOO_LONG`]. `None` if no row can be that long.
+/// Returns the condition that a row has at most `longest` bytes. A longer row makes the statement
+/// fail with [`TOO_LONG`]. Returns `None` if no row can be that long.
 ///
-/// The client sees that a row is too long only when it is there: what reads from the socket collects
-/// a row whole. So the server looks.
+/// The client would find out too late: the code that reads from the socket collects a row whole
+/// before the client sees any of it. So the server checks.
 fn no_longer_than(config: &TableConfig, longest: usize) -> Option<String> {
     /// The largest value that PostgreSQL takes: 1 GB.
     const LARGEST: usize = 1 << 30;
@@ -82,22 +86,26 @@ fn no_longer_than(config: &TableConfig, longest: usize) -> Option<String> {
         return None;
     }
     let sum = sizes.join(" + ");
+    // A substring of negative length is an error. The length depends on the row, so PostgreSQL does
+    // not compute it, and fail, while planning.
     Some(format!(
         "CASE WHEN {sum} > {longest} THEN pg_catalog.substr('', 1, \
         (-({sum}))::pg_catalog.int4) = '' ELSE true END"
     ))
 }
 
-/// Returns the expression for the size of a column's value; `None` if all its values have one size.
+/// Returns the SQL expression of the size in bytes of a column's value. Returns `None` if all
+/// values of the column have one size.
 fn size_expression(column: &Column) -> Option<String> {
     let name = quote_identifier(&column.name);
     match column.kind {
-        // The length of a text is known without reading it.
+        // PostgreSQL knows the length of a text without reading the text.
         CellType::Text | CellType::Bpchar | CellType::Bytea => Some(format!(
             "coalesce(pg_catalog.octet_length({name}), 0)::pg_catalog.int8"
         )),
         kind if kind.width().is_some() => None,
-        // The stored size is that of the compressed value, so it counts only where it is small.
+        // The stored size is that of the compressed value, so it says enough only if it is small. A
+        // larger value is written out to learn its size.
         _ => Some(format!(
             "CASE WHEN pg_catalog.pg_column_size({name}) > 2000 THEN \
             pg_catalog.octet_length(pg_catalog.concat({name}))
@@ -106,8 +114,11 @@ fn size_expression(column: &Column) -> Option<String> {
     }
 }
 
-/// Returns the condition that a row has one of these keys. The server makes values of their JSON, so
-/// that each is read as the payload's trigger wrote it.
+/// Returns the condition that a row has one of `keys`. The server itself makes values of the keys'
+/// JSON, so that each value is read as the trigger wrote it.
+///
+/// # Errors
+/// If a key is no JSON.
 fn has_key(config: &TableConfig, keys: &[String]) -> Result<String, DriverError> {
     let shape = &config.shape;
     let key_columns = shape.key().iter().map(|&at| &shape.columns()[at]);
@@ -116,6 +127,7 @@ fn has_key(config: &TableConfig, keys: &[String]) -> Result<String, DriverError>
             let name = quote_identifier(&column.name);
             match key_type {
                 Some(_) => name,
+                // Values of this type cannot be read from JSON. Their JSON texts are compared.
                 None => format!(
                     "pg_catalog.to_json({})::pg_catalog.text",
                     column.kind.json_argument(&name)
@@ -147,7 +159,10 @@ fn has_key(config: &TableConfig, keys: &[String]) -> Result<String, DriverError>
     ))
 }
 
-/// Returns a key, as a JSON object whose members are `k0`, `k1` …, in the order of the key.
+/// Returns a key as a JSON object with the members `k0`, `k1` …, in key order.
+///
+/// # Errors
+/// If the key is no JSON, or for a composite key no JSON array.
 fn record_of(config: &TableConfig, key: &str) -> Result<String, serde_json::Error> {
     let parts: Vec<&RawValue> = if config.key_types.len() == 1 {
         vec![serde_json::from_str(key)?]
@@ -167,11 +182,13 @@ fn record_of(config: &TableConfig, key: &str) -> Result<String, serde_json::Erro
     Ok(format!("{{{}}}", members.join(",")))
 }
 
-/// Returns the type that a part of a key is read as. If none is known the JSON texts are compared.
+/// Returns the type as which a part of a key is read. Without a known type, the part is read as a
+/// text of JSON.
 fn read_as(key_type: Option<&String>) -> &str {
     key_type.map_or("pg_catalog.text", String::as_str)
 }
 
+/// Returns a text as a JSON string.
 fn json_string(text: &str) -> String {
     let mut json = String::new();
     write_json_string(text, &mut json);
