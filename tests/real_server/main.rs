@@ -5,11 +5,7 @@
 mod support;
 
 mod demo;
-mod driver;
-mod example;
 mod facts;
-mod faults;
-mod forged;
 mod generic_function;
 mod hostile;
 mod install;
@@ -20,7 +16,6 @@ mod printed;
 mod privileges;
 mod query;
 mod remedies;
-mod replica;
 mod shell;
 mod status;
 mod suspended;

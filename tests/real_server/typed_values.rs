@@ -267,20 +267,19 @@ async fn copy_and_payload_give_the_same_cell() {
 /// and each notification would then look like a change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
-    use pgic::tables::catalog;
     use postgres_index_cache_core::tooling::postgres::CopyDecoder;
+    use postgres_index_cache_core::tooling::postgres::catalog::{Catalog, CatalogAccess, describe};
     use postgres_index_cache_core::tooling::{
         Column, JsonNulls, Payload, RowBuf, TableCache, TableShape, Upserted,
     };
     let database = all_types().await;
     let mut client = database.client().await;
-    let table = catalog::resolve(
-        &catalog::reading(&mut client).await.unwrap(),
-        &["all_types".to_string()],
-    )
-    .await
-    .unwrap()
-    .remove(0);
+    let catalog = Catalog::begin(&mut client, CatalogAccess::ReadOnly)
+        .await
+        .unwrap();
+    let oid = catalog.find("all_types").await.unwrap().unwrap();
+    let table = describe(&catalog, &[oid]).await.unwrap().remove(0);
+    drop(catalog);
     let shape_columns = table.columns.iter().map(|column| Column {
         name: column.name.clone(),
         kind: column.kind,

@@ -1,7 +1,7 @@
 //! `verify`: compares a cache with its table at one exact cut, raises no false alarm under load,
 //! and names each way to lose a change.
 
-use crate::driver::{TABLE, transaction};
+use crate::support::load::{TABLE, transaction};
 use crate::support::{DEADLINE, Database, Ran, ended};
 use pgic::connect::{Environment, Server};
 use pgic::tables::catalog;

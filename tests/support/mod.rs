@@ -10,6 +10,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod load;
 pub mod pooler;
 pub mod proxy;
 mod specification;
@@ -19,6 +20,7 @@ pub use specification::FUNCTION as SPECIFICATION;
 use postgres_index_cache_core::tooling::postgres::{Listener, Session, quote_identifier};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -172,12 +174,36 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
+/// Returns the folder that holds the programs which cargo builds: `target/debug`, for example.
+pub fn programs() -> PathBuf {
+    // The test runs in the folder `deps` of that folder.
+    let test = std::env::current_exe().expect("a test knows its program");
+    test.ancestors()
+        .nth(2)
+        .expect("a test's program is in the target folder")
+        .to_path_buf()
+}
+
+/// Returns the program `pgic`.
+///
+/// Cargo tells the path to tests of pgic's package alone. The core's tests find the program beside
+/// their own, where `cargo test --workspace` has built it.
+pub fn binary() -> PathBuf {
+    let binary = programs().join("pgic");
+    assert!(
+        binary.exists(),
+        "{} is not built: run cargo test --workspace, or cargo build",
+        binary.display()
+    );
+    binary
+}
+
 /// Returns the command `pgic` with these arguments, no stdin, and an empty environment.
 ///
 /// Only `PATH`, `PGIC_PG_BIN` and `TMPDIR` are kept: libpq's variables of the developer who runs
 /// the tests would lead to another server.
 pub fn pgic(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pgic"));
+    let mut command = Command::new(binary());
     command.args(arguments).env_clear().stdin(Stdio::null());
     for name in ["PATH", "PGIC_PG_BIN", "TMPDIR"] {
         if let Some(value) = std::env::var_os(name) {

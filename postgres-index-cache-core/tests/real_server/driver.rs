@@ -5,12 +5,15 @@
 //! announced therefore ends the driver, or leaves the table stale; `replica.rs` and
 //! `faults/definitions.rs` test how a supervisor goes on from there.
 
+use crate::support::load::{TABLE, transaction};
 use crate::support::proxy::{Mood, Proxy};
-use crate::support::{DEADLINE, Database, Ran, cluster, ended, run};
-use pgic::connect::{Environment, Server};
+use crate::support::{DEADLINE, Database, Ran, binary, cluster, ended, run};
+use postgres_index_cache_core::tooling::postgres::catalog::{Catalog, CatalogAccess, describe};
+use postgres_index_cache_core::tooling::postgres::triggers::{PINNED, announced};
 use postgres_index_cache_core::tooling::postgres::{
     Distrust, Driver, DriverError, DriverEvent, DriverOptions, RowChange, TableConfig, Verification,
 };
+use postgres_index_cache_core::tooling::postgres::{sent, shape};
 use postgres_index_cache_core::tooling::sync::{Failure, Limits, State, TableId, TableSpec};
 use postgres_index_cache_core::tooling::{CellType, Column, TableShape};
 use std::collections::BTreeSet;
@@ -20,9 +23,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use throwaway_postgres::{Cluster, Setup};
 use tokio_postgres::{Client, Notification};
-
-/// The table that the driver of these tests follows.
-pub const TABLE: &str = "CREATE TABLE kv (id int PRIMARY KEY, v text, n bigint);";
 
 /// Opens a driver of `kv` that sends its fences on `fence_channel`.
 async fn open(database: &Database, fence_channel: &str) -> Result<Driver, DriverError> {
@@ -47,6 +47,56 @@ fn column(name: &str, kind: CellType, nullable: bool) -> Column {
         name: name.to_string(),
         kind,
         nullable,
+    }
+}
+
+/// Returns a connector whose sessions are named `pgic test`, with their purposes.
+pub fn connector(url: &str) -> tokio_postgres::Config {
+    let mut config: tokio_postgres::Config = url.parse().expect("the URL of a test's server");
+    config.application_name("pgic test");
+    config
+}
+
+/// Returns the options of a driver that listens on `channel`.
+fn options(channel: &str) -> DriverOptions {
+    DriverOptions {
+        channels: vec![channel.into()],
+        fence_channel: "fence_through".to_string(),
+        limits: Limits::default(),
+        settings: Vec::new(),
+        max_memory: 1 << 30,
+        lock_timeout: Duration::from_secs(10),
+        holds_altered: false,
+        row_events: false,
+    }
+}
+
+/// Returns the configuration of a table as the catalogue has it, but without the triggers that must be
+/// there: no look mends a fault then, and the rows that are lost must be found.
+pub async fn described(database: &Database, name: &str) -> TableConfig {
+    let mut client = database.client().await;
+    let catalog = Catalog::begin(&mut client, CatalogAccess::ReadOnly)
+        .await
+        .unwrap();
+    let oid = catalog.find(name).await.unwrap().unwrap();
+    let table = describe(&catalog, &[oid]).await.unwrap().remove(0);
+    let announced = announced(&table);
+    let sent = sent(&table, announced.as_ref());
+    let shape = shape(&table, |column| sent.contains(&column)).unwrap();
+    TableConfig {
+        announced_by: Vec::new(),
+        ..TableConfig::new(&table, announced.as_ref(), &shape)
+    }
+}
+
+/// Returns the options of a driver that reads values as the triggers write them.
+pub fn pinned_options() -> DriverOptions {
+    DriverOptions {
+        settings: PINNED
+            .iter()
+            .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
+            .collect(),
+        ..options("cache_invalidation")
     }
 }
 
@@ -87,21 +137,11 @@ pub async fn open_through(
         column_types: Vec::new(),
         fingerprint: None,
     };
-    let mut options = DriverOptions {
-        channels: vec!["cache_invalidation".into()],
-        fence_channel: "fence_through".to_string(),
-        limits: Limits::default(),
-        settings: Vec::new(),
-        max_memory: 1 << 30,
-        lock_timeout: Duration::from_secs(10),
-        holds_altered: false,
-        row_events: false,
-    };
+    let mut options = options("cache_invalidation");
     // On a loaded machine a fence may take long. No test may take that for a gap by chance.
     options.limits.fence_timeout = DEADLINE;
     change(&mut options, &mut follow);
-    let server = Server::new(Some(url), &Environment::default(), "test").unwrap();
-    Driver::open(server, vec![follow], options).await
+    Driver::open(connector(url), vec![follow], options).await
 }
 
 /// Checks the cache's invariants and returns its rows as JSON.
@@ -125,47 +165,6 @@ pub async fn stored(client: &Client) -> BTreeSet<String> {
         .await
         .unwrap();
     rows.iter().map(|row| row.get(0)).collect()
-}
-
-/// Returns a random statement on `kv`.
-fn statement(random: &mut fastrand::Rng) -> String {
-    // Few keys, so that writers often meet on the same row.
-    let id = random.u32(1..40);
-    let value = ["a", "b", "c"][random.usize(0..3)];
-    match random.u32(0..100) {
-        0..35 => format!(
-            "INSERT INTO kv VALUES ({id}, '{value}', {id}) ON CONFLICT (id) DO UPDATE SET \
-            v = excluded.v"
-        ),
-        35..60 => {
-            format!("UPDATE kv SET v = '{value}', n = n + 1 WHERE id BETWEEN {id} AND {id} + 3")
-        }
-        60..75 => format!("DELETE FROM kv WHERE id = {id}"),
-        // A changed key is announced as the delete of the old key and an update of the new one.
-        75..85 => format!(
-            "UPDATE kv SET id = id + 100 WHERE id = {id} AND NOT EXISTS (SELECT FROM kv WHERE \
-            id = {id} + 100)"
-        ),
-        // A savepoint that is rolled back announces nothing.
-        85..92 => format!("SAVEPOINT s; DELETE FROM kv WHERE id > {id}; ROLLBACK TO s"),
-        // A row that does not fit into a payload is refetched.
-        92..96 => format!(
-            "INSERT INTO kv VALUES ({id}, repeat('{value}', 9000), 1) ON CONFLICT (id) DO NOTHING"
-        ),
-        96..98 => "DELETE FROM kv WHERE id > 100".to_string(),
-        _ => "TRUNCATE kv".to_string(),
-    }
-}
-
-/// Returns a random transaction of one to four statements, one in ten rolled back.
-pub fn transaction(random: &mut fastrand::Rng) -> String {
-    let statements: Vec<String> = (0..random.usize(1..5)).map(|_| statement(random)).collect();
-    let end = if random.u32(0..10) == 0 {
-        "ROLLBACK"
-    } else {
-        "COMMIT"
-    };
-    format!("BEGIN; {}; {end}", statements.join("; "))
 }
 
 /// Returns the number that `sql` counts.
@@ -1036,8 +1035,8 @@ async fn a_gap_begins_when_something_was_last_proven_and_not_when_the_loss_was_n
     let database = Database::with(TABLE).await;
     let proxy = proxy().await;
     let url = url_through(&proxy, &database);
-    let server = Server::new(Some(&url), &Environment::default(), "test").unwrap();
-    let mut options = pgic::tables::options(vec!["c".to_string()], 1 << 20);
+    let server = connector(&url);
+    let mut options = options("c");
     options.limits.heartbeat = Duration::from_millis(50);
     options.limits.fence_timeout = Duration::from_millis(500);
     let (heard, mut payloads) = tokio::sync::mpsc::unbounded_channel();
@@ -1173,7 +1172,7 @@ fn query_and_tell_the_peak(database: &Database) -> Ran {
         VmHWM /proc/$child/status > /tmp/peak.$$ 2>/dev/null && mv /tmp/peak.$$ \
         /tmp/peak.$$.last; done; wait $child; code=$?; cat /tmp/peak.$$.last >&2; rm -f \
         /tmp/peak.$$ /tmp/peak.$$.last; exit $code",
-        env!("CARGO_BIN_EXE_pgic")
+        binary().display()
     );
     let mut command = Command::new("sh");
     command

@@ -2,6 +2,7 @@
 //! every quiet point each table is verified.
 
 use super::{Injector, Load, limits, rounds, seed};
+use crate::driver::{connector, described, pinned_options};
 use crate::support::DEADLINE;
 use postgres_index_cache_core::tooling::postgres::{Driver, DriverEvent, Verification};
 use postgres_index_cache_core::tooling::sync::{State, TableId};
@@ -106,16 +107,13 @@ async fn several_tables_are_verified_under_load_and_after_each_fault() {
     let mut injector = Injector::start(SEVERAL, &SEVERAL_TABLES).await;
     let load = Load::start(&injector.database, several);
     let mut follows = Vec::new();
-    let mut tool = None;
     for table in SEVERAL_TABLES {
-        let (server, follow, mut options) = crate::verify::follow(&injector.through, table).await;
-        // `limits()` watches DDL, which `verify::follow` switched off: the load's ALTER TABLE
-        // rewrites rows without announcing them.
-        options.limits = limits();
-        follows.push(follow);
-        tool = Some((server, options));
+        follows.push(described(&injector.through, table).await);
     }
-    let (server, options) = tool.unwrap();
+    let mut options = pinned_options();
+    // `limits()` watches DDL: the load's ALTER TABLE rewrites rows without announcing them.
+    options.limits = limits();
+    let server = connector(&injector.through.url);
     let mut driver = Driver::open(server, follows, options).await.unwrap();
     let mut under_load = 0_u64;
     let mut inconclusive = 0_u64;

@@ -1,8 +1,9 @@
 //! The core's examples, run as their documentation says: `notification_loop` on the specification's
 //! trigger, the others on triggers that `install-triggers` makes.
 
-use crate::support::{DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, lines_of};
-use std::path::Path;
+use crate::support::{
+    DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, lines_of, programs,
+};
 use std::process::{Command, Stdio};
 
 const NOT_BUILT: &str =
@@ -11,7 +12,7 @@ const NOT_BUILT: &str =
 /// Returns the command that runs an example of the core with the database's URL.
 fn example(name: &str, database: &Database) -> Command {
     // `cargo test` builds the examples of the workspace into a folder beside its programs.
-    let folder = Path::new(env!("CARGO_BIN_EXE_pgic")).parent().unwrap();
+    let folder = programs();
     let mut command = Command::new(folder.join("examples").join(name));
     command.arg(&database.url);
     command

@@ -3,8 +3,9 @@
 //! not miss what changed in a gap, and must not be told twice.
 
 use super::{Injector, Load, limits, rounds, seed};
-use crate::driver::{TABLE, cached, open_through, stored, transaction};
+use crate::driver::{cached, open_through, stored};
 use crate::support::DEADLINE;
+use crate::support::load::{TABLE, transaction};
 use postgres_index_cache_core::tooling::RowBuf;
 use postgres_index_cache_core::tooling::postgres::{DriverEvent, RowChange};
 use postgres_index_cache_core::tooling::sync::State;

@@ -1,7 +1,8 @@
 //! Forged notifications. NOTIFY needs no privilege, so any role with a login can send them: they
 //! must mislead nobody for long, and deny nobody an answer.
 
-use crate::driver::{TABLE as KV, open_with};
+use crate::driver::open_with;
+use crate::support::load::TABLE as KV;
 use crate::support::{DEADLINE, Database, ended, lines_of};
 use postgres_index_cache_core::tooling::postgres::DriverEvent;
 use postgres_index_cache_core::tooling::sync::{State, TableId};
