@@ -214,6 +214,11 @@ pub mod tooling {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// The project's README shows the library too.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../../README.md")]
+struct ProjectReadme;
+
 #[cfg(all(test, feature = "postgres"))]
 mod tests {
     use super::*;
