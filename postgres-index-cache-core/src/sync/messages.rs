@@ -1,40 +1,46 @@
-//! What the engine is told and what it asks for: [`Input`], [`Output`], and the words that they
-//! use.
+//! [`Input`], [`Output`] and the types in them: everything that the engine and its driver say to
+//! each other.
+//!
+//! Questions are numbered, and each answer carries the number of its question: the *generation* of
+//! the read of a table, the *batch* of a refetch, the number of a look or of a comparison. An
+//! answer whose question is not the last one is ignored.
 
 use super::change::Change;
 use super::snapshot::Snapshot;
 use std::time::Duration;
 
-/// A followed table, by its position in what [`Engine::new`](super::Engine::new) was given.
+/// A followed table, by its position in the list that [`Engine::new`](super::Engine::new) was
+/// given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableId(pub usize);
 
-/// A table to follow.
+/// The catalogue's facts about a table to follow.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "four facts of the catalogue, each on its own"
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableSpec {
-    /// Its schema.
+    /// Schema of the table.
     pub schema: String,
-    /// Its name.
+    /// Name of the table, without the schema.
     pub name: String,
-    /// Its oid: a payload that names another one is not about this table.
+    /// Oid of the table. A payload that gives another oid is not about this table.
     pub oid: u32,
-    /// The oids of its leaves, where it is partitioned: they announce in its name.
+    /// Oids of the leaves of a partitioned table, whose triggers send payloads with the root's
+    /// name.
     pub leaves: Vec<u32>,
-    /// Whether it is partitioned. Leaves may be made later: a payload of one that is not known
-    /// makes it be read again.
+    /// Whether the table is partitioned. Leaves may be created later: a payload of an unknown leaf
+    /// makes the table be reloaded.
     pub is_partitioned: bool,
-    /// Whether its key is deferrable: two rows may then have one key for a while inside a
+    /// Whether the table's key is deferrable. Two rows may then have one key for a while inside a
     /// transaction.
     pub deferrable_key: bool,
-    /// Whether its trigger sends the plain form. It names no schema, so for a table whose trigger
-    /// sends the extended form, a plain payload of the same name is somebody else's.
+    /// Whether the table's trigger sends the plain form, which names no schema. If the trigger
+    /// sends the extended form, a plain payload with the table's name was sent by somebody else.
     pub sends_plain_form: bool,
-    /// Whether a payload's row has every column that is kept. A trigger sees null in a virtual
-    /// generated column.
+    /// Whether the row in a payload has every column that the cache keeps. A trigger sees null in a
+    /// virtual generated column, so such a table's rows are refetched.
     pub sends_whole_rows: bool,
 }
 
@@ -44,14 +50,17 @@ pub struct TableSpec {
 pub struct Limits {
     /// How long a probe may take to come back.
     pub probe_timeout: Duration,
-    /// How long a fence may take to come back: a commit that holds the notify lock holds it up too.
+    /// How long a fence may take to come back. The time runs anew once the server has committed the
+    /// fence's NOTIFY, or has given it up: a commit that holds the notify lock holds it up too.
     pub fence_timeout: Duration,
-    /// How many bytes of payloads may wait while a table, or rows of it, are read; past it the
-    /// table is read again. And while a cache cannot be changed; past it rows are read again, and
-    /// if even their keys are too many, the table.
+    /// How many bytes of payloads may wait.
+    ///
+    /// Past this bound, a table is read again if the payloads wait for a read or a refetch. If they
+    /// wait for a locked cache, their rows are refetched instead, and if even their keys are too
+    /// many bytes, the table is read again.
     pub waiting_bytes: usize,
-    /// How often a fence is sent when nobody asks for one: a dead connection is noticed within this
-    /// and the fence timeout.
+    /// How often a fence is sent if nobody asks for one. A dead connection is noticed within a
+    /// heartbeat and a fence timeout.
     pub heartbeat: Duration,
     /// Whether a lost connection is opened again.
     pub reconnect: bool,
@@ -73,24 +82,24 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns how long the server may take to commit a NOTIFY. When commits are blocked the server
-    /// gives it up by itself before that, and the driver says so ([`Input::SendBlocked`]).
+    /// Returns how long the server may take to commit a NOTIFY. If commits are blocked, the server
+    /// gives the NOTIFY up sooner, and the driver says [`Input::SendBlocked`].
     pub(super) fn send_timeout(&self) -> Duration {
         2 * self.probe_timeout
     }
 }
 
-/// Which connection sends a token.
+/// One of the two connections that are not L.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuxConnection {
-    /// F, the one for fences.
+    /// F, which sends fences.
     Fences,
-    /// Q, the one that reads.
+    /// Q, which reads tables.
     Reads,
 }
 
 impl AuxConnection {
-    /// What the connection is for: "for fences".
+    /// Returns the purpose of the connection for a message: "for fences".
     pub fn purpose(self) -> &'static str {
         match self {
             Self::Fences => "for fences",
@@ -99,440 +108,452 @@ impl AuxConnection {
     }
 }
 
-/// The number of a fence that a caller asked for.
+/// Number of a fence that a caller asked for. A caller who asks later has a higher number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FenceId(pub u64);
 
-/// What happened.
+/// An event that the driver reports.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// L, F and Q are connected, and the LISTEN that was asked for is committed.
+    /// L, F and Q are connected, and the LISTEN that [`Output::Connect`] asked for is committed.
     Listening,
-    /// They could not be had.
+    /// The connections that [`Output::Connect`] asked for could not be opened.
     ConnectFailed {
-        /// The server's error code, as in [`Input::ReadFailed`].
+        /// Error code of the server, as in [`Input::ReadFailed`].
         code: Option<String>,
-        /// What went wrong.
+        /// Cause of the failure.
         why: String,
-        /// Whether to try again is of no use: a standby, a privilege.
+        /// Whether trying again is of no use: a standby, a privilege.
         is_permanent: bool,
     },
     /// L received a notification.
     Notification {
-        /// Its channel.
+        /// Channel of the notification.
         channel: &'a str,
-        /// Its payload.
+        /// Payload of the notification.
         payload: &'a str,
-        /// The server's process whose session sent it.
+        /// The server's process whose session sent the notification.
         sender: i32,
     },
-    /// The server has acknowledged a NOTIFY: it is committed, and must come back from now on.
+    /// The server has acknowledged a NOTIFY: the token is committed, and must come back in time.
     Sent {
-        /// Its token.
+        /// Token of the NOTIFY.
         token: &'a str,
     },
     /// The server gave up a NOTIFY that waited behind other commits (`55P03`).
     SendBlocked {
-        /// Its token.
+        /// Token of the NOTIFY.
         token: &'a str,
     },
-    /// Q read `pg_current_snapshot()` for a read that was asked for; its rows come from that
-    /// snapshot.
+    /// Q read `pg_current_snapshot()` for a read of a table. The rows come from that snapshot.
     SnapshotTaken {
-        /// The table.
+        /// Table that is read.
         table: TableId,
-        /// The generation of the read.
+        /// Generation of the read.
         generation: u64,
-        /// The snapshot.
+        /// Snapshot of the read.
         snapshot: Snapshot,
     },
-    /// The leaves that the table has, which announce in its name: a payload of any other makes it
-    /// be read again.
+    /// The leaves of a partitioned table were read. Their triggers send payloads with the root's
+    /// name. A payload of any other leaf makes the table be reloaded.
     LeavesSeen {
-        /// The table.
+        /// Partitioned table.
         table: TableId,
-        /// Their oids.
+        /// Oids of the leaves.
         leaves: Vec<u32>,
-        /// Those that are being detached: their triggers still fire, and their rows are not the
-        /// table's any more.
+        /// Oids of the leaves that are being detached. Their triggers still fire, but their rows
+        /// are not the table's any more.
         detaching: Vec<u32>,
     },
-    /// All rows of that read are in the cache.
+    /// All rows of a read are in the cache.
     SnapshotLoaded {
-        /// The table.
+        /// Table that was read.
         table: TableId,
-        /// The generation of the read.
+        /// Generation of the read.
         generation: u64,
-        /// Whether they were others than the cache had.
+        /// Whether the cache had other rows before.
         has_changed: bool,
     },
-    /// The rows of a [`Output::Refetch`] have come.
+    /// The rows of an [`Output::Refetch`] have come.
     Refetched {
-        /// The table.
+        /// Table of the rows.
         table: TableId,
-        /// The batch that was asked for.
+        /// Batch of the refetch.
         batch: u64,
-        /// The snapshot that they come from.
+        /// Snapshot that the rows come from.
         snapshot: Snapshot,
     },
-    /// Q could not do what it was asked for; the connection is in order.
+    /// Q could not read a table or rows. The connection is in order.
     ReadFailed {
-        /// The table.
+        /// Table of the read.
         table: TableId,
-        /// The generation of the read, or the batch.
+        /// Generation of the read, or batch of the refetch.
         work: u64,
-        /// The server's error code; `None` for what passes by itself, a lock that is held for
-        /// example. The same one three times in a row is a refusal.
+        /// Error code of the server; `None` for a failure that passes by itself, for example a lock
+        /// that is held. The third failure in a row with one code is a refusal.
         code: Option<String>,
-        /// What went wrong.
+        /// Cause of the failure.
         why: String,
-        /// Whether to try again is of no use.
+        /// Whether trying again is of no use.
         is_permanent: bool,
     },
-    /// A change that was handed out could not be applied: the table must be read again.
+    /// A change that was handed out could not be applied. The table must be reloaded.
     ChangeUnfit {
-        /// The table.
+        /// Table of the change.
         table: TableId,
-        /// What was wrong with it.
+        /// Reason why the change does not fit.
         why: String,
-        /// The server's process whose notification it was.
+        /// The server's process that sent the notification, if one did.
         sender: Option<i32>,
     },
-    /// More is known of what a cause names: `of` in it becomes `known`.
+    /// The driver can say more in the cause of a table's state: `of` in the text becomes `known`.
     CauseKnown {
-        /// The table.
+        /// Table whose cause it is.
         table: TableId,
-        /// What is named.
+        /// Words in the cause, for example "(sent by process 12)".
         of: &'a str,
-        /// The same with what is known.
+        /// Words to put in their place.
         known: &'a str,
     },
-    /// The table's cache cannot be changed: somebody holds its lock. What was handed out waits with
-    /// the driver, in order, and so do fences that were reached behind it; what comes from now on
-    /// is kept by key.
+    /// A table's cache cannot be changed, since a reader holds the lock.
+    ///
+    /// Outputs that were handed out wait with the driver, in order, and so do fences that are
+    /// reached behind them. Changes that come from now on are kept by key in the engine.
     CacheBusy {
-        /// The table.
+        /// Table of the cache.
         table: TableId,
     },
-    /// It can be changed again, and what had been handed out is done.
+    /// A table's cache can be changed again, and every output that was handed out is carried out.
     CacheFree {
-        /// The table.
+        /// Table of the cache.
         table: TableId,
     },
-    /// Something happened to the table that no notification tells: it must be read again.
+    /// Something happened to the table that no notification tells. The table must be read again.
     TableAltered {
-        /// The table.
+        /// Altered table.
         table: TableId,
-        /// What is seen of it.
+        /// What is seen of the alteration.
         why: String,
     },
-    /// A look has seen that a table has other files, or has not, though
-    /// [`Engine::must_be_truncated`](super::Engine::must_be_truncated) says that it must.
+    /// A look has compared a table's files, since
+    /// [`Engine::must_be_truncated`](super::Engine::must_be_truncated) says that a TRUNCATE must
+    /// have replaced them.
     TruncateSeen {
-        /// The table.
+        /// Table whose files were compared.
         table: TableId,
         /// Whether the table has other files.
         has_happened: bool,
     },
-    /// The table cannot be followed as it is: nothing announces it any more, it is being looked
-    /// into, it is gone. Nothing of it is read or changed until [`Input::TableFollowed`].
+    /// The table cannot be followed as it is: nothing announces its changes, its definition is
+    /// being read, or the table is gone. Nothing of the table is read or changed until
+    /// [`Input::TableFollowed`].
     TableHeld {
-        /// The table.
+        /// Held table.
         table: TableId,
-        /// Why, and what to do about it.
+        /// Reason, and what to do about it.
         why: String,
     },
-    /// The table can be followed, as this says from now on: it is read anew.
+    /// The table can be followed from now on, by a new specification. The table is read anew.
     TableFollowed {
-        /// The table.
+        /// Table to follow.
         table: TableId,
-        /// What is known of it.
+        /// Specification of the table as it is now.
         followed: Box<TableSpec>,
     },
-    /// The table cannot be kept for want of room; its read is over. It is read again after a while.
+    /// There is no room for the table's rows, and the read is over. The table is read again after a
+    /// while.
     TableFailed {
-        /// The table.
+        /// Table without room.
         table: TableId,
-        /// What went wrong.
+        /// Cause of the failure.
         why: String,
-        /// Whether to try again is of no use, as long as it was never live.
+        /// Whether trying again is of no use. That ends a replica that was never live.
         is_permanent: bool,
     },
-    /// The tables' triggers notify on these channels from now on. It comes before
-    /// [`Input::TableFollowed`] of a table whose trigger notifies on a new one: that table is read
-    /// once L listens on it.
+    /// The tables' triggers notify on these channels from now on.
+    ///
+    /// Say this before the [`Input::TableFollowed`] of a table whose trigger notifies on a new
+    /// channel. Such a table is read once L listens on the channel.
     ChannelsChanged(Vec<String>),
     /// The LISTEN that [`Output::ListenAlso`] asked for is committed.
     ListensAlso,
-    /// The look that [`Output::Look`] asked for is done. What it found is said before, as
-    /// [`Input::TableAltered`] or [`Input::TableHeld`].
+    /// The look that [`Output::Look`] asked for is done. Say what it found before this, as
+    /// [`Input::TableAltered`], [`Input::TableHeld`] or [`Input::TruncateSeen`].
     Looked {
-        /// The number of the look.
+        /// Number of the look.
         look: u64,
     },
-    /// That look could not be done; the connection is in order.
+    /// The look that [`Output::Look`] asked for failed. The connection is in order.
     LookFailed {
-        /// The number of the look.
+        /// Number of the look.
         look: u64,
-        /// What went wrong.
+        /// Cause of the failure.
         why: String,
     },
-    /// There is no memory for what waits, [`Engine::waiting_bytes`](super::Engine::waiting_bytes):
-    /// the table that most waits for is read again in its place.
+    /// There is no memory for the changes that wait; see
+    /// [`Engine::waiting_bytes`](super::Engine::waiting_bytes). The table with the most of them is
+    /// read again instead.
     MemoryShort,
-    /// The caller asks whether the table's cache is equal to the table.
+    /// A caller asks whether a table's cache is equal to the table.
     VerifyWanted {
-        /// The table.
+        /// Table to compare.
         table: TableId,
-        /// The caller's number for the question, said in [`Output::ComparisonEnded`].
+        /// Caller's number for the question, which [`Output::ComparisonEnded`] repeats.
         question: u64,
     },
     /// Q has taken the snapshot that a comparison compares with.
     CutTaken {
-        /// The table.
+        /// Table to compare.
         table: TableId,
-        /// The comparison.
+        /// Number of the comparison.
         comparison: u64,
-        /// The snapshot.
+        /// Snapshot of the comparison.
         snapshot: Snapshot,
     },
-    /// Every row of that snapshot was compared.
+    /// Every row of a comparison's snapshot was compared.
     Compared {
-        /// The table.
+        /// Compared table.
         table: TableId,
-        /// The comparison.
+        /// Number of the comparison.
         comparison: u64,
     },
     /// A comparison cannot be finished.
     ComparisonFailed {
-        /// The table.
+        /// Table to compare.
         table: TableId,
-        /// The comparison.
+        /// Number of the comparison.
         comparison: u64,
-        /// What went wrong.
+        /// Cause of the failure.
         why: String,
     },
-    /// The caller asks for a fence.
+    /// A caller asks for a fence.
     FenceWanted(FenceId),
-    /// F or Q is lost; L is not. What it was asked for is asked for again.
+    /// F or Q is lost, and L is not. The engine asks again for everything that the connection
+    /// carried.
     AuxConnectionLost {
-        /// Which.
+        /// Lost connection.
         via: AuxConnection,
-        /// What went wrong.
+        /// Cause of the loss.
         why: String,
     },
-    /// What [`Output::Reopen`] asked for is open.
+    /// The connection that [`Output::Reopen`] asked for is open.
     Reopened {
-        /// Which.
+        /// Opened connection.
         via: AuxConnection,
     },
-    /// It could not be had.
+    /// The connection that [`Output::Reopen`] asked for could not be opened.
     ReopenFailed {
-        /// Which.
+        /// Connection that was to be opened.
         via: AuxConnection,
-        /// The server's error code, as in [`Input::ReadFailed`].
+        /// Error code of the server, as in [`Input::ReadFailed`].
         code: Option<String>,
-        /// What went wrong.
+        /// Cause of the failure.
         why: String,
-        /// Whether to try again is of no use.
+        /// Whether trying again is of no use.
         is_permanent: bool,
     },
-    /// L is lost, or all are.
+    /// L is lost, or all connections are, for this reason.
     Lost(String),
     /// The driver cannot go on, whatever the server does.
     GivenUp(Failure),
-    /// Nothing but time: say it when L has nothing more. Only then is a deadline taken for missed,
-    /// since what is awaited may have arrived and not been handed in.
+    /// Time has passed, and L has no more notifications to hand in.
+    ///
+    /// Only this input makes a deadline count as missed. Otherwise a token that has arrived, and
+    /// was not handed in yet, would be taken for lost.
     TimePassed,
 }
 
-/// What is to be done, in this order.
+/// A task for the driver. Tasks are carried out in the order in which they are handed out.
 #[derive(Debug)]
 #[must_use]
 pub enum Output {
-    /// Drop the connections that there are, open L, F and Q, LISTEN on these channels on L, then
+    /// Drop the connections that are open, open L, F and Q, and LISTEN on these channels on L. Then
     /// say [`Input::Listening`] or [`Input::ConnectFailed`].
     Connect {
-        /// The channels, that for fences the last.
+        /// Channels to listen on. The fence channel is the last.
         channels: Vec<String>,
     },
-    /// LISTEN on these channels as well, on L, then say [`Input::ListensAlso`], or [`Input::Lost`]
-    /// when it fails.
+    /// LISTEN on these channels as well, on L. Then say [`Input::ListensAlso`], or [`Input::Lost`]
+    /// if that fails.
     ListenAlso {
-        /// The channels.
+        /// Further channels.
         channels: Vec<String>,
     },
-    /// NOTIFY the token on the fence channel, then say [`Input::Sent`].
+    /// NOTIFY the token on the fence channel. Then say [`Input::Sent`] or [`Input::SendBlocked`].
     Notify {
-        /// By which connection.
+        /// Connection to send by.
         via: AuxConnection,
-        /// The fence channel.
+        /// Fence channel.
         channel: String,
-        /// The payload to send.
+        /// Payload to send.
         token: String,
     },
-    /// Read the table on Q: lock, snapshot, COPY. Its rows are laid over those that the cache has;
-    /// what is not among them is removed at the end.
+    /// Read the table on Q: lock, snapshot, COPY. Merge the rows into those that the cache has, and
+    /// at the end remove the rows that did not come.
     ReadTable {
-        /// The table.
+        /// Table to read.
         table: TableId,
-        /// To be said in the answers.
+        /// Generation of the read, to be repeated in the answers.
         generation: u64,
     },
-    /// Read the rows of these keys on Q, and the snapshot that they come from; keep them until
+    /// Read the rows of these keys on Q, and the snapshot that they come from. Keep the rows until
     /// [`Output::Store`].
     Refetch {
-        /// The table.
+        /// Table of the rows.
         table: TableId,
-        /// To be said in the answer.
+        /// Batch, to be repeated in the answer.
         batch: u64,
-        /// The keys, as JSON.
+        /// Keys as JSON.
         keys: Vec<String>,
-        /// Whether to read them inside the transaction of the comparison that is underway, which shall
-        /// compare with them.
+        /// Whether to read inside the transaction of the comparison that is underway, so that the
+        /// rows are of its snapshot.
         is_within_comparison: bool,
     },
-    /// Begin a transaction on Q that locks the table, take its snapshot, and say
-    /// [`Input::CutTaken`]. The transaction stays.
+    /// Begin a transaction on Q that locks the table, take a snapshot, and say
+    /// [`Input::CutTaken`]. The transaction stays open.
     TakeCut {
-        /// The table.
+        /// Table to compare.
         table: TableId,
-        /// The comparison.
+        /// Number of the comparison.
         comparison: u64,
     },
-    /// Compare the cache with every row of the comparison's snapshot, then end its transaction and say
-    /// [`Input::Compared`]. The cache is as of that snapshot once what was handed out before is
-    /// done, and is not changed meanwhile.
+    /// Compare the cache with every row of the comparison's snapshot. Then end the transaction and
+    /// say [`Input::Compared`].
+    ///
+    /// The cache is as of that snapshot once all earlier outputs are carried out. The engine hands
+    /// out no change of this cache before the comparison has ended.
     Compare {
-        /// The table.
+        /// Table to compare.
         table: TableId,
-        /// The comparison.
+        /// Number of the comparison.
         comparison: u64,
     },
-    /// A comparison is over; its transaction need not go on.
+    /// A comparison is over. Its transaction need not go on.
     ComparisonEnded {
-        /// The table.
+        /// Compared table.
         table: TableId,
-        /// The number of the question that it answers.
+        /// Caller's number of the question that this answers.
         question: u64,
-        /// Why it does not count; `None`: the cache was compared with the table at one exact cut.
+        /// Why the comparison does not count; `None` if the cache was compared with the table at
+        /// one exact cut.
         inconclusive: Option<String>,
-        /// Why a difference that was found proves nothing: a notification has asked for the table
-        /// to be read again, and that is not done yet. Equal is equal all the same.
+        /// Why a difference that was found proves nothing: a notification has asked for a reload
+        /// that is not done yet. If the cache and the table are equal, that counts all the same.
         doubt: Option<String>,
     },
-    /// Put the rows of a refetch into the cache; a key that was asked for and did not come is
-    /// absent.
+    /// Store the rows of a refetch in the cache, and remove each key that was asked for and did not
+    /// come.
     Store {
-        /// The table.
+        /// Table of the rows.
         table: TableId,
-        /// The batch.
+        /// Batch of the refetch.
         batch: u64,
     },
     /// Apply a change to the cache.
     Apply {
-        /// The table.
+        /// Table of the change.
         table: TableId,
-        /// The change.
+        /// Change to apply.
         change: Change,
     },
     /// Remove every row of the cache but those of these keys.
     Clear {
-        /// The table.
+        /// Table of the cache.
         table: TableId,
-        /// The keys, as JSON.
+        /// Keys as JSON.
         keep: Vec<String>,
     },
-    /// Look at the definitions of the tables on F, from now on, and say [`Input::Looked`] or
+    /// Look at the definitions of the tables on F, beginning now. Then say [`Input::Looked`] or
     /// [`Input::LookFailed`].
     Look {
-        /// To be said in the answer.
+        /// Number of the look, to be repeated in the answer.
         look: u64,
     },
-    /// The read of a table, or of rows of it, that is underway is not wanted any more.
+    /// Give up the read of a table, or of rows of it, that is underway.
     GiveUpRead {
-        /// The table.
+        /// Table of the read.
         table: TableId,
     },
-    /// Everything that was committed before this fence was asked for is in the cache of this table;
-    /// and so for every lower one, which is not told by itself.
+    /// Every change that was committed before this fence was asked for is in the table's cache.
+    /// That includes every lower fence, for which there may be no output of its own.
     FenceReached {
-        /// The table.
+        /// Table of the cache.
         table: TableId,
-        /// The fence.
+        /// Highest fence that is reached.
         fence: FenceId,
     },
-    /// The state of a table is another one. It is said before [`Output::StateChanged`].
+    /// The state of a table has changed. This comes before the [`Output::StateChanged`] of the same
+    /// event.
     TableStateChanged {
-        /// The table.
+        /// Table whose state it is.
         table: TableId,
-        /// Its state.
+        /// New state.
         state: State,
     },
-    /// The state of all together is another one.
+    /// The state of the replica, which is the least of its tables' states, has changed.
     StateChanged(State),
-    /// Commits wait for the notify lock longer than a fence may: nothing is lost, nothing arrives.
+    /// Commits wait for the notify lock longer than a fence may. Nothing is lost, but nothing
+    /// arrives.
     CommitsBlocked,
-    /// F or Q is lost: it is to be dropped. The rows are as live as they were.
+    /// F or Q is lost. Drop the connection. The rows are as live as they were.
     AuxConnectionLost {
-        /// Which.
+        /// Lost connection.
         via: AuxConnection,
-        /// Why.
+        /// Cause of the loss.
         why: String,
-        /// When it will be opened again.
+        /// Time until the connection is opened again.
         retry_in: Duration,
     },
-    /// Open F or Q anew, and say [`Input::Reopened`] or [`Input::ReopenFailed`].
+    /// Open F or Q anew. Then say [`Input::Reopened`] or [`Input::ReopenFailed`].
     Reopen {
-        /// Which.
+        /// Connection to open.
         via: AuxConnection,
     },
-    /// A table is to be read again, and why.
+    /// A table is to be read again. This is news for people; nothing is to be done.
     ReadScheduled {
-        /// The table.
+        /// Table to read.
         table: TableId,
-        /// The cause.
+        /// Cause of the read.
         why: String,
         /// The server's process whose notification is the cause, if one is.
         sender: Option<i32>,
     },
-    /// It is stale from now on: the connections are to be dropped.
+    /// The replica is stale from now on. Drop all connections.
     Disconnected {
-        /// Why.
+        /// Cause of the gap.
         failure: Failure,
-        /// When it will connect again; `None`: never.
+        /// Time until the connections are opened again; `None` if the replica has ended.
         retry_in: Option<Duration>,
     },
 }
 
-/// How far the replica is, or one of its tables. The least of the tables' states is that of the
-/// replica.
+/// How far the replica is, or one of its tables. The state of the replica is the least of its
+/// tables' states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
-    /// Entered at the start, when a connection is lost and after a failure. Nothing is known of the
-    /// tables.
+    /// Entered at the start, when L is lost, and after a failure. Nothing is known of the tables.
     Disconnected,
-    /// Entered when the connections are there. LISTEN is asked for and not yet committed.
+    /// Entered when the driver is asked to connect and to LISTEN. The LISTEN is not yet committed.
     Subscribing,
-    /// Entered when LISTEN is committed. Whether notifications arrive is not known yet.
+    /// Entered when the LISTEN is committed. Nobody knows yet whether notifications arrive.
     Probing,
     /// Entered when a table cannot be followed or read: its definition is another one, nothing
-    /// announces it, its last read failed. [`Engine::cause`](super::Engine::cause) says why. It is
-    /// tried again for ever.
+    /// announces its changes, or its last read failed. [`Engine::cause`](super::Engine::cause) says
+    /// why. The table is tried again for ever.
     Stale,
-    /// Entered when a table that is to be read again must wait, since it was read a moment ago:
-    /// [`Engine::cause`](super::Engine::cause) says why. It is read at the rate that it can be, and
-    /// not live in between. Whoever asks for a fence waits for one read at most.
+    /// Entered when a table that is to be read again must wait, since it was read a moment ago.
+    /// [`Engine::cause`](super::Engine::cause) says why. In between the table is not live. Whoever
+    /// asks for a fence waits for one read at most.
     Degraded,
     /// Entered when both probes came back. The table has not been read.
     Snapshotting,
-    /// Entered when the table is read. The cache is its table as of some moment; no fence has
-    /// proven which. Also while a cache cannot be changed: it is its table as of when it last
-    /// could.
+    /// Entered when the table is read. The cache is its table as of some moment, but no fence has
+    /// proven which. A table whose cache cannot be changed is in this state too: the cache is its
+    /// table as of when it could last be changed.
     CatchingUp,
-    /// Entered when a fence that was sent after the last read came back, and a look at the
-    /// definitions that was asked for with it is done. The cache is its table as of the last fence
-    /// or later.
+    /// Entered when a fence that was sent after the last read came back, and the look at the
+    /// definitions that was asked for with the fence is done. The cache is its table as of the last
+    /// fence or later.
     Live,
 }
 
@@ -547,15 +568,15 @@ pub enum Failure {
         waited.as_secs()
     )]
     ProbeLost {
-        /// By which connection it was sent.
+        /// Connection that sent the probe.
         via: AuxConnection,
-        /// How long it was waited for.
+        /// Time for which the probe was awaited.
         waited: Duration,
     },
     /// A fence did not come back.
     #[error("a notification that should have come back did not within {} s", waited.as_secs())]
     FenceLost {
-        /// How long it was waited for.
+        /// Time for which the fence was awaited.
         waited: Duration,
     },
     /// A connection was lost.
@@ -564,10 +585,10 @@ pub enum Failure {
     /// A connection was lost again and again while a table was read, before anything was live.
     #[error("the connection was lost {why}")]
     ReadsCut {
-        /// How often, while which table was read, and why the last time.
+        /// How often, while which table was read, and the cause of the last loss.
         why: String,
     },
-    /// The connections could not be had.
+    /// The connections could not be opened.
     #[error("{0}")]
     ConnectFailed(String),
     /// Nothing announces a table's changes any more.
@@ -576,46 +597,47 @@ pub enum Failure {
         announced"
     )]
     NotFollowed {
-        /// The table.
+        /// Name of the table.
         name: String,
-        /// The trigger.
+        /// Name of the trigger.
         trigger: String,
     },
-    /// A table cannot be read, and to try again is of no use.
+    /// A table cannot be read, and trying again is of no use.
     #[error("{why}")]
     ReadRefused {
-        /// The table.
+        /// Table that cannot be read.
         table: TableId,
-        /// What the server said.
+        /// Error of the server.
         why: String,
     },
 }
 
-/// What has been counted since the start.
+/// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Notifications received, fences not counted.
+    /// Notifications received, without fences.
     pub received: u64,
     /// Changes handed out to be applied.
     pub applied: u64,
-    /// Changes skipped because the snapshot has them.
+    /// Changes skipped because a snapshot, or a row that is refetched, has them.
     pub skipped: u64,
-    /// Notifications of tables that are not followed, or of another table of the same name.
+    /// Notifications of tables that are not followed, or of another table with a followed table's
+    /// name.
     pub other_tables: u64,
     /// Payloads that are no notification.
     pub invalid: u64,
-    /// Reads of a table that a change asked for.
+    /// Reads of a table beyond the first that something asked for.
     pub reloads: u64,
-    /// Rows that were read again by their keys.
+    /// Rows that were refetched.
     pub refetched: u64,
     /// Changes that were dropped because a later one of the same key came while the cache could not
     /// be changed.
     pub collapsed: u64,
-    /// Times that the connections were lost.
+    /// Times that all connections were dropped.
     pub gaps: u64,
     /// Times that F or Q was lost alone.
     pub reopened: u64,
-    /// Changes in the plain form: they carry no xid, so nothing about them can be proven.
+    /// Changes in the plain form. They carry no xid, so nothing about them can be proven.
     pub plain: u64,
 }
