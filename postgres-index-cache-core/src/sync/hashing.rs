@@ -25,6 +25,7 @@ impl BuildHasher for SeededState {
     type Hasher = DefaultHasher;
 
     fn build_hasher(&self) -> DefaultHasher {
+        // `DefaultHasher::new` has fixed keys of zero. The seed goes in as the first input instead.
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(self.0);
         hasher
@@ -43,13 +44,14 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
+    fn order(seed: u64) -> Vec<i32> {
+        let mut map = HashMap::with_hasher(SeededState::new(seed));
+        map.extend((0..100).map(|key| (key, key)));
+        map.into_keys().collect()
+    }
+
     #[test]
     fn the_order_of_a_map_depends_on_the_seed_alone() {
-        let order = |seed| {
-            let mut map = HashMap::with_hasher(SeededState::new(seed));
-            map.extend((0..100).map(|key| (key, key)));
-            map.into_keys().collect::<Vec<i32>>()
-        };
         assert_eq!(order(1), order(1));
         assert_ne!(order(1), order(2));
         assert_ne!(seed_of("a"), seed_of("b"));

@@ -1,18 +1,20 @@
-//! [`Snapshot`]: which transactions a read has seen.
+//! [`Snapshot`]: the transactions that a read has seen.
 
 use std::str::FromStr;
 
-/// What `pg_current_snapshot()` says (manual, 9.27.8 Transaction ID and Snapshot Information
+/// The value of `pg_current_snapshot()` (manual, 9.27.8 Transaction ID and Snapshot Information
 /// Functions), with 64-bit transaction ids, which never wrap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
+    /// Lowest transaction that was in progress.
     xmin: u64,
+    /// One past the highest transaction that was completed.
     xmax: u64,
-    /// The transactions in progress at the time, ascending.
+    /// The transactions in progress from `xmin` on and below `xmax`, ascending.
     in_progress: Vec<u64>,
 }
 
-/// A text that is no snapshot.
+/// Error of a text that is no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is not a snapshot: expected xmin:xmax:xip,…")]
 pub struct SnapshotError(String);
@@ -21,29 +23,35 @@ impl FromStr for Snapshot {
     type Err = SnapshotError;
 
     fn from_str(text: &str) -> Result<Self, SnapshotError> {
-        let bad = || SnapshotError(text.chars().take(80).collect());
-        let mut fields = text.splitn(3, ':');
-        let mut field = || fields.next().ok_or_else(bad);
-        let number = |text: &str| text.parse::<u64>().map_err(|_| bad());
-        let xmin = number(field()?)?;
-        let xmax = number(field()?)?;
-        let list = field()?;
-        let mut in_progress = list
-            .split(',')
-            .filter(|xid| !xid.is_empty())
-            .map(number)
-            .collect::<Result<Vec<_>, _>>()?;
-        in_progress.sort_unstable();
-        Ok(Self {
-            xmin,
-            xmax,
-            in_progress,
-        })
+        parse(text).ok_or_else(|| SnapshotError(text.chars().take(80).collect()))
     }
 }
 
+/// Parses `xmin:xmax:xip,…`, with a list that may be empty.
+fn parse(text: &str) -> Option<Snapshot> {
+    let mut fields = text.splitn(3, ':');
+    let xmin = fields.next()?.parse().ok()?;
+    let xmax = fields.next()?.parse().ok()?;
+    let list = fields.next()?;
+    let mut in_progress = list
+        .split(',')
+        .filter(|xid| !xid.is_empty())
+        .map(|xid| xid.parse().ok())
+        .collect::<Option<Vec<u64>>>()?;
+    // PostgreSQL sorts the list already, but `sees` must not depend on that.
+    in_progress.sort_unstable();
+    Some(Snapshot {
+        xmin,
+        xmax,
+        in_progress,
+    })
+}
+
 impl Snapshot {
-    /// Whether the snapshot sees what this top-level transaction, which has committed, did.
+    /// Returns whether the snapshot sees the changes of a top-level transaction.
+    ///
+    /// The transaction must have committed by now, as every transaction that is announced has. For
+    /// one that was rolled back, or for the id of a subtransaction, the answer means nothing.
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
     }

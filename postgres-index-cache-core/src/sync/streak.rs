@@ -1,6 +1,9 @@
-//! [`Streak`]: how often in a row an attempt failed in one way.
+//! [`Streak`]: how often in a row attempts failed with one error code.
+//!
+//! A replica that was never live gives up at the third such failure: trying again does not mend an
+//! error that stays, and whoever waits should see the error.
 
-/// How many failures in a row with the same error code are a refusal.
+/// How many failures in a row with one error code are a refusal.
 pub(super) const FAILURES: u32 = 3;
 
 /// The last error code, and how often in a row attempts failed with it.
@@ -10,11 +13,13 @@ pub(super) struct Streak(Option<(String, u32)>);
 impl Streak {
     /// Notes a failure and returns whether it is the third in a row with this code.
     ///
-    /// A failure without a code, a lock that somebody holds for example, passes by itself: it ends
-    /// the streak and never completes one.
+    /// A failure without a code passes by itself, for example a lock that somebody holds. Such a
+    /// failure ends the streak and never completes one.
     pub(super) fn is_refusal(&mut self, code: Option<String>) -> bool {
-        self.0 = match (self.0.take(), code) {
+        let before = self.0.take();
+        self.0 = match (before, code) {
             (Some((last, times)), Some(code)) if last == code => Some((code, times + 1)),
+            // Another code begins a streak of its own.
             (_, code) => code.map(|code| (code, 1)),
         };
         self.0.as_ref().is_some_and(|(_, times)| *times >= FAILURES)
@@ -30,10 +35,13 @@ impl Streak {
 mod tests {
     use super::*;
 
+    fn fails(streak: &mut Streak, code: &str) -> bool {
+        streak.is_refusal(Some(code.to_string()))
+    }
+
     #[test]
     fn the_third_failure_in_a_row_with_one_code_is_a_refusal() {
         let mut streak = Streak::default();
-        let fails = |streak: &mut Streak, code: &str| streak.is_refusal(Some(code.to_string()));
         assert!(!fails(&mut streak, "42501"));
         assert!(!fails(&mut streak, "42501"));
         assert!(!fails(&mut streak, "28000"), "another code begins anew");

@@ -25,6 +25,7 @@ pub(super) enum Timer {
 }
 
 impl Timer {
+    /// Every timer, in the order of the variants.
     const ALL: [Self; 9] = [
         Self::Probe(AuxConnection::Fences),
         Self::Probe(AuxConnection::Reads),
@@ -37,6 +38,7 @@ impl Timer {
         Self::Behind,
     ];
 
+    /// Returns the place of the timer in [`Timers`].
     fn index(self) -> usize {
         match self {
             Self::Probe(AuxConnection::Fences) => 0,
@@ -78,13 +80,14 @@ impl Timers {
         self.0[timer.index()].is_some()
     }
 
-    /// Returns when the next timer fires.
+    /// Returns when the next timer fires; `None` if none is set.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.iter().flatten().min().copied()
     }
 
     /// Stops and returns the first timer, in the order of [`Timer`], that has fired by `now`.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Timer> {
+        // Stopped before it is handled: whoever handles the timer may set it again.
         let expired = Timer::ALL
             .into_iter()
             .find(|timer| self.0[timer.index()].is_some_and(|at| at <= now))?;
@@ -98,6 +101,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    // The order decides the error that is reported when a lost probe and a lost fence are due at
+    // once; see `Timer`.
     #[test]
     fn expired_timers_are_taken_once_and_in_their_order() {
         let start = Instant::now();
