@@ -1,52 +1,53 @@
 //! [`Looks`]: the looks at the tables' definitions, which go with the fences.
 //!
-//! A fence proves that the *notifications* committed before it have arrived. It says nothing of
-//! changes that no notification tells: a trigger that was disabled, a table that was renamed, DDL
-//! that rewrote rows. So each fence asks for a *look* as well, and counts only once a look is done
-//! that began after the fence was asked for. For this, looks are numbered:
+//! A fence proves that the *notifications* that were committed earlier have arrived. A fence says
+//! nothing of changes that no notification tells: a trigger that was disabled, a table that was
+//! renamed, DDL that rewrote rows. So each fence asks for a *look* as well, and counts only once a
+//! look is done that began after the fence was asked for
+//! ([`Rule::Look`](super::rules::Rule::Look)). For this, looks are numbered. Without numbers:
 //!
 //! 1. Somebody disables the trigger and updates a row. Both are committed.
 //! 2. A caller asks for a fence. A look from before step 1 is still on its way.
-//! 3. The fence arrives, and so does that look: it found everything as it was.
-//!
-//! Without numbers the old look would pass for the one that was asked for, and the caller would
-//! read the old row as live.
+//! 3. The fence arrives, and so does the answer of that look, which found nothing new.
+//! 4. The old look passes for the one that was asked for, and the caller reads the old row as live.
 
 use super::streak::FAILURES;
 use std::time::Instant;
 
-/// The look that is on its way, and the looks that are wanted.
+/// The look that is on its way, and the looks that are wanted and done.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// The number of the look on its way. There is one at a time.
+    /// Number of the look that is on its way. There is one at a time.
     underway: Option<u64>,
-    /// The highest number that was given out.
+    /// Number of the last look that was started.
     started: u64,
-    /// The highest number that is wanted. Another look is to begin if it is above `started`.
+    /// Highest number that is wanted. If that is above `started`, another look is to begin.
     wanted: u64,
-    /// The highest number that is done.
+    /// Highest number that is done.
     done: u64,
-    /// When the last look began.
+    /// Start of the last look.
     began: Option<Instant>,
     /// How many looks in a row failed.
     failures: u32,
-    /// Why nothing is known of the definitions, once three looks in a row have failed.
+    /// Cause, once three looks in a row have failed: nothing is known of the definitions.
     blind: Option<String>,
 }
 
 impl Looks {
-    /// Asks for a look that begins from now on, and returns its number.
+    /// Asks for a look that begins from now on. Returns the number of the look.
     pub(super) fn want(&mut self) -> u64 {
+        // A look that is on its way began earlier, so the next one must do. One look answers all
+        // who ask before it begins.
         self.wanted = self.started + 1;
         self.wanted
     }
 
-    /// Returns when the last look began.
+    /// Returns when the last look began; `None` before the first.
     pub(super) fn began(&self) -> Option<Instant> {
         self.began
     }
 
-    /// Starts a look if one is wanted and none is on its way. Returns its number.
+    /// Starts a look if one is wanted and none is on its way. Returns the number of the look.
     pub(super) fn start(&mut self, now: Instant) -> Option<u64> {
         if self.underway.is_some() || self.wanted <= self.started {
             return None;
@@ -57,16 +58,17 @@ impl Looks {
         self.underway
     }
 
-    /// Notes that the answer to the look on its way will not come: another one is wanted.
+    /// Notes that the answer to the look on its way will not come, and asks for another look.
     pub(super) fn give_up(&mut self) {
         if self.underway.take().is_some() {
             self.want();
         }
     }
 
-    /// Notes that a look is done. Returns false for an answer of a connection that is gone, which
-    /// does not count.
+    /// Notes that a look is done. Returns false if nobody waits for this look: its connection is
+    /// gone, and the answer does not count.
     pub(super) fn finish(&mut self, look: u64) -> bool {
+        // A look on a session that is gone may have been of another server.
         if self.underway != Some(look) {
             return false;
         }
@@ -77,14 +79,16 @@ impl Looks {
         true
     }
 
-    /// Notes that a look failed. After three in a row nothing is known of the definitions. Looks go
-    /// on with each heartbeat, and the first that is done ends that.
+    /// Notes that a look failed. After three failures in a row nothing is known of the definitions,
+    /// until a look is done. The next heartbeat asks for one.
     pub(super) fn fail(&mut self, look: u64, why: &str) {
         if self.underway != Some(look) {
             return;
         }
         self.underway = None;
         self.failures += 1;
+        // From the third failure on the heartbeat sets the pace: to ask again at once, and fail at
+        // once, would keep the server busy with nothing else.
         if self.failures >= FAILURES {
             self.blind = Some(format!(
                 "the definitions of the tables cannot be looked at: {why}"
@@ -94,12 +98,13 @@ impl Looks {
         }
     }
 
-    /// Returns whether the look of this number is done. Number 0 is no look: always done.
+    /// Returns whether the look with this number is done. Number 0 stands for no look, and is
+    /// always done.
     pub(super) fn is_done(&self, look: u64) -> bool {
         look <= self.done
     }
 
-    /// Returns why nothing is known of the definitions; `None` if something is.
+    /// Returns why nothing is known of the definitions; `None` if they are known.
     pub(super) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
@@ -109,6 +114,7 @@ impl Looks {
 mod tests {
     use super::*;
 
+    // Rule::Look: an answer from before the question says nothing.
     #[test]
     fn an_answer_counts_for_its_own_look_alone() {
         let now = Instant::now();

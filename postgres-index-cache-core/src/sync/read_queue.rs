@@ -1,22 +1,22 @@
-//! [`ReadQueue`]: what Q reads now, and what it reads next.
+//! [`ReadQueue`]: the work of Q, and which work comes next.
 //!
-//! Q does one thing at a time: it never waits for a lock while it holds another, so it cannot be
-//! part of a deadlock.
+//! Q does one thing at a time. So Q never waits for a table's lock while holding another, and
+//! cannot be part of a deadlock.
 
 use super::TableId;
 use super::table::EngineTable;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// What Q is doing.
+/// The work that Q is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
     /// Reads a whole table.
     Read { table: TableId, generation: u64 },
     /// Reads rows of a table by their keys.
     Refetch { table: TableId, batch: u64 },
-    /// Compares a table with its cache; `batch` is the refetch inside the comparison's transaction
-    /// that is on its way.
+    /// Compares a table with its cache. `batch` is the refetch inside the comparison's transaction
+    /// whose answer is awaited.
     Comparison {
         table: TableId,
         comparison: u64,
@@ -25,6 +25,7 @@ pub(super) enum Work {
 }
 
 impl Work {
+    /// Returns the table that the work is for.
     fn table(self) -> TableId {
         match self {
             Self::Read { table, .. }
@@ -42,36 +43,45 @@ pub(super) struct Question {
     pub(super) number: u64,
 }
 
-/// What Q should do next.
+/// The work that Q should do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextRead {
+    /// Begin the comparison that answers this question.
     Comparison(Question),
+    /// Read this whole table.
     Table(TableId),
+    /// Read rows of this table by their keys.
     Rows(TableId),
 }
 
-/// What Q is doing, what waits for it, and how much it has done.
+/// The work of Q: underway, waiting and done.
 #[derive(Debug, Default)]
 pub(super) struct ReadQueue {
+    /// The work that is underway.
     work: Option<Work>,
+    /// The questions whose comparisons have not begun, in the order in which they were asked.
     pending_comparisons: VecDeque<Question>,
-    /// Whether the last thing that Q finished was a refetch.
+    /// Whether the last work that Q finished was a refetch.
     last_was_refetch: bool,
     /// How many reads of whole tables have begun.
     started_reads: u64,
     /// How many answers Q has given, refetches included.
     finished_reads: u64,
+    /// How many refetches have begun.
     batches: u64,
+    /// How many comparisons have begun.
     comparisons: u64,
     /// How often in a row a connection was lost while a table was read.
     lost_reads: u32,
 }
 
 impl ReadQueue {
+    /// Returns the work that is underway.
     pub(super) fn work(&self) -> Option<Work> {
         self.work
     }
 
+    /// Returns whether Q has no work.
     pub(super) fn is_idle(&self) -> bool {
         self.work.is_none()
     }
@@ -98,12 +108,14 @@ impl ReadQueue {
             .any(|question| question.table == table)
     }
 
-    /// Returns what Q should do next, and takes a question that is returned off the queue. `None`
-    /// if Q is busy or nothing is due.
+    /// Returns the work that Q should do next, or `None` if Q is busy or nothing is due. A question
+    /// that is returned is taken off the queue.
     ///
-    /// Comparisons come first: a person waits for them, and they are few. Reads of tables and
-    /// refetches take turns. Without turns a table that is reloaded over and over would keep the
-    /// rows of all others from being refetched, or the other way round.
+    /// Comparisons come first: they are few, and a person waits for them. Reads of tables and
+    /// refetches take turns. Without turns:
+    /// 1. A table is due to be reloaded again whenever its read has ended.
+    /// 2. The rows of all other tables are never refetched, and no fence is reached. Or, the other
+    ///    way round, rows are wanted without end, and no table is ever reloaded.
     pub(super) fn next(&mut self, tables: &[EngineTable], now: Instant) -> Option<NextRead> {
         if self.work.is_some() {
             return None;
@@ -127,18 +139,18 @@ impl ReadQueue {
         }
     }
 
-    /// Counts a read of a whole table, and returns its number.
+    /// Counts a read of a whole table. Returns the number of the read.
     pub(super) fn begin_read(&mut self) -> u64 {
         self.started_reads += 1;
         self.started_reads
     }
 
-    /// Notes that Q reads a whole table.
+    /// Starts the read of a whole table.
     pub(super) fn start_read(&mut self, table: TableId, generation: u64) {
         self.work = Some(Work::Read { table, generation });
     }
 
-    /// Notes that Q reads rows of a table by their keys. Returns the number of the batch.
+    /// Starts to read rows of a table by their keys. Returns the number of the batch.
     pub(super) fn start_refetch(&mut self, table: TableId) -> u64 {
         self.batches += 1;
         let batch = self.batches;
@@ -146,7 +158,7 @@ impl ReadQueue {
         batch
     }
 
-    /// Notes that Q compares a table. Returns the number of the comparison.
+    /// Starts the comparison of a table. Returns the number of the comparison.
     pub(super) fn start_comparison(&mut self, table: TableId) -> u64 {
         self.comparisons += 1;
         self.work = Some(Work::Comparison {
@@ -157,8 +169,8 @@ impl ReadQueue {
         self.comparisons
     }
 
-    /// Notes that Q reads rows inside the transaction of the comparison that is underway. Returns
-    /// the number of the batch, or `None` if no comparison is.
+    /// Starts to read rows inside the transaction of the comparison that is underway. Returns the
+    /// number of the batch, or `None` if no comparison is underway.
     pub(super) fn start_refetch_within_comparison(&mut self) -> Option<u64> {
         let Some(Work::Comparison { batch, .. }) = &mut self.work else {
             return None;
@@ -182,7 +194,7 @@ impl ReadQueue {
         self.finished_reads += 1;
     }
 
-    /// Notes that Q has done what it was asked for, and returns what that was.
+    /// Notes that Q has done the work that was underway, and returns that work.
     pub(super) fn finish(&mut self) -> Option<Work> {
         let done = self.work.take();
         self.last_was_refetch = matches!(done, Some(Work::Refetch { .. }));
@@ -191,12 +203,13 @@ impl ReadQueue {
         done
     }
 
-    /// Notes that the answer will not come, and returns to what.
+    /// Gives up the work that is underway, whose answer will not come. Returns that work.
     pub(super) fn give_up(&mut self) -> Option<Work> {
         self.work.take()
     }
 
-    /// Gives up a read or a refetch of `table`, but no comparison; returns whether there was one.
+    /// Gives up a read or a refetch of `table`. Returns whether one was underway. A comparison is
+    /// ended in another way, since a caller waits for its answer.
     pub(super) fn give_up_read(&mut self, table: TableId) -> bool {
         let is_read = matches!(self.work, Some(Work::Read { .. } | Work::Refetch { .. }));
         if !is_read || self.work.map(Work::table) != Some(table) {
@@ -206,8 +219,8 @@ impl ReadQueue {
         true
     }
 
-    /// Gives up the read or refetch of `table` with this number, which has failed; returns it if it
-    /// is what Q was doing.
+    /// Ends the read or refetch of `table` with this number, which has failed. Returns the work, or
+    /// `None` if other work is underway: the failure is of a session that is gone.
     pub(super) fn fail(&mut self, table: TableId, number: u64) -> Option<Work> {
         let is_awaited = match self.work {
             Some(Work::Read {
@@ -220,15 +233,17 @@ impl ReadQueue {
         if is_awaited { self.work.take() } else { None }
     }
 
-    /// Counts a connection that was lost while a table was read; returns how many in a row.
+    /// Counts a connection that was lost while a table was read. Returns how many in a row were.
     pub(super) fn count_lost_read(&mut self) -> u32 {
         self.lost_reads += 1;
         self.lost_reads
     }
 
     /// Returns whether reads were cut so often in a row that a replica which was never live gives
-    /// up. Without this a server or proxy that ends each COPY makes the read begin over and over,
-    /// and whoever waits is told nothing.
+    /// up. Without this:
+    /// 1. A server or proxy ends each COPY, for example after a time.
+    /// 2. The read begins over and over, and never ends.
+    /// 3. Whoever waits for the first answer is told nothing.
     pub(super) fn has_lost_too_many(&self) -> bool {
         const TOO_MANY: u32 = 5;
         self.lost_reads >= TOO_MANY
@@ -271,6 +286,7 @@ mod tests {
         assert!(queue.is_idle());
     }
 
+    // A comparison with a table that is not read yet would find differences that mean nothing.
     #[test]
     fn a_question_waits_until_its_table_is_live() {
         let mut queue = ReadQueue::default();
