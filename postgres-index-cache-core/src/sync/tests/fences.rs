@@ -1,7 +1,10 @@
-//! Probes, fences and what they prove.
+//! Probes and fences, and the proofs that follow when they come back. The bookkeeping of fences has
+//! tests of its own, in `sync/fences.rs`.
 
 use super::*;
+use std::ops::RangeFrom;
 
+// Changes that the read's snapshot filters may still come behind such a fence.
 #[test]
 fn a_fence_sent_before_the_read_does_not_prove_it() {
     let mut driven = Driven::new(vec![followed("users")]);
@@ -9,29 +12,15 @@ fn a_fence_sent_before_the_read_does_not_prove_it() {
     driven.handle(Input::FenceWanted(FenceId(1)));
     let early = driven.tokens();
     driven.finish_read("100:100:");
-    driven.handle(Input::Notification {
-        channel: FENCES,
-        payload: &early[0],
-        sender: 1,
-    });
+    driven.receive(&early[0]);
     assert_eq!(driven.engine.state(), State::CatchingUp);
-    assert!(
-        !driven
-            .outputs
-            .iter()
-            .any(|output| matches!(output, Output::FenceReached { .. }))
-    );
+    assert!(!driven.is_reached(1));
     driven.echo();
     assert_eq!(driven.engine.state(), State::Live);
-    assert!(driven.outputs.iter().any(|output| matches!(
-        output,
-        Output::FenceReached {
-            fence: FenceId(1),
-            ..
-        }
-    )));
+    assert!(driven.is_reached(1));
 }
 
+// Rule::Open.
 #[test]
 fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
     let mut driven = Driven::new(vec![followed("users")]);
@@ -43,9 +32,9 @@ fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
         generation,
         snapshot: "100:100:".parse().unwrap(),
     });
-    // It comes behind the snapshot, and its row must be read again.
+    // Both come behind the snapshot. The row of the second one must be read again.
     driven.row("update", 1, 150, r#","truncated":true"#);
-    driven.notify(r#"{"table":"users","action":"update","id":2,"schema":"app","rel":7,"xid":"151","truncated":true}"#);
+    driven.long_row(2, 151);
     driven.handle(Input::SnapshotLoaded {
         table,
         generation,
@@ -60,8 +49,8 @@ fn it_is_not_live_while_a_row_is_open_that_came_before_the_proof_or_long_ago() {
     );
     driven.answer(batch, "200:200:");
     assert_eq!(driven.engine.state(), State::Live);
-    // Later a row may be open for a moment, and no longer.
-    driven.notify(r#"{"table":"users","action":"update","id":3,"schema":"app","rel":7,"xid":"201","truncated":true}"#);
+    // Later a row may be open for a moment, and not for a heartbeat.
+    driven.long_row(3, 201);
     let (batch, _) = driven.refetch_asked().expect("a row is read again");
     driven.handle(Input::FenceWanted(FenceId(1)));
     driven.echo();
@@ -91,8 +80,7 @@ fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
     for id in 1..=1000 {
         driven.handle(Input::FenceWanted(FenceId(id)));
     }
-    driven.now += Duration::from_secs(20);
-    driven.handle(Input::TimePassed);
+    driven.pass(20);
     driven.connect();
     driven.finish_read("200:200:");
     let tokens = driven.tokens();
@@ -102,13 +90,9 @@ fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
         "one that proves the read, and one that was asked for"
     );
     for token in &tokens {
-        driven.handle(Input::Notification {
-            channel: FENCES,
-            payload: token,
-            sender: 1,
-        });
+        driven.receive(token);
     }
-    assert!(driven.is_reached(1000), "it is one for all before it");
+    assert!(driven.is_reached(1000), "one fence for all callers");
     // The same while one is on its way to the server: blocked commits hold up one, and not one
     // after another.
     driven.handle(Input::FenceWanted(FenceId(1001)));
@@ -121,29 +105,28 @@ fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
     assert_eq!(driven.tokens().len(), 1);
 }
 
+/// Lets `count` rows arrive that must be read again, each with the next id.
+fn long_rows(driven: &mut Driven, ids: &mut RangeFrom<u32>, count: usize) {
+    for id in ids.take(count) {
+        driven.long_row(id, 1000 + u64::from(id));
+    }
+}
+
+// With as many rows as come, a fence that waited for all of them would never be reached.
 #[test]
 fn a_fence_waits_for_the_rows_before_it_and_not_for_those_that_come_without_end() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.engine.limits_mut().waiting_bytes = 1 << 30;
     driven.live();
-    let mut next = 0;
-    let mut arrive = |driven: &mut Driven, count: u32| {
-        for _ in 0..count {
-            next += 1;
-            let xid = 1000 + next;
-            driven.notify(&format!(
-                r#"{{"table":"users","action":"update","id":{next},"schema":"app","rel":7,"xid":"{xid}","truncated":true}}"#
-            ));
-        }
-    };
-    arrive(&mut driven, 3500);
+    let mut ids = 1..;
+    long_rows(&mut driven, &mut ids, 3500);
     driven.handle(Input::FenceWanted(FenceId(1)));
     driven.echo();
     let mut batches = 0;
     while !driven.is_reached(1) {
         batches += 1;
-        assert!(batches < 10, "what comes later does not count");
-        arrive(&mut driven, 900);
+        assert!(batches < 10, "rows that come later do not count");
+        long_rows(&mut driven, &mut ids, 900);
         let (batch, _) = driven.refetch_asked().expect("rows are read again");
         driven.answer(batch, "9000:9000:");
     }
@@ -155,11 +138,7 @@ fn a_probe_that_does_not_come_back_names_the_connection() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.handle(Input::Listening);
     let probes = driven.tokens();
-    driven.handle(Input::Notification {
-        channel: FENCES,
-        payload: &probes[0],
-        sender: 1,
-    });
+    driven.receive(&probes[0]);
     driven.handle(Input::Sent { token: &probes[1] });
     driven.now = driven.engine.poll_timeout().expect("a deadline");
     driven.handle(Input::TimePassed);
@@ -188,13 +167,11 @@ fn a_probe_that_blocked_commits_hold_up_is_no_sign_of_a_pooler() {
     driven.handle(Input::Listening);
     let probes = driven.tokens();
     // The server gives up a NOTIFY after about the time that a probe may take.
-    driven.now += Duration::from_secs(6);
-    driven.handle(Input::TimePassed);
+    driven.pass(6);
     driven.handle(Input::SendBlocked { token: &probes[1] });
     assert_eq!(driven.tokens(), [probes[1].clone()]);
-    // The other one is never sent: whether it would be heard is not known.
-    driven.now += Duration::from_secs(5);
-    driven.handle(Input::TimePassed);
+    // The other probe is never sent, so nobody knows whether L would hear it.
+    driven.pass(5);
     assert_eq!(driven.engine.state(), State::Disconnected);
     assert!(!driven.engine.has_ended(), "{:?}", driven.outputs);
 }
@@ -203,8 +180,7 @@ fn a_probe_that_blocked_commits_hold_up_is_no_sign_of_a_pooler() {
 fn a_heartbeat_that_is_missed_is_a_gap_and_blocked_commits_are_none() {
     let mut driven = Driven::new(vec![followed("users")]);
     driven.live();
-    driven.now += Duration::from_secs(1000);
-    driven.handle(Input::TimePassed);
+    driven.pass(1000);
     let token = driven.tokens().pop().expect("a heartbeat");
     for _ in 0..10 {
         driven.now += Duration::from_secs(4);
@@ -225,14 +201,12 @@ fn a_heartbeat_that_is_missed_is_a_gap_and_blocked_commits_are_none() {
     }
     driven.now += Duration::from_secs(4);
     driven.handle(Input::Sent { token: &token });
-    driven.now += Duration::from_secs(4);
-    driven.handle(Input::TimePassed);
+    driven.pass(4);
     assert_eq!(
         driven.engine.state(),
         State::Live,
-        "its clock runs from when the server has it"
+        "the time runs from the commit of the NOTIFY"
     );
-    driven.now += Duration::from_secs(1);
-    driven.handle(Input::TimePassed);
+    driven.pass(1);
     assert_eq!(driven.engine.state(), State::Disconnected);
 }
