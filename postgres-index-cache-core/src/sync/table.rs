@@ -1,21 +1,32 @@
-//! [`EngineTable`]: one followed table, as the engine knows it, and what follows from each of its
+//! [`EngineTable`]: one followed table, as the engine knows it, and the effect of each of its
 //! changes.
 //!
 //! # Where a change can wait
 //!
 //! ```text
-//! notification ─→ [1 read] ─→ cut ─→ [2 comparison] ─→ [3 key change] ─→ [4 refetch] ─→ [5 backlog] ─→ Output
-//!                                                                                            driver: [6 writer] ─→ cache
+//! notification ─→ [1 read] ─→ cut ─→ [2 comparison] ─→ [3 key change] ─→ [4 refetch] ─┐
+//!                   ┌─────────────────────────────────────────────────────────────────┘
+//!                   └─→ [5 backlog] ─→ Output ─→ driver: [6 writer] ─→ cache
 //! ```
 //!
-//! | place | which change waits | until | bound |
-//! |---|---|---|---|
-//! | 1 read | any, while the table is read ([`Phase::Reading`]) | the rows are in the cache | `Limits::waiting_bytes`, then the table is read again |
-//! | 2 comparison | any that the comparison's snapshot does not see ([`Comparison`]) | the comparison is over, or begins to compare | `Limits::waiting_bytes`, then the comparison is inconclusive |
-//! | 3 key change | the delete that begins a key change | the update that completes it, any other change, or a fence | one change |
-//! | 4 refetch | one of a key whose row is being refetched, or behind a TRUNCATE that waits ([`Refetches`]) | the row has come | `Limits::waiting_bytes`, then the table is read again |
-//! | 5 backlog | any, while the cache is locked by a reader or compared ([`Backlog`]) | the cache can be changed | the last change of each key; `Limits::waiting_bytes`, then keys alone, then the table is read again |
-//! | 6 writer | one that was handed out, while the cache's lock is held (in the driver) | the lock is free | `DriverOptions::max_memory` |
+//! 1. **Read** ([`Phase::Reading`]). Any change waits while the table is read, until the rows are
+//!    in the cache. Past `Limits::waiting_bytes` the changes are dropped and the table is read
+//!    again.
+//! 2. **Comparison** ([`Comparison`]). Any change waits until the fence behind the comparison's
+//!    snapshot has come back. A change that the snapshot does not see waits until the cache is
+//!    compared, and then in the backlog. Past `Limits::waiting_bytes` the comparison is
+//!    inconclusive.
+//! 3. **Key change** ([`FirstHalf`]). The delete that begins a key change waits for the update that
+//!    completes it. Any other change, or a fence, ends the wait. One change waits at most.
+//! 4. **Refetch** ([`Refetches`]). A change of a key whose row is being read waits for the row. So
+//!    does a TRUNCATE, and everything behind it. Past `Limits::waiting_bytes` the table is read
+//!    again.
+//! 5. **Backlog** ([`Backlog`]). Any change waits while the cache is locked by a reader or
+//!    compared. Only the last change of each key is kept. Past `Limits::waiting_bytes` only the
+//!    keys are, and their rows are refetched; if the keys are too many bytes as well, the table is
+//!    read again.
+//! 6. **Writer** (in the driver). A change that was handed out waits while the cache's lock is
+//!    held. The bound is `DriverOptions::max_memory`.
 //!
 //! A fence that arrives behind a waiting change is not reached before that change is in the cache:
 //! see [`open_since`](EngineTable::open_since).
@@ -45,24 +56,25 @@ use std::time::Instant;
 use touched::Touched;
 use truncates::Truncates;
 
-/// What follows from a change.
+/// A consequence of a change.
 #[derive(Debug)]
 pub(super) enum Step {
     /// The change is applied to the cache.
     Apply(Change),
-    /// Every row is removed but those of these keys, which are newer.
+    /// Every row is removed but those of these keys, which are newer than the TRUNCATE.
     Clear(Vec<String>),
-    /// Nothing: the snapshot has the change, or a row that was refetched.
+    /// Nothing is to be done: a snapshot has the change, or a row that is or will be refetched.
     Skip,
-    /// The table must be read again: what was followed of it is of no use.
+    /// The table must be read again, for this reason. The changes that were followed are of no use.
     ScheduleRead(String),
     /// A notification, which any role can send, asks for the table to be reloaded.
     Reload(ReloadRequest),
 }
 
-/// Why a table is to be reloaded.
+/// A request to reload a table.
 #[derive(Debug, Clone)]
 pub(super) struct ReloadRequest {
+    /// Reason for the reload.
     pub(super) why: String,
     /// The server's process whose notification is the cause; `None` if none is.
     pub(super) sender: Option<i32>,
@@ -88,49 +100,52 @@ impl fmt::Display for ReloadRequest {
     }
 }
 
-/// What the order of the changes says of one of them.
+/// Whether a payload can be trusted, given the changes that its transaction announced before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// The payload is the row as its transaction left it.
+    /// The payload is the row as the transaction left the row.
     Sound,
-    /// The payload may be older than the row, or lacks it: the row must be refetched.
+    /// The payload lacks the row, or may be older than the row: the row must be refetched.
     Doubtful,
     /// Nothing follows from the change.
     Ignored,
 }
 
-/// Where a table stands.
+/// How far a table is.
 #[derive(Debug)]
 enum Phase {
-    /// Entered at the start, after a loss, and when a change demands a read. The table is to be read,
-    /// at `not_before` if that is set. Changes that arrive are passed over: they are committed, so
-    /// the read will see them.
-    Due { not_before: Option<Instant> },
+    /// Entered at the start, after a loss, and when a change demands a read. The table is to be
+    /// read. Changes that arrive are passed over: they are committed, so the read will see them.
+    Due {
+        /// Earliest time of the read; `None` for at once.
+        not_before: Option<Instant>,
+    },
     /// Entered when the table cannot be followed as it is. The table is not read, and changes are
-    /// passed over: its key, its columns or its very identity may be other ones than the cache was
-    /// made for.
+    /// passed over: key, columns or even the table itself may not be those that the cache
+    /// was made for.
     Held,
-    /// Entered when the read is asked for. Changes wait, in order; the snapshot, once known, decides
-    /// about them. With `is_superseded` nothing waits any more: the table is to be read again when
-    /// this read is done. A read is never given up half-way, since its COPY would be drained to the
-    /// end all the same.
+    /// Entered when the read is asked for. Changes wait, in order. Once the rows are in the cache,
+    /// the snapshot decides about each change.
     Reading {
         started: Instant,
         snapshot: Option<Snapshot>,
         waiting: Vec<Change>,
         waiting_bytes: usize,
+        /// Whether the table is to be read again when this read is done. Then no change waits. The
+        /// read itself goes on, since the rest of its COPY would have to be drained all the same.
         is_superseded: bool,
     },
-    /// Entered when the rows are in the cache. `filter` is the snapshot until a fence sent after
-    /// the read has arrived: every change that comes then is newer. `after_reads` is how many
-    /// answers Q had given with the read.
+    /// Entered when the rows are in the cache.
     Following {
+        /// The snapshot of the read, until a fence that was sent after the read has arrived. Every
+        /// change that arrives afterwards is newer than the snapshot.
         filter: Option<Snapshot>,
+        /// How many answers Q had given, this read included.
         after_reads: u64,
     },
 }
 
-/// The first half of a key change, a delete that names the new key.
+/// The first half of a key change: a delete that names the new key.
 #[derive(Debug)]
 struct FirstHalf {
     change: Change,
@@ -144,21 +159,21 @@ pub(super) struct EngineTable {
     /// The oids of the leaves that are being detached.
     detaching: Vec<u32>,
     phase: Phase,
-    /// The number of the last read that was asked for: an answer to an earlier one does not count.
+    /// Number of the last read that was asked for. An answer to an earlier read does not count.
     generation: u64,
-    /// Why the table is to be read again, or was.
+    /// Why the table is to be read again or held, or was.
     cause: String,
     /// Whether the last read has failed, until one has succeeded.
     is_failing: bool,
     /// The wait after a read that has failed.
     pub(super) backoff: Backoff,
     reloads: Reloads,
-    /// The engine's number of the read that the cache is of, or will be.
+    /// The number, among all reads of the engine, of the last read of this table.
     read: u64,
     touched: Touched,
     first_half: Option<FirstHalf>,
     refetches: Refetches,
-    /// The changes that came while the cache could not be changed; `None` while it can.
+    /// The changes that came while the cache cannot be changed; `None` while the cache can be.
     backlog: Option<Backlog>,
     /// Whether a reader holds the cache's lock.
     is_locked: bool,
@@ -208,16 +223,17 @@ impl EngineTable {
         self.rules = rules;
     }
 
+    /// Returns whether `rule` is in force.
     fn keeps(&self, rule: Rule) -> bool {
         self.rules.keeps(rule)
     }
 
-    /// Returns `schema.table`, for people.
+    /// Returns `schema.table`, unquoted, for messages.
     pub(super) fn name(&self) -> String {
         format!("{}.{}", self.spec.schema, self.spec.name)
     }
 
-    /// Returns why the table is to be read again, or was.
+    /// Returns why the table is to be read again or held, or was.
     pub(super) fn cause(&self) -> &str {
         &self.cause
     }
@@ -240,32 +256,33 @@ impl EngineTable {
 
     /// Returns whether a payload is about this table.
     ///
-    /// The table whose trigger sends a payload counts, not the name in it:
+    /// The table whose trigger sent the payload counts, not the name in the payload. Without this:
     /// 1. `users` is renamed to `users_old`, and another table to `users`.
-    /// 2. The function on `users_old` has its table's old name as a literal, and goes on sending
-    ///    `users`.
+    /// 2. The function on `users_old` has the old name as a literal, and goes on sending `users`.
+    /// 3. Rows of the old table are taken for those of the new one.
     ///
-    /// By the name, rows of the old table would be taken for those of the new one. The plain form
-    /// says neither schema nor sender: there the name has to do.
+    /// The plain form says neither schema nor sender, so the name has to do there.
     pub(super) fn is_about_this_table(&self, payload: &Payload<'_>) -> bool {
         let is_sender = match payload.rel {
             Some(rel) => {
                 rel == self.spec.oid
                     || self.spec.leaves.contains(&rel)
                     || self.detaching.contains(&rel)
-                    // A leaf that was made or attached since.
+                    // A leaf that was created or attached since. `knows` tells it apart.
                     || (self.spec.is_partitioned && self.is_named_by(payload))
             }
             None => self.is_named_by(payload),
         };
-        // The last resort of a trigger that failed twice is a reload with a schema and without an
-        // xid.
+        // A plain payload with the name of a table in the extended form was sent by somebody else.
+        // But a trigger that fails twice sends, as its last resort, a reload with a schema and
+        // without an xid.
         let is_in_its_form =
             payload.xid.is_some() || self.spec.sends_plain_form || payload.action == Action::Reload;
         is_sender && is_in_its_form
     }
 
-    /// Returns whether a payload gives this table's name, and its schema if it gives one.
+    /// Returns whether a payload gives this table's name. If the payload gives a schema, that must
+    /// be this table's as well.
     pub(super) fn is_named_by(&self, payload: &Payload<'_>) -> bool {
         payload.table == self.spec.name
             && payload
@@ -274,12 +291,13 @@ impl EngineTable {
                 .is_none_or(|schema| *schema == self.spec.schema)
     }
 
-    /// Returns whether the sender of a payload is the table, or a leaf that is known.
+    /// Returns whether the sender of a payload is the table, or a leaf that is known. True if the
+    /// payload does not say.
     pub(super) fn knows(&self, rel: Option<u32>) -> bool {
         rel.is_none_or(|rel| rel == self.spec.oid || self.spec.leaves.contains(&rel))
     }
 
-    /// Returns whether the sender of a payload is a leaf that is being detached: its rows are not
+    /// Returns whether the sender of a payload is a leaf that is being detached. Its rows are not
     /// the table's any more.
     pub(super) fn ignores(&self, rel: Option<u32>) -> bool {
         rel.is_some_and(|rel| self.detaching.contains(&rel))
@@ -291,7 +309,7 @@ impl EngineTable {
         self.detaching = detaching;
     }
 
-    /// Notes that rows were removed for a TRUNCATE that was announced; looks from this number on
+    /// Notes that rows were removed for a TRUNCATE that was announced. Looks from this number on
     /// begin later.
     pub(super) fn note_clear(&mut self, look: u64) {
         self.truncates.cleared(look);
@@ -302,13 +320,14 @@ impl EngineTable {
         self.truncates.is_unseen()
     }
 
-    /// Returns whether a look of this number would see the files that a TRUNCATE has made for which
-    /// rows were removed.
+    /// Returns whether the look with this number must find new files: rows were removed for a
+    /// TRUNCATE before the look began.
     pub(super) fn must_be_truncated(&self, look: u64) -> bool {
         self.truncates.must_be_seen_by(look)
     }
 
-    /// Notes whether a look has found other files. Returns the sender of the last TRUNCATE.
+    /// Notes whether a look has found other files. Returns the process that announced the last
+    /// TRUNCATE.
     pub(super) fn note_truncate_seen(&mut self, has_happened: bool) -> Option<i32> {
         self.truncates.seen(has_happened)
     }

@@ -1,4 +1,5 @@
-//! What a [`Comparison`] means for the changes of a table.
+//! A table whose cache is compared: its changes are held, then followed in the order of the
+//! comparison's snapshot.
 
 use super::{EngineTable, Step};
 use crate::sync::backlog::Backlog;
@@ -6,17 +7,17 @@ use crate::sync::change::Change;
 use crate::sync::comparison::{Comparison, ComparisonId};
 use crate::sync::snapshot::Snapshot;
 
-/// What follows when the fence behind a comparison's snapshot has come back.
+/// The result of the fence behind a comparison's snapshot.
 #[derive(Debug)]
 pub(in crate::sync) struct Settled {
-    /// What follows from the changes that the snapshot sees.
+    /// The consequences of the changes that the snapshot sees.
     pub(in crate::sync) steps: Vec<Step>,
     /// Why the comparison cannot count; `None` if it can.
     pub(in crate::sync) inconclusive: Option<&'static str>,
 }
 
 impl EngineTable {
-    /// Begins a comparison with the table: changes are held from now on.
+    /// Begins a comparison. Changes are held from now on.
     pub(in crate::sync) fn begin_comparison(&mut self, id: ComparisonId) {
         self.comparison = Some(Comparison::Holding {
             id,
@@ -27,11 +28,13 @@ impl EngineTable {
         });
     }
 
-    /// Returns whether a comparison can begin: the cache is its table, and can be changed.
+    /// Returns whether a comparison can begin: the table's read is proven, and the cache can be
+    /// changed.
     pub(in crate::sync) fn can_begin_comparison(&self) -> bool {
         self.is_proven() && !self.is_busy()
     }
 
+    /// Returns the comparison that is underway.
     pub(in crate::sync) fn comparison(&self) -> Option<&Comparison> {
         self.comparison.as_ref()
     }
@@ -47,7 +50,8 @@ impl EngineTable {
         }
     }
 
-    /// Follows the held changes that the comparison's snapshot sees: its fence has come back.
+    /// Follows the held changes that the comparison's snapshot sees, now that the fence behind the
+    /// snapshot has come back. The others stay held.
     pub(in crate::sync) fn settle_comparison(&mut self) -> Settled {
         let Some(Comparison::Holding {
             id,
@@ -62,16 +66,19 @@ impl EngineTable {
             };
         };
         let is_plain = held.iter().any(|change| change.xid.is_none());
-        // Each change is decided about for itself: a forged id of the future, or a transaction that
-        // becomes visible later than one which was announced behind it, must not hide the changes
-        // behind it. Changes of one row keep their order: the second writer of a row waits until
-        // the first one is visible.
-        let is_seen = |change: &Change| change.xid.is_some_and(|xid| snapshot.sees(xid));
-        let (seen, unseen): (Vec<Change>, Vec<Change>) = held.into_iter().partition(is_seen);
+        // Each change is decided about for itself. A forged xid of the future must not hide the
+        // changes behind it. Nor must a transaction that became visible later than one which was
+        // announced behind it. Changes of one row keep their order all the same: the second writer
+        // of a row waits until the first one is visible.
+        let (seen, unseen): (Vec<Change>, Vec<Change>) = held
+            .into_iter()
+            .partition(|change| change.xid.is_some_and(|xid| snapshot.sees(xid)));
         let mut steps = Vec::new();
         for change in seen {
             steps.extend(self.follow(change));
         }
+        // Both halves of a key change are of one transaction. The snapshot sees both or neither, so
+        // no second half is among the changes that stay held.
         steps.extend(self.release_first_half());
         self.comparison = Some(Comparison::Settling {
             id,
@@ -85,13 +92,13 @@ impl EngineTable {
         }
     }
 
-    /// Returns whether rows must be refetched, and none are being refetched.
+    /// Returns whether rows must be refetched, and no batch is underway.
     pub(in crate::sync) fn has_wanted(&self) -> bool {
         self.refetches.is_due()
     }
 
-    /// Begins to compare: the cache is the comparison's snapshot, and changes are kept by key from
-    /// now on.
+    /// Begins to compare: the cache is the comparison's snapshot. Changes are kept by key from now
+    /// on, those that are held first. Returns the consequences of held changes that do not wait.
     pub(in crate::sync) fn start_comparing(&mut self) -> Vec<Step> {
         let Some(Comparison::Settling { id, held, .. }) = self.comparison.take() else {
             return Vec::new();
@@ -104,7 +111,7 @@ impl EngineTable {
             .collect()
     }
 
-    /// Ends the comparison. Returns what follows from the changes that waited for it.
+    /// Ends the comparison. Returns the consequences of the changes that waited for the end.
     pub(in crate::sync) fn end_comparison(&mut self, waiting_limit: usize) -> Vec<Step> {
         let held = match self.comparison.take() {
             Some(Comparison::Holding { held, .. } | Comparison::Settling { held, .. }) => held,
@@ -117,7 +124,7 @@ impl EngineTable {
         steps
     }
 
-    /// Returns how many bytes a comparison holds.
+    /// Returns how many bytes of changes a comparison holds; see the fields of [`Comparison`].
     pub(in crate::sync) fn held_bytes(&self) -> usize {
         match &self.comparison {
             Some(Comparison::Holding { bytes, .. } | Comparison::Settling { bytes, .. }) => *bytes,

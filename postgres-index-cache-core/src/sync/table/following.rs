@@ -1,4 +1,12 @@
-//! What follows from a change: skipped, applied, made to wait, or its row refetched.
+//! The decision about a change: the change is skipped, applied or made to wait, or its row is
+//! refetched.
+//!
+//! ```text
+//! classify ─ phase, cut ─→ follow ─ key changes ─→ judge ─→ admit ─→ place ─→ resolve: Step
+//!                                                  may the     └─ the row's refetch ─┘
+//!                                                  payload be
+//!                                                  trusted?
+//! ```
 
 use super::touched::Touch;
 use super::{EngineTable, FirstHalf, Phase, ReloadRequest, Step, Verdict};
@@ -22,10 +30,12 @@ impl EngineTable {
                 Vec::new()
             }
             Phase::Following { filter, .. } => {
-                // The cut. Without this:
-                // 1. Row 1 is updated, and then deleted. The snapshot has neither.
-                // 2. The update, which was on its way when the snapshot was taken, arrives.
-                // 3. The cache has a row that is gone.
+                // Rule::Cut. Without this:
+                // 1. T1 and T2 update row 1. Their notifications are on their way.
+                // 2. The snapshot sees both transactions, so the cache gets T2's version.
+                // 3. T1's change arrives and is applied: a reader sees the row go back to T1's.
+                //
+                // A change without an xid is applied once more, since nobody can tell.
                 let is_seen = matches!(
                     (filter, change.xid),
                     (Some(snapshot), Some(xid)) if snapshot.sees(xid)
@@ -50,7 +60,8 @@ impl EngineTable {
             return;
         };
         if *is_superseded {
-            // The read that will follow this one sees the change.
+            // The change has arrived, so it is committed. The read that will follow this one sees
+            // it.
             return;
         }
         *waiting_bytes += change.bytes();
@@ -58,16 +69,20 @@ impl EngineTable {
             waiting.push(change);
             return;
         }
-        self.supersede("too many changes waited while it was read");
+        self.supersede("too many changes waited while the table was read");
         tracing::warn!(table = self.spec.name, "{}", self.cause);
     }
 
-    /// Follows a change, unless a comparison holds it; keeps everything that waits within its bounds.
+    /// Follows a change, unless a comparison holds the change. Keeps all that waits within
+    /// `waiting_limit`.
     fn follow_within(&mut self, change: Change, waiting_limit: usize) -> Vec<Step> {
-        let schedule_read = |why: &str| vec![Step::ScheduleRead(why.to_string())];
         if self.refetches.waiting_bytes() > waiting_limit {
             return schedule_read("too many changes waited for rows that are refetched");
         }
+        // Rule::Hold. Without this:
+        // 1. Q takes the snapshot S to compare with.
+        // 2. A change that S does not see is applied.
+        // 3. The comparison finds a row in the cache that S does not have, and calls it wrong.
         if self.keeps(Rule::Hold)
             && let Some(
                 Comparison::Holding { held, bytes, .. } | Comparison::Settling { held, bytes, .. },
@@ -87,7 +102,8 @@ impl EngineTable {
         }
     }
 
-    /// Follows a change that the snapshot does not have. The two halves of a key change become one.
+    /// Follows a change that the snapshot does not have. The two halves of a key change become one
+    /// change, so that readers see one step.
     pub(super) fn follow(&mut self, change: Change) -> Vec<Step> {
         let mut steps = Vec::new();
         if let Some(FirstHalf {
@@ -99,7 +115,7 @@ impl EngineTable {
                 match self.judge(&change) {
                     Err(request) => steps.push(Step::Reload(request)),
                     Ok(second_verdict) => {
-                        // As sound as the less sound half.
+                        // The whole is no sounder than its less sound half.
                         let verdict = if first_verdict == Verdict::Sound {
                             second_verdict
                         } else {
@@ -115,7 +131,7 @@ impl EngineTable {
         }
         match self.judge(&change) {
             Err(request) => steps.push(Step::Reload(request)),
-            // A reader must not see the table without the row in between.
+            // Not applied at once: a reader would see the table without the row under either key.
             Ok(verdict) if change.is_first_half() => {
                 self.first_half = Some(FirstHalf { change, verdict });
             }
@@ -133,7 +149,7 @@ impl EngineTable {
         steps
     }
 
-    /// Counts a change and gives it its place among the rows that are refetched.
+    /// Counts a change, and gives the change a place among the rows that are refetched.
     fn admit(&mut self, change: Change, verdict: Verdict, steps: &mut Vec<Step>) {
         if verdict == Verdict::Ignored {
             steps.push(Step::Skip);
@@ -151,19 +167,22 @@ impl EngineTable {
         self.place(queued, steps);
     }
 
-    /// Applies a change, makes it wait for its row, or asks for its row.
+    /// Applies a change, makes the change wait for its row, or asks for the row.
     fn place(&mut self, queued: Queued, steps: &mut Vec<Step>) {
         match self.refetches.admit(&queued.change) {
+            // Rule::Waiting: the scenario stands at `Refetches::admit`.
             Admission::Waits if !self.keeps(Rule::Waiting) && !queued.is_doubtful => {
                 self.resolve(queued.change, steps);
             }
             Admission::Waits => self.refetches.push(queued),
-            // A row that is wanted stays wanted, though this change has data. Without this:
-            // 1. A nested trigger makes a transaction announce version 2 of a row before version 1;
-            //    the second announcement is doubtful, so the row is wanted.
-            // 2. The cache is locked by a reader. A third announcement, of another transaction, has
-            //    data, and its order to the row that will be read is not known.
-            // 3. Taken for the last word, it would end the refetch that was to settle the order.
+            // Rule::Sticky: with it a row that is wanted stays wanted, by the arm behind this one.
+            // Without it:
+            // 1. The cache is locked by a reader. A transaction deletes row 1 twice, and inserts
+            //    the row again. The insert is announced first, then both deletes.
+            // 2. The first delete is doubtful, so row 1 is wanted. The second one is not: the last
+            //    announcement of the key was a delete.
+            // 3. If the second delete took the place of the refetch, the cache would end without
+            //    the row.
             #[cfg(any(test, feature = "simulation"))]
             Admission::Absorbed
                 if self.is_busy() && !self.keeps(Rule::Sticky) && !queued.is_doubtful =>
@@ -179,7 +198,7 @@ impl EngineTable {
         }
     }
 
-    /// Wants the rows that a change is about, unless they have been refetched since.
+    /// Asks for the rows that a change is about, unless they were refetched after the change.
     fn refetch(&mut self, queued: &Queued, steps: &mut Vec<Step>) {
         for key in queued.change.keys() {
             if !self.refetches.sees(key, queued.change.xid) {
@@ -193,6 +212,10 @@ impl EngineTable {
     /// Applies the part of a change that no refetched row has seen.
     fn resolve(&mut self, change: Change, steps: &mut Vec<Step>) {
         if change.action == Action::Truncate {
+            // Rule::Spare. Without this:
+            // 1. Q is asked for row 1. Before Q reads, T1 truncates the table and T2 inserts row 1.
+            // 2. Q's snapshot sees both, so T2's row is stored, and T2's change is skipped.
+            // 3. T1's TRUNCATE, which waited for the refetch, removes T2's row for good.
             let spared = if self.keeps(Rule::Spare) {
                 self.refetches.keys_that_saw(change.xid)
             } else {
@@ -204,8 +227,12 @@ impl EngineTable {
             }
             return;
         }
+        // Rule::Floor. Without this:
+        // 1. T1 and T2 update row 1, which Q is about to refetch. Q's snapshot sees both.
+        // 2. The row that Q read, T2's, is stored.
+        // 3. T1's change, which waited, is applied: a reader sees the row go back to T1's version.
         let saw_new = self.refetches.sees(change.id(), change.xid);
-        // A key change is about two rows, and either may have been refetched after it.
+        // A key change is about two rows, and either may have been refetched after the change.
         let saw_old = match change.operation() {
             Operation::ReplaceKey => change
                 .old_id()
@@ -224,15 +251,15 @@ impl EngineTable {
         }
     }
 
-    /// Judges whether a change's payload is the row as its transaction left it, and notes the key
-    /// that it touches. An error is a request to reload the table.
+    /// Judges whether a change's payload is the row as its transaction left the row, and notes the
+    /// key that the change touches.
     ///
-    /// The last announcement of a key in a transaction need not be its last state:
-    /// 1. A trigger on a row updates the same row again. The inner update is announced first.
-    /// 2. The outer update, with the older row, is announced second.
+    /// The last announcement of a key in a transaction need not be of the key's last state: see
+    /// [`is_out_of_order`](Self::is_out_of_order).
     ///
-    /// And a deferrable key can be on two rows for a while inside a transaction. Such rows are
-    /// refetched.
+    /// # Errors
+    ///
+    /// The error is the request to reload the table, if the change is one.
     fn judge(&mut self, change: &Change) -> Result<Verdict, ReloadRequest> {
         self.touched.begin(change.xid);
         let follows_truncate = self.truncates.take_just_before();
@@ -274,8 +301,8 @@ impl EngineTable {
         )
     }
 
-    /// Returns whether the transaction may have left the key in another state than this change says,
-    /// given what it announced of the key `before`.
+    /// Returns whether the transaction may have left the key in another state than this change
+    /// says. `before` is the transaction's last announcement of the key; `None` if there was none.
     fn is_out_of_order(&self, change: &Change, touch: Touch, before: Option<Touch>) -> bool {
         let Some(before) = before else {
             return false;
@@ -284,16 +311,27 @@ impl EngineTable {
             // Without an xid nobody can tell one transaction from the next.
             return false;
         }
+        // Two rows can have a deferrable key for a while inside a transaction, so an announcement
+        // of the key can be about either row.
         if self.spec.deferrable_key {
             return true;
         }
         match touch {
+            // Rule::Recheck. Without this:
+            // 1. A transaction updates row 1, and an AFTER trigger updates the row once more.
+            // 2. The inner update is announced first. The outer one, with the older row, is second.
+            // 3. Applied in that order, the cache ends with the older row.
             Touch::Stored => change.recheck && self.keeps(Rule::Recheck),
+            // Rule::Delete. Without this:
+            // 1. A transaction deletes row 1, and an AFTER trigger inserts row 1 again.
+            // 2. The insert is announced before the delete.
+            // 3. Applied in that order, the cache ends without the row.
             Touch::Removed => before == Touch::Stored && self.keeps(Rule::Delete),
         }
     }
 
-    /// Returns whether rows are to be refetched and none are being refetched.
+    /// Returns whether rows are to be refetched, no batch is underway, and the cache can be
+    /// changed.
     pub(in crate::sync) fn is_refetch_due(&self) -> bool {
         self.is_following() && self.refetches.is_due() && !self.is_busy()
     }
@@ -303,13 +341,14 @@ impl EngineTable {
         self.refetches.start(batch)
     }
 
-    /// Notes that the rows of the batch on its way will not come: they are to be asked for again.
+    /// Notes that the rows of the batch that is underway will not come. They are asked for again.
     pub(in crate::sync) fn give_up_refetch(&mut self) {
         self.refetches.give_up();
     }
 
-    /// Notes that the rows of a batch have come, under `snapshot`, after so many answers of Q.
-    /// Returns what is to be done once they are stored, or `None` if they are of no use any more.
+    /// Takes in the rows of a batch, read under `snapshot` as Q's `after`th answer. Returns the
+    /// consequences of the changes that waited, to be carried out once the rows are stored. `None`
+    /// if the rows are of no use any more.
     pub(in crate::sync) fn refetched(
         &mut self,
         batch: u64,
@@ -323,13 +362,15 @@ impl EngineTable {
         }
         let mut steps = Vec::new();
         for mut queued in waited {
-            // Without an xid nobody can tell whether the row that came has seen the change.
+            // Without an xid nobody can tell whether the row that came has seen the change, so the
+            // row is refetched once more.
             queued.is_doubtful |= queued.change.xid.is_none();
             let is_seen = queued.change.action != Action::Truncate
                 && queued
                     .change
                     .keys()
                     .all(|key| self.refetches.sees(key, queued.change.xid));
+            // A change may have to wait again: its other key, or a TRUNCATE before it, may wait.
             if is_seen && self.refetches.admit(&queued.change) == Admission::Free {
                 steps.push(Step::Skip);
             } else {
@@ -338,4 +379,9 @@ impl EngineTable {
         }
         Some(steps)
     }
+}
+
+/// Returns the step that makes the table be read, for this reason.
+fn schedule_read(why: &str) -> Vec<Step> {
+    vec![Step::ScheduleRead(why.to_string())]
 }

@@ -1,4 +1,11 @@
-//! How a table gets from one [`Phase`] to the next.
+//! The transitions of a table from one [`Phase`] to the next.
+//!
+//! ```text
+//! Due ─ read asked for ─→ Reading ─ all rows in the cache ─→ Following ─ reload due ─→ Reading
+//! Reading   ─ failed, superseded, connections lost ─→ Due
+//! Following ─ a read is demanded, connections lost ─→ Due
+//! any phase ─ cannot be followed ─→ Held ─ followed anew ─→ Due
+//! ```
 
 use super::{EngineTable, Phase, Step};
 use crate::sync::TableSpec;
@@ -29,14 +36,14 @@ impl EngineTable {
         self.is_held() || self.is_failing
     }
 
-    /// Returns whether the table should be read by `now`. While its cache cannot be changed there is
-    /// no use in reading it.
+    /// Returns whether the table should be read by `now`. False while the cache cannot be changed,
+    /// since the rows could not be stored.
     pub(in crate::sync) fn is_due(&self, now: Instant) -> bool {
         let is_due_at_once = matches!(self.phase, Phase::Due { not_before: None });
         (is_due_at_once && !self.is_busy()) || self.due_at().is_some_and(|at| at <= now)
     }
 
-    /// Returns when the table is to be read, if that is not at once.
+    /// Returns when the table is to be read; `None` if it is not to be read, or at once.
     pub(in crate::sync) fn due_at(&self) -> Option<Instant> {
         if self.is_busy() {
             return None;
@@ -53,16 +60,17 @@ impl EngineTable {
         self.due_at().is_some_and(|at| at > now)
     }
 
-    /// Returns the number of the read whose rows are in the cache.
+    /// Returns the number of the read whose rows are in the cache; `None` while they are not.
     pub(in crate::sync) fn last_read(&self) -> Option<u64> {
         self.is_following().then_some(self.read)
     }
 
-    /// Something happened to the table that no notification tells: it must be read again.
+    /// Makes the table be read again, since something happened that no notification tells.
+    /// Returns the steps for that.
     pub(in crate::sync) fn invalidate(&mut self, why: &str) -> Vec<Step> {
         match &self.phase {
             Phase::Due { .. } | Phase::Held => Vec::new(),
-            // The read may have begun before it happened.
+            // The read may have begun before the event, and then has not seen it.
             Phase::Reading { .. } => {
                 self.supersede(why);
                 Vec::new()
@@ -71,7 +79,7 @@ impl EngineTable {
         }
     }
 
-    /// Makes the read that is underway be of no use: another one follows it.
+    /// Marks the read that is underway as of no use. Another read follows it.
     pub(super) fn supersede(&mut self, why: &str) {
         if let Phase::Reading {
             is_superseded,
@@ -87,16 +95,20 @@ impl EngineTable {
         }
     }
 
-    /// Makes the table be read, at `not_before` if that is set.
+    /// Makes the table be read, not before `not_before` if that is set.
     pub(super) fn become_due(&mut self, not_before: Option<Instant>) {
         self.phase = Phase::Due { not_before };
         self.forget_what_came();
     }
 
-    /// Forgets everything that came for the table: a read that is asked for from now on sees it.
+    /// Forgets every change that came for the table. They are committed, so a read that is asked
+    /// for from now on sees them.
     fn forget_what_came(&mut self) {
+        // Rule::Generation: the batch that is underway is forgotten as well, so its answer will not
+        // be taken for one of the new refetches.
         self.refetches = Refetches::new(self.hashing);
         self.comparison = None;
+        // The lock is a reader's, and outlives what is known of the table.
         self.backlog = self.is_locked.then(|| Backlog::new(self.hashing));
         self.touched.forget();
         self.first_half = None;
@@ -104,22 +116,23 @@ impl EngineTable {
         self.truncates.forget_unseen();
     }
 
-    /// A read has failed: the table is to be read again, not before then.
+    /// Notes that a read has failed. The table is to be read again, at `not_before` or later.
     pub(in crate::sync) fn read_failed(&mut self, not_before: Instant, why: String) {
         self.cause = why;
         self.is_failing = true;
         self.become_due(Some(not_before));
     }
 
-    /// The table cannot be followed as it is.
+    /// Holds the table: from now on it is neither read nor followed.
     pub(in crate::sync) fn hold(&mut self, why: String) {
         self.cause = why;
         self.phase = Phase::Held;
         self.forget_what_came();
     }
 
-    /// The table can be followed, as `spec` says, and is to be read.
+    /// Makes the table be read, and then followed by a new specification.
     pub(in crate::sync) fn follow_anew(&mut self, spec: TableSpec) {
+        // The failures were those of the table as it was before.
         self.spec = spec;
         self.detaching.clear();
         self.is_failing = false;
@@ -130,18 +143,20 @@ impl EngineTable {
         self.become_due(None);
     }
 
-    /// The connections are lost. A table that is held stays so: other connections do not make it one
-    /// that can be followed.
+    /// Notes that the connections are lost. The table is to be read once there are new ones.
     pub(in crate::sync) fn disconnect(&mut self) {
         self.read_failures.reset();
+        // A held table stays held: new connections do not make it a table that can be followed.
         if !self.is_held() {
             self.phase = Phase::Due { not_before: None };
         }
         self.forget_what_came();
     }
 
-    /// Notes that the engine's `read`th read, of this table, is asked for. Returns its generation.
+    /// Starts a read of the table, which is the engine's `read`th. Returns the generation of the
+    /// read.
     pub(in crate::sync) fn start_reading(&mut self, read: u64, now: Instant) -> u64 {
+        // The table was followed until its reload was due.
         if self.is_following() {
             self.forget_what_came();
         }
@@ -157,7 +172,7 @@ impl EngineTable {
         self.generation
     }
 
-    /// Notes the snapshot of a read.
+    /// Notes the snapshot of the read with this generation.
     pub(in crate::sync) fn cut(&mut self, generation: u64, taken: Snapshot) {
         if let Phase::Reading { snapshot, .. } = &mut self.phase
             && generation == self.generation
@@ -166,8 +181,9 @@ impl EngineTable {
         }
     }
 
-    /// Notes that all rows of a read are in the cache. Returns the changes that waited, or `None` if
-    /// that read is of no use any more.
+    /// Notes that all rows of a read are in the cache. `after_reads` is how many answers Q has
+    /// given, and `has_changed` whether the cache had other rows before. Returns the changes that
+    /// waited, or `None` if the read is of no use.
     pub(in crate::sync) fn loaded(
         &mut self,
         generation: u64,
@@ -190,7 +206,7 @@ impl EngineTable {
         }
         let waiting = std::mem::take(waiting);
         let filter = snapshot.take();
-        // Without a snapshot nothing could be proven, so the read would not count either.
+        // A read without a snapshot does not count: no change could be cut.
         let is_of_use = !*is_superseded && filter.is_some();
         self.reloads.finished(*started, has_changed, now);
         self.is_failing = false;
@@ -206,9 +222,13 @@ impl EngineTable {
         Some(waiting)
     }
 
-    /// Notes that a fence has come back that was sent after so many answers of Q: every change that
-    /// an older snapshot or floor filters has arrived.
+    /// Notes that a fence has come back which was sent when Q had given `fence_after_reads`
+    /// answers. Every change that a snapshot or floor of those answers filters has arrived.
     pub(in crate::sync) fn prove(&mut self, fence_after_reads: u64) {
+        // A fence that was sent before the read's answer proves nothing of it (Rule::Fence):
+        // 1. A fence is sent. Q takes the snapshot of a read, which sees a transaction T.
+        // 2. The fence arrives, and then T's change.
+        // 3. Without the filter T's change is applied once more, over newer ones that the read has.
         if let Phase::Following {
             filter,
             after_reads,

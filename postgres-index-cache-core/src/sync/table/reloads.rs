@@ -1,4 +1,7 @@
-//! When a table is read again, and how far apart such reads are.
+//! [`Reloads`]: the reads of a table that something asks for, and the distance that they keep.
+//!
+//! Any role can ask for a reload by a notification, without a privilege and as often as it likes.
+//! So reads keep a distance, which grows while they find nothing.
 
 use super::{EngineTable, Phase, ReloadRequest};
 use std::time::{Duration, Instant};
@@ -6,16 +9,17 @@ use std::time::{Duration, Instant};
 /// The reads of a table that something asks for, and the distance that they keep.
 #[derive(Debug, Default)]
 pub(super) struct Reloads {
-    /// The last read.
+    /// The last read of the table; `None` before the first.
     last: Option<LastRead>,
-    /// How many reads in a row have changed nothing.
+    /// How many reads in a row have changed nothing in the cache.
     fruitless: u32,
-    /// When the table, which is followed, is read again because a notification asks for that.
+    /// When the table, which is followed until then, is read because a notification asks for that.
     due: Option<Instant>,
     /// The request of a notification that came while the table was read.
     meanwhile: Option<ReloadRequest>,
 }
 
+/// Time of a read.
 #[derive(Debug, Clone, Copy)]
 struct LastRead {
     ended: Instant,
@@ -23,8 +27,7 @@ struct LastRead {
 }
 
 impl Reloads {
-    /// Notes a read that took from `started` to `now`, and whether its rows were others than the
-    /// cache had.
+    /// Notes a read that took from `started` to `now`, and whether the cache had other rows before.
     pub(super) fn finished(&mut self, started: Instant, has_changed: bool, now: Instant) {
         self.last = Some(LastRead {
             ended: now,
@@ -37,24 +40,25 @@ impl Reloads {
         };
     }
 
-    /// Returns when the table may be read again for something that is sure to have happened; `None`
-    /// is at once.
+    /// Returns when the table may be read again for an event that is sure to have happened; `None`
+    /// for at once.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         self.spaced(0, now)
     }
 
-    /// Returns when the table may be read again for a notification that asks for it, which any role
-    /// can send; `None` is at once.
+    /// Returns when the table may be read again for the request of a notification, which any role
+    /// can send; `None` for at once.
     pub(super) fn next_asked_for(&self, now: Instant) -> Option<Instant> {
         self.spaced(self.fruitless, now)
     }
 
-    /// The distance is twice what the last read took, and doubles with each read that has changed
-    /// nothing.
+    /// Returns the end of the distance to the last read; `None` if that has passed. The distance is
+    /// twice the duration of the last read, and doubles with each read that has changed nothing.
     fn spaced(&self, fruitless: u32, now: Instant) -> Option<Instant> {
         /// The longest distance that comes of doubling.
         const LONGEST: Duration = Duration::from_secs(60);
-        /// What the first doubling begins with, if a read takes less.
+        /// The least duration that is doubled: a read of a small table takes next to no time, and
+        /// so would its doubles.
         const SHORTEST: Duration = Duration::from_millis(10);
         let LastRead { ended, took } = self.last?;
         let distance = match fruitless {
@@ -63,23 +67,25 @@ impl Reloads {
                 .max(SHORTEST)
                 .saturating_mul(2_u32.saturating_pow(times.saturating_add(1))),
         };
-        // A read that takes longer than the bound keeps its share of half the time all the same.
+        // A read that takes long keeps its distance beyond the bound, so that the server is not
+        // busy with the table all the time.
         let distance = distance.min(LONGEST.max(2 * took));
         Some(ended + distance).filter(|at| *at > now)
     }
 
-    /// Returns the earliest time for a caller who waits: the read before may have taken as long, so
-    /// the server is busy with the table half of the time at most.
+    /// Returns the earliest time of a read for which a caller waits. The distance is the duration
+    /// of the last read, so the server is busy with the table half of the time at most.
     fn soon(&self, now: Instant) -> Instant {
         self.last.map_or(now, |last| last.ended + last.took)
     }
 
-    /// Returns when the table, which is followed, is to be read again.
+    /// Returns when the table, which is followed until then, is to be read again; `None` if no
+    /// notification asks for that.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Forgets the requests: a read that is asked for from now on answers them.
+    /// Forgets the requests, which a read that is asked for from now on answers.
     pub(super) fn forget_requests(&mut self) {
         self.due = None;
         self.meanwhile = None;
@@ -88,10 +94,9 @@ impl Reloads {
 
 impl EngineTable {
     /// Makes the table be read again. Returns whether that was not due already.
-    ///
-    /// While the table is being read there is nothing to do: the change in question came before the
-    /// read was asked for, which sees it.
     pub(in crate::sync) fn schedule_read(&mut self, why: &str, now: Instant) -> bool {
+        // While the table is being read, the change in question came before the read was asked for.
+        // So the read sees the change.
         if !self.is_following() {
             return false;
         }
@@ -102,14 +107,11 @@ impl EngineTable {
 
     /// Notes that a notification asks for the table to be reloaded. Returns whether that is news.
     ///
-    /// Any role can send such a notification, without a privilege and as often as it likes. Without
-    /// a distance between the reads:
+    /// The table is followed as it was until the read, since the request may be for nothing, and is
+    /// not live meanwhile. Reads keep a distance. Without this:
     /// 1. Ten notifications a second ask for a reload.
     /// 2. The table is read without end.
     /// 3. The table is never live, nobody gets an answer, and the server does nothing else.
-    ///
-    /// So reads keep a distance, which grows while they find nothing. Meanwhile the table is followed
-    /// as it was, since the request may be for nothing. It is not live until it has been read.
     pub(in crate::sync) fn want_reload(&mut self, request: ReloadRequest, now: Instant) -> bool {
         match &self.phase {
             Phase::Due { .. } | Phase::Held => false,
@@ -129,7 +131,7 @@ impl EngineTable {
         }
     }
 
-    /// Returns whether a request to reload would be fulfilled without a wait.
+    /// Returns whether a request to reload would make the table be read without a wait.
     pub(in crate::sync) fn would_reload_at_once(&self, now: Instant) -> bool {
         self.is_following()
             && self.reloads.due.is_none()
@@ -141,7 +143,7 @@ impl EngineTable {
         self.reloads.due.is_some()
     }
 
-    /// Takes the request that came while the table was read.
+    /// Takes the request to reload that came while the table was read.
     pub(in crate::sync) fn take_request(&mut self) -> Option<ReloadRequest> {
         self.reloads.meanwhile.take()
     }
@@ -161,8 +163,8 @@ impl EngineTable {
         }
     }
 
-    /// Makes the table be read in place of rows that cannot be refetched. Returns whether that was
-    /// not due already.
+    /// Makes the table be read in place of rows that cannot be refetched or trusted. Returns
+    /// whether that was not due already.
     pub(in crate::sync) fn read_instead(&mut self, request: &ReloadRequest, now: Instant) -> bool {
         if !self.is_following() {
             return false;
@@ -173,7 +175,7 @@ impl EngineTable {
     }
 
     /// Returns the server's process whose notifications have asked for the rows that are being
-    /// refetched, if it is one.
+    /// refetched; `None` if several processes have.
     pub(in crate::sync) fn sender_of_refetch(&self) -> Option<i32> {
         self.refetches.sender()
     }
@@ -183,6 +185,13 @@ impl EngineTable {
 mod tests {
     use super::*;
 
+    /// Returns the seconds from `end` until a request would be fulfilled.
+    fn wait(reloads: &Reloads, end: Instant) -> u64 {
+        let at = reloads.next_asked_for(end).expect("there is a distance");
+        at.duration_since(end).as_secs()
+    }
+
+    // Anybody can ask for reads: those that find nothing must cost an ever smaller share.
     #[test]
     fn reads_that_find_nothing_are_ever_farther_apart() {
         let start = Instant::now();
@@ -190,18 +199,14 @@ mod tests {
         let mut reloads = Reloads::default();
         assert_eq!(reloads.next_asked_for(start), None, "nothing was read yet");
         reloads.finished(start, true, end);
-        let wait = |reloads: &Reloads| {
-            let at = reloads.next_asked_for(end).expect("there is a distance");
-            at.duration_since(end).as_secs()
-        };
-        assert_eq!(wait(&reloads), 2);
+        assert_eq!(wait(&reloads, end), 2);
         let mut waits = Vec::new();
         for _ in 0..6 {
             reloads.finished(start, false, end);
-            waits.push(wait(&reloads));
+            waits.push(wait(&reloads, end));
         }
         assert_eq!(waits, [4, 8, 16, 32, 60, 60]);
         reloads.finished(start, true, end);
-        assert_eq!(wait(&reloads), 2);
+        assert_eq!(wait(&reloads, end), 2);
     }
 }

@@ -1,13 +1,18 @@
-//! [`Touched`]: which keys the transaction that is being followed has announced already.
+//! [`Touched`]: the keys that the transaction which is being followed has announced already.
+//!
+//! Row triggers can announce the changes of one row in another order than they were made. A second
+//! announcement of a key in one transaction is the sign for that.
 
 use crate::sync::change::Change;
 use crate::sync::hashing::SeededState;
 use std::collections::HashMap;
 
-/// How a transaction left a key with its last announcement.
+/// The last announcement of a key by a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Touch {
+    /// A delete of the key.
     Removed,
+    /// An insert or update of a row with the key.
     Stored,
 }
 
@@ -24,6 +29,7 @@ pub(super) struct Touched {
 }
 
 impl Touched {
+    /// Returns a set of keys that is empty.
     pub(super) fn new(hashing: SeededState) -> Self {
         Self {
             xid: None,
@@ -32,23 +38,27 @@ impl Touched {
         }
     }
 
-    /// Begins with a change of transaction `xid`, which forgets the keys of another one. Changes
-    /// without an xid are each taken for a transaction of its own.
+    /// Goes on to a change of transaction `xid`, and forgets the keys of any other transaction.
     pub(super) fn begin(&mut self, xid: Option<u64>) {
+        // A change without an xid is taken for a transaction of its own. The other way round, two
+        // ordinary changes of one key would make the row be refetched each time.
         if xid.is_none() || xid != self.xid {
             self.forget_keys();
             self.xid = xid;
         }
     }
 
-    /// Notes what a change does to its key. Returns what the transaction did to the key before.
+    /// Notes the announcement of a change's key. Returns the transaction's last announcement of
+    /// that key; `None` if there was none.
     pub(super) fn insert(&mut self, change: &Change, touch: Touch) -> Option<Touch> {
         self.keys.insert(change.key_hash(&self.hashing), touch)
     }
 
-    /// Forgets the keys, and goes on with the transaction: a TRUNCATE removes all that it stored.
+    /// Forgets the keys but not the transaction, as after a TRUNCATE, which removes every row that
+    /// the transaction stored.
     pub(super) fn forget_keys(&mut self) {
-        /// A large map is let go: to clear it takes time in proportion to the most that it held.
+        /// The most entries of a map that is cleared. Clearing takes time in proportion to the
+        /// capacity, so a larger map is dropped.
         const LARGE: usize = 1024;
         if self.keys.capacity() > LARGE {
             self.keys = HashMap::with_hasher(self.hashing);
@@ -64,7 +74,49 @@ impl Touched {
 
     /// Returns how many bytes the keys take.
     pub(super) fn bytes(&self) -> usize {
-        // A byte of control for each entry.
+        // The table of a `HashMap` has one control byte for each entry.
         self.keys.capacity() * (size_of::<(u64, Touch)>() + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notification::Payload;
+
+    fn change(id: u32) -> Change {
+        let payload = format!(r#"{{"table":"users","action":"delete","id":{id},"xid":"7"}}"#);
+        let parsed = Payload::parse(&payload).expect("a payload");
+        Change::new(&payload, &parsed, 1)
+    }
+
+    #[test]
+    fn keys_are_those_of_one_transaction() {
+        let mut touched = Touched::new(SeededState::new(0));
+        touched.begin(Some(7));
+        assert_eq!(touched.insert(&change(1), Touch::Stored), None);
+        touched.begin(Some(7));
+        let before = touched.insert(&change(1), Touch::Removed);
+        assert_eq!(before, Some(Touch::Stored));
+        touched.begin(Some(8));
+        assert_eq!(touched.insert(&change(1), Touch::Stored), None);
+        touched.begin(None);
+        touched.insert(&change(1), Touch::Stored);
+        touched.begin(None);
+        let before = touched.insert(&change(1), Touch::Stored);
+        assert_eq!(before, None, "nobody knows whether it is one transaction");
+    }
+
+    #[test]
+    fn a_truncate_forgets_keys_and_their_bytes_if_they_were_many() {
+        let mut touched = Touched::new(SeededState::new(0));
+        touched.begin(Some(7));
+        for id in 0..5000 {
+            touched.insert(&change(id), Touch::Stored);
+        }
+        assert!(touched.bytes() > 5000 * size_of::<u64>());
+        touched.forget_keys();
+        assert_eq!(touched.bytes(), 0);
+        assert_eq!(touched.insert(&change(1), Touch::Removed), None);
     }
 }

@@ -1,13 +1,17 @@
-//! [`Truncates`]: the TRUNCATEs that were announced, and whether they have been seen.
+//! [`Truncates`]: the TRUNCATEs that were announced, and whether looks have seen them.
+//!
+//! Any role can announce a TRUNCATE. A genuine one gives the table new files, which the next look
+//! must find. Until then the table is not live.
 
 /// The announced TRUNCATEs of a table.
 #[derive(Debug, Default)]
 pub(super) struct Truncates {
-    /// The transaction of the last one.
+    /// The transaction of the last TRUNCATE.
     last: Option<u64>,
-    /// The server's process that sent the last one.
+    /// The server's process that announced the last TRUNCATE.
     sender: Option<i32>,
-    /// The first look that began after rows were removed for one; `None` if all have been seen.
+    /// The first look that began after rows were removed for the last TRUNCATE that was not seen;
+    /// `None` if all have been seen.
     unseen_since: Option<u64>,
     /// How many times rows were removed since a look has seen other files.
     unseen: u32,
@@ -22,11 +26,12 @@ impl Truncates {
         self.sender = Some(sender);
     }
 
+    /// Returns the transaction of the last TRUNCATE that was announced.
     pub(super) fn last(&self) -> Option<u64> {
         self.last
     }
 
-    /// Notes that a change of this transaction is followed that is a TRUNCATE.
+    /// Notes that the change which is followed now is a TRUNCATE of this transaction.
     pub(super) fn set_just_before(&mut self, xid: Option<u64>) {
         self.just_before = xid;
     }
@@ -42,10 +47,13 @@ impl Truncates {
         self.unseen += 1;
     }
 
+    /// Returns whether rows were removed for a TRUNCATE that no look has seen.
     pub(super) fn is_unseen(&self) -> bool {
         self.unseen_since.is_some()
     }
 
+    /// Returns whether the look with this number began after rows were removed for every TRUNCATE
+    /// that was not seen.
     pub(super) fn must_be_seen_by(&self, look: u64) -> bool {
         self.unseen_since.is_some_and(|first| first <= look)
     }
@@ -66,8 +74,8 @@ impl Truncates {
         self.sender
     }
 
-    /// Forgets the TRUNCATEs that have not been seen: a read that is asked for from now on sees what
-    /// they have done.
+    /// Forgets the TRUNCATEs that have not been seen. A read that is asked for from now on sees
+    /// their effect.
     pub(super) fn forget_unseen(&mut self) {
         self.just_before = None;
         self.unseen_since = None;

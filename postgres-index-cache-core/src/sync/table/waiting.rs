@@ -1,11 +1,11 @@
-//! What waits for a table's cache, and how much.
+//! The changes of a table that wait for its cache, and how many bytes they may take.
 
 use super::{EngineTable, Phase, Step};
 use crate::sync::backlog::Backlog;
 
 impl EngineTable {
-    /// Returns how many bytes wait: changes for a read, for rows that are refetched, for the cache's
-    /// lock or for a comparison.
+    /// Returns how many bytes wait: changes that wait for a read, for rows that are refetched, for
+    /// the cache's lock or for a comparison, and the keys that are wanted or touched.
     pub(in crate::sync) fn waiting_bytes(&self) -> usize {
         match &self.phase {
             Phase::Due { .. } | Phase::Held => 0,
@@ -20,26 +20,28 @@ impl EngineTable {
         }
     }
 
-    /// Returns whether the cache is not changed: a reader holds its lock, or it is compared with the
-    /// table.
+    /// Returns whether the cache must not be changed: a reader holds the lock, or the cache is
+    /// compared with the table.
     pub(in crate::sync) fn is_busy(&self) -> bool {
         self.backlog.is_some() || self.comparison.is_some()
     }
 
-    /// Notes that the cache cannot be changed from now on: a reader holds its lock.
+    /// Notes that a reader holds the cache's lock. Changes are kept by key from now on.
     pub(in crate::sync) fn become_busy(&mut self) {
         self.is_locked = true;
         self.backlog
             .get_or_insert_with(|| Backlog::new(self.hashing));
     }
 
-    /// Notes that the cache can be changed again. Returns the changes that came meanwhile.
+    /// Notes that no reader holds the cache's lock any more. Returns the changes that came
+    /// meanwhile.
     pub(in crate::sync) fn become_free(&mut self) -> Vec<Step> {
         self.is_locked = false;
         self.release_backlog()
     }
 
-    /// Returns the changes that came while the cache could not be changed, unless it still cannot.
+    /// Takes out the changes that came while the cache could not be changed. Returns none if the
+    /// cache still cannot be changed, for either reason.
     pub(super) fn release_backlog(&mut self) -> Vec<Step> {
         if self.is_locked || self.comparison.is_some() {
             return Vec::new();
@@ -48,19 +50,20 @@ impl EngineTable {
             return Vec::new();
         };
         let kept = backlog.take();
-        kept.cleared
-            .map(Step::Clear)
-            .into_iter()
-            .chain(kept.changes.into_values().map(Step::Apply))
-            .collect()
+        // The TRUNCATE first: every change that is kept came after it. The changes are of different
+        // keys, so their order does not matter.
+        let clear = kept.cleared.map(Step::Clear);
+        let changes = kept.changes.into_values().map(Step::Apply);
+        clear.into_iter().chain(changes).collect()
     }
 
-    /// Keeps the backlog within `limit` bytes: rows are refetched in place of payloads, and if even
-    /// their keys are too many, the table is read.
+    /// Keeps the backlog within `limit` bytes. Past that, rows are refetched instead of kept. If
+    /// even their keys are too many bytes, the step that is returned makes the table be read.
     pub(super) fn bound_backlog(&mut self, limit: usize) -> Option<Step> {
         let backlog = self.backlog.as_mut()?;
         if backlog.bytes() > limit {
             let kept = backlog.take();
+            // A TRUNCATE takes no room, and a refetch of rows would not remove the others.
             if let Some(keep) = kept.cleared {
                 backlog.clear(keep);
             }
@@ -72,19 +75,19 @@ impl EngineTable {
                 }
             }
         }
-        let is_too_much = self.refetches.wanted_bytes() > limit;
-        is_too_much.then(|| {
-            Step::ScheduleRead(
-                "too many changes came while its cache could not be changed".to_string(),
-            )
-        })
+        if self.refetches.wanted_bytes() <= limit {
+            return None;
+        }
+        let why = "too many changes came while the cache could not be changed";
+        Some(Step::ScheduleRead(why.to_string()))
     }
 
     /// Returns the number of the first change that is not in the cache yet, counted as
-    /// [`changes`](Self::changes) counts; `None` if all are.
+    /// [`changes`](Self::changes) counts; `None` if all changes are in the cache.
     ///
-    /// A fence that arrived when so many changes had come is reached once this is higher. While the
-    /// cache cannot be changed nothing is known of which changes are in it, so it is 0.
+    /// A fence that arrived after the `n`th change is reached once this is higher than `n`. While
+    /// the cache cannot be changed, nobody knows which changes are in it. Then this is 0, so that
+    /// no fence is reached.
     pub(in crate::sync) fn open_since(&self) -> Option<u64> {
         if self.is_busy() {
             Some(0)
