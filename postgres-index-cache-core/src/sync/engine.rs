@@ -1,14 +1,18 @@
-//! [`Engine`]: takes inputs in, decides, and says what is to be done.
+//! [`Engine`]: takes inputs in, decides, and hands outputs out.
 //!
-//! The engine owns its parts, each with a state and tests of its own, and is where they meet:
+//! The engine owns the parts of the protocol, each with a state and tests of its own, and is where
+//! they meet. The right column names the file in which the engine uses the part:
 //!
 //! ```text
-//!            ┌ Connections   where L, F and Q are                 connecting
-//! Input ─→ Engine ─ Fences, Looks   what has been proven          proving      ─→ Output
-//!            ├ ReadQueue     what Q reads                         reading, comparing
-//!            ├ Timers        when something is overdue
-//!            └ EngineTable   what waits for a table, and why      following, holding
+//!            ┌ Connections     how far L, F and Q are          connecting
+//!            ├ Fences, Looks   proofs, and the states          proving
+//! Input ─→ Engine ─ ReadQueue  the work of Q                   reading, comparing  ─→ Output
+//!            ├ Timers          deadlines                       connecting
+//!            └ EngineTable     one table, and its changes      this file, holding
 //! ```
+//!
+//! After each input the engine asks Q for work, publishes the states, and sets the timers again.
+//! Handlers of inputs change the parts, and leave those three to [`Engine::handle`].
 
 mod comparing;
 mod connecting;
@@ -39,11 +43,14 @@ pub struct Engine {
     looks: Looks,
     reads: ReadQueue,
     timers: Timers,
+    /// The outputs that were not handed out yet, in order.
     outputs: VecDeque<Output>,
-    /// The least of the tables' states.
+    /// The last published state of the replica: the least of the tables' states.
     state: State,
+    /// The last published state of each table.
     states: Vec<State>,
-    /// Whether every cache was live once. From then on only the engine's owner ends it.
+    /// Whether every table was live once, or a caller was answered for every table. From then on
+    /// only the engine's owner ends the engine.
     has_been_live: bool,
     last_xid: Option<u64>,
     counters: Counters,
@@ -51,11 +58,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Returns an engine for `tables`, whose triggers notify on `channels`. It asks to connect at
-    /// once.
+    /// Returns an engine for `tables`, whose triggers notify on `channels`. The first output asks
+    /// to connect.
     ///
-    /// `fence_channel` must be known to nobody else: tokens begin with it, and the order of hash
-    /// maps and the waits are derived from it. Make it of random digits.
+    /// `fence_channel` must be known to nobody else. Make the name of random digits: tokens begin
+    /// with it, and the waits and the order of hash maps are derived from it.
     pub fn new(
         tables: Vec<TableSpec>,
         channels: Vec<String>,
@@ -88,7 +95,7 @@ impl Engine {
         engine
     }
 
-    /// Disables a rule, so that a test can show that the simulation fails without it.
+    /// Disables a rule, so that a test can show that the simulation fails without the rule.
     #[cfg(any(test, feature = "simulation"))]
     #[must_use]
     pub fn without(mut self, rule: super::Rule) -> Self {
@@ -100,6 +107,7 @@ impl Engine {
         self
     }
 
+    /// Returns the limits, for a test to change.
     #[cfg(test)]
     pub(super) fn limits_mut(&mut self) -> &mut Limits {
         &mut self.limits
@@ -115,15 +123,15 @@ impl Engine {
         self.states[table.0]
     }
 
-    /// Returns how long the last fence took to come back, from when it was sent; `None` while
-    /// nothing is listened to.
+    /// Returns how long the last fence took to come back, from when the NOTIFY was asked for.
+    /// `None` if no fence has come back since the connections were opened.
     pub fn lag(&self) -> Option<Duration> {
         self.fences.lag()
     }
 
     /// Returns when the last fence was sent that has come back and whose look is done. Every change
-    /// that was committed before then has arrived; one that was committed later may be lost when L
-    /// is.
+    /// that was committed before then has arrived. A change that was committed later may be lost if
+    /// L is lost.
     pub fn proven_at(&self) -> Option<Instant> {
         self.fences.proven_at()
     }
@@ -133,7 +141,7 @@ impl Engine {
         self.last_xid
     }
 
-    /// Returns whether the engine has given up: it will not connect again.
+    /// Returns whether the engine has ended. An engine that has ended does not connect again.
     pub fn has_ended(&self) -> bool {
         self.connections.phase() == ConnectionPhase::Disconnected { for_good: true }
     }
@@ -146,10 +154,11 @@ impl Engine {
         }
     }
 
-    /// Returns why a table is stale or degraded; `None` while it is neither.
+    /// Returns why a table is stale or degraded; `None` in any other state.
     pub fn cause(&self, table: TableId) -> Option<&str> {
         let own = self.tables[table.0].cause();
         match self.states[table.0] {
+            // Nothing is known of any table while looks fail, whatever the table's own cause was.
             State::Stale => Some(self.looks.blind().unwrap_or(own)),
             State::Degraded => Some(own),
             State::Disconnected
@@ -161,8 +170,8 @@ impl Engine {
         }
     }
 
-    /// Returns how many changes of a table were followed since the start: notifications that its
-    /// snapshots did not have.
+    /// Returns how many changes of a table were followed since the start: those that no snapshot of
+    /// the table had.
     pub fn changes(&self, table: TableId) -> u64 {
         self.tables[table.0].changes()
     }
@@ -172,8 +181,9 @@ impl Engine {
         self.tables[table.0].last_truncate()
     }
 
-    /// Returns whether a look of this number must find that a table has other files than when it
-    /// was read last: rows were removed for a TRUNCATE that was announced before the look began.
+    /// Returns whether the look with this number must find that a table has other files than at the
+    /// last read. True if rows were removed for a TRUNCATE that was announced before the look
+    /// began.
     pub fn must_be_truncated(&self, table: TableId, look: u64) -> bool {
         self.tables[table.0].must_be_truncated(look)
     }
@@ -184,7 +194,7 @@ impl Engine {
         self.tables.iter().map(EngineTable::waiting_bytes).sum()
     }
 
-    /// Returns the next thing to be done, in order.
+    /// Returns the next output to be carried out; `None` if there is none before the next input.
     pub fn poll(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
         if let Some(output) = &output {
@@ -193,14 +203,24 @@ impl Engine {
         output
     }
 
-    /// Returns when [`Input::TimePassed`] is due, if nothing else happens.
+    /// Returns when [`Input::TimePassed`] is due if nothing else happens; `None` if it is not.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// Takes in what happened at `now`.
+    /// Takes in an event that happened at `now`. [`Engine::poll`] then returns what follows.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         tracing::trace!(?input, "engine input");
+        self.dispatch(input, now);
+        // In this order: a read that begins changes the table's state, and fences that are sent
+        // with the states have deadlines.
+        self.ask_for_reads(now);
+        self.publish_states(now);
+        self.set_derived_timers();
+    }
+
+    /// Hands an input to its handler.
+    fn dispatch(&mut self, input: Input<'_>, now: Instant) {
         match input {
             Input::Listening => self.probe(now),
             Input::ConnectFailed {
@@ -294,13 +314,12 @@ impl Engine {
             Input::GivenUp(failure) => self.shut_down(failure),
             Input::TimePassed => self.handle_expired(now),
         }
-        self.ask_for_reads(now);
-        self.publish_states(now);
-        self.set_derived_timers();
     }
 
     /// Sets the timers whose times follow from the tables and fences, which change in many places.
     fn set_derived_timers(&mut self) {
+        // While Q is busy or lost, a read that is due cannot begin. The driver would be woken at
+        // once, over and over, by a timer whose time has passed.
         let can_read = self.reads.is_idle() && self.connections.can_read();
         let due = self.tables.iter().filter_map(EngineTable::due_at).min();
         self.timers.set(Timer::Read, due.filter(|_| can_read));
@@ -308,7 +327,7 @@ impl Engine {
         self.timers.set(Timer::Behind, self.behind_at());
     }
 
-    /// Routes a payload to the table that it is about.
+    /// Routes a payload to the table that the payload is about.
     fn notified(&mut self, payload: &str, sender: i32, now: Instant) {
         self.counters.received += 1;
         let parsed = match Payload::parse(payload) {
@@ -348,7 +367,7 @@ impl Engine {
         }
         let table = TableId(table);
         if !self.tables[table.0].knows(parsed.rel) {
-            // A partition that was created or attached may have brought rows along that no
+            // A partition that was created or attached may have brought rows along, which no
             // notification tells.
             let why = "a partition that is not known has announced a change";
             self.reload(table, ReloadRequest::new(why, sender), now);
@@ -359,14 +378,14 @@ impl Engine {
         if self.tables[table.0].held_bytes() > self.limits.waiting_bytes {
             self.end_comparison(
                 table,
-                Some("too many changes came meanwhile".to_string()),
+                Some("too many changes came during the comparison".to_string()),
                 now,
             );
         }
         self.apply_steps(table, steps, now);
     }
 
-    /// Drops what waits for the table that most waits for: the table is read again in its place.
+    /// Drops the changes of the table with the most bytes waiting. The table is read again instead.
     fn drop_what_waits(&mut self, now: Instant) {
         let most = (0..self.tables.len()).max_by_key(|&table| self.tables[table].waiting_bytes());
         if let Some(table) = most.filter(|&table| self.tables[table].waiting_bytes() > 0) {
@@ -375,23 +394,24 @@ impl Engine {
         }
     }
 
-    /// Something happened to a table that no notification tells.
+    /// Makes a table be read again, since something happened that no notification tells.
     fn invalidate(&mut self, table: TableId, why: &str, now: Instant) {
         let steps = self.tables[table.0].invalidate(why);
         self.apply_steps(table, steps, now);
     }
 
-    /// A reader holds the lock of a table's cache.
+    /// Makes the changes of a table be kept by key, since a reader holds the lock of its cache.
     fn cache_busy(&mut self, table: TableId, now: Instant) {
+        // The cache must become the comparison's snapshot, and cannot while it is locked.
         self.end_comparison(
             table,
-            Some("its cache was locked by a reader".to_string()),
+            Some("the cache was locked by a reader".to_string()),
             now,
         );
         self.tables[table.0].become_busy();
     }
 
-    /// Turns what follows from a change into outputs.
+    /// Turns the steps that follow from changes of a table into outputs.
     fn apply_steps(&mut self, table: TableId, steps: Vec<Step>, now: Instant) {
         for step in steps {
             match step {
@@ -411,11 +431,13 @@ impl Engine {
                 }
                 Step::Skip => self.counters.skipped += 1,
                 Step::ScheduleRead(why) => {
-                    // The read will see everything that the steps behind this one are about.
+                    // The changes behind the steps that follow have arrived, so they are committed,
+                    // and the read will see them.
                     self.schedule_read(table, why, now);
                     return;
                 }
                 Step::Reload(request) => {
+                    // If the reload must wait, the table is followed as it was until then.
                     self.reload(table, request, now);
                     if !self.tables[table.0].is_following() {
                         return;

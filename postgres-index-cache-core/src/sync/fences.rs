@@ -7,8 +7,8 @@
 //! ```text
 //! wanted ─ no other is on its way ─→ sent ─ token reaches L ─→ arrived ─→ reached
 //!   many callers,                      │                          │
-//!   one fence                          └ not in time: a gap       └ once its look is done, and the
-//!                                                                   rows that it waits for are there
+//!   one fence                          └ not in time: a gap       └ once its look is done, and
+//!                                                                   the rows before it are there
 //! ```
 //!
 //! The engine sends fences of its own as well. One follows each read of a table, and proves that
@@ -104,7 +104,7 @@ impl Fence {
         (0..tables.len()).all(|table| self.is_complete_for(table, tables))
     }
 
-    /// Returns whether the fence has arrived, a caller waits for it, and it proved no table's read.
+    /// Returns whether the fence has arrived, is a caller's, and proved no table's read.
     fn is_for_callers_alone(&self) -> bool {
         self.asked_by.is_some()
             && self
@@ -135,8 +135,8 @@ struct Proof {
 pub(super) struct Fences {
     /// The fences that were sent and are not done with, in the order in which they were sent.
     sent: Vec<Fence>,
-    /// The highest fence that a caller asked for and that is not sent yet. It stands for all lower
-    /// ones.
+    /// The highest fence that a caller asked for and that is not sent yet. Lower ones are sent with
+    /// this one.
     wanted: Option<FenceId>,
     /// The fences that callers asked for and that are not reached for every table, in order.
     asked: VecDeque<Asked>,

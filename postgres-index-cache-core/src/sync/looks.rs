@@ -14,10 +14,10 @@
 use super::streak::FAILURES;
 use std::time::Instant;
 
-/// The look that is on its way, and the looks that are wanted and done.
+/// The look that is underway, and the looks that are wanted and done.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// Number of the look that is on its way. There is one at a time.
+    /// Number of the look that is underway. There is one at a time.
     underway: Option<u64>,
     /// Number of the last look that was started.
     started: u64,
@@ -47,7 +47,7 @@ impl Looks {
         self.began
     }
 
-    /// Starts a look if one is wanted and none is on its way. Returns the number of the look.
+    /// Starts a look if one is wanted and none is underway. Returns the number of the look.
     pub(super) fn start(&mut self, now: Instant) -> Option<u64> {
         if self.underway.is_some() || self.wanted <= self.started {
             return None;
@@ -58,7 +58,7 @@ impl Looks {
         self.underway
     }
 
-    /// Notes that the answer to the look on its way will not come, and asks for another look.
+    /// Notes that the answer to the look underway will not come, and asks for another look.
     pub(super) fn give_up(&mut self) {
         if self.underway.take().is_some() {
             self.want();
@@ -104,7 +104,7 @@ impl Looks {
         look <= self.done
     }
 
-    /// Returns why nothing is known of the definitions; `None` if they are known.
+    /// Returns why nothing is known of the definitions; `None` while looks succeed.
     pub(super) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }

@@ -120,6 +120,8 @@ impl ReadQueue {
         if self.work.is_some() {
             return None;
         }
+        // Not the first question, but the first whose table is live: a table that cannot be
+        // followed must not hold up the questions of the others.
         let ready = self
             .pending_comparisons
             .iter()
@@ -189,7 +191,7 @@ impl ReadQueue {
         )
     }
 
-    /// Counts an answer that came within a comparison, which goes on.
+    /// Counts an answer that came within a comparison. The comparison goes on.
     pub(super) fn finish_within_comparison(&mut self) {
         self.finished_reads += 1;
     }
@@ -198,6 +200,7 @@ impl ReadQueue {
     pub(super) fn finish(&mut self) -> Option<Work> {
         let done = self.work.take();
         self.last_was_refetch = matches!(done, Some(Work::Refetch { .. }));
+        // Any answer shows that this connection is not cut each time.
         self.lost_reads = 0;
         self.finished_reads += 1;
         done
@@ -230,6 +233,7 @@ impl ReadQueue {
             Some(Work::Refetch { table: of, batch }) => of == table && batch == number,
             Some(Work::Comparison { .. }) | None => false,
         };
+        // A comparison has a failure of its own, `Input::ComparisonFailed`.
         if is_awaited { self.work.take() } else { None }
     }
 
@@ -253,7 +257,9 @@ impl ReadQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notification::Payload;
     use crate::sync::TableSpec;
+    use crate::sync::change::Change;
     use crate::sync::hashing::SeededState;
 
     fn table() -> EngineTable {
@@ -297,6 +303,32 @@ mod tests {
         let next = queue.next(&[table()], Instant::now());
         assert_eq!(next, Some(NextRead::Table(TableId(0))));
         assert!(queue.is_comparison_wanted(TableId(0)));
+    }
+
+    // Without turns a table that is reloaded without end would keep all rows from being refetched.
+    #[test]
+    fn reads_of_tables_and_refetches_take_turns() {
+        let now = Instant::now();
+        let mut live = table();
+        let generation = live.start_reading(1, now);
+        live.cut(generation, "100:100:".parse().expect("a snapshot"));
+        live.loaded(generation, 1, true, now);
+        let payload = concat!(
+            r#"{"table":"users","action":"update","id":1,"schema":"app","rel":7,"#,
+            r#""xid":"150","truncated":true}"#
+        );
+        let parsed = Payload::parse(payload).expect("a payload");
+        live.classify(Change::new(payload, &parsed, 1), 10_000);
+        let tables = [table(), live];
+        let mut queue = ReadQueue::default();
+        let rows = Some(NextRead::Rows(TableId(1)));
+        assert_eq!(queue.next(&tables, now), rows);
+        queue.start_refetch(TableId(1));
+        queue.finish();
+        assert_eq!(queue.next(&tables, now), Some(NextRead::Table(TableId(0))));
+        queue.start_read(TableId(0), 1);
+        queue.finish();
+        assert_eq!(queue.next(&tables, now), rows);
     }
 
     #[test]

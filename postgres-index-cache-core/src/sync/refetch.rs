@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! wanted ─ a batch is asked for ─→ in flight ─ the answer, with its snapshot ─→ floor
-//!                                      ↑                                          │ a fence that was
-//!                            changes of these keys wait in the queue;             ↓ sent after the answer
-//!                            a batch that is lost is asked for anew             free
+//!                                      ↑                                          │ a fence that
+//!                            changes of these keys wait in the queue;             │ was sent after
+//!                            a batch that is lost is asked for anew             free  the answer
 //! ```
 //!
 //! A row is refetched if the payload of a change lacks the row, or may be older than the row. The
@@ -156,8 +156,7 @@ impl Refetches {
         }
         if change.action == Action::Truncate {
             // Rows that are wanted and not asked for yet will be read after this TRUNCATE. A row
-            // that is being read may have been read before it, and then must not be stored after
-            // it.
+            // that is being read may be older than the TRUNCATE, and must not be stored behind it.
             let nothing_is_read = self.in_flight.is_empty() && self.queue.is_empty();
             return if nothing_is_read {
                 Admission::Free
@@ -170,7 +169,8 @@ impl Refetches {
         // 2. The change to version 2 arrives and is applied.
         // 3. Q's answer arrives and puts version 1 back.
         //
-        // And a change whose key is in the queue, by a key change from another key, would overtake.
+        // A key that is not in flight can be in the queue as well, as the other key of a key
+        // change. Changes of that key must not overtake.
         if change
             .keys()
             .any(|key| self.is_in_flight.contains(key) || self.queued_keys.contains(key))
@@ -187,8 +187,8 @@ impl Refetches {
     /// Adds a key whose row is to be refetched, for the change with this arrival number. The key
     /// must not be in flight.
     pub(super) fn want(&mut self, key: &str, arrival: u64) {
-        // A fence that arrived before this change must wait for the key, even if a later change has
-        // wanted the key before.
+        // A fence that arrived behind this change must wait for the key, even if a change behind
+        // the fence was the first to want the key.
         if self
             .wanted
             .last()

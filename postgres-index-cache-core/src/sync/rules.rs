@@ -21,16 +21,16 @@ pub enum Rule {
     /// 2. The inner update is announced first. The outer one, with the older row, comes second.
     /// 3. Applied in that order, the cache ends with the older row.
     ///
-    /// A deferrable key is refetched whenever its transaction announced the key before. That holds
-    /// without this rule as well.
+    /// A deferrable key is refetched whenever the transaction announced the key before, with and
+    /// without this rule.
     Recheck,
-    /// The delete of a key makes the row be refetched if the same transaction announced a row of
+    /// The delete of a key makes the row be refetched if the same transaction announced a row with
     /// that key before. Without this:
     /// 1. A transaction deletes row 1, and an AFTER trigger inserts row 1 again.
     /// 2. The insert is announced before the delete.
     /// 3. Applied in that order, the cache ends without the row.
     Delete,
-    /// Changes of a key wait while its row is refetched. Without this:
+    /// Changes of a key wait while the row is refetched. Without this:
     /// 1. Q is asked for row 1, and the server reads version 1.
     /// 2. The change to version 2 arrives and is applied.
     /// 3. Q's answer arrives and puts version 1 back.
@@ -53,11 +53,12 @@ pub enum Rule {
     /// 3. T1's change arrives and is applied: a reader sees the row go back to T1's version.
     Cut,
     /// A table is live, and a fence reached, only when a fence has come back. Without this:
-    /// 1. A transaction commits. Its notification is on its way.
+    /// 1. A transaction commits. The notification has not arrived.
     /// 2. A caller asks for a fence, and is told at once that the fence is reached.
     /// 3. The caller reads the row from before the transaction.
     Fence,
-    /// A TRUNCATE spares the rows that were refetched under a snapshot which saw it. Without this:
+    /// A TRUNCATE spares the rows that were refetched under a snapshot which saw the TRUNCATE.
+    /// Without this:
     /// 1. Q is asked for row 1. Before Q reads, T1 truncates the table and T2 inserts row 1.
     /// 2. Q's snapshot sees both, so T2's row is stored, and T2's change is skipped.
     /// 3. T1's TRUNCATE, which waited for the refetch, removes T2's row for good.
@@ -70,26 +71,26 @@ pub enum Rule {
     ///    last announcement of the key was a delete.
     /// 3. If the second delete took the place of the refetch, the cache would end without the row.
     Sticky,
-    /// Changes are held while a comparison waits for its cut. Without this:
+    /// Changes are held while a comparison waits for the cut. Without this:
     /// 1. Q takes the snapshot S to compare with.
     /// 2. A change that S does not see is applied.
     /// 3. The comparison finds a row in the cache that S does not have, and calls it wrong.
     Hold,
-    /// A comparison begins only when a fence that was sent after its snapshot has come back.
+    /// A comparison begins only when a fence that was sent after the snapshot has come back.
     /// Without this:
     /// 1. A row is updated, and Q takes the snapshot S, which sees the update.
-    /// 2. The notification is still on its way, so the cache has the old row.
+    /// 2. The notification has not arrived, so the cache has the old row.
     /// 3. The comparison calls a row stale that is about to be right.
     ComparisonFence,
-    /// No answer of F or Q that was opened again counts before its probe has reached L. Without
+    /// No answer of F or Q that was opened again counts before the new probe has reached L. Without
     /// this:
     /// 1. After a failover Q is opened again, and reaches another server than L does.
     /// 2. Q reads rows from that server, which lags behind, and they are stored.
     /// 3. Fences come back through F and L as always, so the table is called live with old rows.
     Probe,
     /// A table is not live before the rows are there whose changes came before the fence that
-    /// proved its read, and not while a row has been missing for a heartbeat. Without this:
-    /// 1. A table was read. A change without data arrives, and its row is asked for.
+    /// proved the table's read, nor while a row has been missing for a heartbeat. Without this:
+    /// 1. A table was read. A change without data arrives, and the row is asked for.
     /// 2. The fence that proves the read arrives before Q answers.
     /// 3. The table is called live as of that fence, with the old row.
     Open,

@@ -1,4 +1,7 @@
-//! Comparisons of a cache with its table, from the question to the answer.
+//! The engine and a comparison of a cache with its table, from the question to the answer.
+//!
+//! The phases of a comparison, and why its result is exact, stand at
+//! [`comparison`](crate::sync::comparison).
 
 use super::Engine;
 use crate::sync::comparison::{Comparison, ComparisonId};
@@ -9,8 +12,9 @@ use crate::sync::{Output, TableId};
 use std::time::Instant;
 
 impl Engine {
-    /// A caller asks whether a table's cache is equal to the table.
+    /// Notes that a caller asks whether a table's cache is equal to the table.
     pub(super) fn want_comparison(&mut self, table: TableId, question: u64, now: Instant) {
+        // A comparison begins once the table is live, so a reload that waits must not wait long.
         self.tables[table.0].hurry(now);
         self.reads.want_comparison(Question {
             table,
@@ -18,7 +22,7 @@ impl Engine {
         });
     }
 
-    /// Begins a comparison: changes are held from now on, and Q takes the snapshot to compare with.
+    /// Begins a comparison. Changes are held from now on, and Q takes the snapshot to compare with.
     pub(super) fn begin_comparison(&mut self, question: Question) {
         let table = question.table;
         let comparison = self.reads.start_comparison(table);
@@ -30,13 +34,14 @@ impl Engine {
             .push_back(Output::TakeCut { table, comparison });
     }
 
+    /// Returns whether the comparison with this number is underway. False for a late answer.
     fn is_underway(&self, table: TableId, comparison: u64) -> bool {
         self.tables[table.0]
             .comparison()
             .is_some_and(|underway| underway.id().comparison == comparison)
     }
 
-    /// Q has taken the snapshot: a fence is sent behind it.
+    /// Sends a fence, now that Q has taken the snapshot to compare with.
     pub(super) fn cut_taken(
         &mut self,
         table: TableId,
@@ -47,14 +52,19 @@ impl Engine {
         if self.is_underway(table, comparison) {
             let token = self.send_fence(None, now);
             self.tables[table.0].cut_comparison(snapshot, token);
+            // Rule::ComparisonFence: `token_arrived` goes on when the fence has come back. Without
+            // this:
+            // 1. A row is updated, and Q takes the snapshot S, which sees the update.
+            // 2. The notification is still on its way, so the cache has the old row.
+            // 3. The comparison calls a row stale that is about to be right.
             if !self.rules.keeps(Rule::ComparisonFence) {
                 self.settle_comparison(table, now);
             }
         }
     }
 
-    /// The fence behind the snapshot has come back: every change that the snapshot sees has
-    /// arrived, and is done now.
+    /// Applies the changes that the comparison's snapshot sees. The fence behind the snapshot has
+    /// come back, so all of them have arrived.
     pub(super) fn settle_comparison(&mut self, table: TableId, now: Instant) {
         let settled = self.tables[table.0].settle_comparison();
         self.count_what_waited(table);
@@ -65,11 +75,14 @@ impl Engine {
         }
     }
 
-    /// Refetches inside the comparison's transaction the rows that must be, then compares.
+    /// Goes on with a comparison: rows that must be refetched are read first, one batch at a time,
+    /// and then the cache is compared.
     pub(super) fn go_on_with_comparison(&mut self, table: TableId, now: Instant) {
         let Some(Work::Comparison { comparison, .. }) = self.reads.work() else {
             return;
         };
+        // Inside the comparison's transaction, so that the rows are those of its snapshot. Rows of
+        // a later moment would be called differences.
         if self.tables[table.0].has_wanted()
             && let Some(batch) = self.reads.start_refetch_within_comparison()
         {
@@ -82,14 +95,14 @@ impl Engine {
         self.apply_steps(table, steps, now);
     }
 
-    /// Every row of the snapshot was compared.
+    /// Ends a comparison whose rows were all compared.
     pub(super) fn compared(&mut self, table: TableId, comparison: u64, now: Instant) {
         if self.is_underway(table, comparison) {
             self.end_comparison(table, None, now);
         }
     }
 
-    /// The driver could not finish a comparison.
+    /// Ends a comparison that the driver could not finish.
     pub(super) fn comparison_failed(
         &mut self,
         table: TableId,
@@ -102,8 +115,8 @@ impl Engine {
         }
     }
 
-    /// Ends the comparison of a table that is underway, if one is. `inconclusive` says why it does
-    /// not count.
+    /// Ends the comparison of a table, if one is underway. `inconclusive` says why the comparison
+    /// does not count; `None` if it does.
     pub(super) fn end_comparison(
         &mut self,
         table: TableId,

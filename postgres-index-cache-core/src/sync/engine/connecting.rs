@@ -1,4 +1,7 @@
-//! The connections: what the engine does when one is opened, proven, lost or refused.
+//! The engine and its connections: one is opened, proven, lost or refused, or a deadline passes.
+//!
+//! L carries the notifications, so a loss of L is a gap for every table. F and Q carry questions,
+//! which can be asked again: see [`Connections`](crate::sync::connections::Connections).
 
 use super::Engine;
 use crate::sync::connections::{ChannelChange, ConnectionPhase};
@@ -14,7 +17,7 @@ impl Engine {
         self.set_all_states(State::Subscribing);
     }
 
-    /// L listens: asks F and Q for a token each, which L must hear.
+    /// Asks F and Q for a token each, now that L listens. L must hear both.
     pub(super) fn probe(&mut self, now: Instant) {
         if self.connections.phase() == ConnectionPhase::Subscribing {
             // Without tables nothing is read: there is no Q.
@@ -29,7 +32,8 @@ impl Engine {
         }
     }
 
-    /// The connections could not be opened.
+    /// Handles connections that could not be opened: they are tried again later, unless the failure
+    /// is a refusal and the replica was never live.
     pub(super) fn connect_failed(
         &mut self,
         code: Option<String>,
@@ -44,7 +48,7 @@ impl Engine {
         }
     }
 
-    /// The tables' triggers notify on these channels from now on.
+    /// Makes L listen on these channels, on which the tables' triggers notify from now on.
     pub(super) fn change_channels(&mut self, channels: Vec<String>, now: Instant) {
         match self
             .connections
@@ -52,14 +56,15 @@ impl Engine {
         {
             ChannelChange::None | ChannelChange::ListensAlso => {}
             ChannelChange::NeedsReconnect => {
-                let why = "the tables are announced on other channels".to_string();
+                let why = "the tables' triggers notify on other channels now".to_string();
                 self.disconnect(Failure::ConnectionLost(why), false, now);
             }
         }
     }
 
-    /// F or Q is lost, and L is not.
+    /// Handles the loss of F or Q alone.
     pub(super) fn aux_lost(&mut self, connection: AuxConnection, why: String, now: Instant) {
+        // Before all three are proven, nothing is live that a new attempt could cost.
         if !self.connections.is_following() || !self.limits.reconnect {
             return self.disconnect(Failure::ConnectionLost(why), false, now);
         }
@@ -68,8 +73,8 @@ impl Engine {
         }
     }
 
-    /// Opens F or Q again after a while. The engine asks again for everything that the connection
-    /// carried.
+    /// Makes F or Q be opened again after a while. The engine asks again for everything that the
+    /// connection carried.
     fn reopen_later(&mut self, connection: AuxConnection, why: String, now: Instant) {
         let wait = self
             .connections
@@ -90,18 +95,19 @@ impl Engine {
         });
     }
 
-    /// The answer to what Q was asked for will not come. Returns the cause; if a table was being
-    /// read, with how often in a row that ended so.
+    /// Gives up the work of Q, whose answer will not come. Returns the cause to report. If a table
+    /// was being read, the cause says how often in a row a read ended like that.
     fn give_up_work(&mut self, why: String, now: Instant) -> String {
-        let lost = || "the connection for reading was lost".to_string();
+        let lost = "the connection for reading was lost".to_string();
         let mut said = why;
         match self.reads.work() {
             Some(Work::Read { table, .. }) => {
                 said = self.count_lost_read(table, said);
-                self.tables[table.0].read_failed(now, lost());
+                // The wait is that of the connection, so the read itself is due at once.
+                self.tables[table.0].read_failed(now, lost);
             }
             Some(Work::Refetch { table, .. }) => self.tables[table.0].give_up_refetch(),
-            Some(Work::Comparison { table, .. }) => self.end_comparison(table, Some(lost()), now),
+            Some(Work::Comparison { table, .. }) => self.end_comparison(table, Some(lost), now),
             None => {}
         }
         self.reads.give_up();
@@ -111,8 +117,8 @@ impl Engine {
         said
     }
 
-    /// Counts a connection that was lost while a table was read. Returns the cause, with how often
-    /// in a row that happened.
+    /// Counts a connection that was lost while a table was read. Returns `why`, with how often in a
+    /// row that happened if it was more than once.
     fn count_lost_read(&mut self, table: TableId, why: String) -> String {
         let times = self.reads.count_lost_read();
         if times == 1 {
@@ -122,11 +128,13 @@ impl Engine {
         format!("{times} times in a row while {name} was read: {why}")
     }
 
+    /// Returns whether the replica gives up, since reads were cut too often and nothing was ever
+    /// live.
     fn has_lost_too_many_reads(&self) -> bool {
         !self.has_been_live && self.reads.has_lost_too_many()
     }
 
-    /// F or Q is open again.
+    /// Asks F or Q, which is open again, for a probe.
     pub(super) fn aux_reopened(&mut self, connection: AuxConnection, now: Instant) {
         if !self.connections.is_opening(connection) {
             return;
@@ -145,7 +153,8 @@ impl Engine {
         }
     }
 
-    /// F or Q could not be opened again.
+    /// Handles a failed attempt to open F or Q again: it is tried again later, unless the failure
+    /// is a refusal and the replica was never live.
     pub(super) fn aux_reopen_failed(
         &mut self,
         connection: AuxConnection,
@@ -164,7 +173,8 @@ impl Engine {
         self.reopen_later(connection, why, now);
     }
 
-    /// F or Q, which was opened again, is proven.
+    /// Asks again for the tokens that F carried, now that F is proven. Q is asked again for its
+    /// work after each input.
     pub(super) fn aux_is_up(&mut self, connection: AuxConnection) {
         if connection == AuxConnection::Fences {
             // We don't know which of the pending NOTIFYs the lost session had committed, so send
@@ -176,17 +186,17 @@ impl Engine {
         }
     }
 
-    /// Returns the connection by which this token is sent, if it is awaited.
+    /// Returns the connection by which this token is sent; `None` if the token is not awaited.
     fn sender_of(&self, token: &str) -> Option<AuxConnection> {
-        let is_fence = || {
-            let is_pending = self.connections.is_following() && self.fences.has_token(token);
-            is_pending.then_some(AuxConnection::Fences)
-        };
-        self.connections.prober(token).or_else(is_fence)
+        if let Some(prober) = self.connections.prober(token) {
+            return Some(prober);
+        }
+        let is_fence = self.connections.is_following() && self.fences.has_token(token);
+        is_fence.then_some(AuxConnection::Fences)
     }
 
-    /// The server has committed the NOTIFY of a token. From now on it must come back within its
-    /// time; before, the server may have been waiting behind other commits.
+    /// Starts the time of a token whose NOTIFY the server has committed. Before that, the server
+    /// may have been waiting behind other commits, which says nothing of the connections.
     pub(super) fn token_committed(&mut self, token: &str, now: Instant) {
         self.fences
             .committed(token, now + self.limits.fence_timeout);
@@ -194,8 +204,8 @@ impl Engine {
             .restart_probe(token, true, &self.limits, &mut self.timers, now);
     }
 
-    /// The server gave up the NOTIFY of a token, since commits are blocked. That is no reason to
-    /// connect again: a new connection would be blocked as well.
+    /// Sends a token again whose NOTIFY the server gave up, since commits are blocked. That is no
+    /// reason to connect again: a new connection would be blocked as well.
     pub(super) fn token_blocked(&mut self, token: &str, now: Instant) {
         let Some(connection) = self.sender_of(token) else {
             return;
@@ -208,7 +218,8 @@ impl Engine {
             .restart_probe(token, false, &self.limits, &mut self.timers, now);
     }
 
-    /// Does what is due: L has nothing more to hand in, so what has not come is overdue.
+    /// Handles the timers that have fired. L has no more notifications to hand in, so a token that
+    /// has not come is overdue.
     pub(super) fn handle_expired(&mut self, now: Instant) {
         while let Some(timer) = self.timers.take_expired(now) {
             match timer {
@@ -221,7 +232,7 @@ impl Engine {
                     self.connections.reopen(connection, &mut self.outputs);
                 }
                 Timer::Reconnect => self.connect(),
-                // While a fence is on its way another one would prove nothing more.
+                // While a fence is on its way, another one would not be back sooner.
                 Timer::Heartbeat if !self.fences.have_all_arrived() => {
                     self.timers
                         .set(Timer::Heartbeat, now + self.limits.heartbeat);
@@ -235,7 +246,7 @@ impl Engine {
         }
     }
 
-    /// The probe of F or Q has not reached L in time.
+    /// Handles a probe of F or Q that has not reached L in time.
     fn probe_lost(&mut self, connection: AuxConnection, now: Instant) {
         let waited = self.limits.probe_timeout;
         if self.connections.is_following() {
@@ -243,15 +254,15 @@ impl Engine {
             // is on a different server than L. Opening all three settles it.
             self.disconnect(Failure::FenceLost { waited }, false, now);
         } else if self.connections.is_probe_sent(connection) {
-            // It was committed and L did not hear it: there is a pooler or a standby in between,
-            // which does not pass by itself.
+            // The probe was committed and L did not hear it. A pooler or a standby is in between,
+            // and trying again does not mend that.
             let failure = Failure::ProbeLost {
                 via: connection,
                 waited,
             };
             self.disconnect(failure, !self.has_been_live, now);
         } else {
-            // Nothing is known of whether L would hear it.
+            // The probe was not committed, so nobody knows whether L would hear it.
             let waited = self.limits.send_timeout().as_secs();
             let purpose = connection.purpose();
             let why =
@@ -260,9 +271,10 @@ impl Engine {
         }
     }
 
-    /// All connections are lost, or are to be dropped. They are opened again after a while, unless
-    /// it is `for_good`.
+    /// Drops all connections, for this failure. They are opened again after a while, unless
+    /// `for_good`: then the engine ends.
     pub(super) fn disconnect(&mut self, failure: Failure, for_good: bool, now: Instant) {
+        // The driver may tell of each connection that is gone, and one gap is enough.
         if matches!(
             self.connections.phase(),
             ConnectionPhase::Disconnected { .. }
@@ -304,6 +316,7 @@ impl Engine {
         });
     }
 
+    /// Forgets everything that the connections carried, and makes every table stale.
     fn drop_connections(&mut self) {
         self.counters.gaps += 1;
         self.connections.disconnect(false);

@@ -1,4 +1,5 @@
-//! Tables that became others: held while they cannot be followed, then followed as they are now.
+//! Tables whose definition has changed: held while they cannot be followed, then followed by a new
+//! specification.
 
 use super::Engine;
 use crate::sync::rules::Rule;
@@ -6,8 +7,13 @@ use crate::sync::{Failure, Output, TableId, TableSpec};
 use std::time::Instant;
 
 impl Engine {
-    /// A table cannot be followed as it is: the engine gives up reads of it and what waits for it.
+    /// Holds a table that cannot be followed as it is. The engine gives up the reads of the table,
+    /// and the changes that wait for it.
     pub(super) fn hold(&mut self, table: TableId, why: String, now: Instant) {
+        // Rule::Held. Without this:
+        // 1. A look finds that a table's trigger is disabled, and the driver says so.
+        // 2. The engine goes on with the table, and the look is done.
+        // 3. The next fence is reached without the rows that nobody announced.
         if !self.rules.keeps(Rule::Held) {
             return;
         }
@@ -17,15 +23,15 @@ impl Engine {
         self.tables[table.0].hold(why);
     }
 
-    /// A table can be followed, as `spec` says from now on: it is read anew. It need not have been
-    /// held before, so Q may be at work for it.
+    /// Follows a table by a new specification from now on. The table is read anew.
     pub(super) fn follow_table(&mut self, table: TableId, spec: TableSpec, now: Instant) {
         tracing::info!(table = spec.name, "the table is followed anew");
+        // The table need not have been held before, so Q may be at work for the old table.
         self.give_up_table(table, "the table is followed anew", now);
         self.tables[table.0].follow_anew(spec);
     }
 
-    /// There is no room for a table's rows.
+    /// Handles a table for whose rows there is no room: the table is read again after a while.
     pub(super) fn table_failed(
         &mut self,
         table: TableId,
@@ -38,12 +44,13 @@ impl Engine {
             return;
         }
         self.give_up_table(table, &why, now);
+        // A held table is read once it is followed again, and not before.
         if !self.tables[table.0].is_held() {
             self.retry_read(table, why, now);
         }
     }
 
-    /// Ends what Q does for a table.
+    /// Ends the work of Q for a table.
     fn give_up_table(&mut self, table: TableId, why: &str, now: Instant) {
         self.end_comparison(table, Some(why.to_string()), now);
         if self.reads.give_up_read(table) {

@@ -1,4 +1,8 @@
-//! What is proven: fences and looks that come back, and the states that follow.
+//! The engine and its proofs: fences and looks that come back, and the states that follow from
+//! them.
+//!
+//! A table's state is computed anew after each input, and never set by an event. So no event can
+//! leave a table live that another event has made doubtful.
 
 use super::Engine;
 use crate::sync::connections::ConnectionPhase;
@@ -9,12 +13,14 @@ use crate::sync::{AuxConnection, FenceId, Output, State, TableId};
 use std::time::Instant;
 
 impl Engine {
-    /// A token has reached L.
+    /// Handles a token that has reached L: the probe of a connection, or a fence.
     pub(super) fn token_arrived(&mut self, token: &str, now: Instant) {
         if let Some(proven) = self.connections.probe_arrived(token, &mut self.timers) {
             if self.connections.is_following() {
                 self.aux_is_up(proven);
             } else if let Some(since) = self.connections.follow_if_proven() {
+                // A probe is a fence as well: changes from before it have arrived or are in the
+                // snapshots to come.
                 self.fences.proven(since);
                 self.timers
                     .set(Timer::Heartbeat, now + self.limits.heartbeat);
@@ -25,11 +31,15 @@ impl Engine {
         };
         self.fences.note_proofs(&self.looks);
         self.connections.has_worked(AuxConnection::Fences);
-        // The first half of a key change that has arrived came before the fence.
+        // PostgreSQL delivers a transaction's notifications together. So the first half of a key
+        // change that stands before this token will not be completed: it was a delete of its own.
         for table in 0..self.tables.len() {
             let steps = self.tables[table].release_first_half();
             self.apply_steps(TableId(table), steps, now);
         }
+        // A read is proven by the first fence that was sent after its answer: every change that the
+        // read's snapshot filters has arrived. A fence from before the answer may be followed by
+        // such changes.
         let mut proves = Vec::with_capacity(self.tables.len());
         for table in &mut self.tables {
             let was_proven = table.is_proven();
@@ -47,8 +57,8 @@ impl Engine {
         }
     }
 
-    /// A caller asks for a fence. A table that waits to be reloaded is reloaded soon: the caller
-    /// waits for that one read, whatever else is asked for meanwhile.
+    /// Notes that a caller asks for a fence. A table that waits to be reloaded is reloaded soon:
+    /// the caller waits for that one read, however many others are asked for meanwhile.
     pub(super) fn fence_wanted(&mut self, id: FenceId, now: Instant) {
         self.fences.want(id, self.reads.started_reads());
         for table in &mut self.tables {
@@ -56,13 +66,13 @@ impl Engine {
         }
     }
 
-    /// All rows of a table's read are in the cache: it has everything that was committed before any
-    /// fence that was asked for by the time the read began.
+    /// Answers the fences that were asked for before a table's read began. All rows of the read are
+    /// in the cache, so it has every change that was committed by then.
     pub(super) fn answer_by_read(&mut self, table: TableId) {
         let Some(read) = self.tables[table.0].last_read() else {
             return;
         };
-        // Without a look nobody knows whether the rows were read as the table is now.
+        // While looks fail, nobody knows whether the rows were read as the table is defined now.
         if self.looks.blind().is_some() && self.rules.keeps(Rule::Look) {
             return;
         }
@@ -72,7 +82,7 @@ impl Engine {
         }
     }
 
-    /// Sends a fence, for a caller or for the engine itself. Returns its token.
+    /// Sends a fence, for a caller or for the engine itself. Returns the token of the fence.
     pub(super) fn send_fence(&mut self, asked_by: Option<FenceId>, now: Instant) -> String {
         let token = self.connections.next_token();
         let look = self.want_look();
@@ -91,8 +101,8 @@ impl Engine {
         token
     }
 
-    /// Asks for a look at the definitions that begins from now on. Returns its number, or 0 if
-    /// nobody looks.
+    /// Asks for a look at the definitions that begins from now on. Returns the number of the look,
+    /// or 0 if the limits ask for none.
     pub(super) fn want_look(&mut self) -> u64 {
         if self.limits.watch_ddl {
             self.looks.want()
@@ -101,10 +111,10 @@ impl Engine {
         }
     }
 
-    /// Asks for a look soon: a payload names a followed table and was sent by another one, so tables
-    /// may have been renamed or swapped. Any role can send such payloads, so they cause no more than
-    /// ten looks a heartbeat.
+    /// Asks for a look soon. A payload names a followed table and was sent by another one, so
+    /// tables may have been renamed or swapped.
     pub(super) fn look_soon(&mut self, now: Instant) {
+        // Any role can send such payloads, so they cause no more than ten looks a heartbeat.
         let distance = self.limits.heartbeat / 10;
         if self
             .looks
@@ -115,20 +125,25 @@ impl Engine {
         }
     }
 
-    /// A look is done.
+    /// Notes that a look is done, and the proofs that waited for the look.
     pub(super) fn looked(&mut self, look: u64) {
         if self.looks.finish(look) {
             self.fences.note_proofs(&self.looks);
         }
     }
 
-    /// Sends the fences that are needed, answers those that are fulfilled, and says which states are
-    /// others than they were.
+    /// Computes the states, sends the fences that are needed, answers those that are reached, and
+    /// publishes the states that have changed.
     pub(super) fn publish_states(&mut self, now: Instant) {
         self.fences.drop_complete(&self.tables, &self.looks);
         let states: Vec<State> = (0..self.tables.len())
             .map(|table| self.state_now(TableId(table), now))
             .collect();
+        // Rule::Fence: `Fences::answer` below answers with fences that have come back. Without
+        // this:
+        // 1. A transaction commits. Its notification is on its way.
+        // 2. A caller asks for a fence, and is told at once that the fence is reached.
+        // 3. The caller reads the row from before the transaction.
         #[cfg(any(test, feature = "simulation"))]
         if !self.rules.keeps(Rule::Fence) && states.iter().all(|state| *state == State::Live) {
             self.fences.answer_unsent(&mut self.outputs);
@@ -152,7 +167,8 @@ impl Engine {
             self.connections.all_is_live();
             self.has_been_live = true;
         }
-        // A caller who has been answered for every table counts as well: it may be reading.
+        // A caller who was answered for every table may be reading the caches, though they were
+        // never live at one time.
         self.has_been_live |= self.fences.has_answered();
         self.set_state(state);
         if self.connections.can_look()
@@ -162,7 +178,9 @@ impl Engine {
         }
     }
 
+    /// Sends a fence if a table's read is not proven, and one if callers wait.
     fn send_needed_fences(&mut self, now: Instant) {
+        // A fence that was sent after Q's last answer proves every read so far, so one is enough.
         let needs_proof = self
             .tables
             .iter()
@@ -176,7 +194,8 @@ impl Engine {
         }
     }
 
-    /// Returns how far the connections are, while nothing else counts.
+    /// Returns the state of the connections, which is every table's while they are not all proven;
+    /// `None` once they are.
     fn connection_state(&self) -> Option<State> {
         match self.connections.phase() {
             ConnectionPhase::Disconnected { .. } => Some(State::Disconnected),
@@ -186,7 +205,8 @@ impl Engine {
         }
     }
 
-    /// Returns the state of a table at `now`.
+    /// Returns the state of a table at `now`. The conditions are in order: the first one that holds
+    /// says most about why the table is not live.
     fn state_now(&self, table: TableId, now: Instant) -> State {
         if let Some(state) = self.connection_state() {
             return state;
@@ -207,6 +227,7 @@ impl Engine {
         }
     }
 
+    /// Returns whether a table lacks rows or a look that it needs in order to be live.
     fn is_behind(&self, table: TableId, now: Instant) -> bool {
         let needs = Needs {
             look: self.rules.keeps(Rule::Look),
@@ -217,7 +238,8 @@ impl Engine {
             .is_behind(table, &self.tables, &self.looks, needs, heartbeat, now)
     }
 
-    /// Returns when the first live table stops being live because its open rows become too old.
+    /// Returns when the first live table stops being live because rows of it have been open for too
+    /// long.
     pub(super) fn behind_at(&self) -> Option<Instant> {
         let heartbeat = self.limits.heartbeat;
         (0..self.tables.len())
@@ -229,7 +251,8 @@ impl Engine {
             .min()
     }
 
-    /// Sets the states of all tables: what happens to the connections happens to every table.
+    /// Sets the states of all tables and of the replica. An event of the connections is one of
+    /// every table.
     pub(super) fn set_all_states(&mut self, state: State) {
         self.set_table_states(vec![state; self.states.len()]);
         self.set_state(state);

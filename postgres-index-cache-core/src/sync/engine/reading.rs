@@ -1,4 +1,7 @@
-//! What Q reads: whole tables, and rows by their keys.
+//! The engine and Q: whole tables are read, and rows by their keys.
+//!
+//! Reads that a notification asks for keep a distance, since any role can send notifications. Reads
+//! that follow from a fact which the driver has seen keep a shorter one.
 
 use super::Engine;
 use crate::sync::read_queue::{NextRead, Work};
@@ -9,7 +12,7 @@ use crate::sync::{AuxConnection, Failure, Output, TableId};
 use std::time::Instant;
 
 impl Engine {
-    /// Asks for what Q should do next, if it can be asked.
+    /// Asks for the next work of Q, if Q can be asked for something.
     pub(super) fn ask_for_reads(&mut self, now: Instant) {
         if !self.connections.can_read() {
             return;
@@ -25,6 +28,7 @@ impl Engine {
         }
     }
 
+    /// Asks for a read of a whole table.
     fn ask_for_table(&mut self, table: TableId, now: Instant) {
         let read = self.reads.begin_read();
         let generation = self.tables[table.0].start_reading(read, now);
@@ -33,7 +37,7 @@ impl Engine {
             .push_back(Output::ReadTable { table, generation });
     }
 
-    /// Asks for the rows that are to be refetched, as this batch.
+    /// Asks for the rows of a table that are to be refetched, as the batch with this number.
     pub(super) fn ask_for_rows(&mut self, table: TableId, batch: u64, is_within_comparison: bool) {
         let keys = self.tables[table.0].start_refetch(batch);
         self.counters.refetched += keys.len() as u64;
@@ -45,7 +49,8 @@ impl Engine {
         });
     }
 
-    /// All rows of a table's read are in the cache: what waited for them is applied.
+    /// Follows a table whose read is done: all rows are in the cache, and the changes that waited
+    /// are applied.
     pub(super) fn loaded(
         &mut self,
         table: TableId,
@@ -53,6 +58,7 @@ impl Engine {
         has_changed: bool,
         now: Instant,
     ) {
+        // The late answer of a read that was given up.
         if self.reads.work() != Some(Work::Read { table, generation }) {
             return;
         }
@@ -63,8 +69,8 @@ impl Engine {
             return;
         };
         self.answer_by_read(table);
-        // Whoever sent a reload while the table was read may mean a state that this read has not
-        // seen.
+        // Whoever asked for a reload while the table was read may mean a state that this read has
+        // not seen.
         if let Some(request) = self.tables[table.0].take_request() {
             self.reload(table, request, now);
         }
@@ -72,30 +78,31 @@ impl Engine {
             let steps = self.tables[table.0].classify(change, self.limits.waiting_bytes);
             self.apply_steps(table, steps, now);
             if !self.tables[table.0].is_following() {
-                // The table must be read again. What else waited arrived before that read is asked
-                // for, so the read will see it.
+                // The table must be read again. The other changes that waited have arrived before
+                // that read is asked for, so the read will see them.
                 break;
             }
         }
         self.count_what_waited(table);
     }
 
-    /// Makes the fences that have arrived wait for the changes that waited: a change may have come
-    /// before a fence, and nobody knows which.
+    /// Makes the fences that have arrived wait for the changes of a table that waited: see
+    /// [`Fences::count_what_waited`](crate::sync::fences::Fences::count_what_waited).
     pub(super) fn count_what_waited(&mut self, table: TableId) {
         let changes = self.tables[table.0].changes();
         self.fences.count_what_waited(table, changes);
     }
 
-    /// Q has done what it was asked for.
+    /// Notes that Q has done its work.
     pub(super) fn finish_work(&mut self) {
         if let Some(Work::Read { table, .. } | Work::Refetch { table, .. }) = self.reads.finish() {
             self.tables[table.0].read_failures.reset();
         }
+        // An answer, not a connection that is open, is the success that shortens the next wait.
         self.connections.has_worked(AuxConnection::Reads);
     }
 
-    /// The rows of a refetch have come.
+    /// Handles the answer to a refetch, inside a comparison or not.
     pub(super) fn refetched(
         &mut self,
         table: TableId,
@@ -114,12 +121,16 @@ impl Engine {
             self.finish_work();
             self.store_refetched(table, batch, snapshot, now);
         } else if !self.rules.keeps(Rule::Generation) {
+            // With the rule a late answer is ignored. Without it:
+            // 1. Q is asked for row 1, reads version 1, and is lost before the answer is handed in.
+            // 2. A new session reads the row again, and a later change is applied: version 2.
+            // 3. The answer of the old session is handed in after all, and puts version 1 back.
             self.outputs.push_back(Output::Store { table, batch });
         }
     }
 
-    /// Stores the rows of a batch, then does what waited for them. Returns false if the table does
-    /// not want them any more: it may have been read since, or be about to be.
+    /// Stores the rows of a batch, then applies the changes that waited for them. Returns false if
+    /// the rows are of no use any more, since the table is to be read or held.
     fn store_refetched(
         &mut self,
         table: TableId,
@@ -136,7 +147,8 @@ impl Engine {
         true
     }
 
-    /// Q could not read what it was asked for. `number` is the generation of the read, or the batch.
+    /// Handles a read or a refetch that failed. `number` is the generation of the read, or the
+    /// batch.
     pub(super) fn read_failed(
         &mut self,
         table: TableId,
@@ -160,8 +172,8 @@ impl Engine {
                     self.retry_read(table, why, now);
                 }
             }
-            // Any role can send keys that PostgreSQL does not take, so a failed refetch must not
-            // end anything. To read all of the table is sure to be right.
+            // Any role can send keys that PostgreSQL does not take. So a failed refetch must not
+            // end the replica, or be tried again for ever. To read the whole table is always right.
             Some(Work::Refetch { .. }) => {
                 let sender = self.tables[table.0].sender_of_refetch();
                 self.read_instead(table, &ReloadRequest { why, sender }, now);
@@ -170,18 +182,20 @@ impl Engine {
         }
     }
 
-    /// Reads a table again after a while: any time up to a bound that doubles to ten seconds.
+    /// Reads a table again after a wait with jitter; see [`Backoff`](crate::sync::Backoff).
     pub(super) fn retry_read(&mut self, table: TableId, why: String, now: Instant) {
         let random = self.connections.draw();
         let wait = self.tables[table.0].backoff.next(random);
         self.tables[table.0].read_failed(now + wait, why);
     }
 
-    /// A notification asks for a table to be reloaded. Any role can send such notifications, so the
-    /// reads that they cause take a bounded share of the time: see
+    /// Reloads a table because a notification asks for that. Any role can send such notifications,
+    /// so the reads that they cause take a bounded share of the time: see
     /// [`EngineTable::want_reload`](crate::sync::table::EngineTable::want_reload).
     pub(super) fn reload(&mut self, table: TableId, request: ReloadRequest, now: Instant) {
         let why = request.to_string();
+        // A reload that must wait leaves the comparison underway: see the `doubt` of
+        // `Output::ComparisonEnded`.
         if self.tables[table.0].would_reload_at_once(now) {
             self.end_comparison(table, Some(format!("the table is reloaded: {why}")), now);
         }
@@ -192,14 +206,15 @@ impl Engine {
         }
     }
 
-    /// Lets a table be read soon if a caller waits for a fence or a comparison already: it does not
-    /// wait for the distance between reads as well.
+    /// Makes a table be read soon if a caller waits for a fence or a comparison. A caller who asked
+    /// before the read was scheduled has not hurried it.
     fn hurry_if_awaited(&mut self, table: TableId, now: Instant) {
         if self.fences.is_awaited_for(table) || self.reads.is_comparison_wanted(table) {
             self.tables[table.0].hurry(now);
         }
     }
 
+    /// Reports and counts a read that is scheduled.
     fn say_read_scheduled(&mut self, table: TableId, why: String, sender: Option<i32>) {
         let name = self.tables[table.0].name();
         tracing::info!(table = name, why, sender, "the table is to be reloaded");
@@ -208,14 +223,11 @@ impl Engine {
             .push_back(Output::ReadScheduled { table, why, sender });
     }
 
-    /// A look has found whether a TRUNCATE that was announced has happened.
-    ///
-    /// Any role can announce one. Without this:
+    /// Reads a table if a look has found that an announced TRUNCATE has not happened. Any role can
+    /// announce one. Without this:
     /// 1. Somebody announces a TRUNCATE that does not happen.
     /// 2. Every row of the cache is removed.
     /// 3. Whoever asks for a row is told that there is none, as of the last fence.
-    ///
-    /// So the table is read if nothing was truncated.
     pub(super) fn truncate_seen(&mut self, table: TableId, has_happened: bool, now: Instant) {
         let sender = self.tables[table.0].note_truncate_seen(has_happened);
         if !has_happened {
@@ -224,8 +236,9 @@ impl Engine {
         }
     }
 
-    /// Reads a table in place of rows that cannot be refetched, at the distance that reads keep which
-    /// notifications ask for.
+    /// Reads a table in place of rows that cannot be trusted or refetched. A notification is the
+    /// cause, so the read keeps the distance of those that notifications ask for. Until then the
+    /// table is not followed.
     fn read_instead(&mut self, table: TableId, request: &ReloadRequest, now: Instant) {
         let why = request.to_string();
         self.end_comparison(table, Some(format!("the table is reloaded: {why}")), now);
@@ -235,7 +248,7 @@ impl Engine {
         }
     }
 
-    /// Reads a table again: what was followed of it is of no use.
+    /// Reads a table again, since the changes that were followed are of no use.
     pub(super) fn schedule_read(&mut self, table: TableId, why: String, now: Instant) {
         if self.tables[table.0].is_following() {
             self.end_comparison(table, Some(format!("the table is reloaded: {why}")), now);
