@@ -50,8 +50,8 @@
 //!     let replica = builder.open().await?;
 //!
 //!     let rows = replica.read(&users);
-//!     let found = rows.get_by_i64_index("username_hash", &123);
-//!     println!("{} of {} users, {}", found.map_or(0, Vec::len), rows.len(), rows.status());
+//!     let found = rows.get_by_i64_index("username_hash", &123).into_iter().flatten();
+//!     println!("{} of {} users, {}", found.count(), rows.len(), rows.status());
 //!     Ok(())
 //! }
 //! ```
