@@ -4,8 +4,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use postgres_index_cache_core::tooling::sync::{Engine, Input, Limits, Output, State, TableId, TableSpec};
-use postgres_index_cache_core::tooling::{CellType, Column, JsonNulls, KeyBuf, Payload, RowBuf, TableCache, TableShape};
+use postgres_index_cache_core::tooling::sync::{
+    Engine, Input, Limits, Output, State, TableId, TableSpec,
+};
+use postgres_index_cache_core::tooling::{
+    CellType, Column, JsonNulls, KeyBuf, Payload, RowBuf, TableCache, TableShape,
+};
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -6,8 +6,9 @@
 //!     "host=localhost user=postgres dbname=mydb"
 //! ```
 //!
-//! The tables `customers` and `orders` need triggers: `pgic install-triggers customers orders`. Each
-//! line of stdin is the id of a customer, whose orders are printed; the end of stdin is the end.
+//! The tables `customers` and `orders` need triggers: `pgic install-triggers customers orders`.
+//! Each line of stdin is the id of a customer, whose orders are printed; the end of stdin is the
+//! end.
 
 use postgres_index_cache_core::{HasPrimaryKey, Indexable, Replica, ReplicaTable};
 use serde::Deserialize;

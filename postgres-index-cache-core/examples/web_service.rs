@@ -7,8 +7,8 @@
 //! curl localhost:PORT/users/123
 //! ```
 //!
-//! The table `users` needs triggers: `pgic install-triggers users`. The service prints the address on
-//! which it listens, and ends at the end of stdin.
+//! The table `users` needs triggers: `pgic install-triggers users`. The service prints the address
+//! on which it listens, and ends at the end of stdin.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -70,8 +70,8 @@ async fn users(
     State(service): State<Service>,
     Path(username_hash): Path<i64>,
 ) -> Json<serde_json::Value> {
-    // The guard is dropped at the end of this function, which awaits nothing: held over an await, it
-    // would keep changes from the cache for as long as somebody else likes.
+    // The guard is dropped at the end of this function, which awaits nothing: held over an await,
+    // it would keep changes from the cache for as long as somebody else likes.
     let rows = service.replica.read(&service.users);
     let found: Vec<&User> = rows
         .get_by_i64_index("username_hash", &username_hash)

@@ -62,9 +62,10 @@
 //!   Nothing else is called live: not while a connection is lost, a table is read, altered or no
 //!   longer announced, or a row does not fit your type.
 //! - After [`Replica::fence`] you read your own writes, and everybody's that were committed before.
-//! - A replica that is not live says why and since when, keeps the old rows readable, and tries again
-//!   for ever.
-//! - [`Replica::verify`] proves a cache: it compares every row with the live table at one exact cut.
+//! - A replica that is not live says why and since when, keeps the old rows readable, and tries
+//!   again for ever.
+//! - [`Replica::verify`] proves a cache: it compares every row with the live table at one exact
+//!   cut.
 //! - A row that your type refuses is kept out, named ([`ReadGuard::misfits`]), and taken in once it
 //!   fits. Your own code may panic: that is one row's misfortune.
 //!
@@ -85,8 +86,8 @@
 //! # Notifications by hand
 //!
 //! If you have a LISTEN loop already, [`CacheNotificationListener`] routes its payloads to an
-//! [`IdxModelCache`] and to handlers of your own. Nothing joins them with a snapshot, so a gap is yours
-//! to see and to mend.
+//! [`IdxModelCache`] and to handlers of your own. Nothing joins them with a snapshot, so a gap is
+//! yours to see and to mend.
 //!
 //! ```
 //! use postgres_index_cache_core::{
@@ -122,7 +123,8 @@
 //!
 //! | you want | look at |
 //! |---|---|
-//! | caches that are kept in step | [`Replica`], [`ReplicaBuilder`], [`ReplicaTable`], [`ReadGuard`] |
+//! | caches that are kept in step | [`Replica`], [`ReplicaBuilder`], [`ReplicaTable`] |
+//! | the rows of one | [`ReadGuard`] |
 //! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
 //! | the cache itself | [`IdxModelCache`], [`HasPrimaryKey`], [`Indexable`] |
 //! | a LISTEN loop of your own | [`CacheNotificationListener`], [`CacheNotificationHandler`] |
@@ -130,8 +132,8 @@
 //!
 //! # Features
 //!
-//! `postgres`, on by default: [`Replica`] and all that connects. Without it the caches and the listener
-//! remain, which do no I/O.
+//! `postgres`, on by default: [`Replica`] and all that connects. Without it the caches and the
+//! listener remain, which do no I/O.
 //!
 //! The types of this crate are [`Send`] and [`Sync`] unless they say otherwise.
 
@@ -183,8 +185,8 @@ pub use tokio_postgres;
 /// The crate of the keys.
 pub use uuid;
 
-/// The parts of which the tool `pgic` is made: the sans-IO engine, the driver, the catalogue, caches
-/// of tables whose columns are known at run time.
+/// The parts of which the tool `pgic` is made: the sans-IO engine, the driver, the catalogue,
+/// caches of tables whose columns are known at run time.
 ///
 /// **There is no stability here.** Names and types change with every release, without a word in the
 /// changelog. An application wants the names at the crate's root.

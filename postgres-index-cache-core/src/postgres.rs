@@ -1,5 +1,5 @@
-//! Everything that talks to PostgreSQL: the driver runs the [`sync`](crate::tooling::sync) engine on
-//! tokio-postgres, and the replica is what an application holds.
+//! Everything that talks to PostgreSQL: the driver runs the [`sync`](crate::tooling::sync) engine
+//! on tokio-postgres, and the replica is what an application holds.
 //!
 //! ```text
 //! Replica ─→ Supervisor ─→ Driver ─→ Engine
@@ -9,7 +9,8 @@
 //!               └─ schema: catalogue, triggers, fingerprints
 //! ```
 //!
-//! - `replica`: an application's handle, its task, and the supervisor that follows altered tables on.
+//! - `replica`: an application's handle, its task, and the supervisor that follows altered tables
+//!   on.
 //! - `driver`: the loop between the engine and the connections.
 //! - `connection`: how the sessions are opened, proven and set; [`Connector`].
 //! - `read`: one read of a table as a task of its own, and the format of COPY.
@@ -17,8 +18,8 @@
 //! - `schema`: tables as PostgreSQL describes them, and what announces their changes.
 //! - [`sqlstate`]: the server's error codes, with the reaction to each.
 //!
-//! Hosts, passwords and TLS come in through [`Connector`]. L is polled in every turn of the loop, also
-//! while a table is read: the server's notification queue never waits for us.
+//! Hosts, passwords and TLS come in through [`Connector`]. L is polled in every turn of the loop,
+//! also while a table is read: the server's notification queue never waits for us.
 
 mod apply;
 mod connection;

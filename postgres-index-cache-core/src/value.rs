@@ -156,7 +156,8 @@ impl CellType {
     }
 
     /// Returns whether columns of this type have an index from the start. Other columns have none
-    /// until [`TableCache::ensure_index`](crate::tooling::TableCache::ensure_index) is called for them.
+    /// until [`TableCache::ensure_index`](crate::tooling::TableCache::ensure_index) is called for
+    /// them.
     pub fn is_indexed_at_load(self) -> bool {
         matches!(self, Self::Int2 | Self::Int4 | Self::Int8 | Self::Uuid)
     }

@@ -188,9 +188,9 @@ pub async fn open(
     Ok(supervisor)
 }
 
-/// Locks the cache of a table for reading, once the cache has the indexes that help to find the rows
-/// that fulfil `conditions`. Making an index takes longer than a scan, which pays off as soon as a
-/// live cache is asked again.
+/// Locks the cache of a table for reading, once the cache has the indexes that help to find the
+/// rows that fulfil `conditions`. Making an index takes longer than a scan, which pays off as soon
+/// as a live cache is asked again.
 pub fn indexed_cache<'a>(
     supervisor: &'a Supervisor<Target>,
     table: TableId,

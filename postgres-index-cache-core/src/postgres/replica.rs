@@ -7,8 +7,8 @@
 //!
 //! Once a replica is open, only its owner ends it. A table that is altered, renamed or swapped is
 //! described afresh by its name and followed on. A table that cannot be followed or read is stale,
-//! with the cause, until that is undone; the other tables go on. A row that does not fit the model is
-//! kept out ([`OnMisfit`](crate::OnMisfit)).
+//! with the cause, until that is undone; the other tables go on. A row that does not fit the model
+//! is kept out ([`OnMisfit`](crate::OnMisfit)).
 
 mod builder;
 mod describe;

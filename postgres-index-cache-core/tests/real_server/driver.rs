@@ -71,8 +71,8 @@ fn options(channel: &str) -> DriverOptions {
     }
 }
 
-/// Returns the configuration of a table as the catalogue has it, but without the triggers that must be
-/// there: no look mends a fault then, and the rows that are lost must be found.
+/// Returns the configuration of a table as the catalogue has it, but without the triggers that must
+/// be there: no look mends a fault then, and the rows that are lost must be found.
 pub async fn described(database: &Database, name: &str) -> TableConfig {
     let mut client = database.client().await;
     let catalog = Catalog::begin(&mut client, CatalogAccess::ReadOnly)
@@ -687,8 +687,8 @@ async fn what_is_written_in_silence_behind_unchanged_definitions_is_seen() {
         until_reloaded(&mut driver).await;
         assert_eq!(cached(&driver), stored(&client).await, "{silent}");
     }
-    // TRUNCATE gives the table other files as well. It is announced, so it needs no reload, unless a
-    // look has seen the files before the announcement arrived: then one, and none afterwards.
+    // TRUNCATE gives the table other files as well. It is announced, so it needs no reload, unless
+    // a look has seen the files before the announcement arrived: then one, and none afterwards.
     let before = driver.engine().counters().reloads;
     client
         .batch_execute("TRUNCATE kv; INSERT INTO kv VALUES (1, 'a', 1)")

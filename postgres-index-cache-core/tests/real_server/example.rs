@@ -110,8 +110,8 @@ fn http(address: &str, path: &str) -> (u16, String) {
     (code, body)
 }
 
-/// A load balancer must not be told that a service is ready whose cache is stale; the service goes on
-/// answering, and says in each answer what the rows are worth.
+/// A load balancer must not be told that a service is ready whose cache is stale; the service goes
+/// on answering, and says in each answer what the rows are worth.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_web_service_is_ready_while_its_cache_is_live() {
     let database = Database::with(USERS).await;

@@ -117,7 +117,8 @@ fn with_count(answer: Answer, state: PromptState, format: Format) -> String {
     text
 }
 
-/// Returns the members of a failure's last object: no rows, the error, and the hint if there is one.
+/// Returns the members of a failure's last object: no rows, the error, and the hint if there is
+/// one.
 fn failure_json(report: &Report) -> Vec<(&'static str, Value)> {
     let mut members = vec![("rows", json!(0)), ("error", json!(report.error))];
     members.extend(report.hint.iter().map(|hint| ("hint", json!(hint))));

@@ -23,8 +23,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-/// What became of a connection. Each opening has a number, the epoch, so that an event of an earlier
-/// one is told from the last.
+/// What became of a connection. Each opening has a number, the epoch, so that an event of an
+/// earlier one is told from the last.
 pub(in crate::postgres) enum ConnectionEvent {
     /// All connections are open, and L listens.
     Connected { epoch: u64, sessions: Box<Sessions> },
@@ -191,7 +191,8 @@ impl Opener {
             .map_err(|source| DriverError::Claim { role, source })
     }
 
-    /// Opens and prepares F or Q. When the session ends, the driver gets [`ConnectionEvent::Ended`].
+    /// Opens and prepares F or Q. When the session ends, the driver gets
+    /// [`ConnectionEvent::Ended`].
     async fn open_aux(&self, via: AuxConnection) -> Result<OpenSession, DriverError> {
         // On F, `lock_timeout` bounds the wait for the notify lock, which each commit that notifies
         // holds. `statement_timeout` does not end that wait.

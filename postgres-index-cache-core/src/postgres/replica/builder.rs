@@ -89,8 +89,8 @@ impl Replica {
 }
 
 impl ReplicaBuilder {
-    /// Adds a table, `users` or `app.users`, whose key is one column of type uuid. Returns the handle
-    /// with which the open replica is asked for its rows.
+    /// Adds a table, `users` or `app.users`, whose key is one column of type uuid. Returns the
+    /// handle with which the open replica is asked for its rows.
     ///
     /// The model is read from each row as JSON, with the columns that the trigger sends.
     pub fn table<T: Model>(&mut self, name: &str) -> ReplicaTable<T> {
@@ -128,11 +128,12 @@ impl ReplicaBuilder {
         self
     }
 
-    /// Sets how many bytes the caches and the changes that wait for them may take; 4 GiB by default.
-    /// What the models themselves hold on the heap is not counted.
+    /// Sets how many bytes the caches and the changes that wait for them may take; 4 GiB by
+    /// default. What the models themselves hold on the heap is not counted.
     ///
-    /// Past the bound, the changes that wait are dropped and their table is read again. If the caches
-    /// alone take more, the replica cannot be opened; a table that was live is stale, and tried again.
+    /// Past the bound, the changes that wait are dropped and their table is read again. If the
+    /// caches alone take more, the replica cannot be opened; a table that was live is stale, and
+    /// tried again.
     pub fn max_memory(&mut self, bytes: usize) -> &mut Self {
         self.max_memory = bytes;
         self

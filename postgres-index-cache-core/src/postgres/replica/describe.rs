@@ -38,8 +38,8 @@ impl SupervisedTable for DescribedTable {
     }
 }
 
-/// Describes the tables of these names, in their order. A table that cannot be followed has an error
-/// of its own.
+/// Describes the tables of these names, in their order. A table that cannot be followed has an
+/// error of its own.
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses.

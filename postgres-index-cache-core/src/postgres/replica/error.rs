@@ -7,8 +7,8 @@ use crate::postgres::schema::catalog::CatalogError;
 use crate::postgres::schema::eligibility::FollowError;
 use std::sync::Arc;
 
-/// The reason why a replica could not be opened, or has ended. [`hint`](Self::hint) says what to do,
-/// if that is known.
+/// The reason why a replica could not be opened, or has ended. [`hint`](Self::hint) says what to
+/// do, if that is known.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplicaError {

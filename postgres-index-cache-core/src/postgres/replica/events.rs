@@ -83,8 +83,8 @@ pub enum ReplicaEvent {
     },
 }
 
-/// The events of a replica from a moment on. A subscriber that is slow misses events, and is told how
-/// many ([`ReplicaEvent::Missed`]). The last event is [`ReplicaEvent::Ended`].
+/// The events of a replica from a moment on. A subscriber that is slow misses events, and is told
+/// how many ([`ReplicaEvent::Missed`]). The last event is [`ReplicaEvent::Ended`].
 ///
 /// Also a [`Stream`].
 #[must_use = "events are read with `next`, or as a stream"]

@@ -83,8 +83,8 @@ impl<T> ReadGuard<'_, T> {
         self.table.is_current
     }
 
-    /// Returns the keys of the rows that do not fit the model and are kept out, with the reasons. The
-    /// reason is empty past the first thousand.
+    /// Returns the keys of the rows that do not fit the model and are kept out, with the reasons.
+    /// The reason is empty past the first thousand.
     pub fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
         self.cache.misfits()
     }
@@ -92,8 +92,8 @@ impl<T> ReadGuard<'_, T> {
 
 /// An application's typed caches, kept in step with their tables by a task of their own.
 ///
-/// A replica is `Send` and `Sync`; share it as an `Arc<Replica>`. When the last handle is dropped its
-/// task ends.
+/// A replica is `Send` and `Sync`; share it as an `Arc<Replica>`. When the last handle is dropped
+/// its task ends.
 ///
 /// ```no_run
 /// use postgres_index_cache_core::{Connector, HasPrimaryKey, Indexable, Replica};
@@ -185,8 +185,8 @@ impl Replica {
     /// Waits until everything that was committed before this call is in the caches, and the
     /// definitions of the tables were looked at since. So an application reads what it wrote.
     ///
-    /// A gap is waited out, and so is a table that cannot be followed: put a timeout around the call
-    /// if that may take too long.
+    /// A gap is waited out, and so is a table that cannot be followed: put a timeout around the
+    /// call if that may take too long.
     ///
     /// # Errors
     /// If the replica has ended.
@@ -194,8 +194,8 @@ impl Replica {
         self.fence_of(None).await
     }
 
-    /// Waits as [`fence`](Self::fence) does, for the cache of one table. Other tables, which may not
-    /// be followed now, are not waited for.
+    /// Waits as [`fence`](Self::fence) does, for the cache of one table. Other tables, which may
+    /// not be followed now, are not waited for.
     ///
     /// # Errors
     /// If the replica has ended, or the table is of another one.
@@ -233,8 +233,8 @@ impl Replica {
     /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go
     /// on. The cache does not change until that is done.
     ///
-    /// Rows are compared by 64-bit digests of the columns that the trigger sends, so the answer names
-    /// the keys of rows that differ, and no columns.
+    /// Rows are compared by 64-bit digests of the columns that the trigger sends, so the answer
+    /// names the keys of rows that differ, and no columns.
     ///
     /// # Errors
     /// If the replica has ended, or the table is of another one.

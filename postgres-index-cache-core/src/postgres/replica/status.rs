@@ -6,16 +6,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// How far the rows of a replica, or of one of its tables, can be relied on. The status of a replica
-/// is that of its worst table.
+/// How far the rows of a replica, or of one of its tables, can be relied on. The status of a
+/// replica is that of its worst table.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ReplicaStatus {
     /// The cache is its table as of the last fence or later.
     Live,
     /// The cache is not wholly its table. Either rows do not fit the model and are kept out
-    /// ([`ReadGuard::misfits`](crate::ReadGuard::misfits)), or the table must be read again and waits
-    /// for that, since it was read a moment ago.
+    /// ([`ReadGuard::misfits`](crate::ReadGuard::misfits)), or the table must be read again and
+    /// waits for that, since it was read a moment ago.
     Degraded {
         /// The name of the table, as the builder was given it.
         table: Arc<str>,

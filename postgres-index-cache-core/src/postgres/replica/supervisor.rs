@@ -9,12 +9,12 @@
 //! ```
 //!
 //! Who names a table follows the name. After a swap, or a DROP and a CREATE, the table that has the
-//! name now is loaded and followed; in between it is stale. Each table is held and resumed alone, so
-//! one that is gone or silenced leaves the others live. While a table is loaded into a cache of
+//! name now is loaded and followed; in between it is stale. Each table is held and resumed alone,
+//! so one that is gone or silenced leaves the others live. While a table is loaded into a cache of
 //! another shape, the old rows can still be read.
 //!
-//! An application's [`Replica`](crate::Replica) and the tool's shell, `query --watch` and `tail --diff`
-//! all run a supervisor.
+//! An application's [`Replica`](crate::Replica) and the tool's shell, `query --watch` and `tail
+//! --diff` all run a supervisor.
 
 use crate::postgres::apply::cells::CellDecoder;
 use crate::postgres::apply::writer::{CacheWriter, SinkWriter};
@@ -36,8 +36,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long it may take to describe the tables. The server may have accepted the connection and then
-/// say nothing.
+/// How long it may take to describe the tables. The server may have accepted the connection and
+/// then say nothing.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A table as somebody follows it.
@@ -58,8 +58,8 @@ pub trait SupervisedTable: Clone + Send + Sync + 'static {
 #[error("{0}")]
 pub struct Unfollowed(pub String);
 
-/// The result of describing the tables: for each name, in order, the table or the reason why it cannot
-/// be followed; or the reason why nothing could be described.
+/// The result of describing the tables: for each name, in order, the table or the reason why it
+/// cannot be followed; or the reason why nothing could be described.
 pub type Description<T> = Result<Vec<Result<T, Unfollowed>>, Unfollowed>;
 
 /// A description that is underway.
@@ -189,8 +189,8 @@ fn channels_of<'a, T: SupervisedTable>(targets: impl Iterator<Item = &'a T>) -> 
 }
 
 impl<T: SupervisedTable> Supervisor<T> {
-    /// Connects for `targets`, which `describe` can describe afresh, with caches of the supervisor's
-    /// own. Nothing is read yet.
+    /// Connects for `targets`, which `describe` can describe afresh, with caches of the
+    /// supervisor's own. Nothing is read yet.
     ///
     /// # Errors
     /// If a session cannot be had, or the server refuses to LISTEN.
@@ -333,15 +333,15 @@ impl<T: SupervisedTable> Supervisor<T> {
         Ok(())
     }
 
-    /// Returns whether everything that was committed before this fence was asked for is in the cache
-    /// of a table that can be read now.
+    /// Returns whether everything that was committed before this fence was asked for is in the
+    /// cache of a table that can be read now.
     pub fn has_reached_for(&self, table: TableId, fence: FenceId) -> bool {
         // The cache that is being loaded may not be the one that can be read.
         self.tables[table.0].next.is_none() && self.driver.has_reached_for(table, fence)
     }
 
-    /// Waits for something to happen, and does what follows from it. The future may be dropped at any
-    /// point.
+    /// Waits for something to happen, and does what follows from it. The future may be dropped at
+    /// any point.
     ///
     /// # Errors
     /// If something keeps the tables from being live for the first time. Afterwards there is none.
@@ -388,8 +388,9 @@ impl<T: SupervisedTable> Supervisor<T> {
         Ok(())
     }
 
-    /// Describes the tables afresh now rather than later: the cause that kept one of them from being
-    /// followed may have been mended. Returns the number of a description that begins from now on.
+    /// Describes the tables afresh now rather than later: the cause that kept one of them from
+    /// being followed may have been mended. Returns the number of a description that begins from
+    /// now on.
     pub fn look_again(&mut self) -> u64 {
         self.describe_again();
         if self.is_altered_since {
@@ -411,8 +412,8 @@ impl<T: SupervisedTable> Supervisor<T> {
         self.done >= number
     }
 
-    /// Describes the tables while the driver goes on. If that is being done already, it is done once
-    /// more afterwards: the tables may have been seen before the change.
+    /// Describes the tables while the driver goes on. If that is being done already, it is done
+    /// once more afterwards: the tables may have been seen before the change.
     fn describe_again(&mut self) {
         self.describe_at = None;
         if self.describing.is_some() {

@@ -32,8 +32,8 @@ pub(super) enum Command {
     ShutDown,
 }
 
-/// Publishes the end of the task, however it comes: by a panic, or with the runtime. Whoever asks for
-/// the status of a replica whose task is gone must not be told that it is live.
+/// Publishes the end of the task, however it comes: by a panic, or with the runtime. Whoever asks
+/// for the status of a replica whose task is gone must not be told that it is live.
 struct PublishesEnd {
     status: Arc<Mutex<SharedStatus>>,
     events: broadcast::Sender<ReplicaEvent>,
