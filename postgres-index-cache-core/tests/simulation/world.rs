@@ -69,6 +69,8 @@ pub struct World {
     engine: Engine,
     server: Server,
     wrong: Option<Wrong>,
+    /// Every output of the engine, as text, if somebody asked for that.
+    outputs: Option<Vec<String>>,
     caches: Vec<Cache>,
     held_fences: Vec<HeldFence>,
     /// What the driver knows of each table.
@@ -114,6 +116,16 @@ pub struct World {
 }
 
 impl World {
+    /// Runs a seed to its end and returns every output of the engine, in order.
+    pub fn outputs_of(seed: u64) -> Vec<String> {
+        let mut world = Self::new(seed, None);
+        world.outputs = Some(Vec::new());
+        world
+            .run()
+            .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        world.outputs.unwrap_or_default()
+    }
+
     pub fn new(seed: u64, wrong: Option<Wrong>) -> Self {
         let mut random = Rng::with_seed(seed);
         let fault = match wrong {
@@ -149,6 +161,7 @@ impl World {
             engine,
             server,
             wrong,
+            outputs: None,
             caches: TABLES.iter().map(|_| Cache::default()).collect(),
             held_fences: Vec::new(),
             followed: std::array::from_fn(KnownTable::new),

@@ -79,6 +79,9 @@ impl World {
         let mut claims: Vec<Claim> = Vec::new();
         self.engine.handle(input, self.now);
         while let Some(output) = self.engine.poll() {
+            if let Some(outputs) = &mut self.outputs {
+                outputs.push(format!("{output:?}"));
+            }
             claims.extend(self.carry_out(output)?);
         }
         // Only now, since `CacheBusy` is said once for all that one input has handed out.
