@@ -11,7 +11,6 @@ use crate::commands::{
 use crate::render::Format;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ColorChoice, Parser, Subcommand};
-use std::time::Duration;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -113,55 +112,6 @@ pub enum Command {
     Completions(completions::Args),
 }
 
-/// Parses a time like `500ms`, `5s`, `2m` or `1h`. A number without a unit is seconds.
-///
-/// # Errors
-/// A text for people, if `text` is not such a time.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: f64 = digits
-        .parse()
-        .map_err(|_| format!("expected a time like 500ms, 5s or 2m, not \"{text}\""))?;
-    let seconds = match &text[digits.len()..] {
-        "ms" => number / 1000.0,
-        "" | "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        unit => return Err(format!("unknown unit \"{unit}\": use ms, s, m or h")),
-    };
-    // Not `from_secs_f64`: it panics on a negative number, and on one that overflows.
-    Duration::try_from_secs_f64(seconds).map_err(|_| format!("\"{text}\" is not a time"))
-}
-
-/// Parses a size like `512MB`, `2GiB` or `1000000` into bytes. The units are powers of 1024.
-///
-/// # Errors
-/// A text for people, if `text` is not such a size.
-pub fn parse_bytes(text: &str) -> Result<usize, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: f64 = digits
-        .trim()
-        .parse()
-        .map_err(|_| format!("expected a size like 512MB or 2GB, not \"{text}\""))?;
-    let unit = text[digits.len()..].to_ascii_lowercase();
-    // `2G`, `2GB` and `2GiB` mean the same.
-    let power = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        _ => return Err(format!("unknown unit \"{unit}\": use KB, MB, GB or TB")),
-    };
-    let bytes = number * 1024_f64.powi(power);
-    // `as` saturates: a size that no machine has is as good as no limit.
-    if bytes.is_finite() && bytes >= 0.0 {
-        Ok(bytes as usize)
-    } else {
-        Err(format!("\"{text}\" is not a size"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,21 +120,5 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn times_and_sizes_are_read() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
-        for bad in ["", "x", "3d", "-1s", "1e300h"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse_bytes("512MB"), Ok(512 << 20));
-        assert_eq!(parse_bytes("2GiB"), Ok(2 << 30));
-        assert_eq!(parse_bytes("123"), Ok(123));
-        for bad in ["", "GB", "1XB", "-1MB"] {
-            assert!(parse_bytes(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -15,3 +15,4 @@ pub mod secrets;
 pub mod suspend;
 pub mod tables;
 pub mod triggers;
+pub mod units;

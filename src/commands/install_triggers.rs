@@ -3,7 +3,6 @@
 //! [`triggers`](crate::triggers); this file asks for them and shows them.
 
 use super::Context;
-use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
@@ -12,6 +11,7 @@ use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::{PlanKind, TablePlan};
 use crate::triggers::{OptionChanges, TriggerOptions, check_channel, script};
+use crate::units::parse_duration;
 use anyhow::Context as _;
 use postgres_index_cache_core::tooling::is_obeyed;
 use std::io::IsTerminal as _;

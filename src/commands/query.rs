@@ -3,7 +3,6 @@
 
 use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
-use crate::cli::parse_bytes;
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
@@ -15,6 +14,7 @@ use crate::tables::supervised::{self, MakeTarget};
 use crate::tables::target::{Target, open};
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::{Observed, observe};
+use crate::units::parse_bytes;
 use postgres_index_cache_core::tooling::postgres::Driver;
 use postgres_index_cache_core::tooling::sync::TableId;
 use postgres_index_cache_core::tooling::{AccessPath, QueryResult};

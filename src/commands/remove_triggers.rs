@@ -2,13 +2,13 @@
 //! shows in the same form.
 
 use super::{Context, install_triggers};
-use crate::cli::parse_duration;
 use crate::exit_code::ExitCode;
 use crate::render::print;
 use crate::tables::catalog;
 use crate::triggers::OptionChanges;
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::PlanKind;
+use crate::units::parse_duration;
 use anyhow::Context as _;
 use std::time::Duration;
 

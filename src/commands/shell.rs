@@ -19,8 +19,8 @@ mod overview;
 mod session;
 
 use super::{Context, Signals};
-use crate::cli::parse_bytes;
 use crate::exit_code::ExitCode;
+use crate::units::parse_bytes;
 use anyhow::Context as _;
 use input::{Input, Request};
 use session::Session;

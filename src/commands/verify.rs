@@ -5,7 +5,6 @@
 
 use super::{Context, Signals};
 use crate::causes::{self, Senders};
-use crate::cli::{parse_bytes, parse_duration};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
@@ -16,6 +15,7 @@ use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, open};
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::observe;
+use crate::units::{parse_bytes, parse_duration};
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::KeyBuf;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity, diagnose};

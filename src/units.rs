@@ -1,0 +1,77 @@
+//! Times and sizes as people write them, for clap.
+
+use jiff::fmt::friendly::SpanParser;
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Parses a time like `500ms`, `5s`, `2m`, `1h` or `1h 30m`. A number without a unit is seconds.
+///
+/// # Errors
+/// A text for people, if `text` is not such a time.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    // jiff refuses a number without a unit.
+    let with_unit = if text.ends_with(|c: char| c.is_ascii_digit()) {
+        Cow::Owned(format!("{text}s"))
+    } else {
+        Cow::Borrowed(text)
+    };
+    SpanParser::new()
+        .parse_unsigned_duration(with_unit.as_ref())
+        .map_err(|_| format!("expected a time like 500ms, 5s or 2m, not \"{text}\""))
+}
+
+/// Parses a size like `512MB`, `2GiB` or `1000000` into bytes. The units are powers of 1024:
+/// `2G`, `2GB` and `2GiB` mean the same, as in PostgreSQL's settings.
+///
+/// # Errors
+/// A text for people, if `text` is not such a size.
+pub fn parse_bytes(text: &str) -> Result<usize, String> {
+    let bytes = parse_size::Config::new().with_binary().parse_size(text);
+    bytes
+        .ok()
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or_else(|| format!("expected a size like 512MB or 2GB, not \"{text}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_and_without_a_unit() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
+        assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
+        for bad in [
+            "",
+            "x",
+            "3d",
+            "-1s",
+            "-1",
+            "1e300h",
+            "soon",
+            "99999999999999999999s",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn units_of_a_size_are_powers_of_1024() {
+        assert_eq!(parse_bytes("512MB"), Ok(512 << 20));
+        assert_eq!(parse_bytes("512mb"), Ok(512 << 20));
+        assert_eq!(parse_bytes("1.5k"), Ok(1536));
+        for same in ["2G", "2GB", "2GiB", "2 GB"] {
+            assert_eq!(parse_bytes(same), Ok(2 << 30), "{same}");
+        }
+        assert_eq!(parse_bytes("123"), Ok(123));
+        assert_eq!(parse_bytes("123B"), Ok(123));
+        for bad in ["", "GB", "1XB", "-1MB", "1e300"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}
