@@ -4,9 +4,6 @@
 use super::sql::Expected;
 use crate::tables::catalog::CatalogTable;
 use postgres_index_cache_core::tooling::postgres::triggers::{Announced, announced};
-pub use postgres_index_cache_core::tooling::postgres::triggers::{
-    ROW_EVENTS, TRUNCATE_EVENT, announces, is_for, is_ours,
-};
 use std::ops::Deref;
 
 /// The origin of an installed trigger function.

@@ -4,7 +4,7 @@
 //! A plan is made before anything is changed. All that can be refused is refused while it is made,
 //! so a dry run promises nothing that would fail.
 
-use super::observe::{TRUNCATE_EVENT, announces, is_for, is_ours, observe};
+use super::observe::observe;
 use super::sql::{self, Expected, ExpectedTrigger};
 use super::{OptionChanges, TriggerOptions, script};
 use crate::failure::with_hint;
@@ -12,7 +12,9 @@ use crate::tables::catalog::{
     self, Catalog, CatalogKey, CatalogTable, Enabled, Function, Leaf, RelationKind, Trigger,
 };
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::tooling::postgres::triggers::{check_table, read_comment};
+use postgres_index_cache_core::tooling::postgres::triggers::{
+    TRUNCATE_EVENT, announces, check_table, is_for, is_ours, read_comment,
+};
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 use std::fmt;
 use tokio_postgres::types::Type;

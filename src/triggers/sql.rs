@@ -5,13 +5,12 @@
 //! nor an object that a writer made can change what the function does.
 
 use super::TriggerOptions;
-use super::observe::{ROW_EVENTS, TRUNCATE_EVENT};
 use crate::tables::catalog::{
     CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
 };
 use postgres_index_cache_core::tooling::CellType;
 use postgres_index_cache_core::tooling::postgres::triggers::{
-    Comment, PINNED, digest, settings, to_arguments, write_comment,
+    Comment, PINNED, ROW_EVENTS, TRUNCATE_EVENT, digest, settings, to_arguments, write_comment,
 };
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 
