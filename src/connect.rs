@@ -13,7 +13,7 @@
 mod environment;
 mod parameters;
 
-use crate::failure::with_hint;
+use crate::failure::{ConnectFailure, Silent, with_hint};
 use crate::secrets::{is_bare, is_connection_string};
 use crate::suspend::Suspension;
 use anyhow::{Context as _, bail};
@@ -201,32 +201,6 @@ impl Connector for Server {
     }
 }
 
-/// An attempt to connect that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("connect to {server}")]
-pub struct ConnectFailure {
-    server: String,
-    /// [`Silent`], or the error of tokio-postgres.
-    source: ConnectError,
-}
-
-/// The server took the connection of TCP and said nothing within this time.
-#[derive(Debug, thiserror::Error)]
-#[error("it did not answer within {} s", .0.as_secs_f64())]
-struct Silent(Duration);
-
-impl ConnectFailure {
-    /// Returns advice, if the reason is known.
-    pub fn hint(&self) -> Option<String> {
-        if self.source.is::<Silent>() {
-            let hint = "is this a PostgreSQL server's port? To wait longer, set connect_timeout or \
-                PGCONNECT_TIMEOUT";
-            return Some(hint.to_string());
-        }
-        self.source.downcast_ref().and_then(connection_hint)
-    }
-}
-
 /// Returns the name of a host of TCP that is not this machine.
 fn remote_name(host: &Host) -> Option<&String> {
     match host {
@@ -245,25 +219,6 @@ fn remote_name(host: &Host) -> Option<&String> {
 fn is_starting(error: &ConnectFailure) -> bool {
     let code = sqlstate::of(error);
     code.is_some_and(|code| sqlstate::policy(Some(code)) == Policy::Starting)
-}
-
-/// Returns advice on an error of connecting; `None` if none is known for the server's code.
-fn connection_hint(error: &tokio_postgres::Error) -> Option<String> {
-    if let Some(code) = sqlstate::of(error) {
-        return sqlstate::hint(code).map(str::to_string);
-    }
-    // tokio-postgres has no code for these two, only a text.
-    let cause = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
-    let hint = if cause.contains("password missing") {
-        "the server asks for a password: set PGPASSWORD or put it into the URL (password files \
-        are not read)"
-    } else if cause.contains("does not allow writes") {
-        "it is a standby, or read only: name the primary, or another target_session_attrs"
-    } else {
-        "is the server running, and is this its address? Name it with --database-url, \
-        DATABASE_URL or PGHOST and PGPORT"
-    };
-    Some(hint.to_string())
 }
 
 /// Refuses an sslmode that asks for TLS, which this version does not have. To connect in plaintext

@@ -1,7 +1,9 @@
 //! [`Report`]: an error as people see it: the attempt, the server's words, then a hint.
 
-use crate::connect::ConnectFailure;
+mod connecting;
+
 use crate::render::escape::escape;
+pub use connecting::{ConnectFailure, Silent};
 use std::error::Error as StdError;
 use std::fmt;
 use throwaway_postgres::INSTALL_HINT;
