@@ -7,6 +7,7 @@ pub mod causes;
 pub mod cli;
 pub mod commands;
 pub mod connect;
+pub mod dispatch;
 pub mod exit_code;
 pub mod failure;
 pub mod line_editor;

@@ -6,7 +6,7 @@ use pgic::cli::Cli;
 use pgic::exit_code::ExitCode;
 use pgic::render::escape::escape;
 use pgic::render::{OutputClosed, note};
-use pgic::{commands, failure, secrets};
+use pgic::{dispatch, failure, secrets};
 use std::ffi::OsString;
 
 fn main() -> std::process::ExitCode {
@@ -23,7 +23,7 @@ fn main() -> std::process::ExitCode {
         Ok(cli) => cli,
         Err(refused) => return refuse(&refused, &arguments),
     };
-    let code = match commands::run(cli) {
+    let code = match dispatch::run(cli) {
         Ok(code) => code,
         // A closed pipe (`pgic tail | head`) is no failure: the reader has all that it wanted.
         Err(error) if error.downcast_ref::<OutputClosed>().is_some() => ExitCode::Yes,

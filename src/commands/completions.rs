@@ -1,9 +1,7 @@
 //! `pgic completions`: scripts that make a shell complete pgic's commands and options.
 
-use crate::cli::Cli;
 use crate::exit_code::ExitCode;
 use crate::render::print;
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 /// Print a completion script for a shell
@@ -28,18 +26,18 @@ Exit codes:
   0  done
   2  the script could not be written";
 
-/// Returns the completion script for `shell`. Needs no server.
-pub fn script(shell: Shell) -> String {
+/// Returns the completion script of `pgic`, the whole command line, for `shell`.
+pub fn script(shell: Shell, pgic: &mut clap::Command) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "pgic", &mut script);
+    clap_complete::generate(shell, pgic, "pgic", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Prints the completion script.
+/// Prints the completion script of `pgic`, the whole command line. Needs no server.
 ///
 /// # Errors
 /// If the script cannot be written to stdout.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    print(&script(args.shell))?;
+pub fn run(args: &Args, pgic: &mut clap::Command) -> anyhow::Result<ExitCode> {
+    print(&script(args.shell, pgic))?;
     Ok(ExitCode::Yes)
 }

@@ -65,7 +65,7 @@ Exit codes:
      answered";
 
 /// Returns whether to show a prompt: a person types, and sees the answers.
-pub(super) fn is_at_terminal() -> bool {
+pub(crate) fn is_at_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 

@@ -1,0 +1,116 @@
+//! [`run`]: a parsed command line is carried out, with a runtime and traces around the command.
+
+use crate::cli::{Cli, Command, Global};
+use crate::commands::{
+    Context, completions, demo, install_triggers, query, remove_triggers, shell, status, tail,
+    verify,
+};
+use crate::connect::Environment;
+use crate::exit_code::ExitCode;
+use crate::failure::HintExt as _;
+use crate::render::Trace;
+use crate::suspend::Suspension;
+use anyhow::Context as _;
+use clap::{ColorChoice, CommandFactory as _};
+
+/// Runs the command that was parsed, and returns the exit code.
+///
+/// # Errors
+/// If the command could not be carried out.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    trace(cli.global.verbose);
+    let context = context(&cli.global);
+    // A shell may load completions whenever it starts: neither a runtime nor a limit on files is in
+    // the way of that.
+    if let Command::Completions(args) = &cli.command {
+        return completions::run(args, &mut Cli::command());
+    }
+    check_files()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.context("start the runtime")?;
+    let done = runtime.block_on(async {
+        // At a prompt the terminal is in raw mode, so Ctrl-Z arrives as a key: the line editor
+        // closes the connections and stops the process itself. The demo's commands are processes of
+        // their own, which get the signal of Ctrl-Z too and close their connections themselves.
+        let has_prompt = matches!(cli.command, Command::Shell(_)) && shell::is_at_terminal();
+        if has_prompt {
+            context.suspension.catch_continue();
+        } else if !matches!(cli.command, Command::Demo(_)) {
+            context.suspension.catch_stop();
+        }
+        match cli.command {
+            Command::InstallTriggers(args) => install_triggers::run(&context, args).await,
+            Command::RemoveTriggers(args) => remove_triggers::run(&context, args).await,
+            Command::Status(args) => status::run(&context, args).await,
+            Command::Tail(args) => Box::pin(tail::run(&context, args)).await,
+            Command::Query(args) => Box::pin(query::run(&context, args)).await,
+            Command::Shell(args) => Box::pin(shell::run(&context, args)).await,
+            Command::Verify(args) => Box::pin(verify::run(&context, args)).await,
+            Command::Demo(args) => demo::run(&context, args).await,
+            Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+        }
+    });
+    // Dropping the runtime would wait for tasks that block: one that waits for a server that is
+    // gone must not keep this process from ending.
+    runtime.shutdown_background();
+    done
+}
+
+/// Returns the context that all commands get, from the options of the command line.
+fn context(global: &Global) -> Context {
+    let choice = match global.color {
+        ColorChoice::Auto => anstream::AutoStream::choice(&std::io::stdout()),
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+    };
+    // stderr follows `--color` too, but with `auto` it decides for itself: it may be a terminal
+    // where stdout is a pipe.
+    match global.color {
+        ColorChoice::Auto => {}
+        ColorChoice::Always => anstream::ColorChoice::Always.write_global(),
+        ColorChoice::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    Context {
+        database_url: global.database_url.clone(),
+        environment: Environment::of_process(),
+        format: global.output,
+        color: choice != anstream::ColorChoice::Never,
+        quiet: global.quiet,
+        suspension: Suspension::default(),
+    }
+}
+
+/// Checks that this process may open as many files as the runtime and the connections take.
+///
+/// Otherwise the runtime would fail at a file that it needs, and say nothing of the limit.
+fn check_files() -> anyhow::Result<()> {
+    const NEEDED: usize = 12;
+    let opened: std::io::Result<Vec<std::fs::File>> = (0..NEEDED)
+        .map(|_| std::fs::File::open("/dev/null"))
+        .collect();
+    drop(
+        opened
+            .with_context(|| format!("open {NEEDED} files at once"))
+            .hint("raise the limit: ulimit -n 64")?,
+    );
+    Ok(())
+}
+
+/// Sends traces to stderr: none, those of debug level (`-v`), or all (`-vv`).
+fn trace(verbosity: u8) {
+    let level = match verbosity {
+        0 => return,
+        1 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    // It fails if there is a subscriber already: that one is a test's, and stays.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(|| Trace)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .try_init();
+}
