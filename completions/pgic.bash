@@ -28,6 +28,9 @@ _pgic() {
             pgic,install-triggers)
                 cmd="pgic__subcmd__install__subcmd__triggers"
                 ;;
+            pgic,man)
+                cmd="pgic__subcmd__man"
+                ;;
             pgic,query)
                 cmd="pgic__subcmd__query"
                 ;;
@@ -58,6 +61,9 @@ _pgic() {
             pgic__subcmd__help,install-triggers)
                 cmd="pgic__subcmd__help__subcmd__install__subcmd__triggers"
                 ;;
+            pgic__subcmd__help,man)
+                cmd="pgic__subcmd__help__subcmd__man"
+                ;;
             pgic__subcmd__help,query)
                 cmd="pgic__subcmd__help__subcmd__query"
                 ;;
@@ -83,7 +89,7 @@ _pgic() {
 
     case "${cmd}" in
         pgic)
-            opts="-o -q -v -d -h -V --output --color --quiet --verbose --database-url --help --version install-triggers remove-triggers status tail query shell verify demo completions help"
+            opts="-o -q -v -d -h -V --output --color --quiet --verbose --database-url --help --version install-triggers remove-triggers status tail query shell verify demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -185,7 +191,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__help)
-            opts="install-triggers remove-triggers status tail query shell verify demo completions help"
+            opts="install-triggers remove-triggers status tail query shell verify demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -241,6 +247,20 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__help__subcmd__install__subcmd__triggers)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgic__subcmd__help__subcmd__man)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -358,6 +378,44 @@ _pgic() {
                     return 0
                     ;;
                 --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                --database-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -d)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgic__subcmd__man)
+            opts="-o -q -v -d -h -V --dir --output --color --quiet --verbose --database-url --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --dir)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -43,6 +43,7 @@ complete -c pgic -n "__fish_pgic_needs_command" -f -a "shell" -d 'Keep tables in
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "verify" -d 'Compare a cache that is fed by notifications with its table, at one exact cut'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show the other commands at work on a throw-away PostgreSQL'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "man" -d 'Print a man page, or write all of them into a folder'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d 'The schema for --all' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: as installed, else cache_invalidation]' -r
@@ -175,13 +176,25 @@ complete -c pgic -n "__fish_pgic_using_subcommand completions" -s q -l quiet -d 
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "tail" -d 'Print notifications as they arrive'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "query" -d 'Load a table into a cache, catch up, and answer from the cache'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "shell" -d 'Keep tables in live caches, and ask questions at a prompt'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "verify" -d 'Compare a cache that is fed by notifications with its table, at one exact cut'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "demo" -d 'Show the other commands at work on a throw-away PostgreSQL'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c pgic -n "__fish_pgic_using_subcommand man" -l dir -d 'Write all pages into this folder, which is made if it is missing' -r -F
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand man" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s V -l version -d 'Print version'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "tail" -d 'Print notifications as they arrive'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "query" -d 'Load a table into a cache, catch up, and answer from the cache'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "shell" -d 'Keep tables in live caches, and ask questions at a prompt'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "verify" -d 'Compare a cache that is fed by notifications with its table, at one exact cut'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "demo" -d 'Show the other commands at work on a throw-away PostgreSQL'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "man" -d 'Print a man page, or write all of them into a folder'
+complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

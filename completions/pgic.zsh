@@ -259,6 +259,27 @@ json\:"JSON for programs, one object on each line"))' \
 ':shell -- The shell:(bash elvish fish powershell zsh)' \
 && ret=0
 ;;
+(man)
+_arguments "${_arguments_options[@]}" : \
+'()--dir=[Write all pages into this folder, which is made if it is missing]:DIR:_files' \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+'::command -- The command that the page is about:_default' \
+&& ret=0
+;;
 (help)
 _arguments "${_arguments_options[@]}" : \
 ":: :_pgic__subcmd__help_commands" \
@@ -307,6 +328,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(man)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (help)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -332,6 +357,7 @@ _pgic_commands() {
 'verify:Compare a cache that is fed by notifications with its table, at one exact cut' \
 'demo:Show the other commands at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
+'man:Print a man page, or write all of them into a folder' \
 'help:Print this message or the help of the given subcommand(s)' \
     )
     _describe -t commands 'pgic commands' commands "$@"
@@ -358,6 +384,7 @@ _pgic__subcmd__help_commands() {
 'verify:Compare a cache that is fed by notifications with its table, at one exact cut' \
 'demo:Show the other commands at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
+'man:Print a man page, or write all of them into a folder' \
 'help:Print this message or the help of the given subcommand(s)' \
     )
     _describe -t commands 'pgic help commands' commands "$@"
@@ -381,6 +408,11 @@ _pgic__subcmd__help__subcmd__help_commands() {
 _pgic__subcmd__help__subcmd__install-triggers_commands() {
     local commands; commands=()
     _describe -t commands 'pgic help install-triggers commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__help__subcmd__man_commands] )) ||
+_pgic__subcmd__help__subcmd__man_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic help man commands' commands "$@"
 }
 (( $+functions[_pgic__subcmd__help__subcmd__query_commands] )) ||
 _pgic__subcmd__help__subcmd__query_commands() {
@@ -416,6 +448,11 @@ _pgic__subcmd__help__subcmd__verify_commands() {
 _pgic__subcmd__install-triggers_commands() {
     local commands; commands=()
     _describe -t commands 'pgic install-triggers commands' commands "$@"
+}
+(( $+functions[_pgic__subcmd__man_commands] )) ||
+_pgic__subcmd__man_commands() {
+    local commands; commands=()
+    _describe -t commands 'pgic man commands' commands "$@"
 }
 (( $+functions[_pgic__subcmd__query_commands] )) ||
 _pgic__subcmd__query_commands() {

@@ -6,7 +6,7 @@
 //! of `Args`, then those of [`Global`].
 
 use crate::commands::{
-    completions, demo, install_triggers, query, remove_triggers, shell, status, tail, verify,
+    completions, demo, install_triggers, man, query, remove_triggers, shell, status, tail, verify,
 };
 use crate::render::Format;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -110,6 +110,7 @@ pub enum Command {
     Verify(verify::Args),
     Demo(demo::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 #[cfg(test)]

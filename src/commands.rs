@@ -4,6 +4,7 @@
 pub mod completions;
 pub mod demo;
 pub mod install_triggers;
+pub mod man;
 pub mod query;
 pub mod remove_triggers;
 pub mod shell;

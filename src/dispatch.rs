@@ -2,7 +2,7 @@
 
 use crate::cli::{Cli, Command, Global};
 use crate::commands::{
-    Context, completions, demo, install_triggers, query, remove_triggers, shell, status, tail,
+    Context, completions, demo, install_triggers, man, query, remove_triggers, shell, status, tail,
     verify,
 };
 use crate::connect::Environment;
@@ -20,10 +20,13 @@ use clap::{ColorChoice, CommandFactory as _};
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     trace(cli.global.verbose);
     let context = context(&cli.global);
-    // A shell may load completions whenever it starts: neither a runtime nor a limit on files is in
-    // the way of that.
+    // A shell may load completions whenever it starts, and a package is built where no server is:
+    // neither a runtime nor a limit on files is in the way of that.
     if let Command::Completions(args) = &cli.command {
         return completions::run(args, &mut Cli::command());
+    }
+    if let Command::Man(args) = &cli.command {
+        return man::run(args, &Cli::command());
     }
     check_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,6 +54,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Verify(args) => Box::pin(verify::run(&context, args)).await,
             Command::Demo(args) => demo::run(&context, args).await,
             Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+            Command::Man(args) => man::run(&args, &Cli::command()),
         }
     });
     // Dropping the runtime would wait for tasks that block: one that waits for a server that is

@@ -5,6 +5,7 @@ use clap::{CommandFactory as _, ValueEnum as _};
 use clap_complete::Shell;
 use pgic::cli::Cli;
 use pgic::commands::completions::script;
+use pgic::commands::man::pages;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,6 +20,45 @@ fn the_completion_scripts_are_fresh() {
             path.display()
         );
     }
+}
+
+#[test]
+fn the_man_pages_are_fresh() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let pages = pages(&Cli::command()).unwrap();
+    for page in &pages {
+        let stored = std::fs::read_to_string(folder.join(&page.file)).unwrap_or_default();
+        assert!(
+            stored == page.text,
+            "man/{} is stale: run scripts/man",
+            page.file
+        );
+    }
+    // A page without a command would stay behind when a command is renamed.
+    let stored = std::fs::read_dir(folder).unwrap().count();
+    assert_eq!(
+        stored,
+        pages.len(),
+        "man/ has a page too many: run scripts/man"
+    );
+}
+
+// Each example stands on a line of its own: roff fills lines that are not told to stay.
+#[test]
+fn a_man_page_is_printed_with_the_examples_line_by_line() {
+    let page = stdout(&["man", "completions"]);
+    assert!(page.starts_with(".ie"), "{page}");
+    assert!(page.contains("pgic\\-completions"), "{page}");
+    let (_, examples) = page.split_once(".SH EXAMPLES\n.nf\n").unwrap();
+    assert!(
+        examples.starts_with("  source <(pgic completions bash)\n"),
+        "{page}"
+    );
+    assert!(
+        page.contains("\n.SH \"EXIT CODES\"\n.nf\n  0  done\n"),
+        "{page}"
+    );
+    assert!(stdout(&["man"]).contains("pgic\\-man(1)"));
 }
 
 #[test]
@@ -84,6 +124,15 @@ fn commands() -> Vec<clap::Command> {
         .collect()
 }
 
+/// Runs `pgic` and returns its stdout.
+fn stdout(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_pgic"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Runs `pgic` and returns its exit code.
 fn exit_code(arguments: &[&str]) -> Option<i32> {
     Command::new(env!("CARGO_BIN_EXE_pgic"))
@@ -102,6 +151,7 @@ fn usage_errors_end_with_two_and_help_with_zero() {
         &["--version"],
         &["query", "--help"],
         &["completions", "bash"],
+        &["man", "tail"],
     ] {
         assert_eq!(exit_code(arguments), Some(0), "{arguments:?}");
     }
@@ -112,6 +162,8 @@ fn usage_errors_end_with_two_and_help_with_zero() {
         &["tail", "--count", "0"],
         &["tail", "--duration", "soon"],
         &["query", "t", "--max-memory", "much"],
+        &["man", "dance"],
+        &["man", "tail", "--dir", "pages"],
     ] {
         assert_eq!(exit_code(arguments), Some(2), "{arguments:?}");
     }
