@@ -24,7 +24,7 @@ use postgres_index_cache_core::tooling::postgres::triggers::PINNED;
 use postgres_index_cache_core::tooling::postgres::{
     self, ClaimError, DriverError, DriverOptions, FollowError, ReadError, TableConfig, sqlstate,
 };
-use postgres_index_cache_core::tooling::sync::{Failure, Limits};
+use postgres_index_cache_core::tooling::sync::{AuxConnection, Failure, Limits};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -207,6 +207,15 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
         holds_altered: false,
         row_events: false,
     }
+}
+
+/// The notice while nothing can be announced.
+pub const COMMITS_BLOCKED: &str =
+    "commits are blocked: nothing is announced until whoever holds the notify lock is done";
+
+/// Returns the notice of the loss of F or Q alone, for this reason.
+pub fn opened_again(via: AuxConnection, why: &str) -> String {
+    format!("the connection {} is opened again: {why}", via.purpose())
 }
 
 /// Returns the error of a driver that gave up, with a hint if one is known.

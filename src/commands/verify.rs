@@ -439,10 +439,7 @@ impl Verifier<'_> {
                         .notice(&format!("{name} is being reloaded: {why}"));
                 }
                 DriverEvent::CommitsBlocked => {
-                    self.context.notice(
-                        "commits are blocked: nothing is announced until whoever \
-                        blocks them is done",
-                    );
+                    self.context.notice(tables::COMMITS_BLOCKED);
                 }
                 _ => {}
             }

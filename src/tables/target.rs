@@ -6,8 +6,8 @@ use crate::render::progress::Progress;
 use crate::tables::catalog::{self, Catalog, CatalogColumn, CatalogTable};
 use crate::tables::conditions::Conditions;
 use crate::tables::{
-    PlannedCache, channel, check_announced, check_kind, check_memory, explain_failure, follow,
-    options, shape, shown,
+    COMMITS_BLOCKED, PlannedCache, channel, check_announced, check_kind, check_memory,
+    explain_failure, follow, opened_again, options, shape, shown,
 };
 use crate::triggers::observe::observe;
 use postgres_index_cache_core::tooling::postgres::{
@@ -250,14 +250,8 @@ pub(super) fn in_the_way(event: &DriverEvent) -> Option<String> {
         } => Some(format!(
             "the connection was lost while the tables were loaded ({why}); connecting again"
         )),
-        DriverEvent::AuxConnectionLost { via, why, .. } => Some(format!(
-            "the connection {} is opened again: {why}",
-            via.purpose()
-        )),
-        DriverEvent::CommitsBlocked => Some(
-            "commits are blocked: nothing is announced until whoever blocks them is done"
-                .to_string(),
-        ),
+        DriverEvent::AuxConnectionLost { via, why, .. } => Some(opened_again(*via, why)),
+        DriverEvent::CommitsBlocked => Some(COMMITS_BLOCKED.to_string()),
         _ => None,
     }
 }

@@ -7,9 +7,8 @@
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
 use crate::render::Format;
-use crate::tables::explain_failure;
-use crate::tables::supervised::indexed_cache;
 use crate::tables::target::Target;
+use crate::tables::{COMMITS_BLOCKED, explain_failure, opened_again};
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
 use postgres_index_cache_core::tooling::postgres::{
     Driver, DriverEvent, Supervisor, SupervisorEvent, Verification,
@@ -482,16 +481,10 @@ impl LiveCaches {
                 self.say(&format!("degraded: {name} waits to be reloaded: {why}"));
             }
             DriverEvent::AuxConnectionLost { via, why, .. } => {
-                self.say(&format!(
-                    "the connection {} is opened again: {why}",
-                    via.purpose()
-                ));
+                self.say(&opened_again(via, &why));
             }
             DriverEvent::CommitsBlocked => {
-                self.say(
-                    "commits are blocked: nothing is announced until whoever holds the notify \
-                    lock is done",
-                );
+                self.say(COMMITS_BLOCKED);
             }
             DriverEvent::Row {
                 table,

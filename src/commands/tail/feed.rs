@@ -6,7 +6,7 @@
 
 use super::queue::{Item, Queue};
 use crate::connect::Server;
-use crate::tables::{explain_failure, options};
+use crate::tables::{COMMITS_BLOCKED, explain_failure, options};
 use jiff::{SignedDuration, Timestamp};
 use postgres_index_cache_core::tooling::postgres::{Driver, DriverEvent};
 use postgres_index_cache_core::tooling::sync::State;
@@ -72,10 +72,7 @@ pub(super) async fn run(
                     }
                 }
                 DriverEvent::CommitsBlocked => {
-                    say(
-                        "commits are blocked: nothing is announced until whoever blocks them is \
-                        done",
-                    );
+                    say(COMMITS_BLOCKED);
                 }
                 _ => {}
             }
