@@ -8,13 +8,25 @@ use std::error::Error as StdError;
 use std::fmt;
 use throwaway_postgres::INSTALL_HINT;
 
-/// Advice on the next step. Attached to an error, and printed on a separate line.
+/// Advice on the next step. Attached to an error by [`with_hint`], and printed on a separate line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hint(pub String);
+struct Hint {
+    text: String,
+    /// The texts of the hints that were attached to the error before this one. They are links of
+    /// the chain, where nothing but the text tells a hint from a cause.
+    earlier: Vec<String>,
+}
+
+impl Hint {
+    /// Tells whether a link of the chain is this hint, or an earlier one.
+    fn is_or_replaces(&self, text: &str) -> bool {
+        self.text == text || self.earlier.iter().any(|earlier| earlier == text)
+    }
+}
 
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -33,9 +45,22 @@ impl<T, E: Into<anyhow::Error>> HintExt<T> for Result<T, E> {
     }
 }
 
-/// Returns `error` with a hint.
+/// Returns `error` with a hint, which replaces one that was attached before: the caller knows more
+/// of what was tried.
 pub fn with_hint(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyhow::Error {
-    error.into().context(Hint(hint.into()))
+    let error = error.into();
+    let earlier = match error.downcast_ref::<Hint>() {
+        Some(Hint { text, earlier }) => {
+            let mut texts = earlier.clone();
+            texts.push(text.clone());
+            texts
+        }
+        None => Vec::new(),
+    };
+    error.context(Hint {
+        text: hint.into(),
+        earlier,
+    })
 }
 
 /// An error in parts, each safe to print: characters that a terminal obeys are escaped.
@@ -53,14 +78,13 @@ impl Report {
     /// Takes an error apart.
     pub fn new(error: &anyhow::Error) -> Self {
         let attached = error.downcast_ref::<Hint>();
-        let attached_text = attached.map(ToString::to_string);
         let mut causes: Vec<String> = Vec::new();
         let mut details = Vec::new();
         let mut server_hint = None;
         for cause in error.chain() {
             let mut text = cause.to_string();
             // The hint is a link of the chain like any other.
-            if Some(&text) == attached_text.as_ref() {
+            if attached.is_some_and(|hint| hint.is_or_replaces(&text)) {
                 continue;
             }
             let connect_hint = cause
@@ -126,11 +150,11 @@ fn is_empty_frame(cause: &(dyn StdError + 'static)) -> bool {
 
 /// Returns the text of an attached hint, escaped. The hint with the install command has several
 /// lines and no text from outside, so it is printed as it stands.
-fn own_hint(Hint(hint): &Hint) -> String {
-    if hint == INSTALL_HINT {
-        hint.clone()
+fn own_hint(Hint { text, .. }: &Hint) -> String {
+    if text == INSTALL_HINT {
+        text.clone()
     } else {
-        escape(hint).into_owned()
+        escape(text).into_owned()
     }
 }
 
@@ -158,6 +182,23 @@ mod tests {
         assert_eq!(
             Report::new(&error).one_line(),
             "list tables: connect: refused; start the server"
+        );
+    }
+
+    // The inner hints were printed as causes: "error: install: give it more time: lock users".
+    #[test]
+    fn of_several_hints_the_outermost_is_printed_and_none_is_a_cause() {
+        let failed: Result<(), _> = Err(std::io::Error::other("not in time"));
+        let error = failed
+            .hint("look who holds the lock")
+            .context("lock users")
+            .hint("give it more time")
+            .context("install")
+            .hint("try again")
+            .unwrap_err();
+        assert_eq!(
+            lines(&error),
+            ["error: install: lock users: not in time", "hint: try again"]
         );
     }
 }
