@@ -13,7 +13,7 @@ use crate::tables::catalog::{
 };
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::triggers::{
-    TRUNCATE_EVENT, announces, check_table, is_for, is_ours, read_comment,
+    Problem, TRUNCATE_EVENT, announces, check_table, is_for, is_ours, read_comment,
 };
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 use std::fmt;
@@ -127,28 +127,46 @@ pub struct TablePlan {
 #[error("{what}")]
 struct Refusal {
     what: String,
-    hint: String,
+    /// The remedy; `None` if there is none.
+    hint: Option<String>,
 }
 
 impl Refusal {
     fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            hint: hint.into(),
+            hint: Some(hint.into()),
         }
     }
 
     /// Returns the error to show, with the remedy as its hint.
-    fn into_error(self) -> anyhow::Error {
-        let hint = self.hint.clone();
-        with_hint(self, hint)
+    fn into_error(mut self) -> anyhow::Error {
+        let hint = self.hint.take();
+        hinted(self.into(), hint)
     }
 
     /// As [`into_error`](Self::into_error), and names the table that triggers were to be installed
     /// on.
-    fn while_installing(self, table: &CatalogTable) -> anyhow::Error {
-        let hint = self.hint.clone();
-        with_hint(anyhow::Error::new(self).context(installing(table)), hint)
+    fn while_installing(mut self, table: &CatalogTable) -> anyhow::Error {
+        let hint = self.hint.take();
+        hinted(anyhow::Error::new(self).context(installing(table)), hint)
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self {
+            what: problem.text,
+            hint: problem.remedy.map(|remedy| remedy.to_string()),
+        }
+    }
+}
+
+/// Returns `error` with the hint, if there is one. An empty hint would be a line without advice.
+fn hinted(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {
+    match hint {
+        Some(hint) => with_hint(error, hint),
+        None => error,
     }
 }
 
@@ -248,10 +266,7 @@ pub async fn install(
 /// Returns the key of a table that can have announcing triggers.
 fn installable_key(table: &CatalogTable) -> Result<&CatalogKey, Refusal> {
     if let Some(problem) = check_table(table) {
-        let remedy = problem
-            .remedy
-            .map_or_else(String::new, |remedy| remedy.to_string());
-        return Err(Refusal::new(problem.text, remedy));
+        return Err(problem.into());
     }
     table.key.as_ref().ok_or_else(|| {
         let what = format!("{} has no key", table.display_name());
@@ -828,4 +843,30 @@ fn check_owner(table: &CatalogTable) -> anyhow::Result<()> {
             table.owner
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::lines;
+    use postgres_index_cache_core::tooling::postgres::triggers::{Remedy, Severity};
+
+    // A problem without a remedy had an empty line "hint: " behind it.
+    #[test]
+    fn a_refusal_has_a_hint_if_there_is_a_remedy() {
+        let problem = |remedy| Problem {
+            code: "view",
+            severity: Severity::Critical,
+            text: "users is a view".to_string(),
+            remedy,
+        };
+        let refusal = Refusal::from(problem(None));
+        assert_eq!(lines(&refusal.into_error()), ["error: users is a view"]);
+        let remedy = Remedy::Advice("name the tables under it".to_string());
+        let refusal = Refusal::from(problem(Some(remedy)));
+        assert_eq!(
+            lines(&refusal.into_error()),
+            ["error: users is a view", "hint: name the tables under it"]
+        );
+    }
 }
