@@ -180,6 +180,7 @@ impl Server {
             .copied()
             .unwrap_or(CONNECT_TIMEOUT);
         let patience = patience.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX));
+        tracing::info!(server = %self, connection = role.purpose(), "connecting");
         let connected = tokio::time::timeout(patience, config.connect(NoTls)).await;
         let connected = connected.map_err(|_| self.failure(Silent(patience)))?;
         let (client, connection) = connected.map_err(|source| self.failure(source))?;

@@ -12,6 +12,10 @@ use crate::render::Trace;
 use crate::suspend::Suspension;
 use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Runs the command that was parsed, and returns the exit code.
 ///
@@ -103,18 +107,23 @@ fn check_files() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends traces to stderr: none, those of debug level (`-v`), or all (`-vv`).
+/// Sends the traces of our crates to stderr, one a line: none, those of info and debug level (`-v`),
+/// or all (`-vv`). A line has the time, the level, the text and the fields.
 fn trace(verbosity: u8) {
     let level = match verbosity {
         0 => return,
-        1 => tracing::Level::DEBUG,
-        _ => tracing::Level::TRACE,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     };
-    // It fails if there is a subscriber already: that one is a test's, and stays.
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let ours = Targets::new()
+        .with_target("pgic", level)
+        .with_target("postgres_index_cache_core", level);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Trace)
         .with_ansi(false)
+        .with_target(false)
         .log_internal_errors(false)
-        .try_init();
+        .with_filter(ours);
+    // It fails if there is a subscriber already: that one is a test's, and stays.
+    let _ = tracing_subscriber::registry().with(lines).try_init();
 }

@@ -61,25 +61,18 @@ pub fn note(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// The writer of the log, on stderr. Characters that a terminal obeys are escaped.
+/// The writer of traces, on stderr: takes one trace at a time, and writes it as one line.
+/// Characters that a terminal obeys are escaped.
 #[derive(Debug, Clone, Copy)]
 pub struct Trace;
 
 impl Write for Trace {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        let mut escaped = String::with_capacity(text.len());
-        // The newlines at the ends of lines are the log's own, and stay.
-        for line in text.split_inclusive('\n') {
-            match line.strip_suffix('\n') {
-                Some(line) => {
-                    escaped.push_str(&escape::escape(line));
-                    escaped.push('\n');
-                }
-                None => escaped.push_str(&escape::escape(line)),
-            }
-        }
-        note(&escaped);
+        // The newline at the end is the line's own. Any other came from a field, where it could
+        // make somebody else's text pass for a trace of ours.
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        note(&format!("{}\n", escape::escape(line)));
         Ok(bytes.len())
     }
 

@@ -10,7 +10,7 @@
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::tooling::postgres::{quote_literal, sqlstate};
+use postgres_index_cache_core::tooling::postgres::{Traced, quote_literal, sqlstate};
 use postgres_index_cache_core::tooling::{CellType, Condition, Predicate, TableShape, output_text};
 use std::error::Error;
 use std::fmt;
@@ -280,7 +280,7 @@ pub async fn evaluate(
 
 /// Makes the predicate of one condition.
 async fn predicate(
-    transaction: &Transaction<'_>,
+    transaction: &Traced<Transaction<'_>>,
     column: &CatalogColumn,
     written: &Written,
 ) -> anyhow::Result<Predicate> {
@@ -333,7 +333,7 @@ fn taking(written: &Written, column: &CatalogColumn) -> String {
 /// The text is read as a value of the column's type later. A cast from the one type to the other
 /// may be somebody else's function, so none is used.
 async fn computed(
-    transaction: &Transaction<'_>,
+    transaction: &Traced<Transaction<'_>>,
     column: &CatalogColumn,
     written: &Written,
     sql: &str,
@@ -372,7 +372,7 @@ async fn computed(
 /// Neither a cast nor a constraint of a domain is evaluated: either may be somebody else's
 /// function.
 async fn cell(
-    transaction: &Transaction<'_>,
+    transaction: &Traced<Transaction<'_>>,
     column: &CatalogColumn,
     written: &Written,
     literal: &str,

@@ -20,6 +20,7 @@ mod shell;
 mod status;
 mod suspended;
 mod tail;
+mod traces;
 mod trigger;
 mod typed_values;
 mod verify;

@@ -3,6 +3,7 @@
 //! - [`session`]: one session, and the [`Connector`](session::Connector) that opens it.
 //! - [`listener`]: the session that LISTENs.
 //! - [`sessions`]: L, F and Q together: how they are opened, lost and opened again.
+//! - [`traced`]: a client that traces the statements which it sends.
 //! - [`claim`]: the proof that a session is ours alone, before anything is set in it.
 
 pub(super) mod claim;
@@ -11,3 +12,4 @@ pub(super) mod open;
 pub(super) mod session;
 pub(super) mod sessions;
 pub(super) mod settings;
+pub(super) mod traced;

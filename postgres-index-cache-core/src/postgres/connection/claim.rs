@@ -20,6 +20,7 @@
 
 use crate::postgres::connection::open::Open;
 use crate::postgres::connection::session::{ConnectError, Session, SessionPurpose};
+use crate::postgres::connection::traced::trace_statement;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -78,28 +79,35 @@ pub(in crate::postgres) async fn claim(
     mut session: Session,
 ) -> Result<ClaimedSession, ClaimError> {
     let told = told_process(&session.client).await;
-    let process = session.process().await?;
+    let process = session.process(role).await?;
     if told != Some(process) {
         // Either a pooler stands in between, or the id could not be read from the request.
         let mut witness = open(role).await.map_err(ClaimError::Witness)?;
-        if !are_apart(&mut session, &mut witness).await? {
+        if !are_apart(role, &mut session, &mut witness).await? {
             return Err(ClaimError::Shared);
         }
     }
+    trace_statement(role, SAFE);
     session
         .drive(async |client| client.batch_execute(SAFE).await)
         .await?;
+    tracing::info!(connection = role.purpose(), process, "session opened");
     Ok(ClaimedSession { session, process })
 }
 
 /// Returns whether each of two sessions stays in a process of its own.
-async fn are_apart(first: &mut Session, second: &mut Session) -> Result<bool, Error> {
-    let first_process = first.process().await?;
-    let second_process = second.process().await?;
+async fn are_apart(
+    role: SessionPurpose,
+    first: &mut Session,
+    second: &mut Session,
+) -> Result<bool, Error> {
+    let first_process = first.process(role).await?;
+    let second_process = second.process(role).await?;
     // One answer each is not enough: a pooler in transaction mode may have served the two questions
     // from two of its sessions, and swap them in the next round.
     for _ in 1..ROUNDS {
-        if first.process().await? != first_process || second.process().await? != second_process {
+        let is_same_first = first.process(role).await? == first_process;
+        if !is_same_first || second.process(role).await? != second_process {
             return Ok(false);
         }
     }
@@ -111,9 +119,10 @@ impl Session {
     ///
     /// Every name is qualified, since the session's search_path is not safe yet. The transaction
     /// names its modes, since a deferrable one may wait without end.
-    async fn process(&mut self) -> Result<i32, Error> {
+    async fn process(&mut self, role: SessionPurpose) -> Result<i32, Error> {
         const ASK: &str = "BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE;
             SELECT pg_catalog.pg_backend_pid(); COMMIT";
+        trace_statement(role, ASK);
         let answers = self
             .drive(async |client| client.simple_query(ASK).await)
             .await?;

@@ -5,7 +5,8 @@
 //!                    └──────────────────────────────────────────────┴─→ next, poll_next
 //! ```
 
-use crate::postgres::connection::session::{Messages, Session, while_polled};
+use crate::postgres::connection::session::{Messages, Session, SessionPurpose, while_polled};
+use crate::postgres::connection::traced::{Traced, trace_statement};
 use crate::postgres::quote::{quote_identifier, quote_literal};
 use futures_util::future::poll_fn;
 use std::collections::VecDeque;
@@ -21,7 +22,7 @@ pub const ADVISORY_KEY: i64 = 0x7067_6963;
 
 /// A session that has LISTENed. It must be polled without pause: see [`Listener::next`].
 pub struct Listener {
-    client: Arc<Client>,
+    client: Arc<Traced<Client>>,
     messages: Box<dyn Messages>,
     /// Notifications that arrived while a statement ran, in the order of their arrival.
     early: VecDeque<Notification>,
@@ -41,7 +42,7 @@ impl Listener {
     /// Returns the server's error, for example `25006` on a standby.
     pub async fn open(session: Session, channels: &[String]) -> Result<Self, Error> {
         let mut listener = Self {
-            client: Arc::new(session.client),
+            client: Arc::new(Traced::new(session.client, SessionPurpose::Listen)),
             messages: session.messages,
             early: VecDeque::new(),
         };
@@ -145,6 +146,7 @@ impl Listener {
             quote_literal(token)
         );
         let deadline = tokio::time::sleep(patience);
+        trace_statement(SessionPurpose::Fence, &sql);
         let sent = sender.batch_execute(&sql);
         tokio::pin!(deadline, sent);
         let mut is_sent = false;

@@ -37,8 +37,8 @@ pub trait Connector: Send + Sync {
 }
 
 impl SessionPurpose {
-    /// Returns the purpose in words, for error messages.
-    pub(in crate::postgres) fn purpose(self) -> &'static str {
+    /// Returns the purpose in a word, for errors and traces.
+    pub fn purpose(self) -> &'static str {
         match self {
             Self::Listen => "listening",
             Self::Fence => "fences",

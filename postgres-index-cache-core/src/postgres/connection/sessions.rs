@@ -12,6 +12,7 @@ use crate::postgres::connection::listener::Listener;
 use crate::postgres::connection::open::{Open, STARTING_PATIENCE, STARTING_RETRY};
 use crate::postgres::connection::session::SessionPurpose;
 use crate::postgres::connection::settings::{NO_TIMEOUTS, read_settings};
+use crate::postgres::connection::traced::Traced;
 use crate::postgres::error::DriverError;
 use crate::postgres::error_chain::chain;
 use crate::postgres::options::DriverOptions;
@@ -46,7 +47,7 @@ pub(in crate::postgres) enum ConnectionEvent {
 
 /// The client of F or Q.
 pub(in crate::postgres) struct AuxClient {
-    pub(in crate::postgres) client: Arc<Client>,
+    pub(in crate::postgres) client: Arc<Traced<Client>>,
     /// The number of its opening.
     pub(in crate::postgres) epoch: u64,
 }
@@ -61,7 +62,7 @@ pub(in crate::postgres) struct Sessions {
 /// The open session of F or Q.
 #[derive(Clone)]
 pub(in crate::postgres) struct OpenSession {
-    client: Arc<Client>,
+    client: Arc<Traced<Client>>,
     /// The id of the server process that serves the session.
     process: i32,
 }
@@ -219,6 +220,7 @@ impl Opener {
                 .send(ConnectionEvent::Ended { via, epoch, why })
                 .await;
         });
+        let client = Traced::new(client, role);
         client
             .batch_execute(&settings)
             .await

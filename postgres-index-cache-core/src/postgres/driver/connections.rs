@@ -82,7 +82,6 @@ impl Driver {
         let Some(sessions) = &self.sessions else {
             return;
         };
-        tracing::debug!(?channels, "LISTEN");
         let listening = sessions.listener.listen_also(channels);
         let driver = self.channels.tasks_tx.clone();
         let epoch = self.epoch;
@@ -173,7 +172,6 @@ impl Driver {
             quote_identifier(channel),
             quote_literal(&self.payload_of(&token))
         );
-        tracing::debug!(?via, token, "NOTIFY");
         let driver = self.channels.tasks_tx.clone();
         tokio::spawn(async move {
             let event = match client.batch_execute(&sql).await {

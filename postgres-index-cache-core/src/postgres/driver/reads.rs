@@ -136,7 +136,7 @@ impl Driver {
             ReadKind::RowsOfCut => self.reads.cut.clone(),
             ReadKind::All | ReadKind::Rows | ReadKind::Cut | ReadKind::Compare => None,
         };
-        tracing::debug!(table = own.config.name(), ?kind, copy, "read");
+        tracing::debug!(table = own.config.name(), ?kind, "read");
         let read = Read {
             client,
             failures_tx: self.channels.failures_tx.clone(),

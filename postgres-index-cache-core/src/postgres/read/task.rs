@@ -8,6 +8,7 @@
 //! Compare                                             COPY → COMMIT
 //! ```
 
+use crate::postgres::connection::traced::Traced;
 use crate::postgres::error::{DriverError, ReadError};
 use crate::postgres::quote::quote_identifier;
 use crate::postgres::read::request::{ReadFailed, ReadKind, ReadMessage, ReadRequest};
@@ -35,7 +36,7 @@ const BATCH_BYTES: usize = 256 << 10;
 
 /// One read of a table, or of some rows of a table, on Q.
 pub(in crate::postgres) struct Read {
-    pub(in crate::postgres) client: Arc<Client>,
+    pub(in crate::postgres) client: Arc<Traced<Client>>,
     /// The channel for the failure of this read.
     pub(in crate::postgres) failures_tx: mpsc::Sender<ReadFailed>,
     /// The bounded channel for the snapshot and the rows.

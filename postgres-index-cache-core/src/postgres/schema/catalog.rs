@@ -6,6 +6,7 @@
 mod name;
 mod transaction;
 
+use crate::postgres::connection::traced::Traced;
 use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
 use crate::value::CellType;
@@ -538,7 +539,7 @@ pub struct ForeignFunction {
 /// # Errors
 /// Returns an error if the server refuses.
 pub async fn foreign_code(
-    client: &impl GenericClient,
+    client: &Traced<impl GenericClient + Sync>,
     oid: u32,
 ) -> Result<Option<ForeignFunction>, Error> {
     let row = client

@@ -4,6 +4,7 @@
 //! DDL sends no notification. So fingerprints are taken again and again, and [`compare`] says what
 //! a difference means.
 
+use crate::postgres::connection::traced::Traced;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
 
@@ -153,7 +154,7 @@ impl Fingerprint {
 /// Takes the fingerprints of the tables with these oids, in any order. Tables that are gone are
 /// left out.
 pub(in crate::postgres) async fn look(
-    client: &impl GenericClient,
+    client: &Traced<impl GenericClient + Sync>,
     relations: &[u32],
 ) -> Result<Vec<Fingerprint>, Error> {
     let rows = client

@@ -1,6 +1,8 @@
 //! [`Catalog`]: a transaction in which every name of a function or operator means one of
 //! PostgreSQL's own.
 
+use crate::postgres::connection::session::SessionPurpose;
+use crate::postgres::connection::traced::{Traced, trace_statement};
 use crate::postgres::schema::catalog::CatalogError;
 use crate::postgres::schema::catalog::name::parse_name;
 use std::fmt;
@@ -24,7 +26,7 @@ use tokio_postgres::{
 /// transaction mode (PgBouncer) the session belongs to another client as soon as the transaction
 /// ends.
 pub struct Catalog<'a> {
-    transaction: Transaction<'a>,
+    transaction: Traced<Transaction<'a>>,
     /// The schemas of the session's own search path, as the text of a `name[]`.
     path: String,
 }
@@ -68,13 +70,14 @@ impl<'a> Catalog<'a> {
         // The names are qualified, since the path is not safe yet. One simple query: nothing is
         // prepared on the session.
         let sql = format!("SELECT pg_catalog.current_schemas(true)::pg_catalog.text; {SETTINGS}");
+        trace_statement(SessionPurpose::Command, &format!("BEGIN; {sql}"));
         let answers = transaction.simple_query(&sql).await?;
         let path = answers.iter().find_map(|answer| match answer {
             SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
             _ => None,
         });
         Ok(Self {
-            transaction,
+            transaction: Traced::new(transaction, SessionPurpose::Command),
             path: path.unwrap_or_else(|| "{}".to_string()),
         })
     }
@@ -110,8 +113,10 @@ impl<'a> Catalog<'a> {
     ///
     /// # Errors
     /// Returns the error of the server.
-    pub async fn attempt(&mut self) -> Result<Transaction<'_>, Error> {
-        self.transaction.transaction().await
+    pub async fn attempt(&mut self) -> Result<Traced<Transaction<'_>>, Error> {
+        trace_statement(SessionPurpose::Command, "SAVEPOINT");
+        let attempt = self.transaction.transaction().await?;
+        Ok(Traced::new(attempt, SessionPurpose::Command))
     }
 
     /// Commits the transaction.
@@ -132,7 +137,7 @@ impl<'a> Catalog<'a> {
 }
 
 impl<'a> std::ops::Deref for Catalog<'a> {
-    type Target = Transaction<'a>;
+    type Target = Traced<Transaction<'a>>;
 
     fn deref(&self) -> &Self::Target {
         &self.transaction
@@ -150,7 +155,7 @@ impl fmt::Debug for Catalog<'_> {
 /// Returns in words whom a process of the server serves: the role, and the session's
 /// `application_name` if it has one. Returns `None` if the process is gone or the server refuses.
 pub(in crate::postgres) async fn who_is(
-    client: &impl GenericClient,
+    client: &Traced<impl GenericClient + Sync>,
     process: i32,
 ) -> Option<String> {
     const ASK: &str =
