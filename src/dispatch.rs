@@ -107,14 +107,15 @@ fn check_files() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends the traces of our crates to stderr, one a line: none, those of info and debug level (`-v`),
-/// or all (`-vv`). A line has the time, the level, the text and the fields.
+/// Sends the traces of our crates to stderr, one a line: none, those of info and debug level
+/// (`-v`), or all (`-vv`). A line has the time, the level, the text and the fields.
 fn trace(verbosity: u8) {
     let level = match verbosity {
         0 => return,
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
+    // Of other crates we do not know whether a trace holds a password.
     let ours = Targets::new()
         .with_target("pgic", level)
         .with_target("postgres_index_cache_core", level);

@@ -78,6 +78,7 @@ impl<C: GenericClient + Sync> Traced<C> {
     }
 
     fn trace_query(&self, sql: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) {
+        // The macro evaluates the fields only if somebody takes the trace.
         tracing::debug!(
             connection = self.purpose.purpose(),
             sql = one_line(sql),
@@ -154,6 +155,7 @@ pub(in crate::postgres) fn trace_statement(purpose: SessionPurpose, sql: &str) {
 fn one_line(sql: &str) -> String {
     let words: Vec<&str> = sql
         .lines()
+        // Our longer statements are files that begin with their explanation.
         .filter(|line| !line.trim_start().starts_with("--"))
         .flat_map(str::split_whitespace)
         .collect();
