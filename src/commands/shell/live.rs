@@ -7,6 +7,7 @@
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
 use crate::render::Format;
+use crate::tables::supervised::indexed_cache;
 use crate::tables::target::Target;
 use crate::tables::{COMMITS_BLOCKED, explain_failure, opened_again};
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
