@@ -72,7 +72,8 @@
 //! # Parts
 //!
 //! `engine` owns the other parts and is where they meet:
-//! - `messages`: the inputs and outputs, and the types that they use.
+//! - `messages`: the inputs and outputs.
+//! - `state`: the bounds, the states and the figures.
 //! - `connections`: how far L, F and Q are, and the probes.
 //! - `fences`, `looks`: the proofs that are on their way, and those that have come.
 //! - `read_queue`: the work of Q, and its order.
@@ -98,6 +99,7 @@ mod read_queue;
 mod refetch;
 mod rules;
 mod snapshot;
+mod state;
 mod streak;
 mod table;
 mod timers;
@@ -105,13 +107,12 @@ mod timers;
 pub use backoff::Backoff;
 pub use change::{Change, Operation};
 pub use engine::Engine;
-pub use messages::{
-    AuxConnection, Counters, Failure, FenceId, Input, Limits, Output, State, TableId, TableSpec,
-};
+pub use messages::{AuxConnection, FenceId, Input, Output, TableId, TableSpec};
 #[cfg(any(test, feature = "simulation"))]
 #[doc(hidden)]
 pub use rules::Rule;
 pub use snapshot::{Snapshot, SnapshotError};
+pub use state::{Counters, Failure, Limits, State};
 
 #[cfg(not(any(test, feature = "simulation")))]
 use rules::Rule;

@@ -13,4 +13,5 @@ pub(super) mod driver_table;
 pub(super) mod finding;
 pub(super) mod models;
 pub(super) mod sink;
+pub(super) mod sink_writer;
 pub(super) mod writer;

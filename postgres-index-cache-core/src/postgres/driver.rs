@@ -29,7 +29,8 @@ pub use reads::{QuestionId, Verification};
 
 use crate::postgres::apply::cells::CellDecoder;
 use crate::postgres::apply::driver_table::DriverTable;
-use crate::postgres::apply::writer::{CacheWriter, SinkWriter};
+use crate::postgres::apply::sink_writer::SinkWriter;
+use crate::postgres::apply::writer::CacheWriter;
 use crate::postgres::connection::open::{Open, open_with};
 use crate::postgres::connection::session::Connector;
 use crate::postgres::connection::sessions::{ConnectionEvent, Opener, Sessions};

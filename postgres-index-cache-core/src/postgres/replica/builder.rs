@@ -1,7 +1,7 @@
 //! [`ReplicaBuilder`]: from a connector and names of tables to a replica that is live.
 
 use crate::postgres::apply::models::{Model, ModelCache, ModelDecoder, OnMisfit};
-use crate::postgres::apply::writer::SinkWriter;
+use crate::postgres::apply::sink_writer::SinkWriter;
 use crate::postgres::connection::open::{Open, open_with};
 use crate::postgres::connection::session::Connector;
 use crate::postgres::options::DriverOptions;

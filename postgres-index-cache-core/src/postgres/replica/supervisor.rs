@@ -17,7 +17,8 @@
 //! --diff` all run a supervisor.
 
 use crate::postgres::apply::cells::CellDecoder;
-use crate::postgres::apply::writer::{CacheWriter, SinkWriter};
+use crate::postgres::apply::sink_writer::SinkWriter;
+use crate::postgres::apply::writer::CacheWriter;
 use crate::postgres::connection::open::{Open, open_with};
 use crate::postgres::connection::session::Connector;
 use crate::postgres::driver::{Driver, DriverEvent, Loaded};

@@ -12,12 +12,14 @@ mod comment;
 mod diagnosis;
 mod made_for;
 mod options;
+mod problem;
 
 pub use channel::is_channel;
 pub use comment::{Comment, read as read_comment, write as write_comment};
-pub use diagnosis::{Problem, Remedy, Severity, check_table, diagnose};
+pub use diagnosis::{check_table, diagnose};
 pub use made_for::{digest, is_edited, settings, untrusted_columns};
 pub use options::{TriggerOptions, from_arguments, to_arguments};
+pub use problem::{Problem, Remedy, Severity};
 
 use crate::postgres::schema::catalog::{CatalogTable, Enabled, Function, Trigger};
 

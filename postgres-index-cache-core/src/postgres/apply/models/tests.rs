@@ -3,7 +3,8 @@
 
 use crate::notification::Payload;
 use crate::postgres::apply::models::*;
-use crate::postgres::apply::writer::{CacheWriter as _, Flushed, Incoming, SinkWriter};
+use crate::postgres::apply::sink_writer::SinkWriter;
+use crate::postgres::apply::writer::{CacheWriter as _, Flushed, Incoming};
 use crate::sync::Change;
 use crate::table_cache::Column;
 use crate::value::CellType;

@@ -1,0 +1,466 @@
+//! [`SinkWriter`]: the [`CacheWriter`] of any [`CacheSink`]. Operations wait in order, and are applied
+//! while the cache's lock is held.
+
+use super::finding::ComparisonReport;
+use super::sink::{CacheSink, Decoded, RowDecoder, RowEvent, WriteMode};
+use super::writer::{ApplyError, CacheWriter, FlushError, Flushed, Incoming};
+use crate::postgres::error::ReadError;
+use crate::postgres::read::copy::CopyDecoder;
+use crate::sync::{Change, Operation};
+use crate::table_cache::{KeyBuf, RowError, SeenRows, Upserted};
+use bytes::Bytes;
+use parking_lot::RwLock;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An operation that waits for the lock.
+enum PendingOp<R> {
+    /// A snapshot begins.
+    Begin { expected: usize },
+    /// A row of the snapshot.
+    Merge(R),
+    /// The snapshot ends.
+    End,
+    /// A row takes the place of the one with its key.
+    Upsert(R),
+    /// A key change. No reader sees the old row without the new one, or both.
+    Replace { old: KeyBuf, new: R },
+    /// The row of a key is removed.
+    Remove(KeyBuf),
+    /// The row of a key does not fit the model.
+    KeepOut { key: KeyBuf, why: Arc<str> },
+    /// Every row but those of these keys is removed.
+    Clear(Vec<KeyBuf>),
+}
+
+/// An operation with the server's process whose notification is the cause, if one is.
+struct Waiting<R> {
+    op: PendingOp<R>,
+    sender: Option<i32>,
+}
+
+/// The way in which the rows of a snapshot are put into the cache.
+#[derive(Debug)]
+enum Loading {
+    /// The cache was empty, so each row must be new.
+    IntoEmpty,
+    /// The cache has older rows. The rows that the snapshot brings are marked.
+    Over(SeenRows),
+}
+
+/// A comparison that is underway.
+#[derive(Debug, Default)]
+struct Comparing {
+    seen: SeenRows,
+    report: ComparisonReport,
+}
+
+/// The [`CacheWriter`] of any [`CacheSink`].
+pub(in crate::postgres) struct SinkWriter<C: CacheSink> {
+    cache: Arc<RwLock<C>>,
+    decoder: C::Decoder,
+    /// The operations that wait for the lock, in order.
+    waiting: VecDeque<Waiting<C::Row>>,
+    incoming: Incoming,
+    /// The state of the COPY stream that is being read.
+    copy: CopyDecoder,
+    /// The number of bytes of that stream that have come.
+    copied: usize,
+    /// The pieces of a refetch, undecoded. If the engine does not want the rows any more, decoding
+    /// them was for nothing.
+    refetched: Vec<Bytes>,
+    /// The comparison that is underway, if one is.
+    comparing: Option<Comparing>,
+    load: Load,
+    /// The changes of rows that nobody has taken yet; `None` unless changes are recorded.
+    events: Option<Vec<RowEvent>>,
+    /// The number of rows at the last flush.
+    rows: usize,
+    /// See [`CacheWriter::kept_out`].
+    kept_out: Option<(usize, String)>,
+    /// The bytes that the cache took when its lock was last free.
+    memory: usize,
+    /// A key whose memory is used again for each change.
+    key: KeyBuf,
+}
+
+/// The snapshot that is being put into the cache, or was put into the cache last.
+#[derive(Debug)]
+struct Load {
+    loading: Loading,
+    /// Whether a row of the snapshot was another one than in the cache, or a row was removed.
+    has_changed: bool,
+}
+
+impl<C: CacheSink> SinkWriter<C> {
+    pub(in crate::postgres) fn new(cache: Arc<RwLock<C>>, decoder: C::Decoder) -> Self {
+        Self {
+            cache,
+            decoder,
+            waiting: VecDeque::new(),
+            incoming: Incoming::default(),
+            copy: CopyDecoder::default(),
+            copied: 0,
+            refetched: Vec::new(),
+            comparing: None,
+            load: Load {
+                loading: Loading::IntoEmpty,
+                has_changed: false,
+            },
+            events: None,
+            rows: 0,
+            kept_out: None,
+            memory: 0,
+            key: KeyBuf::default(),
+        }
+    }
+
+    /// Reads a key, which is JSON.
+    fn key_of(&self, id: &str) -> Result<KeyBuf, RowError> {
+        let mut key = KeyBuf::default();
+        key.read_json(self.decoder.shape(), id)?;
+        Ok(key)
+    }
+
+    /// Makes an operation wait for the lock.
+    fn push(&mut self, op: PendingOp<C::Row>, sender: Option<i32>) {
+        self.waiting.push_back(Waiting { op, sender });
+    }
+
+    /// Makes a row of a snapshot wait for the lock.
+    fn merge(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
+        let op = match self.decoder.read_copy(tuple)? {
+            Decoded::Row(row) => PendingOp::Merge(row),
+            Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
+        };
+        self.push(op, None);
+        Ok(())
+    }
+
+    /// Compares a row of the table with the cache.
+    fn compare(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
+        let decoded = self.decoder.read_copy(tuple)?;
+        // The lock is let go after each row. That is safe, since the engine hands out no change
+        // while a table is compared, and readers need not wait for the network.
+        if let Some(Comparing { seen, report }) = &mut self.comparing {
+            report.rows += 1;
+            match &decoded {
+                Decoded::Row(row) => self.cache.read().compare(row, seen, report),
+                Decoded::Misfit { key, .. } => self.cache.read().compare_misfit(key, seen, report),
+            }
+        }
+        if let Decoded::Row(row) = decoded {
+            self.decoder.recycle(row);
+        }
+        Ok(())
+    }
+
+    /// Decodes the rows of a refetch.
+    fn decode_refetched(&mut self) -> Result<Vec<Decoded<C::Row>>, ReadError> {
+        let mut rows = Vec::new();
+        let mut copy = CopyDecoder::default();
+        let decoder = &mut self.decoder;
+        for piece in std::mem::take(&mut self.refetched) {
+            copy.push::<ReadError>(&piece, |tuple| {
+                rows.push(decoder.read_copy(tuple)?);
+                Ok(())
+            })?;
+        }
+        copy.finish()?;
+        Ok(rows)
+    }
+
+    /// Returns the operation for a change that stores a row, whose key is `key`.
+    fn store_op(&mut self, change: &Change, key: KeyBuf) -> Result<PendingOp<C::Row>, ApplyError> {
+        let data = change.data().ok_or(ApplyError::NoRow)?;
+        let decoded = self.decoder.read_json(data, change.json_nulls(), &key)?;
+        let old = match change.old_id() {
+            Some(old) if change.operation() == Operation::ReplaceKey => Some(self.key_of(old)?),
+            Some(_) | None => None,
+        };
+        Ok(match (decoded, old) {
+            (Decoded::Row(new), Some(old)) => PendingOp::Replace { old, new },
+            (Decoded::Row(new), None) => {
+                // The row holds the key, so the buffer is free for the next change.
+                self.key = key;
+                PendingOp::Upsert(new)
+            }
+            (Decoded::Misfit { key, why }, old) => {
+                // The new row is kept out, and the old one is gone all the same.
+                if let Some(old) = old {
+                    self.push(PendingOp::Remove(old), Some(change.sender));
+                }
+                PendingOp::KeepOut { key, why }
+            }
+        })
+    }
+}
+
+impl<C: CacheSink> CacheWriter for SinkWriter<C> {
+    fn query(&self, relation: &str, only: &str) -> String {
+        self.decoder.query(relation, only)
+    }
+
+    fn reads_columns(&self) -> bool {
+        self.decoder.reads_columns()
+    }
+
+    fn expect(&mut self, incoming: Incoming) {
+        self.comparing = matches!(incoming, Incoming::Comparison).then(Comparing::default);
+        self.incoming = incoming;
+        self.copy = CopyDecoder::default();
+        self.copied = 0;
+        self.refetched = Vec::new();
+    }
+
+    fn begin(&mut self, expected: usize) {
+        if matches!(self.incoming, Incoming::Snapshot) {
+            self.push(PendingOp::Begin { expected }, None);
+        }
+    }
+
+    fn load(&mut self, pieces: Vec<Bytes>) -> Result<(), ReadError> {
+        self.copied += pieces.iter().map(Bytes::len).sum::<usize>();
+        if matches!(self.incoming, Incoming::Refetch(_)) {
+            self.refetched.extend(pieces);
+            return Ok(());
+        }
+        let is_comparison = matches!(self.incoming, Incoming::Comparison);
+        // The stream's decoder calls back with each row, which needs all of `self`. So the decoder
+        // is moved out for the moment.
+        let mut copy = std::mem::take(&mut self.copy);
+        let loaded = pieces.iter().try_for_each(|piece| {
+            copy.push(piece, |tuple| {
+                if is_comparison {
+                    self.compare(tuple)
+                } else {
+                    self.merge(tuple)
+                }
+            })
+        });
+        self.copy = copy;
+        loaded
+    }
+
+    fn copied(&self) -> usize {
+        self.copied
+    }
+
+    fn finish(&mut self) -> Result<(), ReadError> {
+        match self.incoming {
+            // Decoding the rows, later, finds the end of the stream or its lack.
+            Incoming::Refetch(_) => {}
+            Incoming::Comparison => self.copy.finish()?,
+            Incoming::Snapshot => {
+                self.copy.finish()?;
+                self.push(PendingOp::End, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn store_refetched(&mut self) -> Result<(), ApplyError> {
+        let Incoming::Refetch(keys) = std::mem::take(&mut self.incoming) else {
+            return Ok(());
+        };
+        // Everything that can fail comes first. Otherwise half of a refetch would wait, and be
+        // applied.
+        let rows = self.decode_refetched()?;
+        let found: HashSet<KeyBuf> = rows
+            .iter()
+            .map(|row| match row {
+                Decoded::Row(row) => self.decoder.key_of(row),
+                Decoded::Misfit { key, .. } => key.clone(),
+            })
+            .collect();
+        let asked = keys
+            .iter()
+            .map(|id| self.key_of(id))
+            .collect::<Result<Vec<_>, _>>()?;
+        for key in asked {
+            if !found.contains(&key) {
+                self.push(PendingOp::Remove(key), None);
+            }
+        }
+        for row in rows {
+            let op = match row {
+                Decoded::Row(row) => PendingOp::Upsert(row),
+                Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
+            };
+            self.push(op, None);
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, change: &Change) -> Result<(), ApplyError> {
+        let mut key = std::mem::take(&mut self.key);
+        key.read_json(self.decoder.shape(), change.id())?;
+        let op = match change.operation() {
+            // The engine reacts to changes of the whole table itself, and hands none of them out.
+            Operation::Whole => return Ok(()),
+            Operation::Remove => PendingOp::Remove(key),
+            Operation::Upsert | Operation::ReplaceKey => self.store_op(change, key)?,
+        };
+        self.push(op, Some(change.sender));
+        Ok(())
+    }
+
+    fn clear(&mut self, keep: &[String]) -> Result<(), ApplyError> {
+        let keep = keep
+            .iter()
+            .map(|id| self.key_of(id))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.push(PendingOp::Clear(keep), None);
+        Ok(())
+    }
+
+    fn take_comparison(&mut self) -> Option<ComparisonReport> {
+        let Comparing { seen, mut report } = self.comparing.take()?;
+        self.cache.read().find_ghosts(&seen, &mut report);
+        Some(report)
+    }
+
+    fn flush(&mut self, patience: Duration) -> Result<Flushed, FlushError> {
+        if self.waiting.is_empty() {
+            return Ok(Flushed::Done);
+        }
+        let Some(mut cache) = self.cache.try_write_for(patience) else {
+            return Ok(Flushed::Locked);
+        };
+        let mut first_error = None;
+        // An operation that fails does not keep the next ones from being applied: they are changes
+        // of other rows. The engine is told, and reloads the table.
+        for Waiting { op, sender } in self.waiting.drain(..) {
+            let recorded = self.events.as_ref().map_or(0, Vec::len);
+            let applied = apply_op(
+                &mut *cache,
+                op,
+                &mut self.load,
+                &mut self.decoder,
+                self.events.as_mut(),
+            );
+            if let Some(events) = &mut self.events {
+                set_sender(&mut events[recorded..], sender);
+            }
+            if let Err(error) = applied {
+                first_error.get_or_insert(error);
+            }
+        }
+        self.rows = cache.len();
+        self.kept_out = cache.kept_out();
+        match first_error {
+            Some(error) => Err(error),
+            None => Ok(Flushed::Done),
+        }
+    }
+
+    fn has_changed(&self) -> bool {
+        self.load.has_changed
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn kept_out(&self) -> Option<&(usize, String)> {
+        self.kept_out.as_ref()
+    }
+
+    fn memory_bytes(&mut self) -> usize {
+        // The driver must not wait for a lock here.
+        if let Some(cache) = self.cache.try_read() {
+            self.memory = cache.memory_bytes();
+        }
+        self.memory
+    }
+
+    fn record_events(&mut self) {
+        self.events.get_or_insert_default();
+    }
+
+    fn take_row_events(&mut self) -> Vec<RowEvent> {
+        self.events.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
+/// Applies an operation to a cache whose lock is held.
+fn apply_op<C: CacheSink>(
+    cache: &mut C,
+    op: PendingOp<C::Row>,
+    load: &mut Load,
+    decoder: &mut C::Decoder,
+    mut events: Option<&mut Vec<RowEvent>>,
+) -> Result<(), FlushError> {
+    match op {
+        PendingOp::Begin { expected } => {
+            cache.begin_load();
+            load.has_changed = false;
+            load.loading = if cache.is_empty() {
+                cache.make_room(expected);
+                Loading::IntoEmpty
+            } else {
+                Loading::Over(SeenRows::default())
+            };
+        }
+        PendingOp::Merge(mut row) => {
+            let mode = match &mut load.loading {
+                Loading::IntoEmpty => WriteMode::Insert,
+                Loading::Over(seen) => WriteMode::Merge(seen),
+            };
+            let put = cache.put(&mut row, mode, events);
+            decoder.recycle(row);
+            let put = put.map_err(FlushError::of_snapshot)?;
+            load.has_changed |= put != Upserted::Unchanged;
+        }
+        PendingOp::End => {
+            if let Loading::Over(seen) = std::mem::replace(&mut load.loading, Loading::IntoEmpty) {
+                let before = cache.len();
+                cache.sweep(&seen, events);
+                load.has_changed |= cache.len() != before;
+            }
+            cache.end_load();
+        }
+        PendingOp::Upsert(mut row) => {
+            let put = cache.put(&mut row, WriteMode::Upsert, events);
+            decoder.recycle(row);
+            put.map_err(FlushError::of_change)?;
+        }
+        // Under one lock: no reader sees the old row without the new one, or both.
+        PendingOp::Replace { old, mut new } => {
+            cache.remove(&old, events.as_deref_mut());
+            let put = cache.put(&mut new, WriteMode::Upsert, events);
+            decoder.recycle(new);
+            put.map_err(FlushError::of_change)?;
+        }
+        PendingOp::Remove(key) => cache.remove(&key, events),
+        PendingOp::KeepOut { key, why } => cache.keep_out(&key, why, events),
+        // Without events nobody needs to know the rows, and a cache is emptied at once.
+        PendingOp::Clear(keep) if keep.is_empty() && events.is_none() => cache.clear(),
+        // Mark and sweep, so that each row that is removed has an event.
+        PendingOp::Clear(keep) => {
+            let mut seen = SeenRows::default();
+            for key in &keep {
+                cache.mark(key, &mut seen);
+            }
+            cache.sweep(&seen, events);
+            cache.retain_out(&keep);
+        }
+    }
+    Ok(())
+}
+
+/// Sets the sender of the events that one operation has recorded.
+fn set_sender(events: &mut [RowEvent], sender: Option<i32>) {
+    for event in events {
+        match event {
+            RowEvent::Row { sender: by, .. } | RowEvent::Misfit { sender: by, .. } => *by = sender,
+            // Events of models have no sender.
+            RowEvent::Model { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The checks of a plan: everything that can be refused is refused before anything is changed.
+
+use crate::failure::with_hint;
+use crate::tables::catalog::{Catalog, CatalogKey, CatalogTable, Function, Trigger};
+use crate::triggers::OptionChanges;
+use crate::triggers::sql::Expected;
+use anyhow::{Context as _, anyhow};
+use postgres_index_cache_core::tooling::postgres::quote_identifier;
+use postgres_index_cache_core::tooling::postgres::triggers::{
+    Problem, check_table, is_for, is_ours, read_comment,
+};
+
+/// A reason why triggers cannot be installed, and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(super) struct Refusal {
+    what: String,
+    /// The remedy; `None` if there is none.
+    hint: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            hint: Some(hint.into()),
+        }
+    }
+
+    /// Returns the error to show, with the remedy as its hint.
+    pub(super) fn into_error(mut self) -> anyhow::Error {
+        let hint = self.hint.take();
+        hinted(self.into(), hint)
+    }
+
+    /// As [`into_error`](Self::into_error), and names the table that triggers were to be installed
+    /// on.
+    pub(super) fn while_installing(mut self, table: &CatalogTable) -> anyhow::Error {
+        let hint = self.hint.take();
+        hinted(anyhow::Error::new(self).context(installing(table)), hint)
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self {
+            what: problem.text,
+            hint: problem.remedy.map(|remedy| remedy.to_string()),
+        }
+    }
+}
+
+/// Returns `error` with the hint, if there is one. An empty hint would be a line without advice.
+pub(super) fn hinted(error: anyhow::Error, hint: Option<String>) -> anyhow::Error {
+    match hint {
+        Some(hint) => with_hint(error, hint),
+        None => error,
+    }
+}
+
+/// Returns the context of an error that stops the installation on `table`.
+pub(super) fn installing(table: &CatalogTable) -> String {
+    format!("install triggers on {}", table.display_name())
+}
+
+/// Returns the key of a table that can have announcing triggers.
+pub(super) fn installable_key(table: &CatalogTable) -> Result<&CatalogKey, Refusal> {
+    if let Some(problem) = check_table(table) {
+        return Err(problem.into());
+    }
+    table.key.as_ref().ok_or_else(|| {
+        let what = format!("{} has no key", table.display_name());
+        Refusal::new(what, "add one")
+    })
+}
+
+/// Refuses to install if `function`, which has the needed name, must not or cannot be replaced, or
+/// if there is none and the role may not create it.
+pub(super) async fn check_function(
+    catalog: &Catalog<'_>,
+    table: &CatalogTable,
+    expected: &Expected,
+    function: Option<&Function>,
+    asked: &OptionChanges,
+) -> anyhow::Result<()> {
+    if let Some(function) = function
+        && !asked.replace_function
+        && !is_for(function, table)
+    {
+        return Err(foreign_function(function, table).while_installing(table));
+    }
+    if asked.prints_only {
+        return Ok(());
+    }
+    let row = catalog
+        .query_typed_one("SELECT current_user::pg_catalog.text", &[])
+        .await
+        .context("ask for the role")?;
+    check_function_privileges(table, expected, function, row.get(0))
+        .map_err(|refusal| refusal.while_installing(table))
+}
+
+/// Refuses to replace a trigger of a needed name that calls somebody else's function.
+pub(super) fn check_trigger(
+    table: &CatalogTable,
+    expected: &Expected,
+    found: &Trigger,
+    asked: &OptionChanges,
+) -> Result<(), Refusal> {
+    // With --replace-function the called function itself becomes ours, and the trigger with it.
+    let becomes_ours = asked.replace_function && expected.is_called_by(found);
+    if is_ours(&found.function) || becomes_ours {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        format!(
+            "a trigger called {} exists and calls {}.{}(), which pgic did not make",
+            found.name, found.function.schema, found.function.name
+        ),
+        format!(
+            "to replace it: DROP TRIGGER {} ON {};",
+            quote_identifier(&found.name),
+            table.sql_name()
+        ),
+    ))
+}
+
+/// Returns the table's triggers that pgic made under names that are not wanted any more.
+///
+/// They stay behind if the table or the trigger was renamed. Each change would be announced twice.
+pub(super) fn stale_triggers<'a>(table: &'a CatalogTable, expected: &Expected) -> Vec<&'a Trigger> {
+    let wanted = expected.triggers();
+    table
+        .triggers
+        .iter()
+        .filter(|trigger| is_ours(&trigger.function))
+        .filter(|trigger| !wanted.iter().any(|wanted| wanted.name == trigger.name))
+        .collect()
+}
+
+/// Returns the refusal for a function that has the needed name and was not made for `table`.
+pub(super) fn foreign_function(function: &Function, table: &CatalogTable) -> Refusal {
+    let name = sql_function_name(function);
+    match read_comment(function.comment.as_deref()) {
+        Some(comment) if function.is_trusted => Refusal::new(
+            format!(
+                "the function {name} exists and was made for {}.{}",
+                comment.schema, comment.table
+            ),
+            "refresh that table's triggers first, or remove them",
+        ),
+        // Our comment alone proves nothing: anyone with CREATE on the schema can plant a function
+        // of this name with a comment like ours, and CREATE OR REPLACE would keep its owner.
+        Some(_) => Refusal::new(
+            format!(
+                "the function {name} exists and belongs to {}, who is neither the owner of the \
+                table ({}) nor a member of it",
+                function.owner, table.owner
+            ),
+            "if it can be trusted, give it to the table's owner: ALTER FUNCTION … OWNER TO …; else \
+            drop it",
+        ),
+        None => Refusal::new(
+            format!("the function {name} exists and is not one that pgic made for this table"),
+            "rename or drop it first, or have it replaced with --replace-function",
+        ),
+    }
+}
+
+/// Refuses statements that the server would refuse halfway, so that a dry run promises nothing
+/// that fails.
+pub(super) fn check_function_privileges(
+    table: &CatalogTable,
+    expected: &Expected,
+    found: Option<&Function>,
+    role: &str,
+) -> Result<(), Refusal> {
+    match found {
+        None if !table.can_create => Err(Refusal::new(
+            format!(
+                "the role {role} may not create a function in the schema {}",
+                table.schema
+            ),
+            // Somebody else runs the GRANT, so it names the role: CURRENT_USER would be them.
+            format!(
+                "allow it: GRANT CREATE ON SCHEMA {} TO {}",
+                quote_identifier(&table.schema),
+                quote_identifier(role)
+            ),
+        )),
+        Some(found) if !expected.is(found) && !found.is_owned => Err(Refusal::new(
+            format!(
+                "the function {} belongs to {}, who alone can replace it",
+                expected.sql_function(),
+                found.owner
+            ),
+            format!(
+                "give it to the table's owner: ALTER FUNCTION {} OWNER TO {}",
+                expected.sql_function(),
+                quote_identifier(&table.owner)
+            ),
+        )),
+        None | Some(_) => Ok(()),
+    }
+}
+
+/// Refuses a role that cannot act as the table's owner, who alone can replace and drop triggers.
+/// Otherwise the server would refuse only after some statements.
+pub(super) fn check_owner(table: &CatalogTable) -> anyhow::Result<()> {
+    if table.is_owned {
+        return Ok(());
+    }
+    let name = table.display_name();
+    Err(with_hint(
+        anyhow!(
+            "{name} belongs to {}, and this role is no member of that: its triggers cannot be \
+            changed",
+            table.owner
+        ),
+        format!(
+            "run it as {}, or as a role that is a member of it",
+            table.owner
+        ),
+    ))
+}
+
+/// Returns the name of a function as SQL takes it: `"app"."notify_cache_change"()`.
+pub(super) fn sql_function_name(function: &Function) -> String {
+    format!(
+        "{}.{}()",
+        quote_identifier(&function.schema),
+        quote_identifier(&function.name)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::lines;
+    use postgres_index_cache_core::tooling::postgres::triggers::{Remedy, Severity};
+
+    // A problem without a remedy had an empty line "hint: " behind it.
+    #[test]
+    fn a_refusal_has_a_hint_if_there_is_a_remedy() {
+        let problem = |remedy| Problem {
+            code: "view",
+            severity: Severity::Critical,
+            text: "users is a view".to_string(),
+            remedy,
+        };
+        let refusal = Refusal::from(problem(None));
+        assert_eq!(lines(&refusal.into_error()), ["error: users is a view"]);
+        let remedy = Remedy::Advice("name the tables under it".to_string());
+        let refusal = Refusal::from(problem(Some(remedy)));
+        assert_eq!(
+            lines(&refusal.into_error()),
+            ["error: users is a view", "hint: name the tables under it"]
+        );
+    }
+}
