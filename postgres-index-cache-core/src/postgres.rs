@@ -46,7 +46,7 @@ pub use connection::traced::Traced;
 pub use driver::{Driver, DriverEvent, Loaded, QuestionId, Tap, Verification};
 pub use error::{DriverError, ReadError, passes};
 pub use options::DriverOptions;
-pub use quote::{quote_identifier, quote_literal};
+pub use quote::{Unquoted, quote_identifier, quote_literal, read_quoted};
 pub use read::copy::{CopyDecoder, CopyError};
 pub use replica::supervisor::{
     Describe, Description, SupervisedTable, Supervisor, SupervisorError, SupervisorEvent,

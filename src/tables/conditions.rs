@@ -10,7 +10,7 @@
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::tooling::postgres::{Traced, quote_literal, sqlstate};
+use postgres_index_cache_core::tooling::postgres::{Traced, quote_literal, read_quoted, sqlstate};
 use postgres_index_cache_core::tooling::{CellType, Condition, Predicate, TableShape, output_text};
 use std::error::Error;
 use std::fmt;
@@ -185,7 +185,10 @@ impl Written {
 /// Splits a text into column, operator and value; `None` if it is no condition.
 fn split(text: &str) -> Option<Written> {
     let (column, rest) = match text.strip_prefix('"') {
-        Some(quoted) => quoted_name(quoted)?,
+        Some(quoted) => {
+            let name = read_quoted(quoted, '"')?;
+            (name.text, name.rest)
+        }
         None => {
             let equals = text.find('=')?;
             // The first `=` may be the end of `!=` or `:=`.
@@ -207,23 +210,6 @@ fn split(text: &str) -> Option<Written> {
         value: value.to_string(),
         is_quoted: false,
     })
-}
-
-/// Reads a name in double quotes, where two quotes stand for one. `text` begins behind the first
-/// quote. Returns the name and the text behind its last quote; `None` if there is no last quote.
-fn quoted_name(text: &str) -> Option<(String, &str)> {
-    let mut name = String::new();
-    let mut characters = text.char_indices();
-    loop {
-        match characters.next()? {
-            (at, '"') if text[at + 1..].starts_with('"') => {
-                characters.next();
-                name.push('"');
-            }
-            (at, '"') => return Some((name, &text[at + 1..])),
-            (_, c) => name.push(c),
-        }
-    }
 }
 
 /// Returns the column of a name that a person wrote.
@@ -441,20 +427,17 @@ mod tests {
         }
     }
 
-    fn read_quoted(text: &str) -> (String, bool) {
+    fn read(text: &str) -> (String, bool) {
         let written = Written::parse_quoted(text).unwrap();
         (written.value, written.is_quoted)
     }
 
     #[test]
     fn quotes_of_a_literal_are_taken_off_where_no_shell_does() {
-        assert_eq!(
-            read_quoted("a='it''s null'"),
-            ("it's null".to_string(), true)
-        );
+        assert_eq!(read("a='it''s null'"), ("it's null".to_string(), true));
         // A quote inside a word is a letter of it.
-        assert_eq!(read_quoted("a=O'Hara"), ("O'Hara".to_string(), false));
+        assert_eq!(read("a=O'Hara"), ("O'Hara".to_string(), false));
         // In SQL the quotes belong to the expression.
-        assert_eq!(read_quoted("a:='x'"), ("'x'".to_string(), false));
+        assert_eq!(read("a:='x'"), ("'x'".to_string(), false));
     }
 }

@@ -6,6 +6,7 @@ use crate::tables::catalog::CatalogTable;
 use crate::tables::conditions::Written;
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
+use postgres_index_cache_core::tooling::postgres::read_quoted;
 
 /// A command as `.help` shows it.
 #[derive(Debug)]
@@ -276,17 +277,8 @@ impl Name {
 /// double; `None` if the quote is not closed.
 fn end_of_quoted(text: &str) -> Option<usize> {
     let quote = text.chars().next()?;
-    let mut rest = text.char_indices().skip(1).peekable();
-    while let Some((at, c)) = rest.next() {
-        if c != quote {
-            continue;
-        }
-        // A doubled quote stands for itself, and the text goes on.
-        if rest.next_if(|(_, next)| *next == quote).is_none() {
-            return Some(at + quote.len_utf8());
-        }
-    }
-    None
+    let unquoted = read_quoted(&text[quote.len_utf8()..], quote)?;
+    Some(text.len() - unquoted.rest.len())
 }
 
 /// Cuts a line into words at its spaces. Spaces do not count in names in double quotes and in

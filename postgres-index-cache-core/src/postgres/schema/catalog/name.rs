@@ -1,5 +1,7 @@
 //! Names of relations as people write them, split into the parts that the catalogue knows.
 
+use crate::postgres::quote::{Unquoted, read_quoted};
+
 /// Splits a name, written as in SQL, into its parts: `users`, `app.users`, `"Odd Name"`. Returns
 /// `None` if the text is no name.
 ///
@@ -26,21 +28,9 @@ pub fn parse_name(text: &str) -> Option<Vec<String>> {
 /// Takes a quoted part from `text`, which begins behind the opening quote. Returns the part and the
 /// rest of the text; `None` if there is no closing quote, or if the part is no valid identifier.
 fn quoted_part(text: &str) -> Option<(String, &str)> {
-    let mut part = String::new();
-    let mut rest = text;
-    loop {
-        let (before, behind) = rest.split_once('"')?;
-        part.push_str(before);
-        match behind.strip_prefix('"') {
-            // A doubled quote stands for one.
-            Some(more) => {
-                part.push('"');
-                rest = more;
-            }
-            // PostgreSQL refuses an empty identifier, and its texts cannot contain a zero byte.
-            None => return (!part.is_empty() && !part.contains('\0')).then_some((part, behind)),
-        }
-    }
+    let Unquoted { text: part, rest } = read_quoted(text, '"')?;
+    // PostgreSQL refuses an empty identifier, and its texts cannot contain a zero byte.
+    (!part.is_empty() && !part.contains('\0')).then_some((part, rest))
 }
 
 /// Takes a part without quotes from the start of `text`. Returns the part in lower case and the

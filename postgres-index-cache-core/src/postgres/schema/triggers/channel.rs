@@ -28,6 +28,7 @@ enum Token {
     Opaque,
 }
 
+use crate::postgres::quote::{Unquoted, read_quoted};
 use Token::{Name, Opaque, Symbol, Text, Word};
 
 /// Returns the channel on which a function with this text notifies if a trigger passes it these
@@ -64,7 +65,7 @@ fn tokens(source: &str) -> Option<Vec<Token>> {
         } else if rest.starts_with("/*") {
             rest = after_comment(rest)?;
         } else if first == '\'' || first == '"' {
-            let (text, after) = quoted(rest, first)?;
+            let Unquoted { text, rest: after } = read_quoted(&rest[first.len_utf8()..], first)?;
             // The texts of E'…' and U&'…' have escapes, so they are not the characters that stand
             // there.
             let has_escapes = match tokens.last() {
@@ -118,23 +119,6 @@ fn after_comment(text: &str) -> Option<&str> {
             at += rest.chars().next()?.len_utf8();
         }
     }
-}
-
-/// Returns the contents of the quotes with which `text` begins, and the text behind them; `None` if
-/// they are not closed. A doubled quote stands for one.
-fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
-    let mut inner = String::new();
-    let mut characters = text.char_indices().skip(1).peekable();
-    while let Some((at, character)) = characters.next() {
-        if character != quote {
-            inner.push(character);
-        } else if characters.next_if(|(_, next)| *next == quote).is_some() {
-            inner.push(quote);
-        } else {
-            return Some((inner, &text[at + quote.len_utf8()..]));
-        }
-    }
-    None
 }
 
 /// Returns the tokens of a call's first argument, up to its comma; `None` if there is no second
