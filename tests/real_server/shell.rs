@@ -109,7 +109,7 @@ async fn a_column_is_indexed_when_it_first_stands_in_a_condition() {
     assert_eq!(code, 0, "{trace}");
     let found: Vec<&str> = trace
         .lines()
-        .filter_map(|line| Some(line.split_once(": found ")?.1))
+        .filter_map(|line| Some(line.split_once(" found ")?.1))
         .collect();
     let expected = [
         "access=Index(1) looked_at=1",

@@ -1051,7 +1051,8 @@ async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
         [11]
     );
     drop(reading);
-    // A TRUNCATE alone explains the new files, and nothing is read again.
+    // A TRUNCATE alone explains the new files, and nothing is read again; unless a look has seen the
+    // files before the announcement arrived, which costs one reload.
     let reads = replica.stats().counters.reloads;
     client
         .batch_execute(
@@ -1062,7 +1063,8 @@ async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
         .unwrap();
     fence(&replica).await;
     fence(&replica).await;
-    assert!(replica.read(&users).is_live() && replica.stats().counters.reloads == reads);
+    assert!(replica.read(&users).is_live());
+    assert!(replica.stats().counters.reloads <= reads + 1);
 }
 
 /// 1. A description finds a table by its name, and then asks for its triggers.

@@ -11,6 +11,7 @@ use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
 use crate::value::CellType;
 pub use name::parse_name;
+use std::time::{Duration, Instant};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
 pub(in crate::postgres) use transaction::who_is;
@@ -343,8 +344,10 @@ pub async fn describe(
     catalog: &Catalog<'_>,
     oids: &[u32],
 ) -> Result<Vec<CatalogTable>, CatalogError> {
-    /// How often the tables are described, if they are altered meanwhile.
-    const TRIES: usize = 10;
+    /// How long the tables are described again and again, if they are altered meanwhile. A writer's
+    /// TRUNCATE counts as well, since it gives a table other files, and some come at a high rate.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let give_up = Instant::now() + PATIENCE;
     // Several statements describe a table, and each sees the table as of its own time. Without a
     // look before and a look behind them:
     // 1. The look sees a column of type bigint.
@@ -353,15 +356,17 @@ pub async fn describe(
     // 4. The fingerprint of the read is that of the look, so its bigint values pass for double
     //    precision.
     let mut before = look(&**catalog, oids).await?;
-    for _ in 0..TRIES {
+    loop {
         let tables = describe_as(catalog, oids, &before).await;
         let behind = look(&**catalog, oids).await?;
         if behind == before {
             return tables;
         }
+        if Instant::now() > give_up {
+            return Err(CatalogError::Altered);
+        }
         before = behind;
     }
-    Err(CatalogError::Altered)
 }
 
 /// Describes relations, each with its fingerprint among `fingerprints`.
