@@ -14,11 +14,13 @@ use super::sql::{self, Expected};
 use super::{OptionChanges, TriggerOptions, script};
 use crate::tables::catalog::{self, Catalog, CatalogTable, Function, RelationKind, Trigger};
 use anyhow::Context as _;
+use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use postgres_index_cache_core::tooling::postgres::triggers::{
     announces, is_for, is_ours, read_comment,
 };
 use refusals::{
-    check_function, check_owner, check_trigger, installable_key, installing, stale_triggers,
+    check_function, check_owner, check_trigger, installable_key, installing, sql_function_name,
+    stale_triggers,
 };
 use std::fmt;
 use steps::{
@@ -237,15 +239,10 @@ pub async fn remove(
     let installed = observed
         .as_ref()
         .and_then(|observed| observed.options().cloned());
-    // A table without a key never had triggers of ours, so its script is empty.
-    let expected = table
-        .key
-        .as_ref()
-        .map(|key| Expected::new(table, key, &installed.clone().unwrap_or_default()));
+    let is_generic = installed.as_ref().is_some_and(|options| options.generic);
+    let functions = functions_of_script(table, is_generic, &steps);
     Ok(TablePlan {
-        script: expected
-            .map(|expected| script::remove(table, &expected))
-            .unwrap_or_default(),
+        script: script::remove(table, is_generic, &functions),
         table: table.display_name(),
         sql_name: table.sql_name(),
         is_partitioned: table.kind == RelationKind::Partitioned,
@@ -269,6 +266,31 @@ pub async fn remove(
         notes,
         steps,
     })
+}
+
+/// Returns the functions that a script of removal drops, as SQL takes them: the table's own one,
+/// and those that `steps` drop. Triggers that were made for another name of the table call another
+/// function than the table's own.
+///
+/// The generic function is left out. The script may be run on another database, where other tables
+/// need it.
+fn functions_of_script(table: &CatalogTable, is_generic: bool, steps: &[Step]) -> Vec<String> {
+    let own = format!(
+        "{}.{}()",
+        quote_identifier(&table.schema),
+        quote_identifier(&sql::function_name(&table.name))
+    );
+    let mut functions: Vec<String> = if is_generic { vec![] } else { vec![own] };
+    for function in functions_of_ours(table, None) {
+        let name = sql_function_name(function);
+        let is_dropped = steps
+            .iter()
+            .any(|step| step.kind == StepKind::DropFunction(name.clone()));
+        if is_dropped && function.name != sql::GENERIC_FUNCTION && !functions.contains(&name) {
+            functions.push(name);
+        }
+    }
+    functions
 }
 
 /// The purpose of a plan.

@@ -2,8 +2,9 @@
 //! work whatever is installed. [`remove`] writes the inverse of [`install`].
 
 use super::TriggerOptions;
-use super::sql::{Expected, ExpectedTrigger};
-use crate::tables::catalog::{CatalogTable, RelationKind};
+use super::sql::{Expected, ExpectedTrigger, row_trigger_name, truncate_trigger_name};
+use crate::tables::catalog::{CatalogTable, RelationKind, Trigger};
+use postgres_index_cache_core::tooling::postgres::triggers::is_ours;
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub fn install(
         install_trigger(&mut sql, table, expected, options, trigger, version);
     }
     for leaf in table.leaves.iter().filter(|_| !options.no_truncate) {
-        let trigger = quote_identifier(&Expected::leaf_trigger(leaf));
+        let trigger = quote_identifier(&truncate_trigger_name(&leaf.name));
         let relation = leaf.sql_name();
         let _ = writeln!(
             sql,
@@ -82,7 +83,11 @@ pub fn install(
     }
     if options.no_truncate {
         // The triggers may have been installed without --no-truncate before.
-        let _ = writeln!(sql, "{}", drop_trigger(table, &expected.truncate_trigger));
+        let _ = writeln!(
+            sql,
+            "{}",
+            drop_trigger(&table.sql_name(), &expected.truncate_trigger)
+        );
     }
     sql
 }
@@ -123,34 +128,51 @@ fn enable_always(sql: &mut String, relation: &str, trigger: &str) {
     );
 }
 
-/// Returns the statements that take a table's triggers away, whichever of them exist.
-pub fn remove(table: &CatalogTable, expected: &Expected) -> String {
-    let triggers = [&expected.row_trigger, &expected.truncate_trigger];
-    let of_leaves = table.leaves.iter().map(|leaf| {
-        format!(
-            "DROP TRIGGER IF EXISTS {} ON {};",
-            quote_identifier(&Expected::leaf_trigger(leaf)),
-            leaf.sql_name()
-        )
-    });
-    let drops: Vec<String> = of_leaves
-        .chain(triggers.iter().map(|name| drop_trigger(table, name)))
-        .collect();
-    let drop = if expected.is_generic {
-        "-- The function is that of all tables of its schema: drop it with the last of their \
-        triggers."
-            .to_string()
-    } else {
-        format!("DROP FUNCTION IF EXISTS {};", expected.sql_function())
-    };
-    format!("{}\n{drop}\n", drops.join("\n"))
+/// Returns the statements that take a table's triggers away, whichever of them exist. A key is not
+/// needed: the triggers may be older than the table's loss of it.
+///
+/// `functions` are the functions to drop, as SQL takes them. `is_generic` says that the triggers
+/// call the generic function, which is not dropped: other tables may need it.
+pub fn remove(table: &CatalogTable, is_generic: bool, functions: &[String]) -> String {
+    let mut sql = String::new();
+    for leaf in &table.leaves {
+        let names = vec![truncate_trigger_name(&leaf.name)];
+        drop_triggers(&mut sql, &leaf.sql_name(), names, &leaf.triggers);
+    }
+    let names = vec![
+        row_trigger_name(&table.name),
+        truncate_trigger_name(&table.name),
+    ];
+    drop_triggers(&mut sql, &table.sql_name(), names, &table.triggers);
+    if is_generic {
+        sql.push_str(
+            "-- The function is that of all tables of its schema: drop it with the last of their \
+            triggers.\n",
+        );
+    }
+    for function in functions {
+        // Writing into a String cannot fail.
+        let _ = writeln!(sql, "DROP FUNCTION IF EXISTS {function};");
+    }
+    sql
 }
 
-/// Returns the statement that drops a trigger of the table itself, if it exists.
-fn drop_trigger(table: &CatalogTable, name: &str) -> String {
+/// Appends the statements that drop the triggers `names` and those of `found` that pgic made.
+fn drop_triggers(sql: &mut String, relation: &str, mut names: Vec<String>, found: &[Trigger]) {
+    for trigger in found.iter().filter(|trigger| is_ours(&trigger.function)) {
+        if !names.contains(&trigger.name) {
+            names.push(trigger.name.clone());
+        }
+    }
+    for name in names {
+        let _ = writeln!(sql, "{}", drop_trigger(relation, &name));
+    }
+}
+
+/// Returns the statement that drops a trigger of the table or leaf `relation`, if it exists.
+fn drop_trigger(relation: &str, name: &str) -> String {
     format!(
-        "DROP TRIGGER IF EXISTS {} ON {};",
-        quote_identifier(name),
-        table.sql_name()
+        "DROP TRIGGER IF EXISTS {} ON {relation};",
+        quote_identifier(name)
     )
 }

@@ -6,7 +6,7 @@
 
 use super::TriggerOptions;
 use crate::tables::catalog::{
-    CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
+    CatalogColumn, CatalogKey, CatalogTable, Function, RelationKind, Trigger,
 };
 use postgres_index_cache_core::tooling::CellType;
 use postgres_index_cache_core::tooling::postgres::triggers::{
@@ -107,8 +107,8 @@ impl Expected {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
             comment: write_comment(&comment),
-            row_trigger: shortened(&table.name, "_cache_notify"),
-            truncate_trigger: shortened(&table.name, "_cache_notify_truncate"),
+            row_trigger: row_trigger_name(&table.name),
+            truncate_trigger: truncate_trigger_name(&table.name),
             is_without_truncate: options.no_truncate,
             arguments: Vec::new(),
             is_generic: false,
@@ -156,8 +156,8 @@ impl Expected {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
             comment: write_comment(&comment),
-            row_trigger: shortened(&table.name, "_cache_notify"),
-            truncate_trigger: shortened(&table.name, "_cache_notify_truncate"),
+            row_trigger: row_trigger_name(&table.name),
+            truncate_trigger: truncate_trigger_name(&table.name),
             is_without_truncate: options.no_truncate,
             arguments: to_arguments(options),
             is_generic: true,
@@ -213,11 +213,6 @@ impl Expected {
         }
     }
 
-    /// Returns the name of a leaf's TRUNCATE trigger.
-    pub fn leaf_trigger(leaf: &Leaf) -> String {
-        shortened(&leaf.name, "_cache_notify_truncate")
-    }
-
     /// Returns the triggers of the table itself: the row trigger, then the TRUNCATE trigger if
     /// there should be one.
     pub fn triggers(&self) -> Vec<ExpectedTrigger<'_>> {
@@ -251,6 +246,16 @@ pub fn function_name(table: &str) -> String {
     } else {
         shortened(&name, "")
     }
+}
+
+/// Returns the name of the row trigger of the table `table`.
+pub fn row_trigger_name(table: &str) -> String {
+    shortened(table, "_cache_notify")
+}
+
+/// Returns the name of the TRUNCATE trigger of the table or leaf `table`.
+pub fn truncate_trigger_name(table: &str) -> String {
+    shortened(table, "_cache_notify_truncate")
 }
 
 /// Returns `name` and `suffix` joined, in at most 63 bytes.

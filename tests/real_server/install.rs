@@ -908,6 +908,47 @@ async fn the_sql_is_a_migration_file_with_an_inverse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_inverse_takes_away_what_is_there_after_a_key_or_name_is_gone() {
+    // A key is not needed to remove triggers. The triggers of a table that was renamed have the
+    // names that were made for its old name.
+    let sql = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY);
+        CREATE TABLE c (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY);
+        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "a", "b", "parts"]);
+    database.pgic_ok(&["install-triggers", "--generic", "c", "other"]);
+    let client = database.client().await;
+    client
+        .batch_execute(
+            "ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE parts DROP CONSTRAINT parts_pkey;
+            ALTER TABLE b RENAME TO renamed; ALTER TABLE c DROP CONSTRAINT c_pkey;
+            ALTER TABLE part RENAME TO old_part",
+        )
+        .await
+        .unwrap();
+    let tables = ["a", "renamed", "c", "parts"];
+    let down = database.pgic_ok(&[&["remove-triggers", "--print-sql"], &tables[..]].concat());
+    for _ in 0..2 {
+        client
+            .batch_execute(&down)
+            .await
+            .expect("the inverse may be run again");
+        let left = installed(&database).await;
+        assert!(
+            left.iter()
+                .all(|line| line.starts_with("other ") || line.starts_with("notify_cache_change()")),
+            "{left:?}"
+        );
+        assert_eq!(
+            left.len(),
+            3,
+            "the other table keeps what it needs: {left:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_table_of_a_schema_is_done_at_once() {
     // A table that cannot be announced is named and left out: one log table without a key must not
     // keep the others from being installed.

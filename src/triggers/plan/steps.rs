@@ -2,7 +2,7 @@
 
 use super::refusals::{Refusal, sql_function_name};
 use crate::tables::catalog::{Catalog, CatalogTable, Enabled, Function, Leaf, Trigger};
-use crate::triggers::sql::{Expected, ExpectedTrigger};
+use crate::triggers::sql::{Expected, ExpectedTrigger, truncate_trigger_name};
 use anyhow::Context as _;
 use postgres_index_cache_core::tooling::postgres::triggers::{TRUNCATE_EVENT, is_ours};
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
@@ -118,7 +118,7 @@ pub(super) fn leaf_steps(
     firing: Firing,
     version: i32,
 ) -> anyhow::Result<()> {
-    let name = Expected::leaf_trigger(leaf);
+    let name = truncate_trigger_name(&leaf.name);
     let found = leaf.triggers.iter().find(|trigger| trigger.name == name);
     if let Some(found) = found.filter(|found| !is_ours(&found.function)) {
         let function = &found.function;
