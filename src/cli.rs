@@ -88,10 +88,11 @@ pub struct Global {
     pub quiet: bool,
     /// Trace pgic's work to stderr; twice for more
     ///
-    /// -v shows connections, states and reloads (INFO), and each statement that is sent (DEBUG). -vv
-    /// shows each input and output of the engine as well (TRACE), notifications with their payloads
-    /// among them. A line has the time in UTC, the level, a text and fields. Keys, and with -vv
-    /// values of rows, are shown; the password of a connection is not.
+    /// -v shows connections, states and reloads (INFO), and each statement that is sent, cut after
+    /// 4000 characters (DEBUG). -vv shows each input and output of the engine as well (TRACE),
+    /// notifications with their payloads among them. A line has the time in UTC, the level, a text
+    /// and fields. Keys and the values of conditions are shown, and with -vv values of rows; the
+    /// password of a connection is not.
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     #[arg(help_heading = GLOBAL, display_order = 903)]
     pub verbose: u8,

@@ -100,6 +100,19 @@ pub fn check_announced(table: &CatalogTable) -> anyhow::Result<Vec<String>> {
     postgres::check_announced(table).map_err(refused)
 }
 
+/// Returns the notice of the worst problem that keeps changes of the table from being announced
+/// though there is a trigger; `None` if there is no such problem.
+///
+/// An answer is then no newer than the read of the table: a fence behind the read shows nothing.
+pub fn unannounced_notice(table: &CatalogTable) -> Option<String> {
+    let error = postgres::check_announced(table).err()?;
+    let remedy = error.hint().map(|hint| format!("; {hint}"));
+    Some(format!(
+        "the answer is the table as it was when it was read: {error}{}",
+        remedy.unwrap_or_default()
+    ))
+}
+
 /// Returns the shape of a cache that keeps the key and the columns for which `is_kept` is true, in
 /// table order.
 ///
@@ -150,7 +163,7 @@ pub async fn check_memory(
             estimate::human(wanted),
             estimate::human(allowed)
         ),
-        "raise --max-memory, or load fewer columns with --columns or --count",
+        MEMORY_HINT,
     ))
 }
 
@@ -209,6 +222,11 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
     }
 }
 
+/// The hint for a cache that takes more memory than is allowed. All commands that load caches give
+/// it.
+const MEMORY_HINT: &str =
+    "raise --max-memory; pgic query can load fewer columns, with --columns or --count";
+
 /// The notice while nothing can be announced.
 pub const COMMITS_BLOCKED: &str =
     "commits are blocked: nothing is announced until whoever holds the notify lock is done";
@@ -255,9 +273,7 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
             "connect as the owner of the table, or as a role that is no superuser and has SELECT \
             on it"
         }
-        (DriverError::Memory { .. } | DriverError::RowTooLong { .. }, _) => {
-            "raise --max-memory, or load fewer columns with --columns or --count"
-        }
+        (DriverError::Memory { .. } | DriverError::RowTooLong { .. }, _) => MEMORY_HINT,
         (_, Some(code)) => match sqlstate::hint(code) {
             Some(hint) => hint,
             None => return error.into(),

@@ -49,12 +49,20 @@
 //!     let users = builder.table::<User>("users");
 //!     let replica = builder.open().await?;
 //!
-//!     let rows = replica.read(&users);
-//!     let found = rows.get_by_i64_index("username_hash", &123).into_iter().flatten();
-//!     println!("{} of {} users, {}", found.count(), rows.len(), rows.status());
+//!     replica.fence().await?; // what was committed before this call is in the cache
+//!     {
+//!         let rows = replica.read(&users); // holds the lock: no await until it is dropped
+//!         let found = rows.get_by_i64_index("username_hash", &123).into_iter().flatten();
+//!         println!("{} of {} users, {}", found.count(), rows.len(), rows.status());
+//!     }
+//!     replica.shutdown().await;
 //!     Ok(())
 //! }
 //! ```
+//!
+//! Share a replica between tasks as `Arc<Replica>`; [`read`](Replica::read) and
+//! [`fence`](Replica::fence) take `&self`. A [`ReadGuard`] holds the cache's lock: while it is held, no
+//! change is applied, so drop it before you await.
 //!
 //! # Guarantees
 //!

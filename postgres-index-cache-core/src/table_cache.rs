@@ -7,7 +7,8 @@
 //!                                            └→ record in the arena: the cells of no fixed width
 //! ```
 //!
-//! Columns of integers and uuids have an index from the start. Another column has one only after
+//! Columns of integers and uuids have an index from the start; a column that is the whole key needs
+//! none, since the key table finds its row. Another column has one only after
 //! [`TableCache::ensure_index`] was called for that column. Whoever keeps a cache for long calls it
 //! before the first [`find`](TableCache::find) with conditions on the column: `pgic shell` and
 //! `pgic query --watch` do. Whoever asks once does not: a scan of every row takes less time than
@@ -68,7 +69,7 @@ pub struct QueryResult<'a> {
     pub looked_at: usize,
 }
 
-/// The rows among which those that fulfil the conditions of a query must be.
+/// Slots of rows, a superset of the rows that fulfil the conditions of a query.
 struct Candidates {
     access: AccessPath,
     slots: Vec<u32>,
@@ -129,7 +130,8 @@ impl fmt::Debug for Row<'_> {
 }
 
 impl TableCache {
-    /// Makes an empty cache for rows of `shape`, with room for `expected` rows.
+    /// Makes an empty cache for rows of `shape`. The key table and the indexes have room for
+    /// `expected` rows at once.
     pub fn new(shape: Arc<TableShape>, expected: usize) -> Self {
         let mut indexes = Vec::new();
         for (at, column) in shape.columns().iter().enumerate() {
@@ -249,7 +251,7 @@ impl TableCache {
         if changed.is_empty() {
             return Ok((slot, Upserted::Unchanged));
         }
-        // The last step that can fail (invariant 4).
+        // Of the steps that change a stored row, this is the last that can fail (invariant 4).
         let record = Record::new(&self.shape, row)?;
         // A cell may change and keep its place in the index: 1.10 becomes 1.1.
         let relinked: Vec<usize> = changed

@@ -19,8 +19,8 @@ pub struct Args {
 const AFTER_LONG_HELP: &str = "\
 Examples:
   source <(pgic completions bash)
-  pgic completions zsh > ~/.zfunc/_pgic
-  pgic completions fish > ~/.config/fish/completions/pgic.fish
+  mkdir -p ~/.zfunc; pgic completions zsh > ~/.zfunc/_pgic
+  mkdir -p ~/.config/fish/completions; pgic completions fish > ~/.config/fish/completions/pgic.fish
 
 Exit codes:
   0  done

@@ -18,7 +18,8 @@ use tokio_postgres::{Client, NoTls};
 /// seconds.
 const LONGEST: Duration = Duration::from_secs(28);
 
-/// The statements that make and fill the tables.
+/// The statements that make and fill the tables. No triggers are made for `orders`, so that whoever
+/// keeps the server can see what the commands say of such a table.
 const TABLES: &str = "
     CREATE TABLE users (
         id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -31,6 +32,8 @@ const TABLES: &str = "
     INSERT INTO users (username, username_hash, email_hash) SELECT 'user' || n, n, n % 100 FROM \
     generate_series(1000, 10999) n;
     INSERT INTO products (sku_hash, price) SELECT n, n / 100.0 FROM generate_series(1, 500) n;
+    CREATE TABLE orders (id int PRIMARY KEY, total numeric NOT NULL);
+    INSERT INTO orders SELECT n, n FROM generate_series(1, 20) n;
     ANALYZE;";
 
 /// The statements that are run while `tail` listens. Each causes one notification, since `tail`
@@ -47,8 +50,8 @@ const WRITES: [&str; 7] = [
 
 /// Show the other commands at work on a throw-away PostgreSQL
 ///
-/// Starts a PostgreSQL server in a private folder, creates the tables users and products, installs
-/// the triggers, writes, and shows tail, query, verify and status. Ends by itself after a few
+/// Starts a PostgreSQL server in a private folder, creates the tables users, products and orders,
+/// installs triggers on the first two, writes, and shows tail, query, verify and status. Ends by itself after a few
 /// seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and no running server:
 /// --database-url has no effect.
 #[derive(Debug, clap::Args)]
@@ -125,7 +128,7 @@ async fn show(context: &Context, cluster: &Cluster) -> anyhow::Result<()> {
         .await
         .context("connect to the demo's server")?;
     let connection = tokio::spawn(connection);
-    say("# tables users and products, with 10000 and 500 rows")?;
+    say("# tables users, products and orders, with 10000, 500 and 20 rows")?;
     client
         .batch_execute(TABLES)
         .await

@@ -1,5 +1,5 @@
-//! `pgic query`: loads one table into the cache that an application has, catches up with the
-//! notifications, and answers from it: once, or with `--watch` whenever the answer changes.
+//! `pgic query`: answers from a cache of one table, once, or with `--watch` whenever the answer
+//! changes.
 
 use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 
 /// Load a table into a cache, catch up, and answer from the cache
 ///
-/// Loads the table into the cache that an application has, catches up with the notifications, and
-/// answers from it. The answer has everything that was committed before the question. For a table
-/// without triggers the answer is as of the moment when it was read; a notice says so.
+/// The cache is the one that an application has. The answer has everything that was committed
+/// before the question. If changes of the table are not announced, the answer is as of the moment
+/// when the table was read; a notice says so.
 ///
 /// Conditions are ANDed. Values are compared as PostgreSQL's = of the column's type does. Where the
 /// cache can compare texts only, a notice says so.
@@ -122,8 +122,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     )
     .await?;
     let load = started.elapsed();
-    // Live is as of the fence that made the cache live. The question came later: what was committed
-    // until now belongs to the answer.
+    // A cache is live as of the fence that made it so. The question came later, and the answer must
+    // have what was committed until then.
     driver.fence().await.map_err(explain_failure)?;
     let fence = started.elapsed().saturating_sub(load);
     let target = &targets[0];
@@ -223,6 +223,8 @@ async fn describe(
     let seen = observe(&table);
     if args.watch {
         notices.extend(tables::check_announced(&table)?);
+    } else if seen.is_some() {
+        notices.extend(tables::unannounced_notice(&table));
     }
     let shown = shown_columns(&table, seen.as_ref(), args, notices)?;
     let asked = conditions::evaluate(catalog, &table, written).await?;

@@ -143,8 +143,8 @@ pub async fn open(
     is_quiet: bool,
     say: impl Fn(&str),
 ) -> anyhow::Result<Supervisor<Target>> {
-    // With the schema in which each table was found first. Otherwise a table of the same name that
-    // is created later, in an earlier schema of the search_path, would be taken for it.
+    // Each name has the schema in which its table was found first. Otherwise a table of that name
+    // that is created later, in an earlier schema of the search_path, would be taken for it.
     let names = targets
         .iter()
         .map(|target| target.table.written_name())
@@ -175,7 +175,7 @@ pub async fn open(
                 progress.set(loaded.iter().sum());
             })
             .await;
-        // Tell the events before the error: they say what led to it.
+        // The events come before the error, since they say what led to the error.
         for event in supervisor.take_events() {
             if let SupervisorEvent::Driver(event) = event
                 && let Some(text) = in_the_way(&event)
@@ -189,8 +189,8 @@ pub async fn open(
 }
 
 /// Locks the cache of a table for reading, once the cache has the indexes that help to find the
-/// rows that fulfil `conditions`. Making an index takes longer than a scan, which pays off as soon
-/// as a live cache is asked again.
+/// rows that fulfil `conditions`. To make an index takes longer than one scan. It pays off as soon
+/// as the same column of a live cache is asked for again.
 pub fn indexed_cache<'a>(
     supervisor: &'a Supervisor<Target>,
     table: TableId,
@@ -201,8 +201,8 @@ pub fn indexed_cache<'a>(
     if missing.is_empty() {
         return cache;
     }
-    // A cache that outgrows the bound on memory is given up. A question must not do that to a table
-    // which is live: then the answer takes a scan.
+    // A cache that outgrows the bound on memory is given up. A question must not cause that for a
+    // live table. If there is no room for an index, the answer takes a scan.
     let lock = RwLockReadGuard::rwlock(&cache);
     let more = missing.len() * cache.index_bytes();
     // Before the other caches are locked, and this one for writing: a thread that waits for a lock

@@ -178,6 +178,32 @@ async fn a_table_without_triggers_is_answered_with_a_notice() {
     );
     let quiet = database.pgic(&["-q", "query", "people", "id=1"]);
     assert_eq!(quiet.stderr, "");
+    // A trigger that does not fire is no trigger, though the table has one.
+    database.pgic_ok(&["install-triggers", "people"]);
+    let announced = database.pgic(&["query", "people", "id=1"]);
+    assert_eq!((announced.code, announced.stderr.as_str()), (0, ""));
+    let client = database.client().await;
+    let silenced = [
+        (
+            "ALTER TABLE people DISABLE TRIGGER people_cache_notify",
+            "is disabled",
+        ),
+        ("DROP TRIGGER people_cache_notify ON people", "is missing"),
+    ];
+    for (sql, problem) in silenced {
+        client.batch_execute(sql).await.unwrap();
+        let ran = database.pgic(&["query", "people", "id=1", "--explain"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let notice = "the answer is the table as it was when it was read: ";
+        assert!(
+            ran.stderr.contains(notice) && ran.stderr.contains(problem),
+            "{ran:?}"
+        );
+        assert!(
+            ran.stderr.contains("pgic install-triggers public.people"),
+            "{ran:?}"
+        );
+    }
 }
 
 /// Databases that already have the specification's triggers must not need ours.

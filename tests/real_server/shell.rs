@@ -26,6 +26,7 @@ pub struct Shell {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
+    errors: Receiver<String>,
 }
 
 impl Shell {
@@ -39,9 +40,12 @@ impl Shell {
             .spawn()
             .expect("start a shell");
         let lines = lines_of(child.stdout.take().expect("piped"));
+        // Traces would fill the pipe, and the shell would wait for somebody to read it.
+        let errors = lines_of(child.stderr.take().expect("piped"));
         Self {
             stdin: child.stdin.take(),
             lines,
+            errors,
             child,
         }
     }
@@ -81,7 +85,8 @@ impl Shell {
     fn close(mut self) -> (i32, String) {
         drop(self.stdin.take());
         let ran = ended(self.child);
-        (ran.code, ran.stderr)
+        let stderr = self.errors.iter().map(|line| line + "\n").collect();
+        (ran.code, stderr)
     }
 }
 
@@ -330,6 +335,7 @@ async fn a_signal_or_a_reader_that_leaves_ends_it_in_order() {
         child,
         mut stdin,
         lines,
+        ..
     } = shell;
     drop(lines);
     // The thread that reads for us takes one line more, so the first answer may still be taken.

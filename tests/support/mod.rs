@@ -19,9 +19,9 @@ pub use specification::FUNCTION as SPECIFICATION;
 
 use postgres_index_cache_core::tooling::postgres::{Listener, Session, quote_identifier};
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -315,7 +315,7 @@ impl Tail {
         }
         let status = self.child.wait().expect("wait for tail");
         let mut stderr = String::new();
-        std::io::Read::read_to_string(&mut self.child.stderr.take().expect("piped"), &mut stderr)
+        Read::read_to_string(&mut self.child.stderr.take().expect("piped"), &mut stderr)
             .expect("read stderr");
         (
             status.code().unwrap_or(-1),
@@ -350,10 +350,10 @@ impl Drop for Tail {
 }
 
 /// Returns a channel of the lines that a child writes, which a thread reads as they come.
-pub fn lines_of(stdout: ChildStdout) -> Receiver<String> {
+pub fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines() {
+        for line in BufReader::new(output).lines() {
             let Ok(line) = line else { break };
             if sender.send(line).is_err() {
                 break;

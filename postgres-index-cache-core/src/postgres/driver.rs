@@ -454,12 +454,38 @@ impl Driver {
     fn emit(&mut self, event: DriverEvent) {
         /// The most events that are kept for a caller who takes none.
         const KEPT: usize = 1024;
-        tracing::info!(?event, "driver");
+        self.trace(&event);
         // Whoever asked for events of rows takes events, and must not miss a row: none is dropped.
         if !self.options.row_events && self.events.len() >= KEPT {
             self.events.pop_front();
         }
         self.events.push_back(event);
+    }
+
+    /// Traces an event that the engine does not trace.
+    fn trace(&self, event: &DriverEvent) {
+        match event {
+            // The engine traces these when it decides.
+            DriverEvent::State(_)
+            | DriverEvent::TableState { .. }
+            | DriverEvent::ReloadScheduled { .. } => {}
+            DriverEvent::Disconnected { why, retry_in, .. } => {
+                tracing::info!(why, ?retry_in, "every table is stale");
+            }
+            DriverEvent::AuxConnectionLost { via, why, retry_in } => {
+                let connection = via.purpose();
+                tracing::info!(connection, why, ?retry_in, "a connection is opened again");
+            }
+            DriverEvent::Altered { table } => {
+                let name = self.tables[table.0].config.name();
+                tracing::info!(table = name, "the table was altered");
+            }
+            DriverEvent::CommitsBlocked => tracing::info!("commits are blocked"),
+            // They have values of rows.
+            DriverEvent::Row { .. } | DriverEvent::Model { .. } | DriverEvent::Misfit { .. } => {
+                tracing::trace!(?event, "row event");
+            }
+        }
     }
 }
 

@@ -26,8 +26,8 @@ pub struct Unquoted<'a> {
     pub rest: &'a str,
 }
 
-/// Reads a text in quotes, of which `text` begins behind the opening one. A doubled quote stands for
-/// one (manual, 4.1 Lexical Structure). Returns `None` if the quotes are not closed.
+/// Reads a text in quotes, of which `text` begins behind the opening one. A doubled quote stands
+/// for one (manual, 4.1 Lexical Structure). Returns `None` if the quotes are not closed.
 pub fn read_quoted(text: &str, quote: char) -> Option<Unquoted<'_>> {
     let mut inner = String::new();
     let mut rest = text;

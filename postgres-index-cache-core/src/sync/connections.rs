@@ -95,9 +95,10 @@ pub(super) struct Connections {
     failures: Streak,
     /// The channels on which the tables' triggers notify.
     channels: Vec<String>,
-    /// The channels on which L listens: `channels`, and earlier ones that nobody needs any more.
+    /// The channels on which L listens: those of `channels` that the driver has asked for, and
+    /// earlier ones that no table needs any more.
     listened: Vec<String>,
-    /// Whether the driver was asked to LISTEN on further channels, and has not said that it does.
+    /// Whether the driver was asked to LISTEN on further channels and has not answered yet.
     is_listening_also: bool,
     fence_channel: String,
     /// How many tokens were made. Each token has its number, so none is made twice.
@@ -411,7 +412,7 @@ impl Connections {
 
     /// Notes a failed attempt to open F or Q alone. Returns whether the failure is a refusal; see
     /// [`Streak`].
-    pub(super) fn is_reopen_refused(
+    pub(super) fn note_reopen_failure(
         &mut self,
         connection: AuxConnection,
         code: Option<String>,
@@ -421,7 +422,7 @@ impl Connections {
 
     /// Notes a failed attempt to open all three. Returns whether the failure is a refusal; see
     /// [`Streak`].
-    pub(super) fn is_connect_refused(&mut self, code: Option<String>) -> bool {
+    pub(super) fn note_connect_failure(&mut self, code: Option<String>) -> bool {
         self.failures.is_refusal(code)
     }
 
@@ -431,7 +432,7 @@ impl Connections {
     }
 
     /// Notes that every table is live: the wait after the next loss of L is short again.
-    pub(super) fn all_is_live(&mut self) {
+    pub(super) fn note_all_live(&mut self) {
         self.backoff.reset();
     }
 

@@ -24,8 +24,8 @@ use super::{FenceId, Output, State, TableId};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How many fences of callers that have arrived may wait for rows, or for tables that cannot be
-/// followed.
+/// The number of fences of callers that may have arrived and wait, for rows or for tables that
+/// cannot be followed.
 const OPEN: usize = 64;
 
 /// A fence that was sent.
@@ -53,8 +53,8 @@ pub(super) struct Fence {
 struct Arrival {
     /// For each table, how many changes had been followed.
     changes: Vec<u64>,
-    /// For each table, whether this fence proved the table's read. Such a table is not live before
-    /// the rows are there that were open when the fence arrived.
+    /// For each table, whether this fence proved the table's read. Such a table is live only once
+    /// each row is in the cache that was open when the fence arrived.
     proves: Vec<bool>,
 }
 
@@ -144,7 +144,8 @@ pub(super) struct Fences {
     reached: Vec<Option<FenceId>>,
     /// The fences that have arrived and whose looks are not done, in the order of arrival.
     proofs: VecDeque<Proof>,
-    /// When the last fence was sent that has arrived and whose look is done.
+    /// The latest moment before which everything that was committed has arrived: when the last
+    /// fence was sent whose look is done, or the last token of a probe.
     proven_at: Option<Instant>,
     /// How long the last fence took to come back.
     lag: Option<Duration>,
@@ -179,12 +180,13 @@ impl Fences {
         self.lag
     }
 
-    /// Returns when the last fence was sent that has arrived and whose look is done.
+    /// Returns the latest moment before which everything that was committed has arrived; `None` if
+    /// there was none since the engine was made.
     pub(super) fn proven_at(&self) -> Option<Instant> {
         self.proven_at
     }
 
-    /// Notes that every change that was committed before `at` has arrived.
+    /// Notes that everything that was committed before `at` has arrived.
     pub(super) fn proven(&mut self, at: Instant) {
         self.proven_at = self.proven_at.max(Some(at));
     }
@@ -300,9 +302,9 @@ impl Fences {
     /// table's read.
     pub(super) fn arrived(&mut self, arrived: &Arrived, proves: Vec<bool>, tables: &[EngineTable]) {
         let mut at = arrived.at;
-        // A heartbeat that proves no read is not kept if one is kept already: that one, which is
-        // older, ends live sooner if its rows do not come. Else each heartbeat would add a fence
-        // while a row is open.
+        // While a row is open, each heartbeat would add a fence that waits for the row. So a
+        // heartbeat that proves no read is not kept if one is kept already. The kept one is older,
+        // and so ends live sooner if the row does not come.
         let is_own = self.sent[at].asked_by.is_none();
         let has_own = self
             .sent
@@ -460,10 +462,10 @@ impl Fences {
     }
 
     /// Returns whether `table` lacks something that it needs in order to be live:
-    /// - rows that were open when the fence arrived which proved the table's read,
-    /// - rows that were open when a fence arrived which was sent a heartbeat ago: a reader is not
-    ///   told that a row is missing, so a row must not be missing for long,
-    /// - the look that belongs to the fence which proved the table's read.
+    /// - rows that were open when the fence that proved the table's read arrived,
+    /// - rows that were open when a fence arrived that was sent a heartbeat ago or earlier. A
+    ///   reader is not told that a row is missing, so no row may be missing for long.
+    /// - the look that belongs to the fence that proved the table's read.
     pub(super) fn is_behind(
         &self,
         table: TableId,
@@ -490,7 +492,8 @@ impl Fences {
         })
     }
 
-    /// Returns when rows of `table`, which is live, have been open for too long for that.
+    /// Returns when the open rows of `table`, which is live, will have been open for so long that
+    /// the table is live no more; `None` if no row is open.
     pub(super) fn behind_at(
         &self,
         table: TableId,

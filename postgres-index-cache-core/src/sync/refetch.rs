@@ -310,7 +310,7 @@ impl Refetches {
     }
 
     /// Notes that a notification of this process has asked for a row.
-    pub(super) fn is_asked_by(&mut self, sender: i32) {
+    pub(super) fn note_asker(&mut self, sender: i32) {
         self.senders = match self.senders {
             Senders::None => Senders::One(sender),
             Senders::One(one) if one == sender => Senders::One(one),
@@ -508,10 +508,10 @@ mod tests {
     fn a_sender_is_named_if_every_row_was_asked_for_by_one() {
         let mut refetches = refetches();
         assert_eq!(refetches.sender(), None);
-        refetches.is_asked_by(41);
-        refetches.is_asked_by(41);
+        refetches.note_asker(41);
+        refetches.note_asker(41);
         assert_eq!(refetches.sender(), Some(41));
-        refetches.is_asked_by(42);
+        refetches.note_asker(42);
         assert_eq!(refetches.sender(), None);
     }
 }

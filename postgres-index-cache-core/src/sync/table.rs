@@ -13,9 +13,9 @@
 //!    in the cache. Past `Limits::waiting_bytes` the changes are dropped and the table is read
 //!    again.
 //! 2. **Comparison** ([`Comparison`]). Any change waits until the fence behind the comparison's
-//!    snapshot has come back. A change that the snapshot does not see waits until the cache is
-//!    compared, and then in the backlog. Past `Limits::waiting_bytes` the comparison is
-//!    inconclusive.
+//!    snapshot has come back. From then on the changes that the snapshot sees are followed. The
+//!    others wait until the cache begins to be compared, and then in the backlog. Past
+//!    `Limits::waiting_bytes` the comparison is inconclusive.
 //! 3. **Key change** ([`FirstHalf`]). The delete that begins a key change waits for the update that
 //!    completes it. Any other change, or a fence, ends the wait. One change waits at most.
 //! 4. **Refetch** ([`Refetches`]). A change of a key whose row is being read waits for the row. So
@@ -26,7 +26,15 @@
 //!    keys are, and their rows are refetched; if the keys are too many bytes as well, the table is
 //!    read again.
 //! 6. **Writer** (in the driver). A change that was handed out waits while the cache's lock is
-//!    held. The bound is `DriverOptions::max_memory`.
+//!    held. The driver then tells the engine of the lock, so no more waits here than the engine
+//!    hands out in one turn.
+//!
+//! The picture is that of a parsed change. Before that a notification waits in the channel to the
+//! driver, in a batch of at most 256; those that came while the connections were set up wait in the
+//! listener.
+//!
+//! `Limits::waiting_bytes` bounds each place of each table by itself. `DriverOptions::max_memory`
+//! bounds the sum of everything.
 //!
 //! A fence that arrives behind a waiting change is not reached before that change is in the cache:
 //! see [`open_since`](EngineTable::open_since).

@@ -1051,8 +1051,8 @@ async fn a_rewrite_behind_a_truncate_of_the_same_transaction_is_seen() {
         [11]
     );
     drop(reading);
-    // A TRUNCATE alone explains the new files, and nothing is read again; unless a look has seen the
-    // files before the announcement arrived, which costs one reload.
+    // A TRUNCATE alone explains the new files, and nothing is read again; unless a look has seen
+    // the files before the announcement arrived, which costs one reload.
     let reads = replica.stats().counters.reloads;
     client
         .batch_execute(

@@ -149,8 +149,9 @@ fn one_seed() {
     }
 }
 
-/// A failing seed is of use only if the run can be repeated exactly, down to the order of the engine's
-/// outputs. A hash map with random order in the engine would make two runs of one seed differ.
+/// A failing seed is of use only if the run can be repeated exactly, down to the order of the
+/// engine's outputs. A hash map with random order in the engine would make two runs of one seed
+/// differ.
 #[test]
 fn a_seed_replays_exactly() {
     let mut outputs = 0;

@@ -1,5 +1,5 @@
-//! [`SinkWriter`]: the [`CacheWriter`] of any [`CacheSink`]. Operations wait in order, and are applied
-//! while the cache's lock is held.
+//! [`SinkWriter`]: the [`CacheWriter`] of any [`CacheSink`]. Operations wait in order, and are
+//! applied while the cache's lock is held.
 
 use super::finding::ComparisonReport;
 use super::sink::{CacheSink, Decoded, RowDecoder, RowEvent, WriteMode};
@@ -16,21 +16,21 @@ use std::time::Duration;
 
 /// An operation that waits for the lock.
 enum PendingOp<R> {
-    /// A snapshot begins.
+    /// Begin to load a snapshot of about so many rows.
     Begin { expected: usize },
-    /// A row of the snapshot.
+    /// Store a row of the snapshot, unless the cache has the same row already.
     Merge(R),
-    /// The snapshot ends.
+    /// End the snapshot: remove the rows that it did not bring.
     End,
-    /// A row takes the place of the one with its key.
+    /// Store a row in place of the one with its key, if there is one.
     Upsert(R),
-    /// A key change. No reader sees the old row without the new one, or both.
+    /// Replace the row of one key by a row of another key, as one step for readers.
     Replace { old: KeyBuf, new: R },
-    /// The row of a key is removed.
+    /// Remove the row of a key.
     Remove(KeyBuf),
-    /// The row of a key does not fit the model.
+    /// Keep the row of a key out, since it does not fit the model.
     KeepOut { key: KeyBuf, why: Arc<str> },
-    /// Every row but those of these keys is removed.
+    /// Remove every row but those of these keys.
     Clear(Vec<KeyBuf>),
 }
 

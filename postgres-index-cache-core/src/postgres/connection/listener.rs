@@ -1,20 +1,19 @@
-//! [`Listener`]: the session that LISTENs, and the test that notifications really reach it.
+//! [`Listener`]: the session that LISTENs.
 //!
 //! ```text
-//! server → Messages ─┬─ while a statement or `hears` runs ─→ early ─┐
-//!                    └──────────────────────────────────────────────┴─→ next, poll_next
+//! server → Messages ─┬─ while a statement runs ─→ early ─┐
+//!                    └───────────────────────────────────┴─→ next, poll_next
 //! ```
 
 use crate::postgres::connection::session::{Messages, Session, SessionPurpose, while_polled};
-use crate::postgres::connection::traced::{Traced, trace_statement};
-use crate::postgres::quote::{quote_identifier, quote_literal};
+use crate::postgres::connection::traced::Traced;
+use crate::postgres::quote::quote_identifier;
 use futures_util::future::poll_fn;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio_postgres::{AsyncMessage, Client, Error, Notification};
 
 /// The key of the shared advisory lock that every listener of this library holds: "pgic" in ASCII.
@@ -120,55 +119,6 @@ impl Listener {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
-            }
-        }
-    }
-
-    /// Returns whether a token that `sender` notifies on `channel` arrives here within `patience`.
-    /// This session must LISTEN on `channel` already.
-    ///
-    /// A pooler in transaction mode accepts LISTEN and receives nothing. A notification that a
-    /// session sends to itself proves nothing there. So another session sends the token while this
-    /// one is idle. Notifications that arrive in between are kept.
-    ///
-    /// # Errors
-    /// Returns the error of either server, or the error that ended this connection.
-    pub async fn hears(
-        &mut self,
-        sender: &Client,
-        channel: &str,
-        token: &str,
-        patience: Duration,
-    ) -> Result<bool, Error> {
-        let sql = format!(
-            "NOTIFY {}, {}",
-            quote_identifier(channel),
-            quote_literal(token)
-        );
-        let deadline = tokio::time::sleep(patience);
-        trace_statement(SessionPurpose::Fence, &sql);
-        let sent = sender.batch_execute(&sql);
-        tokio::pin!(deadline, sent);
-        let mut is_sent = false;
-        loop {
-            tokio::select! {
-                () = &mut deadline => return Ok(false),
-                // The token may arrive before the server has acknowledged the NOTIFY. So both are
-                // polled, and an error of the NOTIFY is reported without waiting for `patience`.
-                done = &mut sent, if !is_sent => {
-                    done?;
-                    is_sent = true;
-                }
-                notification = poll_fn(|cx| Self::poll_socket(&mut *self.messages, cx)) => {
-                    let Some(notification) = notification else {
-                        return Ok(false);
-                    };
-                    let notification = notification?;
-                    if notification.channel() == channel && notification.payload() == token {
-                        return Ok(true);
-                    }
-                    self.early.push_back(notification);
-                }
             }
         }
     }

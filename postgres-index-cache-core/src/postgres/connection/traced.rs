@@ -11,7 +11,7 @@ use tokio_postgres::{Client, CopyOutStream, Error, GenericClient, Row, Transacti
 
 /// The most characters of a statement, or of its parameters, in a trace. The keys of a refetch may
 /// be many.
-const LONGEST: usize = 400;
+const LONGEST: usize = 4000;
 
 /// A client or a transaction that traces each statement before sending it.
 pub struct Traced<C> {

@@ -260,7 +260,7 @@ impl Driver {
                     // L was lost meanwhile, and all connections are opened again.
                     return;
                 };
-                tracing::info!(?via, "connected again");
+                tracing::info!(connection = via.purpose(), "connected again");
                 sessions.reopened(via, epoch, opened);
                 self.failure = None;
                 Input::Reopened { via }

@@ -41,7 +41,7 @@ impl Memory {
     }
 
     /// Notes that all tables are live.
-    pub(super) fn is_live(&mut self) {
+    pub(super) fn note_live(&mut self) {
         self.times_short = 0;
     }
 }

@@ -31,7 +31,7 @@ impl Driver {
         // A flush may tell the engine something, for example that a row could not be stored. The
         // engine answers that with further outputs.
         loop {
-            self.do_outputs()?;
+            self.prepare_outputs()?;
             if !self.flush() {
                 break;
             }
@@ -62,7 +62,7 @@ impl Driver {
         let all = states.min().unwrap_or(state);
         if all != self.state {
             if all == State::Live {
-                self.memory.is_live();
+                self.memory.note_live();
             }
             self.state = all;
             self.emit(DriverEvent::State(all));
@@ -136,11 +136,12 @@ impl Driver {
         self.engine.handle(input, Instant::now());
     }
 
-    /// Carries out the engine's outputs. Changes of caches are prepared, and wait for the locks.
+    /// Carries out the engine's outputs, but for changes of caches: these are decoded, and wait for
+    /// [`flush`](Self::flush).
     ///
     /// # Errors
     /// If the driver ends for good.
-    pub(super) fn do_outputs(&mut self) -> Result<(), DriverError> {
+    pub(super) fn prepare_outputs(&mut self) -> Result<(), DriverError> {
         while let Some(output) = self.engine.poll() {
             self.do_output(output)?;
         }

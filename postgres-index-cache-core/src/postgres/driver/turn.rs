@@ -37,8 +37,8 @@ pub(super) enum TaskEvent {
         epoch: u64,
         listened: Result<(), tokio_postgres::Error>,
     },
-    /// F was asked which role sent the notification for which a table is reloaded. `who` is the
-    /// role and application in words, if the session is still there.
+    /// F has answered who sent the notification for which a table is reloaded. `who` is the role
+    /// and application in words, if the session is still there.
     SenderKnown {
         table: TableId,
         why: String,
@@ -108,8 +108,8 @@ impl Driver {
         let locks = self.tables.iter().filter_map(|table| table.busy_until);
         let timeout = locks.chain(self.engine.poll_timeout()).min();
         let timeout = timeout.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-        // While a reader holds the cache's lock, rows stay in their channel: Q waits, and the
-        // memory of what waits for the lock does not grow.
+        // While a reader holds the cache's lock, rows are left in the channel from Q's task. The
+        // channel is bounded, so Q waits and the memory does not grow.
         let takes_rows = self
             .reads
             .asked
@@ -165,9 +165,9 @@ impl Driver {
             self.engine.handle(input, Instant::now());
             // A change that cannot be applied must be known before the fence behind it is handed
             // in, or the fence would count without that change.
-            self.do_outputs()?;
+            self.prepare_outputs()?;
         }
-        // The batch comes before the end: these changes were received and count.
+        // These changes came before the end of the connection, so the engine had them first.
         if let Some(why) = received.end {
             self.engine.handle(Input::Lost(why), Instant::now());
         }

@@ -119,8 +119,8 @@ pub enum SupervisorEvent {
         /// The cause, with the remedy if one is known.
         why: String,
     },
-    /// An altered table, or another one of its name, is live and has taken its place:
-    /// [`Supervisor::targets`] has it.
+    /// The table is live with a new description, which [`Supervisor::targets`] has. The table was
+    /// altered, its name means another table now, or all tables were read anew on demand.
     Replaced {
         /// The table whose rows are those of another description now.
         table: TableId,
@@ -147,8 +147,9 @@ pub struct Supervisor<T: SupervisedTable> {
     caches: Caches,
     /// The description that is underway.
     describing: Option<Describing<T>>,
-    /// Whether a table was found altered since that description began: another one must follow.
-    is_altered_since: bool,
+    /// Whether another description must follow the one that is underway: a table was found altered
+    /// meanwhile, or a person asked.
+    must_describe_again: bool,
     /// When the tables are described again.
     describe_at: Option<Instant>,
     /// The wait before tables that cannot be followed are described again.
@@ -159,7 +160,7 @@ pub struct Supervisor<T: SupervisedTable> {
     done: u64,
     /// The first description after which every table is to be read anew, as a person has asked.
     reload_from: Option<u64>,
-    /// Whether all tables were live once. From then on no error ends the supervisor.
+    /// Whether all tables were loaded or live once. From then on no error ends the supervisor.
     has_been_live: bool,
     events: VecDeque<SupervisorEvent>,
 }
@@ -256,7 +257,7 @@ impl<T: SupervisedTable> Supervisor<T> {
                 .collect(),
             caches,
             describing: None,
-            is_altered_since: false,
+            must_describe_again: false,
             describe_at: None,
             backoff: Backoff::default(),
             started: 0,
@@ -394,7 +395,7 @@ impl<T: SupervisedTable> Supervisor<T> {
     /// now on.
     pub fn look_again(&mut self) -> u64 {
         self.describe_again();
-        if self.is_altered_since {
+        if self.must_describe_again {
             self.started + 1
         } else {
             self.started
@@ -418,7 +419,7 @@ impl<T: SupervisedTable> Supervisor<T> {
     fn describe_again(&mut self) {
         self.describe_at = None;
         if self.describing.is_some() {
-            self.is_altered_since = true;
+            self.must_describe_again = true;
             return;
         }
         self.started += 1;
@@ -439,7 +440,8 @@ impl<T: SupervisedTable> Supervisor<T> {
         let mut is_altered = false;
         for event in self.driver.take_events() {
             is_altered |= matches!(event, DriverEvent::Altered { .. });
-            // Rows of a cache that cannot be read yet have columns that nobody who looks on knows.
+            // A cache that is being loaded in place of another may have other columns. Whoever
+            // takes the events knows only the columns of the cache that can be read.
             let is_known = match &event {
                 DriverEvent::Row { table, .. } => {
                     let Supervised { current, next } = &self.tables[table.0];
@@ -498,10 +500,9 @@ impl<T: SupervisedTable> Supervisor<T> {
         Ok(())
     }
 
-    /// Sees to the next description: at once if a table was found altered meanwhile, later if one
-    /// `is_refused`.
+    /// Sees to the next description: at once if one must follow, later if a table `is_refused`.
     fn schedule_next(&mut self, is_refused: bool) {
-        if std::mem::take(&mut self.is_altered_since) {
+        if std::mem::take(&mut self.must_describe_again) {
             self.describe_again();
         } else if is_refused {
             let random = RandomState::default().build_hasher().finish() as f64 / u64::MAX as f64;

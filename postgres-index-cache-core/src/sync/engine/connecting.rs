@@ -42,7 +42,7 @@ impl Engine {
         now: Instant,
     ) {
         if self.connections.phase() == ConnectionPhase::Subscribing {
-            let is_refused = self.connections.is_connect_refused(code) || is_permanent;
+            let is_refused = self.connections.note_connect_failure(code) || is_permanent;
             let for_good = is_refused && !self.has_been_live;
             self.disconnect(Failure::ConnectFailed(why), for_good, now);
         }
@@ -166,7 +166,7 @@ impl Engine {
         if !self.connections.is_opening(connection) {
             return;
         }
-        let is_refused = self.connections.is_reopen_refused(connection, code) || is_permanent;
+        let is_refused = self.connections.note_reopen_failure(connection, code) || is_permanent;
         if is_refused && !self.has_been_live {
             return self.disconnect(Failure::ConnectFailed(why), true, now);
         }

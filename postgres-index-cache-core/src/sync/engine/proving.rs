@@ -164,7 +164,7 @@ impl Engine {
         let least = self.states.iter().min().copied();
         let state = least.unwrap_or_else(|| self.connection_state().unwrap_or(State::Live));
         if state == State::Live {
-            self.connections.all_is_live();
+            self.connections.note_all_live();
             self.has_been_live = true;
         }
         // A caller who was answered for every table may be reading the caches, though they were

@@ -2,10 +2,11 @@
 //! refetched.
 //!
 //! ```text
-//! classify ─ phase, cut ─→ follow ─ key changes ─→ judge ─→ admit ─→ place ─→ resolve: Step
-//!                                                  may the     └─ the row's refetch ─┘
-//!                                                  payload be
-//!                                                  trusted?
+//! classify ─→ follow_within ─→ follow ─→ judge ─→ admit ─→ place ─→ resolve ─→ Step
+//! phase, cut  comparison,      key       may the  may the  the row's   floor,
+//!             bounds           changes   payload  row be   refetch     backlog
+//!                                        be       asked
+//!                                        trusted? again?
 //! ```
 
 use super::touched::Touch;
@@ -35,7 +36,8 @@ impl EngineTable {
                 // 2. The snapshot sees both transactions, so the cache gets T2's version.
                 // 3. T1's change arrives and is applied: a reader sees the row go back to T1's.
                 //
-                // A change without an xid is applied once more, since nobody can tell.
+                // A change without an xid is followed: whether the snapshot has it is not known,
+                // and to apply a change twice does no harm.
                 let is_seen = matches!(
                     (filter, change.xid),
                     (Some(snapshot), Some(xid)) if snapshot.sees(xid)
@@ -102,7 +104,7 @@ impl EngineTable {
         }
     }
 
-    /// Follows a change that the snapshot does not have. The two halves of a key change become one
+    /// Follows a change that is behind the cut. The two halves of a key change become one
     /// change, so that readers see one step.
     pub(super) fn follow(&mut self, change: Change) -> Vec<Step> {
         let mut steps = Vec::new();
@@ -149,7 +151,7 @@ impl EngineTable {
         steps
     }
 
-    /// Counts a change, and gives the change a place among the rows that are refetched.
+    /// Numbers a change, decides whether its row must be refetched, and places it.
     fn admit(&mut self, change: Change, verdict: Verdict, steps: &mut Vec<Step>) {
         if verdict == Verdict::Ignored {
             steps.push(Step::Skip);
@@ -175,8 +177,8 @@ impl EngineTable {
                 self.resolve(queued.change, steps);
             }
             Admission::Waits => self.refetches.push(queued),
-            // Rule::Sticky: with it a row that is wanted stays wanted, by the arm behind this one.
-            // Without it:
+            // Rule::Sticky: a row that is wanted stays wanted, by the arm behind this one. Without
+            // this:
             // 1. The cache is locked by a reader. A transaction deletes row 1 twice, and inserts
             //    the row again. The insert is announced first, then both deletes.
             // 2. The first delete is doubtful, so row 1 is wanted. The second one is not: the last
@@ -203,13 +205,13 @@ impl EngineTable {
         for key in queued.change.keys() {
             if !self.refetches.sees(key, queued.change.xid) {
                 self.refetches.want(key, queued.arrival);
-                self.refetches.is_asked_by(queued.change.sender);
+                self.refetches.note_asker(queued.change.sender);
             }
         }
         steps.push(Step::Skip);
     }
 
-    /// Applies the part of a change that no refetched row has seen.
+    /// Applies the part of a change that the floors of its keys do not see.
     fn resolve(&mut self, change: Change, steps: &mut Vec<Step>) {
         if change.action == Action::Truncate {
             // Rule::Spare. Without this:
@@ -264,8 +266,8 @@ impl EngineTable {
         self.touched.begin(change.xid);
         let follows_truncate = self.truncates.take_just_before();
         let touch = match change.action {
-            // TRUNCATE of the root fires the triggers of its leaves as well, right behind its own.
-            // Their requests would make a table be read that is known to be empty.
+            // A TRUNCATE of the root fires the root's trigger, and right behind it those of the
+            // leaves, which ask for a reload. The table is known to be empty, so it is not read.
             Action::Reload
                 if change.xid.is_some()
                     && change.xid == follows_truncate
@@ -370,7 +372,7 @@ impl EngineTable {
                     .change
                     .keys()
                     .all(|key| self.refetches.sees(key, queued.change.xid));
-            // A change may have to wait again: its other key, or a TRUNCATE before it, may wait.
+            // The change may have to wait again: for its other key, or behind a TRUNCATE.
             if is_seen && self.refetches.admit(&queued.change) == Admission::Free {
                 steps.push(Step::Skip);
             } else {
