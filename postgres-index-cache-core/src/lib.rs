@@ -61,8 +61,8 @@
 //! ```
 //!
 //! Share a replica between tasks as `Arc<Replica>`; [`read`](Replica::read) and
-//! [`fence`](Replica::fence) take `&self`. A [`ReadGuard`] holds the cache's lock: while it is held, no
-//! change is applied, so drop it before you await.
+//! [`fence`](Replica::fence) take `&self`. A [`ReadGuard`] holds the cache's lock: while it is held,
+//! no change is applied, so drop it before you await.
 //!
 //! # Guarantees
 //!

@@ -23,7 +23,7 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Whether a lost connection is opened again.
     pub reconnect: bool,
-    /// Whether each fence asks for a look at the definitions of the tables ([`Output::Look`]).
+    /// Whether each fence asks for a look at the definitions of the tables.
     pub watch_ddl: bool,
 }
 
