@@ -82,7 +82,7 @@ impl Shell {
     }
 
     /// Closes the input, waits for the end, and returns the exit code and stderr.
-    fn close(mut self) -> (i32, String) {
+    pub fn close(mut self) -> (i32, String) {
         drop(self.stdin.take());
         let ran = ended(self.child);
         let stderr = self.errors.iter().map(|line| line + "\n").collect();

@@ -1,5 +1,6 @@
 //! `-v` and `-vv`: the traces on stderr, from which a field report can be read.
 
+use crate::shell::Shell;
 use crate::support::{DEADLINE, Database, lines_of};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::process::Stdio;
@@ -64,6 +65,27 @@ async fn statements_are_traced_once_and_the_engine_twice_verbose() {
     assert!(twice.stderr.contains("sql=\"COPY "));
     for ran in [once, twice] {
         assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    }
+}
+
+/// A report that is sent on must not have the rows, unless somebody asked for payloads.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_rows_are_traced_twice_verbose_alone() {
+    let database = Database::with(PEOPLE).await;
+    database.pgic_ok(&["install-triggers", "people"]);
+    let client = database.client().await;
+    for (id, verbose, is_shown) in [(7, "-v", false), (8, "-vv", true)] {
+        let mut shell = Shell::start(&database, &[verbose, "-o", "json", "people"]);
+        // Somebody who watches has the engine tell every row.
+        shell.ask(".watch people id=1");
+        let sql = format!("INSERT INTO people VALUES ({id}, 'private {id}')");
+        client.batch_execute(&sql).await.unwrap();
+        shell.ask("count people");
+        let (code, trace) = shell.close();
+        assert_eq!(code, 0, "{trace}");
+        assert!(trace.contains("table state"), "{trace}");
+        let value = format!("private {id}");
+        assert_eq!(trace.contains(&value), is_shown, "{verbose}: {trace}");
     }
 }
 

@@ -465,10 +465,14 @@ impl Driver {
     /// Traces an event that the engine does not trace.
     fn trace(&self, event: &DriverEvent) {
         match event {
-            // The engine traces these when it decides.
+            // The engine traces states and reloads when it decides. Rows are not traced: a payload
+            // is, when it comes in, with -vv alone since it has a row's values.
             DriverEvent::State(_)
             | DriverEvent::TableState { .. }
-            | DriverEvent::ReloadScheduled { .. } => {}
+            | DriverEvent::ReloadScheduled { .. }
+            | DriverEvent::Row { .. }
+            | DriverEvent::Model { .. }
+            | DriverEvent::Misfit { .. } => {}
             DriverEvent::Disconnected { why, retry_in, .. } => {
                 tracing::info!(why, ?retry_in, "every table is stale");
             }
@@ -481,10 +485,6 @@ impl Driver {
                 tracing::info!(table = name, "the table was altered");
             }
             DriverEvent::CommitsBlocked => tracing::info!("commits are blocked"),
-            // They have values of rows.
-            DriverEvent::Row { .. } | DriverEvent::Model { .. } | DriverEvent::Misfit { .. } => {
-                tracing::trace!(?event, "row event");
-            }
         }
     }
 }
