@@ -24,8 +24,8 @@ use refusals::{
 };
 use std::fmt;
 use steps::{
-    Firing, drop_all, drop_leaf_trigger, function_steps, functions_of_ours, leaf_steps,
-    trigger_steps,
+    Firing, drop_all, drop_leaf_trigger, function_steps, functions_of_ours, is_called_elsewhere,
+    leaf_steps, trigger_steps,
 };
 
 /// The outcome of a plan for one table.
@@ -240,7 +240,20 @@ pub async fn remove(
         .as_ref()
         .and_then(|observed| observed.options().cloned());
     let is_generic = installed.as_ref().is_some_and(|options| options.generic);
-    let functions = functions_of_script(table, is_generic, &steps);
+    let mut functions = Vec::new();
+    if !is_generic {
+        functions.extend(own_function_to_drop(catalog, table, removed_from).await?);
+    }
+    for function in functions_of_ours(table, None) {
+        let name = sql_function_name(function);
+        let is_dropped = steps
+            .iter()
+            .any(|step| step.kind == StepKind::DropFunction(name.clone()));
+        // The script may be run on another database, where other tables need the generic function.
+        if is_dropped && function.name != sql::GENERIC_FUNCTION && !functions.contains(&name) {
+            functions.push(name);
+        }
+    }
     Ok(TablePlan {
         script: script::remove(table, is_generic, &functions),
         table: table.display_name(),
@@ -268,29 +281,25 @@ pub async fn remove(
     })
 }
 
-/// Returns the functions that a script of removal drops, as SQL takes them: the table's own one,
-/// and those that `steps` drop. Triggers that were made for another name of the table call another
-/// function than the table's own.
-///
-/// The generic function is left out. The script may be run on another database, where other tables
-/// need it.
-fn functions_of_script(table: &CatalogTable, is_generic: bool, steps: &[Step]) -> Vec<String> {
-    let own = format!(
+/// Returns the table's own function, as SQL takes it, for a script that drops the function if it
+/// exists. `None` if the function of that name is not one that pgic made, or another table's
+/// triggers call it: those of a table that had this table's name before.
+async fn own_function_to_drop(
+    catalog: &Catalog<'_>,
+    table: &CatalogTable,
+    removed_from: &[u32],
+) -> anyhow::Result<Option<String>> {
+    let name = sql::function_name(&table.name);
+    if let Some(found) = catalog::find_function(catalog, table, &name).await?
+        && (!is_ours(&found) || is_called_elsewhere(catalog, &found, table, removed_from).await?)
+    {
+        return Ok(None);
+    }
+    Ok(Some(format!(
         "{}.{}()",
         quote_identifier(&table.schema),
-        quote_identifier(&sql::function_name(&table.name))
-    );
-    let mut functions: Vec<String> = if is_generic { vec![] } else { vec![own] };
-    for function in functions_of_ours(table, None) {
-        let name = sql_function_name(function);
-        let is_dropped = steps
-            .iter()
-            .any(|step| step.kind == StepKind::DropFunction(name.clone()));
-        if is_dropped && function.name != sql::GENERIC_FUNCTION && !functions.contains(&name) {
-            functions.push(name);
-        }
-    }
-    functions
+        quote_identifier(&name)
+    )))
 }
 
 /// The purpose of a plan.

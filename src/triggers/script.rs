@@ -129,7 +129,8 @@ fn enable_always(sql: &mut String, relation: &str, trigger: &str) {
 }
 
 /// Returns the statements that take a table's triggers away, whichever of them exist. A key is not
-/// needed: the triggers may be older than the table's loss of it.
+/// needed: the triggers may be older than the table's loss of it. A trigger that pgic did not make is
+/// left, though it has the name of one of ours.
 ///
 /// `functions` are the functions to drop, as SQL takes them. `is_generic` says that the triggers
 /// call the generic function, which is not dropped: other tables may need it.
@@ -157,11 +158,15 @@ pub fn remove(table: &CatalogTable, is_generic: bool, functions: &[String]) -> S
     sql
 }
 
-/// Appends the statements that drop the triggers `names` and those of `found` that pgic made.
+/// Appends the statements that drop the triggers `names` and those of `found` that pgic made, but
+/// none of `found` that pgic did not make.
 fn drop_triggers(sql: &mut String, relation: &str, mut names: Vec<String>, found: &[Trigger]) {
-    for trigger in found.iter().filter(|trigger| is_ours(&trigger.function)) {
-        if !names.contains(&trigger.name) {
-            names.push(trigger.name.clone());
+    for trigger in found {
+        let is_named = names.contains(&trigger.name);
+        match is_ours(&trigger.function) {
+            true if !is_named => names.push(trigger.name.clone()),
+            false => names.retain(|name| *name != trigger.name),
+            true => {}
         }
     }
     for name in names {

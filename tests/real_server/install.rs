@@ -948,6 +948,37 @@ async fn the_inverse_takes_away_what_is_there_after_a_key_or_name_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_inverse_leaves_what_is_not_the_table_s() {
+    // `a` has a trigger and a function of our names that somebody else made. `b` has the name that
+    // `c`, whose triggers call the function of that name, had before.
+    let sql = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY);
+        CREATE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql AS \
+        'BEGIN RETURN NULL; END';
+        CREATE TRIGGER a_cache_notify AFTER UPDATE ON a FOR EACH ROW \
+        EXECUTE FUNCTION notify_cache_change_a();";
+    let database = Database::with(sql).await;
+    database.pgic_ok(&["install-triggers", "b"]);
+    let client = database.client().await;
+    client
+        .batch_execute("ALTER TABLE b RENAME TO c; CREATE TABLE b (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    let before = installed(&database).await;
+    assert_eq!(before.len(), 5, "{before:?}");
+    for table in ["a", "b"] {
+        let down = database.pgic_ok(&["remove-triggers", table, "--print-sql"]);
+        client
+            .batch_execute(&down)
+            .await
+            .expect("nothing is in the way");
+        assert_eq!(installed(&database).await, before, "{table}: {down}");
+    }
+    let down = database.pgic_ok(&["remove-triggers", "c", "--print-sql"]);
+    client.batch_execute(&down).await.unwrap();
+    assert_eq!(installed(&database).await.len(), 2, "{down}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_table_of_a_schema_is_done_at_once() {
     // A table that cannot be announced is named and left out: one log table without a key must not
     // keep the others from being installed.

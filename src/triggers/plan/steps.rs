@@ -244,9 +244,6 @@ pub(super) async fn drop_all(
     functions: &[&Function],
     removed_from: &[u32],
 ) -> anyhow::Result<Vec<String>> {
-    const OTHER_USERS: &str = "SELECT count(*) FROM pg_catalog.pg_trigger
-            WHERE tgfoid = $1 AND tgrelid <> ALL ($2::pg_catalog.oid[]) AND NOT tgisinternal AND \
-            tgparentid = 0";
     let mut notes = Vec::new();
     for trigger in triggers {
         let name = quote_identifier(&trigger.name);
@@ -256,6 +253,36 @@ pub(super) async fn drop_all(
             sql: format!("DROP TRIGGER {name} ON {};", table.sql_name()),
         });
     }
+    for function in functions {
+        let name = sql_function_name(function);
+        if is_called_elsewhere(catalog, function, table, removed_from).await? {
+            notes.push(format!(
+                "the function {name} is left: other triggers call it"
+            ));
+            continue;
+        }
+        // Without CASCADE: if something depends on the function after all, the statement fails and
+        // the transaction changes nothing.
+        steps.push(Step {
+            what: format!("drop function {name}"),
+            sql: format!("DROP FUNCTION {name};"),
+            kind: StepKind::DropFunction(name),
+        });
+    }
+    Ok(notes)
+}
+
+/// Tells whether a trigger calls the function that is neither of `table` or its leaves, nor of a
+/// table of `removed_from`.
+pub(super) async fn is_called_elsewhere(
+    catalog: &Catalog<'_>,
+    function: &Function,
+    table: &CatalogTable,
+    removed_from: &[u32],
+) -> anyhow::Result<bool> {
+    const OTHER_USERS: &str = "SELECT count(*) FROM pg_catalog.pg_trigger
+            WHERE tgfoid = $1 AND tgrelid <> ALL ($2::pg_catalog.oid[]) AND NOT tgisinternal AND \
+            tgparentid = 0";
     let own: Vec<u32> = table
         .leaves
         .iter()
@@ -263,30 +290,14 @@ pub(super) async fn drop_all(
         .chain([table.oid])
         .chain(removed_from.iter().copied())
         .collect();
-    for function in functions {
-        let row = catalog
-            .query_typed_one(
-                OTHER_USERS,
-                &[(&function.oid, Type::OID), (&own, Type::OID_ARRAY)],
-            )
-            .await
-            .context("look for other users of the function")?;
-        let name = sql_function_name(function);
-        if row.get::<_, i64>(0) == 0 {
-            // Without CASCADE: if something depends on the function after all, the statement fails
-            // and the transaction changes nothing.
-            steps.push(Step {
-                what: format!("drop function {name}"),
-                sql: format!("DROP FUNCTION {name};"),
-                kind: StepKind::DropFunction(name),
-            });
-        } else {
-            notes.push(format!(
-                "the function {name} is left: other triggers call it"
-            ));
-        }
-    }
-    Ok(notes)
+    let row = catalog
+        .query_typed_one(
+            OTHER_USERS,
+            &[(&function.oid, Type::OID), (&own, Type::OID_ARRAY)],
+        )
+        .await
+        .context("look for other users of the function")?;
+    Ok(row.get::<_, i64>(0) > 0)
 }
 
 /// Returns the functions that pgic made and the table's triggers call, each once. The function of
