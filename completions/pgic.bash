@@ -89,7 +89,7 @@ _pgic() {
 
     case "${cmd}" in
         pgic)
-            opts="-o -q -v -d -h -V --output --color --quiet --verbose --database-url --help --version install-triggers remove-triggers status tail query shell verify demo completions man help"
+            opts="-o -q -v -d -w -W -h -V --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version install-triggers remove-triggers status tail query shell verify demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -115,6 +115,10 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --password-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -123,7 +127,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__completions)
-            opts="-o -q -v -d -h -V --output --color --quiet --verbose --database-url --help --version bash elvish fish powershell zsh"
+            opts="-o -q -v -d -w -W -h -V --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -146,6 +150,10 @@ _pgic() {
                     return 0
                     ;;
                 -d)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -157,7 +165,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__demo)
-            opts="-o -q -v -d -h -V --keep --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --keep --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -180,6 +188,10 @@ _pgic() {
                     return 0
                     ;;
                 -d)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -359,7 +371,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__install__subcmd__triggers)
-            opts="-o -q -v -d -h -V --all --schema --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --lock-timeout --dry-run --print-sql --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --all --schema --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --lock-timeout --dry-run --print-sql --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -401,6 +413,10 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --password-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -409,7 +425,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__man)
-            opts="-o -q -v -d -h -V --dir --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --dir --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -439,6 +455,10 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --password-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -447,7 +467,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__query)
-            opts="-o -q -v -d -h -V --watch --max-memory --columns --limit --count --explain --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --watch --max-memory --columns --limit --count --explain --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -485,6 +505,10 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --password-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -493,7 +517,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__remove__subcmd__triggers)
-            opts="-o -q -v -d -h -V --all --schema --lock-timeout --dry-run --print-sql --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --all --schema --lock-timeout --dry-run --print-sql --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -527,6 +551,10 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --password-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -535,7 +563,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__shell)
-            opts="-o -q -v -d -h -V --max-memory --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --max-memory --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -565,6 +593,10 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --password-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -573,7 +605,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__status)
-            opts="-o -q -v -d -h -V --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -599,6 +631,10 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --password-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -607,7 +643,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__tail)
-            opts="-o -q -v -d -h -V --channel --table --action --id --where --diff --count --duration --raw --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --raw --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -665,6 +701,10 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --password-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -673,7 +713,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__verify)
-            opts="-o -q -v -d -h -V --for --rounds --min-changes --max-memory --output --color --quiet --verbose --database-url --help --version"
+            opts="-o -q -v -d -w -W -h -V --for --rounds --min-changes --max-memory --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -712,6 +752,10 @@ _pgic() {
                     return 0
                     ;;
                 -d)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

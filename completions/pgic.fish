@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_pgic_global_optspecs
-    string join \n o/output= color= q/quiet v/verbose d/database-url= h/help V/version
+    string join \n o/output= color= q/quiet v/verbose d/database-url= w/no-password W/password password-command= h/help V/version
 end
 
 function __fish_pgic_needs_command
@@ -29,9 +29,12 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_needs_command" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_needs_command" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_needs_command" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_needs_command" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_needs_command" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_needs_command" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_needs_command" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_needs_command" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_needs_command" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
@@ -54,7 +57,8 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l all -d 'Every table of a schema that has a key'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-data -d 'Send keys only: a cache reads the rows itself'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l on-change -d 'Do not announce an UPDATE that changes nothing that is sent'
@@ -68,6 +72,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l schema -d 'With --all: those of this schema alone' -r
@@ -77,12 +83,15 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l all -d 'Every table of the database that has them'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l dry-run -d 'Show the steps, and take none'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers\''
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
@@ -90,9 +99,12 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand status" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand status" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand status" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l channel -d 'A channel to listen on; may be repeated' -r
@@ -108,10 +120,13 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l raw -d 'Print the payloads alone'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l max-memory -d 'The most memory for the cache [default: a quarter of the machine\'s memory]' -r
@@ -122,12 +137,15 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand query" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l watch -d 'Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l count -d 'Print the number of rows alone'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l explain -d 'Say on stderr how the answer was found'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
@@ -136,9 +154,12 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand shell" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l for -d 'How long to follow before the comparison' -r
@@ -150,9 +171,12 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand verify" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
@@ -160,10 +184,13 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l keep -d 'Leave the server running, and print the URL'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
@@ -171,9 +198,12 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand completions" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -l dir -d 'Write all pages into this folder, which is made if it is missing' -r -F
@@ -182,9 +212,12 @@ json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand man" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c pgic -n "__fish_pgic_using_subcommand man" -s d -l database-url -d 'Where to connect: a postgresql:// URL or a key=value string' -r
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand man" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'

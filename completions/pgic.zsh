@@ -20,12 +20,17 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -50,8 +55,9 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '()--all[Every table of a schema that has a key]' \
 '--no-data[Send keys only\: a cache reads the rows itself]' \
 '--on-change[Do not announce an UPDATE that changes nothing that is sent]' \
@@ -67,6 +73,10 @@ json\:"JSON for programs, one object on each line"))' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -83,8 +93,9 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '()--all[Every table of the database that has them]' \
 '--dry-run[Show the steps, and take none]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing\: the inverse of install-triggers'\'']' \
@@ -92,6 +103,10 @@ json\:"JSON for programs, one object on each line"))' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -106,12 +121,17 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -134,13 +154,18 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-o --output)--raw[Print the payloads alone]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -157,8 +182,9 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(--count --limit)--watch[Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed]' \
 '--count[Print the number of rows alone]' \
 '--explain[Say on stderr how the answer was found]' \
@@ -166,6 +192,10 @@ json\:"JSON for programs, one object on each line"))' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -182,12 +212,17 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -206,12 +241,17 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -226,13 +266,18 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '--keep[Leave the server running, and print the URL]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -246,12 +291,17 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
@@ -267,12 +317,17 @@ json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
-'-d+[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
-'--database-url=[Where to connect\: a postgresql\:// URL or a key=value string]:URL:_default' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
 '(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \

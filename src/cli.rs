@@ -96,10 +96,29 @@ pub struct Global {
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     #[arg(help_heading = GLOBAL, display_order = 903)]
     pub verbose: u8,
-    /// Where to connect: a postgresql:// URL or a key=value string
+    /// Where to connect: a postgresql:// URL, a key=value string, or a database's name
     #[arg(short, long, global = true, value_name = "URL")]
     #[arg(help_heading = GLOBAL, display_order = 904)]
     pub database_url: Option<String>,
+    /// Never ask for a password
+    #[arg(short = 'w', long, global = true, conflicts_with = "password")]
+    #[arg(help_heading = GLOBAL, display_order = 905)]
+    pub no_password: bool,
+    /// Ask for a password before connecting
+    ///
+    /// Without this option, pgic asks on the terminal if the server wants a password and none is
+    /// given.
+    #[arg(short = 'W', long, global = true)]
+    #[arg(help_heading = GLOBAL, display_order = 906)]
+    pub password: bool,
+    /// A command that prints the password, run for each connection
+    ///
+    /// For tokens that end after minutes, and for vaults. The command is run by sh, with PGHOST,
+    /// PGPORT, PGUSER and PGDATABASE set. Its first line counts, before PGPASSWORD and the password
+    /// file. PGIC_PASSWORD_COMMAND does the same.
+    #[arg(long, global = true, value_name = "COMMAND")]
+    #[arg(help_heading = GLOBAL, display_order = 907)]
+    pub password_command: Option<String>,
 }
 
 /// The commands.

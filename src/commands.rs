@@ -13,7 +13,7 @@ pub mod tail;
 pub mod verify;
 mod watch;
 
-use crate::connect::{Environment, Server};
+use crate::connect::{ConnectionOptions, Environment, Server};
 use crate::render::escape::escape;
 use crate::render::{Format, note};
 use crate::suspend::Suspension;
@@ -22,8 +22,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// The options, variables and handles that every command gets beside the arguments.
 #[derive(Debug)]
 pub struct Context {
-    /// The value of `--database-url`, if given.
-    pub database_url: Option<String>,
+    /// The options that say where to connect.
+    pub connection: ConnectionOptions,
     /// The environment variables of this process.
     pub environment: Environment,
     /// The format of answers: text, or JSON.
@@ -38,23 +38,20 @@ pub struct Context {
 
 impl Context {
     /// Returns the server to connect to, for the command with this name. Does not connect yet.
-    /// Prints a notice if the server is another machine and the connection will not be encrypted.
+    /// Its notices are printed, for example that a connection is not encrypted.
     ///
     /// # Errors
     /// If the connection string, or a variable, is not understood.
-    pub fn server(&self, command: &str) -> anyhow::Result<Server> {
-        let server = Server::new(self.database_url.as_deref(), &self.environment, command)?;
-        if let Some(notice) = server.plaintext_notice() {
-            self.notice(&notice);
-        }
+    pub fn server(&self, command: &'static str) -> anyhow::Result<Server> {
+        let server = Server::new(&self.connection, &self.environment, command)?;
+        let is_quiet = self.quiet;
+        let server = server.notices(move |text| print_notice(text, is_quiet));
         Ok(server.until(self.suspension.clone()))
     }
 
     /// Prints a notice on stderr, unless `--quiet` was given.
     pub fn notice(&self, text: &str) {
-        if !self.quiet {
-            note(&format!("notice: {}\n", escape(text)));
-        }
+        print_notice(text, self.quiet);
     }
 
     /// Prints each text as a [`notice`](Self::notice).
@@ -62,6 +59,13 @@ impl Context {
         for text in texts {
             self.notice(text);
         }
+    }
+}
+
+/// Prints a notice on stderr, unless `--quiet` was given.
+fn print_notice(text: &str, is_quiet: bool) {
+    if !is_quiet {
+        note(&format!("notice: {}\n", escape(text)));
     }
 }
 

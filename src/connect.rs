@@ -1,42 +1,74 @@
-//! [`Server`]: the command line, a connection URL and libpq's environment, made into sessions.
+//! [`Server`]: the command line, a connection string and libpq's environment, made into sessions.
 //!
 //! ```text
-//! --database-url, else DATABASE_URL ─→ parameters ─┐
-//!                                                  ├─→ Server ─→ Session, or ConnectFailure
-//! PGHOST, PGUSER, … ────────────────→ Environment ─┘
+//! --database-url, else DATABASE_URL ─┐
+//! service and password file ─────────┼─→ pg_connect::Target ─→ Server ─→ Session, or ConnectFailure
+//! PGHOST, PGUSER, … ─────────────────┘
 //! ```
 //!
-//! The URL's parameters win over the environment, which fills in those that the URL leaves out
-//! (manual, 34.1.2 Parameter Key Words, 34.15 Environment Variables). `PGTARGETSESSIONATTRS` alone
-//! wins over the URL.
+//! What a connection string means, and how a session begins, is the business of [`pg_connect`].
+//! This module adds what belongs to a tool: notices on stderr, a prompt for the password, and
+//! connections that end when the process is suspended.
 
-mod environment;
-mod parameters;
+mod prompt;
 
-use crate::failure::{ConnectFailure, Silent, with_hint};
-use crate::secrets::{is_bare, is_connection_string};
+use crate::failure::{ConnectFailure, with_hint};
 use crate::suspend::Suspension;
-use anyhow::{Context as _, bail};
-pub use environment::Environment;
+use anyhow::Context as _;
+use pg_connect::{AskWhen, Connected, SessionOptions, Target};
 use postgres_index_cache_core::tooling::postgres::sqlstate::{self, Policy};
 use postgres_index_cache_core::tooling::postgres::{
-    ConnectError, Connector, STARTING_PATIENCE, STARTING_RETRY, Session, SessionPurpose,
+    ConnectError, Connector, STARTING_RETRY, Session, SessionPurpose,
 };
+pub use prompt::restore_terminal;
+use std::collections::HashSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 
-/// The time in which a server must let us in, unless `connect_timeout` says otherwise.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a command waits for a server that is starting. A person waits for the answer, and the
+/// server may be in a recovery that takes hours.
+const STARTING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The options of the command line that say where to connect, and how to get in.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionOptions {
+    /// The value of `--database-url`, if given.
+    pub database_url: Option<String>,
+    /// When the password is asked for; `None` is never.
+    pub ask: Option<AskWhen>,
+    /// The command that prints the password, if given.
+    pub password_command: Option<String>,
+}
+
+/// The environment variables that connections depend on.
+pub use pg_connect::Environment;
 
 /// The servers to connect to, the role, the database and the name of the application.
 #[derive(Clone)]
 pub struct Server {
-    config: Config,
-    application_name: String,
+    target: Target,
+    command: Purpose,
     suspension: Suspension,
+    notices: Notices,
+}
+
+/// What a command needs of its sessions.
+#[derive(Debug, Clone, Copy)]
+struct Purpose {
+    name: &'static str,
+    /// Whether, of several hosts, the primary is taken: LISTEN works on no standby.
+    needs_primary: bool,
+    /// The number of sessions that the command has open at once.
+    sessions: usize,
+}
+
+/// Receives sentences that the user should read, each one once.
+#[derive(Clone)]
+struct Notices {
+    print: Arc<dyn Fn(&str) + Send + Sync>,
+    printed: Arc<Mutex<HashSet<String>>>,
 }
 
 impl fmt::Debug for Server {
@@ -48,75 +80,70 @@ impl fmt::Debug for Server {
 /// Database, hosts and role, for messages. Never a password.
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts: Vec<String> = self
-            .config
-            .get_hosts()
-            .iter()
-            .enumerate()
-            .map(|(at, host)| {
-                // One port for each host, or one for all.
-                let ports = self.config.get_ports();
-                let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
-                match host {
-                    Host::Tcp(name) => format!("{name}:{port}"),
-                    #[cfg(unix)]
-                    Host::Unix(folder) => format!("{}/.s.PGSQL.{port}", folder.display()),
-                }
-            })
-            .collect();
-        let database = self.config.get_dbname().unwrap_or_default();
-        write!(
-            f,
-            "database \"{database}\" on {} as \"{}\"",
-            hosts.join(","),
-            self.config.get_user().unwrap_or_default()
-        )
+        self.target.fmt(f)
+    }
+}
+
+impl Purpose {
+    /// Returns what a command needs.
+    fn of(command: &'static str) -> Self {
+        Self {
+            name: command,
+            needs_primary: command != "status",
+            sessions: match command {
+                // One that describes the table, and the three of a replica.
+                "query" | "verify" | "shell" => 4,
+                "tail" => 3,
+                _ => 1,
+            },
+        }
     }
 }
 
 impl Server {
-    /// Reads the URL of the command line and the environment. Sessions are named `pgic command`
-    /// unless an application name is given.
+    /// Reads the command line and the environment. Sessions are named `pgic command` unless an
+    /// application name is given.
     ///
     /// # Errors
     /// If a parameter is not understood, or cannot be honoured.
     pub fn new(
-        url: Option<&str>,
+        options: &ConnectionOptions,
         environment: &Environment,
-        command: &str,
+        command: &'static str,
     ) -> anyhow::Result<Self> {
         // Scripts pass an empty URL if their own variable is not set.
-        let given = url
+        let conninfo = options
+            .database_url
+            .as_deref()
             .filter(|url| !url.is_empty())
-            .map(str::to_string)
-            .or_else(|| environment.get("DATABASE_URL"));
-        let parsed = parameters::parse(given.as_deref().unwrap_or_default())
-            .context("read the database URL")?;
-        let mut config = parsed.config;
-        environment.fill(&mut config)?;
-        let ssl_mode = parsed.ssl_mode.or_else(|| environment.get("PGSSLMODE"));
-        check_names(&config)?;
-        check_ssl_mode(ssl_mode.as_deref())?;
-        // Modes that ask for TLS are refused above, and this version has no TLS.
-        config.ssl_mode(SslMode::Disable);
-        // A listener that only waits would notice a dead peer after the kernel's two hours. With
-        // these, it takes 19 s.
-        config
-            .keepalives(true)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(3))
-            .keepalives_retries(3)
-            .tcp_user_timeout(Duration::from_secs(15));
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
+            .or_else(|| environment.get("DATABASE_URL"))
+            .unwrap_or_default();
+        let target = Target::new(conninfo, environment.clone());
+        let target = target
+            .map_err(|error| match error.hint() {
+                Some(hint) => with_hint(error, hint),
+                None => error.into(),
+            })
+            .context("read where to connect")?;
+        let mut target = target.application_name(format!("pgic {command}"));
+        let command_of_password = options
+            .password_command
+            .as_deref()
+            .or_else(|| environment.get("PGIC_PASSWORD_COMMAND"));
+        if let Some(command) = command_of_password {
+            target = target.password_command(command);
         }
-        let application_name = config
-            .get_application_name()
-            .map_or_else(|| format!("pgic {command}"), str::to_string);
+        if let Some(when) = options.ask {
+            target = target.ask_password(Arc::new(prompt::ask), when);
+        }
         Ok(Self {
-            config,
-            application_name,
+            target,
+            command: Purpose::of(command),
             suspension: Suspension::default(),
+            notices: Notices {
+                print: Arc::new(|_| {}),
+                printed: Arc::default(),
+            },
         })
     }
 
@@ -126,18 +153,12 @@ impl Server {
         Self { suspension, ..self }
     }
 
-    /// Returns a notice if connections leave this machine, since they are not encrypted.
-    pub fn plaintext_notice(&self) -> Option<String> {
-        // If addresses are given, they are connected to, whatever the hosts are called.
-        let addresses = self.config.get_hostaddrs();
-        if !addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback) {
-            return None;
-        }
-        let name = self.config.get_hosts().iter().find_map(remote_name)?;
-        Some(format!(
-            "connecting to {name} in plaintext: what is sent, the password too, can be read on the \
-            way"
-        ))
+    /// Returns the server with a function that prints notices, such as that a connection is not
+    /// encrypted. Each notice is printed once.
+    #[must_use]
+    pub fn notices(mut self, print: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.notices.print = Arc::new(print);
+        self
     }
 
     /// Opens a session for a command's queries, which a task drives. Waits for a server that is
@@ -150,7 +171,8 @@ impl Server {
         let session = loop {
             match self.session(SessionPurpose::Command).await {
                 Err(error) if is_starting(&error) && tokio::time::Instant::now() < give_up => {
-                    tracing::info!("the server is starting; waiting for it");
+                    self.notices
+                        .print_once("the server is starting, and is waited for");
                     tokio::time::sleep(STARTING_RETRY).await;
                 }
                 session => break session?,
@@ -164,34 +186,35 @@ impl Server {
     /// # Errors
     /// If the server cannot be reached, or refuses.
     pub async fn session(&self, role: SessionPurpose) -> Result<Session, ConnectFailure> {
-        let mut config = role.preferring_the_primary(&self.config);
-        config.application_name(role.session_name(&self.application_name));
         self.suspension.is_over().await;
-        // tokio-postgres bounds the connection of TCP alone: a port that accepts and then says
-        // nothing would be waited for for ever. It tries the hosts one after the other, so bound
-        // them together.
-        let hosts = config
-            .get_hosts()
-            .len()
-            .max(config.get_hostaddrs().len())
-            .max(1);
-        let patience = config
-            .get_connect_timeout()
-            .copied()
-            .unwrap_or(CONNECT_TIMEOUT);
-        let patience = patience.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX));
         tracing::info!(server = %self, connection = role.purpose(), "connecting");
-        let connected = tokio::time::timeout(patience, config.connect(NoTls)).await;
-        let connected = connected.map_err(|_| self.failure(Silent(patience)))?;
-        let (client, connection) = connected.map_err(|source| self.failure(source))?;
+        let options = SessionOptions {
+            name_suffix: role.session_name(""),
+            prefers_primary: self.command.needs_primary,
+        };
+        let connected = self.target.connect(&options).await;
+        let Connected {
+            client,
+            connection,
+            notices,
+        } = connected.map_err(|source| ConnectFailure {
+            server: self.to_string(),
+            command: self.command.name,
+            sessions: self.command.sessions,
+            source,
+        })?;
+        for notice in &notices {
+            self.notices.print_once(notice);
+        }
         Ok(Session::new(client, self.suspension.bound(connection)))
     }
+}
 
-    /// Returns the failure of an attempt to connect here.
-    fn failure(&self, source: impl Into<ConnectError>) -> ConnectFailure {
-        ConnectFailure {
-            server: self.to_string(),
-            source: source.into(),
+impl Notices {
+    fn print_once(&self, notice: &str) {
+        let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        if printed.insert(notice.to_string()) {
+            (self.print)(notice);
         }
     }
 }
@@ -202,86 +225,10 @@ impl Connector for Server {
     }
 }
 
-/// Returns the name of a host of TCP that is not this machine.
-fn remote_name(host: &Host) -> Option<&String> {
-    match host {
-        Host::Tcp(name) => {
-            let address = name.parse::<IpAddr>();
-            let is_local =
-                name == "localhost" || address.is_ok_and(|address| address.is_loopback());
-            (!is_local).then_some(name)
-        }
-        #[cfg(unix)]
-        Host::Unix(_) => None,
-    }
-}
-
 /// Tells whether the server refused because it is still starting.
 fn is_starting(error: &ConnectFailure) -> bool {
     let code = sqlstate::of(error);
     code.is_some_and(|code| sqlstate::policy(Some(code)) == Policy::Starting)
-}
-
-/// Refuses an sslmode that asks for TLS, which this version does not have. To connect in plaintext
-/// instead would weaken a connection that was meant to be safe.
-fn check_ssl_mode(mode: Option<&str>) -> anyhow::Result<()> {
-    match mode {
-        None | Some("" | "disable" | "allow" | "prefer") => Ok(()),
-        Some(mode @ ("require" | "verify-ca" | "verify-full")) => Err(with_hint(
-            anyhow::anyhow!(
-                "sslmode={mode} cannot be honoured: this version of pgic speaks plaintext alone"
-            ),
-            "connect through a tunnel that encrypts (ssh -L, stunnel), and set sslmode=disable for \
-            that address",
-        )),
-        // The value is not repeated: in a URL that is not understood, it may be part of a password.
-        Some(_) => {
-            bail!("sslmode is none of disable, allow, prefer, require, verify-ca, verify-full")
-        }
-    }
-}
-
-/// Tells whether a host of TCP has characters that no host's name has.
-fn is_odd_host(host: &Host) -> bool {
-    match host {
-        // An IPv6 address has colons.
-        Host::Tcp(name) => {
-            name.contains(['@', ':', '/', '=', '\'', '"', ' ']) && name.parse::<IpAddr>().is_err()
-        }
-        #[cfg(unix)]
-        Host::Unix(_) => false,
-    }
-}
-
-/// Refuses hosts and names that may hold part of a password, since they are printed.
-///
-/// Without this check:
-/// 1. A password has an `@` that is not written as `%40`.
-/// 2. The text behind the `@` is taken for the host.
-/// 3. The rest of the password is printed with the host's name.
-fn check_names(config: &Config) -> anyhow::Result<()> {
-    if config.get_hosts().iter().any(is_odd_host) {
-        return Err(with_hint(
-            anyhow::anyhow!("the host has characters that no host's name has, and is not repeated"),
-            "in a URL write an @ of the user or the password as %40, a : as %3A and a / as %2F",
-        ));
-    }
-    let names = [
-        config.get_dbname(),
-        config.get_user(),
-        config.get_application_name(),
-    ];
-    if names
-        .into_iter()
-        .flatten()
-        .any(|name| is_connection_string(name) || is_bare(name))
-    {
-        bail!(
-            "a connection string stands where the name of a database, a user or an application \
-            belongs"
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@ use crate::commands::{
     Context, completions, demo, install_triggers, man, query, remove_triggers, shell, status, tail,
     verify,
 };
-use crate::connect::Environment;
+use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::render::Trace;
 use crate::suspend::Suspension;
 use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _};
+use pg_connect::AskWhen;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -82,12 +83,27 @@ fn context(global: &Global) -> Context {
         ColorChoice::Never => anstream::ColorChoice::Never.write_global(),
     }
     Context {
-        database_url: global.database_url.clone(),
+        connection: connection(global),
         environment: Environment::of_process(),
         format: global.output,
         color: choice != anstream::ColorChoice::Never,
         quiet: global.quiet,
         suspension: Suspension::default(),
+    }
+}
+
+/// Returns the options that say where to connect, and how to get in.
+fn connection(global: &Global) -> ConnectionOptions {
+    ConnectionOptions {
+        database_url: global.database_url.clone(),
+        ask: if global.no_password {
+            None
+        } else if global.password {
+            Some(AskWhen::Always)
+        } else {
+            Some(AskWhen::Needed)
+        },
+        password_command: global.password_command.clone(),
     }
 }
 
@@ -118,6 +134,7 @@ fn trace(verbosity: u8) {
     // Of other crates we do not know whether a trace holds a password.
     let ours = Targets::new()
         .with_target("pgic", level)
+        .with_target("pg_connect", level)
         .with_target("postgres_index_cache_core", level);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Trace)

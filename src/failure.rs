@@ -3,7 +3,7 @@
 mod connecting;
 
 use crate::render::escape::escape;
-pub use connecting::{ConnectFailure, Silent};
+pub use connecting::ConnectFailure;
 use std::error::Error as StdError;
 use std::fmt;
 use throwaway_postgres::INSTALL_HINT;
@@ -87,10 +87,12 @@ impl Report {
             if attached.is_some_and(|hint| hint.is_or_replaces(&text)) {
                 continue;
             }
-            let connect_hint = cause
-                .downcast_ref::<ConnectFailure>()
-                .and_then(ConnectFailure::hint);
-            server_hint = connect_hint.or(server_hint);
+            if let Some(failure) = cause.downcast_ref::<ConnectFailure>() {
+                let found = failure.details();
+                details.extend(found.iter().map(|detail| escape(detail).into_owned()));
+                let hint = failure.hint().map(|hint| escape(&hint).into_owned());
+                server_hint = hint.or(server_hint);
+            }
             if let Some(server) = cause.downcast_ref::<tokio_postgres::error::DbError>() {
                 text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
                 details.extend(server.detail().map(|detail| escape(detail).into_owned()));

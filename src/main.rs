@@ -3,6 +3,7 @@
 
 use clap::Parser as _;
 use pgic::cli::Cli;
+use pgic::connect::restore_terminal;
 use pgic::exit_code::ExitCode;
 use pgic::render::escape::escape;
 use pgic::render::{OutputClosed, note};
@@ -37,6 +38,7 @@ fn main() -> std::process::ExitCode {
             ExitCode::Failed
         }
     };
+    restore_terminal();
     code.into()
 }
 

@@ -87,9 +87,10 @@
 //!
 //! # TLS, passwords, several hosts
 //!
-//! A [`Connector`] opens the sessions. [`tokio_postgres::Config`] is one, without TLS. For TLS
-//! implement the trait: open a connection with the connector of your choice, and return
-//! [`Session::new`].
+//! A [`Connector`] opens the sessions. With the feature `connect`, a `pg_connect::Target` is one: it
+//! takes a connection string, and connects as psql does, with TLS, the password file, service files
+//! and several hosts. [`tokio_postgres::Config`] is one too, without TLS. For another way, implement
+//! the trait: open a connection, and return [`Session::new`].
 //!
 //! # Notifications by hand
 //!
@@ -187,6 +188,9 @@ pub use sync::{AuxConnection, Counters, Limits};
 
 /// The crate of the caches' locks: an application shares them with an [`IndexCacheHandler`].
 pub use parking_lot;
+/// The crate of connections by libpq's rules: a `Target` of this crate is a [`Connector`].
+#[cfg(feature = "connect")]
+pub use pg_connect;
 /// The crate of the sessions that a [`Connector`] opens.
 #[cfg(feature = "postgres")]
 pub use tokio_postgres;

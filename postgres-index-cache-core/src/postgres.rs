@@ -40,7 +40,7 @@ pub use apply::models::{Model, OnMisfit};
 pub use apply::sink::{RowChange, RowChangeKind};
 pub use connection::claim::ClaimError;
 pub use connection::listener::{ADVISORY_KEY, Listener};
-pub use connection::open::{STARTING_PATIENCE, STARTING_RETRY};
+pub use connection::open::STARTING_RETRY;
 pub use connection::session::{ConnectError, Connector, Messages, Session, SessionPurpose};
 pub use connection::traced::Traced;
 pub use driver::{Driver, DriverEvent, Loaded, QuestionId, Tap, Verification};

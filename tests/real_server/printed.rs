@@ -283,6 +283,17 @@ fn no_password_is_printed() {
             "PGSSLMODE",
             "PGHOSTADDR",
             "PGTARGETSESSIONATTRS",
+            "PGSERVICE",
+            "PGSERVICEFILE",
+            "PGPASSFILE",
+            "PGSSLROOTCERT",
+            "PGSSLCERT",
+            "PGSSLKEY",
+            "PGREQUIREAUTH",
+            "PGREQUIREPEER",
+            "PGCONNECT_TIMEOUT",
+            "PGAPPNAME",
+            "PGOPTIONS",
         ] {
             let mut command = pgic(&["status", "-vv"]);
             command

@@ -3,7 +3,7 @@
 
 use crate::support::load::{TABLE, transaction};
 use crate::support::{DEADLINE, Database, Ran, ended};
-use pgic::connect::{Environment, Server};
+use pgic::connect::{ConnectionOptions, Environment, Server};
 use pgic::tables::catalog;
 use pgic::triggers::observe::observe;
 use pgic::{causes, tables};
@@ -19,7 +19,11 @@ use tokio_postgres::Client;
 /// Returns a table's configuration as `pgic verify` makes it, but without the triggers that must be
 /// there. No look mends a fault then: the rows that are lost must be found.
 pub async fn follow(database: &Database, name: &str) -> (Server, TableConfig, DriverOptions) {
-    let server = Server::new(Some(&database.url), &Environment::default(), "test").unwrap();
+    let options = ConnectionOptions {
+        database_url: Some(database.url.clone()),
+        ..ConnectionOptions::default()
+    };
+    let server = Server::new(&options, &Environment::default(), "test").unwrap();
     let mut client = database.client().await;
     let table = catalog::resolve(
         &catalog::reading(&mut client).await.unwrap(),

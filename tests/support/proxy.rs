@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 
 /// The way in which a proxy treats the bytes of its connections.
@@ -33,6 +33,24 @@ fn starting() -> Vec<u8> {
     let fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
     let length = u32::try_from(fields.len() + 4).expect("it is short");
     [b"E", &length.to_be_bytes()[..], fields].concat()
+}
+
+/// Answers a client as a server that is starting does: without TLS, and with an error.
+async fn answer_as_starting(mut client: TcpStream) -> std::io::Result<()> {
+    /// The request for TLS, which comes before the name of the role (manual, 55.2.10).
+    const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+    // Read the request before answering. The kernel resets a connection that is closed with unread
+    // bytes, and the client would never see the answer.
+    let mut request = [0; 1024];
+    let mut count = client.read(&mut request).await?;
+    if request[..count] == TLS_REQUEST {
+        client.write_all(b"N").await?;
+        count = client.read(&mut request).await?;
+    }
+    if count > 0 {
+        client.write_all(&starting()).await?;
+    }
+    Ok(())
 }
 
 /// The state that every connection of a proxy watches.
@@ -68,13 +86,11 @@ impl Proxy {
         let target = watch::Sender::new(socket);
         let leads_to = target.subscribe();
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
+            while let Ok((client, _)) = listener.accept().await {
                 count.send_modify(|count| *count += 1);
                 if heard.borrow().mood == Mood::Starts {
-                    // Read the request before answering. The kernel resets a connection that is
-                    // closed with unread bytes, and the client would never see the answer.
-                    let _ = client.read(&mut [0; 1024]).await;
-                    let _ = client.write_all(&starting()).await;
+                    // A client that has gone away is no matter.
+                    let _ = answer_as_starting(client).await;
                     continue;
                 }
                 let socket = leads_to.borrow().clone();

@@ -12,6 +12,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs::Permissions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -224,6 +225,55 @@ impl Cluster {
         let arguments = [OsStr::new("-D"), data.as_os_str(), OsStr::new("-m")];
         let flags = [mode, "-w", "-t", "60", "stop"].map(OsStr::new);
         self.run("pg_ctl", arguments.into_iter().chain(flags))
+    }
+
+    /// Adds settings, which override those of before, and restarts the server.
+    ///
+    /// # Errors
+    /// If the settings cannot be written, or the server does not come back.
+    pub fn configure(&self, settings: &[(&str, &str)]) -> Result<(), ThrowawayError> {
+        let file = self.settings_file();
+        let mut lines =
+            std::fs::read_to_string(&file).map_err(io_error(format!("read {}", file.display())))?;
+        for (name, value) in settings {
+            lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+        }
+        write_file(&file, &lines)?;
+        self.restart("fast")
+    }
+
+    /// Writes a file of the data folder, such as `pg_hba.conf` or `server.key`, which belongs to the
+    /// server's user alone. [`reload`](Self::reload) makes the server read it.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_data(&self, name: &str, text: &str) -> Result<(), ThrowawayError> {
+        let path = self.data_folder().join(name);
+        let writing = || format!("write {}", path.display());
+        // Written aside and moved, so that the server never reads a half of it.
+        let new = self.data_folder().join(format!("{name}.new"));
+        write_file(&new, text)?;
+        std::fs::set_permissions(&new, Permissions::from_mode(0o600))
+            .map_err(io_error(writing()))?;
+        if let Some(User { uid, gid, .. }) = self.user {
+            chown(&new, Some(uid), Some(gid)).map_err(io_error(writing()))?;
+        }
+        std::fs::rename(&new, &path).map_err(io_error(writing()))
+    }
+
+    /// Tells the server to read its files anew.
+    ///
+    /// # Errors
+    /// If the server cannot be told.
+    pub fn reload(&self) -> Result<(), ThrowawayError> {
+        let data = self.data_folder();
+        let arguments = [OsStr::new("-D"), data.as_os_str(), OsStr::new("reload")];
+        self.run("pg_ctl", arguments.into_iter())
+    }
+
+    /// Returns the path of one of PostgreSQL's programs, such as `psql`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
     }
 
     /// Makes a standby that follows this server. The server is stopped while its files are copied.
@@ -514,7 +564,7 @@ fn private_folder(user: Option<User>) -> Result<PathBuf, ThrowawayError> {
     std::fs::create_dir(&socket_folder)
         .map_err(io_error(format!("make {}", socket_folder.display())))?;
     for path in [&folder, &socket_folder] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))
             .map_err(io_error(format!("make {} private", path.display())))?;
         if let Some(User { uid, gid, .. }) = user {
             chown(path, Some(uid), Some(gid)).map_err(io_error(format!(

@@ -2,9 +2,11 @@
 //! trigger, the others on triggers that `install-triggers` makes.
 
 use crate::support::{
-    DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, lines_of, programs,
+    DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, lines_of, pgic, programs, run,
 };
+use pg_connect::{Environment, SessionOptions, Target};
 use std::process::{Command, Stdio};
+use throwaway_postgres::{Cluster, Setup};
 
 const NOT_BUILT: &str =
     "start the example: build it with cargo test --workspace, or cargo build --examples";
@@ -204,5 +206,73 @@ async fn many_tables_are_joined_in_memory() {
         "Ann: 2 orders, 12 cents; orders are live"
     );
     drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+/// Starts a server that takes connections over TLS alone, and returns its certificate.
+fn start_with_tls(port: u16) -> (Cluster, String) {
+    let named = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
+    let certificate = named.cert.pem();
+    let cluster = Cluster::start(&Setup::default()).unwrap();
+    for (file, text) in [
+        ("server.crt", certificate.as_str()),
+        ("server.key", &named.signing_key.serialize_pem()),
+        (
+            "pg_hba.conf",
+            "local all all trust\nhostssl all all all trust\n",
+        ),
+    ] {
+        cluster.write_data(file, text).unwrap();
+    }
+    let settings = [
+        ("listen_addresses", "127.0.0.1"),
+        ("port", &port.to_string()),
+        ("ssl", "on"),
+    ];
+    cluster.configure(&settings).unwrap();
+    (cluster, certificate)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_connected_over_tls_as_psql_is() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let (_cluster, certificate) = start_with_tls(port);
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root.crt");
+    std::fs::write(&root, certificate).unwrap();
+    let url = format!(
+        "postgresql://postgres@localhost:{port}/postgres?hostaddr=127.0.0.1&sslmode=verify-full\
+        &sslrootcert={}",
+        root.display()
+    );
+    let target = Target::new(&url, Environment::default()).unwrap();
+    let connected = target.connect(&SessionOptions::default()).await.unwrap();
+    tokio::spawn(connected.connection);
+    connected.client.batch_execute(USERS).await.unwrap();
+    let installed = run(pgic(&["install-triggers", "users", "-d", &url]));
+    assert_eq!(installed.code, 0, "{installed:?}");
+
+    let mut child = Command::new(programs().join("examples").join("tls"))
+        .arg(&url)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect(NOT_BUILT);
+    let lines = lines_of(child.stdout.take().unwrap());
+    assert_eq!(
+        lines.recv_timeout(DEADLINE).unwrap(),
+        "encrypted by TLSv1.3"
+    );
+    assert_eq!(lines.recv_timeout(DEADLINE).unwrap(), "0 users, live");
+    // The three sessions of the replica are encrypted too, and there are no others of its name.
+    let question = "SELECT count(*) FILTER (WHERE ssl), count(*) FROM pg_stat_activity
+        JOIN pg_stat_ssl USING (pid) WHERE application_name LIKE 'tls example%'";
+    let row = connected.client.query_one(question, &[]).await.unwrap();
+    let encrypted = row.get::<_, i64>(0);
+    assert!(encrypted >= 3, "{encrypted}");
+    assert_eq!(encrypted, row.get::<_, i64>(1));
+    drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
 }
