@@ -198,6 +198,7 @@ impl<'a> Attempts<'a> {
                 if path.as_os_str().len() > LONGEST_PATH {
                     return Err(Failure::LongPath(LONGEST_PATH));
                 }
+                // The limit holds for both, though the abstract name has no folders.
                 let path = match folder.strip_prefix('@') {
                     Some(name) => PathBuf::from(format!("\0{name}/.s.PGSQL.{port}")),
                     None => path,
@@ -233,6 +234,8 @@ impl<'a> Attempts<'a> {
         let settings = self.settings;
         let host = &settings.hosts[at];
         let attempt = self.encryptions(at, address);
+        // One bound for both ways. With one for each, a server that is silent would be waited for
+        // twice as long as was asked for.
         let Some(patience) = settings.connect_timeout else {
             return attempt.await;
         };
@@ -251,6 +254,8 @@ impl<'a> Attempts<'a> {
         let host = &settings.hosts[at];
         let ways = ways(settings.tls.mode, address);
         let mut next = Next::Nothing;
+        // Each way has a socket of its own: a server that has refused one way closes the
+        // connection.
         for (count, encryption) in ways.iter().enumerate() {
             let is_last = count + 1 == ways.len();
             let failure = match self.session(at, address, *encryption, is_last).await {
@@ -294,6 +299,8 @@ impl<'a> Attempts<'a> {
         let seen = Arc::<Mutex<Seen>>::default();
         let (client, mut connection) = self.begin(ready, at, &seen).await?;
         session_check::check(&client, &mut connection, self.wanted).await?;
+        // The name may be one of this machine though it says nothing of that, so the address
+        // counts.
         let is_local = host.is_local()
             || match address {
                 Resolved::Tcp(address) => address.ip().is_loopback(),
@@ -469,6 +476,7 @@ impl<'a> Attempts<'a> {
             certificate_mode: settings.tls.certificate_mode,
             certificate: ready.certificate,
         };
+        // From here on, tokio-postgres answers what the server asks, as far as the guard lets it.
         let guard = Guard::new(ready.stream, ready.binding, rules, Arc::clone(seen));
         let began = config.connect_raw(guard, HandshakeDone).await;
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -520,6 +528,7 @@ async fn ask_for_tls(stream: &mut TcpStream) -> Result<u8, Failure> {
 
 /// Returns why a session did not begin.
 fn failure_of(error: tokio_postgres::Error, seen: &Seen, had_password: bool) -> Failure {
+    // tokio-postgres says no more than that reading has failed.
     if let Some(refused) = seen.refused {
         return Failure::Refused(refused);
     }
@@ -529,6 +538,7 @@ fn failure_of(error: tokio_postgres::Error, seen: &Seen, had_password: bool) -> 
             was_let_in: seen.is_let_in,
         };
     }
+    // Its error for a password that is missing has a text and no kind.
     let wants_password = matches!(
         seen.method,
         Some(Method::Password | Method::Md5 | Method::ScramSha256)

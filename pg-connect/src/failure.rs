@@ -147,6 +147,7 @@ impl Failure {
     /// Returns what libpq tries after this failure.
     pub(crate) fn next(&self) -> Next {
         match self {
+            // Nothing was said by a server, so another one may be the one that is meant.
             Self::Lookup(_)
             | Self::BadAddress
             | Self::BadPort
@@ -156,10 +157,14 @@ impl Failure {
             Self::Server { error, .. } if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
                 Next::Host
             }
+            // pg_hba.conf has lines for connections over TLS and for others. The server that
+            // refuses one kind may take the other, and then it is the same server.
             Self::Tls(_)
             | Self::Server {
                 was_let_in: false, ..
             } => Next::Encryption,
+            // The server that was meant has answered. To go on would connect to another one, and
+            // the mistake would be found when that one is gone.
             Self::Server {
                 was_let_in: true, ..
             }
@@ -194,8 +199,8 @@ impl Failure {
                 PGCONNECT_TIMEOUT"
             }
             Self::Unreachable(_) | Self::Lookup(_) => {
-                "is the server running, and is this its address? Name it with a URL, or with PGHOST \
-                and PGPORT"
+                "is the server running, and is this its address? Name it with a URL, or with \
+                PGHOST and PGPORT"
             }
             Self::NoTls(_) => {
                 "switch TLS on at the server (ssl = on), or connect through a tunnel that encrypts"

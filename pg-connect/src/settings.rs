@@ -174,6 +174,7 @@ impl Settings {
 
     /// Checks parameters that were read.
     fn check(parameters: &Parameters, environment: &Environment) -> Result<Self, SettingsError> {
+        // First of all: whatever else is wrong, a setting that cannot be honoured must be known.
         refuse_unsupported(parameters)?;
         let hosts = hosts::read(parameters)?;
         let user = match parameters.given(Keyword::User) {
@@ -250,6 +251,8 @@ impl TlsSettings {
             None => None,
         };
         let given_mode = SslMode::read(parameters, Keyword::SslMode)?;
+        // The roots of the system vouch for every site of the web. Without the host's name, they
+        // prove nothing.
         let is_system = matches!(root, Some(Root::System { .. }));
         let default_mode = if is_system {
             SslMode::VerifyFull
@@ -258,8 +261,6 @@ impl TlsSettings {
         };
         let mode = given_mode.unwrap_or(default_mode);
         if is_system && mode != SslMode::VerifyFull {
-            // Whoever may get a certificate from any authority of the system could pose as the
-            // server.
             return Err(SettingsError::Contradiction(format!(
                 "sslrootcert=system needs sslmode=verify-full, and {} is weaker",
                 mode.name()
@@ -267,6 +268,7 @@ impl TlsSettings {
         }
         let negotiation = SslNegotiation::read(parameters, Keyword::SslNegotiation)?
             .unwrap_or(SslNegotiation::Postgres);
+        // Direct TLS has no first question that a server without TLS could answer with no.
         if negotiation == SslNegotiation::Direct && mode.allows_plaintext() {
             return Err(SettingsError::Contradiction(format!(
                 "sslnegotiation=direct needs sslmode=require or stronger, and {} is weaker",

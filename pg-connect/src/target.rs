@@ -143,6 +143,7 @@ impl Target {
         {
             self.ask(&settings).await?;
         }
+        // Whether a password is needed is known only when the server asks, as with psql.
         let failed = match self.attempt(&settings, options).await {
             Ok(connected) => return Ok(connected),
             Err(failed) => failed,
@@ -234,6 +235,7 @@ impl Target {
         host: &HostSpec,
         notices: &mut Vec<String>,
     ) -> Result<Option<Known>, ConnectError> {
+        // A person was asked since all else was missing, or since they wanted that.
         let asked = self.asked.password.lock().await.clone();
         if let Some(password) = asked {
             let origin = PasswordOrigin::Prompt;
@@ -248,6 +250,8 @@ impl Target {
                 origin: settings.password_origin.clone(),
             }));
         }
+        // Run even if no server asks for a password in the end: to know that, we would have to
+        // connect twice, and tokens are cheap.
         if let Some(command) = &self.password_command {
             let password = run_command(command, &command_for(settings, host)).await;
             let password = password.map_err(|error| {

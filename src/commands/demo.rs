@@ -52,8 +52,8 @@ const WRITES: [&str; 7] = [
 ///
 /// Starts a PostgreSQL server in a private folder, creates the tables users, products and orders,
 /// installs triggers on the first two, writes, and shows tail, query, verify and status. Ends by
-/// itself after a few seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and no
-/// running server: --database-url has no effect.
+/// itself after a few seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and
+/// no running server: --database-url has no effect.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {

@@ -129,8 +129,8 @@ fn enable_always(sql: &mut String, relation: &str, trigger: &str) {
 }
 
 /// Returns the statements that take a table's triggers away, whichever of them exist. A key is not
-/// needed: the triggers may be older than the table's loss of it. A trigger that pgic did not make is
-/// left, though it has the name of one of ours.
+/// needed: the triggers may be older than the table's loss of it. A trigger that pgic did not make
+/// is left, though it has the name of one of ours.
 ///
 /// `functions` are the functions to drop, as SQL takes them. `is_generic` says that the triggers
 /// call the generic function, which is not dropped: other tables may need it.

@@ -242,8 +242,8 @@ impl Cluster {
         self.restart("fast")
     }
 
-    /// Writes a file of the data folder, such as `pg_hba.conf` or `server.key`, which belongs to the
-    /// server's user alone. [`reload`](Self::reload) makes the server read it.
+    /// Writes a file of the data folder, such as `pg_hba.conf` or `server.key`, which belongs to
+    /// the server's user alone. [`reload`](Self::reload) makes the server read it.
     ///
     /// # Errors
     /// If the file cannot be written.

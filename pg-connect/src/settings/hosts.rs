@@ -189,8 +189,9 @@ fn list(parameters: &Parameters, keyword: Keyword) -> Vec<&str> {
 /// counts in which a server's socket is.
 fn default_folder(port: &str) -> String {
     let socket = format!(".s.PGSQL.{}", port.trim());
-    let has_socket = |folder: &str| Path::new(folder).join(&socket).exists();
-    if !has_socket(SOCKET_FOLDER) && has_socket(SOURCE_SOCKET_FOLDER) {
+    let is_usual = Path::new(SOCKET_FOLDER).join(&socket).exists();
+    let is_of_source = Path::new(SOURCE_SOCKET_FOLDER).join(&socket).exists();
+    if !is_usual && is_of_source {
         SOURCE_SOCKET_FOLDER.to_string()
     } else {
         SOCKET_FOLDER.to_string()

@@ -32,7 +32,10 @@ pub enum TlsError {
         problem: String,
     },
     /// The mode checks the server's certificate, and there are no roots to check it by.
-    #[error("there is no root certificate file {}, by which sslmode={mode} would check the server", .file.display())]
+    #[error(
+        "there is no root certificate file {}, by which sslmode={mode} would check the server",
+        .file.display()
+    )]
     NoRoots {
         /// The path of the file that is missing.
         file: PathBuf,
@@ -43,7 +46,11 @@ pub enum TlsError {
     #[error("the system has no root certificates")]
     NoSystemRoots,
     /// The certificate of the client is there, and the key is not.
-    #[error("the certificate {} has no private key: there is no {}", .certificate.display(), .key.display())]
+    #[error(
+        "the certificate {} has no private key: there is no {}",
+        .certificate.display(),
+        .key.display()
+    )]
     NoKey {
         /// The path of the certificate.
         certificate: PathBuf,
@@ -60,7 +67,11 @@ pub enum TlsError {
     #[error("the private key {} is encrypted, and encrypted keys are not read", .0.display())]
     KeyEncrypted(PathBuf),
     /// The key is not that of the certificate.
-    #[error("the private key {} is not that of the certificate {}", .key.display(), .certificate.display())]
+    #[error(
+        "the private key {} is not that of the certificate {}",
+        .key.display(),
+        .certificate.display()
+    )]
     KeyOfAnother {
         /// The path of the certificate.
         certificate: PathBuf,
@@ -90,6 +101,7 @@ pub enum TlsError {
 impl TlsError {
     /// Returns the error of a handshake that failed.
     pub(super) fn of_handshake(error: io::Error) -> Self {
+        // tokio-rustls wraps the error of rustls, and that wraps ours.
         let inner = error
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -75,8 +75,8 @@ impl Lists {
         Ok(())
     }
 
-    /// Adds the lists of a folder. Their names end with `.r` and a number, as `openssl rehash` makes
-    /// them.
+    /// Adds the lists of a folder. Their names end with `.r` and a number, as `openssl rehash`
+    /// makes them.
     fn add_folder(&mut self, folder: &Path) -> Result<(), TlsError> {
         let Ok(entries) = std::fs::read_dir(folder) else {
             return Ok(());
@@ -141,8 +141,10 @@ impl Lists {
 
 /// Returns whether an authority signed a list.
 fn is_of(list: &CertificateList, issuer: &Certificate, provider: &CryptoProvider) -> bool {
-    let (Ok(signed), Some(signature)) = (list.tbs_cert_list.to_der(), list.signature.as_bytes())
-    else {
+    let Ok(signed) = list.tbs_cert_list.to_der() else {
+        return false;
+    };
+    let Some(signature) = list.signature.as_bytes() else {
         return false;
     };
     is_signed_by(

@@ -62,6 +62,7 @@ impl Roots {
         };
         let mut problem = "it has no certificate in PEM".to_string();
         for certificate in CertificateDer::pem_slice_iter(text) {
+            // What stands behind a broken certificate may be cut, too.
             let certificate = match certificate {
                 Ok(certificate) => certificate,
                 Err(error) => {

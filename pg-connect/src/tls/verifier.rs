@@ -331,7 +331,8 @@ impl ServerCertVerifier for Verifier {
 
 impl Verifier {
     /// Checks that the server has the key of its certificate. This is by the key alone: rustls'
-    /// functions would parse the certificate, and refuse one of version 1 even if it is not checked.
+    /// functions would parse the certificate, and refuse one of version 1 even if it is not
+    /// checked.
     fn verify_handshake(
         &self,
         message: &[u8],

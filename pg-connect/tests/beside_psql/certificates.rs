@@ -1,5 +1,5 @@
-//! [`Certificates`]: the certificates, keys and lists of the tests, made anew for each run, as files
-//! in a folder.
+//! [`Certificates`]: the certificates, keys and lists of the tests, made anew for each run, as
+//! files in a folder.
 
 use crate::version_1::version_1;
 use rcgen::{
@@ -25,7 +25,8 @@ const LIST_OF_CA: &str = "56c899cd.r0";
 
 /// The first bytes of a SEC1 key on P-256, up to the 32 bytes of the key.
 const SEC1_HEAD: [u8; 7] = [0x30, 0x77, 0x02, 0x01, 0x01, 0x04, 0x20];
-/// The bytes between the key and the public key: the name of the curve, and the head of a bit string.
+/// The bytes between the key and the public key: the name of the curve, and the head of a bit
+/// string.
 const SEC1_MIDDLE: [u8; 17] = [
     0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0xa1, 0x44, 0x03, 0x42,
     0x00,

@@ -1,5 +1,6 @@
-//! TLS without a request before it (`sslnegotiation=direct`), which servers speak from version 17 on.
-//! Here a proxy speaks TLS in front of the server without TLS, whatever the server's version is.
+//! TLS without a request before it (`sslnegotiation=direct`), which servers speak from version 17
+//! on. Here a proxy speaks TLS in front of the server without TLS, whatever the server's version
+//! is.
 
 use crate::world;
 use pg_connect::{ConnectError, Connected, Environment, SessionOptions, Target};

@@ -1,9 +1,9 @@
 //! Connections are libpq's: with the same settings, this crate connects where psql does, to the
 //! same server, as the same user, over TLS or not. No error shows a password.
 //!
-//! The settings stand in `cases/`, by kind. Each case is run by the psql of the server under test and
-//! by this crate, side by side, on real servers: one without TLS, its standby, one with TLS whose
-//! certificate changes, and ports that only look like servers.
+//! The settings stand in `cases/`, by kind. Each case is run by the psql of the server under test
+//! and by this crate, side by side, on real servers: one without TLS, its standby, one with TLS
+//! whose certificate changes, and ports that only look like servers.
 
 mod cases;
 mod certificates;

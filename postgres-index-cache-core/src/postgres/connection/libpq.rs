@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use tokio_postgres::{AsyncMessage, Error};
 
 /// Connects by libpq's rules. All but the connection string is read anew for each session, so a
-/// session that is opened again sees a password that was changed and a certificate that was renewed.
+/// session that is opened again sees a password that was changed and a certificate that was
+/// renewed.
 ///
 /// Of several hosts, one that is no standby is taken unless `target_session_attrs` says otherwise:
 /// LISTEN works on no standby, and after a failover the old primary may be one.
