@@ -93,7 +93,7 @@ impl Purpose {
             sessions: match command {
                 // One that describes the table, and the three of a replica.
                 "query" | "verify" | "shell" => 4,
-                "tail" => 3,
+                "tail" => 2,
                 _ => 1,
             },
         }

@@ -14,7 +14,7 @@ pub mod estimate;
 pub mod supervised;
 pub mod target;
 
-use crate::failure::{HintExt as _, with_hint};
+use crate::failure::{ConnectFailure, HintExt as _, with_hint};
 use crate::tables::catalog::{Catalog, CatalogTable};
 use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
@@ -274,6 +274,8 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
             on it"
         }
         (DriverError::Memory { .. } | DriverError::RowTooLong { .. }, _) => MEMORY_HINT,
+        // The attempt to connect knows more than the server's code.
+        (_, Some(_)) if is_connect_failure(&error) => return error.into(),
         (_, Some(code)) => match sqlstate::hint(code) {
             Some(hint) => hint,
             None => return error.into(),
@@ -281,4 +283,10 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
         _ => return error.into(),
     };
     with_hint(error, hint)
+}
+
+/// Tells whether an error comes from an attempt to connect.
+fn is_connect_failure(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes.any(<dyn std::error::Error>::is::<ConnectFailure>)
 }

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod connections;
 mod demo;
 mod facts;
 mod generic_function;
@@ -20,6 +21,7 @@ mod shell;
 mod status;
 mod suspended;
 mod tail;
+mod terminal;
 mod traces;
 mod trigger;
 mod typed_values;

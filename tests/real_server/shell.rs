@@ -1,12 +1,11 @@
 //! `shell`: live caches behind a prompt, or behind a pipe whose other end is a program.
 
 use crate::support::{DEADLINE, Database, USERS, ended, lines_of};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use crate::terminal::Terminal;
 use serde_json::{Value, json};
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::process::{Child, ChildStdin, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 
 const TABLES: &str = "
     CREATE TABLE people (id int PRIMARY KEY, name text, hash bigint);
@@ -348,109 +347,14 @@ async fn a_signal_or_a_reader_that_leaves_ends_it_in_order() {
     assert_eq!(ended(child).code, 0);
 }
 
-/// A shell on a terminal of the test's own.
-struct Typed {
-    child: Child,
-    /// The end of the terminal that the test types at.
-    terminal: File,
-    /// The output of the shell, in the pieces in which it was read.
-    seen: Receiver<String>,
-    /// The output that no `sees` has waited for yet.
-    text: String,
-}
-
-impl Drop for Typed {
-    fn drop(&mut self) {
-        // The shell has ended, unless the test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Typed {
-    /// Starts a shell of the table `people` whose history goes below `home`.
-    fn start(database: &Database, home: &std::path::Path) -> Self {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("open a terminal");
-        grantpt(&terminal)
-            .and_then(|()| unlockpt(&terminal))
-            .expect("grant it");
-        let name = ptsname(&terminal, Vec::new())
-            .expect("it has a name")
-            .into_string()
-            .expect("UTF-8");
-        let mut command = database.command(&["shell", "people", "--color", "never"]);
-        command
-            .env("HOME", home)
-            .env("XDG_STATE_HOME", home.join("state"))
-            .env("TERM", "xterm");
-        let child = command
-            .stdin(open_terminal(&name))
-            .stdout(open_terminal(&name))
-            .stderr(open_terminal(&name))
-            .spawn()
-            .expect("start a shell");
-        let terminal = File::from(terminal);
-        let mut reader = terminal.try_clone().expect("clone the terminal");
-        let (sender, seen) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                if sender
-                    .send(String::from_utf8_lossy(&buffer[..count]).into_owned())
-                    .is_err()
-                {
-                    break;
-                }
-            }
-        });
-        Self {
-            child,
-            terminal,
-            seen,
-            text: String::new(),
-        }
-    }
-
-    /// Types these keys.
-    fn keys(&mut self, keys: &str) {
-        self.terminal.write_all(keys.as_bytes()).expect("type");
-    }
-
-    /// Waits until the shell has left the terminal, and returns its exit code.
-    fn end(&mut self) -> Option<i32> {
-        loop {
-            match self.seen.recv_timeout(DEADLINE) {
-                Ok(more) => self.text.push_str(&more),
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("the shell ends after {:?}", self.text),
-            }
-        }
-        self.child.wait().expect("wait for the shell").code()
-    }
-
-    /// Waits until `wanted` is shown, and forgets everything up to and including it.
-    fn sees(&mut self, wanted: &str) {
-        while !self.text.contains(wanted) {
-            let more = self.seen.recv_timeout(DEADLINE);
-            self.text.push_str(
-                &more.unwrap_or_else(|_| panic!("{wanted} is shown after {:?}", self.text)),
-            );
-        }
-        self.text = self
-            .text
-            .split_once(wanted)
-            .map(|(_, rest)| rest.to_string())
-            .unwrap_or_default();
-    }
-}
-
-/// Opens the end of a terminal that a program reads from and writes to.
-fn open_terminal(name: &str) -> File {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(name)
-        .expect("open the terminal's other end")
+/// Starts a shell of the table `people` on a terminal. Its history goes below `home`.
+fn typed(database: &Database, home: &std::path::Path) -> Terminal {
+    let mut command = database.command(&["shell", "people", "--color", "never"]);
+    command
+        .env("HOME", home)
+        .env("XDG_STATE_HOME", home.join("state"))
+        .env("TERM", "xterm");
+    Terminal::start(command)
 }
 
 /// Somebody at a prompt must see that answers are stale, also while a line is half typed, and that
@@ -459,7 +363,7 @@ fn open_terminal(name: &str) -> File {
 async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     let database = tables().await;
     let home = tempfile::tempdir().unwrap();
-    let mut typed = Typed::start(&database, home.path());
+    let mut typed = typed(&database, home.path());
     typed.sees("   live> ");
     typed.keys("peo\tna\tp7\r");
     typed.sees("(1 row)");
