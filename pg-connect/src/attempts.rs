@@ -18,6 +18,7 @@ use crate::settings::{
 };
 use crate::stream::Stream;
 use crate::tls;
+use nix::unistd::{Uid, User};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -61,6 +62,8 @@ enum Encryption {
 struct Ready {
     stream: Stream,
     binding: Option<Vec<u8>>,
+    /// Whether the server's certificate was checked.
+    is_verified: bool,
     certificate: Arc<CertificateUse>,
     /// Whether the server said that it does not take TLS, and plaintext is allowed.
     has_no_tls: bool,
@@ -86,6 +89,8 @@ pub(crate) struct Attempts<'a> {
     /// The place of the password that was sent last.
     sent: Option<PasswordOrigin>,
     notices: Vec<String>,
+    /// Whether the last attempt was to be over TLS, and the server takes none.
+    went_plain: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -104,6 +109,7 @@ impl<'a> Attempts<'a> {
             failed: Vec::new(),
             sent: None,
             notices: Vec::new(),
+            went_plain: false,
         }
     }
 
@@ -263,9 +269,14 @@ impl<'a> Attempts<'a> {
                 Err(failure) => failure,
             };
             next = failure.next();
+            // The server takes no TLS, so both ways were tried.
+            if self.went_plain && next == Next::Encryption {
+                next = Next::Nothing;
+            }
             // Where nobody answers, the way does not matter.
             let is_reached = !matches!(failure, Failure::Unreachable(_));
-            let over_tls = (is_reached && ways.len() > 1).then_some(*encryption == Encryption::Tls);
+            let is_tls = *encryption == Encryption::Tls && !self.went_plain;
+            let over_tls = (is_reached && ways.len() > 1).then_some(is_tls);
             self.add(host, over_tls, failure);
             if next != Next::Encryption {
                 break;
@@ -284,6 +295,7 @@ impl<'a> Attempts<'a> {
     ) -> Result<Began, Failure> {
         let settings = self.settings;
         let host = &settings.hosts[at];
+        self.went_plain = false;
         let ready = match address {
             Resolved::Socket(path) => Ready::plain(Stream::Socket(self.socket(path).await?)),
             Resolved::Tcp(address) => {
@@ -296,6 +308,7 @@ impl<'a> Attempts<'a> {
         };
         let is_plain = !matches!(ready.stream, Stream::Tls(_));
         let has_no_tls = ready.has_no_tls;
+        self.went_plain = has_no_tls;
         let seen = Arc::<Mutex<Seen>>::default();
         let (client, mut connection) = self.begin(ready, at, &seen).await?;
         session_check::check(&client, &mut connection, self.wanted).await?;
@@ -353,13 +366,22 @@ impl<'a> Attempts<'a> {
             .map_err(Failure::Unreachable)?;
         if let Some(wanted) = &self.settings.require_peer {
             let peer = stream.peer_cred().map_err(Failure::Unreachable)?;
-            let account = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(peer.uid()));
-            let actual = match account {
-                Ok(Some(account)) => account.name,
-                Ok(None) | Err(_) => peer.uid().to_string(),
-            };
-            if actual != *wanted {
-                return Err(Failure::Peer { actual });
+            let uid = Uid::from_raw(peer.uid());
+            // The system may ask another machine.
+            let account = tokio::task::spawn_blocking(move || User::from_uid(uid)).await;
+            match account {
+                Ok(Ok(Some(account))) if account.name == *wanted => {}
+                Ok(Ok(Some(account))) => {
+                    return Err(Failure::Peer {
+                        actual: account.name,
+                    });
+                }
+                // A number is no name, even if `requirepeer` is that number.
+                _ => {
+                    return Err(Failure::Peer {
+                        actual: format!("account {uid}, which has no name"),
+                    });
+                }
             }
         }
         Ok(stream)
@@ -433,10 +455,12 @@ impl<'a> Attempts<'a> {
             }
         }
         let certificate = Arc::clone(&prepared.certificate);
+        let is_verified = prepared.is_verified;
         let encrypted = prepared.handshake(stream).await.map_err(Failure::Tls)?;
         Ok(Ready {
             stream: Stream::Tls(encrypted.stream),
             binding: encrypted.binding,
+            is_verified,
             certificate,
             has_no_tls: false,
         })
@@ -470,9 +494,18 @@ impl<'a> Attempts<'a> {
         if let Some(known) = &password {
             config.password(known.password.bytes());
         }
+        let is_encrypted = matches!(ready.stream, Stream::Tls(_));
         let rules = Rules {
             require_auth: settings.require_auth.clone(),
             must_bind: settings.channel_binding == ChannelBinding::Require,
+            may_offer_binding: is_encrypted,
+            // A certificate of somebody on the way may be one to which nothing can be bound. To go
+            // on without would tell the server that this client cannot bind at all, and what
+            // protects SCRAM from being weakened on the way would be off.
+            may_skip_binding: ready.binding.is_some()
+                || !is_encrypted
+                || ready.is_verified
+                || settings.channel_binding == ChannelBinding::Disable,
             certificate_mode: settings.tls.certificate_mode,
             certificate: ready.certificate,
         };
@@ -494,6 +527,7 @@ impl Ready {
         Self {
             stream,
             binding: None,
+            is_verified: false,
             certificate: Arc::default(),
             has_no_tls: false,
         }

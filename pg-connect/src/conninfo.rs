@@ -42,6 +42,9 @@ pub enum ConninfoError {
     /// A percent sign is not followed by two hexadecimal digits.
     #[error("the URL has a % without two hexadecimal digits behind it")]
     Percent,
+    /// A URL with credentials has an `@` behind them.
+    #[error("the URL has an @ behind the one that ends the credentials")]
+    SecondAt,
     /// The URL has `%00`.
     #[error("the URL has %00, which no value may have")]
     Null,

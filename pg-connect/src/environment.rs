@@ -2,14 +2,23 @@
 
 use nix::unistd::{User, geteuid};
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::path::PathBuf;
 
 /// The environment variables of a process, or those that a test gives.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment {
     variables: HashMap<String, String>,
     /// The names of the variables whose values are not UTF-8.
     unreadable: BTreeSet<String>,
+}
+
+/// The names of the variables alone: values may be passwords.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: BTreeSet<&String> = self.variables.keys().collect();
+        f.debug_tuple("Environment").field(&names).finish()
+    }
 }
 
 impl Environment {

@@ -15,6 +15,7 @@ use crate::require_auth::{Method, RequireAuth};
 use crate::settings::SslCertMode;
 use crate::stream::Stream;
 use std::io;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,10 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 const HEAD: usize = 5;
 /// The bytes of an authentication request up to and with its code.
 const REQUEST: usize = 9;
+/// The lengths that an authentication request may have, as libpq has them.
+const REQUEST_LENGTHS: RangeInclusive<u32> = 8..=2000;
+/// The lengths that any other message may have before the client is let in.
+const OTHER_LENGTHS: RangeInclusive<u32> = 4..=30_000;
 
 /// What a server may ask for, and must have asked for when it lets the client in.
 #[derive(Debug, Clone)]
@@ -34,6 +39,10 @@ pub(crate) struct Rules {
     pub(crate) require_auth: RequireAuth,
     /// Whether the password's proof must be bound to the TLS connection.
     pub(crate) must_bind: bool,
+    /// Whether the server may offer to bind: the connection is encrypted.
+    pub(crate) may_offer_binding: bool,
+    /// Whether SCRAM may go on without a binding, if the certificate has none.
+    pub(crate) may_skip_binding: bool,
     pub(crate) certificate_mode: SslCertMode,
     /// Whether a certificate of this client was sent.
     pub(crate) certificate: Arc<CertificateUse>,
@@ -74,6 +83,19 @@ pub enum Refused {
     /// `channel_binding=require`, and the server did not prove that it knows the password.
     #[error("the server lets the client in without channel binding, which is required")]
     NotBound,
+    /// The server's certificate was not checked, and has no hash to which SCRAM could be bound.
+    #[error(
+        "the server's certificate was not checked, and SCRAM cannot be bound to it: check it \
+        (sslmode=verify-full), or set channel_binding=disable"
+    )]
+    Unbindable,
+    /// The server offers channel binding over a connection without TLS, as only a server would to
+    /// which the client's TLS ends elsewhere.
+    #[error("the server offers channel binding, and the connection is not encrypted")]
+    BindingOverPlaintext,
+    /// A message before the client is let in is too short or too long to be one.
+    #[error("the server sends a message of a length that it cannot have")]
+    Length,
     /// `sslcertmode=require`, and the server did not ask for a certificate.
     #[error("the server did not ask for a certificate, and sslcertmode=require wants that")]
     CertificateNotRequested,
@@ -108,8 +130,8 @@ pub(crate) struct Guard {
 #[derive(Debug)]
 struct Watch {
     rules: Rules,
-    /// The first bytes of the message that is being read.
-    head: Vec<u8>,
+    /// The bytes of the message that is being read; of one that is no request, the first ones.
+    message: Vec<u8>,
     /// The bytes up to the next message.
     skip: usize,
     /// Whether the exchange that the server asked for is complete.
@@ -130,7 +152,7 @@ impl Guard {
             binding,
             watch: Some(Watch {
                 rules,
-                head: Vec::with_capacity(REQUEST),
+                message: Vec::new(),
                 skip: 0,
                 is_complete: false,
                 seen,
@@ -153,35 +175,48 @@ impl Watch {
             let Some((first, rest)) = bytes.split_first() else {
                 break;
             };
-            self.head.push(*first);
+            self.message.push(*first);
             bytes = rest;
-            self.message()?;
+            self.look()?;
         }
         Ok(())
     }
 
-    /// Looks at the message that is being read, if enough of it is there.
-    fn message(&mut self) -> Result<(), Refused> {
-        let Some(length) = four_bytes(&self.head, 1) else {
+    /// Looks at the message that is being read, if enough of it is there. tokio-postgres acts on a
+    /// message when the last byte is there, so that is early enough.
+    fn look(&mut self) -> Result<(), Refused> {
+        let Some(length) = four_bytes(&self.message, 1) else {
             return Ok(());
         };
+        let is_request = self.message[0] == b'R';
+        let allowed = if is_request {
+            REQUEST_LENGTHS
+        } else {
+            OTHER_LENGTHS
+        };
+        // tokio-postgres would keep two gigabytes of a message that never ends.
+        if !allowed.contains(&length) {
+            return Err(Refused::Length);
+        }
         // The length counts itself, and not the kind.
         let length = length as usize + 1;
-        if self.head[0] != b'R' {
-            self.skip = length.saturating_sub(HEAD);
-            self.head.clear();
+        if !is_request {
+            self.skip = length - HEAD;
+            self.message.clear();
             return Ok(());
         }
-        let Some(code) = four_bytes(&self.head, HEAD) else {
+        if self.message.len() < length {
             return Ok(());
-        };
-        self.skip = length.saturating_sub(REQUEST);
-        self.head.clear();
-        self.request(code)
+        }
+        let message = std::mem::take(&mut self.message);
+        match four_bytes(&message, HEAD) {
+            Some(code) => self.request(code, &message[REQUEST..]),
+            None => Err(Refused::Length),
+        }
     }
 
     /// Checks a request for authentication, by its code.
-    fn request(&mut self, code: u32) -> Result<(), Refused> {
+    fn request(&mut self, code: u32, content: &[u8]) -> Result<(), Refused> {
         let method = match code {
             0 => return self.let_in(),
             // Parts of SCRAM that is going on. Behind the last of them, the server has proved that
@@ -208,6 +243,23 @@ impl Watch {
         }
         if !self.rules.require_auth.allows(method) {
             return Err(Refused::Method(MethodName(method)));
+        }
+        if method == Method::ScramSha256 {
+            return self.mechanisms(content);
+        }
+        Ok(())
+    }
+
+    /// Checks the ways of SCRAM that a server offers.
+    fn mechanisms(&self, content: &[u8]) -> Result<(), Refused> {
+        let offers_binding = content
+            .split(|byte| *byte == 0)
+            .any(|mechanism| mechanism == b"SCRAM-SHA-256-PLUS");
+        if offers_binding && !self.rules.may_offer_binding {
+            return Err(Refused::BindingOverPlaintext);
+        }
+        if !self.rules.may_skip_binding {
+            return Err(Refused::Unbindable);
         }
         Ok(())
     }

@@ -40,7 +40,9 @@
 //! - A variable that is set and empty is not set.
 //! - `connect_timeout` is 10 s if it is not given, and bounds the whole beginning of a session.
 //! - Keepalive notices a dead peer within 20 s if it is not given.
-//! - Without a host, `/tmp` is looked at too, if the server's socket is there alone.
+//! - Without a host, the socket is in `/tmp` if there is no folder `/var/run/postgresql`, and root or
+//!   the own account made that socket.
+//! - A URL with credentials has no other `@` before its `?`, unless that is written `%40`.
 //! - Encrypted private keys, TLS before 1.2, keys on the curve P-521, GSSAPI, OAuth and services of
 //!   LDAP are refused by name.
 //! - `client_encoding`, `PGDATESTYLE`, `PGTZ` and `PGGEQO` have no effect.

@@ -108,8 +108,13 @@ impl Parameters {
     /// printed, and names are sent to servers.
     fn refuse_misplaced(&self) -> Result<(), ParametersError> {
         for (keyword, value) in &self.0 {
+            // `user= password=x`: a value that is left out is the next word.
+            let is_pair = ["password=", "sslpassword="]
+                .iter()
+                .any(|pair| value.text.starts_with(pair));
             let is_misplaced = match keyword {
                 Keyword::Password | Keyword::SslPassword | Keyword::Options => false,
+                _ if is_pair => true,
                 Keyword::Dbname
                 | Keyword::User
                 | Keyword::Service

@@ -4,7 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
+
+/// The most that is read of a command's output, in bytes.
+const LONGEST_OUTPUT: u64 = 1 << 16;
 
 /// How long a command may take to print a password.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
@@ -109,7 +113,7 @@ pub(crate) async fn run_command(
     command: &str,
     connection: &CommandFor,
 ) -> Result<Password, PasswordCommandError> {
-    let run = Command::new("sh")
+    let mut child = Command::new("sh")
         .arg("-c")
         .arg(command)
         .env("PGHOST", &connection.host)
@@ -117,21 +121,28 @@ pub(crate) async fn run_command(
         .env("PGUSER", &connection.user)
         .env("PGDATABASE", &connection.database)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(COMMAND_PATIENCE, run)
+        .spawn()
+        .map_err(PasswordCommandError::Run)?;
+    let output = child.stdout.take();
+    let run = async {
+        let mut text = Vec::new();
+        if let Some(output) = output {
+            output.take(LONGEST_OUTPUT).read_to_end(&mut text).await?;
+        }
+        let status = child.wait().await?;
+        Ok((text, status))
+    };
+    let (text, status) = tokio::time::timeout(COMMAND_PATIENCE, run)
         .await
         .map_err(|_| PasswordCommandError::TooLong(COMMAND_PATIENCE))?
         .map_err(PasswordCommandError::Run)?;
-    if !output.status.success() {
-        return Err(PasswordCommandError::Failed(output.status));
+    if !status.success() {
+        return Err(PasswordCommandError::Failed(status));
     }
-    let line = output
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .next()
-        .unwrap_or_default();
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {
         return Err(PasswordCommandError::Empty);

@@ -233,8 +233,16 @@ impl Settings {
             return Err(SettingsError::Odd("host"));
         }
         let has_odd_port = self.hosts.iter().any(|host| host.port().is_none());
-        if has_odd_port && self.database.contains('@') {
+        // `u:/rest@host/database` and `u:12/rest@host/database`.
+        let has_path = self
+            .database
+            .split_once('@')
+            .is_some_and(|(_, behind)| behind.contains('/'));
+        if has_path || has_odd_port && self.database.contains('@') {
             return Err(SettingsError::Odd("name of the database"));
+        }
+        if self.hosts.iter().any(|host| host.port_text.contains('@')) {
+            return Err(SettingsError::Odd("port"));
         }
         Ok(())
     }

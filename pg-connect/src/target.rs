@@ -268,7 +268,23 @@ impl Target {
             let origin = PasswordOrigin::Command;
             return Ok(Some(Known { password, origin }));
         }
-        Ok(of_file(settings, host, notices))
+        let for_file = settings.clone();
+        let for_host = host.clone();
+        // The file may be on another machine, and the time to connect must go on.
+        let found = tokio::task::spawn_blocking(move || {
+            let mut notices = Vec::new();
+            let found = of_file(&for_file, &for_host, &mut notices);
+            (found, notices)
+        });
+        let (found, said) = found
+            .await
+            .map_err(|error| ConnectError::Prompt(io::Error::other(error)))?;
+        for notice in said {
+            if !notices.contains(&notice) {
+                notices.push(notice);
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -292,10 +308,10 @@ fn of_file(settings: &Settings, host: &HostSpec, notices: &mut Vec<String>) -> O
         }),
         Ok(_) => None,
         Err(why) => {
-            let notice = format!("the password file {} is not used: {why}", file.display());
-            if !notices.contains(&notice) {
-                notices.push(notice);
-            }
+            notices.push(format!(
+                "the password file {} is not used: {why}",
+                file.display()
+            ));
             None
         }
     }

@@ -46,6 +46,8 @@ pub(crate) struct Prepared {
     connector: TlsConnector,
     name: ServerName<'static>,
     must_confirm_protocol: bool,
+    /// Whether the server's certificate is checked.
+    pub(crate) is_verified: bool,
     /// Whether the server asked for a certificate of ours.
     pub(crate) certificate: Arc<CertificateUse>,
     /// Sentences about files that were named and are not used.
@@ -71,6 +73,7 @@ pub(crate) fn prepare(settings: &TlsSettings, host: &HostSpec) -> Result<Prepare
         Some(_) => Lists::read(settings, &mut notices)?,
         None => Lists::default(),
     };
+    let is_verified = roots.is_some();
     let client = ClientCertificate::read(settings, &provider)?;
     let certificate = Arc::<CertificateUse>::default();
     let verifier = Verifier::new(settings.mode, roots, lists, host, Arc::clone(&provider))?;
@@ -98,6 +101,7 @@ pub(crate) fn prepare(settings: &TlsSettings, host: &HostSpec) -> Result<Prepare
         connector: TlsConnector::from(Arc::new(config)),
         name,
         must_confirm_protocol: settings.negotiation == SslNegotiation::Direct,
+        is_verified,
         certificate,
         notices,
     })

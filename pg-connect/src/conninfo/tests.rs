@@ -22,12 +22,15 @@ fn urls_are_split_before_they_are_decoded() {
             "user=u, password=p, host=h, port=1, dbname=d, sslmode=require",
         ),
         (
+            "postgresql://u:p@h?user=a@b",
+            "user=u, password=p, host=h, user=a@b",
+        ),
+        (
             "postgresql://u%40x:p%3Aq@h",
             "user=u@x, password=p:q, host=h",
         ),
         // The first colon ends the user, the first @ the password.
         ("postgresql://u:a:b@h", "user=u, password=a:b, host=h"),
-        ("postgresql://u:a@b@h", "user=u, password=a, host=b@h"),
         // An @ behind a slash ends nothing.
         ("postgresql://h/a@b", "host=h, dbname=a@b"),
         ("postgresql://@h/", "host=h"),
@@ -61,6 +64,10 @@ fn broken_urls_are_refused() {
         ("postgresql://h/%", ConninfoError::Percent),
         ("postgresql://h/a%00", ConninfoError::Null),
         ("postgresql://h/%ff", ConninfoError::NotUtf8),
+        // The rest of a password would be taken for a host, a socket or a database.
+        ("postgresql://u:a@b@h", ConninfoError::SecondAt),
+        ("postgresql://u:a@@h", ConninfoError::SecondAt),
+        ("postgresql://u:a@b/c@h/d", ConninfoError::SecondAt),
         ("postgresql://h/a b", ConninfoError::Blank),
         ("postgresql://[::1", ConninfoError::OpenBracket),
         ("postgresql://[]", ConninfoError::EmptyAddress),

@@ -31,6 +31,10 @@ pub(super) fn parse(text: &str) -> Result<Vec<Parameter>, ConninfoError> {
         let (user, password) = before.split_once(':').unwrap_or((before, ""));
         push_given(&mut parameters, "user", user)?;
         push_given(&mut parameters, "password", password)?;
+        // libpq would take the rest of a password with an @ in it for a host or a database.
+        if split_before(behind, &['?']).0.contains('@') {
+            return Err(ConninfoError::SecondAt);
+        }
         rest = behind;
     }
     let Hosts { names, ports, rest } = hosts(rest)?;

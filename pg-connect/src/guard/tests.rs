@@ -9,6 +9,8 @@ fn rules(require_auth: &str) -> Rules {
     Rules {
         require_auth: RequireAuth::parse(require_auth).unwrap(),
         must_bind: false,
+        may_offer_binding: true,
+        may_skip_binding: true,
         certificate_mode: SslCertMode::Allow,
         certificate: Arc::default(),
     }
@@ -121,12 +123,43 @@ async fn what_comes_after_the_client_was_let_in_is_not_read() {
     }
 }
 
+// tokio-postgres would keep up to two gigabytes of a message before it looks at it.
 #[tokio::test]
-async fn a_length_that_lies_is_no_harm() {
-    for length in [0_u32, 3, 4, u32::MAX] {
-        for kind in [b'R', b'N'] {
-            let bytes = [&[kind][..], &length.to_be_bytes(), &[0; 40]].concat();
-            pass(rules("none"), &bytes, 3).await;
-        }
+async fn a_length_that_no_message_has_ends_the_connection() {
+    for (kind, length) in [
+        (b'R', 0_u32),
+        (b'R', 7),
+        (b'R', 2001),
+        (b'R', u32::MAX),
+        (b'N', 3),
+        (b'E', 30_001),
+        (b'N', u32::MAX),
+    ] {
+        let bytes = [&[kind][..], &length.to_be_bytes(), &[0; 40]].concat();
+        let (_, seen) = pass(rules("none"), &bytes, 3).await;
+        assert_eq!(seen.refused, Some(Refused::Length), "{kind} {length}");
     }
+}
+
+// Somebody on the way shows a certificate to which nothing can be bound, and passes the rest on to
+// the server: that would let a client in which says that it cannot bind.
+#[tokio::test]
+async fn scram_that_cannot_be_bound_needs_a_certificate_that_was_checked() {
+    let mut unbindable = rules("");
+    unbindable.may_skip_binding = false;
+    let asked = request(10, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
+    for piece in [1, 9, 100] {
+        let (passed, seen) = pass(unbindable.clone(), &asked, piece).await;
+        assert_eq!(seen.refused, Some(Refused::Unbindable));
+        assert!(passed.len() < asked.len());
+    }
+    let (_, seen) = pass(rules(""), &asked, 100).await;
+    assert_eq!(seen.refused, None);
+    // A server that can bind has TLS, so the TLS of this connection ended on the way.
+    let mut plain = rules("");
+    plain.may_offer_binding = false;
+    let (_, seen) = pass(plain.clone(), &asked, 100).await;
+    assert_eq!(seen.refused, Some(Refused::BindingOverPlaintext));
+    let (_, seen) = pass(plain, &request(10, b"SCRAM-SHA-256\0\0"), 100).await;
+    assert_eq!(seen.refused, None);
 }

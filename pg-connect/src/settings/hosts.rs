@@ -4,8 +4,10 @@ use super::SettingsError;
 use super::choice::integer;
 use crate::keyword::Keyword;
 use crate::parameters::Parameters;
+use nix::unistd::{Uid, geteuid};
 use std::fmt;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// The port, if none is given.
@@ -185,13 +187,18 @@ fn list(parameters: &Parameters, keyword: Keyword) -> Vec<&str> {
     }
 }
 
-/// Returns the folder of the socket, if no host is given. libpq's is compiled in: here, the folder
-/// counts in which a server's socket is.
+/// Returns the folder of the socket, if no host is given. libpq's is compiled in. Here it is
+/// [`SOCKET_FOLDER`], or the one of PostgreSQL built from source if there is no such folder.
+///
+/// Everybody can make a socket in the latter, and would get the password. So the socket must be that
+/// of root or of this process's own account.
 fn default_folder(port: &str) -> String {
-    let socket = format!(".s.PGSQL.{}", port.trim());
-    let is_usual = Path::new(SOCKET_FOLDER).join(&socket).exists();
-    let is_of_source = Path::new(SOURCE_SOCKET_FOLDER).join(&socket).exists();
-    if !is_usual && is_of_source {
+    let socket = Path::new(SOURCE_SOCKET_FOLDER).join(format!(".s.PGSQL.{}", port.trim()));
+    let is_of_ours = std::fs::symlink_metadata(socket).is_ok_and(|socket| {
+        let owner = Uid::from_raw(socket.uid());
+        owner.is_root() || owner == geteuid()
+    });
+    if !Path::new(SOCKET_FOLDER).exists() && is_of_ours {
         SOURCE_SOCKET_FOLDER.to_string()
     } else {
         SOCKET_FOLDER.to_string()

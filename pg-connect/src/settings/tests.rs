@@ -87,7 +87,12 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 #[test]
 fn a_name_that_may_hold_a_password_is_refused() {
     for conninfo in [
-        "postgresql://u:p@geheim@h/d",
+        "postgresql://u:/geheim@h/d",
+        "postgresql://u:12/geheim@h/d",
+        "host=h user= password=geheim dbname=d",
+        "host=h dbname= password=geheim user=u",
+        "host=h sslrootcert= password=geheim",
+        "host=h port=geheim@x",
         "postgresql://u:p/geheim@h:1/d",
         "host=h dbname=u:geheim@h",
         "host=h user=postgresql://u:geheim@h",
@@ -98,6 +103,13 @@ fn a_name_that_may_hold_a_password_is_refused() {
         assert!(error.contains("not repeated"), "{conninfo}: {error}");
         assert!(!error.contains("geheim"), "{conninfo}: {error}");
     }
+}
+
+#[test]
+fn the_values_of_variables_are_not_shown() {
+    let environment = Environment::of(&[("PGPASSWORD", "geheim"), ("PGUSER", "ann")]);
+    let shown = format!("{environment:?}");
+    assert_eq!(shown, "Environment({\"PGPASSWORD\", \"PGUSER\"})");
 }
 
 /// Puts pieces of connection strings together at random. Each result is understood or refused, and

@@ -12,11 +12,12 @@ use x509_cert::ext::pkix::{
 };
 use x509_cert::name::Name;
 
+/// The extension that names what an authority may vouch for.
+const NAME_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.30");
 /// The attribute of a name that holds the common name.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
-/// The purposes for which a server may use a certificate: as a server of TLS, or for all.
+/// The purpose of a certificate for a server of TLS. OpenSSL does not take "any purpose" for it.
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
-const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
 /// A certificate that was parsed.
 #[derive(Debug)]
@@ -113,14 +114,30 @@ impl Certificate {
 
     /// Returns whether the owner may use the certificate as a server of TLS.
     pub(super) fn is_for_servers(&self) -> bool {
-        match self.0.tbs_certificate.get::<ExtendedKeyUsage>() {
-            Ok(Some((_, usage))) => usage
-                .0
-                .iter()
-                .any(|purpose| *purpose == SERVER_AUTH || *purpose == ANY_PURPOSE),
+        let has_purpose = match self.0.tbs_certificate.get::<ExtendedKeyUsage>() {
+            Ok(Some((_, purposes))) => purposes.0.contains(&SERVER_AUTH),
             Ok(None) => true,
             Err(_) => false,
-        }
+        };
+        // The handshake signs, or agrees on keys.
+        let has_usage = match self.0.tbs_certificate.get::<KeyUsage>() {
+            Ok(Some((_, usage))) => {
+                usage.0.contains(KeyUsages::DigitalSignature)
+                    || usage.0.contains(KeyUsages::KeyEncipherment)
+                    || usage.0.contains(KeyUsages::KeyAgreement)
+            }
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        has_purpose && has_usage
+    }
+
+    /// Returns whether the owner may vouch for some names alone.
+    pub(super) fn has_name_constraints(&self) -> bool {
+        let extensions = self.0.tbs_certificate.extensions.iter().flatten();
+        extensions
+            .into_iter()
+            .any(|extension| extension.extn_id == NAME_CONSTRAINTS)
     }
 
     /// Returns the alternative names that are names of hosts or addresses; `None` if the

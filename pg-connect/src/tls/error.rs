@@ -231,7 +231,9 @@ impl fmt::Display for CertificateProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the server's certificate ")?;
         if !self.subject.is_empty() || !self.issuer.is_empty() {
-            write!(f, "({}, issued by {}) ", self.subject, self.issuer)?;
+            let subject = escaped(&self.subject);
+            let issuer = escaped(&self.issuer);
+            write!(f, "({subject}, issued by {issuer}) ")?;
         }
         match &self.reason {
             CertificateReason::Expired(time) => write!(f, "expired at {time}"),
@@ -259,8 +261,24 @@ impl fmt::Display for CertificateProblem {
 
 /// Returns names between quotes, with commas.
 fn quoted(names: &[String]) -> String {
-    let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    let names: Vec<String> = names
+        .iter()
+        .map(|name| format!("\"{}\"", escaped(name)))
+        .collect();
     names.join(", ")
+}
+
+/// Returns text of a certificate that is not trusted, without characters that a terminal or a reader
+/// of logs would obey.
+fn escaped(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let is_obeyed = c.is_control() || matches!(c, '\u{200e}'..='\u{202e}');
+            let plain = (!is_obeyed).then_some(c);
+            let escape = is_obeyed.then(|| c.escape_unicode());
+            plain.into_iter().chain(escape.into_iter().flatten())
+        })
+        .collect()
 }
 
 impl CertificateProblem {
@@ -269,7 +287,7 @@ impl CertificateProblem {
         match &self.reason {
             CertificateReason::UnknownIssuer => Some(format!(
                 "put the certificate of \"{}\" into the file that sslrootcert names",
-                self.issuer
+                escaped(&self.issuer)
             )),
             CertificateReason::OtherName { .. } => Some(
                 "name the host as the certificate does, with hostaddr for the address; \

@@ -9,11 +9,16 @@
 use super::certificate::{AlternativeName, Certificate};
 use std::net::IpAddr;
 
-/// Returns `Ok` if the certificate is for `host`.
+/// Returns `Ok` if the certificate is for `host`. If `is_constrained`, an authority may vouch for
+/// some names alone, and the common name, to which nobody has held that, does not count.
 ///
 /// # Errors
 /// The names that the certificate is for.
-pub(super) fn check(certificate: &Certificate, host: &str) -> Result<(), Vec<String>> {
+pub(super) fn check(
+    certificate: &Certificate,
+    host: &str,
+    is_constrained: bool,
+) -> Result<(), Vec<String>> {
     let address = host.parse::<IpAddr>().ok();
     let Some(alternatives) = certificate.alternative_names() else {
         return Err(Vec::new());
@@ -29,7 +34,8 @@ pub(super) fn check(certificate: &Certificate, host: &str) -> Result<(), Vec<Str
         AlternativeName::Dns(_) => address.is_none(),
         AlternativeName::Address(_) => address.is_some(),
     });
-    if !has_own_kind && let Some(name) = certificate.common_name() {
+    let counts_common_name = !has_own_kind && !is_constrained;
+    if counts_common_name && let Some(name) = certificate.common_name() {
         if matches(&name, host) {
             return Ok(());
         }

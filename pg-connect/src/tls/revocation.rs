@@ -7,8 +7,9 @@ use super::roots::is_missing;
 use super::verifier::{is_signed_by, time_text};
 use crate::settings::TlsSettings;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateRevocationListDer, UnixTime};
+use std::cmp::Reverse;
 use std::path::Path;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::{Decode as _, Encode as _};
@@ -72,6 +73,10 @@ impl Lists {
         };
         let found = CertificateRevocationListDer::pem_slice_iter(&text);
         self.lists.extend(found.flatten());
+        // The first list of an issuer counts: the newest one, and none of the future.
+        let now = UnixTime::now().as_secs();
+        self.lists.retain(|list| began(list) <= now);
+        self.lists.sort_by_key(|list| Reverse(began(list)));
         Ok(())
     }
 
@@ -136,6 +141,15 @@ impl Lists {
             };
         }
         Err(reason)
+    }
+}
+
+/// Returns the second, since 1970, at which a list was made. A list that is broken counts as old:
+/// whoever uses it finds that it is broken.
+fn began(list: &CertificateRevocationListDer<'_>) -> u64 {
+    match CertificateList::from_der(list) {
+        Ok(list) => list.tbs_cert_list.this_update.to_unix_duration().as_secs(),
+        Err(_) => 0,
     }
 }
 

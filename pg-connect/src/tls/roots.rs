@@ -1,16 +1,18 @@
 //! [`Roots`]: the authorities that may vouch for a server.
 
+use super::certificate::Certificate;
 use super::error::TlsError;
 use crate::settings::{Root, TlsSettings};
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The authorities that may vouch for a server.
 #[derive(Debug)]
 pub(super) struct Roots {
+    /// Those that are authorities and in date.
     pub(super) store: RootCertStore,
     /// The certificates of a file that was named, or that stands in the home folder. A server may
     /// show one of these itself. Empty if the authorities are those of the system.
@@ -31,7 +33,14 @@ impl Roots {
             Some(Root::File(file)) => file.clone(),
             None => match &settings.home {
                 Some(home) => home.join(".postgresql/root.crt"),
-                None => PathBuf::from(".postgresql/root.crt"),
+                // Without a home folder there is no file of ours.
+                None if settings.mode.must_verify() => {
+                    return Err(TlsError::NoRoots {
+                        file: PathBuf::from("~/.postgresql/root.crt"),
+                        mode: settings.mode.name(),
+                    });
+                }
+                None => return Ok(None),
             },
         };
         let text = match std::fs::read(&file) {
@@ -55,7 +64,7 @@ impl Roots {
     }
 
     /// Reads the authorities of a file in PEM.
-    fn of_text(text: &[u8], file: &Path) -> Result<Self, TlsError> {
+    pub(super) fn of_text(text: &[u8], file: &Path) -> Result<Self, TlsError> {
         let mut roots = Self {
             store: RootCertStore::empty(),
             of_file: Vec::new(),
@@ -70,10 +79,12 @@ impl Roots {
                     break;
                 }
             };
-            match roots.store.add(certificate.clone()) {
-                Ok(()) => roots.of_file.push(certificate),
-                Err(error) => problem = error.to_string(),
+            if Certificate::parse(&certificate).is_none() {
+                problem = "it has a certificate that is broken".to_string();
+                continue;
             }
+            roots.add(&certificate);
+            roots.of_file.push(certificate);
         }
         if roots.of_file.is_empty() {
             return Err(TlsError::Empty {
@@ -93,16 +104,30 @@ impl Roots {
         } else {
             rustls_native_certs::load_native_certs()
         };
-        let mut store = RootCertStore::empty();
-        // Of more than a hundred, some may be of a kind that is not understood.
-        store.add_parsable_certificates(found.certs);
-        if store.is_empty() {
+        let mut roots = Self {
+            store: RootCertStore::empty(),
+            of_file: Vec::new(),
+        };
+        for certificate in &found.certs {
+            roots.add(certificate);
+        }
+        if roots.store.is_empty() {
             return Err(TlsError::NoSystemRoots);
         }
-        Ok(Self {
-            store,
-            of_file: Vec::new(),
-        })
+        Ok(roots)
+    }
+
+    /// Lets the owner of a certificate vouch for others, if it is an authority and in date. rustls
+    /// takes every root for that: a server's own certificate in the file, or the stolen key of a
+    /// root that has ended, would be enough to pose as any server.
+    fn add(&mut self, certificate: &CertificateDer<'static>) {
+        let may_vouch = Certificate::parse(certificate).is_some_and(|parsed| {
+            parsed.is_authority() && parsed.is_valid_at(UnixTime::now().as_secs())
+        });
+        if may_vouch {
+            // Of more than a hundred, some may be of a kind that rustls does not understand.
+            let _ = self.store.add(certificate.clone());
+        }
     }
 }
 

@@ -13,16 +13,17 @@ use crate::environment::Environment;
 use crate::settings::{HostSpec, Settings, SslMode};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, NameConstraints, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::RootCertStore;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, Error};
+use std::path::Path;
 use std::sync::Arc;
 use version_1::version_1;
-use x509_cert::der::Encode as _;
+use x509_cert::der::{Encode as _, pem};
 
 /// An authority that signs itself.
 struct Authority {
@@ -45,7 +46,11 @@ fn params(common_name: &str) -> CertificateParams {
 fn authority(change: impl FnOnce(&mut CertificateParams)) -> Authority {
     let mut params = params("ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     change(&mut params);
     let key = KeyPair::generate().unwrap();
     let der = params.self_signed(&key).unwrap().der().clone();
@@ -95,14 +100,11 @@ fn check(
     roots: &[&CertificateDer<'static>],
     lists: Lists,
 ) -> Option<CertificateReason> {
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add((*root).clone()).unwrap();
-    }
-    let roots = Roots {
-        store,
-        of_file: roots.iter().map(|root| (*root).clone()).collect(),
-    };
+    let pem: String = roots
+        .iter()
+        .map(|root| pem::encode_string("CERTIFICATE", pem::LineEnding::LF, root).unwrap())
+        .collect();
+    let roots = Roots::of_text(pem.as_bytes(), Path::new("roots")).unwrap();
     check_with(mode, certificate, Some(roots), lists)
 }
 
@@ -175,6 +177,91 @@ fn a_root_that_must_not_sign_vouches_for_nobody_else() {
     );
 }
 
+/// Makes a certificate of version 3 for `localhost`.
+fn leaf(by: &Authority) -> CertificateDer<'static> {
+    let mut params = params("localhost");
+    let host = "localhost".try_into().unwrap();
+    params.subject_alt_names.push(SanType::DnsName(host));
+    let key = KeyPair::generate().unwrap();
+    let issuer = Issuer::from_params(&by.params, &by.key);
+    params.signed_by(&key, &issuer).unwrap().der().clone()
+}
+
+// rustls takes every certificate of the file for an authority that never ends.
+#[test]
+fn a_root_that_is_no_authority_or_has_ended_vouches_for_no_leaf() {
+    let none = Lists::default;
+    let ca = authority(|_| {});
+    let of_ca = leaf(&ca);
+    assert_eq!(check(SslMode::VerifyFull, &of_ca, &[&ca.der], none()), None);
+    // Whoever has the key of one server that the file names must not pose as another.
+    let server = authority(|params| params.is_ca = IsCa::ExplicitNoCa);
+    assert_eq!(
+        check(SslMode::VerifyFull, &leaf(&server), &[&server.der], none()),
+        Some(CertificateReason::UnknownIssuer)
+    );
+    assert_eq!(
+        check(
+            SslMode::VerifyFull,
+            &leaf(&server),
+            &[&server.der, &ca.der],
+            none()
+        ),
+        Some(CertificateReason::UnknownIssuer)
+    );
+    let past = authority(|params| params.not_after = date_time_ymd(2020, 1, 1));
+    assert_eq!(
+        check(SslMode::VerifyFull, &leaf(&past), &[&past.der], none()),
+        Some(CertificateReason::UnknownIssuer)
+    );
+}
+
+// rustls holds the alternative names against the constraints, and a certificate without any has
+// none that could break them.
+#[test]
+fn where_an_authority_is_constrained_the_common_name_does_not_count() {
+    let none = Lists::default;
+    let bound = authority(|params| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("a.example".to_string())],
+            excluded_subtrees: Vec::new(),
+        });
+    });
+    let key = KeyPair::generate().unwrap();
+    let issuer = Issuer::from_params(&bound.params, &bound.key);
+    let named = params("localhost").signed_by(&key, &issuer).unwrap();
+    let named = named.der().clone();
+    assert_eq!(
+        check(SslMode::VerifyCa, &named, &[&bound.der], none()),
+        None
+    );
+    assert!(matches!(
+        check(SslMode::VerifyFull, &named, &[&bound.der], none()),
+        Some(CertificateReason::OtherName { .. })
+    ));
+    assert_eq!(
+        check(SslMode::VerifyFull, &old(&bound), &[&bound.der], none()),
+        Some(CertificateReason::UnknownIssuer)
+    );
+}
+
+#[test]
+fn text_of_a_certificate_is_not_obeyed() {
+    let problem = super::CertificateProblem {
+        subject: "CN=\u{1b}[2J".to_string(),
+        issuer: "CN=a\nb".to_string(),
+        reason: CertificateReason::OtherName {
+            host: "h".to_string(),
+            names: vec!["\u{202e}x ü".to_string()],
+        },
+    };
+    assert_eq!(
+        problem.to_string(),
+        "the server's certificate (CN=\\u{1b}[2J, issued by CN=a\\u{a}b) is for \
+        \"\\u{202e}x ü\", and not for \"h\""
+    );
+}
+
 #[test]
 fn a_changed_certificate_of_version_1_is_refused() {
     let ca = authority(|_| {});
@@ -214,6 +301,26 @@ fn a_server_may_show_a_root_of_the_file_itself_if_that_is_in_date_and_for_server
     });
     assert_eq!(
         check(SslMode::VerifyCa, &of_client.der, &[&of_client.der], none()),
+        Some(CertificateReason::Purpose)
+    );
+    // OpenSSL does not take the purpose "any" for that of a server.
+    let of_all = authority(|params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any];
+    });
+    assert_eq!(
+        check(SslMode::VerifyCa, &of_all.der, &[&of_all.der], none()),
+        Some(CertificateReason::Purpose)
+    );
+    let signs_others = authority(|params| {
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    });
+    assert_eq!(
+        check(
+            SslMode::VerifyCa,
+            &signs_others.der,
+            &[&signs_others.der],
+            none()
+        ),
         Some(CertificateReason::Purpose)
     );
     assert_eq!(
@@ -293,18 +400,19 @@ fn the_common_name_counts_if_no_other_name_of_the_host_s_kind_is_there() {
     let dns = SanType::DnsName("other.example".try_into().unwrap());
     let ip = SanType::IpAddress("10.0.0.1".parse().unwrap());
     let alone = certificate(&|_| {});
-    assert_eq!(names::check(&alone, "db.example"), Ok(()));
+    assert_eq!(names::check(&alone, "db.example", false), Ok(()));
+    assert!(names::check(&alone, "db.example", true).is_err());
     let with_dns = certificate(&|params| params.subject_alt_names.push(dns.clone()));
     assert_eq!(
-        names::check(&with_dns, "db.example"),
+        names::check(&with_dns, "db.example", false),
         Err(vec!["other.example".to_string()])
     );
-    assert_eq!(names::check(&with_dns, "other.example"), Ok(()));
+    assert_eq!(names::check(&with_dns, "other.example", false), Ok(()));
     let with_ip = certificate(&|params| params.subject_alt_names.push(ip.clone()));
-    assert_eq!(names::check(&with_ip, "10.0.0.1"), Ok(()));
-    assert_eq!(names::check(&with_ip, "db.example"), Ok(()));
+    assert_eq!(names::check(&with_ip, "10.0.0.1", false), Ok(()));
+    assert_eq!(names::check(&with_ip, "db.example", false), Ok(()));
     assert_eq!(
-        names::check(&with_ip, "10.0.0.2"),
+        names::check(&with_ip, "10.0.0.2", false),
         Err(vec!["10.0.0.1".to_string()])
     );
 }

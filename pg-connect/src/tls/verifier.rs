@@ -48,7 +48,8 @@ pub(super) struct Verifier {
 /// The roots and lists by which a certificate is checked.
 #[derive(Debug)]
 struct Checks {
-    webpki: Arc<WebPkiServerVerifier>,
+    /// `None` if no root is an authority that is in date.
+    webpki: Option<Arc<WebPkiServerVerifier>>,
     roots: Vec<CertificateDer<'static>>,
     lists: Lists,
 }
@@ -73,6 +74,7 @@ impl Verifier {
         let checks = match roots {
             None => None,
             Some(roots) => {
+                let has_authority = !roots.store.is_empty();
                 let builder = WebPkiServerVerifier::builder_with_provider(
                     Arc::new(roots.store),
                     Arc::clone(&provider),
@@ -80,8 +82,10 @@ impl Verifier {
                 let builder = builder
                     .with_crls(lists.lists.iter().cloned())
                     .enforce_revocation_expiration();
+                // rustls refuses to be built without a root.
+                let webpki = has_authority.then(|| builder.build()).transpose();
                 Some(Checks {
-                    webpki: builder.build().map_err(|error| {
+                    webpki: webpki.map_err(|error| {
                         TlsError::Setup(Error::General(format!("revocation lists: {error}")))
                     })?,
                     roots: roots.of_file,
@@ -112,9 +116,13 @@ impl Verifier {
         if checks.lists.must_check && checks.lists.lists.is_empty() {
             return Err(CertificateReason::NoList);
         }
-        let chain = checks
-            .webpki
-            .verify_server_cert(certificate, others, name, &[], now);
+        let chain = match &checks.webpki {
+            Some(webpki) => webpki.verify_server_cert(certificate, others, name, &[], now),
+            None if parsed.is_valid_at(now.as_secs()) => {
+                Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+            }
+            None => Err(Error::InvalidCertificate(CertificateError::Expired)),
+        };
         match chain {
             // rustls looks at the chain before it looks at the name, so the chain is good in both
             // cases.
@@ -129,18 +137,22 @@ impl Verifier {
                 let Some(root) = root else {
                     return Err(reason(&error, &parsed));
                 };
-                if !parsed.is_for_servers() {
-                    return Err(CertificateReason::Purpose);
-                }
                 checks
                     .lists
                     .check(&parsed, &root, &self.provider, now.as_secs())?;
             }
         }
+        // rustls does not look at the usage of the key.
+        if !parsed.is_for_servers() {
+            return Err(CertificateReason::Purpose);
+        }
         if let Some(host) = &self.host {
-            names::check(&parsed, host).map_err(|names| CertificateReason::OtherName {
-                host: host.clone(),
-                names,
+            let is_constrained = checks.is_constrained(others);
+            names::check(&parsed, host, is_constrained).map_err(|names| {
+                CertificateReason::OtherName {
+                    host: host.clone(),
+                    names,
+                }
             })?;
         }
         Ok(())
@@ -148,6 +160,15 @@ impl Verifier {
 }
 
 impl Checks {
+    /// Returns whether one of the authorities may vouch for some names alone. rustls holds the
+    /// alternative names against that, and not the common name.
+    fn is_constrained(&self, others: &[CertificateDer<'_>]) -> bool {
+        let authorities = self.roots.iter().chain(others);
+        authorities
+            .filter_map(|authority| Certificate::parse(authority))
+            .any(|authority| authority.has_name_constraints())
+    }
+
     /// Returns the root of the file that vouches for a certificate which rustls does not take: one
     /// that is a root itself, or one of version 1 that a root signed. Both must be in date.
     fn vouching_root(
@@ -167,6 +188,7 @@ impl Checks {
                 && root.subject() == certificate.issuer()
                 && root.is_valid_at(now)
                 && root.is_authority()
+                && !root.has_name_constraints()
                 && is_signed_by(
                     &root,
                     certificate.signature_algorithm(),
@@ -212,11 +234,11 @@ fn reason(error: &Error, certificate: &Certificate) -> CertificateReason {
         CertificateError::NotValidYetContext { not_before, .. } => {
             CertificateReason::NotYetValid(time_text(not_before.as_secs()))
         }
-        // `Other` is version 1 or its own root: refused by the form, but nobody vouched for it
-        // either.
-        CertificateError::UnknownIssuer | CertificateError::Other(_) => {
-            CertificateReason::UnknownIssuer
-        }
+        // A bad signature is that of another authority of the same name. `Other` is version 1 or its
+        // own root: refused by the form, but nobody vouched for it either.
+        CertificateError::UnknownIssuer
+        | CertificateError::BadSignature
+        | CertificateError::Other(_) => CertificateReason::UnknownIssuer,
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             CertificateReason::Purpose
         }
