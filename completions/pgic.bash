@@ -467,7 +467,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__query)
-            opts="-o -q -v -d -w -W -h -V --watch --max-memory --columns --limit --count --explain --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-c -n -o -q -v -d -w -W -h -V --watch --max-memory --columns --limit --count --explain --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -481,7 +481,15 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -130,8 +130,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -s W -l password -d 'Ask
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l max-memory -d 'The most memory for the cache [default: a quarter of the machine\'s memory]' -r
-complete -c pgic -n "__fish_pgic_using_subcommand query" -l columns -d 'Show these columns alone' -r
-complete -c pgic -n "__fish_pgic_using_subcommand query" -l limit -d 'Show at most this many rows' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s c -l columns -d 'Show these columns alone' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s n -l limit -d 'Show at most this many rows' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l color -d 'When to use colour' -r -f -a "auto\t''

@@ -175,7 +175,9 @@ json\:"JSON for programs, one object on each line"))' \
 (query)
 _arguments "${_arguments_options[@]}" : \
 '--max-memory=[The most memory for the cache \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
+'*-c+[Show these columns alone]:A,B:_default' \
 '*--columns=[Show these columns alone]:A,B:_default' \
+'-n+[Show at most this many rows]:N:_default' \
 '--limit=[Show at most this many rows]:N:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
@@ -185,7 +187,7 @@ json\:"JSON for programs, one object on each line"))' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
-'(--count --limit)--watch[Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed]' \
+'(--count -n --limit)--watch[Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed]' \
 '--count[Print the number of rows alone]' \
 '--explain[Say on stderr how the answer was found]' \
 '-q[Print no notices and no progress]' \
@@ -201,7 +203,7 @@ json\:"JSON for programs, one object on each line"))' \
 '-V[Print version]' \
 '--version[Print version]' \
 ':table -- The table\: users, app.users or '\''"Odd Name"'\'':_default' \
-'*::conditions -- Conditions that the rows must fulfil:_default' \
+'*::conditions -- The key of a row (42, or 42,2), or conditions that the rows must fulfil:_default' \
 && ret=0
 ;;
 (shell)

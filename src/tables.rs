@@ -11,6 +11,8 @@
 pub mod catalog;
 pub mod conditions;
 pub mod estimate;
+pub mod key;
+pub mod nearest;
 pub mod supervised;
 pub mod target;
 

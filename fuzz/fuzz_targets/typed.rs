@@ -28,7 +28,6 @@ fuzz_target!(|input: &[u8]| {
         }
         1 => {
             let _ = conditions::Written::parse(text);
-            let _ = conditions::Written::parse_quoted(text);
         }
         2 => {
             let _ = commands::shell::understands(text);

@@ -206,8 +206,8 @@ pub use uuid;
 pub mod tooling {
     pub use crate::notification::Payload;
     pub use crate::table_cache::{
-        AccessPath, Column, Condition, JsonNulls, KeyBuf, Predicate, QueryResult, Row, RowBuf,
-        RowError, SeenRows, ShapeError, StoreError, TableCache, TableShape, Upserted,
+        AccessPath, CellTest, Column, Condition, JsonNulls, KeyBuf, Predicate, QueryResult, Row,
+        RowBuf, RowError, SeenRows, ShapeError, StoreError, TableCache, TableShape, Upserted,
     };
     pub use crate::value::{CellError, CellType, is_obeyed, one_line_json, output_text};
 

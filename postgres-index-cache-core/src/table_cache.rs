@@ -32,7 +32,7 @@ mod row;
 mod seen;
 mod shape;
 
-pub use condition::{Condition, Predicate};
+pub use condition::{CellTest, Condition, Predicate};
 pub use outcome::{StoreError, Upserted};
 pub use row::{JsonNulls, KeyBuf, RowBuf, RowError};
 pub use seen::SeenRows;
@@ -417,7 +417,7 @@ impl TableCache {
         let wanted = match &condition.wanted {
             Predicate::Cell(cell) => Some(kind.comparable(cell)),
             Predicate::Null => None,
-            Predicate::NotNull => return None,
+            Predicate::NotNull | Predicate::Passes(_) => return None,
         };
         let hash = self.value_hash(wanted.as_deref());
         Some(index.get(hash, |slot| {

@@ -20,6 +20,7 @@
 mod datetime;
 mod json_text;
 mod number;
+mod order;
 
 use std::borrow::Cow;
 use uuid::Uuid;

@@ -12,12 +12,14 @@ use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::conditions::{self, Conditions, Written};
 use crate::tables::supervised::{self, MakeTarget};
 use crate::tables::target::{Target, open};
-use crate::tables::{self, estimate, explain_failure};
+use crate::tables::{self, estimate, explain_failure, key};
 use crate::triggers::observe::{Observed, observe};
 use crate::units::parse_bytes;
+use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::Driver;
 use postgres_index_cache_core::tooling::sync::TableId;
-use postgres_index_cache_core::tooling::{AccessPath, QueryResult};
+use postgres_index_cache_core::tooling::{AccessPath, QueryResult, Row, TableShape};
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 /// Load a table into a cache, catch up, and answer from the cache
@@ -26,16 +28,16 @@ use std::time::{Duration, Instant};
 /// before the question. If changes of the table are not announced, the answer is as of the moment
 /// when the table was read; a notice says so.
 ///
-/// Conditions are ANDed. Values are compared as PostgreSQL's = of the column's type does. Where the
-/// cache can compare texts only, a notice says so.
+/// Conditions are ANDed. Values are compared as PostgreSQL compares values of the column's type.
+/// Where the cache can compare texts only, a notice says so.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// The table: users, app.users or '"Odd Name"'
     #[arg(value_name = "TABLE")]
     pub table: String,
-    /// Conditions that the rows must fulfil
-    #[arg(value_name = "COLUMN=VALUE")]
+    /// The key of a row (42, or 42,2), or conditions that the rows must fulfil
+    #[arg(value_name = "KEY|CONDITION")]
     pub conditions: Vec<String>,
     /// Keep the cache live and print the answer again whenever it changes; with -o json the rows
     /// that were added, changed and removed
@@ -45,10 +47,10 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
     /// Show these columns alone
-    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    #[arg(short, long, value_name = "A,B", value_delimiter = ',')]
     pub columns: Vec<String>,
     /// Show at most this many rows
-    #[arg(long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N")]
     pub limit: Option<usize>,
     /// Print the number of rows alone
     #[arg(long)]
@@ -60,13 +62,16 @@ pub struct Args {
 
 const AFTER_LONG_HELP: &str = "\
 Conditions:
-  COLUMN=VALUE   the column has this value
+  COLUMN=VALUE   the column has this value; also != < <= > >=
+  COLUMN~REGEX   the regular expression matches the value's text
   COLUMN=        the column is the empty string
-  COLUMN=null    the column is NULL
-  COLUMN!=null   the column is not NULL
+  COLUMN=null    the column is NULL; COLUMN!=null: it is not
+  COLUMN='null'  the column is this text; single quotes, which a shell takes off outside of others
   COLUMN:=SQL    the column has the value that PostgreSQL computes
 
 Examples:
+  pgic query orders 42
+  pgic query orders customer_id=7 'total>=100'
   pgic query users username_hash=123
   pgic query users \"username_hash:=hashtextextended('ann', 0)\" --explain
   pgic query users email_hash=7 --columns id,username -o json
@@ -90,15 +95,11 @@ struct Timing {
 /// # Errors
 /// If the table or a condition is refused, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let written: Vec<Written> = args
-        .conditions
-        .iter()
-        .map(|text| Written::parse(text))
-        .collect::<Result<_, _>>()?;
+    let asked = Asked::parse(&args.conditions)?;
     let server = context.server("query")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     if args.watch {
-        return keep_watching(context, server, max_memory, args, written).await;
+        return keep_watching(context, server, max_memory, args, asked).await;
     }
     let mut started = Instant::now();
     let (targets, mut driver) = open(
@@ -111,7 +112,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         async |catalog| {
             let table = catalog::resolve_one(catalog, &args.table).await?;
             let mut notices = Vec::new();
-            let described = describe(catalog, table, &args, &written, &mut notices).await;
+            let described = describe(catalog, table, &args, &asked, &mut notices).await;
             // Notices often tell why an error comes next, so they are printed before it.
             context.notices(&notices);
             // `open` describes a table again that was altered while it was loaded: the time to
@@ -128,7 +129,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let fence = started.elapsed().saturating_sub(load);
     let target = &targets[0];
     let cache = driver.cache(TableId(0));
-    let answer = cache.find(&target.conditions);
+    let mut answer = cache.find(&target.conditions);
+    sort_by_key(&mut answer.rows, cache.shape());
     let timing = Timing {
         load,
         fence,
@@ -156,22 +158,37 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Sorts rows by their keys. Texts are in the order of their bytes: that of the database's collation
+/// is known to PostgreSQL alone.
+fn sort_by_key(rows: &mut [Row<'_>], shape: &TableShape) {
+    rows.sort_by(|one, other| {
+        let orders = shape.key().iter().map(|column| {
+            let kind = shape.columns()[*column].kind;
+            let one = one.cell(*column).unwrap_or_default();
+            let other = other.cell(*column).unwrap_or_default();
+            let order = kind.order(one, other);
+            order.unwrap_or_else(|| one.cmp(other))
+        });
+        orders.fold(Ordering::Equal, Ordering::then)
+    });
+}
+
 /// Prints the answer, and again after each change, until a signal comes or nobody reads.
 async fn keep_watching(
     context: &Context,
     server: Server,
     max_memory: usize,
     args: Args,
-    written: Vec<Written>,
+    asked: Asked,
 ) -> anyhow::Result<ExitCode> {
     let mut client = server.client().await?;
     let mut catalog = catalog::reading(&mut client).await?;
     let table = catalog::resolve_one(&catalog, &args.table).await?;
     let mut notices = Vec::new();
-    let described = describe(&mut catalog, table, &args, &written, &mut notices).await;
+    let described = describe(&mut catalog, table, &args, &asked, &mut notices).await;
     context.notices(&notices);
     let targets = vec![described?];
-    let asking = Asking { args, written };
+    let asking = Asking { args, asked };
     let mut supervisor = supervised::open(
         &server,
         catalog,
@@ -201,12 +218,53 @@ async fn keep_watching(
 /// computed for the types that the columns have by then.
 struct Asking {
     args: Args,
-    written: Vec<Written>,
+    asked: Asked,
+}
+
+/// The rows that are asked for, as they were written.
+struct Asked {
+    /// The key of the row, if it was written.
+    key: Option<String>,
+    conditions: Vec<Written>,
+}
+
+impl Asked {
+    /// Reads the words behind the table: a key, conditions, or a key with conditions behind.
+    ///
+    /// # Errors
+    /// If a word other than the first is no condition.
+    fn parse(words: &[String]) -> anyhow::Result<Self> {
+        let key = words.first().filter(|word| Written::parse(word).is_err());
+        let conditions = words.iter().skip(usize::from(key.is_some()));
+        Ok(Self {
+            key: key.cloned(),
+            conditions: conditions
+                .map(|word| Written::parse(word))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Returns the conditions on a table, those of the key first.
+    ///
+    /// # Errors
+    /// If the key of the table has more or fewer columns.
+    fn of(&self, table: &CatalogTable) -> anyhow::Result<Vec<Written>> {
+        let mut written = Vec::new();
+        if let Some(column) = self.key.as_ref().and_then(|key| table.column(key)) {
+            return Err(anyhow!("{} is a column: write {0}=VALUE", column.name));
+        }
+        if let (Some(key), Some(columns)) = (&self.key, &table.key) {
+            let found = key::conditions(&columns.columns, key);
+            written = found.with_context(|| format!("find a row of {}", table.display_name()))?;
+        }
+        written.extend(self.conditions.iter().cloned());
+        Ok(written)
+    }
 }
 
 impl MakeTarget for Asking {
     async fn make(&self, catalog: &mut Catalog<'_>, table: CatalogTable) -> anyhow::Result<Target> {
-        describe(catalog, table, &self.args, &self.written, &mut Vec::new()).await
+        describe(catalog, table, &self.args, &self.asked, &mut Vec::new()).await
     }
 }
 
@@ -216,7 +274,7 @@ async fn describe(
     catalog: &mut Catalog<'_>,
     table: CatalogTable,
     args: &Args,
-    written: &[Written],
+    asked: &Asked,
     notices: &mut Vec<String>,
 ) -> anyhow::Result<Target> {
     tables::check_kind(&table)?;
@@ -227,7 +285,8 @@ async fn describe(
         notices.extend(tables::unannounced_notice(&table));
     }
     let shown = shown_columns(&table, seen.as_ref(), args, notices)?;
-    let asked = conditions::evaluate(catalog, &table, written).await?;
+    let written = asked.of(&table)?;
+    let asked = conditions::evaluate(catalog, &table, &written).await?;
     check_sent(&table, seen.as_ref(), &shown, &asked)?;
     notices.extend(asked.notices(&table));
     drop(seen);

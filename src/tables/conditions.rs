@@ -9,9 +9,14 @@
 
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
+use crate::tables::nearest::nearest;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::{Traced, quote_literal, read_quoted, sqlstate};
-use postgres_index_cache_core::tooling::{CellType, Condition, Predicate, TableShape, output_text};
+use postgres_index_cache_core::tooling::{
+    CellTest, CellType, Condition, Predicate, TableShape, output_text,
+};
+use regex::Regex;
+use std::cmp::Ordering;
 use std::error::Error;
 use std::fmt;
 use tokio_postgres::Transaction;
@@ -21,9 +26,11 @@ use tokio_postgres::types::{FromSql, Type};
 const TIMEOUT: &str = "5s";
 
 /// A condition on a column that is known by name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct NamedCondition {
     column: String,
+    /// Whether the value is compared by `=` or `!=`.
+    is_equality: bool,
     wanted: Predicate,
 }
 
@@ -39,9 +46,9 @@ impl Conditions {
 
     /// Tells whether a condition compares a column with a value.
     fn compares(&self, column: &str) -> bool {
-        self.0.iter().any(|condition| {
-            condition.column == column && matches!(condition.wanted, Predicate::Cell(_))
-        })
+        self.0
+            .iter()
+            .any(|condition| condition.column == column && condition.is_equality)
     }
 
     /// Returns a notice for each compared column whose values a cache compares by their text alone.
@@ -67,7 +74,7 @@ impl Conditions {
     pub fn conditions(self, shape: &TableShape) -> anyhow::Result<Vec<Condition>> {
         self.0
             .into_iter()
-            .map(|NamedCondition { column, wanted }| {
+            .map(|NamedCondition { column, wanted, .. }| {
                 let column = shape
                     .position(&column)
                     .with_context(|| format!("the column {column} is not kept"))?;
@@ -80,7 +87,9 @@ impl Conditions {
 /// Returns the reason, as the end of a sentence, if a cache compares a column otherwise than `=` in
 /// SQL does.
 fn compared_as_text(column: &CatalogColumn) -> Option<String> {
-    if is_compared_as_text(column.kind) {
+    // A label of an enum is one text.
+    let is_label = column.is_enum && !column.is_array;
+    if is_compared_as_text(column.kind) && !is_label {
         Some(format!(
             "is of type {}: it is compared as PostgreSQL writes it",
             column.type_name
@@ -112,29 +121,63 @@ pub struct Written {
     column: String,
     operator: Operator,
     value: String,
-    /// Whether the value stood in quotes. A quoted `null` is a text like any other.
+    /// Whether the value stood in single quotes. `null` in quotes is a text like any other.
     is_quoted: bool,
 }
 
 /// The sign between column and value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operator {
-    /// `=`, followed by a literal.
     Equals,
-    /// `!=`, followed by null.
     Differs,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    /// `~`, followed by a regular expression.
+    Matches,
     /// `:=`, followed by SQL that computes the value.
     Computed,
 }
 
+/// The operators as they are written. One that begins like another stands before that.
+const OPERATORS: [(&str, Operator); 9] = [
+    ("!=", Operator::Differs),
+    ("<>", Operator::Differs),
+    (":=", Operator::Computed),
+    ("<=", Operator::LessOrEqual),
+    (">=", Operator::GreaterOrEqual),
+    ("=", Operator::Equals),
+    ("<", Operator::Less),
+    (">", Operator::Greater),
+    ("~", Operator::Matches),
+];
+
+impl Operator {
+    /// Returns the operator as it is written.
+    fn sign(self) -> &'static str {
+        OPERATORS
+            .iter()
+            .find(|(_, operator)| *operator == self)
+            .map_or("", |(sign, _)| *sign)
+    }
+
+    /// Tells whether values of this order fulfil the condition; `None` if the operator does not
+    /// compare the order.
+    fn takes(self, order: Ordering) -> Option<bool> {
+        match self {
+            Self::Less => Some(order.is_lt()),
+            Self::LessOrEqual => Some(order.is_le()),
+            Self::Greater => Some(order.is_gt()),
+            Self::GreaterOrEqual => Some(order.is_ge()),
+            Self::Equals | Self::Differs | Self::Matches | Self::Computed => None,
+        }
+    }
+}
+
 impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = match self.operator {
-            Operator::Equals => "=",
-            Operator::Differs => "!=",
-            Operator::Computed => ":=",
-        };
-        write!(f, "{}{sign}{}", self.column, self.value)
+        write!(f, "{}{}{}", self.column, self.operator.sign(), self.value)
     }
 }
 
@@ -149,36 +192,40 @@ impl Written {
         }
     }
 
-    /// Reads `COLUMN=VALUE`, `COLUMN!=null` or `COLUMN:=SQL`. A column with an operator in
-    /// the name is written in double quotes.
+    /// Returns the name of the column, as it was written.
+    pub fn column(&self) -> &str {
+        &self.column
+    }
+
+    /// Reads a condition: a column, an operator and a value. A column with an operator in the name
+    /// is written in double quotes. A value in single quotes is the text between them.
     ///
     /// # Errors
-    /// If the text is none of these.
+    /// If the text is no condition.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        split(text).ok_or_else(|| {
-            let hint = "write COLUMN=VALUE, COLUMN=null, COLUMN!=null, or COLUMN:=SQL";
+        let mut written = split(text).ok_or_else(|| {
+            let hint = "write COLUMN=VALUE, with one of = != < <= > >= ~ (a regular expression), \
+                COLUMN=null, or COLUMN:=SQL";
             // A text with an @ may be part of a connection string with a password: do not print it.
             let what = if text.contains('@') { "this" } else { text };
             with_hint(anyhow!("{what} is not a condition"), hint)
-        })
-    }
-
-    /// Reads a condition that was typed in pgic's own shell, where no other shell has taken quotes
-    /// off: a literal in single quotes is the text between them.
-    ///
-    /// # Errors
-    /// As [`parse`](Self::parse).
-    pub fn parse_quoted(text: &str) -> anyhow::Result<Self> {
-        let mut written = Self::parse(text)?;
+        })?;
         let inner = written
             .value
             .strip_prefix('\'')
             .and_then(|value| value.strip_suffix('\''));
-        if let (Operator::Equals, Some(inner)) = (written.operator, inner) {
+        // In SQL the quotes belong to the expression.
+        if let (true, Some(inner)) = (written.operator != Operator::Computed, inner) {
             written.value = inner.replace("''", "'");
             written.is_quoted = true;
         }
         Ok(written)
+    }
+
+    /// Tells whether the value is SQL NULL, and no SQL that computes it.
+    fn is_null(&self) -> bool {
+        let is_literal = self.operator != Operator::Computed && !self.is_quoted;
+        is_literal && self.value.eq_ignore_ascii_case("null")
     }
 }
 
@@ -190,32 +237,33 @@ fn split(text: &str) -> Option<Written> {
             (name.text, name.rest)
         }
         None => {
-            let equals = text.find('=')?;
-            // The first `=` may be the end of `!=` or `:=`.
-            let end = equals - usize::from(text[..equals].ends_with(['!', ':']));
-            (text[..end].trim().to_string(), &text[end..])
+            let at = text
+                .char_indices()
+                .map(|(at, _)| at)
+                .find(|at| operator(&text[*at..]).is_some())?;
+            (text[..at].trim().to_string(), &text[at..])
         }
     };
-    let operators = [
-        ("!=", Operator::Differs),
-        (":=", Operator::Computed),
-        ("=", Operator::Equals),
-    ];
-    let (operator, value) = operators
-        .iter()
-        .find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?)))?;
+    let (sign, operator) = operator(rest)?;
     (!column.is_empty()).then(|| Written {
         column,
         operator,
-        value: value.to_string(),
+        value: rest[sign.len()..].to_string(),
         is_quoted: false,
     })
+}
+
+/// Returns the operator that a text begins with.
+fn operator(text: &str) -> Option<(&'static str, Operator)> {
+    OPERATORS
+        .into_iter()
+        .find(|(sign, _)| text.starts_with(sign))
 }
 
 /// Returns the column of a name that a person wrote.
 ///
 /// # Errors
-/// If the table has no such column. The hint lists those that it has.
+/// If the table has no such column. The hint names the nearest one, and lists those that there are.
 pub fn column<'a>(table: &'a CatalogTable, name: &str) -> anyhow::Result<&'a CatalogColumn> {
     table.column(name).ok_or_else(|| {
         let names: Vec<&str> = table
@@ -223,9 +271,13 @@ pub fn column<'a>(table: &'a CatalogTable, name: &str) -> anyhow::Result<&'a Cat
             .iter()
             .map(|column| column.name.as_str())
             .collect();
+        let meant = match nearest(name, names.iter().copied()) {
+            Some(near) => format!("{near} may be meant; "),
+            None => String::new(),
+        };
         with_hint(
             anyhow!("{} has no column {name}", table.display_name()),
-            format!("its columns are {}", names.join(", ")),
+            format!("{meant}its columns are {}", names.join(", ")),
         )
     })
 }
@@ -256,8 +308,13 @@ pub async fn evaluate(
         .context("prepare the transaction")?;
     for written in written {
         let column = column(table, &written.column)?;
+        let is_equality = matches!(
+            written.operator,
+            Operator::Equals | Operator::Differs | Operator::Computed
+        );
         conditions.0.push(NamedCondition {
             column: column.name.clone(),
+            is_equality: is_equality && !written.is_null(),
             wanted: predicate(&attempt, column, written).await?,
         });
     }
@@ -270,23 +327,97 @@ async fn predicate(
     column: &CatalogColumn,
     written: &Written,
 ) -> anyhow::Result<Predicate> {
-    match (written.operator, written.value.as_str()) {
-        (Operator::Equals, "null") if !written.is_quoted => Ok(Predicate::Null),
-        (Operator::Differs, "null") => Ok(Predicate::NotNull),
-        (Operator::Differs, _) => Err(with_hint(
-            anyhow!("{written}: != is for null alone"),
-            "leave it out and filter the answer",
+    match written.operator {
+        Operator::Equals if written.is_null() => Ok(Predicate::Null),
+        Operator::Differs if written.is_null() => Ok(Predicate::NotNull),
+        operator if written.is_null() => Err(with_hint(
+            anyhow!("{written}: nothing is {} null", operator.sign()),
+            format!(
+                "to find nulls, write {}=null; for the text, 'null' in quotes",
+                column.name
+            ),
         )),
-        (Operator::Equals, literal) => {
-            let cell = cell(transaction, column, written, literal).await?;
+        Operator::Equals => {
+            let cell = cell(transaction, column, written, &written.value).await?;
             Ok(Predicate::Cell(cell))
         }
-        (Operator::Computed, sql) => {
-            let literal = computed(transaction, column, written, sql).await?;
+        Operator::Differs => {
+            let cell = cell(transaction, column, written, &written.value).await?;
+            let kind = column.kind;
+            let differs = move |other: &[u8]| kind.comparable(&cell) != kind.comparable(other);
+            Ok(Predicate::Passes(CellTest::new(
+                written.to_string(),
+                differs,
+            )))
+        }
+        Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
+            ordered(transaction, column, written).await
+        }
+        Operator::Matches => matching(column, written),
+        Operator::Computed => {
+            let literal = computed(transaction, column, written, &written.value).await?;
             let cell = cell(transaction, column, written, &literal).await?;
             Ok(Predicate::Cell(cell))
         }
     }
+}
+
+/// Makes the predicate of a condition on the order of values.
+///
+/// # Errors
+/// If PostgreSQL does not take the value, or the order of the type is not known here.
+async fn ordered(
+    transaction: &Traced<Transaction<'_>>,
+    column: &CatalogColumn,
+    written: &Written,
+) -> anyhow::Result<Predicate> {
+    let cell = cell(transaction, column, written, &written.value).await?;
+    let kind = column.kind;
+    if kind.order(&cell, &cell).is_none() {
+        return Err(with_hint(
+            anyhow!(
+                "{written}: the order of type {} is not known here",
+                column.type_name
+            ),
+            "numbers, times, uuids and bytes can be ordered; texts are found by = and by ~ with a \
+            regular expression",
+        ));
+    }
+    let operator = written.operator;
+    let passes = move |other: &[u8]| {
+        let order = kind.order(other, &cell);
+        order.and_then(|order| operator.takes(order)) == Some(true)
+    };
+    Ok(Predicate::Passes(CellTest::new(
+        written.to_string(),
+        passes,
+    )))
+}
+
+/// Makes the predicate that a regular expression matches the text of a value.
+///
+/// # Errors
+/// If the expression is broken.
+fn matching(column: &CatalogColumn, written: &Written) -> anyhow::Result<Predicate> {
+    let expression = Regex::new(&written.value).map_err(|error| {
+        // Its own text draws the place under the expression, on several lines.
+        let reason = error.to_string();
+        let reason = reason.lines().last().unwrap_or_default().trim().to_string();
+        with_hint(
+            anyhow!("{written} is no regular expression: {reason}"),
+            "the syntax is that of ripgrep; put a value with special characters after =",
+        )
+    })?;
+    let kind = column.kind;
+    let passes = move |cell: &[u8]| {
+        let mut text = String::new();
+        kind.write_text(cell, &mut text);
+        expression.is_match(&text)
+    };
+    Ok(Predicate::Passes(CellTest::new(
+        written.to_string(),
+        passes,
+    )))
 }
 
 /// The bytes of a value of any type as the server sends them; `None` for NULL.
@@ -353,6 +484,36 @@ async fn computed(
     })
 }
 
+/// Checks that an enum has a label, since PostgreSQL's own error does not name those that it has.
+async fn check_label(
+    transaction: &Traced<Transaction<'_>>,
+    column: &CatalogColumn,
+    label: &str,
+) -> anyhow::Result<()> {
+    const LABELS: &str = "SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
+        WHERE e.enumtypid OPERATOR(pg_catalog.=) ANY ($1) ORDER BY e.enumsortorder";
+    let rows = transaction
+        .query_typed(LABELS, &[(&column.made_of, Type::OID_ARRAY)])
+        .await;
+    let rows = rows.context("read the labels of the enum")?;
+    let labels: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    if labels.contains(&label) {
+        return Ok(());
+    }
+    let meant = match nearest(label, labels.iter().copied()) {
+        Some(near) => format!("{near} may be meant; "),
+        None => String::new(),
+    };
+    Err(with_hint(
+        anyhow!(
+            "{} is of the enum {}, which has no label {label}",
+            column.name,
+            column.type_name
+        ),
+        format!("{meant}its labels are {}", labels.join(", ")),
+    ))
+}
+
 /// Returns the cell of a literal, which the input function of the column's type reads.
 ///
 /// Neither a cast nor a constraint of a domain is evaluated: either may be somebody else's
@@ -363,6 +524,9 @@ async fn cell(
     written: &Written,
     literal: &str,
 ) -> anyhow::Result<Vec<u8>> {
+    if column.is_enum && !column.is_array {
+        check_label(transaction, column, literal).await?;
+    }
     let mut cell = Vec::new();
     let ty = match column.kind {
         CellType::Written if column.has_inner_domain => {
@@ -414,7 +578,15 @@ mod tests {
         assert_read("a=", "a", Operator::Equals, "");
         // The first operator counts: a value may hold others.
         assert_read("a=b=c", "a", Operator::Equals, "b=c");
+        assert_read("a=<b>", "a", Operator::Equals, "<b>");
         assert_read("a!=null", "a", Operator::Differs, "null");
+        assert_read("a<>1", "a", Operator::Differs, "1");
+        assert_read("a<=1", "a", Operator::LessOrEqual, "1");
+        assert_read("a<1", "a", Operator::Less, "1");
+        assert_read("a>=-1", "a", Operator::GreaterOrEqual, "-1");
+        assert_read("a>1", "a", Operator::Greater, "1");
+        assert_read("a~^b=.*", "a", Operator::Matches, "^b=.*");
+        assert_read("a:b=1", "a:b", Operator::Equals, "1");
         assert_read(
             "a:=hashtextextended('x=y',0)",
             "a",
@@ -422,22 +594,33 @@ mod tests {
             "hashtextextended('x=y',0)",
         );
         assert_read("\"a=\"\"b\"=1", "a=\"b", Operator::Equals, "1");
-        for bad in ["", "a", "=1", "\"a", "\"a\"1", "\"a\""] {
+        for bad in ["", "a", "=1", "\"a", "\"a\"1", "\"a\"", "42", "a!1"] {
             assert_eq!(split(bad), None, "{bad}");
         }
     }
 
     fn read(text: &str) -> (String, bool) {
-        let written = Written::parse_quoted(text).unwrap();
+        let written = Written::parse(text).unwrap();
         (written.value, written.is_quoted)
     }
 
     #[test]
-    fn quotes_of_a_literal_are_taken_off_where_no_shell_does() {
+    fn a_value_in_single_quotes_is_the_text_between_them() {
         assert_eq!(read("a='it''s null'"), ("it's null".to_string(), true));
+        assert_eq!(read("a!='x'"), ("x".to_string(), true));
         // A quote inside a word is a letter of it.
         assert_eq!(read("a=O'Hara"), ("O'Hara".to_string(), false));
         // In SQL the quotes belong to the expression.
         assert_eq!(read("a:='x'"), ("'x'".to_string(), false));
+    }
+
+    #[test]
+    fn null_is_sql_null_in_any_case_unless_it_is_quoted() {
+        for text in ["a=null", "a=NULL", "a!=Null"] {
+            assert!(Written::parse(text).unwrap().is_null(), "{text}");
+        }
+        for text in ["a='NULL'", "a=nulls", "a="] {
+            assert!(!Written::parse(text).unwrap().is_null(), "{text}");
+        }
     }
 }

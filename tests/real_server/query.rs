@@ -30,7 +30,7 @@ async fn people() -> Database {
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_find_their_rows() {
     let database = people().await;
-    let cases: [(&[&str], &[i64]); 16] = [
+    let cases: [(&[&str], &[i64]); 34] = [
         (&[], &[1, 2, 3]),
         (&["id=2"], &[2]),
         (&["hash=123"], &[1, 2]),
@@ -51,6 +51,28 @@ async fn conditions_find_their_rows() {
         // A JSON null is not SQL NULL.
         (&["doc=null"], &[3]),
         (&["doc!=null"], &[1, 2]),
+        // NULL in any case, as answers print it; the text stands in quotes.
+        (&["name=NULL"], &[]),
+        (&["tag=NULL"], &[3]),
+        (&["name!='null'"], &[1, 2, 3]),
+        (&["\"Odd Name\"=''"], &[2]),
+        // A bare value is the key.
+        (&["2"], &[2]),
+        (&["2", "name=bob"], &[2]),
+        (&["'2'"], &[2]),
+        (&["4"], &[]),
+        // Order, by the type's own rule: as texts, 1.10 would be above 2 in some of these.
+        (&["id>1"], &[2, 3]),
+        (&["id>=2", "id<3"], &[2]),
+        (&["price<2"], &[1]),
+        (&["price<=2.0"], &[1, 2]),
+        (&["price>1.1"], &[2]),
+        (&["hash<>1"], &[1, 2]),
+        // As in SQL, NULL is neither equal nor different.
+        (&["price!=1.1"], &[2]),
+        (&["tag!=x"], &[2]),
+        (&["name~^a"], &[1, 3]),
+        (&["name~(?i)^B.b$"], &[2]),
     ];
     for (conditions, expected) in cases {
         let ran = database.pgic(&[&["query", "people", "-o", "json"], conditions].concat());
@@ -113,10 +135,11 @@ async fn the_answer_is_a_table_or_json_as_postgresql_writes_it() {
 async fn bad_input_is_an_error_before_anything_is_loaded() {
     let sql = "CREATE VIEW v AS SELECT * FROM people; CREATE TABLE nokey (n int);
         CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
-        CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);";
+        CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);
+        CREATE TYPE state AS ENUM ('open', 'paid'); ALTER TABLE people ADD state state;";
     let database = people().await;
     database.client().await.batch_execute(sql).await.unwrap();
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 19] = [
         (&["missing"], "the table missing does not exist"),
         (&["v"], "is a view"),
         (&["nokey"], "neither a primary key"),
@@ -131,8 +154,26 @@ async fn bad_input_is_an_error_before_anything_is_loaded() {
             "take hash=many for the column hash of type bigint: invalid input syntax",
         ),
         (&["people", "hash=99999999999999999999"], "out of range"),
-        (&["people", "hash"], "is not a condition"),
-        (&["people", "hash!=3"], "!= is for null alone"),
+        (&["people", "hash"], "hash is a column: write hash=VALUE"),
+        (&["people", "1", "hash"], "is not a condition"),
+        (&["people", "hash<null"], "nothing is < null"),
+        (
+            &["people", "name<b"],
+            "the order of type character varying is not known here",
+        ),
+        (&["people", "name~("], "is no regular expression"),
+        (
+            &["people", "nam=x"],
+            "hint: name may be meant; its columns are",
+        ),
+        (
+            &["people", "state=PAID"],
+            "state is of the enum public.state, which has no label PAID",
+        ),
+        (
+            &["people", "state=PAID"],
+            "hint: paid may be meant; its labels are open, paid",
+        ),
         (
             &["people", "hash:=NULL"],
             "is null, which is equal to nothing",
@@ -162,6 +203,45 @@ async fn bad_input_is_an_error_before_anything_is_loaded() {
         too_big.code == 2 && too_big.stderr.contains("hint: raise --max-memory"),
         "{too_big:?}"
     );
+}
+
+/// An answer is in the order of the key, and a label of an enum is one text: no notice says that
+/// values are compared as texts alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_in_the_order_of_the_key_and_enums_are_compared_exactly() {
+    let database = Database::with(
+        "CREATE TYPE state AS ENUM ('open', 'paid');
+         CREATE TABLE items (a numeric, b text, state state, PRIMARY KEY (a, b));
+         INSERT INTO items VALUES (10, 'x', 'paid'), (9.5, 'y', 'open'), (9.50, 'x,1', 'paid');",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "items"]);
+    let ran = database.pgic(&["query", "items", "--columns", "a,b"]);
+    assert_eq!(
+        (ran.stdout.as_str(), ran.stderr.as_str()),
+        ("   a  b\n9.50  x,1\n 9.5  y\n  10  x\n", "")
+    );
+    let too_few = database.pgic(&["query", "items", "9.5"]);
+    assert!(
+        too_few
+            .stderr
+            .contains("the key (a,b) has 2 columns, and 9.5 has 1"),
+        "{too_few:?}"
+    );
+    for (words, expected) in [
+        (&["state=paid", "--count"][..], "2\n"),
+        (&["state!=paid", "--count"], "1\n"),
+        (&["9.5,y", "--count"], "1\n"),
+        (&["9.5,'x,1'", "--count"], "1\n"),
+        (&["[9.50,\"x,1\"]", "--count"], "1\n"),
+    ] {
+        let ran = database.pgic(&[&["query", "items"], words].concat());
+        assert_eq!(
+            (ran.stdout.as_str(), ran.stderr.as_str()),
+            (expected, ""),
+            "{words:?}"
+        );
+    }
 }
 
 /// A single answer needs no triggers: the snapshot has everything. But who asks wants to know that

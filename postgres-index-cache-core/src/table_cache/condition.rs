@@ -3,6 +3,8 @@
 use super::row::RowBuf;
 use super::shape::TableShape;
 use crate::value::CellType;
+use std::fmt;
+use std::sync::Arc;
 
 /// A condition on one column of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +24,44 @@ pub enum Predicate {
     NotNull,
     /// The cell is equal to this one: both have the same [`CellType::comparable`] form.
     Cell(Vec<u8>),
+    /// The cell is not SQL NULL, and passes this test.
+    Passes(CellTest),
 }
+
+/// The code of a [`CellTest`].
+type Passes = dyn Fn(&[u8]) -> bool + Send + Sync;
+
+/// A test of a cell by code, for a condition that no index answers.
+#[derive(Clone)]
+pub struct CellTest {
+    /// The condition as it was written. Two tests of the same text are equal.
+    text: String,
+    passes: Arc<Passes>,
+}
+
+impl CellTest {
+    /// Creates a test. `text` is the condition as it was written.
+    pub fn new(text: String, passes: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            text,
+            passes: Arc::new(passes),
+        }
+    }
+}
+
+impl fmt::Debug for CellTest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CellTest").field(&self.text).finish()
+    }
+}
+
+impl PartialEq for CellTest {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for CellTest {}
 
 impl Condition {
     /// Returns whether a row of `shape` fulfils this condition.
@@ -34,12 +73,13 @@ impl Condition {
 
 impl Predicate {
     /// Returns whether a cell of type `kind` fulfils this predicate. `None` is SQL NULL.
-    pub(super) fn is(&self, kind: CellType, cell: Option<&[u8]>) -> bool {
+    pub fn is(&self, kind: CellType, cell: Option<&[u8]>) -> bool {
         match (self, cell) {
             (Self::Null, cell) => cell.is_none(),
             (Self::NotNull, cell) => cell.is_some(),
-            // As in SQL, NULL is equal to nothing.
-            (Self::Cell(_), None) => false,
+            // As in SQL, NULL is equal to nothing, and compares with nothing.
+            (Self::Cell(_) | Self::Passes(_), None) => false,
+            (Self::Passes(test), Some(cell)) => (test.passes)(cell),
             (Self::Cell(wanted), Some(cell)) => kind.comparable(wanted) == kind.comparable(cell),
         }
     }

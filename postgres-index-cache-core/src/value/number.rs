@@ -1,6 +1,7 @@
 //! Numbers as PostgreSQL writes them: `numeric` with every digit, from its binary form or its text;
 //! floats in the shortest form that reads back as the same value.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 /// Appends the text of a `numeric` in binary format; `None` if `bytes` are not a `numeric`, with
@@ -103,6 +104,45 @@ pub(super) fn without_trailing_zeros(text: &str) -> &str {
     } else {
         text
     }
+}
+
+/// Orders two numbers of type `numeric`, as PostgreSQL writes them. NaN is above all others.
+pub(super) fn order_numerics(one: &str, other: &str) -> Ordering {
+    let signs = sign(one).cmp(&sign(other));
+    if signs != Ordering::Equal {
+        return signs;
+    }
+    let sizes = order_sizes(one.trim_start_matches('-'), other.trim_start_matches('-'));
+    if one.starts_with('-') {
+        sizes.reverse()
+    } else {
+        sizes
+    }
+}
+
+/// Returns the place of a number among -Infinity, negative numbers, the others, Infinity and NaN.
+fn sign(text: &str) -> u8 {
+    match text {
+        "-Infinity" => 0,
+        "Infinity" => 3,
+        "NaN" => 4,
+        text => 1 + u8::from(!text.starts_with('-')),
+    }
+}
+
+/// Orders two numbers without a sign. Their integer parts have no zeros at the beginning.
+fn order_sizes(one: &str, other: &str) -> Ordering {
+    let (whole, fraction) = one.split_once('.').unwrap_or((one, ""));
+    let (other_whole, other_fraction) = other.split_once('.').unwrap_or((other, ""));
+    let wholes = whole
+        .len()
+        .cmp(&other_whole.len())
+        .then_with(|| whole.cmp(other_whole));
+    // A fraction that ends earlier is the smaller one: but for zeros, something comes behind.
+    wholes.then_with(|| {
+        let fraction = fraction.trim_end_matches('0');
+        fraction.cmp(other_fraction.trim_end_matches('0'))
+    })
 }
 
 /// The two float types, as far as [`parse_float`] needs them.

@@ -193,7 +193,7 @@ fn parse_history(words: &[&str]) -> anyhow::Result<Line> {
         // quotes it is a key.
         [table, key] if Written::parse(key).is_err() => Ok(Line::History {
             table: Name::parse(table)?,
-            key: Some(unquoted(key)),
+            key: Some((*key).to_string()),
             conditions: Vec::new(),
         }),
         [table, rest @ ..] if !rest.is_empty() => Ok(Line::History {
@@ -239,18 +239,7 @@ fn parse_count(words: &[&str]) -> anyhow::Result<Line> {
 }
 
 fn conditions(words: &[&str]) -> anyhow::Result<Vec<Written>> {
-    words
-        .iter()
-        .map(|word| Written::parse_quoted(word))
-        .collect()
-}
-
-/// Returns the text between single quotes, or the whole word if there are none around it.
-fn unquoted(word: &str) -> String {
-    let inner = word
-        .strip_prefix('\'')
-        .and_then(|rest| rest.strip_suffix('\''));
-    inner.map_or_else(|| word.to_string(), |inner| inner.replace("''", "'"))
+    words.iter().map(|word| Written::parse(word)).collect()
 }
 
 impl Name {

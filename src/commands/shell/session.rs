@@ -17,11 +17,12 @@ use crate::render::json;
 use crate::render::rows::{row_events, rows};
 use crate::tables::catalog::{self, CatalogTable};
 use crate::tables::conditions::{self, Conditions, Written};
+use crate::tables::key;
 use crate::tables::supervised::{AnnouncedTargets, open};
 use crate::tables::target::Target;
 use crate::tables::{self, estimate};
 use crate::triggers::observe::observe;
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::{ComparisonReport, Verification};
 use postgres_index_cache_core::tooling::{Condition, QueryResult, TableCache};
 use serde_json::json;
@@ -371,15 +372,12 @@ impl Session {
     ) -> anyhow::Result<Answer> {
         if let Some(key) = key {
             let Target { table, shape, .. } = self.live.target(self.position(table)?);
-            // A bare value cannot say which column of a composite key it is for.
-            let &[column] = shape.key() else {
-                let hint = "name its columns: .history TABLE COLUMN=VALUE…";
-                return Err(with_hint(
-                    anyhow!("the key of {} has several columns", table.display_name()),
-                    hint,
-                ));
-            };
-            written = vec![Written::equals(&shape.columns()[column].name, key)];
+            let names = shape.key().iter();
+            let names: Vec<String> = names
+                .map(|column| shape.columns()[*column].name.clone())
+                .collect();
+            written = key::conditions(&names, &key)
+                .with_context(|| format!("find a row of {}", table.display_name()))?;
         }
         let Question {
             at,
