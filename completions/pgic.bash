@@ -651,7 +651,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__tail)
-            opts="-o -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --raw --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-c -t -n -o -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --raw --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -661,7 +661,15 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --table)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -t)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -682,6 +690,10 @@ _pgic() {
                     return 0
                     ;;
                 --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

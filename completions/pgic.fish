@@ -107,13 +107,13 @@ complete -c pgic -n "__fish_pgic_using_subcommand status" -s w -l no-password -d
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -l channel -d 'A channel to listen on; may be repeated' -r
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -l table -d 'Only changes of this table: users, or app.users' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s c -l channel -d 'A channel to listen on; may be repeated' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s t -l table -d 'The same as a TABLE; several with commas' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l action -d 'Only this action: insert, update, delete, truncate or reload' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l id -d 'Only the row with this key; a composite key is written a,b' -r
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows that fulfil this condition, as pgic query takes it; all of several must hold' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l diff -d 'Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row' -r
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -l count -d 'Stop after this many notifications' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s n -l count -d 'Stop after this many notifications' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"

@@ -141,12 +141,15 @@ json\:"JSON for programs, one object on each line"))' \
 ;;
 (tail)
 _arguments "${_arguments_options[@]}" : \
+'*-c+[A channel to listen on; may be repeated]:NAME:_default' \
 '*--channel=[A channel to listen on; may be repeated]:NAME:_default' \
-'*--table=[Only changes of this table\: users, or app.users]:TABLE:_default' \
+'*-t+[The same as a TABLE; several with commas]:TABLE:_default' \
+'*--table=[The same as a TABLE; several with commas]:TABLE:_default' \
 '*--action=[Only this action\: insert, update, delete, truncate or reload]:ACTION:_default' \
 '*--id=[Only the row with this key; a composite key is written a,b]:KEY:_default' \
-'*--where=[Only rows whose column is written so in the payload (null for SQL NULL); all of several must hold]:COLUMN=VALUE:_default' \
-'(--table --action --id --where --raw)--diff=[Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row]:TABLE:_default' \
+'*--where=[Only rows that fulfil this condition, as pgic query takes it; all of several must hold]:CONDITION:_default' \
+'(-t --table -c --channel --action --id --where --raw)--diff=[Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row]:TABLE:_default' \
+'-n+[Stop after this many notifications]:N:_default' \
 '--count=[Stop after this many notifications]:N:_default' \
 '--duration=[Stop after this time]:TIME:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"Text for people"
@@ -170,6 +173,7 @@ json\:"JSON for programs, one object on each line"))' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
 '--version[Print version]' \
+'*::tables -- Only changes of these tables\: users, or app.users:_default' \
 && ret=0
 ;;
 (query)

@@ -91,9 +91,10 @@ impl Purpose {
             name: command,
             needs_primary: command != "status",
             sessions: match command {
-                // One that describes the table, and the three of a replica.
+                // One that describes the tables, and the three of a replica.
                 "query" | "verify" | "shell" => 4,
-                "tail" => 2,
+                // Without tables to read, two are enough.
+                "tail" => 3,
                 _ => 1,
             },
         }

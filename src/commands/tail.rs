@@ -17,56 +17,71 @@ mod queue;
 use super::install_triggers::parse_channel;
 use super::watch::Limit;
 use super::{Context, interrupted};
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::render::change::{Arrival, ChangeStyle, Event, write_json, write_text};
 use crate::render::escape::escape;
 use crate::render::{Format, note, written};
+use crate::tables::catalog;
 use crate::units::parse_duration;
 use anyhow::Context as _;
-use filter::Filter;
+use filter::{Filter, Prepared};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::{Action, DEFAULT_CACHE_CHANNEL};
 use queue::{Item, Queue};
 use std::io::{IsTerminal as _, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+/// How long nothing may be shown before the reason is said.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Print notifications as they arrive
 ///
 /// Prints every notification of the channels on arrival. A lost connection is shown as a gap,
 /// and opened again; a heartbeat finds one whose far side is gone. Several filters must all fit; of
-/// several tables, actions or keys one must.
+/// several tables, actions or keys one must. Keys and values are compared as pgic query compares
+/// them. A notice says so if nothing can come: the table or the channel has no trigger, or the
+/// trigger does not send the column.
 ///
 /// With --diff the table is kept in a cache, and each change is shown with its effect on the rows,
 /// old to new. The rows that changed in a gap are shown too, once the connection is back.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
+    /// Only changes of these tables: users, or app.users
+    #[arg(value_name = "TABLE")]
+    pub tables: Vec<String>,
     /// A channel to listen on; may be repeated
-    #[arg(long = "channel", value_name = "NAME", default_value = DEFAULT_CACHE_CHANNEL)]
+    #[arg(short, long = "channel", value_name = "NAME", default_value = DEFAULT_CACHE_CHANNEL)]
     #[arg(value_parser = parse_channel)]
     pub channels: Vec<String>,
-    /// Only changes of this table: users, or app.users
-    #[arg(long = "table", value_name = "TABLE")]
-    pub tables: Vec<String>,
+    /// The same as a TABLE; several with commas
+    #[arg(
+        short = 't',
+        long = "table",
+        value_name = "TABLE",
+        value_delimiter = ','
+    )]
+    pub more_tables: Vec<String>,
     /// Only this action: insert, update, delete, truncate or reload
     #[arg(long = "action", value_name = "ACTION", value_parser = parse_action)]
     pub actions: Vec<Action>,
     /// Only the row with this key; a composite key is written a,b
     #[arg(long = "id", value_name = "KEY")]
     pub ids: Vec<String>,
-    /// Only rows whose column is written so in the payload (null for SQL NULL); all of several must
-    /// hold
-    #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = filter::parse_condition)]
-    pub conditions: Vec<(String, String)>,
+    /// Only rows that fulfil this condition, as pgic query takes it; all of several must hold
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub conditions: Vec<String>,
     /// Keep this table in a cache, and show the effect of each change on the rows, old to new; a
     /// gap is told row by row
     #[arg(long, value_name = "TABLE")]
-    #[arg(conflicts_with_all = ["tables", "actions", "ids", "conditions", "raw"])]
+    #[arg(conflicts_with_all = ["tables", "more_tables", "channels", "actions", "ids", "conditions", "raw"])]
     pub diff: Option<String>,
     /// Stop after this many notifications
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Stop after this time
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
@@ -79,7 +94,9 @@ pub struct Args {
 const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic tail
-  pgic tail --table users --action update --where email_hash=7
+  pgic tail orders users
+  pgic tail users --action update --where email_hash=7
+  pgic tail orders --where 'total>=100' --id 42
   pgic tail --diff users
   pgic tail --count 1 --duration 30s || echo nothing came
 
@@ -118,6 +135,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
+    let filter = tokio::select! {
+        prepared = prepare(&server, &args) => prepared?,
+        () = &mut interrupted => return Ok(ExitCode::Yes),
+    };
+    context.notices(&filter.notices);
     let queue = Arc::new(Queue::default());
     let driver = tokio::select! {
         opened = feed::open(&server, &args.channels, &queue) => opened?,
@@ -129,7 +151,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         at: Timestamp::now(),
         channels: args.channels.clone(),
     });
-    let printer = Printer::new(context, &args);
+    let passed = Arc::new(Passed::default());
+    let printer = Printer::new(context, &args, filter.filter, Arc::clone(&passed));
     let (done_sender, done) = tokio::sync::oneshot::channel::<()>();
     let for_printer = Arc::clone(&queue);
     let thread = std::thread::Builder::new()
@@ -154,6 +177,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         // The printer has printed `--count` notifications, or its output failed.
         _ = done => Ok(true),
         () = deadline => Ok(false),
+        () = say_silence(context, &args.channels, &passed) => Ok(true),
         () = &mut interrupted => Ok(true),
         () = crate::render::reader_gone() => {
             has_left = true;
@@ -186,6 +210,40 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Makes the filter, by a session that ends with that.
+async fn prepare(server: &Server, args: &Args) -> anyhow::Result<Prepared> {
+    let mut client = server.client().await?;
+    let mut catalog = catalog::reading(&mut client).await?;
+    Filter::prepare(&mut catalog, args).await
+}
+
+/// The numbers of notifications so far, which the printer counts and others read.
+#[derive(Debug, Default)]
+struct Passed {
+    received: AtomicU64,
+    shown: AtomicU64,
+}
+
+/// Says once, after some seconds of silence, whether notifications came and did not pass. Never
+/// ends: silence is no reason to stop.
+///
+/// Without this, a filter that fits nothing looks like a pipeline that is dead.
+async fn say_silence(context: &Context, channels: &[String], passed: &Passed) {
+    tokio::time::sleep(SILENCE).await;
+    let received = passed.received.load(Ordering::Relaxed);
+    if passed.shown.load(Ordering::Relaxed) == 0 {
+        let seconds = SILENCE.as_secs();
+        context.notice(&match received {
+            0 => format!("nothing has come on {} in {seconds} s", channels.join(", ")),
+            received => format!(
+                "{} came in {seconds} s, and none passed the filter",
+                crate::render::count(received, "notification")
+            ),
+        });
+    }
+    std::future::pending::<()>().await;
+}
+
 /// The consumer of the queue, which turns items into lines and writes them to stdout.
 struct Printer {
     format: Format,
@@ -194,12 +252,13 @@ struct Printer {
     is_quiet: bool,
     style: ChangeStyle,
     filter: Filter,
+    passed: Arc<Passed>,
     /// The number of notifications after which the printer ends.
     limit: u64,
 }
 
 impl Printer {
-    fn new(context: &Context, args: &Args) -> Self {
+    fn new(context: &Context, args: &Args, filter: Filter, passed: Arc<Passed>) -> Self {
         Self {
             format: context.format,
             is_raw: args.raw,
@@ -210,12 +269,8 @@ impl Printer {
                 zone: jiff::tz::TimeZone::system(),
                 with_channel: args.channels.len() > 1,
             },
-            filter: Filter {
-                tables: args.tables.clone(),
-                actions: args.actions.clone(),
-                ids: args.ids.clone(),
-                conditions: args.conditions.clone(),
-            },
+            filter,
+            passed,
             limit: args.count.unwrap_or(u64::MAX),
         }
     }
@@ -284,6 +339,7 @@ impl Printer {
     }
 
     fn write_notification(&self, arrival: Arrival<'_>, line: &mut String, printed: &mut Printed) {
+        self.passed.received.fetch_add(1, Ordering::Relaxed);
         let parsed = Payload::parse(arrival.payload);
         printed.invalid += u64::from(parsed.is_err());
         match &parsed {
@@ -303,6 +359,7 @@ impl Printer {
             Ok(_) | Err(_) => return,
         }
         printed.shown += 1;
+        self.passed.shown.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Renders an event in the format that was asked for: into `line`, which goes to stdout, or to

@@ -16,6 +16,7 @@ use postgres_index_cache_core::tooling::{
     CellTest, CellType, Condition, Predicate, TableShape, output_text,
 };
 use regex::Regex;
+use serde_json::value::RawValue;
 use std::cmp::Ordering;
 use std::error::Error;
 use std::fmt;
@@ -29,6 +30,7 @@ const TIMEOUT: &str = "5s";
 #[derive(Debug, Clone)]
 struct NamedCondition {
     column: String,
+    kind: CellType,
     /// Whether the value is compared by `=` or `!=`.
     is_equality: bool,
     wanted: Predicate,
@@ -49,6 +51,27 @@ impl Conditions {
         self.0
             .iter()
             .any(|condition| condition.column == column && condition.is_equality)
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns whether the values of a payload fulfil all conditions. `value_of` returns the value
+    /// of a column; `None` if the payload does not have the column.
+    pub fn are_fulfilled_by<'v>(&self, value_of: impl Fn(&str) -> Option<&'v RawValue>) -> bool {
+        self.0.iter().all(|condition| {
+            let Some(value) = value_of(&condition.column) else {
+                return false;
+            };
+            if value.get() == "null" {
+                return condition.wanted.is(condition.kind, None);
+            }
+            let mut cell = Vec::new();
+            let read = condition.kind.from_json(value.get(), &mut cell);
+            read.is_ok() && condition.wanted.is(condition.kind, Some(&cell))
+        })
     }
 
     /// Returns a notice for each compared column whose values a cache compares by their text alone.
@@ -222,6 +245,33 @@ impl Written {
         Ok(written)
     }
 
+    /// Tells whether a text fulfils the condition, where nothing but texts is known. `None` is NULL.
+    pub fn is_text(&self, text: Option<&str>) -> bool {
+        if self.is_null() {
+            return match self.operator {
+                Operator::Equals => text.is_none(),
+                Operator::Differs => text.is_some(),
+                _ => false,
+            };
+        }
+        let Some(text) = text else {
+            return false;
+        };
+        match self.operator {
+            Operator::Equals => text == self.value,
+            Operator::Differs => text != self.value,
+            Operator::Matches => {
+                Regex::new(&self.value).is_ok_and(|expression| expression.is_match(text))
+            }
+            // The order of texts, and SQL, are known to PostgreSQL alone.
+            Operator::Less
+            | Operator::LessOrEqual
+            | Operator::Greater
+            | Operator::GreaterOrEqual
+            | Operator::Computed => false,
+        }
+    }
+
     /// Tells whether the value is SQL NULL, and no SQL that computes it.
     fn is_null(&self) -> bool {
         let is_literal = self.operator != Operator::Computed && !self.is_quoted;
@@ -314,6 +364,7 @@ pub async fn evaluate(
         );
         conditions.0.push(NamedCondition {
             column: column.name.clone(),
+            kind: column.kind,
             is_equality: is_equality && !written.is_null(),
             wanted: predicate(&attempt, column, written).await?,
         });

@@ -188,25 +188,95 @@ async fn wait_for_listener(database: &Database) {
         .expect("a listener");
 }
 
+/// Tables whose keys and values are written in several ways.
+const SHOP: &str = "
+    CREATE TYPE state AS ENUM ('open', 'paid');
+    CREATE TABLE orders (id int PRIMARY KEY, state state, price numeric, note text);
+    CREATE TABLE items (a int, b int, price numeric, PRIMARY KEY (a, b));
+    CREATE SCHEMA app; CREATE TABLE app.orders (id int PRIMARY KEY, price numeric);";
+
 /// A filter that shows too much hides the change that somebody waits for, and one that shows too
-/// little makes it seem lost. `--count` counts what passes the filters.
+/// little makes it seem lost. Keys and values are compared by their types; `--count` counts what
+/// passes.
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_show_what_they_name() {
+    let database = Database::with(SHOP).await;
+    let installed = ["install-triggers", "orders", "items", "app.orders"];
+    database.pgic_ok(&installed);
+    let writer = database.client().await;
+    for (arguments, expected) in [
+        (&["orders"][..], vec![json!(1), json!(2)]),
+        (&["-t", "app.orders,items"], vec![json!([42, 2]), json!(3)]),
+        (
+            &["--action", "delete", "--action", "truncate"],
+            vec![json!(2)],
+        ),
+        (&["--id", "42,2"], vec![json!([42, 2])]),
+        (&["--id", "[42, 2]", "items"], vec![json!([42, 2])]),
+        (&["orders", "--id", "02"], vec![json!(2)]),
+        (
+            &["--where", "price=2.5"],
+            vec![json!(1), json!([42, 2]), json!(3)],
+        ),
+        (&["orders", "--where", "state=paid"], vec![json!(1)]),
+        (
+            &["--where", "price>2", "--where", "note=NULL"],
+            vec![json!(1)],
+        ),
+        (&["orders", "--where", "note~^x"], vec![json!(2)]),
+    ] {
+        let count = expected.len().to_string();
+        let tail = database.tail(&[arguments, &["-n", &count]].concat());
+        let sql = "INSERT INTO orders VALUES (1, 'paid', 2.50);
+            INSERT INTO items VALUES (42, 2, 2.5); INSERT INTO app.orders VALUES (3, 2.500);
+            INSERT INTO orders VALUES (2, 'open', 1, 'x y');
+            DELETE FROM orders WHERE id = 2";
+        writer.batch_execute(sql).await.unwrap();
+        let ids: Vec<_> = (0..expected.len())
+            .map(|_| tail.next()["id"].clone())
+            .collect();
+        assert_eq!(ids, expected, "{arguments:?}");
+        let (code, _, stderr) = tail.finish();
+        assert_eq!(code, 0);
+        assert!(!stderr.contains("notice"), "{arguments:?}: {stderr}");
+        let sql = "TRUNCATE orders, items, app.orders";
+        writer.batch_execute(sql).await.unwrap();
+    }
+}
+
+/// What came and did not pass is counted, so that a filter is told from a pipeline that is dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_that_do_not_pass_are_counted_in_the_silence() {
+    let database = Database::with(SHOP).await;
+    database.pgic_ok(&["install-triggers", "orders"]);
+    let mut tail = start(database.command(&["tail", "orders", "--id", "7"]));
+    let said = lines_of(tail.stderr.take().unwrap());
+    assert!(
+        said.recv_timeout(DEADLINE)
+            .unwrap()
+            .contains("listening on")
+    );
+    notify(&database, &["junk", INSERT]).await;
+    assert_eq!(
+        said.recv_timeout(DEADLINE).unwrap(),
+        "notice: 2 notifications came in 10 s, and none passed the filter"
+    );
+    signal(&tail, "INT");
+    tail.wait().unwrap();
+}
+
+/// A program of somebody else's notifies about what is no table: the texts are compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn payloads_about_no_table_are_filtered_by_their_texts() {
     let database = Database::with("").await;
     let payloads = [
-        r#"{"table":"users","action":"insert","id":1,"data":{"id":1,"n":5}}"#,
-        r#"{"table":"users","schema":"app","action":"update","id":2,"data":{"id":2,"n":6}}"#,
-        r#"{"table":"orders","action":"delete","id":["a",2]}"#,
+        r#"{"table":"jobs","action":"insert","id":1,"data":{"id":1,"n":5}}"#,
+        r#"{"table":"jobs","schema":"app","action":"update","id":2,"data":{"id":2,"n":6}}"#,
+        r#"{"table":"runs","action":"delete","id":["a",2]}"#,
         "junk",
     ];
     for (arguments, expected) in [
-        (&["--table", "users"][..], vec![json!(1), json!(2)]),
-        (&["--table", "app.users"], vec![json!(2)]),
-        (
-            &["--action", "delete", "--action", "insert"],
-            vec![json!(1), json!(["a", 2])],
-        ),
-        (&["--id", "a,2"], vec![json!(["a", 2])]),
+        (&["--id", "a,2"][..], vec![json!(["a", 2])]),
         (&["--where", "n=6"], vec![json!(2)]),
     ] {
         let count = expected.len().to_string();
@@ -218,8 +288,105 @@ async fn filters_show_what_they_name() {
         assert_eq!(ids, expected, "{arguments:?}");
         assert_eq!(tail.finish().0, 0);
     }
-    assert_eq!(database.pgic(&["tail", "--action", "dance"]).code, 2);
-    assert_eq!(database.pgic(&["tail", "--where", "n"]).code, 2);
+}
+
+/// A filter that can never match looks like a pipeline that is dead. It is an error if a name does
+/// not exist, and a notice if nothing announces what is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_can_never_match_is_said_at_once() {
+    let database = Database::with(SHOP).await;
+    database.pgic_ok(&["install-triggers", "orders", "--columns", "id,state"]);
+    database.pgic_ok(&["install-triggers", "app.orders", "--channel", "app_changes"]);
+    for (arguments, said) in [
+        (&["--action", "dance"][..], "invalid value 'dance'"),
+        (&["--where", "n"], "n is not a condition"),
+        (
+            &["order"],
+            "the table order does not exist\nhint: there is app.orders",
+        ),
+        (&["-t", "orders,nosuch"], "the table nosuch does not exist"),
+        (
+            &["orders", "--where", "stat=paid"],
+            "hint: state may be meant",
+        ),
+        (
+            &["orders", "--where", "state=PAID"],
+            "hint: paid may be meant",
+        ),
+        (&["orders", "--where", "price=many"], "invalid input syntax"),
+        (&["orders", "--id", "x"], "invalid input syntax"),
+        (
+            &["items", "--id", "42"],
+            "the key (a,b) has 2 columns, and 42 has 1",
+        ),
+        (&["--where", "nosuch=1"], "has no column nosuch"),
+    ] {
+        let ran = database.pgic(&[&["tail"], arguments].concat());
+        assert!(
+            ran.code == 2 && ran.stderr.contains(said),
+            "{arguments:?}: {ran:?}"
+        );
+    }
+    for (arguments, said) in [
+        (
+            &["items"][..],
+            "notice: no trigger announces public.items: pgic install-triggers public.items",
+        ),
+        (
+            &["app.orders"],
+            "notice: app.orders is announced on another channel: --channel app_changes",
+        ),
+        (
+            &["-c", "App_Changes"],
+            "notice: no table of this database is announced on App_Changes; app_changes may be \
+            meant; tables are announced on app_changes (1 table), cache_invalidation (1 table)",
+        ),
+        (
+            &["orders", "--where", "price=1"],
+            "notice: the trigger of public.orders does not send the column price, so price=1 never \
+            holds",
+        ),
+    ] {
+        let ran = database.pgic(&[&["tail", "--duration", "10ms"], arguments].concat());
+        assert!(
+            ran.code == 0 && ran.stderr.contains(said),
+            "{arguments:?}: {ran:?}"
+        );
+    }
+    let ran = database.pgic(&["tail", "--duration", "10ms", "orders"]);
+    assert!(!ran.stderr.contains("notice"), "{ran:?}");
+}
+
+/// Silence has a reason: nothing came, or what came did not pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_seconds_of_silence_the_reason_is_said() {
+    let database = Database::with(SHOP).await;
+    database.pgic_ok(&["install-triggers", "orders"]);
+    let mut silent = start(database.command(&["tail", "-c", "quiet", "-c", "cache_invalidation"]));
+    let mut filtered = start(database.command(&["tail", "orders", "--id", "7"]));
+    let said = lines_of(silent.stderr.take().unwrap());
+    let said_filtered = lines_of(filtered.stderr.take().unwrap());
+    let quiet = said.recv_timeout(DEADLINE).unwrap();
+    assert!(quiet.contains("no table of this database is announced on quiet"));
+    for lines in [&said, &said_filtered] {
+        let line = lines.recv_timeout(DEADLINE).unwrap();
+        assert!(line.contains("listening on"), "{line}");
+    }
+    let line = said.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(
+        line,
+        "notice: nothing has come on quiet, cache_invalidation in 10 s"
+    );
+    let line = said_filtered.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(
+        line,
+        "notice: nothing has come on cache_invalidation in 10 s"
+    );
+    for child in [&silent, &filtered] {
+        signal(child, "INT");
+    }
+    silent.wait().unwrap();
+    filtered.wait().unwrap();
 }
 
 /// A script asks: does a change arrive within this time? The exit code is the answer.

@@ -2,9 +2,12 @@
 
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogTable, describe};
+use crate::tables::nearest::nearest;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
-use tokio_postgres::types::Type;
+
+/// The most tables that a hint names.
+const LONGEST_LIST: usize = 5;
 
 /// How often the tables are described, if they are renamed in between each time.
 const ATTEMPTS: usize = 5;
@@ -73,24 +76,35 @@ pub async fn resolve_one(catalog: &Catalog<'_>, name: &str) -> anyhow::Result<Ca
 }
 
 /// Returns the error for a name that no table has. The hint lists tables whose names differ in case
-/// or schema alone.
+/// or schema alone, else the table with the nearest name.
 async fn unknown(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
-    const SIMILAR: &str = "
-        SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+    const TABLES: &str = "
+        SELECT c.relname::text, pg_catalog.format('%I.%I', n.nspname, c.relname)
         FROM pg_catalog.pg_class c
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p') AND pg_catalog.lower(c.relname) = pg_catalog.lower($1)
-        ORDER BY 1 LIMIT 5";
+        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+            AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+        ORDER BY 2";
     let error = anyhow!("the table {name} does not exist");
     let bare = parse_name(name)
         .and_then(|mut parts| parts.pop())
         .unwrap_or_default();
     // The hint is worth no second error.
-    let similar: Vec<String> = match catalog.query_typed(SIMILAR, &[(&bare, Type::TEXT)]).await {
-        Ok(rows) => rows.iter().map(|row| row.get(0)).collect(),
-        Err(_) => Vec::new(),
-    };
-    let hint = match similar.as_slice() {
+    let rows = catalog.query_typed(TABLES, &[]).await.unwrap_or_default();
+    let tables: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let wanted = bare.to_lowercase();
+    let mut meant: Vec<&str> = tables
+        .iter()
+        .filter(|(name, _)| name.to_lowercase() == wanted)
+        .map(|(_, qualified)| qualified.as_str())
+        .take(LONGEST_LIST)
+        .collect();
+    if meant.is_empty() {
+        let near = nearest(&bare, tables.iter().map(|(name, _)| name.as_str()));
+        let near = tables.iter().find(|(name, _)| Some(name.as_str()) == near);
+        meant.extend(near.map(|(_, qualified)| qualified.as_str()));
+    }
+    let hint = match meant.as_slice() {
         [] => "check the name, the database and the search_path".to_string(),
         tables => format!("there is {}", tables.join(", ")),
     };
