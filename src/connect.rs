@@ -52,6 +52,30 @@ pub struct Server {
     command: Purpose,
     suspension: Suspension,
     notices: Notices,
+    /// Where the last session was opened; `None` before the first one.
+    place: Arc<Mutex<Option<Place>>>,
+}
+
+/// Where a session was opened.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The database.
+    pub database: String,
+    /// The server, as `host:port` or the path of a socket.
+    pub server: String,
+    /// The role.
+    pub user: String,
+}
+
+/// One line for people: `database shop on db1:5432 as alice`.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "database {} on {} as {}",
+            self.database, self.server, self.user
+        )
+    }
 }
 
 /// What a command needs of its sessions.
@@ -145,7 +169,14 @@ impl Server {
                 print: Arc::new(|_| {}),
                 printed: Arc::default(),
             },
+            place: Arc::default(),
         })
+    }
+
+    /// Returns where the last session was opened; `None` before the first one.
+    pub fn place(&self) -> Option<Place> {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.clone()
     }
 
     /// Returns the server with connections that end when `suspension` suspends the process.
@@ -197,6 +228,9 @@ impl Server {
         let Connected {
             client,
             connection,
+            server,
+            user,
+            database,
             notices,
         } = connected.map_err(|source| ConnectFailure {
             server: self.to_string(),
@@ -207,6 +241,12 @@ impl Server {
         for notice in &notices {
             self.notices.print_once(notice);
         }
+        let place = Place {
+            database,
+            server,
+            user,
+        };
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
         Ok(Session::new(client, self.suspension.bound(connection)))
     }
 }

@@ -39,6 +39,8 @@ const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 pub(crate) struct Began {
     pub(crate) client: Client,
     pub(crate) connection: Connection,
+    /// The host that let the client in, and its port.
+    pub(crate) server: String,
     /// Sentences that the user should read, such as that the connection is not encrypted.
     pub(crate) notices: Vec<String>,
 }
@@ -334,6 +336,7 @@ impl<'a> Attempts<'a> {
         Ok(Began {
             client,
             connection,
+            server: host.to_string(),
             notices,
         })
     }

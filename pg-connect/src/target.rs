@@ -81,6 +81,12 @@ pub struct Connected {
     pub client: Client,
     /// The connection, which must be polled for the client to work.
     pub connection: Connection,
+    /// The server that let the client in, as `host:port` or the path of a socket.
+    pub server: String,
+    /// The role that was named.
+    pub user: String,
+    /// The database that was named.
+    pub database: String,
     /// Sentences that the user should read: that `sslmode=prefer` fell back to plaintext, and why,
     /// that a password file was not used.
     pub notices: Vec<String>,
@@ -224,6 +230,9 @@ impl Target {
         Ok(Connected {
             client: began.client,
             connection: began.connection,
+            server: began.server,
+            user: settings.user.clone(),
+            database: settings.database.clone(),
             notices,
         })
     }

@@ -4,10 +4,11 @@
 mod near_limit;
 
 use super::Context;
+use crate::connect::Place;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
 use crate::render::table::{Heading, render};
-use crate::render::{Format, print};
+use crate::render::{Format, count, print};
 use crate::tables::catalog::{self, Catalog, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version, observe};
 use crate::triggers::{OptionChanges, plan};
@@ -22,12 +23,12 @@ use tokio_postgres::types::Type;
 
 /// Show which tables announce their changes, who listens, and how full the queue is
 ///
-/// Prints a row for each table with triggers, and each problem with its remedy. Then come the
-/// sessions that listen, how full the notification queue is, and the server's version. Changes
-/// nothing.
+/// Prints a row for each table with triggers, then the verdict, each problem with its code and its
+/// remedy, the sessions that listen, how full the notification queue is, and where it is connected.
+/// Changes nothing.
 ///
-/// near limit counts, in a sample, rows of more than 7000 bytes: a payload of 8000 bytes or more is
-/// sent without its data.
+/// A sample says how many rows are near the limit: a payload of 8000 bytes or more is sent without
+/// its data.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -44,15 +45,20 @@ Examples:
 
 Exit codes:
   0  the triggers are as install-triggers makes them; notices may be shown
-  1  a table has a problem that is more than a notice, or it was named and has no trigger
+  1  a table has a problem that is more than a notice, or it was named and has no trigger; no table
+     is announced; the server is a standby; the notification queue is more than half full
   2  the server could not be used, or a table was not found";
 
 /// A session that listens, or seems to.
 struct ListenerSeen {
     pid: i32,
     user: String,
+    /// The address of the client; `local` for a socket of the server's machine.
+    address: String,
     application: String,
     state: String,
+    /// The time since which the session has not changed its state.
+    since: String,
     /// Whether the session holds the advisory lock of a pgic or a library that listens. Other
     /// sessions are guessed from their last statement.
     is_certain: bool,
@@ -74,14 +80,62 @@ struct ServerSeen {
     /// The share of the notification queue that is in use, from 0 to 1.
     queue: f64,
     listeners: Vec<ListenerSeen>,
+    /// The number of sessions whose last statement this role must not see.
+    unseen: i64,
+    /// Where the command is connected.
+    place: Option<Place>,
 }
+
+impl ServerSeen {
+    /// Returns the problems of the server as a whole.
+    fn problems(&self, has_announced: bool) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.is_standby {
+            problems.push(Problem {
+                code: "standby",
+                severity: Severity::Critical,
+                text: "the server is a standby: LISTEN does not work here".to_string(),
+                remedy: None,
+            });
+        }
+        if self.queue > FULL_QUEUE {
+            problems.push(Problem {
+                code: "queue-full",
+                severity: Severity::Critical,
+                text: format!(
+                    "the notification queue is {:.1} % full: when it is full, commits that notify \
+                    fail; a session that listens in a long transaction holds it",
+                    self.queue * 100.0
+                ),
+                remedy: None,
+            });
+        }
+        if !has_announced {
+            problems.push(Problem {
+                code: "nothing-announced",
+                severity: Severity::Critical,
+                text: "no table announces its changes".to_string(),
+                remedy: Some(Remedy::Command {
+                    what: "install triggers",
+                    command: "pgic install-triggers TABLE".to_string(),
+                }),
+            });
+        }
+        problems
+    }
+}
+
+/// The share of the notification queue past which something is wrong.
+const FULL_QUEUE: f64 = 0.5;
 
 /// Reads the catalogue and prints the result.
 ///
 /// # Errors
 /// If a table is not found, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let mut client = context.server("status")?.client().await?;
+    let server = context.server("status")?;
+    let mut client = server.client().await?;
+    let place = server.place();
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
     let tables = if args.tables.is_empty() {
@@ -90,7 +144,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         catalog::resolve(&catalog, &args.tables).await?
     };
-    let server = read_server(&catalog).await?;
+    let server = read_server(&catalog, place).await?;
     let mut rows = Vec::new();
     let mut problems: Vec<(String, Problem)> = Vec::new();
     let mut plans = Vec::new();
@@ -118,15 +172,18 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             near_limit,
         });
     }
+    let has_announced = rows.iter().any(|row| row.seen.is_some());
+    let of_server = server.problems(has_announced || !args.tables.is_empty());
     print(&match context.format {
-        Format::Text => text(&rows, &problems, &server),
-        Format::Json => json_lines(&rows, &problems, &server),
+        Format::Text => text(&rows, &problems, &of_server, &server),
+        Format::Json => json_lines(&rows, &problems, &of_server, &server),
     })?;
     // A notice tells of something that a person may have chosen, for example the specification's
     // own function: it must not fail a check that runs every minute.
-    let is_right = problems
-        .iter()
-        .all(|(_, problem)| problem.severity == Severity::Notice);
+    let of_tables = problems.iter().map(|(_, problem)| problem);
+    let is_right = of_tables
+        .chain(&of_server)
+        .all(|problem| problem.severity == Severity::Notice);
     Ok(if is_right {
         ExitCode::Yes
     } else {
@@ -135,7 +192,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Reads the state of the server, and which sessions of this database listen.
-async fn read_server(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
+async fn read_server(catalog: &Catalog<'_>, place: Option<Place>) -> anyhow::Result<ServerSeen> {
     let row = catalog
         .query_typed_one(
             "SELECT pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(),
@@ -151,7 +208,10 @@ async fn read_server(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
         .query_typed(
             "SELECT a.pid, coalesce(a.usename::text, '') AS usename, coalesce(a.application_name, \
             '') AS application,
-                    coalesce(a.state, '') AS state, l.pid IS NOT NULL AS is_certain
+                    coalesce(a.state, '') AS state, l.pid IS NOT NULL AS is_certain,
+                    coalesce(pg_catalog.host(a.client_addr), 'local') AS address,
+                    coalesce(pg_catalog.to_char(a.state_change AT TIME ZONE 'UTC', \
+             'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '') AS since
              FROM pg_catalog.pg_stat_activity a
              LEFT JOIN pg_catalog.pg_locks l
                ON l.pid = a.pid AND l.locktype = 'advisory' AND l.mode = 'ShareLock' AND l.granted
@@ -165,10 +225,21 @@ async fn read_server(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
         )
         .await
         .context("look for listeners")?;
+    let unseen = catalog
+        .query_typed_one(
+            "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a
+             WHERE a.datname = pg_catalog.current_database()
+               AND a.query = '<insufficient privilege>'",
+            &[],
+        )
+        .await
+        .context("look for listeners")?;
     Ok(ServerSeen {
         version: row.get(0),
         is_standby: row.get(1),
         queue: row.get(2),
+        unseen: unseen.get(0),
+        place,
         listeners: listeners
             .iter()
             .map(|row| ListenerSeen {
@@ -176,6 +247,8 @@ async fn read_server(catalog: &Catalog<'_>) -> anyhow::Result<ServerSeen> {
                 user: row.get("usename"),
                 application: row.get("application"),
                 state: row.get("state"),
+                address: row.get("address"),
+                since: row.get("since"),
                 is_certain: row.get("is_certain"),
             })
             .collect(),
@@ -234,120 +307,150 @@ fn enabled(seen: &Observed<'_>) -> &'static str {
         .map_or("disabled", |enabled| enabled.as_str())
 }
 
-/// Returns the columns that are sent, in words; `?` if the function is not one of pgic's.
-fn columns(seen: &Observed<'_>) -> String {
-    match seen.options() {
-        None => "?".to_string(),
-        Some(options) if options.no_data => "key only".to_string(),
-        Some(options) => options
-            .columns
-            .as_ref()
-            .map_or_else(|| "all".to_string(), |columns| columns.join(",")),
+/// Returns the columns that are sent, in words: their names if they are few.
+fn sent(table: &CatalogTable, seen: &Observed<'_>) -> String {
+    /// The most names, in characters.
+    const LONGEST: usize = 20;
+    let Some(options) = seen.options() else {
+        return "not known".to_string();
+    };
+    if options.no_data {
+        return "keys alone".to_string();
     }
-}
-
-/// Returns PostgreSQL's estimate of the number of rows; `?` if the table was never analyzed.
-fn estimated(table: &CatalogTable) -> String {
-    table
-        .estimated_rows
-        .map_or_else(|| "?".to_string(), |rows| rows.to_string())
+    match &options.columns {
+        None => "all columns".to_string(),
+        Some(columns) if columns.join(",").len() <= LONGEST => columns.join(","),
+        Some(columns) => format!("{} of {} columns", columns.len(), table.columns.len()),
+    }
 }
 
 /// Returns the whole answer as text.
-fn text(rows: &[TableSeen<'_>], problems: &[(String, Problem)], server: &ServerSeen) -> String {
-    let mut text = if rows.is_empty() {
-        "no table announces its changes; install triggers with: pgic install-triggers TABLE\n"
-            .to_string()
-    } else {
-        let mut headings: Vec<Heading> = [
-            "schema", "table", "channel", "events", "columns", "state", "function",
-        ]
-        .map(Heading::text)
-        .into();
-        headings.extend(["rows", "near limit"].map(Heading::number));
-        render(&headings, rows.iter().map(cells))
-    };
-    // `let _`: writing into a String cannot fail.
-    for (table, problem) in problems {
-        // The words of most problems name the table already.
-        let problem = problem.to_string();
-        let line = if problem.contains(table.as_str()) {
-            problem
-        } else {
-            format!("{table}: {problem}")
-        };
-        let _ = writeln!(text, "  {}", escape(&line));
+fn text(
+    rows: &[TableSeen<'_>],
+    problems: &[(String, Problem)],
+    of_server: &[Problem],
+    server: &ServerSeen,
+) -> String {
+    let mut text = String::new();
+    if !rows.is_empty() {
+        let headings = ["", "table", "channel", "sent", "state"].map(Heading::text);
+        text = render(&headings, rows.iter().map(|row| cells(row, problems)));
+        text.push('\n');
     }
-    text.push_str(&listeners_text(&server.listeners));
-    let _ = writeln!(text, "queue: {:.1} % full", server.queue * 100.0);
-    let standby = if server.is_standby {
-        ", a standby: LISTEN does not work here"
-    } else {
-        ""
+    let severe = problems.iter().map(|(_, problem)| problem).chain(of_server);
+    let severe = severe.filter(|problem| problem.severity != Severity::Notice);
+    // `let _`: writing into a String cannot fail.
+    let _ = match severe.count() {
+        0 => writeln!(text, "ok"),
+        severe => writeln!(text, "{}", count(severe as u64, "problem")),
     };
-    let _ = writeln!(
-        text,
-        "server: PostgreSQL {}{standby}",
-        escape(&server.version)
-    );
+    for (table, problem) in problems {
+        text.push_str(&problem_line(Some(table), problem));
+    }
+    for problem in of_server {
+        text.push_str(&problem_line(None, problem));
+    }
+    for row in rows {
+        if let Some(NearLimit { rows, sampled }) = row.near_limit
+            && rows > 0
+        {
+            let table = row.table.display_name();
+            let _ = writeln!(
+                text,
+                "  {}: {rows} of {sampled} rows looked at are near the limit of a payload",
+                escape(&table)
+            );
+        }
+    }
+    text.push_str(&listeners_text(server));
+    let _ = writeln!(text, "queue: {:.1} % full", server.queue * 100.0);
+    let place = match &server.place {
+        Some(place) => place.to_string(),
+        None => "server".to_string(),
+    };
+    // Behind the number stands who packaged it.
+    let version = server.version.split(' ').next().unwrap_or_default();
+    let _ = writeln!(text, "{} (PostgreSQL {})", escape(&place), escape(version));
     text
 }
 
-fn listeners_text(listeners: &[ListenerSeen]) -> String {
-    if listeners.is_empty() {
-        return "\nlisteners: none seen\n".to_string();
+/// Returns the line of a problem: its severity, its code, the table, the text and the remedy.
+fn problem_line(table: Option<&String>, problem: &Problem) -> String {
+    let words = problem.to_string();
+    // The words of most problems name the table already.
+    let table = table.filter(|table| !words.contains(table.as_str()));
+    let table = table.map(|table| format!("{table}: "));
+    let line = format!(
+        "{} [{}] {}{words}",
+        problem.severity.as_str(),
+        problem.code,
+        table.unwrap_or_default()
+    );
+    format!("  {}\n", escape(&line))
+}
+
+fn listeners_text(server: &ServerSeen) -> String {
+    let mut text = "\nlisteners: none seen\n".to_string();
+    if !server.listeners.is_empty() {
+        let headings = [
+            Heading::number("pid"),
+            Heading::text("user"),
+            Heading::text("address"),
+            Heading::text("application"),
+            Heading::text("since"),
+            Heading::text(""),
+        ];
+        let rows = server.listeners.iter().map(|listener| {
+            // Told apart, so that nobody takes a missing guess for a listener that is missing.
+            let known_by = if listener.is_certain { "" } else { "a guess" };
+            vec![
+                listener.pid.to_string(),
+                listener.user.clone(),
+                listener.address.clone(),
+                listener.application.clone(),
+                listener.since.clone(),
+                known_by.to_string(),
+            ]
+        });
+        text = format!("\nlisteners:\n{}", render(&headings, rows));
     }
-    let headings = [
-        Heading::number("pid"),
-        Heading::text("user"),
-        Heading::text("application"),
-        Heading::text("state"),
-        Heading::text("known by"),
-    ];
-    let rows = listeners.iter().map(|listener| {
-        // Told apart, so that nobody takes a missing guess for a listener that is missing.
-        let known_by = if listener.is_certain {
-            "its lock"
-        } else {
-            "its last statement (a guess)"
-        };
-        vec![
-            listener.pid.to_string(),
-            listener.user.clone(),
-            listener.application.clone(),
-            listener.state.clone(),
-            known_by.to_string(),
-        ]
-    });
-    format!("\nlisteners:\n{}", render(&headings, rows))
+    text.push_str(
+        "  a session of another program is seen only while LISTEN is its last statement\n",
+    );
+    if server.unseen > 0 {
+        let _ = writeln!(
+            text,
+            "  the statements of {} cannot be seen by this role: pg_read_all_stats shows them",
+            count(server.unseen.unsigned_abs(), "session")
+        );
+    }
+    text
 }
 
 /// Returns the row of a table. Where nothing announces its changes, most cells are a dash.
 fn cells(
-    TableSeen {
-        table,
-        seen,
-        near_limit,
-    }: &TableSeen<'_>,
+    TableSeen { table, seen, .. }: &TableSeen<'_>,
+    problems: &[(String, Problem)],
 ) -> Vec<String> {
+    let name = table.display_name();
+    let is_wrong = problems
+        .iter()
+        .any(|(of, problem)| *of == name && problem.severity != Severity::Notice);
+    let mark = if is_wrong { "!" } else { "ok" };
     let observed = match seen {
         Some(seen) => [
             seen.channel.clone().unwrap_or_else(|| "?".to_string()),
-            seen.events().join(","),
-            columns(seen),
-            enabled(seen).to_string(),
-            seen.version.as_str().to_string(),
+            sent(table, seen),
+            match seen.version {
+                Version::Foreign => format!("{}, not pgic's own", enabled(seen)),
+                Version::Current | Version::Outdated => enabled(seen).to_string(),
+            },
         ],
-        None => ["-", "-", "-", "none", "-"].map(str::to_string),
+        None => ["-", "-", "no trigger"].map(str::to_string),
     };
-    let near_limit = match near_limit {
-        Some(NearLimit { rows, sampled }) => format!("{rows} of {sampled}"),
-        None => "?".to_string(),
-    };
-    let names = [table.schema.clone(), table.name.clone()].into_iter();
-    names
+    [mark.to_string(), name]
+        .into_iter()
         .chain(observed)
-        .chain([estimated(table), near_limit])
         .collect()
 }
 
@@ -367,6 +470,7 @@ pub(super) fn problem_json(problem: &Problem) -> Value {
 fn json_lines(
     rows: &[TableSeen<'_>],
     problems: &[(String, Problem)],
+    of_server: &[Problem],
     server: &ServerSeen,
 ) -> String {
     let tables = rows.iter().map(|row| table_json(row, problems));
@@ -377,6 +481,8 @@ fn json_lines(
             "user": listener.user,
             "application": listener.application,
             "state": listener.state,
+            "address": listener.address,
+            "since": listener.since,
             "certain": listener.is_certain,
         })
     });
@@ -385,6 +491,11 @@ fn json_lines(
         "version": server.version,
         "standby": server.is_standby,
         "queue_usage": server.queue,
+        "unseen_sessions": server.unseen,
+        "database": server.place.as_ref().map(|place| &place.database),
+        "server": server.place.as_ref().map(|place| &place.server),
+        "user": server.place.as_ref().map(|place| &place.user),
+        "problems": of_server.iter().map(problem_json).collect::<Vec<_>>(),
     });
     tables
         .chain(listeners)

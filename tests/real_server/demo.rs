@@ -18,7 +18,7 @@ fn the_demo_shows_every_part_and_ends_by_itself() {
         "truncate public.products",
         "550e8400-e29b-41d4-a716-446655440001  bob                 123           9",
         "\"username_hash\":10000",
-        "server: PostgreSQL ",
+        " as postgres (PostgreSQL ",
     ] {
         assert!(
             ran.stdout.contains(shown),

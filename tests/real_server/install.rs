@@ -678,7 +678,7 @@ async fn keys_alone_make_a_cache_read_again() {
     );
     assert_eq!(changes.len(), 3);
     assert_eq!(database.pgic_ok(&["query", "w", "a=a", "--count"]), "1\n");
-    assert!(database.pgic_ok(&["status"]).contains("key only"));
+    assert!(database.pgic_ok(&["status"]).contains("keys alone"));
     refused(
         &database.pgic(&["install-triggers", "w", "--no-data", "--columns", "a"]),
         "cannot be used with",

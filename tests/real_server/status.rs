@@ -45,9 +45,99 @@ async fn what_is_as_it_should_be_is_a_yes() {
         })
     );
     let text = database.pgic_ok(&["status"]);
-    assert!(
-        text.contains("queue: 0.0 % full") && text.contains("server: PostgreSQL "),
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    assert_eq!(
+        lines[..4],
+        [
+            "    table     channel             sent         state",
+            "ok  public.a  cache_invalidation  all columns  enabled",
+            "",
+            "ok",
+        ],
         "{text}"
+    );
+    assert!(text.contains("\nqueue: 0.0 % full\n"), "{text}");
+    let last = lines[lines.len() - 1];
+    let place = format!("database {} on /", database.name);
+    assert!(
+        last.starts_with(&place) && last.contains(" as postgres (PostgreSQL "),
+        "{text}"
+    );
+    let server = server(&database);
+    assert_eq!(
+        (&server["database"], &server["user"], &server["problems"]),
+        (&json!(database.name), &json!("postgres"), &json!([]))
+    );
+}
+
+/// Returns the object of the server.
+fn server(database: &Database) -> Value {
+    let ran = database.pgic(&["status", "-o", "json"]);
+    let lines = ran.json();
+    lines
+        .into_iter()
+        .find(|line| line["event"] == "server")
+        .unwrap()
+}
+
+/// A check that is pointed at the wrong database, or at a standby, must not say that all is well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_the_server_as_a_whole_is_a_no() {
+    let database = Database::with(TABLE).await;
+    let ran = database.pgic(&["status"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.stdout.starts_with(
+            "1 problem\n  critical [nothing-announced] no table announces its changes; install \
+            triggers: pgic install-triggers TABLE\n"
+        ),
+        "{ran:?}"
+    );
+    let problems = server(&database)["problems"].clone();
+    assert_eq!(problems[0]["code"], "nothing-announced");
+
+    database.pgic_ok(&["install-triggers", "a"]);
+    let own = throwaway_postgres::Cluster::start(&throwaway_postgres::Setup::default()).unwrap();
+    let other = Database::on(&own, "other".to_string()).await;
+    other.client().await.batch_execute(TABLE).await.unwrap();
+    other.pgic_ok(&["install-triggers", "a"]);
+    let standby = own.standby().unwrap();
+    let url = standby.url("other");
+    let mut command = other.command(&["status"]);
+    command.env("DATABASE_URL", &url);
+    let ran = crate::support::run(command);
+    assert!(
+        ran.code == 1
+            && ran
+                .stdout
+                .contains("critical [standby] the server is a standby")
+            && ran.stdout.contains("\n1 problem\n"),
+        "{ran:?}"
+    );
+}
+
+/// A role that must not see the statements of others cannot see who listens, and is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_cannot_be_seen_are_counted() {
+    let database = Database::with(TABLE).await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    let role = format!("blind_{}", database.name);
+    let admin = database.client().await;
+    let sql = format!("CREATE ROLE {role} LOGIN; LISTEN x");
+    admin.batch_execute(&sql).await.unwrap();
+    let mut command = database.command(&["status"]);
+    command.env(
+        "DATABASE_URL",
+        database.url.replace("postgres@", &format!("{role}@")),
+    );
+    let ran = crate::support::run(command);
+    assert!(
+        ran.code == 0
+            && ran.stdout.contains("listeners: none seen")
+            && ran
+                .stdout
+                .contains("the statements of 1 session cannot be seen by this role"),
+        "{ran:?}"
     );
 }
 
@@ -115,7 +205,7 @@ async fn drift_is_a_no_with_the_remedy() {
 async fn a_named_table_without_triggers_is_a_no() {
     let database = Database::with(TABLE).await;
     // Not named: the table is not even listed.
-    assert_eq!(database.pgic(&["status"]).code, 0);
+    assert!(!database.pgic(&["status"]).stdout.contains("public.a"));
     let (code, found) = table(&database, &["a"]);
     assert!(
         code == 1
@@ -220,7 +310,7 @@ async fn rows_near_the_payload_limit_are_counted_in_a_bounded_sample() {
     );
     let text = database.pgic_ok(&["status"]);
     assert!(
-        text.contains("near limit") && text.contains(" of "),
+        text.contains("  public.a: 50 of 50 rows looked at are near the limit of a payload\n"),
         "{text}"
     );
 }
