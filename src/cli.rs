@@ -53,7 +53,8 @@ Examples:
 Exit codes:
   0  done, or the answer is yes
   1  the answer is no: no row matched, a problem or a difference was found, …
-  2  it could not be done: usage, connection, privilege, database error
+  2  it could not be done: usage, password, privilege, database error
+  3  the server could not be reached, or took no session: trying again may help
 
 Answers go to stdout, everything else to stderr. A reader that leaves (| head) is a quiet end.
 

@@ -1,5 +1,7 @@
 //! [`ExitCode`]: the number with which a command answers the shell that started pgic.
 
+use crate::failure::ConnectFailure;
+
 /// The end of a command, as scripts see it. `--help` of each command says which ones to expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCode {
@@ -9,6 +11,23 @@ pub enum ExitCode {
     No,
     /// Code 2: the command could not be carried out.
     Failed,
+    /// Code 3: the server could not be reached, or took no session. To try again may help.
+    Unreachable,
+}
+
+impl ExitCode {
+    /// Returns the code of a command that failed with this error.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let may_pass = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<ConnectFailure>())
+            .any(|failure| failure.source.may_pass());
+        if may_pass {
+            Self::Unreachable
+        } else {
+            Self::Failed
+        }
+    }
 }
 
 impl From<ExitCode> for std::process::ExitCode {
@@ -17,6 +36,7 @@ impl From<ExitCode> for std::process::ExitCode {
             ExitCode::Yes => 0,
             ExitCode::No => 1,
             ExitCode::Failed => 2,
+            ExitCode::Unreachable => 3,
         })
     }
 }

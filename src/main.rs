@@ -35,7 +35,7 @@ fn main() -> std::process::ExitCode {
                     .map(|line| format!("{line}\n"))
                     .collect::<String>(),
             );
-            ExitCode::Failed
+            ExitCode::of(&error)
         }
     };
     restore_terminal();

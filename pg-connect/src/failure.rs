@@ -182,6 +182,22 @@ impl Failure {
         }
     }
 
+    /// Returns whether to try again may help.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Lookup(_)
+            | Self::Unreachable(_)
+            | Self::Silent(_)
+            | Self::Closed
+            | Self::OtherSession { .. } => true,
+            Self::Server { error, .. } => error.code().is_some_and(|code| {
+                // Too many connections, or the server is starting, stopping or has crashed.
+                *code == SqlState::TOO_MANY_CONNECTIONS || code.code().starts_with("57P0")
+            }),
+            _ => false,
+        }
+    }
+
     /// Returns the server's words, if it said some.
     pub fn server_error(&self) -> Option<&DbError> {
         match self {
@@ -247,6 +263,15 @@ impl ConnectError {
             Self::Settings(error) => error.hint().map(str::to_string),
             Self::Attempts(error) => error.last.failure.hint(),
             Self::Prompt(_) => None,
+        }
+    }
+
+    /// Returns whether to try again may help: no server answered, or the one that did takes no
+    /// session now. A wrong password or a certificate that is not trusted stays what it is.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Attempts(error) => error.last.failure.may_pass(),
+            Self::Settings(_) | Self::Prompt(_) => false,
         }
     }
 

@@ -104,7 +104,8 @@ Examples:
 Exit codes:
   0  done, or nothing had to be changed
   2  a table was refused, the server refused, or a lock was not granted in time; nothing has been
-     changed then";
+     changed then
+  3  the server could not be reached, or took no session: trying again may help";
 
 /// Parses a channel's name, for clap: here and in `tail`.
 ///

@@ -80,7 +80,8 @@ Examples:
 Exit codes:
   0  a row matches; with --watch it was ended by a signal, or by its reader
   1  no row matches, with --count too
-  2  the table or a condition was refused, or the server could not be used";
+  2  the table or a condition was refused, or the server could not be used
+  3  the server could not be reached, or took no session: trying again may help";
 
 /// The time that each part of an answer took, for `--explain`.
 #[derive(Debug, Clone, Copy)]

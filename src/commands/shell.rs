@@ -62,7 +62,8 @@ Lines at the prompt:
 Exit codes:
   0  ended by .quit, the end of the input, or a signal
   2  a table was refused, or the server could not be used; from a pipe also: a line could not be
-     answered";
+     answered
+  3  the server could not be reached, or took no session: trying again may help";
 
 /// Returns whether to show a prompt: a person types, and sees the answers.
 pub(crate) fn is_at_terminal() -> bool {

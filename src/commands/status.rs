@@ -47,7 +47,8 @@ Exit codes:
   0  the triggers are as install-triggers makes them; notices may be shown
   1  a table has a problem that is more than a notice, or it was named and has no trigger; no table
      is announced; the server is a standby; the notification queue is more than half full
-  2  the server could not be used, or a table was not found";
+  2  the server could not be used, or a table was not found
+  3  the server could not be reached, or took no session: trying again may help";
 
 /// A session that listens, or seems to.
 struct ListenerSeen {

@@ -19,7 +19,7 @@ use super::watch::Limit;
 use super::{Context, interrupted};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::render::change::{Arrival, ChangeStyle, Event, write_json, write_text};
+use crate::render::change::{Arrival, ChangeStyle, Event, claims_change, write_json, write_text};
 use crate::render::escape::escape;
 use crate::render::{Format, note, written};
 use crate::tables::catalog;
@@ -103,7 +103,8 @@ Examples:
 Exit codes:
   0  ended by --count, --duration, a signal, or its reader
   1  --duration was over before --count notifications were shown
-  2  the channels could not be listened to, or the output failed";
+  2  the channels could not be listened to, or the output failed
+  3  the server could not be reached, or took no session: trying again may help";
 
 /// Parses the name of an action, for clap.
 fn parse_action(word: &str) -> Result<Action, String> {
@@ -341,12 +342,16 @@ impl Printer {
     fn write_notification(&self, arrival: Arrival<'_>, line: &mut String, printed: &mut Printed) {
         self.passed.received.fetch_add(1, Ordering::Relaxed);
         let parsed = Payload::parse(arrival.payload);
-        printed.invalid += u64::from(parsed.is_err());
+        let is_invalid = parsed.is_err() && claims_change(arrival.payload);
+        printed.invalid += u64::from(is_invalid);
         match &parsed {
             Ok(payload) if self.filter.accepts(payload) => {
                 self.emit(&Event::Change { arrival, payload }, line);
             }
             // A filter asks for properties that a payload which does not parse cannot have.
+            Err(_) if self.filter.is_empty() && !is_invalid => {
+                self.emit(&Event::Payload { arrival }, line);
+            }
             Err(error) if self.filter.is_empty() => {
                 self.emit(
                     &Event::Invalid {
@@ -366,7 +371,13 @@ impl Printer {
     /// stderr if the event is no data in that format.
     fn emit(&self, event: &Event<'_>, line: &mut String) {
         match (self.is_raw, self.format, event) {
-            (true, _, Event::Change { arrival, .. } | Event::Invalid { arrival, .. }) => {
+            (
+                true,
+                _,
+                Event::Change { arrival, .. }
+                | Event::Payload { arrival }
+                | Event::Invalid { arrival, .. },
+            ) => {
                 line.push_str(&if self.is_terminal {
                     escape(arrival.payload)
                 } else {

@@ -29,7 +29,12 @@ pub enum Event<'a> {
         /// The parsed payload.
         payload: &'a Payload<'a>,
     },
-    /// A notification whose payload was not understood.
+    /// A notification of another program, whose payload does not claim to be a change.
+    Payload {
+        /// The received notification.
+        arrival: Arrival<'a>,
+    },
+    /// A notification whose payload claims to be a change, and was not understood.
     Invalid {
         /// The received notification.
         arrival: Arrival<'a>,
@@ -107,6 +112,15 @@ impl ChangeStyle {
     }
 }
 
+/// Returns whether a payload that is not understood claims to be a change: an object that names a
+/// table and an action, or begins like one. The payloads of other programs do not.
+pub fn claims_change(payload: &str) -> bool {
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(payload) {
+        Ok(members) => members.contains_key("table") && members.contains_key("action"),
+        Err(_) => payload.trim_start().starts_with("{\"table\""),
+    }
+}
+
 /// Appends the line of text for an event.
 pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
     match event {
@@ -116,12 +130,17 @@ pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
             line.push_str(&look.dim(&text));
         }
         Event::Change { arrival, payload } => write_change(arrival, payload, look, line),
+        Event::Payload { arrival } => {
+            write_start(arrival, look, line);
+            line.push_str("payload  ");
+            line.push_str(&escape(arrival.payload));
+        }
         Event::Invalid { arrival, error } => {
-            let at = look.dim(&look.clock(arrival.at));
+            write_start(arrival, look, line);
             let invalid = look.alarm("invalid ");
             let payload = excerpt(arrival.payload, 200);
             let error = escape(error);
-            line.push_str(&format!("{at}  {invalid} {payload}  ({error})"));
+            line.push_str(&format!("{invalid} {payload}  ({error})"));
         }
         Event::Gap { from, to } => {
             let seconds = to.duration_since(*from).as_secs_f64();
@@ -152,12 +171,7 @@ fn write_change(
     look: &ChangeStyle,
     line: &mut String,
 ) {
-    line.push_str(&look.dim(&look.clock(arrival.at)));
-    line.push_str("  ");
-    if look.with_channel {
-        line.push_str(&escape(arrival.channel));
-        line.push_str("  ");
-    }
+    write_start(arrival, look, line);
     // Pad before painting: the codes of a colour would count as characters.
     let action = format!("{:<8}", payload.action.as_str());
     line.push_str(&look.paint(style_of(payload.action), &action));
@@ -167,6 +181,16 @@ fn write_change(
     if let Some(age) = age_ms(arrival, payload) {
         line.push_str("  ");
         line.push_str(&look.dim(&format!("({age:.1} ms)")));
+    }
+}
+
+/// Appends the time of a notification, and its channel if there are several.
+fn write_start(arrival: &Arrival<'_>, look: &ChangeStyle, line: &mut String) {
+    line.push_str(&look.dim(&look.clock(arrival.at)));
+    line.push_str("  ");
+    if look.with_channel {
+        line.push_str(&escape(arrival.channel));
+        line.push_str("  ");
     }
 }
 
@@ -309,6 +333,10 @@ pub fn write_json(event: &Event<'_>, line: &mut String) {
             write_payload(arrival, payload, line);
             write!(line, "}}")
         }
+        Event::Payload { arrival } => {
+            write_arrival("payload", arrival, line);
+            write!(line, r#","payload":{}}}"#, string(arrival.payload))
+        }
         Event::Invalid { arrival, error } => {
             write_arrival("invalid", arrival, line);
             write!(
@@ -411,6 +439,7 @@ mod tests {
         let parsed = Payload::parse(payload);
         let event = match &parsed {
             Ok(payload) => Event::Change { arrival, payload },
+            Err(_) if !claims_change(arrival.payload) => Event::Payload { arrival },
             Err(error) => Event::Invalid {
                 arrival,
                 error: error.to_string(),
@@ -477,14 +506,35 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["data"]["a"], "\u{7}\u{9b}");
         let (text, json) = both("\u{1b}]0;owned\u{7}");
-        assert!(
-            text.starts_with("10:00:00.500  invalid  \\u{1b}]0;owned\\u{7}"),
-            "{text}"
-        );
+        assert_eq!(text, "10:00:00.500  payload  \\u{1b}]0;owned\\u{7}\n");
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(
             (&value["event"], &value["payload"]),
-            (&"invalid".into(), &"\u{1b}]0;owned\u{7}".into())
+            (&"payload".into(), &"\u{1b}]0;owned\u{7}".into())
         );
+    }
+
+    #[test]
+    fn payloads_of_other_programs_are_shown_as_what_they_are() {
+        for payload in [
+            "mine:1",
+            "",
+            r#"{"op":"UPDATE","table":"users"}"#,
+            "[1]",
+            "7",
+        ] {
+            let (text, json) = both(payload);
+            assert_eq!(text, format!("10:00:00.500  payload  {payload}\n"));
+            let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(value["event"], "payload", "{json}");
+            assert_eq!(value["payload"], payload);
+        }
+        for payload in [
+            r#"{"table":"users","action":"dance","id":1}"#,
+            r#"{"table":"users","action":"ins"#,
+        ] {
+            let (text, _) = both(payload);
+            assert!(text.starts_with("10:00:00.500  invalid  "), "{text}");
+        }
     }
 }

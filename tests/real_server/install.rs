@@ -1316,7 +1316,7 @@ async fn a_port_that_accepts_and_says_nothing_is_not_waited_for_without_end() {
         &["install-triggers", "t"],
     ] {
         let ran = run(pgic(&[&["-d", &url], arguments].concat()));
-        assert_eq!(ran.code, 2, "{ran:?}");
+        assert_eq!(ran.code, 3, "{ran:?}");
         assert!(
             ran.stderr.contains("it did not answer within 1 s"),
             "{ran:?}"

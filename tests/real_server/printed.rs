@@ -268,7 +268,7 @@ fn no_password_is_printed() {
                 .env("PGPORT", "1")
                 .env("USER", "ann");
             let ran = run(command);
-            assert_eq!(ran.code, 2, "{arguments:?}: {ran:?}");
+            assert!(matches!(ran.code, 2 | 3), "{arguments:?}: {ran:?}");
             assert!(
                 !format!("{ran:?}").contains("geheim"),
                 "{arguments:?}: {ran:?}"
@@ -302,7 +302,7 @@ fn no_password_is_printed() {
                 .env("USER", "ann")
                 .env(variable, text);
             let ran = run(command);
-            assert_eq!(ran.code, 2, "{variable}={text}: {ran:?}");
+            assert!(matches!(ran.code, 2 | 3), "{variable}={text}: {ran:?}");
             assert!(
                 !format!("{ran:?}").contains("geheim"),
                 "{variable}={text}: {ran:?}"

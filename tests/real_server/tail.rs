@@ -140,11 +140,11 @@ async fn what_does_not_parse_is_shown_and_stops_nothing() {
             .iter()
             .map(|event| event["event"].as_str().unwrap())
             .collect::<Vec<_>>(),
-        ["invalid", "invalid", "invalid", "change"]
+        ["payload", "payload", "invalid", "change"]
     );
     assert_eq!(events[1]["payload"], "\u{1b}]0;owned\u{7}");
     assert!(events[2]["error"].as_str().unwrap().contains("dance"));
-    assert!(tail.finish().2.contains("4 notifications shown, 3 invalid"));
+    assert!(tail.finish().2.contains("4 notifications shown, 1 invalid"));
 }
 
 /// `--raw` is for programs: the payload as it came, and nothing else. Text on a pipe must have no
@@ -521,7 +521,7 @@ async fn a_server_that_is_not_there_is_an_error_with_a_hint() {
         "postgresql://u:s3cret@/nowhere?host=/nonexistent",
     );
     let ran = run(command);
-    assert_eq!(ran.code, 2);
+    assert_eq!(ran.code, 3);
     assert!(
         ran.stderr
             .contains("connect to database \"nowhere\" on /nonexistent")
