@@ -371,13 +371,17 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__install__subcmd__triggers)
-            opts="-o -q -v -d -w -W -h -V --all --schema --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --lock-timeout --dry-run --print-sql --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -q -v -d -w -W -h -V --all --schema --exclude --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --lock-timeout --dry-run --check --print-sql --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --schema)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --exclude)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -525,13 +529,17 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__remove__subcmd__triggers)
-            opts="-o -q -v -d -w -W -h -V --all --schema --lock-timeout --dry-run --print-sql --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-y -o -q -v -d -w -W -h -V --all --schema --exclude --yes --lock-timeout --dry-run --print-sql --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --schema)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --exclude)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -48,7 +48,8 @@ complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show the other 
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "man" -d 'Print a man page, or write all of them into a folder'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d 'The schema for --all' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d 'The schemas for --all; may be repeated' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l exclude -d 'With --all: but not these tables' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: as installed, else cache_invalidation]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l columns -d 'Send these columns alone, and the key' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
@@ -69,6 +70,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l generic -
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l defaults -d 'Reset the options that are not given, which otherwise stay as installed'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l replace-function -d 'Replace a function of the needed name that pgic did not make; its triggers stay'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -d 'Show the steps, and take none'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l check -d 'As --dry-run, and end with 1 if something would be done'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
@@ -76,7 +78,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s w -l no-p
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l schema -d 'With --all: those of this schema alone' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l schema -d 'With --all: those of these schemas alone; may be repeated' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l exclude -d 'With --all: but not these tables' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
@@ -86,6 +89,7 @@ never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l all -d 'Every table of the database that has them'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s y -l yes -d 'Do not ask before all triggers are removed; without a terminal, --all needs this or --schema'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l dry-run -d 'Show the steps, and take none'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers\''
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s q -l quiet -d 'Print no notices and no progress'

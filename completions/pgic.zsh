@@ -46,7 +46,8 @@ json\:"JSON for programs, one object on each line"))' \
         case $line[1] in
             (install-triggers)
 _arguments "${_arguments_options[@]}" : \
-'()--schema=[The schema for --all]:SCHEMA:_default' \
+'()*--schema=[The schemas for --all; may be repeated]:SCHEMA:_default' \
+'*--exclude=[With --all\: but not these tables]:TABLE:_default' \
 '--channel=[The channel to notify on \[default\: as installed, else cache_invalidation\]]:NAME:_default' \
 '(--no-data)*--columns=[Send these columns alone, and the key]:A,B:_default' \
 '--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
@@ -68,6 +69,7 @@ json\:"JSON for programs, one object on each line"))' \
 '--defaults[Reset the options that are not given, which otherwise stay as installed]' \
 '--replace-function[Replace a function of the needed name that pgic did not make; its triggers stay]' \
 '--dry-run[Show the steps, and take none]' \
+'(--print-sql)--check[As --dry-run, and end with 1 if something would be done]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
@@ -86,7 +88,8 @@ json\:"JSON for programs, one object on each line"))' \
 ;;
 (remove-triggers)
 _arguments "${_arguments_options[@]}" : \
-'()--schema=[With --all\: those of this schema alone]:SCHEMA:_default' \
+'()*--schema=[With --all\: those of these schemas alone; may be repeated]:SCHEMA:_default' \
+'*--exclude=[With --all\: but not these tables]:TABLE:_default' \
 '--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
 '-o+[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
@@ -97,6 +100,8 @@ json\:"JSON for programs, one object on each line"))' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '()--all[Every table of the database that has them]' \
+'-y[Do not ask before all triggers are removed; without a terminal, --all needs this or --schema]' \
+'--yes[Do not ask before all triggers are removed; without a terminal, --all needs this or --schema]' \
 '--dry-run[Show the steps, and take none]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing\: the inverse of install-triggers'\'']' \
 '-q[Print no notices and no progress]' \

@@ -36,16 +36,20 @@ pub struct Args {
     #[arg(required_unless_present = "all", value_name = "TABLE")]
     pub tables: Vec<String>,
     /// Every table of a schema that has a key
-    #[arg(long, conflicts_with = "tables", requires = "schema")]
+    #[arg(long, conflicts_with = "tables", requires = "schemas")]
     pub all: bool,
-    /// The schema for --all
+    /// The schemas for --all; may be repeated
     #[arg(
-        long,
+        long = "schema",
         value_name = "SCHEMA",
+        value_delimiter = ',',
         requires = "all",
         conflicts_with = "tables"
     )]
-    pub schema: Option<String>,
+    pub schemas: Vec<String>,
+    /// With --all: but not these tables
+    #[arg(long, value_name = "TABLE", value_delimiter = ',', requires = "all")]
+    pub exclude: Vec<String>,
     /// The channel to notify on [default: as installed, else cache_invalidation]
     #[arg(long, value_name = "NAME", value_parser = parse_channel)]
     pub channel: Option<String>,
@@ -88,6 +92,9 @@ pub struct Args {
     /// Show the steps, and take none
     #[arg(long)]
     pub dry_run: bool,
+    /// As --dry-run, and end with 1 if something would be done
+    #[arg(long, conflicts_with = "print_sql")]
+    pub check: bool,
     /// Print the SQL as a migration file that may be run again, and do nothing; remove-triggers
     /// prints the inverse
     #[arg(long, conflicts_with_all = ["dry_run", "output"])]
@@ -98,11 +105,12 @@ const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic install-triggers users products
   pgic install-triggers users --columns username,email_hash
-  pgic install-triggers --schema app --all --dry-run
+  pgic install-triggers --schema app --all --exclude app.logs --dry-run
   pgic install-triggers users --print-sql > 0042_announce_users.sql
 
 Exit codes:
   0  done, or nothing had to be changed
+  1  --check found that something would be done
   2  a table was refused, the server refused, or a lock was not granted in time; nothing has been
      changed then
   3  the server could not be reached, or took no session: trying again may help";
@@ -124,10 +132,13 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = context.server("install-triggers")?.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
-    let tables = match &args.schema {
-        Some(schema) => tables_with_key(context, &catalog, schema).await?,
-        None => catalog::resolve(&catalog, &args.tables).await?,
-    };
+    let mut tables = Vec::new();
+    for schema in &args.schemas {
+        tables.extend(tables_with_key(context, &catalog, schema, &args.exclude).await?);
+    }
+    if args.schemas.is_empty() {
+        tables = catalog::resolve(&catalog, &args.tables).await?;
+    }
     // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
     // its locks meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
@@ -145,7 +156,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         prints_only: args.print_sql,
         replace_function: args.replace_function,
     };
-    let is_dry = args.dry_run || args.print_sql;
+    let is_dry = args.dry_run || args.check || args.print_sql;
     let named = asked.columns.clone().unwrap_or_default();
     let plans = apply(
         &mut client,
@@ -173,21 +184,30 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         print_migration(context, &sql)?;
         return Ok(ExitCode::Yes);
     }
-    print(&show(context.format, &plans, args.dry_run))?;
-    if plans.iter().all(|plan| plan.steps.is_empty()) {
+    print(&show(context.format, &plans, is_dry))?;
+    let has_steps = plans.iter().any(|plan| !plan.steps.is_empty());
+    if !has_steps {
         context.notice("nothing to change: the triggers are as they should be");
     }
-    Ok(ExitCode::Yes)
+    Ok(if args.check && has_steps {
+        ExitCode::No
+    } else {
+        ExitCode::Yes
+    })
 }
 
-/// Returns the tables of a schema that have a key, and says which ones are left out.
+/// Returns the tables of a schema that have a key, but for the excluded ones, and says which ones
+/// are left out.
 async fn tables_with_key(
     context: &Context,
     catalog: &Catalog<'_>,
     schema: &str,
+    excluded: &[String],
 ) -> anyhow::Result<Vec<CatalogTable>> {
+    let excluded = catalog::resolve(catalog, excluded).await?;
     let oids = catalog::tables_of_schema(catalog, schema).await?;
-    let tables = catalog::describe(catalog, &oids).await?;
+    let mut tables = catalog::describe(catalog, &oids).await?;
+    tables.retain(|table| excluded.iter().all(|other| other.oid != table.oid));
     let (with_key, without_key): (Vec<CatalogTable>, Vec<CatalogTable>) =
         tables.into_iter().partition(|table| table.key.is_some());
     // A table that is named and has no key is refused; here that would make `--all` useless for

@@ -3,13 +3,16 @@
 
 use super::{Context, install_triggers};
 use crate::exit_code::ExitCode;
-use crate::render::print;
+use crate::failure::with_hint;
+use crate::render::escape::escape;
+use crate::render::{count, note, print};
 use crate::tables::catalog;
 use crate::triggers::OptionChanges;
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::PlanKind;
 use crate::units::parse_duration;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 /// Drop the triggers that pgic made
@@ -20,6 +23,10 @@ use std::time::Duration;
 ///
 /// Readers and writers of a table wait while triggers are dropped. Only the owner of the table, or
 /// a member of that role, can run this.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own on the command line"
+)]
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -29,14 +36,21 @@ pub struct Args {
     /// Every table of the database that has them
     #[arg(long, conflicts_with = "tables")]
     pub all: bool,
-    /// With --all: those of this schema alone
+    /// With --all: those of these schemas alone; may be repeated
     #[arg(
-        long,
+        long = "schema",
         value_name = "SCHEMA",
+        value_delimiter = ',',
         requires = "all",
         conflicts_with = "tables"
     )]
-    pub schema: Option<String>,
+    pub schemas: Vec<String>,
+    /// With --all: but not these tables
+    #[arg(long, value_name = "TABLE", value_delimiter = ',', requires = "all")]
+    pub exclude: Vec<String>,
+    /// Do not ask before all triggers are removed; without a terminal, --all needs this or --schema
+    #[arg(short, long)]
+    pub yes: bool,
     /// How long to wait for the tables' locks, all together
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
@@ -53,10 +67,12 @@ const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic remove-triggers users
   pgic remove-triggers --all --schema app --dry-run
+  pgic remove-triggers --all --yes
   pgic remove-triggers users --print-sql > 0043_no_triggers.sql
 
 Exit codes:
   0  done, or there was nothing to remove
+  1  the question was answered with no
   2  the server refused, or a lock was not granted in time; nothing has been changed then
   3  the server could not be reached, or took no session: trying again may help";
 
@@ -66,7 +82,8 @@ Exit codes:
 /// If a table is not found, a lock is not granted in time, or the server refuses. Nothing has been
 /// changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let mut client = context.server("remove-triggers")?.client().await?;
+    let server = context.server("remove-triggers")?;
+    let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
     // `--all` means the tables that have triggers of pgic's: a table without any is no news here,
@@ -74,10 +91,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let tables = if args.all {
         let oids = catalog::tables_with_triggers(&catalog).await?;
         let mut tables = catalog::describe(&catalog, &oids).await?;
+        let excluded = catalog::resolve(&catalog, &args.exclude).await?;
         tables.retain(|table| {
-            args.schema
-                .as_ref()
-                .is_none_or(|schema| *schema == table.schema)
+            let is_of_schema = args.schemas.is_empty() || args.schemas.contains(&table.schema);
+            is_of_schema && excluded.iter().all(|other| other.oid != table.oid)
         });
         tables
     } else {
@@ -86,6 +103,20 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
     // its locks meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
+    if args.all && !args.dry_run && !args.print_sql && !args.yes && !tables.is_empty() {
+        let place = match server.place() {
+            Some(place) => place.to_string(),
+            None => server.to_string(),
+        };
+        let what = format!(
+            "remove the triggers of {} of {place}",
+            count(tables.len() as u64, "table")
+        );
+        if !confirm(&what, !args.schemas.is_empty())? {
+            context.notice("nothing was removed");
+            return Ok(ExitCode::No);
+        }
+    }
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let plans = apply(
         &mut client,
@@ -122,4 +153,27 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         context.notice("nothing to remove: no trigger here is one that pgic made");
     }
     Ok(ExitCode::Yes)
+}
+
+/// Asks on the terminal whether to do this. Without a terminal, `is_narrowed` must have been chosen:
+/// a script that means another database would empty this one.
+///
+/// # Errors
+/// If nobody can be asked, or the answer cannot be read.
+fn confirm(what: &str, is_narrowed: bool) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        if is_narrowed {
+            return Ok(true);
+        }
+        return Err(with_hint(
+            anyhow!("--all would {what}"),
+            "give --yes, or name the schema with --schema",
+        ));
+    }
+    note(&format!("{}? [y/N] ", escape(what)));
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .context("read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

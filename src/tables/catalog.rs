@@ -3,6 +3,8 @@
 
 mod resolve;
 
+use crate::failure::with_hint;
+use crate::tables::nearest::nearest;
 use anyhow::Context as _;
 pub use postgres_index_cache_core::tooling::postgres::catalog::{
     Catalog, CatalogAccess, CatalogColumn, CatalogKey, CatalogTable, Enabled, Function, Leaf,
@@ -52,9 +54,25 @@ pub async fn tables_of_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Resu
             .query_typed_opt(exists, &schema)
             .await
             .context("read the catalogue")?;
-        anyhow::ensure!(found.is_some(), "the schema {name} does not exist");
+        if found.is_none() {
+            return Err(unknown_schema(catalog, name).await);
+        }
     }
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Returns the error for a schema that does not exist, with the nearest name.
+async fn unknown_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
+    let schemas = "SELECT nspname::text FROM pg_catalog.pg_namespace
+        WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1";
+    let error = anyhow::anyhow!("the schema {name} does not exist");
+    // The hint is worth no second error.
+    let rows = catalog.query_typed(schemas, &[]).await.unwrap_or_default();
+    let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    match nearest(name, names.iter().copied()) {
+        Some(near) => with_hint(error, format!("{near} may be meant")),
+        None => with_hint(error, format!("the schemas are {}", names.join(", "))),
+    }
 }
 
 /// Returns the server's version as a number, for example 150018 for 15.18.

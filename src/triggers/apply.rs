@@ -67,15 +67,58 @@ pub async fn run(
             Tried::Busy(error) => error,
         };
         if Instant::now() + PAUSE >= give_up {
+            let holder = holder(client, kind, oids).await;
+            let holder = holder.unwrap_or_else(|| "something holds a lock".to_string());
             let hint = format!(
-                "something holds a lock for longer than {patience:?}; nothing was changed: try \
-                again, or give --lock-timeout more"
+                "{holder}, for longer than {patience:?}; nothing was changed: try again, or give \
+                --lock-timeout more"
             );
             return Err(with_hint(busy, hint));
         }
         tokio::time::sleep(PAUSE).await;
         try_for = (2 * try_for).min(LONGEST_TRY);
     }
+}
+
+/// Returns who holds a lock that is in the way: process, user, application, since when, statement.
+/// `None` if nobody does any more, or nothing may be seen.
+async fn holder(client: &Client, kind: PlanKind, oids: &[u32]) -> Option<String> {
+    // To remove, every lock is in the way; to install, that of a reader is not.
+    const HOLDERS: &str = "
+        SELECT l.pid, l.mode, l.relation::pg_catalog.regclass::text, coalesce(a.usename::text, '?'),
+            coalesce(nullif(a.application_name, ''), '?'),
+            coalesce(pg_catalog.to_char(a.xact_start, 'HH24:MI:SS'), '?'),
+            pg_catalog.regexp_replace(pg_catalog.left(coalesce(a.query, ''), 60), '\\s+', ' ', 'g')
+        FROM pg_catalog.pg_locks l
+        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+        WHERE l.granted AND l.locktype OPERATOR(pg_catalog.=) 'relation'
+            AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
+            AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+            AND (l.relation OPERATOR(pg_catalog.=) ANY ($1) OR l.relation OPERATOR(pg_catalog.=) ANY
+                (SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+                    WHERE i.inhparent OPERATOR(pg_catalog.=) ANY ($1)))
+            AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))
+        ORDER BY a.xact_start LIMIT 1";
+    let is_removal = matches!(kind, PlanKind::Remove);
+    let parameters = [
+        (&oids as &(dyn ToSql + Sync), Type::OID_ARRAY),
+        (&is_removal, Type::BOOL),
+    ];
+    // The hint is worth no second error.
+    let rows = client.query_typed(HOLDERS, &parameters).await.ok()?;
+    let row = rows.first()?;
+    let pid: i32 = row.get(0);
+    let mode: String = row.get(1);
+    let table: String = row.get(2);
+    let user: String = row.get(3);
+    let application: String = row.get(4);
+    let since: String = row.get(5);
+    let statement: String = row.get(6);
+    Some(format!(
+        "process {pid} (user {user}, application {application}) holds a {mode} on {table}, in a \
+        transaction since {since}: {statement}"
+    ))
 }
 
 /// Plans and applies once, with locks that are waited for until `ends`. If a lock is not had, the

@@ -196,7 +196,7 @@ async fn no_command_means_what_a_schema_of_the_search_path_holds() {
     );
     run_the_shell(&database);
     database.pgic_ok(&["remove-triggers", "--all", "--dry-run"]);
-    database.pgic_ok(&["remove-triggers", "--all"]);
+    database.pgic_ok(&["remove-triggers", "--all", "--yes"]);
     // A migration is run by a migration tool, whose session has the evil search_path.
     database
         .client()
@@ -537,7 +537,7 @@ async fn no_default_of_a_role_makes_a_command_wait_without_end() {
         .await
         .unwrap();
     assert_eq!(tail.finish().0, 0);
-    database.pgic_ok(&["remove-triggers", "--all"]);
+    database.pgic_ok(&["remove-triggers", "--all", "--yes"]);
 }
 
 /// Returns statements that make a table of `role`, who is no superuser: the table has the further

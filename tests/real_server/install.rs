@@ -5,6 +5,7 @@
 use crate::support::{
     DEADLINE, Database, Ran, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, pgic, run,
 };
+use crate::terminal::Terminal;
 use postgres_index_cache_core::tooling::postgres::Replica;
 use serde_json::json;
 use std::process::{Child, Stdio};
@@ -301,7 +302,7 @@ async fn removing_takes_away_what_was_made_and_nothing_else() {
         "{dry}"
     );
     database.pgic_ok(&["install-triggers", "a"]);
-    database.pgic_ok(&["remove-triggers", "--all"]);
+    database.pgic_ok(&["remove-triggers", "--all", "--yes"]);
     assert_eq!(installed(&database).await, before);
     let nothing = database.pgic(&["remove-triggers", "a"]);
     assert!(
@@ -324,7 +325,10 @@ async fn a_lock_that_is_not_had_in_time_changes_nothing() {
     let ran = database.pgic(&["install-triggers", "a", "b", "--lock-timeout", "100ms"]);
     refused(&ran, "lock public.b");
     assert!(
-        ran.stderr.contains("hint: something holds a lock"),
+        ran.stderr.contains("hint: process ")
+            && ran
+                .stderr
+                .contains("(user postgres, application ?) holds a "),
         "{ran:?}"
     );
     assert!(installed(&database).await.is_empty());
@@ -1113,7 +1117,7 @@ async fn the_generic_function_serves_many_tables() {
             .iter()
             .any(|line| line.starts_with("notify_cache_change()"))
     );
-    database.pgic_ok(&["remove-triggers", "--all"]);
+    database.pgic_ok(&["remove-triggers", "--all", "--yes"]);
     assert!(installed(&database).await.is_empty());
 }
 
@@ -1368,4 +1372,54 @@ async fn writers_go_on_while_locks_are_waited_for() {
     holder.batch_execute("COMMIT").await.unwrap();
     let ran = ended(install);
     assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+/// A schema as `--all` takes it: all but some tables, of several schemas, and whether there is
+/// anything to do at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_tables_of_several_schemas_but_some_are_checked_and_installed() {
+    let database = Database::with(
+        "CREATE SCHEMA one; CREATE SCHEMA two; CREATE TABLE one.a (id int PRIMARY KEY);
+         CREATE TABLE one.logs (id int PRIMARY KEY); CREATE TABLE two.b (id int PRIMARY KEY);",
+    )
+    .await;
+    let chosen = ["--all", "--schema", "one,two", "--exclude", "one.logs"];
+    let install = [&["install-triggers"], &chosen[..]].concat();
+    let check = [&install[..], &["--check"]].concat();
+    let ran = database.pgic(&check);
+    assert!(
+        ran.code == 1 && ran.stdout.contains("would be created") && !ran.stdout.contains("logs"),
+        "{ran:?}"
+    );
+    assert!(installed(&database).await.is_empty());
+    database.pgic_ok(&install);
+    assert_eq!(database.pgic(&check).code, 0);
+    let unknown = database.pgic(&["install-triggers", "--all", "--schema", "on"]);
+    refused(
+        &unknown,
+        "the schema on does not exist\nhint: one may be meant",
+    );
+
+    // Without a terminal nobody can be asked, and a script may mean another database.
+    let ran = database.pgic(&["remove-triggers", "--all"]);
+    let place = format!(
+        "--all would remove the triggers of 2 tables of database {}",
+        database.name
+    );
+    refused(&ran, &place);
+    assert!(ran.stderr.contains("hint: give --yes"), "{ran:?}");
+    let remove = ["remove-triggers", "--all", "--exclude", "two.b"];
+    let mut terminal = Terminal::start(database.command(&remove));
+    terminal.sees("remove the triggers of 1 table of database ");
+    terminal.sees("? [y/N] ");
+    terminal.keys("n\r");
+    assert_eq!(terminal.end(), Some(1), "{}", terminal.rest());
+    let before = installed(&database).await;
+    assert!(before.iter().any(|name| name.contains('a')), "{before:?}");
+    let mut terminal = Terminal::start(database.command(&remove));
+    terminal.sees("? [y/N] ");
+    terminal.keys("y\r");
+    assert_eq!(terminal.end(), Some(0), "{}", terminal.rest());
+    database.pgic_ok(&["remove-triggers", "--all", "--schema", "two"]);
+    assert!(installed(&database).await.is_empty());
 }

@@ -182,7 +182,7 @@ async fn everything_can_be_taken_away_again() {
         client.batch_execute(script).await.unwrap();
         assert_eq!(database.pgic(&["status", "parts"]).code, 0);
     }
-    database.pgic_ok(&["remove-triggers", "--all"]);
+    database.pgic_ok(&["remove-triggers", "--all", "--yes"]);
     assert_eq!(
         client.query_one(count, &[]).await.unwrap().get::<_, i64>(0),
         0

@@ -84,7 +84,7 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["tail", "--count", "1"], 2, hears),
         (&["tail", "--diff", "users"], 2, hears),
         (&["remove-triggers", "--all", "--dry-run"], 0, ""),
-        (&["remove-triggers", "--all"], 0, ""),
+        (&["remove-triggers", "--all", "--yes"], 0, ""),
     ] {
         let ran = pooled.pgic(arguments);
         assert!(

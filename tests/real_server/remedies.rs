@@ -455,7 +455,7 @@ async fn a_schema_that_is_renamed_and_two_that_swap_are_refreshed_and_removed_as
         }
         assert_eq!(all_problems(&database), Vec::<Value>::new(), "{ddl}");
         assert_eq!(database.pgic(&["status"]).code, 0, "{ddl}");
-        database.pgic_ok(&["remove-triggers", "--all"]);
+        database.pgic_ok(&["remove-triggers", "--all", "--yes"]);
         let left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'notify_cache_change%'";
         assert_eq!(
             client.query_one(left, &[]).await.unwrap().get::<_, i64>(0),
