@@ -89,7 +89,7 @@ _pgic() {
 
     case "${cmd}" in
         pgic)
-            opts="-o -q -v -d -w -W -h -V --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version install-triggers remove-triggers status tail query shell verify demo completions man help"
+            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version install-triggers remove-triggers status tail query shell verify demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -101,6 +101,14 @@ _pgic() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
                     return 0
                     ;;
                 --color)
@@ -127,7 +135,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__completions)
-            opts="-o -q -v -d -w -W -h -V --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version bash elvish fish powershell zsh"
+            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -139,6 +147,14 @@ _pgic() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
                     return 0
                     ;;
                 --color)
@@ -165,7 +181,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__demo)
-            opts="-o -q -v -d -w -W -h -V --keep --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --keep --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -177,6 +193,14 @@ _pgic() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
                     return 0
                     ;;
                 --color)
@@ -371,7 +395,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__install__subcmd__triggers)
-            opts="-o -q -v -d -w -W -h -V --all --schema --exclude --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --lock-timeout --dry-run --check --print-sql --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --all --schema --exclude --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --lock-timeout --dry-run --check --print-sql --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -405,6 +429,14 @@ _pgic() {
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
                 --color)
                     COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
                     return 0
@@ -429,7 +461,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__man)
-            opts="-o -q -v -d -w -W -h -V --dir --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --dir --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -445,6 +477,14 @@ _pgic() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
                     return 0
                     ;;
                 --color)
@@ -471,7 +511,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__query)
-            opts="-c -n -o -q -v -d -w -W -h -V --watch --max-memory --columns --limit --count --explain --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-c -n -o -x -q -v -d -w -W -h -V --watch --max-memory --columns --limit --count --explain --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -505,6 +545,14 @@ _pgic() {
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
                 --color)
                     COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
                     return 0
@@ -529,7 +577,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__remove__subcmd__triggers)
-            opts="-y -o -q -v -d -w -W -h -V --all --schema --exclude --yes --lock-timeout --dry-run --print-sql --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-y -o -x -q -v -d -w -W -h -V --all --schema --exclude --yes --lock-timeout --dry-run --print-sql --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -553,6 +601,14 @@ _pgic() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
                     return 0
                     ;;
                 --color)
@@ -579,7 +635,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__shell)
-            opts="-o -q -v -d -w -W -h -V --max-memory --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --max-memory --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -595,6 +651,14 @@ _pgic() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
                     return 0
                     ;;
                 --color)
@@ -621,7 +685,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__status)
-            opts="-o -q -v -d -w -W -h -V --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -633,6 +697,14 @@ _pgic() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
                     return 0
                     ;;
                 --color)
@@ -659,7 +731,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__tail)
-            opts="-c -t -n -o -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --raw --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-c -t -n -o -x -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --raw --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -717,6 +789,14 @@ _pgic() {
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
                 --color)
                     COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
                     return 0
@@ -741,7 +821,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__verify)
-            opts="-o -q -v -d -w -W -h -V --for --rounds --min-changes --max-memory --output --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --for --rounds --min-changes --max-memory --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -769,6 +849,14 @@ _pgic() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --expanded)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
+                    return 0
+                    ;;
+                -x)
+                    COMPREPLY=($(compgen -W "auto on off" -- "${cur}"))
                     return 0
                     ;;
                 --color)

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_pgic_global_optspecs
-    string join \n o/output= color= q/quiet v/verbose d/database-url= w/no-password W/password password-command= h/help V/version
+    string join \n o/output= x/expanded= wide color= q/quiet v/verbose d/database-url= w/no-password W/password password-command= h/help V/version
 end
 
 function __fish_pgic_needs_command
@@ -26,11 +26,15 @@ end
 
 complete -c pgic -n "__fish_pgic_needs_command" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_needs_command" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_needs_command" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_needs_command" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_needs_command" -l password-command -d 'A command that prints the password, run for each connection' -r
+complete -c pgic -n "__fish_pgic_needs_command" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_needs_command" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_needs_command" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_needs_command" -s w -l no-password -d 'Never ask for a password'
@@ -55,6 +59,9 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l columns -
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -72,6 +79,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l replace-f
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -d 'Show the steps, and take none'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l check -d 'As --dry-run, and end with 1 if something would be done'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s w -l no-password -d 'Never ask for a password'
@@ -83,6 +91,9 @@ complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l exclude -d
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -92,6 +103,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l all -d 'Ev
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s y -l yes -d 'Do not ask before all triggers are removed; without a terminal, --all needs this or --schema'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l dry-run -d 'Show the steps, and take none'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers\''
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s w -l no-password -d 'Never ask for a password'
@@ -100,11 +112,15 @@ complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s h -l help 
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand status" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand status" -l password-command -d 'A command that prints the password, run for each connection' -r
+complete -c pgic -n "__fish_pgic_using_subcommand status" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s w -l no-password -d 'Never ask for a password'
@@ -121,12 +137,16 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -s n -l count -d 'Stop a
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l raw -d 'Print the payloads alone'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s w -l no-password -d 'Never ask for a password'
@@ -138,6 +158,9 @@ complete -c pgic -n "__fish_pgic_using_subcommand query" -s c -l columns -d 'Sho
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s n -l limit -d 'Show at most this many rows' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
@@ -146,6 +169,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand query" -l password-command -d 
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l watch -d 'Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l count -d 'Print the number of rows alone'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l explain -d 'Say on stderr how the answer was found'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s w -l no-password -d 'Never ask for a password'
@@ -155,11 +179,15 @@ complete -c pgic -n "__fish_pgic_using_subcommand query" -s V -l version -d 'Pri
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l password-command -d 'A command that prints the password, run for each connection' -r
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s w -l no-password -d 'Never ask for a password'
@@ -172,11 +200,15 @@ complete -c pgic -n "__fish_pgic_using_subcommand verify" -l min-changes -d 'Exi
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l password-command -d 'A command that prints the password, run for each connection' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s w -l no-password -d 'Never ask for a password'
@@ -185,12 +217,16 @@ complete -c pgic -n "__fish_pgic_using_subcommand verify" -s h -l help -d 'Print
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l keep -d 'Leave the server running, and print the URL'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s w -l no-password -d 'Never ask for a password'
@@ -199,11 +235,15 @@ complete -c pgic -n "__fish_pgic_using_subcommand demo" -s h -l help -d 'Print h
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -l password-command -d 'A command that prints the password, run for each connection' -r
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s w -l no-password -d 'Never ask for a password'
@@ -213,11 +253,15 @@ complete -c pgic -n "__fish_pgic_using_subcommand completions" -s V -l version -
 complete -c pgic -n "__fish_pgic_using_subcommand man" -l dir -d 'Write all pages into this folder, which is made if it is missing' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
 complete -c pgic -n "__fish_pgic_using_subcommand man" -l color -d 'When to use colour' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand man" -l password-command -d 'A command that prints the password, run for each connection' -r
+complete -c pgic -n "__fish_pgic_using_subcommand man" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s w -l no-password -d 'Never ask for a password'

@@ -19,10 +19,17 @@ _pgic() {
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -55,6 +62,12 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
@@ -71,6 +84,7 @@ json\:"JSON for programs, one object on each line"))' \
 '--dry-run[Show the steps, and take none]' \
 '(--print-sql)--check[As --dry-run, and end with 1 if something would be done]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse]' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -95,6 +109,12 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
@@ -104,6 +124,7 @@ json\:"JSON for programs, one object on each line"))' \
 '--yes[Do not ask before all triggers are removed; without a terminal, --all needs this or --schema]' \
 '--dry-run[Show the steps, and take none]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing\: the inverse of install-triggers'\'']' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -125,10 +146,17 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -161,11 +189,18 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-o --output)--raw[Print the payloads alone]' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -192,6 +227,12 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
@@ -199,6 +240,7 @@ json\:"JSON for programs, one object on each line"))' \
 '(--count -n --limit)--watch[Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed]' \
 '--count[Print the number of rows alone]' \
 '--explain[Say on stderr how the answer was found]' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -222,10 +264,17 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -251,10 +300,17 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -276,11 +332,18 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '--keep[Leave the server running, and print the URL]' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -301,10 +364,17 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -327,10 +397,17 @@ _arguments "${_arguments_options[@]}" : \
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
 '--color=[When to use colour]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \

@@ -9,6 +9,7 @@ use crate::commands::{
     completions, demo, install_triggers, man, query, remove_triggers, shell, status, tail, verify,
 };
 use crate::render::Format;
+use crate::render::layout::Expanded;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ColorChoice, Parser, Subcommand};
 
@@ -67,6 +68,10 @@ const GLOBAL: &str = "Output and connection";
 /// The options that every command takes.
 // clap numbers the arguments of each command from 0 on, these included: without `display_order`
 // they would stand in between the command's own. `-h` and `-V` have 999, clap's default.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own on the command line"
+)]
 #[derive(Debug, clap::Args)]
 pub struct Global {
     /// How answers are printed
@@ -80,12 +85,22 @@ pub struct Global {
     )]
     #[arg(help_heading = GLOBAL, display_order = 900)]
     pub output: Format,
+    /// When the columns of a row stand below each other: auto is on a terminal, for one row or if
+    /// the table is wider
+    #[arg(short = 'x', long, global = true, value_enum, value_name = "WHEN")]
+    #[arg(default_value_t = Expanded::Auto, num_args = 0..=1, default_missing_value = "on")]
+    #[arg(require_equals = true, help_heading = GLOBAL, display_order = 901)]
+    pub expanded: Expanded,
+    /// Keep rows in a table, however wide: the same as --expanded=off
+    #[arg(long, global = true, conflicts_with = "expanded")]
+    #[arg(help_heading = GLOBAL, display_order = 902)]
+    pub wide: bool,
     /// When to use colour
     #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto)]
-    #[arg(value_name = "WHEN", help_heading = GLOBAL, display_order = 901)]
+    #[arg(value_name = "WHEN", help_heading = GLOBAL, display_order = 903)]
     pub color: ColorChoice,
     /// Print no notices and no progress
-    #[arg(short, long, global = true, help_heading = GLOBAL, display_order = 902)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, display_order = 904)]
     pub quiet: bool,
     /// Trace pgic's work to stderr; twice for more
     ///
@@ -95,22 +110,22 @@ pub struct Global {
     /// and fields. Keys and the values of conditions are shown, and with -vv values of rows; the
     /// password of a connection is not.
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
-    #[arg(help_heading = GLOBAL, display_order = 903)]
+    #[arg(help_heading = GLOBAL, display_order = 905)]
     pub verbose: u8,
     /// Where to connect: a postgresql:// URL, a key=value string, or a database's name
     #[arg(short, long, global = true, value_name = "URL")]
-    #[arg(help_heading = GLOBAL, display_order = 904)]
+    #[arg(help_heading = GLOBAL, display_order = 906)]
     pub database_url: Option<String>,
     /// Never ask for a password
     #[arg(short = 'w', long, global = true, conflicts_with = "password")]
-    #[arg(help_heading = GLOBAL, display_order = 905)]
+    #[arg(help_heading = GLOBAL, display_order = 907)]
     pub no_password: bool,
     /// Ask for a password before connecting
     ///
     /// Without this option, pgic asks on the terminal if the server wants a password and none is
     /// given.
     #[arg(short = 'W', long, global = true)]
-    #[arg(help_heading = GLOBAL, display_order = 906)]
+    #[arg(help_heading = GLOBAL, display_order = 908)]
     pub password: bool,
     /// A command that prints the password, run for each connection
     ///
@@ -118,7 +133,7 @@ pub struct Global {
     /// PGPORT, PGUSER and PGDATABASE set. Its first line counts, before PGPASSWORD and the password
     /// file. PGIC_PASSWORD_COMMAND does the same.
     #[arg(long, global = true, value_name = "COMMAND")]
-    #[arg(help_heading = GLOBAL, display_order = 907)]
+    #[arg(help_heading = GLOBAL, display_order = 909)]
     pub password_command: Option<String>,
 }
 

@@ -15,6 +15,7 @@ mod watch;
 
 use crate::connect::{ConnectionOptions, Environment, Server};
 use crate::render::escape::escape;
+use crate::render::layout::Layout;
 use crate::render::{Format, note};
 use crate::suspend::Suspension;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,6 +29,8 @@ pub struct Context {
     pub environment: Environment,
     /// The format of answers: text, or JSON.
     pub format: Format,
+    /// The layout of rows of text.
+    pub layout: Layout,
     /// Whether answers on stdout are coloured.
     pub color: bool,
     /// Whether notices and progress are left out (`--quiet`).

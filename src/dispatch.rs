@@ -8,7 +8,8 @@ use crate::commands::{
 use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
-use crate::render::Trace;
+use crate::render::layout::{Expanded, Layout};
+use crate::render::{Trace, terminal_width};
 use crate::suspend::Suspension;
 use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _};
@@ -86,6 +87,14 @@ fn context(global: &Global) -> Context {
         connection: connection(global),
         environment: Environment::of_process(),
         format: global.output,
+        layout: Layout {
+            expanded: if global.wide {
+                Expanded::Off
+            } else {
+                global.expanded
+            },
+            width: terminal_width(),
+        },
         color: choice != anstream::ColorChoice::Never,
         quiet: global.quiet,
         suspension: Suspension::default(),

@@ -9,6 +9,7 @@ pub mod change;
 pub mod escape;
 pub mod finding;
 pub mod json;
+pub mod layout;
 pub mod progress;
 pub mod row_change;
 pub mod rows;
@@ -51,6 +52,12 @@ pub fn written(result: io::Result<()>) -> anyhow::Result<()> {
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Returns the width of the terminal that stdout is, in columns; `None` if it is none.
+pub fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|width| *width > 0)
 }
 
 /// Writes a text to stderr, in colour if stderr takes colour.

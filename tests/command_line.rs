@@ -104,12 +104,14 @@ fn every_help_ends_with_the_same_options() {
         let name = command.get_name();
         let expected = [
             "--output",
+            "--expanded[=<WHEN>]",
+            "--wide",
             "--color",
             "--quiet",
             "--verbose...",
             "--database-url",
         ];
-        assert_eq!(options[..5], expected, "{name}");
+        assert_eq!(options[..7], expected, "{name}");
     }
 }
 

@@ -145,7 +145,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if found == 0 && !args.count {
         context.notice("no row matches");
     }
-    print(&show(context.format, &args, target, &answer))?;
+    print(&show(context, &args, target, &answer))?;
     if let Some(limit) = args.limit.filter(|limit| *limit < found && !args.count) {
         context.notice(&format!(
             "{} more rows match; --limit {limit} cut them off",
@@ -207,6 +207,7 @@ async fn keep_watching(
     let watch = Watch {
         target,
         format: context.format,
+        layout: context.layout,
         style: Style::QueryResult,
         limit: Limit::default(),
     };
@@ -352,16 +353,22 @@ fn check_sent(
 }
 
 /// Returns the answer as text or JSON lines.
-fn show(format: Format, args: &Args, target: &Target, answer: &QueryResult<'_>) -> String {
+fn show(context: &Context, args: &Args, target: &Target, answer: &QueryResult<'_>) -> String {
     let count = answer.rows.len();
     if args.count {
-        return match format {
+        return match context.format {
             Format::Text => format!("{count}\n"),
             Format::Json => format!("{{\"count\":{count}}}\n"),
         };
     }
     let shown = answer.rows.iter().take(args.limit.unwrap_or(usize::MAX));
-    rows(format, &target.shape, &target.shown, shown)
+    rows(
+        context.format,
+        context.layout,
+        &target.shape,
+        &target.shown,
+        shown,
+    )
 }
 
 /// Returns the lines of `--explain`: how rows were found, how much was read, and how many

@@ -11,6 +11,7 @@
 
 use super::Context;
 use crate::exit_code::ExitCode;
+use crate::render::layout::Layout;
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, json, print, row_change};
 use crate::tables::supervised::{explain, indexed_cache};
@@ -35,6 +36,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(super) struct Watch {
     pub(super) target: Target,
     pub(super) format: Format,
+    pub(super) layout: Layout,
     pub(super) style: Style,
     /// The number of changes that are shown, and the time.
     pub(super) limit: Limit,
@@ -275,6 +277,7 @@ impl Watch {
         let answer = cache.find(&self.target.conditions);
         let rows = rows(
             Format::Text,
+            self.layout,
             &self.target.shape,
             &self.target.shown,
             answer.rows.iter(),

@@ -1,7 +1,8 @@
 //! [`rows`]: rows of a cache, as an aligned table or as lines of JSON.
 
 use super::Format;
-use super::table::{Heading, render};
+use super::layout::Layout;
+use super::table::Heading;
 use postgres_index_cache_core::tooling::{CellType, Column, Row, TableShape, one_line_json};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use std::fmt::Write as _;
 /// empty text if there is no row.
 pub fn rows<'a>(
     format: Format,
+    layout: Layout,
     shape: &TableShape,
     columns: &[usize],
     rows: impl IntoIterator<Item = &'a Row<'a>>,
@@ -29,15 +31,13 @@ pub fn rows<'a>(
                 .iter()
                 .map(|&column| heading(&shape.columns()[column]))
                 .collect();
-            render(
-                &headings,
-                rows.map(|row| {
-                    columns
-                        .iter()
-                        .map(|&column| cell(shape, row, column))
-                        .collect()
-                }),
-            )
+            let cells = rows.map(|row| {
+                columns
+                    .iter()
+                    .map(|&column| cell(shape, row, column))
+                    .collect()
+            });
+            layout.rows(&headings, cells.collect())
         }
     }
 }
@@ -56,7 +56,7 @@ pub fn row_events<'a>(
     let lead = json!({"event": "row", "schema": schema, "table": table}).to_string();
     let lead = lead.strip_suffix('}').unwrap_or_default();
     let mut text = String::new();
-    for line in rows(Format::Json, shape, columns, found).lines() {
+    for line in rows(Format::Json, Layout::default(), shape, columns, found).lines() {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "{},\"row\":{line}}}", one_line_json(lead));
     }

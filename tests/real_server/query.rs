@@ -3,6 +3,7 @@
 use crate::support::{
     DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, lines_of,
 };
+use crate::terminal::Terminal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -814,4 +815,40 @@ async fn a_type_that_changes_and_changes_back_is_never_taken_for_the_other() {
         assert!(is_right || ran.code == 2, "{ran:?}");
     }
     altering.abort();
+}
+
+/// A row of twelve columns cannot be read at 80 columns. On a pipe nothing depends on a terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_wider_than_the_terminal_has_its_columns_below_each_other() {
+    let columns: Vec<String> = (1..12)
+        .map(|n| format!("column_number_{n} text DEFAULT 'value {n}'"))
+        .collect();
+    let sql = format!(
+        "CREATE TABLE wide (id int PRIMARY KEY, {}); INSERT INTO wide VALUES (41), (42);",
+        columns.join(", ")
+    );
+    let database = Database::with(&sql).await;
+    database.pgic_ok(&["install-triggers", "wide"]);
+    let below = "-[ row 1 ]----------------\nid               | 42\n\
+        column_number_1  | value 1\n";
+    for (arguments, is_below) in [
+        (&["42"][..], true),
+        (&[][..], true),
+        (&["--columns", "id,column_number_1"], false),
+        (&["--wide", "42"], false),
+    ] {
+        let mut terminal =
+            Terminal::start(database.command(&[&["query", "wide"], arguments].concat()));
+        assert_eq!(terminal.end(), Some(0));
+        let shown = terminal.rest().replace("\r\n", "\n");
+        assert_eq!(
+            shown.starts_with("-[ row 1 ]"),
+            is_below,
+            "{arguments:?}: {shown}"
+        );
+    }
+    let piped = database.pgic_ok(&["query", "wide", "42"]);
+    assert!(piped.starts_with("id  column_number_1 "), "{piped}");
+    let asked = database.pgic_ok(&["query", "wide", "42", "-x"]);
+    assert!(asked.starts_with(below), "{asked}");
 }

@@ -2,6 +2,7 @@
 
 use crate::support::DEADLINE;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command};
@@ -27,7 +28,7 @@ impl Drop for Terminal {
 }
 
 impl Terminal {
-    /// Starts a program, whose input and output are a terminal.
+    /// Starts a program, whose input and output are a terminal of 80 columns and 24 lines.
     pub fn start(mut command: Command) -> Self {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("open a terminal");
         grantpt(&terminal)
@@ -37,6 +38,13 @@ impl Terminal {
             .expect("it has a name")
             .into_string()
             .expect("UTF-8");
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&terminal, size).expect("set the size");
         let child = command
             .stdin(open_terminal(&name))
             .stdout(open_terminal(&name))

@@ -14,6 +14,7 @@ use crate::failure::with_hint;
 use crate::render::Format;
 use crate::render::finding::finding;
 use crate::render::json;
+use crate::render::layout::Layout;
 use crate::render::rows::{row_events, rows};
 use crate::tables::catalog::{self, CatalogTable};
 use crate::tables::conditions::{self, Conditions, Written};
@@ -43,6 +44,7 @@ pub(super) struct Session {
     /// The most rows that an answer shows.
     limit: usize,
     format: Format,
+    layout: Layout,
     color: bool,
     quiet: bool,
 }
@@ -89,6 +91,7 @@ impl Session {
             live: LiveCaches::new(supervisor, context.format),
             limit: LIMIT,
             format: context.format,
+            layout: context.layout,
             color: context.color,
             quiet: context.quiet,
         })
@@ -332,7 +335,7 @@ impl Session {
         }
         let found = answer.rows.iter().take(self.limit);
         let text = match self.format {
-            Format::Text => rows(self.format, shape, shown, found),
+            Format::Text => rows(self.format, self.layout, shape, shown, found),
             Format::Json => row_events((&table.schema, &table.name), shape, shown, found),
         };
         Ok(Answer {

@@ -60,6 +60,7 @@ async fn open(
         Watch {
             target,
             format: context.format,
+            layout: context.layout,
             style: Style::Changes,
             limit,
         },
