@@ -395,7 +395,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__install__subcmd__triggers)
-            opts="-o -x -q -v -d -w -W -h -V --all --schema --exclude --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --lock-timeout --dry-run --check --print-sql --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --all --schema --exclude --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --replace-trigger --lock-timeout --dry-run --check --print-sql --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -76,6 +76,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-guard 
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l generic -d 'Call the schema\'s one notify_cache_change() instead of a function of the table\'s own; the key must be called id'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l defaults -d 'Reset the options that are not given, which otherwise stay as installed'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l replace-function -d 'Replace a function of the needed name that pgic did not make; its triggers stay'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l replace-trigger -d 'Take the place of a trigger of the needed name that pgic did not make, such as the specification\'s own; its function stays'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -d 'Show the steps, and take none'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l check -d 'As --dry-run, and end with 1 if something would be done'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse'

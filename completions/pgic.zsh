@@ -81,6 +81,7 @@ off\:"Never"))' \
 '--generic[Call the schema'\''s one notify_cache_change() instead of a function of the table'\''s own; the key must be called id]' \
 '--defaults[Reset the options that are not given, which otherwise stay as installed]' \
 '--replace-function[Replace a function of the needed name that pgic did not make; its triggers stay]' \
+'--replace-trigger[Take the place of a trigger of the needed name that pgic did not make, such as the specification'\''s own; its function stays]' \
 '--dry-run[Show the steps, and take none]' \
 '(--print-sql)--check[As --dry-run, and end with 1 if something would be done]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse]' \

@@ -86,6 +86,10 @@ pub struct Args {
     /// Replace a function of the needed name that pgic did not make; its triggers stay
     #[arg(long)]
     pub replace_function: bool,
+    /// Take the place of a trigger of the needed name that pgic did not make, such as the
+    /// specification's own; its function stays
+    #[arg(long)]
+    pub replace_trigger: bool,
     /// How long to wait for the tables' locks, all together
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
@@ -155,6 +159,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         defaults: args.defaults,
         prints_only: args.print_sql,
         replace_function: args.replace_function,
+        replace_trigger: args.replace_trigger,
     };
     let is_dry = args.dry_run || args.check || args.print_sql;
     let named = asked.columns.clone().unwrap_or_default();

@@ -34,6 +34,8 @@ pub struct OptionChanges {
     pub prints_only: bool,
     /// `--replace-function`: replace a function of the needed name even if pgic did not make it.
     pub replace_function: bool,
+    /// Whether a trigger of a needed name that pgic did not make is replaced.
+    pub replace_trigger: bool,
 }
 
 impl OptionChanges {

@@ -146,7 +146,7 @@ pub async fn install(
         );
     }
     for leaf in &table.leaves {
-        leaf_steps(&mut steps, leaf, &expected, firing, version)?;
+        leaf_steps(&mut steps, leaf, &expected, firing, version, asked)?;
     }
     let stale = stale_triggers(table, &expected);
     let functions = functions_of_ours(table, Some(&expected));

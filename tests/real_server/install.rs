@@ -218,7 +218,7 @@ async fn what_pgic_did_not_make_is_refused_and_survives() {
     assert!(
         trigger
             .stderr
-            .contains("DROP TRIGGER \"users_cache_notify\" ON \"public\".\"users\""),
+            .contains("hint: pgic install-triggers public.users --replace-trigger takes its place"),
         "{trigger:?}"
     );
     refused(
@@ -1252,11 +1252,10 @@ async fn a_dry_run_promises_nothing_that_the_server_would_refuse() {
         )
         .await
         .unwrap();
-    let refused = guest.pgic(&["install-triggers", "closed.c"]);
-    client
-        .batch_execute(hint(&refused, "hint: to replace it: "))
-        .await
-        .unwrap();
+    let taken = guest.pgic(&["install-triggers", "closed.c"]);
+    let advice = "hint: pgic install-triggers closed.c --replace-trigger takes its place";
+    assert!(taken.stderr.contains(advice), "{taken:?}");
+    guest.pgic_ok(&["install-triggers", "closed.c", "--replace-trigger"]);
     guest.pgic_ok(&["install-triggers", "closed.c"]);
     let all = guest.pgic(&[
         "install-triggers",
@@ -1422,4 +1421,47 @@ async fn all_tables_of_several_schemas_but_some_are_checked_and_installed() {
     assert_eq!(terminal.end(), Some(0), "{}", terminal.rest());
     database.pgic_ok(&["remove-triggers", "--all", "--schema", "two"]);
     assert!(installed(&database).await.is_empty());
+}
+
+/// Whoever runs the specification's own trigger takes pgic's in its place in one transaction: no
+/// change is lost in between, and none is announced twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_specification_s_trigger_is_taken_over_without_a_gap() {
+    let database = Database::with(&format!(
+        "{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}
+         CREATE TABLE other (id int PRIMARY KEY); CREATE TRIGGER other_cache_notify AFTER INSERT ON
+         other FOR EACH ROW EXECUTE FUNCTION notify_cache_change();"
+    ))
+    .await;
+    let mut listening = database.listen().await;
+    let writer = database.clone();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let writing = tokio::spawn(async move {
+        let client = writer.client().await;
+        let mut count = 0_usize;
+        while stopped.try_recv().is_err() {
+            let sql = "INSERT INTO users VALUES (gen_random_uuid(), 1, 2)";
+            client.batch_execute(sql).await.unwrap();
+            count += 1;
+        }
+        count
+    });
+    let replace = ["install-triggers", "users", "--replace-trigger"];
+    let dry = database.pgic_ok(&[&replace[..], &["--dry-run"]].concat());
+    assert!(
+        dry.contains("replace trigger \"users_cache_notify\""),
+        "{dry}"
+    );
+    database.pgic_ok(&replace);
+    stop.send(()).unwrap();
+    let count = writing.await.unwrap();
+    assert_eq!(listening.payloads().await.len(), count);
+    let status = database.pgic(&["status", "users"]);
+    assert!(
+        status.code == 0 && status.stdout.contains("enabled\n"),
+        "{status:?}"
+    );
+    // The function is the specification's, and another table calls it.
+    let other = "INSERT INTO other VALUES (1)";
+    assert_eq!(database.arrives(other).await.len(), 1);
 }

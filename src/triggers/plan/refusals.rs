@@ -109,7 +109,7 @@ pub(super) fn check_trigger(
 ) -> Result<(), Refusal> {
     // With --replace-function the called function itself becomes ours, and the trigger with it.
     let becomes_ours = asked.replace_function && expected.is_called_by(found);
-    if is_ours(&found.function) || becomes_ours {
+    if is_ours(&found.function) || becomes_ours || asked.replace_trigger {
         return Ok(());
     }
     Err(Refusal::new(
@@ -118,9 +118,9 @@ pub(super) fn check_trigger(
             found.name, found.function.schema, found.function.name
         ),
         format!(
-            "to replace it: DROP TRIGGER {} ON {};",
-            quote_identifier(&found.name),
-            table.sql_name()
+            "pgic install-triggers {} --replace-trigger takes its place, without a moment in which \
+            changes are lost",
+            table.typed_name()
         ),
     ))
 }

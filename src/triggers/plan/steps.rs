@@ -2,6 +2,7 @@
 
 use super::refusals::{Refusal, sql_function_name};
 use crate::tables::catalog::{Catalog, CatalogTable, Enabled, Function, Leaf, Trigger};
+use crate::triggers::OptionChanges;
 use crate::triggers::sql::{Expected, ExpectedTrigger, truncate_trigger_name};
 use anyhow::Context as _;
 use postgres_index_cache_core::tooling::postgres::triggers::{TRUNCATE_EVENT, is_ours};
@@ -117,10 +118,12 @@ pub(super) fn leaf_steps(
     expected: &Expected,
     firing: Firing,
     version: i32,
+    asked: &OptionChanges,
 ) -> anyhow::Result<()> {
     let name = truncate_trigger_name(&leaf.name);
     let found = leaf.triggers.iter().find(|trigger| trigger.name == name);
-    if let Some(found) = found.filter(|found| !is_ours(&found.function)) {
+    let foreign = found.filter(|found| !is_ours(&found.function) && !asked.replace_trigger);
+    if let Some(found) = foreign {
         let function = &found.function;
         let what = format!(
             "a trigger called {name} exists on its partition {} and calls {}.{}(), which pgic did \
@@ -129,11 +132,7 @@ pub(super) fn leaf_steps(
             function.schema,
             function.name
         );
-        let hint = format!(
-            "to replace it: DROP TRIGGER {} ON {};",
-            quote_identifier(&name),
-            leaf.sql_name()
-        );
+        let hint = "pgic install-triggers with --replace-trigger takes its place";
         return Err(Refusal::new(what, hint).into_error());
     }
     let is_wanted = !expected.is_without_truncate;
