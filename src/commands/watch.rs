@@ -69,6 +69,12 @@ struct Change {
     old: Option<RowBuf>,
     /// The row after the last of them; `None` likewise.
     new: Option<RowBuf>,
+    /// Whether there was a row before the first of them, whatever the conditions say.
+    was_there: bool,
+    /// Whether there is a row after the last of them.
+    is_there: bool,
+    /// The row as it was last, for a row that came and went.
+    last: Option<RowBuf>,
     /// The number of changes.
     count: u64,
 }
@@ -230,7 +236,7 @@ impl Watch {
         let rows = answer
             .rows
             .iter()
-            .map(|row| self.line(None, Some(&row.to_buf()), 1));
+            .map(|row| self.line(&Change::added(row.to_buf())));
         rows.collect::<String>()
             + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
     }
@@ -364,7 +370,7 @@ impl Watch {
         let mut text = String::new();
         let mut changed = 0;
         for change in pending.changes.drain(..) {
-            let line = self.line(change.old.as_ref(), change.new.as_ref(), change.count);
+            let line = self.line(&change);
             // Several changes that leave a row as it was print nothing; they count as collapsed.
             changed += u64::from(!line.is_empty());
             counts.collapsed += change.count - 1;
@@ -376,7 +382,13 @@ impl Watch {
 
     /// Returns a change as a line; empty if nothing that is shown has changed. Where the whole
     /// answer is printed, nobody sees the line, and all that matters is whether there is one.
-    fn line(&self, old: Option<&RowBuf>, new: Option<&RowBuf>, count: u64) -> String {
+    fn line(&self, change: &Change) -> String {
+        let came_and_went = change.old.is_none() && change.new.is_none();
+        // Whoever follows changes must see a row that came and went between two lines.
+        let old = match self.style {
+            Style::Changes if came_and_went => change.last.as_ref(),
+            Style::Changes | Style::QueryResult => change.old.as_ref(),
+        };
         let Target {
             shape,
             shown: columns,
@@ -388,8 +400,9 @@ impl Watch {
             shape,
             columns,
             old,
-            new,
-            collapsed: count - 1,
+            new: change.new.as_ref(),
+            crosses: change.was_there && change.is_there,
+            collapsed: change.count - 1,
         };
         match (self.style, self.format) {
             (Style::Changes, Format::Text) => {
@@ -399,6 +412,20 @@ impl Watch {
                 change.json(Some(&jiff::Timestamp::now().to_string()))
             }
             (Style::QueryResult, _) => change.json(None),
+        }
+    }
+}
+
+impl Change {
+    /// Returns the change that a row was added.
+    fn added(row: RowBuf) -> Self {
+        Self {
+            old: None,
+            new: Some(row),
+            was_there: false,
+            is_there: true,
+            last: None,
+            count: 1,
         }
     }
 }
@@ -425,20 +452,33 @@ impl Pending {
             return;
         };
         let key = KeyBuf::of_row(&watch.target.shape, row);
+        let was_there = old.is_some();
+        let is_there = new.is_some();
+        let last = old.clone().filter(|_| watch.style == Style::Changes);
         // A row that does not fulfil the conditions is none for the reader: an update that makes it
-        // fulfil them is shown as a row that was added.
+        // fulfil them is shown as a row that entered.
         let old = old.filter(|row| watch.fulfils(row));
         let new = new.filter(|row| watch.fulfils(row));
         match self.by_key.get(&key) {
             Some(&at) => {
-                self.changes[at].new = new;
-                self.changes[at].count += 1;
+                let change = &mut self.changes[at];
+                change.new = new;
+                change.is_there = is_there;
+                change.last = last;
+                change.count += 1;
             }
             // Not even a place is taken: most changes of a large table are of no interest here.
             None if old.is_none() && new.is_none() => {}
             None => {
                 self.by_key.insert(key, self.changes.len());
-                self.changes.push(Change { old, new, count: 1 });
+                self.changes.push(Change {
+                    old,
+                    new,
+                    was_there,
+                    is_there,
+                    last,
+                    count: 1,
+                });
             }
         }
     }

@@ -20,6 +20,9 @@ pub struct RowChangeLine<'a> {
     pub old: Option<&'a RowBuf>,
     /// The row after; `None` if there is none.
     pub new: Option<&'a RowBuf>,
+    /// Whether there was a row before, and there is one after, though perhaps one that does not
+    /// fulfil the conditions and is not among `old` and `new`.
+    pub crosses: bool,
     /// The number of earlier changes of the row that this line stands for as well.
     pub collapsed: u64,
 }
@@ -29,8 +32,12 @@ pub struct RowChangeLine<'a> {
 pub enum RowChangeEvent {
     /// The row was not there before.
     Added,
+    /// The row fulfils the conditions now, and did not before.
+    Entered,
     /// A shown column has another value.
     Changed,
+    /// The row does not fulfil the conditions any more.
+    Left,
     /// The row is not there any more.
     Removed,
 }
@@ -40,7 +47,9 @@ impl RowChangeEvent {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Added => "added",
+            Self::Entered => "entered",
             Self::Changed => "changed",
+            Self::Left => "left",
             Self::Removed => "removed",
         }
     }
@@ -51,7 +60,9 @@ impl RowChangeLine<'_> {
     pub fn event(&self) -> Option<RowChangeEvent> {
         match (self.old, self.new) {
             (None, None) => None,
+            (None, Some(_)) if self.crosses => Some(RowChangeEvent::Entered),
             (None, Some(_)) => Some(RowChangeEvent::Added),
+            (Some(_), None) if self.crosses => Some(RowChangeEvent::Left),
             (Some(_), None) => Some(RowChangeEvent::Removed),
             (Some(old), Some(new)) => {
                 (!self.differing(old, new).is_empty()).then_some(RowChangeEvent::Changed)
@@ -105,12 +116,9 @@ impl RowChangeLine<'_> {
                 let key = self.shape.key().iter();
                 let key = key.map(|&column| self.named_value(new, column));
                 let changed = self.differing(old, new).into_iter().map(|column| {
-                    format!(
-                        "{}: {} -> {}",
-                        self.name(column),
-                        self.value(old, column),
-                        self.value(new, column)
-                    )
+                    let (old, new) =
+                        excerpts(&self.text_of(old, column), &self.text_of(new, column));
+                    format!("{}: {old} -> {new}", self.name(column))
                 });
                 key.chain(changed).collect()
             }
@@ -142,6 +150,11 @@ impl RowChangeLine<'_> {
 
     /// Returns the value of a column, escaped and cut to [`LONGEST_VALUE`].
     fn value(&self, row: &RowBuf, column: usize) -> String {
+        excerpt(&self.text_of(row, column), LONGEST_VALUE).into_owned()
+    }
+
+    /// Returns the whole value of a column as text.
+    fn text_of(&self, row: &RowBuf, column: usize) -> String {
         let mut text = String::new();
         match row.cell(column) {
             Some(cell) => self.shape.columns()[column]
@@ -149,13 +162,41 @@ impl RowChangeLine<'_> {
                 .write_text(cell, &mut text),
             None => text.push_str("NULL"),
         }
-        excerpt(&text, LONGEST_VALUE).into_owned()
+        text
     }
 
     /// Returns `name=value` of a column.
     fn named_value(&self, row: &RowBuf, column: usize) -> String {
         format!("{}={}", self.name(column), self.value(row, column))
     }
+}
+
+/// Returns two values that differ, escaped and cut to [`LONGEST_VALUE`] so that the first difference
+/// is shown.
+fn excerpts(old: &str, new: &str) -> (String, String) {
+    /// The characters to show before the difference.
+    const BEFORE: usize = 20;
+    let common = old
+        .chars()
+        .zip(new.chars())
+        .take_while(|(old, new)| old == new)
+        .count();
+    // Without a cut at the beginning, values that differ late would look alike.
+    let start = if common + BEFORE > LONGEST_VALUE {
+        common - BEFORE
+    } else {
+        0
+    };
+    (excerpt_from(old, start), excerpt_from(new, start))
+}
+
+/// Returns a value from a character on.
+fn excerpt_from(text: &str, start: usize) -> String {
+    if start == 0 {
+        return excerpt(text, LONGEST_VALUE).into_owned();
+    }
+    let rest: String = text.chars().skip(start).collect();
+    format!("…{}", excerpt(&rest, LONGEST_VALUE))
 }
 
 #[cfg(test)]
@@ -186,6 +227,20 @@ mod tests {
         row
     }
 
+    #[test]
+    fn values_that_differ_late_are_cut_around_the_difference() {
+        let long = "x".repeat(100);
+        let (old, new) = excerpts(&format!("{long}a"), &format!("{long}b"));
+        assert_eq!(old, format!("…{}a", "x".repeat(20)));
+        assert_eq!(new, format!("…{}b", "x".repeat(20)));
+        assert_eq!(
+            excerpts("same a", "same b"),
+            ("same a".to_string(), "same b".to_string())
+        );
+        let (old, new) = excerpts(&long, &format!("{long}\u{1b}"));
+        assert_eq!((old.chars().count(), new.ends_with("\\u{1b}")), (21, true));
+    }
+
     fn change<'a>(
         shape: &'a TableShape,
         old: Option<&'a RowBuf>,
@@ -197,6 +252,7 @@ mod tests {
             columns: &[0, 1],
             old,
             new,
+            crosses: false,
             collapsed: 0,
         }
     }

@@ -508,7 +508,8 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
         .batch_execute("UPDATE people SET hash = 5 WHERE id = 2")
         .await
         .unwrap();
-    assert_eq!(watch.next()["event"], "removed");
+    // The row is still in the table.
+    assert_eq!(watch.next()["event"], "left");
     client
         .batch_execute("UPDATE people SET hash = 123 WHERE id = 3")
         .await
@@ -607,8 +608,8 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
         .await
         .unwrap();
     // The new trigger makes the table stale for a moment, so other events may come first.
-    let removed = json!({"event":"removed","table":"public.people","row":{"id":2,"hash":"123"}});
-    watch.until(&removed);
+    let left = json!({"event":"left","table":"public.people","row":{"id":2,"hash":"123"}});
+    watch.until(&left);
     // A dropped table is stale until another table has its name, and that one is followed then.
     client.batch_execute("DROP TABLE people").await.unwrap();
     let gone = loop {

@@ -453,13 +453,8 @@ async fn what_is_watched_is_shown_and_the_history_of_a_key_is_known() {
         .collect();
     // The row 13 leaves the answer by an update of the column in the condition. The row 4 was never
     // in it.
-    let expected = [
-        ("changed", 3),
-        ("removed", 13),
-        ("removed", 3),
-        ("added", 3),
-    ]
-    .map(|(event, id)| (json!(event), json!(id)));
+    let expected = [("changed", 3), ("left", 13), ("removed", 3), ("added", 3)]
+        .map(|(event, id)| (json!(event), json!(id)));
     assert_eq!(
         watched,
         expected

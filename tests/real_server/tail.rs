@@ -628,3 +628,27 @@ async fn a_counted_diff_ends_when_it_has_its_changes_or_is_interrupted() {
     assert_eq!(ended(child).code, 0);
     assert_eq!(lines.iter().count(), 2);
 }
+
+/// A row that comes and goes within one transaction is one line: somebody who looks for it must see
+/// that it was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diff_shows_a_row_that_came_and_went() {
+    let database = Database::with("CREATE TABLE t (id int PRIMARY KEY, note text)").await;
+    database.pgic_ok(&["install-triggers", "t"]);
+    let mut child = start(database.command(&["tail", "--diff", "t", "-o", "json", "-n", "1"]));
+    let said = lines_of(child.stderr.take().unwrap());
+    assert_eq!(said.recv_timeout(DEADLINE).unwrap(), "following public.t");
+    let lines = lines_of(child.stdout.take().unwrap());
+    let sql = "BEGIN; INSERT INTO t VALUES (1, 'brief'); DELETE FROM t; COMMIT";
+    assert_eq!(next(&lines), json!({"event": "live"}));
+    database.client().await.batch_execute(sql).await.unwrap();
+    let line = next(&lines);
+    // The driver may tell of both in one step, or of each in a step of its own.
+    let (event, collapsed) = (&line["event"], &line["collapsed"]);
+    assert!(
+        event == "added" || (event == "removed" && collapsed == 1),
+        "{line}"
+    );
+    assert_eq!(line["row"], json!({"id": 1, "note": "brief"}));
+    child.wait().unwrap();
+}

@@ -187,6 +187,7 @@ impl Changes {
             columns,
             old,
             new,
+            crosses: kept.old.is_some() && kept.new.is_some(),
             collapsed: 0,
         };
         match self.format {
