@@ -151,6 +151,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     queue.push_first(Item::Connected {
         at: Timestamp::now(),
         channels: args.channels.clone(),
+        place: server.place(),
     });
     let passed = Arc::new(Passed::default());
     let printer = Printer::new(context, &args, filter.filter, Arc::clone(&passed));
@@ -324,7 +325,16 @@ impl Printer {
                 };
                 return self.write_notification(arrival, line, printed);
             }
-            Item::Connected { at, channels } => Event::Connected { at: *at, channels },
+            Item::Connected {
+                at,
+                channels,
+                place,
+            } => Event::Connected {
+                at: *at,
+                channels,
+                place: place.as_ref(),
+            },
+            Item::Disconnected { at, why } => Event::Disconnected { at: *at, why },
             Item::Gap { from, to } => Event::Gap {
                 from: *from,
                 to: *to,
@@ -388,7 +398,13 @@ impl Printer {
             // Raw output has payloads alone, and text has no banner: scripts read them. In JSON the
             // banner is an event. A gap or dropped notifications concern whoever reads raw output,
             // so they are told on stderr even with `--quiet`.
-            (true, _, Event::Connected { .. } | Event::Resumed { .. }) => {}
+            // Of a lost connection, a notice on stderr has told already.
+            (
+                true,
+                _,
+                Event::Connected { .. } | Event::Resumed { .. } | Event::Disconnected { .. },
+            )
+            | (false, Format::Text, Event::Disconnected { .. }) => {}
             (false, Format::Text, Event::Connected { .. } | Event::Resumed { .. }) => {
                 if !self.is_quiet {
                     note(&self.plain_text(event));

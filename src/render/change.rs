@@ -1,6 +1,7 @@
 //! [`Event`]: the events that `tail` prints, notifications above all, as lines of text or of JSON.
 
 use super::escape::{escape, excerpt};
+use crate::connect::Place;
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -21,6 +22,15 @@ pub enum Event<'a> {
         at: Timestamp,
         /// The channels that are listened to.
         channels: &'a [String],
+        /// Where; `None` if that is not known.
+        place: Option<&'a Place>,
+    },
+    /// The connection was lost. A [`Gap`](Self::Gap) follows when there is one again.
+    Disconnected {
+        /// The time of the event.
+        at: Timestamp,
+        /// The reason.
+        why: &'a str,
     },
     /// A notification whose payload was understood.
     Change {
@@ -124,7 +134,11 @@ pub fn claims_change(payload: &str) -> bool {
 /// Appends the line of text for an event.
 pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
     match event {
-        Event::Connected { at, channels } => {
+        Event::Disconnected { at, why } => {
+            let text = format!("{}  disconnected: {}", look.clock(*at), escape(why));
+            line.push_str(&look.alarm(&text));
+        }
+        Event::Connected { at, channels, .. } => {
             let names: Vec<_> = channels.iter().map(|channel| escape(channel)).collect();
             let text = format!("{}  listening on {}", look.clock(*at), names.join(", "));
             line.push_str(&look.dim(&text));
@@ -321,11 +335,25 @@ pub fn write_json(event: &Event<'_>, line: &mut String) {
     let start = line.len();
     // Writing into a String cannot fail.
     let _ = match event {
-        Event::Connected { at, channels } => {
+        Event::Connected {
+            at,
+            channels,
+            place,
+        } => {
             write!(
                 line,
-                r#"{{"event":"connected","at":"{at}","channels":{}}}"#,
-                serde_json::json!(channels)
+                r#"{{"event":"connected","at":"{at}","channels":{},"database":{},"server":{},"user":{}}}"#,
+                serde_json::json!(channels),
+                serde_json::json!(place.map(|place| &place.database)),
+                serde_json::json!(place.map(|place| &place.server)),
+                serde_json::json!(place.map(|place| &place.user))
+            )
+        }
+        Event::Disconnected { at, why } => {
+            write!(
+                line,
+                r#"{{"event":"disconnected","at":"{at}","why":{}}}"#,
+                string(why)
             )
         }
         Event::Change { arrival, payload } => {

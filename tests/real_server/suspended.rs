@@ -80,6 +80,7 @@ async fn ctrl_z_lets_the_server_go_and_what_comes_meanwhile_is_a_gap() {
         .await
         .unwrap();
     tail.signal("CONT");
+    assert_eq!(tail.next()["event"], "disconnected");
     let gap = tail.next();
     assert_eq!(gap["event"], "gap", "{gap}");
     assert_eq!(tail.next()["event"], "resumed");

@@ -421,6 +421,11 @@ async fn a_lost_connection_is_a_gap_and_taken_up_again() {
         .unwrap()
         .get(0);
     assert_eq!(killed, 1);
+    let lost = tail.next();
+    assert!(
+        lost["event"] == "disconnected" && lost["why"].is_string() && lost["at"].is_string(),
+        "{lost}"
+    );
     let gap = tail.next();
     assert!(
         gap["event"] == "gap" && gap["from"].as_str() < gap["to"].as_str(),

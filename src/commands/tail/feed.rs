@@ -51,6 +51,8 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     // The time since which notifications may be missing; `None` while none is.
     let mut gap_from: Option<Timestamp> = None;
+    // The reason that was said last. While a server is down, each attempt fails for the same one.
+    let mut said = String::new();
     loop {
         driver.step().await.map_err(explain_failure)?;
         let events: Vec<DriverEvent> = driver.take_events().collect();
@@ -58,12 +60,20 @@ pub(super) async fn run(
             match event {
                 DriverEvent::Disconnected { why, since, .. } => {
                     // Attempts to connect that fail are part of the same gap.
-                    if gap_from.is_none() {
+                    let is_first = gap_from.is_none();
+                    if is_first {
                         gap_from = Some(timestamp_of(since));
+                        queue.push_all([Item::Disconnected {
+                            at: Timestamp::now(),
+                            why: why.clone(),
+                        }]);
+                        say(&format!(
+                            "the connection was lost ({why}); connecting again"
+                        ));
+                    } else if said != why {
+                        say(&format!("no connection yet ({why}); trying again"));
                     }
-                    say(&format!(
-                        "the connection was lost ({why}); connecting again"
-                    ));
+                    said = why;
                 }
                 DriverEvent::State(State::Live) => {
                     if let Some(from) = gap_from.take() {

@@ -1,6 +1,7 @@
 //! [`Queue`]: the items that wait between the socket and the printer, bounded by bytes. Putting an
 //! item in never waits.
 
+use crate::connect::Place;
 use jiff::Timestamp;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,11 @@ pub(super) enum Item {
     Connected {
         at: Timestamp,
         channels: Vec<String>,
+        /// Where; `None` if that is not known.
+        place: Option<Place>,
     },
+    /// The connection was lost, for this reason.
+    Disconnected { at: Timestamp, why: String },
     /// A notification arrived.
     Notification {
         at: Timestamp,
@@ -42,6 +47,7 @@ impl Item {
                 notification.payload().len() + notification.channel().len() + OVERHEAD
             }
             Self::Connected { .. }
+            | Self::Disconnected { .. }
             | Self::Gap { .. }
             | Self::Resumed { .. }
             | Self::Dropped { .. }
