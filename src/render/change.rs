@@ -178,7 +178,8 @@ pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
     line.push('\n');
 }
 
-/// Appends a change: time, channel, action, table, row, and how long the notification took.
+/// Appends a change: time, channel, action, table, row, and how long ago the trigger wrote the
+/// payload. That was before the commit, so it is no lag of the delivery.
 fn write_change(
     arrival: &Arrival<'_>,
     payload: &Payload<'_>,
@@ -194,7 +195,7 @@ fn write_change(
     write_row(payload, line);
     if let Some(age) = age_ms(arrival, payload) {
         line.push_str("  ");
-        line.push_str(&look.dim(&format!("({age:.1} ms)")));
+        line.push_str(&look.dim(&format!("(written {} ago)", duration_text(age))));
     }
 }
 
@@ -328,6 +329,15 @@ fn shown(value: &RawValue) -> String {
 fn age_ms(arrival: &Arrival<'_>, payload: &Payload<'_>) -> Option<f64> {
     let at: Timestamp = payload.at.as_ref()?.parse().ok()?;
     Some(arrival.at.duration_since(at).as_secs_f64() * 1000.0)
+}
+
+/// Returns a time as a person reads it.
+fn duration_text(milliseconds: f64) -> String {
+    if milliseconds.abs() < 1000.0 {
+        format!("{milliseconds:.1} ms")
+    } else {
+        format!("{:.1} s", milliseconds / 1000.0)
+    }
 }
 
 /// Appends the line of JSON for an event.
@@ -497,7 +507,7 @@ mod tests {
         ));
         assert_eq!(
             text,
-            "10:00:00.500  update   app.users  6 -> 7  id=7 name=Ann  (2.0 ms)\n"
+            "10:00:00.500  update   app.users  6 -> 7  id=7 name=Ann  (written 2.0 ms ago)\n"
         );
         assert_eq!(
             json,
