@@ -364,6 +364,8 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     let database = tables().await;
     let home = tempfile::tempdir().unwrap();
     let mut typed = typed(&database, home.path());
+    typed.sees(&format!("database {} on /", database.name));
+    typed.sees(" as postgres; .help lists the commands\r\n");
     typed.sees("   live> ");
     typed.keys("peo\tna\tp7\r");
     typed.sees("(1 row)");

@@ -12,6 +12,7 @@ use crate::causes::{self, Senders};
 use crate::connect::Server;
 use crate::failure::with_hint;
 use crate::render::Format;
+use crate::render::escape::escape;
 use crate::render::finding::finding;
 use crate::render::json;
 use crate::render::layout::Layout;
@@ -95,6 +96,14 @@ impl Session {
             color: context.color,
             quiet: context.quiet,
         })
+    }
+
+    /// Returns where the shell is connected, escaped.
+    pub(super) fn place(&self) -> String {
+        match self.server.place() {
+            Some(place) => escape(&place.to_string()).into_owned(),
+            None => escape(&self.server.to_string()).into_owned(),
+        }
     }
 
     /// Returns the words that a prompt completes, and the state that is shown. Names are those of
