@@ -772,3 +772,24 @@ async fn what_could_not_be_looked_at_in_time_is_not_said_to_be_live() {
         "{answer:?}"
     );
 }
+
+/// A terminal that cannot move its cursor has a plain prompt, and lines that are pasted together
+/// are several.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dumb_terminal_has_a_plain_prompt() {
+    let database = tables().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut command = database.command(&["shell", "people"]);
+    command
+        .env("HOME", home.path())
+        .env("XDG_STATE_HOME", home.path().join("state"))
+        .env("TERM", "dumb");
+    let mut typed = Terminal::start(command);
+    typed.sees("   live> ");
+    typed.keys("count people\ncount people name=p1\n");
+    typed.sees("50\r\n");
+    typed.sees("1\r\n");
+    typed.keys(".quit\n");
+    assert_eq!(typed.end(), Some(0), "{}", typed.rest());
+    assert!(!typed.rest().contains('\u{1b}'), "{}", typed.rest());
+}

@@ -1,5 +1,6 @@
 //! [`Input`]: the thread that reads lines and prints their answers, at a prompt on a terminal, else
-//! as plain lines.
+//! as plain lines. A terminal that cannot move its cursor (`TERM=dumb`, as Emacs has) gets plain
+//! lines behind a printed prompt.
 
 use super::answer::Reply;
 use super::line::COMMANDS;
@@ -26,10 +27,19 @@ pub(super) struct Request {
 
 /// The reader of lines and printer of answers.
 pub(super) struct Input {
-    /// The prompt; `None` for plain lines.
-    editor: Option<LineEditor>,
+    lines: Lines,
     terminal: Arc<TerminalState>,
     notices: Notices,
+}
+
+/// How lines are read.
+enum Lines {
+    /// With a line editor, at its prompt.
+    Edited(Box<LineEditor>),
+    /// Plain, behind the prompt of the guide: the terminal cannot move its cursor.
+    Prompted(Arc<Completions>),
+    /// Plain.
+    Plain,
 }
 
 impl Input {
@@ -46,11 +56,17 @@ impl Input {
     ) -> anyhow::Result<Self> {
         // Before the editor changes the terminal.
         let terminal = Arc::new(TerminalState::remember());
-        let editor = is_terminal.then(|| LineEditor::new(guide, history_file("shell"), suspension));
-        let mut editor = editor.transpose()?;
-        let above = editor.as_mut().map(LineEditor::above).transpose()?;
+        let (lines, above) = if !is_terminal {
+            (Lines::Plain, None)
+        } else if is_dumb() {
+            (Lines::Prompted(guide), None)
+        } else {
+            let mut editor = LineEditor::new(guide, history_file("shell"), suspension)?;
+            let above = editor.above()?;
+            (Lines::Edited(Box::new(editor)), Some(above))
+        };
         Ok(Self {
-            editor,
+            lines,
             terminal,
             notices: notices(above, is_quiet),
         })
@@ -95,8 +111,13 @@ impl Input {
 
     /// Reads a line; `None` if there are no more.
     fn next(&mut self) -> anyhow::Result<Option<String>> {
-        let Some(editor) = &mut self.editor else {
-            return next_plain();
+        let editor = match &mut self.lines {
+            Lines::Edited(editor) => editor,
+            Lines::Prompted(guide) => {
+                print(&guide.prompt())?;
+                return next_plain();
+            }
+            Lines::Plain => return next_plain(),
         };
         loop {
             match editor.read()? {
@@ -106,6 +127,11 @@ impl Input {
             }
         }
     }
+}
+
+/// Returns whether the terminal says of itself that it cannot move its cursor.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|name| name == "dumb")
 }
 
 /// Reads a line from stdin, without its end; `None` if there are no more.
