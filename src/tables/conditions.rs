@@ -11,12 +11,15 @@ use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
 use crate::tables::nearest::nearest;
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::tooling::postgres::{Traced, quote_literal, read_quoted, sqlstate};
+use postgres_index_cache_core::tooling::postgres::{
+    Traced, quote_identifier, quote_literal, read_quoted, sqlstate,
+};
 use postgres_index_cache_core::tooling::{
     CellTest, CellType, Condition, Predicate, TableShape, output_text,
 };
 use regex::Regex;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::error::Error;
 use std::fmt;
@@ -138,7 +141,7 @@ fn is_compared_as_text(kind: CellType) -> bool {
     )
 }
 
-/// One condition as a person wrote it.
+/// One condition as a person wrote it. It is displayed so that it can be typed again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     column: String,
@@ -150,7 +153,7 @@ pub struct Written {
 
 /// The sign between column and value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operator {
+pub enum Operator {
     Equals,
     Differs,
     Less,
@@ -177,6 +180,13 @@ const OPERATORS: [(&str, Operator); 9] = [
 ];
 
 impl Operator {
+    /// Returns the operator that a text begins with, and how it is written there.
+    pub fn at_start(text: &str) -> Option<(&'static str, Self)> {
+        OPERATORS
+            .into_iter()
+            .find(|(sign, _)| text.starts_with(sign))
+    }
+
     /// Returns the operator as it is written.
     fn sign(self) -> &'static str {
         OPERATORS
@@ -200,7 +210,22 @@ impl Operator {
 
 impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}{}", self.column, self.operator.sign(), self.value)
+        let is_plain_name = self.column.chars().all(|c| c.is_alphanumeric() || c == '_');
+        let column = if is_plain_name {
+            Cow::Borrowed(self.column.as_str())
+        } else {
+            quote_identifier(&self.column).into()
+        };
+        let needs_quotes = self.value.eq_ignore_ascii_case("null")
+            // Behind the operator they would read as part of it, or as the quote of a value.
+            || self.value.starts_with(['\'', '=', '<', '>', '~'])
+            || self.value.contains(char::is_whitespace);
+        let value = if self.is_quoted && needs_quotes {
+            format!("'{}'", self.value.replace('\'', "''")).into()
+        } else {
+            Cow::Borrowed(self.value.as_str())
+        };
+        write!(f, "{column}{}{value}", self.operator.sign())
     }
 }
 
@@ -290,24 +315,17 @@ fn split(text: &str) -> Option<Written> {
             let at = text
                 .char_indices()
                 .map(|(at, _)| at)
-                .find(|at| operator(&text[*at..]).is_some())?;
+                .find(|at| Operator::at_start(&text[*at..]).is_some())?;
             (text[..at].trim().to_string(), &text[at..])
         }
     };
-    let (sign, operator) = operator(rest)?;
+    let (sign, operator) = Operator::at_start(rest)?;
     (!column.is_empty()).then(|| Written {
         column,
         operator,
         value: rest[sign.len()..].to_string(),
         is_quoted: false,
     })
-}
-
-/// Returns the operator that a text begins with.
-fn operator(text: &str) -> Option<(&'static str, Operator)> {
-    OPERATORS
-        .into_iter()
-        .find(|(sign, _)| text.starts_with(sign))
 }
 
 /// Returns the column of a name that a person wrote.
@@ -612,6 +630,41 @@ async fn cell(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_condition_is_displayed_so_that_it_can_be_typed_again() {
+        const PIECES: [&str; 14] = [
+            "a", "é", "\"", "\"\"", "'", "''", " ", "=", "!=", ":=", "<", "~", "null", "5",
+        ];
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut count = 0;
+        for _ in 0..200_000 {
+            let text: String = (0..random.usize(1..10))
+                .map(|_| PIECES[random.usize(0..PIECES.len())])
+                .collect();
+            let Ok(read) = Written::parse(&text) else {
+                continue;
+            };
+            count += 1;
+            let displayed = read.to_string();
+            let again = Written::parse(&displayed).unwrap();
+            // A value that needs no quotes is shown without.
+            let meanings = [&read, &again].map(|written| {
+                let Written {
+                    column,
+                    operator,
+                    value,
+                    ..
+                } = written;
+                (column, operator, value, written.is_null())
+            });
+            assert_eq!(
+                meanings[0], meanings[1],
+                "{text} is displayed as {displayed}"
+            );
+        }
+        assert!(count > 10_000, "{count}");
+    }
 
     fn assert_read(text: &str, column: &str, operator: Operator, value: &str) {
         let expected = Written {

@@ -437,6 +437,16 @@ async fn what_is_watched_is_shown_and_the_history_of_a_key_is_known() {
     let client = database.client().await;
     let mut shell = Shell::start(&database, &["-o", "json", "people", "\"Odd Name\""]);
     shell.ask(".watch people hash=3");
+    shell.ask(".watch \"Odd Name\" \"a b\"!='x  z'");
+    let watches = shell.ask(".watch");
+    assert_eq!(watches[0]["conditions"], json!(["hash=3"]));
+    assert_eq!(
+        (&watches[1]["table"], &watches[1]["conditions"]),
+        (&json!("Odd Name"), &json!(["\"a b\"!='x  z'"]))
+    );
+    shell.ask(".watch off");
+    assert_eq!(shell.ask(".watch")[0]["rows"], 0);
+    shell.ask(".watch people hash=3");
     let sql = "UPDATE people SET name = 'first' WHERE id = 3; UPDATE people SET name = 'other' \
         WHERE id = 4;
         UPDATE people SET hash = 4 WHERE id = 13; DELETE FROM people WHERE id = 3; INSERT INTO \
@@ -491,7 +501,10 @@ async fn what_is_watched_is_shown_and_the_history_of_a_key_is_known() {
     let (code, stderr) = shell.close();
     assert_eq!(
         (code, stderr.as_str()),
-        (2, "notice: nothing has changed since the shell began\n")
+        (
+            2,
+            "notice: nothing is watched\nnotice: nothing has changed since the shell began\n"
+        )
     );
 }
 

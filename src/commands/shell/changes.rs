@@ -3,6 +3,7 @@
 
 use crate::render::row_change::RowChangeLine;
 use crate::render::{Format, json};
+use crate::tables::conditions::Written;
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use postgres_index_cache_core::tooling::postgres::RowChange;
 use postgres_index_cache_core::tooling::{Condition, KeyBuf, RowBuf, TableShape};
@@ -55,9 +56,12 @@ pub(super) struct Shown {
 
 /// A `.watch` that is on: the rows of a table that fulfil all conditions.
 #[derive(Debug)]
-struct Watched {
-    table: usize,
-    conditions: Vec<Condition>,
+pub(super) struct Watched {
+    /// The place of the table in the driver.
+    pub(super) table: usize,
+    pub(super) conditions: Vec<Condition>,
+    /// The conditions as they were typed.
+    pub(super) written: Vec<Written>,
 }
 
 /// The changes that are kept, and the watches.
@@ -89,10 +93,14 @@ impl Changes {
         }
     }
 
-    /// Watches the rows of a table that fulfil all conditions, beside those that are watched
-    /// already.
-    pub(super) fn watch(&mut self, table: usize, conditions: Vec<Condition>) {
-        self.watched.push(Watched { table, conditions });
+    /// Watches rows, beside those that are watched already.
+    pub(super) fn watch(&mut self, watched: Watched) {
+        self.watched.push(watched);
+    }
+
+    /// Returns the watches, oldest first.
+    pub(super) fn watched(&self) -> &[Watched] {
+        &self.watched
     }
 
     /// Begins again with a table that has other columns now. History and watches of the table end,

@@ -3,7 +3,7 @@
 
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
-use crate::tables::conditions::Written;
+use crate::tables::conditions::{Operator, Written};
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
 use postgres_index_cache_core::tooling::postgres::read_quoted;
@@ -41,8 +41,8 @@ pub(super) const COMMANDS: &[CommandHelp] = &[
     ),
     CommandHelp::new(
         ".watch",
-        "TABLE [COLUMN=VALUE]…",
-        "show each change of these rows as it happens; .watch off ends it",
+        "[TABLE [COLUMN=VALUE]…]",
+        "show each change of these rows as it happens; alone lists the watches, off ends them",
     ),
     CommandHelp::new(
         ".history",
@@ -81,8 +81,15 @@ pub(super) enum Line {
     Tables,
     /// `.stats`: the state of the caches, and the counters.
     Stats,
-    /// `.watch TABLE [CONDITION]…`: each change of such rows from now on; `None` (`off`) ends that.
-    Watch(Option<(Name, Vec<Written>)>),
+    /// `.watch TABLE [CONDITION]…`: each change of such rows from now on.
+    Watch {
+        table: Name,
+        conditions: Vec<Written>,
+    },
+    /// `.watch off`: ends all watches.
+    WatchOff,
+    /// `.watch`: a list of what is watched.
+    Watches,
     /// `.history`: the changes of the rows with this key, or that fulfil the conditions. There is
     /// either a key or conditions.
     History {
@@ -165,15 +172,12 @@ fn alone(command: &str, rest: &[&str], line: Line) -> anyhow::Result<Line> {
 
 fn parse_watch(words: &[&str]) -> anyhow::Result<Line> {
     match words {
-        ["off"] => Ok(Line::Watch(None)),
-        [table, rest @ ..] => {
-            let table = Name::parse(table)?;
-            Ok(Line::Watch(Some((table, conditions(rest)?))))
-        }
-        [] => Err(with_hint(
-            anyhow!(".watch takes a table, or off"),
-            "write .watch users username_hash=123",
-        )),
+        [] => Ok(Line::Watches),
+        ["off"] => Ok(Line::WatchOff),
+        [table, rest @ ..] => Ok(Line::Watch {
+            table: Name::parse(table)?,
+            conditions: conditions(rest)?,
+        }),
     }
 }
 
@@ -295,12 +299,11 @@ fn end_of_word(text: &str) -> anyhow::Result<usize> {
     // Whether that value is SQL, which PostgreSQL computes.
     let mut is_sql = false;
     while let Some(c) = text[at..].chars().next() {
-        let before = text[..at].chars().next_back();
         // Elsewhere a quote is a character like any other: `name=O'Hara` and `size=5"` are what
         // people type. A name may be quoted at its beginning and behind a dot, a value as a whole,
         // SQL anywhere.
         let may_quote = match c {
-            '"' => is_sql || at == 0 || (value.is_none() && before == Some('.')),
+            '"' => is_sql || at == 0 || (value.is_none() && text[..at].ends_with('.')),
             '\'' => is_sql || at == 0 || value == Some(at),
             _ => false,
         };
@@ -314,12 +317,15 @@ fn end_of_word(text: &str) -> anyhow::Result<usize> {
             })?;
             continue;
         }
+        // Only the first operator counts; the value may hold more.
+        let sign = value.is_none().then(|| Operator::at_start(&text[at..]));
+        if let Some((sign, operator)) = sign.flatten() {
+            at += sign.len();
+            value = Some(at);
+            is_sql = operator == Operator::Computed;
+            continue;
+        }
         match c {
-            // Only the first `=` is an operator; the value may hold more.
-            '=' if value.is_none() => {
-                value = Some(at + 1);
-                is_sql = before == Some(':');
-            }
             '(' if is_sql => depth += 1,
             // One too many is PostgreSQL's to refuse.
             ')' if is_sql => depth = depth.saturating_sub(1),
@@ -362,6 +368,10 @@ mod tests {
             ["app.\"A b\"", "a=b='c", "d"]
         );
         assert_eq!(words("s size=5\"").unwrap(), ["s", "size=5\""]);
+        for word in ["a!='c d'", "a<'c d'", "a>='c d'", "a~'c d'", "\"a<\"~'c d'"] {
+            assert_eq!(words(&format!("s {word} e")).unwrap(), ["s", word, "e"]);
+        }
+        assert_eq!(words("s a~b='c d").unwrap(), ["s", "a~b='c", "d"]);
         assert!(words(" \t").unwrap().is_empty());
         assert!(words("users a='open").is_err() && words("\"open").is_err());
     }

@@ -1,11 +1,13 @@
 //! The answers about the shell itself: `.tables`, `.stats` and `.help`.
 
 use super::answer::Answer;
+use super::changes::Watched;
 use super::line::COMMANDS;
 use super::live::LiveCaches;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, json};
 use crate::tables::catalog::CatalogTable;
+use crate::tables::conditions::Written;
 use crate::tables::estimate;
 use crate::tables::target::Target;
 use serde_json::json;
@@ -123,6 +125,44 @@ pub(super) fn stats(live: &LiveCaches, format: Format) -> Answer {
     Answer {
         text,
         rows: 1,
+        ..Answer::default()
+    }
+}
+
+/// Answers `.watch`: a row for each watch, oldest first.
+pub(super) fn watches(live: &LiveCaches, watched: &[Watched], format: Format) -> Answer {
+    let lines = watched.iter().map(|watched| {
+        let conditions: Vec<String> = watched.written.iter().map(Written::to_string).collect();
+        (live.target(watched.table), conditions)
+    });
+    let text = match format {
+        Format::Text => {
+            let headings = [Heading::text("table"), Heading::text("conditions")];
+            render(
+                &headings,
+                lines.map(|(target, conditions)| vec![target.name(), conditions.join(" ")]),
+            )
+        }
+        Format::Json => lines
+            .map(|(Target { table, .. }, conditions)| {
+                json::line([
+                    ("event", json!("watch")),
+                    ("schema", json!(table.schema)),
+                    ("table", json!(table.name)),
+                    ("conditions", json!(conditions)),
+                ])
+            })
+            .collect(),
+    };
+    let nothing = watched.is_empty().then(|| "nothing is watched".to_string());
+    Answer {
+        text: if watched.is_empty() {
+            String::new()
+        } else {
+            text
+        },
+        rows: watched.len(),
+        notices: nothing.into_iter().collect(),
         ..Answer::default()
     }
 }

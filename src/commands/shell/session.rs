@@ -3,6 +3,7 @@
 use super::super::Context;
 use super::Args;
 use super::answer::{Answer, Reply};
+use super::changes::Watched;
 use super::input::Completions;
 use super::line::{Line, Name};
 use super::live::LiveCaches;
@@ -188,7 +189,11 @@ impl Session {
                 self.live.fence(None).await;
                 Ok(overview::stats(&self.live, self.format))
             }
-            Line::Watch(None) => {
+            Line::Watches => {
+                let watched = self.live.changes.watched();
+                Ok(overview::watches(&self.live, watched, self.format))
+            }
+            Line::WatchOff => {
                 let count = self.live.changes.stop_watching();
                 let nothing = (count == 0).then(|| "nothing was watched".to_string());
                 Ok(Answer {
@@ -196,10 +201,14 @@ impl Session {
                     ..Answer::default()
                 })
             }
-            Line::Watch(Some((table, conditions))) => {
+            Line::Watch { table, conditions } => {
                 let Question { at, asked, notices } = self.ask(&table, &conditions).await?;
-                let conditions = asked.conditions(&self.live.target(at).shape)?;
-                self.live.changes.watch(at, conditions);
+                let watched = Watched {
+                    table: at,
+                    conditions: asked.conditions(&self.live.target(at).shape)?,
+                    written: conditions,
+                };
+                self.live.changes.watch(watched);
                 Ok(Answer {
                     notices,
                     ..Answer::default()
