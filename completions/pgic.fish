@@ -51,7 +51,7 @@ complete -c pgic -n "__fish_pgic_needs_command" -f -a "verify" -d 'Compare a cac
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show the other commands at work on a throw-away PostgreSQL'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "man" -d 'Print a man page, or write all of them into a folder'
-complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print the help of a command, or a page about conditions, JSON, recipes or privileges'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d 'The schemas for --all; may be repeated' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l exclude -d 'With --all: but not these tables' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: as installed, else cache_invalidation]' -r
@@ -269,14 +269,20 @@ complete -c pgic -n "__fish_pgic_using_subcommand man" -s w -l no-password -d 'N
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "install-triggers" -d 'Create or refresh the triggers that announce changes of tables'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "remove-triggers" -d 'Drop the triggers that pgic made'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "status" -d 'Show which tables announce their changes, who listens, and how full the queue is'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "tail" -d 'Print notifications as they arrive'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "query" -d 'Load a table into a cache, catch up, and answer from the cache'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "shell" -d 'Keep tables in live caches, and ask questions at a prompt'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "verify" -d 'Compare a cache that is fed by notifications with its table, at one exact cut'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "demo" -d 'Show the other commands at work on a throw-away PostgreSQL'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "man" -d 'Print a man page, or write all of them into a folder'
-complete -c pgic -n "__fish_pgic_using_subcommand help; and not __fish_seen_subcommand_from install-triggers remove-triggers status tail query shell verify demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+json\t'JSON for programs, one object on each line'"
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
+on\t'Always'
+off\t'Never'"
+complete -c pgic -n "__fish_pgic_using_subcommand help" -l color -d 'When to use colour' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand help" -l password-command -d 'A command that prints the password, run for each connection' -r
+complete -c pgic -n "__fish_pgic_using_subcommand help" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s q -l quiet -d 'Print no notices and no progress'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s w -l no-password -d 'Never ask for a password'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s W -l password -d 'Ask for a password before connecting'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s V -l version -d 'Print version'

@@ -421,68 +421,40 @@ off\:"Never"))' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
 '--version[Print version]' \
-'::command -- The command that the page is about:_default' \
+'::command -- The command or topic that the page is about:_default' \
 && ret=0
 ;;
 (help)
 _arguments "${_arguments_options[@]}" : \
-":: :_pgic__subcmd__help_commands" \
-"*::: :->help" \
+'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+json\:"JSON for programs, one object on each line"))' \
+'-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
+on\:"Always"
+off\:"Never"))' \
+'--color=[When to use colour]:WHEN:(auto always never)' \
+'-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
+'(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'-q[Print no notices and no progress]' \
+'--quiet[Print no notices and no progress]' \
+'(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
+'(-q --quiet)*--verbose[Trace pgic'\''s work to stderr; twice for more]' \
+'(-W --password)-w[Never ask for a password]' \
+'(-W --password)--no-password[Never ask for a password]' \
+'-W[Ask for a password before connecting]' \
+'--password[Ask for a password before connecting]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'-V[Print version]' \
+'--version[Print version]' \
+'::about -- A command, or a topic\: conditions, json, recipes, privileges:_default' \
 && ret=0
-
-    case $state in
-    (help)
-        words=($line[1] "${words[@]}")
-        (( CURRENT += 1 ))
-        curcontext="${curcontext%:*:*}:pgic-help-command-$line[1]:"
-        case $line[1] in
-            (install-triggers)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(remove-triggers)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(status)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(tail)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(query)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(shell)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(verify)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(demo)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(completions)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(man)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-(help)
-_arguments "${_arguments_options[@]}" : \
-&& ret=0
-;;
-        esac
-    ;;
-esac
 ;;
         esac
     ;;
@@ -502,7 +474,7 @@ _pgic_commands() {
 'demo:Show the other commands at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
 'man:Print a man page, or write all of them into a folder' \
-'help:Print this message or the help of the given subcommand(s)' \
+'help:Print the help of a command, or a page about conditions, JSON, recipes or privileges' \
     )
     _describe -t commands 'pgic commands' commands "$@"
 }
@@ -518,75 +490,8 @@ _pgic__subcmd__demo_commands() {
 }
 (( $+functions[_pgic__subcmd__help_commands] )) ||
 _pgic__subcmd__help_commands() {
-    local commands; commands=(
-'install-triggers:Create or refresh the triggers that announce changes of tables' \
-'remove-triggers:Drop the triggers that pgic made' \
-'status:Show which tables announce their changes, who listens, and how full the queue is' \
-'tail:Print notifications as they arrive' \
-'query:Load a table into a cache, catch up, and answer from the cache' \
-'shell:Keep tables in live caches, and ask questions at a prompt' \
-'verify:Compare a cache that is fed by notifications with its table, at one exact cut' \
-'demo:Show the other commands at work on a throw-away PostgreSQL' \
-'completions:Print a completion script for a shell' \
-'man:Print a man page, or write all of them into a folder' \
-'help:Print this message or the help of the given subcommand(s)' \
-    )
+    local commands; commands=()
     _describe -t commands 'pgic help commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__completions_commands] )) ||
-_pgic__subcmd__help__subcmd__completions_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help completions commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__demo_commands] )) ||
-_pgic__subcmd__help__subcmd__demo_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help demo commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__help_commands] )) ||
-_pgic__subcmd__help__subcmd__help_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help help commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__install-triggers_commands] )) ||
-_pgic__subcmd__help__subcmd__install-triggers_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help install-triggers commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__man_commands] )) ||
-_pgic__subcmd__help__subcmd__man_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help man commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__query_commands] )) ||
-_pgic__subcmd__help__subcmd__query_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help query commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__remove-triggers_commands] )) ||
-_pgic__subcmd__help__subcmd__remove-triggers_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help remove-triggers commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__shell_commands] )) ||
-_pgic__subcmd__help__subcmd__shell_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help shell commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__status_commands] )) ||
-_pgic__subcmd__help__subcmd__status_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help status commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__tail_commands] )) ||
-_pgic__subcmd__help__subcmd__tail_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help tail commands' commands "$@"
-}
-(( $+functions[_pgic__subcmd__help__subcmd__verify_commands] )) ||
-_pgic__subcmd__help__subcmd__verify_commands() {
-    local commands; commands=()
-    _describe -t commands 'pgic help verify commands' commands "$@"
 }
 (( $+functions[_pgic__subcmd__install-triggers_commands] )) ||
 _pgic__subcmd__install-triggers_commands() {

@@ -6,12 +6,14 @@
 //! of `Args`, then those of [`Global`].
 
 use crate::commands::{
-    completions, demo, install_triggers, man, query, remove_triggers, shell, status, tail, verify,
+    completions, demo, help, install_triggers, man, query, remove_triggers, shell, status, tail,
+    verify,
 };
 use crate::render::Format;
 use crate::render::layout::Expanded;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ColorChoice, Parser, Subcommand};
+use std::ffi::OsString;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -27,7 +29,7 @@ const STYLES: Styles = Styles::styled()
 /// proves that such a cache is equal to its table.
 #[derive(Debug, Parser)]
 #[command(name = "pgic", version, styles = STYLES, max_term_width = 100, propagate_version = true)]
-#[command(after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
+#[command(disable_help_subcommand = true, after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
 pub struct Cli {
     /// The options that every command takes.
     #[command(flatten)]
@@ -38,7 +40,9 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 it could not be done.
+Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 it could not be done; 3 the server \
+could not be reached.
+Topics: pgic help conditions, json, recipes, privileges.
 Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where to \
 connect.";
 
@@ -50,6 +54,12 @@ Examples:
   pgic tail                             print each change as it arrives
   pgic query users username_hash=123    answer from the cache that an application has
   pgic verify users                     compare such a cache with its table
+
+Topics:
+  pgic help conditions   which rows query, shell, tail and --watch show
+  pgic help json         the objects that -o json prints
+  pgic help recipes      commands for common questions, with jq
+  pgic help privileges   what a role must be allowed
 
 Exit codes:
   0  done, or the answer is yes
@@ -137,6 +147,24 @@ pub struct Global {
     pub password_command: Option<String>,
 }
 
+/// Tells whether a command line that was refused asks for JSON, as far as that can be told.
+pub fn asks_for_json(arguments: &[OsString]) -> bool {
+    let words: Vec<_> = arguments
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let is_one_word = words.iter().any(|word| {
+        let value = word
+            .strip_prefix("--output=")
+            .or_else(|| word.strip_prefix("-o"));
+        value.is_some_and(|value| value.trim_start_matches('=') == "json")
+    });
+    let are_two = words
+        .windows(2)
+        .any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json");
+    is_one_word || are_two
+}
+
 /// The commands.
 // The variants have no doc comments of their own: clap would take such a comment in place of the
 // help that stands on the command's `Args`, the long one included.
@@ -152,6 +180,7 @@ pub enum Command {
     Demo(demo::Args),
     Completions(completions::Args),
     Man(man::Args),
+    Help(help::Args),
 }
 
 #[cfg(test)]
@@ -162,5 +191,21 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_refused_command_line_may_ask_for_json() {
+        for (line, expected) in [
+            ("-o json", true),
+            ("--output json --nosuch", true),
+            ("--output=json", true),
+            ("-ojson", true),
+            ("-o=json", true),
+            ("-o text json", false),
+            ("--json", false),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(asks_for_json(&words), expected, "{line}");
+        }
     }
 }

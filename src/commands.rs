@@ -3,6 +3,7 @@
 
 pub mod completions;
 pub mod demo;
+pub mod help;
 pub mod install_triggers;
 pub mod man;
 pub mod query;
@@ -15,9 +16,11 @@ mod watch;
 
 use crate::connect::{ConnectionOptions, Environment, Server};
 use crate::render::escape::escape;
+use crate::render::json::EventLine;
 use crate::render::layout::Layout;
-use crate::render::{Format, note};
+use crate::render::{Format, note, notice, print};
 use crate::suspend::Suspension;
+use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The options, variables and handles that every command gets beside the arguments.
@@ -47,14 +50,34 @@ impl Context {
     /// If the connection string, or a variable, is not understood.
     pub fn server(&self, command: &'static str) -> anyhow::Result<Server> {
         let server = Server::new(&self.connection, &self.environment, command)?;
-        let is_quiet = self.quiet;
-        let server = server.notices(move |text| print_notice(text, is_quiet));
+        let (format, is_quiet) = (self.format, self.quiet);
+        let server = server.notices(move |text| print_notice(format, text, is_quiet));
         Ok(server.until(self.suspension.clone()))
     }
 
     /// Prints a notice on stderr, unless `--quiet` was given.
     pub fn notice(&self, text: &str) {
-        print_notice(text, self.quiet);
+        print_notice(self.format, text, self.quiet);
+    }
+
+    /// Prints where a command is connected: as a line on stderr, unless `--quiet` was given, or as
+    /// the first event of a stream of JSON.
+    ///
+    /// # Errors
+    /// If the event cannot be written.
+    pub fn print_place(&self, server: &Server) -> anyhow::Result<()> {
+        let place = server.place();
+        match (self.format, &place) {
+            (Format::Json, _) => {
+                let line = EventLine::new("connected", Timestamp::now()).place(place.as_ref());
+                print(&line.end())?;
+            }
+            (Format::Text, Some(place)) if !self.quiet => {
+                note(&format!("{}\n", escape(&place.to_string())));
+            }
+            (Format::Text, _) => {}
+        }
+        Ok(())
     }
 
     /// Prints each text as a [`notice`](Self::notice).
@@ -66,9 +89,9 @@ impl Context {
 }
 
 /// Prints a notice on stderr, unless `--quiet` was given.
-fn print_notice(text: &str, is_quiet: bool) {
+fn print_notice(format: Format, text: &str, is_quiet: bool) {
     if !is_quiet {
-        note(&format!("notice: {}\n", escape(text)));
+        note(&notice(format, Timestamp::now(), text));
     }
 }
 

@@ -65,15 +65,17 @@ pub struct Place {
     pub server: String,
     /// The role.
     pub user: String,
+    /// The version of PostgreSQL, as the server reports it: `15.18`.
+    pub version: String,
 }
 
-/// One line for people: `database shop on db1:5432 as alice`.
+/// One line for people: `database shop on db1:5432 as alice (PostgreSQL 15.18)`.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "database {} on {} as {}",
-            self.database, self.server, self.user
+            "database {} on {} as {} (PostgreSQL {})",
+            self.database, self.server, self.user, self.version
         )
     }
 }
@@ -241,10 +243,13 @@ impl Server {
         for notice in &notices {
             self.notices.print_once(notice);
         }
+        // Behind the number stands who packaged it.
+        let version = connection.parameter("server_version").unwrap_or_default();
         let place = Place {
             database,
             server,
             user,
+            version: version.split(' ').next().unwrap_or_default().to_string(),
         };
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
         Ok(Session::new(client, self.suspension.bound(connection)))

@@ -2,14 +2,14 @@
 
 use crate::cli::{Cli, Command, Global};
 use crate::commands::{
-    Context, completions, demo, install_triggers, man, query, remove_triggers, shell, status, tail,
-    verify,
+    Context, completions, demo, help, install_triggers, man, query, remove_triggers, shell, status,
+    tail, verify,
 };
 use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::render::layout::{Expanded, Layout};
-use crate::render::{Trace, terminal_width};
+use crate::render::{Format, Trace, terminal_width};
 use crate::suspend::Suspension;
 use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _};
@@ -24,7 +24,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// # Errors
 /// If the command could not be carried out.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    trace(cli.global.verbose);
+    trace(cli.global.verbose, cli.global.output);
     let context = context(&cli.global);
     // A shell may load completions whenever it starts, and a package is built where no server is:
     // neither a runtime nor a limit on files is in the way of that.
@@ -33,6 +33,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     if let Command::Man(args) = &cli.command {
         return man::run(args, &Cli::command());
+    }
+    if let Command::Help(args) = &cli.command {
+        return help::run(args, &mut Cli::command());
     }
     check_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -61,6 +64,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Demo(args) => demo::run(&context, args).await,
             Command::Completions(args) => completions::run(&args, &mut Cli::command()),
             Command::Man(args) => man::run(&args, &Cli::command()),
+            Command::Help(args) => help::run(&args, &mut Cli::command()),
         }
     });
     // Dropping the runtime would wait for tasks that block: one that waits for a server that is
@@ -133,8 +137,9 @@ fn check_files() -> anyhow::Result<()> {
 }
 
 /// Sends the traces of our crates to stderr, one a line: none, those of info and debug level
-/// (`-v`), or all (`-vv`). A line has the time, the level, the text and the fields.
-fn trace(verbosity: u8) {
+/// (`-v`), or all (`-vv`). A line has the time, the level, the text and the fields; in JSON they are
+/// the text of an event.
+fn trace(verbosity: u8, format: Format) {
     let level = match verbosity {
         0 => return,
         1 => LevelFilter::DEBUG,
@@ -146,7 +151,7 @@ fn trace(verbosity: u8) {
         .with_target("pg_connect", level)
         .with_target("postgres_index_cache_core", level);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(|| Trace)
+        .with_writer(move || Trace(format))
         .with_ansi(false)
         .with_target(false)
         .log_internal_errors(false)

@@ -2,8 +2,13 @@
 
 mod connecting;
 
+use crate::exit_code::ExitCode;
+use crate::render::Format;
 use crate::render::escape::escape;
+use crate::render::json::EventLine;
 pub use connecting::ConnectFailure;
+use jiff::Timestamp;
+use postgres_index_cache_core::tooling::postgres::sqlstate;
 use std::error::Error as StdError;
 use std::fmt;
 use throwaway_postgres::INSTALL_HINT;
@@ -139,7 +144,40 @@ impl Report {
     }
 }
 
+/// Returns an error as text for stderr, see [`Report::lines`], or as an object of JSON.
+pub fn text(error: &anyhow::Error, format: Format, at: Timestamp) -> String {
+    let report = Report::new(error);
+    if format == Format::Text {
+        return report
+            .lines()
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect();
+    }
+    let code = match ExitCode::of(error) {
+        ExitCode::Unreachable => "unreachable",
+        ExitCode::Yes | ExitCode::No | ExitCode::Failed => "failed",
+    };
+    EventLine::new("error", at)
+        .member("code", code)
+        .optional("sqlstate", sqlstate::of(error.as_ref()))
+        .member("text", &report.error)
+        .member("details", &report.details)
+        .optional("hint", report.hint.as_ref())
+        .end()
+}
+
+/// Returns a usage error, which clap or pgic wrote as lines of text, as an object of JSON.
+pub fn usage(text: &str, at: Timestamp) -> String {
+    EventLine::new("error", at)
+        .member("code", "usage")
+        .member("text", text.trim_start_matches("error: ").trim_end())
+        .member("details", [""; 0])
+        .end()
+}
+
 /// Returns the lines to print for an error; see [`Report::lines`].
+#[cfg(test)]
 pub fn lines(error: &anyhow::Error) -> Vec<String> {
     Report::new(error).lines()
 }

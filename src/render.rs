@@ -15,6 +15,8 @@ pub mod row_change;
 pub mod rows;
 pub mod table;
 
+use jiff::Timestamp;
+use json::EventLine;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, Write};
 
@@ -71,7 +73,7 @@ pub fn note(text: &str) {
 /// The writer of traces, on stderr: takes one trace at a time, and writes it as one line.
 /// Characters that a terminal obeys are escaped.
 #[derive(Debug, Clone, Copy)]
-pub struct Trace;
+pub struct Trace(pub Format);
 
 impl Write for Trace {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -79,12 +81,26 @@ impl Write for Trace {
         // The newline at the end is the line's own. Any other came from a field, where it could
         // make somebody else's text pass for a trace of ours.
         let line = text.strip_suffix('\n').unwrap_or(&text);
-        note(&format!("{}\n", escape::escape(line)));
+        note(&match self.0 {
+            Format::Text => format!("{}\n", escape::escape(line)),
+            Format::Json => {
+                let event = EventLine::new("trace", Timestamp::now());
+                event.member("text", line).end()
+            }
+        });
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Returns a notice as a line for stderr: text that begins with `notice:`, or an object of JSON.
+pub fn notice(format: Format, at: Timestamp, text: &str) -> String {
+    match format {
+        Format::Text => format!("notice: {}\n", escape::escape(text)),
+        Format::Json => EventLine::new("notice", at).member("text", text).end(),
     }
 }
 

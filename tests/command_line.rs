@@ -5,6 +5,7 @@ use clap::{CommandFactory as _, ValueEnum as _};
 use clap_complete::Shell;
 use pgic::cli::Cli;
 use pgic::commands::completions::script;
+use pgic::commands::help::TOPICS;
 use pgic::commands::man::pages;
 use std::path::Path;
 use std::process::Command;
@@ -121,9 +122,7 @@ fn commands() -> Vec<clap::Command> {
     command.build();
     let own = command.clone();
     let commands = command.get_subcommands().cloned();
-    std::iter::once(own)
-        .chain(commands.filter(|command| command.get_name() != "help"))
-        .collect()
+    std::iter::once(own).chain(commands).collect()
 }
 
 /// Runs `pgic` and returns its stdout.
@@ -143,6 +142,17 @@ fn exit_code(arguments: &[&str]) -> Option<i32> {
         .unwrap()
         .status
         .code()
+}
+
+#[test]
+fn the_topics_of_the_help_fit_a_terminal() {
+    for topic in &TOPICS {
+        assert_eq!(stdout(&["help", topic.name]), topic.text);
+        for line in topic.text.lines() {
+            assert!(line.chars().count() < 80, "{}: {line}", topic.name);
+        }
+    }
+    assert!(stdout(&["help", "tail"]).contains("Usage: pgic tail"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use super::Context;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
+use crate::render::json::EventLine;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
@@ -13,6 +14,7 @@ use crate::triggers::plan::{PlanKind, TablePlan};
 use crate::triggers::{OptionChanges, TriggerOptions, check_channel, script};
 use crate::units::parse_duration;
 use anyhow::Context as _;
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::is_obeyed;
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -133,7 +135,8 @@ pub(super) fn parse_channel(name: &str) -> Result<String, String> {
 /// If a table is refused, a lock is not granted in time, or the server refuses. Nothing has been
 /// changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let mut client = context.server("install-triggers")?.client().await?;
+    let server = context.server("install-triggers")?;
+    let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
     let mut tables = Vec::new();
@@ -161,6 +164,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         replace_function: args.replace_function,
         replace_trigger: args.replace_trigger,
     };
+    if !args.print_sql {
+        context.print_place(&server)?;
+    }
     let is_dry = args.dry_run || args.check || args.print_sql;
     let named = asked.columns.clone().unwrap_or_default();
     let plans = apply(
@@ -402,19 +408,17 @@ fn json(plan: &TablePlan, dry_run: bool) -> String {
     let new_channel = new.as_ref().map(|options| &options.channel);
     // A trigger that pgic did not make has a channel, and no options that are known.
     let channel = new_channel.or(old_channel).or(plan.channel.as_ref());
-    let object = serde_json::json!({
-        "table": plan.table,
-        "result": result(plan, dry_run),
-        "channel": channel,
-        "old_channel": old_channel,
-        "options": new,
-        "old_options": old,
-        "function": plan.function,
-        "steps": steps,
-        "notes": plan.notes,
-    });
-    format!(
-        "{}\n",
-        postgres_index_cache_core::tooling::one_line_json(&object.to_string())
-    )
+    let (schema, table) = &plan.names;
+    EventLine::new("plan", Timestamp::now())
+        .of((schema, table))
+        .member("result", plan.result.as_str().replace(' ', "_"))
+        .member("dry_run", dry_run)
+        .member("channel", channel)
+        .member("old_channel", old_channel)
+        .member("options", new)
+        .member("old_options", old)
+        .member("function", &plan.function)
+        .member("steps", steps)
+        .member("notes", &plan.notes)
+        .end()
 }

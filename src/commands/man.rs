@@ -1,5 +1,6 @@
 //! `pgic man`: man pages, made from the text of the help.
 
+use super::help::{TOPICS, Topic};
 use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::render::print;
@@ -11,13 +12,13 @@ use std::path::PathBuf;
 
 /// Print a man page, or write all of them into a folder
 ///
-/// There is a page for pgic and one for each command, with the text of --help. Without a command
-/// the page of pgic is printed.
+/// There is a page for pgic, one for each command, with the text of --help, and one for each topic.
+/// Without a command the page of pgic is printed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
-    /// The command that the page is about
-    #[arg(value_name = "COMMAND")]
+    /// The command or topic that the page is about
+    #[arg(value_name = "COMMAND|TOPIC")]
     pub command: Option<String>,
     /// Write all pages into this folder, which is made if it is missing
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
@@ -36,7 +37,7 @@ Exit codes:
 /// A man page.
 #[derive(Debug)]
 pub struct Page {
-    /// The name of the command; `None` for the page of the whole command line.
+    /// The name of the command or topic; `None` for the page of the whole command line.
     pub command: Option<String>,
     /// The name of the file: `pgic-tail.1`.
     pub file: String,
@@ -50,14 +51,34 @@ pub struct Page {
 /// # Errors
 /// If a page cannot be made.
 pub fn pages(pgic: &clap::Command) -> io::Result<Vec<Page>> {
-    // `pgic help tail` shows a help that has its page already.
-    let mut pgic = pgic.clone().disable_help_subcommand(true);
+    let mut pgic = pgic.clone();
     pgic.build();
     let own = page(&pgic, None);
     let commands = pgic
         .get_subcommands()
         .map(|command| page(command, Some(command.get_name().to_string())));
-    std::iter::once(own).chain(commands).collect()
+    let topics = TOPICS.iter().map(|topic| Ok(topic_page(topic)));
+    std::iter::once(own).chain(commands).chain(topics).collect()
+}
+
+/// Returns the page of a topic, whose lines stay as they are.
+fn topic_page(topic: &Topic) -> Page {
+    let mut roff = Roff::new();
+    let title = format!("pgic-{}", topic.name);
+    roff.control("TH", [title.as_str(), "7"])
+        .control("SH", ["NAME"])
+        .text([roman(format!("{title} - {}", topic.about))])
+        .control("SH", ["DESCRIPTION"])
+        .control("nf", []);
+    for line in topic.text.lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("fi", []);
+    Page {
+        command: Some(topic.name.to_string()),
+        file: format!("{title}.7"),
+        text: roff.render(),
+    }
 }
 
 /// Returns the man page of a command.
@@ -124,7 +145,7 @@ pub fn run(args: &Args, pgic: &clap::Command) -> anyhow::Result<ExitCode> {
         let page = asked
             .with_context(|| {
                 format!(
-                    "there is no command {}",
+                    "there is no command or topic {}",
                     args.command.as_deref().unwrap_or_default()
                 )
             })

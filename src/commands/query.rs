@@ -6,6 +6,7 @@ use super::{Context, interrupted};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
+use crate::render::json::EventLine;
 use crate::render::rows::rows;
 use crate::render::{Format, count, note, print};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
@@ -16,6 +17,7 @@ use crate::tables::{self, estimate, explain_failure, key};
 use crate::triggers::observe::{Observed, observe};
 use crate::units::parse_bytes;
 use anyhow::{Context as _, anyhow};
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::Driver;
 use postgres_index_cache_core::tooling::sync::TableId;
 use postgres_index_cache_core::tooling::{AccessPath, QueryResult, Row, TableShape};
@@ -138,7 +140,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         find: started.elapsed().saturating_sub(load + fence),
     };
     if args.explain {
-        note(&explain(&driver, &target.table, &answer, timing));
+        note(&explain(context.format, &driver, target, &answer, timing));
     }
     let found = answer.rows.len();
     // With `--count` the 0 that is printed says as much.
@@ -200,6 +202,9 @@ async fn keep_watching(
         |text| context.notice(text),
     )
     .await?;
+    if context.format == Format::Json {
+        context.print_place(&server)?;
+    }
     // The session that described the table has no more work, and a watch may last for days.
     drop(client);
     supervisor.driver_mut().record_row_events();
@@ -358,7 +363,10 @@ fn show(context: &Context, args: &Args, target: &Target, answer: &QueryResult<'_
     if args.count {
         return match context.format {
             Format::Text => format!("{count}\n"),
-            Format::Json => format!("{{\"count\":{count}}}\n"),
+            Format::Json => EventLine::new("count", Timestamp::now())
+                .of(target.names())
+                .member("count", count)
+                .end(),
         };
     }
     let shown = answer.rows.iter().take(args.limit.unwrap_or(usize::MAX));
@@ -371,16 +379,41 @@ fn show(context: &Context, args: &Args, target: &Target, answer: &QueryResult<'_
     )
 }
 
-/// Returns the lines of `--explain`: how rows were found, how much was read, and how many
+/// Returns the lines of `--explain`, or an object of JSON: how rows were found, how much was read, and how many
 /// notifications did what.
 fn explain(
+    format: Format,
     driver: &Driver,
-    table: &CatalogTable,
+    target: &Target,
     answer: &QueryResult<'_>,
     timing: Timing,
 ) -> String {
     let cache = driver.cache(TableId(0));
     let shape = cache.shape();
+    let counters = driver.engine().counters();
+    if format == Format::Json {
+        let (access, column) = match answer.access {
+            AccessPath::Key => ("key", None),
+            AccessPath::Index(column) => ("index", Some(&shape.columns()[column].name)),
+            AccessPath::Scan => ("scan", None),
+        };
+        return EventLine::new("explain", Timestamp::now())
+            .of(target.names())
+            .member("access", access)
+            .optional("column", column)
+            .member("looked_at", answer.looked_at)
+            .member("matched", answer.rows.len())
+            .member("rows", cache.len())
+            .member("memory_bytes", cache.memory_bytes())
+            .member("load_ms", milliseconds(timing.load))
+            .member("fence_ms", milliseconds(timing.fence))
+            .member("find_ms", milliseconds(timing.find))
+            .member("received", counters.received)
+            .member("applied", counters.applied)
+            .member("skipped", counters.skipped)
+            .member("reloads", counters.reloads)
+            .end();
+    }
     let found = match answer.access {
         AccessPath::Key => "by the key".to_string(),
         AccessPath::Index(column) => {
@@ -388,7 +421,6 @@ fn explain(
         }
         AccessPath::Scan => "by looking at every row".to_string(),
     };
-    let counters = driver.engine().counters();
     format!(
         "found: {found}, {} looked at, {} match, {:.3} ms\n\
          snapshot: {} rows of {} in {:.1} ms, {}\n\
@@ -398,7 +430,7 @@ fn explain(
         answer.rows.len(),
         milliseconds(timing.find),
         cache.len(),
-        escape(&table.display_name()),
+        escape(&target.name()),
         milliseconds(timing.load),
         estimate::human(cache.memory_bytes()),
         milliseconds(timing.fence),

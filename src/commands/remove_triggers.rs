@@ -117,6 +117,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::No);
         }
     }
+    if !args.print_sql {
+        context.print_place(&server)?;
+    }
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let plans = apply(
         &mut client,

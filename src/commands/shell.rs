@@ -20,7 +20,7 @@ mod session;
 
 use super::{Context, Signals};
 use crate::exit_code::ExitCode;
-use crate::render::note;
+use crate::render::{Format, note};
 use crate::units::parse_bytes;
 use anyhow::Context as _;
 use input::{Input, Request};
@@ -88,7 +88,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         _ = signals.next() => return Ok(ExitCode::Yes),
     };
     let is_terminal = is_at_terminal();
-    if is_terminal && !context.quiet {
+    if context.format == Format::Json {
+        context.print_place(session.server())?;
+    } else if is_terminal && !context.quiet {
         note(&format!("{}; .help lists the commands\n", session.place()));
     }
     let input = Input::new(

@@ -21,6 +21,7 @@ use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::render::change::{Arrival, ChangeStyle, Event, claims_change, write_json, write_text};
 use crate::render::escape::escape;
+use crate::render::json::EventLine;
 use crate::render::{Format, note, written};
 use crate::tables::catalog;
 use crate::units::parse_duration;
@@ -198,10 +199,17 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             invalid,
             dropped,
         } = printed;
-        let shown = crate::render::count(shown, "notification");
-        note(&format!(
-            "{shown} shown, {invalid} invalid, {dropped} dropped\n"
-        ));
+        note(&match context.format {
+            Format::Text => {
+                let shown = crate::render::count(shown, "notification");
+                format!("{shown} shown, {invalid} invalid, {dropped} dropped\n")
+            }
+            Format::Json => EventLine::new("done", Timestamp::now())
+                .member("shown", shown)
+                .member("invalid", invalid)
+                .member("dropped", dropped)
+                .end(),
+        });
     }
     // A signal is a person's decision, and a yes; only the end of the time makes too few a no.
     let too_few = args.count.is_some_and(|count| printed.shown < count);
@@ -340,9 +348,12 @@ impl Printer {
                 to: *to,
             },
             Item::Resumed { at } => Event::Resumed { at: *at },
-            Item::Dropped { count } => {
+            Item::Dropped { at, count } => {
                 printed.dropped += count;
-                Event::Dropped { count: *count }
+                Event::Dropped {
+                    at: *at,
+                    count: *count,
+                }
             }
             Item::End => return,
         };

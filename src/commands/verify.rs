@@ -9,21 +9,22 @@ use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::render::escape::escape;
+use crate::render::json::EventLine;
 use crate::render::progress::Progress;
-use crate::render::{Format, finding, json, print};
+use crate::render::{Format, finding, print};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, open};
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::observe;
 use crate::units::{parse_bytes, parse_duration};
 use anyhow::anyhow;
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::KeyBuf;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity, diagnose};
 use postgres_index_cache_core::tooling::postgres::{
     ComparisonReport, Driver, DriverEvent, DriverOptions, RowChange, Verification,
 };
 use postgres_index_cache_core::tooling::sync::{State, TableId};
-use serde_json::json;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -133,6 +134,9 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
         async |catalog: &mut Catalog<'_>| describe(context, catalog, args).await,
     )
     .await?;
+    if context.format == Format::Json {
+        context.print_place(&server)?;
+    }
     driver.record_row_events();
     let tables = targets.into_iter().map(|target| VerifiedTable {
         problem: worst(&target.table),
@@ -238,27 +242,31 @@ impl TableVerdict<'_> {
             self.print_findings(context)?;
         }
         // Such a table is no case for `min_changes`: no number of changes would prove anything.
-        if let Some(problem) = &self.followed.problem {
+        let problem = self.followed.problem.as_ref();
+        if problem.is_some() {
             summary.unannounced += 1;
-            return print(&match context.format {
-                Format::Text => {
-                    let text = format!("unannounced  {name}  {problem}");
-                    format!("{}\n", escape(&text))
-                }
-                Format::Json => json::line([
-                    ("event", json!("unannounced")),
-                    ("schema", json!(table.schema)),
-                    ("table", json!(table.name)),
-                    ("problem", super::status::problem_json(problem)),
-                ]),
-            });
-        }
-        summary.unproven += usize::from(self.changes < min_changes);
-        if comparison.differing() > 0 || context.format == Format::Json {
-            return Ok(());
+        } else {
+            summary.unproven += usize::from(self.changes < min_changes);
         }
         let time = self.followed.began.elapsed();
-        print(&equal(&name, comparison, self.changes, time))
+        match (context.format, problem) {
+            (Format::Json, _) => {
+                let names = (table.schema.as_str(), table.name.as_str());
+                print(&verdict_json(
+                    names,
+                    comparison,
+                    self.changes,
+                    time,
+                    problem,
+                ))
+            }
+            (Format::Text, Some(problem)) => {
+                let text = format!("unannounced  {name}  {problem}");
+                print(&format!("{}\n", escape(&text)))
+            }
+            (Format::Text, None) if comparison.differing() > 0 => Ok(()),
+            (Format::Text, None) => print(&equal(&name, comparison, self.changes, time)),
+        }
     }
 
     /// Prints the rows that differ, with their likely causes.
@@ -286,7 +294,8 @@ impl TableVerdict<'_> {
                 found,
                 sender.as_deref(),
             );
-            finding::finding(context.format, (&table.schema, &table.name), found, &cause)
+            let names = (table.schema.as_str(), table.name.as_str());
+            finding::finding(context.format, Timestamp::now(), names, found, &cause)
         });
         print(&lines.collect::<String>())?;
         let kept = comparison.findings.len();
@@ -327,6 +336,37 @@ pub(super) fn equal(
         comparison.rows
     );
     format!("{}\n", escape(&text))
+}
+
+/// Returns the verdict on a table as a line of JSON. `problem` is the one by which the changes of
+/// the table are not announced.
+pub(super) fn verdict_json(
+    names: (&str, &str),
+    comparison: &ComparisonReport,
+    changes: u64,
+    time: Duration,
+    problem: Option<&Problem>,
+) -> String {
+    let verdict = if problem.is_some() {
+        "unannounced"
+    } else if comparison.differing() > 0 {
+        "differs"
+    } else if changes == 0 {
+        "unproven"
+    } else {
+        "equal"
+    };
+    EventLine::new("verdict", Timestamp::now())
+        .of(names)
+        .member("verdict", verdict)
+        .member("rows", comparison.rows)
+        .member("missing", comparison.missing)
+        .member("stale", comparison.stale)
+        .member("ghost", comparison.ghosts)
+        .member("changes", changes)
+        .member("followed_ms", time.as_millis() as u64)
+        .optional("problem", problem.map(super::status::problem_json))
+        .end()
 }
 
 /// The tables at work.
@@ -559,19 +599,20 @@ fn finish(context: &Context, tables: usize, summary: &Summary) -> anyhow::Result
     } = summary;
     let is_equal = summary.differing() == 0 && *unannounced == 0;
     match context.format {
-        Format::Json => print(&json::line([
-            ("event", json!("summary")),
-            ("equal", json!(is_equal)),
-            ("tables", json!(tables)),
-            ("rows", json!(rows)),
-            ("missing", json!(missing)),
-            ("stale", json!(stale)),
-            ("ghost", json!(ghost)),
-            ("unannounced", json!(unannounced)),
-            ("changes", json!(changes)),
-            ("rounds", json!(compared)),
-            ("inconclusive", json!(inconclusive)),
-        ]))?,
+        Format::Json => {
+            let line = EventLine::new("summary", Timestamp::now())
+                .member("equal", is_equal)
+                .member("tables", tables)
+                .member("rows", rows)
+                .member("missing", missing)
+                .member("stale", stale)
+                .member("ghost", ghost)
+                .member("unannounced", unannounced)
+                .member("changes", changes)
+                .member("rounds", compared)
+                .member("inconclusive", inconclusive);
+            print(&line.end())?;
+        }
         Format::Text if summary.differing() > 0 => {
             let ghosts = crate::render::count(*ghost as u64, "ghost");
             context.notice(&format!("{missing} missing, {stale} stale, {ghosts}"));

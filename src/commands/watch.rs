@@ -11,19 +11,19 @@
 
 use super::Context;
 use crate::exit_code::ExitCode;
+use crate::render::json::EventLine;
 use crate::render::layout::Layout;
 use crate::render::rows::rows;
-use crate::render::{Format, OutputClosed, json, print, row_change};
+use crate::render::{Format, OutputClosed, print, row_change};
 use crate::tables::supervised::{explain, indexed_cache};
 use crate::tables::target::Target;
 use anyhow::Context as _;
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 use postgres_index_cache_core::tooling::postgres::{
     DriverEvent, RowChange, Supervisor, SupervisorEvent,
 };
 use postgres_index_cache_core::tooling::sync::{State, TableId};
 use postgres_index_cache_core::tooling::{KeyBuf, RowBuf};
-use serde_json::json;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::Duration;
@@ -107,6 +107,23 @@ struct Lines {
 struct Counts {
     shown: u64,
     collapsed: u64,
+}
+
+impl Counts {
+    /// Returns the last line, for stderr.
+    fn text(&self, format: Format) -> String {
+        let Self { shown, collapsed } = self;
+        match format {
+            Format::Text => {
+                let shown = crate::render::count(*shown, "change");
+                format!("{shown} shown, {collapsed} collapsed\n")
+            }
+            Format::Json => EventLine::new("done", Timestamp::now())
+                .member("shown", shown)
+                .member("collapsed", collapsed)
+                .end(),
+        }
+    }
 }
 
 impl Watch {
@@ -204,8 +221,7 @@ impl Watch {
         };
         let printed = printed.map_err(|_| anyhow::anyhow!("the printer failed"))?;
         if !context.quiet && !has_left {
-            let shown = crate::render::count(counts.shown, "change");
-            crate::render::note(&format!("{shown} shown, {} collapsed\n", counts.collapsed));
+            crate::render::note(&counts.text(context.format));
         }
         match printed {
             Err(error) if error.downcast_ref::<OutputClosed>().is_none() => Err(error),
@@ -224,7 +240,7 @@ impl Watch {
         if self.style == Style::Changes {
             return match self.format {
                 Format::Text => String::new(),
-                Format::Json => json::line([("event", json!("live"))]),
+                Format::Json => self.event("live").end(),
             };
         }
         if self.format == Format::Text {
@@ -237,8 +253,7 @@ impl Watch {
             .rows
             .iter()
             .map(|row| self.line(&Change::added(row.to_buf())));
-        rows.collect::<String>()
-            + &json::line([("event", json!("live")), ("rows", json!(answer.rows.len()))])
+        rows.collect::<String>() + &self.event("live").member("rows", answer.rows.len()).end()
     }
 
     /// Begins again with the table as it is now, since it was altered, or another table has its
@@ -266,9 +281,7 @@ impl Watch {
         pending.stale = match self.format {
             Format::Text if self.prints_answer() => format!("{before}reloaded: {why}\n\n{first}"),
             Format::Text => format!("{before}reloaded: {why}\n"),
-            Format::Json => {
-                before + &json::line([("event", json!("reloaded")), ("why", json!(why))]) + &first
-            }
+            Format::Json => before + &self.event("reloaded").member("why", why).end() + &first,
         };
     }
 
@@ -318,7 +331,7 @@ impl Watch {
             DriverEvent::State(State::Live) if std::mem::take(&mut pending.is_stale) => {
                 pending.live = match self.format {
                     Format::Text => "live\n".to_string(),
-                    Format::Json => json::line([("event", json!("live"))]),
+                    Format::Json => self.event("live").end(),
                 };
             }
             _ => {}
@@ -332,8 +345,13 @@ impl Watch {
         }
         pending.stale.push_str(&match self.format {
             Format::Text => format!("stale: {}\n", crate::render::escape::escape(why)),
-            Format::Json => json::line([("event", json!("stale")), ("why", json!(why))]),
+            Format::Json => self.event("stale").member("why", why).end(),
         });
+    }
+
+    /// Begins an event of JSON about the table.
+    fn event(&self, event: &str) -> EventLine {
+        EventLine::new(event, Timestamp::now()).of(self.target.names())
     }
 
     /// Returns whether a row fulfils all conditions of the watch.
@@ -394,9 +412,8 @@ impl Watch {
             shown: columns,
             ..
         } = &self.target;
-        let table = &self.target.name();
         let change = row_change::RowChangeLine {
-            table,
+            table: self.target.names(),
             shape,
             columns,
             old,
@@ -408,10 +425,9 @@ impl Watch {
             (Style::Changes, Format::Text) => {
                 change.text(Some(&Zoned::now().strftime("%H:%M:%S%.3f").to_string()))
             }
-            (Style::Changes, Format::Json) => {
-                change.json(Some(&jiff::Timestamp::now().to_string()))
+            (Style::Changes, Format::Json) | (Style::QueryResult, _) => {
+                change.json(Timestamp::now())
             }
-            (Style::QueryResult, _) => change.json(None),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! [`Event`]: the events that `tail` prints, notifications above all, as lines of text or of JSON.
 
 use super::escape::{escape, excerpt};
+use super::json::EventLine;
 use crate::connect::Place;
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use postgres_index_cache_core::tooling::{Payload, one_line_json};
+use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::{Action, Key};
 use serde_json::value::RawValue;
 use std::fmt::Write as _;
@@ -65,6 +66,8 @@ pub enum Event<'a> {
     },
     /// Notifications came faster than the output took them.
     Dropped {
+        /// The time of the event.
+        at: Timestamp,
         /// The number of notifications that are missing here.
         count: u64,
     },
@@ -170,7 +173,7 @@ pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
             let text = format!("{}  listening again", look.clock(*at));
             line.push_str(&look.dim(&text));
         }
-        Event::Dropped { count } => {
+        Event::Dropped { count, .. } => {
             let text = format!("--- {count} notifications dropped: the output is too slow ---");
             line.push_str(&look.alarm(&text));
         }
@@ -342,121 +345,80 @@ fn duration_text(milliseconds: f64) -> String {
 
 /// Appends the line of JSON for an event.
 pub fn write_json(event: &Event<'_>, line: &mut String) {
-    let start = line.len();
-    // Writing into a String cannot fail.
-    let _ = match event {
+    let text = std::mem::take(line);
+    let begin = |word: &str, at: Timestamp| EventLine::behind(text, word, at);
+    let written = match event {
         Event::Connected {
             at,
             channels,
             place,
-        } => {
-            write!(
-                line,
-                r#"{{"event":"connected","at":"{at}","channels":{},"database":{},"server":{},"user":{}}}"#,
-                serde_json::json!(channels),
-                serde_json::json!(place.map(|place| &place.database)),
-                serde_json::json!(place.map(|place| &place.server)),
-                serde_json::json!(place.map(|place| &place.user))
-            )
-        }
-        Event::Disconnected { at, why } => {
-            write!(
-                line,
-                r#"{{"event":"disconnected","at":"{at}","why":{}}}"#,
-                string(why)
-            )
-        }
+        } => begin("connected", *at)
+            .place(*place)
+            .member("channels", channels),
+        Event::Disconnected { at, why } => begin("disconnected", *at).member("why", why),
         Event::Change { arrival, payload } => {
-            write_arrival("change", arrival, line);
-            write_payload(arrival, payload, line);
-            write!(line, "}}")
+            let line = with_row(begin("change", arrival.at), payload);
+            with_change(with_arrival(line, arrival), arrival, payload)
         }
         Event::Payload { arrival } => {
-            write_arrival("payload", arrival, line);
-            write!(line, r#","payload":{}}}"#, string(arrival.payload))
+            with_arrival(begin("payload", arrival.at), arrival).member("payload", arrival.payload)
         }
-        Event::Invalid { arrival, error } => {
-            write_arrival("invalid", arrival, line);
-            write!(
-                line,
-                r#","payload":{},"error":{}}}"#,
-                string(arrival.payload),
-                string(error)
-            )
-        }
-        Event::Gap { from, to } => write!(line, r#"{{"event":"gap","from":"{from}","to":"{to}"}}"#),
-        Event::Resumed { at } => write!(line, r#"{{"event":"resumed","at":"{at}"}}"#),
-        Event::Dropped { count } => write!(line, r#"{{"event":"dropped","count":{count}}}"#),
+        Event::Invalid { arrival, error } => with_arrival(begin("invalid", arrival.at), arrival)
+            .member("payload", arrival.payload)
+            .member("error", error),
+        Event::Gap { from, to } => begin("gap", *to)
+            .member("from", from.to_string())
+            .member("to", to.to_string()),
+        Event::Resumed { at } => begin("resumed", *at),
+        Event::Dropped { at, count } => begin("dropped", *at).member("count", count),
     };
-    // The payload's own JSON may have line breaks between its members. Nearly none has, and then
-    // the line stays as it was written.
-    if let std::borrow::Cow::Owned(clean) = one_line_json(&line[start..]) {
-        line.truncate(start);
-        line.push_str(&clean);
+    *line = written.end();
+}
+
+/// Adds the table and the key of a payload. Keys are copied as they were sent.
+fn with_row(mut line: EventLine, payload: &Payload<'_>) -> EventLine {
+    line = line
+        .optional("schema", payload.schema.as_ref())
+        .member("table", &payload.table);
+    match payload.id {
+        Some(id) => line.key(id.get()),
+        None => line,
     }
-    line.push('\n');
 }
 
-/// Returns a text as a JSON string.
-fn string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// Adds the members of a notification.
+fn with_arrival(line: EventLine, arrival: &Arrival<'_>) -> EventLine {
+    line.member("channel", arrival.channel)
+        .member("pid", arrival.pid)
+        .member("bytes", arrival.payload.len())
 }
 
-/// Appends the start of an object: the event's word and the members of a notification.
-fn write_arrival(event: &str, arrival: &Arrival<'_>, line: &mut String) {
-    // Writing into a String cannot fail.
-    let _ = write!(
-        line,
-        r#"{{"event":"{event}","channel":{},"pid":{},"received_at":"{}","bytes":{}"#,
-        string(arrival.channel),
-        arrival.pid,
-        arrival.at,
-        arrival.payload.len()
-    );
-}
-
-/// Appends the members of a payload. Data and keys are copied as they were sent, so that no digit
-/// of a number is lost.
-fn write_payload(arrival: &Arrival<'_>, payload: &Payload<'_>, line: &mut String) {
-    // Writing into a String cannot fail.
-    let _ = write!(line, r#","table":{}"#, string(&payload.table));
-    if let Some(schema) = &payload.schema {
-        let _ = write!(line, r#","schema":{}"#, string(schema));
-    }
-    let _ = write!(
-        line,
-        r#","action":"{}","id":{}"#,
-        payload.action,
-        payload.id.map_or("null", RawValue::get)
-    );
+/// Adds the members of a payload. Data and keys are copied as they were sent, so that no digit of a
+/// number is lost.
+fn with_change(mut line: EventLine, arrival: &Arrival<'_>, payload: &Payload<'_>) -> EventLine {
+    line = line.member("action", payload.action.as_str());
     for (name, value) in [
-        ("data", payload.data),
-        ("old_id", payload.old_id),
-        ("new_id", payload.new_id),
+        ("row", payload.data),
+        ("old_key", payload.old_id),
+        ("new_key", payload.new_id),
     ] {
         if let Some(value) = value {
-            let _ = write!(line, r#","{name}":{value}"#);
+            line = line.raw(name, value.get());
         }
     }
     for (name, flag) in [
         ("truncated", payload.truncated),
         ("recheck", payload.recheck),
     ] {
-        if flag {
-            let _ = write!(line, r#","{name}":true"#);
-        }
+        line = line.optional(name, flag.then_some(true));
     }
-    if let Some(why) = &payload.why {
-        let _ = write!(line, r#","why":{}"#, string(why));
-    }
-    if let Some(xid) = payload.xid {
-        let _ = write!(line, r#","xid":"{xid}""#);
-    }
-    if let Some(at) = &payload.at {
-        let _ = write!(line, r#","at":{}"#, string(at));
-    }
-    if let Some(age) = age_ms(arrival, payload) {
-        let _ = write!(line, r#","age_ms":{age:.3}"#);
+    line = line
+        .optional("why", payload.why.as_ref())
+        .optional("xid", payload.xid.map(|xid| xid.to_string()))
+        .optional("sent_at", payload.at.as_ref());
+    match age_ms(arrival, payload) {
+        Some(age) => line.raw("age_ms", &format!("{age:.3}")),
+        None => line,
     }
 }
 
@@ -512,10 +474,10 @@ mod tests {
         assert_eq!(
             json,
             concat!(
-                r#"{"event":"change","channel":"c\u001b","pid":7,"#,
-                r#""received_at":"2026-11-23T10:00:00.5Z","bytes":146,"table":"users","#,
-                r#""schema":"app","action":"update","id":7,"data":{"id":7,"name":"Ann"},"#,
-                r#""old_id":6,"xid":"742","at":"2026-11-23T10:00:00.498+00:00","age_ms":2.000}"#,
+                r#"{"event":"change","at":"2026-11-23T10:00:00.5Z","schema":"app","#,
+                r#""table":"users","key":7,"channel":"c\u001b","pid":7,"bytes":146,"#,
+                r#""action":"update","row":{"id":7,"name":"Ann"},"old_key":6,"xid":"742","#,
+                r#""sent_at":"2026-11-23T10:00:00.498+00:00","age_ms":2.000}"#,
                 "\n"
             )
         );
@@ -542,7 +504,7 @@ mod tests {
         );
         // Escaped, and still the same value.
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(value["data"]["a"], "\u{7}\u{9b}");
+        assert_eq!(value["row"]["a"], "\u{7}\u{9b}");
         let (text, json) = both("\u{1b}]0;owned\u{7}");
         assert_eq!(text, "10:00:00.500  payload  \\u{1b}]0;owned\\u{7}\n");
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -2,7 +2,8 @@
 
 use super::Format;
 use super::escape::escape;
-use postgres_index_cache_core::tooling::one_line_json;
+use super::json::EventLine;
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::{DifferingColumn, Finding, FindingKind};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -24,21 +25,10 @@ struct Differing {
     table: Box<RawValue>,
 }
 
-/// A finding, as JSON shows it. The members are written in this order.
-#[derive(Serialize)]
-struct Line<'a> {
-    event: &'a str,
-    kind: &'a str,
-    schema: &'a str,
-    table: &'a str,
-    key: Box<RawValue>,
-    columns: Vec<Differing>,
-    cause: &'a str,
-}
-
 /// Returns the line for a finding in a table, with the likely cause.
 pub fn finding(
     format: Format,
+    at: Timestamp,
     (schema, table): (&str, &str),
     finding: &Finding,
     cause: &str,
@@ -65,18 +55,13 @@ pub fn finding(
                 cache: raw(&differing.cache),
                 table: raw(&differing.table),
             });
-            let line = Line {
-                event: "finding",
-                kind: word(finding.kind),
-                schema,
-                table,
-                key: raw(&finding.key),
-                columns: columns.collect(),
-                cause,
-            };
-            // Strings and JSON: serde cannot fail on them.
-            let line = serde_json::to_string(&line).unwrap_or_default();
-            format!("{}\n", one_line_json(&line))
+            EventLine::new("finding", at)
+                .of((schema, table))
+                .key(&finding.key)
+                .member("kind", word(finding.kind))
+                .member("columns", columns.collect::<Vec<Differing>>())
+                .member("cause", cause)
+                .end()
         }
     }
 }

@@ -1,8 +1,9 @@
 //! [`RowChangeLine`]: a row before and after a change, as a line of text or of JSON.
 
 use super::escape::{escape, excerpt};
-use postgres_index_cache_core::tooling::{RowBuf, TableShape, one_line_json};
-use serde_json::json;
+use super::json::EventLine;
+use jiff::Timestamp;
+use postgres_index_cache_core::tooling::{KeyBuf, RowBuf, TableShape};
 
 /// The largest number of characters of a value in a line of text.
 const LONGEST_VALUE: usize = 60;
@@ -10,8 +11,8 @@ const LONGEST_VALUE: usize = 60;
 /// A row before and after a change.
 #[derive(Debug, Clone, Copy)]
 pub struct RowChangeLine<'a> {
-    /// The table's name: `schema.table`.
-    pub table: &'a str,
+    /// The table: its schema and its name.
+    pub table: (&'a str, &'a str),
     /// The columns of the rows.
     pub shape: &'a TableShape,
     /// The columns to show, by their positions in `shape`.
@@ -79,28 +80,24 @@ impl RowChangeLine<'_> {
             .collect()
     }
 
-    /// Returns a line of JSON, with the time `at` if there is one. Empty if nothing that is shown
-    /// has changed.
-    pub fn json(&self, at: Option<&str>) -> String {
+    /// Returns a line of JSON, with the time of the change. Empty if nothing that is shown has
+    /// changed.
+    pub fn json(&self, at: Timestamp) -> String {
         let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else {
             return String::new();
         };
-        let mut line = format!("{{\"event\":\"{}\"", event.as_str());
-        if let Some(at) = at {
-            line.push_str(&format!(",\"at\":{}", json!(at)));
-        }
-        line.push_str(&format!(",\"table\":{},\"row\":", json!(self.table)));
-        row.write_json(self.shape, self.columns, &mut line);
+        let mut line = EventLine::new(event.as_str(), at)
+            .of(self.table)
+            .key(&KeyBuf::of_row(self.shape, row).to_json(self.shape))
+            .written("row", |text| row.write_json(self.shape, self.columns, text));
         if let (Some(old), Some(new)) = (self.old, self.new) {
             // The new row is whole, so the old one needs only the values that changed.
-            line.push_str(",\"old\":");
-            old.write_json(self.shape, &self.differing(old, new), &mut line);
+            let columns = self.differing(old, new);
+            line = line.written("old", |text| old.write_json(self.shape, &columns, text));
         }
         // Most lines stand for one change, and have no such member.
-        if self.collapsed > 0 {
-            line.push_str(&format!(",\"collapsed\":{}", self.collapsed));
-        }
-        format!("{}}}\n", one_line_json(&line))
+        let collapsed = (self.collapsed > 0).then_some(self.collapsed);
+        line.optional("collapsed", collapsed).end()
     }
 
     /// Returns a line of text, with the time `at` if there is one. A changed row is shown by its
@@ -138,7 +135,7 @@ impl RowChangeLine<'_> {
         format!(
             "{at}{:<7}  {}  {}{collapsed}\n",
             event.as_str(),
-            escape(self.table),
+            escape(&format!("{}.{}", self.table.0, self.table.1)),
             parts.join("  ")
         )
     }
@@ -247,7 +244,7 @@ mod tests {
         new: Option<&'a RowBuf>,
     ) -> RowChangeLine<'a> {
         RowChangeLine {
-            table: "s.t",
+            table: ("s", "t"),
             shape,
             columns: &[0, 1],
             old,
@@ -259,6 +256,7 @@ mod tests {
 
     #[test]
     fn a_change_shows_what_was_and_obeys_nothing() {
+        let at: Timestamp = "2026-11-23T10:00:00Z".parse().unwrap();
         let shape = hostile_shape();
         let old = row(&shape, r#"{"id":1,"v\u001b":"a"}"#);
         let new = row(&shape, r#"{"id":1,"v\u001b":"\u009b"}"#);
@@ -271,9 +269,10 @@ mod tests {
             "12:00  changed  s.t  id=1  v\\u{1b}: a -> \\u{9b}  (and 2 before)\n"
         );
         assert_eq!(
-            changed.json(None),
+            changed.json(at),
             concat!(
-                r#"{"event":"changed","table":"s.t","row":{"id":1,"v\u001b":"\u009b"},"#,
+                r#"{"event":"changed","at":"2026-11-23T10:00:00Z","schema":"s","table":"t","#,
+                r#""key":1,"row":{"id":1,"v\u001b":"\u009b"},"#,
                 r#""old":{"v\u001b":"a"},"collapsed":2}"#,
                 "\n"
             )
@@ -285,6 +284,6 @@ mod tests {
         let removed = change(&shape, Some(&old), None);
         assert_eq!(removed.event(), Some(RowChangeEvent::Removed));
         // A row may be written without a change of its shown columns: no line.
-        assert_eq!(change(&shape, Some(&old), Some(&old)).json(None), "");
+        assert_eq!(change(&shape, Some(&old), Some(&old)).json(at), "");
     }
 }

@@ -1,11 +1,13 @@
 //! [`rows`]: rows of a cache, as an aligned table or as lines of JSON.
 
 use super::Format;
+use super::json::EventLine;
 use super::layout::Layout;
 use super::table::Heading;
-use postgres_index_cache_core::tooling::{CellType, Column, Row, TableShape, one_line_json};
-use serde_json::json;
-use std::fmt::Write as _;
+use jiff::Timestamp;
+use postgres_index_cache_core::tooling::{
+    CellType, Column, KeyBuf, Row, TableShape, one_line_json,
+};
 
 /// Returns the rows with the named `columns`, which are positions in `shape`, in that order. An
 /// empty text if there is no row.
@@ -42,23 +44,25 @@ pub fn rows<'a>(
     }
 }
 
-/// Returns the rows as events of a stream, an object of JSON each.
+/// Returns the rows as events of a stream.
 ///
 /// The columns stand in a member of their own. Otherwise a column that is called `event` could pass
 /// for the stream's own member.
 pub fn row_events<'a>(
-    (schema, table): (&str, &str),
+    at: Timestamp,
+    table: (&str, &str),
     shape: &TableShape,
     columns: &[usize],
     found: impl IntoIterator<Item = &'a Row<'a>>,
 ) -> String {
-    // The start of each line, up to the closing brace.
-    let lead = json!({"event": "row", "schema": schema, "table": table}).to_string();
-    let lead = lead.strip_suffix('}').unwrap_or_default();
     let mut text = String::new();
-    for line in rows(Format::Json, Layout::default(), shape, columns, found).lines() {
-        // Writing into a String cannot fail.
-        let _ = writeln!(text, "{},\"row\":{line}}}", one_line_json(lead));
+    for row in found {
+        let key = KeyBuf::of_row(shape, &row.to_buf()).to_json(shape);
+        text = EventLine::behind(text, "row", at)
+            .of(table)
+            .key(&key)
+            .written("row", |json| row.write_json(columns, json))
+            .end();
     }
     text
 }

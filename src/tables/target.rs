@@ -109,6 +109,11 @@ impl Target {
         }
     }
 
+    /// Returns the schema and the name of the table.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.table.schema, &self.table.name)
+    }
+
     /// Returns the table's name with its schema, for people.
     pub fn name(&self) -> String {
         self.table.display_name()

@@ -67,6 +67,8 @@ impl fmt::Display for PlanResult {
 pub struct TablePlan {
     /// The table's name for people: `schema.table`.
     pub table: String,
+    /// The table's schema, and its name alone.
+    pub names: (String, String),
     /// The table's name as SQL takes it: `"schema"."table"`, quoted.
     pub sql_name: String,
     /// Whether the table has partitions.
@@ -170,6 +172,7 @@ pub async fn install(
     Ok(TablePlan {
         script: script::install(table, &expected, &options, version),
         table: table.display_name(),
+        names: (table.schema.clone(), table.name.clone()),
         sql_name: table.sql_name(),
         is_partitioned: table.kind == RelationKind::Partitioned,
         result,
@@ -257,6 +260,7 @@ pub async fn remove(
     Ok(TablePlan {
         script: script::remove(table, is_generic, &functions),
         table: table.display_name(),
+        names: (table.schema.clone(), table.name.clone()),
         sql_name: table.sql_name(),
         is_partitioned: table.kind == RelationKind::Partitioned,
         result: if steps.is_empty() {

@@ -118,6 +118,9 @@ impl Shell {
             .unwrap();
         let stdin = child.stdin.take().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
+        if arguments.contains(&"json") {
+            crate::support::skip_connected(&lines);
+        }
         Self {
             child,
             stdin,
@@ -136,7 +139,7 @@ impl Shell {
         writeln!(self.stdin, "{line}").unwrap();
         let mut answer = Vec::new();
         loop {
-            let value: Value = serde_json::from_str(&self.lines.recv().unwrap()).unwrap();
+            let value = crate::support::schema::event(&self.lines.recv().unwrap());
             let is_end = value["event"] == "end";
             answer.push(value);
             if is_end {

@@ -89,7 +89,7 @@ async fn a_channel_that_is_not_given_is_kept() {
     let database = Database::with(TWO).await;
     database.pgic_ok(&["install-triggers", "a", "--channel", "Mixed Case"]);
     let shown = database.pgic_ok(&["install-triggers", "a", "-o", "json"]);
-    let plan: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let plan = &crate::support::json_lines(&shown)[1];
     assert_eq!(plan["result"], json!("unchanged"));
     assert_eq!(plan["channel"], json!("Mixed Case"));
     assert_eq!(plan["steps"], json!([]));
@@ -1298,7 +1298,7 @@ async fn install_triggers_warns_of_columns_that_look_like_secrets() {
     }
     // Columns that are named on purpose are no oversight.
     let ran = database.pgic(&["install-triggers", "users", "--columns", "id,token"]);
-    assert_eq!(ran.stderr, "", "{ran:?}");
+    assert!(!ran.stderr.contains("notice"), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

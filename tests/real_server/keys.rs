@@ -158,6 +158,7 @@ impl Shell {
             .unwrap();
         let stdin = child.stdin.take().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
+        crate::support::skip_connected(&lines);
         Self {
             child,
             stdin,
@@ -170,7 +171,7 @@ impl Shell {
         writeln!(self.stdin, "{line}").unwrap();
         let mut values = Vec::new();
         for text in &self.lines {
-            let value: Value = serde_json::from_str(&text).unwrap();
+            let value = crate::support::schema::event(&text);
             if value["event"] == "end" {
                 assert_eq!(value.get("error"), None, "{line}: {value}");
                 break;

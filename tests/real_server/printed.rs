@@ -215,8 +215,8 @@ async fn a_column_that_is_called_event_does_not_end_an_answer() {
     shell.stdin.take().unwrap().write_all(b"t\n").unwrap();
     let lines = ended(shell).json();
     let events: Vec<&Value> = lines.iter().map(|line| &line["event"]).collect();
-    assert_eq!(events, ["row", "end"], "{lines:?}");
-    assert_eq!(lines[0]["row"]["event"], "end");
+    assert_eq!(events, ["connected", "row", "end"], "{lines:?}");
+    assert_eq!(lines[1]["row"]["event"], "end");
 }
 
 /// No part of a connection string is printed, wherever the string is given: as the URL, as the name

@@ -122,10 +122,8 @@ async fn the_answer_is_a_table_or_json_as_postgresql_writes_it() {
     ]);
     assert_eq!(chosen, "{\"price\":1.10,\"id\":1}\n");
     assert_eq!(database.pgic_ok(&["query", "people", "--count"]), "3\n");
-    assert_eq!(
-        database.pgic_ok(&["query", "people", "hash=123", "--count", "-o", "json"]),
-        "{\"count\":2}\n"
-    );
+    let counted = database.pgic_ok(&["query", "people", "hash=123", "--count", "-o", "json"]);
+    assert_eq!(crate::support::schema::event(&counted)["count"], 2);
     let none = database.pgic(&["query", "people", "id=9", "--count"]);
     assert_eq!((none.code, none.stdout.as_str()), (1, "0\n"));
 }
@@ -431,6 +429,9 @@ impl Watch {
             .spawn()
             .expect("start query --watch");
         let lines = lines_of(child.stdout.take().expect("piped"));
+        if arguments.contains(&"json") {
+            crate::support::skip_connected(&lines);
+        }
         Self { child, lines }
     }
 
@@ -444,7 +445,7 @@ impl Watch {
 
     fn next(&self) -> Value {
         let line = self.next_line();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+        crate::support::schema::event(&line)
     }
 
     /// Returns all events up to `last`, which is among them.
@@ -468,12 +469,23 @@ impl Watch {
 
 fn next_event(lines: &mut impl Iterator<Item = std::io::Result<String>>) -> Value {
     let line = lines.next().expect("another line").unwrap();
-    serde_json::from_str(&line).unwrap()
+    crate::support::schema::event(&line)
+}
+
+/// Returns the event that says that the answer of `people` is live, with so many rows.
+fn live(rows: usize) -> Value {
+    json!({"event": "live", "schema": "public", "table": "people", "rows": rows})
+}
+
+/// Returns the event that says that `people` is told anew.
+fn reloaded(why: &str) -> Value {
+    json!({"event": "reloaded", "schema": "public", "table": "people", "why": why})
 }
 
 /// Returns an event that says that a row of `people` is in the answer from now on.
 fn added(row: &Value) -> Value {
-    json!({"event": "added", "table": "public.people", "row": row})
+    let key = &row["id"];
+    json!({"event": "added", "schema": "public", "table": "people", "key": key, "row": row})
 }
 
 /// Changes that were made while the connection was lost are never announced. They are found by
@@ -487,7 +499,7 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
     let mut first = [watch.next(), watch.next()];
     first.sort_by_key(|line| line["row"]["id"].as_i64());
     assert_eq!(first[0], added(&json!({"id": 1, "name": "ann"})));
-    assert_eq!(watch.next(), json!({"event":"live","rows":2}));
+    assert_eq!(watch.next(), live(2));
     // A change of a column that is not shown comes first.
     client
         .batch_execute("UPDATE people SET price = 7")
@@ -499,7 +511,9 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
         .unwrap();
     let changed = json!({
         "event": "changed",
-        "table": "public.people",
+        "schema": "public",
+        "table": "people",
+        "key": 1,
         "row": {"id": 1, "name": "anna"},
         "old": {"name": "ann"},
     });
@@ -539,10 +553,9 @@ async fn a_watched_answer_says_what_was_added_changed_and_removed_gaps_included(
     let interrupt = Command::new("kill").args(["-INT", &pid]).status();
     assert!(interrupt.unwrap().success());
     let ran = ended(watch.child);
-    assert_eq!(
-        (ran.code, ran.stderr.as_str()),
-        (0, "5 changes shown, 0 collapsed\n")
-    );
+    let done = json!({"event": "done", "shown": 5, "collapsed": 0});
+    let said = crate::support::schema::event(&ran.stderr);
+    assert_eq!((ran.code, said), (0, done));
 }
 
 /// `query --watch | head` must end when `head` does, and not with an error.
@@ -594,21 +607,21 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
         stale["event"] == "stale" && stale["why"].as_str().unwrap().contains("described afresh"),
         "{stale}"
     );
-    assert_eq!(
-        watch.next(),
-        json!({"event":"reloaded","why":"the table was altered"})
-    );
+    assert_eq!(watch.next(), reloaded("the table was altered"));
     let mut rows = [watch.next(), watch.next()];
     rows.sort_by_key(|line| line["row"]["id"].as_i64());
     assert_eq!(rows[0], added(&json!({"id": 1, "hash": "123"})));
-    assert_eq!(watch.next(), json!({"event":"live","rows":2}));
+    assert_eq!(watch.next(), live(2));
     database.pgic_ok(&["install-triggers", "people"]);
     client
         .batch_execute("UPDATE people SET hash = '5' WHERE id = 2")
         .await
         .unwrap();
     // The new trigger makes the table stale for a moment, so other events may come first.
-    let left = json!({"event":"left","table":"public.people","row":{"id":2,"hash":"123"}});
+    let left = json!({
+        "event": "left", "schema": "public", "table": "people", "key": 2,
+        "row": {"id": 2, "hash": "123"},
+    });
     watch.until(&left);
     // A dropped table is stale until another table has its name, and that one is followed then.
     client.batch_execute("DROP TABLE people").await.unwrap();
@@ -630,8 +643,8 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
         .await
         .unwrap();
     database.pgic_ok(&["install-triggers", "people"]);
-    let seen = watch.until(&json!({"event":"live","rows":1}));
-    let reloaded = json!({"event":"reloaded","why":"another table has its name"});
+    let seen = watch.until(&live(1));
+    let reloaded = reloaded("another table has its name");
     assert!(seen.contains(&reloaded), "{seen:?}");
     let row = added(&json!({"id": 7, "hash": "123"}));
     assert!(seen.contains(&row), "{seen:?}");
@@ -692,7 +705,7 @@ async fn a_column_that_becomes_another_of_the_same_size_is_never_taken_for_it() 
         WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = \
         current_database()); COMMIT";
     migration.batch_execute(alter).await.unwrap();
-    let seen = watch.until(&json!({"event":"live","rows":2}));
+    let seen = watch.until(&live(2));
     assert!(
         seen.iter().any(|line| line["event"] == "reloaded"),
         "{seen:?}"

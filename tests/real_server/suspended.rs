@@ -63,7 +63,7 @@ async fn ctrl_z_lets_the_server_go_and_what_comes_meanwhile_is_a_gap() {
         .batch_execute("INSERT INTO t VALUES (1, 'a')")
         .await
         .unwrap();
-    assert_eq!(tail.next()["id"], 1);
+    assert_eq!(tail.next()["key"], 1);
     assert!(sessions(&admin, "pgic tail").await > 0);
     tail.signal("TSTP");
     wait_until_stopped(tail.process());
@@ -88,7 +88,7 @@ async fn ctrl_z_lets_the_server_go_and_what_comes_meanwhile_is_a_gap() {
         .batch_execute("INSERT INTO t VALUES (3, 'c')")
         .await
         .unwrap();
-    assert_eq!(tail.next()["id"], 3, "it goes on");
+    assert_eq!(tail.next()["key"], 3, "it goes on");
     tail.signal("INT");
     let (code, _, stderr) = tail.finish();
     assert_eq!(code, 0, "{stderr}");

@@ -30,7 +30,7 @@ fn signal(child: &Child, name: &str) {
 /// Returns the next line of an output, which is JSON.
 fn next(lines: &Receiver<String>) -> Value {
     let line = lines.recv_timeout(DEADLINE).expect("another line");
-    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+    crate::support::schema::event(&line)
 }
 
 /// Notifies each payload in a transaction of its own.
@@ -62,7 +62,7 @@ async fn a_change_is_a_json_line_with_every_digit() {
         .await
         .unwrap();
     let change = tail.next();
-    for field in ["pid", "received_at", "bytes", "xid", "at", "age_ms"] {
+    for field in ["pid", "at", "bytes", "xid", "sent_at", "age_ms"] {
         assert!(!change[field].is_null(), "{field} in {change}");
     }
     assert_eq!(
@@ -70,15 +70,13 @@ async fn a_change_is_a_json_line_with_every_digit() {
         (&json!("change"), &json!("cache_invalidation"))
     );
     assert_eq!(
-        (&change["schema"], &change["action"], &change["id"]),
+        (&change["schema"], &change["action"], &change["key"]),
         (&json!("public"), &json!("insert"), &json!(1))
     );
     let (code, rest, stderr) = tail.finish();
     assert_eq!((code, rest.len()), (0, 0));
-    assert!(
-        stderr.contains("1 notification shown, 0 invalid, 0 dropped"),
-        "{stderr}"
-    );
+    let done = json!({"event": "done", "shown": 1, "invalid": 0, "dropped": 0});
+    assert_eq!(crate::support::schema::event(&stderr), done);
     // Read as text: this test's own parser would lose the digits as well.
     let raw = database
         .command(&["tail", "-o", "json", "--count", "1"])
@@ -107,8 +105,8 @@ async fn the_specification_s_own_function_is_a_full_citizen() {
     let delete = tail.next();
     assert_eq!(
         (
-            &insert["id"],
-            &insert["data"]["username_hash"],
+            &insert["key"],
+            &insert["row"]["username_hash"],
             &insert["xid"]
         ),
         (&json!(id), &json!(123), &json!(null))
@@ -144,7 +142,9 @@ async fn what_does_not_parse_is_shown_and_stops_nothing() {
     );
     assert_eq!(events[1]["payload"], "\u{1b}]0;owned\u{7}");
     assert!(events[2]["error"].as_str().unwrap().contains("dance"));
-    assert!(tail.finish().2.contains("4 notifications shown, 1 invalid"));
+    let said = crate::support::schema::check_all(&tail.finish().2);
+    let done = said.last().unwrap();
+    assert_eq!((&done["shown"], &done["invalid"]), (&json!(4), &json!(1)));
 }
 
 /// `--raw` is for programs: the payload as it came, and nothing else. Text on a pipe must have no
@@ -233,7 +233,7 @@ async fn filters_show_what_they_name() {
             DELETE FROM orders WHERE id = 2";
         writer.batch_execute(sql).await.unwrap();
         let ids: Vec<_> = (0..expected.len())
-            .map(|_| tail.next()["id"].clone())
+            .map(|_| tail.next()["key"].clone())
             .collect();
         assert_eq!(ids, expected, "{arguments:?}");
         let (code, _, stderr) = tail.finish();
@@ -283,7 +283,7 @@ async fn payloads_about_no_table_are_filtered_by_their_texts() {
         let tail = database.tail(&[arguments, &["--count", &count]].concat());
         notify(&database, &payloads).await;
         let ids: Vec<_> = (0..expected.len())
-            .map(|_| tail.next()["id"].clone())
+            .map(|_| tail.next()["key"].clone())
             .collect();
         assert_eq!(ids, expected, "{arguments:?}");
         assert_eq!(tail.finish().0, 0);
@@ -437,9 +437,7 @@ async fn a_lost_connection_is_a_gap_and_taken_up_again() {
     tail.signal("INT");
     let (code, _, stderr) = tail.finish();
     assert!(
-        code == 0
-            && stderr.contains("connection was lost")
-            && stderr.contains("2 notifications shown"),
+        code == 0 && stderr.contains("connection was lost") && stderr.contains("\"shown\":2"),
         "{code} {stderr}"
     );
 }
@@ -555,7 +553,7 @@ async fn a_diff_shows_what_each_change_did_old_to_new() {
     let client = database.client().await;
     let mut child = start_diff(&database, &["-o", "json"]);
     let lines = lines_of(child.stdout.take().unwrap());
-    assert_eq!(next(&lines), json!({"event":"live"}));
+    assert_live(&lines);
     client
         .batch_execute("UPDATE t SET v = 'b', n = 2")
         .await
@@ -594,6 +592,13 @@ async fn a_diff_shows_what_each_change_did_old_to_new() {
     );
 }
 
+/// Takes the first events of `tail --diff t`: where it is connected, and that the cache is live.
+fn assert_live(lines: &Receiver<String>) {
+    crate::support::skip_connected(lines);
+    let live = json!({"event": "live", "schema": "public", "table": "t"});
+    assert_eq!(next(lines), live);
+}
+
 /// Starts `tail --diff t` with these arguments.
 fn start_diff(database: &Database, arguments: &[&str]) -> Child {
     start(database.command(&[&["tail", "--diff", "t"], arguments].concat()))
@@ -620,12 +625,12 @@ async fn a_counted_diff_ends_when_it_has_its_changes_or_is_interrupted() {
         &["--count", "1", "--duration", "1h", "-o", "json"],
     );
     let lines = lines_of(child.stdout.take().unwrap());
-    assert_eq!(next(&lines), json!({"event":"live"}));
+    assert_live(&lines);
     signal(&child, "INT");
     assert_eq!(ended(child).code, 0);
     let mut child = start_diff(&database, &["--count", "2", "-o", "json"]);
     let lines = lines_of(child.stdout.take().unwrap());
-    assert_eq!(next(&lines), json!({"event":"live"}));
+    assert_live(&lines);
     client
         .batch_execute("INSERT INTO t VALUES (70, 'x', 1), (71, 'y', 2)")
         .await
@@ -641,11 +646,9 @@ async fn a_diff_shows_a_row_that_came_and_went() {
     let database = Database::with("CREATE TABLE t (id int PRIMARY KEY, note text)").await;
     database.pgic_ok(&["install-triggers", "t"]);
     let mut child = start(database.command(&["tail", "--diff", "t", "-o", "json", "-n", "1"]));
-    let said = lines_of(child.stderr.take().unwrap());
-    assert_eq!(said.recv_timeout(DEADLINE).unwrap(), "following public.t");
     let lines = lines_of(child.stdout.take().unwrap());
     let sql = "BEGIN; INSERT INTO t VALUES (1, 'brief'); DELETE FROM t; COMMIT";
-    assert_eq!(next(&lines), json!({"event": "live"}));
+    assert_live(&lines);
     database.client().await.batch_execute(sql).await.unwrap();
     let line = next(&lines);
     // The driver may tell of both in one step, or of each in a step of its own.

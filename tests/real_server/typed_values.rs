@@ -450,7 +450,7 @@ async fn arrays_are_the_same_whatever_a_writer_has_set_and_whatever_their_bounds
     for (table, count) in [("es", 1), ("generic", 1), ("ints", 2), ("moods", 2)] {
         assert_eq!(shell.ask(&format!("count {table}"))[0]["count"], count);
         let verified = shell.ask(&format!(".verify {table}"));
-        assert_eq!(verified[0]["equal"], true, "{table}: {verified:?}");
+        assert_eq!(verified[0]["verdict"], "equal", "{table}: {verified:?}");
         assert!(
             verified[0]["changes"].as_u64() > Some(0),
             "{table}: {verified:?}"

@@ -13,6 +13,7 @@
 pub mod load;
 pub mod pooler;
 pub mod proxy;
+pub mod schema;
 mod specification;
 
 pub use specification::FUNCTION as SPECIFICATION;
@@ -117,7 +118,9 @@ impl Database {
 
     /// Runs `pgic` until it ends, and returns the result whatever the exit code.
     pub fn pgic(&self, arguments: &[&str]) -> Ran {
-        run(self.command(arguments))
+        let ran = run(self.command(arguments));
+        ran.check(arguments);
+        ran
     }
 
     /// Runs `pgic`, which must exit with 0, and returns its stdout.
@@ -259,9 +262,30 @@ impl Ran {
         }
     }
 
+    /// Holds all output to the published schema, if it was to be JSON. `query` without `--watch`
+    /// prints rows alone, which have the columns of their table.
+    fn check(&self, arguments: &[&str]) {
+        if !arguments.ends_with(&["-o", "json"]) && !arguments.contains(&"json") {
+            return;
+        }
+        schema::check_all(&self.stderr);
+        let prints_rows = arguments.contains(&"query") && !arguments.contains(&"--count");
+        if !prints_rows {
+            schema::check_all(&self.stdout);
+        }
+    }
+
     /// Returns stdout as JSON, one value for each line.
     pub fn json(&self) -> Vec<Value> {
         json_lines(&self.stdout)
+    }
+}
+
+/// Takes the first event of a stream, which says where the command is connected. A command that
+/// failed has none.
+pub fn skip_connected(lines: &Receiver<String>) {
+    if let Ok(first) = lines.recv_timeout(DEADLINE) {
+        assert_eq!(schema::check(&first)["event"], "connected");
     }
 }
 
@@ -299,7 +323,7 @@ impl Tail {
             .lines
             .recv_timeout(DEADLINE)
             .expect("tail prints another line");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+        schema::check(&line)
     }
 
     /// Waits until the process ends. Returns its exit code, the lines that were not read before,
@@ -319,7 +343,7 @@ impl Tail {
             .expect("read stderr");
         (
             status.code().unwrap_or(-1),
-            json_lines(&rest.join("\n")),
+            schema::check_all(&rest.join("\n")),
             stderr,
         )
     }
@@ -422,9 +446,14 @@ impl Listening {
 /// for a row that was too long to be sent.
 pub fn short(change: &Value) -> String {
     let action = change["action"].as_str().unwrap_or("?");
-    let mut text = format!("{action} {}", change["id"]);
-    if let Some(old) = change.get("old_id") {
-        text = format!("{action} {old}>{}", change["id"]);
+    // A payload has the key as `id`, an event of `pgic tail` as `key`.
+    let key = change
+        .get("id")
+        .or_else(|| change.get("key"))
+        .unwrap_or(&Value::Null);
+    let mut text = format!("{action} {key}");
+    if let Some(old) = change.get("old_id").or_else(|| change.get("old_key")) {
+        text = format!("{action} {old}>{key}");
     }
     if change.get("truncated").is_some() {
         text.push_str(" truncated");

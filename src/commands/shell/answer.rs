@@ -2,9 +2,9 @@
 
 use super::live::PromptState;
 use crate::failure::Report;
-use crate::render::escape::escape;
-use crate::render::{Format, count, json};
-use serde_json::{Value, json};
+use crate::render::json::EventLine;
+use crate::render::{Format, count, notice};
+use jiff::Timestamp;
 
 /// The result of a line, without the lines that frame it.
 #[derive(Debug, Default)]
@@ -45,36 +45,42 @@ impl Reply {
         is_quiet: bool,
     ) -> Self {
         let is_failure = answer.is_err();
-        let (mut text, said, result) = match answer {
+        let mut text = String::new();
+        let mut said = Vec::new();
+        let mut rows = 0;
+        let mut failure = None;
+        match answer {
             Ok(answer) => {
-                let said = notices(&answer, state, format, is_quiet);
-                let result = vec![("rows", json!(answer.rows))];
-                (with_count(answer, state, format), said, result)
+                said = notices(&answer, state, format, is_quiet);
+                rows = answer.rows;
+                text = with_count(answer, state, format);
             }
             Err(error) => {
                 let report = Report::new(&error);
-                let result = failure_json(&report);
                 // In JSON the error stands in the last object of the answer.
-                let said = match format {
-                    Format::Text => report.lines(),
-                    Format::Json => Vec::new(),
-                };
-                (String::new(), said, result)
+                if format == Format::Text {
+                    let lines = report.lines();
+                    said = lines.iter().map(|line| format!("{line}\n")).collect();
+                }
+                failure = Some(report);
             }
-        };
+        }
         if format == Format::Json {
             // A program that reads the stream knows by this object that the answer is complete.
-            let mut end = vec![("event", json!("end")), ("command", json!(command.trim()))];
-            end.extend(result);
-            end.push(("state", json!(state.as_str())));
-            text.push_str(&json::line(end));
+            text = EventLine::behind(text, "end", Timestamp::now())
+                .member("command", command.trim())
+                .member("rows", rows)
+                .optional("error", failure.as_ref().map(|report| &report.error))
+                .optional(
+                    "hint",
+                    failure.as_ref().and_then(|report| report.hint.as_ref()),
+                )
+                .member("state", state.as_str())
+                .end();
         }
         Self {
             answer: text,
-            beside: said
-                .iter()
-                .map(|line| format!("{}\n", escape(line)))
-                .collect(),
+            beside: said.concat(),
             is_failure,
             is_last: false,
         }
@@ -85,15 +91,15 @@ impl Reply {
 fn notices(answer: &Answer, state: PromptState, format: Format, is_quiet: bool) -> Vec<String> {
     let mut said = Vec::new();
     if !is_quiet {
-        for notice in &answer.notices {
-            said.push(format!("notice: {notice}"));
+        for text in &answer.notices {
+            said.push(notice(format, Timestamp::now(), text));
         }
     }
     // The number behind rows has the word `stale`, and JSON has the state. Elsewhere this is part
     // of the answer, so `--quiet` does not leave it out.
     if format == Format::Text && !answer.is_rows && state == PromptState::Stale {
-        let stale = "notice: the cache is stale: it may lack what was committed since it was live";
-        said.push(stale.to_string());
+        let stale = "the cache is stale: it may lack what was committed since it was live";
+        said.push(notice(format, Timestamp::now(), stale));
     }
     said
 }
@@ -115,12 +121,4 @@ fn with_count(answer: Answer, state: PromptState, format: Format) -> String {
         });
     }
     text
-}
-
-/// Returns the members of a failure's last object: no rows, the error, and the hint if there is
-/// one.
-fn failure_json(report: &Report) -> Vec<(&'static str, Value)> {
-    let mut members = vec![("rows", json!(0)), ("error", json!(report.error))];
-    members.extend(report.hint.iter().map(|hint| ("hint", json!(hint))));
-    members
 }

@@ -1,13 +1,13 @@
 //! [`Changes`]: the changes of rows since the shell began, as far as memory allows, for `.history`,
 //! and the rows that are watched.
 
+use crate::render::Format;
+use crate::render::json::EventLine;
 use crate::render::row_change::RowChangeLine;
-use crate::render::{Format, json};
 use crate::tables::conditions::Written;
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use postgres_index_cache_core::tooling::postgres::RowChange;
 use postgres_index_cache_core::tooling::{Condition, KeyBuf, RowBuf, TableShape};
-use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -47,7 +47,9 @@ impl KeptRow {
 /// The form in which the rows of a table are shown.
 #[derive(Debug, Clone)]
 pub(super) struct Shown {
-    /// The table's name, for people.
+    /// The table's schema.
+    pub(super) schema: String,
+    /// The table's name.
     pub(super) table: String,
     pub(super) shape: Arc<TableShape>,
     /// The columns that are shown, by their positions in `shape`.
@@ -91,6 +93,11 @@ impl Changes {
             forgotten: 0,
             watched: Vec::new(),
         }
+    }
+
+    /// Returns the time zone of the times that are shown.
+    pub(super) fn zone(&self) -> &TimeZone {
+        &self.zone
     }
 
     /// Watches rows, beside those that are watched already.
@@ -176,7 +183,9 @@ impl Changes {
     /// Returns the line that says how many changes could not be shown.
     pub(super) fn dropped(&self, count: u64) -> String {
         match self.format {
-            Format::Json => json::line([("event", json!("dropped")), ("count", json!(count))]),
+            Format::Json => EventLine::new("dropped", Timestamp::now())
+                .member("count", count)
+                .end(),
             Format::Text => format!("{count} changes were not shown: nobody read them in time\n"),
         }
     }
@@ -185,12 +194,13 @@ impl Changes {
     /// differs.
     fn line(&self, kept: &KeptRow, old: Option<&RowBuf>, new: Option<&RowBuf>) -> String {
         let Shown {
+            schema,
             table,
             shape,
             columns,
         } = &self.shown[kept.table];
         let change = RowChangeLine {
-            table,
+            table: (schema, table),
             shape,
             columns,
             old,
@@ -199,7 +209,7 @@ impl Changes {
             collapsed: 0,
         };
         match self.format {
-            Format::Json => change.json(Some(&kept.at.to_string())),
+            Format::Json => change.json(kept.at),
             Format::Text => {
                 let at: Zoned = kept.at.to_zoned(self.zone.clone());
                 change.text(Some(&at.strftime("%H:%M:%S%.3f").to_string()))

@@ -6,10 +6,12 @@
 
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
-use crate::render::Format;
+use crate::render::escape::escape;
+use crate::render::{Format, notice};
 use crate::tables::supervised::indexed_cache;
 use crate::tables::target::Target;
 use crate::tables::{COMMITS_BLOCKED, explain_failure, opened_again};
+use jiff::Timestamp;
 use postgres_index_cache_core::parking_lot::RwLockReadGuard;
 use postgres_index_cache_core::tooling::postgres::{
     Driver, DriverEvent, Supervisor, SupervisorEvent, Verification,
@@ -78,6 +80,7 @@ impl PromptStatus {
 /// The tables at work. Vectors have an entry for each table, by its place in the driver.
 pub(super) struct LiveCaches {
     supervisor: Supervisor<Target>,
+    format: Format,
     /// The state of all tables together, for the prompt.
     status: Arc<PromptStatus>,
     /// The tables that are stale, until they are live again.
@@ -110,7 +113,8 @@ struct StaleTable {
 /// Returns the form in which the rows of a table are shown.
 fn shown(target: &Target) -> Shown {
     Shown {
-        table: target.name(),
+        schema: target.table.schema.clone(),
+        table: target.table.name.clone(),
         shape: Arc::clone(&target.shape),
         columns: target.shown.clone(),
     }
@@ -124,6 +128,7 @@ impl LiveCaches {
         let count = supervisor.targets().len();
         let mut live = Self {
             supervisor,
+            format,
             status: Arc::default(),
             stale: vec![None; count],
             behind: vec![None; count],
@@ -380,7 +385,7 @@ impl LiveCaches {
     fn begin_again(&mut self, table: TableId) {
         self.times_redefined[table.0] += 1;
         let shown = shown(self.target(table.0));
-        let name = shown.table.clone();
+        let name = self.target(table.0).name();
         self.changes.renew(table.0, shown);
         // Whoever asked for it with `.reconnect` gets an answer instead.
         if !self.is_reconnecting {
@@ -513,7 +518,15 @@ impl LiveCaches {
     /// Shows a notice on the state of the caches.
     fn say(&self, line: &str) {
         if let Some(notices) = &self.notices {
-            notices.say(format!("{}\n", crate::render::escape::escape(line)));
+            let at = Timestamp::now();
+            notices.say(match self.format {
+                Format::Text => {
+                    let clock = at.to_zoned(self.changes.zone().clone());
+                    let clock = clock.strftime("%H:%M:%S%.3f");
+                    format!("{clock}  {}\n", escape(line))
+                }
+                Format::Json => notice(Format::Json, at, line),
+            });
         }
     }
 

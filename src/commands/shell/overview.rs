@@ -4,13 +4,13 @@ use super::answer::Answer;
 use super::changes::Watched;
 use super::line::COMMANDS;
 use super::live::LiveCaches;
+use crate::render::Format;
+use crate::render::json::EventLine;
 use crate::render::table::{Heading, render};
-use crate::render::{Format, json};
-use crate::tables::catalog::CatalogTable;
 use crate::tables::conditions::Written;
 use crate::tables::estimate;
 use crate::tables::target::Target;
-use serde_json::json;
+use jiff::Timestamp;
 
 /// Answers `.tables`: a row for each table, with the size of its cache.
 pub(super) fn tables(live: &LiveCaches, format: Format) -> Answer {
@@ -38,16 +38,15 @@ pub(super) fn tables(live: &LiveCaches, format: Format) -> Answer {
         }
         Format::Json => numbered
             .map(|(at, target)| {
-                let CatalogTable { schema, name, .. } = &target.table;
                 let cache = live.cache(at);
-                json::line([
-                    ("schema", json!(schema)),
-                    ("table", json!(name)),
-                    ("rows", json!(cache.len())),
-                    ("memory_bytes", json!(cache.memory_bytes())),
-                    ("channel", json!(target.channel)),
-                    ("columns", json!(columns(target))),
-                ])
+                event("cache")
+                    .of(target.names())
+                    .member("state", live.state(at).as_str())
+                    .member("rows", cache.len())
+                    .member("memory_bytes", cache.memory_bytes())
+                    .member("channel", &target.channel)
+                    .member("columns", columns(target))
+                    .end()
             })
             .collect(),
     };
@@ -115,11 +114,14 @@ pub(super) fn stats(live: &LiveCaches, format: Format) -> Answer {
             list(lines)
         }
         Format::Json => {
-            let mut members = vec![("state", json!(state))];
-            members.extend(why.map(|why| ("why", json!(why))));
-            members.push(("lag_ms", json!(lag_ms)));
-            members.extend(counted.map(|(name, count)| (name, json!(count))));
-            json::line(members)
+            let line = event("stats")
+                .member("state", state)
+                .optional("why", why)
+                .member("lag_ms", lag_ms);
+            let line = counted
+                .into_iter()
+                .fold(line, |line, (name, count)| line.member(name, count));
+            line.end()
         }
     };
     Answer {
@@ -144,13 +146,11 @@ pub(super) fn watches(live: &LiveCaches, watched: &[Watched], format: Format) ->
             )
         }
         Format::Json => lines
-            .map(|(Target { table, .. }, conditions)| {
-                json::line([
-                    ("event", json!("watch")),
-                    ("schema", json!(table.schema)),
-                    ("table", json!(table.name)),
-                    ("conditions", json!(conditions)),
-                ])
+            .map(|(target, conditions)| {
+                event("watch")
+                    .of(target.names())
+                    .member("conditions", conditions)
+                    .end()
             })
             .collect(),
     };
@@ -182,11 +182,11 @@ pub(super) fn help(format: Format) -> Answer {
         Format::Json => COMMANDS
             .iter()
             .map(|command| {
-                json::line([
-                    ("command", json!(command.name)),
-                    ("takes", json!(command.takes)),
-                    ("does", json!(command.does)),
-                ])
+                event("help")
+                    .member("command", command.name)
+                    .member("takes", command.takes)
+                    .member("does", command.does)
+                    .end()
             })
             .collect(),
     };
@@ -195,6 +195,11 @@ pub(super) fn help(format: Format) -> Answer {
         rows: COMMANDS.len(),
         ..Answer::default()
     }
+}
+
+/// Begins an event of JSON.
+fn event(event: &str) -> EventLine {
+    EventLine::new(event, Timestamp::now())
 }
 
 /// Lays out two columns without headings.

@@ -1,6 +1,7 @@
 //! [`Session`]: the tables that are followed, and the answers to lines.
 
 use super::super::Context;
+use super::super::verify::verdict_json;
 use super::Args;
 use super::answer::{Answer, Reply};
 use super::changes::Watched;
@@ -15,7 +16,7 @@ use crate::failure::with_hint;
 use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::finding::finding;
-use crate::render::json;
+use crate::render::json::EventLine;
 use crate::render::layout::Layout;
 use crate::render::rows::{row_events, rows};
 use crate::tables::catalog::{self, CatalogTable};
@@ -26,9 +27,9 @@ use crate::tables::target::Target;
 use crate::tables::{self, estimate};
 use crate::triggers::observe::observe;
 use anyhow::{Context as _, anyhow};
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::{ComparisonReport, Verification};
 use postgres_index_cache_core::tooling::{Condition, QueryResult, TableCache};
-use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio_postgres::Client;
@@ -97,6 +98,11 @@ impl Session {
             color: context.color,
             quiet: context.quiet,
         })
+    }
+
+    /// Returns the server that the shell is connected to.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
     }
 
     /// Returns where the shell is connected, escaped.
@@ -228,7 +234,7 @@ impl Session {
                 self.limit = limit.unwrap_or(self.limit);
                 let text = match self.format {
                     Format::Text => format!("{}\n", self.limit),
-                    Format::Json => json::line([("limit", json!(self.limit))]),
+                    Format::Json => event("limit").member("limit", self.limit).end(),
                 };
                 Ok(Answer {
                     text,
@@ -354,7 +360,10 @@ impl Session {
         let found = answer.rows.iter().take(self.limit);
         let text = match self.format {
             Format::Text => rows(self.format, self.layout, shape, shown, found),
-            Format::Json => row_events((&table.schema, &table.name), shape, shown, found),
+            Format::Json => {
+                let table = (table.schema.as_str(), table.name.as_str());
+                row_events(Timestamp::now(), table, shape, shown, found)
+            }
         };
         Ok(Answer {
             text,
@@ -373,7 +382,10 @@ impl Session {
         let count = found(&cache, &conditions).rows.len();
         let text = match self.format {
             Format::Text => format!("{count}\n"),
-            Format::Json => json::line([("count", json!(count))]),
+            Format::Json => event("count")
+                .of(self.live.target(at).names())
+                .member("count", count)
+                .end(),
         };
         Ok(Answer {
             text,
@@ -446,16 +458,11 @@ impl Session {
         }
         let changes = self.live.changes_of(at);
         match self.format {
-            Format::Json => text.push_str(&json::line([
-                ("event", json!("summary")),
-                ("equal", json!(comparison.differing() == 0)),
-                ("rows", json!(comparison.rows)),
-                ("missing", json!(comparison.missing)),
-                ("stale", json!(comparison.stale)),
-                ("ghost", json!(comparison.ghosts)),
-                ("differing", json!(comparison.differing())),
-                ("changes", json!(changes)),
-            ])),
+            Format::Json => {
+                let names = self.live.target(at).names();
+                let time = self.live.began().elapsed();
+                text.push_str(&verdict_json(names, &comparison, changes, time, None));
+            }
             Format::Text if comparison.differing() == 0 => {
                 let name = self.live.target(at).name();
                 let time = self.live.began().elapsed();
@@ -522,10 +529,16 @@ impl Session {
                 sender.as_deref(),
             );
             let names = (table.schema.as_str(), table.name.as_str());
-            text.push_str(&finding(self.format, names, found, &cause));
+            let at = Timestamp::now();
+            text.push_str(&finding(self.format, at, names, found, &cause));
         }
         Ok(text)
     }
+}
+
+/// Begins an event of JSON.
+fn event(event: &str) -> EventLine {
+    EventLine::new(event, Timestamp::now())
 }
 
 /// Returns the rows that fulfil the conditions. The trace (`-v`) says how they were found.

@@ -4,6 +4,7 @@
 use crate::commands::watch::{Limit, Style, Watch};
 use crate::commands::{Context, interrupted};
 use crate::exit_code::ExitCode;
+use crate::render::Format;
 use crate::tables::catalog;
 use crate::tables::estimate;
 use crate::tables::supervised::{AnnouncedTargets, open as open_supervised};
@@ -19,8 +20,9 @@ pub(super) async fn run(context: &Context, name: &str, limit: Limit) -> anyhow::
         opened = open(context, name, limit) => opened?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
-    // As the banner of `tail`: it says that every change from now on is seen.
-    if !context.quiet {
+    // As the banner of `tail`: it says that every change from now on is seen. In JSON the event
+    // `live` says so.
+    if !context.quiet && context.format == Format::Text {
         crate::render::note(&format!(
             "following {}\n",
             crate::render::escape::escape(&watch.target.name())
@@ -52,6 +54,7 @@ async fn open(
         |text| context.notice(text),
     )
     .await?;
+    context.print_place(&server)?;
     // The table may have been altered while it was loaded: the supervisor's target is the newest.
     let target = supervisor.target(TableId(0)).clone();
     // Only from now on: the rows that were loaded are no changes.

@@ -34,7 +34,7 @@ pub(super) enum Item {
     /// The channels are listened to again.
     Resumed { at: Timestamp },
     /// So many notifications were dropped here, since the printer is too slow.
-    Dropped { count: u64 },
+    Dropped { at: Timestamp, count: u64 },
     /// The printer is to end.
     End,
 }
@@ -101,7 +101,8 @@ impl Queue {
             // next.
             if waiting.dropped > 0 {
                 let count = std::mem::take(&mut waiting.dropped);
-                waiting.items.push_back(Item::Dropped { count });
+                let at = Timestamp::now();
+                waiting.items.push_back(Item::Dropped { at, count });
             }
             waiting.bytes += item.bytes();
             waiting.items.push_back(item);

@@ -1,0 +1,139 @@
+//! [`ServerSeen`]: the state of the server as a whole: who listens, and how full the queue is.
+
+use crate::connect::Place;
+use crate::tables::catalog::Catalog;
+use anyhow::Context as _;
+use postgres_index_cache_core::tooling::postgres::ADVISORY_KEY;
+use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity};
+use tokio_postgres::types::Type;
+
+/// A session that listens, or seems to.
+pub(super) struct ListenerSeen {
+    pub(super) pid: i32,
+    pub(super) user: String,
+    /// The address of the client; `local` for a socket of the server's machine.
+    pub(super) address: String,
+    pub(super) application: String,
+    pub(super) state: String,
+    /// The time since which the session has not changed its state.
+    pub(super) since: String,
+    /// Whether the session holds the advisory lock of a pgic or a library that listens. Other
+    /// sessions are guessed from their last statement.
+    pub(super) is_certain: bool,
+}
+
+/// The state of the server as a whole.
+pub(super) struct ServerSeen {
+    pub(super) is_standby: bool,
+    /// The share of the notification queue that is in use, from 0 to 1.
+    pub(super) queue: f64,
+    pub(super) listeners: Vec<ListenerSeen>,
+    /// The number of sessions whose last statement this role must not see.
+    pub(super) unseen: i64,
+    /// Where the command is connected.
+    pub(super) place: Option<Place>,
+}
+
+impl ServerSeen {
+    /// Reads the state of the server, and which sessions of this database listen.
+    pub(super) async fn read(catalog: &Catalog<'_>, place: Option<Place>) -> anyhow::Result<Self> {
+        let row = catalog
+            .query_typed_one(
+                "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_notification_queue_usage()",
+                &[],
+            )
+            .await
+            .context("ask for the state of the server")?;
+        // PostgreSQL does not tell who listens. A session whose last statement was LISTEN probably
+        // does, but any later statement hides that. So pgic and the library hold a shared advisory lock
+        // while they listen, which cannot be missed.
+        let listeners = catalog
+        .query_typed(
+            "SELECT a.pid, coalesce(a.usename::text, '') AS usename, coalesce(a.application_name, \
+            '') AS application,
+                    coalesce(a.state, '') AS state, l.pid IS NOT NULL AS is_certain,
+                    coalesce(pg_catalog.host(a.client_addr), 'local') AS address,
+                    coalesce(pg_catalog.to_char(a.state_change AT TIME ZONE 'UTC', \
+             'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '') AS since
+             FROM pg_catalog.pg_stat_activity a
+             LEFT JOIN pg_catalog.pg_locks l
+               ON l.pid = a.pid AND l.locktype = 'advisory' AND l.mode = 'ShareLock' AND l.granted
+              AND l.database = a.datid AND l.classid = 0 AND l.objid = $1::int8::oid AND \
+              l.objsubid = 1
+             WHERE a.datname = pg_catalog.current_database() AND a.pid <> \
+             pg_catalog.pg_backend_pid()
+               AND (l.pid IS NOT NULL OR a.query ~* '^\\s*listen\\s')
+             ORDER BY is_certain DESC, a.pid",
+            &[(&ADVISORY_KEY, Type::INT8)],
+        )
+        .await
+        .context("look for listeners")?;
+        let unseen = catalog
+            .query_typed_one(
+                "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a
+             WHERE a.datname = pg_catalog.current_database()
+               AND a.query = '<insufficient privilege>'",
+                &[],
+            )
+            .await
+            .context("look for listeners")?;
+        Ok(Self {
+            is_standby: row.get(0),
+            queue: row.get(1),
+            unseen: unseen.get(0),
+            place,
+            listeners: listeners
+                .iter()
+                .map(|row| ListenerSeen {
+                    pid: row.get("pid"),
+                    user: row.get("usename"),
+                    application: row.get("application"),
+                    state: row.get("state"),
+                    address: row.get("address"),
+                    since: row.get("since"),
+                    is_certain: row.get("is_certain"),
+                })
+                .collect(),
+        })
+    }
+
+    /// Returns the problems of the server as a whole.
+    pub(super) fn problems(&self, has_announced: bool) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.is_standby {
+            problems.push(Problem {
+                code: "standby",
+                severity: Severity::Critical,
+                text: "the server is a standby: LISTEN does not work here".to_string(),
+                remedy: None,
+            });
+        }
+        if self.queue > FULL_QUEUE {
+            problems.push(Problem {
+                code: "queue-full",
+                severity: Severity::Critical,
+                text: format!(
+                    "the notification queue is {:.1} % full: when it is full, commits that notify \
+                    fail; a session that listens in a long transaction holds it",
+                    self.queue * 100.0
+                ),
+                remedy: None,
+            });
+        }
+        if !has_announced {
+            problems.push(Problem {
+                code: "nothing-announced",
+                severity: Severity::Critical,
+                text: "no table announces its changes".to_string(),
+                remedy: Some(Remedy::Command {
+                    what: "install triggers",
+                    command: "pgic install-triggers TABLE".to_string(),
+                }),
+            });
+        }
+        problems
+    }
+}
+
+/// The share of the notification queue past which something is wrong.
+const FULL_QUEUE: f64 = 0.5;

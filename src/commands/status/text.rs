@@ -1,0 +1,150 @@
+//! The answer of `status` as text.
+
+use super::near_limit::NearLimit;
+use super::server::ServerSeen;
+use super::{TableSeen, enabled, is_severe};
+use crate::render::count;
+use crate::render::escape::escape;
+use crate::render::table::{Heading, render};
+use crate::tables::catalog::CatalogTable;
+use crate::triggers::observe::{Observed, Version};
+use postgres_index_cache_core::tooling::postgres::triggers::Problem;
+use std::fmt::Write as _;
+
+/// Returns the columns that are sent, in words: their names if they are few.
+fn sent(table: &CatalogTable, seen: &Observed<'_>) -> String {
+    /// The most names, in characters.
+    const LONGEST: usize = 20;
+    let Some(options) = seen.options() else {
+        return "not known".to_string();
+    };
+    if options.no_data {
+        return "keys alone".to_string();
+    }
+    match &options.columns {
+        None => "all columns".to_string(),
+        Some(columns) if columns.join(",").len() <= LONGEST => columns.join(","),
+        Some(columns) => format!("{} of {} columns", columns.len(), table.columns.len()),
+    }
+}
+
+/// Returns the whole answer as text.
+pub(super) fn answer(rows: &[TableSeen<'_>], of_server: &[Problem], server: &ServerSeen) -> String {
+    let mut text = String::new();
+    if !rows.is_empty() {
+        let headings = ["", "table", "channel", "sent", "state"].map(Heading::text);
+        text = render(&headings, rows.iter().map(cells));
+        text.push('\n');
+    }
+    let severe = rows.iter().flat_map(|row| &row.problems).chain(of_server);
+    let severe = severe.filter(|problem| is_severe(problem));
+    // `let _`: writing into a String cannot fail.
+    let _ = match severe.count() {
+        0 => writeln!(text, "ok"),
+        severe => writeln!(text, "{}", count(severe as u64, "problem")),
+    };
+    for row in rows {
+        let name = row.table.display_name();
+        for problem in &row.problems {
+            text.push_str(&problem_line(Some(&name), problem));
+        }
+    }
+    for problem in of_server {
+        text.push_str(&problem_line(None, problem));
+    }
+    for row in rows {
+        if let Some(NearLimit { rows, sampled }) = row.near_limit
+            && rows > 0
+        {
+            let table = row.table.display_name();
+            let _ = writeln!(
+                text,
+                "  {}: {rows} of {sampled} rows looked at are near the limit of a payload",
+                escape(&table)
+            );
+        }
+    }
+    text.push_str(&listeners_text(server));
+    let _ = writeln!(text, "queue: {:.1} % full", server.queue * 100.0);
+    let place = match &server.place {
+        Some(place) => place.to_string(),
+        None => "server".to_string(),
+    };
+    let _ = writeln!(text, "{}", escape(&place));
+    text
+}
+
+/// Returns the line of a problem: its severity, its code, the table, the text and the remedy.
+fn problem_line(table: Option<&String>, problem: &Problem) -> String {
+    let words = problem.to_string();
+    // The words of most problems name the table already.
+    let table = table.filter(|table| !words.contains(table.as_str()));
+    let table = table.map(|table| format!("{table}: "));
+    let line = format!(
+        "{} [{}] {}{words}",
+        problem.severity.as_str(),
+        problem.code,
+        table.unwrap_or_default()
+    );
+    format!("  {}\n", escape(&line))
+}
+
+fn listeners_text(server: &ServerSeen) -> String {
+    let mut text = "\nlisteners: none seen\n".to_string();
+    if !server.listeners.is_empty() {
+        let headings = [
+            Heading::number("pid"),
+            Heading::text("user"),
+            Heading::text("address"),
+            Heading::text("application"),
+            Heading::text("since"),
+            Heading::text(""),
+        ];
+        let rows = server.listeners.iter().map(|listener| {
+            // Told apart, so that nobody takes a missing guess for a listener that is missing.
+            let known_by = if listener.is_certain { "" } else { "a guess" };
+            vec![
+                listener.pid.to_string(),
+                listener.user.clone(),
+                listener.address.clone(),
+                listener.application.clone(),
+                listener.since.clone(),
+                known_by.to_string(),
+            ]
+        });
+        text = format!("\nlisteners:\n{}", render(&headings, rows));
+    }
+    text.push_str(
+        "  a session of another program is seen only while LISTEN is its last statement\n",
+    );
+    if server.unseen > 0 {
+        let _ = writeln!(
+            text,
+            "  the statements of {} cannot be seen by this role: pg_read_all_stats shows them",
+            count(server.unseen.unsigned_abs(), "session")
+        );
+    }
+    text
+}
+
+/// Returns the row of a table. Where nothing announces its changes, most cells are a dash.
+fn cells(row: &TableSeen<'_>) -> Vec<String> {
+    let TableSeen { table, seen, .. } = row;
+    let name = table.display_name();
+    let mark = if row.is_wrong() { "!" } else { "ok" };
+    let observed = match seen {
+        Some(seen) => [
+            seen.channel.clone().unwrap_or_else(|| "?".to_string()),
+            sent(table, seen),
+            match seen.version {
+                Version::Foreign => format!("{}, not pgic's own", enabled(seen)),
+                Version::Current | Version::Outdated => enabled(seen).to_string(),
+            },
+        ],
+        None => ["-", "-", "no trigger"].map(str::to_string),
+    };
+    [mark.to_string(), name]
+        .into_iter()
+        .chain(observed)
+        .collect()
+}
