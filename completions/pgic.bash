@@ -56,7 +56,7 @@ _pgic() {
 
     case "${cmd}" in
         pgic)
-            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version install-triggers remove-triggers status tail query shell verify demo completions man help"
+            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version install-triggers remove-triggers status tail query shell verify demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -90,6 +90,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -102,7 +121,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__completions)
-            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version bash elvish fish powershell zsh"
+            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -134,6 +153,25 @@ _pgic() {
                     ;;
                 -d)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --password-command)
@@ -148,7 +186,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__demo)
-            opts="-o -x -q -v -d -w -W -h -V --keep --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --keep --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -180,6 +218,25 @@ _pgic() {
                     ;;
                 -d)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --password-command)
@@ -194,7 +251,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__help)
-            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -228,6 +285,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -240,7 +316,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__install__subcmd__triggers)
-            opts="-o -x -q -v -d -w -W -h -V --all --schema --exclude --channel --columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --replace-trigger --lock-timeout --dry-run --check --print-sql --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --all --schema --exclude --from-config --channel --columns --exclude-columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults --replace-function --replace-trigger --lock-timeout --dry-run --check --print-sql --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -259,6 +335,10 @@ _pgic() {
                     return 0
                     ;;
                 --columns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --exclude-columns)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -294,6 +374,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -306,7 +405,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__man)
-            opts="-o -x -q -v -d -w -W -h -V --dir --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --dir --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -344,6 +443,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -356,7 +474,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__query)
-            opts="-c -n -o -x -q -v -d -w -W -h -V --watch --max-memory --columns --limit --count --explain --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-c -n -o -x -q -v -d -w -W -h -V --watch --max-memory --columns --limit --count --explain --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -410,6 +528,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -422,7 +559,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__remove__subcmd__triggers)
-            opts="-y -o -x -q -v -d -w -W -h -V --all --schema --exclude --yes --lock-timeout --dry-run --print-sql --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-y -o -x -q -v -d -w -W -h -V --all --schema --exclude --yes --lock-timeout --dry-run --print-sql --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -468,6 +605,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -480,7 +636,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__shell)
-            opts="-o -x -q -v -d -w -W -h -V --max-memory --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --max-memory --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -518,6 +674,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -530,7 +705,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__status)
-            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -564,6 +739,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -576,7 +770,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__tail)
-            opts="-c -t -n -o -x -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --raw --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-c -t -n -o -x -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --raw --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -654,6 +848,25 @@ _pgic() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -666,7 +879,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__verify)
-            opts="-o -x -q -v -d -w -W -h -V --for --rounds --min-changes --max-memory --output --expanded --wide --color --quiet --verbose --database-url --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --for --rounds --min-changes --max-memory --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -714,6 +927,25 @@ _pgic() {
                     ;;
                 -d)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connection)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --password-command)

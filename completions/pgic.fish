@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_pgic_global_optspecs
-    string join \n o/output= x/expanded= wide color= q/quiet v/verbose d/database-url= w/no-password W/password password-command= h/help V/version
+    string join \n o/output= x/expanded= wide color= utc q/quiet v/verbose d/database-url= connection= config= w/no-password W/password password-command= h/help V/version
 end
 
 function __fish_pgic_needs_command
@@ -24,17 +24,20 @@ function __fish_pgic_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c pgic -n "__fish_pgic_needs_command" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_needs_command" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_needs_command" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_needs_command" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_needs_command" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_needs_command" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_needs_command" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_needs_command" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_needs_command" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_needs_command" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_needs_command" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_needs_command" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_needs_command" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_needs_command" -s w -l no-password -d 'Never ask for a password'
@@ -51,23 +54,27 @@ complete -c pgic -n "__fish_pgic_needs_command" -f -a "verify" -d 'Compare a cac
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "demo" -d 'Show the other commands at work on a throw-away PostgreSQL'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c pgic -n "__fish_pgic_needs_command" -f -a "man" -d 'Print a man page, or write all of them into a folder'
-complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print the help of a command, or a page about conditions, JSON, recipes or privileges'
+complete -c pgic -n "__fish_pgic_needs_command" -f -a "help" -d 'Print the help of a command, or a page about a topic'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l schema -d 'The schemas for --all; may be repeated' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l exclude -d 'With --all: but not these tables' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l channel -d 'The channel to notify on [default: as installed, else cache_invalidation]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l columns -d 'Send these columns alone, and the key' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l exclude-columns -d 'Send all columns but these; those of the key are always sent' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l all -d 'Every table of a schema that has a key'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l from-config -d 'The tables of pgic.toml, each with its options there'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l no-data -d 'Send keys only: a cache reads the rows itself'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l on-change -d 'Do not announce an UPDATE that changes nothing that is sent'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l always -d 'Fire under session_replication_role = replica too'
@@ -81,6 +88,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l dry-run -
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l check -d 'As --dry-run, and end with 1 if something would be done'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s w -l no-password -d 'Never ask for a password'
@@ -90,45 +98,51 @@ complete -c pgic -n "__fish_pgic_using_subcommand install-triggers" -s V -l vers
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l schema -d 'With --all: those of these schemas alone; may be repeated' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l exclude -d 'With --all: but not these tables' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l lock-timeout -d 'How long to wait for the tables\' locks, all together' -r
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l all -d 'Every table of the database that has them'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s y -l yes -d 'Do not ask before all triggers are removed; without a terminal, --all needs this or --schema'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l dry-run -d 'Show the steps, and take none'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l print-sql -d 'Print the SQL as a migration file that may be run again, and do nothing: the inverse of install-triggers\''
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s w -l no-password -d 'Never ask for a password'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand remove-triggers" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand status" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand status" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand status" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand status" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand status" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand status" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand status" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand status" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s w -l no-password -d 'Never ask for a password'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand status" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -s c -l channel -d 'A channel to listen on; may be repeated' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s c -l channel -d 'A channel to listen on; may be repeated [default: PGIC_CHANNEL, else cache_invalidation]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s t -l table -d 'The same as a TABLE; several with commas' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l action -d 'Only this action: insert, update, delete, truncate or reload' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l id -d 'Only the row with this key; a composite key is written a,b' -r
@@ -136,18 +150,21 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows t
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l diff -d 'Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s n -l count -d 'Stop after this many notifications' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand tail" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l raw -d 'Print the payloads alone'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s w -l no-password -d 'Never ask for a password'
@@ -157,20 +174,23 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -s V -l version -d 'Prin
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l max-memory -d 'The most memory for the cache [default: a quarter of the machine\'s memory]' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s c -l columns -d 'Show these columns alone' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s n -l limit -d 'Show at most this many rows' -r
-complete -c pgic -n "__fish_pgic_using_subcommand query" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand query" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l watch -d 'Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l count -d 'Print the number of rows alone'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l explain -d 'Say on stderr how the answer was found'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand query" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s w -l no-password -d 'Never ask for a password'
@@ -178,17 +198,20 @@ complete -c pgic -n "__fish_pgic_using_subcommand query" -s W -l password -d 'As
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand query" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
-complete -c pgic -n "__fish_pgic_using_subcommand shell" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand shell" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand shell" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand shell" -s w -l no-password -d 'Never ask for a password'
@@ -199,52 +222,61 @@ complete -c pgic -n "__fish_pgic_using_subcommand verify" -l for -d 'How long to
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l rounds -d 'Compare so many times, at once and one after another' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l min-changes -d 'Exit with 1 when fewer changes than this were followed: with none, nothing was proven' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l max-memory -d 'The most memory for the caches [default: a quarter of the machine\'s memory]' -r
-complete -c pgic -n "__fish_pgic_using_subcommand verify" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand verify" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand verify" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s w -l no-password -d 'Never ask for a password'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand verify" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand demo" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l keep -d 'Leave the server running, and print the URL'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s w -l no-password -d 'Never ask for a password'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand completions" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand completions" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand completions" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s w -l no-password -d 'Never ask for a password'
@@ -252,34 +284,40 @@ complete -c pgic -n "__fish_pgic_using_subcommand completions" -s W -l password 
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -l dir -d 'Write all pages into this folder, which is made if it is missing' -r -F
-complete -c pgic -n "__fish_pgic_using_subcommand man" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand man" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand man" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand man" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand man" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand man" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand man" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand man" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand man" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s w -l no-password -d 'Never ask for a password'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s W -l password -d 'Ask for a password before connecting'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgic -n "__fish_pgic_using_subcommand man" -s V -l version -d 'Print version'
-complete -c pgic -n "__fish_pgic_using_subcommand help" -s o -l output -d 'How answers are printed' -r -f -a "text\t'Text for people'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand help" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
 on\t'Always'
 off\t'Never'"
-complete -c pgic -n "__fish_pgic_using_subcommand help" -l color -d 'When to use colour' -r -f -a "auto\t''
+complete -c pgic -n "__fish_pgic_using_subcommand help" -l color -d 'When to use colour [default: auto]' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c pgic -n "__fish_pgic_using_subcommand help" -s d -l database-url -d 'Where to connect: a postgresql:// URL, a key=value string, or a database\'s name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand help" -l connection -d 'Connect as pgic.toml says under this name' -r
+complete -c pgic -n "__fish_pgic_using_subcommand help" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand help" -l password-command -d 'A command that prints the password, run for each connection' -r
 complete -c pgic -n "__fish_pgic_using_subcommand help" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
+complete -c pgic -n "__fish_pgic_using_subcommand help" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand help" -s q -l quiet -d 'Print no notices and no progress'
 complete -c pgic -n "__fish_pgic_using_subcommand help" -s v -l verbose -d 'Trace pgic\'s work to stderr; twice for more'
 complete -c pgic -n "__fish_pgic_using_subcommand help" -s w -l no-password -d 'Never ask for a password'

@@ -15,9 +15,9 @@ _pgic() {
 
     local context curcontext="$curcontext" state line
     _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -25,11 +25,14 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -57,10 +60,11 @@ _arguments "${_arguments_options[@]}" : \
 '*--exclude=[With --all\: but not these tables]:TABLE:_default' \
 '--channel=[The channel to notify on \[default\: as installed, else cache_invalidation\]]:NAME:_default' \
 '(--no-data)*--columns=[Send these columns alone, and the key]:A,B:_default' \
+'(--columns --no-data)*--exclude-columns=[Send all columns but these; those of the key are always sent]:A,B:_default' \
 '--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -68,11 +72,14 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '()--all[Every table of a schema that has a key]' \
+'(--all --channel --columns --exclude-columns --no-data --on-change --always --no-truncate --no-guard --generic --defaults)--from-config[The tables of pgic.toml, each with its options there]' \
 '--no-data[Send keys only\: a cache reads the rows itself]' \
 '--on-change[Do not announce an UPDATE that changes nothing that is sent]' \
 '--always[Fire under session_replication_role = replica too]' \
@@ -86,6 +93,7 @@ off\:"Never"))' \
 '(--print-sql)--check[As --dry-run, and end with 1 if something would be done]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing; remove-triggers prints the inverse]' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -106,9 +114,9 @@ _arguments "${_arguments_options[@]}" : \
 '()*--schema=[With --all\: those of these schemas alone; may be repeated]:SCHEMA:_default' \
 '*--exclude=[With --all\: but not these tables]:TABLE:_default' \
 '--lock-timeout=[How long to wait for the tables'\'' locks, all together]:TIME:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -116,9 +124,11 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '()--all[Every table of the database that has them]' \
 '-y[Do not ask before all triggers are removed; without a terminal, --all needs this or --schema]' \
@@ -126,6 +136,7 @@ off\:"Never"))' \
 '--dry-run[Show the steps, and take none]' \
 '(--dry-run -o --output)--print-sql[Print the SQL as a migration file that may be run again, and do nothing\: the inverse of install-triggers'\'']' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -143,9 +154,9 @@ off\:"Never"))' \
 ;;
 (status)
 _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -153,11 +164,14 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -175,8 +189,8 @@ off\:"Never"))' \
 ;;
 (tail)
 _arguments "${_arguments_options[@]}" : \
-'*-c+[A channel to listen on; may be repeated]:NAME:_default' \
-'*--channel=[A channel to listen on; may be repeated]:NAME:_default' \
+'*-c+[A channel to listen on; may be repeated \[default\: PGIC_CHANNEL, else cache_invalidation\]]:NAME:_default' \
+'*--channel=[A channel to listen on; may be repeated \[default\: PGIC_CHANNEL, else cache_invalidation\]]:NAME:_default' \
 '*-t+[The same as a TABLE; several with commas]:TABLE:_default' \
 '*--table=[The same as a TABLE; several with commas]:TABLE:_default' \
 '*--action=[Only this action\: insert, update, delete, truncate or reload]:ACTION:_default' \
@@ -186,9 +200,9 @@ _arguments "${_arguments_options[@]}" : \
 '-n+[Stop after this many notifications]:N:_default' \
 '--count=[Stop after this many notifications]:N:_default' \
 '--duration=[Stop after this time]:TIME:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -196,12 +210,15 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-o --output)--raw[Print the payloads alone]' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -224,9 +241,9 @@ _arguments "${_arguments_options[@]}" : \
 '*--columns=[Show these columns alone]:A,B:_default' \
 '-n+[Show at most this many rows]:N:_default' \
 '--limit=[Show at most this many rows]:N:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -234,14 +251,17 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(--count -n --limit)--watch[Keep the cache live and print the answer again whenever it changes; with -o json the rows that were added, changed and removed]' \
 '--count[Print the number of rows alone]' \
 '--explain[Say on stderr how the answer was found]' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -261,9 +281,9 @@ off\:"Never"))' \
 (shell)
 _arguments "${_arguments_options[@]}" : \
 '--max-memory=[The most memory for the caches \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -271,11 +291,14 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -297,9 +320,9 @@ _arguments "${_arguments_options[@]}" : \
 '--rounds=[Compare so many times, at once and one after another]:N:_default' \
 '--min-changes=[Exit with 1 when fewer changes than this were followed\: with none, nothing was proven]:N:_default' \
 '--max-memory=[The most memory for the caches \[default\: a quarter of the machine'\''s memory\]]:SIZE:_default' \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -307,11 +330,14 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -329,9 +355,9 @@ off\:"Never"))' \
 ;;
 (demo)
 _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -339,12 +365,15 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '--keep[Leave the server running, and print the URL]' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -361,9 +390,9 @@ off\:"Never"))' \
 ;;
 (completions)
 _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -371,11 +400,14 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -394,9 +426,9 @@ off\:"Never"))' \
 (man)
 _arguments "${_arguments_options[@]}" : \
 '()--dir=[Write all pages into this folder, which is made if it is missing]:DIR:_files' \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -404,11 +436,14 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -426,9 +461,9 @@ off\:"Never"))' \
 ;;
 (help)
 _arguments "${_arguments_options[@]}" : \
-'-o+[How answers are printed]:FORMAT:((text\:"Text for people"
+'-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
-'--output=[How answers are printed]:FORMAT:((text\:"Text for people"
+'--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '-x+[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
@@ -436,11 +471,14 @@ off\:"Never"))' \
 '--expanded=[When the columns of a row stand below each other\: auto is on a terminal, for one row or if the table is wider]::WHEN:((auto\:"On a terminal, for one row, or if the table is wider than the terminal"
 on\:"Always"
 off\:"Never"))' \
-'--color=[When to use colour]:WHEN:(auto always never)' \
+'--color=[When to use colour \[default\: auto\]]:WHEN:(auto always never)' \
 '-d+[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
 '--database-url=[Where to connect\: a postgresql\:// URL, a key=value string, or a database'\''s name]:URL:_default' \
+'(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
+'--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
+'--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \
 '--quiet[Print no notices and no progress]' \
 '(-q --quiet)*-v[Trace pgic'\''s work to stderr; twice for more]' \
@@ -453,7 +491,7 @@ off\:"Never"))' \
 '--help[Print help (see more with '\''--help'\'')]' \
 '-V[Print version]' \
 '--version[Print version]' \
-'::about -- A command, or a topic\: conditions, json, recipes, privileges:_default' \
+'::about -- A command, or a topic\: conditions, json, config, recipes, privileges:_default' \
 && ret=0
 ;;
         esac
@@ -474,7 +512,7 @@ _pgic_commands() {
 'demo:Show the other commands at work on a throw-away PostgreSQL' \
 'completions:Print a completion script for a shell' \
 'man:Print a man page, or write all of them into a folder' \
-'help:Print the help of a command, or a page about conditions, JSON, recipes or privileges' \
+'help:Print the help of a command, or a page about a topic' \
     )
     _describe -t commands 'pgic commands' commands "$@"
 }

@@ -12,8 +12,9 @@ use crate::commands::{
 use crate::render::Format;
 use crate::render::layout::Expanded;
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{ColorChoice, Parser, Subcommand};
+use clap::{ColorChoice, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -42,7 +43,7 @@ pub struct Cli {
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 it could not be done; 3 the server \
 could not be reached.
-Topics: pgic help conditions, json, recipes, privileges.
+Topics: pgic help conditions, json, config, recipes, privileges.
 Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where to \
 connect.";
 
@@ -58,6 +59,7 @@ Examples:
 Topics:
   pgic help conditions   which rows query, shell, tail and --watch show
   pgic help json         the objects that -o json prints
+  pgic help config       what pgic.toml may hold
   pgic help recipes      commands for common questions, with jq
   pgic help privileges   what a role must be allowed
 
@@ -84,17 +86,10 @@ const GLOBAL: &str = "Output and connection";
 )]
 #[derive(Debug, clap::Args)]
 pub struct Global {
-    /// How answers are printed
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT"
-    )]
+    /// How answers are printed [default: text]
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
     #[arg(help_heading = GLOBAL, display_order = 900)]
-    pub output: Format,
+    pub output: Option<Format>,
     /// When the columns of a row stand below each other: auto is on a terminal, for one row or if
     /// the table is wider
     #[arg(short = 'x', long, global = true, value_enum, value_name = "WHEN")]
@@ -105,10 +100,13 @@ pub struct Global {
     #[arg(long, global = true, conflicts_with = "expanded")]
     #[arg(help_heading = GLOBAL, display_order = 902)]
     pub wide: bool,
-    /// When to use colour
-    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto)]
+    /// When to use colour [default: auto]
+    #[arg(long, global = true, value_enum)]
     #[arg(value_name = "WHEN", help_heading = GLOBAL, display_order = 903)]
-    pub color: ColorChoice,
+    pub color: Option<ColorChoice>,
+    /// Show times in UTC
+    #[arg(long, global = true, help_heading = GLOBAL, display_order = 903)]
+    pub utc: bool,
     /// Print no notices and no progress
     #[arg(short, long, global = true, help_heading = GLOBAL, display_order = 904)]
     pub quiet: bool,
@@ -126,6 +124,19 @@ pub struct Global {
     #[arg(short, long, global = true, value_name = "URL")]
     #[arg(help_heading = GLOBAL, display_order = 906)]
     pub database_url: Option<String>,
+    /// Connect as pgic.toml says under this name
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        conflicts_with = "database_url"
+    )]
+    #[arg(help_heading = GLOBAL, display_order = 906)]
+    pub connection: Option<String>,
+    /// The file of settings [default: pgic.toml, upwards from here]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(help_heading = GLOBAL, display_order = 906)]
+    pub config: Option<PathBuf>,
     /// Never ask for a password
     #[arg(short = 'w', long, global = true, conflicts_with = "password")]
     #[arg(help_heading = GLOBAL, display_order = 907)]

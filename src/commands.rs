@@ -19,6 +19,7 @@ use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::layout::Layout;
 use crate::render::{Format, note, notice, print};
+use crate::settings::Settings;
 use crate::suspend::Suspension;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -38,6 +39,8 @@ pub struct Context {
     pub color: bool,
     /// Whether notices and progress are left out (`--quiet`).
     pub quiet: bool,
+    /// The defaults that hold for this run.
+    pub settings: Settings,
     /// Closes the connections when this process is about to be stopped by Ctrl-Z.
     pub suspension: Suspension,
 }

@@ -10,6 +10,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::render::layout::{Expanded, Layout};
 use crate::render::{Format, Trace, terminal_width};
+use crate::settings::Settings;
 use crate::suspend::Suspension;
 use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _};
@@ -19,24 +20,33 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Runs the command that was parsed, and returns the exit code.
-///
-/// # Errors
-/// If the command could not be carried out.
-pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    trace(cli.global.verbose, cli.global.output);
-    let context = context(&cli.global);
+/// Runs the command that was parsed. Returns the form in which an error is to be printed, and the
+/// exit code.
+pub fn run(cli: Cli) -> (Format, anyhow::Result<ExitCode>) {
+    let asked = cli.global.output.unwrap_or_default();
     // A shell may load completions whenever it starts, and a package is built where no server is:
-    // neither a runtime nor a limit on files is in the way of that.
-    if let Command::Completions(args) = &cli.command {
-        return completions::run(args, &mut Cli::command());
+    // neither settings nor a runtime nor a limit on files is in the way of that.
+    let pgic = &mut Cli::command();
+    match &cli.command {
+        Command::Completions(args) => return (asked, completions::run(args, pgic)),
+        Command::Man(args) => return (asked, man::run(args, pgic)),
+        Command::Help(args) => return (asked, help::run(args, pgic)),
+        _ => {}
     }
-    if let Command::Man(args) = &cli.command {
-        return man::run(args, &Cli::command());
+    let environment = Environment::of_process();
+    match Settings::load(&cli.global, &environment) {
+        Ok(settings) => {
+            trace(cli.global.verbose, settings.output);
+            (settings.output, run_with(cli, environment, settings))
+        }
+        Err(error) => (asked, Err(error)),
     }
-    if let Command::Help(args) = &cli.command {
-        return help::run(args, &mut Cli::command());
-    }
+}
+
+/// Runs a command that works on a server.
+fn run_with(cli: Cli, environment: Environment, settings: Settings) -> anyhow::Result<ExitCode> {
+    let context = context(&cli.global, environment, settings);
+    context.notices(&context.settings.notices);
     check_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,9 +72,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Shell(args) => Box::pin(shell::run(&context, args)).await,
             Command::Verify(args) => Box::pin(verify::run(&context, args)).await,
             Command::Demo(args) => demo::run(&context, args).await,
-            Command::Completions(args) => completions::run(&args, &mut Cli::command()),
-            Command::Man(args) => man::run(&args, &Cli::command()),
-            Command::Help(args) => help::run(&args, &mut Cli::command()),
+            // These three have run before.
+            Command::Completions(_) | Command::Man(_) | Command::Help(_) => Ok(ExitCode::Yes),
         }
     });
     // Dropping the runtime would wait for tasks that block: one that waits for a server that is
@@ -74,23 +83,23 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the context that all commands get, from the options of the command line.
-fn context(global: &Global) -> Context {
-    let choice = match global.color {
+fn context(global: &Global, environment: Environment, settings: Settings) -> Context {
+    let choice = match settings.color {
         ColorChoice::Auto => anstream::AutoStream::choice(&std::io::stdout()),
         ColorChoice::Always => anstream::ColorChoice::Always,
         ColorChoice::Never => anstream::ColorChoice::Never,
     };
     // stderr follows `--color` too, but with `auto` it decides for itself: it may be a terminal
     // where stdout is a pipe.
-    match global.color {
+    match settings.color {
         ColorChoice::Auto => {}
         ColorChoice::Always => anstream::ColorChoice::Always.write_global(),
         ColorChoice::Never => anstream::ColorChoice::Never.write_global(),
     }
     Context {
-        connection: connection(global),
-        environment: Environment::of_process(),
-        format: global.output,
+        connection: connection(global, &settings),
+        environment,
+        format: settings.output,
         layout: Layout {
             expanded: if global.wide {
                 Expanded::Off
@@ -102,13 +111,15 @@ fn context(global: &Global) -> Context {
         color: choice != anstream::ColorChoice::Never,
         quiet: global.quiet,
         suspension: Suspension::default(),
+        settings,
     }
 }
 
 /// Returns the options that say where to connect, and how to get in.
-fn connection(global: &Global) -> ConnectionOptions {
+fn connection(global: &Global, settings: &Settings) -> ConnectionOptions {
+    let database_url = global.database_url.clone();
     ConnectionOptions {
-        database_url: global.database_url.clone(),
+        database_url: database_url.or_else(|| settings.url.clone()),
         ask: if global.no_password {
             None
         } else if global.password {

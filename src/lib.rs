@@ -13,6 +13,7 @@ pub mod failure;
 pub mod line_editor;
 pub mod render;
 pub mod secrets;
+pub mod settings;
 pub mod suspend;
 pub mod tables;
 pub mod triggers;

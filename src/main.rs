@@ -25,8 +25,8 @@ fn main() -> std::process::ExitCode {
         Ok(cli) => cli,
         Err(refused) => return refused_by_clap(&refused, &arguments),
     };
-    let format = cli.global.output;
-    let code = match dispatch::run(cli) {
+    let (format, done) = dispatch::run(cli);
+    let code = match done {
         Ok(code) => code,
         // A closed pipe (`pgic tail | head`) is no failure: the reader has all that it wanted.
         Err(error) if error.downcast_ref::<OutputClosed>().is_some() => ExitCode::Yes,

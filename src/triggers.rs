@@ -20,7 +20,7 @@ pub mod sql;
 /// The channel that triggers notify on if no other channel is chosen.
 pub use postgres_index_cache_core::DEFAULT_CACHE_CHANNEL;
 
-pub use options::{OptionChanges, TriggerOptions};
+pub use options::{AskedTable, OptionChanges, TriggerOptions};
 
 use anyhow::{bail, ensure};
 

@@ -108,11 +108,12 @@ fn every_help_ends_with_the_same_options() {
             "--expanded[=<WHEN>]",
             "--wide",
             "--color",
+            "--utc",
             "--quiet",
             "--verbose...",
             "--database-url",
         ];
-        assert_eq!(options[..7], expected, "{name}");
+        assert_eq!(options[..8], expected, "{name}");
     }
 }
 

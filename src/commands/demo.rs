@@ -166,6 +166,8 @@ fn start(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
         command.env_remove(name);
     }
     command.args(["--color", if context.color { "always" } else { "never" }]);
+    // Nor is a pgic.toml of the person's.
+    command.args(["--config", "/dev/null"]);
     // stderr is read as well: notices and banners are printed on stdout, at their place in the
     // demo. A command must not outlive the demo, for example when that is interrupted.
     command

@@ -6,11 +6,11 @@ use crate::render::print;
 use crate::tables::nearest::nearest;
 use anyhow::anyhow;
 
-/// Print the help of a command, or a page about conditions, JSON, recipes or privileges
+/// Print the help of a command, or a page about a topic
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
-    /// A command, or a topic: conditions, json, recipes, privileges
+    /// A command, or a topic: conditions, json, config, recipes, privileges
     #[arg(value_name = "COMMAND|TOPIC")]
     pub about: Option<String>,
 }
@@ -36,7 +36,7 @@ pub struct Topic {
 }
 
 /// The pages, as the list of topics has them.
-pub const TOPICS: [Topic; 4] = [
+pub const TOPICS: [Topic; 5] = [
     Topic {
         name: "conditions",
         about: "which rows query, shell, tail and --watch show",
@@ -46,6 +46,11 @@ pub const TOPICS: [Topic; 4] = [
         name: "json",
         about: "the objects that -o json prints",
         text: include_str!("../help/json.txt"),
+    },
+    Topic {
+        name: "config",
+        about: "what pgic.toml may hold",
+        text: include_str!("../help/config.txt"),
     },
     Topic {
         name: "recipes",

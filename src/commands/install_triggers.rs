@@ -4,16 +4,18 @@
 
 use super::Context;
 use crate::exit_code::ExitCode;
+use crate::failure::with_hint;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
+use crate::settings::Settings;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::{PlanKind, TablePlan};
-use crate::triggers::{OptionChanges, TriggerOptions, check_channel, script};
+use crate::triggers::{AskedTable, OptionChanges, TriggerOptions, check_channel, script};
 use crate::units::parse_duration;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::is_obeyed;
 use std::io::IsTerminal as _;
@@ -35,7 +37,7 @@ use std::time::Duration;
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
-    #[arg(required_unless_present = "all", value_name = "TABLE")]
+    #[arg(required_unless_present_any = ["all", "from_config"], value_name = "TABLE")]
     pub tables: Vec<String>,
     /// Every table of a schema that has a key
     #[arg(long, conflicts_with = "tables", requires = "schemas")]
@@ -52,6 +54,10 @@ pub struct Args {
     /// With --all: but not these tables
     #[arg(long, value_name = "TABLE", value_delimiter = ',', requires = "all")]
     pub exclude: Vec<String>,
+    /// The tables of pgic.toml, each with its options there
+    #[arg(long, conflicts_with_all = ["tables", "all", "channel", "columns", "exclude_columns", "no_data"])]
+    #[arg(conflicts_with_all = ["on_change", "always", "no_truncate", "no_guard", "generic", "defaults"])]
+    pub from_config: bool,
     /// The channel to notify on [default: as installed, else cache_invalidation]
     #[arg(long, value_name = "NAME", value_parser = parse_channel)]
     pub channel: Option<String>,
@@ -63,6 +69,14 @@ pub struct Args {
         conflicts_with = "no_data"
     )]
     pub columns: Vec<String>,
+    /// Send all columns but these; those of the key are always sent
+    #[arg(
+        long,
+        value_name = "A,B",
+        value_delimiter = ',',
+        conflicts_with_all = ["columns", "no_data"]
+    )]
+    pub exclude_columns: Vec<String>,
     /// Send keys only: a cache reads the rows itself
     #[arg(long)]
     pub no_data: bool,
@@ -111,7 +125,9 @@ const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic install-triggers users products
   pgic install-triggers users --columns username,email_hash
+  pgic install-triggers users --exclude-columns password_hash,token
   pgic install-triggers --schema app --all --exclude app.logs --dry-run
+  pgic install-triggers --from-config --check
   pgic install-triggers users --print-sql > 0042_announce_users.sql
 
 Exit codes:
@@ -139,47 +155,25 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
-    let mut tables = Vec::new();
-    for schema in &args.schemas {
-        tables.extend(tables_with_key(context, &catalog, schema, &args.exclude).await?);
-    }
-    if args.schemas.is_empty() {
-        tables = catalog::resolve(&catalog, &args.tables).await?;
-    }
+    let (tables, asked) = tables_and_options(context, &catalog, &args).await?;
     // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
     // its locks meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
-    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let asked = OptionChanges {
-        channel: args.channel,
-        columns: (!args.columns.is_empty()).then_some(args.columns),
-        no_data: args.no_data,
-        on_change: args.on_change,
-        always: args.always,
-        no_truncate: args.no_truncate,
-        no_guard: args.no_guard,
-        generic: args.generic,
-        defaults: args.defaults,
-        prints_only: args.print_sql,
-        replace_function: args.replace_function,
-        replace_trigger: args.replace_trigger,
-    };
     if !args.print_sql {
         context.print_place(&server)?;
     }
     let is_dry = args.dry_run || args.check || args.print_sql;
-    let named = asked.columns.clone().unwrap_or_default();
     let plans = apply(
         &mut client,
         PlanKind::Install,
-        &oids,
         &asked,
         args.lock_timeout,
         is_dry,
     )
     .await?;
-    for (table, plan) in tables.iter().zip(&plans) {
-        if let Some(warning) = secret_columns(table, plan, &named) {
+    for ((table, plan), asked) in tables.iter().zip(&plans).zip(&asked) {
+        let named = asked.changes.columns.as_deref().unwrap_or_default();
+        if let Some(warning) = secret_columns(table, plan, named) {
             context.notice(&warning);
         }
     }
@@ -205,6 +199,81 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::Yes
     })
+}
+
+/// Returns the tables that are meant, and the options that are asked for each of them.
+async fn tables_and_options(
+    context: &Context,
+    catalog: &Catalog<'_>,
+    args: &Args,
+) -> anyhow::Result<(Vec<CatalogTable>, Vec<AskedTable>)> {
+    let changes = OptionChanges {
+        channel: args.channel.clone(),
+        default_channel: context.settings.channel.clone(),
+        columns: (!args.columns.is_empty()).then(|| args.columns.clone()),
+        exclude_columns: (!args.exclude_columns.is_empty()).then(|| args.exclude_columns.clone()),
+        no_data: args.no_data,
+        on_change: args.on_change,
+        always: args.always,
+        no_truncate: args.no_truncate,
+        no_guard: args.no_guard,
+        generic: args.generic,
+        defaults: args.defaults,
+        prints_only: args.print_sql,
+        replace_function: args.replace_function,
+        replace_trigger: args.replace_trigger,
+    };
+    if args.from_config {
+        return configured(context, catalog, &changes).await;
+    }
+    let mut tables = Vec::new();
+    for schema in &args.schemas {
+        tables.extend(tables_with_key(context, catalog, schema, &args.exclude).await?);
+    }
+    if args.schemas.is_empty() {
+        tables = catalog::resolve(catalog, &args.tables).await?;
+    }
+    let asked = AskedTable::all(tables.iter().map(|table| table.oid), &changes);
+    Ok((tables, asked))
+}
+
+/// Returns the tables of `pgic.toml`, each with its options there. `changes` has the options of the
+/// command line that belong to no table.
+async fn configured(
+    context: &Context,
+    catalog: &Catalog<'_>,
+    changes: &OptionChanges,
+) -> anyhow::Result<(Vec<CatalogTable>, Vec<AskedTable>)> {
+    let Settings { tables, file, .. } = &context.settings;
+    if tables.is_empty() {
+        let what = match file {
+            Some(path) => format!("{} names no table", path.display()),
+            None => "there is no pgic.toml here, nor in a folder above".to_string(),
+        };
+        return Err(with_hint(
+            anyhow!(what),
+            "pgic help config shows how to write one",
+        ));
+    }
+    let mut described = Vec::new();
+    let mut asked: Vec<AskedTable> = Vec::new();
+    for wanted in tables {
+        let table = catalog::resolve_one(catalog, &wanted.name).await?;
+        if asked.iter().any(|other| other.oid == table.oid) {
+            return Err(anyhow!("pgic.toml names {} twice", table.display_name()));
+        }
+        asked.push(AskedTable {
+            oid: table.oid,
+            changes: OptionChanges {
+                prints_only: changes.prints_only,
+                replace_function: changes.replace_function,
+                replace_trigger: changes.replace_trigger,
+                ..wanted.options.clone()
+            },
+        });
+        described.push(table);
+    }
+    Ok((described, asked))
 }
 
 /// Returns the tables of a schema that have a key, but for the excluded ones, and says which ones
@@ -240,16 +309,17 @@ fn secret_columns(table: &CatalogTable, plan: &TablePlan, named: &[String]) -> O
         .iter()
         .map(|column| &column.name)
         .filter(|name| options.sends(name));
-    let (secrets, others): (Vec<&str>, Vec<&str>) = sent
+    let secrets: Vec<&str> = sent
         .map(String::as_str)
-        .partition(|name| looks_like_secret(name) && !named.iter().any(|own| own == name));
+        .filter(|name| looks_like_secret(name) && !named.iter().any(|own| own == name))
+        .collect();
     (!secrets.is_empty()).then(|| {
         format!(
             "{} sends {}, which by the name is a secret: any role of the database can LISTEN and \
-            read it; to leave it out: --columns {}",
+            read it; to leave it out: --exclude-columns {}",
             table.display_name(),
             secrets.join(", "),
-            others.join(",")
+            secrets.join(",")
         )
     })
 }

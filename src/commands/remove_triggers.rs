@@ -7,9 +7,9 @@ use crate::failure::with_hint;
 use crate::render::escape::escape;
 use crate::render::{count, note, print};
 use crate::tables::catalog;
-use crate::triggers::OptionChanges;
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::PlanKind;
+use crate::triggers::{AskedTable, OptionChanges};
 use crate::units::parse_duration;
 use anyhow::{Context as _, anyhow};
 use std::io::IsTerminal as _;
@@ -120,15 +120,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if !args.print_sql {
         context.print_place(&server)?;
     }
-    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let changes = OptionChanges {
+        prints_only: args.print_sql,
+        ..OptionChanges::default()
+    };
     let plans = apply(
         &mut client,
         PlanKind::Remove,
-        &oids,
-        &OptionChanges {
-            prints_only: args.print_sql,
-            ..OptionChanges::default()
-        },
+        &AskedTable::all(tables.iter().map(|table| table.oid), &changes),
         args.lock_timeout,
         args.dry_run || args.print_sql,
     )

@@ -1,6 +1,7 @@
 //! `pgic status`: which tables announce their changes, the problems with that, who listens, and how
 //! full the notification queue is. Changes nothing.
 
+mod configured;
 mod json;
 mod near_limit;
 mod server;
@@ -11,8 +12,9 @@ use crate::exit_code::ExitCode;
 use crate::render::{Format, print};
 use crate::tables::catalog::{self, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version, observe};
-use crate::triggers::{OptionChanges, plan};
+use crate::triggers::plan;
 use anyhow::Context as _;
+use configured::Configured;
 pub(super) use json::problem_json;
 use near_limit::NearLimit;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
@@ -22,7 +24,7 @@ use server::ServerSeen;
 ///
 /// Prints a row for each table with triggers, then the verdict, each problem with its code and its
 /// remedy, the sessions that listen, how full the notification queue is, and where it is connected.
-/// Changes nothing.
+/// Tables that pgic.toml names are compared with their options there. Changes nothing.
 ///
 /// A sample says how many rows are near the limit: a payload of 8000 bytes or more is sent without
 /// its data.
@@ -42,8 +44,8 @@ Examples:
 
 Exit codes:
   0  the triggers are as install-triggers makes them; notices may be shown
-  1  a table has a problem that is more than a notice, or it was named and has no trigger; no table
-     is announced; the server is a standby; the notification queue is more than half full
+  1  a table has a problem that is more than a notice, or was named, here or in pgic.toml, and has
+     no trigger; no table is announced; the server is a standby; the queue is more than half full
   2  the server could not be used, or a table was not found
   3  the server could not be reached, or took no session: trying again may help";
 
@@ -82,8 +84,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let place = server.place();
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
+    let configured = Configured::find(&catalog, &context.settings).await?;
     let tables = if args.tables.is_empty() {
-        let oids = catalog::tables_with_triggers(&catalog).await?;
+        let mut oids = catalog::tables_with_triggers(&catalog).await?;
+        for oid in configured.oids() {
+            if !oids.contains(&oid) {
+                oids.push(oid);
+            }
+        }
         catalog::describe(&catalog, &oids).await?
     } else {
         catalog::resolve(&catalog, &args.tables).await?
@@ -92,14 +100,17 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
     let mut plans = Vec::new();
     for table in &tables {
-        plans.push(plan::install(&catalog, table, &OptionChanges::default(), version).await);
+        // As they are, unless the file wants them otherwise.
+        let changes = configured.options(table).cloned().unwrap_or_default();
+        plans.push(plan::install(&catalog, table, &changes, version).await);
     }
     // Sampling takes locks of tables. Each sample has a transaction of its own: in one transaction
     // a migration could not touch any of the tables until the last was sampled.
     catalog.roll_back().await.context("end the transaction")?;
     for (table, planned) in tables.iter().zip(plans) {
         let seen = observe(table);
-        let problems = problems_of(table, seen.as_ref(), &planned);
+        let differs = configured.problem(table, &planned, seen.is_some());
+        let problems = problems_of(table, seen.as_ref(), &planned, differs);
         let near_limit = match &seen {
             Some(seen) => {
                 let options = seen.options().cloned().unwrap_or_default();
@@ -115,7 +126,10 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         });
     }
     let has_announced = rows.iter().any(|row| row.seen.is_some());
-    let of_server = server.problems(has_announced || !args.tables.is_empty());
+    let mut of_server = server.problems(has_announced || !args.tables.is_empty());
+    if args.tables.is_empty() {
+        of_server.extend(configured.missing());
+    }
     print(&match context.format {
         Format::Text => text::answer(&rows, &of_server, &server),
         Format::Json => json::answer(&rows, &of_server, &server),
@@ -129,17 +143,20 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the problems with a table's triggers, each with a remedy. `planned` is the plan of
-/// install-triggers; steps in it are a problem too, where nothing else is.
+/// install-triggers; steps in it are a problem too, where nothing else is. `differs` is the problem
+/// that the table is not as `pgic.toml` wants it.
 fn problems_of(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     planned: &anyhow::Result<plan::TablePlan>,
+    differs: Option<Problem>,
 ) -> Vec<Problem> {
     let is_ours = seen.is_some_and(|seen| seen.version != Version::Foreign);
     let is_current = seen
         .filter(|_| is_ours)
         .map(|seen| seen.version == Version::Current);
     let mut problems = diagnose(table, is_current);
+    problems.extend(differs);
     let is_right = problems
         .iter()
         .all(|problem| problem.severity == Severity::Notice);

@@ -55,8 +55,8 @@ pub struct Args {
     /// Only changes of these tables: users, or app.users
     #[arg(value_name = "TABLE")]
     pub tables: Vec<String>,
-    /// A channel to listen on; may be repeated
-    #[arg(short, long = "channel", value_name = "NAME", default_value = DEFAULT_CACHE_CHANNEL)]
+    /// A channel to listen on; may be repeated [default: PGIC_CHANNEL, else cache_invalidation]
+    #[arg(short, long = "channel", value_name = "NAME")]
     #[arg(value_parser = parse_channel)]
     pub channels: Vec<String>,
     /// The same as a TABLE; several with commas
@@ -127,13 +127,18 @@ struct Printed {
 ///
 /// # Errors
 /// If the channels cannot be listened to, or the output fails.
-pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> {
     if let Some(table) = &args.diff {
         let limit = Limit {
             count: args.count,
             duration: args.duration,
         };
         return diff::run(context, table, limit).await;
+    }
+    if args.channels.is_empty() {
+        let channel = context.settings.channel.as_deref();
+        let channel = channel.unwrap_or(DEFAULT_CACHE_CHANNEL);
+        args.channels.push(channel.to_string());
     }
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;

@@ -1,7 +1,7 @@
 //! [`run`]: applies plans, all tables in one transaction, whose locks delay other sessions for a
 //! moment at most.
 
-use super::OptionChanges;
+use super::AskedTable;
 use super::plan::{PlanKind, StepKind, TablePlan, plan_all};
 use crate::failure::with_hint;
 use crate::tables::catalog::{self, Catalog, CatalogAccess};
@@ -50,8 +50,7 @@ enum Tried {
 pub async fn run(
     client: &mut Client,
     kind: PlanKind,
-    oids: &[u32],
-    asked: &OptionChanges,
+    asked: &[AskedTable],
     patience: Duration,
     dry_run: bool,
 ) -> anyhow::Result<Vec<TablePlan>> {
@@ -62,12 +61,13 @@ pub async fn run(
         let catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
             .await
             .context("begin a transaction")?;
-        let busy = match try_once(catalog, kind, oids, asked, ends, dry_run).await? {
+        let busy = match try_once(catalog, kind, asked, ends, dry_run).await? {
             Tried::Done(plans) => return Ok(plans),
             Tried::Busy(error) => error,
         };
         if Instant::now() + PAUSE >= give_up {
-            let holder = holder(client, kind, oids).await;
+            let oids: Vec<u32> = asked.iter().map(|asked| asked.oid).collect();
+            let holder = holder(client, kind, &oids).await;
             let holder = holder.unwrap_or_else(|| "something holds a lock".to_string());
             let hint = format!(
                 "{holder}, for longer than {patience:?}; nothing was changed: try again, or give \
@@ -126,13 +126,12 @@ async fn holder(client: &Client, kind: PlanKind, oids: &[u32]) -> Option<String>
 async fn try_once(
     catalog: Catalog<'_>,
     kind: PlanKind,
-    oids: &[u32],
-    asked: &OptionChanges,
+    asked: &[AskedTable],
     ends: Instant,
     dry_run: bool,
 ) -> anyhow::Result<Tried> {
     let version = catalog::version_number(&catalog).await?;
-    let plans = plan_all(&catalog, kind, oids, asked, version).await?;
+    let plans = plan_all(&catalog, kind, asked, version).await?;
     if dry_run || plans.iter().all(|plan| plan.steps.is_empty()) {
         return Ok(Tried::Done(plans));
     }
@@ -141,12 +140,12 @@ async fn try_once(
         lock_shared_functions(&catalog, &plans).await?;
         // The first plan was made without locks. Somebody may have changed a table while we waited
         // for its lock, so plan again under the locks.
-        let plans = plan_all(&catalog, kind, oids, asked, version).await?;
+        let plans = plan_all(&catalog, kind, asked, version).await?;
         apply_steps(&catalog, &plans).await?;
         // Our locks are on tables, so a role may still have planted a function between our plan
         // and our statement. Plan a third time: a step that is left means that what stands there
         // is not what was planned, and the transaction is rolled back.
-        let after = plan_all(&catalog, kind, oids, asked, version).await?;
+        let after = plan_all(&catalog, kind, asked, version).await?;
         if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
             return Err(with_hint(
                 anyhow!(

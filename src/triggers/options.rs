@@ -16,6 +16,10 @@ pub struct OptionChanges {
     pub channel: Option<String>,
     /// `--columns`.
     pub columns: Option<Vec<String>>,
+    /// `--exclude-columns`: send all columns but these, and the key.
+    pub exclude_columns: Option<Vec<String>>,
+    /// The channel of a table that has no triggers yet; `None` for the default.
+    pub default_channel: Option<String>,
     /// `--no-data`.
     pub no_data: bool,
     /// `--on-change`.
@@ -38,6 +42,26 @@ pub struct OptionChanges {
     pub replace_trigger: bool,
 }
 
+/// A table, and the changes of its options that are asked for.
+#[derive(Debug, Clone)]
+pub struct AskedTable {
+    /// The oid of the table.
+    pub oid: u32,
+    /// The changes.
+    pub changes: OptionChanges,
+}
+
+impl AskedTable {
+    /// Asks for the same changes of several tables.
+    pub fn all(oids: impl IntoIterator<Item = u32>, changes: &OptionChanges) -> Vec<Self> {
+        let tables = oids.into_iter().map(|oid| Self {
+            oid,
+            changes: changes.clone(),
+        });
+        tables.collect()
+    }
+}
+
 impl OptionChanges {
     /// Returns the options that these changes make of the `installed` ones.
     ///
@@ -53,18 +77,21 @@ impl OptionChanges {
         installed: Option<&TriggerOptions>,
         table: &CatalogTable,
     ) -> anyhow::Result<TriggerOptions> {
-        let kept = installed
+        let mut kept = installed
             .filter(|_| !self.defaults)
             .cloned()
             .unwrap_or_default();
-        let is_special = self.columns.is_some() || self.no_data || self.on_change || self.no_guard;
+        if let (Some(channel), None) = (&self.default_channel, installed) {
+            kept.channel.clone_from(channel);
+        }
+        let is_special = self.names_columns() || self.no_data || self.on_change || self.no_guard;
         // An installed generic function stays generic only while it still fits the key. A table
         // whose key was renamed would otherwise be refused, though nobody asked for --generic.
         if self.generic || (kept.generic && (is_special || takes_generic(table))) {
             return self.generic_over(kept, is_special, table);
         }
-        let columns = match &self.columns {
-            Some(columns) => Some(sent_columns(table, columns)?),
+        let columns = match self.columns_of(table)? {
+            Some(columns) => Some(columns),
             // --no-data sends no column, so an installed list would have no meaning beside it.
             None if self.no_data => None,
             None => match &kept.columns {
@@ -76,13 +103,51 @@ impl OptionChanges {
             channel: self.channel.clone().unwrap_or(kept.channel),
             columns,
             // --columns is how a person ends an installed --no-data.
-            no_data: self.no_data || (kept.no_data && self.columns.is_none()),
+            no_data: self.no_data || (kept.no_data && !self.names_columns()),
             on_change: self.on_change || kept.on_change,
             always: self.always || kept.always,
             no_truncate: self.no_truncate || kept.no_truncate,
             no_guard: self.no_guard || kept.no_guard,
             generic: false,
         })
+    }
+
+    /// Tells whether the columns to send are asked for, by their names or by those of the others.
+    fn names_columns(&self) -> bool {
+        self.columns.is_some() || self.exclude_columns.is_some()
+    }
+
+    /// Returns the columns that are asked for, in table order; `None` if none are.
+    fn columns_of(&self, table: &CatalogTable) -> anyhow::Result<Option<Vec<String>>> {
+        if let Some(columns) = &self.columns {
+            return sent_columns(table, columns).map(Some);
+        }
+        let Some(excluded) = &self.exclude_columns else {
+            return Ok(None);
+        };
+        let mut left_out = Vec::new();
+        for name in excluded {
+            let column = table
+                .column(name)
+                .ok_or_else(|| no_such_column(table, name))?;
+            let is_of_key = table
+                .key
+                .as_ref()
+                .is_some_and(|key| key.columns.contains(&column.name));
+            anyhow::ensure!(
+                !is_of_key,
+                "{} is of the key of {}, which is always sent",
+                column.name,
+                table.display_name()
+            );
+            left_out.push(&column.name);
+        }
+        let sent = table.columns.iter().map(|column| &column.name);
+        Ok(Some(
+            sent.filter(|name| !left_out.contains(name))
+                .cloned()
+                .collect(),
+        ))
     }
 
     /// Returns notes on the `installed` options that `options` could not keep though nobody asked
@@ -103,7 +168,7 @@ impl OptionChanges {
                     .to_string(),
             );
         }
-        if self.columns.is_none() && !self.no_data {
+        if !self.names_columns() && !self.no_data {
             let gone = installed
                 .columns
                 .iter()

@@ -11,7 +11,7 @@ pub use steps::{Step, StepKind};
 
 use super::observe::observe;
 use super::sql::{self, Expected};
-use super::{OptionChanges, TriggerOptions, script};
+use super::{AskedTable, OptionChanges, TriggerOptions, script};
 use crate::tables::catalog::{self, Catalog, CatalogTable, Function, RelationKind, Trigger};
 use anyhow::Context as _;
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
@@ -330,25 +330,26 @@ impl PlanKind {
     }
 }
 
-/// Plans for all tables of `oids`, in that order.
+/// Plans for all tables of `asked`, in that order.
 ///
 /// # Errors
 /// If a table is refused, or the server refuses a query.
 pub(super) async fn plan_all(
     catalog: &Catalog<'_>,
     kind: PlanKind,
-    oids: &[u32],
-    asked: &OptionChanges,
+    asked: &[AskedTable],
     version: i32,
 ) -> anyhow::Result<Vec<TablePlan>> {
+    let oids: Vec<u32> = asked.iter().map(|asked| asked.oid).collect();
     let mut plans: Vec<TablePlan> = Vec::new();
-    for table in catalog::describe(catalog, oids).await? {
+    let tables = catalog::describe(catalog, &oids).await?;
+    for (table, AskedTable { changes: asked, .. }) in tables.into_iter().zip(asked) {
         if !asked.prints_only {
             check_owner(&table)?;
         }
         let mut plan = match kind {
             PlanKind::Install => install(catalog, &table, asked, version).await?,
-            PlanKind::Remove => remove(catalog, &table, oids).await?,
+            PlanKind::Remove => remove(catalog, &table, &oids).await?,
         };
         // Tables that share the generic function each plan its statements: keep the first ones.
         plan.steps

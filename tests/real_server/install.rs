@@ -1290,7 +1290,8 @@ async fn install_triggers_warns_of_columns_that_look_like_secrets() {
         let ran = database.pgic(arguments);
         let warning = "notice: public.users sends password_hash, apiKey, token, tokens_used, which \
             by the name is a secret: any role \
-            of the database can LISTEN and read it; to leave it out: --columns id,name\n";
+            of the database can LISTEN and read it; to leave it out: --exclude-columns \
+            password_hash,apiKey,token,tokens_used\n";
         assert!(
             ran.stderr.contains(warning) && !ran.stderr.contains("plain"),
             "{ran:?}"

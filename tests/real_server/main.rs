@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod configured;
 mod connections;
 mod demo;
 mod facts;

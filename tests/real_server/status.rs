@@ -164,8 +164,9 @@ async fn drift_is_a_no_with_the_remedy() {
             "no trigger announces TRUNCATE of public.a",
         ),
         (
-            "ALTER TABLE a ADD COLUMN more jsonb",
-            "is not what this version of pgic makes for these columns",
+            "ALTER TABLE a ADD COLUMN more jsonb; ALTER TABLE a RENAME note TO remark",
+            "have changed since the function of its trigger was made: remark is new, more is new, \
+            note is gone",
         ),
         (
             "CREATE OR REPLACE FUNCTION notify_cache_change_a() RETURNS trigger LANGUAGE plpgsql \

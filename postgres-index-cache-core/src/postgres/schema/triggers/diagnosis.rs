@@ -7,6 +7,7 @@
 //! [`check_table`] looks at the table alone; [`diagnose`] also looks at the triggers, in five
 //! parts: the row trigger, the contract with its function, the function, TRUNCATE, and the columns.
 
+use super::made_for::drift;
 use super::problem::{Problem, Remedy, Severity, critical, warning};
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::quote::quote_identifier;
@@ -388,10 +389,17 @@ impl Diagnosis<'_> {
             );
             self.critical("function-edited", text, self.install("refresh it"));
         } else if is_current == Some(false) && !self.problems.iter().any(is_of_contract) {
-            let text = format!(
-                "the function of {name}'s trigger is not what this version of pgic makes for these \
-                columns"
-            );
+            let function = self.seen.row.map(|row| &row.function);
+            let text = match function.and_then(|function| drift(self.table, function)) {
+                Some(drift) => format!(
+                    "the columns of {name} have changed since the function of its trigger was \
+                    made: {drift}"
+                ),
+                None => format!(
+                    "the function of {name}'s trigger is not what this version of pgic makes for \
+                    these columns"
+                ),
+            };
             self.warning("function-outdated", text, self.install("refresh it"));
         }
     }
@@ -557,10 +565,13 @@ impl Diagnosis<'_> {
             })
             .collect();
         if self.is_ours && !untrusted.is_empty() && !self.problems.iter().any(is_of_contract) {
+            let function = self.seen.row.map(|row| &row.function);
+            let drift = function.and_then(|function| drift(self.table, function));
             let text = format!(
                 "the function of {name}'s trigger was not made for the columns {}: rows are read \
-                again by their keys",
-                untrusted.join(", ")
+                again by their keys{}",
+                untrusted.join(", "),
+                drift.map(|drift| format!(" ({drift})")).unwrap_or_default()
             );
             // A warning: no change is lost, but changed rows are refetched.
             self.warning("columns-outdated", text, self.install("refresh it"));

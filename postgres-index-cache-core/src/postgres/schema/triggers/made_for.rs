@@ -126,6 +126,33 @@ pub fn untrusted_columns<'a>(table: &'a CatalogTable, row: Option<&Trigger>) -> 
     untrusted
 }
 
+/// Says how the columns of a table differ from those that a generated function was made for; `None`
+/// if they do not, or the function does not list them.
+pub(super) fn drift(table: &CatalogTable, function: &Function) -> Option<String> {
+    let made_for = made_for(&function.source);
+    if made_for.is_empty() {
+        return None;
+    }
+    let mut differences = Vec::new();
+    for column in &table.columns {
+        let former = made_for.iter().find(|(name, _)| *name == column.name);
+        match former {
+            None => differences.push(format!("{} is new", column.name)),
+            Some((_, ty)) if *ty != column.type_name => differences.push(format!(
+                "{} is of type {}, formerly {ty}",
+                column.name, column.type_name
+            )),
+            Some(_) => {}
+        }
+    }
+    for (name, _) in &made_for {
+        if table.columns.iter().all(|column| column.name != *name) {
+            differences.push(format!("{name} is gone"));
+        }
+    }
+    (!differences.is_empty()).then(|| differences.join(", "))
+}
+
 /// Returns whether `to_json` may use a cast of the type's owner for the column's values.
 fn is_cast_to_json(column: &CatalogColumn) -> bool {
     matches!(column.kind, CellType::Written | CellType::WrittenArray) && !column.is_enum
