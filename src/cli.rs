@@ -131,22 +131,22 @@ pub struct Global {
         value_name = "NAME",
         conflicts_with = "database_url"
     )]
-    #[arg(help_heading = GLOBAL, display_order = 906)]
+    #[arg(help_heading = GLOBAL, display_order = 907)]
     pub connection: Option<String>,
     /// The file of settings [default: pgic.toml, upwards from here]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    #[arg(help_heading = GLOBAL, display_order = 906)]
+    #[arg(help_heading = GLOBAL, display_order = 908)]
     pub config: Option<PathBuf>,
     /// Never ask for a password
     #[arg(short = 'w', long, global = true, conflicts_with = "password")]
-    #[arg(help_heading = GLOBAL, display_order = 907)]
+    #[arg(help_heading = GLOBAL, display_order = 909)]
     pub no_password: bool,
     /// Ask for a password before connecting
     ///
     /// Without this option, pgic asks on the terminal if the server wants a password and none is
     /// given.
     #[arg(short = 'W', long, global = true)]
-    #[arg(help_heading = GLOBAL, display_order = 908)]
+    #[arg(help_heading = GLOBAL, display_order = 910)]
     pub password: bool,
     /// A command that prints the password, run for each connection
     ///
@@ -154,7 +154,7 @@ pub struct Global {
     /// PGPORT, PGUSER and PGDATABASE set. Its first line counts, before PGPASSWORD and the password
     /// file. PGIC_PASSWORD_COMMAND does the same.
     #[arg(long, global = true, value_name = "COMMAND")]
-    #[arg(help_heading = GLOBAL, display_order = 909)]
+    #[arg(help_heading = GLOBAL, display_order = 911)]
     pub password_command: Option<String>,
 }
 

@@ -18,6 +18,7 @@ use crate::connect::{ConnectionOptions, Environment, Server};
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::layout::Layout;
+use crate::render::look::Look;
 use crate::render::{Format, note, notice, print};
 use crate::settings::Settings;
 use crate::suspend::Suspension;
@@ -35,8 +36,8 @@ pub struct Context {
     pub format: Format,
     /// The layout of rows of text.
     pub layout: Layout,
-    /// Whether answers on stdout are coloured.
-    pub color: bool,
+    /// Colours and times of answers on stdout.
+    pub look: Look,
     /// Whether notices and progress are left out (`--quiet`).
     pub quiet: bool,
     /// The defaults that hold for this run.

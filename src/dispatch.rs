@@ -9,11 +9,14 @@ use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::render::layout::{Expanded, Layout};
+use crate::render::look::Look;
 use crate::render::{Format, Trace, terminal_width};
 use crate::settings::Settings;
 use crate::suspend::Suspension;
 use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use pg_connect::AskWhen;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -100,6 +103,15 @@ fn context(global: &Global, environment: Environment, settings: Settings) -> Con
         connection: connection(global, &settings),
         environment,
         format: settings.output,
+        look: Look::new(
+            choice != anstream::ColorChoice::Never,
+            if settings.utc {
+                TimeZone::UTC
+            } else {
+                TimeZone::system()
+            },
+            Timestamp::now(),
+        ),
         layout: Layout {
             expanded: if global.wide {
                 Expanded::Off
@@ -108,7 +120,6 @@ fn context(global: &Global, environment: Environment, settings: Settings) -> Con
             },
             width: terminal_width(),
         },
-        color: choice != anstream::ColorChoice::Never,
         quiet: global.quiet,
         suspension: Suspension::default(),
         settings,

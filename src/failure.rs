@@ -6,6 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
+use anstyle::AnsiColor;
 pub use connecting::ConnectFailure;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::sqlstate;
@@ -151,7 +152,7 @@ pub fn text(error: &anyhow::Error, format: Format, at: Timestamp) -> String {
         return report
             .lines()
             .iter()
-            .map(|line| format!("{line}\n"))
+            .map(|line| format!("{}\n", painted(line)))
             .collect();
     }
     let code = match ExitCode::of(error) {
@@ -165,6 +166,20 @@ pub fn text(error: &anyhow::Error, format: Format, at: Timestamp) -> String {
         .member("details", &report.details)
         .optional("hint", report.hint.as_ref())
         .end()
+}
+
+/// Returns a line of a report with its first word in colour. What prints the line takes the codes off
+/// where no colour is wanted.
+fn painted(line: &str) -> String {
+    let Some((word, rest)) = line.split_once(':') else {
+        return line.to_string();
+    };
+    let style = match word {
+        "error" => AnsiColor::Red.on_default().bold(),
+        "hint" => AnsiColor::Cyan.on_default(),
+        _ => return line.to_string(),
+    };
+    format!("{style}{word}:{style:#}{rest}")
 }
 
 /// Returns a usage error, which clap or pgic wrote as lines of text, as an object of JSON.

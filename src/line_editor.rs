@@ -225,14 +225,38 @@ impl TerminalState {
         Self(rustix::termios::tcgetattr(std::io::stdin()).ok())
     }
 
-    /// Restores the settings, and ends the line that the cursor is in.
+    /// Takes Ctrl-Z from the terminal while no line is edited. There it would be a signal that stops
+    /// this process at once, with connections that nobody reads from; the editor handles it as a key.
+    pub fn without_stop(&self) {
+        // `_POSIX_VDISABLE`.
+        const NO_KEY: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };
+        let Some(mut state) = self.0.clone() else {
+            return;
+        };
+        state.special_codes[rustix::termios::SpecialCodeIndex::VSUSP] = NO_KEY;
+        Self::set(&state);
+    }
+
+    /// Restores the settings.
     pub fn restore(&self) {
         if let Some(state) = &self.0 {
-            let _ = rustix::termios::tcsetattr(
-                std::io::stdin(),
-                rustix::termios::OptionalActions::Drain,
-                state,
-            );
+            Self::set(state);
+        }
+    }
+
+    fn set(state: &rustix::termios::Termios) {
+        // If it fails, the terminal is gone, and so is the person.
+        let _ = rustix::termios::tcsetattr(
+            std::io::stdin(),
+            rustix::termios::OptionalActions::Drain,
+            state,
+        );
+    }
+
+    /// Restores the settings while a line is edited, and ends the line that the cursor is in.
+    pub fn restore_from_prompt(&self) {
+        if self.0.is_some() {
+            self.restore();
             // rustyline switches bracketed paste on, which is no setting of the terminal's driver:
             // this sequence switches it off.
             let _ = std::io::Write::write_all(&mut std::io::stdout(), b"\x1b[?2004l\r\n");

@@ -10,6 +10,7 @@ pub mod escape;
 pub mod finding;
 pub mod json;
 pub mod layout;
+pub mod look;
 pub mod progress;
 pub mod row_change;
 pub mod rows;
@@ -99,7 +100,11 @@ impl Write for Trace {
 /// Returns a notice as a line for stderr: text that begins with `notice:`, or an object of JSON.
 pub fn notice(format: Format, at: Timestamp, text: &str) -> String {
     match format {
-        Format::Text => format!("notice: {}\n", escape::escape(text)),
+        Format::Text => {
+            // `note` takes the codes off where stderr takes none.
+            let style = anstyle::AnsiColor::Yellow.on_default();
+            format!("{style}notice:{style:#} {}\n", escape::escape(text))
+        }
         Format::Json => EventLine::new("notice", at).member("text", text).end(),
     }
 }

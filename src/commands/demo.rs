@@ -165,7 +165,14 @@ fn start(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
     for name in variables_of_others() {
         command.env_remove(name);
     }
-    command.args(["--color", if context.color { "always" } else { "never" }]);
+    command.args([
+        "--color",
+        if context.look.color {
+            "always"
+        } else {
+            "never"
+        },
+    ]);
     // Nor is a pgic.toml of the person's.
     command.args(["--config", "/dev/null"]);
     // stderr is read as well: notices and banners are printed on stdout, at their place in the

@@ -213,6 +213,7 @@ async fn keep_watching(
         target,
         format: context.format,
         layout: context.layout,
+        look: context.look.clone(),
         style: Style::QueryResult,
         limit: Limit::default(),
     };
@@ -373,6 +374,7 @@ fn show(context: &Context, args: &Args, target: &Target, answer: &QueryResult<'_
     rows(
         context.format,
         context.layout,
+        &context.look,
         &target.shape,
         &target.shown,
         shown,

@@ -11,11 +11,13 @@
 
 mod answer;
 mod changes;
+mod completion;
 mod input;
 mod line;
 mod live;
 mod notices;
 mod overview;
+mod pager;
 mod session;
 
 use super::{Context, Signals};
@@ -143,12 +145,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if is_interrupted {
         // The thread may wait for a line that never comes, so it is not joined. It would have put
         // the terminal in order.
-        terminal.restore();
+        terminal.restore_from_prompt();
         return Ok(ExitCode::Yes);
     }
-    thread
-        .join()
-        .map_err(|_| anyhow::anyhow!("the thread that reads lines failed"))??;
+    let ended = thread.join();
+    terminal.restore();
+    ended.map_err(|_| anyhow::anyhow!("the thread that reads lines failed"))??;
     // At a prompt the person has seen the error; a script has nothing but the code.
     Ok(if has_failed && !is_terminal {
         ExitCode::Failed

@@ -131,7 +131,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         of_server.extend(configured.missing());
     }
     print(&match context.format {
-        Format::Text => text::answer(&rows, &of_server, &server),
+        Format::Text => text::answer(&context.look, &rows, &of_server, &server),
         Format::Json => json::answer(&rows, &of_server, &server),
     })?;
     let is_wrong = rows.iter().any(TableSeen::is_wrong) || of_server.iter().any(is_severe);

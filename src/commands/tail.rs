@@ -280,8 +280,7 @@ impl Printer {
             is_terminal: std::io::stdout().is_terminal(),
             is_quiet: context.quiet,
             style: ChangeStyle {
-                color: context.color,
-                zone: jiff::tz::TimeZone::system(),
+                look: context.look.clone(),
                 with_channel: args.channels.len() > 1,
             },
             filter,
@@ -436,7 +435,7 @@ impl Printer {
     /// none.
     fn plain_text(&self, event: &Event<'_>) -> String {
         let style = ChangeStyle {
-            color: false,
+            look: self.style.look.plain(),
             ..self.style.clone()
         };
         let mut text = String::new();

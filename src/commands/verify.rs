@@ -10,6 +10,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
+use crate::render::look::{Look, Tone};
 use crate::render::progress::Progress;
 use crate::render::{Format, finding, print};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
@@ -261,11 +262,14 @@ impl TableVerdict<'_> {
                 ))
             }
             (Format::Text, Some(problem)) => {
-                let text = format!("unannounced  {name}  {problem}");
-                print(&format!("{}\n", escape(&text)))
+                let word = context.look.paint(Tone::Bad, "unannounced");
+                let text = format!("{name}  {problem}");
+                print(&format!("{word}  {}\n", escape(&text)))
             }
             (Format::Text, None) if comparison.differing() > 0 => Ok(()),
-            (Format::Text, None) => print(&equal(&name, comparison, self.changes, time)),
+            (Format::Text, None) => {
+                print(&equal(&context.look, &name, comparison, self.changes, time))
+            }
         }
     }
 
@@ -295,7 +299,14 @@ impl TableVerdict<'_> {
                 sender.as_deref(),
             );
             let names = (table.schema.as_str(), table.name.as_str());
-            finding::finding(context.format, Timestamp::now(), names, found, &cause)
+            finding::finding(
+                context.format,
+                &context.look,
+                Timestamp::now(),
+                names,
+                found,
+                &cause,
+            )
         });
         print(&lines.collect::<String>())?;
         let kept = comparison.findings.len();
@@ -318,6 +329,7 @@ impl TableVerdict<'_> {
 /// Returns the line that says that a cache is equal to its table, with the number of changes on
 /// which that rests. `time` is how long they were followed.
 pub(super) fn equal(
+    look: &Look,
     name: &str,
     comparison: &ComparisonReport,
     changes: u64,
@@ -331,11 +343,17 @@ pub(super) fn equal(
             time.as_secs_f64()
         ),
     };
+    // Equal without a change is no proof, and not as good.
+    let tone = if changes == 0 {
+        Tone::Changed
+    } else {
+        Tone::Good
+    };
     let text = format!(
-        "equal    {name}  {} rows at one exact cut, {rests_on}",
+        "{name}  {} rows at one exact cut, {rests_on}",
         comparison.rows
     );
-    format!("{}\n", escape(&text))
+    format!("{}    {}\n", look.paint(tone, "equal"), escape(&text))
 }
 
 /// Returns the verdict on a table as a line of JSON. `problem` is the one by which the changes of

@@ -13,12 +13,13 @@ use super::Context;
 use crate::exit_code::ExitCode;
 use crate::render::json::EventLine;
 use crate::render::layout::Layout;
+use crate::render::look::{Look, Tone};
 use crate::render::rows::rows;
 use crate::render::{Format, OutputClosed, print, row_change};
 use crate::tables::supervised::{explain, indexed_cache};
 use crate::tables::target::Target;
 use anyhow::Context as _;
-use jiff::{Timestamp, Zoned};
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::{
     DriverEvent, RowChange, Supervisor, SupervisorEvent,
 };
@@ -37,6 +38,7 @@ pub(super) struct Watch {
     pub(super) target: Target,
     pub(super) format: Format,
     pub(super) layout: Layout,
+    pub(super) look: Look,
     pub(super) style: Style,
     /// The number of changes that are shown, and the time.
     pub(super) limit: Limit,
@@ -279,8 +281,11 @@ impl Watch {
         self.target.clone_from(now);
         let first = self.first(supervisor);
         pending.stale = match self.format {
-            Format::Text if self.prints_answer() => format!("{before}reloaded: {why}\n\n{first}"),
-            Format::Text => format!("{before}reloaded: {why}\n"),
+            Format::Text if self.prints_answer() => {
+                let reloaded = self.stamped(Tone::Whole, &format!("reloaded: {why}"));
+                format!("{before}{reloaded}\n{first}")
+            }
+            Format::Text => before + &self.stamped(Tone::Whole, &format!("reloaded: {why}")),
             Format::Json => before + &self.event("reloaded").member("why", why).end() + &first,
         };
     }
@@ -297,6 +302,7 @@ impl Watch {
         let rows = rows(
             Format::Text,
             self.layout,
+            &self.look,
             &self.target.shape,
             &self.target.shown,
             answer.rows.iter(),
@@ -330,7 +336,7 @@ impl Watch {
             // live: the word stands behind those.
             DriverEvent::State(State::Live) if std::mem::take(&mut pending.is_stale) => {
                 pending.live = match self.format {
-                    Format::Text => "live\n".to_string(),
+                    Format::Text => self.stamped(Tone::Good, "live"),
                     Format::Json => self.event("live").end(),
                 };
             }
@@ -344,9 +350,18 @@ impl Watch {
             return;
         }
         pending.stale.push_str(&match self.format {
-            Format::Text => format!("stale: {}\n", crate::render::escape::escape(why)),
+            Format::Text => {
+                let text = format!("stale: {}", crate::render::escape::escape(why));
+                self.stamped(Tone::Alarm, &text)
+            }
             Format::Json => self.event("stale").member("why", why).end(),
         });
+    }
+
+    /// Returns a line about the state of the table, behind the time.
+    fn stamped(&self, tone: Tone, text: &str) -> String {
+        let clock = self.look.clock(Timestamp::now());
+        format!("{clock}  {}\n", self.look.paint(tone, text))
     }
 
     /// Begins an event of JSON about the table.
@@ -422,9 +437,7 @@ impl Watch {
             collapsed: change.count - 1,
         };
         match (self.style, self.format) {
-            (Style::Changes, Format::Text) => {
-                change.text(Some(&Zoned::now().strftime("%H:%M:%S%.3f").to_string()))
-            }
+            (Style::Changes, Format::Text) => change.text(&self.look, Timestamp::now()),
             (Style::Changes, Format::Json) | (Style::QueryResult, _) => {
                 change.json(Timestamp::now())
             }

@@ -2,10 +2,9 @@
 
 use super::escape::{escape, excerpt};
 use super::json::EventLine;
+use super::look::{Look, Tone};
 use crate::connect::Place;
-use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::{Action, Key};
 use serde_json::value::RawValue;
@@ -89,39 +88,26 @@ pub struct Arrival<'a> {
 /// The look of lines of text.
 #[derive(Debug, Clone)]
 pub struct ChangeStyle {
-    /// Whether to use colour.
-    pub color: bool,
-    /// The time zone of the times.
-    pub zone: TimeZone,
+    /// Colours and times.
+    pub look: Look,
     /// Whether to name the channel, since there are several.
     pub with_channel: bool,
 }
 
 impl ChangeStyle {
-    /// Returns the text in `style`, or unchanged if colour is off.
-    fn paint(&self, style: Style, text: &str) -> String {
-        if self.color {
-            format!("{style}{text}{style:#}")
-        } else {
-            text.to_string()
-        }
-    }
-
     /// Returns text that matters less than the rest.
     fn dim(&self, text: &str) -> String {
-        self.paint(Style::new().dimmed(), text)
+        self.look.paint(Tone::Dim, text)
     }
 
     /// Returns text that must be seen.
     fn alarm(&self, text: &str) -> String {
-        self.paint(AnsiColor::Red.on_default().bold(), text)
+        self.look.paint(Tone::Alarm, text)
     }
 
-    /// Returns a time of day in the zone of the style, with milliseconds.
+    /// Returns the time of an event.
     fn clock(&self, at: Timestamp) -> String {
-        at.to_zoned(self.zone.clone())
-            .strftime("%H:%M:%S%.3f")
-            .to_string()
+        self.look.clock(at)
     }
 }
 
@@ -192,7 +178,7 @@ fn write_change(
     write_start(arrival, look, line);
     // Pad before painting: the codes of a colour would count as characters.
     let action = format!("{:<8}", payload.action.as_str());
-    line.push_str(&look.paint(style_of(payload.action), &action));
+    line.push_str(&look.look.paint(tone_of(payload.action), &action));
     line.push(' ');
     line.push_str(&table_of(payload));
     write_row(payload, line);
@@ -213,12 +199,12 @@ fn write_start(arrival: &Arrival<'_>, look: &ChangeStyle, line: &mut String) {
 }
 
 /// Returns the colour of an action.
-fn style_of(action: Action) -> Style {
+fn tone_of(action: Action) -> Tone {
     match action {
-        Action::Insert => AnsiColor::Green.on_default(),
-        Action::Update => AnsiColor::Yellow.on_default(),
-        Action::Delete => AnsiColor::Red.on_default(),
-        Action::Truncate | Action::Reload => AnsiColor::Magenta.on_default().bold(),
+        Action::Insert => Tone::Good,
+        Action::Update => Tone::Changed,
+        Action::Delete => Tone::Bad,
+        Action::Truncate | Action::Reload => Tone::Whole,
     }
 }
 
@@ -450,8 +436,7 @@ mod tests {
         write_text(
             &event,
             &ChangeStyle {
-                color: false,
-                zone: TimeZone::UTC,
+                look: Look::new(false, jiff::tz::TimeZone::UTC, AT.parse().unwrap()),
                 with_channel: false,
             },
             &mut text,

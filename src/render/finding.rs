@@ -3,6 +3,7 @@
 use super::Format;
 use super::escape::escape;
 use super::json::EventLine;
+use super::look::{Look, Tone};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::{DifferingColumn, Finding, FindingKind};
 use serde::Serialize;
@@ -28,6 +29,7 @@ struct Differing {
 /// Returns the line for a finding in a table, with the likely cause.
 pub fn finding(
     format: Format,
+    look: &Look,
     at: Timestamp,
     (schema, table): (&str, &str),
     finding: &Finding,
@@ -41,13 +43,13 @@ pub fn finding(
             } else {
                 format!("  {}", columns.join("; "))
             };
-            let line = format!(
-                "{:<7}  {schema}.{table}  {}{columns}  (likely: {cause})",
-                word(finding.kind),
+            let kind = look.paint(Tone::Bad, &format!("{:<7}", word(finding.kind)));
+            let rest = format!(
+                "{schema}.{table}  {}{columns}  (likely: {cause})",
                 finding.key
             );
             // Names, values and the sender's application are text from outside.
-            format!("{}\n", escape(&line))
+            format!("{kind}  {}\n", escape(&rest))
         }
         Format::Json => {
             let columns = finding.columns.iter().map(|differing| Differing {

@@ -1,7 +1,8 @@
 //! [`Layout`]: whether rows stand in a table, or each row's columns below each other.
 
 use super::escape::escape;
-use super::table::{Heading, render};
+use super::look::{Look, Tone};
+use super::table::{Heading, render_cells};
 use std::fmt::Write as _;
 use unicode_width::UnicodeWidthStr as _;
 
@@ -29,18 +30,24 @@ pub struct Layout {
 
 impl Layout {
     /// Returns rows under headings, or with the columns of each row below each other. Cells are
-    /// escaped.
-    pub fn rows(&self, headings: &[Heading], rows: Vec<Vec<String>>) -> String {
+    /// escaped; one that is `None` is SQL NULL.
+    pub fn rows(
+        &self,
+        look: &Look,
+        headings: &[Heading],
+        rows: Vec<Vec<Option<String>>>,
+    ) -> String {
         match (self.expanded, self.width) {
-            (Expanded::On, _) => below_each_other(headings, &rows),
-            (Expanded::Off, _) | (Expanded::Auto, None) => render(headings, rows),
-            (Expanded::Auto, Some(_)) if rows.len() == 1 => below_each_other(headings, &rows),
+            (Expanded::On, _) => below_each_other(look, headings, &rows),
+            (Expanded::Off, _) | (Expanded::Auto, None) => render_cells(headings, rows, look),
+            (Expanded::Auto, Some(_)) if rows.len() == 1 => below_each_other(look, headings, &rows),
             (Expanded::Auto, Some(width)) => {
-                let table = render(headings, rows.iter().cloned());
-                if table.lines().any(|line| line.width() > width) {
-                    below_each_other(headings, &rows)
+                // Colours have no width, but their codes would count.
+                let plain = render_cells(headings, rows.iter().cloned(), &look.plain());
+                if plain.lines().any(|line| line.width() > width) {
+                    below_each_other(look, headings, &rows)
                 } else {
-                    table
+                    render_cells(headings, rows, look)
                 }
             }
         }
@@ -48,7 +55,7 @@ impl Layout {
 }
 
 /// Returns rows with a line for each column: the name, then the value.
-fn below_each_other(headings: &[Heading], rows: &[Vec<String>]) -> String {
+fn below_each_other(look: &Look, headings: &[Heading], rows: &[Vec<Option<String>>]) -> String {
     let names: Vec<_> = headings
         .iter()
         .map(|heading| escape(&heading.text))
@@ -57,10 +64,15 @@ fn below_each_other(headings: &[Heading], rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (at, row) in rows.iter().enumerate() {
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "-[ row {} ]{}", at + 1, "-".repeat(longest));
+        let line = format!("-[ row {} ]{}", at + 1, "-".repeat(longest));
+        let _ = writeln!(text, "{}", look.paint(Tone::Dim, &line));
         for (name, cell) in names.iter().zip(row) {
             let pad = " ".repeat(longest - name.width());
-            let line = format!("{name}{pad} | {}", escape(cell));
+            let cell = match cell {
+                Some(cell) => escape(cell).into_owned(),
+                None => look.paint(Tone::Dim, "NULL"),
+            };
+            let line = format!("{name}{pad} | {cell}");
             let _ = writeln!(text, "{}", line.trim_end());
         }
     }
@@ -73,8 +85,10 @@ mod tests {
 
     fn shown(expanded: Expanded, width: Option<usize>, rows: &[[&str; 2]]) -> String {
         let headings = [Heading::number("id"), Heading::text("a\u{1b}b")];
-        let rows = rows.iter().map(|row| row.map(str::to_string).to_vec());
-        Layout { expanded, width }.rows(&headings, rows.collect())
+        let rows = rows
+            .iter()
+            .map(|row| row.map(|cell| Some(cell.to_string())).to_vec());
+        Layout { expanded, width }.rows(&Look::default(), &headings, rows.collect())
     }
 
     #[test]

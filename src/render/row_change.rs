@@ -2,6 +2,7 @@
 
 use super::escape::{escape, excerpt};
 use super::json::EventLine;
+use super::look::{Look, Tone};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::{KeyBuf, RowBuf, TableShape};
 
@@ -44,6 +45,15 @@ pub enum RowChangeEvent {
 }
 
 impl RowChangeEvent {
+    /// Returns the colour of the word.
+    fn tone(self) -> Tone {
+        match self {
+            Self::Added | Self::Entered => Tone::Good,
+            Self::Changed => Tone::Changed,
+            Self::Left | Self::Removed => Tone::Bad,
+        }
+    }
+
     /// Returns the word that lines begin with.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -100,10 +110,9 @@ impl RowChangeLine<'_> {
         line.optional("collapsed", collapsed).end()
     }
 
-    /// Returns a line of text, with the time `at` if there is one. A changed row is shown by its
-    /// key and the old and new values of the columns that changed. Empty if nothing that is shown
-    /// has changed.
-    pub fn text(&self, at: Option<&str>) -> String {
+    /// Returns a line of text, with the time of the change. A changed row is shown by its key and the
+    /// old and new values of the columns that changed. Empty if nothing that is shown has changed.
+    pub fn text(&self, look: &Look, at: Timestamp) -> String {
         let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else {
             return String::new();
         };
@@ -126,15 +135,15 @@ impl RowChangeLine<'_> {
                 .map(|&column| self.named_value(row, column))
                 .collect(),
         };
-        let at = at.map(|at| format!("{at}  ")).unwrap_or_default();
+        let at = look.paint(Tone::Dim, &look.clock(at));
+        let word = look.paint(event.tone(), &format!("{:<7}", event.as_str()));
         let collapsed = if self.collapsed > 0 {
             format!("  (and {} before)", self.collapsed)
         } else {
             String::new()
         };
         format!(
-            "{at}{:<7}  {}  {}{collapsed}\n",
-            event.as_str(),
+            "{at}  {word}  {}  {}{collapsed}\n",
             escape(&format!("{}.{}", self.table.0, self.table.1)),
             parts.join("  ")
         )
@@ -257,6 +266,7 @@ mod tests {
     #[test]
     fn a_change_shows_what_was_and_obeys_nothing() {
         let at: Timestamp = "2026-11-23T10:00:00Z".parse().unwrap();
+        let look = Look::new(false, jiff::tz::TimeZone::UTC, at);
         let shape = hostile_shape();
         let old = row(&shape, r#"{"id":1,"v\u001b":"a"}"#);
         let new = row(&shape, r#"{"id":1,"v\u001b":"\u009b"}"#);
@@ -265,8 +275,8 @@ mod tests {
             ..change(&shape, Some(&old), Some(&new))
         };
         assert_eq!(
-            changed.text(Some("12:00")),
-            "12:00  changed  s.t  id=1  v\\u{1b}: a -> \\u{9b}  (and 2 before)\n"
+            changed.text(&look, at),
+            "10:00:00.000  changed  s.t  id=1  v\\u{1b}: a -> \\u{9b}  (and 2 before)\n"
         );
         assert_eq!(
             changed.json(at),
@@ -278,8 +288,8 @@ mod tests {
             )
         );
         assert_eq!(
-            change(&shape, None, Some(&old)).text(None),
-            "added    s.t  id=1  v\\u{1b}=a\n"
+            change(&shape, None, Some(&old)).text(&look, at),
+            "10:00:00.000  added    s.t  id=1  v\\u{1b}=a\n"
         );
         let removed = change(&shape, Some(&old), None);
         assert_eq!(removed.event(), Some(RowChangeEvent::Removed));

@@ -3,6 +3,7 @@
 use super::Format;
 use super::json::EventLine;
 use super::layout::Layout;
+use super::look::Look;
 use super::table::Heading;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::{
@@ -14,6 +15,7 @@ use postgres_index_cache_core::tooling::{
 pub fn rows<'a>(
     format: Format,
     layout: Layout,
+    look: &Look,
     shape: &TableShape,
     columns: &[usize],
     rows: impl IntoIterator<Item = &'a Row<'a>>,
@@ -39,7 +41,7 @@ pub fn rows<'a>(
                     .map(|&column| cell(shape, row, column))
                     .collect()
             });
-            layout.rows(&headings, cells.collect())
+            layout.rows(look, &headings, cells.collect())
         }
     }
 }
@@ -80,12 +82,10 @@ fn heading(column: &Column) -> Heading {
     }
 }
 
-/// Returns a cell as text; the table escapes it.
-fn cell(shape: &TableShape, row: &Row<'_>, column: usize) -> String {
+/// Returns a cell as text, which the table escapes; `None` is SQL NULL.
+fn cell(shape: &TableShape, row: &Row<'_>, column: usize) -> Option<String> {
     let mut text = String::new();
-    match row.cell(column) {
-        Some(cell) => shape.columns()[column].kind.write_text(cell, &mut text),
-        None => text.push_str("NULL"),
-    }
-    text
+    let cell = row.cell(column)?;
+    shape.columns()[column].kind.write_text(cell, &mut text);
+    Some(text)
 }

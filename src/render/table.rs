@@ -2,6 +2,7 @@
 //! comfy-table.
 
 use super::escape::escape;
+use super::look::{Look, Tone};
 use comfy_table::presets;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use std::collections::VecDeque;
@@ -41,11 +42,28 @@ const LONGEST_ALIGNED: usize = 100;
 /// since cells are escaped.
 const LONG: char = '\u{1}';
 
-/// Returns rows under headings, each line with a newline at the end.
+/// The placeholder of a SQL NULL while the rest is aligned: as wide as the word, and not the text
+/// `NULL`, which looks different.
+const NULL: &str = "\u{2}ULL";
+
+/// Returns rows under headings, each line with a newline at the end; see [`render_cells`].
+pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let rows = rows
+        .into_iter()
+        .map(|row| row.into_iter().map(Some).collect());
+    render_cells(headings, rows, &Look::default())
+}
+
+/// Returns rows under headings, each line with a newline at the end. A cell that is `None` is SQL
+/// NULL.
 ///
 /// Cells are escaped here. Nothing is cut or wrapped: behind a long cell, the rest of the row moves
 /// to the right.
-pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub fn render_cells(
+    headings: &[Heading],
+    rows: impl IntoIterator<Item = Vec<Option<String>>>,
+    look: &Look,
+) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -58,6 +76,9 @@ pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>)
     let mut long: VecDeque<String> = VecDeque::new();
     for row in rows {
         table.add_row(row.iter().map(|cell| {
+            let Some(cell) = cell else {
+                return NULL.to_string();
+            };
             let cell = escape(cell).into_owned();
             if cell.chars().nth(LONGEST_ALIGNED).is_none() {
                 return cell;
@@ -89,7 +110,7 @@ pub fn render(headings: &[Heading], rows: impl IntoIterator<Item = Vec<String>>)
         text.push_str(rest);
         text.push('\n');
     }
-    text
+    text.replace(NULL, &look.paint(Tone::Dim, "NULL"))
 }
 
 #[cfg(test)]
@@ -104,6 +125,25 @@ mod tests {
         ];
         let text = render(&[Heading::text("name"), Heading::number("n")], rows);
         assert_eq!(text, "name     n\na\\nb     7\n日本  1234\n");
+    }
+
+    #[test]
+    fn null_is_no_text_and_takes_its_width() {
+        let rows = || {
+            [
+                vec![None, Some("1".to_string())],
+                vec![Some("NULL".to_string()), None],
+            ]
+        };
+        let headings = [Heading::text("name"), Heading::number("n")];
+        let plain = "name     n\nNULL     1\nNULL  NULL\n";
+        assert_eq!(render_cells(&headings, rows(), &Look::default()), plain);
+        let look = Look::new(true, jiff::tz::TimeZone::UTC, jiff::Timestamp::UNIX_EPOCH);
+        let dim = "\u{1b}[2mNULL\u{1b}[0m";
+        assert_eq!(
+            render_cells(&headings, rows(), &look),
+            format!("name     n\n{dim}     1\nNULL  {dim}\n")
+        );
     }
 
     #[test]

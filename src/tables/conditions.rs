@@ -7,12 +7,14 @@
 //! PostgreSQL reads and computes the values, so each type takes exactly the texts that SQL takes
 //! for the type.
 
+mod offline;
 mod written;
 
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
 use crate::tables::nearest::nearest;
 use anyhow::{Context as _, anyhow};
+pub use offline::evaluate as evaluate_offline;
 use postgres_index_cache_core::tooling::postgres::{Traced, quote_literal, sqlstate};
 use postgres_index_cache_core::tooling::{
     CellTest, CellType, Condition, Predicate, TableShape, output_text,
@@ -38,13 +40,18 @@ struct NamedCondition {
 }
 
 /// Conditions on columns that are known by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Conditions(Vec<NamedCondition>);
 
 impl Conditions {
     /// Tells whether a column stands in a condition.
     pub fn names(&self, column: &str) -> bool {
         self.0.iter().any(|condition| condition.column == column)
+    }
+
+    /// Returns the columns that stand in the conditions.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|condition| condition.column.as_str())
     }
 
     /// Tells whether a condition compares a column with a value.
@@ -187,71 +194,90 @@ pub async fn evaluate(
         .context("prepare the transaction")?;
     for written in written {
         let column = column(table, &written.column)?;
-        let is_equality = matches!(
-            written.operator,
-            Operator::Equals | Operator::Differs | Operator::Computed
-        );
-        conditions.0.push(NamedCondition {
-            column: column.name.clone(),
-            kind: column.kind,
-            is_equality: is_equality && !written.is_null(),
-            wanted: predicate(&attempt, column, written).await?,
-        });
+        let cell = operand(&attempt, column, written).await?;
+        conditions.0.push(condition(column, written, cell)?);
     }
     Ok(conditions)
 }
 
-/// Makes the predicate of one condition.
-async fn predicate(
+/// Returns the cell that a condition compares with; `None` if it compares with none.
+async fn operand(
     transaction: &Traced<Transaction<'_>>,
     column: &CatalogColumn,
     written: &Written,
-) -> anyhow::Result<Predicate> {
-    match written.operator {
-        Operator::Equals if written.is_null() => Ok(Predicate::Null),
-        Operator::Differs if written.is_null() => Ok(Predicate::NotNull),
-        operator if written.is_null() => Err(with_hint(
-            anyhow!("{written}: nothing is {} null", operator.sign()),
-            format!(
-                "to find nulls, write {}=null; for the text, 'null' in quotes",
-                column.name
-            ),
-        )),
-        Operator::Equals => {
-            let cell = cell(transaction, column, written, &written.value).await?;
-            Ok(Predicate::Cell(cell))
-        }
-        Operator::Differs => {
-            let cell = cell(transaction, column, written, &written.value).await?;
-            let kind = column.kind;
-            let differs = move |other: &[u8]| kind.comparable(&cell) != kind.comparable(other);
-            Ok(Predicate::Passes(CellTest::new(
-                written.to_string(),
-                differs,
-            )))
-        }
-        Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
-            ordered(transaction, column, written).await
-        }
-        Operator::Matches => matching(column, written),
+) -> anyhow::Result<Option<Vec<u8>>> {
+    if written.is_null() {
+        return Ok(None);
+    }
+    let cell = match written.operator {
+        Operator::Matches => return Ok(None),
         Operator::Computed => {
             let literal = computed(transaction, column, written, &written.value).await?;
-            let cell = cell(transaction, column, written, &literal).await?;
-            Ok(Predicate::Cell(cell))
+            cell(transaction, column, written, &literal).await?
         }
-    }
+        Operator::Equals
+        | Operator::Differs
+        | Operator::Less
+        | Operator::LessOrEqual
+        | Operator::Greater
+        | Operator::GreaterOrEqual => cell(transaction, column, written, &written.value).await?,
+    };
+    Ok(Some(cell))
+}
+
+/// Makes a condition of a written one. `cell` is its value, if it compares with one.
+///
+/// # Errors
+/// If the operator cannot be applied to null, or to the column's type.
+fn condition(
+    column: &CatalogColumn,
+    written: &Written,
+    cell: Option<Vec<u8>>,
+) -> anyhow::Result<NamedCondition> {
+    let kind = column.kind;
+    let operator = written.operator;
+    let wanted = match (operator, cell) {
+        (Operator::Equals, None) => Predicate::Null,
+        (Operator::Differs, None) => Predicate::NotNull,
+        (Operator::Matches, None) if !written.is_null() => matching(column, written)?,
+        (_, None) => {
+            return Err(with_hint(
+                anyhow!("{written}: nothing is {} null", operator.sign()),
+                format!(
+                    "to find nulls, write {}=null; for the text, 'null' in quotes",
+                    column.name
+                ),
+            ));
+        }
+        (Operator::Equals | Operator::Computed | Operator::Matches, Some(cell)) => {
+            Predicate::Cell(cell)
+        }
+        (Operator::Differs, Some(cell)) => {
+            let differs = move |other: &[u8]| kind.comparable(&cell) != kind.comparable(other);
+            Predicate::Passes(CellTest::new(written.to_string(), differs))
+        }
+        (
+            Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual,
+            Some(cell),
+        ) => ordered(column, written, cell)?,
+    };
+    let is_equality = matches!(
+        operator,
+        Operator::Equals | Operator::Differs | Operator::Computed
+    );
+    Ok(NamedCondition {
+        column: column.name.clone(),
+        kind,
+        is_equality: is_equality && !written.is_null(),
+        wanted,
+    })
 }
 
 /// Makes the predicate of a condition on the order of values.
 ///
 /// # Errors
-/// If PostgreSQL does not take the value, or the order of the type is not known here.
-async fn ordered(
-    transaction: &Traced<Transaction<'_>>,
-    column: &CatalogColumn,
-    written: &Written,
-) -> anyhow::Result<Predicate> {
-    let cell = cell(transaction, column, written, &written.value).await?;
+/// If the order of the type is not known here.
+fn ordered(column: &CatalogColumn, written: &Written, cell: Vec<u8>) -> anyhow::Result<Predicate> {
     let kind = column.kind;
     if kind.order(&cell, &cell).is_none() {
         return Err(with_hint(
@@ -364,14 +390,32 @@ async fn computed(
     })
 }
 
+/// The labels of an enum, in their order.
+const LABELS: &str = "SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
+    WHERE e.enumtypid OPERATOR(pg_catalog.=) ANY ($1) ORDER BY e.enumsortorder";
+
+/// Returns the values that a column can have, if those are few and known: the labels of an enum, or
+/// true and false. For completion, which is worth no error.
+pub async fn known_values(catalog: &Catalog<'_>, column: &CatalogColumn) -> Vec<String> {
+    if column.kind == CellType::Bool {
+        return ["true", "false"].map(str::to_string).to_vec();
+    }
+    if !column.is_enum || column.is_array {
+        return Vec::new();
+    }
+    let rows = catalog
+        .query_typed(LABELS, &[(&column.made_of, Type::OID_ARRAY)])
+        .await;
+    let rows = rows.unwrap_or_default();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// Checks that an enum has a label, since PostgreSQL's own error does not name those that it has.
 async fn check_label(
     transaction: &Traced<Transaction<'_>>,
     column: &CatalogColumn,
     label: &str,
 ) -> anyhow::Result<()> {
-    const LABELS: &str = "SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
-        WHERE e.enumtypid OPERATOR(pg_catalog.=) ANY ($1) ORDER BY e.enumsortorder";
     let rows = transaction
         .query_typed(LABELS, &[(&column.made_of, Type::OID_ARRAY)])
         .await;

@@ -16,6 +16,7 @@ mod partitions;
 mod poolers;
 mod printed;
 mod privileges;
+mod prompt;
 mod query;
 mod remedies;
 mod shell;

@@ -14,7 +14,7 @@ const TABLES: &str = "
     INSERT INTO \"Odd Name\" VALUES ('k', 'two words'), ('l', 'null');";
 
 /// Creates [`TABLES`] with triggers.
-async fn tables() -> Database {
+pub(super) async fn tables() -> Database {
     let database = Database::with(TABLES).await;
     database.pgic_ok(&["install-triggers", "people", "\"Odd Name\""]);
     database
@@ -78,9 +78,18 @@ impl Shell {
     }
 
     /// Returns the next line of output, which is JSON.
-    fn next(&self) -> Value {
+    pub fn next(&self) -> Value {
         let line = self.lines.recv_timeout(DEADLINE).expect("another line");
         crate::support::schema::event(&line)
+    }
+
+    /// Types a line and returns the first line of the answer. The shell must print text.
+    pub fn first_line(&mut self, line: &str) -> String {
+        self.send(line);
+        self.lines.recv_timeout(DEADLINE).unwrap_or_else(|_| {
+            let errors: Vec<String> = self.errors.try_iter().collect();
+            panic!("{line} is answered: {errors:?}")
+        })
     }
 
     /// Closes the input, waits for the end, and returns the exit code and stderr.
@@ -356,12 +365,13 @@ async fn a_signal_or_a_reader_that_leaves_ends_it_in_order() {
 }
 
 /// Starts a shell of the table `people` on a terminal. Its history goes below `home`.
-fn typed(database: &Database, home: &std::path::Path) -> Terminal {
+pub(super) fn typed(database: &Database, home: &std::path::Path) -> Terminal {
     let mut command = database.command(&["shell", "people", "--color", "never"]);
     command
         .env("HOME", home)
         .env("XDG_STATE_HOME", home.join("state"))
-        .env("TERM", "xterm");
+        .env("TERM", "xterm")
+        .env("PAGER", "");
     Terminal::start(command)
 }
 
@@ -405,6 +415,13 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.keys("\x15people\r");
     typed.sees("(50 rows, stale)");
     typed.sees("  stale> ");
+    // So can those that fulfil conditions, as far as their values can be read without PostgreSQL.
+    typed.keys("people id=3 name!=null\r");
+    typed.sees("(1 row, stale)");
+    typed.sees("  stale> ");
+    typed.keys("count people id:=1+2\r");
+    typed.sees("error: id:=1+2 cannot be read for the type integer while the server is away");
+    typed.sees("  stale> ");
     admin
         .batch_execute(&format!(
             "ALTER DATABASE {} ALLOW_CONNECTIONS true",
@@ -432,6 +449,8 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
             "count people",
             ".limit",
             "people",
+            "people id=3 name!=null",
+            "count people id:=1+2",
             "people id=3"
         ]
     );

@@ -3,9 +3,11 @@
 
 use crate::render::Format;
 use crate::render::json::EventLine;
+use crate::render::look::Look;
 use crate::render::row_change::RowChangeLine;
-use crate::tables::conditions::Written;
-use jiff::{Timestamp, Zoned, tz::TimeZone};
+use crate::tables::catalog::CatalogTable;
+use crate::tables::conditions::{Conditions, Written};
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::RowChange;
 use postgres_index_cache_core::tooling::{Condition, KeyBuf, RowBuf, TableShape};
 use std::collections::VecDeque;
@@ -62,8 +64,34 @@ pub(super) struct Watched {
     /// The place of the table in the driver.
     pub(super) table: usize,
     pub(super) conditions: Vec<Condition>,
+    /// The same, with columns by their names.
+    pub(super) asked: Conditions,
+    /// The types of these columns, as they were when the conditions were computed.
+    pub(super) types: Vec<Option<String>>,
     /// The conditions as they were typed.
     pub(super) written: Vec<Written>,
+}
+
+impl Watched {
+    /// Returns the watch for the table as it is now; `None` if a column of the conditions is gone or
+    /// of another type, since values were read for the former one.
+    fn refitted(mut self, table: &CatalogTable, shape: &TableShape) -> Option<Self> {
+        if self.types != column_types(table, &self.asked) {
+            return None;
+        }
+        self.conditions = self.asked.clone().conditions(shape).ok()?;
+        Some(self)
+    }
+}
+
+/// Returns the types of the columns that stand in conditions; `None` for a column that is gone.
+pub(super) fn column_types(table: &CatalogTable, asked: &Conditions) -> Vec<Option<String>> {
+    let types = asked.columns().map(|name| {
+        let column = table.columns.iter().find(|column| column.name == name)?;
+        // A type that was dropped and made anew has another oid.
+        Some(format!("{} {:?}", column.type_name, column.made_of))
+    });
+    types.collect()
 }
 
 /// The changes that are kept, and the watches.
@@ -72,7 +100,7 @@ pub(super) struct Changes {
     /// By the places of the tables in the driver.
     shown: Vec<Shown>,
     format: Format,
-    zone: TimeZone,
+    look: Look,
     /// The changes of all tables, oldest first.
     kept: VecDeque<KeptRow>,
     kept_bytes: usize,
@@ -83,21 +111,16 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Makes an empty history. `shown` has the tables by their places in the driver.
-    pub(super) fn new(shown: Vec<Shown>, format: Format) -> Self {
+    pub(super) fn new(shown: Vec<Shown>, format: Format, look: Look) -> Self {
         Self {
             shown,
             format,
-            zone: TimeZone::system(),
+            look,
             kept: VecDeque::new(),
             kept_bytes: 0,
             forgotten: 0,
             watched: Vec::new(),
         }
-    }
-
-    /// Returns the time zone of the times that are shown.
-    pub(super) fn zone(&self) -> &TimeZone {
-        &self.zone
     }
 
     /// Watches rows, beside those that are watched already.
@@ -110,13 +133,23 @@ impl Changes {
         &self.watched
     }
 
-    /// Begins again with a table that has other columns now. History and watches of the table end,
-    /// since rows and conditions are of the former columns.
-    pub(super) fn renew(&mut self, table: usize, shown: Shown) {
+    /// Begins again with a table that has other columns now. Its history ends, since rows are of the
+    /// former columns. Watches whose conditions fit the columns stay. Returns how many end.
+    pub(super) fn renew(&mut self, table: usize, described: &CatalogTable, shown: Shown) -> usize {
+        let former = self.watched.len();
+        let watched = std::mem::take(&mut self.watched);
+        let kept = watched.into_iter().filter_map(|watched| {
+            if watched.table == table {
+                watched.refitted(described, &shown.shape)
+            } else {
+                Some(watched)
+            }
+        });
+        self.watched = kept.collect();
         self.shown[table] = shown;
-        self.watched.retain(|watched| watched.table != table);
         self.kept.retain(|kept| kept.table != table);
         self.kept_bytes = self.kept.iter().map(KeptRow::bytes).sum();
+        former - self.watched.len()
     }
 
     /// Ends all watches, and returns how many there were.
@@ -210,10 +243,7 @@ impl Changes {
         };
         match self.format {
             Format::Json => change.json(kept.at),
-            Format::Text => {
-                let at: Zoned = kept.at.to_zoned(self.zone.clone());
-                change.text(Some(&at.strftime("%H:%M:%S%.3f").to_string()))
-            }
+            Format::Text => change.text(&self.look, kept.at),
         }
     }
 

@@ -3,13 +3,16 @@
 //! lines behind a printed prompt.
 
 use super::answer::Reply;
-use super::line::COMMANDS;
-use super::live::{PromptState, PromptStatus};
+use super::completion::Completions;
+use super::line::split_pasted;
 use super::notices::{Notices, Said};
-use crate::line_editor::{Above, Guide, LineEditor, TerminalState, Typed, history_file};
+use super::pager::{Pager, Screen};
+use crate::line_editor::{Above, Guide as _, LineEditor, TerminalState, Typed, history_file};
+use crate::render::escape::escape;
 use crate::render::{note, print};
 use crate::suspend::Suspension;
 use anyhow::Context as _;
+use std::collections::VecDeque;
 use std::io::{BufRead as _, Read as _};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +31,9 @@ pub(super) struct Request {
 /// The reader of lines and printer of answers.
 pub(super) struct Input {
     lines: Lines,
+    /// The lines of a paste that are not handed over yet.
+    pasted: VecDeque<String>,
+    pager: Option<Pager>,
     terminal: Arc<TerminalState>,
     notices: Notices,
 }
@@ -56,19 +62,25 @@ impl Input {
     ) -> anyhow::Result<Self> {
         // Before the editor changes the terminal.
         let terminal = Arc::new(TerminalState::remember());
+        let screen = Screen::default();
         let (lines, above) = if !is_terminal {
             (Lines::Plain, None)
         } else if is_dumb() {
             (Lines::Prompted(guide), None)
         } else {
+            terminal.without_stop();
             let mut editor = LineEditor::new(guide, history_file("shell"), suspension)?;
             let above = editor.above()?;
             (Lines::Edited(Box::new(editor)), Some(above))
         };
         Ok(Self {
+            pager: matches!(lines, Lines::Edited(_))
+                .then(|| Pager::of_environment(Arc::clone(&screen)))
+                .flatten(),
             lines,
+            pasted: VecDeque::new(),
             terminal,
-            notices: notices(above, is_quiet),
+            notices: notices(above, is_quiet, screen),
         })
     }
 
@@ -98,7 +110,10 @@ impl Input {
                 break;
             };
             // The answer stands before the notices about it, also where both streams are one file.
-            print(&reply.answer)?;
+            match &self.pager {
+                Some(pager) => pager.print(&reply.answer)?,
+                None => print(&reply.answer)?,
+            }
             if !reply.beside.is_empty() {
                 note(&reply.beside);
             }
@@ -111,6 +126,11 @@ impl Input {
 
     /// Reads a line; `None` if there are no more.
     fn next(&mut self) -> anyhow::Result<Option<String>> {
+        if let Some(line) = self.pasted.pop_front() {
+            // It tells the answers apart.
+            print(&format!("{}\n", escape(&line)))?;
+            return Ok(Some(line));
+        }
         let editor = match &mut self.lines {
             Lines::Edited(editor) => editor,
             Lines::Prompted(guide) => {
@@ -121,7 +141,14 @@ impl Input {
         };
         loop {
             match editor.read()? {
-                Typed::Line(line) => return Ok(Some(line)),
+                Typed::Line(text) => {
+                    let mut lines = split_pasted(&text);
+                    let first = lines.pop_front();
+                    self.pasted = lines;
+                    if let Some(line) = first {
+                        return Ok(Some(line));
+                    }
+                }
                 Typed::Cancelled => {}
                 Typed::End => return Ok(None),
             }
@@ -154,11 +181,13 @@ fn next_plain() -> anyhow::Result<Option<String>> {
 /// Starts the thread that shows texts beside the answers: above the prompt, else changes on stdout
 /// and notices on stderr. Printing above a prompt may wait until there is one, which must hold
 /// nobody up.
-fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
+fn notices(above: Option<Above>, is_quiet: bool, screen: Screen) -> Notices {
     let (notices, receiver) = Notices::new();
     std::thread::spawn(move || {
         let mut above = above;
         for said in receiver {
+            // While a pager has the screen, a line would be printed into it.
+            let _free = screen.lock();
             let done = match (said, &mut above) {
                 (Said::Notice(_), _) if is_quiet => Ok(()),
                 (Said::Notice(line) | Said::Change(line), Some(above)) => above(line),
@@ -175,104 +204,4 @@ fn notices(above: Option<Above>, is_quiet: bool) -> Notices {
         }
     });
     notices
-}
-
-/// The words that can be typed, and the prompt.
-pub(super) struct Completions {
-    /// The state that the prompt shows.
-    pub(super) status: Arc<PromptStatus>,
-    /// The tables as they are typed, each with its columns.
-    pub(super) tables: Vec<(String, Vec<String>)>,
-    pub(super) color: bool,
-}
-
-impl Guide for Completions {
-    fn prompt(&self) -> String {
-        let state = self.status.get();
-        // As wide for every state: the editor counts on `blank` having the prompt's width.
-        let text = format!("{:>7}> ", state.as_str());
-        let style = match state {
-            PromptState::Live => anstyle::AnsiColor::Green,
-            PromptState::Loading => anstyle::AnsiColor::Yellow,
-            PromptState::Stale => anstyle::AnsiColor::Red,
-        };
-        let style = style.on_default();
-        if self.color {
-            format!("{}{text}{}", style.render(), style.render_reset())
-        } else {
-            text
-        }
-    }
-
-    fn blank(&self) -> String {
-        " ".repeat(9)
-    }
-
-    fn complete(&self, before: &str) -> (usize, Vec<String>) {
-        let words: Vec<&str> = before.split_whitespace().collect();
-        let is_new = before.is_empty() || before.ends_with(char::is_whitespace);
-        let partial = if is_new {
-            ""
-        } else {
-            words.last().copied().unwrap_or_default()
-        };
-        let complete = if is_new {
-            &words[..]
-        } else {
-            &words[..words.len() - 1]
-        };
-        let tables = self.tables.iter().map(|(table, _)| format!("{table} "));
-        let candidates: Vec<String> = match complete {
-            // The first entry stands for any table's name.
-            [] => COMMANDS
-                .iter()
-                .skip(1)
-                .map(|command| command.name.to_string())
-                .chain(tables)
-                .collect(),
-            ["count" | ".watch" | ".history"] => tables.collect(),
-            // Conditions follow, also behind other conditions: each begins with a column.
-            ["count" | ".watch" | ".history", table, ..] | [table, ..] => {
-                let named = self.tables.iter().find(|(name, _)| name == table);
-                named
-                    .map(|(_, columns)| columns.iter().map(|column| format!("{column}=")).collect())
-                    .unwrap_or_default()
-            }
-        };
-        let fitting = candidates
-            .into_iter()
-            .filter(|word| word.starts_with(partial))
-            .collect();
-        (before.len() - partial.len(), fitting)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_can_follow_is_offered() {
-        let tables = vec![(
-            "users".to_string(),
-            vec!["id".to_string(), "\"Odd\"".to_string()],
-        )];
-        let words = Completions {
-            status: Arc::new(PromptStatus::default()),
-            tables,
-            color: false,
-        };
-        for (before, start, offered) in [
-            ("u", 0, vec!["users "]),
-            ("count ", 6, vec!["users "]),
-            ("count users i", 12, vec!["id="]),
-            ("users id=1 ", 11, vec!["id=", "\"Odd\"="]),
-            (".t", 0, vec![".tables"]),
-            ("nothing x", 8, vec![]),
-        ] {
-            let offered: Vec<String> = offered.into_iter().map(str::to_string).collect();
-            assert_eq!(words.complete(before), (start, offered), "{before}");
-        }
-        assert_eq!(words.prompt().len(), words.blank().len());
-    }
 }

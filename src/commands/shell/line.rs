@@ -7,6 +7,7 @@ use crate::tables::conditions::{Operator, Written};
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
 use postgres_index_cache_core::tooling::postgres::read_quoted;
+use std::collections::VecDeque;
 
 /// A command as `.help` shows it.
 #[derive(Debug)]
@@ -290,6 +291,44 @@ fn words(line: &str) -> anyhow::Result<Vec<&str>> {
     Ok(words)
 }
 
+/// Cuts the text before the cursor into the words that are complete and the one that is being typed,
+/// which may be empty, or have a quote that is not closed yet.
+pub(super) fn split_last(before: &str) -> (Vec<&str>, &str) {
+    let mut complete = Vec::new();
+    let mut rest = before.trim_start();
+    loop {
+        match end_of_word(rest) {
+            Ok(end) if end < rest.len() => {
+                complete.push(&rest[..end]);
+                rest = rest[end..].trim_start();
+            }
+            Ok(_) | Err(_) => return (complete, rest),
+        }
+    }
+}
+
+/// Cuts a pasted text into lines. A line whose quote is not closed goes on in the next one: the line
+/// break is part of a value then.
+pub(super) fn split_pasted(text: &str) -> VecDeque<String> {
+    let mut lines: VecDeque<String> = VecDeque::new();
+    let mut open = String::new();
+    for line in text.lines() {
+        if !open.is_empty() {
+            open.push('\n');
+        }
+        open.push_str(line);
+        if words(&open).is_ok() {
+            lines.push_back(std::mem::take(&mut open));
+        }
+    }
+    // A quote that is never closed: each line is refused by itself.
+    lines.extend(open.lines().map(str::to_string));
+    if lines.is_empty() {
+        lines.push_back(String::new());
+    }
+    lines
+}
+
 /// Returns the position behind the first word of a text that starts with a word.
 fn end_of_word(text: &str) -> anyhow::Result<usize> {
     let mut at = 0;
@@ -340,6 +379,19 @@ fn end_of_word(text: &str) -> anyhow::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_paste_is_several_lines_but_for_values_with_line_breaks() {
+        let lines = |text: &str| Vec::from(split_pasted(text));
+        assert_eq!(lines("users"), ["users"]);
+        assert_eq!(lines(""), [""]);
+        assert_eq!(
+            lines("users id=1\ncount users\n"),
+            ["users id=1", "count users"]
+        );
+        assert_eq!(lines("t a='x\ny'\nt"), ["t a='x\ny'", "t"]);
+        assert_eq!(lines("t a='x\nt"), ["t a='x", "t"]);
+    }
     use postgres_index_cache_core::tooling::postgres::quote_identifier;
 
     fn name(schema: Option<&str>, name: &str) -> Name {

@@ -7,6 +7,7 @@
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
 use crate::render::escape::escape;
+use crate::render::look::{Look, Tone};
 use crate::render::{Format, notice};
 use crate::tables::supervised::indexed_cache;
 use crate::tables::target::Target;
@@ -19,7 +20,7 @@ use postgres_index_cache_core::tooling::postgres::{
 use postgres_index_cache_core::tooling::sync::{FenceId, State, TableId};
 use postgres_index_cache_core::tooling::{Condition, TableCache};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -60,20 +61,44 @@ impl PromptState {
 
 /// The state of all caches, shared with the thread that draws the prompt.
 #[derive(Debug, Default)]
-pub(super) struct PromptStatus(AtomicU8);
+pub(super) struct PromptStatus {
+    state: AtomicU8,
+    /// The number of tables that are stale while others are not; 0 if that is not so.
+    stale: AtomicUsize,
+}
 
 impl PromptStatus {
     /// Returns the state that was set last.
     pub(super) fn get(&self) -> PromptState {
-        match self.0.load(Ordering::Relaxed) {
+        match self.state.load(Ordering::Relaxed) {
             0 => PromptState::Loading,
             1 => PromptState::Live,
             _ => PromptState::Stale,
         }
     }
 
-    fn set(&self, state: PromptState) {
-        self.0.store(state as u8, Ordering::Relaxed);
+    /// Returns the words of the prompt, at most seven characters: `live`, or `1 stale` if the other
+    /// tables are not.
+    pub(super) fn words(&self) -> String {
+        match (self.get(), self.stale.load(Ordering::Relaxed)) {
+            (PromptState::Stale, some @ 1..=9) => format!("{some} stale"),
+            (state, _) => state.as_str().to_string(),
+        }
+    }
+
+    fn set(&self, states: &[PromptState]) {
+        let count = |wanted: PromptState| states.iter().filter(|state| **state == wanted).count();
+        let stale = count(PromptState::Stale);
+        let state = if stale > 0 {
+            PromptState::Stale
+        } else if count(PromptState::Loading) > 0 {
+            PromptState::Loading
+        } else {
+            PromptState::Live
+        };
+        let partly = if stale < states.len() { stale } else { 0 };
+        self.stale.store(partly, Ordering::Relaxed);
+        self.state.store(state as u8, Ordering::Relaxed);
     }
 }
 
@@ -81,6 +106,7 @@ impl PromptStatus {
 pub(super) struct LiveCaches {
     supervisor: Supervisor<Target>,
     format: Format,
+    look: Look,
     /// The state of all tables together, for the prompt.
     status: Arc<PromptStatus>,
     /// The tables that are stale, until they are live again.
@@ -122,13 +148,18 @@ fn shown(target: &Target) -> Shown {
 
 impl LiveCaches {
     /// Takes over tables that are live, and begins to record the changes of their rows.
-    pub(super) fn new(mut supervisor: Supervisor<Target>, format: Format) -> Self {
+    pub(super) fn new(mut supervisor: Supervisor<Target>, format: Format, look: &Look) -> Self {
         supervisor.driver_mut().record_row_events();
-        let changes = Changes::new(supervisor.targets().map(shown).collect(), format);
+        let changes = Changes::new(
+            supervisor.targets().map(shown).collect(),
+            format,
+            look.clone(),
+        );
         let count = supervisor.targets().len();
         let mut live = Self {
             supervisor,
             format,
+            look: look.clone(),
             status: Arc::default(),
             stale: vec![None; count],
             behind: vec![None; count],
@@ -375,7 +406,7 @@ impl LiveCaches {
             }
             () = sleep_until(say_at) => {
                 self.has_said = true;
-                self.say("loading: a table is being reloaded");
+                self.say(Tone::Changed, "loading: a table is being reloaded");
             }
         }
     }
@@ -384,15 +415,22 @@ impl LiveCaches {
     /// The changes that are kept of the table are dropped, since their columns are no more.
     fn begin_again(&mut self, table: TableId) {
         self.times_redefined[table.0] += 1;
-        let shown = shown(self.target(table.0));
-        let name = self.target(table.0).name();
-        self.changes.renew(table.0, shown);
+        let target = self.supervisor.target(table);
+        let name = target.name();
+        let ended = self.changes.renew(table.0, &target.table, shown(target));
         // Whoever asked for it with `.reconnect` gets an answer instead.
         if !self.is_reconnecting {
-            self.say(&format!(
-                "{name} was altered, or another table has its name: it was reloaded, its history \
-                begins again, and its rows are not watched any more"
-            ));
+            let text = format!(
+                "{name} was altered, or another table has its name: it was reloaded, and its \
+                history begins again"
+            );
+            self.say(Tone::Changed, &text);
+        }
+        if ended > 0 {
+            let text = format!(
+                "{ended} of the watches ended: their conditions do not fit {name} any more"
+            );
+            self.say(Tone::Changed, &text);
         }
     }
 
@@ -407,7 +445,7 @@ impl LiveCaches {
         });
         // At once, not at the end of `update`: the notice that follows makes the prompt be drawn
         // again, and that prompt must not say live.
-        self.status.set(PromptState::Stale);
+        self.set_status();
         self.has_said = true;
     }
 
@@ -420,7 +458,7 @@ impl LiveCaches {
                 SupervisorEvent::Unfollowed { table, why } => {
                     self.mark_stale(table.0, &why);
                     let name = self.target(table.0).name();
-                    self.say(&format!("stale: {name}: {why}"));
+                    self.say(Tone::Bad, &format!("stale: {name}: {why}"));
                 }
                 SupervisorEvent::Replaced { table } => self.begin_again(table),
                 _ => {}
@@ -434,24 +472,23 @@ impl LiveCaches {
             self.behind[at] =
                 self.behind[at].filter(|fence| !self.driver().has_reached_for(table, *fence));
         }
-        // The prompt speaks for every table: it says the worst of their states.
-        let states: Vec<PromptState> = (0..self.stale.len()).map(|at| self.state(at)).collect();
-        let state = if states.contains(&PromptState::Stale) {
-            PromptState::Stale
-        } else if states.contains(&PromptState::Loading) {
-            PromptState::Loading
-        } else {
-            PromptState::Live
-        };
+        self.set_status();
+        let state = self.status.get();
         self.loading_since = match state {
             PromptState::Loading => self.loading_since.or_else(|| Some(Instant::now())),
             PromptState::Live | PromptState::Stale => None,
         };
-        self.status.set(state);
         // Said only after a notice of the contrary: a reload that took no time had none.
         if state == PromptState::Live && std::mem::take(&mut self.has_said) {
-            self.say("live");
+            self.say(Tone::Good, "live");
         }
+    }
+
+    /// Sets the state that the prompt shows. It speaks for every table, and says the worst of their
+    /// states.
+    fn set_status(&self) {
+        let states: Vec<PromptState> = (0..self.stale.len()).map(|at| self.state(at)).collect();
+        self.status.set(&states);
     }
 
     /// Takes an event of the driver.
@@ -467,7 +504,7 @@ impl LiveCaches {
                     }
                 }
                 if is_news {
-                    self.say(&format!("stale: {why}"));
+                    self.say(Tone::Bad, &format!("stale: {why}"));
                 }
             }
             DriverEvent::TableState {
@@ -484,13 +521,16 @@ impl LiveCaches {
                 let why = self.cause(table);
                 self.has_said = true;
                 let name = self.target(table.0).name();
-                self.say(&format!("degraded: {name} waits to be reloaded: {why}"));
+                self.say(
+                    Tone::Changed,
+                    &format!("degraded: {name} waits to be reloaded: {why}"),
+                );
             }
             DriverEvent::AuxConnectionLost { via, why, .. } => {
-                self.say(&opened_again(via, &why));
+                self.say(Tone::Changed, &opened_again(via, &why));
             }
             DriverEvent::CommitsBlocked => {
-                self.say(COMMITS_BLOCKED);
+                self.say(Tone::Bad, COMMITS_BLOCKED);
             }
             DriverEvent::Row {
                 table,
@@ -516,14 +556,13 @@ impl LiveCaches {
     }
 
     /// Shows a notice on the state of the caches.
-    fn say(&self, line: &str) {
+    fn say(&self, tone: Tone, line: &str) {
         if let Some(notices) = &self.notices {
             let at = Timestamp::now();
             notices.say(match self.format {
                 Format::Text => {
-                    let clock = at.to_zoned(self.changes.zone().clone());
-                    let clock = clock.strftime("%H:%M:%S%.3f");
-                    format!("{clock}  {}\n", escape(line))
+                    let clock = self.look.clock(at);
+                    format!("{clock}  {}\n", self.look.paint(tone, &escape(line)))
                 }
                 Format::Json => notice(Format::Json, at, line),
             });

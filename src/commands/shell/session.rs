@@ -4,8 +4,8 @@ use super::super::Context;
 use super::super::verify::verdict_json;
 use super::Args;
 use super::answer::{Answer, Reply};
-use super::changes::Watched;
-use super::input::Completions;
+use super::changes::{Watched, column_types};
+use super::completion::{Completions, TableWords};
 use super::line::{Line, Name};
 use super::live::LiveCaches;
 use super::notices::Notices;
@@ -18,8 +18,9 @@ use crate::render::escape::escape;
 use crate::render::finding::finding;
 use crate::render::json::EventLine;
 use crate::render::layout::Layout;
+use crate::render::look::Look;
 use crate::render::rows::{row_events, rows};
-use crate::tables::catalog::{self, CatalogTable};
+use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::conditions::{self, Conditions, Written};
 use crate::tables::key;
 use crate::tables::supervised::{AnnouncedTargets, open};
@@ -32,10 +33,15 @@ use postgres_index_cache_core::tooling::postgres::{ComparisonReport, Verificatio
 use postgres_index_cache_core::tooling::{Condition, QueryResult, TableCache};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_postgres::Client;
 
 /// The most rows that an answer shows, until `.limit` says otherwise.
 const LIMIT: usize = 1000;
+
+/// How long a question waits for a session of the server. After that it is answered from what is
+/// there.
+const REOPENING: Duration = Duration::from_secs(1);
 
 /// The tables that are followed.
 pub(super) struct Session {
@@ -44,11 +50,13 @@ pub(super) struct Session {
     /// Opened again when needed, if lost.
     client: Client,
     live: LiveCaches,
+    /// The columns of each table at the start, with their values where those are few and known.
+    columns: Vec<Vec<(String, Vec<String>)>>,
     /// The most rows that an answer shows.
     limit: usize,
     format: Format,
     layout: Layout,
-    color: bool,
+    look: Look,
     quiet: bool,
 }
 
@@ -77,6 +85,10 @@ impl Session {
         for table in catalog::resolve(&catalog, &args.tables).await? {
             targets.push(Target::announced(table, &mut notices)?);
         }
+        let mut columns = Vec::new();
+        for target in &targets {
+            columns.push(known_columns(&catalog, target).await);
+        }
         context.notices(&notices);
         let supervisor = open(
             &server,
@@ -91,11 +103,12 @@ impl Session {
         Ok(Self {
             server,
             client,
-            live: LiveCaches::new(supervisor, context.format),
+            columns,
+            live: LiveCaches::new(supervisor, context.format, &context.look),
             limit: LIMIT,
             format: context.format,
             layout: context.layout,
-            color: context.color,
+            look: context.look.clone(),
             quiet: context.quiet,
         })
     }
@@ -116,26 +129,17 @@ impl Session {
     /// Returns the words that a prompt completes, and the state that is shown. Names are those of
     /// the start, also for a table that is altered later.
     pub(super) fn guide(&self) -> Arc<Completions> {
-        let tables = self.live.targets().map(|target| {
-            let CatalogTable { schema, name, .. } = &target.table;
-            let of_this_name = self
-                .live
-                .targets()
-                .filter(|other| other.table.name == *name)
-                .count();
-            let table = if of_this_name == 1 {
-                typed(name)
-            } else {
-                format!("{}.{}", typed(schema), typed(name))
-            };
-            let columns = target.shape.columns();
-            let columns = columns.iter().map(|column| typed(&column.name)).collect();
-            (table, columns)
+        let targets = self.live.targets().zip(&self.columns);
+        let tables = targets.map(|(target, columns)| {
+            let CatalogTable { name, .. } = &target.table;
+            let others = self.live.targets().map(|other| &other.table.name);
+            let of_this_name = others.filter(|other| *other == name).count();
+            TableWords::new(&target.table, columns, of_this_name > 1)
         });
         Arc::new(Completions {
             status: self.live.status(),
             tables: tables.collect(),
-            color: self.color,
+            color: self.look.color,
         })
     }
 
@@ -209,9 +213,12 @@ impl Session {
             }
             Line::Watch { table, conditions } => {
                 let Question { at, asked, notices } = self.ask(&table, &conditions).await?;
+                let target = self.live.target(at);
                 let watched = Watched {
                     table: at,
-                    conditions: asked.conditions(&self.live.target(at).shape)?,
+                    conditions: asked.clone().conditions(&target.shape)?,
+                    types: column_types(&target.table, &asked),
+                    asked,
                     written: conditions,
                 };
                 self.live.changes.watch(watched);
@@ -271,12 +278,13 @@ impl Session {
             // shown.
             let asked = if written.is_empty() {
                 Conditions::default()
+            } else if !reopen(server, client, live).await {
+                conditions::evaluate_offline(&table, written)?
             } else {
-                if client.is_closed() {
-                    *client = live.alongside(server.client()).await?;
-                }
                 match live.alongside(evaluate(client, &table, written)).await {
                     Ok(asked) => asked,
+                    // The server went away just now.
+                    Err(_) if client.is_closed() => continue,
                     // A value that is refused may be right for the type that the column has by now,
                     // of which the session does not know yet. The fence comes behind that news.
                     Err(error) => {
@@ -359,7 +367,7 @@ impl Session {
         }
         let found = answer.rows.iter().take(self.limit);
         let text = match self.format {
-            Format::Text => rows(self.format, self.layout, shape, shown, found),
+            Format::Text => rows(self.format, self.layout, &self.look, shape, shown, found),
             Format::Json => {
                 let table = (table.schema.as_str(), table.name.as_str());
                 row_events(Timestamp::now(), table, shape, shown, found)
@@ -466,7 +474,7 @@ impl Session {
             Format::Text if comparison.differing() == 0 => {
                 let name = self.live.target(at).name();
                 let time = self.live.began().elapsed();
-                text = super::super::verify::equal(&name, &comparison, changes, time);
+                text = super::super::verify::equal(&self.look, &name, &comparison, changes, time);
             }
             Format::Text => {}
         }
@@ -530,7 +538,7 @@ impl Session {
             );
             let names = (table.schema.as_str(), table.name.as_str());
             let at = Timestamp::now();
-            text.push_str(&finding(self.format, at, names, found, &cause));
+            text.push_str(&finding(self.format, &self.look, at, names, found, &cause));
         }
         Ok(text)
     }
@@ -568,6 +576,38 @@ async fn describe(
     })
 }
 
+/// Opens the session of the shell's own again if it was lost. Returns whether there is one: without
+/// a server, or if it refuses or does not answer soon, there is none.
+async fn reopen(server: &Server, client: &mut Client, live: &mut LiveCaches) -> bool {
+    if !client.is_closed() {
+        return true;
+    }
+    let opening = tokio::time::timeout(REOPENING, server.client());
+    match live.alongside(opening).await {
+        Ok(Ok(opened)) => {
+            *client = opened;
+            true
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "there is no session");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Returns the columns of a table, with their values where those are few and known, for a prompt.
+async fn known_columns(catalog: &Catalog<'_>, target: &Target) -> Vec<(String, Vec<String>)> {
+    let mut columns = Vec::new();
+    for column in &target.table.columns {
+        if target.shape.position(&column.name).is_some() {
+            let values = conditions::known_values(catalog, column).await;
+            columns.push((column.name.clone(), values));
+        }
+    }
+    columns
+}
+
 /// Computes the values of conditions for the columns of a table.
 async fn evaluate(
     client: &mut Client,
@@ -576,16 +616,4 @@ async fn evaluate(
 ) -> anyhow::Result<Conditions> {
     let mut catalog = catalog::reading(client).await?;
     conditions::evaluate(&mut catalog, table, written).await
-}
-
-/// Returns a name as people can type it: in double quotes where they are needed.
-fn typed(name: &str) -> String {
-    let is_plain = name
-        .chars()
-        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if is_plain {
-        name.to_string()
-    } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
-    }
 }

@@ -5,10 +5,11 @@ use super::server::ServerSeen;
 use super::{TableSeen, enabled, is_severe};
 use crate::render::count;
 use crate::render::escape::escape;
+use crate::render::look::{Look, Tone};
 use crate::render::table::{Heading, render};
 use crate::tables::catalog::CatalogTable;
 use crate::triggers::observe::{Observed, Version};
-use postgres_index_cache_core::tooling::postgres::triggers::Problem;
+use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity};
 use std::fmt::Write as _;
 
 /// Returns the columns that are sent, in words: their names if they are few.
@@ -29,28 +30,37 @@ fn sent(table: &CatalogTable, seen: &Observed<'_>) -> String {
 }
 
 /// Returns the whole answer as text.
-pub(super) fn answer(rows: &[TableSeen<'_>], of_server: &[Problem], server: &ServerSeen) -> String {
+pub(super) fn answer(
+    look: &Look,
+    rows: &[TableSeen<'_>],
+    of_server: &[Problem],
+    server: &ServerSeen,
+) -> String {
     let mut text = String::new();
     if !rows.is_empty() {
         let headings = ["", "table", "channel", "sent", "state"].map(Heading::text);
-        text = render(&headings, rows.iter().map(cells));
+        let table = render(&headings, rows.iter().map(cells));
+        text = table.lines().map(|line| marked(look, line)).collect();
         text.push('\n');
     }
     let severe = rows.iter().flat_map(|row| &row.problems).chain(of_server);
     let severe = severe.filter(|problem| is_severe(problem));
     // `let _`: writing into a String cannot fail.
     let _ = match severe.count() {
-        0 => writeln!(text, "ok"),
-        severe => writeln!(text, "{}", count(severe as u64, "problem")),
+        0 => writeln!(text, "{}", look.paint(Tone::Good, "ok")),
+        severe => {
+            let problems = count(severe as u64, "problem");
+            writeln!(text, "{}", look.paint(Tone::Alarm, &problems))
+        }
     };
     for row in rows {
         let name = row.table.display_name();
         for problem in &row.problems {
-            text.push_str(&problem_line(Some(&name), problem));
+            text.push_str(&problem_line(look, Some(&name), problem));
         }
     }
     for problem in of_server {
-        text.push_str(&problem_line(None, problem));
+        text.push_str(&problem_line(look, None, problem));
     }
     for row in rows {
         if let Some(NearLimit { rows, sampled }) = row.near_limit
@@ -74,19 +84,33 @@ pub(super) fn answer(rows: &[TableSeen<'_>], of_server: &[Problem], server: &Ser
     text
 }
 
+/// Returns a line of the table, with the mark in its colour.
+fn marked(look: &Look, line: &str) -> String {
+    let (tone, mark) = if line.starts_with('!') {
+        (Tone::Alarm, "!")
+    } else if line.starts_with("ok") {
+        (Tone::Good, "ok")
+    } else {
+        return format!("{line}\n");
+    };
+    let rest = line.strip_prefix(mark).unwrap_or_default();
+    format!("{}{rest}\n", look.paint(tone, mark))
+}
+
 /// Returns the line of a problem: its severity, its code, the table, the text and the remedy.
-fn problem_line(table: Option<&String>, problem: &Problem) -> String {
+fn problem_line(look: &Look, table: Option<&String>, problem: &Problem) -> String {
     let words = problem.to_string();
     // The words of most problems name the table already.
     let table = table.filter(|table| !words.contains(table.as_str()));
     let table = table.map(|table| format!("{table}: "));
-    let line = format!(
-        "{} [{}] {}{words}",
-        problem.severity.as_str(),
-        problem.code,
-        table.unwrap_or_default()
-    );
-    format!("  {}\n", escape(&line))
+    let line = format!("[{}] {}{words}", problem.code, table.unwrap_or_default());
+    let tone = match problem.severity {
+        Severity::Critical => Tone::Alarm,
+        Severity::Warning => Tone::Changed,
+        Severity::Notice => Tone::Dim,
+    };
+    let severity = look.paint(tone, problem.severity.as_str());
+    format!("  {severity} {}\n", escape(&line))
 }
 
 fn listeners_text(server: &ServerSeen) -> String {

@@ -64,6 +64,7 @@ async fn open(
             target,
             format: context.format,
             layout: context.layout,
+            look: context.look.clone(),
             style: Style::Changes,
             limit,
         },

@@ -1,0 +1,73 @@
+//! [`evaluate`]: conditions without a server, for values whose text means the same everywhere.
+
+use super::{Conditions, Written, column, condition};
+use crate::failure::with_hint;
+use crate::tables::catalog::{CatalogColumn, CatalogTable};
+use crate::tables::conditions::Operator;
+use anyhow::anyhow;
+use postgres_index_cache_core::tooling::CellType;
+
+/// Makes conditions of the written ones while the server is away.
+///
+/// # Errors
+/// If a column is unknown, or PostgreSQL alone can read a value.
+pub fn evaluate(table: &CatalogTable, written: &[Written]) -> anyhow::Result<Conditions> {
+    let conditions = written.iter().map(|written| {
+        let column = column(table, written.column())?;
+        let cell = if written.is_null() || written.operator == Operator::Matches {
+            None
+        } else {
+            let cell = cell(column, written);
+            Some(cell.ok_or_else(|| unread(column, written))?)
+        };
+        condition(column, written, cell)
+    });
+    Ok(Conditions(conditions.collect::<anyhow::Result<_>>()?))
+}
+
+fn unread(column: &CatalogColumn, written: &Written) -> anyhow::Error {
+    with_hint(
+        anyhow!(
+            "{written} cannot be read for the type {} while the server is away",
+            column.type_name
+        ),
+        "whole and decimal numbers, texts, uuids, labels of enums, true, false and null can; or ask \
+        again when the server is there",
+    )
+}
+
+/// Returns the cell of a value; `None` if PostgreSQL alone can read it.
+fn cell(column: &CatalogColumn, written: &Written) -> Option<Vec<u8>> {
+    let text = written.value.as_str();
+    let mut cell = Vec::new();
+    // A label is its own binary form.
+    if column.is_enum && !column.is_array {
+        column.kind.from_binary(text.as_bytes(), &mut cell).ok()?;
+        return Some(cell);
+    }
+    let json = match column.kind {
+        _ if written.operator == Operator::Computed => return None,
+        CellType::Int2 | CellType::Int4 | CellType::Int8 => {
+            text.trim().parse::<i64>().ok()?.to_string()
+        }
+        // A number as JSON has it means the same to PostgreSQL: no blanks, no NaN.
+        CellType::Numeric => {
+            serde_json::from_str::<serde_json::Number>(text).ok()?;
+            text.to_string()
+        }
+        CellType::Bool if text == "true" || text == "false" => text.to_string(),
+        // A type of a fixed length is filled up with blanks, or cut.
+        CellType::Uuid => serde_json::Value::from(text.trim()).to_string(),
+        CellType::Text
+            if matches!(
+                column.plain_type_name.as_str(),
+                "text" | "character varying"
+            ) =>
+        {
+            serde_json::Value::from(text).to_string()
+        }
+        _ => return None,
+    };
+    column.kind.from_json(&json, &mut cell).ok()?;
+    Some(cell)
+}
