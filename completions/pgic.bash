@@ -186,7 +186,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__demo)
-            opts="-o -x -q -v -d -w -W -h -V --keep --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
+            opts="-o -x -q -v -d -w -W -h -V --keep --write --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

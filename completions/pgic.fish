@@ -254,7 +254,8 @@ complete -c pgic -n "__fish_pgic_using_subcommand demo" -s d -l database-url -d 
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l connection -d 'Connect as pgic.toml says under this name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l password-command -d 'A command that prints the password, run for each connection' -r
-complete -c pgic -n "__fish_pgic_using_subcommand demo" -l keep -d 'Leave the server running, and print the URL'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l keep -d 'Leave the server running with a writer, and print the URL'
+complete -c pgic -n "__fish_pgic_using_subcommand demo" -l write -d 'Write to the server of DATABASE_URL until it stops: the writer of --keep'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -l utc -d 'Show times in UTC'
 complete -c pgic -n "__fish_pgic_using_subcommand demo" -s q -l quiet -d 'Print no notices and no progress'

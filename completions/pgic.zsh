@@ -371,7 +371,8 @@ off\:"Never"))' \
 '(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
 '--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
-'--keep[Leave the server running, and print the URL]' \
+'--keep[Leave the server running with a writer, and print the URL]' \
+'(--keep)--write[Write to the server of DATABASE_URL until it stops\: the writer of --keep]' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '--utc[Show times in UTC]' \
 '-q[Print no notices and no progress]' \

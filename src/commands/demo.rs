@@ -18,6 +18,9 @@ use tokio_postgres::{Client, NoTls};
 /// seconds.
 const LONGEST: Duration = Duration::from_secs(28);
 
+/// The time between two writes while a command follows the table.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// The statements that make and fill the tables. No triggers are made for `orders`, so that whoever
 /// keeps the server can see what the commands say of such a table.
 const TABLES: &str = "
@@ -51,21 +54,25 @@ const WRITES: [&str; 7] = [
 /// Show the other commands at work on a throw-away PostgreSQL
 ///
 /// Starts a PostgreSQL server in a private folder, creates the tables users, products and orders,
-/// installs triggers on the first two, writes, and shows tail, query, verify and status. Ends by
-/// itself after a few seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and
-/// no running server: --database-url has no effect.
+/// installs triggers on the first two, writes, and shows tail, query, verify and status. Then it
+/// breaks the pipeline, finds the row that went stale, and mends it. Ends by itself after some
+/// seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and no running server:
+/// --database-url has no effect.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
-    /// Leave the server running, and print the URL
+    /// Leave the server running with a writer, and print the URL
     #[arg(long)]
     pub keep: bool,
+    /// Write to the server of DATABASE_URL until it stops: the writer of --keep
+    #[arg(long, hide = true, conflicts_with = "keep")]
+    pub write: bool,
 }
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic demo
-  pgic demo --keep    leave the server running, to try the other commands on it
+  pgic demo --keep    leave the server running with a writer, to try the other commands on it
 
 Exit codes:
   0  done
@@ -76,6 +83,9 @@ Exit codes:
 /// # Errors
 /// If no server can be started, or one of the commands fails.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    if args.write {
+        return write_on(context).await;
+    }
     let deadline = tokio::time::Instant::now() + LONGEST;
     let mut interrupted = std::pin::pin!(interrupted());
     say("# a PostgreSQL server for this demo alone")?;
@@ -95,15 +105,59 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     shown?;
     if args.keep {
-        let url = cluster.url("postgres");
+        let url = kept_url(&cluster);
         let stop = cluster.stop_command();
         cluster.keep()?;
+        start_writer(&url)?;
         say(&format!(
-            "\n# the server stays; for the other commands:\nexport DATABASE_URL='{url}'\n# to stop \
-            it and remove its files:\n{stop}"
+            "\n# the server stays, with somebody who writes each second; for the other \
+            commands:\nexport DATABASE_URL='{url}'\n# to stop it and remove its files:\n{stop}"
         ))?;
     }
     Ok(ExitCode::Yes)
+}
+
+/// Returns the URL of a server that is kept. It names what a variable of the person's own would
+/// otherwise decide, `PGPORT` for example.
+fn kept_url(cluster: &Cluster) -> String {
+    format!(
+        "{}&port=5432&connect_timeout=10&target_session_attrs=any&channel_binding=prefer",
+        cluster.url("postgres")
+    )
+}
+
+/// Starts the writer of a server that is kept: a process of its own, which ends with the server.
+fn start_writer(url: &str) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("find this program")?;
+    let mut command = std::process::Command::new(program);
+    command
+        .args(["--config", "/dev/null", "demo", "--write"])
+        .env("DATABASE_URL", url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    for name in variables_of_others() {
+        command.env_remove(name);
+    }
+    // A Ctrl-C that is meant for the person's next command must not end it.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.spawn().context("start the writer")?;
+    Ok(())
+}
+
+/// Changes a row each second, until the server is stopped.
+async fn write_on(context: &Context) -> anyhow::Result<ExitCode> {
+    let client = context.server("demo")?.client().await?;
+    let mut number = 1000_i64;
+    loop {
+        number = if number < 10_999 { number + 1 } else { 1000 };
+        let update =
+            "UPDATE users SET email_hash = (email_hash + 1) % 100 WHERE username_hash = $1";
+        if client.execute(update, &[&number]).await.is_err() {
+            return Ok(ExitCode::Yes);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Adds how to install PostgreSQL to an error that says that there is none, or an old one.
@@ -147,11 +201,74 @@ async fn show(context: &Context, cluster: &Cluster) -> anyhow::Result<()> {
     finish(start(context, &url, "verify users products --rounds 1")?).await?;
     say("\n# are the triggers there, and who listens?")?;
     finish(start(context, &url, "status")?).await?;
+    break_and_find(context, &url, &client).await?;
     drop(client);
     connection
         .await
         .context("end the demo's own connection")??;
     Ok(())
+}
+
+/// Writes past the triggers, lets `verify` find the row, and does what it advises.
+async fn break_and_find(context: &Context, url: &str, client: &Client) -> anyhow::Result<()> {
+    const VERIFY: &str = "verify users --for 1s";
+    say("\n# something breaks: a writer whose session fires no triggers, as a restore or logical")?;
+    say("# replication does; the row in the cache goes stale")?;
+    silently(client, true).await?;
+    finish_while_writing(start(context, url, VERIFY)?, client, ExitStatus::Differs).await?;
+    say("\n# what is advised: triggers that fire for such sessions too")?;
+    finish(start(context, url, "install-triggers users --always")?).await?;
+    say("\n# the same writer once more")?;
+    finish_while_writing(start(context, url, VERIFY)?, client, ExitStatus::Equal).await?;
+    silently(client, false).await
+}
+
+/// Lets the session fire no ordinary triggers from now on, or fire them again.
+async fn silently(client: &Client, is_silent: bool) -> anyhow::Result<()> {
+    let role = if is_silent { "replica" } else { "origin" };
+    let sql = format!("SET session_replication_role = {role}");
+    client
+        .batch_execute(&sql)
+        .await
+        .context("change the session")
+}
+
+/// The end that a command should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExitStatus {
+    Equal,
+    Differs,
+}
+
+/// Changes a row again and again until a command has ended, and prints the command's output.
+async fn finish_while_writing(
+    mut child: Child,
+    client: &Client,
+    expected: ExitStatus,
+) -> anyhow::Result<()> {
+    let mut changes = 0;
+    while child.try_wait().context("wait for the command")?.is_none() {
+        changes += 1;
+        let sql = format!("UPDATE users SET email_hash = {changes} WHERE username_hash = 1001");
+        client.batch_execute(&sql).await.context("write")?;
+        tokio::time::sleep(PAUSE).await;
+    }
+    let output = child
+        .wait_with_output()
+        .await
+        .context("wait for the command")?;
+    for text in [&output.stderr, &output.stdout] {
+        print(&String::from_utf8_lossy(text))?;
+    }
+    let code = match expected {
+        ExitStatus::Equal => 0,
+        ExitStatus::Differs => 1,
+    };
+    if output.status.code() == Some(code) {
+        Ok(())
+    } else {
+        bail!("the command ended with {}", output.status)
+    }
 }
 
 /// Prints the command `line`, and starts this binary with the words of that line. No shell is

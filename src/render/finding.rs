@@ -5,6 +5,7 @@ use super::escape::escape;
 use super::json::EventLine;
 use super::look::{Look, Tone};
 use jiff::Timestamp;
+use postgres_index_cache_core::Key;
 use postgres_index_cache_core::tooling::postgres::{DifferingColumn, Finding, FindingKind};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -44,10 +45,9 @@ pub fn finding(
                 format!("  {}", columns.join("; "))
             };
             let kind = look.paint(Tone::Bad, &format!("{:<7}", word(finding.kind)));
-            let rest = format!(
-                "{schema}.{table}  {}{columns}  (likely: {cause})",
-                finding.key
-            );
+            // As it can be typed.
+            let key = Key::from_json(&raw(&finding.key)).to_string();
+            let rest = format!("{schema}.{table}  {key}{columns}  (likely: {cause})");
             // Names, values and the sender's application are text from outside.
             format!("{kind}  {}\n", escape(&rest))
         }

@@ -19,6 +19,9 @@ fn the_demo_shows_every_part_and_ends_by_itself() {
         "550e8400-e29b-41d4-a716-446655440001  bob                 123           9",
         "\"username_hash\":10000",
         " as postgres (PostgreSQL ",
+        "email_hash is 1 in the cache",
+        "announce those too: pgic install-triggers public.users --always",
+        "none -> always",
     ] {
         assert!(
             ran.stdout.contains(shown),
@@ -85,6 +88,12 @@ async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
                 .strip_suffix('\'')
         })
         .expect("a URL");
+    // Somebody writes, so that there is something to see.
+    let mut tail = pgic(&["tail", "-n", "1", "-o", "json", "-d", url]);
+    tail.env("PGPORT", "1")
+        .env("PGTARGETSESSIONATTRS", "standby");
+    let tail = run(tail);
+    assert!(tail.stdout.contains("\"action\":\"update\""), "{tail:?}");
     let count: i64 = connect(url)
         .await
         .query_one("SELECT count(*) FROM users", &[])
@@ -101,10 +110,26 @@ async fn a_demo_that_is_kept_can_be_asked_and_stopped() {
         url,
     ]));
     assert_eq!(query.stdout, "2\n");
+    let writer = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgic demo'";
+    let writers = connect(url).await.query(writer, &[]).await.unwrap();
+    assert_eq!(writers.len(), 1);
     let stop = ran.stdout.lines().last().expect("how to stop it");
     let stopped = Command::new("sh").args(["-c", stop]).output().unwrap();
     assert!(stopped.status.success(), "{stop}: {stopped:?}");
     assert!(!Path::new(&folder_of(&ran.stdout)).exists());
+    // The writer ends with the server.
+    let deadline = Instant::now() + DEADLINE;
+    while is_running("demo --write") {
+        assert!(Instant::now() < deadline, "the writer has ended");
+        std::thread::yield_now();
+    }
+}
+
+/// Tells whether a process of this program with these arguments runs.
+fn is_running(arguments: &str) -> bool {
+    let wanted = format!("{} .*{arguments}", crate::support::binary().display());
+    let found = Command::new("pgrep").args(["-f", "--", &wanted]).output();
+    found.expect("run pgrep").status.success()
 }
 
 #[test]
