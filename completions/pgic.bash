@@ -770,7 +770,7 @@ _pgic() {
             return 0
             ;;
         pgic__subcmd__tail)
-            opts="-c -t -n -o -x -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --raw --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
+            opts="-c -t -n -o -x -q -v -d -w -W -h -V --channel --table --action --id --where --diff --count --duration --sender --all --stats --template --raw --output --expanded --wide --color --utc --quiet --verbose --database-url --connection --config --no-password --password --password-command --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -817,6 +817,10 @@ _pgic() {
                     return 0
                     ;;
                 --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --template)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -150,6 +150,7 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -l where -d 'Only rows t
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l diff -d 'Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s n -l count -d 'Stop after this many notifications' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l duration -d 'Stop after this time' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l template -d 'Print a line of this form for each change: \'{table} {key} {row.status}\'' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s o -l output -d 'How answers are printed [default: text]' -r -f -a "text\t'Text for people'
 json\t'JSON for programs, one object on each line'"
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -s x -l expanded -d 'When the columns of a row stand below each other: auto is on a terminal, for one row or if the table is wider' -r -f -a "auto\t'On a terminal, for one row, or if the table is wider than the terminal'
@@ -162,6 +163,9 @@ complete -c pgic -n "__fish_pgic_using_subcommand tail" -s d -l database-url -d 
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l connection -d 'Connect as pgic.toml says under this name' -r
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l config -d 'The file of settings [default: pgic.toml, upwards from here]' -r -F
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l password-command -d 'A command that prints the password, run for each connection' -r
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l sender -d 'Say who sent each notification: the role, the application and the address of its session'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l all -d 'On a terminal, show each change of a large transaction, not one line for all'
+complete -c pgic -n "__fish_pgic_using_subcommand tail" -l stats -d 'Print no notifications; at the end print counts, rates, sizes and ages by table and action'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l raw -d 'Print the payloads alone'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l wide -d 'Keep rows in a table, however wide: the same as --expanded=off'
 complete -c pgic -n "__fish_pgic_using_subcommand tail" -l utc -d 'Show times in UTC'

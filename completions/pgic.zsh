@@ -196,10 +196,11 @@ _arguments "${_arguments_options[@]}" : \
 '*--action=[Only this action\: insert, update, delete, truncate or reload]:ACTION:_default' \
 '*--id=[Only the row with this key; a composite key is written a,b]:KEY:_default' \
 '*--where=[Only rows that fulfil this condition, as pgic query takes it; all of several must hold]:CONDITION:_default' \
-'(-t --table -c --channel --action --id --where --raw)--diff=[Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row]:TABLE:_default' \
+'(-t --table -c --channel --action --id --where --raw --template --stats --sender --all)--diff=[Keep this table in a cache, and show the effect of each change on the rows, old to new; a gap is told row by row]:TABLE:_default' \
 '-n+[Stop after this many notifications]:N:_default' \
 '--count=[Stop after this many notifications]:N:_default' \
 '--duration=[Stop after this time]:TIME:_default' \
+'(--raw -o --output)--template=[Print a line of this form for each change\: '\''{table} {key} {row.status}'\'']:TEXT:_default' \
 '-o+[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
 json\:"JSON for programs, one object on each line"))' \
 '--output=[How answers are printed \[default\: text\]]:FORMAT:((text\:"Text for people"
@@ -216,6 +217,9 @@ off\:"Never"))' \
 '(-d --database-url)--connection=[Connect as pgic.toml says under this name]:NAME:_default' \
 '--config=[The file of settings \[default\: pgic.toml, upwards from here\]]:FILE:_files' \
 '--password-command=[A command that prints the password, run for each connection]:COMMAND:_default' \
+'--sender[Say who sent each notification\: the role, the application and the address of its session]' \
+'--all[On a terminal, show each change of a large transaction, not one line for all]' \
+'(--raw --template)--stats[Print no notifications; at the end print counts, rates, sizes and ages by table and action]' \
 '(-o --output)--raw[Print the payloads alone]' \
 '(-x --expanded)--wide[Keep rows in a table, however wide\: the same as --expanded=off]' \
 '--utc[Show times in UTC]' \

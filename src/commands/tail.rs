@@ -9,29 +9,31 @@
 //! notification queue. Notifications for which the bounded queue has no room are dropped, and the
 //! output says how many.
 
+mod burst;
 mod diff;
 mod feed;
 mod filter;
+mod lookups;
+mod printer;
 mod queue;
+mod tally;
+mod template;
 
 use super::install_triggers::parse_channel;
 use super::watch::Limit;
 use super::{Context, interrupted};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::render::change::{Arrival, ChangeStyle, Event, claims_change, write_json, write_text};
-use crate::render::escape::escape;
 use crate::render::json::EventLine;
-use crate::render::{Format, note, written};
+use crate::render::{Format, note};
 use crate::tables::catalog;
 use crate::units::parse_duration;
 use anyhow::Context as _;
 use filter::{Filter, Prepared};
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::{Action, DEFAULT_CACHE_CHANNEL};
+use printer::Printer;
 use queue::{Item, Queue};
-use std::io::{IsTerminal as _, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,6 +51,10 @@ const SILENCE: Duration = Duration::from_secs(10);
 ///
 /// With --diff the table is kept in a cache, and each change is shown with its effect on the rows,
 /// old to new. The rows that changed in a gap are shown too, once the connection is back.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own on the command line"
+)]
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -79,7 +85,8 @@ pub struct Args {
     /// Keep this table in a cache, and show the effect of each change on the rows, old to new; a
     /// gap is told row by row
     #[arg(long, value_name = "TABLE")]
-    #[arg(conflicts_with_all = ["tables", "more_tables", "channels", "actions", "ids", "conditions", "raw"])]
+    #[arg(conflicts_with_all = ["tables", "more_tables", "channels", "actions", "ids", "conditions"])]
+    #[arg(conflicts_with_all = ["raw", "template", "stats", "sender", "all"])]
     pub diff: Option<String>,
     /// Stop after this many notifications
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -87,6 +94,22 @@ pub struct Args {
     /// Stop after this time
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
+    /// Say who sent each notification: the role, the application and the address of its session
+    #[arg(long)]
+    pub sender: bool,
+    /// On a terminal, show each change of a large transaction, not one line for all
+    #[arg(long)]
+    pub all: bool,
+    /// Print no notifications; at the end print counts, rates, sizes and ages by table and action
+    #[arg(long, conflicts_with_all = ["raw", "template"])]
+    pub stats: bool,
+    /// Print a line of this form for each change: '{table} {key} {row.status}'
+    ///
+    /// The names in braces are those of the events (pgic help json): at, schema, table, key, channel,
+    /// pid, bytes, action, row, old_key, new_key, xid, sent_at, age_ms, and row.COLUMN. {{ is a brace,
+    /// \\n a line break, \\t a tab.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["raw", "output"])]
+    pub template: Option<String>,
     /// Print the payloads alone
     #[arg(long, conflicts_with = "output")]
     pub raw: bool,
@@ -99,6 +122,8 @@ Examples:
   pgic tail users --action update --where email_hash=7
   pgic tail orders --where 'total>=100' --id 42
   pgic tail --diff users
+  pgic tail --stats --duration 1m
+  pgic tail orders --template '{at} {action} {key} {row.status}'
   pgic tail --count 1 --duration 30s || echo nothing came
 
 Exit codes:
@@ -142,11 +167,18 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
     }
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
-    let filter = tokio::select! {
+    let Prepared {
+        filter,
+        notices,
+        announced,
+    } = tokio::select! {
         prepared = prepare(&server, &args) => prepared?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
-    context.notices(&filter.notices);
+    context.notices(&notices);
+    let (lookups, service) = lookups::lookups(&announced);
+    let passed = Arc::new(Passed::default());
+    let printer = Printer::new(context, &args, filter, lookups, Arc::clone(&passed))?;
     let queue = Arc::new(Queue::default());
     let driver = tokio::select! {
         opened = feed::open(&server, &args.channels, &queue) => opened?,
@@ -159,8 +191,6 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
         channels: args.channels.clone(),
         place: server.place(),
     });
-    let passed = Arc::new(Passed::default());
-    let printer = Printer::new(context, &args, filter.filter, Arc::clone(&passed));
     let (done_sender, done) = tokio::sync::oneshot::channel::<()>();
     let for_printer = Arc::clone(&queue);
     let thread = std::thread::Builder::new()
@@ -185,6 +215,7 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
         // The printer has printed `--count` notifications, or its output failed.
         _ = done => Ok(true),
         () = deadline => Ok(false),
+        () = service.serve(&server) => Ok(true),
         () = say_silence(context, &args.channels, &passed) => Ok(true),
         () = &mut interrupted => Ok(true),
         () = crate::render::reader_gone() => {
@@ -257,189 +288,4 @@ async fn say_silence(context: &Context, channels: &[String], passed: &Passed) {
         });
     }
     std::future::pending::<()>().await;
-}
-
-/// The consumer of the queue, which turns items into lines and writes them to stdout.
-struct Printer {
-    format: Format,
-    is_raw: bool,
-    is_terminal: bool,
-    is_quiet: bool,
-    style: ChangeStyle,
-    filter: Filter,
-    passed: Arc<Passed>,
-    /// The number of notifications after which the printer ends.
-    limit: u64,
-}
-
-impl Printer {
-    fn new(context: &Context, args: &Args, filter: Filter, passed: Arc<Passed>) -> Self {
-        Self {
-            format: context.format,
-            is_raw: args.raw,
-            is_terminal: std::io::stdout().is_terminal(),
-            is_quiet: context.quiet,
-            style: ChangeStyle {
-                look: context.look.clone(),
-                with_channel: args.channels.len() > 1,
-            },
-            filter,
-            passed,
-            limit: args.count.unwrap_or(u64::MAX),
-        }
-    }
-
-    /// Prints items until [`Item::End`] comes or the limit is reached.
-    ///
-    /// # Errors
-    /// If stdout takes nothing more.
-    fn run(&self, queue: &Queue) -> anyhow::Result<Printed> {
-        let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout());
-        let mut printed = Printed::default();
-        let mut line = String::new();
-        loop {
-            let items = match queue.try_take() {
-                Some(items) => items,
-                None => {
-                    // In a burst lines are written in blocks. As soon as nothing waits, the rest
-                    // is flushed, so that a person sees the last line at once.
-                    written(out.flush())?;
-                    queue.take()
-                }
-            };
-            for item in items {
-                line.clear();
-                if matches!(item, Item::End) {
-                    written(out.flush())?;
-                    return Ok(printed);
-                }
-                self.write(&item, &mut line, &mut printed);
-                written(out.write_all(line.as_bytes()))?;
-                if printed.shown >= self.limit {
-                    written(out.flush())?;
-                    return Ok(printed);
-                }
-            }
-        }
-    }
-
-    /// Renders an item into `line`, which stays empty if there is nothing to show, and counts the
-    /// item.
-    fn write(&self, item: &Item, line: &mut String, printed: &mut Printed) {
-        let event = match item {
-            Item::Notification { at, notification } => {
-                let payload = notification.payload();
-                let arrival = Arrival {
-                    at: *at,
-                    channel: notification.channel(),
-                    pid: notification.process_id(),
-                    payload,
-                };
-                return self.write_notification(arrival, line, printed);
-            }
-            Item::Connected {
-                at,
-                channels,
-                place,
-            } => Event::Connected {
-                at: *at,
-                channels,
-                place: place.as_ref(),
-            },
-            Item::Disconnected { at, why } => Event::Disconnected { at: *at, why },
-            Item::Gap { from, to } => Event::Gap {
-                from: *from,
-                to: *to,
-            },
-            Item::Resumed { at } => Event::Resumed { at: *at },
-            Item::Dropped { at, count } => {
-                printed.dropped += count;
-                Event::Dropped {
-                    at: *at,
-                    count: *count,
-                }
-            }
-            Item::End => return,
-        };
-        self.emit(&event, line);
-    }
-
-    fn write_notification(&self, arrival: Arrival<'_>, line: &mut String, printed: &mut Printed) {
-        self.passed.received.fetch_add(1, Ordering::Relaxed);
-        let parsed = Payload::parse(arrival.payload);
-        let is_invalid = parsed.is_err() && claims_change(arrival.payload);
-        printed.invalid += u64::from(is_invalid);
-        match &parsed {
-            Ok(payload) if self.filter.accepts(payload) => {
-                self.emit(&Event::Change { arrival, payload }, line);
-            }
-            // A filter asks for properties that a payload which does not parse cannot have.
-            Err(_) if self.filter.is_empty() && !is_invalid => {
-                self.emit(&Event::Payload { arrival }, line);
-            }
-            Err(error) if self.filter.is_empty() => {
-                self.emit(
-                    &Event::Invalid {
-                        arrival,
-                        error: error.to_string(),
-                    },
-                    line,
-                );
-            }
-            Ok(_) | Err(_) => return,
-        }
-        printed.shown += 1;
-        self.passed.shown.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Renders an event in the format that was asked for: into `line`, which goes to stdout, or to
-    /// stderr if the event is no data in that format.
-    fn emit(&self, event: &Event<'_>, line: &mut String) {
-        match (self.is_raw, self.format, event) {
-            (
-                true,
-                _,
-                Event::Change { arrival, .. }
-                | Event::Payload { arrival }
-                | Event::Invalid { arrival, .. },
-            ) => {
-                line.push_str(&if self.is_terminal {
-                    escape(arrival.payload)
-                } else {
-                    arrival.payload.into()
-                });
-                line.push('\n');
-            }
-            // Raw output has payloads alone, and text has no banner: scripts read them. In JSON the
-            // banner is an event. A gap or dropped notifications concern whoever reads raw output,
-            // so they are told on stderr even with `--quiet`.
-            // Of a lost connection, a notice on stderr has told already.
-            (
-                true,
-                _,
-                Event::Connected { .. } | Event::Resumed { .. } | Event::Disconnected { .. },
-            )
-            | (false, Format::Text, Event::Disconnected { .. }) => {}
-            (false, Format::Text, Event::Connected { .. } | Event::Resumed { .. }) => {
-                if !self.is_quiet {
-                    note(&self.plain_text(event));
-                }
-            }
-            (true, _, Event::Gap { .. } | Event::Dropped { .. }) => note(&self.plain_text(event)),
-            (false, Format::Text, _) => write_text(event, &self.style, line),
-            (false, Format::Json, _) => write_json(event, line),
-        }
-    }
-
-    /// Returns an event as text for stderr. `--color` may be right for stdout alone, so it has
-    /// none.
-    fn plain_text(&self, event: &Event<'_>) -> String {
-        let style = ChangeStyle {
-            look: self.style.look.plain(),
-            ..self.style.clone()
-        };
-        let mut text = String::new();
-        write_text(event, &style, &mut text);
-        text
-    }
 }

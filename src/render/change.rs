@@ -5,8 +5,9 @@ use super::json::EventLine;
 use super::look::{Look, Tone};
 use crate::connect::Place;
 use jiff::Timestamp;
+use postgres_index_cache_core::Key;
 use postgres_index_cache_core::tooling::Payload;
-use postgres_index_cache_core::{Action, Key};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use std::fmt::Write as _;
 
@@ -38,6 +39,8 @@ pub enum Event<'a> {
         arrival: Arrival<'a>,
         /// The parsed payload.
         payload: &'a Payload<'a>,
+        /// What the server says of the notification.
+        beside: Beside<'a>,
     },
     /// A notification of another program, whose payload does not claim to be a change.
     Payload {
@@ -70,6 +73,26 @@ pub enum Event<'a> {
         /// The number of notifications that are missing here.
         count: u64,
     },
+}
+
+/// What the server says of a notification.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The session that sent the notification; `None` if that is gone, or was not asked for.
+    pub sender: Option<&'a Sender>,
+    /// The reason why a cache would not take the payload as it stands: a word, and a sentence.
+    pub distrust: Option<(&'static str, &'static str)>,
+}
+
+/// A session that sent notifications.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sender {
+    /// The role.
+    pub user: String,
+    /// The name of the application, which may be empty.
+    pub application: String,
+    /// The address of the client; `local` for a socket of the server's machine.
+    pub address: String,
 }
 
 /// A received notification.
@@ -132,7 +155,14 @@ pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
             let text = format!("{}  listening on {}", look.clock(*at), names.join(", "));
             line.push_str(&look.dim(&text));
         }
-        Event::Change { arrival, payload } => write_change(arrival, payload, look, line),
+        Event::Change {
+            arrival,
+            payload,
+            beside,
+        } => {
+            write_change(arrival, payload, look, line);
+            write_beside(beside, look, line);
+        }
         Event::Payload { arrival } => {
             write_start(arrival, look, line);
             line.push_str("payload  ");
@@ -178,13 +208,32 @@ fn write_change(
     write_start(arrival, look, line);
     // Pad before painting: the codes of a colour would count as characters.
     let action = format!("{:<8}", payload.action.as_str());
-    line.push_str(&look.look.paint(tone_of(payload.action), &action));
+    line.push_str(&look.look.paint(Tone::of(payload.action), &action));
     line.push(' ');
     line.push_str(&table_of(payload));
     write_row(payload, line);
     if let Some(age) = age_ms(arrival, payload) {
         line.push_str("  ");
         line.push_str(&look.dim(&format!("(written {} ago)", duration_text(age))));
+    }
+}
+
+/// Appends what the server says of a notification.
+fn write_beside(beside: &Beside<'_>, look: &ChangeStyle, line: &mut String) {
+    if let Some(Sender {
+        user,
+        application,
+        address,
+    }) = beside.sender
+    {
+        let who = match application.as_str() {
+            "" => format!("by {user} from {address}"),
+            application => format!("by {user}, {application}, from {address}"),
+        };
+        line.push_str(&look.dim(&format!("  ({})", escape(&who))));
+    }
+    if let Some((_, words)) = beside.distrust {
+        line.push_str(&look.look.paint(Tone::Changed, &format!("  ({words})")));
     }
 }
 
@@ -195,16 +244,6 @@ fn write_start(arrival: &Arrival<'_>, look: &ChangeStyle, line: &mut String) {
     if look.with_channel {
         line.push_str(&escape(arrival.channel));
         line.push_str("  ");
-    }
-}
-
-/// Returns the colour of an action.
-fn tone_of(action: Action) -> Tone {
-    match action {
-        Action::Insert => Tone::Good,
-        Action::Update => Tone::Changed,
-        Action::Delete => Tone::Bad,
-        Action::Truncate | Action::Reload => Tone::Whole,
     }
 }
 
@@ -315,7 +354,7 @@ fn shown(value: &RawValue) -> String {
 
 /// Returns the milliseconds from the trigger to the arrival; `None` if the payload has no time. The
 /// server's clock and ours may differ, so the number can be negative.
-fn age_ms(arrival: &Arrival<'_>, payload: &Payload<'_>) -> Option<f64> {
+pub fn age_ms(arrival: &Arrival<'_>, payload: &Payload<'_>) -> Option<f64> {
     let at: Timestamp = payload.at.as_ref()?.parse().ok()?;
     Some(arrival.at.duration_since(at).as_secs_f64() * 1000.0)
 }
@@ -342,9 +381,15 @@ pub fn write_json(event: &Event<'_>, line: &mut String) {
             .place(*place)
             .member("channels", channels),
         Event::Disconnected { at, why } => begin("disconnected", *at).member("why", why),
-        Event::Change { arrival, payload } => {
+        Event::Change {
+            arrival,
+            payload,
+            beside,
+        } => {
             let line = with_row(begin("change", arrival.at), payload);
             with_change(with_arrival(line, arrival), arrival, payload)
+                .optional("sender", beside.sender)
+                .optional("distrust", beside.distrust.map(|(code, _)| code))
         }
         Event::Payload { arrival } => {
             with_arrival(begin("payload", arrival.at), arrival).member("payload", arrival.payload)
@@ -424,7 +469,11 @@ mod tests {
         };
         let parsed = Payload::parse(payload);
         let event = match &parsed {
-            Ok(payload) => Event::Change { arrival, payload },
+            Ok(payload) => Event::Change {
+                arrival,
+                payload,
+                beside: Beside::default(),
+            },
             Err(_) if !claims_change(arrival.payload) => Event::Payload { arrival },
             Err(error) => Event::Invalid {
                 arrival,

@@ -1,9 +1,10 @@
 //! [`Look`]: colours and times of text for people.
 
 use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use postgres_index_cache_core::Action;
 
 /// The meaning of a colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,16 @@ pub enum Tone {
 }
 
 impl Tone {
+    /// Returns the tone of an action.
+    pub fn of(action: Action) -> Self {
+        match action {
+            Action::Insert => Self::Good,
+            Action::Update => Self::Changed,
+            Action::Delete => Self::Bad,
+            Action::Truncate | Action::Reload => Self::Whole,
+        }
+    }
+
     fn style(self) -> Style {
         match self {
             Self::Dim => Style::new().dimmed(),
@@ -87,12 +98,6 @@ impl Look {
             "%Y-%m-%d %H:%M:%S%.3f"
         };
         at.strftime(form).to_string()
-    }
-
-    /// Returns a time that was so long ago.
-    pub fn clock_before(&self, now: Timestamp, ago: std::time::Duration) -> String {
-        let ago = SignedDuration::try_from(ago).unwrap_or_default();
-        self.clock(now.checked_sub(ago).unwrap_or(now))
     }
 }
 

@@ -96,6 +96,13 @@ impl Terminal {
         self.typed.write_all(keys.as_bytes()).expect("type");
     }
 
+    /// Sends the program the signal of a Ctrl-C. Without a controlling terminal the key sends none.
+    pub fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &pid]).status();
+        assert!(sent.expect("run kill").success());
+    }
+
     /// Waits until the program has left the terminal, and returns its exit code.
     pub fn end(&mut self) -> Option<i32> {
         loop {

@@ -54,6 +54,8 @@ struct WantedTable {
 pub(super) struct Prepared {
     pub(super) filter: Filter,
     pub(super) notices: Vec<String>,
+    /// The tables that are announced.
+    pub(super) announced: Vec<CatalogTable>,
 }
 
 impl Filter {
@@ -84,7 +86,7 @@ impl Filter {
         let asks_for_rows = !args.ids.is_empty() || !conditions.is_empty();
         let described = match (has_named_tables, asks_for_rows) {
             (true, _) => named,
-            (false, true) => announced,
+            (false, true) => announced.clone(),
             (false, false) => Vec::new(),
         };
         let mut filter = Self {
@@ -107,7 +109,11 @@ impl Filter {
         }
         match refused {
             Some(error) if filter.tables.is_empty() => Err(error),
-            _ => Ok(Prepared { filter, notices }),
+            _ => Ok(Prepared {
+                filter,
+                notices,
+                announced,
+            }),
         }
     }
 

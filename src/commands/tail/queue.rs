@@ -5,6 +5,7 @@ use crate::connect::Place;
 use jiff::Timestamp;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio_postgres::Notification;
 
 /// The bytes of items past which notifications are dropped.
@@ -40,6 +41,14 @@ pub(super) enum Item {
 }
 
 impl Item {
+    /// Returns the server's process that sent a notification; `None` for another item.
+    pub(super) fn sender(&self) -> Option<i32> {
+        match self {
+            Self::Notification { notification, .. } => Some(notification.process_id()),
+            _ => None,
+        }
+    }
+
     /// Returns the bytes that count for the limit.
     fn bytes(&self) -> usize {
         match self {
@@ -114,6 +123,17 @@ impl Queue {
     /// Takes all items that wait; `None` if none does.
     pub(super) fn try_take(&self) -> Option<VecDeque<Item>> {
         let mut waiting = self.lock();
+        (!waiting.items.is_empty()).then(|| Self::empty(&mut waiting))
+    }
+
+    /// Takes all items that wait, and blocks until there is one, for so long at most; `None` if none
+    /// came.
+    pub(super) fn take_within(&self, time: Duration) -> Option<VecDeque<Item>> {
+        let waiting = self.lock();
+        let (mut waiting, _) = self
+            .is_filled
+            .wait_timeout_while(waiting, time, |waiting| waiting.items.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
         (!waiting.items.is_empty()).then(|| Self::empty(&mut waiting))
     }
 
