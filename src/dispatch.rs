@@ -31,7 +31,7 @@ pub fn run(cli: Cli) -> (Format, anyhow::Result<ExitCode>) {
     // neither settings nor a runtime nor a limit on files is in the way of that.
     let pgic = &mut Cli::command();
     match &cli.command {
-        Command::Completions(args) => return (asked, completions::run(args, pgic)),
+        Command::Completions(args) => return (asked, completions::run(args)),
         Command::Man(args) => return (asked, man::run(args, pgic)),
         Command::Help(args) => return (asked, help::run(args, pgic)),
         _ => {}

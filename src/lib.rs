@@ -6,6 +6,7 @@
 pub mod causes;
 pub mod cli;
 pub mod commands;
+pub mod completion;
 pub mod connect;
 pub mod dispatch;
 pub mod exit_code;

@@ -8,10 +8,12 @@ use pgic::connect::restore_terminal;
 use pgic::exit_code::ExitCode;
 use pgic::render::escape::escape;
 use pgic::render::{OutputClosed, note};
-use pgic::{dispatch, failure, secrets};
+use pgic::{completion, dispatch, failure, secrets};
 use std::ffi::OsString;
 
 fn main() -> std::process::ExitCode {
+    // The script of a shell that completes a command line: it has no more to do.
+    completion::answer_script();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // Before clap parses anything: its errors repeat what was typed, and that may hold a password.
     if secrets::is_misplaced(arguments.get(1..).unwrap_or_default()) {

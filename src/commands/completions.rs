@@ -1,13 +1,17 @@
 //! `pgic completions`: scripts that make a shell complete pgic's commands and options.
 
+use crate::completion::VARIABLE;
 use crate::exit_code::ExitCode;
 use crate::render::print;
 use clap_complete::Shell;
+use clap_complete::env::Shells;
 
 /// Print a completion script for a shell
 ///
-/// The script completes commands, options and the words that an option takes. Load the script from
-/// the file that the shell runs at the start, or put it where the shell looks for such scripts.
+/// The script completes commands, options and the words that an option takes, and asks the server
+/// for tables, columns, labels of enums and channels. Without a server, or after a second, it offers
+/// none of those. Load the script from the file that the shell runs at the start, or put it where the
+/// shell looks for such scripts; after an upgrade, anew.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -26,18 +30,21 @@ Exit codes:
   0  done
   2  the script could not be written";
 
-/// Returns the completion script of `pgic`, the whole command line, for `shell`.
-pub fn script(shell: Shell, pgic: &mut clap::Command) -> String {
+/// Returns the completion script for a shell: it asks `pgic` itself, as the `PATH` has it.
+pub fn script(shell: Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, pgic, "pgic", &mut script);
+    if let Some(shell) = Shells::builtins().completer(&shell.to_string()) {
+        // Writing into memory cannot fail.
+        let _ = shell.write_registration(VARIABLE, "pgic", "pgic", "pgic", &mut script);
+    }
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Prints the completion script of `pgic`, the whole command line. Needs no server.
+/// Prints the completion script. Needs no server.
 ///
 /// # Errors
 /// If the script cannot be written to stdout.
-pub fn run(args: &Args, pgic: &mut clap::Command) -> anyhow::Result<ExitCode> {
-    print(&script(args.shell, pgic))?;
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    print(&script(args.shell))?;
     Ok(ExitCode::Yes)
 }

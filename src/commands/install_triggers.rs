@@ -3,6 +3,7 @@
 //! [`triggers`](crate::triggers); this file asks for them and shows them.
 
 use super::Context;
+use crate::completion;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::render::escape::escape;
@@ -38,6 +39,7 @@ use std::time::Duration;
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
     #[arg(required_unless_present_any = ["all", "from_config"], value_name = "TABLE")]
+    #[arg(add = completion::tables())]
     pub tables: Vec<String>,
     /// Every table of a schema that has a key
     #[arg(long, conflicts_with = "tables", requires = "schemas")]
@@ -50,9 +52,11 @@ pub struct Args {
         requires = "all",
         conflicts_with = "tables"
     )]
+    #[arg(add = completion::schemas())]
     pub schemas: Vec<String>,
     /// With --all: but not these tables
     #[arg(long, value_name = "TABLE", value_delimiter = ',', requires = "all")]
+    #[arg(add = completion::tables())]
     pub exclude: Vec<String>,
     /// The tables of pgic.toml, each with its options there
     #[arg(long, conflicts_with_all = ["tables", "all", "channel", "columns", "exclude_columns", "no_data"])]
@@ -60,6 +64,7 @@ pub struct Args {
     pub from_config: bool,
     /// The channel to notify on [default: as installed, else cache_invalidation]
     #[arg(long, value_name = "NAME", value_parser = parse_channel)]
+    #[arg(add = completion::channels())]
     pub channel: Option<String>,
     /// Send these columns alone, and the key
     #[arg(
@@ -68,6 +73,7 @@ pub struct Args {
         value_delimiter = ',',
         conflicts_with = "no_data"
     )]
+    #[arg(add = completion::columns())]
     pub columns: Vec<String>,
     /// Send all columns but these; those of the key are always sent
     #[arg(
@@ -76,6 +82,7 @@ pub struct Args {
         value_delimiter = ',',
         conflicts_with_all = ["columns", "no_data"]
     )]
+    #[arg(add = completion::columns())]
     pub exclude_columns: Vec<String>,
     /// Send keys only: a cache reads the rows itself
     #[arg(long)]

@@ -5,6 +5,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::render::print;
 use anyhow::Context as _;
+use clap::ValueHint;
 use clap_mangen::Man;
 use roff::{Roff, roman};
 use std::io;
@@ -21,7 +22,7 @@ pub struct Args {
     #[arg(value_name = "COMMAND|TOPIC")]
     pub command: Option<String>,
     /// Write all pages into this folder, which is made if it is missing
-    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    #[arg(long, value_name = "DIR", conflicts_with = "command", value_hint = ValueHint::DirPath)]
     pub dir: Option<PathBuf>,
 }
 

@@ -3,6 +3,7 @@
 
 use super::watch::{Limit, Style, Watch};
 use super::{Context, interrupted};
+use crate::completion;
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::render::escape::escape;
@@ -36,10 +37,10 @@ use std::time::{Duration, Instant};
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// The table: users, app.users or '"Odd Name"'
-    #[arg(value_name = "TABLE")]
+    #[arg(value_name = "TABLE", add = completion::tables())]
     pub table: String,
     /// The key of a row (42, or 42,2), or conditions that the rows must fulfil
-    #[arg(value_name = "KEY|CONDITION")]
+    #[arg(value_name = "KEY|CONDITION", add = completion::conditions())]
     pub conditions: Vec<String>,
     /// Keep the cache live and print the answer again whenever it changes; with -o json the rows
     /// that were added, changed and removed
@@ -49,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
     /// Show these columns alone
-    #[arg(short, long, value_name = "A,B", value_delimiter = ',')]
+    #[arg(short, long, value_name = "A,B", value_delimiter = ',', add = completion::columns())]
     pub columns: Vec<String>,
     /// Show at most this many rows
     #[arg(short = 'n', long, value_name = "N")]

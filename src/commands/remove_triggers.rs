@@ -2,6 +2,7 @@
 //! shows in the same form.
 
 use super::{Context, install_triggers};
+use crate::completion;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::render::escape::escape;
@@ -32,6 +33,7 @@ use std::time::Duration;
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
     #[arg(required_unless_present = "all", value_name = "TABLE")]
+    #[arg(add = completion::announced_tables())]
     pub tables: Vec<String>,
     /// Every table of the database that has them
     #[arg(long, conflicts_with = "tables")]
@@ -44,9 +46,11 @@ pub struct Args {
         requires = "all",
         conflicts_with = "tables"
     )]
+    #[arg(add = completion::schemas())]
     pub schemas: Vec<String>,
     /// With --all: but not these tables
     #[arg(long, value_name = "TABLE", value_delimiter = ',', requires = "all")]
+    #[arg(add = completion::announced_tables())]
     pub exclude: Vec<String>,
     /// Do not ask before all triggers are removed; without a terminal, --all needs this or --schema
     #[arg(short, long)]

@@ -11,7 +11,7 @@
 
 mod answer;
 mod changes;
-mod completion;
+mod guide;
 mod input;
 mod line;
 mod live;
@@ -43,7 +43,7 @@ use tokio::sync::mpsc;
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
-    #[arg(value_name = "TABLE", required = true)]
+    #[arg(value_name = "TABLE", required = true, add = crate::completion::announced_tables())]
     pub tables: Vec<String>,
     /// The most memory for the caches [default: a quarter of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]

@@ -8,6 +8,7 @@ mod server;
 mod text;
 
 use super::Context;
+use crate::completion;
 use crate::exit_code::ExitCode;
 use crate::render::{Format, print};
 use crate::tables::catalog::{self, CatalogTable, Enabled};
@@ -32,7 +33,7 @@ use server::ServerSeen;
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"' [default: every table with triggers]
-    #[arg(value_name = "TABLE")]
+    #[arg(value_name = "TABLE", add = completion::announced_tables())]
     pub tables: Vec<String>,
 }
 

@@ -22,6 +22,7 @@ mod template;
 use super::install_triggers::parse_channel;
 use super::watch::Limit;
 use super::{Context, interrupted};
+use crate::completion;
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::render::json::EventLine;
@@ -29,6 +30,7 @@ use crate::render::{Format, note};
 use crate::tables::catalog;
 use crate::units::parse_duration;
 use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use filter::{Filter, Prepared};
 use jiff::Timestamp;
 use postgres_index_cache_core::{Action, DEFAULT_CACHE_CHANNEL};
@@ -59,32 +61,33 @@ const SILENCE: Duration = Duration::from_secs(10);
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// Only changes of these tables: users, or app.users
-    #[arg(value_name = "TABLE")]
+    #[arg(value_name = "TABLE", add = completion::announced_tables())]
     pub tables: Vec<String>,
     /// A channel to listen on; may be repeated [default: PGIC_CHANNEL, else cache_invalidation]
     #[arg(short, long = "channel", value_name = "NAME")]
-    #[arg(value_parser = parse_channel)]
+    #[arg(value_parser = parse_channel, add = completion::channels())]
     pub channels: Vec<String>,
     /// The same as a TABLE; several with commas
     #[arg(
         short = 't',
         long = "table",
         value_name = "TABLE",
-        value_delimiter = ','
+        value_delimiter = ',',
+        add = completion::announced_tables()
     )]
     pub more_tables: Vec<String>,
-    /// Only this action: insert, update, delete, truncate or reload
-    #[arg(long = "action", value_name = "ACTION", value_parser = parse_action)]
+    /// Only this action; may be repeated
+    #[arg(long = "action", value_name = "ACTION", value_parser = actions())]
     pub actions: Vec<Action>,
     /// Only the row with this key; a composite key is written a,b
     #[arg(long = "id", value_name = "KEY")]
     pub ids: Vec<String>,
     /// Only rows that fulfil this condition, as pgic query takes it; all of several must hold
-    #[arg(long = "where", value_name = "CONDITION")]
+    #[arg(long = "where", value_name = "CONDITION", add = completion::conditions())]
     pub conditions: Vec<String>,
     /// Keep this table in a cache, and show the effect of each change on the rows, old to new; a
     /// gap is told row by row
-    #[arg(long, value_name = "TABLE")]
+    #[arg(long, value_name = "TABLE", add = completion::announced_tables())]
     #[arg(conflicts_with_all = ["tables", "more_tables", "channels", "actions", "ids", "conditions"])]
     #[arg(conflicts_with_all = ["raw", "template", "stats", "sender", "all"])]
     pub diff: Option<String>,
@@ -107,7 +110,7 @@ pub struct Args {
     ///
     /// The names in braces are those of the events (pgic help json): at, schema, table, key, channel,
     /// pid, bytes, action, row, old_key, new_key, xid, sent_at, age_ms, and row.COLUMN. {{ is a brace,
-    /// \\n a line break, \\t a tab.
+    /// \n a line break, \t a tab.
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["raw", "output"])]
     pub template: Option<String>,
     /// Print the payloads alone
@@ -132,12 +135,15 @@ Exit codes:
   2  the channels could not be listened to, or the output failed
   3  the server could not be reached, or took no session: trying again may help";
 
-/// Parses the name of an action, for clap.
-fn parse_action(word: &str) -> Result<Action, String> {
-    let found = Action::ALL
-        .into_iter()
-        .find(|action| action.as_str() == word);
-    found.ok_or_else(|| "expected insert, update, delete, truncate or reload".to_string())
+/// Returns the parser of an action's name, for clap.
+fn actions() -> impl TypedValueParser<Value = Action> {
+    let words = PossibleValuesParser::new(Action::ALL.map(Action::as_str));
+    words.try_map(|word| {
+        let action = Action::ALL
+            .into_iter()
+            .find(|action| action.as_str() == word);
+        action.ok_or("no such action")
+    })
 }
 
 /// The numbers of notifications when the printer ended.

@@ -5,6 +5,7 @@
 
 use super::{Context, Signals};
 use crate::causes::{self, Senders};
+use crate::completion;
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
@@ -55,7 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
-    #[arg(value_name = "TABLE", required = true)]
+    #[arg(value_name = "TABLE", required = true, add = completion::announced_tables())]
     pub tables: Vec<String>,
     /// How long to follow before the comparison
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]

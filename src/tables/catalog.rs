@@ -61,15 +61,50 @@ pub async fn tables_of_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Resu
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Returns the names of all tables that can be announced, with their schemas, and without if the
+/// search_path leads to them.
+///
+/// # Errors
+/// If the server refuses.
+pub async fn table_names(catalog: &Catalog<'_>) -> anyhow::Result<Vec<String>> {
+    const TABLES: &str = "
+        SELECT n.nspname::text, c.relname::text, n.nspname = ANY ($1::text::name[])
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+            AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+        ORDER BY 1, 2";
+    let searched = catalog.searched_schemas();
+    let searched = [(&searched as &(dyn ToSql + Sync), Type::TEXT)];
+    let rows = catalog.query_typed(TABLES, &searched).await?;
+    let mut names = Vec::new();
+    for row in &rows {
+        let (schema, name): (String, String) = (row.get(0), row.get(1));
+        names.push(format!("{schema}.{name}"));
+        if row.get(2) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Returns the names of all schemas but those of the system.
+///
+/// # Errors
+/// If the server refuses.
+pub async fn schema_names(catalog: &Catalog<'_>) -> anyhow::Result<Vec<String>> {
+    const SCHEMAS: &str = "SELECT nspname::text FROM pg_catalog.pg_namespace
+        WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1";
+    let rows = catalog.query_typed(SCHEMAS, &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Returns the error for a schema that does not exist, with the nearest name.
 async fn unknown_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Error {
-    let schemas = "SELECT nspname::text FROM pg_catalog.pg_namespace
-        WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1";
     let error = anyhow::anyhow!("the schema {name} does not exist");
     // The hint is worth no second error.
-    let rows = catalog.query_typed(schemas, &[]).await.unwrap_or_default();
-    let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    match nearest(name, names.iter().copied()) {
+    let names = schema_names(catalog).await.unwrap_or_default();
+    match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => with_hint(error, format!("{near} may be meant")),
         None => with_hint(error, format!("the schemas are {}", names.join(", "))),
     }

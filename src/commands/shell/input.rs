@@ -3,7 +3,7 @@
 //! lines behind a printed prompt.
 
 use super::answer::Reply;
-use super::completion::Completions;
+use super::guide::Completions;
 use super::line::split_pasted;
 use super::notices::{Notices, Said};
 use super::pager::{Pager, Screen};

@@ -5,7 +5,7 @@ use super::super::verify::verdict_json;
 use super::Args;
 use super::answer::{Answer, Reply};
 use super::changes::{Watched, column_types};
-use super::completion::{Completions, TableWords};
+use super::guide::{Completions, TableWords};
 use super::line::{Line, Name};
 use super::live::LiveCaches;
 use super::notices::Notices;

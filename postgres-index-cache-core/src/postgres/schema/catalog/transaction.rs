@@ -102,6 +102,12 @@ impl<'a> Catalog<'a> {
         Ok(row.map(|row| row.get(0)))
     }
 
+    /// Returns the schemas that the session's own `search_path` leads to, as the text of an array of
+    /// names.
+    pub fn searched_schemas(&self) -> &str {
+        &self.path
+    }
+
     /// Returns in words whom a process of the server serves: `role alice, application psql`.
     /// Returns `None` if the process is gone, or the server refuses to tell.
     pub async fn who_is(&self, process: i32) -> Option<String> {
