@@ -6,6 +6,7 @@ pub mod demo;
 pub mod help;
 pub mod install_triggers;
 pub mod man;
+mod plans;
 pub mod query;
 pub mod remove_triggers;
 pub mod shell;

@@ -2,22 +2,25 @@
 //! those that it should have, and the steps in between are worked out in
 //! [`triggers`](crate::triggers); this file asks for them and shows them.
 
+mod measure;
+
 use super::Context;
+use super::plans::Plans;
 use crate::completion;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
-use crate::render::table::{Heading, render};
 use crate::render::{Format, print};
 use crate::settings::Settings;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::{PlanKind, TablePlan};
-use crate::triggers::{AskedTable, OptionChanges, TriggerOptions, check_channel, script};
+use crate::triggers::{AskedTable, OptionChanges, check_channel, script};
 use crate::units::parse_duration;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
+use measure::Times;
 use postgres_index_cache_core::tooling::is_obeyed;
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -38,8 +41,7 @@ use std::time::Duration;
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// Tables: users, app.users or '"Odd Name"'
-    #[arg(required_unless_present_any = ["all", "from_config"], value_name = "TABLE")]
-    #[arg(add = completion::tables())]
+    #[arg(value_name = "TABLE", add = completion::tables())]
     pub tables: Vec<String>,
     /// Every table of a schema that has a key
     #[arg(long, conflicts_with = "tables", requires = "schemas")]
@@ -113,9 +115,13 @@ pub struct Args {
     /// specification's own; its function stays
     #[arg(long)]
     pub replace_trigger: bool,
-    /// How long to wait for the tables' locks, all together
+    /// How long to wait for the tables' locks, all together: 500ms, 5s, 1m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
+    /// Say what the triggers cost: update a row of each table before and after, without a change, and
+    /// roll back
+    #[arg(long, conflicts_with_all = ["dry_run", "check", "print_sql"])]
+    pub measure: bool,
     /// Show the steps, and take none
     #[arg(long)]
     pub dry_run: bool,
@@ -135,6 +141,7 @@ Examples:
   pgic install-triggers users --exclude-columns password_hash,token
   pgic install-triggers --schema app --all --exclude app.logs --dry-run
   pgic install-triggers --from-config --check
+  pgic install-triggers orders --measure
   pgic install-triggers users --print-sql > 0042_announce_users.sql
 
 Exit codes:
@@ -158,6 +165,10 @@ pub(super) fn parse_channel(name: &str) -> Result<String, String> {
 /// If a table is refused, a lock is not granted in time, or the server refuses. Nothing has been
 /// changed then.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    if args.tables.is_empty() && !args.all && !args.from_config {
+        let hint = "name tables, or give --all --schema app, or --from-config with a pgic.toml";
+        return Err(with_hint(anyhow!("no table is named"), hint));
+    }
     let server = context.server("install-triggers")?;
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
@@ -170,6 +181,12 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         context.print_place(&server)?;
     }
     let is_dry = args.dry_run || args.check || args.print_sql;
+    let mut before = Vec::new();
+    if args.measure {
+        for table in &tables {
+            before.push(measure::update(&mut client, table).await?);
+        }
+    }
     let plans = apply(
         &mut client,
         PlanKind::Install,
@@ -196,7 +213,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         print_migration(context, &sql)?;
         return Ok(ExitCode::Yes);
     }
-    print(&show(context.format, &plans, is_dry))?;
+    print(&Plans::new(context, PlanKind::Install, is_dry, args.lock_timeout).show(&plans))?;
+    for (table, before) in tables.iter().zip(before) {
+        let after = measure::update(&mut client, table).await?;
+        print(&cost(context.format, table, before, after))?;
+    }
     let has_steps = plans.iter().any(|plan| !plan.steps.is_empty());
     if !has_steps {
         context.notice("nothing to change: the triggers are as they should be");
@@ -206,6 +227,34 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::Yes
     })
+}
+
+/// Says what an UPDATE of one row took before and after the installation.
+fn cost(
+    format: Format,
+    table: &CatalogTable,
+    before: Option<Times>,
+    after: Option<Times>,
+) -> String {
+    if format == Format::Json {
+        return EventLine::new("measure", Timestamp::now())
+            .of((&table.schema, &table.name))
+            .optional("before_ms", before.map(|times| times.statement))
+            .optional("before_triggers_ms", before.map(|times| times.triggers))
+            .optional("after_ms", after.map(|times| times.statement))
+            .optional("after_triggers_ms", after.map(|times| times.triggers))
+            .end();
+    }
+    let name = table.display_name();
+    let name = escape(&name);
+    match (before, after) {
+        (Some(before), Some(after)) => format!(
+            "  {name}: an UPDATE of one row takes {:.3} ms, {:.3} of them in triggers; before it took \
+            {:.3} ms, {:.3} of them in triggers\n",
+            after.statement, after.triggers, before.statement, before.triggers
+        ),
+        _ => format!("  {name}: there is no row to measure with\n"),
+    }
 }
 
 /// Returns the tables that are meant, and the options that are asked for each of them.
@@ -396,106 +445,4 @@ pub fn migration(
         .map(|(table, plan)| (table, plan.script.clone()))
         .collect();
     script::file(title, version, kind.lock(), lock_timeout, &pieces)
-}
-
-/// Returns the plans as a table with one row for each, or as JSON with one object for each. With
-/// `dry_run` the text lists the steps as well, since nothing was done yet.
-pub fn show(format: Format, plans: &[TablePlan], dry_run: bool) -> String {
-    match format {
-        Format::Json => plans.iter().map(|plan| json(plan, dry_run)).collect(),
-        Format::Text => text(plans, dry_run),
-    }
-}
-
-fn text(plans: &[TablePlan], dry_run: bool) -> String {
-    let has_options = plans.iter().any(|plan| !options(plan).is_empty());
-    let headings = ["table", "result", "channel", "function", "options"].map(Heading::text);
-    // Most installations have the default options: an empty column would only take room.
-    let shown = if has_options {
-        &headings[..]
-    } else {
-        &headings[..4]
-    };
-    let rows = plans.iter().map(|plan| {
-        let mut row = row(plan, dry_run);
-        row.truncate(shown.len());
-        row
-    });
-    let mut text = render(shown, rows);
-    for plan in plans {
-        let steps = plan.steps.iter().filter(|_| dry_run).map(|step| &step.what);
-        for line in plan.notes.iter().chain(steps) {
-            text.push_str(&format!("  {}: {}\n", escape(&plan.table), escape(line)));
-        }
-    }
-    text
-}
-
-/// Returns the outcome in a word or two. With `dry_run` that is the outcome which is planned.
-fn result(plan: &TablePlan, dry_run: bool) -> String {
-    match (plan.steps.is_empty(), dry_run) {
-        (false, true) => format!("would be {}", plan.result),
-        _ => plan.result.to_string(),
-    }
-}
-
-fn row(plan: &TablePlan, dry_run: bool) -> Vec<String> {
-    vec![
-        plan.table.clone(),
-        result(plan, dry_run),
-        channel(plan),
-        plan.function.clone(),
-        options(plan),
-    ]
-}
-
-/// Returns a property of the trigger options as text: `old -> new` if the plan changes it, else the
-/// one that there is. `None` if the options are not known.
-fn change(plan: &TablePlan, show: impl Fn(&TriggerOptions) -> String) -> Option<String> {
-    let old = plan.old_options.as_ref().map(&show);
-    let new = plan.new_options.as_ref().map(&show);
-    match (old, new) {
-        (Some(old), Some(new)) if old != new => {
-            Some(format!("{} -> {}", or_none(&old), or_none(&new)))
-        }
-        (old, new) => new.or(old),
-    }
-}
-
-/// Returns `text`, or the word `none` in place of an empty one: an arrow needs two ends.
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { "none" } else { text }
-}
-
-fn channel(plan: &TablePlan) -> String {
-    change(plan, |options| options.channel.clone())
-        .or_else(|| plan.channel.clone())
-        .unwrap_or_default()
-}
-
-fn options(plan: &TablePlan) -> String {
-    change(plan, TriggerOptions::describe).unwrap_or_default()
-}
-
-fn json(plan: &TablePlan, dry_run: bool) -> String {
-    let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
-    let old = &plan.old_options;
-    let new = &plan.new_options;
-    let old_channel = old.as_ref().map(|options| &options.channel);
-    let new_channel = new.as_ref().map(|options| &options.channel);
-    // A trigger that pgic did not make has a channel, and no options that are known.
-    let channel = new_channel.or(old_channel).or(plan.channel.as_ref());
-    let (schema, table) = &plan.names;
-    EventLine::new("plan", Timestamp::now())
-        .of((schema, table))
-        .member("result", plan.result.as_str().replace(' ', "_"))
-        .member("dry_run", dry_run)
-        .member("channel", channel)
-        .member("old_channel", old_channel)
-        .member("options", new)
-        .member("old_options", old)
-        .member("function", &plan.function)
-        .member("steps", steps)
-        .member("notes", &plan.notes)
-        .end()
 }

@@ -46,7 +46,7 @@ pub struct Args {
     /// that were added, changed and removed
     #[arg(long, conflicts_with_all = ["count", "limit"])]
     pub watch: bool,
-    /// The most memory for the cache [default: a quarter of the machine's memory]
+    /// The most memory for the cache, as 512MB or 2GB [default: a quarter of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
     /// Show these columns alone

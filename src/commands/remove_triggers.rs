@@ -1,6 +1,7 @@
 //! `pgic remove-triggers`: the inverse of `install-triggers`, whose tables and migration files it
 //! shows in the same form.
 
+use super::plans::Plans;
 use super::{Context, install_triggers};
 use crate::completion;
 use crate::exit_code::ExitCode;
@@ -55,7 +56,7 @@ pub struct Args {
     /// Do not ask before all triggers are removed; without a terminal, --all needs this or --schema
     #[arg(short, long)]
     pub yes: bool,
-    /// How long to wait for the tables' locks, all together
+    /// How long to wait for the tables' locks, all together: 500ms, 5s, 1m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
     /// Show the steps, and take none
@@ -150,11 +151,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         install_triggers::print_migration(context, &sql)?;
         return Ok(ExitCode::Yes);
     }
-    print(&install_triggers::show(
-        context.format,
-        &plans,
-        args.dry_run,
-    ))?;
+    print(&Plans::new(context, PlanKind::Remove, args.dry_run, args.lock_timeout).show(&plans))?;
     if plans.iter().all(|plan| plan.steps.is_empty()) {
         context.notice("nothing to remove: no trigger here is one that pgic made");
     }

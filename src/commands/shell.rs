@@ -45,7 +45,7 @@ pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
     #[arg(value_name = "TABLE", required = true, add = crate::completion::announced_tables())]
     pub tables: Vec<String>,
-    /// The most memory for the caches [default: a quarter of the machine's memory]
+    /// The most memory for the caches, as 512MB or 2GB [default: a quarter of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
 }

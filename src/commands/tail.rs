@@ -94,7 +94,7 @@ pub struct Args {
     /// Stop after this many notifications
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Stop after this time
+    /// Stop after this time: 30s, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
     /// Say who sent each notification: the role, the application and the address of its session

@@ -58,7 +58,7 @@ pub struct Args {
     /// The tables: users, app.users or '"Odd Name"'
     #[arg(value_name = "TABLE", required = true, add = completion::announced_tables())]
     pub tables: Vec<String>,
-    /// How long to follow before the comparison
+    /// How long to follow before the comparison: 500ms, 30s, 5m
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     #[arg(default_value = "10s", conflicts_with = "rounds")]
     pub follow: Duration,
@@ -68,7 +68,7 @@ pub struct Args {
     /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_changes: u64,
-    /// The most memory for the caches [default: a quarter of the machine's memory]
+    /// The most memory for the caches, as 512MB or 2GB [default: a quarter of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<usize>,
 }

@@ -84,6 +84,8 @@ pub struct TablePlan {
     pub channel: Option<String>,
     /// The function's name for people: `schema.function`.
     pub function: String,
+    /// The text of the function as it is, and as it will be; `None` unless the plan replaces it.
+    pub function_texts: Option<(String, String)>,
     /// The function that the triggers are to call, as SQL takes it. `None` if the triggers are
     /// removed.
     pub sql_function: Option<String>,
@@ -169,7 +171,12 @@ pub async fn install(
         (false, true) => PlanResult::Refreshed,
         (false, false) => PlanResult::Created,
     };
+    let former = function
+        .as_ref()
+        .filter(|former| former.source != expected.source)
+        .map(|former| (former.source.clone(), expected.source.clone()));
     Ok(TablePlan {
+        function_texts: former.filter(|_| !steps.is_empty()),
         script: script::install(table, &expected, &options, version),
         table: table.display_name(),
         names: (table.schema.clone(), table.name.clone()),
@@ -259,6 +266,7 @@ pub async fn remove(
     }
     Ok(TablePlan {
         script: script::remove(table, is_generic, &functions),
+        function_texts: None,
         table: table.display_name(),
         names: (table.schema.clone(), table.name.clone()),
         sql_name: table.sql_name(),
