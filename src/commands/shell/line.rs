@@ -4,6 +4,7 @@
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
 use crate::tables::conditions::{Operator, Written};
+use crate::tables::nearest::nearest;
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
 use postgres_index_cache_core::tooling::postgres::read_quoted;
@@ -146,10 +147,14 @@ impl Line {
             ".limit" => parse_limit(rest),
             "count" => parse_count(rest),
             // No table's name begins with a dot: this is a command that is misspelt.
-            dotted if dotted.starts_with('.') => Err(with_hint(
-                anyhow!("there is no command {dotted}"),
-                "see .help",
-            )),
+            dotted if dotted.starts_with('.') => {
+                let commands = COMMANDS.iter().map(|command| command.name);
+                let hint = match nearest(dotted, commands) {
+                    Some(near) => format!("{near} may be meant; see .help"),
+                    None => "see .help".to_string(),
+                };
+                Err(with_hint(anyhow!("there is no command {dotted}"), hint))
+            }
             // Commands without a dot hide tables of their names: such a name is typed in quotes.
             table => Ok(Self::Rows {
                 table: Name::parse(table)?,

@@ -9,6 +9,7 @@ use crate::render::look::{Look, Tone};
 use crate::render::table::{Heading, render};
 use crate::tables::catalog::CatalogTable;
 use crate::triggers::observe::{Observed, Version};
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity};
 use std::fmt::Write as _;
 
@@ -74,7 +75,7 @@ pub(super) fn answer(
             );
         }
     }
-    text.push_str(&listeners_text(server));
+    text.push_str(&listeners_text(look, server));
     let _ = writeln!(text, "queue: {:.1} % full", server.queue * 100.0);
     let place = match &server.place {
         Some(place) => place.to_string(),
@@ -113,7 +114,7 @@ fn problem_line(look: &Look, table: Option<&String>, problem: &Problem) -> Strin
     format!("  {severity} {}\n", escape(&line))
 }
 
-fn listeners_text(server: &ServerSeen) -> String {
+fn listeners_text(look: &Look, server: &ServerSeen) -> String {
     let mut text = "\nlisteners: none seen\n".to_string();
     if !server.listeners.is_empty() {
         let headings = [
@@ -132,7 +133,7 @@ fn listeners_text(server: &ServerSeen) -> String {
                 listener.user.clone(),
                 listener.address.clone(),
                 listener.application.clone(),
-                listener.since.clone(),
+                since(look, &listener.since),
                 known_by.to_string(),
             ]
         });
@@ -149,6 +150,18 @@ fn listeners_text(server: &ServerSeen) -> String {
         );
     }
     text
+}
+
+/// Returns a time that the server wrote, as the other times of text are.
+fn since(look: &Look, written: &str) -> String {
+    match written.parse::<Timestamp>() {
+        // A session that has listened for days is no place for milliseconds.
+        Ok(at) => {
+            let clock = look.clock(at);
+            clock.trim_end_matches(".000").to_string()
+        }
+        Err(_) => written.to_string(),
+    }
 }
 
 /// Returns the row of a table. Where nothing announces its changes, most cells are a dash.
