@@ -197,8 +197,8 @@ impl OptionChanges {
         if is_special {
             return Err(with_hint(
                 anyhow::anyhow!(
-                    "--columns, --no-data, --on-change and --no-guard need a function of the \
-                    table's own"
+                    "--columns, --exclude-columns, --no-data, --on-change and --no-guard need a \
+                    function of the table's own"
                 ),
                 "leave --generic out, and give --defaults where it is installed",
             ));

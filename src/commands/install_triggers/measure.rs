@@ -1,8 +1,9 @@
 //! [`update`]: what the triggers of a table cost, by an UPDATE of one row that changes nothing and is
 //! rolled back.
 
+use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -24,12 +25,22 @@ pub(super) struct Times {
 /// NOTIFY takes effect at a commit (manual, NOTIFY). Returns `None` for a table without rows.
 ///
 /// # Errors
-/// If no lock is had in a second, or the server refuses.
+/// If no lock is had in a second, if the triggers are those of a role that is not trusted, or if the
+/// server refuses.
 pub(super) async fn update(
     client: &mut Client,
     table: &CatalogTable,
 ) -> anyhow::Result<Option<Times>> {
     let measuring = || format!("measure {}", table.display_name());
+    if table.is_distrusted {
+        let error = anyhow!(
+            "{} belongs to {}, and its triggers would run as this superuser",
+            table.display_name(),
+            table.owner
+        );
+        let hint = format!("connect as {}, or leave --measure out", table.owner);
+        return Err(with_hint(error, hint)).with_context(measuring);
+    }
     let Some(column) = column(table) else {
         return Ok(None);
     };
@@ -41,9 +52,11 @@ pub(super) async fn update(
         .with_context(measuring)?;
     let name = table.sql_name();
     let column = quote_identifier(column);
+    // The path is that of the session, since the triggers of others may need it: no operator is
+    // looked up in it.
     let sql = format!(
-        "EXPLAIN (ANALYZE, FORMAT JSON) UPDATE {name} SET {column} = {column} WHERE (tableoid, ctid) \
-         = (SELECT tableoid, ctid FROM {name} LIMIT 1)"
+        "EXPLAIN (ANALYZE, FORMAT JSON) UPDATE {name} SET {column} = {column} WHERE ROW (tableoid, \
+         ctid) OPERATOR(pg_catalog.=) (SELECT tableoid, ctid FROM {name} LIMIT 1)"
     );
     for _ in 0..TRIES {
         let row = transaction.query_one(&sql, &[]).await;
