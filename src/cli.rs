@@ -43,18 +43,18 @@ pub struct Cli {
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 it could not be done; 3 the server \
 could not be reached.
-Topics: pgic help conditions, json, config, recipes, privileges.
+Topics: pgic help conditions, json, schema, config, recipes, privileges. More options: --help.
 Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where to \
 connect.";
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
-  pgic demo                             show all of this on a throw-away server
-  pgic install-triggers users products  make two tables announce their changes
-  pgic status                           check the triggers of every table that has them
-  pgic tail                             print each change as it arrives
-  pgic query users username_hash=123    answer from the cache that an application has
-  pgic verify users                     compare such a cache with its table
+  pgic demo                          show all of this on a throw-away server
+  pgic install-triggers users        make a table announce its changes
+  pgic status                        check the triggers of all tables
+  pgic tail                          print each change as it arrives
+  pgic query users username_hash=1   answer from an application's cache
+  pgic verify users                  compare such a cache with its table
 
 Topics:
   pgic help conditions   which rows query, shell, tail and --watch show
@@ -67,12 +67,14 @@ Exit codes:
   0  done, or the answer is yes
   1  the answer is no: no row matched, a problem or a difference was found, …
   2  it could not be done: usage, password, privilege, database error
-  3  the server could not be reached, or took no session: trying again may help
+  3  the server could not be reached, or took no session: trying again may
+     help
 
-Answers go to stdout, everything else to stderr. A reader that leaves (| head) is a quiet end.
+Answers go to stdout, everything else to stderr. A reader that leaves
+(| head) is a quiet end.
 
-Without --database-url, DATABASE_URL and then libpq's variables (PGHOST, PGUSER, …) say where to \
-connect.";
+Without --database-url, DATABASE_URL and then libpq's variables (PGHOST,
+PGUSER, …) say where to connect.";
 
 /// The heading of the options that every command takes.
 const GLOBAL: &str = "Output and connection";
@@ -98,14 +100,14 @@ pub struct Global {
     pub expanded: Expanded,
     /// Keep rows in a table, however wide: the same as --expanded=off
     #[arg(long, global = true, conflicts_with = "expanded")]
-    #[arg(help_heading = GLOBAL, display_order = 902)]
+    #[arg(help_heading = GLOBAL, display_order = 902, hide_short_help = true)]
     pub wide: bool,
     /// When to use colour [default: auto]
     #[arg(long, global = true, value_enum)]
     #[arg(value_name = "WHEN", help_heading = GLOBAL, display_order = 903)]
     pub color: Option<ColorChoice>,
     /// Show times in UTC
-    #[arg(long, global = true, help_heading = GLOBAL, display_order = 903)]
+    #[arg(long, global = true, help_heading = GLOBAL, display_order = 903, hide_short_help = true)]
     pub utc: bool,
     /// Print no notices and no progress
     #[arg(short, long, global = true, help_heading = GLOBAL, display_order = 904)]
@@ -131,22 +133,22 @@ pub struct Global {
         value_name = "NAME",
         conflicts_with = "database_url"
     )]
-    #[arg(help_heading = GLOBAL, display_order = 907)]
+    #[arg(help_heading = GLOBAL, display_order = 907, hide_short_help = true)]
     pub connection: Option<String>,
     /// The file of settings [default: pgic.toml, upwards from here]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    #[arg(help_heading = GLOBAL, display_order = 908)]
+    #[arg(help_heading = GLOBAL, display_order = 908, hide_short_help = true)]
     pub config: Option<PathBuf>,
     /// Never ask for a password
     #[arg(short = 'w', long, global = true, conflicts_with = "password")]
-    #[arg(help_heading = GLOBAL, display_order = 909)]
+    #[arg(help_heading = GLOBAL, display_order = 909, hide_short_help = true)]
     pub no_password: bool,
     /// Ask for a password before connecting
     ///
     /// Without this option, pgic asks on the terminal if the server wants a password and none is
     /// given.
     #[arg(short = 'W', long, global = true)]
-    #[arg(help_heading = GLOBAL, display_order = 910)]
+    #[arg(help_heading = GLOBAL, display_order = 910, hide_short_help = true)]
     pub password: bool,
     /// A command that prints the password, run for each connection
     ///
@@ -154,7 +156,7 @@ pub struct Global {
     /// PGPORT, PGUSER and PGDATABASE set. Its first line counts, before PGPASSWORD and the password
     /// file. PGIC_PASSWORD_COMMAND does the same.
     #[arg(long, global = true, value_name = "COMMAND")]
-    #[arg(help_heading = GLOBAL, display_order = 911)]
+    #[arg(help_heading = GLOBAL, display_order = 911, hide_short_help = true)]
     pub password_command: Option<String>,
 }
 
@@ -165,14 +167,22 @@ pub fn asks_for_json(arguments: &[OsString]) -> bool {
         .map(|word| word.to_string_lossy())
         .collect();
     let is_one_word = words.iter().any(|word| {
+        // Flags may stand before it in one word: `-qojson`.
+        let short = word.strip_prefix('-').filter(|word| !word.starts_with('-'));
+        let short = short.and_then(|word| word.split_once('o'));
+        let short = short.filter(|(flags, _)| flags.chars().all(|flag| "qvxwW".contains(flag)));
         let value = word
             .strip_prefix("--output=")
-            .or_else(|| word.strip_prefix("-o"));
+            .or(short.map(|(_, value)| value));
         value.is_some_and(|value| value.trim_start_matches('=') == "json")
     });
-    let are_two = words
-        .windows(2)
-        .any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json");
+    let are_two = words.windows(2).any(|pair| {
+        let flags = pair[0]
+            .strip_suffix('o')
+            .and_then(|flags| flags.strip_prefix('-'));
+        let is_short = flags.is_some_and(|flags| flags.chars().all(|flag| "qvxwW".contains(flag)));
+        (is_short || pair[0] == "--output") && pair[1] == "json"
+    });
     is_one_word || are_two
 }
 
@@ -212,6 +222,8 @@ mod tests {
             ("--output=json", true),
             ("-ojson", true),
             ("-o=json", true),
+            ("-qo json", true),
+            ("-qojson", true),
             ("-o text json", false),
             ("--json", false),
         ] {

@@ -102,8 +102,11 @@ fn offer(current: &OsStr, asked: Asked) -> Vec<CompletionCandidate> {
 /// Tells whether a word means itself to every shell. A table may be called `$(reboot)`, and a person
 /// who completes that name would run it.
 fn is_harmless(word: &str) -> bool {
-    word.chars()
-        .all(|c| c.is_alphanumeric() || "_.=,:-".contains(c))
+    // A word that begins so is an option, or a command's path to zsh.
+    !word.starts_with(['-', '='])
+        && word
+            .chars()
+            .all(|c| c.is_alphanumeric() || "_.=,:-".contains(c))
 }
 
 /// Returns the words that are typed so far, which stand behind `--`.
@@ -153,12 +156,16 @@ async fn conditions_of(
     words: &[String],
     current: &str,
 ) -> Vec<String> {
-    // bash makes words of their own of the sign and of the value behind it.
+    // bash makes words of their own of the sign and of the value behind it, and of the sign none at
+    // the cursor.
     let before: Vec<&str> = words.iter().rev().map(String::as_str).take(3).collect();
+    let line = std::env::var("PGIC_LINE").unwrap_or_default();
     let split = match before.as_slice() {
-        ["=", column, ..] | [_, "=", column] => Some(*column),
+        [_, "=", column] => Some(*column),
+        ["" | "=", column, ..] if line.ends_with('=') => Some(*column),
         _ => None,
     };
+    let split = split.map(|column| column.trim_end_matches('!'));
     let (column, prefix) = match (split, current.split_once('=')) {
         (Some(column), _) => (column, String::new()),
         (None, Some((column, _))) => (column, format!("{column}=")),
@@ -172,6 +179,8 @@ async fn conditions_of(
             let values = known_values(catalog, column).await;
             values
                 .iter()
+                // Without quotes that is SQL NULL.
+                .filter(|value| !value.eq_ignore_ascii_case("null"))
                 .map(|value| format!("{prefix}{value}"))
                 .collect()
         }
@@ -233,6 +242,7 @@ fn server(words: &[String]) -> anyhow::Result<Server> {
         } else if ["--database-url=", "--connection=", "--config="]
             .iter()
             .any(|option| word.starts_with(option))
+            || (word.starts_with("-d") && !word.starts_with("--"))
         {
             options.push(word.clone());
         }
@@ -281,6 +291,8 @@ mod tests {
             "a;b",
             "`a`",
             "a\u{1b}",
+            "--help",
+            "=ls",
             "\"A\"",
             "a*",
             "~a",

@@ -42,7 +42,11 @@ pub fn run(cli: Cli) -> (Format, anyhow::Result<ExitCode>) {
             trace(cli.global.verbose, settings.output);
             (settings.output, run_with(cli, environment, settings))
         }
-        Err(error) => (asked, Err(error)),
+        Err(error) => {
+            let is_json = environment.get("PGIC_OUTPUT") == Some("json");
+            let format = cli.global.output.or(is_json.then_some(Format::Json));
+            (format.unwrap_or_default(), Err(error))
+        }
     }
 }
 

@@ -225,8 +225,9 @@ impl TerminalState {
         Self(rustix::termios::tcgetattr(std::io::stdin()).ok())
     }
 
-    /// Takes Ctrl-Z from the terminal while no line is edited. There it would be a signal that stops
-    /// this process at once, with connections that nobody reads from; the editor handles it as a key.
+    /// Takes Ctrl-Z from the terminal while another program has it. There it would be a signal that
+    /// stops this process at once, with connections that nobody reads from. Must be restored before a
+    /// line is edited: the editor binds the key that the terminal names.
     pub fn without_stop(&self) {
         // `_POSIX_VDISABLE`.
         const NO_KEY: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };

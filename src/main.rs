@@ -41,9 +41,14 @@ fn main() -> std::process::ExitCode {
     code.into()
 }
 
+/// Tells whether errors are to be JSON, before the command line is understood.
+fn is_json(arguments: &[OsString]) -> bool {
+    asks_for_json(arguments) || std::env::var("PGIC_OUTPUT").is_ok_and(|form| form == "json")
+}
+
 /// Prints a usage error, as text or as JSON if that was asked for.
 fn refuse(arguments: &[OsString], text: &str) -> std::process::ExitCode {
-    note(&if asks_for_json(arguments) {
+    note(&if is_json(arguments) {
         failure::usage(text, Timestamp::now())
     } else {
         text.to_string()
@@ -75,7 +80,7 @@ fn refused_by_clap(refused: &clap::Error, arguments: &[OsString]) -> std::proces
 
 /// Prints help that was asked for, or a usage error.
 fn exit(refused: &clap::Error, arguments: &[OsString]) -> std::process::ExitCode {
-    if refused.use_stderr() && asks_for_json(arguments) {
+    if refused.use_stderr() && is_json(arguments) {
         refuse(arguments, &refused.to_string())
     } else {
         refused.exit()

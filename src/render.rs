@@ -19,6 +19,7 @@ pub mod table;
 use jiff::Timestamp;
 use json::EventLine;
 use rustix::event::{PollFd, PollFlags, poll};
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 /// The form of answers.
@@ -63,12 +64,62 @@ pub fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|width| *width > 0)
 }
 
-/// Writes a text to stderr, in colour if stderr takes colour.
+/// Writes a text to stderr, in colour if stderr takes colour. On a terminal, long lines are broken
+/// between words.
 pub fn note(text: &str) {
+    let text = match stderr_width() {
+        Some(width) => wrapped(text, width),
+        None => Cow::Borrowed(text),
+    };
+    note_as_it_is(&text);
+}
+
+/// Writes a text to stderr, in colour if stderr takes colour.
+fn note_as_it_is(text: &str) {
     let mut out = anstream::stderr().lock();
     // If stderr takes nothing, on a full disk for example, that is no reason to end the command,
     // and there is nowhere to say so.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Returns the width of the terminal that stderr is, in columns; `None` if it is none.
+fn stderr_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).ok()?;
+    // A narrower one would hold hardly a word.
+    Some(usize::from(size.ws_col)).filter(|width| *width >= 40)
+}
+
+/// Returns a text with its long lines broken between words, the rest of a line set in. JSON stays as
+/// it is.
+pub fn wrapped(text: &str, width: usize) -> Cow<'_, str> {
+    let is_long =
+        |line: &str| textwrap::core::display_width(line) > width && !line.starts_with('{');
+    if !text.lines().any(is_long) {
+        return Cow::Borrowed(text);
+    }
+    let mut broken = String::new();
+    for line in text.lines() {
+        if is_long(line) {
+            let indent = line.len() - line.trim_start().len() + 2;
+            let indent = " ".repeat(indent);
+            let options = textwrap::Options::new(width)
+                .break_words(false)
+                .word_splitter(textwrap::WordSplitter::NoHyphenation)
+                .word_separator(textwrap::WordSeparator::AsciiSpace)
+                .subsequent_indent(&indent);
+            broken.push_str(&textwrap::fill(line, options));
+            // A question ends with a blank, behind which it is answered.
+            broken.push_str(&line[line.trim_end().len()..]);
+        } else {
+            broken.push_str(line);
+        }
+        broken.push('\n');
+    }
+    // A question that is answered behind it has no line break at its end.
+    if !text.ends_with('\n') {
+        broken.pop();
+    }
+    Cow::Owned(broken)
 }
 
 /// The writer of traces, on stderr: takes one trace at a time, and writes it as one line.
@@ -82,7 +133,7 @@ impl Write for Trace {
         // The newline at the end is the line's own. Any other came from a field, where it could
         // make somebody else's text pass for a trace of ours.
         let line = text.strip_suffix('\n').unwrap_or(&text);
-        note(&match self.0 {
+        note_as_it_is(&match self.0 {
             Format::Text => format!("{}\n", escape::escape(line)),
             Format::Json => {
                 let event = EventLine::new("trace", Timestamp::now());
@@ -137,5 +188,26 @@ pub async fn reader_gone() {
     // If the thread could not be started, or poll failed, nobody knows: never return.
     if !gone.await.unwrap_or(false) {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        let text = "notice: one two three four\nshort\n  indented line that is long\n{\"json\": \"stays as it is\"}\n";
+        assert_eq!(
+            wrapped(text, 20),
+            "notice: one two\n  three four\nshort\n  indented line that\n    is long\n{\"json\": \"stays as it is\"}\n"
+        );
+        assert_eq!(wrapped("really? [y/N] ", 80), "really? [y/N] ");
+        assert_eq!(wrapped("really so? [y/N] ", 12), "really so?\n  [y/N] ");
+        // Colours have no width.
+        assert_eq!(
+            wrapped("\u{1b}[31merror:\u{1b}[0m x", 8),
+            "\u{1b}[31merror:\u{1b}[0m x"
+        );
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! The file is found upwards from the working directory, so it may be that of a folder which
 //! somebody else made. Hence its limits: 1. It runs no command. 2. It connects to a server only if
-//! the connection is asked for by name. 3. If others may write it, it is not read unless named.
+//! the connection is asked for on the command line, or the file is. 3. If others may write it, it is not read unless named.
 
 mod file;
 
@@ -63,6 +63,7 @@ impl Settings {
         let mut settings = Self::default();
         let named = global.config.clone();
         let named = named.or_else(|| environment.get("PGIC_CONFIG").map(PathBuf::from));
+        let is_named = named.is_some();
         let path = match named {
             Some(path) => Some(path),
             None => settings.found()?,
@@ -96,9 +97,19 @@ impl Settings {
         if let Some(channel) = &settings.channel {
             check_channel(channel).context("read the channel of the settings")?;
         }
-        let connection = global.connection.as_deref();
-        if let Some(name) = connection.or_else(|| environment.get("PGIC_CONNECTION")) {
+        // A file that was found may be that of a folder which somebody else made. A variable that is
+        // always set must not lead to a server of theirs, with a password of ours.
+        let by_variable = environment
+            .get("PGIC_CONNECTION")
+            .filter(|_| global.database_url.is_none() && is_named);
+        if let Some(name) = global.connection.as_deref().or(by_variable) {
             settings.url = Some(settings.url_of(&file, name)?);
+        } else if environment.get("PGIC_CONNECTION").is_some() && global.database_url.is_none() {
+            settings.notices.push(
+                "PGIC_CONNECTION counts only with PGIC_CONFIG or --config: a file that was found \
+                may be somebody else's; name the connection with --connection"
+                    .to_string(),
+            );
         }
         for (name, section) in &file.tables {
             settings.tables.push(WantedTable {
@@ -135,6 +146,10 @@ impl Settings {
     /// Returns the connection string of a connection with a name.
     fn url_of(&self, file: &File, name: &str) -> anyhow::Result<String> {
         if let Some(section) = file.connections.get(name) {
+            if section.url.trim().is_empty() {
+                return Err(anyhow!("the connection {name} has an empty url"))
+                    .with_context(|| self.reading());
+            }
             return Ok(section.url.clone());
         }
         let names: Vec<&str> = file.connections.keys().map(String::as_str).collect();
@@ -145,6 +160,12 @@ impl Settings {
                 format!("{} names none", path.display())
             }
             (Some(path), None) => format!("{} names {}", path.display(), names.join(", ")),
+        };
+        // A connection string in its place may hold a password.
+        let name = if name.contains(['@', '=', ':', '/']) {
+            "of this name"
+        } else {
+            name
         };
         Err(with_hint(anyhow!("there is no connection {name}"), hint))
     }
@@ -181,7 +202,15 @@ impl Settings {
 
 /// Reads a file.
 fn read(path: &Path) -> anyhow::Result<File> {
-    let reading = || format!("read {}", path.display());
+    let shown = path.display().to_string();
+    let reading = || {
+        // Somebody may have given a connection string in its place.
+        if shown.contains(['@', '=']) {
+            "read the file of settings".to_string()
+        } else {
+            format!("read {shown}")
+        }
+    };
     let text = std::fs::read_to_string(path).with_context(reading)?;
     File::parse(&text)
         .with_context(reading)
@@ -191,9 +220,20 @@ fn read(path: &Path) -> anyhow::Result<File> {
 /// Tells whether somebody else than this user and root may have written a file.
 fn is_of_others(path: &Path) -> anyhow::Result<bool> {
     let reading = || format!("read {}", path.display());
-    let metadata = std::fs::metadata(path).with_context(reading)?;
     let own = [0, rustix::process::geteuid().as_raw()];
-    Ok(!own.contains(&metadata.uid()) || metadata.mode() & 0o002 != 0)
+    let group = rustix::process::getegid().as_raw();
+    // Of a link both count: whoever may change the link decides what is read.
+    for metadata in [
+        std::fs::symlink_metadata(path).with_context(reading)?,
+        std::fs::metadata(path).with_context(reading)?,
+    ] {
+        let by_group = metadata.mode() & 0o020 != 0 && metadata.gid() != group;
+        let by_all = metadata.mode() & 0o002 != 0 && !metadata.is_symlink();
+        if !own.contains(&metadata.uid()) || (by_group && !metadata.is_symlink()) || by_all {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads one of the words of an option.

@@ -4,6 +4,9 @@ use jiff::fmt::friendly::SpanParser;
 use std::borrow::Cow;
 use std::time::Duration;
 
+/// The longest time that is taken: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
 /// Parses a time like `500ms`, `5s`, `2m`, `1h` or `1h 30m`. A number without a unit is seconds.
 ///
 /// # Errors
@@ -17,7 +20,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     SpanParser::new()
         .parse_unsigned_duration(with_unit.as_ref())
-        .map_err(|_| format!("expected a time like 500ms, 5s or 2m, not \"{text}\""))
+        .ok()
+        // The clock cannot add more than that to the time of day.
+        .filter(|time| *time <= LONGEST)
+        .ok_or_else(|| format!("expected a time like 500ms, 5s or 2m, not \"{text}\""))
 }
 
 /// Parses a size like `512MB`, `2GiB` or `1000000` into bytes. The units are powers of 1024:
@@ -55,6 +61,7 @@ mod tests {
             "1e300h",
             "soon",
             "99999999999999999999s",
+            "18446744073709551615s",
         ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

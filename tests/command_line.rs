@@ -96,10 +96,11 @@ fn every_long_help_has_the_exit_codes() {
 #[test]
 fn every_help_ends_with_the_same_options() {
     for mut command in commands() {
-        let help = command.render_help().to_string();
+        let help = command.render_long_help().to_string();
         let (_, last) = help.split_once("\nOutput and connection:\n").unwrap();
         let options: Vec<&str> = last
             .lines()
+            .filter(|line| line.trim_start().starts_with('-'))
             .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")))
             .collect();
         let name = command.get_name();

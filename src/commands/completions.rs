@@ -24,7 +24,8 @@ const AFTER_LONG_HELP: &str = "\
 Examples:
   source <(pgic completions bash)
   mkdir -p ~/.zfunc; pgic completions zsh > ~/.zfunc/_pgic
-  mkdir -p ~/.config/fish/completions; pgic completions fish > ~/.config/fish/completions/pgic.fish
+  mkdir -p ~/.config/fish/completions
+  pgic completions fish > ~/.config/fish/completions/pgic.fish
 
 Exit codes:
   0  done
@@ -37,7 +38,12 @@ pub fn script(shell: Shell) -> String {
         // Writing into memory cannot fail.
         let _ = shell.write_registration(VARIABLE, "pgic", "pgic", "pgic", &mut script);
     }
-    String::from_utf8_lossy(&script).into_owned()
+    let script = String::from_utf8_lossy(&script).into_owned();
+    // bash makes a word of its own of the `=` in a condition, and hides it at the cursor: the line
+    // itself tells.
+    let asking = format!("{VARIABLE}=\"bash\" \\");
+    let with_line = format!("PGIC_LINE=\"${{COMP_LINE:0:COMP_POINT}}\" \\\n        {asking}");
+    script.replace(&asking, &with_line)
 }
 
 /// Prints the completion script. Needs no server.

@@ -37,6 +37,7 @@ const TABLES: &str = "
     INSERT INTO products (sku_hash, price) SELECT n, n / 100.0 FROM generate_series(1, 500) n;
     CREATE TABLE orders (id int PRIMARY KEY, total numeric NOT NULL);
     INSERT INTO orders SELECT n, n FROM generate_series(1, 20) n;
+    COMMENT ON TABLE users IS 'of pgic demo';
     ANALYZE;";
 
 /// The statements that are run while `tail` listens. Each causes one notification, since `tail`
@@ -72,7 +73,7 @@ pub struct Args {
 const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic demo
-  pgic demo --keep    leave the server running with a writer, to try the other commands on it
+  pgic demo --keep    leave the server running with a writer, to play with
 
 Exit codes:
   0  done
@@ -148,6 +149,10 @@ fn start_writer(url: &str) -> anyhow::Result<()> {
 /// Changes a row each second, until the server is stopped.
 async fn write_on(context: &Context) -> anyhow::Result<ExitCode> {
     let client = context.server("demo")?.client().await?;
+    let marked = "SELECT pg_catalog.obj_description('public.users'::regclass) = 'of pgic demo'";
+    let row = client.query_one(marked, &[]).await;
+    let is_demo = row.ok().and_then(|row| row.get::<_, Option<bool>>(0));
+    anyhow::ensure!(is_demo == Some(true), "this is no server of pgic demo");
     let mut number = 1000_i64;
     loop {
         number = if number < 10_999 { number + 1 } else { 1000 };

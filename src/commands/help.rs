@@ -1,17 +1,20 @@
 //! `pgic help`: the help of a command, or a page about a topic that several commands share.
 
+use crate::cli::Cli;
 use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::render::print;
 use crate::tables::nearest::nearest;
 use anyhow::anyhow;
+use clap::CommandFactory as _;
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 
 /// Print the help of a command, or a page about a topic
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
-    /// A command, or a topic: conditions, json, config, recipes, privileges
-    #[arg(value_name = "COMMAND|TOPIC")]
+    /// A command, or a topic: conditions, json, schema, config, recipes, privileges
+    #[arg(value_name = "COMMAND|TOPIC", add = commands_and_topics())]
     pub about: Option<String>,
 }
 
@@ -23,6 +26,25 @@ Examples:
 Exit codes:
   0  done
   2  there is no such command or topic";
+
+/// The word that prints the JSON Schema of all events.
+const SCHEMA: &str = "schema";
+
+/// Returns what can stand behind `pgic help`, for completion.
+fn known() -> Vec<CompletionCandidate> {
+    let pgic = Cli::command();
+    let commands = pgic
+        .get_subcommands()
+        .map(|command| command.get_name().to_string());
+    let topics = TOPICS.iter().map(|topic| topic.name.to_string());
+    let names = commands.chain(topics).chain([SCHEMA.to_string()]);
+    names.map(CompletionCandidate::new).collect()
+}
+
+/// Returns the completer of commands and topics.
+pub(super) fn commands_and_topics() -> ArgValueCandidates {
+    ArgValueCandidates::new(known)
+}
 
 /// A page that belongs to no single command.
 #[derive(Debug)]
@@ -79,6 +101,10 @@ pub fn run(args: &Args, pgic: &mut clap::Command) -> anyhow::Result<ExitCode> {
         print(topic.text)?;
         return Ok(ExitCode::Yes);
     }
+    if about == SCHEMA {
+        print(include_str!("../../docs/output.schema.json"))?;
+        return Ok(ExitCode::Yes);
+    }
     if let Some(command) = pgic.find_subcommand_mut(about) {
         print(&command.render_long_help().to_string())?;
         return Ok(ExitCode::Yes);
@@ -86,6 +112,7 @@ pub fn run(args: &Args, pgic: &mut clap::Command) -> anyhow::Result<ExitCode> {
     let commands = pgic.get_subcommands().map(clap::Command::get_name);
     let names: Vec<&str> = commands
         .chain(TOPICS.iter().map(|topic| topic.name))
+        .chain([SCHEMA])
         .collect();
     let hint = match nearest(about, names.iter().copied()) {
         Some(near) => format!("{near} may be meant"),

@@ -8,7 +8,7 @@ use super::Context;
 use super::plans::Plans;
 use crate::completion;
 use crate::exit_code::ExitCode;
-use crate::failure::with_hint;
+use crate::failure::{Report, with_hint};
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::{Format, print};
@@ -147,9 +147,10 @@ Examples:
 Exit codes:
   0  done, or nothing had to be changed
   1  --check found that something would be done
-  2  a table was refused, the server refused, or a lock was not granted in time; nothing has been
-     changed then
-  3  the server could not be reached, or took no session: trying again may help";
+  2  a table was refused, the server refused, or a lock was not granted in
+     time; nothing has been changed then
+  3  the server could not be reached, or took no session: trying again may
+     help";
 
 /// Parses a channel's name, for clap: here and in `tail`.
 ///
@@ -215,8 +216,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     }
     print(&Plans::new(context, PlanKind::Install, is_dry, args.lock_timeout).show(&plans))?;
     for (table, before) in tables.iter().zip(before) {
-        let after = measure::update(&mut client, table).await?;
-        print(&cost(context.format, table, before, after))?;
+        // The triggers are there: a row that is locked just now is no reason to call that failed.
+        match measure::update(&mut client, table).await {
+            Ok(after) => print(&cost(context.format, table, before, after))?,
+            Err(error) => context.notice(&Report::new(&error).one_line()),
+        }
     }
     let has_steps = plans.iter().any(|plan| !plan.steps.is_empty());
     if !has_steps {

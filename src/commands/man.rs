@@ -1,6 +1,6 @@
 //! `pgic man`: man pages, made from the text of the help.
 
-use super::help::{TOPICS, Topic};
+use super::help::{TOPICS, Topic, commands_and_topics};
 use crate::exit_code::ExitCode;
 use crate::failure::HintExt as _;
 use crate::render::print;
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
     /// The command or topic that the page is about
-    #[arg(value_name = "COMMAND|TOPIC")]
+    #[arg(value_name = "COMMAND|TOPIC", add = commands_and_topics())]
     pub command: Option<String>,
     /// Write all pages into this folder, which is made if it is missing
     #[arg(long, value_name = "DIR", conflicts_with = "command", value_hint = ValueHint::DirPath)]

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::render::Format;
-use crate::render::escape::escape;
+use crate::render::escape::{escape, excerpt};
 use crate::render::json::EventLine;
 use crate::render::look::{Look, Tone};
 use crate::render::table::{Heading, render};
@@ -14,6 +14,15 @@ use std::time::Duration;
 
 /// The lines around a difference between two functions.
 const AROUND: usize = 2;
+
+/// The longest line of a function that is shown, in characters.
+const LONGEST_LINE: usize = 160;
+
+/// The most lines of a difference that are shown.
+const MOST_LINES: usize = 200;
+
+/// How long a difference is looked for. After that it is a coarse one.
+const DIFFERENCE: Duration = Duration::from_millis(200);
 
 /// How plans are shown.
 pub(super) struct Plans<'a> {
@@ -50,21 +59,15 @@ impl<'a> Plans<'a> {
     }
 
     fn text(&self, plans: &[TablePlan]) -> String {
-        let has_options = plans.iter().any(|plan| !options(plan).is_empty());
-        let headings = ["table", "result", "channel", "function", "options"].map(Heading::text);
-        // Most installations have the default options: an empty column would only take room.
-        let shown = if has_options {
-            &headings[..]
-        } else {
-            &headings[..4]
-        };
-        let rows = plans.iter().map(|plan| {
-            let mut row = row(plan, self.is_dry);
-            row.truncate(shown.len());
-            row
-        });
-        let mut text = render(shown, rows);
+        let headings = ["table", "result", "channel", "function"].map(Heading::text);
+        let mut text = render(&headings, plans.iter().map(|plan| row(plan, self.is_dry)));
         for plan in plans {
+            let options = options(plan);
+            if !options.is_empty() {
+                let line = format!("  {}: options {}\n", plan.table, options);
+                text.push_str(&escape(line.trim_end()));
+                text.push('\n');
+            }
             let steps = plan.steps.iter().map(|step| &step.what);
             for line in plan.notes.iter().chain(steps.filter(|_| self.is_dry)) {
                 text.push_str(&format!("  {}: {}\n", escape(&plan.table), escape(line)));
@@ -97,17 +100,27 @@ impl<'a> Plans<'a> {
 
     /// Returns the lines of a function that change, as a diff with lines around.
     fn difference(&self, function: &str, old: &str, new: &str) -> String {
-        let diff = TextDiff::from_lines(old, new);
+        // A function may have any text in it.
+        let diff = TextDiff::configure()
+            .timeout(DIFFERENCE)
+            .diff_lines(old, new);
+        let mut left = MOST_LINES;
         let mut text = format!("  {}:\n", escape(function));
         for hunk in diff.grouped_ops(AROUND) {
             for change in hunk.iter().flat_map(|group| diff.iter_changes(group)) {
+                if left == 0 {
+                    text.push_str("  …\n");
+                    return text;
+                }
+                left -= 1;
                 let (sign, tone) = match change.tag() {
                     ChangeTag::Delete => ('-', Tone::Bad),
                     ChangeTag::Insert => ('+', Tone::Good),
                     ChangeTag::Equal => (' ', Tone::Dim),
                 };
                 let line = change.value().trim_end_matches('\n');
-                let line = format!("  {sign} {}", escape(line));
+                // What changes in a line that is longer does not show anyway; -o json has all of it.
+                let line = format!("  {sign} {}", excerpt(line, LONGEST_LINE));
                 text.push_str(&self.look.paint(tone, line.trim_end()));
                 text.push('\n');
             }
@@ -157,7 +170,6 @@ fn row(plan: &TablePlan, dry_run: bool) -> Vec<String> {
         result(plan, dry_run),
         channel(plan),
         plan.function.clone(),
-        options(plan),
     ]
 }
 

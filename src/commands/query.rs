@@ -42,6 +42,9 @@ pub struct Args {
     /// The key of a row (42, or 42,2), or conditions that the rows must fulfil
     #[arg(value_name = "KEY|CONDITION", add = completion::conditions())]
     pub conditions: Vec<String>,
+    /// The same as a CONDITION
+    #[arg(long = "where", value_name = "CONDITION", add = completion::conditions())]
+    pub more_conditions: Vec<String>,
     /// Keep the cache live and print the answer again whenever it changes; with -o json the rows
     /// that were added, changed and removed
     #[arg(long, conflicts_with_all = ["count", "limit"])]
@@ -69,7 +72,7 @@ Conditions:
   COLUMN~REGEX   the regular expression matches the value's text
   COLUMN=        the column is the empty string
   COLUMN=null    the column is NULL; COLUMN!=null: it is not
-  COLUMN='null'  the column is this text; single quotes, which a shell takes off outside of others
+  COLUMN='null'  the column is this text, in single quotes inside your shell's
   COLUMN:=SQL    the column has the value that PostgreSQL computes
 
 Examples:
@@ -84,7 +87,8 @@ Exit codes:
   0  a row matches; with --watch it was ended by a signal, or by its reader
   1  no row matches, with --count too
   2  the table or a condition was refused, or the server could not be used
-  3  the server could not be reached, or took no session: trying again may help";
+  3  the server could not be reached, or took no session: trying again may
+     help";
 
 /// The time that each part of an answer took, for `--explain`.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +103,9 @@ struct Timing {
 /// # Errors
 /// If the table or a condition is refused, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    let asked = Asked::parse(&args.conditions)?;
+    let mut words = args.conditions.clone();
+    words.extend(args.more_conditions.iter().cloned());
+    let asked = Asked::parse(&words)?;
     let server = context.server("query")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     if args.watch {
@@ -164,7 +170,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 
 /// Sorts rows by their keys. Texts are in the order of their bytes: that of the database's collation
 /// is known to PostgreSQL alone.
-fn sort_by_key(rows: &mut [Row<'_>], shape: &TableShape) {
+pub(super) fn sort_by_key(rows: &mut [Row<'_>], shape: &TableShape) {
     rows.sort_by(|one, other| {
         let orders = shape.key().iter().map(|column| {
             let kind = shape.columns()[*column].kind;
@@ -243,7 +249,8 @@ impl Asked {
     /// # Errors
     /// If a word other than the first is no condition.
     fn parse(words: &[String]) -> anyhow::Result<Self> {
-        let key = words.first().filter(|word| Written::parse(word).is_err());
+        let is_key = |word: &&String| Written::parse(word).is_err();
+        let key = words.first().filter(is_key);
         let conditions = words.iter().skip(usize::from(key.is_some()));
         Ok(Self {
             key: key.cloned(),
@@ -264,7 +271,12 @@ impl Asked {
         }
         if let (Some(key), Some(columns)) = (&self.key, &table.key) {
             let found = key::conditions(&columns.columns, key);
-            written = found.with_context(|| format!("find a row of {}", table.display_name()))?;
+            written = found.with_context(|| {
+                format!(
+                    "find the row of {} with the key {key}",
+                    table.display_name()
+                )
+            })?;
         }
         written.extend(self.conditions.iter().cloned());
         Ok(written)
@@ -295,7 +307,11 @@ async fn describe(
     }
     let shown = shown_columns(&table, seen.as_ref(), args, notices)?;
     let written = asked.of(&table)?;
-    let asked = conditions::evaluate(catalog, &table, &written).await?;
+    let evaluated = conditions::evaluate(catalog, &table, &written).await;
+    let asked = match &asked.key {
+        Some(key) => evaluated.with_context(|| format!("find the row with the key {key}"))?,
+        None => evaluated?,
+    };
     check_sent(&table, seen.as_ref(), &shown, &asked)?;
     notices.extend(asked.notices(&table));
     drop(seen);
@@ -333,11 +349,21 @@ fn shown_columns(
             .collect();
     }
     if let Some(sent) = tables::sent_columns(seen).filter(|_| !args.count) {
-        notices.push(format!(
-            "the trigger of {} sends {} alone",
-            table.display_name(),
-            sent.join(", ")
-        ));
+        let columns = table.columns.iter().map(|column| &column.name);
+        let unsent: Vec<&str> = columns
+            .filter(|name| !sent.contains(name))
+            .map(String::as_str)
+            .collect();
+        let name = table.display_name();
+        // The shorter list says more.
+        notices.push(if unsent.len() < sent.len() {
+            format!(
+                "the trigger of {name} does not send {}, so the answer is without",
+                unsent.join(", ")
+            )
+        } else {
+            format!("the trigger of {name} sends {} alone", sent.join(", "))
+        });
     }
     Ok(tables::shown(table, seen))
 }

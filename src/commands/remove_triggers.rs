@@ -78,8 +78,10 @@ Examples:
 Exit codes:
   0  done, or there was nothing to remove
   1  the question was answered with no
-  2  the server refused, or a lock was not granted in time; nothing has been changed then
-  3  the server could not be reached, or took no session: trying again may help";
+  2  the server refused, or a lock was not granted in time; nothing has been
+     changed then
+  3  the server could not be reached, or took no session: trying again may
+     help";
 
 /// Removes the triggers, or shows the steps that this takes.
 ///

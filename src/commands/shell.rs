@@ -64,9 +64,10 @@ Lines at the prompt:
 
 Exit codes:
   0  ended by .quit, the end of the input, or a signal
-  2  a table was refused, or the server could not be used; from a pipe also: a line could not be
-     answered
-  3  the server could not be reached, or took no session: trying again may help";
+  2  a table was refused, or the server could not be used; from a pipe also: a
+     line could not be answered
+  3  the server could not be reached, or took no session: trying again may
+     help";
 
 /// Returns whether to show a prompt: a person types, and sees the answers.
 pub(crate) fn is_at_terminal() -> bool {
@@ -148,9 +149,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         terminal.restore_from_prompt();
         return Ok(ExitCode::Yes);
     }
-    let ended = thread.join();
-    terminal.restore();
-    ended.map_err(|_| anyhow::anyhow!("the thread that reads lines failed"))??;
+    thread
+        .join()
+        .map_err(|_| anyhow::anyhow!("the thread that reads lines failed"))??;
     // At a prompt the person has seen the error; a script has nothing but the code.
     Ok(if has_failed && !is_terminal {
         ExitCode::Failed

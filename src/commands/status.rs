@@ -10,12 +10,12 @@ mod text;
 use super::Context;
 use crate::completion;
 use crate::exit_code::ExitCode;
-use crate::render::{Format, print};
+use crate::render::{Format, print, wrapped};
 use crate::tables::catalog::{self, CatalogTable, Enabled};
 use crate::triggers::observe::{Observed, Version, observe};
 use crate::triggers::plan;
 use anyhow::Context as _;
-use configured::Configured;
+use configured::{Configured, NOT_AS_CONFIGURED};
 pub(super) use json::problem_json;
 use near_limit::NearLimit;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
@@ -45,10 +45,12 @@ Examples:
 
 Exit codes:
   0  the triggers are as install-triggers makes them; notices may be shown
-  1  a table has a problem that is more than a notice, or was named, here or in pgic.toml, and has
-     no trigger; no table is announced; the server is a standby; the queue is more than half full
+  1  a table has a problem that is more than a notice, or was named, here or
+     in pgic.toml, and has no trigger; no table is announced; the server is a
+     standby; the queue is more than half full
   2  the server could not be used, or a table was not found
-  3  the server could not be reached, or took no session: trying again may help";
+  3  the server could not be reached, or took no session: trying again may
+     help";
 
 /// A table, and the triggers that stand on it.
 struct TableSeen<'a> {
@@ -132,7 +134,13 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         of_server.extend(configured.missing());
     }
     print(&match context.format {
-        Format::Text => text::answer(&context.look, &rows, &of_server, &server),
+        Format::Text => {
+            let answer = text::answer(&context.look, &rows, &of_server, &server);
+            match context.layout.width {
+                Some(width) => wrapped(&answer, width).into_owned(),
+                None => answer,
+            }
+        }
         Format::Json => json::answer(&rows, &of_server, &server),
     })?;
     let is_wrong = rows.iter().any(TableSeen::is_wrong) || of_server.iter().any(is_severe);
@@ -157,7 +165,15 @@ fn problems_of(
         .filter(|_| is_ours)
         .map(|seen| seen.version == Version::Current);
     let mut problems = diagnose(table, is_current);
-    problems.extend(differs);
+    if let Some(differs) = differs {
+        // Both have one cause, and what the file wants is made by one command.
+        if differs.code == NOT_AS_CONFIGURED {
+            problems.retain(|problem| {
+                problem.code != "function-outdated" && problem.code != "columns-outdated"
+            });
+        }
+        problems.push(differs);
+    }
     let is_right = problems
         .iter()
         .all(|problem| problem.severity == Severity::Notice);

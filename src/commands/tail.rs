@@ -28,6 +28,7 @@ use crate::exit_code::ExitCode;
 use crate::render::json::EventLine;
 use crate::render::{Format, note};
 use crate::tables::catalog;
+use crate::tables::conditions::Written;
 use crate::units::parse_duration;
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -60,8 +61,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
-    /// Only changes of these tables: users, or app.users
-    #[arg(value_name = "TABLE", add = completion::announced_tables())]
+    /// Only changes of these tables: users, or app.users; a CONDITION is the same as with --where
+    #[arg(value_name = "TABLE|CONDITION", add = completion::announced_tables())]
     pub tables: Vec<String>,
     /// A channel to listen on; may be repeated [default: PGIC_CHANNEL, else cache_invalidation]
     #[arg(short, long = "channel", value_name = "NAME")]
@@ -82,7 +83,8 @@ pub struct Args {
     /// Only the row with this key; a composite key is written a,b
     #[arg(long = "id", value_name = "KEY")]
     pub ids: Vec<String>,
-    /// Only rows that fulfil this condition, as pgic query takes it; all of several must hold
+    /// Only rows that fulfil this condition, as pgic query takes it; all of several must hold. Deletes
+    /// carry the key alone
     #[arg(long = "where", value_name = "CONDITION", add = completion::conditions())]
     pub conditions: Vec<String>,
     /// Keep this table in a cache, and show the effect of each change on the rows, old to new; a
@@ -133,7 +135,8 @@ Exit codes:
   0  ended by --count, --duration, a signal, or its reader
   1  --duration was over before --count notifications were shown
   2  the channels could not be listened to, or the output failed
-  3  the server could not be reached, or took no session: trying again may help";
+  3  the server could not be reached, or took no session: trying again may
+     help";
 
 /// Returns the parser of an action's name, for clap.
 fn actions() -> impl TypedValueParser<Value = Action> {
@@ -166,6 +169,12 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
         };
         return diff::run(context, table, limit).await;
     }
+    // `tail orders status=paid` is what one types after `query orders status=paid`.
+    let (conditions, tables) = std::mem::take(&mut args.tables)
+        .into_iter()
+        .partition(|word| Written::parse(word).is_ok());
+    args.tables = tables;
+    args.conditions.splice(..0, conditions);
     if args.channels.is_empty() {
         let channel = context.settings.channel.as_deref();
         let channel = channel.unwrap_or(DEFAULT_CACHE_CHANNEL);
@@ -173,18 +182,14 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
     }
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
-    let Prepared {
-        filter,
-        notices,
-        announced,
-    } = tokio::select! {
+    let prepared = tokio::select! {
         prepared = prepare(&server, &args) => prepared?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
-    context.notices(&notices);
-    let (lookups, service) = lookups::lookups(&announced);
+    context.notices(&prepared.notices);
+    let (lookups, service) = lookups::lookups(&prepared.announced);
     let passed = Arc::new(Passed::default());
-    let printer = Printer::new(context, &args, filter, lookups, Arc::clone(&passed))?;
+    let printer = Printer::new(context, &args, prepared, lookups, Arc::clone(&passed))?;
     let queue = Arc::new(Queue::default());
     let driver = tokio::select! {
         opened = feed::open(&server, &args.channels, &queue) => opened?,

@@ -81,9 +81,11 @@ Examples:
 
 Exit codes:
   0  every cache is equal to its table
-  1  a row differs, a table is unannounced, or fewer changes than --min-changes were followed
+  1  a row differs, a table is unannounced, or fewer changes than
+     --min-changes were followed
   2  no comparison could be finished, or it was interrupted
-  3  the server could not be reached, or took no session: trying again may help";
+  3  the server could not be reached, or took no session: trying again may
+     help";
 
 /// The counts over all tables and rounds.
 #[derive(Debug, Default)]

@@ -71,6 +71,8 @@ struct Change {
     old: Option<RowBuf>,
     /// The row after the last of them; `None` likewise.
     new: Option<RowBuf>,
+    /// The row after the last of them, whatever the conditions say.
+    now: Option<RowBuf>,
     /// Whether there was a row before the first of them, whatever the conditions say.
     was_there: bool,
     /// Whether there is a row after the last of them.
@@ -434,6 +436,7 @@ impl Watch {
             old,
             new: change.new.as_ref(),
             crosses: change.was_there && change.is_there,
+            now: change.now.as_ref(),
             collapsed: change.count - 1,
         };
         match (self.style, self.format) {
@@ -451,6 +454,7 @@ impl Change {
         Self {
             old: None,
             new: Some(row),
+            now: None,
             was_there: false,
             is_there: true,
             last: None,
@@ -483,6 +487,8 @@ impl Pending {
         let key = KeyBuf::of_row(&watch.target.shape, row);
         let was_there = old.is_some();
         let is_there = new.is_some();
+        let is_left = new.as_ref().is_some_and(|row| !watch.fulfils(row));
+        let now = new.clone().filter(|_| is_left);
         let last = old.clone().filter(|_| watch.style == Style::Changes);
         // A row that does not fulfil the conditions is none for the reader: an update that makes it
         // fulfil them is shown as a row that entered.
@@ -492,6 +498,7 @@ impl Pending {
             Some(&at) => {
                 let change = &mut self.changes[at];
                 change.new = new;
+                change.now = now;
                 change.is_there = is_there;
                 change.last = last;
                 change.count += 1;
@@ -503,6 +510,7 @@ impl Pending {
                 self.changes.push(Change {
                     old,
                     new,
+                    now,
                     was_there,
                     is_there,
                     last,

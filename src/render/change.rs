@@ -143,6 +143,66 @@ pub fn claims_change(payload: &str) -> bool {
     }
 }
 
+/// Returns the reason why the JSON of a payload would break a reader of our output; `None` if it would
+/// not. Whoever may connect can notify anything.
+pub fn unsound(payload: &Payload<'_>) -> Option<&'static str> {
+    if payload
+        .data
+        .is_some_and(|data| !data.get().starts_with('{'))
+    {
+        return Some("\"data\" is no object");
+    }
+    let parts = [payload.data, payload.id, payload.old_id, payload.new_id];
+    parts
+        .into_iter()
+        .flatten()
+        .find_map(|part| unsound_json(part.get()))
+}
+
+/// Returns the reason why a text of JSON, which serde has accepted, is more than other readers take.
+fn unsound_json(json: &str) -> Option<&'static str> {
+    /// The deepest nesting. jq and Python end at some thousands, others sooner.
+    const DEEPEST: usize = 100;
+    let bytes = json.as_bytes();
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    // Whether the escape before was the first half of a character.
+    let mut is_half = false;
+    let mut at = 0;
+    while at < bytes.len() {
+        let was_half = std::mem::take(&mut is_half);
+        match bytes[at] {
+            b'\\' if in_string => {
+                let escape = json
+                    .get(at + 2..at + 6)
+                    .filter(|_| bytes.get(at + 1) == Some(&b'u'));
+                let unit = escape.and_then(|digits| u16::from_str_radix(digits, 16).ok());
+                match unit {
+                    Some(0xd800..=0xdbff) if !was_half => is_half = true,
+                    Some(0xdc00..=0xdfff) if was_half => {}
+                    Some(0xd800..=0xdfff) => return Some("a string has half a character"),
+                    _ if was_half => return Some("a string has half a character"),
+                    _ => {}
+                }
+                at += if unit.is_some() { 6 } else { 2 };
+                continue;
+            }
+            _ if was_half => return Some("a string has half a character"),
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > DEEPEST {
+                    return Some("it is nested too deeply");
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
 /// Appends the line of text for an event.
 pub fn write_text(event: &Event<'_>, look: &ChangeStyle, line: &mut String) {
     match event {
@@ -546,6 +606,22 @@ mod tests {
             (&value["event"], &value["payload"]),
             (&"payload".into(), &"\u{1b}]0;owned\u{7}".into())
         );
+    }
+
+    #[test]
+    fn json_that_other_readers_do_not_take_is_found() {
+        for (json, is_sound) in [
+            (r#"{"a":"\ud83d\ude00","b":"\\ud800"}"#, true),
+            (r#"{"a":"\ud800"}"#, false),
+            (r#"{"a":"\udc00"}"#, false),
+            (r#"{"a":"\ud800x"}"#, false),
+            (r#"{"a":"\ud800\ud800"}"#, false),
+            (r#"{"a":"é\n\u00e9[[["}"#, true),
+        ] {
+            assert_eq!(unsound_json(json).is_none(), is_sound, "{json}");
+        }
+        let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(unsound_json(&deep(100)).is_none() && unsound_json(&deep(101)).is_some());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct RowChangeLine<'a> {
     /// Whether there was a row before, and there is one after, though perhaps one that does not
     /// fulfil the conditions and is not among `old` and `new`.
     pub crosses: bool,
+    /// Of a row that left: the row as it is now.
+    pub now: Option<&'a RowBuf>,
     /// The number of earlier changes of the row that this line stands for as well.
     pub collapsed: u64,
 }
@@ -105,6 +107,10 @@ impl RowChangeLine<'_> {
             let columns = self.differing(old, new);
             line = line.written("old", |text| old.write_json(self.shape, &columns, text));
         }
+        if let (RowChangeEvent::Left, Some(now)) = (event, self.now) {
+            let columns = self.differing(row, now);
+            line = line.written("now", |text| now.write_json(self.shape, &columns, text));
+        }
         // Most lines stand for one change, and have no such member.
         let collapsed = (self.collapsed > 0).then_some(self.collapsed);
         line.optional("collapsed", collapsed).end()
@@ -125,6 +131,18 @@ impl RowChangeLine<'_> {
                     let (old, new) =
                         excerpts(&self.text_of(old, column), &self.text_of(new, column));
                     format!("{}: {old} -> {new}", self.name(column))
+                });
+                key.chain(changed).collect()
+            }
+            // Of a row that left it matters which value it has now.
+            (Some(old), None) if event == RowChangeEvent::Left && self.now.is_some() => {
+                let now = self.now.unwrap_or(old);
+                let key = self.shape.key().iter();
+                let key = key.map(|&column| self.named_value(old, column));
+                let changed = self.differing(old, now).into_iter().map(|column| {
+                    let (old, now) =
+                        excerpts(&self.text_of(old, column), &self.text_of(now, column));
+                    format!("{}: {old} -> {now}", self.name(column))
                 });
                 key.chain(changed).collect()
             }
@@ -259,6 +277,7 @@ mod tests {
             old,
             new,
             crosses: false,
+            now: None,
             collapsed: 0,
         }
     }

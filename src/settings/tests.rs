@@ -65,6 +65,15 @@ fn a_connection_is_taken_by_its_name_alone() {
         let url = load(text, line, variables).unwrap().url;
         assert_eq!(url.as_deref(), Some("postgresql://u:s3cret@h/shop"));
     }
+    // An option wins over the variable.
+    let settings = load(text, "-d x", &[("PGIC_CONNECTION", "nosuch")]).unwrap();
+    assert_eq!(settings.url, None);
+    for name in ["postgresql://u:s3cret@h/d", "host=h password=s3cret"] {
+        let error = load(text, "", &[("PGIC_CONNECTION", name)]).unwrap_err();
+        assert!(!lines(&error).join(" ").contains("s3cret"), "{error:?}");
+    }
+    let empty = "[connections.shop]\nurl = ''";
+    assert!(load(empty, "--connection shop", &[]).is_err());
     let error = load(text, "--connection shpo", &[]).unwrap_err();
     assert_eq!(
         lines(&error),

@@ -19,7 +19,7 @@ fn the_demo_shows_every_part_and_ends_by_itself() {
         "550e8400-e29b-41d4-a716-446655440001  bob                 123           9",
         "\"username_hash\":10000",
         " as postgres (PostgreSQL ",
-        "email_hash is 1 in the cache",
+        "email_hash is ",
         "announce those too: pgic install-triggers public.users --always",
         "none -> always",
     ] {

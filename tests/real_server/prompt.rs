@@ -75,6 +75,28 @@ async fn an_answer_longer_than_the_screen_goes_through_the_pager() {
     }
 }
 
+/// 1. A watched row changes while a pager has the screen. 2. Its line waits for the prompt. 3. The next
+/// pager must not wait for that line: it once did, for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn watched_changes_and_a_pager_do_not_wait_for_each_other() {
+    let database = shop().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut typed = start(&database, home.path(), "cat");
+    typed.sees("   live> ");
+    typed.keys(".watch kept\r");
+    typed.sees("   live> ");
+    let client = database.client().await;
+    for round in 0..8 {
+        let update = format!("UPDATE kept SET n = n + 1, note = 'round {round}'");
+        client.batch_execute(&update).await.unwrap();
+        typed.keys("kept\r");
+        typed.sees("(40 rows)");
+        typed.sees("   live> ");
+    }
+    typed.keys("\x04");
+    assert_eq!(typed.end(), Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn quoted_names_and_labels_are_completed() {
     let database = shop().await;
@@ -90,6 +112,7 @@ async fn quoted_names_and_labels_are_completed() {
     typed.sees("1\r\n");
     typed.keys(".verify od\t\r");
     typed.sees("public.Odd Name  2 rows at one exact cut");
+    typed.sees("> ");
     typed.keys("\x04");
     assert_eq!(typed.end(), Some(0));
 }
@@ -119,6 +142,7 @@ async fn a_table_that_is_dropped_makes_no_other_stale() {
         .unwrap();
     typed.keys("kept n=70\r");
     typed.sees("(1 row)\r\n");
+    typed.sees("> ");
     typed.keys("\x04");
     assert_eq!(typed.end(), Some(0));
 }

@@ -621,6 +621,7 @@ async fn a_watched_table_that_is_altered_is_told_anew() {
     let left = json!({
         "event": "left", "schema": "public", "table": "people", "key": 2,
         "row": {"id": 2, "hash": "123"},
+        "now": {"hash": "5"},
     });
     watch.until(&left);
     // A dropped table is stale until another table has its name, and that one is followed then.

@@ -6,7 +6,8 @@ use crate::tables::catalog::CatalogTable;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use serde_json::Value;
-use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error};
 
 /// How often a row is updated. The least time counts: the first compiles the functions, and others
 /// may have waited for something.
@@ -32,16 +33,18 @@ pub(super) async fn update(
     table: &CatalogTable,
 ) -> anyhow::Result<Option<Times>> {
     let measuring = || format!("measure {}", table.display_name());
-    if table.is_distrusted {
+    let who = foreign_owner(client, table).await.with_context(measuring)?;
+    if let Some(who) = who {
         let error = anyhow!(
-            "{} belongs to {}, and its triggers would run as this superuser",
-            table.display_name(),
-            table.owner
+            "a trigger of {} runs a function of {who}, which would run as the role of this session",
+            table.display_name()
         );
-        let hint = format!("connect as {}, or leave --measure out", table.owner);
-        return Err(with_hint(error, hint)).with_context(measuring);
+        return Err(with_hint(error, "leave --measure out")).with_context(measuring);
     }
-    let Some(column) = column(table) else {
+    let assigned = assigned_column(client, table)
+        .await
+        .with_context(measuring)?;
+    let Some(column) = assigned else {
         return Ok(None);
     };
     let mut best: Option<Times> = None;
@@ -51,7 +54,7 @@ pub(super) async fn update(
         .await
         .with_context(measuring)?;
     let name = table.sql_name();
-    let column = quote_identifier(column);
+    let column = quote_identifier(&column);
     // The path is that of the session, since the triggers of others may need it: no operator is
     // looked up in it.
     let sql = format!(
@@ -72,14 +75,44 @@ pub(super) async fn update(
     Ok(best)
 }
 
+/// Returns a role other than this one and superusers whose function a trigger of the table or of a
+/// partition would run; `None` if there is none. Any holder of the privilege TRIGGER may have put it
+/// there.
+async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Option<String>, Error> {
+    const OWNERS: &str = "
+        SELECT pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text
+        FROM pg_catalog.pg_trigger t
+        JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
+        JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) p.proowner
+        WHERE t.tgrelid OPERATOR(pg_catalog.=) ANY ($1) AND NOT t.tgisinternal
+            AND t.tgenabled OPERATOR(pg_catalog.<>) 'D' AND NOT r.rolsuper
+            AND r.rolname OPERATOR(pg_catalog.<>) current_user
+        LIMIT 1";
+    let leaves = table.leaves.iter().map(|leaf| leaf.oid);
+    let relations: Vec<u32> = [table.oid].into_iter().chain(leaves).collect();
+    let row = client
+        .query_typed(OWNERS, &[(&relations, Type::OID_ARRAY)])
+        .await?;
+    Ok(row.first().map(|row| row.get(0)))
+}
+
 /// Returns a column that may be assigned its own value: not of the key, if there is another one.
-fn column(table: &CatalogTable) -> Option<&str> {
-    let key = table.key.iter().flat_map(|key| &key.columns);
-    let key: Vec<&String> = key.collect();
-    let assigned = table.columns.iter().filter(|column| !column.is_generated);
-    assigned
-        .min_by_key(|column| key.contains(&&column.name))
-        .map(|column| column.name.as_str())
+async fn assigned_column(client: &Client, table: &CatalogTable) -> Result<Option<String>, Error> {
+    const COLUMNS: &str = "
+        SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attnum OPERATOR(pg_catalog.>) 0
+            AND NOT a.attisdropped AND a.attgenerated OPERATOR(pg_catalog.=) ''
+            AND a.attidentity OPERATOR(pg_catalog.<>) 'a'
+        ORDER BY a.attname OPERATOR(pg_catalog.=) ANY ($2), a.attnum LIMIT 1";
+    let key = table.key.iter().flat_map(|key| key.columns.clone());
+    let key: Vec<String> = key.collect();
+    let rows = client
+        .query_typed(
+            COLUMNS,
+            &[(&table.oid, Type::OID), (&key, Type::NAME_ARRAY)],
+        )
+        .await?;
+    Ok(rows.first().map(|row| row.get(0)))
 }
 
 /// Reads the times from the plan of EXPLAIN; `None` if no row was updated.
@@ -93,7 +126,9 @@ fn times(plan: &Value) -> Option<Times> {
         triggers: triggers
             .iter()
             .filter_map(|trigger| time(&trigger["Time"]))
-            .sum(),
+            // An empty sum of floats is -0.
+            .sum::<f64>()
+            .max(0.0),
     })
 }
 
@@ -101,14 +136,11 @@ fn times(plan: &Value) -> Option<Times> {
 struct Json(Value);
 
 impl<'a> tokio_postgres::types::FromSql<'a> for Json {
-    fn from_sql(
-        _: &tokio_postgres::types::Type,
-        raw: &'a [u8],
-    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
         Ok(Self(serde_json::from_slice(raw)?))
     }
 
-    fn accepts(ty: &tokio_postgres::types::Type) -> bool {
-        *ty == tokio_postgres::types::Type::JSON
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON
     }
 }

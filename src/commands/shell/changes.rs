@@ -239,6 +239,7 @@ impl Changes {
             old,
             new,
             crosses: kept.old.is_some() && kept.new.is_some(),
+            now: kept.new.as_ref(),
             collapsed: 0,
         };
         match self.format {

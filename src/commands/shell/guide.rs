@@ -115,7 +115,8 @@ impl TableWords {
 
 /// Returns a value as it is typed: in single quotes if it has blanks or quotes.
 fn quoted(value: &str) -> String {
-    if value.contains(|c: char| c.is_whitespace() || c == '\'') {
+    let is_null = value.eq_ignore_ascii_case("null");
+    if is_null || value.contains(|c: char| c.is_whitespace() || c == '\'') {
         format!("'{}'", value.replace('\'', "''"))
     } else {
         value.to_string()

@@ -68,14 +68,13 @@ impl Input {
         } else if is_dumb() {
             (Lines::Prompted(guide), None)
         } else {
-            terminal.without_stop();
             let mut editor = LineEditor::new(guide, history_file("shell"), suspension)?;
             let above = editor.above()?;
             (Lines::Edited(Box::new(editor)), Some(above))
         };
         Ok(Self {
             pager: matches!(lines, Lines::Edited(_))
-                .then(|| Pager::of_environment(Arc::clone(&screen)))
+                .then(|| Pager::of_environment(screen.clone(), Arc::clone(&terminal)))
                 .flatten(),
             lines,
             pasted: VecDeque::new(),
@@ -187,7 +186,7 @@ fn notices(above: Option<Above>, is_quiet: bool, screen: Screen) -> Notices {
         let mut above = above;
         for said in receiver {
             // While a pager has the screen, a line would be printed into it.
-            let _free = screen.lock();
+            screen.wait_until_free();
             let done = match (said, &mut above) {
                 (Said::Notice(_), _) if is_quiet => Ok(()),
                 (Said::Notice(line) | Said::Change(line), Some(above)) => above(line),

@@ -31,10 +31,10 @@ impl CommandHelp {
 pub(super) const COMMANDS: &[CommandHelp] = &[
     CommandHelp::new(
         "TABLE",
-        "[COLUMN=VALUE]…",
-        "the rows that fulfil every condition",
+        "[KEY] [COLUMN=VALUE]…",
+        "the row with this key, or the rows that fulfil every condition",
     ),
-    CommandHelp::new("count", "TABLE [COLUMN=VALUE]…", "how many they are"),
+    CommandHelp::new("count", "TABLE [KEY] [COLUMN=VALUE]…", "how many they are"),
     CommandHelp::new(".tables", "", "the tables that are followed"),
     CommandHelp::new(
         ".stats",
@@ -43,7 +43,7 @@ pub(super) const COMMANDS: &[CommandHelp] = &[
     ),
     CommandHelp::new(
         ".watch",
-        "[TABLE [COLUMN=VALUE]…]",
+        "[TABLE [KEY] [COLUMN=VALUE]…]",
         "show each change of these rows as it happens; alone lists the watches, off ends them",
     ),
     CommandHelp::new(
@@ -69,36 +69,23 @@ pub(super) const COMMANDS: &[CommandHelp] = &[
 /// The command or question of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// `TABLE [CONDITION]…`: the rows of a table that fulfil every condition.
-    Rows {
-        table: Name,
-        conditions: Vec<Written>,
-    },
-    /// `count TABLE [CONDITION]…`: the number of such rows.
-    Count {
-        table: Name,
-        conditions: Vec<Written>,
-    },
+    /// `TABLE [KEY] [CONDITION]…`: the rows of a table that have the key and fulfil every condition.
+    Rows(Wanted),
+    /// `count TABLE [KEY] [CONDITION]…`: the number of such rows.
+    Count(Wanted),
     /// `.tables`: a list of the tables.
     Tables,
     /// `.stats`: the state of the caches, and the counters.
     Stats,
-    /// `.watch TABLE [CONDITION]…`: each change of such rows from now on.
-    Watch {
-        table: Name,
-        conditions: Vec<Written>,
-    },
+    /// `.watch TABLE [KEY] [CONDITION]…`: each change of such rows from now on.
+    Watch(Wanted),
     /// `.watch off`: ends all watches.
     WatchOff,
     /// `.watch`: a list of what is watched.
     Watches,
     /// `.history`: the changes of the rows with this key, or that fulfil the conditions. There is
-    /// either a key or conditions.
-    History {
-        table: Name,
-        key: Option<String>,
-        conditions: Vec<Written>,
-    },
+    /// a key or a condition.
+    History(Wanted),
     /// `.verify TABLE`: a comparison of the cache with the table.
     Verify(Name),
     /// `.reconnect`: describes and reloads all tables.
@@ -109,6 +96,30 @@ pub(super) enum Line {
     Help,
     /// `.quit`: ends the shell.
     Quit,
+}
+
+/// The rows that a line is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) table: Name,
+    /// The key of a row, as it was typed.
+    pub(super) key: Option<String>,
+    pub(super) conditions: Vec<Written>,
+}
+
+impl Wanted {
+    /// Parses the words from the table on. The first word behind it is a key if it is no condition.
+    fn parse(table: &str, words: &[&str]) -> anyhow::Result<Self> {
+        let key = words.first().filter(|word| Written::parse(word).is_err());
+        let conditions = words.iter().skip(usize::from(key.is_some()));
+        Ok(Self {
+            table: Name::parse(table)?,
+            key: key.map(|key| (*key).to_string()),
+            conditions: conditions
+                .map(|word| Written::parse(word))
+                .collect::<anyhow::Result<_>>()?,
+        })
+    }
 }
 
 /// The name of a table as it was typed, with its parts folded to lower case as SQL does.
@@ -155,11 +166,12 @@ impl Line {
                 };
                 Err(with_hint(anyhow!("there is no command {dotted}"), hint))
             }
+            sql if sql.eq_ignore_ascii_case("select") => Err(with_hint(
+                anyhow!("this is no SQL"),
+                "write TABLE [KEY] [COLUMN=VALUE]…, for example users id=1; see .help",
+            )),
             // Commands without a dot hide tables of their names: such a name is typed in quotes.
-            table => Ok(Self::Rows {
-                table: Name::parse(table)?,
-                conditions: conditions(rest)?,
-            }),
+            table => Ok(Self::Rows(Wanted::parse(table, rest)?)),
         };
         parsed.map(Some)
     }
@@ -180,10 +192,7 @@ fn parse_watch(words: &[&str]) -> anyhow::Result<Line> {
     match words {
         [] => Ok(Line::Watches),
         ["off"] => Ok(Line::WatchOff),
-        [table, rest @ ..] => Ok(Line::Watch {
-            table: Name::parse(table)?,
-            conditions: conditions(rest)?,
-        }),
+        [table, rest @ ..] => Ok(Line::Watch(Wanted::parse(table, rest)?)),
     }
 }
 
@@ -199,18 +208,7 @@ fn parse_verify(words: &[&str]) -> anyhow::Result<Line> {
 
 fn parse_history(words: &[&str]) -> anyhow::Result<Line> {
     match words {
-        // A single word that is a condition is one, also where a key could look like that: in
-        // quotes it is a key.
-        [table, key] if Written::parse(key).is_err() => Ok(Line::History {
-            table: Name::parse(table)?,
-            key: Some((*key).to_string()),
-            conditions: Vec::new(),
-        }),
-        [table, rest @ ..] if !rest.is_empty() => Ok(Line::History {
-            table: Name::parse(table)?,
-            key: None,
-            conditions: conditions(rest)?,
-        }),
+        [table, rest @ ..] if !rest.is_empty() => Ok(Line::History(Wanted::parse(table, rest)?)),
         _ => Err(with_hint(
             anyhow!(".history takes a table and a key"),
             "write .history users KEY",
@@ -242,14 +240,7 @@ fn parse_count(words: &[&str]) -> anyhow::Result<Line> {
             "write count users username_hash=123",
         ));
     };
-    Ok(Line::Count {
-        table: Name::parse(table)?,
-        conditions: conditions(rest)?,
-    })
-}
-
-fn conditions(words: &[&str]) -> anyhow::Result<Vec<Written>> {
-    words.iter().map(|word| Written::parse(word)).collect()
+    Ok(Line::Count(Wanted::parse(table, rest)?))
 }
 
 impl Name {
@@ -322,7 +313,9 @@ pub(super) fn split_pasted(text: &str) -> VecDeque<String> {
             open.push('\n');
         }
         open.push_str(line);
-        if words(&open).is_ok() {
+        // In a comment a quote is a letter.
+        let is_comment = open.trim_start().starts_with('#') || open.trim_start().starts_with("--");
+        if is_comment || words(&open).is_ok() {
             lines.push_back(std::mem::take(&mut open));
         }
     }
@@ -396,6 +389,10 @@ mod tests {
         );
         assert_eq!(lines("t a='x\ny'\nt"), ["t a='x\ny'", "t"]);
         assert_eq!(lines("t a='x\nt"), ["t a='x", "t"]);
+        assert_eq!(
+            lines("# 'tis\nt\n-- 'twas\nt"),
+            ["# 'tis", "t", "-- 'twas", "t"]
+        );
     }
     use postgres_index_cache_core::tooling::postgres::quote_identifier;
 
@@ -446,26 +443,28 @@ mod tests {
         }
     }
 
+    fn wanted(table: &str, key: Option<&str>) -> Wanted {
+        Wanted {
+            table: name(None, table),
+            key: key.map(str::to_string),
+            conditions: vec![],
+        }
+    }
+
     #[test]
     fn lines_are_understood_or_refused() {
         for (line, expected) in [
             ("  ", None),
             ("# a note", None),
             (".limit 5", Some(Line::Limit(Some(5)))),
-            (
-                "count users",
-                Some(Line::Count {
-                    table: name(None, "users"),
-                    conditions: vec![],
-                }),
-            ),
+            ("count users", Some(Line::Count(wanted("users", None)))),
             // In quotes a command's word is the name of a table.
+            ("\"count\"", Some(Line::Rows(wanted("count", None)))),
+            // A word behind the table that is no condition is the key.
+            ("users a", Some(Line::Rows(wanted("users", Some("a"))))),
             (
-                "\"count\"",
-                Some(Line::Rows {
-                    table: name(None, "count"),
-                    conditions: vec![],
-                }),
+                ".history users 42,2",
+                Some(Line::History(wanted("users", Some("42,2")))),
             ),
         ] {
             assert_eq!(Line::parse(line).unwrap(), expected, "{line}");
@@ -477,7 +476,10 @@ mod tests {
             ".nothing",
             "count",
             ".quit now",
-            "users a",
+            "users a b",
+            "users a=1 b",
+            "SELECT * FROM users",
+            ".history users",
         ] {
             assert!(Line::parse(bad).is_err(), "{bad}");
         }

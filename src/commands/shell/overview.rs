@@ -175,8 +175,8 @@ pub(super) fn help(format: Format) -> Answer {
                 let typed = format!("{} {}", command.name, command.takes);
                 vec![typed.trim_end().to_string(), command.does.to_string()]
             });
-            let conditions = "\nconditions: COLUMN=VALUE  COLUMN='two words'  COLUMN=  \
-                COLUMN=null  COLUMN!=null  COLUMN:=SQL\n";
+            let conditions = "\nconditions: COLUMN=VALUE  COLUMN='two words'  COLUMN=null  \
+                COLUMN:=SQL\nalso != < <= > >= and ~ with a regular expression; pgic help conditions\n";
             list(words) + conditions
         }
         Format::Json => COMMANDS

@@ -1,13 +1,15 @@
 //! [`Session`]: the tables that are followed, and the answers to lines.
 
 use super::super::Context;
+use super::super::query::sort_by_key;
 use super::super::verify::verdict_json;
 use super::Args;
 use super::answer::{Answer, Reply};
 use super::changes::{Watched, column_types};
 use super::guide::{Completions, TableWords};
-use super::line::{Line, Name};
+use super::line::{Line, Name, Wanted};
 use super::live::LiveCaches;
+use super::live::PromptState;
 use super::notices::Notices;
 use super::overview;
 use crate::causes::{self, Senders};
@@ -23,6 +25,7 @@ use crate::render::rows::{row_events, rows};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::conditions::{self, Conditions, Written};
 use crate::tables::key;
+use crate::tables::nearest::nearest;
 use crate::tables::supervised::{AnnouncedTargets, open};
 use crate::tables::target::Target;
 use crate::tables::{self, estimate};
@@ -42,6 +45,9 @@ const LIMIT: usize = 1000;
 /// How long a question waits for a session of the server. After that it is answered from what is
 /// there.
 const REOPENING: Duration = Duration::from_secs(1);
+
+/// How long the values of conditions may take to be computed while the table is live.
+const EVALUATING: Duration = Duration::from_secs(10);
 
 /// The tables that are followed.
 pub(super) struct Session {
@@ -183,12 +189,14 @@ impl Session {
 
     async fn execute(&mut self, line: Line) -> anyhow::Result<Answer> {
         match line {
-            Line::Rows { table, conditions } => {
-                let question = self.ask(&table, &conditions).await?;
+            Line::Rows(wanted) => {
+                let written = self.written(&wanted)?;
+                let question = self.ask(&wanted.table, &written).await?;
                 self.rows(question)
             }
-            Line::Count { table, conditions } => {
-                let question = self.ask(&table, &conditions).await?;
+            Line::Count(wanted) => {
+                let written = self.written(&wanted)?;
+                let question = self.ask(&wanted.table, &written).await?;
                 self.count(question)
             }
             Line::Tables => {
@@ -211,15 +219,16 @@ impl Session {
                     ..Answer::default()
                 })
             }
-            Line::Watch { table, conditions } => {
-                let Question { at, asked, notices } = self.ask(&table, &conditions).await?;
+            Line::Watch(wanted) => {
+                let written = self.written(&wanted)?;
+                let Question { at, asked, notices } = self.ask(&wanted.table, &written).await?;
                 let target = self.live.target(at);
                 let watched = Watched {
                     table: at,
                     conditions: asked.clone().conditions(&target.shape)?,
                     types: column_types(&target.table, &asked),
                     asked,
-                    written: conditions,
+                    written,
                 };
                 self.live.changes.watch(watched);
                 Ok(Answer {
@@ -227,11 +236,7 @@ impl Session {
                     ..Answer::default()
                 })
             }
-            Line::History {
-                table,
-                key,
-                conditions,
-            } => self.history(&table, key, conditions).await,
+            Line::History(wanted) => self.history(&wanted).await,
             Line::Verify(table) => self.verify(&table).await,
             Line::Reconnect => {
                 self.live.reconnect().await?;
@@ -252,6 +257,29 @@ impl Session {
             Line::Help => Ok(overview::help(self.format)),
             Line::Quit => Ok(Answer::default()),
         }
+    }
+
+    /// Returns the conditions of a line, those of the key first.
+    ///
+    /// # Errors
+    /// If the table is not one of the shell's, or its key has more or fewer columns.
+    fn written(&self, wanted: &Wanted) -> anyhow::Result<Vec<Written>> {
+        let mut written = Vec::new();
+        if let Some(key) = &wanted.key {
+            let Target { table, shape, .. } = self.live.target(self.position(&wanted.table)?);
+            let names = shape.key().iter();
+            let names: Vec<String> = names
+                .map(|column| shape.columns()[*column].name.clone())
+                .collect();
+            written = key::conditions(&names, key).with_context(|| {
+                format!(
+                    "find the row of {} with the key {key}",
+                    table.display_name()
+                )
+            })?;
+        }
+        written.extend(wanted.conditions.iter().cloned());
+        Ok(written)
     }
 
     /// Finds the table, computes the conditions, and waits for the fence that makes the cache fit
@@ -281,13 +309,20 @@ impl Session {
             } else if !reopen(server, client, live).await {
                 conditions::evaluate_offline(&table, written)?
             } else {
-                match live.alongside(evaluate(client, &table, written)).await {
-                    Ok(asked) => asked,
+                // A server that is there and says nothing is away as well.
+                let patience = match live.state(at) {
+                    PromptState::Stale => REOPENING,
+                    PromptState::Live | PromptState::Loading => EVALUATING,
+                };
+                let evaluating = live.alongside(evaluate(client, &table, written));
+                match tokio::time::timeout(patience, evaluating).await {
+                    Err(_) => conditions::evaluate_offline(&table, written)?,
+                    Ok(Ok(asked)) => asked,
                     // The server went away just now.
-                    Err(_) if client.is_closed() => continue,
+                    Ok(Err(_)) if client.is_closed() => continue,
                     // A value that is refused may be right for the type that the column has by now,
                     // of which the session does not know yet. The fence comes behind that news.
-                    Err(error) => {
+                    Ok(Err(error)) => {
                         live.fence(Some(at)).await;
                         if live.times_redefined(at) == definition {
                             return Err(error);
@@ -325,13 +360,20 @@ impl Session {
         let names: Vec<String> = self.live.targets().map(Target::name).collect();
         match found[..] {
             [at] => Ok(at),
-            [] => Err(with_hint(
-                anyhow!("{} is not followed here", name.name),
-                format!(
-                    "followed are {}; see .help for what can be asked",
-                    names.join(", ")
-                ),
-            )),
+            [] => {
+                let known = self.live.targets().map(|target| target.table.name.as_str());
+                let meant = match nearest(&name.name, known) {
+                    Some(near) => format!("{near} may be meant; "),
+                    None => String::new(),
+                };
+                Err(with_hint(
+                    anyhow!("{} is not followed here", name.name),
+                    format!(
+                        "{meant}followed are {}; see .help for what can be asked",
+                        names.join(", ")
+                    ),
+                ))
+            }
             _ => Err(with_hint(
                 anyhow!("{} may be one of several tables", name.name),
                 format!("say which: {}", names.join(", ")),
@@ -354,7 +396,8 @@ impl Session {
         } = self.live.target(at);
         let conditions = asked.conditions(shape)?;
         let cache = self.live.indexed_cache(at, &conditions);
-        let answer = found(&cache, &conditions);
+        let mut answer = found(&cache, &conditions);
+        sort_by_key(&mut answer.rows, cache.shape());
         let count = answer.rows.len();
         // A prompt that prints a million rows by mistake is of no use, and `.limit` is quickly
         // typed.
@@ -405,26 +448,13 @@ impl Session {
     }
 
     /// Answers with the changes of the rows that have the key, or fulfil the conditions.
-    async fn history(
-        &mut self,
-        table: &Name,
-        key: Option<String>,
-        mut written: Vec<Written>,
-    ) -> anyhow::Result<Answer> {
-        if let Some(key) = key {
-            let Target { table, shape, .. } = self.live.target(self.position(table)?);
-            let names = shape.key().iter();
-            let names: Vec<String> = names
-                .map(|column| shape.columns()[*column].name.clone())
-                .collect();
-            written = key::conditions(&names, &key)
-                .with_context(|| format!("find a row of {}", table.display_name()))?;
-        }
+    async fn history(&mut self, wanted: &Wanted) -> anyhow::Result<Answer> {
+        let written = self.written(wanted)?;
         let Question {
             at,
             asked,
             mut notices,
-        } = self.ask(table, &written).await?;
+        } = self.ask(&wanted.table, &written).await?;
         let conditions = asked.conditions(&self.live.target(at).shape)?;
         let history = self.live.changes.history(at, &conditions);
         // Whoever looks for a change must know that it may have been there.

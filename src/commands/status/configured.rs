@@ -7,6 +7,9 @@ use crate::triggers::plan::TablePlan;
 use crate::triggers::{OptionChanges, TriggerOptions};
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity};
 
+/// The code of the problem that a table is not as the file wants it.
+pub(super) const NOT_AS_CONFIGURED: &str = "not-as-configured";
+
 /// The command that makes the triggers as the file wants them.
 const INSTALL: &str = "pgic install-triggers --from-config";
 
@@ -90,7 +93,7 @@ impl<'a> Configured<'a> {
             }
         };
         Some(Problem {
-            code: "not-as-configured",
+            code: NOT_AS_CONFIGURED,
             severity: Severity::Warning,
             text,
             remedy,

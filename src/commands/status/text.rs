@@ -46,22 +46,34 @@ pub(super) fn answer(
     }
     let severe = rows.iter().flat_map(|row| &row.problems).chain(of_server);
     let severe = severe.filter(|problem| is_severe(problem));
+    let notices = rows.iter().flat_map(|row| &row.problems).chain(of_server);
+    let notices = match notices.filter(|problem| !is_severe(problem)).count() {
+        0 => String::new(),
+        notices => format!(", {}", count(notices as u64, "notice")),
+    };
     // `let _`: writing into a String cannot fail.
     let _ = match severe.count() {
-        0 => writeln!(text, "{}", look.paint(Tone::Good, "ok")),
+        0 => writeln!(text, "{}{notices}", look.paint(Tone::Good, "ok")),
         severe => {
             let problems = count(severe as u64, "problem");
-            writeln!(text, "{}", look.paint(Tone::Alarm, &problems))
+            writeln!(text, "{}{notices}", look.paint(Tone::Alarm, &problems))
         }
     };
-    for row in rows {
-        let name = row.table.display_name();
-        for problem in &row.problems {
-            text.push_str(&problem_line(look, Some(&name), problem));
-        }
-    }
-    for problem in of_server {
-        text.push_str(&problem_line(look, None, problem));
+    let named = rows.iter().flat_map(|row| {
+        let problems = row.problems.iter();
+        problems.map(|problem| (Some(row.table.display_name()), problem))
+    });
+    let mut all: Vec<(Option<String>, &Problem)> = named
+        .chain(of_server.iter().map(|problem| (None, problem)))
+        .collect();
+    // The worst first: it is read first.
+    all.sort_by_key(|(_, problem)| match problem.severity {
+        Severity::Critical => 0,
+        Severity::Warning => 1,
+        Severity::Notice => 2,
+    });
+    for (name, problem) in all {
+        text.push_str(&problem_line(look, name.as_ref(), problem));
     }
     for row in rows {
         if let Some(NearLimit { rows, sampled }) = row.near_limit

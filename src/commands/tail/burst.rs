@@ -3,6 +3,7 @@
 //! A person who watches a terminal learns nothing from 6,000 lines of one UPDATE, and loses the
 //! lines before them.
 
+use super::lookups::Distrust;
 use crate::render::change::Arrival;
 use crate::render::count;
 use crate::render::escape::excerpt;
@@ -25,6 +26,7 @@ struct Of {
     schema: Option<String>,
     table: String,
     action: Action,
+    distrust: Option<Distrust>,
 }
 
 /// Changes that follow each other and belong together.
@@ -51,6 +53,7 @@ impl Burst {
         look: &Look,
         arrival: &Arrival<'_>,
         payload: &Payload<'_>,
+        distrust: Option<Distrust>,
         line: &str,
     ) -> String {
         let (Some(xid), Some(id)) = (payload.xid, payload.id) else {
@@ -62,6 +65,7 @@ impl Burst {
             schema: payload.schema.as_ref().map(ToString::to_string),
             table: payload.table.to_string(),
             action: payload.action,
+            distrust,
         };
         let key = Key::from_json(id).to_string();
         if let Some(changes) = self.0.as_mut().filter(|changes| changes.of == of) {
@@ -109,8 +113,12 @@ impl Burst {
             Some(schema) => format!("{schema}.{}", of.table),
             None => of.table,
         };
+        let distrust = of
+            .distrust
+            .map(|distrust| format!("  ({})", distrust.words()));
+        let distrust = look.paint(Tone::Changed, &distrust.unwrap_or_default());
         format!(
-            "{}  {} {}  {} in one transaction, keys {} … {}  (--all shows each)\n",
+            "{}  {} {}  {} in one transaction, keys {} … {}  (--all shows each){distrust}\n",
             look.paint(Tone::Dim, &look.clock(at)),
             look.paint(Tone::of(of.action), &format!("{:<8}", of.action.as_str())),
             excerpt(&table, LONGEST_KEY),
@@ -140,7 +148,7 @@ mod tests {
             };
             let payload = Payload::parse(&text).unwrap();
             let look = Look::default();
-            printed += &burst.add(&look, &arrival, &payload, &format!("line {key}\n"));
+            printed += &burst.add(&look, &arrival, &payload, None, &format!("line {key}\n"));
         }
         printed
     }

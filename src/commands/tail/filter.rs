@@ -56,6 +56,8 @@ pub(super) struct Prepared {
     pub(super) notices: Vec<String>,
     /// The tables that are announced.
     pub(super) announced: Vec<CatalogTable>,
+    /// The tables that were named.
+    pub(super) named: Vec<CatalogTable>,
 }
 
 impl Filter {
@@ -85,7 +87,7 @@ impl Filter {
         let has_named_tables = !names.is_empty();
         let asks_for_rows = !args.ids.is_empty() || !conditions.is_empty();
         let described = match (has_named_tables, asks_for_rows) {
-            (true, _) => named,
+            (true, _) => named.clone(),
             (false, true) => announced.clone(),
             (false, false) => Vec::new(),
         };
@@ -104,15 +106,26 @@ impl Filter {
                     filter.tables.push(wanted);
                 }
                 // Of several tables, one must have the column; the others are not shown.
-                Err(error) => refused = refused.or(Some(error)),
+                Err(error) => {
+                    if has_named_tables {
+                        notices.push(format!(
+                            "no change of {} is shown: {}",
+                            table.display_name(),
+                            error.root_cause()
+                        ));
+                    }
+                    refused = refused.or(Some(error));
+                }
             }
         }
+        notices.extend(filter.delete_notice());
         match refused {
             Some(error) if filter.tables.is_empty() => Err(error),
             _ => Ok(Prepared {
                 filter,
                 notices,
                 announced,
+                named,
             }),
         }
     }
@@ -159,6 +172,22 @@ impl Filter {
                 "{}, so {condition} never holds",
                 error.root_cause()
             ))
+        })
+    }
+
+    /// Returns a notice if a condition is on other columns than the key: a delete has none of them.
+    fn delete_notice(&self) -> Option<String> {
+        let shows_deletes = self.actions.is_empty() || self.actions.contains(&Action::Delete);
+        let of_key = |condition: &Written| {
+            let mut tables = self.tables.iter();
+            tables.all(|table| table.key.iter().any(|name| name == condition.column()))
+        };
+        let condition = self.conditions.iter().find(|condition| !of_key(condition));
+        condition.filter(|_| shows_deletes).map(|condition| {
+            format!(
+                "deletes carry the key alone and are not shown, since {condition} cannot be told of \
+                them: pgic query --watch shows rows that leave"
+            )
         })
     }
 

@@ -14,6 +14,7 @@ use crate::tables::catalog::{self, CatalogTable};
 use crate::triggers::observe::{Version, observe};
 use postgres_index_cache_core::tooling::Payload;
 use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
@@ -26,13 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// number to another one.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// How long a reason to distrust the payloads of a table is believed, before the triggers are looked
-/// at again.
-const BELIEVED: Duration = Duration::from_secs(10);
+/// The least time between two looks at the triggers.
+const PAUSE: Duration = Duration::from_millis(500);
 
-/// The most tables whose triggers are looked at again in that time: a payload may have any name in
-/// it, and must not make the printer ask for each.
-const MOST_LOOKS: usize = 20;
+/// How long a look is waited for. A later answer counts for the next notifications.
+const SETTLING: Duration = Duration::from_millis(50);
+
+/// The most senders that are remembered.
+const MOST_SENDERS: usize = 10_000;
 
 /// A table that is announced, as far as payloads are concerned.
 #[derive(Debug, Clone)]
@@ -90,9 +92,10 @@ pub(super) struct Lookups {
     senders: HashMap<i32, (Instant, Option<Sender>)>,
     /// The tables that are announced, by their names.
     announced: HashMap<String, Vec<Announced>>,
-    /// The tables, and the relations of them, whose payloads are distrusted since a look not longer
-    /// than [`BELIEVED`] ago.
-    distrusted: HashMap<(String, Option<u32>), Instant>,
+    /// When the triggers were looked at last.
+    looked_at: Instant,
+    /// A look that is on its way.
+    looking: Option<Receiver<Vec<Announced>>>,
 }
 
 /// The server's end.
@@ -105,7 +108,8 @@ pub(super) fn lookups(announced: &[CatalogTable]) -> (Lookups, Service) {
         questions,
         senders: HashMap::new(),
         announced: by_name(announced.iter().filter_map(Announced::of)),
-        distrusted: HashMap::new(),
+        looked_at: Instant::now(),
+        looking: None,
     };
     (lookups, Service(receiver))
 }
@@ -157,6 +161,9 @@ impl Lookups {
             return;
         }
         let found = answered.recv_timeout(PATIENCE).unwrap_or_default();
+        if self.senders.len() >= MOST_SENDERS {
+            self.senders.clear();
+        }
         for process in unknown {
             let sender = found.get(&process).cloned();
             self.senders.insert(process, (now, sender));
@@ -168,24 +175,31 @@ impl Lookups {
         self.senders.get(&process)?.1.as_ref()
     }
 
-    /// Returns the reason why a cache would not take a payload as it stands.
+    /// Returns the reason why a cache would not take a payload as it stands. Hardly waits: a table that
+    /// is announced since the last look may be known a moment later only.
     pub(super) fn distrust(&mut self, payload: &Payload<'_>) -> Option<Distrust> {
-        let reason = self.reason(payload)?;
-        // A table may have been announced, or made anew, since the last look.
-        let of = (payload.table.to_string(), payload.rel);
-        if self.distrusted.contains_key(&of) || self.distrusted.len() >= MOST_LOOKS {
-            self.distrusted
-                .retain(|_, since| since.elapsed() < BELIEVED);
+        if let Some(looking) = &self.looking {
+            match looking.try_recv() {
+                Ok(announced) => {
+                    self.announced = by_name(announced);
+                    self.looking = None;
+                }
+                Err(TryRecvError::Disconnected) => self.looking = None,
+                Err(TryRecvError::Empty) => {}
+            }
         }
-        if self.distrusted.contains_key(&of) || self.distrusted.len() >= MOST_LOOKS {
+        let reason = self.reason(payload)?;
+        // A payload may have any name in it: one look for all of them, now and then.
+        if self.looking.is_some() || self.looked_at.elapsed() < PAUSE {
             return Some(reason);
         }
-        self.distrusted.insert(of, Instant::now());
         let (answer, answered) = std::sync::mpsc::channel();
-        if self.questions.send(Question::Tables(answer)).is_ok()
-            && let Ok(announced) = answered.recv_timeout(PATIENCE)
-        {
-            self.announced = by_name(announced);
+        self.looked_at = Instant::now();
+        if self.questions.send(Question::Tables(answer)).is_ok() {
+            match answered.recv_timeout(SETTLING) {
+                Ok(announced) => self.announced = by_name(announced),
+                Err(_) => self.looking = Some(answered),
+            }
         }
         self.reason(payload)
     }
@@ -212,6 +226,7 @@ impl Service {
     pub(super) async fn serve(mut self, server: &Server) {
         // Senders are asked for again and again, so their session is kept.
         let mut kept: Option<Client> = None;
+        let mut keeps = false;
         while let Some(question) = self.0.recv().await {
             let client = match kept.take().filter(|client| !client.is_closed()) {
                 Some(client) => Ok(client),
@@ -224,7 +239,7 @@ impl Service {
             match question {
                 Question::Senders(processes, answer) => {
                     let _ = answer.send(senders(&client, &processes).await);
-                    kept = Some(client);
+                    keeps = true;
                 }
                 Question::Tables(answer) => {
                     if let Ok(tables) = announced(&mut client).await {
@@ -232,6 +247,7 @@ impl Service {
                     }
                 }
             }
+            kept = Some(client).filter(|_| keeps);
         }
         std::future::pending::<()>().await;
     }

@@ -1,7 +1,7 @@
 //! [`Printer`]: the consumer of the queue, which turns notifications into lines.
 
 use super::burst::Burst;
-use super::filter::Filter;
+use super::filter::{Filter, Prepared};
 use super::lookups::Lookups;
 use super::queue::{Item, Queue};
 use super::tally::Tally;
@@ -9,10 +9,11 @@ use super::template::Template;
 use super::{Args, Passed, Printed};
 use crate::commands::Context;
 use crate::render::change::{
-    Arrival, Beside, ChangeStyle, Event, claims_change, write_json, write_text,
+    Arrival, Beside, ChangeStyle, Event, claims_change, unsound, write_json, write_text,
 };
 use crate::render::escape::escape;
 use crate::render::{Format, note, written};
+use crate::tables::catalog::CatalogTable;
 use postgres_index_cache_core::tooling::Payload;
 use std::borrow::Cow;
 use std::io::{BufWriter, IsTerminal as _, Stdout, Write};
@@ -63,12 +64,20 @@ impl Printer {
     pub(super) fn new(
         context: &Context,
         args: &Args,
-        filter: Filter,
+        prepared: Prepared,
         lookups: Lookups,
         passed: Arc<Passed>,
     ) -> anyhow::Result<Self> {
+        let Prepared { filter, named, .. } = prepared;
         let shown = match &args.template {
-            Some(template) => Shown::Line(Template::parse(template)?),
+            Some(template) => {
+                let template = Template::parse(template)?;
+                if let Some(column) = template.unknown_column(&named) {
+                    let names: Vec<String> = named.iter().map(CatalogTable::display_name).collect();
+                    anyhow::bail!("{} has no column {column}", names.join(" and "));
+                }
+                Shown::Line(template)
+            }
             None if args.raw => Shown::Payload,
             None if args.stats => Shown::Counts(Box::default(), Instant::now()),
             None => Shown::Event,
@@ -215,7 +224,11 @@ impl Printer {
         line: &mut String,
     ) -> anyhow::Result<()> {
         self.passed.received.fetch_add(1, Ordering::Relaxed);
-        let parsed = Payload::parse(arrival.payload);
+        let parsed = Payload::parse(arrival.payload).map_err(|error| error.to_string());
+        let parsed = parsed.and_then(|payload| match unsound(&payload) {
+            Some(reason) => Err(reason.to_string()),
+            None => Ok(payload),
+        });
         let is_invalid = parsed.is_err() && claims_change(arrival.payload);
         self.printed.invalid += u64::from(is_invalid);
         match &parsed {
@@ -236,11 +249,15 @@ impl Printer {
                 return self.print_event(&Event::Payload { arrival }, line);
             }
             Err(error) => {
-                let error = error.to_string();
+                let error = error.clone();
                 return self.print_event(&Event::Invalid { arrival, error }, line);
             }
         };
-        let distrust = self.lookups.distrust(payload);
+        // Other forms show nothing of it.
+        let distrust = match &self.shown {
+            Shown::Event => self.lookups.distrust(payload),
+            Shown::Payload | Shown::Line(_) | Shown::Counts(..) => None,
+        };
         let sender = self.lookups.sender(arrival.pid).cloned();
         let beside = Beside {
             sender: sender.as_ref(),
@@ -253,7 +270,9 @@ impl Printer {
         };
         self.render(&event, line);
         let text: Cow<'_, str> = match &mut self.burst {
-            Some(burst) => burst.add(&self.style.look, &arrival, payload, line).into(),
+            Some(burst) => burst
+                .add(&self.style.look, &arrival, payload, distrust, line)
+                .into(),
             None => line.as_str().into(),
         };
         written(self.out.write_all(text.as_bytes()))
@@ -269,7 +288,8 @@ impl Printer {
                     arrival, payload, ..
                 },
             ) => {
-                self.push_line(&template.line(arrival, payload), line);
+                line.push_str(&template.line(arrival, payload));
+                line.push('\n');
             }
             (
                 Shown::Payload,

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// A payload has at most so many bytes.
 const LONGEST: usize = 8000;
 
+/// The most kinds that are told apart: a payload may have any name in it.
+const MOST_KINDS: usize = 1000;
+
 /// The most ages that are kept of one kind. Of more, every second one is left out, again and again.
 const AGES: usize = 10_000;
 
@@ -104,6 +107,12 @@ impl Tally {
                 [String::new(), String::new(), word.to_string()]
             }
         };
+        let is_new = !self.0.contains_key(&kind);
+        let kind = if is_new && self.0.len() >= MOST_KINDS {
+            ["", "", "other"].map(str::to_string)
+        } else {
+            kind
+        };
         let age = payload.and_then(|payload| age_ms(arrival, payload));
         self.0
             .entry(kind)
@@ -120,12 +129,12 @@ impl Tally {
             Heading::text("table"),
             Heading::text("action"),
             Heading::number("count"),
-            Heading::number("per second"),
-            Heading::number("bytes p50"),
+            Heading::number("per s"),
+            Heading::number("bytes"),
             Heading::number("p99"),
             Heading::number("max"),
-            Heading::number("age p50"),
-            Heading::number("p99 ms"),
+            Heading::number("age ms"),
+            Heading::number("p99"),
         ];
         let rows = self.0.iter().map(|([schema, table, action], kind)| {
             let name = match (schema.as_str(), table.as_str()) {

@@ -1,6 +1,8 @@
 //! [`Template`]: a line that a person lays out, such as `{at} {table} {row.status}`.
 
 use crate::render::change::{Arrival, age_ms, members, plain};
+use crate::render::escape::escape;
+use crate::tables::catalog::CatalogTable;
 use anyhow::{anyhow, ensure};
 use postgres_index_cache_core::Key;
 use postgres_index_cache_core::tooling::Payload;
@@ -68,22 +70,48 @@ impl Template {
     }
 
     /// Returns the line of a change, without its end. A member that the change does not have is
-    /// empty.
+    /// empty. Line breaks and what else a terminal obeys are escaped in members, so that none passes
+    /// for a line of its own; those of the template are a person's own.
     pub(super) fn line(&self, arrival: &Arrival<'_>, payload: &Payload<'_>) -> String {
-        let pieces = self.0.iter().map(|piece| match piece {
-            Piece::Text(text) => text.clone(),
-            Piece::Member(name) => member(name, arrival, payload),
-            Piece::Column(name) => {
-                let data = payload.data.map(members).unwrap_or_default();
-                let found = data.iter().find(|(column, _)| column == name);
-                match found {
-                    Some((_, value)) if value.get() == "null" => "NULL".to_string(),
-                    Some((_, value)) => plain(value),
-                    None => String::new(),
+        let mut line = String::new();
+        for piece in &self.0 {
+            let value = match piece {
+                Piece::Text(text) => {
+                    line.push_str(text);
+                    continue;
                 }
-            }
+                Piece::Member(name) => member(name, arrival, payload),
+                Piece::Column(name) => column(name, payload),
+            };
+            line.push_str(&escape(&value));
+        }
+        line
+    }
+
+    /// Returns the first column of the template that no table has; `None` if no table is known.
+    pub(super) fn unknown_column(&self, tables: &[CatalogTable]) -> Option<&str> {
+        let columns = self.0.iter().filter_map(|piece| match piece {
+            Piece::Column(name) => Some(name.as_str()),
+            Piece::Text(_) | Piece::Member(_) => None,
         });
-        pieces.collect()
+        let has = |name: &str| {
+            let mut columns = tables.iter().flat_map(|table| &table.columns);
+            columns.any(|column| column.name == name)
+        };
+        columns
+            .into_iter()
+            .find(|name| !tables.is_empty() && !has(name))
+    }
+}
+
+/// Returns the value of a column as text; empty if the payload does not have it.
+fn column(name: &str, payload: &Payload<'_>) -> String {
+    let data = payload.data.map(members).unwrap_or_default();
+    let found = data.iter().find(|(column, _)| column == name);
+    match found {
+        Some((_, value)) if value.get() == "null" => "NULL".to_string(),
+        Some((_, value)) => plain(value),
+        None => String::new(),
     }
 }
 

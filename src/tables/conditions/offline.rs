@@ -36,28 +36,41 @@ fn unread(column: &CatalogColumn, written: &Written) -> anyhow::Error {
     )
 }
 
+/// Tells whether a text is a uuid as PostgreSQL writes it.
+fn is_uuid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
+    let is_hex = |c: char| c.is_ascii_hexdigit();
+    lengths == [8, 4, 4, 4, 12] && groups.iter().all(|group| group.chars().all(is_hex))
+}
+
 /// Returns the cell of a value; `None` if PostgreSQL alone can read it.
 fn cell(column: &CatalogColumn, written: &Written) -> Option<Vec<u8>> {
     let text = written.value.as_str();
     let mut cell = Vec::new();
-    // A label is its own binary form.
+    if written.operator == Operator::Computed {
+        return None;
+    }
+    // A label is its own binary form. Whether the enum has the label, PostgreSQL alone knows; one that
+    // it has not is equal to no row, and so different from all: only equality is answered.
+    if column.is_enum && written.operator != Operator::Equals {
+        return None;
+    }
     if column.is_enum && !column.is_array {
         column.kind.from_binary(text.as_bytes(), &mut cell).ok()?;
         return Some(cell);
     }
     let json = match column.kind {
-        _ if written.operator == Operator::Computed => return None,
-        CellType::Int2 | CellType::Int4 | CellType::Int8 => {
-            text.trim().parse::<i64>().ok()?.to_string()
-        }
+        CellType::Int2 | CellType::Int4 | CellType::Int8 => text.parse::<i64>().ok()?.to_string(),
         // A number as JSON has it means the same to PostgreSQL: no blanks, no NaN.
-        CellType::Numeric => {
+        CellType::Numeric if !text.starts_with("-0") => {
             serde_json::from_str::<serde_json::Number>(text).ok()?;
             text.to_string()
         }
         CellType::Bool if text == "true" || text == "false" => text.to_string(),
         // A type of a fixed length is filled up with blanks, or cut.
-        CellType::Uuid => serde_json::Value::from(text.trim()).to_string(),
+        // The one form that PostgreSQL writes; it reads others as well.
+        CellType::Uuid if is_uuid(text) => format!("\"{text}\""),
         CellType::Text
             if matches!(
                 column.plain_type_name.as_str(),

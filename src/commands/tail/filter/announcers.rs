@@ -4,6 +4,7 @@
 use crate::tables::catalog::CatalogTable;
 use crate::tables::nearest::nearest;
 use crate::triggers::observe::observe;
+use postgres_index_cache_core::tooling::postgres::triggers::{Severity, diagnose};
 use std::collections::BTreeMap;
 
 /// The most channels that a notice names.
@@ -89,6 +90,14 @@ fn table_notice(channels: &[String], table: &CatalogTable) -> Option<String> {
             table.typed_name()
         ));
     };
+    // A trigger that is disabled, or fires for some writers alone, announces too little.
+    let problems = diagnose(table, None);
+    let silent = problems
+        .iter()
+        .find(|problem| problem.severity == Severity::Critical);
+    if let Some(problem) = silent {
+        return Some(problem.to_string());
+    }
     let channel = seen.announced.channel.as_ref()?;
     let is_heard = channels.contains(channel);
     (!is_heard).then(|| format!("{name} is announced on another channel: --channel {channel}"))

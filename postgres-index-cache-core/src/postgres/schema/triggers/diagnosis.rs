@@ -223,8 +223,8 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// Returns the remedy that makes a trigger anew: pgic if pgic made the trigger, else dropping
-    /// it comes first.
+    /// Returns the remedy that makes a trigger anew: pgic, which takes its place in one transaction if
+    /// it has the name that pgic needs; else dropping it comes first.
     fn remake(&self, trigger: &Trigger) -> Remedy {
         if self.is_ours {
             return self.install("refresh it");
@@ -240,6 +240,16 @@ impl Diagnosis<'_> {
         } else {
             ""
         };
+        if trigger.name == format!("{}_cache_notify", table.name) {
+            let command = format!(
+                "pgic install-triggers {} --replace-trigger{option}",
+                table.typed_name()
+            );
+            return Remedy::Command {
+                what: "replace it",
+                command,
+            };
+        }
         Remedy::Steps {
             what: "replace it",
             sql: self.drop_trigger(trigger),
