@@ -58,6 +58,7 @@ async fn an_answer_longer_than_the_screen_goes_through_the_pager() {
     typed.keys("kept id=1\r");
     typed.sees("-[ row 1 ]");
     typed.sees("(1 row)");
+    typed.sees("   live> ");
     assert!(!typed.rest().contains("paged"), "{}", typed.rest());
     typed.keys("\x04");
     assert_eq!(typed.end(), Some(0));
