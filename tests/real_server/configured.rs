@@ -144,3 +144,29 @@ async fn a_file_that_others_may_have_written_is_read_only_if_it_is_named() {
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("read nosuch: "), "{ran:?}");
 }
+
+/// 1. `PGIC_CONNECTION=prod` is exported. 2. Somebody works in a clone whose `pgic.toml` has a `prod`.
+/// 3. pgic would send a password of `PGPASSWORD` there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_leads_nowhere_through_a_file_that_was_found() {
+    let database = Database::with(TABLES).await;
+    database.pgic_ok(&["install-triggers", "users"]);
+    let folder = folder("[connections.prod]\nurl = 'postgresql://127.0.0.1:1/theirs'");
+    let mut command = database.command(&["status"]);
+    command
+        .current_dir(folder.path())
+        .env("PGIC_CONNECTION", "prod");
+    let ran = run(command);
+    assert!(
+        ran.code == 0
+            && ran
+                .stderr
+                .contains("PGIC_CONNECTION counts only with PGIC_CONFIG"),
+        "{ran:?}"
+    );
+    let mut command = database.command(&["status"]);
+    command
+        .env("PGIC_CONFIG", folder.path().join("pgic.toml"))
+        .env("PGIC_CONNECTION", "prod");
+    assert_eq!(run(command).code, 3, "the file is named, so it counts");
+}

@@ -1511,6 +1511,33 @@ async fn the_cost_of_the_triggers_is_measured_and_nothing_is_written() {
     );
 }
 
+/// Whoever has the privilege TRIGGER on a table may put a function of theirs there. To measure would
+/// run it with the rights of this session.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_measured_where_a_function_of_somebody_else_would_run() {
+    let database =
+        Database::with("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)").await;
+    let mallory = format!("mallory_{}", database.name);
+    let sql = format!(
+        "CREATE ROLE {mallory}; GRANT CREATE ON SCHEMA public TO {mallory}; GRANT TRIGGER ON a TO \
+        {mallory}; SET ROLE {mallory}; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN \
+        RETURN NEW; END'; CREATE TRIGGER t BEFORE UPDATE ON a FOR EACH ROW EXECUTE FUNCTION f()"
+    );
+    database.client().await.batch_execute(&sql).await.unwrap();
+    let before = installed(&database).await;
+    let ran = database.pgic(&["install-triggers", "a", "--measure"]);
+    assert!(
+        ran.code == 2
+            && ran
+                .stderr
+                .contains(&format!("runs a function of {mallory}")),
+        "{ran:?}"
+    );
+    // Nothing was installed then, and without the option it is.
+    assert_eq!(installed(&database).await, before);
+    database.pgic_ok(&["install-triggers", "a"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_says_which_locks_and_how_the_function_changes() {
     let database = Database::with(TWO).await;

@@ -165,7 +165,7 @@ async fn a_silenced_trigger_is_told_with_the_time_and_the_others_stay_live() {
     let (_, stderr) = shell.close();
     let line = stderr
         .lines()
-        .find(|line| line.contains("stale: "))
+        .find(|line| line.contains("  stale: "))
         .unwrap_or_else(|| panic!("{stderr}"));
     let (time, rest) = line.split_once("  ").unwrap();
     assert!(time.len() == 12 && time.matches(':').count() == 2, "{line}");

@@ -416,7 +416,7 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
     typed.sees("(50 rows, stale)");
     typed.sees("  stale> ");
     // So can those that fulfil conditions, as far as their values can be read without PostgreSQL.
-    typed.keys("people id=3 name!=null\r");
+    typed.keys("people 3 name!=null\r");
     typed.sees("(1 row, stale)");
     typed.sees("  stale> ");
     typed.keys("count people id:=1+2\r");
@@ -449,7 +449,7 @@ async fn a_prompt_says_how_the_cache_stands_and_completes_what_is_typed() {
             "count people",
             ".limit",
             "people",
-            "people id=3 name!=null",
+            "people 3 name!=null",
             "count people id:=1+2",
             "people id=3"
         ]
@@ -502,6 +502,8 @@ async fn what_is_watched_is_shown_and_the_history_of_a_key_is_known() {
             .collect::<Vec<_>>()
     );
     assert_eq!(lines[0]["old"], json!({"name":"p3"}));
+    // Whoever sees a row leave wants to know what it became.
+    assert_eq!(lines[1]["now"], json!({"hash":4}));
     shell.ask(".watch off");
     client
         .batch_execute("UPDATE people SET name = 'last' WHERE id = 3")

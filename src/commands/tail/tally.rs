@@ -212,4 +212,22 @@ mod tests {
         assert_eq!(kind.age(0.5), Some(7.0));
         assert_eq!(Kind::default().age(0.5), None);
     }
+
+    #[test]
+    fn names_that_anybody_may_make_up_do_not_fill_the_memory() {
+        let mut tally = Tally::default();
+        for number in 0..MOST_KINDS + 50 {
+            let text = format!(r#"{{"table":"t{number}","action":"delete","id":1}}"#);
+            let arrival = Arrival {
+                at: Timestamp::UNIX_EPOCH,
+                channel: "c",
+                pid: 7,
+                payload: &text,
+            };
+            tally.add(&arrival, Payload::parse(&text).ok().as_ref(), false);
+        }
+        assert_eq!(tally.0.len(), MOST_KINDS + 1);
+        let other = &tally.0[&["", "", "other"].map(str::to_string)];
+        assert_eq!(other.count, 50);
+    }
 }
