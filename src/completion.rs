@@ -2,7 +2,7 @@
 //! and channels by the server.
 //!
 //! The script of `pgic completions` calls this program with `PGIC_COMPLETE` set. It must answer at
-//! once and say nothing: without a server, or after [`PATIENCE`], nothing is offered.
+//! once and say nothing: without a server, or after a second, nothing is offered.
 
 use crate::cli::Cli;
 use crate::connect::{ConnectionOptions, Environment, Server};
