@@ -18,6 +18,7 @@ mod live;
 mod notices;
 mod overview;
 mod pager;
+mod prompt_state;
 mod session;
 
 use super::{Context, Signals};

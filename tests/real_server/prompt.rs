@@ -207,3 +207,40 @@ async fn watches_that_still_fit_are_kept() {
         (&json!(1), &json!("now"))
     );
 }
+
+/// 1. The server is away. 2. Somebody asks for a label that the enum does not have. 3. An answer of no
+/// rows would be taken for the truth.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_is_away_only_what_can_be_read_is_answered() {
+    let database = shop().await;
+    let mut shell = Shell::start(&database, &["\"Odd Name\"", "kept", "-o", "json"]);
+    let admin = crate::support::connect(&crate::support::cluster().url("postgres")).await;
+    for statement in [
+        format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", database.name),
+        format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'",
+            database.name
+        ),
+    ] {
+        admin.batch_execute(&statement).await.unwrap();
+    }
+    for (line, expected) in [
+        ("count \"Odd Name\" state=paid", Some(1)),
+        ("count \"Odd Name\" state!=paid", Some(1)),
+        ("count \"Odd Name\" state=payd", None),
+        ("count \"Odd Name\" state:='paid'", None),
+        ("count \"Odd Name\" 2", Some(1)),
+        ("count kept n<=10", Some(10)),
+        ("count kept note=null", Some(40)),
+        ("count kept n=1e1", None),
+        ("count kept n=' 1'", None),
+    ] {
+        let answer = shell.ask(line);
+        let end = answer.last().unwrap();
+        assert_eq!(end["state"], "stale", "{line}: {answer:?}");
+        match expected {
+            Some(count) => assert_eq!(answer[0]["count"], count, "{line}: {answer:?}"),
+            None => assert!(end["error"].is_string(), "{line}: {answer:?}"),
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! `status`: the triggers of each table, the problems with them, and who listens.
 
-use crate::support::{Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS};
+use crate::support::{Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, run};
 use serde_json::{Value, json};
 
 const TABLE: &str = "CREATE TABLE a (id int PRIMARY KEY, note text);";
@@ -341,5 +341,61 @@ async fn a_lock_that_somebody_holds_does_not_hold_it_up() {
     assert!(
         tables.len() == 2 && tables.iter().all(|table| table["near_limit"].is_null()),
         "{tables:?}"
+    );
+}
+
+/// Colour has one meaning in every command, on stderr too. On a pipe there is none unless it is asked
+/// for.
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_verdicts_null_and_errors_have_their_colours() {
+    let database = Database::with(
+        "CREATE TABLE a (id int PRIMARY KEY, note text); INSERT INTO a VALUES (1, NULL)",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    for (arguments, expected) in [
+        (&["status"][..], "\u{1b}[32mok\u{1b}[0m"),
+        (
+            &["verify", "a", "--rounds", "1"],
+            "\u{1b}[33mequal\u{1b}[0m",
+        ),
+        (&["query", "a"], "\u{1b}[2mNULL\u{1b}[0m"),
+        (&["query", "nosuch"], "\u{1b}[1m\u{1b}[31merror:\u{1b}[0m"),
+        (&["query", "a", "2"], "\u{1b}[33mnotice:\u{1b}[0m"),
+    ] {
+        let coloured = database.pgic(&[&["--color", "always"], arguments].concat());
+        let all = coloured.stdout + &coloured.stderr;
+        assert!(all.contains(expected), "{arguments:?}: {all:?}");
+        let plain = database.pgic(arguments);
+        let all = plain.stdout + &plain.stderr;
+        assert!(!all.contains('\u{1b}'), "{arguments:?}: {all:?}");
+    }
+    let sql = "ALTER TABLE a DISABLE TRIGGER USER";
+    database.client().await.batch_execute(sql).await.unwrap();
+    let status = database.pgic(&["--color", "always", "status"]);
+    for expected in ["\u{1b}[31m!\u{1b}[0m", "\u{1b}[31mcritical\u{1b}[0m"] {
+        assert!(status.stdout.contains(expected), "{status:?}");
+    }
+}
+
+/// Times are local, or UTC if that is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn times_are_local_unless_utc_is_asked_for() {
+    let database = Database::with("CREATE TABLE a (id int PRIMARY KEY)").await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    let mut hours = Vec::new();
+    for more in [&[][..], &["--utc"]] {
+        let mut command = database.command(&[&["tail", "--duration", "1ms"], more].concat());
+        // Twelve hours from UTC, so that no two hours are alike.
+        command.env("TZ", "Etc/GMT-12");
+        let ran = run(command);
+        let banner = ran.stderr.lines().find(|line| line.contains("listening"));
+        let clock = banner.unwrap_or_else(|| panic!("{ran:?}")).trim_start();
+        hours.push(clock[..2].parse::<i32>().unwrap());
+    }
+    // The hour may have changed between both.
+    assert!(
+        [11, 12].contains(&((hours[0] - hours[1]).rem_euclid(24))),
+        "{hours:?}"
     );
 }

@@ -1,6 +1,6 @@
 //! [`Answer`]: the result of a line. [`Reply`]: the same as text for stdout and stderr.
 
-use super::live::PromptState;
+use super::prompt_state::PromptState;
 use crate::failure::Report;
 use crate::render::json::EventLine;
 use crate::render::{Format, count, notice};

@@ -1,7 +1,7 @@
 //! [`Completions`]: the prompt, and the words that can follow what is typed.
 
 use super::line::{COMMANDS, split_last};
-use super::live::{PromptState, PromptStatus};
+use super::prompt_state::{PromptState, PromptStatus};
 use crate::line_editor::Guide;
 use crate::tables::catalog::CatalogTable;
 use crate::tables::conditions::Operator;

@@ -6,6 +6,7 @@
 
 use super::changes::{Changes, Shown};
 use super::notices::Notices;
+use super::prompt_state::{PromptState, PromptStatus};
 use crate::render::escape::escape;
 use crate::render::look::{Look, Tone};
 use crate::render::{Format, notice};
@@ -20,7 +21,6 @@ use postgres_index_cache_core::tooling::postgres::{
 use postgres_index_cache_core::tooling::sync::{FenceId, State, TableId};
 use postgres_index_cache_core::tooling::{Condition, TableCache};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -36,71 +36,6 @@ const DESCRIBE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The time that `.reconnect` waits for every table to be live.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
-
-/// The state of a cache, or of all of them, as the prompt shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PromptState {
-    /// A table is being read.
-    Loading,
-    /// Every cache has the rows of its table.
-    Live,
-    /// A cache may lack changes that were committed since the cache was live.
-    Stale,
-}
-
-impl PromptState {
-    /// Returns the word that the prompt and JSON have.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Loading => "loading",
-            Self::Live => "live",
-            Self::Stale => "stale",
-        }
-    }
-}
-
-/// The state of all caches, shared with the thread that draws the prompt.
-#[derive(Debug, Default)]
-pub(super) struct PromptStatus {
-    state: AtomicU8,
-    /// The number of tables that are stale while others are not; 0 if that is not so.
-    stale: AtomicUsize,
-}
-
-impl PromptStatus {
-    /// Returns the state that was set last.
-    pub(super) fn get(&self) -> PromptState {
-        match self.state.load(Ordering::Relaxed) {
-            0 => PromptState::Loading,
-            1 => PromptState::Live,
-            _ => PromptState::Stale,
-        }
-    }
-
-    /// Returns the words of the prompt, at most seven characters: `live`, or `1 stale` if the other
-    /// tables are not.
-    pub(super) fn words(&self) -> String {
-        match (self.get(), self.stale.load(Ordering::Relaxed)) {
-            (PromptState::Stale, some @ 1..=9) => format!("{some} stale"),
-            (state, _) => state.as_str().to_string(),
-        }
-    }
-
-    fn set(&self, states: &[PromptState]) {
-        let count = |wanted: PromptState| states.iter().filter(|state| **state == wanted).count();
-        let stale = count(PromptState::Stale);
-        let state = if stale > 0 {
-            PromptState::Stale
-        } else if count(PromptState::Loading) > 0 {
-            PromptState::Loading
-        } else {
-            PromptState::Live
-        };
-        let partly = if stale < states.len() { stale } else { 0 };
-        self.stale.store(partly, Ordering::Relaxed);
-        self.state.store(state as u8, Ordering::Relaxed);
-    }
-}
 
 /// The tables at work. Vectors have an entry for each table, by its place in the driver.
 pub(super) struct LiveCaches {

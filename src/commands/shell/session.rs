@@ -9,9 +9,9 @@ use super::changes::{Watched, column_types};
 use super::guide::{Completions, TableWords};
 use super::line::{Line, Name, Wanted};
 use super::live::LiveCaches;
-use super::live::PromptState;
 use super::notices::Notices;
 use super::overview;
+use super::prompt_state::PromptState;
 use crate::causes::{self, Senders};
 use crate::connect::Server;
 use crate::failure::with_hint;
@@ -293,8 +293,10 @@ impl Session {
             server,
             client,
             live,
+            columns,
             ..
         } = self;
+        let labels = columns[at].as_slice();
         // The table may be altered while we wait: 1. The value of `id=5` is computed for a column
         // of type integer. 2. The column becomes text, and the table is reloaded. 3. The integer 5
         // would be compared with texts, and fit none. So compute the conditions again whenever the
@@ -307,7 +309,7 @@ impl Session {
             let asked = if written.is_empty() {
                 Conditions::default()
             } else if !reopen(server, client, live).await {
-                conditions::evaluate_offline(&table, written)?
+                conditions::evaluate_offline(&table, written, labels)?
             } else {
                 // A server that is there and says nothing is away as well.
                 let patience = match live.state(at) {
@@ -316,7 +318,7 @@ impl Session {
                 };
                 let evaluating = live.alongside(evaluate(client, &table, written));
                 match tokio::time::timeout(patience, evaluating).await {
-                    Err(_) => conditions::evaluate_offline(&table, written)?,
+                    Err(_) => conditions::evaluate_offline(&table, written, labels)?,
                     Ok(Ok(asked)) => asked,
                     // The server went away just now.
                     Ok(Err(_)) if client.is_closed() => continue,

@@ -5,9 +5,11 @@
 //! - `comment`: the comment by which a generated function is known, with its options.
 //! - `made_for`: the columns for which a generated function was made.
 //! - `channel`: the channel of a function that is not ours, read from its text.
+//! - `check_table`: whether a relation can be announced and followed at all.
 //! - `diagnosis`: everything that is wrong with a table's triggers, with remedies.
 
 mod channel;
+mod check_table;
 mod comment;
 mod diagnosis;
 mod made_for;
@@ -15,8 +17,9 @@ mod options;
 mod problem;
 
 pub use channel::is_channel;
+pub use check_table::check_table;
 pub use comment::{Comment, read as read_comment, write as write_comment};
-pub use diagnosis::{check_table, diagnose};
+pub use diagnosis::diagnose;
 pub use made_for::{digest, is_edited, settings, untrusted_columns};
 pub use options::{TriggerOptions, from_arguments, to_arguments};
 pub use problem::{Problem, Remedy, Severity};
