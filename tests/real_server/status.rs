@@ -106,7 +106,7 @@ async fn what_is_wrong_with_the_server_as_a_whole_is_a_no() {
     let url = standby.url("other");
     let mut command = other.command(&["status"]);
     command.env("DATABASE_URL", &url);
-    let ran = crate::support::run(command);
+    let ran = run(command);
     assert!(
         ran.code == 1
             && ran
@@ -131,7 +131,7 @@ async fn sessions_that_cannot_be_seen_are_counted() {
         "DATABASE_URL",
         database.url.replace("postgres@", &format!("{role}@")),
     );
-    let ran = crate::support::run(command);
+    let ran = run(command);
     assert!(
         ran.code == 0
             && ran.stdout.contains("listeners: none seen")
