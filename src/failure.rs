@@ -9,7 +9,7 @@ use crate::render::json::EventLine;
 use anstyle::AnsiColor;
 pub use connecting::ConnectFailure;
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::postgres::sqlstate;
+use postgres_index_cache_core::tooling::postgres::sqlstate::{self, Policy};
 use std::error::Error as StdError;
 use std::fmt;
 use throwaway_postgres::INSTALL_HINT;
@@ -66,6 +66,17 @@ pub fn with_hint(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> an
     error.context(Hint {
         text: hint.into(),
         earlier,
+    })
+}
+
+/// Tells whether the server's code in a chain of errors means that the session was lost, or the
+/// server is starting. The connection may not be closed yet: its reason arrives first.
+pub fn lost_session(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(sqlstate::of).any(|code| {
+        matches!(
+            sqlstate::policy(Some(code)),
+            Policy::Lost | Policy::Starting
+        )
     })
 }
 

@@ -4,7 +4,7 @@
 //! The core's supervisor asks for fresh descriptions with the [`Describe`] function made here.
 
 use crate::connect::Server;
-use crate::failure::Report;
+use crate::failure::{Report, lost_session};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, in_the_way, loading, prepare};
 use crate::tables::{PlannedCache, check_memory, explain_failure};
@@ -12,7 +12,6 @@ use anyhow::Context as _;
 use postgres_index_cache_core::parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 use postgres_index_cache_core::tooling::postgres::{
     Describe, Description, Loaded, Supervisor, SupervisorError, SupervisorEvent, Unfollowed,
-    sqlstate::{self, Policy},
 };
 use postgres_index_cache_core::tooling::sync::TableId;
 use postgres_index_cache_core::tooling::{Condition, TableCache};
@@ -82,7 +81,7 @@ impl<M: MakeTarget> Wanted<M> {
                 ))),
                 Ok(target) => Ok(target),
                 // A lost session is no table's fault: nothing could be described.
-                Err(error) if catalog.client().is_closed() || is_lost(&error) => {
+                Err(error) if catalog.client().is_closed() || lost_session(&error) => {
                     return Err(unfollowed(&error));
                 }
                 // A table that cannot be followed keeps no other table from being followed.
@@ -107,17 +106,6 @@ fn has_table(described: &[Result<Target, Unfollowed>], oid: u32) -> bool {
         .iter()
         .flatten()
         .any(|target| target.table.oid == oid)
-}
-
-/// Tells whether the server's code in a chain of errors means that the session was lost, or the
-/// server is starting.
-fn is_lost(error: &anyhow::Error) -> bool {
-    error.chain().filter_map(sqlstate::of).any(|code| {
-        matches!(
-            sqlstate::policy(Some(code)),
-            Policy::Lost | Policy::Starting
-        )
-    })
 }
 
 /// Returns an error and its hint on one line.

@@ -14,7 +14,7 @@ use super::overview;
 use super::prompt_state::PromptState;
 use crate::causes::{self, Senders};
 use crate::connect::Server;
-use crate::failure::with_hint;
+use crate::failure::{lost_session, with_hint};
 use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::finding::finding;
@@ -320,8 +320,8 @@ impl Session {
                 match tokio::time::timeout(patience, evaluating).await {
                     Err(_) => conditions::evaluate_offline(&table, written, labels)?,
                     Ok(Ok(asked)) => asked,
-                    // The server went away just now.
-                    Ok(Err(_)) if client.is_closed() => continue,
+                    // The server went away just now. The reason arrives before the connection ends.
+                    Ok(Err(error)) if client.is_closed() || lost_session(&error) => continue,
                     // A value that is refused may be right for the type that the column has by now,
                     // of which the session does not know yet. The fence comes behind that news.
                     Ok(Err(error)) => {
