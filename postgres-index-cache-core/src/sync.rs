@@ -92,6 +92,7 @@ mod comparison;
 mod connections;
 mod engine;
 mod fences;
+mod freeze;
 mod hashing;
 mod looks;
 mod messages;

@@ -16,12 +16,14 @@
 
 mod comparing;
 mod connecting;
+mod freezing;
 mod holding;
 mod proving;
 mod reading;
 
 use super::connections::{ConnectionPhase, Connections};
 use super::fences::Fences;
+use super::freeze::FreezeTimes;
 use super::hashing::{SeededState, seed_of};
 use super::looks::Looks;
 use super::read_queue::ReadQueue;
@@ -42,6 +44,8 @@ pub struct Engine {
     fences: Fences,
     looks: Looks,
     reads: ReadQueue,
+    /// For each table, when its cache was frozen.
+    freeze_times: Vec<FreezeTimes>,
     timers: Timers,
     /// The outputs that were not handed out yet, in order.
     outputs: VecDeque<Output>,
@@ -82,6 +86,7 @@ impl Engine {
             fences: Fences::new(count),
             looks: Looks::default(),
             reads: ReadQueue::default(),
+            freeze_times: (0..count).map(|_| FreezeTimes::default()).collect(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             state: State::Disconnected,
@@ -295,6 +300,13 @@ impl Engine {
                 comparison,
                 why,
             } => self.comparison_failed(table, comparison, why, now),
+            Input::FreezeWanted { table, freeze } => self.begin_freeze(table, freeze, now),
+            Input::FreezeCut {
+                table,
+                freeze,
+                snapshot,
+            } => self.cut_freeze(table, freeze, &snapshot, now),
+            Input::FreezeOver { table, freeze } => self.freeze_over(table, freeze, now),
             Input::CauseKnown { table, of, known } => self.tables[table.0].cause_known(of, known),
             Input::CacheBusy { table } => self.cache_busy(table, now),
             Input::CacheFree { table } => {
@@ -311,7 +323,7 @@ impl Engine {
                 is_permanent,
             } => self.aux_reopen_failed(via, code, why, is_permanent, now),
             Input::Lost(why) => self.disconnect(Failure::ConnectionLost(why), false, now),
-            Input::GivenUp(failure) => self.shut_down(failure),
+            Input::GivenUp(failure) => self.shut_down(failure, now),
             Input::TimePassed => self.handle_expired(now),
         }
     }
@@ -325,6 +337,8 @@ impl Engine {
         self.timers.set(Timer::Read, due.filter(|_| can_read));
         self.timers.set(Timer::Fence, self.fences.deadline());
         self.timers.set(Timer::Behind, self.behind_at());
+        let freezes = self.freeze_times.iter().filter_map(|times| times.deadline);
+        self.timers.set(Timer::Freeze, freezes.min());
     }
 
     /// Routes a payload to the table that the payload is about.

@@ -282,6 +282,31 @@ pub enum Input<'a> {
         /// Cause of the failure.
         why: String,
     },
+    /// Somebody asks that a table's cache stand still; see [`freeze`](super::freeze). L has received
+    /// the question, and every change before it was handed in.
+    FreezeWanted {
+        /// Table whose cache is to stand still.
+        table: TableId,
+        /// Driver's number for the freeze.
+        freeze: u64,
+    },
+    /// Somebody asks for digests of a frozen cache, as of a snapshot that was taken after the
+    /// freeze. L has received the question, and every change before it was handed in.
+    FreezeCut {
+        /// Frozen table.
+        table: TableId,
+        /// Number of the freeze.
+        freeze: u64,
+        /// Snapshot of whoever asks. Any role can make one up.
+        snapshot: Snapshot,
+    },
+    /// The digests that [`Output::Frozen`] asked for are computed, or nobody wants them any more.
+    FreezeOver {
+        /// Frozen table.
+        table: TableId,
+        /// Number of the freeze.
+        freeze: u64,
+    },
     /// A caller asks for a fence.
     FenceWanted(FenceId),
     /// F or Q is lost, and L is not. The engine asks again for everything that the connection
@@ -396,6 +421,26 @@ pub enum Output {
         /// Why a difference that was found proves nothing: a notification has asked for a reload
         /// that is not done yet. If the cache and the table are equal, that counts all the same.
         doubt: Option<String>,
+    },
+    /// Compute the digests of a cache, once all earlier outputs are carried out: the cache is the
+    /// freeze's snapshot, except for open rows. Then say [`Input::FreezeOver`]. Until then only open
+    /// rows change.
+    Frozen {
+        /// Frozen table.
+        table: TableId,
+        /// Number of the freeze.
+        freeze: u64,
+        /// Keys of the open rows, as JSON. Leave these rows out.
+        open: Vec<String>,
+    },
+    /// A freeze is over, and no digests can be computed.
+    FreezeFailed {
+        /// Table that was to be frozen.
+        table: TableId,
+        /// Number of the freeze.
+        freeze: u64,
+        /// Cause of the failure.
+        why: String,
     },
     /// Store the rows of a refetch in the cache, and remove each key that was asked for and did not
     /// come.

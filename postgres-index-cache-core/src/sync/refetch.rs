@@ -22,7 +22,7 @@ use super::change::Change;
 use super::hashing::SeededState;
 use super::snapshot::Snapshot;
 use crate::notification::Action;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// The most keys that are asked for in one batch.
@@ -298,6 +298,21 @@ impl Refetches {
             self.senders = Senders::None;
         }
         Some(std::mem::take(&mut self.queue))
+    }
+
+    /// Returns the keys whose rows are to be refetched, are being refetched, or have a floor, and
+    /// those of the changes that wait.
+    pub(super) fn open_keys(&self) -> BTreeSet<String> {
+        let mut keys: BTreeSet<String> = self.floors.keys().cloned().collect();
+        keys.extend(self.wanted.iter().map(|wanted| wanted.key.clone()));
+        keys.extend(self.in_flight.iter().cloned());
+        keys.extend(self.queued_keys.iter().cloned());
+        keys
+    }
+
+    /// Returns whether a TRUNCATE waits for the rows that are being refetched.
+    pub(super) fn has_queued_truncate(&self) -> bool {
+        self.queued_truncates > 0
     }
 
     /// Returns whether the floor of a key sees this transaction. False without a floor or an xid.

@@ -82,6 +82,12 @@ pub enum Rule {
     /// 2. The notification has not arrived, so the cache has the old row.
     /// 3. The comparison calls a row stale that is about to be right.
     ComparisonFence,
+    /// Changes that the snapshot of a freeze does not see are held while the cache is frozen.
+    /// Without this:
+    /// 1. Somebody asks for digests at the snapshot S.
+    /// 2. A change that S does not see is applied before the digests are computed.
+    /// 3. The node's digests differ from those of S, and a row is called stale that is right.
+    Freeze,
     /// No answer of F or Q that was opened again counts before the new probe has reached L. Without
     /// this:
     /// 1. After a failover Q is opened again, and reaches another server than L does.

@@ -78,6 +78,21 @@ pub enum State {
     Live,
 }
 
+impl State {
+    /// Returns the state in one word, as people and programs are told it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Subscribing | Self::Probing => "connecting",
+            Self::Stale => "stale",
+            Self::Degraded => "degraded",
+            Self::Snapshotting => "loading",
+            Self::CatchingUp => "behind",
+            Self::Live => "live",
+        }
+    }
+}
+
 /// Why the replica cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

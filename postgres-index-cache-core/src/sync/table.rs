@@ -12,7 +12,7 @@
 //! 1. **Read** ([`Phase::Reading`]). Any change waits while the table is read, until the rows are
 //!    in the cache. Past `Limits::waiting_bytes` the changes are dropped and the table is read
 //!    again.
-//! 2. **Comparison** ([`Comparison`]). Any change waits until the fence behind the comparison's
+//! 2. **Comparison** ([`Comparison`], [`Freeze`]). Any change waits until the fence behind the comparison's
 //!    snapshot has come back. From then on the changes that the snapshot sees are followed. The
 //!    others wait until the cache begins to be compared, and then in the backlog. Past
 //!    `Limits::waiting_bytes` the comparison is inconclusive.
@@ -41,6 +41,7 @@
 
 mod comparing;
 mod following;
+mod freezing;
 mod phases;
 mod reloads;
 mod touched;
@@ -51,6 +52,7 @@ use super::backlog::Backlog;
 use super::backoff::Backoff;
 use super::change::Change;
 use super::comparison::Comparison;
+use super::freeze::Freeze;
 use super::hashing::SeededState;
 use super::refetch::Refetches;
 use super::rules::Rules;
@@ -186,6 +188,7 @@ pub(super) struct EngineTable {
     /// Whether a reader holds the cache's lock.
     is_locked: bool,
     comparison: Option<Comparison>,
+    freeze: Option<Freeze>,
     /// How many changes were dropped because a later one of the same key came.
     collapsed: u64,
     /// How many changes have come to be followed.
@@ -216,6 +219,7 @@ impl EngineTable {
             backlog: None,
             is_locked: false,
             comparison: None,
+            freeze: None,
             collapsed: 0,
             changes: 0,
             truncates: Truncates::default(),

@@ -20,13 +20,15 @@ pub(super) enum Timer {
     Heartbeat,
     /// Fires when the distance to a table's last read has passed, or the wait after a failed one.
     Read,
+    /// Fires when a freeze has taken too long.
+    Freeze,
     /// Fires when a row of a live table has been open for a heartbeat: the table is not live then.
     Behind,
 }
 
 impl Timer {
     /// Every timer, in the order of the variants.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Probe(AuxConnection::Fences),
         Self::Probe(AuxConnection::Reads),
         Self::Fence,
@@ -35,6 +37,7 @@ impl Timer {
         Self::Reconnect,
         Self::Heartbeat,
         Self::Read,
+        Self::Freeze,
         Self::Behind,
     ];
 
@@ -49,7 +52,8 @@ impl Timer {
             Self::Reconnect => 5,
             Self::Heartbeat => 6,
             Self::Read => 7,
-            Self::Behind => 8,
+            Self::Freeze => 8,
+            Self::Behind => 9,
         }
     }
 }

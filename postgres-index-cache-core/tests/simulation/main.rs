@@ -6,12 +6,15 @@
 //! `SEED=… cargo test -p postgres-index-cache-core --test simulation one_seed`. `SEEDS=…` sets how
 //! many seeds are run.
 //!
+//! - [`fleet`]: several nodes of one server.
 //! - [`server`]: the model of PostgreSQL.
 //! - [`world`]: one run, with models of the driver and of the caches, and the checks.
 
+mod fleet;
 mod server;
 mod world;
 
+use fleet::Fleet;
 use postgres_index_cache_core::tooling::sync::Rule;
 use server::Fault;
 use std::collections::BTreeMap;
@@ -21,7 +24,7 @@ const SEEDS: u64 = 20_000;
 
 /// Every rule of the engine that can be taken out, with the scenario that the rule prevents and
 /// that some seed runs into without the rule.
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 16] = [
     // 1. T inserts a row, and an AFTER trigger updates that row.
     // 2. The update is announced first, then the insert with its older data and `recheck`.
     // 3. Applied in that order, the cache keeps the inserted data.
@@ -70,6 +73,10 @@ const RULES: [Rule; 15] = [
     // 2. Q takes the snapshot of a comparison, which sees T.
     // 3. The cache is compared without T: a false finding.
     Rule::ComparisonFence,
+    // 1. Somebody asks for digests at the snapshot S.
+    // 2. T commits after S, and its change is applied before the digests are computed.
+    // 3. The node's digests are not those of S: a row is called stale that is right.
+    Rule::Freeze,
     // 1. Q is lost, and opened again on another server that lags behind.
     // 2. Without the token that L must hear, this server's answers are believed.
     // 3. Rows of some time ago are stored, and the cache is called live.
@@ -206,11 +213,39 @@ fn everything_that_can_happen_does() {
             ),
             ("caches compared", statistics.compared),
             ("inconclusive comparisons", statistics.inconclusive),
+            ("frozen caches", statistics.frozen),
+            ("open rows in them", statistics.open_rows),
+            ("caches that could not be frozen", statistics.unfrozen),
+            ("questions that were made up", statistics.forged),
         ] {
             *happened.entry(event).or_default() += count;
         }
     }
     assert!(happened.values().all(|&count| count > 30), "{happened:?}");
+}
+
+/// Several nodes of one server, and questions for digests at any moment: each frozen cache is the
+/// table at the cut, whatever happens. From one node changes are withheld, and that is seen.
+#[test]
+fn every_node_is_the_table_at_a_cut_and_withheld_changes_are_found() {
+    let seeds = std::env::var("SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("a number")) / 10;
+    let mut frozen = 0;
+    let mut withheld = 0;
+    let mut found = 0;
+    for seed in 0..seeds {
+        let mut fleet = Fleet::new(seed);
+        fleet
+            .run()
+            .unwrap_or_else(|why| panic!("fleet {seed}: {why}"));
+        for statistics in fleet.statistics() {
+            frozen += statistics.frozen;
+            withheld += statistics.withheld;
+            found += statistics.withheld_found;
+        }
+    }
+    println!("{frozen} frozen caches, {withheld} changes withheld, {found} findings");
+    assert!(frozen > seeds && withheld > seeds, "{frozen} {withheld}");
+    assert!(found * 20 > seeds, "{found} findings");
 }
 
 /// Tests the simulation itself: a rule whose absence no seed finds is a rule without a test.

@@ -18,7 +18,7 @@ mod writes;
 pub use tables::{Definitions, TABLES};
 
 use fastrand::Rng;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 pub const CHANNEL: &str = "cache_invalidation";
 pub const KEYS: u8 = 6;
@@ -137,9 +137,23 @@ pub struct Server {
     pub history: HashMap<(usize, u8), History>,
     /// For each committed value the commit, and the value's place among those of its transaction.
     pub committed: HashMap<u32, (u64, usize)>,
-    pub is_listening: bool,
-    /// The notifications that L has not received: channel and payload.
-    pub queue: VecDeque<(String, String)>,
+    /// Every notification that was sent, in the order of the commits.
+    pub sent: Vec<Sent>,
+    /// The number of freezes that were asked for.
+    pub freezes: u64,
+    /// For each freeze, what its snapshot sees.
+    pub cuts: HashMap<u64, Seen>,
+    /// The snapshots that somebody has made up, by their freezes.
+    pub made_up: HashMap<u64, String>,
+}
+
+/// A notification in the queue.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub channel: String,
+    pub payload: String,
+    /// The node that sent it, for a fence; `None` for what is for every node.
+    pub node: Option<usize>,
 }
 
 impl Server {
@@ -156,8 +170,10 @@ impl Server {
             commits: 0,
             history: HashMap::new(),
             committed: HashMap::new(),
-            is_listening: false,
-            queue: VecDeque::new(),
+            sent: Vec::new(),
+            freezes: 0,
+            cuts: HashMap::new(),
+            made_up: HashMap::new(),
         };
         // Nobody listens yet: a snapshot alone can tell of these rows.
         for _ in 0..random.usize(0..4) {
@@ -191,14 +207,24 @@ impl Server {
         }
     }
 
-    /// Sends a notification in a transaction of its own.
+    /// Sends a notification in a transaction of its own, to every node.
     pub fn notify(&mut self, channel: &str, payload: &str) {
+        self.send(channel, payload, None);
+    }
+
+    /// Sends a notification on a channel that `node` alone listens on.
+    pub fn notify_node(&mut self, node: usize, channel: &str, payload: &str) {
+        self.send(channel, payload, Some(node));
+    }
+
+    fn send(&mut self, channel: &str, payload: &str, node: Option<usize>) {
         // PostgreSQL gives a transaction that notifies an xid.
         self.next_xid += 1;
-        if self.is_listening {
-            self.queue
-                .push_back((channel.to_string(), payload.to_string()));
-        }
+        self.sent.push(Sent {
+            channel: channel.to_string(),
+            payload: payload.to_string(),
+            node,
+        });
     }
 
     /// Returns the number of open transactions. They are named by their place, from 0.
@@ -264,20 +290,19 @@ impl Server {
                     .push((self.commits, value));
             }
         }
-        if self.is_listening {
-            let mut sent: Vec<String> = Vec::new();
-            for payload in transaction.work.payloads {
-                // PostgreSQL folds equal payloads of one transaction. The triggers make each
-                // payload unique, so that folding happens with Fault::Folded alone.
-                if self.fault != Some(Fault::Folded) || !sent.contains(&payload) {
-                    sent.push(payload);
-                }
+        let mut sent: Vec<String> = Vec::new();
+        for payload in transaction.work.payloads {
+            // PostgreSQL folds equal payloads of one transaction. The triggers make each payload
+            // unique, so that folding happens with Fault::Folded alone.
+            if self.fault != Some(Fault::Folded) || !sent.contains(&payload) {
+                sent.push(payload);
             }
-            self.queue.extend(
-                sent.into_iter()
-                    .map(|payload| (CHANNEL.to_string(), payload)),
-            );
         }
+        self.sent.extend(sent.into_iter().map(|payload| Sent {
+            channel: CHANNEL.to_string(),
+            payload,
+            node: None,
+        }));
     }
 
     /// Returns whether another transaction than the one at `at` holds the row's lock. A rollback

@@ -12,25 +12,28 @@
 //! - [`tasks`]: the statements that the driver waits for, and their answers.
 //! - [`cache`]: a cache behind its lock.
 //! - [`faults`]: losses, late answers, forged payloads.
+//! - [`freezes`]: somebody who asks for digests at a cut.
 //! - [`checks`]: the conditions that each step must meet.
 
 mod cache;
 mod checks;
 mod driver;
 mod faults;
+mod freezes;
 mod tasks;
 
 pub use faults::Wrong;
 
-use crate::server::{CHANNEL, Rows, Seen, Server, TABLES};
+use crate::server::{CHANNEL, Rows, Seen, Sent, Server, TABLES};
 use cache::{Cache, Model};
 use checks::HeldFence;
 use driver::{Fate, KnownTable};
 use fastrand::Rng;
+use freezes::CONTROL;
 use postgres_index_cache_core::tooling::sync::{
     AuxConnection, Counters, Engine, FenceId, Input, Limits, State, TableSpec,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use tasks::Task;
 
@@ -61,13 +64,33 @@ pub struct Statistics {
     /// Comparisons whose cache was compared.
     pub compared: u64,
     pub inconclusive: u64,
+    /// Frozen caches that were compared with their snapshot.
+    pub frozen: u64,
+    /// Rows that were open in them.
+    pub open_rows: u64,
+    /// Frozen caches that were not compared.
+    pub unfrozen: u64,
+    /// Questions for digests that were made up.
+    pub forged: u64,
+    /// Changes that were withheld from the node.
+    pub withheld: u64,
+    /// Frozen caches in which a withheld change was found.
+    pub withheld_found: u64,
 }
 
 pub struct World {
     random: Rng,
     now: Instant,
     engine: Engine,
-    server: Server,
+    pub server: Server,
+    /// The number of this node, among those of its server.
+    node: usize,
+    /// The place in the server's queue up to which L has received; `None` if L does not listen.
+    heard: Option<usize>,
+    /// The rows of which a change was withheld from this node; `None` if none is.
+    withheld: Option<BTreeSet<(usize, u8)>>,
+    /// Whether faults are few.
+    is_gentle: bool,
     wrong: Option<Wrong>,
     /// Every output of the engine, as text, if somebody asked for that.
     outputs: Option<Vec<String>>,
@@ -153,6 +176,7 @@ impl World {
         } else {
             Model::All
         };
+        let is_gentle = random.u8(0..4) == 0;
         let server = Server::new(&mut random, fault);
         let lagging = server.see();
         Self {
@@ -160,6 +184,10 @@ impl World {
             now: Instant::now(),
             engine,
             server,
+            node: 0,
+            heard: None,
+            withheld: None,
+            is_gentle,
             wrong,
             outputs: None,
             caches: TABLES.iter().map(|_| Cache::default()).collect(),
@@ -197,16 +225,57 @@ impl World {
         self.engine.counters()
     }
 
+    /// Returns the node with this number, of several.
+    pub fn node(seed: u64, node: usize) -> Self {
+        let mut world = Self::new(seed, None);
+        world.node = node;
+        world.is_gentle = true;
+        world
+    }
+
+    /// Withholds changes from this node from now on, so that its caches become wrong.
+    pub fn withhold(&mut self) {
+        self.withheld = Some(BTreeSet::new());
+    }
+
+    /// Lets the engine begin.
+    pub fn begin(&mut self) -> Result<(), String> {
+        self.handle(Input::TimePassed)
+    }
+
     /// Runs load and faults, then lets everything come to rest, when the caches must be equal to
     /// the tables. The error says which check failed.
     pub fn run(&mut self) -> Result<(), String> {
-        self.handle(Input::TimePassed)?;
+        self.begin()?;
         for _ in 0..self.random.usize(300..1500) {
             self.step()?;
             if self.has_given_up() {
                 return Ok(());
             }
         }
+        self.calm()?;
+        for _ in 0..3000 {
+            self.step()?;
+            if self.is_at_rest() {
+                return self.check_equal();
+            }
+        }
+        Err(format!(
+            "it never comes to rest: {:?}, {:?}",
+            self.engine, self.tasks
+        ))
+    }
+
+    /// Returns whether everything that was written is in the caches, and they are live.
+    pub fn is_at_rest(&self) -> bool {
+        let last = self.next_fence;
+        self.is_quiet
+            && self.reached.iter().all(|reached| *reached >= last)
+            && self.engine.state() == State::Live
+    }
+
+    /// Ends load and faults.
+    pub fn calm(&mut self) -> Result<(), String> {
         self.is_quiet = true;
         while self.server.open() > 0 {
             self.server.commit(0);
@@ -223,25 +292,12 @@ impl World {
             self.lose_one(AuxConnection::Reads)?;
         }
         // A last fence: without one, a change that is still in the queue would not be waited for.
-        self.ask_for_fence()?;
-        let last = self.next_fence;
-        for _ in 0..3000 {
-            self.step()?;
-            if self.reached.iter().all(|reached| *reached >= last)
-                && self.engine.state() == State::Live
-            {
-                return self.check_equal();
-            }
-        }
-        Err(format!(
-            "it never comes to rest: {:?}, {:?}",
-            self.engine, self.tasks
-        ))
+        self.ask_for_fence()
     }
 
     /// Lets one random thing happen, and checks the caches. In the quiet phase neither writers nor
     /// faults are chosen.
-    fn step(&mut self) -> Result<(), String> {
+    pub fn step(&mut self) -> Result<(), String> {
         let open = self.server.open();
         let choice = if self.is_quiet {
             self.random.u8(60..95)
@@ -266,8 +322,13 @@ impl World {
             75..90 => self.advance_task()?,
             90..94 => self.pass_time()?,
             94 => self.late_answer()?,
+            // In a gentle run most tables are live most of the time.
+            95..100 if self.is_gentle && self.random.u8(0..8) != 0 => {}
             95..100 => self.disturb(choice)?,
             _ => {}
+        }
+        if !self.is_quiet && self.random.u8(0..30) == 0 {
+            self.ask_to_freeze()?;
         }
         // The other server replays what was committed now and then.
         if self.random.u8(0..60) == 0 {
@@ -276,16 +337,41 @@ impl World {
         self.check_seen()
     }
 
+    /// Returns the next notification of the queue that is for this node.
+    fn next_sent(&mut self) -> Option<Sent> {
+        let heard = self.heard.as_mut()?;
+        loop {
+            let sent = self.server.sent.get(*heard)?;
+            *heard += 1;
+            if sent.node.is_none_or(|node| node == self.node) {
+                return Some(sent.clone());
+            }
+        }
+    }
+
     /// Hands in the next notification of the queue.
     fn deliver(&mut self) -> Result<(), String> {
-        match self.server.queue.pop_front() {
-            Some((channel, payload)) => self.handle(Input::Notification {
-                channel: &channel,
-                payload: &payload,
+        let Some(sent) = self.next_sent() else {
+            return Ok(());
+        };
+        match sent.channel.as_str() {
+            CONTROL => self.take_question(&sent.payload),
+            CHANNEL if self.is_withheld(&sent.payload) => Ok(()),
+            channel => self.handle(Input::Notification {
+                channel,
+                payload: &sent.payload,
                 sender: 1,
             }),
-            None => Ok(()),
         }
+    }
+
+    /// Returns whether nothing is left in the queue for this node.
+    fn has_heard_all(&self) -> bool {
+        let Some(heard) = self.heard else {
+            return true;
+        };
+        let is_own = |sent: &Sent| sent.node.is_none_or(|node| node == self.node);
+        !self.server.sent[heard..].iter().any(is_own)
     }
 
     fn pass_time(&mut self) -> Result<(), String> {
@@ -293,7 +379,7 @@ impl World {
         self.now += Duration::from_millis(self.random.u64(0..most));
         // The engine takes a deadline for missed only when L has nothing more: a fence that is
         // still in the queue has arrived in time.
-        if self.server.queue.is_empty() {
+        if self.has_heard_all() {
             self.handle(Input::TimePassed)
         } else {
             Ok(())

@@ -178,6 +178,7 @@ impl Driver {
                 inconclusive,
                 doubt,
             } => self.comparison_ended(table, QuestionId(question), inconclusive, doubt),
+            Output::Frozen { .. } | Output::FreezeFailed { .. } => {}
             Output::Store { table, batch: _ } => self.store_refetched(table),
             Output::Apply { table, change } => self.apply_change(table, &change),
             Output::Clear { table, keep } => {

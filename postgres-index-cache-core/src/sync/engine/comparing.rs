@@ -123,6 +123,10 @@ impl Engine {
         inconclusive: Option<String>,
         now: Instant,
     ) {
+        // A freeze ends for the same reasons; the two are never underway at once.
+        if let Some(why) = &inconclusive {
+            self.end_freeze(table, Some(why.clone()), now);
+        }
         let Some(id) = self.tables[table.0].comparison().map(Comparison::id) else {
             return;
         };

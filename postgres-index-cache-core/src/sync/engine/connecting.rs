@@ -112,7 +112,7 @@ impl Engine {
         }
         self.reads.give_up();
         if self.has_lost_too_many_reads() {
-            self.shut_down(Failure::ReadsCut { why: said.clone() });
+            self.shut_down(Failure::ReadsCut { why: said.clone() }, now);
         }
         said
     }
@@ -242,6 +242,7 @@ impl Engine {
                 }
                 // A read is asked for, and the states are published, after each input.
                 Timer::Read | Timer::Behind => {}
+                Timer::Freeze => self.end_late_freezes(now),
             }
         }
     }
@@ -287,15 +288,15 @@ impl Engine {
         {
             let why = self.count_lost_read(table, why.clone());
             if self.has_lost_too_many_reads() {
-                return self.shut_down(Failure::ReadsCut { why });
+                return self.shut_down(Failure::ReadsCut { why }, now);
             }
             failure = Failure::ConnectionLost(why);
         }
         if for_good || !self.limits.reconnect {
-            return self.shut_down(failure);
+            return self.shut_down(failure, now);
         }
         let wait = self.connections.next_wait();
-        self.drop_connections();
+        self.drop_connections(now);
         self.timers.set(Timer::Reconnect, now + wait);
         self.outputs.push_back(Output::Disconnected {
             failure,
@@ -304,11 +305,11 @@ impl Engine {
     }
 
     /// Ends the engine for good.
-    pub(super) fn shut_down(&mut self, failure: Failure) {
+    pub(super) fn shut_down(&mut self, failure: Failure, now: Instant) {
         if self.has_ended() {
             return;
         }
-        self.drop_connections();
+        self.drop_connections(now);
         self.connections.disconnect(true);
         self.outputs.push_back(Output::Disconnected {
             failure,
@@ -317,13 +318,16 @@ impl Engine {
     }
 
     /// Forgets everything that the connections carried, and makes every table stale.
-    fn drop_connections(&mut self) {
+    fn drop_connections(&mut self, now: Instant) {
         self.counters.gaps += 1;
         self.connections.disconnect(false);
         self.timers.stop_all();
         self.fences.disconnect();
         self.looks.give_up();
         self.reads.give_up();
+        for table in 0..self.tables.len() {
+            self.drop_freeze(TableId(table), now);
+        }
         for (at, table) in self.tables.iter_mut().enumerate() {
             if let Some(comparison) = table.comparison() {
                 self.outputs.push_back(Output::ComparisonEnded {

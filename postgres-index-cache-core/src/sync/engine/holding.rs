@@ -40,7 +40,7 @@ impl Engine {
         now: Instant,
     ) {
         if is_permanent && !self.has_been_live {
-            self.shut_down(Failure::ReadRefused { table, why });
+            self.shut_down(Failure::ReadRefused { table, why }, now);
             return;
         }
         self.give_up_table(table, &why, now);

@@ -167,7 +167,7 @@ impl Engine {
                 let is_refused =
                     self.tables[table.0].read_failures.is_refusal(code) || is_permanent;
                 if is_refused && !self.has_been_live {
-                    self.shut_down(Failure::ReadRefused { table, why });
+                    self.shut_down(Failure::ReadRefused { table, why }, now);
                 } else {
                     self.retry_read(table, why, now);
                 }

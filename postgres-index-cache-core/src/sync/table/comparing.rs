@@ -5,6 +5,7 @@ use super::{EngineTable, Step};
 use crate::sync::backlog::Backlog;
 use crate::sync::change::Change;
 use crate::sync::comparison::{Comparison, ComparisonId};
+use crate::sync::freeze::Freeze;
 use crate::sync::snapshot::Snapshot;
 
 /// The result of the fence behind a comparison's snapshot.
@@ -124,8 +125,12 @@ impl EngineTable {
         steps
     }
 
-    /// Returns how many bytes of changes a comparison holds; see the fields of [`Comparison`].
+    /// Returns how many bytes of changes a comparison or a freeze holds; see the fields of
+    /// [`Comparison`] and [`Freeze`].
     pub(in crate::sync) fn held_bytes(&self) -> usize {
+        if let Some(Freeze::Holding { bytes, .. }) = &self.freeze {
+            return *bytes;
+        }
         match &self.comparison {
             Some(Comparison::Holding { bytes, .. } | Comparison::Settling { bytes, .. }) => *bytes,
             Some(Comparison::Comparing { .. }) | None => 0,

@@ -14,6 +14,7 @@ use super::{EngineTable, FirstHalf, Phase, ReloadRequest, Step, Verdict};
 use crate::notification::Action;
 use crate::sync::change::{Change, Operation};
 use crate::sync::comparison::Comparison;
+use crate::sync::freeze::Freeze;
 use crate::sync::refetch::{Admission, Queued};
 use crate::sync::rules::Rule;
 use crate::sync::snapshot::Snapshot;
@@ -90,6 +91,12 @@ impl EngineTable {
                 Comparison::Holding { held, bytes, .. } | Comparison::Settling { held, bytes, .. },
             ) = &mut self.comparison
         {
+            *bytes += change.bytes();
+            held.push(change);
+            return Vec::new();
+        }
+        // Rule::Freeze: the changes that the freeze's snapshot sees are followed at the cut.
+        if let Some(Freeze::Holding { held, bytes, .. }) = &mut self.freeze {
             *bytes += change.bytes();
             held.push(change);
             return Vec::new();

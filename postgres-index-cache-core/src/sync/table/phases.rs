@@ -108,6 +108,7 @@ impl EngineTable {
         // be taken for one of the new refetches.
         self.refetches = Refetches::new(self.hashing);
         self.comparison = None;
+        self.freeze = None;
         // The lock is a reader's, and outlives what is known of the table.
         self.backlog = self.is_locked.then(|| Backlog::new(self.hashing));
         self.touched.forget();
@@ -237,9 +238,9 @@ impl EngineTable {
         {
             *filter = None;
         }
-        // The changes that a comparison holds came before this fence, and a floor may have seen
+        // The changes that a comparison or a freeze holds came before this fence, and a floor may have seen
         // them.
-        if self.comparison.is_none() {
+        if !self.is_compared() {
             self.refetches.free_floors(fence_after_reads);
         }
     }

@@ -21,9 +21,14 @@ impl EngineTable {
     }
 
     /// Returns whether the cache must not be changed: a reader holds the lock, or the cache is
-    /// compared with the table.
+    /// compared with the table or frozen.
     pub(in crate::sync) fn is_busy(&self) -> bool {
-        self.backlog.is_some() || self.comparison.is_some()
+        self.backlog.is_some() || self.is_compared()
+    }
+
+    /// Returns whether the cache is compared or frozen, or is about to be.
+    pub(super) fn is_compared(&self) -> bool {
+        self.comparison.is_some() || self.freeze.is_some()
     }
 
     /// Notes that a reader holds the cache's lock. Changes are kept by key from now on.
@@ -41,9 +46,9 @@ impl EngineTable {
     }
 
     /// Takes out the changes that came while the cache could not be changed. Returns none if the
-    /// cache still cannot be changed, for either reason.
+    /// cache still cannot be changed, for any reason.
     pub(super) fn release_backlog(&mut self) -> Vec<Step> {
-        if self.is_locked || self.comparison.is_some() {
+        if self.is_locked || self.is_compared() {
             return Vec::new();
         }
         let Some(mut backlog) = self.backlog.take() else {

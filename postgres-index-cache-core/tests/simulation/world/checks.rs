@@ -21,7 +21,10 @@ pub struct Claim {
 
 impl World {
     /// Checks that each cache is equal to its table.
-    pub(super) fn check_equal(&self) -> Result<(), String> {
+    pub fn check_equal(&self) -> Result<(), String> {
+        if self.withheld.is_some() {
+            return Ok(());
+        }
         for (table, relation) in self.server.definitions.named.iter().enumerate() {
             let rows = &self.server.tables()[*relation];
             if self.caches[table].rows != *rows {
@@ -79,6 +82,9 @@ impl World {
     /// A cache may hold any relation that had the table's name then or later: names may have been
     /// swapped between the commit and this check.
     fn check_has(&self, table: usize, asked: u64, claim: &str) -> Result<(), String> {
+        if self.withheld.is_some() {
+            return Ok(());
+        }
         let then = self
             .server
             .names
@@ -148,6 +154,9 @@ impl World {
     /// Checks the caches as a reader sees them after a step: no value that was never committed,
     /// and no older value after a newer one while the table is live.
     pub(super) fn check_seen(&mut self) -> Result<(), String> {
+        if self.withheld.is_some() {
+            return Ok(());
+        }
         for (table, cache) in self.caches.iter().enumerate() {
             for key in 0..KEYS {
                 let Some(value) = cache.rows.get(&key) else {

@@ -4,6 +4,7 @@
 use crate::server::{CHANNEL, Definitions, Fault, Seen, TABLES};
 use crate::world::cache::{PendingOp, parse_key};
 use crate::world::checks::{Claim, HeldFence};
+use crate::world::freezes::Question;
 use crate::world::tasks::{Stage, Task};
 use crate::world::{FENCES, World, Wrong};
 use postgres_index_cache_core::tooling::sync::{
@@ -174,6 +175,15 @@ impl World {
                 doubt,
                 ..
             } => self.end_comparison(inconclusive.is_some(), doubt.is_some())?,
+            Output::Frozen {
+                table: TableId(table),
+                freeze,
+                open,
+            } => {
+                let question = Question { table, freeze };
+                self.tasks.push(Task::Digest { question, open });
+            }
+            Output::FreezeFailed { .. } => self.statistics.unfrozen += 1,
             Output::Store { table, batch } => {
                 let (keys, rows) = self
                     .refetched
@@ -211,6 +221,7 @@ impl World {
         if let Some(differs) = self.differs.take()
             && !is_inconclusive
             && !is_doubted
+            && self.withheld.is_none()
         {
             return Err(differs);
         }
@@ -256,8 +267,7 @@ impl World {
         if retry_in.is_none() {
             self.fate = Fate::GivenUp;
         }
-        self.server.is_listening = false;
-        self.server.queue.clear();
+        self.heard = None;
         // A table is described over a connection of its own, which is not lost with L, F and Q.
         let dropped = self
             .tasks
@@ -273,7 +283,7 @@ impl World {
     /// Notifies a token, if the connection leads to the server that L listens on.
     pub(super) fn send(&mut self, via: AuxConnection, token: &str) {
         if !(self.is_misplaced && via == AuxConnection::Reads) {
-            self.server.notify(FENCES, token);
+            self.server.notify_node(self.node, FENCES, token);
         }
     }
 

@@ -83,8 +83,7 @@ impl World {
     /// Loses L, and with it every notification that is still in the queue.
     fn lose_all(&mut self, why: &str) -> Result<(), String> {
         // PostgreSQL keeps nothing for a listener that is gone.
-        self.server.is_listening = false;
-        self.server.queue.clear();
+        self.heard = None;
         self.handle(Input::Lost(why.into()))
     }
 
@@ -135,7 +134,7 @@ impl World {
         let payload = payloads[self.random.usize(0..payloads.len())];
         self.server.notify(CHANNEL, payload);
         // The engine's first token, which anybody who has seen it may repeat.
-        self.server.notify(FENCES, "fences.1");
+        self.server.notify_node(self.node, FENCES, "fences.1");
     }
 
     /// Hands in an answer of a connection that is gone. The engine must ignore such an answer.

@@ -6,6 +6,7 @@
 
 use crate::server::{Definitions, Fault, Seen, TABLES};
 use crate::world::driver::{KnownTable, spec};
+use crate::world::freezes::Question;
 use crate::world::{World, Wrong};
 use postgres_index_cache_core::tooling::sync::{AuxConnection, Input, TableId};
 
@@ -48,6 +49,13 @@ pub enum Task {
     Cut { table: TableId, comparison: u64 },
     /// The cache is compared with the comparison's snapshot.
     Compare { table: TableId, comparison: u64 },
+    /// Somebody has asked for a freeze, and takes the snapshot next.
+    Ask(Question),
+    /// The digests of a frozen cache are to be computed, without the rows of these keys.
+    Digest {
+        question: Question,
+        open: Vec<String>,
+    },
 }
 
 /// How far the read of a table is.
@@ -91,6 +99,8 @@ impl World {
             Task::Describe { table, seen } => self.advance_describe(table, seen),
             Task::Cut { table, comparison } => self.advance_cut(table, comparison),
             Task::Compare { table, comparison } => self.advance_compare(table, comparison),
+            Task::Ask(question) => self.advance_ask(&question),
+            Task::Digest { question, open } => self.advance_digest(question, open),
         }
     }
 
@@ -104,7 +114,7 @@ impl World {
         }
         let is_too_early = self.wrong == Some(Wrong::Fault(Fault::SnapshotBeforeListen));
         self.before_listen = is_too_early.then_some(before);
-        self.server.is_listening = true;
+        self.heard = Some(self.server.sent.len());
         self.handle(Input::Listening)
     }
 
