@@ -221,6 +221,7 @@ pub fn options(channels: Vec<String>, max_memory: usize) -> DriverOptions {
         lock_timeout: Duration::from_secs(10),
         holds_altered: false,
         row_events: false,
+        answers: None,
     }
 }
 

@@ -85,8 +85,9 @@ pub struct IdxModelCache<T> {
     /// The number of rows that were stored so far; see [`ValueIndex::named_in`].
     writes: u64,
     /// By slot, a digest of the cells that the row was made of. Only rows that a replica stores
-    /// have one. The replica tells by the digest that a row which came again is unchanged.
-    digests: SegVec<u64>,
+    /// have one. The replica tells by the digest that a row which came again is unchanged, and
+    /// answers with it whoever asks for the row.
+    digests: SegVec<[u8; 16]>,
     /// The number of rows that the cache was made for. A new index is sized for as many.
     expected: usize,
 }
@@ -419,11 +420,11 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
     pub(crate) fn put_digested(
         &mut self,
         row: T,
-        digest: u64,
+        digest: [u8; 16],
     ) -> Result<(u32, Upserted), StoreError> {
         let key = row.primary_key();
-        // Two rows with one digest are taken for the same row. A digest has 64 bits, under a
-        // random seed.
+        // Two rows with one digest are taken for the same row. A digest is 128 bits of a SHA-256:
+        // nobody can make two such rows.
         let upserted = match self.slot(&key) {
             Some(slot) if self.digests.get(slot) == Some(&digest) => {
                 return Ok((slot, Upserted::Unchanged));
@@ -447,9 +448,20 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
     /// Returns the slot of the row with this key, and the digest of the cells that the row was made
     /// of.
     #[cfg(feature = "postgres")]
-    pub(crate) fn digest(&self, key: &Uuid) -> Option<(u32, u64)> {
+    pub(crate) fn digest(&self, key: &Uuid) -> Option<(u32, [u8; 16])> {
         let slot = self.slot(key)?;
         Some((slot, *self.digests.get(slot)?))
+    }
+
+    /// Returns the slots from `from` on that are in use, each with the row's key and digest.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn digests_from(
+        &self,
+        from: u32,
+    ) -> impl Iterator<Item = (u32, &Uuid, &[u8; 16])> + '_ {
+        self.slots
+            .iter_from(from)
+            .filter_map(|slot| Some((slot, self.keys.get(slot)?, self.digests.get(slot)?)))
     }
 
     /// Returns the keys of the rows that are not among `seen`.

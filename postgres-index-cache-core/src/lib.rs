@@ -159,6 +159,10 @@
     reason = "links from the hidden parts are for readers of the code"
 )]
 
+#[cfg(feature = "postgres")]
+mod digest;
+#[cfg(feature = "postgres")]
+mod fleet;
 mod index;
 mod index_cache;
 mod listener;
@@ -215,6 +219,13 @@ pub mod tooling {
     #[cfg(feature = "postgres")]
     pub mod postgres {
         pub use crate::postgres::*;
+    }
+
+    /// The fleet's questions and answers, and the digests in them.
+    #[cfg(feature = "postgres")]
+    pub mod fleet {
+        pub use crate::digest::{Digest, RangeSum, Ranges, RowDigester, key_digest, salted};
+        pub use crate::fleet::*;
     }
 
     /// The engine that joins a snapshot and the notifications without a gap. It does no I/O.

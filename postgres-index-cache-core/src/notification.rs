@@ -91,6 +91,10 @@ pub enum ParseError {
 }
 
 /// A parsed payload, whose fields borrow from its text.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of the payload, and any of them may be set"
+)]
 #[derive(Debug, Clone)]
 pub struct Payload<'a> {
     /// The table's name, without its schema.
@@ -112,6 +116,8 @@ pub struct Payload<'a> {
     pub at: Option<Cow<'a, str>>,
     /// Whether a later version of the row may have been announced before this one.
     pub recheck: bool,
+    /// Whether caches are asked to read the row anew, instead of taking `data`: nothing has changed.
+    pub reread: bool,
     /// Whether `data` is missing because the row would not have fitted into a payload.
     pub truncated: bool,
     /// The `json` and `jsonb` columns that are SQL NULL.
@@ -128,6 +134,10 @@ pub struct Payload<'a> {
 }
 
 /// The fields of a payload as serde reads them, before they are checked.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of the payload, and any of them may be set"
+)]
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
@@ -148,6 +158,8 @@ struct Fields<'a> {
     at: Option<Cow<'a, str>>,
     #[serde(default)]
     recheck: bool,
+    #[serde(default)]
+    reread: bool,
     #[serde(default)]
     truncated: bool,
     #[serde(default)]
@@ -211,6 +223,7 @@ impl<'a> Payload<'a> {
             xid,
             at: fields.at,
             recheck: fields.recheck,
+            reread: fields.reread,
             truncated: fields.truncated,
             nulls: fields.nulls,
             generic: fields.generic,

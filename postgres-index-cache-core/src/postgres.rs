@@ -39,15 +39,16 @@ pub use apply::finding::{ComparisonReport, DifferingColumn, Finding, FindingKind
 pub use apply::models::{Model, OnMisfit};
 pub use apply::sink::{RowChange, RowChangeKind};
 pub use connection::claim::ClaimError;
-pub use connection::listener::{ADVISORY_KEY, Listener};
+pub use connection::listener::{ADVISORY_KEY, Listener, NODE_KEY};
 pub use connection::open::STARTING_RETRY;
 pub use connection::session::{ConnectError, Connector, Messages, Session, SessionPurpose};
 pub use connection::traced::Traced;
 pub use driver::{Driver, DriverEvent, Loaded, QuestionId, Tap, Verification};
 pub use error::{DriverError, ReadError, passes};
-pub use options::DriverOptions;
+pub use options::{AnswerOptions, DriverOptions};
 pub use quote::{Unquoted, quote_identifier, quote_literal, read_quoted};
 pub use read::copy::{CopyDecoder, CopyError};
+pub use read::table::{SnapshotReader, TableRead};
 pub use replica::supervisor::{
     Describe, Description, SupervisedTable, Supervisor, SupervisorError, SupervisorEvent,
     Unfollowed,

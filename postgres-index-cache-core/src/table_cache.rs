@@ -185,6 +185,13 @@ impl TableCache {
         self.slots.iter().map(|slot| Row { cache: self, slot })
     }
 
+    /// Returns the rows from the slot `from` on, in the order of their slots.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn rows_from(&self, from: u32) -> impl Iterator<Item = Row<'_>> {
+        let slots = self.slots.iter_from(from);
+        slots.map(|slot| Row { cache: self, slot })
+    }
+
     /// Stores a row whose key must be new.
     ///
     /// # Errors

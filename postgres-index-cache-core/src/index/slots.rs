@@ -67,7 +67,20 @@ impl Slots {
 
     /// Returns the slots in use, in ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.used.iter().enumerate().flat_map(|(word, &bits)| {
+        self.iter_from(0)
+    }
+
+    /// Returns the slots in use from `from` on, in ascending order.
+    pub(crate) fn iter_from(&self, from: u32) -> impl Iterator<Item = u32> + '_ {
+        let start = from as usize / 64;
+        let words = self.used.iter().enumerate().skip(start);
+        words.flat_map(move |(word, &bits)| {
+            // Of the first word, the slots below `from` are passed over.
+            let bits = if word == start {
+                bits & (u64::MAX << (from % 64))
+            } else {
+                bits
+            };
             // `bits & (bits - 1)` clears the lowest bit: one step for each slot in use, none for
             // free ones.
             let first = Some(bits).filter(|&bits| bits != 0);

@@ -9,8 +9,10 @@
 //! [`finding`] has the rows in which a cache differs from its table.
 
 pub(super) mod cells;
+pub(super) mod digests;
 pub(super) mod driver_table;
 pub(super) mod finding;
+pub(super) mod history;
 pub(super) mod models;
 pub(super) mod sink;
 pub(super) mod sink_writer;

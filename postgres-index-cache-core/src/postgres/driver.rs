@@ -10,12 +10,14 @@
 //!
 //! - `turn`: waits for one thing to happen, and hands it to the engine.
 //! - `outputs`: carries out the engine's outputs, and applies changes once a cache's lock is free.
+//! - `answers`: answers the fleet's questions.
 //! - `connections`: opens L, F and Q, and sends tokens by them.
 //! - `reads`: reads tables and rows on Q, and compares caches with their tables.
 //! - `looks`: looks at the tables' definitions on F.
 //! - `memory`: keeps the caches within their bound.
 //! - `events`: what the driver tells whoever looks on.
 
+mod answers;
 mod connections;
 mod events;
 mod looks;
@@ -40,13 +42,14 @@ use crate::postgres::read::request::{ReadFailed, ReadMessage};
 use crate::postgres::schema::eligibility::TableConfig;
 use crate::sync::{Engine, FenceId, Input, Output, State, TableId};
 use crate::table_cache::TableCache;
+use answers::Answers;
 use memory::Memory;
 use parking_lot::{RwLock, RwLockReadGuard};
 use reads::Reads;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Notification;
@@ -69,6 +72,10 @@ struct TableProgress {
     arrived: Option<FenceId>,
     /// The highest fence up to which every change is in the cache.
     reached: Option<FenceId>,
+    /// When the state was told.
+    state_since: SystemTime,
+    /// How often the table was read.
+    reads: u64,
 }
 
 /// The channels from the driver's tasks to the driver. Each receiver has its sender beside it, of
@@ -146,6 +153,8 @@ pub struct Driver {
     events: VecDeque<DriverEvent>,
     /// Takes the notifications of a driver without tables.
     tap: Option<Tap>,
+    /// The answers to the fleet's questions; `None` if none are given.
+    answers: Option<Answers>,
     /// The secret behind the digests of tokens. Nobody else can make the digest of a token that was
     /// not sent yet.
     secret: [u8; 32],
@@ -251,6 +260,8 @@ impl Driver {
             is_live_next: false,
             arrived: None,
             reached: None,
+            state_since: SystemTime::now(),
+            reads: 0,
         });
         let mut driver = Self {
             state: engine.state(),
@@ -276,8 +287,19 @@ impl Driver {
             question_count: 0,
             events: VecDeque::new(),
             tap: None,
+            answers: None,
             secret: secret(),
         };
+        driver.answers = driver
+            .options
+            .answers
+            .clone()
+            .map(|options| Answers::new(options, Instant::now()));
+        if driver.answers.is_some() {
+            for table in &mut driver.tables {
+                table.writer.keep_history();
+            }
+        }
         if row_events {
             driver.record_row_events();
         }

@@ -3,6 +3,17 @@
 use crate::sync::Limits;
 use std::time::Duration;
 
+/// How a driver answers the fleet's questions.
+#[derive(Debug, Clone)]
+pub struct AnswerOptions {
+    /// The name of the node.
+    pub name: String,
+    /// The name of the machine; empty if it is not known.
+    pub host: String,
+    /// The most answers in a second. Each is a NOTIFY, and any role can ask.
+    pub per_second: u32,
+}
+
 /// The channels, bounds and settings of a driver.
 #[derive(Debug, Clone)]
 pub struct DriverOptions {
@@ -32,4 +43,7 @@ pub struct DriverOptions {
     /// [`Driver::take_events`](crate::postgres::Driver::take_events) is called, which must be done
     /// after each step.
     pub row_events: bool,
+    /// How the fleet's questions are answered; `None` if they are not. Then L does not listen for
+    /// them.
+    pub answers: Option<AnswerOptions>,
 }

@@ -1,9 +1,11 @@
 //! Reading rows on Q: a task copies them out of the server while the driver goes on.
 //!
 //! - [`task`]: one read, from the lock to the last row.
+//! - [`table`]: a table without a cache.
 //! - [`copy`]: the tuples in the stream that COPY sends.
 
 pub(super) mod copy;
 pub(super) mod request;
 pub(super) mod statement;
+pub(super) mod table;
 pub(super) mod task;

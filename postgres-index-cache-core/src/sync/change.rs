@@ -34,8 +34,10 @@ pub struct Change {
     data: Option<Range<usize>>,
     old_id: Option<Range<usize>>,
     new_id: Option<Range<usize>>,
-    pub(super) xid: Option<u64>,
+    pub(crate) xid: Option<u64>,
     pub(super) recheck: bool,
+    /// Whether the row is to be read anew, whatever the payload has: nothing has changed.
+    pub(super) reread: bool,
     rel: Option<u32>,
     /// The json columns that are SQL NULL; `None` if the payload does not say.
     nulls: Option<Vec<String>>,
@@ -71,6 +73,7 @@ impl Change {
             new_id: payload.new_id.map(|id| range_within(text, id.get())),
             xid: payload.xid,
             recheck: payload.recheck,
+            reread: payload.reread,
             rel: payload.rel,
             // The plain form and the generic function cannot tell SQL NULL from a JSON null. An
             // empty list would claim that no column is SQL NULL.

@@ -181,6 +181,16 @@ impl Engine {
         self.tables[table.0].changes()
     }
 
+    /// Returns whether the first `changes` changes of a table that were followed are in the cache,
+    /// once all outputs are carried out.
+    pub fn is_settled(&self, table: TableId, changes: u64) -> bool {
+        let own = &self.tables[table.0];
+        own.is_following()
+            && own
+                .open_since()
+                .is_none_or(|open_since| open_since > changes)
+    }
+
     /// Returns the transaction of the last TRUNCATE of a table that was announced.
     pub fn truncated_by(&self, table: TableId) -> Option<u64> {
         self.tables[table.0].last_truncate()

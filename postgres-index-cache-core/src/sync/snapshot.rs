@@ -1,5 +1,6 @@
 //! [`Snapshot`]: the transactions that a read has seen.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// The value of `pg_current_snapshot()` (manual, 9.27.8 Transaction ID and Snapshot Information
@@ -47,6 +48,17 @@ fn parse(text: &str) -> Option<Snapshot> {
     })
 }
 
+/// The form that `pg_current_snapshot()` writes.
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.xmin, self.xmax)?;
+        for (at, xid) in self.in_progress.iter().enumerate() {
+            write!(f, "{}{xid}", if at > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 impl Snapshot {
     /// Returns whether the snapshot sees the changes of a top-level transaction.
     ///
@@ -66,6 +78,7 @@ mod tests {
         let snapshot: Snapshot = "10:20:15,12,18".parse().unwrap();
         let seen: Vec<u64> = (5..25).filter(|&xid| snapshot.sees(xid)).collect();
         assert_eq!(seen, [5, 6, 7, 8, 9, 10, 11, 13, 14, 16, 17, 19]);
+        assert_eq!(snapshot.to_string(), "10:20:12,15,18");
         let idle: Snapshot = "8589934600:8589934600:".parse().unwrap();
         assert!(idle.sees(8_589_934_599) && !idle.sees(8_589_934_600));
     }

@@ -68,6 +68,7 @@ fn options(channel: &str) -> DriverOptions {
         lock_timeout: Duration::from_secs(10),
         holds_altered: false,
         row_events: false,
+        answers: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::finding::{ComparisonReport, DifferingColumn, Finding, FindingKind};
 use super::sink::{CacheSink, Decoded, RowChange, RowDecoder, RowEvent, WriteMode};
+use crate::digest::{Digest, RowDigester, digest_of_key};
 use crate::postgres::error::ReadError;
 use crate::postgres::quote::quote_identifier;
 use crate::table_cache::{
@@ -186,6 +187,28 @@ impl CacheSink for TableCache {
                 finding(shape, kind, key, columns)
             });
         }
+    }
+
+    fn visit_digests(
+        &self,
+        digester: &mut RowDigester,
+        from: u32,
+        most: usize,
+        visit: &mut dyn FnMut(Digest, Digest),
+    ) -> Option<u32> {
+        let shape = self.shape();
+        let mut next = None;
+        for row in self.rows_from(from).take(most) {
+            let key = shape.key().iter().filter_map(|column| row.cell(*column));
+            visit(digest_of_key(key), digester.row(|at| row.cell(at)));
+            next = Some(row.slot() + 1);
+        }
+        next
+    }
+
+    fn row_digest(&self, digester: &mut RowDigester, key: &KeyBuf) -> Option<Digest> {
+        let row = self.get(key)?;
+        Some(digester.row(|at| row.cell(at)))
     }
 
     fn find_ghosts(&self, seen: &SeenRows, report: &mut ComparisonReport) {

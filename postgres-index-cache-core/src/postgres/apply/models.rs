@@ -12,6 +12,7 @@
 
 use super::finding::{ComparisonReport, Finding, FindingKind};
 use super::sink::{CacheSink, Decoded, RowChangeKind, RowDecoder, RowEvent, WriteMode};
+use crate::digest::{Digest, RowDigester, digest_of_key};
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::postgres::error::ReadError;
@@ -20,10 +21,8 @@ use crate::table_cache::Column;
 use crate::table_cache::{
     JsonNulls, KeyBuf, RowBuf, RowError, SeenRows, StoreError, TableShape, Upserted,
 };
-use foldhash::quality::RandomState;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -66,7 +65,7 @@ struct Misfit {
     seen_in: u64,
     /// The digest of a row that became a model, and whose index functions panicked. `None` if the
     /// row became no model.
-    without_index: Option<u64>,
+    without_index: Option<Digest>,
 }
 
 /// The number of kept-out rows whose reason is kept. Of further rows the cache keeps the key alone,
@@ -107,17 +106,16 @@ pub(in crate::postgres) struct ModelRow<T> {
     row: Option<T>,
     key: Uuid,
     /// The digest of the cells that the model was made of.
-    digest: u64,
+    digest: Digest,
 }
 
 /// The decoder that reads rows as JSON: into the model, and into cells for the digest. A JSON null
 /// in the cells counts as SQL NULL, as it does to the model.
 pub(in crate::postgres) struct ModelDecoder<T> {
     shape: Arc<TableShape>,
-    hasher: RandomState,
-    /// A digest of the columns' names, which goes into each row's digest. To the model, the same
-    /// values under another name are another row.
-    names: u64,
+    /// The columns' names go into each digest: to the model, the same values under another name are
+    /// another row.
+    digester: RowDigester,
     /// The cells of the row that is being read. One buffer serves all rows.
     cells: RowBuf,
     on_misfit: OnMisfit,
@@ -125,21 +123,10 @@ pub(in crate::postgres) struct ModelDecoder<T> {
 }
 
 impl<T: Model> ModelDecoder<T> {
-    pub(in crate::postgres) fn new(
-        shape: Arc<TableShape>,
-        hasher: RandomState,
-        on_misfit: OnMisfit,
-    ) -> Self {
-        let names: Vec<&str> = shape
-            .columns()
-            .iter()
-            .map(|column| column.name.as_str())
-            .collect();
-        let names = hasher.hash_one(names);
+    pub(in crate::postgres) fn new(shape: Arc<TableShape>, on_misfit: OnMisfit) -> Self {
         Self {
+            digester: RowDigester::new(&shape),
             shape,
-            hasher,
-            names,
             cells: RowBuf::default(),
             on_misfit,
             model: PhantomData,
@@ -154,25 +141,14 @@ impl<T: Model> ModelDecoder<T> {
     fn read(&mut self, json: &str) -> Result<Decoded<ModelRow<T>>, RowError> {
         self.cells
             .read_json(&self.shape, json, JsonNulls::Unknown)?;
-        // With the lengths: ("ab", "c") and ("a", "bc") are two rows. NULL has a form of its own,
-        // which no length has.
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(self.names);
-        for column in 0..self.shape.columns().len() {
-            match self.cells.cell(column) {
-                None => hasher.write_u8(0),
-                Some(cell) => {
-                    hasher.write_usize(cell.len() + 1);
-                    hasher.write(cell);
-                }
-            }
-        }
+        let cells = &self.cells;
+        let digest = self.digester.row(|column| cells.cell(column));
         let key = key_of(&KeyBuf::of_row(&self.shape, &self.cells));
         match (into_model(json, key), self.on_misfit) {
             (Ok(row), _) => Ok(Decoded::Row(ModelRow {
                 row: Some(row),
                 key,
-                digest: hasher.finish(),
+                digest,
             })),
             (Err(why), OnMisfit::Quarantine) => Ok(Decoded::Misfit {
                 key: KeyBuf::of_cell(key.as_bytes()),
@@ -341,7 +317,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
             WriteMode::Merge(seen) => Some(seen),
         };
         // The model is asked for its index values in here, and may panic.
-        let put = guarded(|| self.rows.put_digested(model, row.digest));
+        let put = guarded(|| self.rows.put_digested(model, *row.digest.bytes()));
         let upserted = match put {
             Ok(put) => {
                 let (slot, upserted) = put?;
@@ -481,7 +457,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
                     }
                 }
             },
-            Some((_, digest)) if digest != row.digest => {
+            Some((_, digest)) if digest != *row.digest.bytes() => {
                 report.find(FindingKind::Stale, |kind| finding(kind, row.key));
             }
             Some(_) => {}
@@ -502,6 +478,34 @@ impl<T: Model> CacheSink for ModelCache<T> {
         }
     }
 
+    fn visit_digests(
+        &self,
+        _: &mut RowDigester,
+        from: u32,
+        most: usize,
+        visit: &mut dyn FnMut(Digest, Digest),
+    ) -> Option<u32> {
+        let mut next = None;
+        for (slot, key, digest) in self.rows.digests_from(from).take(most) {
+            visit(digest_of_uuid(key), Digest::of_bytes(*digest));
+            next = Some(slot + 1);
+        }
+        next
+    }
+
+    fn row_digest(&self, _: &mut RowDigester, key: &KeyBuf) -> Option<Digest> {
+        let (_, digest) = self.rows.digest(&key_of(key))?;
+        Some(Digest::of_bytes(digest))
+    }
+
+    fn is_kept_out(&self, key: &KeyBuf) -> bool {
+        self.out.contains_key(&key_of(key))
+    }
+
+    fn kept_out_keys(&self, most: usize) -> Vec<Digest> {
+        self.out.keys().take(most).map(digest_of_uuid).collect()
+    }
+
     fn find_ghosts(&self, seen: &SeenRows, report: &mut ComparisonReport) {
         let kept_out = std::mem::take(&mut report.out);
         // A row that is kept out, and that the table does not have, is a ghost as well.
@@ -514,6 +518,11 @@ impl<T: Model> CacheSink for ModelCache<T> {
             report.find(FindingKind::Ghost, |kind| finding(kind, key));
         }
     }
+}
+
+/// Returns the digest of a key.
+fn digest_of_uuid(key: &Uuid) -> Digest {
+    digest_of_key(std::iter::once(key.as_bytes().as_slice()))
 }
 
 /// Returns the finding of a row that differs. A model has no columns to name.

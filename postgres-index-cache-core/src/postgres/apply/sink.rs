@@ -6,6 +6,7 @@
 //! [`ModelCache`](super::models::ModelCache) are sinks, each with a decoder of its own.
 
 use super::finding::ComparisonReport;
+use crate::digest::{Digest, RowDigester};
 use crate::postgres::error::ReadError;
 use crate::table_cache::{JsonNulls, KeyBuf, RowBuf, SeenRows, StoreError, TableShape, Upserted};
 use std::sync::Arc;
@@ -147,6 +148,29 @@ pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
     /// Checks that the cache keeps out the row of the table with this key, which does not fit. Adds
     /// a difference to `report`.
     fn compare_misfit(&self, _key: &KeyBuf, _seen: &mut SeenRows, _report: &mut ComparisonReport) {}
+
+    /// Passes the digests of key and row of up to `most` rows to `visit`, from the slot `from` on.
+    /// Returns the slot to go on from; `None` after the last row.
+    fn visit_digests(
+        &self,
+        digester: &mut RowDigester,
+        from: u32,
+        most: usize,
+        visit: &mut dyn FnMut(Digest, Digest),
+    ) -> Option<u32>;
+
+    /// Returns the digest of the row with this key; `None` if there is none.
+    fn row_digest(&self, digester: &mut RowDigester, key: &KeyBuf) -> Option<Digest>;
+
+    /// Returns whether the row with this key is kept out.
+    fn is_kept_out(&self, _key: &KeyBuf) -> bool {
+        false
+    }
+
+    /// Returns the key digests of the rows that are kept out, at most `most` of them.
+    fn kept_out_keys(&self, _most: usize) -> Vec<Digest> {
+        Vec::new()
+    }
 
     /// Adds to `report` the rows of the cache that are not marked: the table does not have them.
     fn find_ghosts(&self, seen: &SeenRows, report: &mut ComparisonReport);

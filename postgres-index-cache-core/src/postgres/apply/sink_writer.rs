@@ -1,7 +1,9 @@
 //! [`SinkWriter`]: the [`CacheWriter`] of any [`CacheSink`]. Operations wait in order, and are
 //! applied while the cache's lock is held.
 
+use super::digests::{DigestSource, SinkDigests};
 use super::finding::ComparisonReport;
+use super::history::{Came, RowHistory};
 use super::sink::{CacheSink, Decoded, RowDecoder, RowEvent, WriteMode};
 use super::writer::{ApplyError, CacheWriter, FlushError, Flushed, Incoming};
 use crate::postgres::error::ReadError;
@@ -83,6 +85,8 @@ pub(in crate::postgres) struct SinkWriter<C: CacheSink> {
     memory: usize,
     /// A key whose memory is used again for each change.
     key: KeyBuf,
+    /// How rows came into the cache; `None` unless somebody may ask.
+    history: Option<RowHistory>,
 }
 
 /// The snapshot that is being put into the cache, or was put into the cache last.
@@ -113,6 +117,7 @@ impl<C: CacheSink> SinkWriter<C> {
             kept_out: None,
             memory: 0,
             key: KeyBuf::default(),
+            history: None,
         }
     }
 
@@ -255,6 +260,9 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             Incoming::Snapshot => {
                 self.copy.finish()?;
                 self.push(PendingOp::End, None);
+                if let Some(history) = &mut self.history {
+                    history.loaded();
+                }
             }
         }
         Ok(())
@@ -279,6 +287,9 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             .map(|id| self.key_of(id))
             .collect::<Result<Vec<_>, _>>()?;
         for key in asked {
+            if let Some(history) = &mut self.history {
+                history.note(&key, None, true);
+            }
             if !found.contains(&key) {
                 self.push(PendingOp::Remove(key), None);
             }
@@ -296,6 +307,9 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
     fn change(&mut self, change: &Change) -> Result<(), ApplyError> {
         let mut key = std::mem::take(&mut self.key);
         key.read_json(self.decoder.shape(), change.id())?;
+        if let Some(history) = &mut self.history {
+            history.note(&key, change.xid, false);
+        }
         let op = match change.operation() {
             // The engine reacts to changes of the whole table itself, and hands none of them out.
             Operation::Whole => return Ok(()),
@@ -347,6 +361,9 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                 first_error.get_or_insert(error);
             }
         }
+        if let Some(history) = &mut self.history {
+            history.applied();
+        }
         self.rows = cache.len();
         self.kept_out = cache.kept_out();
         match first_error {
@@ -377,6 +394,18 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             self.memory = cache.memory_bytes();
         }
         self.memory
+    }
+
+    fn digests(&self) -> Box<dyn DigestSource> {
+        Box::new(SinkDigests::new(Arc::clone(&self.cache), &self.decoder))
+    }
+
+    fn keep_history(&mut self) {
+        self.history.get_or_insert_default();
+    }
+
+    fn last_of(&self, key: &KeyBuf) -> Option<Came> {
+        self.history.as_ref().map(|history| history.last(key))
     }
 
     fn record_events(&mut self) {

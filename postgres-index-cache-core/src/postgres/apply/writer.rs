@@ -13,11 +13,13 @@
 //! [`CacheWriter`] is a trait in order to hide the type of the rows. [`SinkWriter`] is the one
 //! implementation.
 
+use super::digests::DigestSource;
 use super::finding::ComparisonReport;
+use super::history::Came;
 use super::sink::RowEvent;
 use crate::postgres::error::ReadError;
 use crate::sync::Change;
-use crate::table_cache::{RowError, StoreError};
+use crate::table_cache::{KeyBuf, RowError, StoreError};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -164,6 +166,15 @@ pub(in crate::postgres) trait CacheWriter: Send {
     /// Returns the bytes that the cache takes. If the lock is not free, returns the bytes that the
     /// cache took when it last was.
     fn memory_bytes(&mut self) -> usize;
+
+    /// Returns the rows of the cache as digests.
+    fn digests(&self) -> Box<dyn DigestSource>;
+
+    /// Remembers from now on how rows come into the cache.
+    fn keep_history(&mut self);
+
+    /// Returns how the row with this key came into the cache; `None` if that is not remembered.
+    fn last_of(&self, key: &KeyBuf) -> Option<Came>;
 
     /// Records the changes of rows from now on.
     fn record_events(&mut self);

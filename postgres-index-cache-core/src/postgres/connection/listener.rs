@@ -19,6 +19,10 @@ use tokio_postgres::{AsyncMessage, Client, Error, Notification};
 /// The key of the shared advisory lock that every listener of this library holds: "pgic" in ASCII.
 pub const ADVISORY_KEY: i64 = 0x7067_6963;
 
+/// The key of the shared advisory lock that a listener holds which answers the fleet's questions:
+/// "node" in ASCII. Whoever asks knows by it whose answers to wait for.
+pub const NODE_KEY: i64 = 0x6e6f_6465;
+
 /// A session that has LISTENed. It must be polled without pause: see [`Listener::next`].
 pub struct Listener {
     client: Arc<Traced<Client>>,
@@ -40,6 +44,19 @@ impl Listener {
     /// # Errors
     /// Returns the server's error, for example `25006` on a standby.
     pub async fn open(session: Session, channels: &[String]) -> Result<Self, Error> {
+        Self::open_as(session, channels, false).await
+    }
+
+    /// LISTENs as [`open`](Self::open) does. A session that `answers` the fleet's questions takes
+    /// the shared advisory lock [`NODE_KEY`] as well.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(in crate::postgres) async fn open_as(
+        session: Session,
+        channels: &[String],
+        answers: bool,
+    ) -> Result<Self, Error> {
         let mut listener = Self {
             client: Arc::new(Traced::new(session.client, SessionPurpose::Listen)),
             messages: session.messages,
@@ -52,7 +69,10 @@ impl Listener {
         let settle = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
             WHERE name OPERATOR(pg_catalog.=) 'idle_session_timeout';";
         // `try`: any role can hold this key exclusively, and must not keep a listener waiting.
-        let lock = format!("SELECT pg_catalog.pg_try_advisory_lock_shared({ADVISORY_KEY})");
+        let mut lock = format!("SELECT pg_catalog.pg_try_advisory_lock_shared({ADVISORY_KEY})");
+        if answers {
+            lock += &format!("; SELECT pg_catalog.pg_try_advisory_lock_shared({NODE_KEY})");
+        }
         listener
             .execute(&format!("{settle}{listens}{lock}"))
             .await?;

@@ -7,6 +7,7 @@
 //!          └─ reopen ─────→ ConnectionEvent::Reopened ─┴─→ reopened
 //! ```
 
+use crate::fleet::CONTROL_CHANNEL;
 use crate::postgres::connection::claim::{ClaimedSession, claim};
 use crate::postgres::connection::listener::Listener;
 use crate::postgres::connection::open::{Open, STARTING_PATIENCE, STARTING_RETRY};
@@ -55,6 +56,8 @@ pub(in crate::postgres) struct AuxClient {
 /// The connections L, F and Q of a driver.
 pub(in crate::postgres) struct Sessions {
     pub(in crate::postgres) listener: Listener,
+    /// The server's process that serves L.
+    pub(in crate::postgres) listening: i32,
     fences: AuxSession,
     reads: AuxSession,
 }
@@ -62,7 +65,7 @@ pub(in crate::postgres) struct Sessions {
 /// The open session of F or Q.
 #[derive(Clone)]
 pub(in crate::postgres) struct OpenSession {
-    client: Arc<Traced<Client>>,
+    pub(in crate::postgres) client: Arc<Traced<Client>>,
     /// The id of the server process that serves the session.
     process: i32,
 }
@@ -130,7 +133,11 @@ impl Opener {
                 self.open_aux(AuxConnection::Fences),
                 reads
             )?;
-            let listener = Listener::open(listen.session, channels)
+            let answers = self.options.answers.is_some();
+            let mut channels = channels.to_vec();
+            channels.extend(answers.then(|| CONTROL_CHANNEL.to_string()));
+            let listening = listen.process;
+            let listener = Listener::open_as(listen.session, &channels, answers)
                 .await
                 .map_err(|source| DriverError::Server {
                     doing: "LISTEN".to_string(),
@@ -138,6 +145,7 @@ impl Opener {
                 })?;
             Ok(Sessions {
                 listener,
+                listening,
                 fences: AuxSession::new(Some(fences), self.epoch),
                 reads: AuxSession::new(reads, self.epoch),
             })
@@ -194,7 +202,10 @@ impl Opener {
 
     /// Opens and prepares F or Q. When the session ends, the driver gets
     /// [`ConnectionEvent::Ended`].
-    async fn open_aux(&self, via: AuxConnection) -> Result<OpenSession, DriverError> {
+    pub(in crate::postgres) async fn open_aux(
+        &self,
+        via: AuxConnection,
+    ) -> Result<OpenSession, DriverError> {
         // On F, `lock_timeout` bounds the wait for the notify lock, which each commit that notifies
         // holds. `statement_timeout` does not end that wait.
         let lock_timeout = self.options.lock_timeout.as_millis();

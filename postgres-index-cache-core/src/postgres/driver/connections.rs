@@ -1,7 +1,7 @@
 //! The connections of a [`Driver`]: how L, F and Q are opened, lost and opened again, and how
 //! tokens are sent by F and Q.
 
-use super::turn::TaskEvent;
+use super::turn::{TaskEvent, say};
 use super::{Driver, DriverEvent};
 use crate::postgres::connection::sessions::{AuxClient, ConnectionEvent, OpenSession, Opener};
 use crate::postgres::error::{DriverError, Verdict};
@@ -12,14 +12,7 @@ use crate::sync::{AuxConnection, Failure, Input, TableId};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-
-/// Sends the driver the event with which a task ends. If the driver is gone, nobody waits for the
-/// event, which is dropped.
-async fn say(driver: mpsc::Sender<TaskEvent>, event: TaskEvent) {
-    let _ = driver.send(event).await;
-}
 
 impl Driver {
     /// Drops all connections, which the engine has given up. The engine connects again after

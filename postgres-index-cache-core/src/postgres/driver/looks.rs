@@ -228,6 +228,9 @@ impl Driver {
             if self.options.row_events {
                 writer.record_events();
             }
+            if self.answers.is_some() {
+                writer.keep_history();
+            }
             own.writer = writer;
             // A reader may hold the lock of the old cache. Nothing waits for that lock any more,
             // and the engine would wait for ever to hear that the cache is free.

@@ -12,7 +12,7 @@ use crate::postgres::apply::writer::{ApplyError, FlushError, Flushed};
 use crate::postgres::error::DriverError;
 use crate::postgres::read::request::ReadKind;
 use crate::sync::{AuxConnection, Change, Input, Output, State, TableId};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The time that the driver waits for the lock of a cache. A reader that looks something up is done
 /// by then. A reader that holds the lock for longer must not keep the driver from polling L: the
@@ -47,6 +47,7 @@ impl Driver {
                 }
             }
         }
+        self.answer_what_is_ready();
         Ok(())
     }
 
@@ -57,6 +58,7 @@ impl Driver {
             return;
         }
         self.progress[table.0].state = state;
+        self.progress[table.0].state_since = SystemTime::now();
         self.emit(DriverEvent::TableState { table, state });
         let states = self.progress.iter().map(|progress| progress.state);
         let all = states.min().unwrap_or(state);
@@ -178,7 +180,8 @@ impl Driver {
                 inconclusive,
                 doubt,
             } => self.comparison_ended(table, QuestionId(question), inconclusive, doubt),
-            Output::Frozen { .. } | Output::FreezeFailed { .. } => {}
+            Output::Frozen { freeze, open, .. } => self.frozen(freeze, open),
+            Output::FreezeFailed { freeze, why, .. } => self.freeze_failed(freeze, &why),
             Output::Store { table, batch: _ } => self.store_refetched(table),
             Output::Apply { table, change } => self.apply_change(table, &change),
             Output::Clear { table, keep } => {

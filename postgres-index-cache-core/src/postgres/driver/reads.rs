@@ -244,6 +244,7 @@ impl Driver {
                 snapshot,
             },
             (ReadKind::All | ReadKind::Cut | ReadKind::Rows | ReadKind::RowsOfCut, _) => {
+                self.progress[table.0].reads += 1;
                 let writer = &self.tables[table.0].writer;
                 Input::SnapshotLoaded {
                     table,

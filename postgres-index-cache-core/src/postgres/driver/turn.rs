@@ -1,7 +1,9 @@
 //! One turn of the driver's loop: waits for one thing to happen, hands it to the engine, and
 //! carries out the engine's outputs.
 
+use super::answers::{Answers, FrozenRows};
 use super::{Driver, Loaded};
+use crate::fleet::CONTROL_CHANNEL;
 use crate::postgres::connection::listener::Listener;
 use crate::postgres::connection::sessions::ConnectionEvent;
 use crate::postgres::error::{DriverError, Verdict};
@@ -12,6 +14,7 @@ use crate::sync::{AuxConnection, Input, TableId};
 use futures_util::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use tokio_postgres::Notification;
 
 /// The most notifications that are taken from the socket before they are applied.
@@ -45,6 +48,8 @@ pub(super) enum TaskEvent {
         sender: i32,
         who: Option<String>,
     },
+    /// The digests of a frozen cache are computed.
+    Digested { freeze: u64, rows: FrozenRows },
     /// A look at the definitions of these relations is done.
     Looked {
         epoch: u64,
@@ -52,6 +57,12 @@ pub(super) enum TaskEvent {
         relations: Vec<u32>,
         seen: Result<Vec<Fingerprint>, tokio_postgres::Error>,
     },
+}
+
+/// Sends the driver the event with which a task ends. If the driver is gone, nobody waits for the
+/// event, which is dropped.
+pub(super) async fn say(driver: mpsc::Sender<TaskEvent>, event: TaskEvent) {
+    let _ = driver.send(event).await;
 }
 
 /// One thing that a turn has waited for.
@@ -106,7 +117,8 @@ impl Driver {
     /// Waits for something to happen.
     async fn happen(&mut self) -> Happened {
         let locks = self.tables.iter().filter_map(|table| table.busy_until);
-        let timeout = locks.chain(self.engine.poll_timeout()).min();
+        let answers = self.answers.as_ref().and_then(Answers::deadline);
+        let timeout = locks.chain(self.engine.poll_timeout()).chain(answers).min();
         let timeout = timeout.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         // While a reader holds the cache's lock, rows are left in the channel from Q's task. The
         // channel is bounded, so Q waits and the memory does not grow.
@@ -150,6 +162,12 @@ impl Driver {
             let channel = notification.channel();
             let sender = notification.process_id();
             let mut payload = notification.payload();
+            if channel == CONTROL_CHANNEL && self.answers.is_some() {
+                // A question among the changes: those before it were handed in, the others not.
+                self.take_question(sender, payload);
+                self.prepare_outputs()?;
+                continue;
+            }
             if channel == self.options.fence_channel {
                 // Somebody else's payload on the fence channel is no fence.
                 let Some(token) = self.own_token(sender, payload) else {
@@ -275,6 +293,7 @@ impl Driver {
             } if self.is_current(AuxConnection::Fences, epoch) => {
                 self.looked(look, &relations, seen);
             }
+            TaskEvent::Digested { freeze, rows } => self.digested(freeze, rows),
             TaskEvent::SenderKnown {
                 table,
                 why,

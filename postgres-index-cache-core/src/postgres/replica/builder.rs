@@ -4,7 +4,7 @@ use crate::postgres::apply::models::{Model, ModelCache, ModelDecoder, OnMisfit};
 use crate::postgres::apply::sink_writer::SinkWriter;
 use crate::postgres::connection::open::{Open, open_with};
 use crate::postgres::connection::session::Connector;
-use crate::postgres::options::DriverOptions;
+use crate::postgres::options::{AnswerOptions, DriverOptions};
 use crate::postgres::replica::describe::{DescribedTable, describe, describe_again};
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::handle::{Replica, ReplicaTable};
@@ -17,6 +17,7 @@ use foldhash::quality::RandomState;
 use parking_lot::{Mutex, RwLock};
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +26,9 @@ use tokio::sync::{broadcast, mpsc};
 /// How many events are kept for a subscriber that is slow. Past it the oldest are counted and
 /// dropped.
 const EVENTS_KEPT: usize = 16_384;
+
+/// The most answers to the fleet's questions in a second.
+const ANSWERS_PER_SECOND: u32 = 100;
 
 /// How many bytes the caches may take unless [`ReplicaBuilder::max_memory`] says otherwise.
 const MAX_MEMORY: usize = 4 << 30;
@@ -57,6 +61,9 @@ pub struct ReplicaBuilder {
     max_memory: usize,
     lock_timeout: Duration,
     on_misfit: OnMisfit,
+    /// The name by which the node answers; `None` for the program's.
+    name: Option<String>,
+    answers: bool,
     /// Tells the tables of this replica from those of others.
     number: u64,
 }
@@ -83,6 +90,8 @@ impl Replica {
             max_memory: MAX_MEMORY,
             lock_timeout: Duration::from_secs(10),
             on_misfit: OnMisfit::default(),
+            name: None,
+            answers: true,
             number: REPLICAS.fetch_add(1, Ordering::Relaxed),
         }
     }
@@ -100,12 +109,10 @@ impl ReplicaBuilder {
             at: self.tables.len(),
             replica: self.number,
         };
-        // One hasher for as long as the cache lives: rows are compared by their digests.
-        let hasher = RandomState::default();
         let make_writer = move |on_misfit| -> MakeWriter {
             *cache.write() = ModelCache::new(on_misfit);
             Box::new(move |shape| {
-                let decoder = ModelDecoder::<T>::new(Arc::clone(shape), hasher.clone(), on_misfit);
+                let decoder = ModelDecoder::<T>::new(Arc::clone(shape), on_misfit);
                 Box::new(SinkWriter::new(Arc::clone(&cache), decoder))
             })
         };
@@ -136,6 +143,25 @@ impl ReplicaBuilder {
     /// tried again.
     pub fn max_memory(&mut self, bytes: usize) -> &mut Self {
         self.max_memory = bytes;
+        self
+    }
+
+    /// Sets the name by which this node answers whoever asks for the fleet (`pgic nodes`); the
+    /// program's file name by default. Choose one that tells the nodes of a fleet apart.
+    pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
+        self.name = Some(shortened(&name.into()));
+        self
+    }
+
+    /// Sets whether the replica answers the questions of the fleet; it does by default.
+    ///
+    /// Any role of the database can ask, on the channel `pgic_control`, and listen to the answers.
+    /// They have states, counts and digests of rows, and no values. A replica gives at most 100
+    /// answers a second. While the fleet is compared with a table, the changes of that table are
+    /// held back, for a quarter of the time at most. `docs/fleet.md` in the repository has the
+    /// protocol.
+    pub fn answers(&mut self, answers: bool) -> &mut Self {
+        self.answers = answers;
         self
     }
 
@@ -211,9 +237,34 @@ impl ReplicaBuilder {
             max_memory: self.max_memory,
             lock_timeout: self.lock_timeout,
             row_events: false,
+            answers: self.answers.then(|| AnswerOptions {
+                name: self.name.clone().unwrap_or_else(program_name),
+                host: host_name(),
+                per_second: ANSWERS_PER_SECOND,
+            }),
             holds_altered: true,
         }
     }
+}
+
+/// Returns the program's file name.
+fn program_name() -> String {
+    let program = std::env::current_exe().ok();
+    let stem = program.as_deref().and_then(Path::file_stem);
+    stem.map_or_else(
+        || "node".to_string(),
+        |stem| shortened(&stem.to_string_lossy()),
+    )
+}
+
+/// Returns the machine's name.
+fn host_name() -> String {
+    shortened(&gethostname::gethostname().to_string_lossy())
+}
+
+/// Returns the beginning of a name: an answer must fit into a notification.
+fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
 }
 
 /// Returns 64 random bits, seeded by the operating system: nobody can guess them.

@@ -233,7 +233,7 @@ impl Replica {
     /// Compares the cache of a table with the table, row by row, at one exact cut, while writers go
     /// on. The cache does not change until that is done.
     ///
-    /// Rows are compared by 64-bit digests of the columns that the trigger sends, so the answer
+    /// Rows are compared by 128-bit digests of the columns that the trigger sends, so the answer
     /// names the keys of rows that differ, and no columns.
     ///
     /// # Errors

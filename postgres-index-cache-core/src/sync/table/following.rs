@@ -298,8 +298,12 @@ impl EngineTable {
             Action::Insert | Action::Update => Touch::Stored,
             Action::Delete => Touch::Removed,
         };
-        let lacks_row =
-            touch == Touch::Stored && (!self.spec.sends_whole_rows || change.data().is_none());
+        // Somebody asks for the row to be read anew. Without this:
+        // 1. Somebody reads row 1 in order to announce it.
+        // 2. T updates row 1, commits, and its change is applied.
+        // 3. The announcement, with the row of before T, arrives and is applied.
+        let lacks_row = change.reread
+            || (touch == Touch::Stored && (!self.spec.sends_whole_rows || change.data().is_none()));
         let before = self.touched.insert(change, touch);
         Ok(
             if lacks_row || self.is_out_of_order(change, touch, before) {

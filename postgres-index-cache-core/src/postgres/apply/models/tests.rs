@@ -99,7 +99,7 @@ impl World {
         let columns = vec![column("id", CellType::Uuid), column("n", CellType::Int8)];
         let shape = Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap());
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::Quarantine)));
-        let decoder = ModelDecoder::new(shape, RandomState::default(), OnMisfit::Quarantine);
+        let decoder = ModelDecoder::new(shape, OnMisfit::Quarantine);
         let mut writer = SinkWriter::new(Arc::clone(&cache), decoder);
         writer.record_events();
         Self {

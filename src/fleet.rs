@@ -1,0 +1,242 @@
+//! [`Fleet`]: asks every node a question, and takes the answers. The protocol stands in
+//! `docs/fleet.md`.
+//!
+//! ```text
+//! client ─ NOTIFY pgic_control ─→ nodes ─ NOTIFY pgic_reply_… ─→ listener ─→ heard ─→ ask
+//! ```
+//!
+//! Answers can be forged, since any role can send notifications. So each comes with the sessions
+//! that it is said to be from, as the server itself has them: see [`Sessions`].
+
+pub mod cut;
+pub mod node;
+pub mod sessions;
+
+use crate::connect::Server;
+use crate::failure::with_hint;
+use anyhow::{Context as _, anyhow};
+use futures_util::StreamExt as _;
+use postgres_index_cache_core::tooling::fleet::{
+    Answer, Ask, CONTROL_CHANNEL, Digest, Question, REPLY_PREFIX,
+};
+use postgres_index_cache_core::tooling::postgres::{
+    Listener, SessionPurpose, quote_identifier, quote_literal,
+};
+use sessions::Sessions;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_postgres::{Client, Notification};
+use uuid::Uuid;
+
+/// The most answers that wait to be taken. Whoever sends more loses them.
+const WAITING: usize = 4096;
+/// The most answers that one question takes: any role can send them without end.
+const MOST_ANSWERS: usize = 10_000;
+/// How long a token of our own may take to come back, once it is committed.
+const DELIVERY: Duration = Duration::from_secs(5);
+/// How long the server may hold a question up, behind other commits that notify.
+const SENDING: Duration = Duration::from_secs(10);
+
+/// An answer that has come.
+#[derive(Debug)]
+pub struct Heard {
+    /// The answer.
+    pub answer: Answer,
+    /// The server's process that sent the answer.
+    pub sender: i32,
+    /// The time from the question to the answer.
+    pub after: Duration,
+}
+
+/// A session that asks, and one that hears the answers.
+pub struct Fleet {
+    client: Client,
+    heard: mpsc::Receiver<Notification>,
+    reply: String,
+    /// The number of questions so far, from which their ids are made.
+    asked: u64,
+    listening: JoinHandle<()>,
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+impl Fleet {
+    /// Opens both sessions, and proves that notifications arrive.
+    ///
+    /// # Errors
+    /// If the server cannot be reached, or nothing arrives: commits that notify are blocked, or a
+    /// pooler stands in between.
+    pub async fn open(server: &Server) -> anyhow::Result<Self> {
+        let client = server.client().await?;
+        // The operator is qualified, and a commit that is blocked must not keep us waiting.
+        let settings = format!(
+            "SET search_path = pg_catalog, pg_temp; SET lock_timeout = {}",
+            SENDING.as_millis()
+        );
+        client
+            .batch_execute(&settings)
+            .await
+            .context("prepare the session for questions")?;
+        let reply = format!("{REPLY_PREFIX}{}", Uuid::new_v4().simple());
+        let session = server.session(SessionPurpose::Listen).await?;
+        let mut listener = Listener::open(session, std::slice::from_ref(&reply))
+            .await
+            .context("listen for answers")?;
+        let (heard_tx, heard) = mpsc::channel(WAITING);
+        let listening = tokio::spawn(async move {
+            while let Some(Ok(notification)) = listener.next().await {
+                // A listener that is not read would hold the server's queue.
+                let _ = heard_tx.try_send(notification);
+            }
+        });
+        let mut fleet = Self {
+            client,
+            heard,
+            reply,
+            asked: 0,
+            listening,
+        };
+        fleet.deliver().await?;
+        Ok(fleet)
+    }
+
+    /// Sends a token to ourselves, and waits for it. Returns how long that took, from when the
+    /// server began with it.
+    ///
+    /// # Errors
+    /// If the token cannot be sent, or does not arrive.
+    pub async fn deliver(&mut self) -> anyhow::Result<Duration> {
+        let token = format!("token {}", Uuid::new_v4().simple());
+        let began = Instant::now();
+        let reply = self.reply.clone();
+        self.notify(&reply, &token).await?;
+        let arrived = async {
+            while let Some(notification) = self.heard.recv().await {
+                if notification.payload() == token {
+                    return true;
+                }
+            }
+            false
+        };
+        match tokio::time::timeout(DELIVERY, arrived).await {
+            Ok(true) => Ok(began.elapsed()),
+            Ok(false) => Err(anyhow!("the session that listens for answers has ended")),
+            Err(_) => Err(with_hint(
+                anyhow!(
+                    "a notification of our own did not arrive within {} s",
+                    DELIVERY.as_secs()
+                ),
+                "a pooler in transaction mode, or a standby, is in between: connect to the primary",
+            )),
+        }
+    }
+
+    /// Returns the session that asks, for other queries.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Sends a notification in a transaction of its own.
+    ///
+    /// # Errors
+    /// If the server refuses, or other commits that notify hold it up.
+    pub async fn notify(&self, channel: &str, payload: &str) -> anyhow::Result<()> {
+        let sql = format!(
+            "NOTIFY {}, {}",
+            quote_identifier(channel),
+            quote_literal(payload)
+        );
+        let sent = self.client.batch_execute(&sql).await;
+        sent.with_context(|| format!("send a notification on {channel}"))
+    }
+
+    /// Returns the sessions of this database, as the server has them.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn sessions(&self) -> anyhow::Result<Sessions> {
+        Sessions::read(&self.client).await
+    }
+
+    /// Sends a question. Returns its id.
+    ///
+    /// # Errors
+    /// If the question cannot be sent.
+    pub async fn send(&mut self, ask: Ask) -> anyhow::Result<String> {
+        self.asked += 1;
+        // The channel's name cannot be guessed, so neither can the ids be.
+        let id = format!("{}.{}", &self.reply[REPLY_PREFIX.len()..][..16], self.asked);
+        let question = Question {
+            id: id.clone(),
+            reply: self.reply.clone(),
+            ask,
+        };
+        let payload = question.to_payload();
+        self.notify(CONTROL_CHANNEL, &payload).await?;
+        Ok(id)
+    }
+
+    /// Sends a question, and takes the answers until each of the nodes `expected` has answered, or
+    /// `patience` has passed. Nodes are named by the server's processes that serve their listening
+    /// sessions.
+    ///
+    /// # Errors
+    /// If the question cannot be sent.
+    pub async fn ask(
+        &mut self,
+        ask: Ask,
+        expected: &BTreeSet<i32>,
+        patience: Duration,
+    ) -> anyhow::Result<Vec<Heard>> {
+        let began = Instant::now();
+        let id = self.send(ask).await?;
+        self.take(&id, began, expected, patience).await
+    }
+
+    /// Takes the answers to a question that was sent.
+    ///
+    /// # Errors
+    /// If the session that listens has ended.
+    pub async fn take(
+        &mut self,
+        id: &str,
+        began: Instant,
+        expected: &BTreeSet<i32>,
+        patience: Duration,
+    ) -> anyhow::Result<Vec<Heard>> {
+        let mut heard: Vec<Heard> = Vec::new();
+        let mut missing = expected.clone();
+        let deadline = Instant::now() + patience;
+        while (!missing.is_empty() || expected.is_empty()) && heard.len() < MOST_ANSWERS {
+            let next = tokio::time::timeout_at(deadline, self.heard.recv()).await;
+            let Ok(next) = next else {
+                break;
+            };
+            let notification = next.context("the session that listens for answers has ended")?;
+            let Some(answer) = Answer::parse(notification.payload()) else {
+                continue;
+            };
+            if answer.id == id {
+                missing.remove(&answer.node.listener);
+                heard.push(Heard {
+                    answer,
+                    sender: notification.process_id(),
+                    after: began.elapsed(),
+                });
+            }
+        }
+        Ok(heard)
+    }
+}
+
+/// Returns a salt that was never used.
+pub fn new_salt() -> Digest {
+    Digest::of_bytes(*Uuid::new_v4().as_bytes())
+}
