@@ -6,7 +6,7 @@ use crate::triggers::observe::{Observed, Version};
 use postgres_index_cache_core::tooling::postgres::triggers::{
     Problem, Severity, TriggerOptions, diagnose,
 };
-use postgres_index_cache_core::tooling::postgres::{Finding, FindingKind};
+use postgres_index_cache_core::tooling::postgres::{DifferingColumn, FindingKind};
 use std::collections::{HashMap, HashSet};
 
 /// The largest number of processes that the server is asked about.
@@ -37,15 +37,16 @@ impl Senders {
     }
 }
 
-/// Returns the likely cause of a finding in `table`, whose notifications were listened for on
-/// `channel`.
+/// Returns the likely cause of a row of `table` that differs in this way and in these columns, if
+/// they are known. Notifications were listened for on `channel`.
 ///
 /// `heard` names the sender of the last notification that changed the row in the cache, if one did.
 pub fn likely(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     channel: &str,
-    found: &Finding,
+    kind: FindingKind,
+    columns: &[DifferingColumn],
     heard: Option<&str>,
 ) -> String {
     let install = format!("pgic install-triggers {}", table.typed_name());
@@ -63,19 +64,19 @@ pub fn likely(
     if let Some(other) = seen.channel.as_deref().filter(|other| *other != channel) {
         return format!("the trigger notifies on {other} now, and {channel} was listened to");
     }
-    if differs_in_object_names(table, found) {
+    if differs_in_object_names(table, columns) {
         return "the value is written as the name of another object, which was renamed or dropped: \
             nothing announces that"
             .to_string();
     }
     // A TRUNCATE that nobody announced leaves ghosts, which no notification was about.
-    if found.kind == FindingKind::Ghost
+    if kind == FindingKind::Ghost
         && heard.is_none()
         && let Some(cause) = silent_truncate(seen, &problems, &install)
     {
         return cause;
     }
-    match (&seen.version, found.kind) {
+    match (&seen.version, kind) {
         (Version::Foreign, FindingKind::Stale) => {
             return format!(
                 "the trigger sends the plain form: PostgreSQL folds identical payloads of a \
@@ -114,9 +115,9 @@ pub fn likely(
 
 /// Tells whether a row differs in nothing but columns whose values are written as the names of
 /// other objects, such as `regclass`.
-fn differs_in_object_names(table: &CatalogTable, found: &Finding) -> bool {
-    !found.columns.is_empty()
-        && found.columns.iter().all(|differing| {
+fn differs_in_object_names(table: &CatalogTable, columns: &[DifferingColumn]) -> bool {
+    !columns.is_empty()
+        && columns.iter().all(|differing| {
             table
                 .column(&differing.column)
                 .is_some_and(CatalogColumn::names_objects)

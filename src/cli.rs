@@ -6,8 +6,8 @@
 //! of `Args`, then those of [`Global`].
 
 use crate::commands::{
-    completions, demo, help, install_triggers, man, query, remove_triggers, shell, status, tail,
-    verify,
+    announce, completions, demo, help, install_triggers, man, nodes, query, remove_triggers, shell,
+    status, tail, verify,
 };
 use crate::render::Format;
 use crate::render::layout::Expanded;
@@ -198,6 +198,8 @@ pub enum Command {
     Query(query::Args),
     Shell(shell::Args),
     Verify(verify::Args),
+    Nodes(nodes::Args),
+    Announce(announce::Args),
     Demo(demo::Args),
     Completions(completions::Args),
     Man(man::Args),

@@ -1,11 +1,13 @@
 //! The commands, one file each, and the [`Context`] that all of them get: where to connect, how to
 //! print, which signals end them.
 
+pub mod announce;
 pub mod completions;
 pub mod demo;
 pub mod help;
 pub mod install_triggers;
 pub mod man;
+pub mod nodes;
 mod plans;
 pub mod query;
 pub mod remove_triggers;
@@ -16,6 +18,7 @@ pub mod verify;
 mod watch;
 
 use crate::connect::{ConnectionOptions, Environment, Server};
+use crate::failure::with_hint;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::layout::Layout;
@@ -23,7 +26,9 @@ use crate::render::look::Look;
 use crate::render::{Format, note, notice, print};
 use crate::settings::Settings;
 use crate::suspend::Suspension;
+use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
+use std::io::IsTerminal as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The options, variables and handles that every command gets beside the arguments.
@@ -91,6 +96,22 @@ impl Context {
             self.notice(text);
         }
     }
+}
+
+/// Asks on the terminal whether to do this.
+///
+/// # Errors
+/// If nobody can be asked, with this hint, or the answer cannot be read.
+fn confirm(what: &str, hint: &str) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(with_hint(anyhow!("--all would {what}"), hint));
+    }
+    note(&format!("{}? [y/N] ", escape(what)));
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .context("read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Prints a notice on stderr, unless `--quiet` was given.

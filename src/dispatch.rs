@@ -2,8 +2,8 @@
 
 use crate::cli::{Cli, Command, Global};
 use crate::commands::{
-    Context, completions, demo, help, install_triggers, man, query, remove_triggers, shell, status,
-    tail, verify,
+    Context, announce, completions, demo, help, install_triggers, man, nodes, query,
+    remove_triggers, shell, status, tail, verify,
 };
 use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
@@ -78,6 +78,8 @@ fn run_with(cli: Cli, environment: Environment, settings: Settings) -> anyhow::R
             Command::Query(args) => Box::pin(query::run(&context, args)).await,
             Command::Shell(args) => Box::pin(shell::run(&context, args)).await,
             Command::Verify(args) => Box::pin(verify::run(&context, args)).await,
+            Command::Announce(args) => Box::pin(announce::run(&context, args)).await,
+            Command::Nodes(args) => nodes::run(&context, args).await,
             Command::Demo(args) => demo::run(&context, args).await,
             // These three have run before.
             Command::Completions(_) | Command::Man(_) | Command::Help(_) => Ok(ExitCode::Yes),

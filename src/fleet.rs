@@ -15,13 +15,13 @@ pub mod sessions;
 use crate::connect::Server;
 use crate::failure::with_hint;
 use anyhow::{Context as _, anyhow};
-use futures_util::StreamExt as _;
 use postgres_index_cache_core::tooling::fleet::{
     Answer, Ask, CONTROL_CHANNEL, Digest, Question, REPLY_PREFIX,
 };
 use postgres_index_cache_core::tooling::postgres::{
     Listener, SessionPurpose, quote_identifier, quote_literal,
 };
+use postgres_index_cache_core::uuid::Uuid;
 use sessions::Sessions;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,7 +29,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Notification};
-use uuid::Uuid;
 
 /// The most answers that wait to be taken. Whoever sends more loses them.
 const WAITING: usize = 4096;
@@ -157,12 +156,43 @@ impl Fleet {
         sent.with_context(|| format!("send a notification on {channel}"))
     }
 
+    /// Sends a notification as [`notify`](Self::notify) does. `payload` makes the payload of the id
+    /// of the transaction that sends it.
+    ///
+    /// # Errors
+    /// As [`notify`](Self::notify), and if the payload is too long.
+    pub async fn notify_with_xid(
+        &self,
+        channel: &str,
+        payload: impl FnOnce(&str) -> String,
+    ) -> anyhow::Result<()> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE";
+        let sending = async {
+            self.client.batch_execute(BEGIN).await?;
+            let asked = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text";
+            let row = self.client.query_typed_one(asked, &[]).await?;
+            let payload = payload(row.get(0));
+            let sql = format!(
+                "NOTIFY {}, {}; COMMIT",
+                quote_identifier(channel),
+                quote_literal(&payload)
+            );
+            self.client.batch_execute(&sql).await
+        };
+        let sent = sending.await;
+        if sent.is_err() {
+            // The session may be gone as well; the error says so.
+            let _ = self.client.batch_execute("ROLLBACK").await;
+        }
+        sent.with_context(|| format!("send a notification on {channel}"))
+    }
+
     /// Returns the sessions of this database, as the server has them.
     ///
     /// # Errors
     /// If the server refuses.
     pub async fn sessions(&self) -> anyhow::Result<Sessions> {
-        Sessions::read(&self.client).await
+        Sessions::read(&self.client, &self.reply).await
     }
 
     /// Sends a question. Returns its id.

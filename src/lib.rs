@@ -11,6 +11,7 @@ pub mod connect;
 pub mod dispatch;
 pub mod exit_code;
 pub mod failure;
+pub mod fleet;
 pub mod line_editor;
 pub mod render;
 pub mod secrets;

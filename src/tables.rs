@@ -13,6 +13,7 @@ pub mod conditions;
 pub mod estimate;
 pub mod key;
 pub mod nearest;
+pub mod row;
 pub mod supervised;
 pub mod target;
 

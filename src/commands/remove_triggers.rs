@@ -2,18 +2,16 @@
 //! shows in the same form.
 
 use super::plans::Plans;
-use super::{Context, install_triggers};
+use super::{Context, confirm, install_triggers};
 use crate::completion;
 use crate::exit_code::ExitCode;
-use crate::failure::with_hint;
-use crate::render::escape::escape;
-use crate::render::{count, note, print};
+use crate::render::{count, print};
 use crate::tables::catalog;
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::PlanKind;
 use crate::triggers::{AskedTable, OptionChanges};
 use crate::units::parse_duration;
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -119,7 +117,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             "remove the triggers of {} of {place}",
             count(tables.len() as u64, "table")
         );
-        if !confirm(&what, !args.schemas.is_empty())? {
+        // Without a terminal a schema must have been chosen: a script that means another database
+        // would empty this one.
+        let may_ask = std::io::stdin().is_terminal() || args.schemas.is_empty();
+        let hint = "give --yes, or name the schema with --schema";
+        if may_ask && !confirm(&what, hint)? {
             context.notice("nothing was removed");
             return Ok(ExitCode::No);
         }
@@ -158,27 +160,4 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         context.notice("nothing to remove: no trigger here is one that pgic made");
     }
     Ok(ExitCode::Yes)
-}
-
-/// Asks on the terminal whether to do this. Without a terminal, `is_narrowed` must have been chosen:
-/// a script that means another database would empty this one.
-///
-/// # Errors
-/// If nobody can be asked, or the answer cannot be read.
-fn confirm(what: &str, is_narrowed: bool) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        if is_narrowed {
-            return Ok(true);
-        }
-        return Err(with_hint(
-            anyhow!("--all would {what}"),
-            "give --yes, or name the schema with --schema",
-        ));
-    }
-    note(&format!("{}? [y/N] ", escape(what)));
-    let mut answer = String::new();
-    std::io::stdin()
-        .read_line(&mut answer)
-        .context("read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -3,6 +3,8 @@
 //! The comparison itself is the engine's. This file follows the tables for a while, remembers which
 //! session's notification changed a row last, and prints findings with their likely causes.
 
+mod nodes;
+
 use super::{Context, Signals};
 use crate::causes::{self, Senders};
 use crate::completion;
@@ -65,6 +67,17 @@ pub struct Args {
     /// Compare so many times, at once and one after another
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
+    /// Compare the caches of all nodes instead, by digests at one cut
+    ///
+    /// Every node is asked on pgic_control for digests of its rows, as of one snapshot. Where they
+    /// differ from the table's, the rows are found: which node, which row. Writers go on. A node
+    /// that reloads or was lost meanwhile is inconclusive. See pgic nodes.
+    #[arg(long, conflicts_with_all = ["follow", "min_changes", "max_memory"])]
+    pub nodes: bool,
+    /// With --nodes: compare again and again, after so long
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "nodes")]
+    #[arg(conflicts_with = "rounds")]
+    pub every: Option<Duration>,
     /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_changes: u64,
@@ -78,11 +91,12 @@ Examples:
   pgic verify users
   pgic verify users orders --for 5m --min-changes 1
   pgic verify users --rounds 1
+  pgic verify users --nodes          the caches of your own nodes
 
 Exit codes:
   0  every cache is equal to its table
-  1  a row differs, a table is unannounced, or fewer changes than
-     --min-changes were followed
+  1  a row differs, a table is unannounced, fewer changes than
+     --min-changes were followed, or (--nodes) a node does not answer
   2  no comparison could be finished, or it was interrupted
   3  the server could not be reached, or took no session: trying again may
      help";
@@ -116,6 +130,9 @@ struct Summary {
 /// If a table is refused, the server cannot be used, no comparison can be finished, or a signal
 /// comes first.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    if args.nodes {
+        return nodes::run(context, &args).await;
+    }
     let mut signals = Signals::catch();
     tokio::select! {
         verified = verify(context, &args) => verified,
@@ -298,7 +315,8 @@ impl TableVerdict<'_> {
                 table,
                 seen.as_ref(),
                 &target.channel,
-                found,
+                found.kind,
+                &found.columns,
                 sender.as_deref(),
             );
             let names = (table.schema.as_str(), table.name.as_str());

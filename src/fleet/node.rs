@@ -143,7 +143,10 @@ impl Node {
 
     /// Returns the address of the node: the server's, else the node's own word for its machine.
     pub fn address(&self) -> &str {
-        let seen = self.session.as_ref().and_then(|seen| seen.address.as_deref());
+        let seen = self
+            .session
+            .as_ref()
+            .and_then(|seen| seen.address.as_deref());
         match seen {
             Some("local") | None if !self.host.is_empty() => &self.host,
             Some(address) => address,
@@ -159,7 +162,10 @@ impl Node {
     /// Returns since when the node is in its state: the latest change of its tables.
     pub fn state_since(&self) -> Option<Timestamp> {
         let worst = self.tables.iter().filter(|table| table.state == self.state);
-        worst.filter_map(|table| table.since_ms).max().and_then(time)
+        worst
+            .filter_map(|table| table.since_ms)
+            .max()
+            .and_then(time)
     }
 }
 

@@ -39,8 +39,8 @@ pub enum Trust {
 }
 
 impl Sessions {
-    /// Reads the sessions.
-    pub(super) async fn read(client: &Client) -> anyhow::Result<Self> {
+    /// Reads the sessions, but for those of this process, which listen on `reply`.
+    pub(super) async fn read(client: &Client, reply: &str) -> anyhow::Result<Self> {
         const SESSIONS: &str = "
             WITH held AS (
                 SELECT pid, objid::int8 AS key FROM pg_catalog.pg_locks
@@ -58,11 +58,16 @@ impl Sessions {
                     OR coalesce(a.query, '') ~* '^\\s*listen\\s' AS listens
             FROM pg_catalog.pg_stat_activity a
             WHERE a.datname = pg_catalog.current_database()
-                AND a.pid <> pg_catalog.pg_backend_pid()";
+                AND a.pid <> pg_catalog.pg_backend_pid()
+                AND coalesce(a.query, '') !~ ('LISTEN \"?' || $3)";
         let rows = client
             .query_typed(
                 SESSIONS,
-                &[(&ADVISORY_KEY, Type::INT8), (&NODE_KEY, Type::INT8)],
+                &[
+                    (&ADVISORY_KEY, Type::INT8),
+                    (&NODE_KEY, Type::INT8),
+                    (&reply, Type::TEXT),
+                ],
             )
             .await
             .context("look at the sessions of the database")?;

@@ -8,7 +8,9 @@ use super::conditions::Written;
 use crate::failure::with_hint;
 use crate::render::count;
 use anyhow::anyhow;
+use postgres_index_cache_core::Key;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Returns the conditions that the columns of a key have the values of a written key.
 ///
@@ -70,6 +72,12 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// Returns a key, which is JSON, as it can be typed.
+pub fn typed(json: &str) -> String {
+    RawValue::from_string(json.to_string())
+        .map_or_else(|_| json.to_string(), |raw| Key::from_json(&raw).to_string())
 }
 
 /// Returns the text between single quotes, or the whole text if there are none around it.

@@ -565,7 +565,8 @@ impl Session {
                 table,
                 seen.as_ref(),
                 &target.channel,
-                found,
+                found.kind,
+                &found.columns,
                 sender.as_deref(),
             );
             let names = (table.schema.as_str(), table.name.as_str());

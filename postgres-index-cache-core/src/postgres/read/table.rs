@@ -92,8 +92,28 @@ impl SnapshotReader {
         &mut self,
         config: &'a TableConfig,
     ) -> Result<TableRead<'a>, DriverError> {
+        self.begin(config, None).await
+    }
+
+    /// Begins to read the rows of these keys, which are JSON, as [`read`](Self::read) does.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_keys<'a>(
+        &mut self,
+        config: &'a TableConfig,
+        keys: &[String],
+    ) -> Result<TableRead<'a>, DriverError> {
+        self.begin(config, Some(keys)).await
+    }
+
+    async fn begin<'a>(
+        &mut self,
+        config: &'a TableConfig,
+        keys: Option<&[String]>,
+    ) -> Result<TableRead<'a>, DriverError> {
         let decoder = CellDecoder::new(Arc::clone(&config.shape));
-        let copy = copy_statement(config, config.distrust, None, LONGEST, |relation, only| {
+        let copy = copy_statement(config, config.distrust, keys, LONGEST, |relation, only| {
             decoder.query(relation, only)
         })?;
         let (rows_tx, mut rows) = mpsc::channel(MESSAGES);
@@ -106,7 +126,11 @@ impl SnapshotReader {
                 epoch: 0,
                 table: TableId(0),
                 work: 0,
-                kind: ReadKind::All,
+                kind: if keys.is_some() {
+                    ReadKind::Rows
+                } else {
+                    ReadKind::All
+                },
             },
             config: config.clone(),
             copy,

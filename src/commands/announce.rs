@@ -1,0 +1,387 @@
+//! `pgic announce`: asks every node to read a row, or a table, again.
+
+use super::{Context, confirm};
+use crate::completion;
+use crate::connect::Server;
+use crate::exit_code::ExitCode;
+use crate::failure::with_hint;
+use crate::fleet::cut::table_ref;
+use crate::fleet::node::{NodeTable, Roster, label};
+use crate::fleet::sessions::Trust;
+use crate::fleet::{Fleet, new_salt};
+use crate::render::escape::escape;
+use crate::render::json::EventLine;
+use crate::render::look::{Look, Tone};
+use crate::render::{Format, print};
+use crate::tables::catalog;
+use crate::tables::key;
+use crate::tables::row::{RowNow, key_of, read_row, reader};
+use crate::tables::target::Target;
+use crate::units::parse_duration;
+use anyhow::{Context as _, anyhow, bail};
+use jiff::Timestamp;
+use postgres_index_cache_core::tooling::fleet::Ask;
+use postgres_index_cache_core::tooling::postgres::SnapshotReader;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The longest time that the announcements of one row are repeated because writers change it.
+const TRIES: usize = 5;
+/// The time between two questions whether a table was read again.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Ask every node to read a row, or a table, again
+///
+/// For a cache that missed a change: sends a notification about the row on the table's channel.
+/// Replicas of this library read the row from the table when it arrives. Other consumers get an
+/// update with the row's data, or a delete if there is no such row, as the trigger would send it.
+/// Then every node is asked whether it has the row as it is now.
+///
+/// With --all, a notification asks for the whole table to be read again. Consumers that do not know
+/// it ignore it. A node reads a table that was read a moment ago only after a while, so that
+/// announcements without end cannot keep it busy.
+///
+/// Nothing is written to the table.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
+pub struct Args {
+    /// The table: users, app.users or '"Odd Name"'
+    #[arg(value_name = "TABLE", add = completion::announced_tables())]
+    pub table: String,
+    /// The keys of the rows: 42, or 42,2 for a key of two columns
+    #[arg(value_name = "KEY", required_unless_present = "all")]
+    pub keys: Vec<String>,
+    /// Ask for the whole table
+    #[arg(long, conflicts_with = "keys")]
+    pub all: bool,
+    /// Do not ask before the whole table is announced
+    #[arg(short, long)]
+    pub yes: bool,
+    /// How long to wait for the nodes
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  pgic announce orders 42          every node reads this row again
+  pgic announce order_items 42,2 42,3
+  pgic announce orders --all       every node reads the table again
+
+Exit codes:
+  0  every node that has the table did
+  1  a node did not, or does not answer
+  2  it could not be announced: no such table or trigger, usage, …
+  3  the server could not be reached, or took no session: trying again may
+     help";
+
+/// How a node has answered to an announcement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It has the row, or the table, as it is now.
+    Current,
+    /// It does not, for this reason.
+    Not(String),
+    /// It did not answer.
+    Silent,
+}
+
+/// Announces, and prints what the nodes say.
+///
+/// # Errors
+/// If the table is refused, or the server cannot be used.
+pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    let server = context.server("announce")?;
+    let target = find(context, &server, &args.table).await?;
+    if args.all && !args.yes && !confirmed(&server, &target)? {
+        bail!("nothing was announced");
+    }
+    let mut fleet = Fleet::open(&server).await?;
+    if context.format == Format::Json {
+        context.print_place(&server)?;
+    }
+    let roster = Roster::call(&mut fleet, Duration::from_secs(2)).await?;
+    let mut announcer = Announcer {
+        reader: reader(&server).await?,
+        fleet: &mut fleet,
+        target: &target,
+        roster: &roster,
+        timeout: args.timeout,
+    };
+    let mut is_done = true;
+    if args.all {
+        let done = announcer.announce_table().await?;
+        is_done &= report(context, &target, None, &roster, &done)?;
+    }
+    for key in &args.keys {
+        let key = key_of(&server, &target, key).await?;
+        let done = announcer.announce_row(&key).await?;
+        is_done &= report(context, &target, Some(&key), &roster, &done)?;
+    }
+    Ok(if is_done { ExitCode::Yes } else { ExitCode::No })
+}
+
+/// Finds the table, whose changes must be announced: else nobody would know the channel.
+async fn find(context: &Context, server: &Server, name: &str) -> anyhow::Result<Target> {
+    let mut client = server.client().await?;
+    let catalog = catalog::reading(&mut client).await?;
+    let table = catalog::resolve_one(&catalog, name).await?;
+    let mut notices = Vec::new();
+    let target = Target::announced(table, &mut notices)
+        .with_context(|| format!("announce rows of {name}"))?;
+    context.notices(&notices);
+    Ok(target)
+}
+
+/// Asks on a terminal whether a whole table shall be announced. Elsewhere it takes `--yes`.
+fn confirmed(server: &Server, target: &Target) -> anyhow::Result<bool> {
+    let place = server.place().map(|place| place.to_string());
+    let what = format!(
+        "make every node read {} again, in {}",
+        target.name(),
+        place.unwrap_or_default()
+    );
+    confirm(&what, "give --yes")
+}
+
+/// Announces rows of one table, and asks the nodes.
+pub(super) struct Announcer<'a> {
+    pub(super) reader: SnapshotReader,
+    pub(super) fleet: &'a mut Fleet,
+    pub(super) target: &'a Target,
+    pub(super) roster: &'a Roster,
+    pub(super) timeout: Duration,
+}
+
+impl Announcer<'_> {
+    /// Announces a row, until it was not changed in between.
+    ///
+    /// A node of this library reads the row itself. Other consumers take the row from the
+    /// notification, and a writer may have changed it in between. Without the second look:
+    /// 1. We read version 1 of the row.
+    /// 2. A writer commits version 2 and announces it.
+    /// 3. Our notification arrives behind that, and such a consumer has version 1 for good.
+    ///
+    /// # Errors
+    /// If the row cannot be read, or the notification not be sent.
+    pub(super) async fn announce_row(&mut self, key: &str) -> anyhow::Result<BTreeMap<i32, Done>> {
+        for _ in 0..TRIES {
+            let before = read_row(&mut self.reader, self.target, key).await?;
+            self.notify(|xid| before.payload(self.target, key, xid))
+                .await?;
+            let after = read_row(&mut self.reader, self.target, key).await?;
+            if after.digest == before.digest {
+                return self.ask_for_row(key, &after).await;
+            }
+        }
+        Err(with_hint(
+            anyhow!("the row {key} is changed again and again"),
+            "its writers announce it; nothing more is needed",
+        ))
+    }
+
+    /// Announces that the whole table is to be read again.
+    ///
+    /// # Errors
+    /// If the notification cannot be sent.
+    async fn announce_table(&mut self) -> anyhow::Result<BTreeMap<i32, Done>> {
+        let before = self.roster;
+        let target = self.target;
+        self.notify(|xid| {
+            serde_json::json!({
+                "table": target.table.name,
+                "schema": target.table.schema,
+                "action": "reload",
+                "id": null,
+                "rel": target.table.oid,
+                "xid": xid,
+                "why": "pgic announce --all",
+            })
+            .to_string()
+        })
+        .await?;
+        let table = table_ref(self.target);
+        let mut missing = before.with_table(&table);
+        let mut done: BTreeMap<i32, Done> = BTreeMap::new();
+        let deadline = Instant::now() + self.timeout;
+        while !missing.is_empty() && Instant::now() < deadline {
+            let now = Roster::call(self.fleet, self.timeout.min(Duration::from_secs(2))).await?;
+            for listener in missing.clone() {
+                let reads = |roster: &Roster| {
+                    let node = roster.node(listener)?;
+                    node.table(&table)?.reads
+                };
+                let own = now.node(listener).and_then(|node| node.table(&table));
+                if reads(&now) > reads(before) && own.is_some_and(|own| own.state == "live") {
+                    missing.remove(&listener);
+                    done.insert(listener, Done::Current);
+                } else {
+                    done.insert(listener, waits(own));
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(done)
+    }
+
+    /// Sends a notification on the table's channel, with the id of its own transaction, from which
+    /// a node tells what it has seen.
+    async fn notify(&self, payload: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
+        self.fleet
+            .notify_with_xid(&self.target.channel, payload)
+            .await
+    }
+
+    /// Asks every node that has the table for the row, which must be as it is now.
+    ///
+    /// # Errors
+    /// If the question cannot be sent.
+    pub(super) async fn ask_for_row(
+        &mut self,
+        key: &str,
+        row: &RowNow,
+    ) -> anyhow::Result<BTreeMap<i32, Done>> {
+        let table = table_ref(self.target);
+        let nodes = self.roster.with_table(&table);
+        let salt = new_salt();
+        let question = Ask::Row {
+            table,
+            key: key.to_string(),
+            salt,
+        };
+        let expected = row.salted(salt).map(|digest| digest.to_string());
+        let columns = row.columns.to_string();
+        let heard = self.fleet.ask(question, &nodes, self.timeout).await?;
+        let sessions = self.fleet.sessions().await?;
+        let mut done: BTreeMap<i32, Done> =
+            nodes.iter().map(|node| (*node, Done::Silent)).collect();
+        let mut answered = BTreeSet::new();
+        for heard in &heard {
+            let listener = heard.answer.node.listener;
+            let is_first = sessions.trust(heard) == Trust::Likely && answered.insert(listener);
+            if !is_first || !nodes.contains(&listener) {
+                continue;
+            }
+            let fields = &heard.answer.fields;
+            let text = |name: &str| fields.get(name).and_then(|value| value.as_str());
+            let flag = |name: &str| fields.get(name).and_then(serde_json::Value::as_bool);
+            let verdict = if flag("quarantined") == Some(true) {
+                Done::Not("the row does not fit the node's type, and is kept out".to_string())
+            } else if flag("open") == Some(true) {
+                Done::Not("it is still reading the row".to_string())
+            } else if text("columns").is_some_and(|own| own != columns) {
+                Done::Not("it keeps other columns".to_string())
+            } else if text("digest") == expected.as_deref() {
+                Done::Current
+            } else {
+                Done::Not(difference(flag("has"), expected.is_some()).to_string())
+            };
+            done.insert(listener, verdict);
+        }
+        Ok(done)
+    }
+}
+
+/// Returns how a node's row differs from the table's.
+pub(super) fn difference(node_has: Option<bool>, table_has: bool) -> &'static str {
+    match (node_has, table_has) {
+        (Some(false), _) => "it does not have the row",
+        (_, false) => "it has a row that the table does not have",
+        (_, true) => "it has another version of the row",
+    }
+}
+
+/// Returns why a table was not read again yet.
+fn waits(table: Option<&NodeTable>) -> Done {
+    match table {
+        None => Done::Silent,
+        Some(table) if table.state == "live" => {
+            Done::Not("it has not read the table again yet".to_string())
+        }
+        Some(table) => {
+            let why = table.why.as_deref().unwrap_or("it is being read");
+            Done::Not(format!("{}: {why}", table.state))
+        }
+    }
+}
+
+/// Prints how the nodes have answered. Returns whether all of them did what was asked.
+fn report(
+    context: &Context,
+    target: &Target,
+    key: Option<&str>,
+    roster: &Roster,
+    done: &BTreeMap<i32, Done>,
+) -> anyhow::Result<bool> {
+    let mut text = String::new();
+    for (listener, done) in done {
+        let node = roster.node(*listener);
+        let name = node.map_or_else(
+            || format!("process {listener}"),
+            |node| label(&node.name, &node.host, node.pid),
+        );
+        text.push_str(&match context.format {
+            Format::Json => {
+                let line = EventLine::new("announced", Timestamp::now()).of(target.names());
+                let line = match key {
+                    Some(key) => line.key(key),
+                    None => line,
+                };
+                let (word, why) = match done {
+                    Done::Current => ("current", None),
+                    Done::Not(why) => ("not-current", Some(why.as_str())),
+                    Done::Silent => ("silent", None),
+                };
+                line.member("node", node.map_or("", |node| &node.name))
+                    .member("listener", *listener)
+                    .member("result", word)
+                    .optional("why", why)
+                    .end()
+            }
+            Format::Text => line(&context.look, &name, done),
+        });
+    }
+    let current = done.values().filter(|done| **done == Done::Current).count();
+    let is_done = current == done.len() && roster.silent.is_empty();
+    if context.format == Format::Text {
+        let what = match key {
+            Some(key) => format!("{} {}", target.name(), key::typed(key)),
+            None => target.name(),
+        };
+        let nodes = if done.is_empty() {
+            "no node has this table; other consumers cannot be asked".to_string()
+        } else {
+            format!(
+                "{current} of {} current",
+                crate::render::count(done.len() as u64, "node")
+            )
+        };
+        let tone = if is_done { Tone::Good } else { Tone::Alarm };
+        let word = context.look.paint(tone, "announced");
+        text.push_str(&format!("{word}  {}: {nodes}\n", escape(&what)));
+        for session in &roster.silent {
+            text.push_str(&format!(
+                "  {} a node does not answer: {}\n",
+                context.look.paint(Tone::Alarm, "silent"),
+                escape(&super::nodes::session_text(session))
+            ));
+        }
+    }
+    print(&text)?;
+    Ok(is_done)
+}
+
+fn line(look: &Look, name: &str, done: &Done) -> String {
+    let (tone, word, why) = match done {
+        Done::Current => (Tone::Good, "current", String::new()),
+        Done::Not(why) => (Tone::Alarm, "not current", format!(": {why}")),
+        Done::Silent => (Tone::Alarm, "silent", ": it did not answer".to_string()),
+    };
+    format!(
+        "  {}  {}{}\n",
+        escape(name),
+        look.paint(tone, word),
+        escape(&why)
+    )
+}

@@ -1,0 +1,402 @@
+//! `pgic verify --nodes`: the caches of all nodes, compared with their tables at one exact cut.
+
+use super::{Args, worst};
+use crate::causes;
+use crate::commands::{Context, interrupted};
+use crate::exit_code::ExitCode;
+use crate::failure::with_hint;
+use crate::fleet::Fleet;
+use crate::fleet::cut::{Comparer, DifferingRow, Outcome, Verdict, table_ref};
+use crate::fleet::node::{Roster, label};
+use crate::render::escape::escape;
+use crate::render::finding::word;
+use crate::render::json::EventLine;
+use crate::render::look::Tone;
+use crate::render::{Format, count, print};
+use crate::tables::catalog::{self, CatalogTable};
+use crate::tables::target::Target;
+use crate::tables::{self, key, row};
+use crate::triggers::observe::observe;
+use anyhow::anyhow;
+use jiff::Timestamp;
+use postgres_index_cache_core::tooling::postgres::SnapshotReader;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How often a comparison that is inconclusive for some node is made again.
+const TRIES: u32 = 20;
+/// The time between two of them.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long the nodes may take for their digests. One of a million rows takes less than a second.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The most rows of a node that are shown as text.
+const SHOWN: usize = 20;
+
+/// The verdicts over all tables and rounds.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Verdicts that a cache was its table.
+    equal: usize,
+    /// Verdicts that rows differ.
+    differs: usize,
+    /// Verdicts that prove nothing.
+    inconclusive: usize,
+    /// Nodes that were silent.
+    silent: usize,
+    /// Tables that no node has.
+    without_node: usize,
+    /// Comparisons that were made again.
+    retries: usize,
+}
+
+impl Tally {
+    fn count(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Equal { .. } => self.equal += 1,
+            Verdict::Differs { .. } => self.differs += 1,
+            Verdict::Inconclusive(_) => self.inconclusive += 1,
+            Verdict::Silent => self.silent += 1,
+        }
+    }
+}
+
+/// Compares the caches of all nodes with the tables.
+///
+/// # Errors
+/// If a table is refused, the nodes cannot be asked, or there is none.
+pub async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
+    let server = context.server("verify")?;
+    let mut fleet = Fleet::open(&server).await?;
+    let mut reader = row::reader(&server).await?;
+    if context.format == Format::Json {
+        context.print_place(&server)?;
+    }
+    let mut stop = std::pin::pin!(interrupted());
+    let mut tally = Tally::default();
+    let mut rounds = 0;
+    loop {
+        let round = async {
+            let targets = describe(context, &server, args).await?;
+            for target in &targets {
+                verify_table(context, &mut fleet, &mut reader, target, &mut tally).await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            done = round => done?,
+            () = &mut stop => break,
+        }
+        rounds += 1;
+        let last = args.rounds.unwrap_or(1);
+        let Some(every) = args.every else {
+            // More rounds would find the same rows again.
+            if rounds >= last || tally.differs > 0 {
+                break;
+            }
+            continue;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = &mut stop => break,
+        }
+    }
+    finish(context, rounds, &tally)
+}
+
+/// Describes the tables afresh: they may have been altered since the last round.
+async fn describe(
+    context: &Context,
+    server: &crate::connect::Server,
+    args: &Args,
+) -> anyhow::Result<Vec<Target>> {
+    let mut client = server.client().await?;
+    let catalog = catalog::reading(&mut client).await?;
+    let mut targets = Vec::new();
+    for table in catalog::resolve(&catalog, &args.tables).await? {
+        tables::check_kind(&table)?;
+        let mut notices = Vec::new();
+        targets.push(Target::whole(table, &mut notices)?);
+        context.notices(&notices);
+    }
+    Ok(targets)
+}
+
+/// Compares one table, again for the nodes that are inconclusive, and prints the verdicts.
+async fn verify_table(
+    context: &Context,
+    fleet: &mut Fleet,
+    reader: &mut SnapshotReader,
+    target: &Target,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    let roster = Roster::call(fleet, Duration::from_secs(2)).await?;
+    let mut wanted: BTreeSet<i32> = roster.with_table(&table_ref(target));
+    let mut outcome = Outcome {
+        rows: 0,
+        nodes: BTreeMap::new(),
+    };
+    for attempt in 0..TRIES {
+        if wanted.is_empty() {
+            break;
+        }
+        let made = Comparer {
+            fleet: &mut *fleet,
+            reader: &mut *reader,
+            target,
+            patience: PATIENCE,
+        }
+        .compare(&wanted)
+        .await?;
+        outcome.rows = made.rows;
+        outcome.nodes.extend(made.nodes);
+        wanted.retain(|node| matches!(outcome.nodes.get(node), Some(Verdict::Inconclusive(_))));
+        if !wanted.is_empty() && attempt + 1 < TRIES {
+            tally.retries += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    // A node that holds the lock of nodes and says nothing may have this table as well.
+    for session in &roster.silent {
+        outcome.nodes.insert(session.pid, Verdict::Silent);
+    }
+    if outcome.nodes.is_empty() {
+        tally.without_node += 1;
+    }
+    for verdict in outcome.nodes.values() {
+        tally.count(verdict);
+    }
+    print(&report(context, target, &roster, &outcome))
+}
+
+/// Returns the verdicts on a table, a line a node, each followed by the rows that differ.
+fn report(context: &Context, target: &Target, roster: &Roster, outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let table = target.name();
+    if outcome.nodes.is_empty() && context.format == Format::Text {
+        let word = context.look.paint(Tone::Alarm, "no node");
+        text.push_str(&format!(
+            "{word}  {}: no node has this table\n",
+            escape(&table)
+        ));
+    }
+    for (listener, verdict) in &outcome.nodes {
+        let node = roster.node(*listener);
+        let name = node.map_or_else(
+            || format!("process {listener}"),
+            |node| label(&node.name, &node.host, node.pid),
+        );
+        let label = Label {
+            name: &name,
+            node: node.map_or("", |node| &node.name),
+            listener: *listener,
+        };
+        text.push_str(&match context.format {
+            Format::Json => verdict_json(target, &label, verdict, outcome.rows),
+            Format::Text => verdict_text(context, target, &label, verdict, outcome.rows),
+        });
+        if let Verdict::Differs { rows, more } = verdict {
+            let shown = match context.format {
+                Format::Text => SHOWN,
+                Format::Json => rows.len(),
+            };
+            for row in rows.iter().take(shown) {
+                let cause = cause(target, row, outcome);
+                text.push_str(&finding(context, target, &label, row, &cause));
+            }
+            if context.format == Format::Text && (*more || rows.len() > shown) {
+                text.push_str("  and more\n");
+            }
+        }
+    }
+    text
+}
+
+/// A node, as the lines about it name it.
+struct Label<'a> {
+    /// Name, machine and process.
+    name: &'a str,
+    /// The name alone.
+    node: &'a str,
+    listener: i32,
+}
+
+fn verdict_text(
+    context: &Context,
+    target: &Target,
+    label: &Label<'_>,
+    verdict: &Verdict,
+    rows: u64,
+) -> String {
+    let (tone, word, rest) = match verdict {
+        Verdict::Equal { open, quarantined } => {
+            let mut rest = format!("{} at one exact cut", count(rows, "row"));
+            if *open > 0 {
+                rest.push_str(&format!(", {open} being read again left out"));
+            }
+            if *quarantined > 0 {
+                rest.push_str(&format!(
+                    ", {quarantined} that do not fit its type left out"
+                ));
+            }
+            (Tone::Good, "equal       ", rest)
+        }
+        Verdict::Differs { rows, more } => {
+            let rest = match (rows.len(), more) {
+                (0, _) => {
+                    "rows differed, and were written again before they were named".to_string()
+                }
+                (found, true) => format!("{found} rows and more"),
+                (found, false) => count(found as u64, "row"),
+            };
+            (Tone::Bad, "differs     ", rest)
+        }
+        Verdict::Inconclusive(why) => (Tone::Changed, "inconclusive", why.clone()),
+        Verdict::Silent => (
+            Tone::Alarm,
+            "silent      ",
+            "it does not answer".to_string(),
+        ),
+    };
+    format!(
+        "{}  {}\n",
+        context.look.paint(tone, word),
+        escape(&format!("{}  {}  {rest}", target.name(), label.name))
+    )
+}
+
+fn verdict_json(target: &Target, label: &Label<'_>, verdict: &Verdict, rows: u64) -> String {
+    let line = EventLine::new("node-verdict", Timestamp::now()).of(target.names());
+    let word = match verdict {
+        Verdict::Equal { .. } => "equal",
+        Verdict::Differs { .. } => "differs",
+        Verdict::Inconclusive(_) => "inconclusive",
+        Verdict::Silent => "silent",
+    };
+    let line = line
+        .member("node", label.node)
+        .member("listener", label.listener)
+        .member("verdict", word)
+        .member("rows", rows);
+    match verdict {
+        Verdict::Equal { open, quarantined } => line
+            .member("open", *open)
+            .member("quarantined", *quarantined)
+            .end(),
+        Verdict::Differs { rows, more } => line
+            .member("differing", rows.len())
+            .member("more", *more)
+            .end(),
+        Verdict::Inconclusive(why) => line.member("why", why).end(),
+        Verdict::Silent => line.end(),
+    }
+}
+
+fn finding(
+    context: &Context,
+    target: &Target,
+    label: &Label<'_>,
+    row: &DifferingRow,
+    cause: &str,
+) -> String {
+    match context.format {
+        Format::Json => {
+            let line = EventLine::new("node-finding", Timestamp::now()).of(target.names());
+            let line = match &row.key {
+                Some(key) => line.key(key),
+                None => line,
+            };
+            line.member("node", label.node)
+                .member("listener", label.listener)
+                .member("kind", word(row.kind))
+                .member("key_digest", row.digest.to_string())
+                .member("cause", cause)
+                .end()
+        }
+        Format::Text => {
+            let kind = context
+                .look
+                .paint(Tone::Bad, &format!("{:<7}", word(row.kind)));
+            let text = format!("{}  (likely: {cause})", key_text(row));
+            format!("  {kind}  {}\n", escape(&text))
+        }
+    }
+}
+
+/// Returns the key of a row as it can be typed, or the digest if nobody knows the key.
+fn key_text(row: &DifferingRow) -> String {
+    match &row.key {
+        Some(key) => key::typed(key),
+        None => format!("a row whose key has the digest {}", row.digest),
+    }
+}
+
+/// Returns the likely cause of a row that differs.
+fn cause(target: &Target, row: &DifferingRow, outcome: &Outcome) -> String {
+    let table: &CatalogTable = &target.table;
+    if let Some(problem) = worst(table) {
+        return problem.to_string();
+    }
+    let has_row = |verdict: &Verdict| match verdict {
+        Verdict::Differs { rows, .. } => !rows.iter().any(|own| own.digest == row.digest),
+        Verdict::Equal { .. } => true,
+        Verdict::Inconclusive(_) | Verdict::Silent => false,
+    };
+    let announce = match &row.key {
+        Some(_) => format!("pgic announce {} {}", table.typed_name(), key_text(row)),
+        None => format!("pgic announce {} --all", table.typed_name()),
+    };
+    if outcome.nodes.values().any(has_row) {
+        // Another node has it, so it was announced.
+        return format!(
+            "other nodes have it right: this node lost the change, or its own code dropped it; \
+            {announce}"
+        );
+    }
+    let likely = causes::likely(
+        table,
+        observe(table).as_ref(),
+        &target.channel,
+        row.kind,
+        &[],
+        None,
+    );
+    format!("no node has it right: {likely}; {announce}")
+}
+
+/// Prints the summary, and returns the exit code.
+fn finish(context: &Context, rounds: u32, tally: &Tally) -> anyhow::Result<ExitCode> {
+    let Tally {
+        equal,
+        differs,
+        inconclusive,
+        silent,
+        without_node,
+        retries,
+    } = tally;
+    if context.format == Format::Json {
+        let line = EventLine::new("nodes-summary", Timestamp::now())
+            .member("rounds", rounds)
+            .member("equal", equal)
+            .member("differs", differs)
+            .member("inconclusive", inconclusive)
+            .member("silent", silent)
+            .member("retries", retries);
+        print(&line.end())?;
+    } else if rounds > 1 {
+        print(&format!(
+            "{} in {}: {equal} equal, {differs} differ, {inconclusive} inconclusive\n",
+            count((equal + differs + inconclusive) as u64, "verdict"),
+            count(u64::from(rounds), "round"),
+        ))?;
+    }
+    if *differs > 0 || *silent > 0 || *without_node > 0 {
+        return Ok(ExitCode::No);
+    }
+    if *inconclusive > 0 {
+        return Err(with_hint(
+            anyhow!("a node could not be compared: {TRIES} comparisons in a row were inconclusive"),
+            "the reasons stand above; pgic nodes shows the states",
+        ));
+    }
+    Ok(ExitCode::Yes)
+}

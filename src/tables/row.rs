@@ -1,0 +1,152 @@
+//! [`RowNow`]: one row of a table as it is now, found by a key as people write it.
+
+use crate::connect::Server;
+use crate::tables::catalog;
+use crate::tables::conditions;
+use crate::tables::key;
+use crate::tables::options;
+use crate::tables::target::Target;
+use crate::triggers::observe::observe;
+use anyhow::{Context as _, anyhow};
+use postgres_index_cache_core::tooling::fleet::{
+    Digest, LONGEST_PAYLOAD, RowDigester, key_digest, salted,
+};
+use postgres_index_cache_core::tooling::postgres::SnapshotReader;
+use postgres_index_cache_core::tooling::{KeyBuf, Predicate};
+use serde_json::Value;
+
+/// A row as it is now.
+#[derive(Debug, Clone)]
+pub struct RowNow {
+    /// The digest of the key.
+    key: Digest,
+    /// The digest of the columns' names.
+    pub columns: Digest,
+    /// The digest of the row; `None` if there is no such row.
+    pub digest: Option<Digest>,
+    /// The row as JSON of the columns that are sent; `None` if there is no such row.
+    pub json: Option<String>,
+}
+
+impl RowNow {
+    /// Returns the digest under a salt; `None` if there is no such row.
+    pub fn salted(&self, salt: Digest) -> Option<Digest> {
+        self.digest.map(|row| salted(salt, self.key, row))
+    }
+
+    /// Returns the payload that announces the row, by the transaction `xid`: as the trigger would
+    /// send the row, and with the wish that caches read it again.
+    pub fn payload(&self, target: &Target, key: &str, xid: &str) -> String {
+        let sends_data = observe(&target.table)
+            .and_then(|seen| seen.options().map(|options| !options.no_data))
+            .unwrap_or(true);
+        let mut payload = serde_json::Map::new();
+        let action = if self.digest.is_some() {
+            "update"
+        } else {
+            "delete"
+        };
+        payload.insert("table".to_string(), target.table.name.clone().into());
+        payload.insert("action".to_string(), action.into());
+        payload.insert("schema".to_string(), target.table.schema.clone().into());
+        payload.insert("rel".to_string(), target.table.oid.into());
+        payload.insert("xid".to_string(), xid.into());
+        payload.insert("reread".to_string(), true.into());
+        let head = Value::Object(payload).to_string();
+        // Every digit of key and row is kept: they are put in as text.
+        let head = head.trim_end_matches('}');
+        let short = format!("{head},\"id\":{key}}}");
+        let Some(json) = self.json.as_ref().filter(|_| sends_data) else {
+            return short;
+        };
+        let whole = format!("{head},\"id\":{key},\"data\":{json}}}");
+        if whole.len() <= LONGEST_PAYLOAD {
+            whole
+        } else {
+            format!("{head},\"id\":{key},\"truncated\":true}}")
+        }
+    }
+}
+
+/// Opens a session for [`read_row`].
+///
+/// # Errors
+/// If the session cannot be opened.
+pub async fn reader(server: &Server) -> anyhow::Result<SnapshotReader> {
+    // A row that is read alone needs no memory to speak of, and nothing is listened to.
+    let options = options(Vec::new(), 0);
+    let reader = SnapshotReader::open(server.clone(), options).await;
+    reader.context("open a session for reading")
+}
+
+/// Returns the key that somebody has written, as JSON in the form that the trigger sends.
+///
+/// # Errors
+/// If the key has more or fewer columns than the table's, or a value is not one of its type.
+pub async fn key_of(server: &Server, target: &Target, text: &str) -> anyhow::Result<String> {
+    let shape = &target.shape;
+    let names: Vec<String> = shape
+        .key()
+        .iter()
+        .map(|column| shape.columns()[*column].name.clone())
+        .collect();
+    let written = key::conditions(&names, text)
+        .with_context(|| format!("find the row of {} with the key {text}", target.name()))?;
+    let mut client = server.client().await?;
+    let mut catalog = catalog::reading(&mut client).await?;
+    let evaluated = conditions::evaluate(&mut catalog, &target.table, &written).await?;
+    let conditions = evaluated.conditions(shape)?;
+    let mut parts = Vec::new();
+    for column in shape.key() {
+        let cell = conditions
+            .iter()
+            .find_map(|condition| match &condition.wanted {
+                Predicate::Cell(cell) if condition.column == *column => Some(cell),
+                _ => None,
+            });
+        let cell = cell.ok_or_else(|| anyhow!("a key has no NULL"))?;
+        let mut json = String::new();
+        shape.columns()[*column].kind.write_json(cell, &mut json);
+        parts.push(json);
+    }
+    Ok(match &parts[..] {
+        [one] => one.clone(),
+        parts => format!("[{}]", parts.join(",")),
+    })
+}
+
+/// Reads a row by its key, which is JSON.
+///
+/// # Errors
+/// If the table cannot be read.
+pub async fn read_row(
+    reader: &mut SnapshotReader,
+    target: &Target,
+    key: &str,
+) -> anyhow::Result<RowNow> {
+    let shape = &target.shape;
+    let mut cells = KeyBuf::default();
+    cells
+        .read_json(shape, key)
+        .with_context(|| format!("read the key {key}"))?;
+    let mut digester = RowDigester::new(shape);
+    let mut row = RowNow {
+        key: key_digest(&cells),
+        columns: digester.columns(),
+        digest: None,
+        json: None,
+    };
+    let all: Vec<usize> = (0..shape.columns().len()).collect();
+    let reading = reader.read_keys(&target.follow, &[key.to_string()]).await;
+    let reading = reading.with_context(|| format!("read the row {key} of {}", target.name()))?;
+    reading
+        .rows(|found| {
+            row.digest = Some(digester.row(|at| found.cell(at)));
+            let mut json = String::new();
+            found.write_json(shape, &all, &mut json);
+            row.json = Some(json);
+        })
+        .await
+        .with_context(|| format!("read the row {key} of {}", target.name()))?;
+    Ok(row)
+}
