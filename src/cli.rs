@@ -7,7 +7,7 @@
 
 use crate::commands::{
     announce, completions, demo, help, install_triggers, man, nodes, query, remove_triggers, shell,
-    status, tail, verify,
+    status, tail, verify, why,
 };
 use crate::render::Format;
 use crate::render::layout::Expanded;
@@ -198,6 +198,7 @@ pub enum Command {
     Query(query::Args),
     Shell(shell::Args),
     Verify(verify::Args),
+    Why(why::Args),
     Nodes(nodes::Args),
     Announce(announce::Args),
     Demo(demo::Args),

@@ -16,6 +16,7 @@ pub mod status;
 pub mod tail;
 pub mod verify;
 mod watch;
+pub mod why;
 
 use crate::connect::{ConnectionOptions, Environment, Server};
 use crate::failure::with_hint;

@@ -3,7 +3,7 @@
 use crate::cli::{Cli, Command, Global};
 use crate::commands::{
     Context, announce, completions, demo, help, install_triggers, man, nodes, query,
-    remove_triggers, shell, status, tail, verify,
+    remove_triggers, shell, status, tail, verify, why,
 };
 use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
@@ -78,6 +78,7 @@ fn run_with(cli: Cli, environment: Environment, settings: Settings) -> anyhow::R
             Command::Query(args) => Box::pin(query::run(&context, args)).await,
             Command::Shell(args) => Box::pin(shell::run(&context, args)).await,
             Command::Verify(args) => Box::pin(verify::run(&context, args)).await,
+            Command::Why(args) => Box::pin(why::run(&context, args)).await,
             Command::Announce(args) => Box::pin(announce::run(&context, args)).await,
             Command::Nodes(args) => nodes::run(&context, args).await,
             Command::Demo(args) => demo::run(&context, args).await,

@@ -10,6 +10,7 @@
 
 pub mod cut;
 pub mod node;
+pub mod rows;
 pub mod sessions;
 
 use crate::connect::Server;
@@ -19,7 +20,7 @@ use postgres_index_cache_core::tooling::fleet::{
     Answer, Ask, CONTROL_CHANNEL, Digest, Question, REPLY_PREFIX,
 };
 use postgres_index_cache_core::tooling::postgres::{
-    Listener, SessionPurpose, quote_identifier, quote_literal,
+    Listener, SessionPurpose, Traced, quote_identifier, quote_literal,
 };
 use postgres_index_cache_core::uuid::Uuid;
 use sessions::Sessions;
@@ -37,7 +38,7 @@ const MOST_ANSWERS: usize = 10_000;
 /// How long a token of our own may take to come back, once it is committed.
 const DELIVERY: Duration = Duration::from_secs(5);
 /// How long the server may hold a question up, behind other commits that notify.
-const SENDING: Duration = Duration::from_secs(10);
+const SENDING: Duration = Duration::from_secs(5);
 
 /// An answer that has come.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ pub struct Heard {
 
 /// A session that asks, and one that hears the answers.
 pub struct Fleet {
-    client: Client,
+    client: Traced<Client>,
     heard: mpsc::Receiver<Notification>,
     reply: String,
     /// The number of questions so far, from which their ids are made.
@@ -73,7 +74,17 @@ impl Fleet {
     /// If the server cannot be reached, or nothing arrives: commits that notify are blocked, or a
     /// pooler stands in between.
     pub async fn open(server: &Server) -> anyhow::Result<Self> {
-        let client = server.client().await?;
+        let mut fleet = Self::connect(server).await?;
+        fleet.deliver().await?;
+        Ok(fleet)
+    }
+
+    /// Opens both sessions. Whether notifications arrive is not known then.
+    ///
+    /// # Errors
+    /// If the server cannot be reached.
+    pub async fn connect(server: &Server) -> anyhow::Result<Self> {
+        let client = Traced::new(server.client().await?, SessionPurpose::Command);
         // The operator is qualified, and a commit that is blocked must not keep us waiting.
         let settings = format!(
             "SET search_path = pg_catalog, pg_temp; SET lock_timeout = {}",
@@ -95,15 +106,13 @@ impl Fleet {
                 let _ = heard_tx.try_send(notification);
             }
         });
-        let mut fleet = Self {
+        Ok(Self {
             client,
             heard,
             reply,
             asked: 0,
             listening,
-        };
-        fleet.deliver().await?;
-        Ok(fleet)
+        })
     }
 
     /// Sends a token to ourselves, and waits for it. Returns how long that took, from when the
@@ -138,7 +147,7 @@ impl Fleet {
     }
 
     /// Returns the session that asks, for other queries.
-    pub fn client(&self) -> &Client {
+    pub fn client(&self) -> &Traced<Client> {
         &self.client
     }
 

@@ -48,6 +48,7 @@ pub use error::{DriverError, ReadError, passes};
 pub use options::{AnswerOptions, DriverOptions};
 pub use quote::{Unquoted, quote_identifier, quote_literal, read_quoted};
 pub use read::copy::{CopyDecoder, CopyError};
+pub use read::statement::key_condition;
 pub use read::table::{SnapshotReader, TableRead};
 pub use replica::supervisor::{
     Describe, Description, SupervisedTable, Supervisor, SupervisorError, SupervisorEvent,

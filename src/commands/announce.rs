@@ -5,24 +5,23 @@ use crate::completion;
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
+use crate::fleet::Fleet;
 use crate::fleet::cut::table_ref;
 use crate::fleet::node::{NodeTable, Roster, label};
-use crate::fleet::sessions::Trust;
-use crate::fleet::{Fleet, new_salt};
+use crate::fleet::rows::{Has, ask_for_row};
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::look::{Look, Tone};
 use crate::render::{Format, print};
 use crate::tables::catalog;
 use crate::tables::key;
-use crate::tables::row::{RowNow, key_of, read_row, reader};
+use crate::tables::row::{key_of, read_row, reader};
 use crate::tables::target::Target;
 use crate::units::parse_duration;
 use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::fleet::Ask;
 use postgres_index_cache_core::tooling::postgres::SnapshotReader;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -75,17 +74,6 @@ Exit codes:
   2  it could not be announced: no such table or trigger, usage, …
   3  the server could not be reached, or took no session: trying again may
      help";
-
-/// How a node has answered to an announcement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Done {
-    /// It has the row, or the table, as it is now.
-    Current,
-    /// It does not, for this reason.
-    Not(String),
-    /// It did not answer.
-    Silent,
-}
 
 /// Announces, and prints what the nodes say.
 ///
@@ -165,14 +153,18 @@ impl Announcer<'_> {
     ///
     /// # Errors
     /// If the row cannot be read, or the notification not be sent.
-    pub(super) async fn announce_row(&mut self, key: &str) -> anyhow::Result<BTreeMap<i32, Done>> {
+    pub(super) async fn announce_row(&mut self, key: &str) -> anyhow::Result<BTreeMap<i32, Has>> {
         for _ in 0..TRIES {
             let before = read_row(&mut self.reader, self.target, key).await?;
             self.notify(|xid| before.payload(self.target, key, xid))
                 .await?;
             let after = read_row(&mut self.reader, self.target, key).await?;
             if after.digest == before.digest {
-                return self.ask_for_row(key, &after).await;
+                let nodes = self.roster.with_table(&table_ref(self.target));
+                let answers =
+                    ask_for_row(self.fleet, self.target, key, &after, &nodes, self.timeout);
+                let answers = answers.await?.into_iter();
+                return Ok(answers.map(|(node, answer)| (node, answer.has)).collect());
             }
         }
         Err(with_hint(
@@ -185,7 +177,7 @@ impl Announcer<'_> {
     ///
     /// # Errors
     /// If the notification cannot be sent.
-    async fn announce_table(&mut self) -> anyhow::Result<BTreeMap<i32, Done>> {
+    async fn announce_table(&mut self) -> anyhow::Result<BTreeMap<i32, Has>> {
         let before = self.roster;
         let target = self.target;
         self.notify(|xid| {
@@ -203,7 +195,7 @@ impl Announcer<'_> {
         .await?;
         let table = table_ref(self.target);
         let mut missing = before.with_table(&table);
-        let mut done: BTreeMap<i32, Done> = BTreeMap::new();
+        let mut done: BTreeMap<i32, Has> = BTreeMap::new();
         let deadline = Instant::now() + self.timeout;
         while !missing.is_empty() && Instant::now() < deadline {
             let now = Roster::call(self.fleet, self.timeout.min(Duration::from_secs(2))).await?;
@@ -215,7 +207,7 @@ impl Announcer<'_> {
                 let own = now.node(listener).and_then(|node| node.table(&table));
                 if reads(&now) > reads(before) && own.is_some_and(|own| own.state == "live") {
                     missing.remove(&listener);
-                    done.insert(listener, Done::Current);
+                    done.insert(listener, Has::Current);
                 } else {
                     done.insert(listener, waits(own));
                 }
@@ -232,76 +224,18 @@ impl Announcer<'_> {
             .notify_with_xid(&self.target.channel, payload)
             .await
     }
-
-    /// Asks every node that has the table for the row, which must be as it is now.
-    ///
-    /// # Errors
-    /// If the question cannot be sent.
-    pub(super) async fn ask_for_row(
-        &mut self,
-        key: &str,
-        row: &RowNow,
-    ) -> anyhow::Result<BTreeMap<i32, Done>> {
-        let table = table_ref(self.target);
-        let nodes = self.roster.with_table(&table);
-        let salt = new_salt();
-        let question = Ask::Row {
-            table,
-            key: key.to_string(),
-            salt,
-        };
-        let expected = row.salted(salt).map(|digest| digest.to_string());
-        let columns = row.columns.to_string();
-        let heard = self.fleet.ask(question, &nodes, self.timeout).await?;
-        let sessions = self.fleet.sessions().await?;
-        let mut done: BTreeMap<i32, Done> =
-            nodes.iter().map(|node| (*node, Done::Silent)).collect();
-        let mut answered = BTreeSet::new();
-        for heard in &heard {
-            let listener = heard.answer.node.listener;
-            let is_first = sessions.trust(heard) == Trust::Likely && answered.insert(listener);
-            if !is_first || !nodes.contains(&listener) {
-                continue;
-            }
-            let fields = &heard.answer.fields;
-            let text = |name: &str| fields.get(name).and_then(|value| value.as_str());
-            let flag = |name: &str| fields.get(name).and_then(serde_json::Value::as_bool);
-            let verdict = if flag("quarantined") == Some(true) {
-                Done::Not("the row does not fit the node's type, and is kept out".to_string())
-            } else if flag("open") == Some(true) {
-                Done::Not("it is still reading the row".to_string())
-            } else if text("columns").is_some_and(|own| own != columns) {
-                Done::Not("it keeps other columns".to_string())
-            } else if text("digest") == expected.as_deref() {
-                Done::Current
-            } else {
-                Done::Not(difference(flag("has"), expected.is_some()).to_string())
-            };
-            done.insert(listener, verdict);
-        }
-        Ok(done)
-    }
-}
-
-/// Returns how a node's row differs from the table's.
-pub(super) fn difference(node_has: Option<bool>, table_has: bool) -> &'static str {
-    match (node_has, table_has) {
-        (Some(false), _) => "it does not have the row",
-        (_, false) => "it has a row that the table does not have",
-        (_, true) => "it has another version of the row",
-    }
 }
 
 /// Returns why a table was not read again yet.
-fn waits(table: Option<&NodeTable>) -> Done {
+fn waits(table: Option<&NodeTable>) -> Has {
     match table {
-        None => Done::Silent,
+        None => Has::Silent,
         Some(table) if table.state == "live" => {
-            Done::Not("it has not read the table again yet".to_string())
+            Has::Not("it has not read the table again yet".to_string())
         }
         Some(table) => {
             let why = table.why.as_deref().unwrap_or("it is being read");
-            Done::Not(format!("{}: {why}", table.state))
+            Has::Not(format!("{}: {why}", table.state))
         }
     }
 }
@@ -312,7 +246,7 @@ fn report(
     target: &Target,
     key: Option<&str>,
     roster: &Roster,
-    done: &BTreeMap<i32, Done>,
+    done: &BTreeMap<i32, Has>,
 ) -> anyhow::Result<bool> {
     let mut text = String::new();
     for (listener, done) in done {
@@ -329,9 +263,9 @@ fn report(
                     None => line,
                 };
                 let (word, why) = match done {
-                    Done::Current => ("current", None),
-                    Done::Not(why) => ("not-current", Some(why.as_str())),
-                    Done::Silent => ("silent", None),
+                    Has::Current => ("current", None),
+                    Has::Not(why) => ("not-current", Some(why.as_str())),
+                    Has::Silent => ("silent", None),
                 };
                 line.member("node", node.map_or("", |node| &node.name))
                     .member("listener", *listener)
@@ -342,7 +276,7 @@ fn report(
             Format::Text => line(&context.look, &name, done),
         });
     }
-    let current = done.values().filter(|done| **done == Done::Current).count();
+    let current = done.values().filter(|done| **done == Has::Current).count();
     let is_done = current == done.len() && roster.silent.is_empty();
     if context.format == Format::Text {
         let what = match key {
@@ -372,11 +306,11 @@ fn report(
     Ok(is_done)
 }
 
-fn line(look: &Look, name: &str, done: &Done) -> String {
+fn line(look: &Look, name: &str, done: &Has) -> String {
     let (tone, word, why) = match done {
-        Done::Current => (Tone::Good, "current", String::new()),
-        Done::Not(why) => (Tone::Alarm, "not current", format!(": {why}")),
-        Done::Silent => (Tone::Alarm, "silent", ": it did not answer".to_string()),
+        Has::Current => (Tone::Good, "current", String::new()),
+        Has::Not(why) => (Tone::Alarm, "not current", format!(": {why}")),
+        Has::Silent => (Tone::Alarm, "silent", ": it did not answer".to_string()),
     };
     format!(
         "  {}  {}{}\n",

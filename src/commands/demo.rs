@@ -7,6 +7,10 @@ use crate::exit_code::ExitCode;
 use crate::failure::with_hint;
 use crate::render::print;
 use anyhow::{Context as _, bail};
+use postgres_index_cache_core::uuid::Uuid;
+use postgres_index_cache_core::{HasPrimaryKey, Indexable, Replica};
+use serde::Deserialize;
+use std::collections::HashMap;
 use std::process::Stdio;
 use std::time::Duration;
 use throwaway_postgres::{Cluster, INSTALL_HINT, Setup, ThrowawayError, variables_of_others};
@@ -56,7 +60,7 @@ const WRITES: [&str; 7] = [
 ///
 /// Starts a PostgreSQL server in a private folder, creates the tables users, products and orders,
 /// installs triggers on the first two, writes, and shows tail, query, verify and status. Then it
-/// breaks the pipeline, finds the row that went stale, and mends it. Ends by itself after some
+/// starts two nodes, breaks the pipeline, finds the row that went stale, and mends it. Ends by itself after some
 /// seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and no running server:
 /// --database-url has no effect.
 #[derive(Debug, clap::Args)]
@@ -206,11 +210,75 @@ async fn show(context: &Context, cluster: &Cluster) -> anyhow::Result<()> {
     finish(start(context, &url, "verify users products --rounds 1")?).await?;
     say("\n# are the triggers there, and who listens?")?;
     finish(start(context, &url, "status")?).await?;
+    nodes_that_differ(context, &url, &client).await?;
     break_and_find(context, &url, &client).await?;
     drop(client);
     connection
         .await
         .context("end the demo's own connection")??;
+    Ok(())
+}
+
+/// A row of the table `users`, as the demo's nodes keep it.
+#[derive(Debug, Deserialize)]
+struct User {
+    id: Uuid,
+    username_hash: i64,
+}
+
+impl HasPrimaryKey for User {
+    fn primary_key(&self) -> Uuid {
+        self.id
+    }
+}
+
+impl Indexable for User {
+    fn i64_keys(&self) -> HashMap<String, Option<i64>> {
+        HashMap::from([("username_hash".to_string(), Some(self.username_hash))])
+    }
+
+    fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
+        HashMap::new()
+    }
+}
+
+/// Starts a node, as an application does.
+async fn node(url: &str, name: &str) -> anyhow::Result<Replica> {
+    let config: tokio_postgres::Config = url.parse().context("read the demo's URL")?;
+    let mut builder = Replica::builder(config);
+    builder.name(name);
+    builder.table::<User>("users");
+    builder.open().await.context("start a node of the demo")
+}
+
+/// Starts two nodes, changes a row behind their backs, lets `why` name the link that is broken, and
+/// mends it.
+async fn nodes_that_differ(context: &Context, url: &str, client: &Client) -> anyhow::Result<()> {
+    say("\n# two nodes of an application, each with a cache of users")?;
+    let nodes = [node(url, "web-1").await?, node(url, "web-2").await?];
+    finish(start(context, url, "nodes")?).await?;
+    say("\n# something breaks: a change that nobody announces")?;
+    let key = client
+        .query_one("SELECT id::text FROM users WHERE username_hash = 2000", &[])
+        .await
+        .context("find a row")?;
+    let key: String = key.get(0);
+    silently(client, true).await?;
+    client
+        .batch_execute("UPDATE users SET email_hash = -1 WHERE username_hash = 2000")
+        .await
+        .context("write")?;
+    silently(client, false).await?;
+    say("# why does no node have the row as it is?")?;
+    let why = format!("why users {key}");
+    finish_with(start(context, url, &why)?, 1).await?;
+    say("\n# what is advised now: every node reads the row again")?;
+    finish(start(context, url, &format!("announce users {key}"))?).await?;
+    say("\n# the caches of all nodes, compared with the table at one exact cut")?;
+    finish(start(context, url, "verify users --nodes")?).await?;
+    for node in nodes {
+        node.shutdown().await;
+    }
     Ok(())
 }
 
@@ -308,7 +376,12 @@ fn start(context: &Context, url: &str, line: &str) -> anyhow::Result<Child> {
 }
 
 /// Copies the output of a command to ours until it ends: notices first, then the answer.
-async fn finish(mut child: Child) -> anyhow::Result<()> {
+async fn finish(child: Child) -> anyhow::Result<()> {
+    finish_with(child, 0).await
+}
+
+/// Copies the output of a command as [`finish`] does. The command must end with this code.
+async fn finish_with(mut child: Child, code: i32) -> anyhow::Result<()> {
     let reading = "read the command's output";
     let mut stderr = BufReader::new(child.stderr.take().context(reading)?).lines();
     let mut stdout = BufReader::new(child.stdout.take().context(reading)?).lines();
@@ -321,7 +394,7 @@ async fn finish(mut child: Child) -> anyhow::Result<()> {
         say(&line)?;
     }
     let status = child.wait().await.context("wait for the command")?;
-    if status.success() {
+    if status.code() == Some(code) {
         Ok(())
     } else {
         bail!("the command ended with {status}")

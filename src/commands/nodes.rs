@@ -181,7 +181,7 @@ fn causes(node: &Node) -> Vec<String> {
 }
 
 /// Returns the answer as text: a line a node, then what is wrong.
-pub(super) fn roster_text(look: &Look, roster: &Roster) -> String {
+pub(in crate::commands) fn roster_text(look: &Look, roster: &Roster) -> String {
     let mut text = String::new();
     if !roster.nodes.is_empty() {
         let headings = [
@@ -294,7 +294,7 @@ fn cells(look: &Look, node: &Node) -> Vec<String> {
 }
 
 /// Returns a session in words: process, role, address, application.
-pub(super) fn session_text(session: &SessionSeen) -> String {
+pub(in crate::commands) fn session_text(session: &SessionSeen) -> String {
     let address = session.address.as_deref().unwrap_or("an unseen address");
     format!(
         "process {} of {} at {address} ({})",
@@ -303,7 +303,7 @@ pub(super) fn session_text(session: &SessionSeen) -> String {
 }
 
 /// Returns the answer as lines of JSON.
-pub(super) fn roster_json(roster: &Roster) -> String {
+pub(in crate::commands) fn roster_json(roster: &Roster) -> String {
     let mut lines: String = roster.nodes.iter().map(node_json).collect();
     for session in &roster.silent {
         lines.push_str(&silent_json("silent", session));

@@ -31,6 +31,9 @@ const FOLLOWED: usize = 8;
 const LISTED: u64 = 64;
 /// The most divisions. Sixty bits of a digest are more than any table has rows.
 const MOST_CUTS: u32 = 10;
+/// How often a further cut is tried, and the time before the first try.
+const FURTHER_TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(30);
 /// The most keys of integers that are tried for a row that a node has and the table has not.
 const GUESSES: i64 = 5_000_000;
 
@@ -201,7 +204,11 @@ impl Comparer<'_> {
         let mut wanted = nodes.clone();
         let mut lists = false;
         for at in 0..MOST_CUTS {
-            let cut = self.cut(&wanted, ranges.clone(), lists).await?;
+            let cut = if at == 0 {
+                self.cut(&wanted, ranges.clone(), lists).await?
+            } else {
+                self.cut_again(&wanted, ranges.clone(), lists).await?
+            };
             if at == 0 {
                 outcome.rows = cut.table.count;
             }
@@ -259,6 +266,26 @@ impl Comparer<'_> {
             };
         }
         Ok(outcome)
+    }
+
+    /// Makes a further cut, until each node is conclusive. A node that was frozen a moment ago
+    /// refuses to be at once.
+    async fn cut_again(
+        &mut self,
+        nodes: &BTreeSet<i32>,
+        ranges: Ranges,
+        lists: bool,
+    ) -> anyhow::Result<Cut> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            tokio::time::sleep(PAUSE * attempt).await;
+            let cut = self.cut(nodes, ranges.clone(), lists).await?;
+            let is_conclusive = cut.answers.values().all(Result::is_ok);
+            if is_conclusive || attempt == FURTHER_TRIES {
+                return Ok(cut);
+            }
+        }
     }
 
     /// Makes one cut: asks the nodes, and reads the table at the same snapshot.

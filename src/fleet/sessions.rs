@@ -3,7 +3,7 @@
 
 use super::Heard;
 use anyhow::Context as _;
-use postgres_index_cache_core::tooling::postgres::{ADVISORY_KEY, NODE_KEY};
+use postgres_index_cache_core::tooling::postgres::{ADVISORY_KEY, NODE_KEY, Traced};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -40,7 +40,7 @@ pub enum Trust {
 
 impl Sessions {
     /// Reads the sessions, but for those of this process, which listen on `reply`.
-    pub(super) async fn read(client: &Client, reply: &str) -> anyhow::Result<Self> {
+    pub(super) async fn read(client: &Traced<Client>, reply: &str) -> anyhow::Result<Self> {
         const SESSIONS: &str = "
             WITH held AS (
                 SELECT pid, objid::int8 AS key FROM pg_catalog.pg_locks

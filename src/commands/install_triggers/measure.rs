@@ -78,7 +78,10 @@ pub(super) async fn update(
 /// Returns a role other than this one and superusers whose function a trigger of the table or of a
 /// partition would run; `None` if there is none. Any holder of the privilege TRIGGER may have put it
 /// there.
-async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Option<String>, Error> {
+pub(in crate::commands) async fn foreign_owner(
+    client: &Client,
+    table: &CatalogTable,
+) -> Result<Option<String>, Error> {
     const OWNERS: &str = "
         SELECT pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text
         FROM pg_catalog.pg_trigger t
@@ -97,7 +100,10 @@ async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Option<S
 }
 
 /// Returns a column that may be assigned its own value: not of the key, if there is another one.
-async fn assigned_column(client: &Client, table: &CatalogTable) -> Result<Option<String>, Error> {
+pub(in crate::commands) async fn assigned_column(
+    client: &Client,
+    table: &CatalogTable,
+) -> Result<Option<String>, Error> {
     const COLUMNS: &str = "
         SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
         WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attnum OPERATOR(pg_catalog.>) 0

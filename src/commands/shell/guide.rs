@@ -178,7 +178,8 @@ impl Guide for Completions {
             }
             ["count" | ".watch" | ".history" | ".verify"] => self.tables(partial),
             [
-                ".verify" | ".limit" | ".tables" | ".stats" | ".reconnect" | ".help" | ".quit",
+                ".verify" | ".limit" | ".tables" | ".stats" | ".nodes" | ".reconnect" | ".help"
+                | ".quit",
                 ..,
             ] => Vec::new(),
             // Conditions follow, also behind other conditions.

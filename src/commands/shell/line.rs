@@ -57,6 +57,11 @@ pub(super) const COMMANDS: &[CommandHelp] = &[
         "compare the cache with the table, row by row, at one exact cut",
     ),
     CommandHelp::new(
+        ".nodes",
+        "",
+        "every node that keeps caches of this database, and its state",
+    ),
+    CommandHelp::new(
         ".reconnect",
         "",
         "describe and reload the tables now, for example after a cause was mended",
@@ -88,6 +93,8 @@ pub(super) enum Line {
     History(Wanted),
     /// `.verify TABLE`: a comparison of the cache with the table.
     Verify(Name),
+    /// `.nodes`: every node, by its own answer.
+    Nodes,
     /// `.reconnect`: describes and reloads all tables.
     Reconnect,
     /// `.limit [N]`: sets the limit, or with `None` shows the present one.
@@ -148,6 +155,7 @@ impl Line {
         let parsed = match first {
             ".tables" => alone(first, rest, Self::Tables),
             ".stats" => alone(first, rest, Self::Stats),
+            ".nodes" => alone(first, rest, Self::Nodes),
             ".reconnect" => alone(first, rest, Self::Reconnect),
             ".help" | "help" | "?" => alone(first, rest, Self::Help),
             // Whatever a person knows from another shell ends this one.

@@ -13,8 +13,11 @@ use super::notices::Notices;
 use super::overview;
 use super::prompt_state::PromptState;
 use crate::causes::{self, Senders};
+use crate::commands::nodes::{roster_json, roster_text};
 use crate::connect::Server;
 use crate::failure::{lost_session, with_hint};
+use crate::fleet::Fleet;
+use crate::fleet::node::Roster;
 use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::finding::finding;
@@ -41,6 +44,9 @@ use tokio_postgres::Client;
 
 /// The most rows that an answer shows, until `.limit` says otherwise.
 const LIMIT: usize = 1000;
+
+/// How long `.nodes` waits for nodes that do not answer.
+const NODES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a question waits for a session of the server. After that it is answered from what is
 /// there.
@@ -238,6 +244,7 @@ impl Session {
             }
             Line::History(wanted) => self.history(&wanted).await,
             Line::Verify(table) => self.verify(&table).await,
+            Line::Nodes => self.nodes().await,
             Line::Reconnect => {
                 self.live.reconnect().await?;
                 Ok(overview::tables(&self.live, self.format))
@@ -345,6 +352,28 @@ impl Session {
                 return Ok(Question { at, asked, notices });
             }
         }
+    }
+
+    /// Asks every node who it is, while the caches are kept live.
+    ///
+    /// # Errors
+    /// If the nodes cannot be asked.
+    async fn nodes(&mut self) -> anyhow::Result<Answer> {
+        let server = &self.server;
+        let asking = async {
+            let mut fleet = Fleet::open(server).await?;
+            Roster::call(&mut fleet, NODES_PATIENCE).await
+        };
+        let roster = self.live.alongside(asking).await?;
+        let text = match self.format {
+            Format::Text => roster_text(&self.look, &roster),
+            Format::Json => roster_json(&roster),
+        };
+        Ok(Answer {
+            text,
+            rows: roster.nodes.len(),
+            ..Answer::default()
+        })
     }
 
     /// Returns the place of the table that a name means.

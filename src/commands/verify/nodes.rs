@@ -195,20 +195,64 @@ fn report(context: &Context, target: &Target, roster: &Roster, outcome: &Outcome
             Format::Text => verdict_text(context, target, &label, verdict, outcome.rows),
         });
         if let Verdict::Differs { rows, more } = verdict {
-            let shown = match context.format {
-                Format::Text => SHOWN,
-                Format::Json => rows.len(),
-            };
-            for row in rows.iter().take(shown) {
-                let cause = cause(target, row, outcome);
-                text.push_str(&finding(context, target, &label, row, &cause));
-            }
-            if context.format == Format::Text && (*more || rows.len() > shown) {
-                text.push_str("  and more\n");
-            }
+            text.push_str(&findings(context, target, &label, rows, *more, outcome));
         }
     }
     text
+}
+
+/// Returns the rows that differ at a node. As text, the causes and the remedy follow once.
+fn findings(
+    context: &Context,
+    target: &Target,
+    label: &Label<'_>,
+    rows: &[DifferingRow],
+    more: bool,
+    outcome: &Outcome,
+) -> String {
+    let mut text = String::new();
+    let mut causes: Vec<String> = Vec::new();
+    for (at, row) in rows.iter().enumerate() {
+        let cause = cause(target, row, outcome);
+        if context.format == Format::Json {
+            text.push_str(&finding_json(target, label, row, &cause));
+        } else if at < SHOWN {
+            let kind = context
+                .look
+                .paint(Tone::Bad, &format!("{:<7}", word(row.kind)));
+            text.push_str(&format!("  {kind}  {}\n", escape(&key_text(row))));
+        }
+        if !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    if context.format == Format::Json {
+        return text;
+    }
+    if more || rows.len() > SHOWN {
+        text.push_str("  and more\n");
+    }
+    for cause in causes {
+        text.push_str(&format!("  likely: {}\n", escape(&cause)));
+    }
+    let remedy = remedy(target, rows, more);
+    text.push_str(&format!("  now: {}\n", escape(&remedy)));
+    text
+}
+
+/// Returns the command that makes the nodes read these rows again.
+fn remedy(target: &Target, rows: &[DifferingRow], more: bool) -> String {
+    let keys: Option<Vec<String>> = rows
+        .iter()
+        .map(|row| row.key.as_deref().map(key::typed))
+        .collect();
+    let name = target.table.typed_name();
+    match keys {
+        Some(keys) if !more && !keys.is_empty() && keys.len() <= SHOWN => {
+            format!("pgic announce {name} {}", keys.join(" "))
+        }
+        Some(_) | None => format!("pgic announce {name} --all"),
+    }
 }
 
 /// A node, as the lines about it name it.
@@ -291,35 +335,18 @@ fn verdict_json(target: &Target, label: &Label<'_>, verdict: &Verdict, rows: u64
     }
 }
 
-fn finding(
-    context: &Context,
-    target: &Target,
-    label: &Label<'_>,
-    row: &DifferingRow,
-    cause: &str,
-) -> String {
-    match context.format {
-        Format::Json => {
-            let line = EventLine::new("node-finding", Timestamp::now()).of(target.names());
-            let line = match &row.key {
-                Some(key) => line.key(key),
-                None => line,
-            };
-            line.member("node", label.node)
-                .member("listener", label.listener)
-                .member("kind", word(row.kind))
-                .member("key_digest", row.digest.to_string())
-                .member("cause", cause)
-                .end()
-        }
-        Format::Text => {
-            let kind = context
-                .look
-                .paint(Tone::Bad, &format!("{:<7}", word(row.kind)));
-            let text = format!("{}  (likely: {cause})", key_text(row));
-            format!("  {kind}  {}\n", escape(&text))
-        }
-    }
+fn finding_json(target: &Target, label: &Label<'_>, row: &DifferingRow, cause: &str) -> String {
+    let line = EventLine::new("node-finding", Timestamp::now()).of(target.names());
+    let line = match &row.key {
+        Some(key) => line.key(key),
+        None => line,
+    };
+    line.member("node", label.node)
+        .member("listener", label.listener)
+        .member("kind", word(row.kind))
+        .member("key_digest", row.digest.to_string())
+        .member("cause", cause)
+        .end()
 }
 
 /// Returns the key of a row as it can be typed, or the digest if nobody knows the key.
@@ -341,16 +368,10 @@ fn cause(target: &Target, row: &DifferingRow, outcome: &Outcome) -> String {
         Verdict::Equal { .. } => true,
         Verdict::Inconclusive(_) | Verdict::Silent => false,
     };
-    let announce = match &row.key {
-        Some(_) => format!("pgic announce {} {}", table.typed_name(), key_text(row)),
-        None => format!("pgic announce {} --all", table.typed_name()),
-    };
     if outcome.nodes.values().any(has_row) {
         // Another node has it, so it was announced.
-        return format!(
-            "other nodes have it right: this node lost the change, or its own code dropped it; \
-            {announce}"
-        );
+        return "other nodes have it right: this node lost the change, or its own code dropped it"
+            .to_string();
     }
     let likely = causes::likely(
         table,
@@ -360,7 +381,7 @@ fn cause(target: &Target, row: &DifferingRow, outcome: &Outcome) -> String {
         &[],
         None,
     );
-    format!("no node has it right: {likely}; {announce}")
+    format!("no node has it right: {likely}")
 }
 
 /// Prints the summary, and returns the exit code.

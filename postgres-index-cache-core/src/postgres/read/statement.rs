@@ -36,7 +36,7 @@ pub(in crate::postgres) fn copy_statement(
     }
     let mut conditions = Vec::new();
     if let Some(keys) = keys {
-        conditions.push(has_key(config, keys)?);
+        conditions.push(key_condition(config, keys)?);
     }
     conditions.extend(no_longer_than(config, longest));
     let only = if conditions.is_empty() {
@@ -114,12 +114,12 @@ fn size_expression(column: &Column) -> Option<String> {
     }
 }
 
-/// Returns the condition that a row has one of `keys`. The server itself makes values of the keys'
+/// Returns the condition, in SQL, that a row has one of `keys`. The server itself makes values of the keys'
 /// JSON, so that each value is read as the trigger wrote it.
 ///
 /// # Errors
 /// If a key is no JSON.
-fn has_key(config: &TableConfig, keys: &[String]) -> Result<String, DriverError> {
+pub fn key_condition(config: &TableConfig, keys: &[String]) -> Result<String, DriverError> {
     let shape = &config.shape;
     let key_columns = shape.key().iter().map(|&at| &shape.columns()[at]);
     let columns: Vec<String> = std::iter::zip(key_columns, &config.key_types)

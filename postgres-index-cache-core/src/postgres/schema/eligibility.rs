@@ -236,7 +236,7 @@ impl TableConfig {
 
     /// Returns the relation to lock and to read, in SQL: a table without the tables that inherit
     /// from it, or a partitioned table with its partitions.
-    pub(in crate::postgres) fn relation(&self) -> String {
+    pub fn relation(&self) -> String {
         let only = if self.followed.is_partitioned {
             ""
         } else {
