@@ -317,7 +317,7 @@ pub(in crate::commands) fn roster_json(roster: &Roster) -> String {
         lines.push_str(&line.end());
     }
     for session in &roster.others {
-        lines.push_str(&silent_json("listener", session));
+        lines.push_str(&silent_json("other-listener", session));
     }
     let live = roster.nodes.iter().filter(|node| node.is_live()).count();
     let line = EventLine::new("nodes", Timestamp::now())

@@ -109,7 +109,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("query")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
     if args.watch {
-        return keep_watching(context, server, max_memory, args, asked).await;
+        return Box::pin(keep_watching(context, server, max_memory, args, asked)).await;
     }
     let mut started = Instant::now();
     let (targets, mut driver) = open(

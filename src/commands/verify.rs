@@ -95,8 +95,8 @@ Examples:
 
 Exit codes:
   0  every cache is equal to its table
-  1  a row differs, a table is unannounced, fewer changes than
-     --min-changes were followed, or (--nodes) a node does not answer
+  1  a row differs, a table is unannounced, fewer changes than --min-changes
+     were followed, or (--nodes) a node does not answer
   2  no comparison could be finished, or it was interrupted
   3  the server could not be reached, or took no session: trying again may
      help";

@@ -500,6 +500,7 @@ fn with_change(mut line: EventLine, arrival: &Arrival<'_>, payload: &Payload<'_>
     for (name, flag) in [
         ("truncated", payload.truncated),
         ("recheck", payload.recheck),
+        ("reread", payload.reread),
     ] {
         line = line.optional(name, flag.then_some(true));
     }

@@ -108,7 +108,8 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
                 &table,
                 seen.as_ref(),
                 "cache_invalidation",
-                found,
+                found.kind,
+                &found.columns,
                 (!heard.is_empty()).then_some("process 1"),
             );
             let columns: Vec<&str> = found

@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// How often a comparison that is inconclusive for some node is made again.
 const TRIES: u32 = 20;
+/// How often a comparison is made again because a node was reading rows, which it left out.
+const TRIES_FOR_OPEN: u32 = 5;
 /// The time between two of them.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the nodes may take for their digests. One of a million rows takes less than a second.
@@ -149,7 +151,11 @@ async fn verify_table(
         .await?;
         outcome.rows = made.rows;
         outcome.nodes.extend(made.nodes);
-        wanted.retain(|node| matches!(outcome.nodes.get(node), Some(Verdict::Inconclusive(_))));
+        wanted.retain(|node| match outcome.nodes.get(node) {
+            Some(Verdict::Inconclusive(_)) => true,
+            Some(Verdict::Equal { open, .. }) => *open > 0 && attempt < TRIES_FOR_OPEN,
+            _ => false,
+        });
         if !wanted.is_empty() && attempt + 1 < TRIES {
             tally.retries += 1;
             tokio::time::sleep(PAUSE).await;

@@ -77,9 +77,6 @@ impl Engine {
         let open: Result<Vec<String>, String> = match &cut.open {
             Err(why) => Err((*why).to_string()),
             Ok(open) if open.len() > MOST_OPEN => {
-                // The answer to a fence frees the rows that were refetched, so that the next try
-                // finds fewer.
-                self.send_fence(None, now);
                 Err(format!("{} rows are being refetched", open.len()))
             }
             Ok(open) => match self.not_live(table) {
@@ -138,6 +135,11 @@ impl Engine {
             self.freeze_failed(table, number, why);
         }
         self.apply_steps(table, steps, now);
+        // A fence proves the rows that were refetched, so that the next freeze finds fewer open
+        // ones. Nobody else may ask for one until the next heartbeat.
+        if self.tables[table.0].has_open_rows() && self.connections.is_following() {
+            self.send_fence(None, now);
+        }
     }
 
     /// Ends the freezes that take too long. Whoever asked may be gone.

@@ -46,6 +46,11 @@ impl EngineTable {
         steps
     }
 
+    /// Returns whether rows are to be refetched, or were a moment ago.
+    pub(in crate::sync) fn has_open_rows(&self) -> bool {
+        !self.refetches.open_keys().is_empty()
+    }
+
     /// Returns the freeze that is underway.
     pub(in crate::sync) fn freeze(&self) -> Option<&Freeze> {
         self.freeze.as_ref()
