@@ -9,6 +9,7 @@ mod configured;
 mod connections;
 mod demo;
 mod facts;
+mod fleet;
 mod generic_function;
 mod hostile;
 mod install;
