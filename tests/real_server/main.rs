@@ -30,3 +30,4 @@ mod traces;
 mod trigger;
 mod typed_values;
 mod verify;
+mod why;
