@@ -154,7 +154,7 @@ pub struct Driver {
     /// Takes the notifications of a driver without tables.
     tap: Option<Tap>,
     /// The answers to the fleet's questions; `None` if none are given.
-    answers: Option<Answers>,
+    answers: Option<Box<Answers>>,
     /// The secret behind the digests of tokens. Nobody else can make the digest of a token that was
     /// not sent yet.
     secret: [u8; 32],
@@ -294,7 +294,7 @@ impl Driver {
             .options
             .answers
             .clone()
-            .map(|options| Answers::new(options, Instant::now()));
+            .map(|options| Box::new(Answers::new(*options, Instant::now())));
         if driver.answers.is_some() {
             for table in &mut driver.tables {
                 table.writer.keep_history();

@@ -45,5 +45,5 @@ pub struct DriverOptions {
     pub row_events: bool,
     /// How the fleet's questions are answered; `None` if they are not. Then L does not listen for
     /// them.
-    pub answers: Option<AnswerOptions>,
+    pub answers: Option<Box<AnswerOptions>>,
 }

@@ -485,6 +485,7 @@ impl Driver {
         tokio::spawn(async move {
             // A computation that panics is no answer; the freeze ends by its time.
             if let Ok(rows) = computing.await {
+                let rows = Box::new(rows);
                 say(driver, TaskEvent::Digested { freeze, rows }).await;
             }
         });

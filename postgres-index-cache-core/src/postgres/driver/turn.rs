@@ -49,7 +49,7 @@ pub(super) enum TaskEvent {
         who: Option<String>,
     },
     /// The digests of a frozen cache are computed.
-    Digested { freeze: u64, rows: FrozenRows },
+    Digested { freeze: u64, rows: Box<FrozenRows> },
     /// A look at the definitions of these relations is done.
     Looked {
         epoch: u64,
@@ -117,7 +117,7 @@ impl Driver {
     /// Waits for something to happen.
     async fn happen(&mut self) -> Happened {
         let locks = self.tables.iter().filter_map(|table| table.busy_until);
-        let answers = self.answers.as_ref().and_then(Answers::deadline);
+        let answers = self.answers.as_deref().and_then(Answers::deadline);
         let timeout = locks.chain(self.engine.poll_timeout()).chain(answers).min();
         let timeout = timeout.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         // While a reader holds the cache's lock, rows are left in the channel from Q's task. The
@@ -293,7 +293,7 @@ impl Driver {
             } if self.is_current(AuxConnection::Fences, epoch) => {
                 self.looked(look, &relations, seen);
             }
-            TaskEvent::Digested { freeze, rows } => self.digested(freeze, rows),
+            TaskEvent::Digested { freeze, rows } => self.digested(freeze, *rows),
             TaskEvent::SenderKnown {
                 table,
                 why,

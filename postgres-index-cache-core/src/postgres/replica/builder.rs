@@ -237,10 +237,12 @@ impl ReplicaBuilder {
             max_memory: self.max_memory,
             lock_timeout: self.lock_timeout,
             row_events: false,
-            answers: self.answers.then(|| AnswerOptions {
-                name: self.name.clone().unwrap_or_else(program_name),
-                host: host_name(),
-                per_second: ANSWERS_PER_SECOND,
+            answers: self.answers.then(|| {
+                Box::new(AnswerOptions {
+                    name: self.name.clone().unwrap_or_else(program_name),
+                    host: host_name(),
+                    per_second: ANSWERS_PER_SECOND,
+                })
             }),
             holds_altered: true,
         }
