@@ -61,10 +61,10 @@ async fn compare(driver: &mut Driver) -> ComparisonReport {
 /// Loads the table `kv` of a database made by `set_up`, runs the SQL `lose`, and returns the
 /// findings with their likely causes: `Stale 1 v: …` for the key 1, whose column v differs.
 async fn lost(set_up: &str, install: &[&str], lose: &str) -> Vec<String> {
-    lost_by(set_up, install, async |database| {
+    let losing = lost_by(set_up, install, async |database| {
         database.client().await.batch_execute(lose).await.unwrap();
-    })
-    .await
+    });
+    Box::pin(losing).await
 }
 
 /// Does as [`lost`] does, with a function in place of SQL.
