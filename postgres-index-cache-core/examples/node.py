@@ -18,7 +18,7 @@ def cell(value):
 COLUMNS = digest(cell("id") + cell("name"))
 
 def salted(salt, key):
-    return digest(bytes.fromhex(salt) + digest(cell(key)) + digest(COLUMNS + cell(key) + cell(rows[key])))
+    return digest(bytes.fromhex(salt) + digest(cell(key)) + digest(COLUMNS.ljust(64, b"\0") + cell(key) + cell(rows[key])))
 
 def answer(question, **fields):
     fields = {"pgic": 1, "answer": question["ask"], "id": question["id"], "node": NODE, **fields}

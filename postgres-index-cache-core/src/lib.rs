@@ -224,7 +224,9 @@ pub mod tooling {
     /// The fleet's questions and answers, and the digests in them.
     #[cfg(feature = "postgres")]
     pub mod fleet {
-        pub use crate::digest::{Digest, RangeSum, Ranges, RowDigester, key_digest, salted};
+        pub use crate::digest::{
+            Digest, RangeSum, Ranges, RowDigester, digest_of_key, key_digest, salted,
+        };
         pub use crate::fleet::*;
     }
 
