@@ -7,6 +7,20 @@ use std::time::Duration;
 /// The longest time that is taken: ten years.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
+/// Parses the time between two questions, which is at least a tenth of a second: each question is a
+/// commit, and so is each answer.
+///
+/// # Errors
+/// A text for people, if `text` is not such a time.
+pub fn parse_interval(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_millis(100);
+    let time = parse_duration(text)?;
+    if time < LEAST {
+        return Err(format!("expected at least 100ms, not \"{text}\""));
+    }
+    Ok(time)
+}
+
 /// Parses a time like `500ms`, `5s`, `2m`, `1h` or `1h 30m`. A number without a unit is seconds.
 ///
 /// # Errors

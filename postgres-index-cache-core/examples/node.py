@@ -24,7 +24,7 @@ def answer(question, **fields):
     fields = {"pgic": 1, "answer": question["ask"], "id": question["id"], "node": NODE, **fields}
     send.execute("SELECT pg_notify(%s, %s)", [question["reply"], json.dumps(fields)])
 
-def load(): rows.update(dict(listen.execute(f"SELECT id, name FROM {TABLE}").fetchall()))
+def load(): rows.update(dict(send.execute(f"SELECT id, name FROM {TABLE}").fetchall()))
 
 def apply(change):
     if change["action"] in ("truncate", "reload"): rows.clear() or load()

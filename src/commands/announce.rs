@@ -49,7 +49,11 @@ pub struct Args {
     #[arg(value_name = "TABLE", add = completion::announced_tables())]
     pub table: String,
     /// The keys of the rows: 42, or 42,2 for a key of two columns
-    #[arg(value_name = "KEY", required_unless_present = "all")]
+    #[arg(
+        value_name = "KEY",
+        required_unless_present = "all",
+        allow_negative_numbers = true
+    )]
     pub keys: Vec<String>,
     /// Ask for the whole table
     #[arg(long, conflicts_with = "keys")]
@@ -69,11 +73,30 @@ Examples:
   pgic announce orders --all       every node reads the table again
 
 Exit codes:
-  0  every node that has the table did
+  0  every node that has the table did, if any has it
   1  a node did not, or does not answer
   2  it could not be announced: no such table or trigger, usage, …
   3  the server could not be reached, or took no session: trying again may
      help";
+
+/// Returns the command that announces the rows with these keys, as they are typed. A key that begins
+/// with a dash would pass for an option.
+pub(super) fn announce_command(table: &str, keys: &[String]) -> String {
+    let has_dash = keys.iter().any(|key| key.starts_with('-'));
+    let dashes = if has_dash { "-- " } else { "" };
+    let keys: Vec<String> = keys.iter().map(|key| in_shell(key)).collect();
+    format!("pgic announce {dashes}{table} {}", keys.join(" "))
+}
+
+/// Returns a word as a shell reads it.
+fn in_shell(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.,:@+%/=".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
 
 /// Announces, and prints what the nodes say.
 ///
@@ -84,6 +107,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let target = find(context, &server, &args.table).await?;
     if args.all && !args.yes && !confirmed(&server, &target)? {
         bail!("nothing was announced");
+    }
+    // Every key is read before the first is announced.
+    let mut keys = Vec::new();
+    for key in &args.keys {
+        keys.push(key_of(&server, &target, key).await?);
     }
     let mut fleet = Fleet::open(&server).await?;
     if context.format == Format::Json {
@@ -102,8 +130,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         let done = announcer.announce_table().await?;
         is_done &= report(context, &target, None, &roster, &done)?;
     }
-    for key in &args.keys {
-        let key = key_of(&server, &target, key).await?;
+    for key in keys {
         let done = announcer.announce_row(&key).await?;
         is_done &= report(context, &target, Some(&key), &roster, &done)?;
     }
@@ -276,6 +303,17 @@ fn report(
             Format::Text => line(&context.look, &name, done),
         });
     }
+    if context.format == Format::Json {
+        for session in &roster.silent {
+            let line = EventLine::new("announced", Timestamp::now()).of(target.names());
+            let line = match key {
+                Some(key) => line.key(key),
+                None => line,
+            };
+            let line = line.member("node", "").member("listener", session.pid);
+            text.push_str(&line.member("result", "silent").end());
+        }
+    }
     let current = done.values().filter(|done| **done == Has::Current).count();
     let is_done = current == done.len() && roster.silent.is_empty();
     if context.format == Format::Text {
@@ -288,7 +326,7 @@ fn report(
         } else {
             format!(
                 "{current} of {} current",
-                crate::render::count(done.len() as u64, "node")
+                crate::render::count((done.len() + roster.silent.len()) as u64, "node")
             )
         };
         let tone = if is_done { Tone::Good } else { Tone::Alarm };

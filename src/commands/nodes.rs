@@ -1,7 +1,9 @@
 //! `pgic nodes`: every node that keeps caches in step, by its own answer.
 
 use super::{Context, interrupted};
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
+use crate::failure::Report;
 use crate::fleet::Fleet;
 use crate::fleet::node::{Node, Roster};
 use crate::fleet::sessions::SessionSeen;
@@ -11,7 +13,7 @@ use crate::render::look::{Look, Tone};
 use crate::render::table::{Heading, render};
 use crate::render::{Format, count, print};
 use crate::tables::estimate::human;
-use crate::units::parse_duration;
+use crate::units::{parse_duration, parse_interval};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -32,7 +34,8 @@ pub struct Args {
     #[arg(long)]
     pub watch: bool,
     /// With --watch: the time between two questions
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_interval)]
+    #[arg(requires = "watch")]
     pub every: Duration,
     /// How long to wait for nodes that do not answer
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
@@ -42,7 +45,7 @@ pub struct Args {
 const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic nodes                       every node, and whether it is live
-  pgic nodes -o json | jq 'select(.event == \"node\" and .state != \"live\")'
+  pgic nodes -o json | jq 'select(.event == \"silent\" or .state != \"live\")'
   pgic nodes --watch
 
 Exit codes:
@@ -63,7 +66,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         context.print_place(&server)?;
     }
     if args.watch {
-        return watch(context, &mut fleet, &args).await;
+        return watch(context, &server, fleet, &args).await;
     }
     let roster = Roster::call(&mut fleet, args.timeout).await?;
     match context.format {
@@ -77,41 +80,85 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Asks again and again, until a signal comes.
-async fn watch(context: &Context, fleet: &mut Fleet, args: &Args) -> anyhow::Result<ExitCode> {
+/// What `--watch` has printed of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shown {
+    label: String,
+    state: String,
+}
+
+/// Asks again and again, until a signal comes. A connection that is lost is opened again.
+async fn watch(
+    context: &Context,
+    server: &Server,
+    fleet: Fleet,
+    args: &Args,
+) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
-    // The state of each node that was printed last.
-    let mut known: BTreeMap<i32, String> = BTreeMap::new();
+    let mut fleet = Some(fleet);
+    let mut known: BTreeMap<i32, Shown> = BTreeMap::new();
     loop {
-        let asking = Roster::call(fleet, args.timeout);
-        let roster = tokio::select! {
-            roster = asking => roster?,
+        let asking = async {
+            let mut fleet = match fleet.take() {
+                Some(fleet) => fleet,
+                None => Fleet::open(server).await?,
+            };
+            let roster = Roster::call(&mut fleet, args.timeout).await?;
+            anyhow::Ok((fleet, roster))
+        };
+        let asked = tokio::select! {
+            asked = asking => asked,
             () = &mut interrupted => return Ok(ExitCode::Yes),
         };
-        let mut now = BTreeMap::new();
-        for node in &roster.nodes {
-            now.insert(node.listener, format!("{} {}", node.label(), node.state));
-            if known.get(&node.listener) != now.get(&node.listener) {
-                print(&changed(context, node))?;
+        match asked {
+            Ok((kept, roster)) => {
+                fleet = Some(kept);
+                known = show_changes(context, &roster, &known)?;
             }
+            Err(error) => context.notice(&Report::new(&error).one_line()),
         }
-        for session in &roster.silent {
-            now.insert(session.pid, "silent".to_string());
-            if known.get(&session.pid) != now.get(&session.pid) {
-                print(&silent_line(context, session))?;
-            }
-        }
-        for (pid, label) in &known {
-            if !now.contains_key(pid) {
-                print(&gone(context, *pid, label))?;
-            }
-        }
-        known = now;
         tokio::select! {
             () = tokio::time::sleep(args.every) => {}
             () = &mut interrupted => return Ok(ExitCode::Yes),
         }
     }
+}
+
+/// Prints the nodes whose state is another one than was printed. Returns what is known by now.
+fn show_changes(
+    context: &Context,
+    roster: &Roster,
+    known: &BTreeMap<i32, Shown>,
+) -> anyhow::Result<BTreeMap<i32, Shown>> {
+    let mut now = BTreeMap::new();
+    for node in &roster.nodes {
+        let shown = Shown {
+            label: node.label(),
+            state: node.state.clone(),
+        };
+        if known.get(&node.listener) != Some(&shown) {
+            print(&changed(context, node))?;
+        }
+        now.insert(node.listener, shown);
+    }
+    for session in &roster.silent {
+        // A node that has answered before is named as it named itself.
+        let before = known.get(&session.pid).map(|shown| shown.label.clone());
+        let shown = Shown {
+            label: before.unwrap_or_else(|| session_text(session)),
+            state: "silent".to_string(),
+        };
+        if known.get(&session.pid) != Some(&shown) {
+            print(&silent_line(context, session, &shown.label))?;
+        }
+        now.insert(session.pid, shown);
+    }
+    for (pid, shown) in known {
+        if !now.contains_key(pid) {
+            print(&gone(context, *pid, &shown.label))?;
+        }
+    }
+    Ok(now)
 }
 
 /// Returns the line of a node whose state has changed.
@@ -134,14 +181,14 @@ fn changed(context: &Context, node: &Node) -> String {
     line
 }
 
-fn silent_line(context: &Context, session: &SessionSeen) -> String {
+fn silent_line(context: &Context, session: &SessionSeen, label: &str) -> String {
     match context.format {
         Format::Json => silent_json("silent", session),
         Format::Text => format!(
             "{}  {}  {}\n",
             context.look.clock(Timestamp::now()),
             context.look.paint(Tone::Alarm, "silent"),
-            escape(&session_text(session))
+            escape(label)
         ),
     }
 }
@@ -226,14 +273,14 @@ pub(in crate::commands) fn roster_text(look: &Look, roster: &Roster) -> String {
     for session in &roster.silent {
         text.push_str(&format!(
             "  {} a node does not answer: {}\n",
-            look.paint(Tone::Alarm, "silent"),
+            look.paint(Tone::Alarm, "silent:"),
             escape(&session_text(session))
         ));
     }
     for node in &roster.forged {
         text.push_str(&format!(
             "  {} an answer in the name of {}: {}\n",
-            look.paint(Tone::Alarm, "forged"),
+            look.paint(Tone::Alarm, "forged:"),
             escape(&node.label()),
             escape(node.forged.as_deref().unwrap_or("it came twice"))
         ));
@@ -293,12 +340,16 @@ fn cells(look: &Look, node: &Node) -> Vec<String> {
     ]
 }
 
-/// Returns a session in words: process, role, address, application.
+/// Returns a session in words: the server's process, role, address, application.
 pub(in crate::commands) fn session_text(session: &SessionSeen) -> String {
     let address = session.address.as_deref().unwrap_or("an unseen address");
+    let application = match session.application.as_str() {
+        "" => String::new(),
+        application => format!(" ({application})"),
+    };
     format!(
-        "process {} of {} at {address} ({})",
-        session.pid, session.user, session.application
+        "backend {} of {} at {address}{application}",
+        session.pid, session.user
     )
 }
 

@@ -20,7 +20,7 @@ use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Target, open};
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::observe;
-use crate::units::{parse_bytes, parse_duration};
+use crate::units::{parse_bytes, parse_duration, parse_interval};
 use anyhow::anyhow;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::KeyBuf;
@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     #[arg(default_value = "10s", conflicts_with = "rounds")]
     pub follow: Duration,
-    /// Compare so many times, at once and one after another
+    /// Compare so many times, at once and one after another, until a row differs
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
     /// Compare the caches of all nodes instead, by digests at one cut
@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["follow", "min_changes", "max_memory"])]
     pub nodes: bool,
     /// With --nodes: compare again and again, after so long
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "nodes")]
+    #[arg(long, value_name = "TIME", value_parser = parse_interval, requires = "nodes")]
     #[arg(conflicts_with = "rounds")]
     pub every: Option<Duration>,
     /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven

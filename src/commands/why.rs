@@ -14,10 +14,13 @@ mod link;
 mod touch;
 
 use super::Context;
+use super::announce::announce_command;
 use crate::completion;
 use crate::exit_code::ExitCode;
 use crate::fleet::Fleet;
+use crate::fleet::cut::table_ref;
 use crate::fleet::node::Roster;
+use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::{Format, print};
 use crate::tables::catalog;
@@ -50,7 +53,7 @@ pub struct Args {
     #[arg(value_name = "TABLE", add = completion::announced_tables())]
     pub table: String,
     /// The key of the row: 42, or 42,2 for a key of two columns
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", allow_negative_numbers = true)]
     pub key: String,
     /// The channel that your application listens on, to compare it with the trigger's
     #[arg(short, long, value_name = "NAME")]
@@ -95,7 +98,7 @@ impl Case<'_> {
     /// Returns the command that makes every node read the row again.
     fn announce(&self) -> String {
         let name = self.target.table.typed_name();
-        format!("pgic announce {name} {}", key::typed(self.key))
+        announce_command(&name, &[key::typed(self.key)])
     }
 }
 
@@ -121,32 +124,62 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let seen = at_row::look(&fleet, &case).await?;
     show(context, &mut links, seen.link(&context.look))?;
     show(context, &mut links, trigger(&target, &seen))?;
-    if args.explain {
-        let text = touch::explain(&server, &target, &key).await?;
-        context.notice(&text);
+    if args.explain && seen.exists {
+        let triggers = touch::explain(&server, &target, &key).await?;
+        print(&explained(&case, &triggers))?;
     }
     show(context, &mut links, payload(&case, args.channel.as_deref()))?;
     let (link, is_delivered) = delivery::look(&mut fleet, &server).await?;
     show(context, &mut links, link)?;
-    let touched = if args.touch && is_delivered {
-        let (row, touched) = touch::write(&server, &mut fleet, &case).await?;
-        Some((row, touched))
-    } else {
-        None
-    };
-    if let Some((row, touched)) = &touched {
-        case.row = row;
-        print(&touched.text(context, &case))?;
-    }
+    let touched;
     let link = if is_delivered {
         let roster = Roster::call(&mut fleet, args.timeout).await?;
-        let began = touched.as_ref().map(|(_, touched)| touched.committed);
-        at_nodes::look(&mut fleet, &roster, &case, &seen, began).await?
+        let nodes = roster.with_table(&table_ref(&target));
+        touched = if args.touch && seen.exists {
+            let (row, touched) = touch::write(&server, &mut fleet, &case, &nodes).await?;
+            print(&touched.text(context, &case))?;
+            Some((row, touched))
+        } else {
+            None
+        };
+        if let Some((row, _)) = &touched {
+            case.row = row;
+        }
+        let is_trigger_broken = links
+            .iter()
+            .any(|link| link.name == "trigger" && link.verdict == Verdict::Broken);
+        let touched = touched.as_ref().map(|(_, touched)| touched);
+        at_nodes::look(
+            &mut fleet,
+            &roster,
+            &case,
+            &seen,
+            touched,
+            is_trigger_broken,
+        )
+        .await?
     } else {
         Link::new("nodes", Verdict::Unknown).text("they cannot be asked while nothing is delivered")
     };
     show(context, &mut links, link)?;
     conclude(context, &case, &links)
+}
+
+/// Returns the triggers that an UPDATE of the row runs.
+fn explained(case: &Case<'_>, triggers: &[String]) -> String {
+    if case.context.format == Format::Json {
+        return EventLine::new("explained", Timestamp::now())
+            .of(case.target.names())
+            .key(case.key)
+            .member("triggers", triggers)
+            .end();
+    }
+    let runs = if triggers.is_empty() {
+        "no trigger".to_string()
+    } else {
+        triggers.join("; ")
+    };
+    format!("{:20}an UPDATE of the row runs {}\n", "", escape(&runs))
 }
 
 /// Describes the table. It need not be announced: that it is not may be the answer.
@@ -251,7 +284,8 @@ fn payload(case: &Case<'_>, listened: Option<&str>) -> Link {
                 "the trigger notifies on {channel}, and {wanted} is listened to"
             ))
             .for_good(Some(format!(
-                "pgic install-triggers {} --channel {wanted}",
+                "listen on {channel}, or, if every node shall listen on {wanted}: pgic \
+                install-triggers {} --channel {wanted}",
                 target.table.typed_name()
             )));
     }
@@ -288,6 +322,9 @@ fn conclude(context: &Context, case: &Case<'_>, links: &[Link]) -> anyhow::Resul
                 .key(case.key)
                 .member("broken", names);
             print(&line.end())?;
+        }
+        Format::Text if broken.is_empty() && case.row.digest.is_none() => {
+            print("neither the table nor a node that answers has this row\n")?;
         }
         Format::Text => print(&link::conclusion(&context.look, &broken, links))?,
     }

@@ -2,9 +2,11 @@
 
 use super::{Args, worst};
 use crate::causes;
+use crate::commands::announce::announce_command;
 use crate::commands::{Context, interrupted};
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::failure::with_hint;
+use crate::failure::{Report, with_hint};
 use crate::fleet::Fleet;
 use crate::fleet::cut::{Comparer, DifferingRow, Outcome, Verdict, table_ref};
 use crate::fleet::node::{Roster, label};
@@ -17,7 +19,7 @@ use crate::tables::catalog::{self, CatalogTable};
 use crate::tables::target::Target;
 use crate::tables::{self, key, row};
 use crate::triggers::observe::observe;
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::SnapshotReader;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,8 +27,6 @@ use std::time::Duration;
 
 /// How often a comparison that is inconclusive for some node is made again.
 const TRIES: u32 = 20;
-/// How often a comparison is made again because a node was reading rows, which it left out.
-const TRIES_FOR_OPEN: u32 = 5;
 /// The time between two of them.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the nodes may take for their digests. One of a million rows takes less than a second.
@@ -68,8 +68,7 @@ impl Tally {
 /// If a table is refused, the nodes cannot be asked, or there is none.
 pub async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let server = context.server("verify")?;
-    let mut fleet = Fleet::open(&server).await?;
-    let mut reader = row::reader(&server).await?;
+    let mut session = Some(Asking::open(&server).await?);
     if context.format == Format::Json {
         context.print_place(&server)?;
     }
@@ -78,14 +77,28 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let mut rounds = 0;
     loop {
         let round = async {
-            let targets = describe(context, &server, args).await?;
-            for target in &targets {
-                verify_table(context, &mut fleet, &mut reader, target, &mut tally).await?;
+            let mut asking = match session.take() {
+                Some(asking) => asking,
+                None => Asking::open(&server).await?,
+            };
+            let targets = describe(&server, args).await?;
+            if args.every.is_some() && context.format == Format::Text {
+                print(&format!("{}\n", context.look.clock(Timestamp::now())))?;
             }
-            anyhow::Ok(())
+            for target in &targets {
+                verify_table(context, &mut asking, target, &mut tally).await?;
+            }
+            anyhow::Ok(asking)
         };
         tokio::select! {
-            done = round => done?,
+            done = round => match done {
+                Ok(asking) => session = Some(asking),
+                // A command that goes on for days outlives a server that is restarted.
+                Err(error) if args.every.is_some() && rounds > 0 => {
+                    context.notice(&Report::new(&error).one_line());
+                }
+                Err(error) => return Err(error),
+            },
             () = &mut stop => break,
         }
         rounds += 1;
@@ -102,23 +115,37 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             () = &mut stop => break,
         }
     }
+    if rounds == 0 {
+        // An answer that was given up is neither yes nor no.
+        return Err(anyhow!("interrupted before the comparison was done"));
+    }
     finish(context, rounds, &tally)
 }
 
+/// The sessions that ask the nodes, and read the tables.
+struct Asking {
+    fleet: Fleet,
+    reader: SnapshotReader,
+}
+
+impl Asking {
+    async fn open(server: &Server) -> anyhow::Result<Self> {
+        Ok(Self {
+            fleet: Fleet::open(server).await?,
+            reader: row::reader(server).await?,
+        })
+    }
+}
+
 /// Describes the tables afresh: they may have been altered since the last round.
-async fn describe(
-    context: &Context,
-    server: &crate::connect::Server,
-    args: &Args,
-) -> anyhow::Result<Vec<Target>> {
+async fn describe(server: &Server, args: &Args) -> anyhow::Result<Vec<Target>> {
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let mut targets = Vec::new();
     for table in catalog::resolve(&catalog, &args.tables).await? {
         tables::check_kind(&table)?;
-        let mut notices = Vec::new();
-        targets.push(Target::whole(table, &mut notices)?);
-        context.notices(&notices);
+        // That a table is not announced is told with the rows that differ.
+        targets.push(Target::whole(table, &mut Vec::new())?);
     }
     Ok(targets)
 }
@@ -126,11 +153,18 @@ async fn describe(
 /// Compares one table, again for the nodes that are inconclusive, and prints the verdicts.
 async fn verify_table(
     context: &Context,
-    fleet: &mut Fleet,
-    reader: &mut SnapshotReader,
+    asking: &mut Asking,
     target: &Target,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
+    let Asking { fleet, reader } = asking;
+    // A role that may not read the table must not hold the nodes up first.
+    let nothing = reader.read_keys(&target.follow, &[]).await;
+    nothing
+        .with_context(|| format!("read {}", target.name()))?
+        .rows(|_| {})
+        .await
+        .with_context(|| format!("read {}", target.name()))?;
     let roster = Roster::call(fleet, Duration::from_secs(2)).await?;
     let mut wanted: BTreeSet<i32> = roster.with_table(&table_ref(target));
     let mut outcome = Outcome {
@@ -153,12 +187,28 @@ async fn verify_table(
         outcome.nodes.extend(made.nodes);
         wanted.retain(|node| match outcome.nodes.get(node) {
             Some(Verdict::Inconclusive(_)) => true,
-            Some(Verdict::Equal { open, .. }) => *open > 0 && attempt < TRIES_FOR_OPEN,
+            Some(Verdict::Equal { open, .. }) => *open > 0,
             _ => false,
         });
         if !wanted.is_empty() && attempt + 1 < TRIES {
             tally.retries += 1;
-            tokio::time::sleep(PAUSE).await;
+            // A node says how long it must not be frozen again: three times as long as it was.
+            tokio::time::sleep(PAUSE * (attempt + 1)).await;
+        }
+    }
+    // Equal but for rows that were not compared is not equal.
+    for verdict in outcome.nodes.values_mut() {
+        if let Verdict::Equal { open, .. } = verdict
+            && *open > 0
+        {
+            *verdict = Verdict::Inconclusive(format!(
+                "{} being read again each time, the others are equal",
+                if *open == 1 {
+                    "1 row was".to_string()
+                } else {
+                    format!("{open} rows were")
+                }
+            ));
         }
     }
     // A node that holds the lock of nodes and says nothing may have this table as well.
@@ -253,11 +303,16 @@ fn remedy(target: &Target, rows: &[DifferingRow], more: bool) -> String {
         .map(|row| row.key.as_deref().map(key::typed))
         .collect();
     let name = target.table.typed_name();
-    match keys {
+    let announce = match keys {
         Some(keys) if !more && !keys.is_empty() && keys.len() <= SHOWN => {
-            format!("pgic announce {name} {}", keys.join(" "))
+            announce_command(&name, &keys)
         }
         Some(_) | None => format!("pgic announce {name} --all"),
+    };
+    // Nodes do not follow a table whose trigger is broken.
+    match worst(&target.table).and_then(|problem| problem.remedy) {
+        Some(first) => format!("{first}; then {announce}"),
+        None => announce,
     }
 }
 
@@ -278,11 +333,8 @@ fn verdict_text(
     rows: u64,
 ) -> String {
     let (tone, word, rest) = match verdict {
-        Verdict::Equal { open, quarantined } => {
+        Verdict::Equal { quarantined, .. } => {
             let mut rest = format!("{} at one exact cut", count(rows, "row"));
-            if *open > 0 {
-                rest.push_str(&format!(", {open} being read again left out"));
-            }
             if *quarantined > 0 {
                 rest.push_str(&format!(
                     ", {quarantined} that do not fit its type left out"
@@ -325,15 +377,18 @@ fn verdict_json(target: &Target, label: &Label<'_>, verdict: &Verdict, rows: u64
     let line = line
         .member("node", label.node)
         .member("listener", label.listener)
-        .member("verdict", word)
-        .member("rows", rows);
+        .member("verdict", word);
     match verdict {
-        Verdict::Equal { open, quarantined } => line
-            .member("open", *open)
+        Verdict::Equal { quarantined, .. } => line
+            .member("rows", rows)
             .member("quarantined", *quarantined)
             .end(),
-        Verdict::Differs { rows, more } => line
-            .member("differing", rows.len())
+        Verdict::Differs {
+            rows: differing,
+            more,
+        } => line
+            .member("rows", rows)
+            .member("differing", differing.len())
             .member("more", *more)
             .end(),
         Verdict::Inconclusive(why) => line.member("why", why).end(),
@@ -342,6 +397,7 @@ fn verdict_json(target: &Target, label: &Label<'_>, verdict: &Verdict, rows: u64
 }
 
 fn finding_json(target: &Target, label: &Label<'_>, row: &DifferingRow, cause: &str) -> String {
+    let now = remedy(target, std::slice::from_ref(row), false);
     let line = EventLine::new("node-finding", Timestamp::now()).of(target.names());
     let line = match &row.key {
         Some(key) => line.key(key),
@@ -352,6 +408,7 @@ fn finding_json(target: &Target, label: &Label<'_>, row: &DifferingRow, cause: &
         .member("kind", word(row.kind))
         .member("key_digest", row.digest.to_string())
         .member("cause", cause)
+        .member("now", now)
         .end()
 }
 
@@ -407,6 +464,7 @@ fn finish(context: &Context, rounds: u32, tally: &Tally) -> anyhow::Result<ExitC
             .member("differs", differs)
             .member("inconclusive", inconclusive)
             .member("silent", silent)
+            .member("without_node", without_node)
             .member("retries", retries);
         print(&line.end())?;
     } else if rounds > 1 {

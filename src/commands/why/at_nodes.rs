@@ -3,6 +3,7 @@
 use super::Case;
 use super::at_row::Seen;
 use super::link::{Link, Verdict};
+use super::touch::Touched;
 use crate::causes;
 use crate::commands::nodes::session_text;
 use crate::fleet::Fleet;
@@ -15,7 +16,6 @@ use crate::triggers::observe::observe;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::FindingKind;
 use std::collections::BTreeMap;
-use tokio::time::Instant;
 
 /// Asks every node that has the table for the row. `touched` is when the row was written anew, if it
 /// was.
@@ -27,12 +27,15 @@ pub(super) async fn look(
     roster: &Roster,
     case: &Case<'_>,
     seen: &Seen,
-    touched: Option<Instant>,
+    touched: Option<&Touched>,
+    is_trigger_broken: bool,
 ) -> anyhow::Result<Link> {
     let table = table_ref(case.target);
     let nodes = roster.with_table(&table);
-    let began = Instant::now();
-    let answers = ask_for_row(fleet, case.target, case.key, case.row, &nodes, case.timeout).await?;
+    let answers = match touched {
+        Some(touched) => touched.answers.clone(),
+        None => ask_for_row(fleet, case.target, case.key, case.row, &nodes, case.timeout).await?,
+    };
     let mut details = Vec::new();
     if case.context.format == Format::Json {
         let lines = answers.iter();
@@ -43,10 +46,13 @@ pub(super) async fn look(
         )?;
     }
     for (listener, answer) in &answers {
-        details.push(detail(case, roster, *listener, answer, touched, began));
+        details.push(detail(case, roster, *listener, answer, touched));
     }
     for session in &roster.silent {
-        details.push(format!("silent: {}", session_text(session)));
+        details.push(format!(
+            "silent: {}, whose tables are not known",
+            session_text(session)
+        ));
     }
     for node in &roster.forged {
         details.push(format!(
@@ -61,7 +67,7 @@ pub(super) async fn look(
             session_text(session)
         ));
     }
-    let link = verdict(case, roster, seen, &answers);
+    let link = verdict(case, roster, seen, &answers, is_trigger_broken);
     Ok(details
         .iter()
         .fold(link, |link, detail| link.detail(detail)))
@@ -98,8 +104,7 @@ fn detail(
     roster: &Roster,
     listener: i32,
     answer: &RowAnswer,
-    touched: Option<Instant>,
-    began: Instant,
+    touched: Option<&Touched>,
 ) -> String {
     let node = roster.node(listener);
     let name = node.map_or_else(
@@ -113,24 +118,26 @@ fn detail(
         format!(", {came}")
     };
     let word = match &answer.has {
+        Has::Current if case.row.digest.is_none() => "does not have it either".to_string(),
         Has::Current => "has it as it is".to_string(),
         Has::Not(why) => why.clone(),
         Has::Silent => "does not answer".to_string(),
     };
+    // Why the table is not live was asked before: who has the row by now needs no reason.
     let why = node
+        .filter(|_| answer.has != Has::Current)
         .and_then(|node| node.table(&table_ref(case.target)))
         .and_then(|table| table.why.as_ref())
         .map_or_else(String::new, |why| format!(" ({why})"));
-    let after = match (touched, answer.after) {
-        (Some(touched), Some(after)) => {
-            let since = began.duration_since(touched) + after;
+    let after = touched
+        .filter(|touched| touched.arrived.is_some())
+        .and_then(|touched| Some(touched.asked.duration_since(touched.committed) + answer.after?))
+        .map_or_else(String::new, |after| {
             format!(
                 ", at most {:.1} ms after the commit",
-                since.as_secs_f64() * 1000.0
+                after.as_secs_f64() * 1000.0
             )
-        }
-        _ => String::new(),
-    };
+        });
     format!("{name}: {word}{came}{after}{why}")
 }
 
@@ -140,6 +147,7 @@ fn verdict(
     roster: &Roster,
     seen: &Seen,
     answers: &BTreeMap<i32, RowAnswer>,
+    is_trigger_broken: bool,
 ) -> Link {
     let count = |wanted: fn(&Has) -> bool| {
         let answers = answers.values();
@@ -154,7 +162,7 @@ fn verdict(
             .text("no node that answers keeps this table: other caches cannot be asked");
     }
     let text = format!(
-        "{current} of {} have it as it is",
+        "{current} of {} as the table is",
         crate::render::count(all as u64, "node")
     );
     if wrong == 0 && silent == 0 {
@@ -163,21 +171,26 @@ fn verdict(
     let broken = Link::new("nodes", Verdict::Broken).text(&text);
     if wrong == 0 {
         return broken.code("node-silent").for_good(Some(
-            "look at the process that does not answer: it is stopped, or its loop is".to_string(),
+            "look at the client of the backend that does not answer: the process is stopped, or \
+            its loop is"
+                .to_string(),
         ));
     }
     let broken = broken.now(Some(case.announce()));
+    if is_trigger_broken {
+        return broken.code("trigger-broken");
+    }
+    if seen.is_before_trigger {
+        return broken.code("before-trigger").for_good(Some(
+            "nothing more: what is written from now on is announced".to_string(),
+        ));
+    }
     if current > 0 {
         // Another node has it, so it was announced and delivered.
         return broken.code("node-stale").for_good(Some(
             "look into the node's own code and log: the change was announced, and other nodes \
             have it"
                 .to_string(),
-        ));
-    }
-    if seen.is_before_trigger {
-        return broken.code("before-trigger").for_good(Some(
-            "nothing more: what is written from now on is announced".to_string(),
         ));
     }
     let kind = if seen.exists {
@@ -195,5 +208,18 @@ fn verdict(
         &[],
         None,
     );
+    let others = answers.iter().any(|(listener, answer)| {
+        let node = roster.node(*listener);
+        let is_ours = node
+            .and_then(|node| node.version.as_deref())
+            .is_some_and(|version| version.starts_with("postgres-index-cache-core"));
+        !is_ours && matches!(answer.has, Has::Not(_))
+    });
+    // A node of this library follows the trigger's channel by itself.
+    let likely = if others {
+        format!("{likely}; or the nodes do not listen on {channel}")
+    } else {
+        likely
+    };
     broken.code("not-announced").for_good(Some(likely))
 }

@@ -132,20 +132,33 @@ pub(super) fn conclusion(look: &Look, broken: &[&Link], links: &[Link]) -> Strin
         };
         return format!("{}\n", look.paint(Tone::Good, &text));
     };
-    let mut text = format!(
-        "{}\n",
-        look.paint(Tone::Alarm, &format!("broken: {}", first.name))
-    );
+    let names: Vec<&str> = broken.iter().map(|link| link.name).collect();
+    let text = format!("broken: {}", names.join(", "));
+    let mut text = format!("{}\n", look.paint(Tone::Alarm, &text));
     let now: Vec<&String> = broken.iter().filter_map(|link| link.now.as_ref()).collect();
     let good: Vec<&String> = broken
         .iter()
         .filter_map(|link| link.for_good.as_ref())
         .collect();
-    for command in now {
-        text.push_str(&format!("  now:      {}\n", escape(command)));
-    }
-    for remedy in good {
-        text.push_str(&format!("  for good: {}\n", escape(remedy)));
-    }
+    // What is broken before the nodes must be mended first: they do not follow a table that nobody
+    // announces.
+    let is_before_nodes = first.name != "nodes" && !now.is_empty();
+    let (good_word, now_word) = if is_before_nodes {
+        ("first:   ", "then:    ")
+    } else {
+        ("for good:", "now:     ")
+    };
+    let good_lines = good
+        .iter()
+        .map(|remedy| format!("  {good_word} {}\n", escape(remedy)));
+    let now_lines = now
+        .iter()
+        .map(|command| format!("  {now_word} {}\n", escape(command)));
+    let lines: String = if is_before_nodes {
+        good_lines.chain(now_lines).collect()
+    } else {
+        now_lines.chain(good_lines).collect()
+    };
+    text.push_str(&lines);
     text
 }

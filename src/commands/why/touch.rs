@@ -6,16 +6,20 @@ use crate::commands::install_triggers::measure::{assigned_column, foreign_owner}
 use crate::connect::Server;
 use crate::failure::with_hint;
 use crate::fleet::Fleet;
+use crate::fleet::rows::{RowAnswer, ask_for_row};
 use crate::render::Format;
+use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::tables::row::{RowNow, read_row, reader};
 use crate::tables::target::Target;
+use crate::triggers::observe::observe;
 use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::tooling::postgres::{
     Listener, SessionPurpose, key_condition, quote_identifier,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -29,39 +33,55 @@ const ARRIVAL: Duration = Duration::from_secs(5);
 pub(super) struct Touched {
     /// When the commit was acknowledged.
     pub(super) committed: Instant,
+    /// When the nodes were asked for the row.
+    pub(super) asked: Instant,
+    /// What the nodes have answered.
+    pub(super) answers: BTreeMap<i32, RowAnswer>,
     /// How long the UPDATE and the commit took.
     took: Duration,
     /// How long after that the notification arrived here; `None` if it did not.
-    arrived: Option<Duration>,
-    sent_to: String,
+    pub(super) arrived: Option<Duration>,
 }
 
 impl Touched {
     /// Returns the line about it.
     pub(super) fn text(&self, context: &Context, case: &Case<'_>) -> String {
         let arrived = self.arrived.map(|arrived| arrived.as_micros() as u64);
-        match context.format {
-            Format::Json => EventLine::new("touched", Timestamp::now())
+        if context.format == Format::Json {
+            return EventLine::new("touched", Timestamp::now())
                 .of(case.target.names())
                 .key(case.key)
                 .member("took_us", self.took.as_micros() as u64)
                 .optional("arrived_us", arrived)
-                .end(),
-            Format::Text => {
-                let arrived = match self.arrived {
-                    Some(arrived) => format!(
-                        "its notification was here {:.1} ms later",
-                        arrived.as_secs_f64() * 1000.0
-                    ),
-                    None => format!("no notification came on {}", self.sent_to),
-                };
-                format!(
-                    "{:20}written anew in {:.1} ms; {arrived}\n",
-                    "",
-                    self.took.as_secs_f64() * 1000.0
-                )
-            }
+                .end();
         }
+        let options = observe(&case.target.table);
+        let on_change = options
+            .as_ref()
+            .and_then(|seen| seen.options())
+            .is_some_and(|options| options.on_change);
+        let arrived = match self.arrived {
+            Some(arrived) => format!(
+                "its notification was here {:.1} ms later",
+                arrived.as_secs_f64() * 1000.0
+            ),
+            None if on_change => {
+                "no notification came: the trigger announces no UPDATE that changes nothing \
+                (--on-change)"
+                    .to_string()
+            }
+            None => format!(
+                "no notification came on {} within {} s",
+                case.target.channel,
+                ARRIVAL.as_secs()
+            ),
+        };
+        format!(
+            "{:20}written anew in {:.1} ms; {}\n",
+            "",
+            self.took.as_secs_f64() * 1000.0,
+            escape(&arrived)
+        )
     }
 }
 
@@ -92,7 +112,8 @@ async fn update_of(client: &Client, target: &Target, key: &str) -> anyhow::Resul
     ))
 }
 
-/// Writes the row anew, and listens for its notification. Returns the row as it is then.
+/// Writes the row anew, asks the nodes for it at once, and waits for its notification. Returns the row
+/// as it is then.
 ///
 /// # Errors
 /// If the role may not, the row is locked, or there is no such row.
@@ -100,6 +121,7 @@ pub(super) async fn write(
     server: &Server,
     fleet: &mut Fleet,
     case: &Case<'_>,
+    nodes: &BTreeSet<i32>,
 ) -> anyhow::Result<(RowNow, Touched)> {
     let target = case.target;
     let writing = || format!("write {} {} anew", target.name(), case.key);
@@ -108,6 +130,8 @@ pub(super) async fn write(
     let mut listener = Listener::open(session, std::slice::from_ref(&channel))
         .await
         .with_context(|| format!("listen on {channel}"))?;
+    // Sessions are opened before the clock runs.
+    let mut reader = reader(server).await?;
     let client = server.client().await?;
     let update = update_of(&client, target, case.key).await?;
     let began = Instant::now();
@@ -133,29 +157,39 @@ pub(super) async fn write(
         }
         std::future::pending().await
     };
-    let arrived = tokio::time::timeout(ARRIVAL, arrival).await.ok();
-    let row = read_row(&mut reader(server).await?, target, case.key).await?;
-    // The question behind this has everything that was committed before it.
-    fleet.deliver().await?;
+    let arrival = tokio::time::timeout(ARRIVAL, arrival);
+    let asking = async {
+        // A trigger may have changed more than was written.
+        let row = read_row(&mut reader, target, case.key).await?;
+        let asked = Instant::now();
+        let answers = ask_for_row(fleet, target, case.key, &row, nodes, case.timeout).await?;
+        anyhow::Ok((row, asked, answers))
+    };
+    let (arrived, answered) = tokio::join!(arrival, asking);
+    let (row, asked, answers) = answered?;
     let touched = Touched {
         committed,
+        asked,
+        answers,
         took: committed.duration_since(began),
-        arrived,
-        sent_to: channel,
+        arrived: arrived.ok(),
     };
     Ok((row, touched))
 }
 
-/// Explains an UPDATE of the row that changes nothing, and rolls it back. Returns which triggers ran.
-/// Nothing is announced: NOTIFY takes effect at a commit (manual, NOTIFY).
+/// Explains an UPDATE of the row that changes nothing, and rolls it back. Returns which triggers ran,
+/// as PostgreSQL writes them. Nothing is announced: NOTIFY takes effect at a commit (manual, NOTIFY).
 ///
 /// # Errors
 /// As [`write`].
-pub(super) async fn explain(server: &Server, target: &Target, key: &str) -> anyhow::Result<String> {
+pub(super) async fn explain(
+    server: &Server,
+    target: &Target,
+    key: &str,
+) -> anyhow::Result<Vec<String>> {
     let client = server.client().await?;
     let update = update_of(&client, target, key).await?;
-    let sql =
-        format!("BEGIN; {BOUNDS}; EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {update}; ROLLBACK");
+    let sql = format!("BEGIN; {BOUNDS}; EXPLAIN (ANALYZE, COSTS OFF) {update}; ROLLBACK");
     let explained = client
         .simple_query(&sql)
         .await
@@ -164,10 +198,7 @@ pub(super) async fn explain(server: &Server, target: &Target, key: &str) -> anyh
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
         _ => None,
     });
-    let triggers: Vec<String> = lines.filter(|line| line.starts_with("Trigger ")).collect();
-    Ok(if triggers.is_empty() {
-        "an UPDATE of the row runs no trigger".to_string()
-    } else {
-        format!("an UPDATE of the row runs: {}", triggers.join("; "))
-    })
+    Ok(lines
+        .filter_map(|line| line.strip_prefix("Trigger ").map(str::to_string))
+        .collect())
 }
