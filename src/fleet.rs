@@ -23,18 +23,22 @@ use postgres_index_cache_core::tooling::postgres::{
     Listener, SessionPurpose, Traced, quote_identifier, quote_literal,
 };
 use postgres_index_cache_core::uuid::Uuid;
-use sessions::Sessions;
+use sessions::{Sessions, Trust};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Notification};
 
 /// The most answers that wait to be taken. Whoever sends more loses them.
 const WAITING: usize = 4096;
-/// The most answers that one question takes: any role can send them without end.
-const MOST_ANSWERS: usize = 10_000;
+/// The most answers that one question takes beside those of the nodes: any role can send them without
+/// end.
+const MOST_OTHERS: usize = 200;
+/// How often the sessions are looked at again for answers that are not believed.
+const MOST_LOOKS: u32 = 10;
 /// How long a token of our own may take to come back, once it is committed.
 const DELIVERY: Duration = Duration::from_secs(5);
 /// How long the server may hold a question up, behind other commits that notify.
@@ -56,8 +60,6 @@ pub struct Fleet {
     client: Traced<Client>,
     heard: mpsc::Receiver<Notification>,
     reply: String,
-    /// The number of questions so far, from which their ids are made.
-    asked: u64,
     listening: JoinHandle<()>,
 }
 
@@ -110,7 +112,6 @@ impl Fleet {
             client,
             heard,
             reply,
-            asked: 0,
             listening,
         })
     }
@@ -204,14 +205,40 @@ impl Fleet {
         Sessions::read(&self.client, &self.reply).await
     }
 
+    /// Returns those of these claims, each a role and the oid of a table, in which the role may not
+    /// read any column of the table.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    async fn unreadable(
+        &self,
+        claims: &BTreeSet<(String, u32)>,
+    ) -> anyhow::Result<BTreeSet<(String, u32)>> {
+        const CLAIMS: &str = "SELECT r.rolname::text, c.rel
+            FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::oid[])) c (role, rel)
+            JOIN pg_catalog.pg_roles r ON r.rolname = c.role
+            WHERE pg_catalog.has_any_column_privilege(r.oid, c.rel, 'SELECT') IS NOT TRUE";
+        let roles: Vec<&str> = claims.iter().map(|(role, _)| role.as_str()).collect();
+        let tables: Vec<u32> = claims.iter().map(|(_, rel)| *rel).collect();
+        let rows = self
+            .client
+            .query_typed(
+                CLAIMS,
+                &[(&roles, Type::TEXT_ARRAY), (&tables, Type::OID_ARRAY)],
+            )
+            .await
+            .context("look at the privileges of the nodes")?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
     /// Sends a question. Returns its id.
     ///
     /// # Errors
     /// If the question cannot be sent.
     pub async fn send(&mut self, ask: Ask) -> anyhow::Result<String> {
-        self.asked += 1;
-        // The channel's name cannot be guessed, so neither can the ids be.
-        let id = format!("{}.{}", &self.reply[REPLY_PREFIX.len()..][..16], self.asked);
+        // The channel's name is public once it was asked on. An id that could be guessed could be
+        // answered before it is asked.
+        let id = Uuid::new_v4().simple().to_string();
         let question = Question {
             id: id.clone(),
             reply: self.reply.clone(),
@@ -252,8 +279,11 @@ impl Fleet {
     ) -> anyhow::Result<Vec<Heard>> {
         let mut heard: Vec<Heard> = Vec::new();
         let mut missing = expected.clone();
+        let most = expected.len() * 2 + MOST_OTHERS;
         let deadline = Instant::now() + patience;
-        while (!missing.is_empty() || expected.is_empty()) && heard.len() < MOST_ANSWERS {
+        let mut sessions = self.sessions().await?;
+        let mut looks = 1;
+        while (!missing.is_empty() || expected.is_empty()) && heard.len() < most {
             let next = tokio::time::timeout_at(deadline, self.heard.recv()).await;
             let Ok(next) = next else {
                 break;
@@ -262,14 +292,25 @@ impl Fleet {
             let Some(answer) = Answer::parse(notification.payload()) else {
                 continue;
             };
-            if answer.id == id {
-                missing.remove(&answer.node.listener);
-                heard.push(Heard {
-                    answer,
-                    sender: notification.process_id(),
-                    after: began.elapsed(),
-                });
+            if answer.id != id {
+                continue;
             }
+            let own = Heard {
+                answer,
+                sender: notification.process_id(),
+                after: began.elapsed(),
+            };
+            // A node may have opened its session a moment ago. Whoever sends in its name must not
+            // make us look without end.
+            if sessions.trust(&own) != Trust::Likely && looks < MOST_LOOKS {
+                looks += 1;
+                sessions = self.sessions().await?;
+            }
+            // An answer that is not the node's own must not end the wait for the node's.
+            if sessions.trust(&own) == Trust::Likely {
+                missing.remove(&own.answer.node.listener);
+            }
+            heard.push(own);
         }
         Ok(heard)
     }

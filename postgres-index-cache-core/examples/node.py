@@ -1,7 +1,7 @@
 """A node that keeps a table (id integer PRIMARY KEY, name text) as a dict, and answers the fleet's questions.
 
 python3 node.py "host=localhost dbname=mydb" users     It takes psycopg; docs/fleet.md is the protocol."""
-import hashlib, json, os, socket, struct, sys, psycopg
+import hashlib, json, os, socket, struct, sys, time, psycopg
 
 TABLE, rows, held = sys.argv[2], {}, None
 listen, send = [psycopg.connect(sys.argv[1], autocommit=True) for _ in range(2)]
@@ -18,13 +18,15 @@ def cell(value):
 COLUMNS = digest(cell("id") + cell("name"))
 
 def salted(salt, key):
-    return digest(bytes.fromhex(salt) + digest(cell(key)) + digest(COLUMNS.ljust(64, b"\0") + cell(key) + cell(rows[key])))
+    row = digest(COLUMNS.ljust(64, b"\0") + cell(key) + cell(rows[key]))
+    return digest(bytes.fromhex(salt) + digest(cell(key)) + row)
 
 def answer(question, **fields):
     fields = {"pgic": 1, "answer": question["ask"], "id": question["id"], "node": NODE, **fields}
-    send.execute("SELECT pg_notify(%s, %s)", [question["reply"], json.dumps(fields)])
+    if question["reply"].startswith("pgic_reply_"):
+        send.execute("SELECT pg_notify(%s, %s)", [question["reply"], json.dumps(fields)])
 
-def load(): rows.update(dict(send.execute(f"SELECT id, name FROM {TABLE}").fetchall()))
+def load(): rows.update(send.execute(f"SELECT id, name FROM {TABLE}").fetchall())
 
 def apply(change):
     if change["action"] in ("truncate", "reload"): rows.clear() or load()
@@ -34,9 +36,17 @@ def apply(change):
         found = send.execute(f"SELECT name FROM {TABLE} WHERE id = %s", [change["id"]]).fetchone()
         rows.update({change["id"]: found[0]}) if found else rows.pop(change["id"], None)
 
-def seen(change, snapshot):
-    (xmin, xmax, running), xid = snapshot.split(":"), int(change["xid"])
-    return xid < int(xmin) or xid < int(xmax) and str(xid) not in running.split(",")
+def release(snapshot="0:0:"):
+    """Applies the changes that were held and that the snapshot sees. Changes of one row keep their order."""
+    global held
+    (xmin, xmax, running), later = snapshot.split(":"), []
+    for change in held[2] if held else []:
+        xid = int(change["xid"])
+        seen = xid < int(xmin) or xid < int(xmax) and str(xid) not in running.split(",")
+        blocked = any(other["id"] in (change["id"], None) or change["id"] is None for other in later)
+        apply(change) if seen and not blocked else later.append(change)
+    held = None
+    return later
 
 def digests(question):
     bits, split, listed = question["bits"], question["split"], []
@@ -50,7 +60,7 @@ def digests(question):
             listed.append([digest(cell(key)).hex(), row.hex()])
     return {"rows": listed} if question["list"] else {"ranges": [[n, f"{total:032x}"] for n, total in sums]}
 
-def take(question):
+def take(question, sender):
     global held
     if question.get("pgic") != 1 or question.get("rel", rel) != rel: return
     if question["ask"] == "who":
@@ -59,19 +69,26 @@ def take(question):
     elif question["ask"] == "row":
         found = salted(question["salt"], question["key"]).hex() if question["key"] in rows else None
         answer(question, has=found is not None, digest=found, columns=COLUMNS.hex(), state="live")
-    elif question["ask"] == "freeze": held = (question["id"], [])
+    elif question["ask"] == "freeze" and not held: held = (question["id"], sender, [], time.monotonic() + 2)
     elif question["ask"] == "digest":
-        (freeze, changes), held = held or (None, []), None
-        changes.sort(key=lambda change: not seen(change, question["snapshot"]))  # Stable: those that it sees first.
-        known = sum(seen(change, question["snapshot"]) for change in changes)
-        for change in changes[:known]: apply(change)
-        answer(question, **(digests(question) if freeze == question["freeze"] else {"inconclusive": "not frozen"}))
-        for change in changes[known:]: apply(change)
+        if not held or held[:2] != (question["freeze"], sender):
+            return answer(question, inconclusive="the table was not frozen before")
+        later = release(question["snapshot"])
+        answer(question, **digests(question))
+        for change in later: apply(change)
 
-listen.execute("LISTEN cache_invalidation; LISTEN pgic_control; SELECT pg_advisory_lock_shared(1852793957)")
+listen.execute("LISTEN cache_invalidation; LISTEN pgic_control; SELECT pg_try_advisory_lock_shared(1852793957)")
 load()  # Behind the LISTEN: a change that the read has already is applied once more, which does no harm.
 print("live", flush=True)
-for notification in listen.notifies():
-    message = json.loads(notification.payload)
-    if notification.channel == "pgic_control": take(message)
-    elif message.get("rel") == rel: held[1].append(message) if held else apply(message)
+while True:
+    for notification in listen.notifies(timeout=0.5):
+        try:
+            message = json.loads(notification.payload)
+            if notification.channel == "pgic_control": take(message, notification.pid)
+            elif message.get("rel") == rel: held[2].append(message) if held else apply(message)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            print("not understood:", error, file=sys.stderr)  # Any role can send anything.
+        if held and time.monotonic() > held[3]:
+            for change in release(): apply(change)
+    if held and time.monotonic() > held[3]:  # Whoever asked is gone.
+        for change in release(): apply(change)

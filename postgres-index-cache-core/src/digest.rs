@@ -205,8 +205,13 @@ impl Ranges {
 
     /// Returns whether a node may answer about these ranges.
     pub fn is_valid(&self) -> bool {
-        let fits = self.split < 16 && (self.prefixes.len() << self.split) <= Self::MOST;
-        fits && !self.prefixes.is_empty()
+        // Each number is bounded before it is computed with: any role can make them up.
+        let are_small = self.bits <= Self::MOST_BITS
+            && self.split <= Self::MOST.ilog2()
+            && self.prefixes.len() <= Self::MOST;
+        are_small
+            && !self.prefixes.is_empty()
+            && (self.prefixes.len() << self.split) <= Self::MOST
             && self.bits + self.split <= Self::MOST_BITS
             && self.prefixes.iter().all(|prefix| prefix >> self.bits == 0)
     }
@@ -387,6 +392,10 @@ mod tests {
             (2, vec![4], 0),
             (60, vec![0], 1),
             (0, vec![0], 63),
+            (u32::MAX, vec![0], 1),
+            (0, vec![0], u32::MAX),
+            (60, vec![u64::MAX], 0),
+            (0, vec![0; 1000], 6),
             (6, vec![0; 3], 5),
         ] {
             let ranges = Ranges {

@@ -55,6 +55,9 @@ Exit codes:
   3  the server could not be reached, or took no session: trying again may
      help";
 
+/// The most answers that are not believed and are shown as text.
+const SHOWN_FORGED: usize = 10;
+
 /// Asks the nodes, and prints what they answer.
 ///
 /// # Errors
@@ -234,6 +237,7 @@ pub(in crate::commands) fn roster_text(look: &Look, roster: &Roster) -> String {
         let headings = [
             Heading::text("node"),
             Heading::text("address"),
+            Heading::text("user"),
             Heading::number("pid"),
             Heading::text("state"),
             Heading::text("since"),
@@ -253,11 +257,7 @@ pub(in crate::commands) fn roster_text(look: &Look, roster: &Roster) -> String {
                 escape(&why)
             ));
         }
-        let quarantined: u64 = node
-            .tables
-            .iter()
-            .filter_map(|table| table.quarantined)
-            .sum();
+        let quarantined = node.quarantined();
         if quarantined > 0 {
             text.push_str(&format!(
                 "  {} {} not fit the application's type and are kept out\n",
@@ -277,12 +277,25 @@ pub(in crate::commands) fn roster_text(look: &Look, roster: &Roster) -> String {
             escape(&session_text(session))
         ));
     }
-    for node in &roster.forged {
+    for node in roster.forged.iter().take(SHOWN_FORGED) {
         text.push_str(&format!(
             "  {} an answer in the name of {}: {}\n",
             look.paint(Tone::Alarm, "forged:"),
             escape(&node.label()),
             escape(node.forged.as_deref().unwrap_or("it came twice"))
+        ));
+    }
+    if roster.forged.len() > SHOWN_FORGED {
+        let more = roster.forged.len() - SHOWN_FORGED;
+        text.push_str(&format!(
+            "  and {more} more answers that are not believed\n"
+        ));
+    }
+    for session in &roster.hiding {
+        text.push_str(&format!(
+            "  {} {} holds the lock of nodes exclusively: a silent node cannot be seen\n",
+            look.paint(Tone::Alarm, "hidden:"),
+            escape(&session_text(session))
         ));
     }
     if !roster.others.is_empty() {
@@ -329,11 +342,16 @@ fn cells(look: &Look, node: &Node) -> Vec<String> {
     vec![
         node.name.clone(),
         node.address().to_string(),
+        node.session
+            .as_ref()
+            .map_or_else(String::new, |session| session.user.clone()),
         node.pid.to_string(),
         node.state.clone(),
         // A node is live for days: no place for milliseconds.
         since.split('.').next().unwrap_or_default().to_string(),
-        (node.tables.len() as u64 + node.more_tables).to_string(),
+        (node.tables.len() as u64)
+            .saturating_add(node.more_tables)
+            .to_string(),
         node.rows().to_string(),
         lag.unwrap_or_default(),
         memory.unwrap_or_default(),
@@ -366,6 +384,9 @@ pub(in crate::commands) fn roster_json(roster: &Roster) -> String {
             .member("sender", node.sender)
             .member("why", node.forged.as_deref().unwrap_or("it came twice"));
         lines.push_str(&line.end());
+    }
+    for session in &roster.hiding {
+        lines.push_str(&silent_json("hiding", session));
     }
     for session in &roster.others {
         lines.push_str(&silent_json("other-listener", session));

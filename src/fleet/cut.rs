@@ -34,6 +34,11 @@ const MOST_CUTS: u32 = 10;
 /// How often a further cut is tried, and the time before the first try.
 const FURTHER_TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(30);
+/// The longest time for the tries of one further cut, and for all further cuts.
+const FURTHER_TIME: Duration = Duration::from_secs(5);
+const ALL_FURTHER_TIME: Duration = Duration::from_secs(30);
+/// The longest time for guessing keys.
+const GUESSING: Duration = Duration::from_secs(1);
 /// The most keys of integers that are tried for a row that a node has and the table has not.
 const GUESSES: i64 = 5_000_000;
 
@@ -203,7 +208,11 @@ impl Comparer<'_> {
         };
         let mut wanted = nodes.clone();
         let mut lists = false;
+        let began = Instant::now();
         for at in 0..MOST_CUTS {
+            if at > 0 && began.elapsed() > ALL_FURTHER_TIME {
+                break;
+            }
             let cut = if at == 0 {
                 self.cut(&wanted, ranges.clone(), lists).await?
             } else {
@@ -242,9 +251,10 @@ impl Comparer<'_> {
                 };
                 keep(&mut outcome.nodes, *listener, verdict);
             }
-            // Only nodes that differ are asked further.
+            // Only nodes that differ are asked further, as long as they answer.
             wanted.retain(|listener| {
-                matches!(outcome.nodes.get(listener), Some(Verdict::Differs { .. }))
+                matches!(cut.answers.get(listener), Some(Ok(_)))
+                    && matches!(outcome.nodes.get(listener), Some(Verdict::Differs { .. }))
             });
             if lists || wanted.is_empty() || differing.is_empty() {
                 break;
@@ -276,13 +286,15 @@ impl Comparer<'_> {
         ranges: Ranges,
         lists: bool,
     ) -> anyhow::Result<Cut> {
+        let began = Instant::now();
         let mut attempt = 0;
         loop {
             attempt += 1;
             tokio::time::sleep(PAUSE * attempt).await;
             let cut = self.cut(nodes, ranges.clone(), lists).await?;
             let is_conclusive = cut.answers.values().all(Result::is_ok);
-            if is_conclusive || attempt == FURTHER_TRIES {
+            // Somebody who answers late each time must not hold up what is known of the others.
+            if is_conclusive || attempt == FURTHER_TRIES || began.elapsed() > FURTHER_TIME {
                 return Ok(cut);
             }
         }
@@ -447,7 +459,7 @@ fn listable(ranges: &[usize], most_rows: &[u64]) -> Vec<usize> {
     let mut sum = 0;
     let mut chosen = Vec::new();
     for &range in ranges {
-        sum += most_rows[range];
+        sum = u64::saturating_add(sum, most_rows[range]);
         if sum > LISTED {
             break;
         }
@@ -489,8 +501,13 @@ fn guess(
     let high = high
         .saturating_add(100_000)
         .min(low.saturating_add(GUESSES));
+    let wanted: BTreeSet<Digest> = wanted.iter().copied().collect();
+    let began = Instant::now();
     let mut cell = Vec::new();
     for number in low..=high {
+        if number % 10_000 == 0 && began.elapsed() > GUESSING {
+            break;
+        }
         cell.clear();
         let text = number.to_string();
         if kind.from_json(&text, &mut cell).is_err() {

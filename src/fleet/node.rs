@@ -156,7 +156,15 @@ impl Node {
 
     /// Returns the number of rows of all tables.
     pub fn rows(&self) -> u64 {
-        self.tables.iter().filter_map(|table| table.rows).sum()
+        // Saturating: the numbers are what somebody has sent.
+        let rows = self.tables.iter().filter_map(|table| table.rows);
+        rows.fold(0, u64::saturating_add)
+    }
+
+    /// Returns the number of rows of all tables that do not fit the application's type.
+    pub fn quarantined(&self) -> u64 {
+        let rows = self.tables.iter().filter_map(|table| table.quarantined);
+        rows.fold(0, u64::saturating_add)
     }
 
     /// Returns since when the node is in its state: the latest change of its tables.
@@ -194,6 +202,9 @@ pub struct Roster {
     pub silent: Vec<SessionSeen>,
     /// Other sessions that listen.
     pub others: Vec<SessionSeen>,
+    /// Sessions that hold the nodes' lock exclusively, so that nodes which start meanwhile cannot be
+    /// told from other sessions.
+    pub hiding: Vec<SessionSeen>,
 }
 
 impl Roster {
@@ -212,7 +223,41 @@ impl Roster {
         };
         let heard = fleet.ask(Ask::Who, &expected, patience).await?;
         let sessions = fleet.sessions().await?;
-        Ok(Self::of(&heard, &sessions))
+        let mut roster = Self::of(&heard, &sessions);
+        roster.doubt_unprivileged(fleet).await?;
+        Ok(roster)
+    }
+
+    /// Doubts the nodes that claim to have rows which their roles may not read: anybody can answer
+    /// for a session of their own.
+    async fn doubt_unprivileged(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+        let mut claims = BTreeSet::new();
+        for node in &self.nodes {
+            let user = node.session.as_ref().map(|session| session.user.clone());
+            for table in node.tables.iter().filter(|table| table.state == "live") {
+                claims.extend(user.clone().map(|user| (user, table.rel)));
+            }
+        }
+        let unreadable = fleet.unreadable(&claims).await?;
+        let (doubted, nodes) = std::mem::take(&mut self.nodes)
+            .into_iter()
+            .partition::<Vec<Node>, _>(|node| {
+                let user = node.session.as_ref().map(|session| session.user.clone());
+                user.is_some_and(|user| {
+                    let mut tables = node.tables.iter().filter(|table| table.state == "live");
+                    tables.any(|table| unreadable.contains(&(user.clone(), table.rel)))
+                })
+            });
+        self.nodes = nodes;
+        for mut node in doubted {
+            let user = node.session.as_ref().map_or("?", |session| &session.user);
+            node.forged = Some(format!(
+                "it claims to have rows that its role {user} may not read (process {})",
+                node.sender
+            ));
+            self.forged.push(node);
+        }
+        Ok(())
     }
 
     fn of(heard: &[Heard], sessions: &Sessions) -> Self {
@@ -239,6 +284,7 @@ impl Roster {
                 roster.others.push(session.clone());
             }
         }
+        roster.hiding = sessions.hiding().cloned().collect();
         roster
             .nodes
             .sort_by(|left, right| (&left.name, left.listener).cmp(&(&right.name, right.listener)));
@@ -247,7 +293,8 @@ impl Roster {
 
     /// Returns whether every node that is there has answered, and is live.
     pub fn is_live(&self) -> bool {
-        !self.nodes.is_empty() && self.silent.is_empty() && self.nodes.iter().all(Node::is_live)
+        let is_complete = self.silent.is_empty() && self.hiding.is_empty();
+        !self.nodes.is_empty() && is_complete && self.nodes.iter().all(Node::is_live)
     }
 
     /// Returns the listening processes of the nodes that have answered.

@@ -23,6 +23,8 @@ pub struct SessionSeen {
     pub is_node: bool,
     /// Whether it listens, for certain or by its last statement.
     pub listens: bool,
+    /// Whether it holds the lock of nodes exclusively.
+    pub hides: bool,
 }
 
 /// The sessions of a database, by their processes.
@@ -54,6 +56,9 @@ impl Sessions {
                     WHEN a.client_port IS NOT NULL THEN 'local' END AS address,
                 coalesce(a.application_name, '') AS application,
                 EXISTS (SELECT FROM held WHERE held.pid = a.pid AND key = $2) AS is_node,
+                EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND l.granted
+                    AND l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND l.classid = 0
+                    AND l.objsubid = 1 AND l.objid = $2::int8::oid) AS hides,
                 EXISTS (SELECT FROM held WHERE held.pid = a.pid)
                     OR coalesce(a.query, '') ~* '^\\s*listen\\s' AS listens
             FROM pg_catalog.pg_stat_activity a
@@ -80,6 +85,7 @@ impl Sessions {
                 application: row.get("application"),
                 is_node: row.get("is_node"),
                 listens: row.get("listens"),
+                hides: row.get("hides"),
             };
             (pid, session)
         });
@@ -95,6 +101,11 @@ impl Sessions {
     /// Returns the sessions that listen.
     pub fn listeners(&self) -> impl Iterator<Item = &SessionSeen> {
         self.0.values().filter(|session| session.listens)
+    }
+
+    /// Returns the sessions that hold the lock of nodes exclusively.
+    pub fn hiding(&self) -> impl Iterator<Item = &SessionSeen> {
+        self.0.values().filter(|session| session.hides)
     }
 
     /// Returns the session of a process.

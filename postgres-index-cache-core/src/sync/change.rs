@@ -181,6 +181,29 @@ impl Change {
         self
     }
 
+    /// Spells the keys as `spell` does, which returns `None` for a key that is spelled so already.
+    pub(super) fn respell(&mut self, spell: impl Fn(&str) -> Option<String>) {
+        for field in [0, 1, 2] {
+            let range = match field {
+                0 => Some(self.id.clone()).filter(|_| self.action.is_about_a_row()),
+                1 => self.old_id.clone(),
+                _ => self.new_id.clone(),
+            };
+            let Some(spelled) = range.and_then(|range| spell(&self.payload[range])) else {
+                continue;
+            };
+            // Behind the payload, which nobody reads as a whole any more.
+            let start = self.payload.len();
+            self.payload.push_str(&spelled);
+            let range = start..self.payload.len();
+            match field {
+                0 => self.id = range,
+                1 => self.old_id = Some(range),
+                _ => self.new_id = Some(range),
+            }
+        }
+    }
+
     /// Returns a hash of the key. Keys are compared by their JSON text: one trigger writes one key
     /// in one way.
     pub(super) fn key_hash(&self, hasher: &impl BuildHasher) -> u64 {

@@ -397,7 +397,8 @@ impl Engine {
             self.reload(table, ReloadRequest::new(why, sender), now);
             return;
         }
-        let change = Change::new(payload, &parsed, sender);
+        let mut change = Change::new(payload, &parsed, sender);
+        self.tables[table.0].spell_keys(&mut change);
         let steps = self.tables[table.0].classify(change, self.limits.waiting_bytes);
         if self.tables[table.0].held_bytes() > self.limits.waiting_bytes {
             self.end_comparison(

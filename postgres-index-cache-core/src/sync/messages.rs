@@ -8,6 +8,8 @@
 use super::change::Change;
 use super::snapshot::Snapshot;
 use super::state::{Failure, State};
+use crate::table_cache::TableShape;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A followed table, by its position in the list that [`Engine::new`](super::Engine::new) was
@@ -43,6 +45,9 @@ pub struct TableSpec {
     /// Whether the row in a payload has every column that the cache keeps. A trigger sees null in a
     /// virtual generated column, so such a table's rows are refetched.
     pub sends_whole_rows: bool,
+    /// The columns and the key, by which two spellings of one key are told to be one. `None` if
+    /// nobody can spell a key in two ways.
+    pub shape: Option<Arc<TableShape>>,
 }
 
 /// One of the two connections that are not L.

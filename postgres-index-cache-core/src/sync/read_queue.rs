@@ -272,6 +272,7 @@ mod tests {
             deferrable_key: false,
             sends_plain_form: false,
             sends_whole_rows: true,
+            shape: None,
         };
         EngineTable::new(spec, SeededState::new(0))
     }

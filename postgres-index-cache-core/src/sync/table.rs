@@ -60,6 +60,8 @@ use super::snapshot::Snapshot;
 use super::streak::Streak;
 use super::{Rule, TableSpec};
 use crate::notification::{Action, Payload};
+use crate::table_cache::{KeyBuf, TableShape};
+use crate::value::CellType;
 use reloads::Reloads;
 use std::fmt;
 use std::time::Instant;
@@ -160,6 +162,39 @@ enum Phase {
 struct FirstHalf {
     change: Change,
     verdict: Verdict,
+}
+
+/// Returns a key as the cache spells it; `None` if it is spelled so already, or is no key of the
+/// table.
+fn respelled(shape: &TableShape, key: &str) -> Option<String> {
+    if is_plain(shape, key) {
+        return None;
+    }
+    let mut cells = KeyBuf::default();
+    cells.read_json(shape, key).ok()?;
+    let spelled = cells.to_json(shape);
+    (spelled != key).then_some(spelled)
+}
+
+/// Returns whether a key is of one column, and surely spelled as the cache does: nearly every key is,
+/// and is not worth more time.
+fn is_plain(shape: &TableShape, key: &str) -> bool {
+    let [column] = shape.key() else {
+        return false;
+    };
+    match shape.columns()[*column].kind {
+        CellType::Int2 | CellType::Int4 | CellType::Int8 => {
+            let digits = key.strip_prefix('-').unwrap_or(key);
+            key == "0" || (!digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit()))
+        }
+        CellType::Uuid => {
+            let is_lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b == b'-';
+            let inner = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
+            inner.is_some_and(|inner| inner.len() == 36 && inner.bytes().all(is_lower))
+        }
+        CellType::Text => key.starts_with('"') && !key.contains('\\'),
+        _ => false,
+    }
 }
 
 /// One followed table.
@@ -291,6 +326,16 @@ impl EngineTable {
         let is_in_its_form =
             payload.xid.is_some() || self.spec.sends_plain_form || payload.action == Action::Reload;
         is_sender && is_in_its_form
+    }
+
+    /// Spells the keys of a change in the one way in which the cache knows them. Without this:
+    /// 1. Somebody announces the row `"AB…"`, a uuid in capitals, without data. Q reads version 1.
+    /// 2. The trigger announces version 2 of `"ab…"`, which waits for nothing and is applied.
+    /// 3. Q's answer puts version 1 back, for good.
+    pub(super) fn spell_keys(&self, change: &mut Change) {
+        if let Some(shape) = &self.spec.shape {
+            change.respell(|key| respelled(shape, key));
+        }
     }
 
     /// Returns whether a payload gives this table's name. If the payload gives a schema, that must

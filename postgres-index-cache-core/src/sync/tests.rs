@@ -11,6 +11,9 @@ mod fences;
 mod looks;
 
 use super::*;
+use crate::table_cache::{Column, TableShape};
+use crate::value::CellType;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The fence channel.
@@ -27,6 +30,7 @@ fn followed(name: &str) -> TableSpec {
         deferrable_key: false,
         sends_plain_form: false,
         sends_whole_rows: true,
+        shape: None,
     }
 }
 
@@ -519,6 +523,53 @@ fn a_truncate_waits_for_rows_that_are_read_again_and_spares_those_that_saw_it() 
     assert_eq!(driven.applied(), "=");
 }
 
+// Any role can announce a row under another spelling of its key. The cache has one row for all
+// spellings, so a change under one must wait for the refetch under another.
+#[test]
+fn two_spellings_of_a_key_are_one_key() {
+    for (kind, one, other) in [
+        (CellType::Int4, "0", "-0"),
+        (
+            CellType::Uuid,
+            r#""00000000-0000-4000-8000-00000000000a""#,
+            r#""00000000-0000-4000-8000-00000000000A""#,
+        ),
+        (
+            CellType::Uuid,
+            r#""00000000-0000-4000-8000-00000000000a""#,
+            r#""{00000000-0000-4000-8000-00000000000a}""#,
+        ),
+        (CellType::Text, r#""a""#, r#""\u0061""#),
+    ] {
+        let column = Column {
+            name: "id".to_string(),
+            kind,
+            nullable: false,
+        };
+        let shape = TableShape::new(vec![column], &["id".to_string()]).expect("a shape");
+        let spec = TableSpec {
+            shape: Some(Arc::new(shape)),
+            ..followed("users")
+        };
+        let mut driven = Driven::new(vec![spec]);
+        driven.live();
+        let announce = |key: &str, more: &str| {
+            format!(
+                r#"{{"table":"users","action":"update","id":{key},"schema":"app","xid":"150"{more}}}"#
+            )
+        };
+        driven.notify(&announce(other, r#","reread":true"#));
+        let (_, keys) = driven.refetch_asked().expect(other);
+        assert_eq!(keys, [one], "{other}");
+        driven.notify(&announce(one, r#","data":{"id":1}"#));
+        assert_eq!(
+            driven.applied(),
+            "",
+            "{other}: the change waits for the row"
+        );
+    }
+}
+
 // Rule::Generation: the rows of the answer are older than those of the read.
 #[test]
 fn an_answer_from_before_the_table_was_read_again_is_ignored() {
@@ -827,6 +878,7 @@ fn a_plain_payload_of_two_tables_makes_both_be_read_again() {
 fn rows_whose_payloads_lack_a_column_are_read_again() {
     let mut driven = Driven::new(vec![TableSpec {
         sends_whole_rows: false,
+        shape: None,
         ..followed("users")
     }]);
     driven.live();

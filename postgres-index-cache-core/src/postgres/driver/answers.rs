@@ -21,7 +21,7 @@ use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::sync::{AuxConnection, Input, State, TableId};
 use crate::table_cache::KeyBuf;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long the answer about a row waits for the row's changes to be in the cache.
@@ -30,6 +30,8 @@ const ROW_PATIENCE: Duration = Duration::from_secs(2);
 const ROWS_WAITING: usize = 64;
 /// The most freezes that are remembered at once. Any role can ask for them.
 const FREEZES: usize = 64;
+/// The most askers whose budgets are remembered.
+const ASKERS: usize = 64;
 /// The most rows that one answer lists.
 const LISTED: usize = 90;
 /// The most rows that one answer leaves out, because they are open or kept out.
@@ -46,6 +48,9 @@ pub(super) struct Answers {
     /// When the driver was opened.
     since: SystemTime,
     budget: Budget,
+    /// The budgets of those who asked last, by the server's processes. One who asks without end must
+    /// not use up what the others are given.
+    askers: VecDeque<(i32, Budget)>,
     /// The number of the last freeze.
     last_freeze: u64,
     /// The freezes that were asked for, by their numbers.
@@ -139,6 +144,7 @@ impl Answers {
     pub(super) fn new(options: AnswerOptions, now: Instant) -> Self {
         Self {
             budget: Budget::new(options.per_second, now),
+            askers: VecDeque::new(),
             options,
             since: SystemTime::now(),
             last_freeze: 0,
@@ -146,6 +152,20 @@ impl Answers {
             rows: Vec::new(),
             unanswered: 0,
         }
+    }
+
+    /// Returns whether `sender` may be answered once more, and counts it.
+    fn may_answer(&mut self, sender: i32, now: Instant) -> bool {
+        let at = self.askers.iter().position(|(asker, _)| *asker == sender);
+        let known = at.and_then(|at| self.askers.remove(at));
+        let (_, mut own) =
+            known.unwrap_or_else(|| (sender, Budget::new(self.options.per_second / 4, now)));
+        let may = own.take(now);
+        self.askers.push_back((sender, own));
+        if self.askers.len() > ASKERS {
+            self.askers.pop_front();
+        }
+        may && self.budget.take(now)
     }
 
     /// Returns when the first answer about a row will wait no longer.
@@ -163,6 +183,19 @@ impl Driver {
             return;
         };
         tracing::debug!(sender, id, "question");
+        // What is not answered at once is answered later, and counts now.
+        let may = matches!(ask, Ask::Freeze { .. })
+            || self
+                .answers
+                .as_mut()
+                .is_some_and(|answers| answers.may_answer(sender, Instant::now()));
+        if !may {
+            if let Some(answers) = &mut self.answers {
+                answers.unanswered += 1;
+            }
+            tracing::debug!(sender, "too many questions: this one is not answered");
+            return;
+        }
         match ask {
             Ask::Who => {
                 let fields = self.who();
@@ -554,7 +587,7 @@ impl Driver {
         self.send_answer("digest", &asked.id, &asked.reply, fields);
     }
 
-    /// Sends an answer through F, unless there were too many in this second.
+    /// Sends an answer through F.
     fn send_answer(&mut self, kind: &str, id: &str, reply: &str, fields: Map<String, Value>) {
         let Some(listener) = self.sessions.as_ref().map(|sessions| sessions.listening) else {
             return;
@@ -562,11 +595,6 @@ impl Driver {
         let Some(answers) = &mut self.answers else {
             return;
         };
-        if !answers.budget.take(Instant::now()) {
-            answers.unanswered += 1;
-            tracing::debug!(id, "too many questions: this one is not answered");
-            return;
-        }
         let AnswerOptions { name, host, .. } = &answers.options;
         let node = NodeId {
             name: name.clone(),
@@ -648,6 +676,24 @@ mod tests {
     use super::*;
 
     // Any role can ask: each answer is a commit.
+    #[test]
+    fn one_asker_does_not_use_up_what_the_others_are_given() {
+        let start = Instant::now();
+        let options = AnswerOptions {
+            name: "n".to_string(),
+            host: String::new(),
+            per_second: 100,
+        };
+        let mut answers = Answers::new(options, start);
+        let given = (0..1000).filter(|_| answers.may_answer(1, start)).count();
+        assert_eq!(given, 25);
+        assert!(answers.may_answer(2, start));
+        for asker in 3..1000 {
+            answers.may_answer(asker, start);
+        }
+        assert_eq!(answers.askers.len(), ASKERS);
+    }
+
     #[test]
     fn answers_are_bounded_by_the_second() {
         let start = Instant::now();

@@ -168,6 +168,7 @@ impl TableConfig {
             sends_whole_rows: !untrusted
                 .iter()
                 .any(|column| shape.position(column).is_some()),
+            shape: Some(Arc::clone(shape)),
         };
         let key_types = table
             .key

@@ -52,6 +52,7 @@ pub fn spec(table: usize, relation: usize) -> TableSpec {
         deferrable_key: definition.deferrable,
         sends_plain_form: definition.plain,
         sends_whole_rows: true,
+        shape: None,
     }
 }
 
