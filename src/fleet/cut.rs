@@ -1,4 +1,4 @@
-//! [`compare`]: the caches of all nodes, compared with the table at one exact cut.
+//! [`Comparer`]: the caches of all nodes, compared with the table at one exact cut.
 //!
 //! ```text
 //! freeze ─→ snapshot S ─→ question ─→ answers ─→ the table's rows under S, as digests
