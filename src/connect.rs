@@ -201,18 +201,27 @@ impl Server {
     /// # Errors
     /// If the server cannot be reached, or refuses.
     pub async fn client(&self) -> anyhow::Result<Client> {
+        let session = self.patient_session(SessionPurpose::Command).await?;
+        Ok(session.into_client())
+    }
+
+    /// Opens a session as [`session`](Self::session) does. Waits for a server that is starting, for
+    /// [`STARTING_PATIENCE`] at most.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session).
+    pub async fn patient_session(&self, role: SessionPurpose) -> Result<Session, ConnectFailure> {
         let give_up = tokio::time::Instant::now() + STARTING_PATIENCE;
-        let session = loop {
-            match self.session(SessionPurpose::Command).await {
+        loop {
+            match self.session(role).await {
                 Err(error) if is_starting(&error) && tokio::time::Instant::now() < give_up => {
                     self.notices
                         .print_once("the server is starting, and is waited for");
                     tokio::time::sleep(STARTING_RETRY).await;
                 }
-                session => break session?,
+                session => return session,
             }
-        };
-        Ok(session.into_client())
+        }
     }
 
     /// Opens a session for a purpose, after the suspension of the process if there is one.

@@ -15,12 +15,13 @@ pub mod sessions;
 
 use crate::connect::Server;
 use crate::failure::with_hint;
+use crate::tables::explain_failure;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::fleet::{
     Answer, Ask, CONTROL_CHANNEL, Digest, Question, REPLY_PREFIX,
 };
 use postgres_index_cache_core::tooling::postgres::{
-    Listener, SessionPurpose, Traced, quote_identifier, quote_literal,
+    Listener, Session, SessionPurpose, Traced, claim_session, quote_identifier, quote_literal,
 };
 use postgres_index_cache_core::uuid::Uuid;
 use sessions::{Sessions, Trust};
@@ -86,18 +87,16 @@ impl Fleet {
     /// # Errors
     /// If the server cannot be reached.
     pub async fn connect(server: &Server) -> anyhow::Result<Self> {
-        let client = Traced::new(server.client().await?, SessionPurpose::Command);
-        // The operator is qualified, and a commit that is blocked must not keep us waiting.
-        let settings = format!(
-            "SET search_path = pg_catalog, pg_temp; SET lock_timeout = {}",
-            SENDING.as_millis()
-        );
+        let session = own_session(server, SessionPurpose::Command).await?;
+        let client = Traced::new(session.into_client(), SessionPurpose::Command);
+        // A commit that is blocked must not keep us waiting.
+        let settings = format!("SET lock_timeout = {}", SENDING.as_millis());
         client
             .batch_execute(&settings)
             .await
             .context("prepare the session for questions")?;
         let reply = format!("{REPLY_PREFIX}{}", Uuid::new_v4().simple());
-        let session = server.session(SessionPurpose::Listen).await?;
+        let session = own_session(server, SessionPurpose::Listen).await?;
         let mut listener = Listener::open(session, std::slice::from_ref(&reply))
             .await
             .context("listen for answers")?;
@@ -122,6 +121,24 @@ impl Fleet {
     /// # Errors
     /// If the token cannot be sent, or does not arrive.
     pub async fn deliver(&mut self) -> anyhow::Result<Duration> {
+        let took = self.round_trip(DELIVERY).await?;
+        took.ok_or_else(|| {
+            with_hint(
+                anyhow!(
+                    "a notification of our own did not arrive within {} s",
+                    DELIVERY.as_secs()
+                ),
+                "a pooler in transaction mode, or a standby, is in between: connect to the primary",
+            )
+        })
+    }
+
+    /// Sends a token to ourselves. Returns how long it took to come back; `None` if it did not within
+    /// `timeout`, counted from when the server had committed it.
+    ///
+    /// # Errors
+    /// If the token cannot be sent, or the session that listens has ended.
+    pub async fn round_trip(&mut self, timeout: Duration) -> anyhow::Result<Option<Duration>> {
         let token = format!("token {}", Uuid::new_v4().simple());
         let began = Instant::now();
         let reply = self.reply.clone();
@@ -134,16 +151,10 @@ impl Fleet {
             }
             false
         };
-        match tokio::time::timeout(DELIVERY, arrived).await {
-            Ok(true) => Ok(began.elapsed()),
-            Ok(false) => Err(anyhow!("the session that listens for answers has ended")),
-            Err(_) => Err(with_hint(
-                anyhow!(
-                    "a notification of our own did not arrive within {} s",
-                    DELIVERY.as_secs()
-                ),
-                "a pooler in transaction mode, or a standby, is in between: connect to the primary",
-            )),
+        match tokio::time::timeout(timeout, arrived).await {
+            Ok(true) => Ok(Some(began.elapsed())),
+            Ok(false) => Err(anyhow!("the session that listens has ended")),
+            Err(_) => Ok(None),
         }
     }
 
@@ -314,6 +325,17 @@ impl Fleet {
         }
         Ok(heard)
     }
+}
+
+/// Opens a session on which settings may be made and channels listened to: it is proven to be ours
+/// alone, and not lent by a pooler.
+///
+/// # Errors
+/// If the server cannot be reached, or the session is shared.
+pub async fn own_session(server: &Server, role: SessionPurpose) -> anyhow::Result<Session> {
+    let session = server.patient_session(role).await?;
+    let claimed = claim_session(server.clone(), role, session).await;
+    claimed.map_err(explain_failure)
 }
 
 /// Returns a salt that was never used.

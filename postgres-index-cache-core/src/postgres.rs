@@ -38,7 +38,7 @@ pub use schema::{catalog, triggers};
 pub use apply::finding::{ComparisonReport, DifferingColumn, Finding, FindingKind};
 pub use apply::models::{Model, OnMisfit};
 pub use apply::sink::{RowChange, RowChangeKind};
-pub use connection::claim::ClaimError;
+pub use connection::claim::{ClaimError, claim_session};
 pub use connection::listener::{ADVISORY_KEY, Listener, NODE_KEY};
 pub use connection::open::STARTING_RETRY;
 pub use connection::session::{ConnectError, Connector, Messages, Session, SessionPurpose};

@@ -7,6 +7,8 @@ use std::io::Write as _;
 use std::process::Stdio;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+const SOME_KEY: &str = "550e8400-e29b-41d4-a716-446655440000";
+
 /// Returns everything that a command could leave behind on the application's session, in lines:
 /// settings, listened channels, locks, prepared statements, cursors.
 async fn session(application: &Client) -> Vec<String> {
@@ -83,6 +85,10 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["verify", "users", "--rounds", "1"], 2, hears),
         (&["tail", "--count", "1"], 2, hears),
         (&["tail", "--diff", "users"], 2, hears),
+        (&["nodes"], 2, hears),
+        (&["verify", "users", "--nodes"], 2, hears),
+        (&["why", "users", SOME_KEY], 2, hears),
+        (&["announce", "users", SOME_KEY], 2, hears),
         (&["remove-triggers", "--all", "--dry-run"], 0, ""),
         (&["remove-triggers", "--all", "--yes"], 0, ""),
     ] {

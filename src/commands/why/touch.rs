@@ -5,8 +5,8 @@ use crate::commands::Context;
 use crate::commands::install_triggers::measure::{assigned_column, foreign_owner};
 use crate::connect::Server;
 use crate::failure::with_hint;
-use crate::fleet::Fleet;
 use crate::fleet::rows::{RowAnswer, ask_for_row};
+use crate::fleet::{Fleet, own_session};
 use crate::render::Format;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
@@ -125,7 +125,7 @@ pub(super) async fn write(
 ) -> anyhow::Result<(RowNow, Touched)> {
     let target = case.target;
     let writing = || format!("write {} {} anew", target.name(), case.key);
-    let session = server.session(SessionPurpose::Listen).await?;
+    let session = own_session(server, SessionPurpose::Listen).await?;
     let channel = target.channel.clone();
     let mut listener = Listener::open(session, std::slice::from_ref(&channel))
         .await

@@ -18,9 +18,10 @@
 //!   mode both run in one process, or each moves from process to process. In session mode each
 //!   stays in a process of its own, and the first session is ours as well.
 
-use crate::postgres::connection::open::Open;
-use crate::postgres::connection::session::{ConnectError, Session, SessionPurpose};
+use crate::postgres::connection::open::{Open, open_with};
+use crate::postgres::connection::session::{ConnectError, Connector, Session, SessionPurpose};
 use crate::postgres::connection::traced::trace_statement;
+use crate::postgres::error::DriverError;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -93,6 +94,21 @@ pub(in crate::postgres) async fn claim(
         .await?;
     tracing::info!(connection = role.purpose(), process, "session opened");
     Ok(ClaimedSession { session, process })
+}
+
+/// Proves that a session which `connector` has opened is ours alone, then makes it safe: nothing that
+/// is set on it, or listened to, is another client's.
+///
+/// # Errors
+/// If a pooler shares the session, or the server refuses. Nothing is left set on the session then.
+pub async fn claim_session(
+    connector: impl Connector + 'static,
+    role: SessionPurpose,
+    session: Session,
+) -> Result<Session, DriverError> {
+    let claimed = claim(&open_with(connector), role, session).await;
+    let claimed = claimed.map_err(|source| DriverError::Claim { role, source })?;
+    Ok(claimed.session)
 }
 
 /// Returns whether each of two sessions stays in a process of its own.
