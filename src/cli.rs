@@ -6,8 +6,8 @@
 //! of `Args`, then those of [`Global`].
 
 use crate::commands::{
-    announce, completions, demo, help, install_triggers, man, nodes, query, remove_triggers, shell,
-    status, tail, verify, why,
+    announce, completions, demo, help, install_triggers, man, nodes, ping, query, remove_triggers,
+    shell, status, tail, verify, wait, why,
 };
 use crate::render::Format;
 use crate::render::layout::Expanded;
@@ -201,6 +201,8 @@ pub enum Command {
     Why(why::Args),
     Nodes(nodes::Args),
     Announce(announce::Args),
+    Ping(ping::Args),
+    Wait(wait::Args),
     Demo(demo::Args),
     Completions(completions::Args),
     Man(man::Args),

@@ -8,6 +8,7 @@ pub mod help;
 pub mod install_triggers;
 pub mod man;
 pub mod nodes;
+pub mod ping;
 mod plans;
 pub mod query;
 pub mod remove_triggers;
@@ -15,6 +16,7 @@ pub mod shell;
 pub mod status;
 pub mod tail;
 pub mod verify;
+pub mod wait;
 mod watch;
 pub mod why;
 

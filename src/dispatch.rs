@@ -2,8 +2,8 @@
 
 use crate::cli::{Cli, Command, Global};
 use crate::commands::{
-    Context, announce, completions, demo, help, install_triggers, man, nodes, query,
-    remove_triggers, shell, status, tail, verify, why,
+    Context, announce, completions, demo, help, install_triggers, man, nodes, ping, query,
+    remove_triggers, shell, status, tail, verify, wait, why,
 };
 use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
@@ -81,6 +81,8 @@ fn run_with(cli: Cli, environment: Environment, settings: Settings) -> anyhow::R
             Command::Why(args) => Box::pin(why::run(&context, args)).await,
             Command::Announce(args) => Box::pin(announce::run(&context, args)).await,
             Command::Nodes(args) => nodes::run(&context, args).await,
+            Command::Ping(args) => ping::run(&context, args).await,
+            Command::Wait(args) => Box::pin(wait::run(&context, args)).await,
             Command::Demo(args) => demo::run(&context, args).await,
             // These three have run before.
             Command::Completions(_) | Command::Man(_) | Command::Help(_) => Ok(ExitCode::Yes),

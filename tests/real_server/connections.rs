@@ -38,6 +38,13 @@ async fn a_limit_of_sessions_is_told_with_the_number_that_the_command_needs() {
             4,
             "verify needs 4 sessions at once: ",
         ),
+        (&["nodes"], 2, "nodes needs 2 sessions at once: "),
+        (&["ping", "-n", "1"], 2, "ping needs 2 sessions at once: "),
+        (
+            &["wait", "--for", "live", "--timeout", "500ms"],
+            3,
+            "wait needs 3 sessions at once: ",
+        ),
     ];
     for (arguments, needed, said) in commands {
         // The session that describes the table may have ended when the last of the others begins.

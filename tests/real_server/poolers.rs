@@ -89,6 +89,10 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["verify", "users", "--nodes"], 2, hears),
         (&["why", "users", SOME_KEY], 2, hears),
         (&["announce", "users", SOME_KEY], 2, hears),
+        (&["ping"], 2, hears),
+        (&["wait", "--for", "live", "--timeout", "1s"], 2, hears),
+        (&["wait", "--for", "announced", "users"], 0, ""),
+        (&["wait"], 0, ""),
         (&["remove-triggers", "--all", "--dry-run"], 0, ""),
         (&["remove-triggers", "--all", "--yes"], 0, ""),
     ] {
