@@ -43,25 +43,27 @@ pub enum Trust {
 impl Sessions {
     /// Reads the sessions, but for those of this process, which listen on `reply`.
     pub(super) async fn read(client: &Traced<Client>, reply: &str) -> anyhow::Result<Self> {
+        // Each look at pg_locks stops every session that takes a lock, so there is one for all.
         const SESSIONS: &str = "
-            WITH held AS (
-                SELECT pid, objid::int8 AS key FROM pg_catalog.pg_locks
-                WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted AND classid = 0
-                    AND objsubid = 1 AND objid IN ($1::int8::oid, $2::int8::oid)
+            WITH held AS MATERIALIZED (
+                SELECT pid, bool_or(mode = 'ShareLock') AS listens,
+                    bool_or(objid = $2::int8::oid AND mode = 'ShareLock') AS is_node,
+                    bool_or(objid = $2::int8::oid AND mode = 'ExclusiveLock') AS hides
+                FROM pg_catalog.pg_locks
+                WHERE locktype = 'advisory' AND granted AND classid = 0 AND objsubid = 1
+                    AND objid IN ($1::int8::oid, $2::int8::oid)
                     AND database = (SELECT oid FROM pg_catalog.pg_database
                         WHERE datname = pg_catalog.current_database())
+                GROUP BY pid
             )
             SELECT a.pid, coalesce(a.usename::text, '') AS usename,
                 CASE WHEN a.client_addr IS NOT NULL THEN pg_catalog.host(a.client_addr)
                     WHEN a.client_port IS NOT NULL THEN 'local' END AS address,
                 coalesce(a.application_name, '') AS application,
-                EXISTS (SELECT FROM held WHERE held.pid = a.pid AND key = $2) AS is_node,
-                EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND l.granted
-                    AND l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND l.classid = 0
-                    AND l.objsubid = 1 AND l.objid = $2::int8::oid) AS hides,
-                EXISTS (SELECT FROM held WHERE held.pid = a.pid)
-                    OR coalesce(a.query, '') ~* '^\\s*listen\\s' AS listens
+                coalesce(held.is_node, false) AS is_node, coalesce(held.hides, false) AS hides,
+                coalesce(held.listens, false) OR coalesce(a.query, '') ~* '^\\s*listen\\s' AS listens
             FROM pg_catalog.pg_stat_activity a
+            LEFT JOIN held ON held.pid = a.pid
             WHERE a.datname = pg_catalog.current_database()
                 AND a.pid <> pg_catalog.pg_backend_pid()
                 AND coalesce(a.query, '') !~ ('LISTEN \"?' || $3)";

@@ -116,10 +116,11 @@ async fn slow_listener(client: &Client) -> Option<InTheWay> {
         FROM pg_catalog.pg_stat_activity a
         WHERE a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
             AND a.xact_start IS NOT NULL AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
-            AND (a.query OPERATOR(pg_catalog.~*) '^\\s*listen\\s' OR EXISTS (
-                SELECT FROM pg_catalog.pg_locks l WHERE l.pid OPERATOR(pg_catalog.=) a.pid
-                    AND l.locktype OPERATOR(pg_catalog.=) 'advisory'
-                    AND l.objid OPERATOR(pg_catalog.=) 1885825379))
+            AND (a.query OPERATOR(pg_catalog.~*) '^\\s*listen\\s'
+                OR a.pid OPERATOR(pg_catalog.=) ANY (ARRAY(
+                    SELECT l.pid FROM pg_catalog.pg_locks l
+                    WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'
+                        AND l.objid OPERATOR(pg_catalog.=) 1885825379)))
         ORDER BY a.xact_start LIMIT 1";
     let rows = client.query_typed(SLOW, &[]).await.ok()?;
     let row = rows.first()?;
