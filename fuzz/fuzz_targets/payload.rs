@@ -48,6 +48,7 @@ fn engine(now: Instant) -> Engine {
         deferrable_key: true,
         sends_plain_form: true,
         sends_whole_rows: true,
+        shape: Some(shape()),
     };
     let mut engine = Engine::new(
         vec![followed],
