@@ -1,8 +1,8 @@
-//! The cost of a row's digest beside the cost of applying a change, and the time for the digests of a
-//! table of a million rows.
+//! The cost of a row's digest beside the cost of applying a change, and the time for the digests of
+//! a table of a million rows.
 //!
-//! `cargo bench --bench digests` prints nanoseconds and shares. It is run by hand: the figures of two
-//! machines cannot be compared, their ratios can.
+//! `cargo bench --bench digests` prints nanoseconds and shares. It is run by hand: the figures of
+//! two machines cannot be compared, their ratios can.
 
 use postgres_index_cache_core::tooling::fleet::{Digest, RowDigester, digest_of_key, salted};
 use postgres_index_cache_core::tooling::{

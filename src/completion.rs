@@ -99,8 +99,8 @@ fn offer(current: &OsStr, asked: Asked) -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// Tells whether a word means itself to every shell. A table may be called `$(reboot)`, and a person
-/// who completes that name would run it.
+/// Tells whether a word means itself to every shell. A table may be called `$(reboot)`, and a
+/// person who completes that name would run it.
 fn is_harmless(word: &str) -> bool {
     // A word that begins so is an option, or a command's path to zsh.
     !word.starts_with(['-', '='])

@@ -168,8 +168,8 @@ fn check_files() -> anyhow::Result<()> {
 }
 
 /// Sends the traces of our crates to stderr, one a line: none, those of info and debug level
-/// (`-v`), or all (`-vv`). A line has the time, the level, the text and the fields; in JSON they are
-/// the text of an event.
+/// (`-v`), or all (`-vv`). A line has the time, the level, the text and the fields; in JSON they
+/// are the text of an event.
 fn trace(verbosity: u8, format: Format) {
     let level = match verbosity {
         0 => return,

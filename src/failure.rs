@@ -179,8 +179,8 @@ pub fn text(error: &anyhow::Error, format: Format, at: Timestamp) -> String {
         .end()
 }
 
-/// Returns a line of a report with its first word in colour. What prints the line takes the codes off
-/// where no colour is wanted.
+/// Returns a line of a report with its first word in colour. What prints the line takes the codes
+/// off where no colour is wanted.
 fn painted(line: &str) -> String {
     let Some((word, rest)) = line.split_once(':') else {
         return line.to_string();

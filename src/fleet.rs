@@ -35,8 +35,8 @@ use tokio_postgres::{Client, Notification};
 
 /// The most answers that wait to be taken. Whoever sends more loses them.
 const WAITING: usize = 4096;
-/// The most answers that one question takes beside those of the nodes: any role can send them without
-/// end.
+/// The most answers that one question takes beside those of the nodes: any role can send them
+/// without end.
 const MOST_OTHERS: usize = 200;
 /// How often the sessions are looked at again for answers that are not believed.
 const MOST_LOOKS: u32 = 10;
@@ -133,8 +133,8 @@ impl Fleet {
         })
     }
 
-    /// Sends a token to ourselves. Returns how long it took to come back; `None` if it did not within
-    /// `timeout`, counted from when the server had committed it.
+    /// Sends a token to ourselves. Returns how long it took to come back; `None` if it did not
+    /// within `timeout`, counted from when the server had committed it.
     ///
     /// # Errors
     /// If the token cannot be sent, or the session that listens has ended.

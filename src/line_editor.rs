@@ -226,8 +226,8 @@ impl TerminalState {
     }
 
     /// Takes Ctrl-Z from the terminal while another program has it. There it would be a signal that
-    /// stops this process at once, with connections that nobody reads from. Must be restored before a
-    /// line is edited: the editor binds the key that the terminal names.
+    /// stops this process at once, with connections that nobody reads from. Must be restored before
+    /// a line is edited: the editor binds the key that the terminal names.
     pub fn without_stop(&self) {
         // `_POSIX_VDISABLE`.
         const NO_KEY: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };

@@ -89,8 +89,8 @@ fn stderr_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|width| *width >= 40)
 }
 
-/// Returns a text with its long lines broken between words, the rest of a line set in. JSON stays as
-/// it is.
+/// Returns a text with its long lines broken between words, the rest of a line set in. JSON stays
+/// as it is.
 pub fn wrapped(text: &str, width: usize) -> Cow<'_, str> {
     let is_long =
         |line: &str| textwrap::core::display_width(line) > width && !line.starts_with('{');

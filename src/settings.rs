@@ -5,7 +5,8 @@
 //!
 //! The file is found upwards from the working directory, so it may be that of a folder which
 //! somebody else made. Hence its limits: 1. It runs no command. 2. It connects to a server only if
-//! the connection is asked for on the command line, or the file is. 3. If others may write it, it is not read unless named.
+//! the connection is asked for on the command line, or the file is. 3. If others may write it, it
+//! is not read unless named.
 
 mod file;
 
@@ -97,8 +98,8 @@ impl Settings {
         if let Some(channel) = &settings.channel {
             check_channel(channel).context("read the channel of the settings")?;
         }
-        // A file that was found may be that of a folder which somebody else made. A variable that is
-        // always set must not lead to a server of theirs, with a password of ours.
+        // A file that was found may be that of a folder which somebody else made. A variable that
+        // is always set must not lead to a server of theirs, with a password of ours.
         let by_variable = environment
             .get("PGIC_CONNECTION")
             .filter(|_| global.database_url.is_none() && is_named);
@@ -122,8 +123,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Returns the first file upwards from the working directory. One that others may have written is
-    /// left out, with a notice.
+    /// Returns the first file upwards from the working directory. One that others may have written
+    /// is left out, with a notice.
     fn found(&mut self) -> anyhow::Result<Option<PathBuf>> {
         let folder = std::env::current_dir().context("find the working directory")?;
         let path = folder

@@ -1,7 +1,8 @@
 //! [`Digest`]: rows and keys as 128 bits, the same in every cache, version, language and machine.
 //!
-//! Nodes that are asked whether they have a row answer with digests, never with data. `docs/fleet.md`
-//! in the repository says how to compute them, with examples that the tests here check.
+//! Nodes that are asked whether they have a row answer with digests, never with data.
+//! `docs/fleet.md` in the repository says how to compute them, with examples that the tests here
+//! check.
 //!
 //! ```text
 //! cells of the key ─→ key digest ─┬─→ the range that the row counts in

@@ -116,7 +116,8 @@ pub struct Payload<'a> {
     pub at: Option<Cow<'a, str>>,
     /// Whether a later version of the row may have been announced before this one.
     pub recheck: bool,
-    /// Whether caches are asked to read the row anew, instead of taking `data`: nothing has changed.
+    /// Whether caches are asked to read the row anew, instead of taking `data`: nothing has
+    /// changed.
     pub reread: bool,
     /// Whether `data` is missing because the row would not have fitted into a payload.
     pub truncated: bool,

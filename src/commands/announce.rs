@@ -79,8 +79,8 @@ Exit codes:
   3  the server could not be reached, or took no session: trying again may
      help";
 
-/// Returns the command that announces the rows with these keys, as they are typed. A key that begins
-/// with a dash would pass for an option.
+/// Returns the command that announces the rows with these keys, as they are typed. A key that
+/// begins with a dash would pass for an option.
 pub(super) fn announce_command(table: &str, keys: &[String]) -> String {
     let has_dash = keys.iter().any(|key| key.starts_with('-'));
     let dashes = if has_dash { "-- " } else { "" };

@@ -9,9 +9,9 @@ use clap_complete::env::Shells;
 /// Print a completion script for a shell
 ///
 /// The script completes commands, options and the words that an option takes, and asks the server
-/// for tables, columns, labels of enums and channels. Without a server, or after a second, it offers
-/// none of those. Load the script from the file that the shell runs at the start, or put it where the
-/// shell looks for such scripts; after an upgrade, anew.
+/// for tables, columns, labels of enums and channels. Without a server, or after a second, it
+/// offers none of those. Load the script from the file that the shell runs at the start, or put it
+/// where the shell looks for such scripts; after an upgrade, anew.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {

@@ -60,8 +60,9 @@ const WRITES: [&str; 7] = [
 ///
 /// Starts a PostgreSQL server in a private folder, creates the tables users, products and orders,
 /// installs triggers on the first two, writes, and shows tail, query, verify and status. Then it
-/// starts two nodes, breaks the pipeline, finds the row that went stale, and mends it. Ends by itself after some
-/// seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and no running server:
+/// starts two nodes, breaks the pipeline, finds the row that went stale, and mends it. Ends by
+/// itself after some seconds, and leaves nothing behind. Needs PostgreSQL's server programs, and no
+/// running server:
 /// --database-url has no effect.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]

@@ -118,8 +118,8 @@ pub struct Args {
     /// How long to wait for the tables' locks, all together: 500ms, 5s, 1m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub lock_timeout: Duration,
-    /// Say what the triggers cost: update a row of each table before and after, without a change, and
-    /// roll back
+    /// Say what the triggers cost: update a row of each table before and after, without a change,
+    /// and roll back
     #[arg(long, conflicts_with_all = ["dry_run", "check", "print_sql"])]
     pub measure: bool,
     /// Show the steps, and take none

@@ -22,8 +22,8 @@ const DIGITS: u8 = 3;
 /// own, and prints how long each took from the first byte sent to its arrival. The channel is
 /// random, so that nobody else receives them.
 ///
-/// One that takes long, or is lost, tells of commits that wait for each other, of the network, or of
-/// a server that has no time.
+/// One that takes long, or is lost, tells of commits that wait for each other, of the network, or
+/// of a server that has no time.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {

@@ -1,4 +1,5 @@
-//! [`Plans`]: the plans of `install-triggers` and `remove-triggers` as people and programs see them.
+//! [`Plans`]: the plans of `install-triggers` and `remove-triggers` as people and programs see
+//! them.
 
 use super::Context;
 use crate::render::Format;
@@ -119,7 +120,8 @@ impl<'a> Plans<'a> {
                     ChangeTag::Equal => (' ', Tone::Dim),
                 };
                 let line = change.value().trim_end_matches('\n');
-                // What changes in a line that is longer does not show anyway; -o json has all of it.
+                // What changes in a line that is longer does not show anyway; -o json has all of
+                // it.
                 let line = format!("  {sign} {}", excerpt(line, LONGEST_LINE));
                 text.push_str(&self.look.paint(tone, line.trim_end()));
                 text.push('\n');

@@ -168,8 +168,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Sorts rows by their keys. Texts are in the order of their bytes: that of the database's collation
-/// is known to PostgreSQL alone.
+/// Sorts rows by their keys. Texts are in the order of their bytes: that of the database's
+/// collation is known to PostgreSQL alone.
 pub(super) fn sort_by_key(rows: &mut [Row<'_>], shape: &TableShape) {
     rows.sort_by(|one, other| {
         let orders = shape.key().iter().map(|column| {
@@ -408,8 +408,8 @@ fn show(context: &Context, args: &Args, target: &Target, answer: &QueryResult<'_
     )
 }
 
-/// Returns the lines of `--explain`, or an object of JSON: how rows were found, how much was read, and how many
-/// notifications did what.
+/// Returns the lines of `--explain`, or an object of JSON: how rows were found, how much was read,
+/// and how many notifications did what.
 fn explain(
     format: Format,
     driver: &Driver,

@@ -70,9 +70,9 @@ impl TableSeen<'_> {
     }
 }
 
-/// Tells whether a problem is more than a notice. A notice tells of something that a person may have
-/// chosen, for example the specification's own function: it must not fail a check that runs every
-/// minute.
+/// Tells whether a problem is more than a notice. A notice tells of something that a person may
+/// have chosen, for example the specification's own function: it must not fail a check that runs
+/// every minute.
 fn is_severe(problem: &Problem) -> bool {
     problem.severity != Severity::Notice
 }

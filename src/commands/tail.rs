@@ -83,8 +83,8 @@ pub struct Args {
     /// Only the row with this key; a composite key is written a,b
     #[arg(long = "id", value_name = "KEY")]
     pub ids: Vec<String>,
-    /// Only rows that fulfil this condition, as pgic query takes it; all of several must hold. Deletes
-    /// carry the key alone
+    /// Only rows that fulfil this condition, as pgic query takes it; all of several must hold.
+    /// Deletes carry the key alone
     #[arg(long = "where", value_name = "CONDITION", add = completion::conditions())]
     pub conditions: Vec<String>,
     /// Keep this table in a cache, and show the effect of each change on the rows, old to new; a
@@ -110,9 +110,9 @@ pub struct Args {
     pub stats: bool,
     /// Print a line of this form for each change: '{table} {key} {row.status}'
     ///
-    /// The names in braces are those of the events (pgic help json): at, schema, table, key, channel,
-    /// pid, bytes, action, row, old_key, new_key, xid, sent_at, age_ms, and row.COLUMN. {{ is a brace,
-    /// \n a line break, \t a tab.
+    /// The names in braces are those of the events (pgic help json): at, schema, table, key,
+    /// channel, pid, bytes, action, row, old_key, new_key, xid, sent_at, age_ms, and row.COLUMN. {{
+    /// is a brace, \n a line break, \t a tab.
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["raw", "output"])]
     pub template: Option<String>,
     /// Print the payloads alone

@@ -207,8 +207,8 @@ async fn look(server: &Server, args: &Args, fleet: &mut Option<Fleet>) -> anyhow
     live(server, tables, args.nodes as usize, fleet).await
 }
 
-/// Returns why not every change of a table is announced; `None` if it is. A notice is no reason: see
-/// `status`.
+/// Returns why not every change of a table is announced; `None` if it is. A notice is no reason:
+/// see `status`.
 fn not_announced(table: &CatalogTable) -> Option<String> {
     diagnose(table, None)
         .into_iter()

@@ -202,8 +202,8 @@ pub struct Roster {
     pub silent: Vec<SessionSeen>,
     /// Other sessions that listen.
     pub others: Vec<SessionSeen>,
-    /// Sessions that hold the nodes' lock exclusively, so that nodes which start meanwhile cannot be
-    /// told from other sessions.
+    /// Sessions that hold the nodes' lock exclusively, so that nodes which start meanwhile cannot
+    /// be told from other sessions.
     pub hiding: Vec<SessionSeen>,
 }
 

@@ -143,8 +143,8 @@ pub fn claims_change(payload: &str) -> bool {
     }
 }
 
-/// Returns the reason why the JSON of a payload would break a reader of our output; `None` if it would
-/// not. Whoever may connect can notify anything.
+/// Returns the reason why the JSON of a payload would break a reader of our output; `None` if it
+/// would not. Whoever may connect can notify anything.
 pub fn unsound(payload: &Payload<'_>) -> Option<&'static str> {
     if payload
         .data
@@ -159,7 +159,8 @@ pub fn unsound(payload: &Payload<'_>) -> Option<&'static str> {
         .find_map(|part| unsound_json(part.get()))
 }
 
-/// Returns the reason why a text of JSON, which serde has accepted, is more than other readers take.
+/// Returns the reason why a text of JSON, which serde has accepted, is more than other readers
+/// take.
 fn unsound_json(json: &str) -> Option<&'static str> {
     /// The deepest nesting. jq and Python end at some thousands, others sooner.
     const DEEPEST: usize = 100;

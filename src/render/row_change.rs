@@ -116,8 +116,9 @@ impl RowChangeLine<'_> {
         line.optional("collapsed", collapsed).end()
     }
 
-    /// Returns a line of text, with the time of the change. A changed row is shown by its key and the
-    /// old and new values of the columns that changed. Empty if nothing that is shown has changed.
+    /// Returns a line of text, with the time of the change. A changed row is shown by its key and
+    /// the old and new values of the columns that changed. Empty if nothing that is shown has
+    /// changed.
     pub fn text(&self, look: &Look, at: Timestamp) -> String {
         let (Some(event), Some(row)) = (self.event(), self.new.or(self.old)) else {
             return String::new();
@@ -195,8 +196,8 @@ impl RowChangeLine<'_> {
     }
 }
 
-/// Returns two values that differ, escaped and cut to [`LONGEST_VALUE`] so that the first difference
-/// is shown.
+/// Returns two values that differ, escaped and cut to [`LONGEST_VALUE`] so that the first
+/// difference is shown.
 fn excerpts(old: &str, new: &str) -> (String, String) {
     /// The characters to show before the difference.
     const BEFORE: usize = 20;

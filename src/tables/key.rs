@@ -1,8 +1,8 @@
 //! [`conditions`]: a key as people write it, made into conditions on the columns of the key.
 //!
-//! `42` is the value of a key of one column, `42,2` that of a key of two, in the key's order. A part
-//! that has a comma stands in single quotes. The form of payloads and of JSON output is a key, too:
-//! `[42,2]`.
+//! `42` is the value of a key of one column, `42,2` that of a key of two, in the key's order. A
+//! part that has a comma stands in single quotes. The form of payloads and of JSON output is a key,
+//! too: `[42,2]`.
 
 use super::conditions::Written;
 use crate::failure::with_hint;

@@ -291,8 +291,8 @@ async fn without_a_node_the_answer_is_no_and_a_replica_may_keep_silent() {
     replica.shutdown().await;
 }
 
-/// Each change that is withheld from one node is found there and nowhere else, with its key and kind,
-/// and mended by an announcement. `PGIC_WITHHELD` sets how many.
+/// Each change that is withheld from one node is found there and nowhere else, with its key and
+/// kind, and mended by an announcement. `PGIC_WITHHELD` sets how many.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_that_is_withheld_from_a_node_is_found_and_attributed() {
     let changes = std::env::var("PGIC_WITHHELD").map_or(12, |text| text.parse().unwrap());
@@ -365,7 +365,8 @@ fn statement(random: &mut fastrand::Rng) -> String {
     }
 }
 
-/// Under load and faults no comparison accuses a node that is right. `PGIC_NODE_ROUNDS` sets how many.
+/// Under load and faults no comparison accuses a node that is right. `PGIC_NODE_ROUNDS` sets how
+/// many.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_and_faults_no_node_is_accused_falsely() {
     let rounds = std::env::var("PGIC_NODE_ROUNDS").map_or(40, |text| text.parse().unwrap());
@@ -512,7 +513,8 @@ async fn answers_that_are_forged_are_shown_with_their_sender_and_not_believed() 
     }
 }
 
-/// Whoever holds the nodes' lock for themselves keeps nodes that start from being known: that is said.
+/// Whoever holds the nodes' lock for themselves keeps nodes that start from being known: that is
+/// said.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_hides_the_nodes_is_named() {
     let (database, client, _) = fleet(0).await;
@@ -550,15 +552,20 @@ async fn another_spelling_of_a_key_leaves_no_row_stale() {
         written.unwrap();
     }
     fence(&nodes).await;
-    let mut asking = Asking::start(&database).await;
-    let verdicts = asking.conclude().await;
+    web_0_is_equal(&database).await;
+}
+
+/// Checks that the first node has what the table has.
+async fn web_0_is_equal(database: &Database) {
+    let verdicts = Asking::start(database).await.conclude().await;
     assert!(
         matches!(verdicts["web-0"], Verdict::Equal { .. }),
         "{verdicts:?}"
     );
 }
 
-/// Questions that any role can send, in every shape, neither stop a node nor make it answer elsewhere.
+/// Questions that any role can send, in every shape, neither stop a node nor make it answer
+/// elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_of_every_shape_leave_a_node_live() {
     let (database, client, nodes) = fleet(1).await;
@@ -608,12 +615,7 @@ async fn questions_of_every_shape_leave_a_node_live() {
         .await
         .unwrap();
     fence(&nodes).await;
-    let mut asking = Asking::start(&database).await;
-    let verdicts = asking.conclude().await;
-    assert!(
-        matches!(verdicts["web-0"], Verdict::Equal { .. }),
-        "{verdicts:?}"
-    );
+    web_0_is_equal(&database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -784,8 +786,8 @@ async fn many_nodes_answer_at_once() {
     database.pgic_ok(&["install-triggers", "items"]);
     let mut started = Vec::new();
     for node in 0..nodes {
-        // As an application's nodes are by default. With heartbeats as the other tests have them, the
-        // server would be busy with those.
+        // As an application's nodes are by default. With heartbeats as the other tests have them,
+        // the server would be busy with those.
         let limits = Limits::default();
         started.push(Node::start_with(&database, &format!("web-{node}"), limits).await);
     }

@@ -1511,8 +1511,8 @@ async fn the_cost_of_the_triggers_is_measured_and_nothing_is_written() {
     );
 }
 
-/// Whoever has the privilege TRIGGER on a table may put a function of theirs there. To measure would
-/// run it with the rights of this session.
+/// Whoever has the privilege TRIGGER on a table may put a function of theirs there. To measure
+/// would run it with the rights of this session.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_measured_where_a_function_of_somebody_else_would_run() {
     let database =

@@ -344,8 +344,8 @@ async fn a_lock_that_somebody_holds_does_not_hold_it_up() {
     );
 }
 
-/// Colour has one meaning in every command, on stderr too. On a pipe there is none unless it is asked
-/// for.
+/// Colour has one meaning in every command, on stderr too. On a pipe there is none unless it is
+/// asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn problems_verdicts_null_and_errors_have_their_colours() {
     let database = Database::with(

@@ -6,7 +6,6 @@ use crate::support::{DEADLINE, Database, Ran, USERS, cluster, ended, lines_of};
 use serde_json::Value;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
 
 /// A `pgic wait` that goes on, and what it says on stderr.
 struct Waiting {
@@ -69,11 +68,11 @@ async fn a_server_that_starts_is_waited_for() {
     assert_eq!(answer["database"], database.name.as_str());
 }
 
-/// A server that does not come is exit code 3; what no time mends ends the wait at once.
+/// A server that does not come is exit code 3. An error that no time mends ends the wait at once: the
+/// test's own deadline comes long before that of --timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_time_mends_is_not_waited_for() {
     let database = Database::with(USERS).await;
-    let began = std::time::Instant::now();
     let nobody = Database {
         name: "nobody".to_string(),
         url: "postgresql://postgres@127.0.0.1:1/nobody".to_string(),
@@ -105,7 +104,6 @@ async fn what_no_time_mends_is_not_waited_for() {
         let ran = database.pgic(arguments);
         assert!(ran.code == 2 && ran.stderr.contains(says), "{ran:?}");
     }
-    assert!(began.elapsed() < Duration::from_secs(3600));
 }
 
 #[tokio::test(flavor = "multi_thread")]

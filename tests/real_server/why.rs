@@ -180,8 +180,8 @@ async fn a_table_that_was_renamed_and_a_leaf_without_its_trigger_are_named() {
     assert!(link["for_good"].as_str().unwrap().contains("p2"), "{link}");
 }
 
-/// The commit of a row remembers where it came from, if the server keeps that. The trigger fires for
-/// writers of this server alone.
+/// The commit of a row remembers where it came from, if the server keeps that. The trigger fires
+/// for writers of this server alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_of_logical_replication_is_told_by_its_origin() {
     let setup = throwaway_postgres::Setup {
@@ -266,8 +266,8 @@ async fn another_channel_and_a_row_that_is_too_long_are_told_apart() {
     );
 }
 
-/// A commit that hangs while it holds the lock on the queue keeps every other one from notifying. One
-/// that waits for a synchronous standby does.
+/// A commit that hangs while it holds the lock on the queue keeps every other one from notifying.
+/// One that waits for a synchronous standby does.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_holds_the_notify_lock_is_named() {
     let setup = throwaway_postgres::Setup {

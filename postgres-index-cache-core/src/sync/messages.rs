@@ -287,8 +287,8 @@ pub enum Input<'a> {
         /// Cause of the failure.
         why: String,
     },
-    /// Somebody asks that a table's cache stand still; see [`freeze`](super::freeze). L has received
-    /// the question, and every change before it was handed in.
+    /// Somebody asks that a table's cache stand still; see [`freeze`](super::freeze). L has
+    /// received the question, and every change before it was handed in.
     FreezeWanted {
         /// Table whose cache is to stand still.
         table: TableId,
@@ -428,8 +428,8 @@ pub enum Output {
         doubt: Option<String>,
     },
     /// Compute the digests of a cache, once all earlier outputs are carried out: the cache is the
-    /// freeze's snapshot, except for open rows. Then say [`Input::FreezeOver`]. Until then only open
-    /// rows change.
+    /// freeze's snapshot, except for open rows. Then say [`Input::FreezeOver`]. Until then only
+    /// open rows change.
     Frozen {
         /// Frozen table.
         table: TableId,

@@ -176,8 +176,8 @@ fn respelled(shape: &TableShape, key: &str) -> Option<String> {
     (spelled != key).then_some(spelled)
 }
 
-/// Returns whether a key is of one column, and surely spelled as the cache does: nearly every key is,
-/// and is not worth more time.
+/// Returns whether a key is of one column, and surely spelled as the cache does: nearly every key
+/// is, and is not worth more time.
 fn is_plain(shape: &TableShape, key: &str) -> bool {
     let [column] = shape.key() else {
         return false;

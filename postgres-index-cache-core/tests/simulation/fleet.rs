@@ -1,7 +1,7 @@
 //! [`Fleet`]: several nodes of one server, of which one does not get every change.
 //!
-//! Each node is a [`World`] with an engine, connections and caches of its own. The server is lent to
-//! the node whose turn it is.
+//! Each node is a [`World`] with an engine, connections and caches of its own. The server is lent
+//! to the node whose turn it is.
 
 use crate::world::{Statistics, World};
 use fastrand::Rng;

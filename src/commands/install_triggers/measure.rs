@@ -1,5 +1,5 @@
-//! [`update`]: what the triggers of a table cost, by an UPDATE of one row that changes nothing and is
-//! rolled back.
+//! [`update`]: what the triggers of a table cost, by an UPDATE of one row that changes nothing and
+//! is rolled back.
 
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
@@ -26,8 +26,8 @@ pub(super) struct Times {
 /// NOTIFY takes effect at a commit (manual, NOTIFY). Returns `None` for a table without rows.
 ///
 /// # Errors
-/// If no lock is had in a second, if the triggers are those of a role that is not trusted, or if the
-/// server refuses.
+/// If no lock is had in a second, if the triggers are those of a role that is not trusted, or if
+/// the server refuses.
 pub(super) async fn update(
     client: &mut Client,
     table: &CatalogTable,
@@ -76,8 +76,8 @@ pub(super) async fn update(
 }
 
 /// Returns a role other than this one and superusers whose function a trigger of the table or of a
-/// partition would run; `None` if there is none. Any holder of the privilege TRIGGER may have put it
-/// there.
+/// partition would run; `None` if there is none. Any holder of the privilege TRIGGER may have put
+/// it there.
 pub(in crate::commands) async fn foreign_owner(
     client: &Client,
     table: &CatalogTable,

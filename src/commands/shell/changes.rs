@@ -73,8 +73,8 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Returns the watch for the table as it is now; `None` if a column of the conditions is gone or
-    /// of another type, since values were read for the former one.
+    /// Returns the watch for the table as it is now; `None` if a column of the conditions is gone
+    /// or of another type, since values were read for the former one.
     fn refitted(mut self, table: &CatalogTable, shape: &TableShape) -> Option<Self> {
         if self.types != column_types(table, &self.asked) {
             return None;
@@ -133,8 +133,8 @@ impl Changes {
         &self.watched
     }
 
-    /// Begins again with a table that has other columns now. Its history ends, since rows are of the
-    /// former columns. Watches whose conditions fit the columns stay. Returns how many end.
+    /// Begins again with a table that has other columns now. Its history ends, since rows are of
+    /// the former columns. Watches whose conditions fit the columns stay. Returns how many end.
     pub(super) fn renew(&mut self, table: usize, described: &CatalogTable, shown: Shown) -> usize {
         let former = self.watched.len();
         let watched = std::mem::take(&mut self.watched);

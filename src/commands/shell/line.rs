@@ -74,7 +74,8 @@ pub(super) const COMMANDS: &[CommandHelp] = &[
 /// The command or question of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// `TABLE [KEY] [CONDITION]…`: the rows of a table that have the key and fulfil every condition.
+    /// `TABLE [KEY] [CONDITION]…`: the rows of a table that have the key and fulfil every
+    /// condition.
     Rows(Wanted),
     /// `count TABLE [KEY] [CONDITION]…`: the number of such rows.
     Count(Wanted),
@@ -295,8 +296,8 @@ fn words(line: &str) -> anyhow::Result<Vec<&str>> {
     Ok(words)
 }
 
-/// Cuts the text before the cursor into the words that are complete and the one that is being typed,
-/// which may be empty, or have a quote that is not closed yet.
+/// Cuts the text before the cursor into the words that are complete and the one that is being
+/// typed, which may be empty, or have a quote that is not closed yet.
 pub(super) fn split_last(before: &str) -> (Vec<&str>, &str) {
     let mut complete = Vec::new();
     let mut rest = before.trim_start();
@@ -311,8 +312,8 @@ pub(super) fn split_last(before: &str) -> (Vec<&str>, &str) {
     }
 }
 
-/// Cuts a pasted text into lines. A line whose quote is not closed goes on in the next one: the line
-/// break is part of a value then.
+/// Cuts a pasted text into lines. A line whose quote is not closed goes on in the next one: the
+/// line break is part of a value then.
 pub(super) fn split_pasted(text: &str) -> VecDeque<String> {
     let mut lines: VecDeque<String> = VecDeque::new();
     let mut open = String::new();

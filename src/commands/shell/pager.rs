@@ -13,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 pub(super) struct Screen(Arc<(Mutex<bool>, Condvar)>);
 
 impl Screen {
-    /// Waits until no pager has the screen. Nothing is held afterwards: whoever prints next may wait
-    /// for the prompt, and a pager must not wait for that.
+    /// Waits until no pager has the screen. Nothing is held afterwards: whoever prints next may
+    /// wait for the prompt, and a pager must not wait for that.
     pub(super) fn wait_until_free(&self) {
         let (is_taken, is_free) = &*self.0;
         let taken = is_taken.lock().unwrap_or_else(PoisonError::into_inner);

@@ -234,7 +234,8 @@ impl Filter {
 }
 
 impl WantedTable {
-    /// Returns whether a payload is about this table. One in the specification's form has no schema.
+    /// Returns whether a payload is about this table. One in the specification's form has no
+    /// schema.
     fn is_of(&self, payload: &Payload<'_>) -> bool {
         let is_schema = match &payload.schema {
             Some(schema) => *schema == self.schema,

@@ -175,8 +175,8 @@ impl Lookups {
         self.senders.get(&process)?.1.as_ref()
     }
 
-    /// Returns the reason why a cache would not take a payload as it stands. Hardly waits: a table that
-    /// is announced since the last look may be known a moment later only.
+    /// Returns the reason why a cache would not take a payload as it stands. Hardly waits: a table
+    /// that is announced since the last look may be known a moment later only.
     pub(super) fn distrust(&mut self, payload: &Payload<'_>) -> Option<Distrust> {
         if let Some(looking) = &self.looking {
             match looking.try_recv() {

@@ -312,17 +312,17 @@ impl Printer {
                 }
             }
             (Shown::Event, _) => write_text(event, &self.style, line),
-            // Such output has data alone: scripts read it. A gap, dropped notifications and payloads
-            // that have no members concern its reader, so they are told on stderr even with
-            // `--quiet`.
+            // Such output has data alone: scripts read it. A gap, dropped notifications and
+            // payloads that have no members concern its reader, so they are told on stderr even
+            // with `--quiet`.
             (Shown::Payload | Shown::Line(_) | Shown::Counts(..), _) => {
                 note(&self.plain_text(event));
             }
         }
     }
 
-    /// Appends a line that is nobody's form of ours. On a terminal, characters that it would obey are
-    /// escaped.
+    /// Appends a line that is nobody's form of ours. On a terminal, characters that it would obey
+    /// are escaped.
     fn push_line(&self, text: &str, line: &mut String) {
         if self.is_terminal {
             line.push_str(&escape(text));

@@ -1,5 +1,5 @@
-//! [`Tally`]: the counts of `pgic tail --stats`: notifications by table and action, rates, sizes and
-//! ages.
+//! [`Tally`]: the counts of `pgic tail --stats`: notifications by table and action, rates, sizes
+//! and ages.
 
 use crate::render::Format;
 use crate::render::change::{Arrival, age_ms};

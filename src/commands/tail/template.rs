@@ -70,8 +70,8 @@ impl Template {
     }
 
     /// Returns the line of a change, without its end. A member that the change does not have is
-    /// empty. Line breaks and what else a terminal obeys are escaped in members, so that none passes
-    /// for a line of its own; those of the template are a person's own.
+    /// empty. Line breaks and what else a terminal obeys are escaped in members, so that none
+    /// passes for a line of its own; those of the template are a person's own.
     pub(super) fn line(&self, arrival: &Arrival<'_>, payload: &Payload<'_>) -> String {
         let mut line = String::new();
         for piece in &self.0 {

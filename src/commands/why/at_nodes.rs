@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::FindingKind;
 use std::collections::BTreeMap;
 
-/// Asks every node that has the table for the row. `touched` is when the row was written anew, if it
-/// was.
+/// Asks every node that has the table for the row. `touched` is when the row was written anew, if
+/// it was.
 ///
 /// # Errors
 /// If the question cannot be sent.

@@ -112,8 +112,8 @@ async fn update_of(client: &Client, target: &Target, key: &str) -> anyhow::Resul
     ))
 }
 
-/// Writes the row anew, asks the nodes for it at once, and waits for its notification. Returns the row
-/// as it is then.
+/// Writes the row anew, asks the nodes for it at once, and waits for its notification. Returns the
+/// row as it is then.
 ///
 /// # Errors
 /// If the role may not, the row is locked, or there is no such row.
@@ -177,8 +177,9 @@ pub(super) async fn write(
     Ok((row, touched))
 }
 
-/// Explains an UPDATE of the row that changes nothing, and rolls it back. Returns which triggers ran,
-/// as PostgreSQL writes them. Nothing is announced: NOTIFY takes effect at a commit (manual, NOTIFY).
+/// Explains an UPDATE of the row that changes nothing, and rolls it back. Returns which triggers
+/// ran, as PostgreSQL writes them. Nothing is announced: NOTIFY takes effect at a commit (manual,
+/// NOTIFY).
 ///
 /// # Errors
 /// As [`write`].

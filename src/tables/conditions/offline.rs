@@ -7,8 +7,8 @@ use crate::tables::conditions::Operator;
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::CellType;
 
-/// Makes conditions of the written ones while the server is away. `labels` has the labels of enums, by
-/// the names of their columns, as they were when the server was last asked.
+/// Makes conditions of the written ones while the server is away. `labels` has the labels of enums,
+/// by the names of their columns, as they were when the server was last asked.
 ///
 /// # Errors
 /// If a column is unknown, an enum lacks a label, or PostgreSQL alone can read a value.
@@ -72,8 +72,9 @@ fn cell(column: &CatalogColumn, written: &Written, labels: &[String]) -> Option<
     }
     let json = match column.kind {
         CellType::Int2 | CellType::Int4 | CellType::Int8 => text.parse::<i64>().ok()?.to_string(),
-        // A number as JSON has it means the same to PostgreSQL: no blanks, no NaN. Cells are compared
-        // digit by digit, and PostgreSQL writes neither an exponent nor a zero with a sign.
+        // A number as JSON has it means the same to PostgreSQL: no blanks, no NaN. Cells are
+        // compared digit by digit, and PostgreSQL writes neither an exponent nor a zero with a
+        // sign.
         CellType::Numeric if !text.starts_with("-0") && !text.contains(['e', 'E']) => {
             serde_json::from_str::<serde_json::Number>(text).ok()?;
             text.to_string()

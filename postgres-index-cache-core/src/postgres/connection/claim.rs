@@ -96,8 +96,8 @@ pub(in crate::postgres) async fn claim(
     Ok(ClaimedSession { session, process })
 }
 
-/// Proves that a session which `connector` has opened is ours alone, then makes it safe: nothing that
-/// is set on it, or listened to, is another client's.
+/// Proves that a session which `connector` has opened is ours alone, then makes it safe: nothing
+/// that is set on it, or listened to, is another client's.
 ///
 /// # Errors
 /// If a pooler shares the session, or the server refuses. Nothing is left set on the session then.

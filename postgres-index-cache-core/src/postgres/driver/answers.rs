@@ -48,8 +48,8 @@ pub(super) struct Answers {
     /// When the driver was opened.
     since: SystemTime,
     budget: Budget,
-    /// The budgets of those who asked last, by the server's processes. One who asks without end must
-    /// not use up what the others are given.
+    /// The budgets of those who asked last, by the server's processes. One who asks without end
+    /// must not use up what the others are given.
     askers: VecDeque<(i32, Budget)>,
     /// The number of the last freeze.
     last_freeze: u64,

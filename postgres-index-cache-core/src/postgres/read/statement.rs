@@ -114,8 +114,8 @@ fn size_expression(column: &Column) -> Option<String> {
     }
 }
 
-/// Returns the condition, in SQL, that a row has one of `keys`. The server itself makes values of the keys'
-/// JSON, so that each value is read as the trigger wrote it.
+/// Returns the condition, in SQL, that a row has one of `keys`. The server itself makes values of
+/// the keys' JSON, so that each value is read as the trigger wrote it.
 ///
 /// # Errors
 /// If a key is no JSON.

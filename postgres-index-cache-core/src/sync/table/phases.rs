@@ -238,8 +238,8 @@ impl EngineTable {
         {
             *filter = None;
         }
-        // The changes that a comparison or a freeze holds came before this fence, and a floor may have seen
-        // them.
+        // The changes that a comparison or a freeze holds came before this fence, and a floor may
+        // have seen them.
         if !self.is_compared() {
             self.refetches.free_floors(fence_after_reads);
         }

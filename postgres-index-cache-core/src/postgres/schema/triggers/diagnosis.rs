@@ -5,7 +5,8 @@
 //! ask here. So no command calls wrong what another one calls right.
 //!
 //! [`check_table`] looks at the table alone, in a file of its own; [`diagnose`] also looks at the
-//! triggers, in five parts: the row trigger, the contract with its function, the function, TRUNCATE, and the columns.
+//! triggers, in five parts: the row trigger, the contract with its function, the function,
+//! TRUNCATE, and the columns.
 
 use super::check_table::check_table;
 use super::made_for::drift;
@@ -153,8 +154,8 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// Returns the remedy that makes a trigger anew: pgic, which takes its place in one transaction if
-    /// it has the name that pgic needs; else dropping it comes first.
+    /// Returns the remedy that makes a trigger anew: pgic, which takes its place in one transaction
+    /// if it has the name that pgic needs; else dropping it comes first.
     fn remake(&self, trigger: &Trigger) -> Remedy {
         if self.is_ours {
             return self.install("refresh it");
