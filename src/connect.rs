@@ -118,13 +118,16 @@ impl Purpose {
             needs_primary: command != "status",
             sessions: match command {
                 // One that asks, and one that hears the answers.
-                "nodes" | "ping" => 2,
+                "nodes" => 2,
                 // The same, and one that describes the tables. Without tables to read, a replica
                 // has two.
                 "wait" | "tail" => 3,
                 // One that describes the tables, and the three of a replica; or the two of
                 // questions, and one that reads rows.
                 "query" | "verify" | "shell" | "announce" => 4,
+                // With --via-trigger, the three of a replica, one that describes the table, and one
+                // that writes. Else two.
+                "ping" => 5,
                 // With --touch, one that listens and one that writes as well.
                 "why" => 6,
                 _ => 1,

@@ -16,6 +16,7 @@ pub mod nearest;
 pub mod row;
 pub mod supervised;
 pub mod target;
+pub mod touch;
 
 use crate::failure::{ConnectFailure, HintExt as _, with_hint};
 use crate::tables::catalog::{Catalog, CatalogTable};

@@ -43,7 +43,7 @@ pub use connection::listener::{ADVISORY_KEY, Listener, NODE_KEY};
 pub use connection::open::STARTING_RETRY;
 pub use connection::session::{ConnectError, Connector, Messages, Session, SessionPurpose};
 pub use connection::traced::Traced;
-pub use driver::{Driver, DriverEvent, Loaded, QuestionId, Tap, Verification};
+pub use driver::{Driver, DriverEvent, Loaded, QuestionId, Tap, Verification, Watch};
 pub use error::{DriverError, ReadError, passes};
 pub use options::{AnswerOptions, DriverOptions};
 pub use quote::{Unquoted, quote_identifier, quote_literal, read_quoted};

@@ -2,7 +2,7 @@
 //! those that it should have, and the steps in between are worked out in
 //! [`triggers`](crate::triggers); this file asks for them and shows them.
 
-pub(in crate::commands) mod measure;
+mod measure;
 
 use super::Context;
 use super::plans::Plans;

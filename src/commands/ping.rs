@@ -1,6 +1,11 @@
-//! `pgic ping`: how long a notification takes from its commit to a session that listens.
+//! `pgic ping`: how long a notification takes from its commit to a session that listens, or a write
+//! from its start to a cache.
+
+mod via_trigger;
 
 use super::{Context, interrupted};
+use crate::completion;
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::fleet::Fleet;
 use crate::render::json::EventLine;
@@ -8,8 +13,10 @@ use crate::render::{Format, print};
 use crate::units::parse_duration;
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::Instant;
+use via_trigger::ViaTrigger;
 
 /// The longest round trip that is told apart from longer ones, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
@@ -24,6 +31,12 @@ const DIGITS: u8 = 3;
 ///
 /// One that takes long, or is lost, tells of commits that wait for each other, of the network, or
 /// of a server that has no time.
+///
+/// With --via-trigger the whole way is measured: a row is written by an UPDATE that changes nothing,
+/// its trigger announces that, and the change is applied to a cache like an application's. The time
+/// is that from the first byte of the UPDATE until the change is in the cache. Without a TABLE, a
+/// table is made for that, on a channel of its own, and dropped at the end. A TABLE that is named is
+/// loaded, and one of its rows is written: every cache of the table is told.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -37,18 +50,24 @@ pub struct Args {
     /// When one that has not come is lost
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub timeout: Duration,
+    /// Write a row, of TABLE or of a table made for that, and measure until it is in a cache
+    #[arg(long, value_name = "TABLE", num_args = 0..=1, default_missing_value = "")]
+    #[arg(add = completion::announced_tables())]
+    pub via_trigger: Option<String>,
 }
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic ping
   pgic ping -n 1000 -i 0 -q          without a line for each
+  pgic ping --via-trigger            from a write to a cache
+  pgic ping --via-trigger orders     the same, by a row of orders
   pgic ping -o json | jq 'select(.event == \"ping\") | .p99_us'
 
 Exit codes:
   0  each came back; a signal ends it in order, with the summary
   1  one was lost
-  2  a notification could not be sent
+  2  a notification could not be sent, or the row not be written
   3  the server could not be reached, or took no session: trying again may
      help";
 
@@ -131,21 +150,96 @@ impl Tally {
     }
 }
 
-/// Sends the notifications, and prints how long each took.
+/// Sends the notifications, or writes the row, and prints how long each took.
 ///
 /// # Errors
-/// If the server cannot be used, or the session that listens ends.
+/// If the server cannot be used, a session ends, or what was made cannot be dropped.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("ping")?;
-    let mut fleet = Fleet::connect(&server).await?;
-    context.print_place(&server)?;
+    let opening = async {
+        anyhow::Ok(match args.via_trigger.as_deref() {
+            None => Way::Notify(Box::new(Fleet::connect(&server).await?)),
+            Some("") => Way::Trigger(Box::new(ViaTrigger::by_own_table(context, &server).await?)),
+            Some(table) => Way::Trigger(Box::new(
+                ViaTrigger::by_table(context, &server, table).await?,
+            )),
+        })
+    };
+    let mut way = if args.via_trigger.as_deref() == Some("") {
+        // A table that is being made is not left behind: the signal waits for that.
+        opening.await?
+    } else {
+        tokio::select! {
+            opened = opening => opened?,
+            () = &mut interrupted => return Ok(ExitCode::Yes),
+        }
+    };
+    let measured = measure(context, &args, &server, &mut way, interrupted).await;
+    // What was made is dropped, whatever came in between.
+    let closed = way.close().await;
+    let lost = measured?;
+    closed?;
+    Ok(if lost == 0 {
+        ExitCode::Yes
+    } else {
+        ExitCode::No
+    })
+}
+
+/// The way that is measured.
+enum Way {
+    /// From the NOTIFY of one session to another session.
+    Notify(Box<Fleet>),
+    /// From the UPDATE of a row to a cache.
+    Trigger(Box<ViaTrigger>),
+}
+
+impl Way {
+    /// Goes the way once. Returns how long that took; `None` if it was not at its end in time.
+    async fn round_trip(&mut self, timeout: Duration) -> anyhow::Result<Option<Duration>> {
+        match self {
+            Self::Notify(fleet) => fleet.round_trip(timeout).await,
+            Self::Trigger(trigger) => trigger.round_trip(timeout).await,
+        }
+    }
+
+    /// Waits, and keeps the sessions alive meanwhile.
+    async fn wait(&mut self, until: Instant) -> anyhow::Result<()> {
+        match self {
+            Self::Notify(_) => {
+                tokio::time::sleep_until(until).await;
+                Ok(())
+            }
+            Self::Trigger(trigger) => trigger.wait(until).await,
+        }
+    }
+
+    /// Removes what was made for the measurement.
+    async fn close(self) -> anyhow::Result<()> {
+        match self {
+            Self::Notify(_) => Ok(()),
+            Self::Trigger(trigger) => trigger.close().await,
+        }
+    }
+}
+
+/// Goes the way as often as is asked for, until a signal comes, and prints the times. Returns how
+/// many were lost.
+async fn measure(
+    context: &Context,
+    args: &Args,
+    server: &Server,
+    way: &mut Way,
+    mut interrupted: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<u64> {
+    context.print_place(server)?;
     let mut tally = Tally::new()?;
     let mut next = Instant::now();
     let ended = loop {
         // One that a signal cuts short was not lost.
         let took = tokio::select! {
-            took = fleet.round_trip(args.timeout) => took,
+            took = way.round_trip(args.timeout) => took,
             () = &mut interrupted => break Ok(()),
         };
         let took = match took {
@@ -162,7 +256,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         }
         next += args.interval;
         tokio::select! {
-            () = tokio::time::sleep_until(next) => {}
+            waited = way.wait(next) => waited?,
             () = &mut interrupted => break Ok(()),
         }
         // After one that took long, the next ones do not come in a burst.
@@ -170,11 +264,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     print(&tally.text(context.format))?;
     ended?;
-    Ok(if tally.lost() == 0 {
-        ExitCode::Yes
-    } else {
-        ExitCode::No
-    })
+    Ok(tally.lost())
 }
 
 /// Returns the line of one notification.

@@ -12,7 +12,7 @@ use postgres_index_cache_core::tooling::fleet::{
     Digest, LONGEST_PAYLOAD, RowDigester, key_digest, salted,
 };
 use postgres_index_cache_core::tooling::postgres::SnapshotReader;
-use postgres_index_cache_core::tooling::{KeyBuf, Predicate};
+use postgres_index_cache_core::tooling::{KeyBuf, Predicate, TableShape};
 use serde_json::Value;
 
 /// A row as it is now.
@@ -96,20 +96,31 @@ pub async fn key_of(server: &Server, target: &Target, text: &str) -> anyhow::Res
     let mut catalog = catalog::reading(&mut client).await?;
     let evaluated = conditions::evaluate(&mut catalog, &target.table, &written).await?;
     let conditions = evaluated.conditions(shape)?;
-    let mut parts = Vec::new();
-    for column in shape.key() {
-        let cell = conditions
+    let key = key_json(shape, |column| {
+        conditions
             .iter()
             .find_map(|condition| match &condition.wanted {
-                Predicate::Cell(cell) if condition.column == *column => Some(cell),
+                Predicate::Cell(cell) if condition.column == column => Some(&cell[..]),
                 _ => None,
-            });
-        let cell = cell.ok_or_else(|| anyhow!("a key has no NULL"))?;
+            })
+    });
+    key.ok_or_else(|| anyhow!("a key has no NULL"))
+}
+
+/// Returns a key as JSON in the form that the trigger sends, from the cells of its columns. `cell`
+/// returns the one of the column with this position in `shape`. `None` if there is one without.
+pub fn key_json<'a>(
+    shape: &TableShape,
+    cell: impl Fn(usize) -> Option<&'a [u8]>,
+) -> Option<String> {
+    let mut parts = Vec::new();
+    for column in shape.key() {
         let mut json = String::new();
-        shape.columns()[*column].kind.write_json(cell, &mut json);
+        let kind = shape.columns()[*column].kind;
+        kind.write_json(cell(*column)?, &mut json);
         parts.push(json);
     }
-    Ok(match &parts[..] {
+    Some(match &parts[..] {
         [one] => one.clone(),
         parts => format!("[{}]", parts.join(",")),
     })

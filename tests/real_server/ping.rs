@@ -80,3 +80,131 @@ async fn one_that_does_not_come_back_in_time_is_lost() {
     );
     assert_eq!(number("sent"), number("arrived") + number("lost"));
 }
+
+/// The tables and functions of the database.
+async fn objects(database: &Database) -> i64 {
+    let client = database.client().await;
+    let counted = client
+        .query_one(
+            "SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace) +
+                (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace)",
+            &[],
+        )
+        .await;
+    counted.unwrap().get(0)
+}
+
+/// Returns how long each round trip took, and the summary.
+fn round_trips(lines: &[Value]) -> (Vec<u64>, &Value) {
+    let times = lines.iter().filter(|line| line["event"] == "round-trip");
+    let times = times.map(|line| line["took_us"].as_u64().expect("it came back"));
+    (times.collect(), lines.last().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn via_trigger_a_table_is_made_and_dropped() {
+    let database = Database::with(USERS).await;
+    let before = objects(&database).await;
+    let mut listening = database.listen().await;
+    let ran = database.pgic(&["ping", "--via-trigger", "-n", "10", "-i", "0", "-o", "json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let lines = ran.json();
+    let (times, summary) = round_trips(&lines);
+    assert_eq!((times.len(), &summary["lost"]), (10, &json!(0)));
+    assert_eq!(objects(&database).await, before);
+    // The caches of others hear nothing.
+    assert!(listening.payloads().await.is_empty());
+
+    // A signal ends it, with the summary, and the table is dropped as well.
+    let arguments = "ping --via-trigger -n 1000000 -i 0 -o json";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let ping = Tail::start(database.command(&arguments));
+    until(&ping, |line| line["event"] == "round-trip");
+    ping.signal("TERM");
+    let (code, lines, stderr) = ping.finish();
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(lines.last().unwrap()["event"], "ping");
+    assert_eq!(objects(&database).await, before);
+}
+
+/// A cache of the table hears of each write, and nothing is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn via_trigger_a_row_of_a_table_is_written_and_not_changed() {
+    let database = Database::with(
+        "CREATE TABLE \"Odd one\" (a int, \"b'\" text, n int, PRIMARY KEY (a, \"b'\"));
+        INSERT INTO \"Odd one\" VALUES (1, 'it''s', 7)",
+    )
+    .await;
+    let ping = ["ping", "-n", "3", "-i", "0", "--via-trigger", "\"Odd one\""];
+    // Without a trigger nothing could be measured.
+    let ran = database.pgic(&ping);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("no trigger announces"), "{ran:?}");
+    database.pgic_ok(&["install-triggers", "\"Odd one\""]);
+    let mut listening = database.listen().await;
+    let ran = database.pgic(&ping);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.stdout.contains("3 sent, 3 came back, 0 lost; min "),
+        "{ran:?}"
+    );
+    assert_eq!(listening.payloads().await.len(), 3);
+    let client = database.client().await;
+    let row = client
+        .query_one("SELECT * FROM \"Odd one\"", &[])
+        .await
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (1, "it's", 7));
+
+    // A trigger that leaves out such writes is told, not taken for a loss.
+    database.pgic_ok(&["install-triggers", "\"Odd one\"", "--on-change"]);
+    let ran = database.pgic(&ping);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("--on-change"), "{ran:?}");
+}
+
+/// The trigger is taken away while rows are written: each write is lost, and said to be.
+#[tokio::test(flavor = "multi_thread")]
+async fn via_trigger_a_write_that_is_not_announced_is_lost() {
+    let database = Database::with(USERS).await;
+    let client = database.client().await;
+    client
+        .batch_execute("INSERT INTO users VALUES (gen_random_uuid(), 1, 1)")
+        .await
+        .unwrap();
+    database.pgic_ok(&["install-triggers", "users"]);
+    let arguments = "ping --via-trigger users -n 1000000 -i 0 --timeout 500ms -o json";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let ping = Tail::start(database.command(&arguments));
+    until(&ping, |line| line["lost"] == false);
+    client
+        .batch_execute(
+            "CREATE OR REPLACE FUNCTION notify_cache_change_users() RETURNS trigger
+            LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        )
+        .await
+        .unwrap();
+    until(&ping, |line| line["lost"] == true);
+    ping.signal("INT");
+    let (code, _, stderr) = ping.finish();
+    assert_eq!(code, 1, "{stderr}");
+}
+
+/// The role that may make no table gets the way out.
+#[tokio::test(flavor = "multi_thread")]
+async fn via_trigger_without_the_right_to_make_a_table() {
+    let database = Database::with(USERS).await;
+    let role = format!("plain_{}", database.name);
+    let client = database.client().await;
+    client
+        .batch_execute(&format!("CREATE ROLE {role} LOGIN"))
+        .await
+        .unwrap();
+    let url = database.url.replace("postgres@", &format!("{role}@"));
+    let ran = database.pgic(&["ping", "--via-trigger", "-d", &url]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(
+        ran.stderr.contains("make the table") && ran.stderr.contains("--via-trigger TABLE"),
+        "{ran:?}"
+    );
+}

@@ -90,6 +90,8 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["why", "users", SOME_KEY], 2, hears),
         (&["announce", "users", SOME_KEY], 2, hears),
         (&["ping"], 2, hears),
+        (&["ping", "--via-trigger"], 2, hears),
+        (&["ping", "--via-trigger", "users"], 2, hears),
         (&["wait", "--for", "live", "--timeout", "1s"], 2, hears),
         (&["wait", "--for", "announced", "users"], 0, ""),
         (&["wait"], 0, ""),

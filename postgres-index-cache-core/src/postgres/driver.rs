@@ -153,6 +153,8 @@ pub struct Driver {
     events: VecDeque<DriverEvent>,
     /// Takes the notifications of a driver without tables.
     tap: Option<Tap>,
+    /// The function that sees every notification first; `None` if nobody watches.
+    watch: Option<Watch>,
     /// The answers to the fleet's questions; `None` if none are given.
     answers: Option<Box<Answers>>,
     /// The secret behind the digests of tokens. Nobody else can make the digest of a token that was
@@ -162,6 +164,9 @@ pub struct Driver {
 
 /// A function that takes notifications as they arrive. Fences are left out.
 pub type Tap = Box<dyn FnMut(Vec<Notification>) + Send>;
+
+/// A function that sees every notification which is no fence, before the engine is given it.
+pub type Watch = Box<dyn FnMut(&Notification) + Send>;
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -287,6 +292,7 @@ impl Driver {
             question_count: 0,
             events: VecDeque::new(),
             tap: None,
+            watch: None,
             answers: None,
             secret: secret(),
         };
@@ -336,6 +342,12 @@ impl Driver {
         for table in &mut self.tables {
             table.writer.record_events();
         }
+    }
+
+    /// Calls `watch` from now on with every notification that is no fence, before the engine is given
+    /// it. The function is called in [`step`](Self::step), and must not wait.
+    pub fn watch_notifications(&mut self, watch: Watch) {
+        self.watch = Some(watch);
     }
 
     /// Takes the events since the last call.

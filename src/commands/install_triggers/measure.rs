@@ -3,11 +3,12 @@
 
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
+use crate::tables::touch::{assigned_column, foreign_owner};
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use serde_json::Value;
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error};
 
 /// How often a row is updated. The least time counts: the first compiles the functions, and others
 /// may have waited for something.
@@ -73,52 +74,6 @@ pub(super) async fn update(
     }
     transaction.rollback().await.with_context(measuring)?;
     Ok(best)
-}
-
-/// Returns a role other than this one and superusers whose function a trigger of the table or of a
-/// partition would run; `None` if there is none. Any holder of the privilege TRIGGER may have put
-/// it there.
-pub(in crate::commands) async fn foreign_owner(
-    client: &Client,
-    table: &CatalogTable,
-) -> Result<Option<String>, Error> {
-    const OWNERS: &str = "
-        SELECT pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text
-        FROM pg_catalog.pg_trigger t
-        JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
-        JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) p.proowner
-        WHERE t.tgrelid OPERATOR(pg_catalog.=) ANY ($1) AND NOT t.tgisinternal
-            AND t.tgenabled OPERATOR(pg_catalog.<>) 'D' AND NOT r.rolsuper
-            AND r.rolname OPERATOR(pg_catalog.<>) current_user
-        LIMIT 1";
-    let leaves = table.leaves.iter().map(|leaf| leaf.oid);
-    let relations: Vec<u32> = [table.oid].into_iter().chain(leaves).collect();
-    let row = client
-        .query_typed(OWNERS, &[(&relations, Type::OID_ARRAY)])
-        .await?;
-    Ok(row.first().map(|row| row.get(0)))
-}
-
-/// Returns a column that may be assigned its own value: not of the key, if there is another one.
-pub(in crate::commands) async fn assigned_column(
-    client: &Client,
-    table: &CatalogTable,
-) -> Result<Option<String>, Error> {
-    const COLUMNS: &str = "
-        SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
-        WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attnum OPERATOR(pg_catalog.>) 0
-            AND NOT a.attisdropped AND a.attgenerated OPERATOR(pg_catalog.=) ''
-            AND a.attidentity OPERATOR(pg_catalog.<>) 'a'
-        ORDER BY a.attname OPERATOR(pg_catalog.=) ANY ($2), a.attnum LIMIT 1";
-    let key = table.key.iter().flat_map(|key| key.columns.clone());
-    let key: Vec<String> = key.collect();
-    let rows = client
-        .query_typed(
-            COLUMNS,
-            &[(&table.oid, Type::OID), (&key, Type::NAME_ARRAY)],
-        )
-        .await?;
-    Ok(rows.first().map(|row| row.get(0)))
 }
 
 /// Reads the times from the plan of EXPLAIN; `None` if no row was updated.

@@ -2,9 +2,7 @@
 
 use super::Case;
 use crate::commands::Context;
-use crate::commands::install_triggers::measure::{assigned_column, foreign_owner};
 use crate::connect::Server;
-use crate::failure::with_hint;
 use crate::fleet::rows::{RowAnswer, ask_for_row};
 use crate::fleet::{Fleet, own_session};
 use crate::render::Format;
@@ -12,20 +10,17 @@ use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::tables::row::{RowNow, read_row, reader};
 use crate::tables::target::Target;
+use crate::tables::touch::{TOUCH_BOUNDS, update_of};
 use crate::triggers::observe::observe;
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::Payload;
-use postgres_index_cache_core::tooling::postgres::{
-    Listener, SessionPurpose, key_condition, quote_identifier,
-};
+use postgres_index_cache_core::tooling::postgres::{Listener, SessionPurpose};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
-/// The bounds of the UPDATE: a row that somebody has locked is not waited for.
-const BOUNDS: &str = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '5s'";
 /// How long the notification may take.
 const ARRIVAL: Duration = Duration::from_secs(5);
 
@@ -85,33 +80,6 @@ impl Touched {
     }
 }
 
-/// Returns the UPDATE of the row that changes nothing.
-async fn update_of(client: &Client, target: &Target, key: &str) -> anyhow::Result<String> {
-    let writing = || format!("write {} {key} anew", target.name());
-    let owner = foreign_owner(client, &target.table)
-        .await
-        .with_context(writing)?;
-    if let Some(who) = owner {
-        let error = anyhow!(
-            "a trigger of {} runs a function of {who}, which would run as the role of this session",
-            target.name()
-        );
-        return Err(with_hint(error, "do it as that role")).with_context(writing);
-    }
-    let column = assigned_column(client, &target.table)
-        .await
-        .with_context(writing)?;
-    let Some(column) = column else {
-        bail!("{} has no column to write", target.name());
-    };
-    let column = quote_identifier(&column);
-    let condition = key_condition(&target.follow, &[key.to_string()])?;
-    let name = target.table.sql_name();
-    Ok(format!(
-        "UPDATE {name} SET {column} = {column} WHERE {condition}"
-    ))
-}
-
 /// Writes the row anew, asks the nodes for it at once, and waits for its notification. Returns the
 /// row as it is then.
 ///
@@ -135,7 +103,7 @@ pub(super) async fn write(
     let client = server.client().await?;
     let update = update_of(&client, target, case.key).await?;
     let began = Instant::now();
-    let sql = format!("BEGIN; {BOUNDS}; {update}; COMMIT");
+    let sql = format!("BEGIN; {TOUCH_BOUNDS}; {update}; COMMIT");
     let done = client.simple_query(&sql).await.with_context(writing)?;
     let committed = Instant::now();
     let written = done.iter().filter_map(|message| match message {
@@ -190,7 +158,7 @@ pub(super) async fn explain(
 ) -> anyhow::Result<Vec<String>> {
     let client = server.client().await?;
     let update = update_of(&client, target, key).await?;
-    let sql = format!("BEGIN; {BOUNDS}; EXPLAIN (ANALYZE, COSTS OFF) {update}; ROLLBACK");
+    let sql = format!("BEGIN; {TOUCH_BOUNDS}; EXPLAIN (ANALYZE, COSTS OFF) {update}; ROLLBACK");
     let explained = client
         .simple_query(&sql)
         .await

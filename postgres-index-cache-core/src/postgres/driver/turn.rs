@@ -175,6 +175,11 @@ impl Driver {
                 };
                 payload = token;
             }
+            if channel != self.options.fence_channel
+                && let Some(watch) = &mut self.watch
+            {
+                watch(notification);
+            }
             let input = Input::Notification {
                 channel,
                 payload,
