@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod conditions;
 pub mod estimate;
 pub mod key;
+pub mod near_limit;
 pub mod nearest;
 pub mod row;
 pub mod supervised;

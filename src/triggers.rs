@@ -11,10 +11,12 @@
 //! from the second to the first, and [`apply`] runs them in one transaction.
 
 pub mod apply;
+pub mod configured;
 pub mod observe;
 pub mod options;
 pub mod plan;
 pub mod script;
+pub mod secret_columns;
 pub mod sql;
 
 /// The channel that triggers notify on if no other channel is chosen.

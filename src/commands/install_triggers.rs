@@ -16,6 +16,7 @@ use crate::settings::Settings;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::triggers::apply::run as apply;
 use crate::triggers::plan::{PlanKind, TablePlan};
+use crate::triggers::secret_columns::secret_columns;
 use crate::triggers::{AskedTable, OptionChanges, check_channel, script};
 use crate::units::parse_duration;
 use anyhow::{Context as _, anyhow};
@@ -198,7 +199,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     .await?;
     for ((table, plan), asked) in tables.iter().zip(&plans).zip(&asked) {
         let named = asked.changes.columns.as_deref().unwrap_or_default();
-        if let Some(warning) = secret_columns(table, plan, named) {
+        if let Some(warning) = warn_of_secrets(table, plan, named) {
             context.notice(&warning);
         }
     }
@@ -362,16 +363,11 @@ async fn tables_with_key(
 /// Returns a warning about columns that are sent and look like secrets, unless they were `named`
 /// with `--columns`, which is taken for a decision. Any role of the database can LISTEN, also one
 /// that may not SELECT.
-fn secret_columns(table: &CatalogTable, plan: &TablePlan, named: &[String]) -> Option<String> {
+fn warn_of_secrets(table: &CatalogTable, plan: &TablePlan, named: &[String]) -> Option<String> {
     let options = plan.new_options.as_ref()?;
-    let sent = table
-        .columns
-        .iter()
-        .map(|column| &column.name)
-        .filter(|name| options.sends(name));
-    let secrets: Vec<&str> = sent
-        .map(String::as_str)
-        .filter(|name| looks_like_secret(name) && !named.iter().any(|own| own == name))
+    let secrets: Vec<&str> = secret_columns(table, options)
+        .into_iter()
+        .filter(|name| !named.iter().any(|own| own == name))
         .collect();
     (!secrets.is_empty()).then(|| {
         format!(
@@ -382,31 +378,6 @@ fn secret_columns(table: &CatalogTable, plan: &TablePlan, named: &[String]) -> O
             secrets.join(",")
         )
     })
-}
-
-/// Returns whether the name of a column is that of a secret.
-fn looks_like_secret(name: &str) -> bool {
-    // These must stand alone between other characters than letters and digits: `pwd` stands in the
-    // middle of other words, and so does `otp` (`hotpink`).
-    const WORDS: [&str; 10] = [
-        "password",
-        "passwd",
-        "passphrase",
-        "pwd",
-        "secret",
-        "token",
-        "apikey",
-        "credential",
-        "credentials",
-        "otp",
-    ];
-    // These are secrets wherever they stand.
-    const PARTS: [&str; 5] = ["password", "secret", "api_key", "private_key", "access_key"];
-    let name = name.to_lowercase();
-    let has_word = name
-        .split(|c: char| !c.is_alphanumeric())
-        .any(|own| WORDS.contains(&own) || WORDS.contains(&own.strip_suffix('s').unwrap_or(own)));
-    has_word || PARTS.iter().any(|part| name.contains(part))
 }
 
 /// Prints a migration file. On a terminal, characters that the terminal would obey are escaped,

@@ -1,25 +1,22 @@
 //! `pgic status`: which tables announce their changes, the problems with that, who listens, and how
 //! full the notification queue is. Changes nothing.
 
-mod configured;
 mod json;
-mod near_limit;
-mod server;
 mod text;
 
 use super::Context;
 use crate::completion;
 use crate::exit_code::ExitCode;
 use crate::render::{Format, print, wrapped};
+use crate::server_seen::ServerSeen;
 use crate::tables::catalog::{self, CatalogTable, Enabled};
+use crate::tables::near_limit::{self, NearLimit};
+use crate::triggers::configured::{Configured, NOT_AS_CONFIGURED};
 use crate::triggers::observe::{Observed, Version, observe};
 use crate::triggers::plan;
 use anyhow::Context as _;
-use configured::{Configured, NOT_AS_CONFIGURED};
 pub(super) use json::problem_json;
-use near_limit::NearLimit;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
-use server::ServerSeen;
 
 /// Show which tables announce their changes, who listens, and how full the queue is
 ///

@@ -1,9 +1,9 @@
 //! The answer of `status` as lines of JSON: one for each table and each listener, then one for the
 //! server.
 
-use super::server::ServerSeen;
 use super::{TableSeen, enabled};
 use crate::render::json::EventLine;
+use crate::server_seen::ServerSeen;
 use crate::tables::catalog::CatalogTable;
 use crate::triggers::observe::Observed;
 use jiff::Timestamp;

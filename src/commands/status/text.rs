@@ -1,13 +1,13 @@
 //! The answer of `status` as text.
 
-use super::near_limit::NearLimit;
-use super::server::ServerSeen;
 use super::{TableSeen, enabled, is_severe};
 use crate::render::count;
 use crate::render::escape::escape;
 use crate::render::look::{Look, Tone};
 use crate::render::table::{Heading, render};
+use crate::server_seen::ServerSeen;
 use crate::tables::catalog::CatalogTable;
+use crate::tables::near_limit::NearLimit;
 use crate::triggers::observe::{Observed, Version};
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity};

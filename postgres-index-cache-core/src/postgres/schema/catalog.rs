@@ -11,6 +11,7 @@ use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::fingerprint::{Fingerprint, look};
 use crate::value::CellType;
 pub use name::parse_name;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
@@ -380,17 +381,23 @@ async fn describe_as(
         .iter()
         .flat_map(|row| row.get::<_, Vec<u32>>("leaves"))
         .collect();
+    let relations = Answer::new(relations);
     let leaf_names = ask(catalog, include_str!("catalog/leaves.sql"), &leaf_oids).await?;
+    let leaf_names = Answer::new(leaf_names);
     let leaf_triggers = ask(catalog, include_str!("catalog/triggers.sql"), &leaf_oids).await?;
+    let leaf_triggers = Answer::new(leaf_triggers);
     let columns = ask(catalog, include_str!("catalog/columns.sql"), oids).await?;
-    let keys = ask(catalog, include_str!("catalog/keys.sql"), oids).await?;
-    let triggers = ask(catalog, include_str!("catalog/triggers.sql"), oids).await?;
+    let columns = Answer::new(columns);
+    let keys = Answer::new(ask(catalog, include_str!("catalog/keys.sql"), oids).await?);
+    let triggers = Answer::new(ask(catalog, include_str!("catalog/triggers.sql"), oids).await?);
+    let fingerprints: HashMap<u32, &Fingerprint> = fingerprints
+        .iter()
+        .map(|fingerprint| (fingerprint.relation(), fingerprint))
+        .collect();
     oids.iter()
         .map(|&oid| {
-            let relation = rows_of(&relations, oid)
-                .next()
-                .ok_or(CatalogError::Gone(oid))?;
-            let fingerprint = fingerprints.iter().find(|print| print.relation() == oid);
+            let relation = relations.of(oid).next().ok_or(CatalogError::Gone(oid))?;
+            let fingerprint = fingerprints.get(&oid).copied();
             // -1 stands for an unknown number.
             let rows: f64 = relation.get("rows");
             let own_leaves: Vec<u32> = relation.get("leaves");
@@ -409,18 +416,19 @@ async fn describe_as(
                 is_distrusted: relation.get("is_distrusted"),
                 has_children: relation.get("has_children"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
-                columns: rows_of(&columns, oid).map(column).collect(),
+                columns: columns.of(oid).map(column).collect(),
                 // The first of a table's keys is the best one.
-                key: rows_of(&keys, oid).next().map(|row| CatalogKey {
+                key: keys.of(oid).next().map(|row| CatalogKey {
                     columns: row.get("columns"),
                     is_deferrable: row.get("is_deferrable"),
                 }),
-                triggers: rows_of(&triggers, oid).map(trigger).collect(),
-                leaves: leaf_names
-                    .iter()
-                    .filter(|row| own_leaves.contains(&row.get("relation")))
-                    .map(|row| leaf(row, &leaf_triggers))
-                    .collect(),
+                triggers: triggers.of(oid).map(trigger).collect(),
+                leaves: {
+                    let rows = own_leaves.iter().flat_map(|leaf| leaf_names.of(*leaf));
+                    let mut leaves: Vec<Leaf> = rows.map(|row| leaf(row, &leaf_triggers)).collect();
+                    leaves.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
+                    leaves
+                },
             })
         })
         .collect()
@@ -431,19 +439,34 @@ async fn ask(catalog: &Catalog<'_>, sql: &str, oids: &[u32]) -> Result<Vec<Row>,
     catalog.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await
 }
 
-/// Returns the rows that describe the relation with this oid.
-fn rows_of(rows: &[Row], oid: u32) -> impl Iterator<Item = &Row> {
-    rows.iter()
-        .filter(move |row| row.get::<_, u32>("relation") == oid)
+/// The rows of an answer, by the relation that they describe.
+struct Answer(HashMap<u32, Vec<Row>>);
+
+impl Answer {
+    fn new(rows: Vec<Row>) -> Self {
+        let mut by_relation: HashMap<u32, Vec<Row>> = HashMap::new();
+        for row in rows {
+            by_relation
+                .entry(row.get("relation"))
+                .or_default()
+                .push(row);
+        }
+        Self(by_relation)
+    }
+
+    /// Returns the rows that describe the relation with this oid, in the order of the answer.
+    fn of(&self, oid: u32) -> impl Iterator<Item = &Row> {
+        self.0.get(&oid).into_iter().flatten()
+    }
 }
 
-fn leaf(row: &Row, leaf_triggers: &[Row]) -> Leaf {
+fn leaf(row: &Row, leaf_triggers: &Answer) -> Leaf {
     let oid = row.get("relation");
     Leaf {
         oid,
         schema: row.get("schema"),
         name: row.get("name"),
-        triggers: rows_of(leaf_triggers, oid).map(trigger).collect(),
+        triggers: leaf_triggers.of(oid).map(trigger).collect(),
     }
 }
 

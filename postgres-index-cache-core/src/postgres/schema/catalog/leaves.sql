@@ -3,4 +3,3 @@ SELECT c.oid AS relation, n.nspname::text AS schema, c.relname::text AS name
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY ($1::oid[])
-ORDER BY n.nspname, c.relname

@@ -8,35 +8,35 @@ use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Se
 use tokio_postgres::types::Type;
 
 /// A session that listens, or seems to.
-pub(super) struct ListenerSeen {
-    pub(super) pid: i32,
-    pub(super) user: String,
+pub struct ListenerSeen {
+    pub pid: i32,
+    pub user: String,
     /// The address of the client; `local` for a socket of the server's machine.
-    pub(super) address: String,
-    pub(super) application: String,
-    pub(super) state: String,
+    pub address: String,
+    pub application: String,
+    pub state: String,
     /// The time since which the session has not changed its state.
-    pub(super) since: String,
+    pub since: String,
     /// Whether the session holds the advisory lock of a pgic or a library that listens. Other
     /// sessions are guessed from their last statement.
-    pub(super) is_certain: bool,
+    pub is_certain: bool,
 }
 
 /// The state of the server as a whole.
-pub(super) struct ServerSeen {
-    pub(super) is_standby: bool,
+pub struct ServerSeen {
+    pub is_standby: bool,
     /// The share of the notification queue that is in use, from 0 to 1.
-    pub(super) queue: f64,
-    pub(super) listeners: Vec<ListenerSeen>,
+    pub queue: f64,
+    pub listeners: Vec<ListenerSeen>,
     /// The number of sessions whose last statement this role must not see.
-    pub(super) unseen: i64,
+    pub unseen: i64,
     /// Where the command is connected.
-    pub(super) place: Option<Place>,
+    pub place: Option<Place>,
 }
 
 impl ServerSeen {
     /// Reads the state of the server, and which sessions of this database listen.
-    pub(super) async fn read(catalog: &Catalog<'_>, place: Option<Place>) -> anyhow::Result<Self> {
+    pub async fn read(catalog: &Catalog<'_>, place: Option<Place>) -> anyhow::Result<Self> {
         let row = catalog
             .query_typed_one(
                 "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_notification_queue_usage()",
@@ -98,7 +98,7 @@ impl ServerSeen {
     }
 
     /// Returns the problems of the server as a whole.
-    pub(super) fn problems(&self, has_announced: bool) -> Vec<Problem> {
+    pub fn problems(&self, has_announced: bool) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.is_standby {
             problems.push(Problem {

@@ -8,13 +8,13 @@ use crate::triggers::{OptionChanges, TriggerOptions};
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity};
 
 /// The code of the problem that a table is not as the file wants it.
-pub(super) const NOT_AS_CONFIGURED: &str = "not-as-configured";
+pub const NOT_AS_CONFIGURED: &str = "not-as-configured";
 
 /// The command that makes the triggers as the file wants them.
 const INSTALL: &str = "pgic install-triggers --from-config";
 
 /// The tables that the file wants to be announced, as far as the database has them.
-pub(super) struct Configured<'a> {
+pub struct Configured<'a> {
     tables: Vec<(u32, &'a WantedTable)>,
     /// The names that no table of the database has.
     missing: Vec<&'a str>,
@@ -25,10 +25,7 @@ impl<'a> Configured<'a> {
     ///
     /// # Errors
     /// If a name is none, or the server refuses.
-    pub(super) async fn find(
-        catalog: &Catalog<'_>,
-        settings: &'a Settings,
-    ) -> anyhow::Result<Self> {
+    pub async fn find(catalog: &Catalog<'_>, settings: &'a Settings) -> anyhow::Result<Self> {
         let mut configured = Self {
             tables: Vec::new(),
             missing: Vec::new(),
@@ -43,19 +40,19 @@ impl<'a> Configured<'a> {
     }
 
     /// Returns the tables of the file, in its order.
-    pub(super) fn oids(&self) -> impl Iterator<Item = u32> {
+    pub fn oids(&self) -> impl Iterator<Item = u32> {
         self.tables.iter().map(|(oid, _)| *oid)
     }
 
     /// Returns the options that the file wants for a table; `None` if it does not name the table.
-    pub(super) fn options(&self, table: &CatalogTable) -> Option<&OptionChanges> {
+    pub fn options(&self, table: &CatalogTable) -> Option<&OptionChanges> {
         let found = self.tables.iter().find(|(oid, _)| *oid == table.oid);
         found.map(|(_, wanted)| &wanted.options)
     }
 
     /// Returns the problem that a table is not as the file wants it; `None` if it is. `planned` is
     /// the plan that makes it so, and `is_announced` tells whether a trigger announces the table.
-    pub(super) fn problem(
+    pub fn problem(
         &self,
         table: &CatalogTable,
         planned: &anyhow::Result<TablePlan>,
@@ -101,7 +98,7 @@ impl<'a> Configured<'a> {
     }
 
     /// Returns a problem for each table of the file that the database does not have.
-    pub(super) fn missing(&self) -> impl Iterator<Item = Problem> {
+    pub fn missing(&self) -> impl Iterator<Item = Problem> {
         self.missing.iter().map(|name| Problem {
             code: "table-missing",
             severity: Severity::Critical,

@@ -16,11 +16,11 @@ const NEAR: u32 = 7_000;
 
 /// The result of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NearLimit {
+pub struct NearLimit {
     /// The number of sampled rows that are near the limit.
-    pub(super) rows: i64,
+    pub rows: i64,
     /// The number of rows that were sampled.
-    pub(super) sampled: i64,
+    pub sampled: i64,
 }
 
 /// Counts the rows near the limit in a bounded sample of a table. Stored sizes are enough for that,
@@ -28,7 +28,7 @@ pub(super) struct NearLimit {
 ///
 /// `None` if the table cannot be read at all, or not in time: the number is for information, and no
 /// reason for `status` to fail.
-pub(super) async fn sample(
+pub async fn sample(
     client: &mut Client,
     table: &CatalogTable,
     options: &TriggerOptions,
