@@ -6,8 +6,8 @@
 //! of `Args`, then those of [`Global`].
 
 use crate::commands::{
-    announce, completions, demo, help, install_triggers, man, nodes, ping, query, remove_triggers,
-    shell, status, tail, verify, wait, why,
+    announce, completions, demo, doctor, help, install_triggers, man, nodes, ping, query,
+    remove_triggers, shell, status, tail, verify, wait, why,
 };
 use crate::render::Format;
 use crate::render::layout::Expanded;
@@ -76,6 +76,27 @@ Answers go to stdout, everything else to stderr. A reader that leaves
 Without --database-url, DATABASE_URL and then libpq's variables (PGHOST,
 PGUSER, …) say where to connect.";
 
+/// The form of answers, as the command line names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// Text for people.
+    Text,
+    /// JSON for programs, one object on each line.
+    Json,
+    /// Metrics, for pgic doctor alone.
+    Prometheus,
+}
+
+impl Output {
+    /// Returns the form of everything but metrics.
+    pub fn format(self) -> Format {
+        match self {
+            Self::Json => Format::Json,
+            Self::Text | Self::Prometheus => Format::Text,
+        }
+    }
+}
+
 /// The heading of the options that every command takes.
 const GLOBAL: &str = "Output and connection";
 
@@ -91,7 +112,7 @@ pub struct Global {
     /// How answers are printed [default: text]
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
     #[arg(help_heading = GLOBAL, display_order = 900)]
-    pub output: Option<Format>,
+    pub output: Option<Output>,
     /// When the columns of a row stand below each other: auto is on a terminal, for one row or if
     /// the table is wider
     #[arg(short = 'x', long, global = true, value_enum, value_name = "WHEN")]
@@ -201,6 +222,7 @@ pub enum Command {
     Why(why::Args),
     Nodes(nodes::Args),
     Announce(announce::Args),
+    Doctor(doctor::Args),
     Ping(ping::Args),
     Wait(wait::Args),
     Demo(demo::Args),

@@ -4,6 +4,7 @@
 pub mod announce;
 pub mod completions;
 pub mod demo;
+pub mod doctor;
 pub mod help;
 pub mod install_triggers;
 pub mod man;
@@ -43,6 +44,8 @@ pub struct Context {
     pub environment: Environment,
     /// The format of answers: text, or JSON.
     pub format: Format,
+    /// Whether metrics are asked for instead (`-o prometheus`).
+    pub metrics: bool,
     /// The layout of rows of text.
     pub layout: Layout,
     /// Colours and times of answers on stdout.

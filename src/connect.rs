@@ -115,10 +115,10 @@ impl Purpose {
     fn of(command: &'static str) -> Self {
         Self {
             name: command,
-            needs_primary: command != "status",
+            needs_primary: !matches!(command, "status" | "doctor"),
             sessions: match command {
                 // One that asks, and one that hears the answers.
-                "nodes" => 2,
+                "nodes" | "doctor" => 2,
                 // The same, and one that describes the tables. Without tables to read, a replica
                 // has two.
                 "wait" | "tail" => 3,

@@ -1,19 +1,19 @@
 //! [`run`]: a parsed command line is carried out, with a runtime and traces around the command.
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, Output};
 use crate::commands::{
-    Context, announce, completions, demo, help, install_triggers, man, nodes, ping, query,
+    Context, announce, completions, demo, doctor, help, install_triggers, man, nodes, ping, query,
     remove_triggers, shell, status, tail, verify, wait, why,
 };
 use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
-use crate::failure::HintExt as _;
+use crate::failure::{HintExt as _, with_hint};
 use crate::render::layout::{Expanded, Layout};
 use crate::render::look::Look;
 use crate::render::{Format, Trace, terminal_width};
 use crate::settings::Settings;
 use crate::suspend::Suspension;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::{ColorChoice, CommandFactory as _};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -26,7 +26,13 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// Runs the command that was parsed. Returns the form in which an error is to be printed, and the
 /// exit code.
 pub fn run(cli: Cli) -> (Format, anyhow::Result<ExitCode>) {
-    let asked = cli.global.output.unwrap_or_default();
+    let asked = cli.global.output.map(Output::format).unwrap_or_default();
+    let is_metrics = cli.global.output == Some(Output::Prometheus);
+    if is_metrics && !matches!(cli.command, Command::Doctor(_)) {
+        let error = anyhow!("this command prints no metrics");
+        let hint = "-o prometheus is for pgic doctor";
+        return (asked, Err(with_hint(error, hint)));
+    }
     // A shell may load completions whenever it starts, and a package is built where no server is:
     // neither settings nor a runtime nor a limit on files is in the way of that.
     let pgic = &mut Cli::command();
@@ -44,7 +50,8 @@ pub fn run(cli: Cli) -> (Format, anyhow::Result<ExitCode>) {
         }
         Err(error) => {
             let is_json = environment.get("PGIC_OUTPUT") == Some("json");
-            let format = cli.global.output.or(is_json.then_some(Format::Json));
+            let format = cli.global.output.map(Output::format);
+            let format = format.or(is_json.then_some(Format::Json));
             (format.unwrap_or_default(), Err(error))
         }
     }
@@ -81,8 +88,9 @@ fn run_with(cli: Cli, environment: Environment, settings: Settings) -> anyhow::R
             Command::Why(args) => Box::pin(why::run(&context, args)).await,
             Command::Announce(args) => Box::pin(announce::run(&context, args)).await,
             Command::Nodes(args) => nodes::run(&context, args).await,
-            Command::Ping(args) => ping::run(&context, args).await,
+            Command::Ping(args) => Box::pin(ping::run(&context, args)).await,
             Command::Wait(args) => Box::pin(wait::run(&context, args)).await,
+            Command::Doctor(args) => Box::pin(doctor::run(&context, args)).await,
             Command::Demo(args) => demo::run(&context, args).await,
             // These three have run before.
             Command::Completions(_) | Command::Man(_) | Command::Help(_) => Ok(ExitCode::Yes),
@@ -130,6 +138,7 @@ fn context(global: &Global, environment: Environment, settings: Settings) -> Con
             width: terminal_width(),
         },
         quiet: global.quiet,
+        metrics: global.output == Some(Output::Prometheus),
         suspension: Suspension::default(),
         settings,
     }

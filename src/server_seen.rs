@@ -8,6 +8,7 @@ use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Se
 use tokio_postgres::types::Type;
 
 /// A session that listens, or seems to.
+#[derive(Debug, Clone)]
 pub struct ListenerSeen {
     pub pid: i32,
     pub user: String,
@@ -20,9 +21,15 @@ pub struct ListenerSeen {
     /// Whether the session holds the advisory lock of a pgic or a library that listens. Other
     /// sessions are guessed from their last statement.
     pub is_certain: bool,
+    /// Whether the server waits for the client to read.
+    pub is_slow: bool,
+    /// The channels that the last statement of the session names, without those of pgic's own. Others
+    /// may be listened to as well.
+    pub channels: Vec<String>,
 }
 
 /// The state of the server as a whole.
+#[derive(Debug, Clone, Default)]
 pub struct ServerSeen {
     pub is_standby: bool,
     /// The share of the notification queue that is in use, from 0 to 1.
@@ -52,6 +59,8 @@ impl ServerSeen {
             "SELECT a.pid, coalesce(a.usename::text, '') AS usename, coalesce(a.application_name, \
             '') AS application,
                     coalesce(a.state, '') AS state, l.pid IS NOT NULL AS is_certain,
+                    coalesce(a.wait_event, '') = 'ClientWrite' AS is_slow,
+                    coalesce(a.query, '') AS query,
                     coalesce(pg_catalog.host(a.client_addr), 'local') AS address,
                     coalesce(pg_catalog.to_char(a.state_change AT TIME ZONE 'UTC', \
              'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '') AS since
@@ -92,6 +101,8 @@ impl ServerSeen {
                     address: row.get("address"),
                     since: row.get("since"),
                     is_certain: row.get("is_certain"),
+                    is_slow: row.get("is_slow"),
+                    channels: channels_of(row.get("query")),
                 })
                 .collect(),
         })
@@ -135,5 +146,76 @@ impl ServerSeen {
     }
 }
 
+/// Returns the channels that a statement listens on, as far as it is one, without those of pgic's
+/// own. PostgreSQL cuts long statements, so some may be missing.
+fn channels_of(statement: &str) -> Vec<String> {
+    let mut channels: Vec<String> = Vec::new();
+    let mut rest = statement;
+    while let Some(at) = rest.to_ascii_lowercase().find("listen") {
+        let before = rest[..at].chars().next_back();
+        rest = &rest[at + "listen".len()..];
+        // `UNLISTEN`, or the end of another word.
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let text = rest.trim_start();
+        let channel = if let Some(quoted) = text.strip_prefix('"') {
+            // A quote inside is written twice.
+            let mut name = String::new();
+            let mut chars = quoted.chars().peekable();
+            loop {
+                match chars.next() {
+                    Some('"') if chars.peek() == Some(&'"') => {
+                        chars.next();
+                        name.push('"');
+                    }
+                    Some('"') => break name,
+                    Some(c) => name.push(c),
+                    // The statement was cut within the name.
+                    None => break String::new(),
+                }
+            }
+        } else {
+            let word: String = text
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_' || *c == '$')
+                .collect();
+            word.to_lowercase()
+        };
+        let is_own = channel.starts_with("pgic_");
+        if !channel.is_empty() && text.len() < rest.len() && !is_own && !channels.contains(&channel)
+        {
+            channels.push(channel);
+        }
+    }
+    channels
+}
+
 /// The share of the notification queue past which something is wrong.
 const FULL_QUEUE: f64 = 0.5;
+
+#[cfg(test)]
+mod tests {
+    use super::channels_of;
+
+    #[test]
+    fn the_channels_of_a_statement() {
+        for (statement, channels) in [
+            ("LISTEN cache_invalidation", &["cache_invalidation"][..]),
+            (
+                "listen Cache; LISTEN \"Cache\";LISTEN \"a \"\" b\"",
+                &["cache", "Cache", "a \" b"],
+            ),
+            (
+                "SELECT set_config('a', 'b', false); LISTEN \"x\";LISTEN \"pgic_fence_1\";",
+                &["x"],
+            ),
+            ("UNLISTEN x", &[]),
+            ("SELECT listen_to()", &[]),
+            ("LISTEN \"cut he", &[]),
+            ("SELECT 1", &[]),
+        ] {
+            assert_eq!(channels_of(statement), channels, "{statement}");
+        }
+    }
+}

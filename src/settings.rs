@@ -10,7 +10,7 @@
 
 mod file;
 
-use crate::cli::Global;
+use crate::cli::{Global, Output};
 use crate::connect::Environment;
 use crate::failure::{HintExt as _, with_hint};
 use crate::render::Format;
@@ -74,7 +74,10 @@ impl Settings {
             None => File::default(),
         };
         settings.file = path;
-        settings.output = match (global.output, environment.get("PGIC_OUTPUT")) {
+        settings.output = match (
+            global.output.map(Output::format),
+            environment.get("PGIC_OUTPUT"),
+        ) {
             (Some(format), _) => format,
             (None, Some(word)) => choice("PGIC_OUTPUT", word)?,
             (None, None) => match &file.output {

@@ -157,15 +157,17 @@ impl Tally {
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("ping")?;
-    let opening = async {
+    let opening = Box::pin(async {
         anyhow::Ok(match args.via_trigger.as_deref() {
             None => Way::Notify(Box::new(Fleet::connect(&server).await?)),
-            Some("") => Way::Trigger(Box::new(ViaTrigger::by_own_table(context, &server).await?)),
+            Some("") => Way::Trigger(Box::new(
+                Box::pin(ViaTrigger::by_own_table(context, &server)).await?,
+            )),
             Some(table) => Way::Trigger(Box::new(
-                ViaTrigger::by_table(context, &server, table).await?,
+                Box::pin(ViaTrigger::by_table(context, &server, table)).await?,
             )),
         })
-    };
+    });
     let mut way = if args.via_trigger.as_deref() == Some("") {
         // A table that is being made is not left behind: the signal waits for that.
         opening.await?

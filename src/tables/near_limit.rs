@@ -1,7 +1,7 @@
 //! Counts rows that come near the payload limit: they are announced without their data, or will be
-//! once they grow a little.
+//! once they grow a little. The same sample finds numbers that some readers of payloads round.
 
-use crate::tables::catalog::{self, CatalogTable, RelationKind};
+use crate::tables::catalog::{self, CatalogColumn, CatalogTable, RelationKind};
 use crate::triggers::TriggerOptions;
 use postgres_index_cache_core::tooling::CellType;
 use postgres_index_cache_core::tooling::postgres::catalog::foreign_code;
@@ -13,14 +13,19 @@ const SAMPLE: u64 = 1_000;
 /// The bytes of values past which a row is near the limit. A payload may have 7999 bytes; the rest
 /// is for names, quotes and the fields around the row.
 const NEAR: u32 = 7_000;
+/// The largest number that JavaScript tells from its neighbours (`Number.MAX_SAFE_INTEGER`).
+const LARGEST_SAFE: u64 = (1 << 53) - 1;
 
 /// The result of a sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NearLimit {
     /// The number of sampled rows that are near the limit.
     pub rows: i64,
     /// The number of rows that were sampled.
     pub sampled: i64,
+    /// The columns that are sent and have a number past 2^53 in the sample. JavaScript has numbers
+    /// of 53 bits, and rounds it.
+    pub unsafe_numbers: Vec<String>,
 }
 
 /// Counts the rows near the limit in a bounded sample of a table. Stored sizes are enough for that,
@@ -58,6 +63,31 @@ pub async fn sample(
     } else {
         sizes.join(" + ")
     };
+    // Names of columns with numbers that may have more than 53 bits.
+    let numbers: Vec<&str> = table
+        .columns
+        .iter()
+        .filter(|column| matches!(column.kind, CellType::Int8 | CellType::Numeric))
+        .filter(|column| {
+            !column.is_virtual && (options.sends(&column.name) || is_key(table, column))
+        })
+        .map(|column| column.name.as_str())
+        .collect();
+    let (values, counts): (String, String) = numbers
+        .iter()
+        .enumerate()
+        .map(|(at, name)| {
+            let name = quote_identifier(name);
+            (
+                format!(", t.{name} AS n{at}"),
+                // NaN is greater than every number, and is sent as a text.
+                format!(
+                    ", count(*) FILTER (WHERE (n{at} > {LARGEST_SAFE} OR n{at} < -{LARGEST_SAFE}) \
+                     AND n{at}::text NOT IN ('NaN', 'Infinity', '-Infinity'))"
+                ),
+            )
+        })
+        .unzip();
     let only = if table.kind == RelationKind::Partitioned {
         ""
     } else {
@@ -69,8 +99,8 @@ pub async fn sample(
         .filter(|rows| *rows > SAMPLE)
         .map_or(100.0, |rows| 200.0 * SAMPLE as f64 / rows as f64);
     let sql = format!(
-        "SELECT count(*) FILTER (WHERE size > {NEAR}), count(*)
-         FROM (SELECT {size} AS size FROM {only}{} t TABLESAMPLE SYSTEM ({:.6}) LIMIT {SAMPLE}) \
+        "SELECT count(*) FILTER (WHERE size > {NEAR}), count(*){counts}
+         FROM (SELECT {size} AS size{values} FROM {only}{} t TABLESAMPLE SYSTEM ({:.6}) LIMIT {SAMPLE}) \
          sample",
         table.sql_name(),
         percent.min(100.0)
@@ -94,8 +124,21 @@ pub async fn sample(
         }
     }
     let row = catalog.query_typed_one(&sql, &[]).await.ok()?;
+    let unsafe_numbers = numbers.iter().enumerate();
+    let unsafe_numbers = unsafe_numbers.filter(|(at, _)| row.get::<_, i64>(2 + at) > 0);
     Some(NearLimit {
         rows: row.get(0),
         sampled: row.get(1),
+        unsafe_numbers: unsafe_numbers
+            .map(|(_, name)| (*name).to_string())
+            .collect(),
     })
+}
+
+/// Tells whether a column is of the key, which is always sent.
+fn is_key(table: &CatalogTable, column: &CatalogColumn) -> bool {
+    table
+        .key
+        .iter()
+        .any(|key| key.columns.contains(&column.name))
 }

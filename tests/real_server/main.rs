@@ -8,6 +8,7 @@ mod completion;
 mod configured;
 mod connections;
 mod demo;
+mod doctor;
 mod facts;
 mod fleet;
 mod generic_function;

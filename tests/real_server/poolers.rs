@@ -89,6 +89,7 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["verify", "users", "--nodes"], 2, hears),
         (&["why", "users", SOME_KEY], 2, hears),
         (&["announce", "users", SOME_KEY], 2, hears),
+        (&["doctor"], 1, ""),
         (&["ping"], 2, hears),
         (&["ping", "--via-trigger"], 2, hears),
         (&["ping", "--via-trigger", "users"], 2, hears),

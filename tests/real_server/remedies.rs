@@ -4,6 +4,7 @@
 //! An operator runs a printed remedy at night. One that does not help, or that no shell takes, is
 //! worse than none.
 
+use crate::doctor;
 use crate::shell::Shell;
 use crate::support::{DEADLINE, Database, SPECIFICATION};
 use serde_json::Value;
@@ -287,7 +288,7 @@ fn problems(database: &Database) -> (i32, Vec<Value>) {
 }
 
 /// Runs the steps of a problem's remedy, each of which must be part of the text that is printed.
-async fn run(database: &Database, problem: &Value) {
+pub(crate) async fn run(database: &Database, problem: &Value) {
     let steps = problem["run"].as_array().expect("a remedy can be run");
     assert!(!steps.is_empty(), "{problem}");
     for step in steps {
@@ -356,7 +357,13 @@ async fn every_remedy_mends_the_problem_that_it_is_printed_for() {
                 && verified.stdout.contains(remedy);
             assert!(verified.code == 1 && said, "{provoke}: {verified:?}");
         }
+        let (verdict, by_doctor) = doctor::finds(&database, &[], code)
+            .or_else(|| doctor::finds(&database, &["a"], code))
+            .unwrap_or_else(|| panic!("{code} is not found by doctor after {provoke}"));
+        assert_eq!(verdict, *severity, "{provoke}: {by_doctor}");
+        assert_eq!(by_doctor["run"], problem["run"], "{provoke}");
         run(&database, problem).await;
+        assert_eq!(doctor::finds(&database, &[], code), None, "{provoke}");
         let (_, left) = problems(&database);
         assert!(
             left.iter().all(|left| left["code"] != *code),

@@ -49,7 +49,7 @@ impl ViaTrigger {
     /// If the table cannot be made or followed.
     pub(super) async fn by_own_table(context: &Context, server: &Server) -> anyhow::Result<Self> {
         let own = OwnTable::create(context, server).await?;
-        match Self::by_table(context, server, &own.sql_name()).await {
+        match Box::pin(Self::by_table(context, server, &own.sql_name())).await {
             Ok(way) => Ok(Self {
                 own: Some(own),
                 ..way

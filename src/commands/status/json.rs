@@ -60,7 +60,9 @@ fn table(at: Timestamp, row: &TableSeen<'_>) -> String {
     } = row;
     let seen = seen.as_ref();
     let problems: Vec<Value> = problems.iter().map(problem_json).collect();
-    let near_limit = near_limit.map(|near| json!({"rows": near.rows, "sampled": near.sampled}));
+    let near_limit = near_limit
+        .as_ref()
+        .map(|near| json!({"rows": near.rows, "sampled": near.sampled}));
     EventLine::new("table", at)
         .of((&table.schema, &table.name))
         .member("channel", seen.and_then(|seen| seen.channel.clone()))

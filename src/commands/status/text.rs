@@ -76,8 +76,8 @@ pub(super) fn answer(
         text.push_str(&problem_line(look, name.as_ref(), problem));
     }
     for row in rows {
-        if let Some(NearLimit { rows, sampled }) = row.near_limit
-            && rows > 0
+        if let Some(NearLimit { rows, sampled, .. }) = &row.near_limit
+            && *rows > 0
         {
             let table = row.table.display_name();
             let _ = writeln!(
