@@ -121,7 +121,7 @@ impl Purpose {
                 "nodes" | "doctor" => 2,
                 // The same, and one that describes the tables. Without tables to read, a replica
                 // has two.
-                "wait" | "tail" => 3,
+                "wait" | "tail" | "record" => 3,
                 // One that describes the tables, and the three of a replica; or the two of
                 // questions, and one that reads rows.
                 "query" | "verify" | "shell" | "announce" => 4,

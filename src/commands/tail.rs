@@ -11,11 +11,10 @@
 
 mod burst;
 mod diff;
-mod feed;
 mod filter;
 mod lookups;
 mod printer;
-mod queue;
+mod recorded;
 mod tally;
 mod template;
 
@@ -25,18 +24,21 @@ use super::{Context, interrupted};
 use crate::completion;
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
+use crate::feed;
+use crate::feed::queue::{Item, Queue};
 use crate::render::json::EventLine;
 use crate::render::{Format, note};
 use crate::tables::catalog;
 use crate::tables::conditions::Written;
-use crate::units::parse_duration;
+use crate::units::{Moment, parse_duration, parse_moment};
 use anyhow::Context as _;
+use clap::ValueHint;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use filter::{Filter, Prepared};
 use jiff::Timestamp;
 use postgres_index_cache_core::{Action, DEFAULT_CACHE_CHANNEL};
 use printer::Printer;
-use queue::{Item, Queue};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -93,6 +95,16 @@ pub struct Args {
     #[arg(conflicts_with_all = ["tables", "more_tables", "channels", "actions", "ids", "conditions"])]
     #[arg(conflicts_with_all = ["raw", "template", "stats", "sender", "all"])]
     pub diff: Option<String>,
+    /// Print what pgic record has written into this folder, or one file of it, instead of listening
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    #[arg(conflicts_with_all = ["diff", "duration", "sender"])]
+    pub from: Option<PathBuf>,
+    /// With --from: only what came from this time on: 03:00, "2026-11-26 03:00", 10m (ago)
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
+    pub since: Option<Moment>,
+    /// With --from: only what came up to this time
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
+    pub until: Option<Moment>,
     /// Stop after this many notifications
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -130,10 +142,12 @@ Examples:
   pgic tail --stats --duration 1m
   pgic tail orders --template '{at} {action} {key} {row.status}'
   pgic tail --count 1 --duration 30s || echo nothing came
+  pgic tail orders --from DIR --since 03:00 --until 03:10
 
 Exit codes:
   0  ended by --count, --duration, a signal, or its reader
-  1  --duration was over before --count notifications were shown
+  1  --duration was over, or the record at its end, before --count
+     notifications were shown
   2  the channels could not be listened to, or the output failed
   3  the server could not be reached, or took no session: trying again may
      help";
@@ -175,6 +189,9 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
         .partition(|word| Written::parse(word).is_ok());
     args.tables = tables;
     args.conditions.splice(..0, conditions);
+    if let Some(from) = args.from.clone() {
+        return recorded::run(context, &args, &from);
+    }
     if args.channels.is_empty() {
         let channel = context.settings.channel.as_deref();
         let channel = channel.unwrap_or(DEFAULT_CACHE_CHANNEL);
@@ -222,7 +239,7 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
     };
     let mut has_left = false;
     let ended: anyhow::Result<bool> = tokio::select! {
-        failed = feed::run(driver, &queue, |text| context.notice(text)) => failed.map(|()| false),
+        failed = feed::run(driver, &queue, false, |text| context.notice(text)) => failed.map(|()| false),
         // The printer has printed `--count` notifications, or its output failed.
         _ = done => Ok(true),
         () = deadline => Ok(false),
@@ -241,22 +258,7 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
         .map_err(|_| anyhow::anyhow!("the printer failed"))??;
     let is_on_time = ended?;
     if !context.quiet && !has_left {
-        let Printed {
-            shown,
-            invalid,
-            dropped,
-        } = printed;
-        note(&match context.format {
-            Format::Text => {
-                let shown = crate::render::count(shown, "notification");
-                format!("{shown} shown, {invalid} invalid, {dropped} dropped\n")
-            }
-            Format::Json => EventLine::new("done", Timestamp::now())
-                .member("shown", shown)
-                .member("invalid", invalid)
-                .member("dropped", dropped)
-                .end(),
-        });
+        print_counts(context, printed);
     }
     // A signal is a person's decision, and a yes; only the end of the time makes too few a no.
     let too_few = args.count.is_some_and(|count| printed.shown < count);
@@ -265,6 +267,26 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
     } else {
         ExitCode::Yes
     })
+}
+
+/// Prints the numbers on stderr.
+fn print_counts(context: &Context, printed: Printed) {
+    let Printed {
+        shown,
+        invalid,
+        dropped,
+    } = printed;
+    note(&match context.format {
+        Format::Text => {
+            let shown = crate::render::count(shown, "notification");
+            format!("{shown} shown, {invalid} invalid, {dropped} dropped\n")
+        }
+        Format::Json => EventLine::new("done", Timestamp::now())
+            .member("shown", shown)
+            .member("invalid", invalid)
+            .member("dropped", dropped)
+            .end(),
+    });
 }
 
 /// Makes the filter, by a session that ends with that.

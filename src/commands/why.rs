@@ -1,7 +1,7 @@
 //! `pgic why`: follows one row from the table to every node, and names the link that is broken.
 //!
 //! ```text
-//! row ─→ trigger ─→ payload ─→ delivery ─→ nodes
+//! row ─→ trigger ─→ payload ─→ (record) ─→ delivery ─→ nodes
 //! ```
 //!
 //! Each link is looked at by itself, and says what its verdict rests on. A link that cannot be seen
@@ -11,6 +11,7 @@ mod at_nodes;
 mod at_row;
 mod delivery;
 mod link;
+mod recorded;
 mod touch;
 
 use super::Context;
@@ -30,10 +31,12 @@ use crate::tables::target::Target;
 use crate::triggers::observe::observe;
 use crate::units::parse_duration;
 use anyhow::Context as _;
+use clap::ValueHint;
 use jiff::Timestamp;
 use link::{Link, Verdict};
 use postgres_index_cache_core::tooling::fleet::LONGEST_PAYLOAD;
 use postgres_index_cache_core::tooling::postgres::triggers::{Remedy, Severity, diagnose};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a trigger sends beside key and row: the names of the members, xid, time, place.
@@ -66,6 +69,10 @@ pub struct Args {
     /// Locks the row for a moment, runs every trigger of the table, announces nothing.
     #[arg(long)]
     pub explain: bool,
+    /// Look for the row's notifications in what pgic record has written: proves whether the
+    /// transaction that wrote the row was announced
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    pub record: Option<PathBuf>,
     /// How long to wait for nodes that do not answer
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
     pub timeout: Duration,
@@ -75,6 +82,7 @@ const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic why orders 42               which link is broken, and what mends it
   pgic why orders 42 --touch       write the row anew, and time each node
+  pgic why orders 42 --record DIR  was it ever announced?
   pgic why orders 42 -o json | jq 'select(.result == \"broken\")'
 
 Exit codes:
@@ -129,6 +137,13 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         print(&explained(&case, &triggers))?;
     }
     show(context, &mut links, payload(&case, args.channel.as_deref()))?;
+    if let Some(record) = &args.record {
+        show(
+            context,
+            &mut links,
+            recorded::look(&case, &seen, record).await?,
+        )?;
+    }
     let (link, is_delivered) = delivery::look(&mut fleet, &server).await?;
     show(context, &mut links, link)?;
     let touched;

@@ -64,6 +64,11 @@ impl Default for Look {
 }
 
 impl Look {
+    /// Returns the zone in which times are shown.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
     /// Returns a look with times in `zone`. `now` is the time at which the command begins.
     pub fn new(color: bool, zone: TimeZone, now: Timestamp) -> Self {
         let day = now.to_zoned(zone.clone()).date();

@@ -22,6 +22,7 @@ mod printed;
 mod privileges;
 mod prompt;
 mod query;
+mod record;
 mod remedies;
 mod shell;
 mod status;

@@ -67,6 +67,8 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         before[0] == "0" && before.iter().any(|line| line.starts_with("search_path=")),
         "{before:?}"
     );
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
     let hears = "hint: this command LISTENs, which takes a session of its own";
     for (arguments, code, says) in [
         (&["install-triggers", "users", "--dry-run"][..], 0, ""),
@@ -96,6 +98,8 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["wait", "--for", "live", "--timeout", "1s"], 2, hears),
         (&["wait", "--for", "announced", "users"], 0, ""),
         (&["wait"], 0, ""),
+        (&["record", "--dir", dir], 2, hears),
+        (&["replay", "/nonexistent", "-c", "x"], 2, "open the record"),
         (&["remove-triggers", "--all", "--dry-run"], 0, ""),
         (&["remove-triggers", "--all", "--yes"], 0, ""),
     ] {

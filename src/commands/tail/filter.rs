@@ -20,6 +20,7 @@ use crate::triggers::observe::observe;
 use announcers::Announcers;
 use anyhow::Context as _;
 use postgres_index_cache_core::tooling::Payload;
+use postgres_index_cache_core::tooling::postgres::catalog::{CatalogError, parse_name};
 use postgres_index_cache_core::{Action, Key};
 use serde_json::value::RawValue;
 
@@ -32,6 +33,9 @@ pub(super) struct Filter {
     has_named_tables: bool,
     /// The tables that are named, or if none is, those whose keys and values are looked at.
     tables: Vec<WantedTable>,
+    /// The tables that were named where no server is asked: the schema if it was given, and the
+    /// name.
+    named: Vec<(Option<String>, String)>,
     /// The keys as they were written, for payloads about tables that are not in `tables`.
     ids: Vec<String>,
     /// The conditions as they were written, for the same.
@@ -95,6 +99,7 @@ impl Filter {
             actions: args.actions.clone(),
             has_named_tables,
             tables: Vec::new(),
+            named: Vec::new(),
             ids: args.ids.clone(),
             conditions,
         };
@@ -128,6 +133,32 @@ impl Filter {
                 named,
             }),
         }
+    }
+
+    /// Makes a filter of the arguments without a server: names, keys and values are compared as
+    /// texts.
+    ///
+    /// # Errors
+    /// If a name or a condition is none.
+    pub(super) fn of_texts(args: &Args) -> anyhow::Result<Self> {
+        let conditions = args.conditions.iter().map(|text| Written::parse(text));
+        let mut named = Vec::new();
+        for name in args.tables.iter().chain(&args.more_tables) {
+            let parts = parse_name(name).ok_or_else(|| CatalogError::NoName(name.clone()))?;
+            named.push(match parts.as_slice() {
+                [table] => (None, table.clone()),
+                [schema, table] => (Some(schema.clone()), table.clone()),
+                _ => return Err(CatalogError::NoName(name.clone()).into()),
+            });
+        }
+        Ok(Self {
+            actions: args.actions.clone(),
+            has_named_tables: !named.is_empty(),
+            tables: Vec::new(),
+            named,
+            ids: args.ids.clone(),
+            conditions: conditions.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Makes the keys and the conditions for a table.
@@ -206,8 +237,20 @@ impl Filter {
         }
         match self.tables.iter().find(|table| table.is_of(payload)) {
             Some(table) => table.accepts(payload),
-            None => !self.has_named_tables && self.accepts_text(payload),
+            None => (!self.has_named_tables || self.names(payload)) && self.accepts_text(payload),
         }
+    }
+
+    /// Returns whether a payload is about a table that was named as a text.
+    fn names(&self, payload: &Payload<'_>) -> bool {
+        self.named.iter().any(|(schema, name)| {
+            let is_schema = match (schema, &payload.schema) {
+                (Some(schema), Some(own)) => own == schema,
+                // The plain form has no schema, and a bare name means any.
+                _ => true,
+            };
+            payload.table == *name && is_schema
+        })
     }
 
     /// Returns whether a payload about a table that is not known here is to be shown, by the texts

@@ -94,6 +94,8 @@ pub(super) struct Lookups {
     announced: HashMap<String, Vec<Announced>>,
     /// When the triggers were looked at last.
     looked_at: Instant,
+    /// Whether nothing is known of the tables: then no payload is distrusted.
+    knows_nothing: bool,
     /// A look that is on its way.
     looking: Option<Receiver<Vec<Announced>>>,
 }
@@ -109,9 +111,18 @@ pub(super) fn lookups(announced: &[CatalogTable]) -> (Lookups, Service) {
         senders: HashMap::new(),
         announced: by_name(announced.iter().filter_map(Announced::of)),
         looked_at: Instant::now(),
+        knows_nothing: false,
         looking: None,
     };
     (lookups, Service(receiver))
+}
+
+/// Makes the printer's end where no server is asked.
+pub(super) fn none() -> Lookups {
+    Lookups {
+        knows_nothing: true,
+        ..lookups(&[]).0
+    }
 }
 
 /// Sorts tables by their names.
@@ -178,6 +189,9 @@ impl Lookups {
     /// Returns the reason why a cache would not take a payload as it stands. Hardly waits: a table
     /// that is announced since the last look may be known a moment later only.
     pub(super) fn distrust(&mut self, payload: &Payload<'_>) -> Option<Distrust> {
+        if self.knows_nothing {
+            return None;
+        }
         if let Some(looking) = &self.looking {
             match looking.try_recv() {
                 Ok(announced) => {

@@ -3,17 +3,19 @@
 use super::burst::Burst;
 use super::filter::{Filter, Prepared};
 use super::lookups::Lookups;
-use super::queue::{Item, Queue};
 use super::tally::Tally;
 use super::template::Template;
 use super::{Args, Passed, Printed};
 use crate::commands::Context;
+use crate::feed::queue::{Item, Queue};
+use crate::record::entry;
 use crate::render::change::{
     Arrival, Beside, ChangeStyle, Event, claims_change, unsound, write_json, write_text,
 };
 use crate::render::escape::escape;
 use crate::render::{Format, note, written};
 use crate::tables::catalog::CatalogTable;
+use jiff::Timestamp;
 use postgres_index_cache_core::tooling::Payload;
 use std::borrow::Cow;
 use std::io::{BufWriter, IsTerminal as _, Stdout, Write};
@@ -50,6 +52,8 @@ pub(super) struct Printer {
     passed: Arc<Passed>,
     /// The changes that are held back, on a terminal.
     burst: Option<Burst>,
+    /// The first and the last time of a record that is printed; `None` if it is not one.
+    recorded: Option<(Timestamp, Timestamp)>,
     /// The number of notifications after which the printer ends.
     limit: u64,
     out: BufWriter<Stdout>,
@@ -103,6 +107,10 @@ impl Printer {
             lookups,
             passed,
             burst: collapses.then(Burst::default),
+            recorded: args
+                .from
+                .is_some()
+                .then_some((Timestamp::MAX, Timestamp::MIN)),
             limit: args.count.unwrap_or(u64::MAX),
             out: BufWriter::with_capacity(1 << 16, std::io::stdout()),
             printed: Printed::default(),
@@ -124,16 +132,25 @@ impl Printer {
                 self.lookups.look_up(items.iter().filter_map(Item::sender));
             }
             for item in items {
-                if matches!(item, Item::End) {
-                    return self.end();
-                }
-                line.clear();
-                self.write(&item, &mut line)?;
-                if self.printed.shown >= self.limit {
+                if matches!(item, Item::End) || !self.take(&item, &mut line)? {
                     return self.end();
                 }
             }
         }
+    }
+
+    /// Prints an item. Returns whether more is wanted. `line` is a buffer.
+    ///
+    /// # Errors
+    /// If stdout takes nothing more.
+    pub(super) fn take(&mut self, item: &Item, line: &mut String) -> anyhow::Result<bool> {
+        line.clear();
+        if let (Some((first, last)), Some(at)) = (&mut self.recorded, entry::time(item)) {
+            *first = at.min(*first);
+            *last = at.max(*last);
+        }
+        self.write(item, line)?;
+        Ok(self.printed.shown < self.limit)
     }
 
     /// Waits for items, with everything printed that came before.
@@ -152,10 +169,17 @@ impl Printer {
     }
 
     /// Prints what was held back, and the counts.
-    fn end(mut self) -> anyhow::Result<Printed> {
+    ///
+    /// # Errors
+    /// If stdout takes nothing more.
+    pub(super) fn end(mut self) -> anyhow::Result<Printed> {
         self.print_held()?;
         if let Shown::Counts(tally, began) = &self.shown {
-            let text = tally.text(self.format, began.elapsed());
+            let time = match self.recorded {
+                Some((first, last)) => Duration::try_from(last.duration_since(first)),
+                None => Ok(began.elapsed()),
+            };
+            let text = tally.text(self.format, time.unwrap_or_default());
             written(self.out.write_all(text.as_bytes()))?;
         }
         written(self.out.flush())?;
@@ -181,12 +205,12 @@ impl Printer {
     /// Prints an item, and counts it. `line` is an empty buffer.
     fn write(&mut self, item: &Item, line: &mut String) -> anyhow::Result<()> {
         let event = match item {
-            Item::Notification { at, notification } => {
-                let payload = notification.payload();
+            Item::Notification { at, message } => {
+                let payload = message.payload();
                 let arrival = Arrival {
                     at: *at,
-                    channel: notification.channel(),
-                    pid: notification.process_id(),
+                    channel: message.channel(),
+                    pid: message.process_id(),
                     payload,
                 };
                 return self.write_notification(arrival, line);
@@ -213,7 +237,7 @@ impl Printer {
                     count: *count,
                 }
             }
-            Item::End => return Ok(()),
+            Item::Covered { .. } | Item::End => return Ok(()),
         };
         self.print_event(&event, line)
     }

@@ -137,6 +137,16 @@ async fn trigger_age(client: &Traced<Client>, case: &Case<'_>) -> anyhow::Result
 }
 
 impl Seen {
+    /// Returns the transaction that wrote the row, as PostgreSQL stores it.
+    pub(super) fn xmin(&self) -> Option<u32> {
+        self.xmin.as_ref()?.parse().ok()
+    }
+
+    /// Returns when that transaction committed, if the server keeps that.
+    pub(super) fn committed(&self) -> Option<Timestamp> {
+        self.committed
+    }
+
     /// Returns the link of the row.
     pub(super) fn link(&self, look: &Look) -> Link {
         if let Some(why) = &self.unseen {

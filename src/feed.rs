@@ -1,24 +1,30 @@
-//! Puts the notifications of the channels into the queue, through lost connections.
+//! Puts the notifications of channels into a queue, through lost connections: for `tail`, which prints
+//! them, and `record`, which keeps them.
 //!
 //! A driver without tables does the work: its heartbeat proves that notifications arrive, and it
 //! has the retry policy of all replicas. Without the heartbeat a `tail` behind a proxy whose far
 //! side died would hear nothing for ever, and say nothing.
 
-use super::queue::{Item, Queue};
+pub mod queue;
+
 use crate::connect::Server;
 use crate::tables::{COMMITS_BLOCKED, explain_failure, options};
 use jiff::{SignedDuration, Timestamp};
 use postgres_index_cache_core::tooling::postgres::{Driver, DriverEvent};
 use postgres_index_cache_core::tooling::sync::State;
+use queue::{Item, Message, Queue};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The time from one [`Item::Covered`] to the next.
+const COVERING: Duration = Duration::from_secs(5);
 
 /// Starts to listen on the channels, and waits for the proof that notifications arrive. They go to
 /// the queue from then on.
 ///
 /// # Errors
 /// If the server cannot be listened to.
-pub(super) async fn open(
+pub async fn open(
     server: &Server,
     channels: &[String],
     queue: &Arc<Queue>,
@@ -27,11 +33,10 @@ pub(super) async fn open(
     let tap = Box::new(move |batch: Vec<tokio_postgres::Notification>| {
         // One time for all that came in one read of the socket: they arrived together.
         let at = Timestamp::now();
-        queue.push_all(
-            batch
-                .into_iter()
-                .map(|notification| Item::Notification { at, notification }),
-        );
+        queue.push_all(batch.into_iter().map(|notification| Item::Notification {
+            at,
+            message: Message::Live(notification),
+        }));
     });
     let opened = Driver::tapping(server.clone(), options(channels.to_vec(), usize::MAX), tap).await;
     let mut driver = opened.map_err(explain_failure)?;
@@ -40,17 +45,20 @@ pub(super) async fn open(
 }
 
 /// Feeds the queue, and never ends by itself. `say` gets a text when a connection is lost or
-/// commits are blocked.
+/// commits are blocked. With `covers`, the queue gets the times up to which nothing is missing.
 ///
 /// # Errors
 /// None in practice: a driver that was live once retries for ever.
-pub(super) async fn run(
+pub async fn run(
     mut driver: Driver,
     queue: &Queue,
+    covers: bool,
     say: impl Fn(&str),
 ) -> anyhow::Result<()> {
     // The time since which notifications may be missing; `None` while none is.
     let mut gap_from: Option<Timestamp> = None;
+    // The last proof that nothing is missing that was put into the queue.
+    let mut covered: Option<Instant> = None;
     // The reason that was said last. While a server is down, each attempt fails for the same one.
     let mut said = String::new();
     loop {
@@ -86,6 +94,16 @@ pub(super) async fn run(
                 }
                 _ => {}
             }
+        }
+        if covers
+            && gap_from.is_none()
+            && let Some(proven) = driver.engine().proven_at()
+            && covered.is_none_or(|covered| proven.saturating_duration_since(covered) >= COVERING)
+        {
+            covered = Some(proven);
+            queue.push_all([Item::Covered {
+                at: timestamp_of(Some(proven)),
+            }]);
         }
         // A burst must not keep the other tasks of this thread from running.
         tokio::task::yield_now().await;

@@ -1,5 +1,5 @@
-//! [`Queue`]: the items that wait between the socket and the printer, bounded by bytes. Putting an
-//! item in never waits.
+//! [`Queue`]: the items that wait between the socket and whoever takes them, bounded by bytes.
+//! Putting an item in never waits.
 
 use crate::connect::Place;
 use jiff::Timestamp;
@@ -13,9 +13,51 @@ const LIMIT: usize = 64 << 20;
 /// The bytes that an item takes besides payload and channel, roughly.
 const OVERHEAD: usize = 128;
 
-/// An event for the printer to show, in the order of the queue.
+/// A notification.
+#[derive(Debug, Clone)]
+pub enum Message {
+    /// One that has just arrived.
+    Live(Notification),
+    /// One that was recorded.
+    Recorded {
+        /// The channel.
+        channel: String,
+        /// The server's process that sent it.
+        pid: i32,
+        /// The payload.
+        payload: String,
+    },
+}
+
+impl Message {
+    /// Returns the channel.
+    pub fn channel(&self) -> &str {
+        match self {
+            Self::Live(notification) => notification.channel(),
+            Self::Recorded { channel, .. } => channel,
+        }
+    }
+
+    /// Returns the server's process that sent it.
+    pub fn process_id(&self) -> i32 {
+        match self {
+            Self::Live(notification) => notification.process_id(),
+            Self::Recorded { pid, .. } => *pid,
+        }
+    }
+
+    /// Returns the payload.
+    pub fn payload(&self) -> &str {
+        match self {
+            Self::Live(notification) => notification.payload(),
+            Self::Recorded { payload, .. } => payload,
+        }
+    }
+}
+
+/// An event, in the order of the queue.
 #[derive(Debug)]
-pub(super) enum Item {
+pub enum Item {
     /// The channels are listened to, for the first time.
     Connected {
         at: Timestamp,
@@ -26,25 +68,24 @@ pub(super) enum Item {
     /// The connection was lost, for this reason.
     Disconnected { at: Timestamp, why: String },
     /// A notification arrived.
-    Notification {
-        at: Timestamp,
-        notification: Notification,
-    },
+    Notification { at: Timestamp, message: Message },
     /// Between these times notifications may have been missed.
     Gap { from: Timestamp, to: Timestamp },
     /// The channels are listened to again.
     Resumed { at: Timestamp },
-    /// So many notifications were dropped here, since the printer is too slow.
+    /// Nothing is missing up to here.
+    Covered { at: Timestamp },
+    /// So many notifications were dropped here, since whoever takes them is too slow.
     Dropped { at: Timestamp, count: u64 },
-    /// The printer is to end.
+    /// Whoever takes them is to end.
     End,
 }
 
 impl Item {
     /// Returns the server's process that sent a notification; `None` for another item.
-    pub(super) fn sender(&self) -> Option<i32> {
+    pub fn sender(&self) -> Option<i32> {
         match self {
-            Self::Notification { notification, .. } => Some(notification.process_id()),
+            Self::Notification { message, .. } => Some(message.process_id()),
             _ => None,
         }
     }
@@ -52,13 +93,14 @@ impl Item {
     /// Returns the bytes that count for the limit.
     fn bytes(&self) -> usize {
         match self {
-            Self::Notification { notification, .. } => {
-                notification.payload().len() + notification.channel().len() + OVERHEAD
+            Self::Notification { message, .. } => {
+                message.payload().len() + message.channel().len() + OVERHEAD
             }
             Self::Connected { .. }
             | Self::Disconnected { .. }
             | Self::Gap { .. }
             | Self::Resumed { .. }
+            | Self::Covered { .. }
             | Self::Dropped { .. }
             | Self::End => OVERHEAD,
         }
@@ -74,21 +116,21 @@ struct Waiting {
     dropped: u64,
 }
 
-/// The queue, shared by the feed and the printer.
+/// The queue, shared by the feed and whoever takes the items.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub struct Queue {
     waiting: Mutex<Waiting>,
     is_filled: Condvar,
 }
 
 impl Queue {
     /// Puts an item in. A notification is dropped instead if too much waits.
-    pub(super) fn push(&self, item: Item) {
+    pub fn push(&self, item: Item) {
         self.push_all([item]);
     }
 
     /// Puts an item in front of all that wait.
-    pub(super) fn push_first(&self, item: Item) {
+    pub fn push_first(&self, item: Item) {
         let mut waiting = self.lock();
         waiting.bytes += item.bytes();
         waiting.items.push_front(item);
@@ -98,7 +140,7 @@ impl Queue {
 
     /// Puts items in, in their order and under one lock. Notifications are dropped while too much
     /// waits.
-    pub(super) fn push_all(&self, items: impl IntoIterator<Item = Item>) {
+    pub fn push_all(&self, items: impl IntoIterator<Item = Item>) {
         let mut waiting = self.lock();
         for item in items {
             // Other items are few, and without them the output would be wrong: they always fit.
@@ -121,14 +163,14 @@ impl Queue {
     }
 
     /// Takes all items that wait; `None` if none does.
-    pub(super) fn try_take(&self) -> Option<VecDeque<Item>> {
+    pub fn try_take(&self) -> Option<VecDeque<Item>> {
         let mut waiting = self.lock();
         (!waiting.items.is_empty()).then(|| Self::empty(&mut waiting))
     }
 
     /// Takes all items that wait, and blocks until there is one, for so long at most; `None` if none
     /// came.
-    pub(super) fn take_within(&self, time: Duration) -> Option<VecDeque<Item>> {
+    pub fn take_within(&self, time: Duration) -> Option<VecDeque<Item>> {
         let waiting = self.lock();
         let (mut waiting, _) = self
             .is_filled
@@ -138,7 +180,7 @@ impl Queue {
     }
 
     /// Takes all items that wait, and blocks until there is one.
-    pub(super) fn take(&self) -> VecDeque<Item> {
+    pub fn take(&self) -> VecDeque<Item> {
         let waiting = self.lock();
         let mut waiting = self
             .is_filled
