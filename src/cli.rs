@@ -6,8 +6,8 @@
 //! of `Args`, then those of [`Global`].
 
 use crate::commands::{
-    announce, completions, demo, doctor, help, install_triggers, man, nodes, ping, query, record,
-    remove_triggers, replay, shell, status, tail, verify, wait, why,
+    announce, completions, demo, doctor, help, install_triggers, man, monitor, nodes, ping, query,
+    record, remove_triggers, replay, shell, status, tail, verify, wait, why,
 };
 use crate::render::Format;
 use crate::render::layout::Expanded;
@@ -225,6 +225,7 @@ pub enum Command {
     Doctor(doctor::Args),
     Ping(ping::Args),
     Wait(wait::Args),
+    Monitor(monitor::Args),
     Record(record::Args),
     Replay(replay::Args),
     Demo(demo::Args),

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod help;
 pub mod install_triggers;
 pub mod man;
+pub mod monitor;
 pub mod nodes;
 pub mod ping;
 mod plans;
@@ -35,6 +36,7 @@ use crate::suspend::Suspension;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The options, variables and handles that every command gets beside the arguments.
@@ -76,6 +78,12 @@ impl Context {
     /// Prints a notice on stderr, unless `--quiet` was given.
     pub fn notice(&self, text: &str) {
         print_notice(self.format, text, self.quiet);
+    }
+
+    /// Returns a function that prints notices as [`notice`](Self::notice) does, for tasks.
+    pub fn notices_fn(&self) -> Arc<dyn Fn(&str) + Send + Sync> {
+        let (format, is_quiet) = (self.format, self.quiet);
+        Arc::new(move |text| print_notice(format, text, is_quiet))
     }
 
     /// Prints where a command is connected: as a line on stderr, unless `--quiet` was given, or as

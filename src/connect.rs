@@ -130,6 +130,9 @@ impl Purpose {
                 "ping" => 5,
                 // With --touch, one that listens and one that writes as well.
                 "why" => 6,
+                // The replica's, the canary's, one that looks and one that asks the nodes, and those of
+                // an examination.
+                "monitor" => 10,
                 _ => 1,
             },
         }

@@ -8,6 +8,7 @@
 //! Answers can be forged, since any role can send notifications. So each comes with the sessions
 //! that it is said to be from, as the server itself has them: see [`Sessions`].
 
+pub mod compare;
 pub mod cut;
 pub mod node;
 pub mod rows;

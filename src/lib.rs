@@ -16,6 +16,7 @@ pub mod feed;
 pub mod fleet;
 pub mod line_editor;
 pub mod metrics;
+pub mod monitor;
 pub mod record;
 pub mod render;
 pub mod secrets;

@@ -30,6 +30,7 @@ use postgres_index_cache_core::tooling::postgres::{
 };
 use postgres_index_cache_core::tooling::sync::{State, TableId};
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -78,6 +79,10 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = parse_interval, requires = "nodes")]
     #[arg(conflicts_with = "rounds")]
     pub every: Option<Duration>,
+    /// With --every: pause longer after a large table, so that on average no more rows than this are
+    /// compared in a second
+    #[arg(long, value_name = "N", requires = "every")]
+    pub max_rows_per_second: Option<NonZeroU64>,
     /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_changes: u64,

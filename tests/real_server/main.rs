@@ -15,6 +15,7 @@ mod generic_function;
 mod hostile;
 mod install;
 mod keys;
+mod monitor;
 mod partitions;
 mod ping;
 mod poolers;

@@ -99,6 +99,7 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["wait", "--for", "announced", "users"], 0, ""),
         (&["wait"], 0, ""),
         (&["record", "--dir", dir], 2, hears),
+        (&["monitor", "users", "--listen", "127.0.0.1:0"], 2, hears),
         (&["replay", "/nonexistent", "-c", "x"], 2, "open the record"),
         (&["remove-triggers", "--all", "--dry-run"], 0, ""),
         (&["remove-triggers", "--all", "--yes"], 0, ""),

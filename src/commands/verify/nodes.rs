@@ -8,7 +8,8 @@ use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::{Report, with_hint};
 use crate::fleet::Fleet;
-use crate::fleet::cut::{Comparer, DifferingRow, Outcome, Verdict, table_ref};
+use crate::fleet::compare::{Compared, TRIES, compare_nodes, pause_after};
+use crate::fleet::cut::{DifferingRow, Outcome, Verdict};
 use crate::fleet::node::{Roster, label};
 use crate::render::escape::escape;
 use crate::render::finding::word;
@@ -19,18 +20,11 @@ use crate::tables::catalog::{self, CatalogTable};
 use crate::tables::target::Target;
 use crate::tables::{self, key, row};
 use crate::triggers::observe::observe;
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::SnapshotReader;
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How often a comparison that is inconclusive for some node is made again.
-const TRIES: u32 = 20;
-/// The time between two of them.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long the nodes may take for their digests. One of a million rows takes less than a second.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The most rows of a node that are shown as text.
 const SHOWN: usize = 20;
 
@@ -75,6 +69,8 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let mut stop = std::pin::pin!(interrupted());
     let mut tally = Tally::default();
     let mut rounds = 0;
+    // How long the last round must be paused for.
+    let mut pause = Duration::ZERO;
     loop {
         let round = async {
             let mut asking = match session.take() {
@@ -85,14 +81,18 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             if args.every.is_some() && context.format == Format::Text {
                 print(&format!("{}\n", context.look.clock(Timestamp::now())))?;
             }
+            let mut rows = 0;
             for target in &targets {
-                verify_table(context, &mut asking, target, &mut tally).await?;
+                rows += verify_table(context, &mut asking, target, &mut tally).await?;
             }
-            anyhow::Ok(asking)
+            anyhow::Ok((asking, rows))
         };
         tokio::select! {
             done = round => match done {
-                Ok(asking) => session = Some(asking),
+                Ok((asking, rows)) => {
+                    session = Some(asking);
+                    pause = pause_after(rows, args.max_rows_per_second);
+                }
                 // A command that goes on for days outlives a server that is restarted.
                 Err(error) if args.every.is_some() && rounds > 0 => {
                     context.notice(&Report::new(&error).one_line());
@@ -111,7 +111,7 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
             continue;
         };
         tokio::select! {
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep(every.max(pause)) => {}
             () = &mut stop => break,
         }
     }
@@ -150,78 +150,29 @@ async fn describe(server: &Server, args: &Args) -> anyhow::Result<Vec<Target>> {
     Ok(targets)
 }
 
-/// Compares one table, again for the nodes that are inconclusive, and prints the verdicts.
+/// Compares one table, again for the nodes that are inconclusive, and prints the verdicts. Returns
+/// the number of its rows.
 async fn verify_table(
     context: &Context,
     asking: &mut Asking,
     target: &Target,
     tally: &mut Tally,
-) -> anyhow::Result<()> {
-    let Asking { fleet, reader } = asking;
-    // A role that may not read the table must not hold the nodes up first.
-    let nothing = reader.read_keys(&target.follow, &[]).await;
-    nothing
-        .with_context(|| format!("read {}", target.name()))?
-        .rows(|_| {})
-        .await
-        .with_context(|| format!("read {}", target.name()))?;
-    let roster = Roster::call(fleet, Duration::from_secs(2)).await?;
-    let mut wanted: BTreeSet<i32> = roster.with_table(&table_ref(target));
-    let mut outcome = Outcome {
-        rows: 0,
-        nodes: BTreeMap::new(),
-    };
-    for attempt in 0..TRIES {
-        if wanted.is_empty() {
-            break;
-        }
-        let made = Comparer {
-            fleet: &mut *fleet,
-            reader: &mut *reader,
-            target,
-            patience: PATIENCE,
-        }
-        .compare(&wanted)
-        .await?;
-        outcome.rows = made.rows;
-        outcome.nodes.extend(made.nodes);
-        wanted.retain(|node| match outcome.nodes.get(node) {
-            Some(Verdict::Inconclusive(_)) => true,
-            Some(Verdict::Equal { open, .. }) => *open > 0,
-            _ => false,
-        });
-        if !wanted.is_empty() && attempt + 1 < TRIES {
-            tally.retries += 1;
-            // A node says how long it must not be frozen again: three times as long as it was.
-            tokio::time::sleep(PAUSE * (attempt + 1)).await;
-        }
-    }
-    // Equal but for rows that were not compared is not equal.
-    for verdict in outcome.nodes.values_mut() {
-        if let Verdict::Equal { open, .. } = verdict
-            && *open > 0
-        {
-            *verdict = Verdict::Inconclusive(format!(
-                "{} being read again each time, the others are equal",
-                if *open == 1 {
-                    "1 row was".to_string()
-                } else {
-                    format!("{open} rows were")
-                }
-            ));
-        }
-    }
-    // A node that holds the lock of nodes and says nothing may have this table as well.
-    for session in &roster.silent {
-        outcome.nodes.insert(session.pid, Verdict::Silent);
-    }
+) -> anyhow::Result<u64> {
+    let compared = compare_nodes(&mut asking.fleet, &mut asking.reader, target).await?;
+    let Compared {
+        roster,
+        outcome,
+        retries,
+    } = compared;
+    tally.retries += retries;
     if outcome.nodes.is_empty() {
         tally.without_node += 1;
     }
     for verdict in outcome.nodes.values() {
         tally.count(verdict);
     }
-    print(&report(context, target, &roster, &outcome))
+    print(&report(context, target, &roster, &outcome))?;
+    Ok(outcome.rows)
 }
 
 /// Returns the verdicts on a table, a line a node, each followed by the rows that differ.
