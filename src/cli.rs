@@ -7,7 +7,7 @@
 
 use crate::commands::{
     announce, completions, demo, doctor, help, install_triggers, man, monitor, nodes, ping, query,
-    record, remove_triggers, replay, shell, status, tail, verify, wait, why,
+    record, remove_triggers, replay, shell, status, tail, top, verify, wait, why,
 };
 use crate::render::Format;
 use crate::render::layout::Expanded;
@@ -219,6 +219,7 @@ pub enum Command {
     Query(query::Args),
     Shell(shell::Args),
     Verify(verify::Args),
+    Top(top::Args),
     Why(why::Args),
     Nodes(nodes::Args),
     Announce(announce::Args),

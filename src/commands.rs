@@ -19,6 +19,7 @@ pub mod replay;
 pub mod shell;
 pub mod status;
 pub mod tail;
+pub mod top;
 pub mod verify;
 pub mod wait;
 mod watch;

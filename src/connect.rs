@@ -125,9 +125,9 @@ impl Purpose {
                 // One that describes the tables, and the three of a replica; or the two of
                 // questions, and one that reads rows.
                 "query" | "verify" | "shell" | "announce" => 4,
-                // With --via-trigger, the three of a replica, one that describes the table, and one
-                // that writes. Else two.
-                "ping" => 5,
+                // The two of a feed, one that looks, and the two of questions; with --via-trigger, the
+                // three of a replica, one that describes the table, and one that writes. Else two.
+                "top" | "ping" => 5,
                 // With --touch, one that listens and one that writes as well.
                 "why" => 6,
                 // The replica's, the canary's, one that looks and one that asks the nodes, and those of

@@ -3,7 +3,7 @@
 use crate::cli::{Cli, Command, Global, Output};
 use crate::commands::{
     Context, announce, completions, demo, doctor, help, install_triggers, man, monitor, nodes,
-    ping, query, record, remove_triggers, replay, shell, status, tail, verify, wait, why,
+    ping, query, record, remove_triggers, replay, shell, status, tail, top, verify, wait, why,
 };
 use crate::connect::{ConnectionOptions, Environment};
 use crate::exit_code::ExitCode;
@@ -89,6 +89,7 @@ fn run_with(cli: Cli, environment: Environment, settings: Settings) -> anyhow::R
             Command::Announce(args) => Box::pin(announce::run(&context, args)).await,
             Command::Nodes(args) => nodes::run(&context, args).await,
             Command::Ping(args) => Box::pin(ping::run(&context, args)).await,
+            Command::Top(args) => Box::pin(top::run(&context, args)).await,
             Command::Monitor(args) => Box::pin(monitor::run(&context, args)).await,
             Command::Record(args) => Box::pin(record::run(&context, args)).await,
             Command::Replay(args) => Box::pin(replay::run(&context, args)).await,

@@ -64,6 +64,12 @@ pub fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|width| *width > 0)
 }
 
+/// Returns the height of the terminal that stdout is, in lines; `None` if it is none.
+pub fn terminal_height() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_row)).filter(|height| *height > 0)
+}
+
 /// Writes a text to stderr, in colour if stderr takes colour. On a terminal, long lines are broken
 /// between words.
 pub fn note(text: &str) {

@@ -4,19 +4,24 @@
 mod json;
 mod text;
 
-use super::Context;
+use super::{Context, interrupted};
 use crate::completion;
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::render::{Format, print, wrapped};
+use crate::failure::Report;
+use crate::render::{Format, print, reader_gone, terminal_height, wrapped};
 use crate::server_seen::ServerSeen;
 use crate::tables::catalog::{self, CatalogTable, Enabled};
 use crate::tables::near_limit::{self, NearLimit};
 use crate::triggers::configured::{Configured, NOT_AS_CONFIGURED};
 use crate::triggers::observe::{Observed, Version, observe};
 use crate::triggers::plan;
+use crate::units::parse_interval;
 use anyhow::Context as _;
+use jiff::Timestamp;
 pub(super) use json::problem_json;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
+use std::time::Duration;
 
 /// Show which tables announce their changes, who listens, and how full the queue is
 ///
@@ -32,12 +37,18 @@ pub struct Args {
     /// Tables: users, app.users or '"Odd Name"' [default: every table with triggers]
     #[arg(value_name = "TABLE", add = completion::announced_tables())]
     pub tables: Vec<String>,
+    /// Look again and again, after so long [default: 2s]: on a terminal in place, else one answer after
+    /// the other
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "2s", value_parser = parse_interval)]
+    pub watch: Option<Duration>,
 }
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
   pgic status
   pgic status users orders
+  pgic status --watch=5s
   pgic status -o json | jq -r 'select(.problems[0]) | .table'
 
 Exit codes:
@@ -74,12 +85,74 @@ fn is_severe(problem: &Problem) -> bool {
     problem.severity != Severity::Notice
 }
 
-/// Reads the catalogue and prints the result.
+/// Reads the catalogue and prints the result; with `--watch` again and again, until a signal comes.
 ///
 /// # Errors
-/// If a table is not found, or the server cannot be used.
+/// If a table is not found, or the server cannot be used. With `--watch`, the first time.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("status")?;
+    let Some(every) = args.watch else {
+        let (text, code) = look(context, &server, &args).await?;
+        print(&text)?;
+        return Ok(code);
+    };
+    let mut stop = std::pin::pin!(interrupted());
+    let mut last: Option<ExitCode> = None;
+    loop {
+        let looked = tokio::select! {
+            looked = look(context, &server, &args) => looked,
+            () = &mut stop => break,
+        };
+        match looked {
+            Ok((text, code)) => {
+                last = Some(code);
+                print(&watched(context, &text))?;
+            }
+            Err(error) if last.is_none() => return Err(error),
+            // A watch outlives a server that is restarted.
+            Err(error) => context.notice(&Report::new(&error).one_line()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = &mut stop => break,
+            () = reader_gone() => break,
+        }
+    }
+    Ok(last.unwrap_or(ExitCode::Yes))
+}
+
+/// Returns an answer as `--watch` prints it: on a terminal in the place of the last one, cut to the
+/// screen.
+fn watched(context: &Context, text: &str) -> String {
+    if context.format == Format::Json {
+        return text.to_string();
+    }
+    let clock = context.look.clock(Timestamp::now());
+    let Some(height) = terminal_height() else {
+        return format!("{clock}\n{text}\n");
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    // The first line is the time, and the cursor stands on the last.
+    let room = height.saturating_sub(2).max(1);
+    // From the top left, each line over the old one, and then the rest of the screen is cleared.
+    let mut screen = format!("\x1b[H{clock}\x1b[K\n");
+    let is_cut = lines.len() > room;
+    let fits = if is_cut { room - 1 } else { lines.len() };
+    for line in &lines[..fits] {
+        screen.push_str(&format!("{line}\x1b[K\n"));
+    }
+    if is_cut {
+        screen.push_str(&format!("and {} more lines\x1b[K\n", lines.len() - fits));
+    }
+    screen + "\x1b[J"
+}
+
+/// Reads the catalogue. Returns the answer, and the exit code.
+async fn look(
+    context: &Context,
+    server: &Server,
+    args: &Args,
+) -> anyhow::Result<(String, ExitCode)> {
     let mut client = server.client().await?;
     let place = server.place();
     let catalog = catalog::reading(&mut client).await?;
@@ -130,7 +203,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if args.tables.is_empty() {
         of_server.extend(configured.missing());
     }
-    print(&match context.format {
+    let answer = match context.format {
         Format::Text => {
             let answer = text::answer(&context.look, &rows, &of_server, &server);
             match context.layout.width {
@@ -139,13 +212,14 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         Format::Json => json::answer(&rows, &of_server, &server),
-    })?;
+    };
     let is_wrong = rows.iter().any(TableSeen::is_wrong) || of_server.iter().any(is_severe);
-    Ok(if is_wrong {
+    let code = if is_wrong {
         ExitCode::No
     } else {
         ExitCode::Yes
-    })
+    };
+    Ok((answer, code))
 }
 
 /// Returns the problems with a table's triggers, each with a remedy. `planned` is the plan of

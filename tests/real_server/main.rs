@@ -30,6 +30,7 @@ mod status;
 mod suspended;
 mod tail;
 mod terminal;
+mod top;
 mod traces;
 mod trigger;
 mod typed_values;

@@ -77,6 +77,7 @@ async fn no_command_leaves_a_trace_on_a_pooled_session() {
         (&["install-triggers", "nosuch"], 2, "does not exist"),
         (&["status"], 0, ""),
         (&["status", "users", "-o", "json"], 0, ""),
+        (&["top"], 2, "takes a terminal"),
         (&["query", "users"], 2, hears),
         (&["query", "users", "username_hash=1", "--watch"], 2, hears),
         (

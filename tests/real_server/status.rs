@@ -1,7 +1,11 @@
 //! `status`: the triggers of each table, the problems with them, and who listens.
 
-use crate::support::{Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, run};
+use crate::support::{
+    DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, ended, lines_of, run,
+};
+use crate::terminal::Terminal;
 use serde_json::{Value, json};
+use std::process::Stdio;
 
 const TABLE: &str = "CREATE TABLE a (id int PRIMARY KEY, note text);";
 
@@ -398,4 +402,49 @@ async fn times_are_local_unless_utc_is_asked_for() {
         [11, 12].contains(&((hours[0] - hours[1]).rem_euclid(24))),
         "{hours:?}"
     );
+}
+
+/// `--watch` looks again and again: in place on a terminal, one answer after the other on a pipe. It
+/// outlives a restart, and its exit code is that of the last look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_shows_what_changes() {
+    let database = Database::with(USERS).await;
+    database.pgic_ok(&["install-triggers", "users"]);
+    let client = database.client().await;
+    let mut terminal = Terminal::start(database.command(&["status", "--watch=100ms"]));
+    terminal.shows(|screen| {
+        screen.contains("ok  public.users") && screen.contains("queue: 0.0 % full")
+    });
+    let disable = "ALTER TABLE users DISABLE TRIGGER users_cache_notify";
+    client.batch_execute(disable).await.unwrap();
+    let screen = terminal.shows(|screen| screen.contains("[trigger-disabled]"));
+    assert!(
+        screen.contains("!  public.users") && !screen.contains("ok  public.users"),
+        "{screen}"
+    );
+    terminal.signal("INT");
+    assert_eq!(terminal.end(), Some(1));
+
+    let arguments = ["status", "--watch=100ms", "-o", "json"];
+    let mut child = database
+        .command(&arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = lines_of(child.stdout.take().unwrap());
+    let next_server = || loop {
+        let line = crate::support::schema::check(&lines.recv_timeout(DEADLINE).unwrap());
+        if line["event"] == "server" {
+            return;
+        }
+    };
+    next_server();
+    next_server();
+    let enable = "ALTER TABLE users ENABLE TRIGGER users_cache_notify";
+    client.batch_execute(enable).await.unwrap();
+    next_server();
+    next_server();
+    // Nobody reads any more.
+    drop(lines);
+    assert_eq!(ended(child).code, 0);
 }

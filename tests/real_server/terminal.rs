@@ -2,11 +2,12 @@
 
 use crate::support::DEADLINE;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcsetwinsize};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
 
 /// A program on a terminal of the test's own.
 pub struct Terminal {
@@ -17,6 +18,8 @@ pub struct Terminal {
     seen: Receiver<String>,
     /// The output that no `sees` has waited for yet.
     text: String,
+    /// The screen as a person sees it: 80 columns and 24 lines are the default.
+    screen: vt100::Parser,
 }
 
 impl Drop for Terminal {
@@ -72,6 +75,7 @@ impl Terminal {
             typed,
             seen,
             text: String::new(),
+            screen: vt100::Parser::default(),
         }
     }
 
@@ -103,11 +107,50 @@ impl Terminal {
         assert!(sent.expect("run kill").success());
     }
 
+    /// Sends the program a signal, by its name without `SIG`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
+        assert!(sent.expect("run kill").success());
+    }
+
+    fn take(&mut self, more: &str) {
+        self.text.push_str(more);
+        self.screen.process(more.as_bytes());
+    }
+
+    /// Waits until the screen, as a person sees it, is like this. Returns it.
+    pub fn shows(&mut self, holds: impl Fn(&str) -> bool) -> String {
+        // A screen that is drawn again and again says something all the time.
+        let began = Instant::now();
+        loop {
+            let now = self.screen.screen().contents();
+            if holds(&now) {
+                return now;
+            }
+            assert!(began.elapsed() < DEADLINE, "the screen is {now}");
+            let more = self.seen.recv_timeout(DEADLINE);
+            let more = more.unwrap_or_else(|_| panic!("the screen is {now}"));
+            self.take(&more);
+        }
+    }
+
+    /// Tells whether the terminal is as a shell left it: lines are edited and shown, and no screen of
+    /// the program's own is on top.
+    pub fn is_restored(&self) -> bool {
+        let modes = rustix::termios::tcgetattr(&self.typed).expect("read the modes");
+        let cooked = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
+        let screen = self.screen.screen();
+        modes.local_modes.contains(cooked) && !screen.alternate_screen() && !screen.hide_cursor()
+    }
+
     /// Waits until the program has left the terminal, and returns its exit code.
     pub fn end(&mut self) -> Option<i32> {
         loop {
             match self.seen.recv_timeout(DEADLINE) {
-                Ok(more) => self.text.push_str(&more),
+                Ok(more) => self.take(&more),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("the program ends after {:?}", self.text),
             }
@@ -124,9 +167,8 @@ impl Terminal {
     pub fn sees(&mut self, wanted: &str) {
         while !self.text.contains(wanted) {
             let more = self.seen.recv_timeout(DEADLINE);
-            self.text.push_str(
-                &more.unwrap_or_else(|_| panic!("{wanted} is shown after {:?}", self.text)),
-            );
+            let more = more.unwrap_or_else(|_| panic!("{wanted} is shown after {:?}", self.text));
+            self.take(&more);
         }
         self.text = self
             .text
