@@ -3,6 +3,7 @@
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
 use crate::tables::target::Target;
+use crate::triggers::observe::{Version, observe};
 use anyhow::{Context as _, anyhow, bail};
 use postgres_index_cache_core::tooling::postgres::{key_condition, quote_identifier};
 use tokio_postgres::types::Type;
@@ -44,8 +45,8 @@ pub async fn update_of(client: &Client, target: &Target, key: &str) -> anyhow::R
 }
 
 /// Returns a role other than this one and superusers whose function a trigger of the table or of a
-/// partition would run; `None` if there is none. Any holder of the privilege TRIGGER may have put
-/// it there.
+/// partition would run; `None` if there is none, or if it is a function as pgic makes it. Any holder
+/// of the privilege TRIGGER may have put it there.
 pub async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Option<String>, Error> {
     const OWNERS: &str = "
         SELECT pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text
@@ -54,12 +55,23 @@ pub async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Opti
         JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) p.proowner
         WHERE t.tgrelid OPERATOR(pg_catalog.=) ANY ($1) AND NOT t.tgisinternal
             AND t.tgenabled OPERATOR(pg_catalog.<>) 'D' AND NOT r.rolsuper
+            AND p.oid OPERATOR(pg_catalog.<>) ALL ($2)
             AND r.rolname OPERATOR(pg_catalog.<>) current_user
         LIMIT 1";
+    // A function that is word for word what pgic makes does nothing else, whoever owns it.
+    let seen = observe(table).filter(|seen| seen.version == Version::Current);
+    let triggers = seen.iter().flat_map(|seen| [seen.row, seen.truncate]);
+    let known: Vec<u32> = triggers
+        .flatten()
+        .map(|trigger| trigger.function.oid)
+        .collect();
     let leaves = table.leaves.iter().map(|leaf| leaf.oid);
     let relations: Vec<u32> = [table.oid].into_iter().chain(leaves).collect();
     let row = client
-        .query_typed(OWNERS, &[(&relations, Type::OID_ARRAY)])
+        .query_typed(
+            OWNERS,
+            &[(&relations, Type::OID_ARRAY), (&known, Type::OID_ARRAY)],
+        )
         .await?;
     Ok(row.first().map(|row| row.get(0)))
 }
