@@ -36,6 +36,7 @@ use crate::settings::Settings;
 use crate::suspend::Suspension;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
+use postgres_index_cache_core::DEFAULT_CACHE_CHANNEL;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -74,6 +75,16 @@ impl Context {
         let (format, is_quiet) = (self.format, self.quiet);
         let server = server.notices(move |text| print_notice(format, text, is_quiet));
         Ok(server.until(self.suspension.clone()))
+    }
+
+    /// Returns the channels to listen on: those that were asked for, else that of the settings,
+    /// else the one on which triggers notify by default.
+    pub fn channels(&self, asked: Vec<String>) -> Vec<String> {
+        if !asked.is_empty() {
+            return asked;
+        }
+        let channel = self.settings.channel.as_deref();
+        vec![channel.unwrap_or(DEFAULT_CACHE_CHANNEL).to_string()]
     }
 
     /// Prints a notice on stderr, unless `--quiet` was given.

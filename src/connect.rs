@@ -118,20 +118,19 @@ impl Purpose {
             needs_primary: !matches!(command, "status" | "doctor"),
             sessions: match command {
                 // One that asks, and one that hears the answers.
-                "nodes" | "doctor" => 2,
+                "nodes" | "ping" | "doctor" => 2,
                 // The same, and one that describes the tables. Without tables to read, a replica
                 // has two.
                 "wait" | "tail" | "record" => 3,
                 // One that describes the tables, and the three of a replica; or the two of
                 // questions, and one that reads rows.
                 "query" | "verify" | "shell" | "announce" => 4,
-                // The two of a feed, one that looks, and the two of questions; with --via-trigger, the
-                // three of a replica, one that describes the table, and one that writes. Else two.
-                "top" | "ping" => 5,
+                // The two of a feed, one that looks, and the two of questions.
+                "top" => 5,
                 // With --touch, one that listens and one that writes as well.
                 "why" => 6,
-                // The replica's, the canary's, one that looks and one that asks the nodes, and those of
-                // an examination.
+                // The replica's, the canary's, one that looks and one that asks the nodes, and
+                // those of an examination.
                 "monitor" => 10,
                 _ => 1,
             },
@@ -185,6 +184,14 @@ impl Server {
             },
             place: Arc::default(),
         })
+    }
+
+    /// Returns the server for a command that has so many sessions open at once, more than it usually
+    /// has.
+    #[must_use]
+    pub fn with_sessions(mut self, sessions: usize) -> Self {
+        self.command.sessions = sessions;
+        self
     }
 
     /// Returns where the last session was opened; `None` before the first one.

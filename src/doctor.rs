@@ -2,9 +2,9 @@
 //! prints the [`Diagnosis`], and `pgic monitor` exports it.
 //!
 //! ```text
-//! Examination ─┬─ tables    what the catalogue says of tables and triggers
+//! Examination ─┬─ tables    tables and triggers, by the catalogue
 //!              ├─ data      a bounded sample of their rows
-//!              ├─ listening a session of its own: does a NOTIFY come back, what do updates change
+//!              ├─ listening a session of its own: does a NOTIFY come back, do updates change rows
 //!              ├─ server    version, settings, limits, the role
 //!              ├─ sessions  transactions, the queue, the notify lock, listeners
 //!              └─ channels  who announces where, who listens where
@@ -34,7 +34,7 @@ use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity};
 use server::ServerFacts;
 use std::time::{Duration, Instant};
 
-/// What is to be examined, and how long.
+/// The extent of an examination.
 #[derive(Debug, Clone)]
 pub struct Examination {
     /// The names of the tables; empty for all with triggers, and those of `pgic.toml`.
@@ -96,7 +96,7 @@ pub struct Outcome {
     pub check: &'static Check,
     /// The verdict.
     pub verdict: Verdict,
-    /// What was looked at, or why it could not be looked.
+    /// The objects that were looked at, or the reason why nothing could be.
     pub looked_at: String,
     /// The problems that were found, the worst first.
     pub found: Vec<Found>,

@@ -43,8 +43,8 @@ pub fn encode(registry: &Registry, format: TextFormat) -> String {
 }
 
 /// Returns a text of OpenMetrics in the older form. There, the name of a family is that of its
-/// samples: it ends with `_total` for a counter, and with `_info` for information, which is a gauge.
-/// Nothing tells the unit and the end.
+/// samples: it ends with `_total` for a counter, and with `_info` for information, which is a
+/// gauge. Nothing tells the unit and the end.
 fn older(text: &str) -> String {
     let types: HashMap<&str, &str> = text
         .lines()

@@ -1,4 +1,4 @@
-//! A pipeline that is watched for long: what `pgic monitor` exports.
+//! A pipeline that is watched for long, for `pgic monitor`.
 //!
 //! ```text
 //! follow    a cache of each table, kept in step; rounds of verify ─┐
@@ -7,8 +7,8 @@
 //! diagnose  pgic doctor, now and then ─────────────────────────────┘    metrics, status
 //! ```
 //!
-//! Each task has sessions of its own, and opens them again for ever. A scrape reads what the tasks
-//! have left, and asks the server nothing.
+//! Each task has sessions of its own, and opens them again for ever. A scrape reads the results of
+//! the tasks, and asks the server nothing.
 
 mod canary;
 mod diagnose;
@@ -54,7 +54,7 @@ pub struct Plan {
 /// Prints a notice.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What the tasks write and the exporter reads.
+/// The results that the tasks write and the exporter reads.
 pub struct Shared {
     /// The metrics.
     pub metrics: Metrics,
@@ -105,7 +105,7 @@ pub async fn watch(
     Ok(())
 }
 
-/// The attempts of a task: how long to wait for the next, and what was said.
+/// The attempts of a task: the time until the next, and the reason that was said.
 struct Attempts {
     task: &'static str,
     retry: Duration,

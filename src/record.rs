@@ -1,5 +1,5 @@
-//! Records: what has arrived on channels, kept in a folder by `pgic record`, and read again by `tail
-//! --from`, `why --record` and `replay`.
+//! Records: notifications that `pgic record` keeps in a folder, and `tail --from`, `why --record` and
+//! `replay` read.
 //!
 //! ```text
 //! DIR/.lock                                  held by the one who writes
@@ -17,6 +17,9 @@ mod index;
 pub mod reader;
 pub mod writer;
 
+use rustix::fs::OFlags;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The end of the names of segments.
@@ -25,6 +28,9 @@ const PLAIN: &str = ".ndjson";
 const SEALED: &str = ".ndjson.zst";
 /// The end of the names of the indexes beside them.
 const INDEX: &str = ".ndjson.idx";
+
+/// The most bytes that one line may have: a payload has 7999, each of which may take six in JSON.
+const LONGEST_LINE: u64 = 1 << 20;
 
 /// The files of one segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +54,31 @@ impl SegmentFiles {
     }
 }
 
+/// Tells whether a name is one that [`writer`] gives: `20261126T031500.123456Z`.
+fn is_stem(name: &str) -> bool {
+    let pattern = "00000000T000000.000000Z";
+    name.len() == pattern.len()
+        && name
+            .bytes()
+            .zip(pattern.bytes())
+            .all(|(byte, wanted)| byte == wanted || (wanted == b'0' && byte.is_ascii_digit()))
+}
+
+/// Opens a regular file; one that is a link, a pipe or a device is refused.
+///
+/// # Errors
+/// If it is none, or cannot be opened as asked for.
+fn open_regular(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    // `NONBLOCK` matters for a pipe, whose opening would wait for a writer.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(std::io::Error::other("it is no regular file"))
+    }
+}
+
 /// Returns the segments of a folder, the oldest first.
 ///
 /// # Errors
@@ -55,12 +86,18 @@ impl SegmentFiles {
 fn segments(folder: &Path) -> std::io::Result<Vec<SegmentFiles>> {
     let mut stems = Vec::new();
     for file in std::fs::read_dir(folder)? {
-        let name = file?.file_name();
+        let file = file?;
+        // A link would lead elsewhere, and a pipe or a device never ends.
+        if !file.file_type()?.is_file() {
+            continue;
+        }
+        let name = file.file_name();
         let name = name.to_string_lossy();
         let stem = name
             .strip_suffix(SEALED)
             .or_else(|| name.strip_suffix(PLAIN));
-        if let Some(stem) = stem {
+        // Files of others may lie there as well: they are none of ours.
+        if let Some(stem) = stem.filter(|stem| is_stem(stem)) {
             stems.push(stem.to_string());
         }
     }

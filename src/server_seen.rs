@@ -3,6 +3,7 @@
 use crate::connect::Place;
 use crate::tables::catalog::Catalog;
 use anyhow::Context as _;
+use jiff::{SignedDuration, Timestamp};
 use postgres_index_cache_core::tooling::postgres::ADVISORY_KEY;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity};
 use tokio_postgres::types::Type;
@@ -194,9 +195,52 @@ fn channels_of(statement: &str) -> Vec<String> {
 /// The share of the notification queue past which something is wrong.
 const FULL_QUEUE: f64 = 0.5;
 
+/// Returns the server's clock less ours, and how long the question took: the difference is known to
+/// half of that.
+///
+/// # Errors
+/// If the server refuses.
+pub async fn clock_ahead(
+    catalog: &Catalog<'_>,
+) -> anyhow::Result<(SignedDuration, SignedDuration)> {
+    let before = Timestamp::now();
+    let clock = catalog
+        .query_typed_one(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8",
+            &[],
+        )
+        .await
+        .context("ask for the server's clock")?;
+    Ok(clock_difference(before, clock.get(0), Timestamp::now()))
+}
+
+/// Returns the server's clock less ours, and how long the question took. `clock` is the server's,
+/// in microseconds since 1970. The answer was written between `before` and `after`.
+fn clock_difference(
+    before: Timestamp,
+    clock: i64,
+    after: Timestamp,
+) -> (SignedDuration, SignedDuration) {
+    let asking = after.duration_since(before);
+    let middle = before.as_microsecond() + asking.as_micros() as i64 / 2;
+    (
+        SignedDuration::from_micros(clock.saturating_sub(middle)),
+        asking,
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::channels_of;
+    use super::{channels_of, clock_difference};
+    use jiff::{SignedDuration, Timestamp};
+
+    #[test]
+    fn the_clock_is_compared_with_the_middle_of_the_question() {
+        let at = |micros| Timestamp::from_microsecond(micros).unwrap();
+        let (difference, asking) = clock_difference(at(1_000_000), 1_150_000, at(1_200_000));
+        assert_eq!(difference, SignedDuration::from_millis(50));
+        assert_eq!(asking, SignedDuration::from_millis(200));
+    }
 
     #[test]
     fn the_channels_of_a_statement() {

@@ -1,5 +1,5 @@
-//! `pgic doctor`: examines the whole pipeline, and prints what is wrong, what mends it, and what it
-//! could not see.
+//! `pgic doctor`: examines the whole pipeline, and prints the problems, their remedies, and the
+//! checks that could not look.
 
 use super::Context;
 use super::status::problem_json;
@@ -23,15 +23,16 @@ use std::time::Duration;
 /// The most problems of a check that are shown as text.
 const SHOWN: usize = 10;
 
-/// Examine the whole pipeline, and say what is wrong and what mends it
+/// Examine the whole pipeline, and print problems with their remedies
 ///
-/// Looks at triggers, columns and rows, at channels and listeners, at transactions, the notification
-/// queue and the notify lock, at limits, privileges and the server itself. Each check has a code that
-/// never changes, a verdict (ok, unknown, warning or critical), what it looked at, and for each
-/// problem a remedy that can be run as it is printed.
+/// Looks at triggers, columns and rows, at channels and listeners, at transactions, the
+/// notification queue and the notify lock, at limits, privileges and the server itself. Each check
+/// has a code that never changes, a verdict (ok, unknown, warning or critical), what it looked at,
+/// and for each problem a remedy that can be run as it is printed.
 ///
 /// Nothing is written, but for one notification on a random channel. Rows are sampled for 0.3 s
-/// at most. A check that cannot see enough says unknown, and why.
+/// at most. A check that cannot see enough says unknown, and why. With -q, checks that are ok are left
+/// out.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -66,7 +67,7 @@ Examples:
   pgic doctor --fail-on warning --skip tls,PGIC027
   pgic doctor --explain PGIC022
   pgic doctor -o json | jq -r '.problems[]?.run[]'
-  pgic doctor -o prometheus > /var/lib/node_exporter/pgic.prom
+  pgic doctor -o prometheus --fail-on never > pgic.tmp && mv pgic.tmp pgic.prom
 
 Exit codes:
   0  no check is as bad as --fail-on
@@ -108,7 +109,10 @@ fn parse_check(text: &str) -> Result<&'static Check, String> {
 /// If the server cannot be used, or a table is not found.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     if let Some(check) = args.explain {
-        print(check.page)?;
+        print(&match context.layout.width {
+            Some(width) => wrapped(check.page, width).into_owned(),
+            None => check.page.to_string(),
+        })?;
         return Ok(ExitCode::Yes);
     }
     let server = context.server("doctor")?;

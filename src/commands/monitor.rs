@@ -1,8 +1,9 @@
-//! `pgic monitor`: watches a pipeline for long, and exports what it sees.
+//! `pgic monitor`: watches a pipeline for long, and exports metrics of it.
 
 use super::{Context, interrupted};
 use crate::completion;
 use crate::exit_code::ExitCode;
+use crate::failure::HintExt as _;
 use crate::monitor::{self, Plan, Shared, http};
 use crate::render::json::EventLine;
 use crate::render::{Format, print};
@@ -78,7 +79,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("monitor")?;
     let listener = TcpListener::bind(args.listen)
         .await
-        .with_context(|| format!("listen on {}", args.listen))?;
+        .with_context(|| format!("listen on {}", args.listen))
+        .hint("choose another address or port with --listen")?;
     let address = listener.local_addr().context("ask for the address")?;
     let plan = Plan {
         tables: args.tables,

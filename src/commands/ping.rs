@@ -20,6 +20,9 @@ use via_trigger::ViaTrigger;
 
 /// The longest round trip that is told apart from longer ones, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
+/// The sessions of the way over a trigger: the three of a replica, one that describes the table, and
+/// one that writes.
+const VIA_TRIGGER: usize = 5;
 /// The digits of a time that are kept for percentiles.
 const DIGITS: u8 = 3;
 
@@ -32,11 +35,11 @@ const DIGITS: u8 = 3;
 /// One that takes long, or is lost, tells of commits that wait for each other, of the network, or
 /// of a server that has no time.
 ///
-/// With --via-trigger the whole way is measured: a row is written by an UPDATE that changes nothing,
-/// its trigger announces that, and the change is applied to a cache like an application's. The time
-/// is that from the first byte of the UPDATE until the change is in the cache. Without a TABLE, a
-/// table is made for that, on a channel of its own, and dropped at the end. A TABLE that is named is
-/// loaded, and one of its rows is written: every cache of the table is told.
+/// With --via-trigger the whole way is measured: a row is written by an UPDATE that changes
+/// nothing, its trigger announces that, and the change is applied to a cache like an application's.
+/// The time is that from the first byte of the UPDATE until the change is in the cache. Without a
+/// TABLE, a table is made for that, on a channel of its own, and dropped at the end. A TABLE that
+/// is named is loaded, and one of its rows is written: every cache of the table is told.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -153,10 +156,13 @@ impl Tally {
 /// Sends the notifications, or writes the row, and prints how long each took.
 ///
 /// # Errors
-/// If the server cannot be used, a session ends, or what was made cannot be dropped.
+/// If the server cannot be used, a session ends, or the table that was made cannot be dropped.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupted = std::pin::pin!(interrupted());
-    let server = context.server("ping")?;
+    let mut server = context.server("ping")?;
+    if args.via_trigger.is_some() {
+        server = server.with_sessions(VIA_TRIGGER);
+    }
     let opening = Box::pin(async {
         anyhow::Ok(match args.via_trigger.as_deref() {
             None => Way::Notify(Box::new(Fleet::connect(&server).await?)),
@@ -178,7 +184,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let measured = measure(context, &args, &server, &mut way, interrupted).await;
-    // What was made is dropped, whatever came in between.
+    // The table that was made is dropped, also after an error.
     let closed = way.close().await;
     let lost = measured?;
     closed?;
@@ -217,7 +223,7 @@ impl Way {
         }
     }
 
-    /// Removes what was made for the measurement.
+    /// Drops the table that was made for the measurement.
     async fn close(self) -> anyhow::Result<()> {
         match self {
             Self::Notify(_) => Ok(()),

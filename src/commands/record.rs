@@ -1,38 +1,43 @@
-//! `pgic record`: keeps what arrives on channels in a folder, for later questions.
+//! `pgic record`: keeps notifications in a folder, for later questions.
 
 use super::install_triggers::parse_channel;
 use super::{Context, interrupted};
 use crate::completion;
+use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::feed;
-use crate::feed::queue::{Item, Queue};
+use crate::feed::queue::{Item, Note, Queue};
 use crate::record::writer::{Recorder, Rotation, Sealed, lines};
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::{Format, count, print};
+use crate::server_seen::clock_ahead;
+use crate::tables::catalog;
 use crate::tables::estimate::human;
 use crate::units::{parse_bytes, parse_duration};
 use anyhow::Context as _;
 use clap::ValueHint;
-use jiff::Timestamp;
-use postgres_index_cache_core::DEFAULT_CACHE_CHANNEL;
+use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the writer waits for items before it forces what it has to the disk.
+/// How long the writer waits for items before it forces the last ones to the disk.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Keep what arrives on channels in a folder, for later questions
+/// How far the clocks may differ for a proof.
+pub const CLOCKS: SignedDuration = SignedDuration::from_millis(500);
+
+/// Keep notifications in a folder, for later questions
 ///
 /// Writes every notification as a line of JSON into DIR, with the times at which none could be
 /// received. Files that are full are compressed with zstd, and get an index by time and key. pgic
 /// tail --from reads the folder, pgic why --record proves from it whether a change was announced,
 /// and pgic replay sends it again.
 ///
-/// A process that is killed leaves at most one torn line, which the next one cuts and reports. A disk
-/// that is full ends the command at once, and nothing that was written before is lost. Files are
-/// never removed.
+/// A process that is killed leaves at most one torn line, which the next one cuts and reports. A
+/// disk that is full ends the command at once, and nothing that was written before is lost. Files
+/// are never removed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -69,12 +74,19 @@ Exit codes:
   3  the server could not be reached, or took no session: trying again may
      help";
 
-/// What was recorded.
+/// The numbers of a recording.
 #[derive(Debug, Default)]
 struct Recorded {
     notifications: u64,
     gaps: u64,
     dropped: u64,
+}
+
+/// Returns the server's clock less ours.
+async fn clock(server: &Server) -> anyhow::Result<SignedDuration> {
+    let mut client = server.client().await?;
+    let catalog = catalog::reading(&mut client).await?;
+    Ok(clock_ahead(&catalog).await?.0)
 }
 
 /// Listens and writes until a signal comes, or the time is over.
@@ -95,17 +107,29 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
             count(found.cut, "byte")
         ));
     }
-    let mut channels = args.channels;
-    if channels.is_empty() {
-        let channel = context.settings.channel.as_deref();
-        channels.push(channel.unwrap_or(DEFAULT_CACHE_CHANNEL).to_string());
-    }
+    let channels = context.channels(args.channels);
     let server = context.server("record")?;
+    let ahead = tokio::select! {
+        ahead = clock(&server) => ahead?,
+        () = &mut interrupted => return Ok(ExitCode::Yes),
+    };
+    if ahead.abs() > CLOCKS {
+        context.notice(&format!(
+            "the clocks of the server and of this machine differ by {:.1} s: pgic why --record will prove \
+            nothing",
+            ahead.abs().as_secs_f64()
+        ));
+    }
     let queue = Arc::new(Queue::default());
     let driver = tokio::select! {
         opened = feed::open(&server, &channels, &queue) => opened?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
+    // In front of the notifications that have come meanwhile, the start before the clock.
+    queue.push_first(Item::Note {
+        at: Timestamp::now(),
+        note: Note::Clock(ahead.as_millis() as i64),
+    });
     queue.push_first(Item::Connected {
         at: Timestamp::now(),
         channels: channels.clone(),

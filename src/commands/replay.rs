@@ -1,4 +1,4 @@
-//! `pgic replay`: sends what was recorded again, on a channel.
+//! `pgic replay`: sends recorded notifications again, on a channel.
 
 use super::install_triggers::parse_channel;
 use super::{Context, interrupted};
@@ -32,14 +32,14 @@ const AHEAD: usize = 64;
 /// The most notifications of one transaction. One that had more is sent in several.
 const MOST: usize = 10_000;
 
-/// Send what was recorded again, on a channel
+/// Send recorded notifications again, on a channel
 ///
 /// Sends each payload of a folder that pgic record has written, or of one file of it, as it was: at
 /// its own pace, faster with --speed, notifications of one transaction in one transaction. Nothing
 /// is written to a table.
 ///
-/// The channel must be one on which nobody is known to listen, or --yes be given: caches that listen
-/// there take a payload for a change.
+/// The channel must be one on which nobody is known to listen, or --yes be given: caches that
+/// listen there take a payload for a change.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -53,10 +53,10 @@ pub struct Args {
     /// How many times as fast as it came: 10, 0.5, or max for no pause at all
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = parse_speed)]
     pub speed: Speed,
-    /// Only what came from this time on: 03:00, "2026-11-26 03:00", 10m (ago)
+    /// Only notifications from this time on: 03:00, "2026-11-26 03:00", 10m (ago)
     #[arg(long, value_name = "TIME", value_parser = parse_moment)]
     pub since: Option<Moment>,
-    /// Only what came up to this time
+    /// Only notifications up to this time
     #[arg(long, value_name = "TIME", value_parser = parse_moment)]
     pub until: Option<Moment>,
     /// Send even if somebody listens on the channel
@@ -92,8 +92,11 @@ fn parse_speed(text: &str) -> Result<Speed, String> {
         return Ok(Speed::Max);
     }
     match text.parse::<f64>() {
-        Ok(times) if times.is_finite() && times > 0.0 => Ok(Speed::Times(times)),
-        _ => Err(format!("expected a number above 0, or max, not \"{text}\"")),
+        // Slower and faster, the sums of times would leave their range.
+        Ok(times) if (0.001..=1e6).contains(&times) => Ok(Speed::Times(times)),
+        _ => Err(format!(
+            "expected a number from 0.001 to 1000000, or max, not \"{text}\""
+        )),
     }
 }
 
@@ -119,7 +122,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let wanted = Wanted {
         since: args.since.map(|since| since.timestamp(now, zone)),
         until: args.until.map(|until| until.timestamp(now, zone)),
-        rows: None,
+        ..Wanted::default()
     };
     let (sender, mut transactions) = mpsc::channel(AHEAD);
     let reading = tokio::task::spawn_blocking(move || read(&record, &wanted, &sender));
@@ -276,7 +279,7 @@ mod tests {
         assert_eq!(parse_speed("10"), Ok(Speed::Times(10.0)));
         assert_eq!(parse_speed("0.5"), Ok(Speed::Times(0.5)));
         assert_eq!(parse_speed("max"), Ok(Speed::Max));
-        for bad in ["0", "-1", "inf", "NaN", "x", ""] {
+        for bad in ["0", "-1", "1e-300", "1e300", "inf", "NaN", "x", ""] {
             assert!(parse_speed(bad).is_err(), "{bad}");
         }
     }

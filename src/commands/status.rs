@@ -8,7 +8,7 @@ use super::{Context, interrupted};
 use crate::completion;
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
-use crate::failure::Report;
+use crate::failure::{Report, with_hint};
 use crate::render::{Format, print, reader_gone, terminal_height, wrapped};
 use crate::server_seen::ServerSeen;
 use crate::tables::catalog::{self, CatalogTable, Enabled};
@@ -17,7 +17,7 @@ use crate::triggers::configured::{Configured, NOT_AS_CONFIGURED};
 use crate::triggers::observe::{Observed, Version, observe};
 use crate::triggers::plan;
 use crate::units::parse_interval;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 pub(super) use json::problem_json;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
@@ -37,8 +37,8 @@ pub struct Args {
     /// Tables: users, app.users or '"Odd Name"' [default: every table with triggers]
     #[arg(value_name = "TABLE", add = completion::announced_tables())]
     pub tables: Vec<String>,
-    /// Look again and again, after so long [default: 2s]: on a terminal in place, else one answer after
-    /// the other
+    /// Look again and again, after so long [default: 2s]: on a terminal in place, else one answer
+    /// after the other
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "2s", value_parser = parse_interval)]
     pub watch: Option<Duration>,
@@ -91,6 +91,13 @@ fn is_severe(problem: &Problem) -> bool {
 /// If a table is not found, or the server cannot be used. With `--watch`, the first time.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("status")?;
+    // `--watch 5s` is what one types: the time stands behind a `=`, or a table could not follow.
+    if let (Some(_), Some(time)) = (args.watch, args.tables.first())
+        && parse_interval(time).is_ok()
+    {
+        let error = anyhow!("{time} is a time, and no table");
+        return Err(with_hint(error, format!("--watch={time}")));
+    }
     let Some(every) = args.watch else {
         let (text, code) = look(context, &server, &args).await?;
         print(&text)?;

@@ -36,7 +36,7 @@ use clap::ValueHint;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use filter::{Filter, Prepared};
 use jiff::Timestamp;
-use postgres_index_cache_core::{Action, DEFAULT_CACHE_CHANNEL};
+use postgres_index_cache_core::Action;
 use printer::Printer;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -95,14 +95,14 @@ pub struct Args {
     #[arg(conflicts_with_all = ["tables", "more_tables", "channels", "actions", "ids", "conditions"])]
     #[arg(conflicts_with_all = ["raw", "template", "stats", "sender", "all"])]
     pub diff: Option<String>,
-    /// Print what pgic record has written into this folder, or one file of it, instead of listening
+    /// Print the record of this folder, or of one file of pgic record's, instead of listening
     #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
     #[arg(conflicts_with_all = ["diff", "duration", "sender"])]
     pub from: Option<PathBuf>,
-    /// With --from: only what came from this time on: 03:00, "2026-11-26 03:00", 10m (ago)
+    /// With --from: only notifications from this time on: 03:00, "2026-11-26 03:00", 10m (ago)
     #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
     pub since: Option<Moment>,
-    /// With --from: only what came up to this time
+    /// With --from: only notifications up to this time
     #[arg(long, value_name = "TIME", value_parser = parse_moment, requires = "from")]
     pub until: Option<Moment>,
     /// Stop after this many notifications
@@ -192,11 +192,7 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
     if let Some(from) = args.from.clone() {
         return recorded::run(context, &args, &from);
     }
-    if args.channels.is_empty() {
-        let channel = context.settings.channel.as_deref();
-        let channel = channel.unwrap_or(DEFAULT_CACHE_CHANNEL);
-        args.channels.push(channel.to_string());
-    }
+    args.channels = context.channels(std::mem::take(&mut args.channels));
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
     let prepared = tokio::select! {

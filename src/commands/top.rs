@@ -1,4 +1,4 @@
-//! `pgic top`: a live screen of what is announced.
+//! `pgic top`: a live screen of notifications.
 //!
 //! ```text
 //! feed (a task) ─→ queue ─→ ui (a thread): model ─→ draw ─→ terminal
@@ -26,7 +26,6 @@ use jiff::Timestamp;
 use look::Looked;
 use model::Model;
 use parking_lot::Mutex;
-use postgres_index_cache_core::DEFAULT_CACHE_CHANNEL;
 pub use screen::Screen;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -43,8 +42,8 @@ const ENDING: Duration = Duration::from_millis(500);
 /// listens, the nodes; and the last changes.
 ///
 /// Keys: q quits; p or the space bar holds the screen, while counting goes on; s sorts by the next
-/// column; / filters by table, key or value, Esc takes the filter away; the arrow keys and Page Up and
-/// Down scroll the changes; c counts from zero; ? shows the keys.
+/// column; / filters by table, key or value, Esc takes the filter away; the arrow keys and Page Up
+/// and Down scroll the changes; c counts from zero; ? shows the keys.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -77,11 +76,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         return Err(with_hint(error, "pgic tail --stats counts for scripts"));
     }
     let mut interrupted = std::pin::pin!(interrupted());
-    let mut channels = args.channels;
-    if channels.is_empty() {
-        let channel = context.settings.channel.as_deref();
-        channels.push(channel.unwrap_or(DEFAULT_CACHE_CHANNEL).to_string());
-    }
+    let channels = context.channels(args.channels);
     let server = context.server("top")?;
     let queue = Arc::new(Queue::default());
     let driver = tokio::select! {

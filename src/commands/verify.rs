@@ -79,8 +79,8 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = parse_interval, requires = "nodes")]
     #[arg(conflicts_with = "rounds")]
     pub every: Option<Duration>,
-    /// With --every: pause longer after a large table, so that on average no more rows than this are
-    /// compared in a second
+    /// With --every: pause longer after a large table, so that on average no more rows than this
+    /// are compared in a second
     #[arg(long, value_name = "N", requires = "every")]
     pub max_rows_per_second: Option<NonZeroU64>,
     /// Exit with 1 when fewer changes than this were followed: with none, nothing was proven

@@ -21,6 +21,7 @@ use crate::exit_code::ExitCode;
 use crate::fleet::Fleet;
 use crate::fleet::cut::table_ref;
 use crate::fleet::node::Roster;
+use crate::record::reader::Record;
 use crate::render::escape::escape;
 use crate::render::json::EventLine;
 use crate::render::{Format, print};
@@ -116,6 +117,7 @@ impl Case<'_> {
 /// If the table or the key is refused, or the server cannot be used.
 pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let server = context.server("why")?;
+    let record = args.record.as_deref().map(Record::open).transpose()?;
     let target = find(context, &server, &args.table).await?;
     let key = key_of(&server, &target, &args.key).await?;
     let mut fleet = Fleet::connect(&server).await?;
@@ -137,12 +139,9 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         print(&explained(&case, &triggers))?;
     }
     show(context, &mut links, payload(&case, args.channel.as_deref()))?;
-    if let Some(record) = &args.record {
-        show(
-            context,
-            &mut links,
-            recorded::look(&case, &seen, record).await?,
-        )?;
+    if let Some(record) = record {
+        let link = recorded::look(&case, &seen, server.place(), record).await?;
+        show(context, &mut links, link)?;
     }
     let (link, is_delivered) = delivery::look(&mut fleet, &server).await?;
     show(context, &mut links, link)?;

@@ -1,4 +1,4 @@
-//! The check of channels: what is announced is listened to, and nobody listens a letter beside.
+//! The check of channels: somebody listens where triggers announce, and nobody a letter beside.
 
 use super::tables::Tables;
 use super::{Findings, Found, found};
@@ -44,8 +44,8 @@ pub(super) fn check(findings: &mut Findings, tables: &Tables, seen: &ServerSeen)
     findings.add("channels", looked_at, problems);
 }
 
-/// Returns a channel without what people confuse: the case of letters, and other characters than
-/// letters and digits.
+/// Returns a channel in lower case, without other characters than letters and digits: people
+/// confuse those.
 fn folded(channel: &str) -> String {
     let letters = channel.chars().filter(|c| c.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()

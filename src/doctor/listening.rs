@@ -1,5 +1,5 @@
-//! [`Listening`]: a session that LISTENs while the rest is examined. It shows whether a NOTIFY comes
-//! back, and what the updates of that time have changed.
+//! [`Listening`]: a session that LISTENs while the rest is examined. Shows whether a NOTIFY comes
+//! back, and whether the updates of that time have changed rows.
 
 use super::server::ServerFacts;
 use super::tables::{Table, Tables};
@@ -150,7 +150,7 @@ impl Listening {
             quote_literal(&self.token)
         );
         if let Err(error) = client.batch_execute(&sql).await {
-            // The session may be gone as well; what comes next says so.
+            // The session may be gone as well; the next statement says so.
             let _ = client.batch_execute("ROLLBACK").await;
             let is_held = sqlstate::of(&error) == Some("55P03");
             let error = anyhow::Error::new(error);
@@ -180,7 +180,7 @@ impl Traffic {
         let Ok(payload) = Payload::parse(payload) else {
             return;
         };
-        // What `pgic announce` sends is asked for, and no update.
+        // `pgic announce` sends rows that nobody has written.
         if payload.reread {
             return;
         }

@@ -3,9 +3,10 @@
 use super::tables::Tables;
 use super::{Findings, Found, found};
 use crate::render::count;
+use crate::server_seen::clock_ahead;
 use crate::tables::catalog::Catalog;
 use anyhow::Context as _;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity};
 use tokio_postgres::types::Type;
@@ -74,16 +75,7 @@ impl ServerFacts {
         // No limit holds for a superuser but the server's.
         let is_super: bool = row.get("rolsuper");
         let limit = |name: &str| row.get::<_, Option<i64>>(name).filter(|_| !is_super);
-        let before = Timestamp::now();
-        let clock = catalog
-            .query_typed_one(
-                "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8",
-                &[],
-            )
-            .await
-            .context("ask for the server's clock")?;
-        let after = Timestamp::now();
-        let (clock, asking) = clock_difference(before, clock.get(0), after);
+        let (clock, asking) = clock_ahead(catalog).await?;
         Ok(Self {
             version: row.get("version"),
             is_standby: row.get("is_standby"),
@@ -105,21 +97,6 @@ impl ServerFacts {
             asking,
         })
     }
-}
-
-/// Returns the server's clock less ours, and how long the question took. `clock` is the server's, in
-/// microseconds since 1970. The answer was written between `before` and `after`.
-fn clock_difference(
-    before: Timestamp,
-    clock: i64,
-    after: Timestamp,
-) -> (SignedDuration, SignedDuration) {
-    let asking = after.duration_since(before);
-    let middle = before.as_microsecond() + asking.as_micros() as i64 / 2;
-    (
-        SignedDuration::from_micros(clock.saturating_sub(middle)),
-        asking,
-    )
 }
 
 /// Adds the outcomes of the checks of the server.
@@ -399,7 +376,7 @@ async fn check_replica_role(findings: &mut Findings, catalog: &Catalog<'_>) -> a
     Ok(())
 }
 
-/// Looks at what the role may read and see, and at whether writers may notify.
+/// Looks at the privileges of the role, and at whether writers may notify.
 async fn check_privileges(
     findings: &mut Findings,
     catalog: &Catalog<'_>,
@@ -434,7 +411,8 @@ async fn check_privileges(
         let schema = quote_identifier(&table.described.schema);
         problems.push(table.found(Problem {
             code: "not-readable",
-            severity: Severity::Warning,
+            // A role that is on call need not read tables.
+            severity: Severity::Notice,
             text: format!(
                 "the role {} may not read {}: no cache of it could follow the table",
                 facts.role,
@@ -512,14 +490,6 @@ mod tests {
                 "{major}.{minor}"
             );
         }
-    }
-
-    #[test]
-    fn the_clock_is_compared_with_the_middle_of_the_question() {
-        let at = |micros| Timestamp::from_microsecond(micros).unwrap();
-        let (difference, asking) = clock_difference(at(1_000_000), 1_150_000, at(1_200_000));
-        assert_eq!(difference, SignedDuration::from_millis(50));
-        assert_eq!(asking, SignedDuration::from_millis(200));
     }
 
     #[test]

@@ -24,13 +24,13 @@ const MANY_LISTENERS: usize = 20;
 /// two cores. `docs/checks/PGIC025.md` has the figures.
 const COSTS: &[(usize, u64)] = &[(0, 39), (1, 95), (10, 205), (100, 1658)];
 
-/// What several looks at the notify lock have shown.
+/// The result of several looks at the notify lock.
 pub(super) struct LockWaits {
     /// The most sessions that waited at once.
     most: i64,
     /// The looks at which somebody waited.
     looks: u32,
-    /// The holder at the last look: its process, and what it waits for itself.
+    /// The holder at the last look: the process, and the event for which the holder waits.
     holder: Option<(i32, String)>,
 }
 
@@ -95,9 +95,9 @@ pub(super) async fn check(
     findings.add(
         "transactions",
         format!(
-            "{} of {:?} or longer{hidden}",
+            "{} of {} s or longer{hidden}",
             count(long.len() as u64, "transaction"),
-            examination.long_transaction
+            examination.long_transaction.as_secs_f64()
         ),
         long.iter()
             .map(|transaction| found(transaction.problem()))

@@ -1,4 +1,4 @@
-//! The checks of tables and triggers: the one diagnosis of a table, and what `pgic.toml` wants.
+//! The checks of tables and triggers: the one diagnosis of a table, and the wishes of `pgic.toml`.
 
 use super::{Examination, Findings, Found, found};
 use crate::render::count;
@@ -61,7 +61,7 @@ impl Table {
         options.is_none_or(|options| options.sends(column))
     }
 
-    /// Returns the command that leaves these columns out of what is sent. `None` if one of them is
+    /// Returns the command that leaves these columns out of payloads. `None` if one of them is
     /// of the key, which is always sent.
     pub(super) fn leave_out(&self, columns: &[&str]) -> Option<String> {
         let key = self.described.key.as_ref()?;
@@ -267,7 +267,7 @@ pub(super) fn check(findings: &mut Findings, tables: &Tables) {
 }
 
 /// Returns a finding with the severity that a doctor gives to it. For `status` the plain form and
-/// columns that name objects are facts; a doctor tells what can leave a stale row.
+/// columns that name objects are facts; for a doctor they can leave a stale row.
 fn worse(mut found: Found) -> Found {
     if matches!(found.problem.code, "plain-form" | "names-objects") {
         found.problem.severity = Severity::Warning;

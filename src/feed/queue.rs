@@ -55,6 +55,15 @@ impl Message {
     }
 }
 
+/// A note of a recorder about its record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The file goes on behind the file with this name, without a gap.
+    Continues(String),
+    /// The server's clock less that of the recorder, in milliseconds.
+    Clock(i64),
+}
+
 /// An event, in the order of the queue.
 #[derive(Debug)]
 pub enum Item {
@@ -77,6 +86,8 @@ pub enum Item {
     Covered { at: Timestamp },
     /// So many notifications were dropped here, since whoever takes them is too slow.
     Dropped { at: Timestamp, count: u64 },
+    /// A note of a recorder about its record.
+    Note { at: Timestamp, note: Note },
     /// Whoever takes them is to end.
     End,
 }
@@ -101,6 +112,7 @@ impl Item {
             | Self::Gap { .. }
             | Self::Resumed { .. }
             | Self::Covered { .. }
+            | Self::Note { .. }
             | Self::Dropped { .. }
             | Self::End => OVERHEAD,
         }

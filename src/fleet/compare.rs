@@ -17,7 +17,7 @@ pub const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the nodes may take for their digests. One of a million rows takes less than a second.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What was compared.
+/// The result of a comparison.
 #[derive(Debug)]
 pub struct Compared {
     /// The nodes that answer, and those that are silent.

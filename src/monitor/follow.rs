@@ -1,14 +1,16 @@
 //! The caches: each table is followed as an application follows it, and compared with its table now
 //! and then.
 
-use super::status::TableStatus;
+use super::status::{TableStatus, Verified};
 use super::{Attempts, Plan, Shared};
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
 use crate::failure::Report;
 use crate::fleet::compare::pause_after;
 use crate::metrics::{Labels, labels};
+use crate::render::{count, finding};
 use crate::tables::catalog;
+use crate::tables::key;
 use crate::tables::supervised::{self, AnnouncedTargets, explain};
 use crate::tables::target::Target;
 use jiff::Timestamp;
@@ -25,14 +27,17 @@ use tokio_postgres::Notification;
 /// The time from one look at the states and counters to the next.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How long a cache may take to catch up with what has come while it was compared.
+/// The most rows that differ which are named.
+const NAMED: usize = 5;
+
+/// How long a cache may take to catch up after a comparison.
 const CATCHING_UP: Duration = Duration::from_secs(10);
 
 /// Follows the tables, and never ends.
 ///
 /// # Errors
-/// If that is not possible at the start, for a reason that waiting does not mend: no such table, for
-/// example.
+/// If that is not possible at the start, for a reason that waiting does not mend: no such table,
+/// for example.
 pub(super) async fn run(server: &Server, plan: &Plan, shared: &Arc<Shared>) -> anyhow::Result<()> {
     let mut attempts = Attempts::new("follow");
     let mut was_live = false;
@@ -289,13 +294,30 @@ impl<'a> Following<'a> {
             .set(differing as i64);
         let seconds = now.as_millisecond() as f64 / 1000.0;
         metrics.verify_time.get_or_create(&own).set(seconds);
-        self.shared.status.lock().tables[at].verified = Some((now, differing));
+        let named = report.findings.iter().take(NAMED).map(|found| {
+            let kind = finding::word(found.kind);
+            format!("{kind} {}", key::typed(&found.key))
+        });
+        let named: Vec<String> = named.collect();
+        let more = if differing > named.len() { ", …" } else { "" };
+        let rows = format!("{}{more}", named.join(", "));
+        let mut status = self.shared.status.lock();
+        let table = &mut status.tables[at];
+        let before = table.verified.replace(Verified {
+            at: now,
+            differing,
+            rows: rows.clone(),
+        });
+        let name = table.name();
+        drop(status);
+        // A new cache would be equal: the rows are known here alone.
         if differing > 0 {
             self.shared.say(&format!(
-                "{differing} rows of {} differ from the cache: pgic verify {} says which",
-                self.supervisor.target(TableId(at)).name(),
-                self.supervisor.target(TableId(at)).table.typed_name()
+                "the cache of {name} differs from the table in {} at one exact cut: {rows}",
+                count(differing as u64, "row")
             ));
+        } else if before.is_some_and(|before| before.differing > 0) {
+            self.shared.say(&format!("{name} is equal again"));
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Plan;
 use crate::connect::Place;
 use crate::doctor::Diagnosis;
+use crate::render::count;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::sync::State;
 use serde_json::{Value, json};
@@ -18,7 +19,8 @@ pub struct TableStatus {
     pub asked: String,
     /// The schema and the name, once they are known.
     pub names: Option<(String, String)>,
-    /// Until when the cache may be behind, since it was held for a comparison; `None` if it was not.
+    /// Until when the cache may be behind, since it was held for a comparison; `None` if it was
+    /// not.
     pub held_until: Option<Instant>,
     /// The state; `None` while nothing is known of the table.
     pub state: Option<State>,
@@ -28,8 +30,8 @@ pub struct TableStatus {
     pub since: Timestamp,
     /// The rows of its cache.
     pub rows: usize,
-    /// The last comparison: when it was, and how many rows differed.
-    pub verified: Option<(Timestamp, usize)>,
+    /// The last comparison; `None` before the first.
+    pub verified: Option<Verified>,
 }
 
 impl TableStatus {
@@ -50,6 +52,17 @@ impl TableStatus {
             _ => false,
         }
     }
+}
+
+/// The result of the last comparison of a table with its cache.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// When the comparison was done.
+    pub at: Timestamp,
+    /// How many rows differed.
+    pub differing: usize,
+    /// The first of those rows, each with the kind of the difference and the key.
+    pub rows: String,
 }
 
 /// The state of the pipeline.
@@ -120,10 +133,14 @@ impl Status {
                     table.name(),
                     why.unwrap_or_default()
                 ));
-            } else if let Some((_, differing)) = table.verified.filter(|(_, rows)| *rows > 0) {
+            } else if let Some(verified) = &table.verified
+                && verified.differing > 0
+            {
                 problems.push(format!(
-                    "{}: {differing} rows differ from the table",
-                    table.name()
+                    "{} differs from the table in {}: {}",
+                    table.name(),
+                    count(verified.differing as u64, "row"),
+                    verified.rows
                 ));
             }
         }
@@ -148,8 +165,9 @@ impl Status {
                 "why": table.why,
                 "since": table.since.to_string(),
                 "rows": table.rows,
-                "verified_at": table.verified.map(|(at, _)| at.to_string()),
-                "differing_rows": table.verified.map(|(_, rows)| rows),
+                "verified_at": table.verified.as_ref().map(|verified| verified.at.to_string()),
+                "differing_rows": table.verified.as_ref().map(|verified| verified.differing),
+                "differing": table.verified.as_ref().map(|verified| &verified.rows),
             })
         });
         let checks = self

@@ -1,7 +1,7 @@
 //! Entries of a record: an [`Item`] of the feed as a line of JSON, and back.
 
 use crate::connect::Place;
-use crate::feed::queue::{Item, Message};
+use crate::feed::queue::{Item, Message, Note};
 use crate::render::json::EventLine;
 use jiff::Timestamp;
 use postgres_index_cache_core::Key;
@@ -16,7 +16,7 @@ pub fn write(item: &Item, text: &mut String) {
     *text = match item {
         Item::Notification { at, message } => {
             let mut line = begin(text, "recorded", *at);
-            // For who reads the file with jq. A payload is kept as it came, whatever it is.
+            // For readers with jq. A payload is kept as it came, also one that is no change.
             if let Ok(payload) = Payload::parse(message.payload()) {
                 line = line
                     .optional("schema", payload.schema.as_deref())
@@ -46,6 +46,14 @@ pub fn write(item: &Item, text: &mut String) {
         Item::Resumed { at } => begin(text, "resumed", *at).end(),
         Item::Covered { at } => begin(text, "covered", *at).end(),
         Item::Dropped { at, count } => begin(text, "dropped", *at).member("count", count).end(),
+        Item::Note { at, note } => match note {
+            Note::Continues(previous) => begin(text, "continues", *at)
+                .member("previous", previous)
+                .end(),
+            Note::Clock(ahead) => begin(text, "clock", *at)
+                .member("server_ahead_ms", ahead)
+                .end(),
+        },
         Item::End => return,
     };
 }
@@ -68,6 +76,8 @@ struct Line {
     from: Option<Timestamp>,
     to: Option<Timestamp>,
     count: Option<u64>,
+    previous: Option<String>,
+    server_ahead_ms: Option<i64>,
 }
 
 /// Returns the item of a line; `None` if the line is no entry.
@@ -107,6 +117,14 @@ pub fn parse(line: &str) -> Option<Item> {
             at,
             count: line.count?,
         },
+        "continues" => Item::Note {
+            at,
+            note: Note::Continues(line.previous?),
+        },
+        "clock" => Item::Note {
+            at,
+            note: Note::Clock(line.server_ahead_ms?),
+        },
         _ => return None,
     })
 }
@@ -119,14 +137,15 @@ pub fn time(item: &Item) -> Option<Timestamp> {
         | Item::Disconnected { at, .. }
         | Item::Resumed { at }
         | Item::Covered { at }
+        | Item::Note { at, .. }
         | Item::Dropped { at, .. } => Some(*at),
         Item::Gap { to, .. } => Some(*to),
         Item::End => None,
     }
 }
 
-/// Returns the digests of the rows that a notification tells of: of its key, and of the other key if
-/// the key was changed. Empty for one that tells of no row.
+/// Returns the digests of the rows that a notification tells of: of its key, and of the other key
+/// if the key was changed. Empty for one that tells of no row.
 pub fn rows(item: &Item) -> Vec<u32> {
     let Item::Notification { message, .. } = item else {
         return Vec::new();
@@ -140,7 +159,7 @@ pub fn rows(item: &Item) -> Vec<u32> {
 }
 
 /// Returns the digest by which an index names the row of a table with this key. Different rows may
-/// have the same; what is found is compared.
+/// have the same, so whoever finds a frame compares the payloads.
 pub fn row(table: &str, key: &RawValue) -> u32 {
     // The plain form names no schema. White space within a composite key is of no meaning.
     let key = Key::from_json(key).to_string();
@@ -196,6 +215,14 @@ mod tests {
             Item::Gap { from: at, to: at },
             Item::Resumed { at },
             Item::Covered { at },
+            Item::Note {
+                at,
+                note: Note::Continues("20260101T000000.000000Z".to_string()),
+            },
+            Item::Note {
+                at,
+                note: Note::Clock(-5),
+            },
             Item::Dropped {
                 at,
                 count: u64::MAX,

@@ -1,10 +1,16 @@
 //! The index beside a sealed segment: which frame has which times and rows, so that a question is
 //! answered without reading all of a record.
 
-use super::entry;
+use super::{SegmentFiles, entry, open_regular};
 use crate::feed::queue::Item;
+use anyhow::Context as _;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+
+/// The most bytes of a frame's line: about a mebibyte of entries has fewer rows and events than that.
+const LONGEST_FRAME_LINE: u64 = 16 << 20;
 
 /// The version of the form, on the first line.
 pub(super) const VERSION: &str = "{\"pgic_record_index\":1}";
@@ -21,7 +27,7 @@ pub(super) struct Frame {
     pub(super) entries: u64,
     /// The digests of the rows that its notifications tell of, in order.
     pub(super) rows: Vec<u32>,
-    /// The lines of the entries that are no notifications, but for those that tell what is covered.
+    /// The lines of the entries that are no notifications, except for those of `covered`.
     pub(super) events: Vec<String>,
     /// The last time up to which nothing is missing.
     pub(super) covered: Option<Timestamp>,
@@ -70,4 +76,45 @@ impl Frame {
     pub(super) fn has_any(&self, rows: &[u32]) -> bool {
         rows.iter().any(|row| self.rows.binary_search(row).is_ok())
     }
+}
+
+/// Reads the index of a sealed segment; `None` if there is none that fits the segment.
+///
+/// # Errors
+/// If a file cannot be read.
+pub(super) fn read_index(files: &SegmentFiles) -> anyhow::Result<Option<Vec<Frame>>> {
+    let path = files.index();
+    let file = match open_regular(File::options().read(true), &path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+    };
+    let length = std::fs::metadata(files.sealed())
+        .with_context(|| format!("look at {}", files.sealed().display()))?
+        .len();
+    let mut lines = BufReader::new(file);
+    let mut next = || -> anyhow::Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        (&mut lines)
+            .take(LONGEST_FRAME_LINE)
+            .read_until(b'\n', &mut line)?;
+        Ok(Some(line).filter(|line| line.last() == Some(&b'\n')))
+    };
+    if next()?.as_deref().map(<[u8]>::trim_ascii_end) != Some(VERSION.as_bytes()) {
+        return Ok(None);
+    }
+    let mut frames: Vec<Frame> = Vec::new();
+    // A part of an index would hide the rest of the segment.
+    let mut end = 0;
+    while let Some(line) = next()? {
+        let Ok(frame) = serde_json::from_slice::<Frame>(&line) else {
+            return Ok(None);
+        };
+        if frame.offset != end {
+            return Ok(None);
+        }
+        end += frame.bytes.min(length);
+        frames.push(frame);
+    }
+    Ok(Some(frames).filter(|_| end == length))
 }

@@ -1,18 +1,15 @@
 //! [`Record`]: reads the entries of a folder or a file, by time and by row.
 
-use super::index::{Frame, VERSION};
-use super::{PLAIN, SEALED, SegmentFiles, entry, segments};
+use super::index::read_index;
+use super::{LONGEST_LINE, PLAIN, SEALED, SegmentFiles, entry, is_stem, open_regular, segments};
 use crate::failure::with_hint;
-use crate::feed::queue::Item;
+use crate::feed::queue::{Item, Note};
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _, Seek as _, SeekFrom};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-
-/// The most bytes that one line may have: a payload has 7999, each of which may take six in JSON.
-const LONGEST_LINE: u64 = 1 << 20;
+use std::path::Path;
 
 /// A record that is read.
 #[derive(Debug)]
@@ -30,9 +27,11 @@ pub struct Wanted {
     /// Only notifications that may tell of one of these rows ([`entry::row`]); `None` for all.
     /// Entries that are no notifications come all the same.
     pub rows: Option<Vec<u32>>,
+    /// Whether every line is read, and no index trusted.
+    pub reads_all: bool,
 }
 
-/// What was left out of what was read.
+/// The lines that were left out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct LeftOut {
     /// Last lines that are torn: the recorder was stopped, or is writing them.
@@ -58,7 +57,7 @@ impl Record {
             let stem = name
                 .strip_suffix(SEALED)
                 .or_else(|| name.strip_suffix(PLAIN));
-            let stem = stem.ok_or_else(|| {
+            let stem = stem.filter(|stem| is_stem(stem)).ok_or_else(|| {
                 anyhow!(
                     "{shown} is no segment of a record: their names end with {PLAIN} or {SEALED}"
                 )
@@ -89,13 +88,17 @@ impl Record {
             wanted,
             each: &mut each,
             last: None,
+            previous: None,
+            stem: None,
+            is_first: false,
             left_out: LeftOut::default(),
             is_done: false,
         };
         for files in &self.segments {
             // A segment may be sealed while it is looked for: the plain file is removed last.
             let plain = files.plain();
-            match File::open(&plain) {
+            reading.begins(&files.stem);
+            match open_regular(File::options().read(true), &plain) {
                 Ok(file) => reading
                     .lines(BufReader::new(file), true)
                     .with_context(|| format!("read {}", plain.display()))?,
@@ -123,15 +126,31 @@ struct Reading<'a, E> {
     each: &'a mut E,
     /// The time of the last entry.
     last: Option<Timestamp>,
+    /// The segment before, and the one that is read.
+    previous: Option<String>,
+    stem: Option<String>,
+    /// Whether the next entry is the first of its segment.
+    is_first: bool,
     left_out: LeftOut,
     is_done: bool,
 }
 
 impl<E: FnMut(&Item) -> anyhow::Result<ControlFlow<()>>> Reading<'_, E> {
+    /// Begins with the segment of this name.
+    fn begins(&mut self, stem: &str) {
+        self.previous = self.stem.replace(stem.to_string());
+        self.is_first = true;
+    }
+
     /// Reads a sealed segment: of an index that is there, only the frames that are wanted.
     fn sealed(&mut self, files: &SegmentFiles) -> anyhow::Result<()> {
-        let mut file = File::open(files.sealed())?;
-        let Some(frames) = read_index(&files.index())? else {
+        let mut file = open_regular(File::options().read(true), &files.sealed())?;
+        let index = if self.wanted.reads_all {
+            None
+        } else {
+            read_index(files)?
+        };
+        let Some(frames) = index else {
             // Somebody has copied the segment alone.
             let decoder = zstd::stream::read::Decoder::new(file)?;
             return self.lines(BufReader::new(decoder), false);
@@ -153,7 +172,7 @@ impl<E: FnMut(&Item) -> anyhow::Result<ControlFlow<()>>> Reading<'_, E> {
                 self.lines(BufReader::new(decoder), false)?;
                 continue;
             }
-            // What is no notification counts all the same: it tells what is covered.
+            // Gaps and starts count all the same: they decide about proofs.
             for line in &frame.events {
                 match entry::parse(line) {
                     Some(item) => self.item(&item)?,
@@ -163,7 +182,8 @@ impl<E: FnMut(&Item) -> anyhow::Result<ControlFlow<()>>> Reading<'_, E> {
             if let Some(at) = frame.covered {
                 self.item(&Item::Covered { at })?;
             }
-            self.last = self.last.max(Some(frame.to));
+            self.last = Some(frame.to);
+            self.is_first = false;
         }
         Ok(())
     }
@@ -193,16 +213,30 @@ impl<E: FnMut(&Item) -> anyhow::Result<ControlFlow<()>>> Reading<'_, E> {
     /// Hands an entry on, if it is wanted.
     fn item(&mut self, item: &Item) -> anyhow::Result<()> {
         let at = entry::time(item).unwrap_or(Timestamp::MAX);
-        // A recorder that is started knows nothing of the time before.
-        if let (Item::Connected { .. }, Some(last)) = (item, self.last) {
-            self.hand_on(&Item::Gap { from: last, to: at })?;
+        // A recorder that is started knows nothing of the time before. Nor does anybody of a segment
+        // that is missing: each names the one before.
+        let follows = match item {
+            Item::Connected { .. } => false,
+            Item::Note {
+                note: Note::Continues(previous),
+                ..
+            } => self.previous.as_ref() == Some(previous),
+            _ => !self.is_first,
+        };
+        self.is_first = false;
+        if let Some(last) = self.last.filter(|_| !follows) {
+            // The clock may have been set back in between.
+            let (from, to) = (last.min(at), last.max(at));
+            self.hand_on(&Item::Gap { from, to })?;
         }
         self.last = Some(at);
         self.hand_on(item)
     }
 
     fn hand_on(&mut self, item: &Item) -> anyhow::Result<()> {
-        let Wanted { since, until, rows } = self.wanted;
+        let Wanted {
+            since, until, rows, ..
+        } = self.wanted;
         let to = entry::time(item).unwrap_or(Timestamp::MAX);
         let from = match item {
             Item::Gap { from, .. } => *from,
@@ -221,23 +255,6 @@ impl<E: FnMut(&Item) -> anyhow::Result<ControlFlow<()>>> Reading<'_, E> {
         }
         Ok(())
     }
-}
-
-/// Reads an index; `None` if there is none, or one of another form.
-fn read_index(path: &PathBuf) -> anyhow::Result<Option<Vec<Frame>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
-    };
-    let mut lines = BufReader::new(file).lines();
-    match lines.next() {
-        Some(Ok(version)) if version == VERSION => {}
-        _ => return Ok(None),
-    }
-    let frames = lines.map(|line| serde_json::from_str(&line.ok()?).ok());
-    // A half of an index would hide the rest of the segment.
-    Ok(frames.collect())
 }
 
 #[cfg(test)]
@@ -294,7 +311,9 @@ mod tests {
     fn read(folder: &Path, wanted: &Wanted) -> (Vec<String>, LeftOut) {
         let mut items = Vec::new();
         let left_out = Record::open(folder).unwrap().read(wanted, |item| {
-            items.push(format!("{item:?}"));
+            if !matches!(item, Item::Note { .. }) {
+                items.push(format!("{item:?}"));
+            }
             Ok(ControlFlow::Continue(()))
         });
         (items, left_out.unwrap())
@@ -329,7 +348,7 @@ mod tests {
         let wanted = Wanted {
             since: Some(at(700)),
             until: Some(at(709)),
-            rows: None,
+            ..Wanted::default()
         };
         assert_eq!(read(folder.path(), &wanted).0, all[700..=709]);
         let key = serde_json::value::RawValue::from_string("7".to_string()).unwrap();
@@ -343,8 +362,8 @@ mod tests {
         assert_eq!(read(folder.path(), &wanted).0, of_row);
     }
 
-    /// A recorder that was killed leaves a torn line. Whoever reads counts it, and the next recorder
-    /// cuts it. The time in between is a gap.
+    /// A recorder that was killed leaves a torn line. Whoever reads counts it, and the next
+    /// recorder cuts it. The time in between is a gap.
     #[test]
     fn a_torn_line_is_left_out_and_cut() {
         let folder = tempfile::tempdir().unwrap();

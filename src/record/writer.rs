@@ -1,12 +1,12 @@
 //! [`Recorder`]: writes entries into a folder, and seals the segments that are full.
 
-use super::index::{Frame, VERSION};
-use super::{SEALED, SegmentFiles, entry, segments};
+use super::index::{Frame, VERSION, read_index};
+use super::{LONGEST_LINE, SEALED, SegmentFiles, entry, open_regular, segments};
 use crate::failure::with_hint;
-use crate::feed::queue::Item;
+use crate::feed::queue::{Item, Note};
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -15,11 +15,11 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The bytes of lines that make a frame: what is read at least to answer a question.
+/// The bytes of lines that make a frame, the least that is read to answer a question.
 const FRAME: usize = 1 << 20;
 /// The level of zstd's compression.
 const LEVEL: i32 = 3;
-/// How often what was written is forced to the disk.
+/// How often the lines are forced to the disk.
 const SYNC: Duration = Duration::from_secs(1);
 
 /// When a segment is full.
@@ -31,7 +31,7 @@ pub struct Rotation {
     pub max_age: Duration,
 }
 
-/// What a recorder has found in the folder, and done with it.
+/// The state in which a recorder has found the folder.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The bytes of a torn last line, which were cut.
@@ -65,6 +65,8 @@ pub struct Recorder {
     folder: PathBuf,
     rotation: Rotation,
     segment: Option<Segment>,
+    /// The name of the segment before, once that is full.
+    previous: Option<String>,
     synced: Instant,
     /// Segments to seal, for the thread that does it.
     seals: Option<mpsc::Sender<SegmentFiles>>,
@@ -82,8 +84,8 @@ impl Recorder {
     /// If the folder cannot be written, or another process writes it.
     pub fn open(folder: &Path, rotation: Rotation) -> anyhow::Result<(Self, Found)> {
         let shown = folder.display();
-        // Payloads have rows in them: what every role of the database may hear is not for every user
-        // of this machine.
+        // Payloads have rows in them: what every role of the database may hear is not for every
+        // user of this machine.
         let made = std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -112,9 +114,10 @@ impl Recorder {
         for files in left {
             let plain = files.plain();
             // It is removed last: both are there if that was not done.
-            if files.sealed().exists() {
+            let is_sealed = files.sealed().exists() && is_whole(&files);
+            if is_sealed && plain.exists() {
                 remove_if_there(&plain).with_context(|| format!("remove {}", plain.display()))?;
-            } else {
+            } else if plain.exists() {
                 found.cut += cut_torn(&plain)
                     .with_context(|| format!("look at the end of {}", plain.display()))?;
                 let _ = seals.send(files);
@@ -136,6 +139,7 @@ impl Recorder {
             folder: folder.to_path_buf(),
             rotation,
             segment: None,
+            previous: None,
             synced: Instant::now(),
             seals: Some(seals),
             sealed,
@@ -149,8 +153,8 @@ impl Recorder {
     /// and forced to the disk within a second.
     ///
     /// # Errors
-    /// If they cannot be written, or a segment cannot be compressed, for example because the disk is
-    /// full. What was written before stays; of these lines none is there.
+    /// If they cannot be written, or a segment cannot be compressed, for example because the disk
+    /// is full. What was written before stays, and of these lines those that are whole.
     pub fn write(&mut self, lines: &str) -> anyhow::Result<()> {
         let is_full = self.segment.as_ref().is_some_and(|segment| {
             segment.bytes >= self.rotation.max_size
@@ -161,13 +165,19 @@ impl Recorder {
         }
         let segment = match &mut self.segment {
             Some(segment) => segment,
-            None => self.segment.insert(Segment::create(&self.folder)?),
+            None => {
+                let mut segment = Segment::create(&self.folder)?;
+                if let Some(previous) = self.previous.take() {
+                    segment.continues(previous)?;
+                }
+                self.segment.insert(segment)
+            }
         };
         let written = segment.file.write_all(lines.as_bytes());
         if let Err(error) = written {
             // The torn line is taken back, so that the file ends with a whole one.
-            let _ = segment.file.set_len(segment.bytes);
             let path = segment.files.plain();
+            let _ = cut_torn(&path);
             let error = anyhow::Error::new(error).context(format!("write {}", path.display()));
             return Err(with_hint(
                 error,
@@ -182,7 +192,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Forces what was written to the disk.
+    /// Forces the lines to the disk.
     ///
     /// # Errors
     /// If the disk does not take it.
@@ -208,6 +218,7 @@ impl Recorder {
     fn rotate(&mut self) -> anyhow::Result<()> {
         self.sync()?;
         if let (Some(segment), Some(seals)) = (self.segment.take(), &self.seals) {
+            self.previous = Some(segment.files.stem.clone());
             let _ = seals.send(segment.files);
         }
         Ok(())
@@ -231,6 +242,19 @@ impl Recorder {
 }
 
 impl Segment {
+    /// Notes behind which segment this one goes on, as its first line.
+    fn continues(&mut self, previous: String) -> anyhow::Result<()> {
+        let at = Timestamp::now();
+        let note = Note::Continues(previous);
+        let mut line = String::new();
+        entry::write(&Item::Note { at, note }, &mut line);
+        let path = self.files.plain();
+        let written = self.file.write_all(line.as_bytes());
+        written.with_context(|| format!("write {}", path.display()))?;
+        self.bytes = line.len() as u64;
+        Ok(())
+    }
+
     /// Makes a segment whose name no other has.
     fn create(folder: &Path) -> anyhow::Result<Self> {
         loop {
@@ -259,16 +283,23 @@ impl Segment {
     }
 }
 
+/// Tells whether a sealed segment is as long as its index says: it was not cut, nor is it somebody
+/// else's file of that name.
+fn is_whole(files: &SegmentFiles) -> bool {
+    matches!(read_index(files), Ok(Some(_)))
+}
+
 /// Returns options that make files which the user of this process alone can read.
 fn private() -> std::fs::OpenOptions {
     let mut options = File::options();
     options.mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits() as i32);
     options
 }
 
 /// Cuts the last line of a file, if it is torn. Returns how many bytes were cut.
 fn cut_torn(path: &Path) -> std::io::Result<u64> {
-    let mut file = File::options().read(true).write(true).open(path)?;
+    let mut file = open_regular(File::options().read(true).write(true), path)?;
     let length = file.metadata()?.len();
     let whole = whole_lines(&mut file, length)?;
     if whole < length {
@@ -305,13 +336,15 @@ fn seal(files: &SegmentFiles) -> anyhow::Result<Sealed> {
     let mut sealed = BufWriter::new(create(&new_sealed)?);
     let mut index = BufWriter::new(create(&new_index)?);
     writeln!(index, "{VERSION}")?;
-    let mut lines = BufReader::new(File::open(&plain)?);
+    let mut lines = BufReader::new(open_regular(File::options().read(true), &plain)?);
     let (mut text, mut line) = (Vec::new(), Vec::new());
     let mut frame = Frame::new(0);
     let (mut entries, mut plain_bytes) = (0, 0);
     loop {
         line.clear();
-        let read = lines.read_until(b'\n', &mut line)?;
+        let read = (&mut lines)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)?;
         let is_end = read == 0;
         if !is_end {
             plain_bytes += read as u64;

@@ -45,8 +45,8 @@ pub async fn update_of(client: &Client, target: &Target, key: &str) -> anyhow::R
 }
 
 /// Returns a role other than this one and superusers whose function a trigger of the table or of a
-/// partition would run; `None` if there is none, or if it is a function as pgic makes it. Any holder
-/// of the privilege TRIGGER may have put it there.
+/// partition would run; `None` if there is none, or if it is a function as pgic makes it. Any
+/// holder of the privilege TRIGGER may have put it there.
 pub async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Option<String>, Error> {
     const OWNERS: &str = "
         SELECT pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text
@@ -58,7 +58,7 @@ pub async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Opti
             AND p.oid OPERATOR(pg_catalog.<>) ALL ($2)
             AND r.rolname OPERATOR(pg_catalog.<>) current_user
         LIMIT 1";
-    // A function that is word for word what pgic makes does nothing else, whoever owns it.
+    // A function as pgic makes it, word for word, does nothing else, also if another role owns it.
     let seen = observe(table).filter(|seen| seen.version == Version::Current);
     let triggers = seen.iter().flat_map(|seen| [seen.row, seen.truncate]);
     let known: Vec<u32> = triggers

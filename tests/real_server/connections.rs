@@ -41,6 +41,11 @@ async fn a_limit_of_sessions_is_told_with_the_number_that_the_command_needs() {
         (&["nodes"], 2, "nodes needs 2 sessions at once: "),
         (&["ping", "-n", "1"], 2, "ping needs 2 sessions at once: "),
         (
+            &["doctor", "--fail-on", "never"],
+            2,
+            "doctor needs 2 sessions at once: ",
+        ),
+        (
             &["wait", "--for", "live", "--timeout", "500ms"],
             3,
             "wait needs 3 sessions at once: ",

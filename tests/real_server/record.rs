@@ -1,5 +1,5 @@
-//! `record`, and what reads it: `tail --from`, `why --record`, `replay`. Recorders are killed, servers
-//! restarted, disks full.
+//! `record`, and what reads it: `tail --from`, `why --record`, `replay`. Recorders are killed,
+//! servers restarted, disks full.
 
 use crate::support::{DEADLINE, Database, Tail, USERS, ended};
 use serde_json::{Value, json};
@@ -137,6 +137,14 @@ async fn a_record_has_what_a_tail_has_printed() {
     assert_eq!(number(&["nosuch"]), 0);
     assert_eq!(number(&["-c", "another"]), 0);
     assert_eq!(number(&["-n", "3"]), 3);
+    // Nothing that fits is told from nothing that was recorded.
+    let name = folder.path().to_str().unwrap();
+    let ran = database.pgic(&["tail", "--from", name, "nosuch"]);
+    let says = "the record has 506 notifications from ";
+    assert!(
+        ran.stderr.contains(says) && ran.stderr.contains("of a, b"),
+        "{ran:?}"
+    );
     // Times: all, then none.
     assert_eq!(number(&["--since", "10m", "b"]), 5);
     assert_eq!(number(&["--until", "10m"]), 0);
@@ -488,4 +496,202 @@ async fn a_record_is_sent_again_as_it_was() {
     // Of a time in which nothing came there is nothing to send.
     let ran = database.pgic(&["replay", name, "-c", "again", "--yes", "--until", "10m"]);
     assert_eq!(ran.code, 1, "{ran:?}");
+}
+
+/// Files of others in the folder are left as they are, also if they are called like ours: a link, a
+/// pipe.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_others_are_left_alone() {
+    const STAMP: &str = "20260101T000000.000000Z";
+    let database = Database::with("CREATE TABLE a (id int PRIMARY KEY)").await;
+    database.pgic_ok(&["install-triggers", "a"]);
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("record");
+    std::fs::create_dir(&own).unwrap();
+    let outside = folder.path().join("important.conf");
+    let files = [
+        (
+            own.join("customers.ndjson"),
+            "{\"my\":\"export\"}\nno newline",
+        ),
+        (own.join("both.ndjson"), "irreplaceable"),
+        (own.join("both.ndjson.zst"), "older"),
+        (outside.clone(), "alias a=b\nno newline"),
+    ];
+    for (path, text) in &files {
+        std::fs::write(path, text).unwrap();
+    }
+    std::os::unix::fs::symlink(&outside, own.join(format!("{STAMP}.ndjson"))).unwrap();
+    let pipe = own.join("20260101T000001.000000Z.ndjson");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let ran = database.pgic(&[
+        "record",
+        "--dir",
+        own.to_str().unwrap(),
+        "--duration",
+        "100ms",
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for (path, text) in &files {
+        assert_eq!(
+            &std::fs::read_to_string(path).unwrap(),
+            text,
+            "{}",
+            path.display()
+        );
+    }
+    let read = recorded(&database, &own, &[]);
+    assert_eq!(of(&read, "connected").count(), 1, "{read:?}");
+    let ran = database.pgic(&["tail", "--from", pipe.to_str().unwrap()]);
+    assert!(
+        ran.code == 2 && ran.stderr.contains("no regular file"),
+        "{ran:?}"
+    );
+}
+
+/// Everything that takes a record its proof: each makes the link unknown, never broken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_may_lack_something_proves_nothing() {
+    let settings = [("track_commit_timestamp".to_string(), "on".to_string())];
+    let cluster = Cluster::start(&Setup {
+        settings: settings.into(),
+    })
+    .unwrap();
+    let database = Database::on(&cluster, "doubted".to_string()).await;
+    let other = Database::on(&cluster, "other".to_string()).await;
+    let client = database.client().await;
+    run(
+        &client,
+        "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE nu (id numeric PRIMARY KEY);
+        CREATE TABLE old_name (id int PRIMARY KEY)",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "a", "nu", "old_name"]);
+    let folders = tempfile::tempdir().unwrap();
+    let folder = |name: &str| folders.path().join(name);
+    let recorders = [
+        recorder(&database, &folder("right"), &["--max-age", "3s"]),
+        recorder(&database, &folder("channel"), &["-c", "jobs"]),
+        recorder(&other, &folder("database"), &[]),
+    ];
+    reaches_past_now(&client, &folder("right")).await;
+    run(
+        &client,
+        "INSERT INTO a VALUES (1, 1); INSERT INTO nu VALUES (1.10)",
+    )
+    .await;
+    run(&client, "INSERT INTO old_name VALUES (5)").await;
+    run(
+        &client,
+        "SET session_replication_role = replica; INSERT INTO a VALUES (2, 1);
+        SET session_replication_role = origin",
+    )
+    .await;
+    for name in ["right", "channel", "database"] {
+        reaches_past_now(&client, &folder(name)).await;
+    }
+    for recorder in recorders {
+        end(recorder);
+    }
+    run(&client, "ALTER TABLE old_name RENAME TO new_name").await;
+    database.pgic_ok(&["install-triggers", "new_name"]);
+    let why = |table: &str, key: &str, folder: &Path| link_of_record(&database, table, key, folder);
+    let right = folder("right");
+    let link = why("a", "2", &right);
+    assert_eq!(link["result"], "broken", "{link}");
+    for (table, key, record, result) in [
+        ("a", "1", "right", "ok"),
+        ("nu", "1.1", "right", "unknown"),
+        ("new_name", "5", "right", "ok"),
+        ("a", "2", "channel", "unknown"),
+        ("a", "2", "database", "unknown"),
+    ] {
+        let link = why(table, key, &folder(record));
+        assert_eq!(link["result"], result, "{table} {key} {record}: {link}");
+    }
+    damaged_files_prove_nothing(&database, &right, folders.path());
+    // A payload that anybody can send does not pass for the transaction's own.
+    let forged = recorder(&database, &right, &[]);
+    run(
+        &client,
+        "NOTIFY cache_invalidation, '{\"table\":\"a\",\"action\":\"update\",\"id\":2}'",
+    )
+    .await;
+    has(&right, |line| line["key"] == 2);
+    end(forged);
+    assert_eq!(why("a", "2", &right)["result"], "broken");
+}
+
+/// Returns the link of the record that `why` prints.
+fn link_of_record(database: &Database, table: &str, key: &str, folder: &Path) -> Value {
+    let folder = folder.to_str().unwrap();
+    let ran = database.pgic(&["why", table, key, "-o", "json", "--record", folder]);
+    let links = ran.json();
+    let link = links.iter().find(|line| line["link"] == "record").cloned();
+    link.unwrap_or_else(|| panic!("{ran:?}"))
+}
+
+/// Copies the record `right` into `folders`, each copy damaged in another way.
+fn damaged_files_prove_nothing(database: &Database, right: &Path, folders: &Path) {
+    let folder = |name: &str| folders.join(name);
+    let why = |table: &str, key: &str, folder: &Path| link_of_record(database, table, key, folder);
+    // Damage to the files: a copy each, of which the row that was announced must not be taken for one
+    // that was not.
+    let files = |folder: &Path, end: &str| {
+        let files = std::fs::read_dir(folder)
+            .unwrap()
+            .flatten()
+            .map(|file| file.path());
+        let mut files: Vec<_> = files
+            .filter(|path| path.to_str().unwrap().ends_with(end))
+            .collect();
+        files.sort();
+        files
+    };
+    let copy = |name: &str| {
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(right)
+            .arg(folder(name))
+            .status();
+        assert!(copied.unwrap().success());
+        folder(name)
+    };
+    let zst = files(right, ".zst");
+    assert!(zst.len() >= 3, "{zst:?}");
+    // The segments between the first and the last are gone.
+    let gone = copy("gone");
+    for path in &files(&gone, ".zst")[1..zst.len() - 1] {
+        std::fs::remove_file(path).unwrap();
+    }
+    assert_eq!(why("a", "2", &gone)["result"], "unknown");
+    // Indexes that name no row, and those that name no frame.
+    let emptied = copy("emptied");
+    let cut = copy("cut");
+    for (from, to) in files(&emptied, ".idx").iter().zip(files(&cut, ".idx")) {
+        let text = std::fs::read_to_string(from).unwrap();
+        let lines = text
+            .lines()
+            .map(|line| match line.split_once("\"rows\":[") {
+                Some((begin, rest)) => {
+                    format!("{begin}\"rows\":[{}\n", &rest[rest.find(']').unwrap()..])
+                }
+                None => format!("{line}\n"),
+            });
+        std::fs::write(from, lines.collect::<String>()).unwrap();
+        std::fs::write(to, format!("{}\n", text.lines().next().unwrap())).unwrap();
+    }
+    for record in [&emptied, &cut] {
+        assert_eq!(why("a", "1", record)["result"], "ok");
+    }
+    let read = recorded(database, &cut, &[]);
+    assert!(of(&read, "change").count() >= 3, "{read:?}");
+    // A line that cannot be read.
+    let damaged = copy("damaged");
+    let last = files(&damaged, ".zst").pop().unwrap();
+    let plain = last.with_extension("");
+    std::fs::remove_file(&last).unwrap();
+    std::fs::write(plain, "{\"event\":\"recXrded\"}\n").unwrap();
+    assert_eq!(why("a", "2", &damaged)["result"], "unknown");
 }

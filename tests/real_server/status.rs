@@ -404,8 +404,8 @@ async fn times_are_local_unless_utc_is_asked_for() {
     );
 }
 
-/// `--watch` looks again and again: in place on a terminal, one answer after the other on a pipe. It
-/// outlives a restart, and its exit code is that of the last look.
+/// `--watch` looks again and again: in place on a terminal, one answer after the other on a pipe.
+/// It outlives a restart, and its exit code is that of the last look.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_shows_what_changes() {
     let database = Database::with(USERS).await;

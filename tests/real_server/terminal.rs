@@ -137,8 +137,8 @@ impl Terminal {
         }
     }
 
-    /// Tells whether the terminal is as a shell left it: lines are edited and shown, and no screen of
-    /// the program's own is on top.
+    /// Tells whether the terminal is as a shell left it: lines are edited and shown, and no screen
+    /// of the program's own is on top.
     pub fn is_restored(&self) -> bool {
         let modes = rustix::termios::tcgetattr(&self.typed).expect("read the modes");
         let cooked = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;

@@ -344,8 +344,8 @@ impl Driver {
         }
     }
 
-    /// Calls `watch` from now on with every notification that is no fence, before the engine is given
-    /// it. The function is called in [`step`](Self::step), and must not wait.
+    /// Calls `watch` from now on with every notification that is no fence, before the engine is
+    /// given it. The function is called in [`step`](Self::step), and must not wait.
     pub fn watch_notifications(&mut self, watch: Watch) {
         self.watch = Some(watch);
     }

@@ -237,7 +237,7 @@ impl Printer {
                     count: *count,
                 }
             }
-            Item::Covered { .. } | Item::End => return Ok(()),
+            Item::Covered { .. } | Item::Note { .. } | Item::End => return Ok(()),
         };
         self.print_event(&event, line)
     }

@@ -1,4 +1,4 @@
-//! `pgic tail --from`: prints what was recorded, without a server.
+//! `pgic tail --from`: prints a record, without a server.
 
 use super::filter::{Filter, Prepared};
 use super::printer::Printer;
@@ -6,12 +6,18 @@ use super::{Args, Passed, lookups, print_counts};
 use crate::commands::Context;
 use crate::exit_code::ExitCode;
 use crate::feed::queue::Item;
+use crate::record::entry;
 use crate::record::reader::{Record, Wanted};
 use crate::render::count;
 use jiff::Timestamp;
+use postgres_index_cache_core::tooling::Payload;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+
+/// The most tables of a record that are named.
+const NAMED: usize = 10;
 
 /// Prints the record.
 ///
@@ -31,7 +37,7 @@ pub(super) fn run(context: &Context, args: &Args, from: &Path) -> anyhow::Result
     let wanted = Wanted {
         since: args.since.map(|since| since.timestamp(now, zone)),
         until: args.until.map(|until| until.timestamp(now, zone)),
-        rows: None,
+        ..Wanted::default()
     };
     let mut line = String::new();
     let left_out = record.read(&wanted, |item| {
@@ -54,9 +60,56 @@ pub(super) fn run(context: &Context, args: &Args, from: &Path) -> anyhow::Result
             count(left_out.unread, "line")
         ));
     }
+    if printed.shown == 0 {
+        // Nothing may have happened, or nothing was recorded: the two must not look the same.
+        context.notice(&extent(context, &record)?);
+    }
     if !context.quiet {
         print_counts(context, printed);
     }
     let too_few = args.count.is_some_and(|count| printed.shown < count);
     Ok(if too_few { ExitCode::No } else { ExitCode::Yes })
+}
+
+/// Says which times, channels and tables a record has.
+fn extent(context: &Context, record: &Record) -> anyhow::Result<String> {
+    let mut times: Option<(Timestamp, Timestamp)> = None;
+    let mut notifications = 0_u64;
+    let (mut channels, mut tables) = (BTreeSet::new(), BTreeSet::new());
+    record.read(&Wanted::default(), |item| {
+        if let Some(at) = entry::time(item) {
+            let (first, last) = times.unwrap_or((at, at));
+            times = Some((first.min(at), last.max(at)));
+        }
+        match item {
+            Item::Connected { channels: own, .. } => channels.extend(own.iter().cloned()),
+            Item::Notification { message, .. } => {
+                notifications += 1;
+                let payload = Payload::parse(message.payload()).ok();
+                // Anybody can make up names.
+                if let Some(payload) = payload.filter(|_| tables.len() < NAMED) {
+                    tables.insert(payload.table.to_string());
+                }
+            }
+            _ => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let Some((first, last)) = times else {
+        return Ok("the record has no entry".to_string());
+    };
+    let list = |names: BTreeSet<String>| names.into_iter().collect::<Vec<String>>().join(", ");
+    let clock = |at| context.look.clock(at);
+    let tables = match tables.len() {
+        0 => String::new(),
+        NAMED => format!(", of {} and others", list(tables)),
+        _ => format!(", of {}", list(tables)),
+    };
+    Ok(format!(
+        "the record has {} from {} to {} on {}{tables}",
+        count(notifications, "notification"),
+        clock(first),
+        clock(last),
+        list(channels)
+    ))
 }

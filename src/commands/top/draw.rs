@@ -31,7 +31,8 @@ const HEADING: Style = Style::new().add_modifier(Modifier::REVERSED);
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let rows = model.rows();
     let nodes = model.looked.nodes.len().min(NODES);
-    // The table takes what it needs, and the changes what is left: a third of the screen at least.
+    // The table takes a line for each row, a third of the screen at most. The changes have the
+    // rest.
     let area = frame.area();
     let most = (area.height / 3).max(3);
     let table = (rows.len() as u16 + 1).clamp(2, most);
@@ -44,7 +45,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
         Constraint::Length(1),
     ])
     .split(area);
-    frame.render_widget(title(model), parts[0]);
+    frame.render_widget(title(model, usize::from(area.width)), parts[0]);
     frame.render_widget(server(model, &rows), parts[1]);
     for (at, node) in model.looked.nodes.iter().take(nodes).enumerate() {
         let style = if node.is_live { GOOD } else { BAD };
@@ -81,20 +82,24 @@ fn shown(text: &str) -> String {
     crate::render::escape::escape(text).into_owned()
 }
 
-fn title(model: &Model) -> Line<'_> {
+fn title(model: &Model, width: usize) -> Line<'_> {
     let state = match (&model.lost, model.is_held()) {
         (Some(_), _) => Span::styled("CONNECTION LOST", BAD),
         (None, true) => Span::styled("HELD", Style::new().fg(Color::Yellow)),
         (None, false) => Span::styled("live", GOOD),
     };
+    let state_width = state.width();
     Line::from(vec![
         Span::styled("pgic top  ", Style::new().add_modifier(Modifier::BOLD)),
         state,
-        Span::raw(format!("  {}  {}", model.clock(), shown(&model.place))),
+        Span::raw(cut(
+            &format!("  {}  {}", model.clock(), shown(&model.place)),
+            width.saturating_sub(11 + state_width),
+        )),
     ])
 }
 
-/// The line of the server: rate, queue, listeners, nodes, what was missed.
+/// The line of the server: rate, queue, listeners, nodes, gaps.
 fn server<'a>(model: &Model, rows: &[Row]) -> Line<'a> {
     let rate: f64 = rows.iter().map(|row| row.rate).sum();
     let mut spans = vec![Span::raw(format!("{rate:.1}/s"))];
@@ -110,10 +115,10 @@ fn server<'a>(model: &Model, rows: &[Row]) -> Line<'a> {
         spans.push(Span::raw(format!("  listeners {listeners}")));
     }
     let live = looked.nodes.iter().filter(|node| node.is_live).count();
-    spans.push(Span::raw(format!(
-        "  nodes {live}/{} live",
-        looked.nodes.len()
-    )));
+    spans.push(Span::raw(match looked.nodes.len() {
+        0 => "  no node".to_string(),
+        nodes => format!("  nodes {live}/{nodes} live"),
+    }));
     if looked.silent > 0 {
         spans.push(Span::styled(format!("  {} silent", looked.silent), BAD));
     }
@@ -354,7 +359,7 @@ mod tests {
         model.press(Key::Escape);
         assert_eq!(model.changes().len(), 43);
 
-        // Held: what comes is counted, and not shown.
+        // Held: a change is counted, and not shown.
         model.press(Key::Char('p'));
         model.take(&notification(
             Timestamp::UNIX_EPOCH,

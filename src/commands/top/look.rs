@@ -1,4 +1,4 @@
-//! [`Looked`]: what the server tells beside the notifications, asked for now and then.
+//! [`Looked`]: queue, listeners and nodes, asked for now and then.
 
 use crate::connect::Server;
 use crate::failure::Report;
@@ -24,7 +24,7 @@ pub(super) struct NodeLine {
     pub(super) lag: Option<Duration>,
 }
 
-/// What was seen at the last look.
+/// The answers of the last look.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Looked {
     pub(super) queue: Option<f64>,

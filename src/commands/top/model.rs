@@ -1,4 +1,4 @@
-//! [`Model`]: what the screen shows, brought up to date by items and keys. It draws nothing.
+//! [`Model`]: the content of the screen, brought up to date by items and keys. Draws nothing.
 
 use super::look::Looked;
 use crate::feed::queue::Item;
@@ -127,7 +127,7 @@ pub(super) struct Row {
     pub(super) p99: Option<f64>,
 }
 
-/// What the screen shows.
+/// The content of the screen.
 pub(super) struct Model {
     look: Look,
     style: ChangeStyle,
@@ -232,7 +232,7 @@ impl Model {
                 };
                 self.notification(arrival);
             }
-            Item::Covered { .. } | Item::End => {}
+            Item::Covered { .. } | Item::Note { .. } | Item::End => {}
         }
     }
 
@@ -343,7 +343,7 @@ impl Model {
         lines.into_iter().filter(|line| self.passes(line)).collect()
     }
 
-    /// Does what a key means.
+    /// Carries out a key.
     pub(super) fn press(&mut self, key: Key) {
         if self.shows_help {
             self.shows_help = false;
@@ -381,7 +381,7 @@ impl Model {
             Key::Escape => self.filter.clear(),
             Key::Up(lines) => self.scrolled = self.scrolled.saturating_sub(lines),
             Key::Down(lines) => {
-                // What is scrolled through must not move on.
+                // Lines that are scrolled through must not move on.
                 if self.held.is_none() {
                     self.hold();
                 }
@@ -392,7 +392,7 @@ impl Model {
         }
     }
 
-    /// Holds what is shown, or lets it go on.
+    /// Holds the screen, or lets it go on.
     fn hold(&mut self) {
         self.held = match self.held {
             Some(_) => {

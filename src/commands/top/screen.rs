@@ -95,7 +95,7 @@ pub(super) fn show(
     Ok(())
 }
 
-/// Returns what a key means; `None` if nothing.
+/// Returns the meaning of a key; `None` if the key has none.
 fn known(key: KeyEvent) -> Option<Key> {
     Some(match key.code {
         KeyCode::Char(c) => Key::Char(c),
@@ -117,8 +117,8 @@ fn suspend(screen: Screen) -> anyhow::Result<Screen> {
     let stopped =
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TSTP);
     stopped.context("stop this process")?;
-    // The handler of the signal closes the connections, and then stops all threads: this one goes on
-    // behind that.
+    // The handler of the signal closes the connections, and then stops all threads: this one goes
+    // on behind that.
     std::thread::sleep(STOPPING);
     Screen::open()
 }

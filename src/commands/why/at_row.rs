@@ -169,7 +169,7 @@ impl Seen {
             .text(&format!("written by transaction {xmin}{committed}{origin}"));
         if self.is_before_trigger {
             link.detail(
-                "before the trigger was made, enabled or altered: a node that was not started or \
+                "before the trigger was last made, enabled or altered: a node that was not started or \
                 reloaded since does not know of it",
             )
         } else if self.committed.is_none() {
