@@ -195,12 +195,14 @@ pub async fn examine(
     sessions::check(&mut findings, &catalog, &seen, &waits, examination).await?;
     channels::check(&mut findings, &tables, &seen);
     server::check(&mut findings, &catalog, &facts, &tables).await?;
+    let counted = listening::counted_updates(&catalog, &tables).await?;
     catalog.roll_back().await.context("end the transaction")?;
     listening::check(
         &mut findings,
         listening,
         round_trip,
         &tables,
+        &counted,
         began + examination.traffic,
     )
     .await;

@@ -281,6 +281,8 @@ async fn updates_that_change_nothing_are_found_in_the_traffic() {
         (verdict.as_str(), &problem["table"]),
         ("warning", &"idle".into())
     );
+    let text = problem["text"].as_str().unwrap();
+    assert!(text.contains("pg_stat has counted "), "{text}");
     remedies::run(&database, &problem).await;
     // What was mended is not sent at all.
     assert_eq!(
