@@ -65,7 +65,7 @@ pub enum Note {
 }
 
 /// An event, in the order of the queue.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Item {
     /// The channels are listened to, for the first time.
     Connected {

@@ -340,3 +340,116 @@ fn link(case: &Case<'_>, seen: &Seen, told: &Told, left_out: LeftOut) -> Link {
         )
         .now(Some(case.announce()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::queue::Message;
+
+    fn place() -> Place {
+        Place {
+            database: "shop".to_string(),
+            server: "db:5432".to_string(),
+            user: "a".to_string(),
+            version: "15.18".to_string(),
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second)
+    }
+
+    fn connected(second: i64) -> [Item; 2] {
+        let started = Item::Connected {
+            at: at(second),
+            channels: vec!["c".to_string()],
+            place: Some(place()),
+        };
+        [started, clock(second, 3)]
+    }
+
+    fn clock(second: i64, ahead: i64) -> Item {
+        Item::Note {
+            at: at(second),
+            note: Note::Clock(ahead),
+        }
+    }
+
+    fn covered(seconds: impl IntoIterator<Item = i64>) -> Vec<Item> {
+        let items = seconds
+            .into_iter()
+            .map(|second| Item::Covered { at: at(second) });
+        items.collect()
+    }
+
+    fn told(items: &[Item]) -> Told {
+        let wish = Wish {
+            schema: "public".to_string(),
+            table: "t".to_string(),
+            relations: vec![7],
+            key: RawValue::from_string("1".to_string()).unwrap(),
+            channel: "c".to_string(),
+            place: Some(place()),
+            xmin: Some(700),
+        };
+        let mut told = Told::default();
+        for item in items {
+            told.take(item, &wish, true);
+        }
+        told
+    }
+
+    #[test]
+    fn a_record_without_a_gap_covers_its_time() {
+        let told = told(&[&connected(0)[..], &covered((0..120).step_by(10))].concat());
+        assert_eq!((told.unfit, told.without_clock), (None, 0));
+        assert!(told.covers(at(10), at(110)));
+        assert!(!told.covers(at(-5), at(10)) && !told.covers(at(100), at(120)));
+    }
+
+    /// The first recorder's clock was ahead: by its times it has what nobody has recorded.
+    #[test]
+    fn a_clock_that_was_set_proves_nothing() {
+        let first = [&connected(0)[..], &covered((0..60).step_by(10))].concat();
+        let set_back = told(&[&first[..], &connected(40)].concat());
+        assert!(set_back.unfit.is_some());
+        // Set forward, or stopped with the machine: nothing was written for longer than it ever is.
+        let forward = told(&[&first[..], &covered([500])].concat());
+        assert!(forward.covers(at(10), at(40)) && !forward.covers(at(100), at(200)));
+        // The clocks differed, or nobody has compared them.
+        let differ = told(&[&[clock(0, 5_000)], &covered([0, 10])[..]].concat());
+        assert!(differ.unfit.is_some());
+        let [started, _] = connected(0);
+        assert_eq!(told(&[started]).without_clock, 1);
+    }
+
+    #[test]
+    fn what_the_transaction_has_announced_of_the_table_counts() {
+        let payload = |table: &str, rel: u32, id: &str| Item::Notification {
+            at: at(1),
+            message: Message::Recorded {
+                channel: "c".to_string(),
+                pid: 1,
+                payload: format!(
+                    "{{\"table\":\"{table}\",\"schema\":\"public\",\"rel\":{rel},\"xid\":\"700\",\
+                    \"action\":\"update\",\"id\":{id}}}"
+                ),
+            },
+        };
+        // By the name, or by the relation that had another name then.
+        for item in [payload("t", 9, "1"), payload("former", 7, "1")] {
+            assert!(told(&[item]).of_writer(Some(700)).is_some());
+        }
+        for (item, counts) in [
+            (payload("t", 7, "1.0"), true),
+            (payload("former", 7, "2"), true),
+            (payload("another", 8, "1"), false),
+        ] {
+            let told = told(&[item]);
+            assert_eq!(
+                (told.announced.len(), told.has_announced_others),
+                (0, counts)
+            );
+        }
+    }
+}
