@@ -129,9 +129,9 @@ impl Purpose {
                 "top" => 5,
                 // With --touch, one that listens and one that writes as well.
                 "why" => 6,
-                // The replica's, the canary's, one that looks and one that asks the nodes, and
-                // those of an examination.
-                "monitor" => 10,
+                // The four of a replica that describes its tables, the two of the canary, those that
+                // look, ask the nodes and read rows, and the two of an examination.
+                "monitor" => 12,
                 _ => 1,
             },
         }

@@ -191,7 +191,7 @@ pub async fn examine(
     let waits = sessions::watch_lock(&mut client).await?;
     data::check(&mut findings, &mut client, &tables).await;
     let catalog = catalog::reading(&mut client).await?;
-    // After the session of our own has begun: it counts as a listener neither here nor there.
+    // `seen` is of before our own session listened, which so counts as no listener.
     sessions::check(&mut findings, &catalog, &seen, &waits, examination).await?;
     channels::check(&mut findings, &tables, &seen);
     server::check(&mut findings, &catalog, &facts, &tables).await?;

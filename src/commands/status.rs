@@ -104,6 +104,8 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(code);
     };
     let mut stop = std::pin::pin!(interrupted());
+    // Once for all rounds: each call starts a thread, which ends with the process.
+    let mut gone = std::pin::pin!(reader_gone());
     let mut last: Option<ExitCode> = None;
     loop {
         let looked = tokio::select! {
@@ -122,7 +124,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             () = &mut stop => break,
-            () = reader_gone() => break,
+            () = &mut gone => break,
         }
     }
     Ok(last.unwrap_or(ExitCode::Yes))

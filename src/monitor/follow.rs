@@ -134,6 +134,8 @@ impl<'a> Following<'a> {
         {
             let mut status = shared.status.lock();
             status.place = server.place();
+            // Two names of one table are one.
+            status.tables.truncate(names.len());
             for (table, names) in status.tables.iter_mut().zip(&names) {
                 table.names = Some(names.clone());
             }

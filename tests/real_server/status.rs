@@ -444,6 +444,12 @@ async fn a_watch_shows_what_changes() {
     client.batch_execute(enable).await.unwrap();
     next_server();
     next_server();
+    // However many rounds, one thread watches whether somebody reads.
+    let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    let names = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+    assert_eq!(names.filter(|name| name == "output\n").count(), 1);
     // Nobody reads any more.
     drop(lines);
     assert_eq!(ended(child).code, 0);

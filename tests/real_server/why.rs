@@ -432,3 +432,32 @@ async fn without_a_node_the_last_link_is_unknown() {
     let ran = database.pgic(&["why", "items", &key(1)]);
     assert!(ran.stdout.contains("unknown: nodes"), "{ran:?}");
 }
+
+/// A superuser does not run a function that its owner could replace in the last moment, also if it is
+/// as pgic makes it. A role without such rights may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superuser_touches_no_row_by_the_function_of_another_role() {
+    let database = Database::with("CREATE TABLE mine (id int PRIMARY KEY, n int)").await;
+    let name = &database.name;
+    let (owner, writer) = (format!("owner_{name}"), format!("writer_{name}"));
+    let client = database.client().await;
+    let sql = format!(
+        "CREATE ROLE {owner} LOGIN; CREATE ROLE {writer} LOGIN; INSERT INTO mine VALUES (1, 1);
+        GRANT CREATE ON SCHEMA public TO {owner}; ALTER TABLE mine OWNER TO {owner};
+        GRANT SELECT, UPDATE ON mine TO {writer}"
+    );
+    client.batch_execute(&sql).await.unwrap();
+    let as_role = |role: &str| Database {
+        name: name.clone(),
+        url: database.url.replace("postgres@", &format!("{role}@")),
+    };
+    as_role(&owner).pgic_ok(&["install-triggers", "mine"]);
+    let touch = ["why", "mine", "1", "--touch"];
+    let ran = database.pgic(&touch);
+    assert!(
+        ran.code == 2 && ran.stderr.contains("do it as that role"),
+        "{ran:?}"
+    );
+    let ran = as_role(&writer).pgic(&touch);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}

@@ -311,7 +311,16 @@ impl Model {
     }
 
     fn arrange(&self, rows: &mut Vec<Row>) {
-        rows.retain(|row| self.passes(&row.name) || self.recent_names(row));
+        if !self.filter.is_empty() {
+            let lines = self.recent.iter();
+            let lines: Vec<&String> = lines.filter(|line| self.passes(line)).collect();
+            // A table is shown as well if a change of it passes by its key or values.
+            rows.retain(|row| {
+                let mut lines = lines.iter();
+                self.passes(&row.name)
+                    || lines.any(|line| line.contains(&row.name) && line.contains(&row.action))
+            });
+        }
         rows.sort_by(|a, b| {
             let order = match self.sort {
                 Sort::Rate => b.rate.total_cmp(&a.rate),
@@ -321,13 +330,6 @@ impl Model {
             };
             order.then_with(|| (&a.name, &a.action).cmp(&(&b.name, &b.action)))
         });
-    }
-
-    /// Tells whether a change of this table passes the filter by its key or values.
-    fn recent_names(&self, row: &Row) -> bool {
-        let mut lines = self.recent.iter();
-        lines
-            .any(|line| self.passes(line) && line.contains(&row.name) && line.contains(&row.action))
     }
 
     fn passes(&self, text: &str) -> bool {
