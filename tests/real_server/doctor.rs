@@ -3,11 +3,11 @@
 
 use crate::remedies;
 use crate::support::pooler::Pooler;
-use crate::support::{Database, Ran, USERS, cluster, connect};
+use crate::support::{Database, Ran, USERS, cluster, connect, execute, own_cluster};
 use serde_json::Value;
 use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
-use throwaway_postgres::{Cluster, Setup};
+use throwaway_postgres::Cluster;
 use tokio_postgres::Client;
 
 /// Runs doctor with these arguments, and returns the outcome of each check.
@@ -55,29 +55,12 @@ async fn found_and_mended(database: &Database, code: &str, verdict: &str) {
     assert_eq!(finds(database, &[], code), None);
 }
 
-/// Starts a server of the test's own.
-fn own_cluster(settings: &[(&str, &str)]) -> Cluster {
-    let settings = settings.iter();
-    let settings = settings.map(|(name, value)| ((*name).to_string(), (*value).to_string()));
-    Cluster::start(&Setup {
-        settings: settings.collect(),
-    })
-    .expect("start a server")
-}
-
 /// Returns a database with an announced table on this server.
 async fn on(cluster: &Cluster, name: &str) -> Database {
     let database = Database::on(cluster, name.to_string()).await;
     database.client().await.batch_execute(USERS).await.unwrap();
     database.pgic_ok(&["install-triggers", "users"]);
     database
-}
-
-async fn run(client: &Client, sql: &str) {
-    client
-        .batch_execute(sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +229,7 @@ async fn rows_and_columns_that_should_not_be_sent_are_found() {
     assert_eq!(finds(&database, &[], "numbers-rounded"), None);
     assert_eq!(finds(&database, &[], "secret-columns"), None);
     // A key is always sent, so that there is advice alone.
-    run(
+    execute(
         &database.client().await,
         "INSERT INTO t VALUES (9007199254740992, '', 0)",
     )
@@ -270,8 +253,8 @@ async fn updates_that_change_nothing_are_found_in_the_traffic() {
     let client = database.client().await;
     let writing = tokio::spawn(async move {
         loop {
-            run(&client, "UPDATE idle SET n = n").await;
-            run(&client, "UPDATE busy SET n = n + 1").await;
+            execute(&client, "UPDATE idle SET n = n").await;
+            execute(&client, "UPDATE busy SET n = n + 1").await;
         }
     });
     let found = finds(&database, &["--traffic", "3s"], "idle-updates");
@@ -307,21 +290,21 @@ async fn channels_that_nearly_meet_are_found() {
     // `LISTEN` folds the name, and a slip of the pen is another channel.
     for listen in ["LISTEN \"Cache_Invalidation\"", "LISTEN cache_invalidatoin"] {
         let client = database.client().await;
-        run(&client, listen).await;
+        execute(&client, listen).await;
         let (verdict, problem) = finds(&database, &[], "channel-misspelt").unwrap();
         let text = problem["text"].as_str().unwrap();
         assert!(
             verdict == "warning" && text.contains("cache_invalidation may be meant"),
             "{text}"
         );
-        run(&client, "UNLISTEN *").await;
+        execute(&client, "UNLISTEN *").await;
         assert_eq!(finds(&database, &[], "channel-misspelt"), None);
     }
     // Another program's channel is nobody's business.
     let client = database.client().await;
-    run(&client, "LISTEN jobs").await;
+    execute(&client, "LISTEN jobs").await;
     assert_eq!(check(&database, "channels")["verdict"], "ok");
-    run(&client, "LISTEN cache_invalidation").await;
+    execute(&client, "LISTEN cache_invalidation").await;
     let channels = check(&database, "channels");
     assert_eq!(channels["problems"], serde_json::json!([]), "{channels}");
 }
@@ -334,7 +317,7 @@ async fn many_listeners_are_found_with_their_price() {
     let mut clients = Vec::new();
     for _ in 0..20 {
         let client = database.client().await;
-        run(&client, "LISTEN jobs").await;
+        execute(&client, "LISTEN jobs").await;
         clients.push(client);
     }
     let (verdict, problem) = finds(&database, &[], "many-listeners").unwrap();
@@ -357,7 +340,7 @@ async fn long_transactions_are_found_the_worse_if_they_listen() {
         ("LISTEN cache_invalidation; COMMIT; BEGIN", "critical"),
     ] {
         let client = database.client().await;
-        run(&client, begin).await;
+        execute(&client, begin).await;
         let (found, problem) = finds(&database, &long, "long-transaction").expect("it is found");
         assert_eq!(found, verdict, "{problem}");
         // A transaction of a moment is none that is long.
@@ -382,9 +365,9 @@ async fn settings_by_which_writers_are_silent_are_found() {
     let role = format!("loader_{name}");
     let client = database.client().await;
     let sql = format!("ALTER DATABASE {name} SET session_replication_role = replica");
-    run(&client, &sql).await;
+    execute(&client, &sql).await;
     found_and_mended(&database, "replica-role", "critical").await;
-    run(
+    execute(
         &client,
         &format!(
             "CREATE ROLE {role} LOGIN; ALTER ROLE {role} IN DATABASE {name} SET \
@@ -393,7 +376,7 @@ async fn settings_by_which_writers_are_silent_are_found() {
     )
     .await;
     found_and_mended(&database, "replica-role", "critical").await;
-    run(&client, &format!("DROP ROLE {role}")).await;
+    execute(&client, &format!("DROP ROLE {role}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -401,7 +384,7 @@ async fn privileges_that_are_missing_are_found_with_the_grant() {
     let database = Database::with(USERS).await;
     database.pgic_ok(&["install-triggers", "users"]);
     let admin = database.client().await;
-    run(
+    execute(
         &admin,
         "REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC",
     )
@@ -409,11 +392,8 @@ async fn privileges_that_are_missing_are_found_with_the_grant() {
     found_and_mended(&database, "notify-revoked", "warning").await;
 
     let role = format!("poor_{}", database.name);
-    run(&admin, &format!("CREATE ROLE {role} LOGIN")).await;
-    let poor = Database {
-        name: database.name.clone(),
-        url: database.url.replace("postgres@", &format!("{role}@")),
-    };
+    execute(&admin, &format!("CREATE ROLE {role} LOGIN")).await;
+    let poor = database.as_role(&role);
     for (code, verdict) in [("not-readable", "ok"), ("statements-hidden", "ok")] {
         let (found, problem) = finds(&poor, &[], code).unwrap();
         assert_eq!(found, verdict, "{problem}");
@@ -421,7 +401,7 @@ async fn privileges_that_are_missing_are_found_with_the_grant() {
         remedies::run(&database, &problem).await;
         assert_eq!(finds(&poor, &[], code), None);
     }
-    run(&admin, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    execute(&admin, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -437,7 +417,7 @@ async fn limits_and_settings_of_the_server_are_found() {
     // What is warned of happens.
     let client = database.client().await;
     let sql = "BEGIN; INSERT INTO users VALUES (gen_random_uuid(), 1, 1)";
-    run(&client, sql).await;
+    execute(&client, sql).await;
     client
         .batch_execute("PREPARE TRANSACTION 'x'")
         .await
@@ -449,15 +429,12 @@ async fn limits_and_settings_of_the_server_are_found() {
 
     // The role may have a few sessions more than doctor takes.
     let admin = database.client().await;
-    run(
+    execute(
         &admin,
         "CREATE ROLE few LOGIN CONNECTION LIMIT 6; GRANT SELECT ON users TO few",
     )
     .await;
-    let few = Database {
-        name: database.name.clone(),
-        url: database.url.replace("postgres@", "few@"),
-    };
+    let few = database.as_role("few");
     assert_eq!(finds(&few, &[], "few-sessions").unwrap().0, "warning");
     let held: Vec<Client> = vec![
         connect(&few.url).await,
@@ -497,12 +474,12 @@ async fn commits_that_cannot_notify_are_found() {
     let cluster = own_cluster(&[]);
     let database = on(&cluster, "blocked").await;
     let admin = database.client().await;
-    run(
+    execute(
         &admin,
         "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
     )
     .await;
-    run(&admin, "SELECT pg_reload_conf()").await;
+    execute(&admin, "SELECT pg_reload_conf()").await;
     let mut blocked = Vec::new();
     for _ in 0..2 {
         let client = database.client().await;
@@ -525,8 +502,8 @@ async fn commits_that_cannot_notify_are_found() {
         assert_eq!(outcome["verdict"], "critical", "{outcome}");
         assert!(outcome.to_string().contains(says), "{outcome}");
     }
-    run(&admin, "ALTER SYSTEM RESET synchronous_standby_names").await;
-    run(&admin, "SELECT pg_reload_conf()").await;
+    execute(&admin, "ALTER SYSTEM RESET synchronous_standby_names").await;
+    execute(&admin, "SELECT pg_reload_conf()").await;
     for writer in blocked {
         writer.await.unwrap().unwrap();
     }
@@ -541,12 +518,12 @@ async fn a_queue_that_is_held_is_found_with_its_holder() {
     let cluster = own_cluster(&[]);
     let database = on(&cluster, "held").await;
     let holder = database.client().await;
-    run(&holder, "LISTEN cache_invalidation; COMMIT; BEGIN").await;
+    execute(&holder, "LISTEN cache_invalidation; COMMIT; BEGIN").await;
     // 1 % of 8 GB.
     let admin = database.client().await;
     let fill =
         "SELECT pg_notify('filler', repeat('x', 7980) || n) FROM generate_series(1, 12000) n";
-    run(&admin, fill).await;
+    execute(&admin, fill).await;
     let long = ["--long-transaction", "0s"];
     let (verdict, problem) = finds(&database, &long, "queue-held").expect("it is held");
     let text = problem["text"].as_str().unwrap();
@@ -558,7 +535,7 @@ async fn a_queue_that_is_held_is_found_with_its_holder() {
     // The queue is emptied when somebody notifies.
     let empty = tokio::time::timeout(crate::support::DEADLINE, async {
         while finds(&database, &long, "queue-held").is_some() {
-            run(&admin, "NOTIFY filler").await;
+            execute(&admin, "NOTIFY filler").await;
         }
     });
     empty.await.expect("it is emptied");
@@ -600,7 +577,7 @@ async fn the_way_to_the_server_is_looked_at() {
         socket.display()
     );
     let admin = connect(&local.replace("/way", "/postgres")).await;
-    run(&admin, "CREATE DATABASE way").await;
+    execute(&admin, "CREATE DATABASE way").await;
     let database = Database {
         name: "way".to_string(),
         url: local,

@@ -3,15 +3,13 @@
 use super::doctor::promtool;
 use super::fleet::fleet;
 use crate::support::proxy::{Mood, Proxy};
-use crate::support::{DEADLINE, Database, USERS, cluster, lines_of};
+use crate::support::{DEADLINE, Database, USERS, cluster, execute, lines_of, own_cluster};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::Instant;
-use throwaway_postgres::{Cluster, Setup};
-use tokio_postgres::Client;
 
 /// Short times, so that a test need not wait.
 const QUICK: [&str; 6] = [
@@ -117,13 +115,6 @@ impl Drop for Monitor {
     }
 }
 
-async fn run(client: &Client, sql: &str) {
-    client
-        .batch_execute(sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
 /// Returns the names of metrics in a text.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
@@ -150,13 +141,13 @@ async fn the_metrics_tell_what_happens_and_are_as_prometheus_wants_them() {
     let monitor = Monitor::start(&database, &[&["users", odd][..], &QUICK, &verify].concat());
     monitor.becomes(200, |body| body == "ready\n");
     let client = database.client().await;
-    run(
+    execute(
         &client,
         "INSERT INTO users SELECT gen_random_uuid(), n, n FROM generate_series(1, 30) n",
     )
     .await;
-    run(&client, "UPDATE users SET email_hash = 7 WHERE username_hash <= 10; DELETE FROM users WHERE username_hash = 30").await;
-    run(&client, "NOTIFY cache_invalidation, '{\"table\":\"x\",\"action\":\"delete\",\"id\":1}'; NOTIFY cache_invalidation, 'nonsense'").await;
+    execute(&client, "UPDATE users SET email_hash = 7 WHERE username_hash <= 10; DELETE FROM users WHERE username_hash = 30").await;
+    execute(&client, "NOTIFY cache_invalidation, '{\"table\":\"x\",\"action\":\"delete\",\"id\":1}'; NOTIFY cache_invalidation, 'nonsense'").await;
     let of_users = |action: &str| {
         format!("pgic_changes_total{{schema=\"public\",table=\"users\",action=\"{action}\"}}")
     };
@@ -280,7 +271,7 @@ async fn readiness_is_that_of_the_pipeline() {
     );
     monitor.becomes(200, |_| true);
     let client = database.client().await;
-    run(
+    execute(
         &client,
         "ALTER TABLE users DISABLE TRIGGER users_cache_notify",
     )
@@ -292,13 +283,13 @@ async fn readiness_is_that_of_the_pipeline() {
         "pgic_table_live{schema=\"public\",table=\"users\"}",
         |value| value == 0,
     );
-    run(
+    execute(
         &client,
         "ALTER TABLE users ENABLE TRIGGER users_cache_notify",
     )
     .await;
     monitor.becomes(200, |_| true);
-    run(
+    execute(
         &client,
         "SET session_replication_role = replica; INSERT INTO users VALUES (gen_random_uuid(), 1, 1)",
     )
@@ -318,12 +309,9 @@ async fn readiness_is_that_of_the_pipeline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_of_the_server_are_outlived_and_counted() {
-    let cluster = Cluster::start(&Setup {
-        settings: Vec::new(),
-    })
-    .unwrap();
+    let cluster = own_cluster(&[]);
     let database = Database::on(&cluster, "watched".to_string()).await;
-    run(&database.client().await, USERS).await;
+    execute(&database.client().await, USERS).await;
     database.pgic_ok(&["install-triggers", "users"]);
     let monitor = Monitor::start(&database, &[&["users"][..], &QUICK].concat());
     monitor.becomes(200, |_| true);
@@ -349,13 +337,7 @@ async fn scrapes_are_answered_from_memory_and_say_that_nothing_is_known() {
     database.pgic_ok(&["install-triggers", "users"]);
     let proxy = Proxy::to(cluster().socket_folder().join(".s.PGSQL.5432")).await;
     proxy.set(Mood::Starts);
-    let behind = Database {
-        name: database.name.clone(),
-        url: format!(
-            "postgresql://postgres@127.0.0.1:{}/{}",
-            proxy.port, database.name
-        ),
-    };
+    let behind = database.behind(proxy.port);
     let monitor = Monitor::start(&behind, &[&["users"][..], &QUICK].concat());
     // The server is starting: the monitor is there, and says that it knows nothing.
     monitor.becomes(503, |body| body.contains("users is unknown"));

@@ -1,7 +1,6 @@
 //! `docs/operations.md`: the grants are enough for each command, and each alert has its part.
 
-use crate::support::{Database, USERS};
-use throwaway_postgres::{Cluster, Setup};
+use crate::support::{Database, USERS, own_cluster};
 
 const DOCUMENT: &str = include_str!("../../docs/operations.md");
 
@@ -18,10 +17,7 @@ fn grants() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_runs_as_the_role_that_is_named_for_it() {
     const KEY: &str = "00000000-0000-4000-8000-000000000001";
-    let cluster = Cluster::start(&Setup {
-        settings: Vec::new(),
-    })
-    .unwrap();
+    let cluster = own_cluster(&[]);
     let database = Database::on(&cluster, "granted".to_string()).await;
     let admin = database.client().await;
     let tables = USERS.replace("users", "app.users");
@@ -76,10 +72,7 @@ async fn each_command_runs_as_the_role_that_is_named_for_it() {
         ("pgic_deployer", &["remove-triggers", "app.users"], 0),
     ];
     for (role, arguments, code) in runs {
-        let own = Database {
-            name: database.name.clone(),
-            url: database.url.replace("postgres@", &format!("{role}@")),
-        };
+        let own = database.as_role(role);
         let ran = own.pgic(arguments);
         assert_eq!(ran.code, *code, "{role}: {arguments:?}: {ran:?}");
     }

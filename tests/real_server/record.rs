@@ -1,12 +1,11 @@
 //! `record`, and what reads it: `tail --from`, `why --record`, `replay`. Recorders are killed,
 //! servers restarted, disks full.
 
-use crate::support::{DEADLINE, Database, Tail, USERS, ended};
+use crate::support::{DEADLINE, Database, Tail, USERS, ended, execute, own_cluster};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use throwaway_postgres::{Cluster, Setup};
 use tokio_postgres::Client;
 
 /// Starts a recorder, and waits until it listens.
@@ -41,13 +40,6 @@ fn recorded(database: &Database, folder: &Path, options: &[&str]) -> Vec<Value> 
 /// Returns the events of a stream that are of this kind.
 fn of<'a>(lines: &'a [Value], event: &'a str) -> impl Iterator<Item = &'a Value> {
     lines.iter().filter(move |line| line["event"] == event)
-}
-
-async fn run(client: &Client, sql: &str) {
-    client
-        .batch_execute(sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 /// Waits until a plain file of the record has this text in a line.
@@ -92,11 +84,11 @@ async fn a_record_has_what_a_tail_has_printed() {
         let sql = format!(
             "INSERT INTO a SELECT n, repeat('ä', 50) FROM generate_series({from}, {from} + 99) n"
         );
-        run(&client, &sql).await;
+        execute(&client, &sql).await;
     }
-    run(&client, "INSERT INTO b VALUES (1, 'x,y'), (2, 'y')").await;
-    run(&client, "UPDATE b SET y = 'new' WHERE x = 1").await;
-    run(
+    execute(&client, "INSERT INTO b VALUES (1, 'x,y'), (2, 'y')").await;
+    execute(&client, "UPDATE b SET y = 'new' WHERE x = 1").await;
+    execute(
         &client,
         "DELETE FROM b WHERE x = 2; NOTIFY cache_invalidation, 'what \u{1b}[2J nobody knows'",
     )
@@ -173,12 +165,12 @@ async fn a_recorder_that_is_killed_leaves_a_whole_record() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..3 {
         let recorder = recorder(&database, folder.path(), &[]);
-        run(&client, &format!("INSERT INTO a VALUES ({round})")).await;
+        execute(&client, &format!("INSERT INTO a VALUES ({round})")).await;
         has(folder.path(), |line| line["key"] == round);
         recorder.signal("KILL");
         recorder.finish();
         // Nobody hears this one.
-        run(&client, &format!("INSERT INTO a VALUES ({})", 100 + round)).await;
+        execute(&client, &format!("INSERT INTO a VALUES ({})", 100 + round)).await;
     }
     // The last line is torn.
     let files = std::fs::read_dir(folder.path()).unwrap().flatten();
@@ -193,7 +185,7 @@ async fn a_recorder_that_is_killed_leaves_a_whole_record() {
     assert!(read.stderr.contains("the last line is torn"), "{read:?}");
 
     let last = recorder(&database, folder.path(), &[]);
-    run(&client, "INSERT INTO a VALUES (3)").await;
+    execute(&client, "INSERT INTO a VALUES (3)").await;
     has(folder.path(), |line| line["key"] == 3);
     last.signal("INT");
     let (code, _, stderr) = last.finish();
@@ -210,12 +202,9 @@ async fn a_recorder_that_is_killed_leaves_a_whole_record() {
 /// The server is restarted: the record says in which time nothing could be received, and goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_server_is_a_gap_in_the_record() {
-    let cluster = Cluster::start(&Setup {
-        settings: Vec::new(),
-    })
-    .unwrap();
+    let cluster = own_cluster(&[]);
     let database = Database::on(&cluster, "recorded".to_string()).await;
-    run(
+    execute(
         &database.client().await,
         "CREATE TABLE a (id int PRIMARY KEY)",
     )
@@ -223,11 +212,11 @@ async fn a_restart_of_the_server_is_a_gap_in_the_record() {
     database.pgic_ok(&["install-triggers", "a"]);
     let folder = tempfile::tempdir().unwrap();
     let recorder = recorder(&database, folder.path(), &[]);
-    run(&database.client().await, "INSERT INTO a VALUES (1)").await;
+    execute(&database.client().await, "INSERT INTO a VALUES (1)").await;
     has(folder.path(), |line| line["key"] == 1);
     cluster.restart("immediate").unwrap();
     has(folder.path(), |line| line["event"] == "resumed");
-    run(&database.client().await, "INSERT INTO a VALUES (2)").await;
+    execute(&database.client().await, "INSERT INTO a VALUES (2)").await;
     has(folder.path(), |line| line["key"] == 2);
     assert_eq!(end(recorder)["gaps"], 1);
     let events: Vec<String> = recorded(&database, folder.path(), &[])
@@ -292,7 +281,7 @@ async fn a_full_disk_is_an_error_at_once_and_loses_nothing() {
     let writing = tokio::spawn(async move {
         loop {
             let sql = format!("INSERT INTO a VALUES ({written}, repeat('x', 200))");
-            run(&client, &sql).await;
+            execute(&client, &sql).await;
             written += 1;
         }
     });
@@ -364,26 +353,22 @@ async fn reaches_past_now(client: &Client, folder: &Path) {
 /// proven.
 #[tokio::test(flavor = "multi_thread")]
 async fn why_proves_by_a_record_that_a_change_was_never_announced() {
-    let settings = [("track_commit_timestamp".to_string(), "on".to_string())];
-    let cluster = Cluster::start(&Setup {
-        settings: settings.into(),
-    })
-    .unwrap();
+    let cluster = own_cluster(&[("track_commit_timestamp", "on")]);
     let database = Database::on(&cluster, "proven".to_string()).await;
     let client = database.client().await;
-    run(&client, "CREATE TABLE a (id int PRIMARY KEY, n int)").await;
+    execute(&client, "CREATE TABLE a (id int PRIMARY KEY, n int)").await;
     database.pgic_ok(&["install-triggers", "a"]);
-    run(&client, "INSERT INTO a VALUES (0, 0)").await;
+    execute(&client, "INSERT INTO a VALUES (0, 0)").await;
     let folder = tempfile::tempdir().unwrap();
     let recorder = recorder(&database, folder.path(), &[]);
     reaches_past_now(&client, folder.path()).await;
-    run(&client, "INSERT INTO a VALUES (1, 1)").await;
-    run(
+    execute(&client, "INSERT INTO a VALUES (1, 1)").await;
+    execute(
         &client,
         "BEGIN; INSERT INTO a VALUES (50, 1); SAVEPOINT s; INSERT INTO a VALUES (2, 1); COMMIT",
     )
     .await;
-    run(
+    execute(
         &client,
         "SET session_replication_role = replica; INSERT INTO a VALUES (3, 1);
         SET session_replication_role = origin",
@@ -427,7 +412,7 @@ async fn why_proves_by_a_record_that_a_change_was_never_announced() {
     assert_eq!(link["result"], "unknown", "{link}");
     end(recorder);
     // Nor is it behind its end.
-    run(
+    execute(
         &client,
         "SET session_replication_role = replica; INSERT INTO a VALUES (4, 1)",
     )
@@ -450,19 +435,19 @@ async fn a_record_is_sent_again_as_it_was() {
         &["-c", "cache_invalidation", "-c", "other"],
     );
     let mut original = database.listen().await;
-    run(
+    execute(
         &client,
         "INSERT INTO a SELECT n, 'it''s' FROM generate_series(1, 100) n",
     )
     .await;
-    run(
+    execute(
         &client,
         "UPDATE a SET t = E'\\\\ \"' WHERE id < 10; DELETE FROM a WHERE id = 10",
     )
     .await;
     // Equal payloads of two transactions are two.
-    run(&client, "NOTIFY cache_invalidation, 'plain'").await;
-    run(&client, "NOTIFY cache_invalidation, 'plain'").await;
+    execute(&client, "NOTIFY cache_invalidation, 'plain'").await;
+    execute(&client, "NOTIFY cache_invalidation, 'plain'").await;
     let original = original.payloads().await;
     assert_eq!(original.len(), 112);
     assert_eq!(end(recorder)["notifications"], 112);
@@ -553,15 +538,11 @@ async fn files_of_others_are_left_alone() {
 /// Everything that takes a record its proof: each makes the link unknown, never broken.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_may_lack_something_proves_nothing() {
-    let settings = [("track_commit_timestamp".to_string(), "on".to_string())];
-    let cluster = Cluster::start(&Setup {
-        settings: settings.into(),
-    })
-    .unwrap();
+    let cluster = own_cluster(&[("track_commit_timestamp", "on")]);
     let database = Database::on(&cluster, "doubted".to_string()).await;
     let other = Database::on(&cluster, "other".to_string()).await;
     let client = database.client().await;
-    run(
+    execute(
         &client,
         "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE nu (id numeric PRIMARY KEY);
         CREATE TABLE old_name (id int PRIMARY KEY)",
@@ -576,13 +557,13 @@ async fn a_record_that_may_lack_something_proves_nothing() {
         recorder(&other, &folder("database"), &[]),
     ];
     reaches_past_now(&client, &folder("right")).await;
-    run(
+    execute(
         &client,
         "INSERT INTO a VALUES (1, 1); INSERT INTO nu VALUES (1.10)",
     )
     .await;
-    run(&client, "INSERT INTO old_name VALUES (5)").await;
-    run(
+    execute(&client, "INSERT INTO old_name VALUES (5)").await;
+    execute(
         &client,
         "SET session_replication_role = replica; INSERT INTO a VALUES (2, 1);
         SET session_replication_role = origin",
@@ -594,7 +575,7 @@ async fn a_record_that_may_lack_something_proves_nothing() {
     for recorder in recorders {
         end(recorder);
     }
-    run(&client, "ALTER TABLE old_name RENAME TO new_name").await;
+    execute(&client, "ALTER TABLE old_name RENAME TO new_name").await;
     database.pgic_ok(&["install-triggers", "new_name"]);
     let why = |table: &str, key: &str, folder: &Path| link_of_record(&database, table, key, folder);
     let right = folder("right");
@@ -613,7 +594,7 @@ async fn a_record_that_may_lack_something_proves_nothing() {
     damaged_files_prove_nothing(&database, &right, folders.path());
     // A payload that anybody can send does not pass for the transaction's own.
     let forged = recorder(&database, &right, &[]);
-    run(
+    execute(
         &client,
         "NOTIFY cache_invalidation, '{\"table\":\"a\",\"action\":\"update\",\"id\":2}'",
     )

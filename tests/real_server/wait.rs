@@ -49,13 +49,7 @@ async fn a_server_that_starts_is_waited_for() {
     let database = Database::with(USERS).await;
     let proxy = Proxy::to(cluster().socket_folder().join(".s.PGSQL.5432")).await;
     proxy.set(Mood::Starts);
-    let behind = Database {
-        name: database.name.clone(),
-        url: format!(
-            "postgresql://postgres@127.0.0.1:{}/{}",
-            proxy.port, database.name
-        ),
-    };
+    let behind = database.behind(proxy.port);
     let waiting = Waiting::start(&behind, &["--timeout", "60s"]);
     proxy.is_dialled().await;
     proxy.set(Mood::Passes);

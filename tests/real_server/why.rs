@@ -1,9 +1,8 @@
 //! `pgic why`: each link between a row and the nodes is broken once, and must be named.
 
 use crate::fleet::{Python, fleet, key};
-use crate::support::{DEADLINE, Database, Ran};
+use crate::support::{DEADLINE, Database, Ran, execute};
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 
 /// Returns the link with this name, as `why` has it.
 fn link<'a>(lines: &'a [Value], name: &str) -> &'a Value {
@@ -49,13 +48,6 @@ async fn is_broken(database: &Database, arguments: &[&str], name: &str, code: &s
         "{lines:?}"
     );
     link.clone()
-}
-
-async fn run(client: &Client, sql: &str) {
-    client
-        .batch_execute(sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +135,7 @@ async fn each_fault_of_the_trigger_is_named_with_its_remedy() {
         ),
     ] {
         let (database, client, _nodes) = fleet(1).await;
-        run(&client, sql).await;
+        execute(&client, sql).await;
         let (ran, lines) = ask(&database, &["items", &key(1)]).await;
         assert_eq!(ran.code, 1, "{sql}: {ran:?}");
         let link = link(&lines, "trigger");
@@ -160,7 +152,7 @@ async fn each_fault_of_the_trigger_is_named_with_its_remedy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_renamed_and_a_leaf_without_its_trigger_are_named() {
     let (database, client, _nodes) = fleet(1).await;
-    run(&client, "ALTER TABLE items RENAME TO things").await;
+    execute(&client, "ALTER TABLE items RENAME TO things").await;
     is_broken(&database, &["things", &key(1)], "trigger", "another-name").await;
     let database = Database::with(
         "CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
@@ -175,7 +167,7 @@ async fn a_table_that_was_renamed_and_a_leaf_without_its_trigger_are_named() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let details = link(&lines, "trigger")["details"].to_string();
     assert!(details.contains("2 leaf partitions"), "{details}");
-    run(&client, "ALTER TABLE p2 DISABLE TRIGGER ALL").await;
+    execute(&client, "ALTER TABLE p2 DISABLE TRIGGER ALL").await;
     let link = is_broken(&database, &["p", "101"], "trigger", "trigger-disabled").await;
     assert!(link["for_good"].as_str().unwrap().contains("p2"), "{link}");
 }
@@ -192,13 +184,13 @@ async fn a_row_of_logical_replication_is_told_by_its_origin() {
     let cluster = throwaway_postgres::Cluster::start(&setup).expect("start a server");
     let database = Database::on(&cluster, "origins".to_string()).await;
     let client = database.client().await;
-    run(
+    execute(
         &client,
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')",
     )
     .await;
     database.pgic_ok(&["install-triggers", "t"]);
-    run(&client, "UPDATE t SET v = 'b' WHERE id = 1").await;
+    execute(&client, "UPDATE t SET v = 'b' WHERE id = 1").await;
     let (ran, lines) = ask(&database, &["t", "1"]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(
@@ -209,7 +201,7 @@ async fn a_row_of_logical_replication_is_told_by_its_origin() {
     );
     // As an apply worker does: a session with an origin, for which ordinary triggers do not fire.
     let apply = database.client().await;
-    run(
+    execute(
         &apply,
         "SELECT pg_replication_origin_create('elsewhere');
         SELECT pg_replication_origin_session_setup('elsewhere');
@@ -255,7 +247,7 @@ async fn another_channel_and_a_row_that_is_too_long_are_told_apart() {
         "UPDATE items SET note = repeat('x', 9000) WHERE id = '{}'",
         key(1)
     );
-    run(&client, &sql).await;
+    execute(&client, &sql).await;
     nodes[0].replica.fence().await.unwrap();
     let (ran, lines) = ask(&database, &["items", &key(1)]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -281,7 +273,7 @@ async fn whoever_holds_the_notify_lock_is_named() {
     let cluster = throwaway_postgres::Cluster::start(&setup).expect("start a server");
     let database = Database::on(&cluster, "held".to_string()).await;
     let client = database.client().await;
-    run(
+    execute(
         &client,
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')",
     )
@@ -327,7 +319,7 @@ async fn whoever_holds_the_notify_lock_is_named() {
         "{lines:?}"
     );
     // What is advised frees the queue.
-    run(&client, link["now"].as_str().unwrap()).await;
+    execute(&client, link["now"].as_str().unwrap()).await;
     assert!(holding.await.unwrap().is_err());
     let (ran, _) = ask(&database, &["t", "1"]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -340,7 +332,7 @@ async fn a_change_that_one_node_lost_is_told_from_one_that_nobody_announced() {
         node.replica.fence().await.unwrap();
     }
     nodes[1].lose(1);
-    run(
+    execute(
         &client,
         &format!("UPDATE items SET n = -1 WHERE id = '{}'", key(1)),
     )
@@ -361,7 +353,7 @@ async fn a_change_that_one_node_lost_is_told_from_one_that_nobody_announced() {
     let (ran, _) = ask(&database, &["items", &key(1)]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     // Written past the trigger: no node has it.
-    run(
+    execute(
         &client,
         &format!(
             "SET session_replication_role = replica; UPDATE items SET n = -2 WHERE id = '{}'; \
@@ -387,7 +379,7 @@ async fn what_was_written_before_the_trigger_is_told_and_a_deaf_node_is_silent()
     // The node has loaded the table, and nothing is announced yet.
     let node = Python::start(&database, "people");
     let client = database.client().await;
-    run(&client, "UPDATE people SET name = 'lost' WHERE id = 1").await;
+    execute(&client, "UPDATE people SET name = 'lost' WHERE id = 1").await;
     database.pgic_ok(&["install-triggers", "people"]);
     let (_, lines) = ask(&database, &["people", "1"]).await;
     assert!(
@@ -447,10 +439,7 @@ async fn a_superuser_touches_no_row_by_the_function_of_another_role() {
         GRANT SELECT, UPDATE ON mine TO {writer}"
     );
     client.batch_execute(&sql).await.unwrap();
-    let as_role = |role: &str| Database {
-        name: name.clone(),
-        url: database.url.replace("postgres@", &format!("{role}@")),
-    };
+    let as_role = |role: &str| database.as_role(role);
     as_role(&owner).pgic_ok(&["install-triggers", "mine"]);
     let touch = ["why", "mine", "1", "--touch"];
     let ran = database.pgic(&touch);

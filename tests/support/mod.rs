@@ -64,6 +64,28 @@ pub fn cluster() -> &'static Cluster {
     })
 }
 
+/// Starts a cluster of the test's own, with these settings.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn own_cluster(settings: &[(&str, &str)]) -> Cluster {
+    let settings = settings
+        .iter()
+        .map(|(name, value)| ((*name).to_string(), (*value).to_string()));
+    let setup = Setup {
+        settings: settings.collect(),
+    };
+    Cluster::start(&setup).expect("start a server")
+}
+
+/// Runs statements, and panics with them if they fail.
+pub async fn execute(client: &Client, sql: &str) {
+    client
+        .batch_execute(sql)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
 /// A database that belongs to one test.
 #[derive(Debug, Clone)]
 pub struct Database {
@@ -105,7 +127,23 @@ impl Database {
 
     /// Opens a session in the database, as `role`.
     pub async fn client_as(&self, role: &str) -> Client {
-        connect(&self.url.replace("postgres@", &format!("{role}@"))).await
+        connect(&self.as_role(role).url).await
+    }
+
+    /// Returns this database for another role, whose name goes into the connection string.
+    pub fn as_role(&self, role: &str) -> Self {
+        Self {
+            name: self.name.clone(),
+            url: self.url.replace("postgres@", &format!("{role}@")),
+        }
+    }
+
+    /// Returns this database behind a proxy that listens on this port.
+    pub fn behind(&self, port: u16) -> Self {
+        Self {
+            name: self.name.clone(),
+            url: format!("postgresql://postgres@127.0.0.1:{port}/{}", self.name),
+        }
     }
 
     /// Returns the command `pgic` with these arguments and this database as its `DATABASE_URL`. See
