@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::{AsyncMessage, Client, Error};
 use uuid::Uuid;
 
@@ -366,10 +366,10 @@ fn statement(random: &mut fastrand::Rng) -> String {
 }
 
 /// Under load and faults no comparison accuses a node that is right. `PGIC_NODE_ROUNDS` sets how
-/// many.
+/// many verdicts are waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_and_faults_no_node_is_accused_falsely() {
-    let rounds = std::env::var("PGIC_NODE_ROUNDS").map_or(40, |text| text.parse().unwrap());
+    let wanted = std::env::var("PGIC_NODE_ROUNDS").map_or(40, |text| text.parse().unwrap());
     let (database, client, nodes) = fleet(3).await;
     let mut writers = Vec::new();
     let stop = Arc::new(AtomicBool::new(false));
@@ -398,8 +398,15 @@ async fn under_load_and_faults_no_node_is_accused_falsely() {
     let mut verdicts_made = 0;
     let mut inconclusive: HashMap<String, u64> = HashMap::new();
     let mut faults = 0;
-    for round in 0..rounds {
-        if random.u32(0..20) == 0 {
+    let mut round = 0;
+    let deadline = Instant::now() + Duration::from_secs(120 + 5 * wanted);
+    while verdicts_made < wanted {
+        assert!(
+            Instant::now() < deadline,
+            "{verdicts_made} verdicts after {round} rounds, inconclusive: {inconclusive:?}"
+        );
+        round += 1;
+        if round % 10 == 5 {
             // A node loses one of its sessions, or all of them.
             let like = ["web-1%", "web-1 (fences)", "web-2", "web-0 (reads)"][random.usize(0..4)];
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE \
@@ -433,13 +440,10 @@ async fn under_load_and_faults_no_node_is_accused_falsely() {
     }
     let commits = commits.load(Ordering::Relaxed);
     println!(
-        "{rounds} rounds, {commits} transactions, {faults} faults: {verdicts_made} verdicts, \
+        "{round} rounds, {commits} transactions, {faults} faults: {verdicts_made} verdicts, \
         inconclusive: {inconclusive:?}"
     );
-    assert!(
-        verdicts_made >= rounds,
-        "{verdicts_made} verdicts, {inconclusive:?}"
-    );
+    assert!(faults > 0, "the test has made no fault");
     drop(nodes);
 }
 
