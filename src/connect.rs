@@ -253,6 +253,7 @@ impl Server {
         let options = SessionOptions {
             name_suffix: role.session_name(""),
             prefers_primary: self.command.needs_primary,
+            reads_in_gulps: role == SessionPurpose::Read,
         };
         let connected = self.target.connect(&options).await;
         let Connected {

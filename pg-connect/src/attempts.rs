@@ -87,6 +87,8 @@ pub(crate) struct Attempts<'a> {
     pub(crate) wanted: TargetSession,
     /// The password for each host; in the order of the hosts.
     pub(crate) passwords: Vec<Option<Known>>,
+    /// Whether the session is read in gulps.
+    pub(crate) reads_in_gulps: bool,
     failed: Vec<Attempt>,
     /// The place of the password that was sent last.
     sent: Option<PasswordOrigin>,
@@ -108,6 +110,7 @@ impl<'a> Attempts<'a> {
             application_name,
             wanted,
             passwords,
+            reads_in_gulps: false,
             failed: Vec::new(),
             sent: None,
             notices: Vec::new(),
@@ -513,7 +516,10 @@ impl<'a> Attempts<'a> {
             certificate: ready.certificate,
         };
         // From here on, tokio-postgres answers what the server asks, as far as the guard lets it.
-        let guard = Guard::new(ready.stream, ready.binding, rules, Arc::clone(seen));
+        let mut guard = Guard::new(ready.stream, ready.binding, rules, Arc::clone(seen));
+        if self.reads_in_gulps {
+            guard = guard.in_gulps();
+        }
         let began = config.connect_raw(guard, HandshakeDone).await;
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.sent = password.clone().map(|known| known.origin);

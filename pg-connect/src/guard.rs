@@ -11,6 +11,7 @@
 //!                                └── R messages (manual, 54.7 Message Formats) ──→ Rules
 //! ```
 
+use crate::gulps::Gulps;
 use crate::require_auth::{Method, RequireAuth};
 use crate::settings::SslCertMode;
 use crate::stream::Stream;
@@ -124,6 +125,8 @@ pub(crate) struct Guard {
     binding: Option<Vec<u8>>,
     /// `None` once the server let the client in: what comes then is passed on unread.
     watch: Option<Watch>,
+    /// What merges the server's rows, once the client was let in; `None` if nothing does.
+    gulps: Option<Gulps>,
 }
 
 /// The part of a [`Guard`] that reads messages.
@@ -150,6 +153,7 @@ impl Guard {
         Self {
             stream,
             binding,
+            gulps: None,
             watch: Some(Watch {
                 rules,
                 message: Vec::new(),
@@ -158,6 +162,15 @@ impl Guard {
                 seen,
             }),
         }
+    }
+}
+
+impl Guard {
+    /// Makes the stream read in gulps once the client was let in; see [`Gulps`].
+    pub(crate) fn in_gulps(mut self) -> Self {
+        let pauses = !matches!(self.stream, Stream::Socket(_));
+        self.gulps = Some(Gulps::new(pauses));
+        self
     }
 }
 
@@ -309,7 +322,11 @@ impl AsyncRead for Guard {
     ) -> Poll<io::Result<()>> {
         let guard = &mut *self;
         let Some(watch) = &mut guard.watch else {
-            return Pin::new(&mut guard.stream).poll_read(cx, buf);
+            let stream = Pin::new(&mut guard.stream);
+            return match &mut guard.gulps {
+                Some(gulps) => gulps.poll_read(stream, cx, buf),
+                None => stream.poll_read(cx, buf),
+            };
         };
         let before = buf.filled().len();
         ready!(Pin::new(&mut guard.stream).poll_read(cx, buf))?;

@@ -55,6 +55,7 @@ mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+mod gulps;
 mod keyword;
 pub mod misplaced;
 mod parameters;

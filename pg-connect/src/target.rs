@@ -72,6 +72,9 @@ pub struct SessionOptions {
     /// Whether, of several hosts, one that is no standby is taken. `target_session_attrs`, if it is
     /// given, counts more.
     pub prefers_primary: bool,
+    /// Whether the session is read in large gulps, and many rows of a COPY become one piece of the
+    /// stream. For a session that copies much out of the server; others gain nothing.
+    pub reads_in_gulps: bool,
 }
 
 /// A session that began.
@@ -215,12 +218,13 @@ impl Target {
             .application_name
             .as_ref()
             .unwrap_or(&self.application_name);
-        let attempts = Attempts::new(
+        let mut attempts = Attempts::new(
             settings,
             format!("{name}{}", options.name_suffix),
             settings.target_session.unwrap_or(default),
             passwords,
         );
+        attempts.reads_in_gulps = options.reads_in_gulps;
         let mut began: Began = attempts.run().await?;
         self.asked.has_connected.store(true, Ordering::Relaxed);
         notices.append(&mut began.notices);

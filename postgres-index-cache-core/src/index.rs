@@ -29,10 +29,10 @@ mod slot_table;
 mod slots;
 
 pub(crate) use postings::{Hits, HitsIter};
-pub(crate) use slot_table::SlotTable;
+pub(crate) use slot_table::{Hashed, SlotTable};
 pub(crate) use slots::{SegVec, Slots};
 
-use postings::{BLOCK, Found, Postings};
+use postings::{BLOCK, Found, PostingLists, Postings};
 
 /// The bit that is set in an entry that names a posting list, and clear in a slot.
 const POSTING_BIT: u32 = 1 << 31;
@@ -56,10 +56,7 @@ impl<F: Fn(u32) -> u64> Keys for F {
 /// value that several rows share takes a posting list.
 pub(crate) struct MultiIndex {
     table: SlotTable,
-    /// The posting lists; table entries name them by position.
-    postings: Vec<Postings>,
-    /// Positions of `postings` that are unused.
-    free: Vec<u32>,
+    lists: PostingLists,
 }
 
 impl MultiIndex {
@@ -67,30 +64,25 @@ impl MultiIndex {
     pub(crate) fn with_capacity(expected: usize) -> Self {
         Self {
             table: SlotTable::with_capacity(expected),
-            postings: Vec::new(),
-            free: Vec::new(),
+            lists: PostingLists::default(),
         }
     }
 
     /// Returns the bytes that the index occupies.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let lists: usize = self.postings.iter().map(Postings::memory_bytes).sum();
-        self.table.memory_bytes()
-            + self.postings.capacity() * size_of::<Postings>()
-            + lists
-            + self.free.capacity() * size_of::<u32>()
+        self.table.memory_bytes() + self.lists.memory_bytes()
     }
 
     /// Returns the slots whose rows have the value with this `hash`. `is_wanted` says whether the
     /// row in a slot has that value.
     pub(crate) fn get(&self, hash: u64, mut is_wanted: impl FnMut(u32) -> bool) -> Hits<'_> {
         // All slots of a posting list share one value: comparing the first one is enough.
-        let found = self.table.find(hash, |entry| {
-            is_wanted(representative(&self.postings, entry))
-        });
+        let found = self
+            .table
+            .find(hash, |entry| is_wanted(self.lists.representative(entry)));
         Hits(match found {
             None => Found::Nothing,
-            Some(entry) => match self.list(entry) {
+            Some(entry) => match self.lists.list(entry) {
                 Some(postings) => Found::Many(postings),
                 None => Found::One(entry),
             },
@@ -103,34 +95,37 @@ impl MultiIndex {
         &mut self,
         hash: u64,
         slot: u32,
-        mut is_same: impl FnMut(u32) -> bool,
+        is_same: impl FnMut(u32) -> bool,
         keys: &impl Keys,
     ) {
-        let postings = &self.postings;
-        let found = self
-            .table
-            .find(hash, |entry| is_same(representative(postings, entry)));
-        match found {
-            None => self.table.insert_unique(hash, slot, |entry| {
-                keys.hash_of(representative(postings, entry))
-            }),
-            Some(entry) if entry & POSTING_BIT != 0 => {
-                self.postings[(entry & !POSTING_BIT) as usize].insert(slot);
-            }
-            Some(other) => {
-                // The second row with this value: the entry, a slot until now, becomes a list.
-                let list = Postings::Short(vec![other.min(slot), other.max(slot)]);
-                let number = if let Some(number) = self.free.pop() {
-                    self.postings[number as usize] = list;
-                    number
-                } else {
-                    self.postings.push(list);
-                    (self.postings.len() - 1) as u32
-                };
-                self.table
-                    .replace(hash, |entry| entry == other, number | POSTING_BIT);
-            }
-        }
+        let hashed = Hashed { hash, entry: slot };
+        self.lists.insert(&mut self.table, hashed, is_same, keys);
+    }
+
+    /// Adds many rows at once, each by its slot and the hash of its value. `is_same` says whether
+    /// the rows in two slots have the same value. `ordered` is room that is used again.
+    pub(crate) fn insert_all(
+        &mut self,
+        slots: &[Hashed],
+        ordered: &mut Vec<Hashed>,
+        is_same: impl Fn(u32, u32) -> bool,
+        keys: &impl Keys,
+    ) {
+        let lists = &mut self.lists;
+        self.table.add_by_segment(slots, ordered, |table, hashed| {
+            let is_same = |other| is_same(other, hashed.entry);
+            lists.insert(table, hashed, is_same, keys);
+        });
+    }
+
+    /// Makes room for `expected` distinct values at once, if the index has none.
+    pub(crate) fn reserve(&mut self, expected: usize) {
+        self.table.reserve(expected);
+    }
+
+    /// Brings the lines of these hashes near; see [`SlotTable::touch`].
+    pub(crate) fn touch(&self, hashes: impl Iterator<Item = u64>) -> u32 {
+        self.table.touch(hashes)
     }
 
     /// Takes out the row in `slot`, whose value has this `hash`, and returns whether the index held
@@ -141,34 +136,21 @@ impl MultiIndex {
         slot: u32,
         mut is_same: impl FnMut(u32) -> bool,
     ) -> bool {
-        let postings = &self.postings;
+        let lists = &mut self.lists;
         // A slot that stands alone is recognised by its number. Only a list has to be compared by
         // value: the slot may stand anywhere in that list.
         let found = self.table.find(hash, |entry| {
-            entry == slot || (entry & POSTING_BIT != 0 && is_same(representative(postings, entry)))
+            entry == slot || (entry & POSTING_BIT != 0 && is_same(lists.representative(entry)))
         });
         let Some(entry) = found else { return false };
         if entry == slot {
             return self.table.remove(hash, |entry| entry == slot).is_some();
         }
-        let number = entry & !POSTING_BIT;
-        let list = &mut self.postings[number as usize];
-        let removed = list.remove(slot);
-        // Only a short list can be down to its last slot: a long one has at least two blocks. So
-        // the slots of a long list, which may be millions, need not be counted here.
-        if let Postings::Short(slots) = list
-            && let &[last] = slots.as_slice()
-        {
-            *list = Postings::Short(Vec::new());
-            self.free.push(number);
+        let (removed, last) = lists.remove(entry, slot);
+        if let Some(last) = last {
             self.table.replace(hash, |found| found == entry, last);
         }
         removed
-    }
-
-    /// Returns the posting list that `entry` names; `None` if `entry` is a slot.
-    fn list(&self, entry: u32) -> Option<&Postings> {
-        (entry & POSTING_BIT != 0).then(|| &self.postings[(entry & !POSTING_BIT) as usize])
     }
 
     /// Checks invariants 1 to 5 and returns every slot that is indexed, in no order.
@@ -178,11 +160,11 @@ impl MultiIndex {
     pub(crate) fn validate(&self, keys: &impl Keys) -> Result<Vec<u32>, String> {
         let entries = self
             .table
-            .validate(|entry| keys.hash_of(representative(&self.postings, entry)))?;
+            .validate(|entry| keys.hash_of(self.lists.representative(entry)))?;
         let mut slots = Vec::new();
         let mut lists = 0;
         for entry in entries {
-            let Some(list) = self.list(entry) else {
+            let Some(list) = self.lists.list(entry) else {
                 slots.push(entry);
                 continue;
             };
@@ -211,30 +193,9 @@ impl MultiIndex {
             }
             slots.extend(content);
         }
-        let free_are_empty = self
-            .free
-            .iter()
-            .all(|&number| self.postings[number as usize].len() == 0);
-        if lists + self.free.len() != self.postings.len() || !free_are_empty {
-            return Err(format!(
-                "{lists} lists and {} free of {}",
-                self.free.len(),
-                self.postings.len()
-            ));
-        }
+        self.lists.check_count(lists)?;
         Ok(slots)
     }
-}
-
-/// Returns a slot whose row has the value of `entry`.
-fn representative(postings: &[Postings], entry: u32) -> u32 {
-    if entry & POSTING_BIT == 0 {
-        return entry;
-    }
-    // Invariant 4: a list that an entry names is never empty. No row stands in slot `u32::MAX`.
-    postings[(entry & !POSTING_BIT) as usize]
-        .first()
-        .unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

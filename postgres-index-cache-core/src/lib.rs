@@ -210,8 +210,9 @@ pub use uuid;
 pub mod tooling {
     pub use crate::notification::Payload;
     pub use crate::table_cache::{
-        AccessPath, CellTest, Column, Condition, JsonNulls, KeyBuf, Predicate, QueryResult, Row,
-        RowBuf, RowError, SeenRows, ShapeError, StoreError, TableCache, TableShape, Upserted,
+        AccessPath, CellTest, Column, Condition, IndexedColumns, JsonNulls, KeyBuf, Predicate,
+        QueryResult, Row, RowBuf, RowError, SeenRows, ShapeError, StoreError, TableCache,
+        TableShape, Touched, Upserted,
     };
     pub use crate::value::{CellError, CellType, is_obeyed, one_line_json, output_text};
 

@@ -14,7 +14,7 @@ use postgres_index_cache_core::tooling::postgres::{
     Driver, DriverError, DriverEvent, DriverOptions, Loaded, ReadError, SupervisedTable,
     TableConfig,
 };
-use postgres_index_cache_core::tooling::{Condition, TableShape};
+use postgres_index_cache_core::tooling::{Condition, IndexedColumns, TableShape};
 use std::sync::Arc;
 
 /// A table that a command follows.
@@ -54,7 +54,8 @@ impl Target {
             .filter_map(|name| shape.position(name))
             .collect();
         let conditions = asked.conditions(&shape)?;
-        let follow = follow(&table, seen.as_ref(), &shape);
+        let mut follow = follow(&table, seen.as_ref(), &shape);
+        follow.indexed = indexed_for(&conditions, &shape);
         let channel = channel(&table, seen.as_ref(), notices);
         // `seen` borrows the table, which moves into the target.
         drop(seen);
@@ -132,6 +133,18 @@ impl SupervisedTable for Target {
     fn is_same(&self, other: &Self) -> bool {
         self.is_same_target(other)
     }
+}
+
+/// Returns the columns that a cache has indexes on from the start if rows are asked for by these
+/// conditions. Whoever asks for other columns later makes their indexes then: see
+/// [`indexed_cache`](super::supervised::indexed_cache).
+fn indexed_for(conditions: &[Condition], shape: &TableShape) -> IndexedColumns {
+    let asked = conditions.iter().map(|condition| condition.column);
+    IndexedColumns::Only(
+        asked
+            .filter(|&column| shape.columns()[column].kind.is_indexed_at_load())
+            .collect(),
+    )
 }
 
 /// Returns the options of a driver for these tables.

@@ -795,7 +795,7 @@ async fn many_nodes_answer_at_once() {
         let limits = Limits::default();
         started.push(Node::start_with(&database, &format!("web-{node}"), limits).await);
     }
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let ran = database.pgic(&["nodes", "-o", "json"]);
     let took = began.elapsed();
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -352,6 +352,7 @@ async fn of_several_hosts_the_primary_is_taken_for_a_session_that_needs_it() {
     let options = SessionOptions {
         name_suffix: " (test)".to_string(),
         prefers_primary: true,
+        ..SessionOptions::default()
     };
     for (more, is_standby) in [("", false), ("target_session_attrs=any", true)] {
         let conninfo = format!(

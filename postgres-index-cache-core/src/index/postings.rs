@@ -1,6 +1,9 @@
 //! [`Postings`]: the slots of the rows that share a value. [`Hits`]: the slots that an index found
 //! for a value. Invariant 4 of [`index`](super) is kept here.
 
+use super::slot_table::{Hashed, SlotTable};
+use super::{Keys, POSTING_BIT};
+
 /// The number of slots that one block of a long posting list holds at most.
 pub(super) const BLOCK: usize = 512;
 
@@ -88,6 +91,111 @@ impl Postings {
                 blocks.capacity() * size_of::<Vec<u32>>() + slots * size_of::<u32>()
             }
         }
+    }
+}
+
+/// The posting lists of an index. Entries of the index's table name them by position.
+#[derive(Default)]
+pub(super) struct PostingLists {
+    lists: Vec<Postings>,
+    /// Positions of `lists` that are unused.
+    free: Vec<u32>,
+}
+
+impl PostingLists {
+    /// Returns the list that `entry` names; `None` if `entry` is a slot.
+    pub(super) fn list(&self, entry: u32) -> Option<&Postings> {
+        (entry & POSTING_BIT != 0).then(|| &self.lists[(entry & !POSTING_BIT) as usize])
+    }
+
+    /// Returns a slot whose row has the value of `entry`.
+    pub(super) fn representative(&self, entry: u32) -> u32 {
+        match self.list(entry) {
+            None => entry,
+            // Invariant 4: a list that an entry names is never empty. No row stands in slot
+            // `u32::MAX`.
+            Some(list) => list.first().unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Adds the row in a slot to `table` or to a list here. `is_same` says whether the row in
+    /// another slot has the same value. `keys` hashes the rows of a segment that has to split.
+    pub(super) fn insert(
+        &mut self,
+        table: &mut SlotTable,
+        Hashed { hash, entry: slot }: Hashed,
+        mut is_same: impl FnMut(u32) -> bool,
+        keys: &impl Keys,
+    ) {
+        let found = table.find_or_insert(
+            hash,
+            slot,
+            |entry| is_same(self.representative(entry)),
+            |entry| keys.hash_of(self.representative(entry)),
+        );
+        match found {
+            None => {}
+            Some(entry) if entry & POSTING_BIT != 0 => {
+                self.lists[(entry & !POSTING_BIT) as usize].insert(slot);
+            }
+            Some(other) => {
+                // The second row with this value: the entry, a slot until now, becomes a list.
+                let list = Postings::Short(vec![other.min(slot), other.max(slot)]);
+                let number = if let Some(number) = self.free.pop() {
+                    self.lists[number as usize] = list;
+                    number
+                } else {
+                    self.lists.push(list);
+                    (self.lists.len() - 1) as u32
+                };
+                table.replace(hash, |entry| entry == other, number | POSTING_BIT);
+            }
+        }
+    }
+
+    /// Takes `slot` out of the list that `entry` names. Returns whether the list held that slot,
+    /// and the last slot of a list that is given up, to stand in the table itself again.
+    pub(super) fn remove(&mut self, entry: u32, slot: u32) -> (bool, Option<u32>) {
+        let number = entry & !POSTING_BIT;
+        let list = &mut self.lists[number as usize];
+        let removed = list.remove(slot);
+        // Only a short list can be down to its last slot: a long one has at least two blocks. So
+        // the slots of a long list, which may be millions, need not be counted here.
+        if let Postings::Short(slots) = list
+            && let &[last] = slots.as_slice()
+        {
+            *list = Postings::Short(Vec::new());
+            self.free.push(number);
+            return (removed, Some(last));
+        }
+        (removed, None)
+    }
+
+    /// Returns the bytes that the lists occupy.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let lists: usize = self.lists.iter().map(Postings::memory_bytes).sum();
+        self.lists.capacity() * size_of::<Postings>()
+            + lists
+            + self.free.capacity() * size_of::<u32>()
+    }
+
+    /// Checks invariant 5. `named` is the number of lists that entries name.
+    ///
+    /// # Errors
+    /// If the invariant is violated, with a text that says how.
+    pub(super) fn check_count(&self, named: usize) -> Result<(), String> {
+        let free_are_empty = self
+            .free
+            .iter()
+            .all(|&number| self.lists[number as usize].len() == 0);
+        if named + self.free.len() == self.lists.len() && free_are_empty {
+            return Ok(());
+        }
+        Err(format!(
+            "{named} lists and {} free of {}",
+            self.free.len(),
+            self.lists.len()
+        ))
     }
 }
 

@@ -26,15 +26,54 @@ const EMPTY_LINE: Line = Line {
 };
 
 impl Line {
-    /// Returns the positions that carry `tag`, as a bit mask.
-    fn matches(&self, tag: u8) -> u32 {
-        self.tags
-            .iter()
-            .enumerate()
-            .fold(0, |mask, (position, &found)| {
-                mask | (u32::from(found == tag) << position)
-            })
+    /// Returns the positions that carry `tag`, in ascending order.
+    #[inline]
+    fn matches(&self, tag: u8) -> Matches {
+        /// The low bits of each byte of a word.
+        const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+        // Eight tags are compared at once, as the bytes of a word. A byte that is zero in
+        // `differing` is the only one whose high bit stays clear: neither the sum, which cannot
+        // carry into the next byte, nor the byte itself, nor `LOW` sets that bit.
+        let same = |word: u64| {
+            let differing = word ^ (0x0101_0101_0101_0101 * u64::from(tag));
+            !(((differing & LOW) + LOW) | differing | LOW)
+        };
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.tags;
+        let low = same(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        // The upper four bytes of this word are no tags.
+        let high = same(u64::from(u32::from_le_bytes([i, j, k, l]))) & 0xffff_ffff;
+        Matches(u128::from(low) | (u128::from(high) << 64))
     }
+
+    /// Stores an entry at a position that is unused.
+    fn put(&mut self, position: usize, tag: u8, entry: u32) {
+        self.tags[position] = tag;
+        self.entries[position] = entry;
+    }
+}
+
+/// Positions of a line. Position `n` is bit `8 * n + 7`.
+struct Matches(u128);
+
+impl Iterator for Matches {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let position = self.0.trailing_zeros() as usize / 8;
+        self.0 &= self.0 - 1;
+        Some(position)
+    }
+}
+
+/// An entry with its hash, before the entry stands in the table.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Hashed {
+    pub(crate) hash: u64,
+    pub(crate) entry: u32,
 }
 
 /// The entries of all hashes that begin with the same `depth` bits.
@@ -85,11 +124,8 @@ impl Segment {
     fn insert(&mut self, hash: u64, entry: u32) {
         let mut line = home(hash, self.lines.len());
         loop {
-            let free = self.lines[line].matches(0);
-            if free != 0 {
-                let position = free.trailing_zeros() as usize;
-                self.lines[line].tags[position] = tag(hash);
-                self.lines[line].entries[position] = entry;
+            if let Some(position) = self.lines[line].matches(0).next() {
+                self.lines[line].put(position, tag(hash), entry);
                 self.len += 1;
                 return;
             }
@@ -105,14 +141,10 @@ impl Segment {
         for _ in 0..self.lines.len() {
             let current = &self.lines[line];
             // `is_wanted` reads a row, which is likely to be a cache miss. A tag keeps away all but
-            // one in 128 of the entries with another hash.
-            let mut mask = current.matches(tag(hash));
-            while mask != 0 {
-                let position = mask.trailing_zeros() as usize;
-                if is_wanted(current.entries[position]) {
-                    return Some(EntryPosition { line, position });
-                }
-                mask &= mask - 1;
+            // one in 255 of the entries with another hash.
+            let mut same_tag = current.matches(tag(hash));
+            if let Some(position) = same_tag.find(|&at| is_wanted(current.entries[at])) {
+                return Some(EntryPosition { line, position });
             }
             // No entry went past this line: the entry is nowhere further on either.
             if current.spill == 0 {
@@ -120,6 +152,36 @@ impl Segment {
             }
             line = self.next(line);
         }
+        None
+    }
+
+    /// Stores `entry`, unless an entry with this `hash` stands here that `is_same` accepts; that
+    /// one is returned. The caller has checked that the segment is not full.
+    fn find_or_insert(
+        &mut self,
+        hash: u64,
+        entry: u32,
+        mut is_same: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let home = home(hash, self.lines.len());
+        let line = &mut self.lines[home];
+        let found = line
+            .matches(tag(hash))
+            .find(|&at| is_same(line.entries[at]));
+        if let Some(position) = found {
+            return Some(line.entries[position]);
+        }
+        if line.spill > 0 {
+            if let Some(at) = self.find(hash, is_same) {
+                return Some(self.lines[at.line].entries[at.position]);
+            }
+        } else if let Some(position) = line.matches(0).next() {
+            // Nothing that belongs here stands elsewhere, and there is room: the usual case.
+            line.put(position, tag(hash), entry);
+            self.len += 1;
+            return None;
+        }
+        self.insert(hash, entry);
         None
     }
 
@@ -138,6 +200,17 @@ impl Segment {
         self.len -= 1;
     }
 
+    /// Returns all entries with their hashes, in no order.
+    fn hashed(&self, hash_of: impl Fn(u32) -> u64) -> Vec<Hashed> {
+        // All hashes before anything else is done: the rows are far apart, and the memory serves
+        // many reads at once only if they follow each other closely.
+        let hashed = self.entries().map(|entry| Hashed {
+            hash: hash_of(entry),
+            entry,
+        });
+        hashed.collect()
+    }
+
     /// Returns all entries, in no order.
     fn entries(&self) -> impl Iterator<Item = u32> + '_ {
         self.lines.iter().flat_map(|line| {
@@ -152,13 +225,23 @@ impl Segment {
 fn tag(hash: u64) -> u8 {
     // The directory uses the top bits and the line the low half. Bits that chose the place would be
     // alike in all entries of that place, and a tag of them would tell nothing.
-    (hash >> 32) as u8 | 0x80
+    ((hash >> 32) as u8).max(1)
 }
 
 /// Returns the line, of `lines`, from which the search for a hash begins.
 fn home(hash: u64, lines: usize) -> usize {
     // Multiply-shift: works for any number of lines, and needs no division.
     ((u64::from(hash as u32) * lines as u64) >> 32) as usize
+}
+
+/// Returns the cell of a hash in a directory of this depth.
+fn cell_at(depth: u8, hash: u64) -> usize {
+    // A shift by all 64 bits would overflow.
+    if depth == 0 {
+        0
+    } else {
+        (hash >> (64 - depth)) as usize
+    }
 }
 
 /// An open-addressed table of entries (slots, or posting lists under a flag bit), without their
@@ -213,12 +296,7 @@ impl SlotTable {
 
     /// Returns the directory cell of a hash.
     fn cell(&self, hash: u64) -> usize {
-        // A shift by all 64 bits would overflow.
-        if self.depth == 0 {
-            0
-        } else {
-            (hash >> (64 - self.depth)) as usize
-        }
+        cell_at(self.depth, hash)
     }
 
     /// Returns the number of the segment of a hash.
@@ -231,6 +309,102 @@ impl SlotTable {
         let segment = &self.segments[self.segment(hash)];
         let at = segment.find(hash, &mut is_wanted)?;
         Some(segment.lines[at.line].entries[at.position])
+    }
+
+    /// Adds `entry`, unless an entry with this `hash` is there that `is_same` accepts; that one is
+    /// returned. `hash_of` is as in [`insert_unique`](Self::insert_unique).
+    pub(crate) fn find_or_insert(
+        &mut self,
+        hash: u64,
+        entry: u32,
+        is_same: impl FnMut(u32) -> bool,
+        hash_of: impl Fn(u32) -> u64,
+    ) -> Option<u32> {
+        let at = self.segment(hash);
+        let segment = &mut self.segments[at];
+        if segment.is_full() {
+            if let Some(at) = segment.find(hash, is_same) {
+                return Some(segment.lines[at.line].entries[at.position]);
+            }
+            self.insert_unique(hash, entry, hash_of);
+            return None;
+        }
+        let found = segment.find_or_insert(hash, entry, is_same);
+        self.len += usize::from(found.is_none());
+        found
+    }
+
+    /// Makes room for `expected` entries at once, if the table has none.
+    pub(crate) fn reserve(&mut self, expected: usize) {
+        if self.len == 0 && expected > 0 {
+            let roomy = Self::with_capacity(expected);
+            if roomy.memory_bytes() > self.memory_bytes() {
+                *self = roomy;
+            }
+        }
+    }
+
+    /// Calls `add` with the table and each of `entries`, those of one segment one after another.
+    ///
+    /// In the order in which rows come, almost every entry would wait for a line of its own to
+    /// come from memory. Here the lines of a whole segment are asked for at once, and serve many
+    /// entries. `ordered` is room that is used again.
+    pub(crate) fn add_by_segment(
+        &mut self,
+        entries: &[Hashed],
+        ordered: &mut Vec<Hashed>,
+        mut add: impl FnMut(&mut Self, Hashed),
+    ) {
+        /// The entries of a segment from which on bringing all its lines near is worth while.
+        const MANY: usize = 16;
+        self.order(entries, ordered);
+        let cells = self.directory.len();
+        let depth = self.depth;
+        let brings_near = entries.len() / cells >= MANY;
+        let mut last = None;
+        for &hashed in &*ordered {
+            // The cells of the directory as it was: segments may split meanwhile.
+            let cell = cell_at(depth, hashed.hash);
+            if brings_near && last.replace(cell) != Some(cell) {
+                std::hint::black_box(self.touch_segment(hashed.hash));
+            }
+            add(self, hashed);
+        }
+    }
+
+    /// Sorts `entries` by their cells of the directory.
+    fn order(&self, entries: &[Hashed], ordered: &mut Vec<Hashed>) {
+        // A counting sort: first the number of entries of each cell, then where they begin.
+        let mut next = vec![0_usize; self.directory.len() + 1];
+        for hashed in entries {
+            next[self.cell(hashed.hash) + 1] += 1;
+        }
+        for at in 1..next.len() {
+            next[at] += next[at - 1];
+        }
+        ordered.clear();
+        ordered.resize(entries.len(), Hashed::default());
+        for &hashed in entries {
+            let at = &mut next[self.cell(hashed.hash)];
+            ordered[*at] = hashed;
+            *at += 1;
+        }
+    }
+
+    /// Reads each line of the segment of a hash. The result means nothing: the lines are near then.
+    fn touch_segment(&self, hash: u64) -> u32 {
+        let lines = &self.segments[self.segment(hash)].lines;
+        lines.iter().fold(0, |near, line| near ^ line.spill)
+    }
+
+    /// Reads the home line of each hash, so that a search for these hashes finds them near. The
+    /// reads do not depend on each other, so the memory serves many at once. The result means
+    /// nothing.
+    pub(crate) fn touch(&self, hashes: impl Iterator<Item = u64>) -> u32 {
+        hashes.fold(0, |near, hash| {
+            let lines = &self.segments[self.segment(hash)].lines;
+            near ^ lines[home(hash, lines.len())].spill
+        })
     }
 
     /// Adds `entry`, whose key the caller knows to be absent. `hash_of` returns the hash of an
@@ -302,10 +476,9 @@ impl SlotTable {
         let span = 1_usize << (self.depth - depth);
         let first = (self.cell(hash) / (2 * span)) * 2 * span;
         self.directory[first + span..first + 2 * span].fill(new as u32);
-        for entry in full.entries() {
+        for Hashed { hash, entry } in full.hashed(hash_of) {
             // Even if all entries go to one of the two, there is room: that one is as large as the
             // full segment was. The caller splits again then.
-            let hash = hash_of(entry);
             let segment = self.segment(hash);
             self.segments[segment].insert(hash, entry);
         }
@@ -315,8 +488,8 @@ impl SlotTable {
     fn rebuild(&mut self, segment: usize, lines: usize, hash_of: &impl Fn(u32) -> u64) {
         let depth = self.segments[segment].depth;
         let full = std::mem::replace(&mut self.segments[segment], Segment::new(lines, depth));
-        for entry in full.entries() {
-            self.segments[segment].insert(hash_of(entry), entry);
+        for Hashed { hash, entry } in full.hashed(hash_of) {
+            self.segments[segment].insert(hash, entry);
         }
     }
 

@@ -35,18 +35,24 @@ impl Slots {
 
     /// Takes a slot, a released one if there is any. Returns `None` if all 2^31 slots are in use.
     pub(crate) fn take(&mut self) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            // Slots rise without gaps: `SegVec` and `FixedRows` rely on it.
-            None if (self.end as usize) < MAX_SLOTS => {
-                self.end += 1;
-                if self.used.len() * 64 < self.end as usize {
-                    self.used.push(0);
-                }
-                self.end - 1
-            }
-            None => return None,
+        let Some(slot) = self.free.pop() else {
+            return self.take_last();
         };
+        self.used[slot as usize / 64] |= 1 << (slot % 64);
+        Some(slot)
+    }
+
+    /// Takes the slot behind all that were ever taken. Returns `None` if there is none.
+    pub(crate) fn take_last(&mut self) -> Option<u32> {
+        if self.end as usize >= MAX_SLOTS {
+            return None;
+        }
+        // Slots rise without gaps: `SegVec` and `FixedRows` rely on it.
+        let slot = self.end;
+        self.end += 1;
+        if self.used.len() * 64 < self.end as usize {
+            self.used.push(0);
+        }
         self.used[slot as usize / 64] |= 1 << (slot % 64);
         Some(slot)
     }

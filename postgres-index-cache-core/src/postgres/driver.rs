@@ -199,7 +199,7 @@ impl Driver {
         let mut written: Vec<(TableConfig, Box<dyn CacheWriter>)> = Vec::new();
         for table in tables {
             let shape = &table.shape;
-            let cache = Arc::new(RwLock::new(TableCache::new(Arc::clone(shape), 0)));
+            let cache = Arc::new(RwLock::new(table.empty_cache()));
             let decoder = CellDecoder::new(Arc::clone(shape));
             let writer = SinkWriter::new(Arc::clone(&cache), decoder);
             caches.push(cache);

@@ -95,30 +95,37 @@ impl FixedRows {
     }
 }
 
-/// The cells of a row that go into a record. The record's length is known to fit into 32 bits.
+/// A row whose cells of no fixed width go into a record. The record's length is known to fit into
+/// 32 bits.
 pub(super) struct Record<'a> {
-    cells: Vec<&'a [u8]>,
-    /// The length of the whole record, header included.
+    row: &'a RowBuf,
+    /// The length of the whole record, header included; zero if the table has no cell for records.
     length: u32,
 }
 
 impl<'a> Record<'a> {
-    /// Collects the cells of `row` that have no fixed width.
+    /// Measures the record of `row`.
     ///
     /// # Errors
     /// [`StoreError::TooLong`] if the record is longer than 4 GiB. A [`Record`] in hand means that
     /// [`Arena::store`] cannot fail.
     pub(super) fn new(shape: &TableShape, row: &'a RowBuf) -> Result<Self, StoreError> {
-        let cells: Vec<&[u8]> = (0..shape.columns().len())
+        let mut record = Self { row, length: 0 };
+        if shape.record_cells() > 0 {
+            let cells: usize = record.cells(shape).map(|cell| 4 + cell.len()).sum();
+            let length = HEADER + cells;
+            record.length = u32::try_from(length).map_err(|_| StoreError::TooLong(length))?;
+        }
+        Ok(record)
+    }
+
+    /// Returns the cells of the record, in column order.
+    fn cells<'s>(&self, shape: &'s TableShape) -> impl Iterator<Item = &'a [u8]> + use<'a, 's> {
+        let row = self.row;
+        (0..shape.columns().len())
             .filter(|&column| matches!(shape.place(column), CellPlace::Record { .. }))
             // A NULL is in the null bits; its cell takes a length and no bytes.
             .map(|column| row.cell(column).unwrap_or(&[]))
-            .collect();
-        let length = HEADER + cells.len() * 4 + cells.iter().map(|cell| cell.len()).sum::<usize>();
-        Ok(Self {
-            length: u32::try_from(length).map_err(|_| StoreError::TooLong(length))?,
-            cells,
-        })
     }
 }
 
@@ -155,8 +162,13 @@ impl Arena {
 
     /// Stores a record and returns its place; [`RecordPlace::NONE`] if the table has no column for
     /// records.
-    pub(super) fn store(&mut self, slot: u32, record: &Record<'_>) -> RecordPlace {
-        if record.cells.is_empty() {
+    pub(super) fn store(
+        &mut self,
+        slot: u32,
+        shape: &TableShape,
+        record: &Record<'_>,
+    ) -> RecordPlace {
+        if record.length == 0 {
             return RecordPlace::NONE;
         }
         let chunk = self.chunk_for(record.length as usize);
@@ -165,11 +177,11 @@ impl Arena {
         target.live += record.length as usize;
         target.bytes.extend(slot.to_le_bytes());
         target.bytes.extend(record.length.to_le_bytes());
-        for cell in &record.cells {
+        for cell in record.cells(shape) {
             target.bytes.extend((cell.len() as u32).to_le_bytes());
         }
-        for cell in &record.cells {
-            target.bytes.extend(*cell);
+        for cell in record.cells(shape) {
+            target.bytes.extend_from_slice(cell);
         }
         RecordPlace { chunk, offset }
     }

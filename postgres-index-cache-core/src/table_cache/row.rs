@@ -236,10 +236,7 @@ impl RowBuf {
     /// Returns the key of the row as text for people, for example `7, abc`.
     pub(super) fn key_text(&self, shape: &TableShape) -> String {
         let mut text = String::new();
-        for (at, (cell, &column)) in self.key_cells(shape).zip(shape.key()).enumerate() {
-            text.push_str(if at > 0 { ", " } else { "" });
-            shape.columns()[column].kind.write_text(cell, &mut text);
-        }
+        shape.write_key_text(self.key_cells(shape), &mut text);
         text
     }
 

@@ -10,6 +10,7 @@
 use super::place::{CellPlace, RecordPlace};
 use crate::value::{CellType, write_json_string};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// A column whose values a cache keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct TableShape {
     key: Vec<usize>,
     by_name: HashMap<String, usize>,
     places: Vec<CellPlace>,
+    /// See [`fixed_key`](Self::fixed_key).
+    fixed_key: Option<Range<usize>>,
     /// For each column, the number of its null bit; `None` if the column is never null.
     null_bits: Vec<Option<usize>>,
     /// The number of cells in a record.
@@ -103,11 +106,16 @@ impl TableShape {
                 record_cells += 1;
             }
         }
+        let fixed_key = match (key.as_slice(), key.first().map(|&column| places[column])) {
+            ([_], Some(CellPlace::Fixed { offset, width })) => Some(offset..offset + width),
+            _ => None,
+        };
         Ok(Self {
             columns,
             key,
             by_name,
             places,
+            fixed_key,
             null_bits,
             record_cells,
             record_offset: offset,
@@ -137,6 +145,24 @@ impl TableShape {
             } else {
                 0
             }
+    }
+
+    /// Returns the bytes of a row's fixed part that are the whole key, if the key is one column of
+    /// fixed width.
+    pub(super) fn fixed_key(&self) -> Option<Range<usize>> {
+        self.fixed_key.clone()
+    }
+
+    /// Appends a key, whose cells are in key order, as text for people, for example `7, abc`.
+    pub(super) fn write_key_text<'a>(
+        &self,
+        cells: impl Iterator<Item = &'a [u8]>,
+        text: &mut String,
+    ) {
+        for (at, (cell, &column)) in cells.zip(&self.key).enumerate() {
+            text.push_str(if at > 0 { ", " } else { "" });
+            self.columns[column].kind.write_text(cell, text);
+        }
     }
 
     /// Returns the number of cells in a record.

@@ -181,6 +181,97 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn rows_that_are_appended_are_as_if_they_were_added_one_by_one(
+        rows in prop::collection::vec((plain_rows(), 0_u8..20), 0..200),
+        before in prop::collection::vec(plain_rows(), 0..10),
+        composite in any::<bool>(),
+        expected in 0_usize..300,
+    ) {
+        let shape = shape(if composite { &["part", "id"] } else { &["id"] });
+        let mut cache = TableCache::new(Arc::clone(&shape), expected);
+        let mut oracle: BTreeMap<i32, Plain> = BTreeMap::new();
+        for plain in before {
+            cache.upsert(&row(&shape, &plain.json()).unwrap()).unwrap();
+            oracle.insert(plain.id, plain);
+        }
+        let mut known = oracle.clone();
+        let mut has_double = false;
+        for (plain, indexes) in rows {
+            cache.append(&row(&shape, &plain.json()).unwrap()).unwrap();
+            has_double |= oracle.contains_key(&plain.id);
+            // The first row with a key stays.
+            oracle.entry(plain.id).or_insert(plain);
+            // What is not indexed is no part of the cache.
+            prop_assert_eq!(cache.len(), known.len());
+            prop_assert_eq!(cache.rows().count(), known.len());
+            if indexes == 0 {
+                prop_assert_eq!(cache.index_appended().is_err(), has_double);
+                has_double = false;
+                known = oracle.clone();
+            }
+        }
+        prop_assert_eq!(cache.index_appended().is_err(), has_double);
+        cache.validate().map_err(TestCaseError::fail)?;
+        let mut rows: Vec<String> = cache.rows().map(|row| format!("{row:?}")).collect();
+        rows.sort();
+        let mut wanted: Vec<String> = oracle.values().map(Plain::json).collect();
+        wanted.sort();
+        prop_assert_eq!(rows, wanted);
+        // And the cache goes on as any other, with the room of the doubles used again.
+        for id in 0..60 {
+            let plain = Plain { id, hash: Some(1), price: None, note: None };
+            cache.upsert(&row(&shape, &plain.json()).unwrap()).unwrap();
+        }
+        cache.validate().map_err(TestCaseError::fail)?;
+        prop_assert_eq!(cache.len(), 60);
+    }
+}
+
+#[test]
+fn many_rows_are_indexed_as_they_are_appended() {
+    let columns = vec![
+        column("id", CellType::Int4, false),
+        column("few", CellType::Int4, true),
+        column("each", CellType::Int8, false),
+    ];
+    let shape = Arc::new(TableShape::new(columns, &["id".to_string()]).unwrap());
+    // One cache has room from the start, the other one splits as it grows.
+    for expected in [0, 600_000] {
+        let mut cache = TableCache::new(Arc::clone(&shape), expected);
+        let mut changed = RowBuf::default();
+        for id in 0..600_000 {
+            let json = format!(r#"{{"id":{id},"few":{},"each":{}}}"#, id % 7, id * 2);
+            changed
+                .read_json(&shape, &json, JsonNulls::Unknown)
+                .unwrap();
+            cache.append(&changed).unwrap();
+        }
+        assert_eq!(cache.stored(), 600_000);
+        assert_eq!(cache.len(), 2 * APPENDED, "two parts are full");
+        cache.index_appended().unwrap();
+        cache.validate().unwrap();
+        let few = equals(&cache, "few", &3_i32.to_le_bytes());
+        assert_eq!(cache.find(&[few]).rows.len(), 600_000 / 7);
+        let each = equals(&cache, "each", &800_000_i64.to_le_bytes());
+        assert_eq!(
+            format!("{:?}", cache.find(&[each]).rows[0]),
+            r#"{"id":400000,"few":6,"each":800000}"#
+        );
+        // To bring rows near changes nothing, whether they are there or not.
+        let here = key(&shape, "5");
+        let gone = key(&shape, "-5");
+        cache.touch(&[
+            Touched::Key(&here),
+            Touched::Key(&gone),
+            Touched::Row(&changed),
+        ]);
+        assert_eq!(cache.len(), 600_000);
+    }
+}
+
 /// The keys for whose rows `find` looks below: of an integer, of a text, of a type that has several
 /// cells for one value, and of two columns.
 const KEYS: [&[&str]; 4] = [&["id"], &["note"], &["price"], &["part", "id"]];

@@ -15,7 +15,7 @@ use postgres_index_cache_core::tooling::postgres::{
 };
 use postgres_index_cache_core::tooling::postgres::{sent, shape};
 use postgres_index_cache_core::tooling::sync::{Failure, Limits, State, TableId, TableSpec};
-use postgres_index_cache_core::tooling::{CellType, Column, TableShape};
+use postgres_index_cache_core::tooling::{CellType, Column, IndexedColumns, TableShape};
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -136,6 +136,7 @@ pub async fn open_through(
         key_types: vec![Some("int4".into())],
         announced_by: Vec::new(),
         expected_rows: 100,
+        indexed: IndexedColumns::default(),
         column_types: Vec::new(),
         fingerprint: None,
     };

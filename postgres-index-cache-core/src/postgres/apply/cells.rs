@@ -2,12 +2,13 @@
 
 use super::finding::{ComparisonReport, DifferingColumn, Finding, FindingKind};
 use super::sink::{CacheSink, Decoded, RowChange, RowDecoder, RowEvent, WriteMode};
+use super::sink_writer::ROWS_TOGETHER;
 use crate::digest::{Digest, RowDigester, digest_of_key};
 use crate::postgres::error::ReadError;
 use crate::postgres::quote::quote_identifier;
 use crate::table_cache::{
     JsonNulls, KeyBuf, Row, RowBuf, RowError, SeenRows, StoreError, TableCache, TableShape,
-    Upserted,
+    Touched, Upserted,
 };
 use crate::value::CellType;
 use std::sync::Arc;
@@ -88,8 +89,8 @@ impl RowDecoder for CellDecoder {
     }
 
     fn recycle(&mut self, row: RowBuf) {
-        /// The most rows that are kept: as many as a batch has.
-        const MOST: usize = 512;
+        /// The most rows that are kept: somewhat more than wait for the lock together.
+        const MOST: usize = 2 * ROWS_TOGETHER;
         if self.recycled.len() < MOST {
             self.recycled.push(row);
         }
@@ -109,7 +110,23 @@ impl CacheSink for TableCache {
     }
 
     fn make_room(&mut self, expected: usize) {
-        *self = Self::new(Arc::clone(self.shape()), expected);
+        Self::make_room(self, expected);
+    }
+
+    fn stored(&self) -> usize {
+        Self::stored(self)
+    }
+
+    fn append(&mut self, row: &mut RowBuf) -> Result<(), StoreError> {
+        Self::append(self, row)
+    }
+
+    fn index_appended(&mut self) -> Result<(), StoreError> {
+        Self::index_appended(self)
+    }
+
+    fn touch(&self, changes: &[Touched<'_, RowBuf>]) {
+        std::hint::black_box(Self::touch(self, changes));
     }
 
     fn put(

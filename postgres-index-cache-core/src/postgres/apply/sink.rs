@@ -8,7 +8,9 @@
 use super::finding::ComparisonReport;
 use crate::digest::{Digest, RowDigester};
 use crate::postgres::error::ReadError;
-use crate::table_cache::{JsonNulls, KeyBuf, RowBuf, SeenRows, StoreError, TableShape, Upserted};
+use crate::table_cache::{
+    JsonNulls, KeyBuf, RowBuf, SeenRows, StoreError, TableShape, Touched, Upserted,
+};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -103,6 +105,32 @@ pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
 
     /// Notes that all rows of a snapshot have been put in.
     fn end_load(&mut self) {}
+
+    /// Returns the number of rows in the cache, and of those that were appended so far.
+    fn stored(&self) -> usize {
+        self.len()
+    }
+
+    /// Appends a row of a snapshot to a cache that was empty when the snapshot began. `row` is as
+    /// in [`put`](Self::put). The row need not be in the cache before
+    /// [`index_appended`](Self::index_appended), which is called before any other change.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put). The error may be that of a row which was appended earlier.
+    fn append(&mut self, row: &mut Self::Row) -> Result<(), StoreError> {
+        self.put(row, WriteMode::Insert, None).map(|_| ())
+    }
+
+    /// Makes the rows that were appended part of the cache.
+    ///
+    /// # Errors
+    /// If two rows have one key. One of them is in the cache then.
+    fn index_appended(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Brings near in memory what these changes will look at. Changes nothing.
+    fn touch(&self, _changes: &[Touched<'_, Self::Row>]) {}
 
     /// Stores `row`, and records the change in `events`. The implementation may move data out of
     /// `row`. Afterwards `row` may only be passed to [`recycle`](RowDecoder::recycle).

@@ -9,19 +9,27 @@ use super::writer::{ApplyError, CacheWriter, FlushError, Flushed, Incoming};
 use crate::postgres::error::ReadError;
 use crate::postgres::read::copy::CopyDecoder;
 use crate::sync::{Change, Operation};
-use crate::table_cache::{KeyBuf, RowError, SeenRows, Upserted};
+use crate::table_cache::{KeyBuf, RowError, SeenRows, StoreError, Touched, Upserted};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The rows of a snapshot that are put into the cache together.
+pub(super) const ROWS_TOGETHER: usize = 1024;
+
+/// The changes that are applied under one hold of the lock. Fewer would cost time for each, more
+/// would let readers wait for longer.
+const CHANGES_TOGETHER: usize = 64;
+
 /// An operation that waits for the lock.
 enum PendingOp<R> {
     /// Begin to load a snapshot of about so many rows.
     Begin { expected: usize },
-    /// Store a row of the snapshot, unless the cache has the same row already.
-    Merge(R),
+    /// Store rows of the snapshot, at most [`ROWS_TOGETHER`], unless the cache has the same rows
+    /// already.
+    Merge(Vec<R>),
     /// End the snapshot: remove the rows that it did not bring.
     End,
     /// Store a row in place of the one with its key, if there is one.
@@ -75,6 +83,8 @@ pub(in crate::postgres) struct SinkWriter<C: CacheSink> {
     /// The comparison that is underway, if one is.
     comparing: Option<Comparing>,
     load: Load,
+    /// The error of the first operation that failed since [`CacheWriter::flush`] was done last.
+    failed: Option<FlushError>,
     /// The changes of rows that nobody has taken yet; `None` unless changes are recorded.
     events: Option<Vec<RowEvent>>,
     /// The number of rows at the last flush.
@@ -97,6 +107,14 @@ struct Load {
     has_changed: bool,
 }
 
+impl Load {
+    /// Returns whether rows of the snapshot are appended. An event needs each row in the cache at
+    /// once.
+    fn appends(&self, events: Option<&Vec<RowEvent>>) -> bool {
+        matches!(self.loading, Loading::IntoEmpty) && events.is_none()
+    }
+}
+
 impl<C: CacheSink> SinkWriter<C> {
     pub(in crate::postgres) fn new(cache: Arc<RwLock<C>>, decoder: C::Decoder) -> Self {
         Self {
@@ -112,6 +130,7 @@ impl<C: CacheSink> SinkWriter<C> {
                 loading: Loading::IntoEmpty,
                 has_changed: false,
             },
+            failed: None,
             events: None,
             rows: 0,
             kept_out: None,
@@ -135,11 +154,25 @@ impl<C: CacheSink> SinkWriter<C> {
 
     /// Makes a row of a snapshot wait for the lock.
     fn merge(&mut self, tuple: &[u8]) -> Result<(), ReadError> {
-        let op = match self.decoder.read_copy(tuple)? {
-            Decoded::Row(row) => PendingOp::Merge(row),
-            Decoded::Misfit { key, why } => PendingOp::KeepOut { key, why },
+        let row = match self.decoder.read_copy(tuple)? {
+            Decoded::Row(row) => row,
+            Decoded::Misfit { key, why } => {
+                self.push(PendingOp::KeepOut { key, why }, None);
+                return Ok(());
+            }
         };
-        self.push(op, None);
+        if let Some(Waiting {
+            op: PendingOp::Merge(rows),
+            ..
+        }) = self.waiting.back_mut()
+            && rows.len() < ROWS_TOGETHER
+        {
+            rows.push(row);
+            return Ok(());
+        }
+        let mut rows = Vec::with_capacity(ROWS_TOGETHER);
+        rows.push(row);
+        self.push(PendingOp::Merge(rows), None);
         Ok(())
     }
 
@@ -174,6 +207,38 @@ impl<C: CacheSink> SinkWriter<C> {
         }
         copy.finish()?;
         Ok(rows)
+    }
+
+    /// Brings near in memory what the next operations, so many, will look at. Readers go on
+    /// meanwhile.
+    fn touch(&self, operations: usize) {
+        let Some(cache) = self.cache.try_read() else {
+            return;
+        };
+        if cache.is_empty() {
+            return;
+        }
+        let is_merged_over = matches!(self.load.loading, Loading::Over(_));
+        let mut touched = Vec::with_capacity(operations);
+        for Waiting { op, .. } in self.waiting.iter().take(operations) {
+            match op {
+                PendingOp::Upsert(row) => touched.push(Touched::Row(row)),
+                PendingOp::Replace { old, new } => {
+                    touched.extend([Touched::Key(old), Touched::Row(new)]);
+                }
+                PendingOp::Remove(key) => touched.push(Touched::Key(key)),
+                // By rows that are appended nothing is looked at.
+                PendingOp::Merge(rows) if is_merged_over => {
+                    touched.extend(rows.iter().map(Touched::Row));
+                }
+                PendingOp::Merge(_)
+                | PendingOp::Begin { .. }
+                | PendingOp::End
+                | PendingOp::KeepOut { .. }
+                | PendingOp::Clear(_) => {}
+            }
+        }
+        cache.touch(&touched);
     }
 
     /// Returns the operation for a change that stores a row, whose key is `key`.
@@ -339,34 +404,37 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         if self.waiting.is_empty() {
             return Ok(Flushed::Done);
         }
-        let Some(mut cache) = self.cache.try_write_for(patience) else {
-            return Ok(Flushed::Locked);
-        };
-        let mut first_error = None;
-        // An operation that fails does not keep the next ones from being applied: they are changes
-        // of other rows. The engine is told, and reloads the table.
-        for Waiting { op, sender } in self.waiting.drain(..) {
-            let recorded = self.events.as_ref().map_or(0, Vec::len);
-            let applied = apply_op(
-                &mut *cache,
-                op,
-                &mut self.load,
-                &mut self.decoder,
-                self.events.as_mut(),
-            );
-            if let Some(events) = &mut self.events {
-                set_sender(&mut events[recorded..], sender);
+        while !self.waiting.is_empty() {
+            let together = self.waiting.len().min(CHANGES_TOGETHER);
+            self.touch(together);
+            let Some(mut cache) = self.cache.try_write_for(patience) else {
+                return Ok(Flushed::Locked);
+            };
+            // An operation that fails does not keep the next ones from being applied: they are
+            // changes of other rows. The engine is told, and reloads the table.
+            for Waiting { op, sender } in self.waiting.drain(..together) {
+                let recorded = self.events.as_ref().map_or(0, Vec::len);
+                let applied = apply_op(
+                    &mut *cache,
+                    op,
+                    &mut self.load,
+                    &mut self.decoder,
+                    self.events.as_mut(),
+                );
+                if let Some(events) = &mut self.events {
+                    set_sender(&mut events[recorded..], sender);
+                }
+                if let Err(error) = applied {
+                    self.failed.get_or_insert(error);
+                }
             }
-            if let Err(error) = applied {
-                first_error.get_or_insert(error);
-            }
+            self.rows = cache.stored();
+            self.kept_out = cache.kept_out();
         }
         if let Some(history) = &mut self.history {
             history.applied();
         }
-        self.rows = cache.len();
-        self.kept_out = cache.kept_out();
-        match first_error {
+        match self.failed.take() {
             Some(error) => Err(error),
             None => Ok(Flushed::Done),
         }
@@ -425,8 +493,17 @@ fn apply_op<C: CacheSink>(
     decoder: &mut C::Decoder,
     mut events: Option<&mut Vec<RowEvent>>,
 ) -> Result<(), FlushError> {
+    // Rows that were appended are no part of the cache yet, and other operations need the cache
+    // whole.
+    let is_merge = matches!(op, PendingOp::Merge(_));
+    let indexed = if is_merge && load.appends(events.as_deref()) {
+        Ok(())
+    } else {
+        cache.index_appended()
+    };
     match op {
         PendingOp::Begin { expected } => {
+            // An error of the rows so far was one of a snapshot that was given up.
             cache.begin_load();
             load.has_changed = false;
             load.loading = if cache.is_empty() {
@@ -436,17 +513,17 @@ fn apply_op<C: CacheSink>(
                 Loading::Over(SeenRows::default())
             };
         }
-        PendingOp::Merge(mut row) => {
-            let mode = match &mut load.loading {
-                Loading::IntoEmpty => WriteMode::Insert,
-                Loading::Over(seen) => WriteMode::Merge(seen),
-            };
-            let put = cache.put(&mut row, mode, events);
-            decoder.recycle(row);
-            let put = put.map_err(FlushError::of_snapshot)?;
-            load.has_changed |= put != Upserted::Unchanged;
+        PendingOp::Merge(rows) => {
+            let mut merged = Ok(());
+            for mut row in rows {
+                let put = merge_row(cache, &mut row, load, events.as_deref_mut());
+                decoder.recycle(row);
+                merged = merged.and(put);
+            }
+            merged.map_err(FlushError::of_snapshot)?;
         }
         PendingOp::End => {
+            indexed.map_err(FlushError::of_snapshot)?;
             if let Loading::Over(seen) = std::mem::replace(&mut load.loading, Loading::IntoEmpty) {
                 let before = cache.len();
                 cache.sweep(&seen, events);
@@ -480,6 +557,26 @@ fn apply_op<C: CacheSink>(
             cache.retain_out(&keep);
         }
     }
+    Ok(())
+}
+
+/// Puts one row of a snapshot into a cache whose lock is held.
+fn merge_row<C: CacheSink>(
+    cache: &mut C,
+    row: &mut C::Row,
+    load: &mut Load,
+    events: Option<&mut Vec<RowEvent>>,
+) -> Result<(), StoreError> {
+    if load.appends(events.as_deref()) {
+        load.has_changed = true;
+        return cache.append(row);
+    }
+    let mode = match &mut load.loading {
+        Loading::IntoEmpty => WriteMode::Insert,
+        Loading::Over(seen) => WriteMode::Merge(seen),
+    };
+    let put = cache.put(row, mode, events)?;
+    load.has_changed |= put != Upserted::Unchanged;
     Ok(())
 }
 

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Rows are decoded and checked without the lock. [`flush`](CacheWriter::flush) takes the lock for
-//! a moment and applies everything that waits. Readers therefore wait neither for the network nor
-//! for a parse, and see a batch whole. While a reader holds the lock for longer, operations wait
+//! a moment, and again, until everything that waits is applied. Readers therefore wait neither for
+//! the network nor for a parse, and see each operation whole. While a reader holds the lock for longer, operations wait
 //! here, and the driver tells the engine, which keeps later changes by key.
 //!
 //! [`CacheWriter`] is a trait in order to hide the type of the rows. [`SinkWriter`] is the one
@@ -85,7 +85,7 @@ impl FlushError {
 pub(in crate::postgres) enum Flushed {
     /// Everything that waited was applied, and nothing waits any more.
     Done,
-    /// A reader holds the lock, and nothing was applied.
+    /// A reader holds the lock. What was not applied yet still waits.
     Locked,
 }
 

@@ -19,6 +19,7 @@ impl Connector for Target {
         let options = SessionOptions {
             name_suffix: role.session_name(""),
             prefers_primary: true,
+            reads_in_gulps: role == SessionPurpose::Read,
         };
         let Connected {
             client, connection, ..

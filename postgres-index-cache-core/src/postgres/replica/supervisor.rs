@@ -173,8 +173,8 @@ impl<T: SupervisedTable + fmt::Debug> fmt::Debug for Supervisor<T> {
     }
 }
 
-fn new_cache(shape: &Arc<TableShape>) -> SharedCache {
-    Arc::new(RwLock::new(TableCache::new(Arc::clone(shape), 0)))
+fn new_cache(config: &TableConfig) -> SharedCache {
+    Arc::new(RwLock::new(config.empty_cache()))
 }
 
 fn writer_of(cache: &SharedCache) -> Box<dyn CacheWriter> {
@@ -205,7 +205,7 @@ impl<T: SupervisedTable> Supervisor<T> {
         let caches = targets
             .iter()
             .map(|target| OwnCache {
-                current: new_cache(&target.config().shape),
+                current: new_cache(target.config()),
                 next: None,
             })
             .collect();
@@ -529,7 +529,7 @@ impl<T: SupervisedTable> Supervisor<T> {
                 // differences are told.
                 let fits = *latest.read().shape() == config.shape;
                 (!fits).then(|| {
-                    let next = new_cache(&config.shape);
+                    let next = new_cache(&config);
                     let writer = writer_of(&next);
                     cache.next = Some(next);
                     writer

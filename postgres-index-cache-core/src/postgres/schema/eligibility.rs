@@ -8,7 +8,7 @@ use crate::postgres::schema::triggers::{
     Announced, Problem, Severity, check_table, diagnose, untrusted_columns,
 };
 use crate::sync::TableSpec;
-use crate::table_cache::{Column, ShapeError, TableShape};
+use crate::table_cache::{Column, IndexedColumns, ShapeError, TableCache, TableShape};
 use crate::value::CellType;
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub struct TableConfig {
     pub announced_by: Vec<String>,
     /// Roughly how many rows the table has (`pg_class.reltuples`); 0 if unknown.
     pub expected_rows: usize,
+    /// The columns that have an index in a cache of cells.
+    pub indexed: IndexedColumns,
     /// The oids of the types of the columns that are kept, in the shape's order; empty if nobody
     /// has looked.
     pub column_types: Vec<u32>,
@@ -197,9 +199,15 @@ impl TableConfig {
             key_types,
             announced_by,
             expected_rows: table.estimated_rows.unwrap_or(0) as usize,
+            indexed: IndexedColumns::default(),
             column_types,
             fingerprint: Some(table.fingerprint.clone()),
         }
+    }
+
+    /// Makes the empty cache of cells for the table.
+    pub(in crate::postgres) fn empty_cache(&self) -> TableCache {
+        TableCache::with_indexes(Arc::clone(&self.shape), 0, self.indexed.clone())
     }
 
     /// Returns whether a cache of one table is a cache of the other.
