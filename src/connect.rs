@@ -10,11 +10,13 @@
 //! This module adds what belongs to a tool: notices on stderr, a prompt for the password, and
 //! connections that end when the process is suspended.
 
+mod early;
 mod prompt;
 
 use crate::failure::{ConnectFailure, with_hint};
 use crate::suspend::Suspension;
 use anyhow::Context as _;
+pub use early::EarlySessions;
 use pg_connect::{AskWhen, Connected, SessionOptions, Target};
 use postgres_index_cache_core::tooling::postgres::sqlstate::{self, Policy};
 use postgres_index_cache_core::tooling::postgres::{

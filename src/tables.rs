@@ -24,12 +24,12 @@ use crate::tables::catalog::{Catalog, CatalogTable};
 use crate::triggers::DEFAULT_CACHE_CHANNEL;
 use crate::triggers::observe::Observed;
 use anyhow::anyhow;
-use postgres_index_cache_core::tooling::TableShape;
 use postgres_index_cache_core::tooling::postgres::triggers::PINNED;
 use postgres_index_cache_core::tooling::postgres::{
     self, ClaimError, DriverError, DriverOptions, FollowError, ReadError, TableConfig, sqlstate,
 };
 use postgres_index_cache_core::tooling::sync::{AuxConnection, Failure, Limits};
+use postgres_index_cache_core::tooling::{IndexedColumns, TableShape};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,6 +137,8 @@ pub struct PlannedCache<'a> {
     pub table: &'a CatalogTable,
     /// The columns that the cache keeps, and the key.
     pub shape: &'a TableShape,
+    /// The columns that it has indexes on.
+    pub indexed: &'a IndexedColumns,
 }
 
 /// Checks that the caches of all tables together would take at most `allowed` bytes.
@@ -151,7 +153,7 @@ pub async fn check_memory(
     // An estimate, before anything is loaded. The driver measures the caches while it loads them.
     let mut wanted = 0_usize;
     for cache in planned {
-        let bytes = estimate::memory(catalog, cache.table, cache.shape).await?;
+        let bytes = estimate::memory(catalog, cache).await?;
         wanted = wanted.saturating_add(bytes);
     }
     if wanted <= allowed {

@@ -94,7 +94,7 @@ pub enum IndexedColumns {
 
 impl IndexedColumns {
     /// Returns whether a column has an index from the start.
-    fn has(&self, shape: &TableShape, column: usize) -> bool {
+    pub fn has(&self, shape: &TableShape, column: usize) -> bool {
         match self {
             Self::IntegersAndUuids => shape.columns()[column].kind.is_indexed_at_load(),
             Self::Only(columns) => columns.contains(&column),

@@ -17,7 +17,7 @@ use crate::render::look::{Look, Tone};
 use crate::render::progress::Progress;
 use crate::render::{Format, finding, print};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
-use crate::tables::target::{Target, open};
+use crate::tables::target::{Opened, Target, open};
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::observe;
 use crate::units::{parse_bytes, parse_duration, parse_interval};
@@ -149,7 +149,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
 async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let server = context.server("verify")?;
     let max_memory = args.max_memory.unwrap_or_else(estimate::default_limit);
-    let (targets, mut driver) = open(
+    let Opened {
+        targets,
+        mut driver,
+        ..
+    } = open(
         &server,
         max_memory,
         context.quiet,

@@ -1,8 +1,8 @@
 //! [`memory`]: the memory that a cache will take, estimated before the table is loaded.
 
+use crate::tables::PlannedCache;
 use crate::tables::catalog::{Catalog, CatalogTable};
 use anyhow::Context as _;
-use postgres_index_cache_core::tooling::TableShape;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -21,8 +21,11 @@ const UNKNOWN_WIDTH: usize = 32;
 /// If the server refuses.
 pub async fn memory(
     catalog: &mut Catalog<'_>,
-    table: &CatalogTable,
-    shape: &TableShape,
+    PlannedCache {
+        table,
+        shape,
+        indexed,
+    }: &PlannedCache<'_>,
 ) -> anyhow::Result<usize> {
     let varying: Vec<&str> = shape
         .columns()
@@ -30,33 +33,14 @@ pub async fn memory(
         .filter(|column| column.kind.width().is_none())
         .map(|column| column.name.as_str())
         .collect();
-    let statistics = catalog
-        .query_typed_one(
-            "SELECT count(*), coalesce(sum(avg_width), 0)::int8 FROM pg_catalog.pg_stats
-             WHERE schemaname = $1 AND tablename = $2 AND attname = ANY ($3::name[]) AND NOT \
-             inherited",
-            &[
-                (&table.schema, Type::NAME),
-                (&table.name, Type::NAME),
-                (&varying, Type::TEXT_ARRAY),
-            ],
-        )
-        .await
-        .context("read the statistics of the table")?;
-    let known: i64 = statistics.get(0);
-    let width: i64 = statistics.get(1);
-    let unknown = varying.len().saturating_sub(known as usize);
     let record = if varying.is_empty() {
         0
     } else {
-        RECORD + 4 * varying.len() + width as usize + unknown * UNKNOWN_WIDTH
+        RECORD + 4 * varying.len() + varying_width(catalog, table, &varying).await?
     };
     // The key table, and the indexes that loading builds. Others are built on first use.
-    let indexes = 1 + shape
-        .columns()
-        .iter()
-        .filter(|column| column.kind.is_indexed_at_load())
-        .count();
+    let columns = 0..shape.columns().len();
+    let indexes = 1 + columns.filter(|&column| indexed.has(shape, column)).count();
     let row = shape.stride() + record + indexes * ENTRY;
     let rows = match table.estimated_rows {
         Some(rows) => rows as usize,
@@ -65,6 +49,31 @@ pub async fn memory(
         None => disk_bytes(catalog, table).await? / (28 + shape.stride()),
     };
     Ok(rows.saturating_mul(row))
+}
+
+/// Returns about how many bytes the values of columns of no fixed width take in a row.
+async fn varying_width(
+    catalog: &Catalog<'_>,
+    table: &CatalogTable,
+    columns: &[&str],
+) -> anyhow::Result<usize> {
+    let statistics = catalog
+        .query_typed_one(
+            "SELECT count(*), coalesce(sum(avg_width), 0)::int8 FROM pg_catalog.pg_stats
+             WHERE schemaname = $1 AND tablename = $2 AND attname = ANY ($3::name[]) AND NOT \
+             inherited",
+            &[
+                (&table.schema, Type::NAME),
+                (&table.name, Type::NAME),
+                (&columns, Type::TEXT_ARRAY),
+            ],
+        )
+        .await
+        .context("read the statistics of the table")?;
+    let known: i64 = statistics.get(0);
+    let width: i64 = statistics.get(1);
+    let unknown = columns.len().saturating_sub(known as usize);
+    Ok(width as usize + unknown * UNKNOWN_WIDTH)
 }
 
 /// Returns the bytes that a table's rows take on disk; 0 if the size is not known, because another

@@ -1,7 +1,7 @@
 //! [`Target`]: a table that a command follows, with the columns and rows to show. [`open`] loads
 //! targets once, and tries again if a table is altered meanwhile.
 
-use crate::connect::Server;
+use crate::connect::{EarlySessions, Server};
 use crate::render::progress::Progress;
 use crate::tables::catalog::{self, Catalog, CatalogColumn, CatalogTable};
 use crate::tables::conditions::Conditions;
@@ -16,6 +16,7 @@ use postgres_index_cache_core::tooling::postgres::{
 };
 use postgres_index_cache_core::tooling::{Condition, IndexedColumns, TableShape};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A table that a command follows.
 #[derive(Debug, Clone)]
@@ -107,6 +108,7 @@ impl Target {
         PlannedCache {
             table: &self.table,
             shape: &self.shape,
+            indexed: &self.follow.indexed,
         }
     }
 
@@ -170,6 +172,16 @@ pub async fn prepare(
 /// How often tables are described and loaded, if one is altered in between each time.
 const TRIES: u32 = 5;
 
+/// Tables that were loaded, and are live.
+pub struct Opened {
+    /// The tables.
+    pub targets: Vec<Target>,
+    /// The driver that follows them.
+    pub driver: Driver,
+    /// When the last row of the snapshots had come.
+    pub read_at: Instant,
+}
+
 /// Describes tables, loads them and waits until they are live. Begins again if a table was altered
 /// between description and snapshot.
 ///
@@ -185,10 +197,11 @@ pub async fn open(
     adjust: impl Fn(&mut DriverOptions),
     say: impl Fn(&str),
     mut describe: impl AsyncFnMut(&mut Catalog<'_>) -> anyhow::Result<Vec<Target>>,
-) -> anyhow::Result<(Vec<Target>, Driver)> {
+) -> anyhow::Result<Opened> {
     let mut tries = 0;
     loop {
         let mut client = server.client().await?;
+        let sessions = EarlySessions::begin(server);
         let mut catalog = catalog::reading(&mut client).await?;
         let targets = describe(&mut catalog).await?;
         let mut options = prepare(&mut catalog, &targets, max_memory).await?;
@@ -197,36 +210,45 @@ pub async fn open(
         drop(client);
         adjust(&mut options);
         tries += 1;
-        match load(server, &targets, options, is_quiet, &say).await {
+        match load(sessions, &targets, options, is_quiet, &say).await {
             Err(DriverError::Snapshot {
                 source: ReadError::Altered(_),
                 ..
             }) if tries < TRIES => {}
-            loaded => return Ok((targets, loaded.map_err(explain_failure)?)),
+            loaded => {
+                let (driver, read_at) = loaded.map_err(explain_failure)?;
+                return Ok(Opened {
+                    targets,
+                    driver,
+                    read_at,
+                });
+            }
         }
     }
 }
 
 /// Opens a driver for the targets and runs it until a fence that was asked for at the start is
-/// reached: then every table is loaded and live.
+/// reached: then every table is loaded and live. Also returns when the last row had come.
 async fn load(
-    server: &Server,
+    sessions: EarlySessions,
     targets: &[Target],
     options: DriverOptions,
     is_quiet: bool,
     say: impl Fn(&str),
-) -> Result<Driver, DriverError> {
+) -> Result<(Driver, Instant), DriverError> {
     let progress = loading(targets, is_quiet);
     let follows = targets.iter().map(|target| target.follow.clone()).collect();
-    let mut driver = Driver::open(server.clone(), follows, options).await?;
+    let mut driver = Driver::open(sessions, follows, options).await?;
     // Tables report their own counts, and the bar shows the sum.
     let mut loaded = vec![0; targets.len()];
+    let mut read_at = Instant::now();
     let fence = driver.ask_for_fence()?;
     while !driver.is_loaded(fence) {
         let stepped = driver
             .step_with(|read: Loaded| {
                 loaded[read.table.0] = read.rows;
                 progress.set(loaded.iter().sum());
+                read_at = Instant::now();
             })
             .await;
         // Tell the events before the error: they say what led to it.
@@ -237,7 +259,7 @@ async fn load(
         }
         stepped?;
     }
-    Ok(driver)
+    Ok((driver, read_at))
 }
 
 /// Returns a progress bar for the rows of all targets, which is hidden if `is_quiet`.

@@ -7,7 +7,7 @@ use crate::fleet::own_session;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::conditions::Conditions;
 use crate::tables::row::key_json;
-use crate::tables::target::{Target, open};
+use crate::tables::target::{Opened, Target, open};
 use crate::tables::touch::{TOUCH_BOUNDS, update_of};
 use crate::tables::{check_announced, check_kind, estimate, explain_failure};
 use crate::triggers::observe::observe;
@@ -72,7 +72,11 @@ impl ViaTrigger {
         server: &Server,
         table: &str,
     ) -> anyhow::Result<Self> {
-        let (targets, mut driver) = open(
+        let Opened {
+            targets,
+            mut driver,
+            ..
+        } = open(
             server,
             estimate::default_limit(),
             context.quiet,

@@ -18,8 +18,8 @@ const ATTEMPTS: usize = 5;
 /// # Errors
 /// If a table does not exist. The hint names tables that may be meant.
 pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<Vec<CatalogTable>> {
-    // A name is resolved in one statement and the table described in others. Without the second
-    // look at the names:
+    // A name is resolved in one statement and the table described in others. Unless all of them see
+    // the catalogue as of one moment, without the second look at the names:
     // 1. `users` is found to be table 1.
     // 2. Table 1 is renamed, and table 2 gets the name `users`.
     // 3. Table 1 is described, so the caller takes the wrong table for `users`.
@@ -33,6 +33,9 @@ pub async fn resolve(catalog: &Catalog<'_>, names: &[String]) -> anyhow::Result<
             }
             tables => tables?,
         };
+        if catalog.is_of_one_moment() {
+            return Ok(tables);
+        }
         let again = find(catalog, names).await?;
         if again == found {
             return Ok(tables);

@@ -89,8 +89,8 @@ impl RowDecoder for CellDecoder {
     }
 
     fn recycle(&mut self, row: RowBuf) {
-        /// The most rows that are kept: somewhat more than wait for the lock together.
-        const MOST: usize = 2 * ROWS_TOGETHER;
+        /// The most rows that are kept: about as many as a message of Q brings.
+        const MOST: usize = 8 * ROWS_TOGETHER;
         if self.recycled.len() < MOST {
             self.recycled.push(row);
         }

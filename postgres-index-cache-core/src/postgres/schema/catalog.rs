@@ -348,15 +348,18 @@ pub async fn describe(
     /// How long the tables are described again and again, if they are altered meanwhile. A writer's
     /// TRUNCATE counts as well, since it gives a table other files, and some come at a high rate.
     const PATIENCE: Duration = Duration::from_secs(5);
+    let mut before = look(&**catalog, oids).await?;
+    if catalog.is_of_one_moment() {
+        return describe_as(catalog, oids, &before).await;
+    }
     let give_up = Instant::now() + PATIENCE;
-    // Several statements describe a table, and each sees the table as of its own time. Without a
+    // Several statements describe a table, and here each sees the table as of its own time. Without a
     // look before and a look behind them:
     // 1. The look sees a column of type bigint.
     // 2. The column becomes double precision, and is described so.
     // 3. The column becomes bigint again before the table is read.
     // 4. The fingerprint of the read is that of the look, so its bigint values pass for double
     //    precision.
-    let mut before = look(&**catalog, oids).await?;
     loop {
         let tables = describe_as(catalog, oids, &before).await;
         let behind = look(&**catalog, oids).await?;

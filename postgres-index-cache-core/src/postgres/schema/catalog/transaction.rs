@@ -29,12 +29,13 @@ pub struct Catalog<'a> {
     transaction: Traced<Transaction<'a>>,
     /// The schemas of the session's own search path, as the text of a `name[]`.
     path: String,
+    access: CatalogAccess,
 }
 
 /// Whether a [`Catalog`] may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CatalogAccess {
-    /// The transaction only reads.
+    /// The transaction only reads, under one snapshot.
     ReadOnly,
     /// The transaction may write. Nothing stays unless [`Catalog::commit`] is called.
     ReadWrite,
@@ -60,9 +61,15 @@ impl<'a> Catalog<'a> {
         // All modes are named, so that no default of the role or the database counts. A transaction
         // that is serializable and deferrable may wait without end before its first statement
         // (manual, SET TRANSACTION).
+        // A reader sees the catalogue as of one moment. A writer takes locks, and must see what was
+        // committed before it had them.
+        let isolation = match access {
+            CatalogAccess::ReadOnly => IsolationLevel::RepeatableRead,
+            CatalogAccess::ReadWrite => IsolationLevel::ReadCommitted,
+        };
         let transaction = client
             .build_transaction()
-            .isolation_level(IsolationLevel::ReadCommitted)
+            .isolation_level(isolation)
             .read_only(access == CatalogAccess::ReadOnly)
             .deferrable(false)
             .start()
@@ -79,7 +86,13 @@ impl<'a> Catalog<'a> {
         Ok(Self {
             transaction: Traced::new(transaction, SessionPurpose::Command),
             path: path.unwrap_or_else(|| "{}".to_string()),
+            access,
         })
+    }
+
+    /// Returns whether all statements see the catalogue as of one moment.
+    pub fn is_of_one_moment(&self) -> bool {
+        self.access == CatalogAccess::ReadOnly
     }
 
     /// Returns the oid of the relation that a person means by a name such as `users`, `app.users`
