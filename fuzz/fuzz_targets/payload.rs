@@ -125,11 +125,11 @@ fuzz_target!(|text: &str| {
     let mut cache = TableCache::new(Arc::clone(&shape), 0);
     if let Ok(payload) = Payload::parse(text) {
         if let Some(id) = payload.id {
-            let _ = key.read_json(&shape, id.get());
+            let _ = key.read_json(&shape, id);
         }
         if let Some(data) = payload.data
             && row
-                .read_json(&shape, data.get(), JsonNulls::Listed(&payload.nulls))
+                .read_json(&shape, data, JsonNulls::Listed(&payload.nulls))
                 .is_ok()
         {
             cache.upsert(&row).expect("there is room");

@@ -165,6 +165,7 @@ mod digest;
 mod fleet;
 mod index;
 mod index_cache;
+mod json_scan;
 mod listener;
 mod model;
 mod notification;

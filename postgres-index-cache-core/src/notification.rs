@@ -10,6 +10,7 @@
 //! without a tree of values. Anybody may send on a channel, so nothing in a payload is trusted to
 //! be of the right shape.
 
+use crate::json_scan::Scanner;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -102,9 +103,9 @@ pub struct Payload<'a> {
     /// The kind of change.
     pub action: Action,
     /// The row's key as JSON, which may be null. `None` if the change is about the whole table.
-    pub id: Option<&'a RawValue>,
+    pub id: Option<&'a str>,
     /// The row as JSON; `None` for deletes, and if the row was not sent.
-    pub data: Option<&'a RawValue>,
+    pub data: Option<&'a str>,
     /// The table's schema; `None` in the plain form.
     pub schema: Option<Cow<'a, str>>,
     /// The oid of the table whose trigger sent the payload, for a partitioned table a partition's;
@@ -127,32 +128,32 @@ pub struct Payload<'a> {
     /// from a JSON null.
     pub generic: bool,
     /// In the update that follows a change of the key: the key that the row had before.
-    pub old_id: Option<&'a RawValue>,
+    pub old_id: Option<&'a str>,
     /// In the delete that begins a change of the key: the key that the row has now.
-    pub new_id: Option<&'a RawValue>,
+    pub new_id: Option<&'a str>,
     /// With [`Action::Reload`]: the reason why the table must be read again.
     pub why: Option<Cow<'a, str>>,
 }
 
-/// The fields of a payload as serde reads them, before they are checked.
+/// The fields of a payload, before they are checked. Values of any type stand as their JSON.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a field of the payload, and any of them may be set"
 )]
-#[derive(Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
     table: Cow<'a, str>,
     #[serde(borrow)]
     action: Cow<'a, str>,
     #[serde(borrow, default, deserialize_with = "present")]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
+    id: Option<&'a str>,
+    #[serde(borrow, default, deserialize_with = "not_null")]
+    data: Option<&'a str>,
     #[serde(borrow, default)]
     schema: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    rel: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "not_null")]
+    rel: Option<&'a str>,
     #[serde(borrow, default)]
     xid: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -167,10 +168,10 @@ struct Fields<'a> {
     nulls: Vec<String>,
     #[serde(default)]
     generic: bool,
-    #[serde(borrow, default)]
-    old_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    new_id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "not_null")]
+    old_id: Option<&'a str>,
+    #[serde(borrow, default, deserialize_with = "not_null")]
+    new_id: Option<&'a str>,
     #[serde(borrow, default)]
     why: Option<Cow<'a, str>>,
 }
@@ -179,8 +180,15 @@ struct Fields<'a> {
 /// Serde alone would make `None` of that.
 fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
     member: D,
-) -> Result<Option<&'a RawValue>, D::Error> {
-    <&'a RawValue>::deserialize(member).map(Some)
+) -> Result<Option<&'a str>, D::Error> {
+    <&'a RawValue>::deserialize(member).map(|value| Some(value.get()))
+}
+
+/// Reads a member as its JSON; `None` if that is null.
+fn not_null<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+    member: D,
+) -> Result<Option<&'a str>, D::Error> {
+    Ok(present(member)?.filter(|value| *value != "null"))
 }
 
 impl<'a> Payload<'a> {
@@ -190,6 +198,120 @@ impl<'a> Payload<'a> {
     /// # Errors
     /// If the payload is no notification; see [`ParseError`].
     pub fn parse(payload: &'a str) -> Result<Self, ParseError> {
+        match Fields::scan(payload) {
+            Some(fields) => fields.check(),
+            None => Fields::parse(payload)?.check(),
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the fields of a usual payload in one pass; `None` if serde has to look.
+    fn scan(payload: &'a str) -> Option<Self> {
+        let mut fields = Self::default();
+        let mut scanner = Scanner::new(payload);
+        scanner.enter_object()?;
+        let mut seen = 0_u32;
+        let mut count = 0;
+        while let Some(name) = scanner.next_member(count)? {
+            count += 1;
+            let value = scanner.value()?;
+            let field = fields.take(name, value)?;
+            // Serde refuses a field that comes twice.
+            if field > 0 && seen & (1 << field) != 0 {
+                return None;
+            }
+            seen |= 1 << field;
+        }
+        scanner.end()?;
+        /// The numbers of `table` and `action`, which may not be missing.
+        const NEEDED: u32 = 0b110;
+        (seen & NEEDED == NEEDED).then_some(fields)
+    }
+
+    /// Takes a member. Returns the number of the field, 0 for one that is not known; `None` if the
+    /// value is not the usual one.
+    fn take(&mut self, name: &str, value: &'a str) -> Option<u32> {
+        let text = || plain_text(value).map(Cow::Borrowed);
+        let optional_text = || match value {
+            "null" => Some(None),
+            _ => plain_text(value).map(|text| Some(Cow::Borrowed(text))),
+        };
+        let not_null = Some(value).filter(|value| *value != "null");
+        Some(match name {
+            "table" => {
+                self.table = text()?;
+                1
+            }
+            "action" => {
+                self.action = text()?;
+                2
+            }
+            "id" => {
+                self.id = Some(value);
+                3
+            }
+            "data" => {
+                self.data = not_null;
+                4
+            }
+            "schema" => {
+                self.schema = optional_text()?;
+                5
+            }
+            "rel" => {
+                self.rel = not_null;
+                6
+            }
+            "xid" => {
+                self.xid = optional_text()?;
+                7
+            }
+            "at" => {
+                self.at = optional_text()?;
+                8
+            }
+            "recheck" => {
+                self.recheck = value.parse().ok()?;
+                9
+            }
+            "reread" => {
+                self.reread = value.parse().ok()?;
+                10
+            }
+            "truncated" => {
+                self.truncated = value.parse().ok()?;
+                11
+            }
+            "nulls" => {
+                self.nulls = serde_json::from_str(value).ok()?;
+                12
+            }
+            "generic" => {
+                self.generic = value.parse().ok()?;
+                13
+            }
+            "old_id" => {
+                self.old_id = not_null;
+                14
+            }
+            "new_id" => {
+                self.new_id = not_null;
+                15
+            }
+            "why" => {
+                self.why = optional_text()?;
+                16
+            }
+            _ => 0,
+        })
+    }
+
+    /// Reads the fields of any payload.
+    ///
+    /// # Errors
+    /// If the payload is not a JSON object with the fields of a notification.
+    fn parse(payload: &'a str) -> Result<Self, ParseError> {
         // Serde reads a struct from an array as well: ["users","delete",7] would be a change of
         // users. No trigger writes that.
         if !payload.trim_start().starts_with('{') {
@@ -197,42 +319,53 @@ impl<'a> Payload<'a> {
                 "it is not a JSON object".to_string(),
             ));
         }
-        let fields: Fields<'a> = serde_json::from_str(payload)
-            .map_err(|error| ParseError::NotANotification(error.to_string()))?;
-        let action = Action::parse(&fields.action)
-            .ok_or_else(|| ParseError::UnknownAction(start_of(&fields.action)))?;
+        serde_json::from_str(payload)
+            .map_err(|error| ParseError::NotANotification(error.to_string()))
+    }
+
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// If they are not those of a notification; see [`ParseError`].
+    fn check(self) -> Result<Payload<'a>, ParseError> {
+        let action = Action::parse(&self.action)
+            .ok_or_else(|| ParseError::UnknownAction(start_of(&self.action)))?;
         // A TRUNCATE is sent with `"id":null`, which is no key. For a row, null may be one.
-        let id = fields
+        let id = self
             .id
-            .filter(|id| action.is_about_a_row() || id.get() != "null");
+            .filter(|id| action.is_about_a_row() || *id != "null");
         if action.is_about_a_row() && id.is_none() {
             return Err(ParseError::MissingId(action));
         }
         // A transaction id that cannot be read is an error, not the plain form: without its id, a
         // change would be applied that the snapshot has already.
-        let xid = fields.xid.as_deref().map(parse_xid).transpose()?;
-        Ok(Self {
-            table: fields.table,
+        let xid = self.xid.as_deref().map(parse_xid).transpose()?;
+        Ok(Payload {
+            table: self.table,
             action,
             id,
-            data: fields.data.filter(|data| data.get() != "null"),
-            schema: fields.schema,
+            data: self.data.filter(|data| *data != "null"),
+            schema: self.schema,
             // PostgreSQL's JSON quotes an oid; a hand-written trigger may not.
-            rel: fields
-                .rel
-                .and_then(|rel| rel.get().trim_matches('"').parse().ok()),
+            rel: self.rel.and_then(|rel| rel.trim_matches('"').parse().ok()),
             xid,
-            at: fields.at,
-            recheck: fields.recheck,
-            reread: fields.reread,
-            truncated: fields.truncated,
-            nulls: fields.nulls,
-            generic: fields.generic,
-            old_id: fields.old_id,
-            new_id: fields.new_id,
-            why: fields.why,
+            at: self.at,
+            recheck: self.recheck,
+            reread: self.reread,
+            truncated: self.truncated,
+            nulls: self.nulls,
+            generic: self.generic,
+            old_id: self.old_id,
+            new_id: self.new_id,
+            why: self.why,
         })
     }
+}
+
+/// Returns the content of a JSON string without escapes; `None` for any other value.
+fn plain_text(value: &str) -> Option<&str> {
+    let content = value.strip_prefix('"')?.strip_suffix('"')?;
+    (!content.contains('\\')).then_some(content)
 }
 
 /// Parses the id of a transaction: digits alone.
@@ -266,7 +399,11 @@ pub enum Key {
 impl Key {
     /// Returns the key that `id`, from a payload, holds.
     pub fn from_json(id: &RawValue) -> Self {
-        let raw = id.get();
+        Self::of_json(id.get())
+    }
+
+    /// Returns the key that the JSON `raw`, from a payload, holds.
+    pub fn of_json(raw: &str) -> Self {
         let key = match raw.as_bytes().first() {
             Some(b'"') => serde_json::from_str(raw).ok().map(Self::from_text),
             Some(b'[') => {
@@ -369,14 +506,17 @@ impl From<&Payload<'_>> for CacheNotification {
         Self {
             table: payload.table.clone().into_owned(),
             action: payload.action,
-            id: payload.id.map(Key::from_json),
-            data: payload.data.map(ToOwned::to_owned),
+            id: payload.id.map(Key::of_json),
+            // The payload was valid JSON, and so is a part of it.
+            data: payload
+                .data
+                .and_then(|data| RawValue::from_string(data.to_string()).ok()),
             schema: payload.schema.clone().map(Cow::into_owned),
             xid: payload.xid,
             at: payload.at.clone().map(Cow::into_owned),
             truncated: payload.truncated,
-            old_id: payload.old_id.map(Key::from_json),
-            new_id: payload.new_id.map(Key::from_json),
+            old_id: payload.old_id.map(Key::of_json),
+            new_id: payload.new_id.map(Key::of_json),
             why: payload.why.clone().map(Cow::into_owned),
         }
     }
@@ -417,7 +557,7 @@ mod tests {
         assert!(parsed.truncated);
         assert_eq!(parsed.schema.as_deref(), Some("S \"q\""));
         assert_eq!(parsed.nulls, ["doc"]);
-        let old = parsed.old_id.map(Key::from_json);
+        let old = parsed.old_id.map(Key::of_json);
         assert_eq!(
             old,
             Some(Key::Composite(vec![Key::Text("b".into()), Key::Integer(7)]))
@@ -483,6 +623,38 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_payload_is_scanned_as_serde_reads_it(
+            members in prop::collection::vec(
+                (
+                    prop::sample::select(vec![
+                        "table", "action", "id", "data", "schema", "rel", "xid", "at", "recheck",
+                        "nulls", "generic", "old_id", "why", "other",
+                    ]),
+                    prop::sample::select(vec![
+                        "null", "true", "7", "\"7\"", "\"insert\"", "\"a\\nb\"", "[\"x\"]", "[]",
+                        "{\"a\": 1}", "1.50", "\"\"",
+                    ]),
+                ),
+                0..8,
+            ),
+            is_whole in any::<bool>(),
+        ) {
+            let mut text: Vec<String> = members
+                .iter()
+                .map(|(name, value)| format!("\"{name}\" : {value}"))
+                .collect();
+            if is_whole {
+                text.splice(0..0, ["\"table\" : \"t\"".to_string(), "\"action\":\"update\"".to_string()]);
+            }
+            let text = format!("{{{}}}", text.join(", "));
+            let by_serde = Fields::parse(&text);
+            if let Some(scanned) = Fields::scan(&text) {
+                let by_serde = by_serde.expect("serde reads what is scanned");
+                prop_assert_eq!(format!("{scanned:?}"), format!("{by_serde:?}"));
+            }
+        }
+
         #[test]
         fn any_text_is_parsed_or_refused(payload in ".{0,200}") {
             let _ = CacheNotification::parse(&payload);

@@ -592,6 +592,74 @@ impl TableCache {
         }
     }
 
+    /// Finds rows by many values of one column at once. Each row is passed to `found` with the
+    /// position of the value that it has among `cells`; the values are in that order.
+    ///
+    /// A look-up waits for two or three lines of memory, one after another. Here the lines of many
+    /// look-ups are asked for together, which takes a fifth of the time if the column has an index
+    /// or is the key.
+    pub fn find_many<'a>(
+        &'a self,
+        column: usize,
+        cells: &[&[u8]],
+        mut found: impl FnMut(usize, Row<'a>),
+    ) {
+        /// The look-ups whose lines are asked for together: what they bring near must not push out
+        /// each other.
+        const TOGETHER: usize = 64;
+        let kind = self.shape().columns()[column].kind;
+        let is_key = is_found_by_key(self.shape(), column);
+        let index = self.indexes[column].as_ref();
+        for (part, cells) in cells.chunks(TOGETHER).enumerate() {
+            let first = part * TOGETHER;
+            let mut hashes = [0; TOGETHER];
+            let mut near = 0;
+            if is_key {
+                for (hash, cell) in hashes.iter_mut().zip(cells) {
+                    *hash = self.rows.hash_of_key(std::iter::once(*cell));
+                }
+                let hashes = &hashes[..cells.len()];
+                near ^= self.by_key.touch(hashes.iter().copied());
+                for &hash in hashes {
+                    near ^= self.touch_likely(self.by_key.find(hash, |_| true));
+                }
+                for (at, (&hash, cell)) in hashes.iter().zip(cells).enumerate() {
+                    let has_key = |slot| self.rows.has_key(slot, std::iter::once(*cell));
+                    if let Some(slot) = self.by_key.find(hash, has_key) {
+                        found(first + at, self.row(slot));
+                    }
+                }
+            } else if let Some(index) = index {
+                for (hash, cell) in hashes.iter_mut().zip(cells) {
+                    *hash = self.rows.hash_of_value(Some(&kind.comparable(cell)));
+                }
+                let hashes = &hashes[..cells.len()];
+                near ^= index.touch(hashes.iter().copied());
+                for &hash in hashes {
+                    near ^= self.touch_likely(index.get(hash, |_| true).iter().next());
+                }
+                for (at, (&hash, cell)) in hashes.iter().zip(cells).enumerate() {
+                    let wanted = Some(*cell);
+                    let hits = index.get(hash, |slot| self.rows.is_equal(slot, column, wanted));
+                    hits.iter()
+                        .for_each(|slot| found(first + at, self.row(slot)));
+                }
+            } else {
+                for (at, cell) in cells.iter().enumerate() {
+                    let wanted = Predicate::Cell(cell.to_vec());
+                    let rows = self.find(&[Condition { column, wanted }]).rows;
+                    rows.into_iter().for_each(|row| found(first + at, row));
+                }
+            }
+            std::hint::black_box(near);
+        }
+    }
+
+    /// Brings a row near that is likely to be looked at. The result means nothing.
+    fn touch_likely(&self, slot: Option<u32>) -> u32 {
+        slot.map_or(0, |slot| self.rows.touch(slot))
+    }
+
     /// Returns those of the rows in `slots` that fulfil all of `conditions`. All of them are known
     /// to fulfil the condition at the position `known`.
     fn filtered(

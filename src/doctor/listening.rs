@@ -194,8 +194,8 @@ impl Traffic {
             payload.schema.unwrap_or_default().to_string(),
             payload.table.to_string(),
         );
-        let row = digest(data.get());
-        let key = digest((&table, id.get()));
+        let row = digest(data);
+        let key = digest((&table, id));
         let is_known = self.last.contains_key(&key);
         if !is_known && self.last.len() >= REMEMBERED {
             return;

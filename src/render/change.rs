@@ -148,7 +148,7 @@ pub fn claims_change(payload: &str) -> bool {
 pub fn unsound(payload: &Payload<'_>) -> Option<&'static str> {
     if payload
         .data
-        .is_some_and(|data| !data.get().starts_with('{'))
+        .is_some_and(|data| !data.starts_with('{'))
     {
         return Some("\"data\" is no object");
     }
@@ -156,7 +156,7 @@ pub fn unsound(payload: &Payload<'_>) -> Option<&'static str> {
     parts
         .into_iter()
         .flatten()
-        .find_map(|part| unsound_json(part.get()))
+        .find_map(unsound_json)
 }
 
 /// Returns the reason why a text of JSON, which serde has accepted, is more than other readers
@@ -317,8 +317,8 @@ fn table_of(payload: &Payload<'_>) -> String {
 }
 
 /// Returns a key for people, escaped and cut to [`LONGEST_VALUE`].
-fn key(id: &RawValue) -> String {
-    excerpt(&Key::from_json(id).to_string(), LONGEST_VALUE).into_owned()
+fn key(id: &str) -> String {
+    excerpt(&Key::of_json(id).to_string(), LONGEST_VALUE).into_owned()
 }
 
 /// Appends the key, the notes and the columns of a payload, as far as there are any.
@@ -359,11 +359,11 @@ fn write_row(payload: &Payload<'_>, line: &mut String) {
 
 /// Returns the members of a JSON object, name and value, in the object's order. Empty if `data` is
 /// no object.
-pub fn members(data: &RawValue) -> Vec<(String, &RawValue)> {
+pub fn members(data: &str) -> Vec<(String, &str)> {
     // A visitor, since serde_json's own map sorts the members and keeps one of each name.
     struct Members;
     impl<'de> serde::de::Visitor<'de> for Members {
-        type Value = Vec<(String, &'de RawValue)>;
+        type Value = Vec<(String, &'de str)>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("an object")
@@ -374,34 +374,34 @@ pub fn members(data: &RawValue) -> Vec<(String, &RawValue)> {
             mut map: A,
         ) -> Result<Self::Value, A::Error> {
             let mut members = Vec::new();
-            while let Some(member) = map.next_entry()? {
-                members.push(member);
+            while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                members.push((name, value.get()));
             }
             Ok(members)
         }
     }
     serde::Deserializer::deserialize_map(
-        &mut serde_json::Deserializer::from_str(data.get()),
+        &mut serde_json::Deserializer::from_str(data),
         Members,
     )
     .unwrap_or_default()
 }
 
 /// Returns the text of a JSON string; the JSON itself of any other value.
-pub fn plain(value: &RawValue) -> String {
-    serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_string())
+pub fn plain(value: &str) -> String {
+    serde_json::from_str::<String>(value).unwrap_or_else(|_| value.to_string())
 }
 
 /// Returns a value for people, escaped and cut to [`LONGEST_VALUE`].
 ///
 /// JSON null is written `NULL`. A text has quotes if it could be taken for something else: if it is
 /// empty, `NULL`, or has a space, a `=` or a quote in it.
-fn shown(value: &RawValue) -> String {
-    if value.get() == "null" {
+fn shown(value: &str) -> String {
+    if value == "null" {
         return "NULL".to_string();
     }
     let text = plain(value);
-    let is_text = value.get().starts_with('"');
+    let is_text = value.starts_with('"');
     let is_plain = !text.is_empty()
         && text != "NULL"
         && !text.contains(|c: char| c.is_whitespace() || "=\"".contains(c));
@@ -473,7 +473,7 @@ fn with_row(mut line: EventLine, payload: &Payload<'_>) -> EventLine {
         .optional("schema", payload.schema.as_ref())
         .member("table", &payload.table);
     match payload.id {
-        Some(id) => line.key(id.get()),
+        Some(id) => line.key(id),
         None => line,
     }
 }
@@ -495,7 +495,7 @@ fn with_change(mut line: EventLine, arrival: &Arrival<'_>, payload: &Payload<'_>
         ("new_key", payload.new_id),
     ] {
         if let Some(value) = value {
-            line = line.raw(name, value.get());
+            line = line.raw(name, value);
         }
     }
     for (name, flag) in [

@@ -20,7 +20,6 @@ use postgres_index_cache_core::tooling::{
     CellTest, CellType, Condition, Predicate, TableShape, output_text,
 };
 use regex::Regex;
-use serde_json::value::RawValue;
 use std::error::Error;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{FromSql, Type};
@@ -68,16 +67,16 @@ impl Conditions {
 
     /// Returns whether the values of a payload fulfil all conditions. `value_of` returns the value
     /// of a column; `None` if the payload does not have the column.
-    pub fn are_fulfilled_by<'v>(&self, value_of: impl Fn(&str) -> Option<&'v RawValue>) -> bool {
+    pub fn are_fulfilled_by<'v>(&self, value_of: impl Fn(&str) -> Option<&'v str>) -> bool {
         self.0.iter().all(|condition| {
             let Some(value) = value_of(&condition.column) else {
                 return false;
             };
-            if value.get() == "null" {
+            if value == "null" {
                 return condition.wanted.is(condition.kind, None);
             }
             let mut cell = Vec::new();
-            let read = condition.kind.from_json(value.get(), &mut cell);
+            let read = condition.kind.from_json(value, &mut cell);
             read.is_ok() && condition.wanted.is(condition.kind, Some(&cell))
         })
     }

@@ -47,7 +47,7 @@ async fn statements_are_traced_once_and_the_engine_twice_verbose() {
         "LISTEN \\\"cache_invalidation\\\"",
         "connection=\"reading\" sql=\"COPY ",
         "connection=\"fences\" sql=\"NOTIFY ",
-        "look at the definitions number=",
+        "read table=\"public.people\" kind=All",
     ] {
         assert!(debug.contains(text), "{text}: {debug}");
     }

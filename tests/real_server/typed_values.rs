@@ -347,7 +347,7 @@ async fn a_row_from_a_payload_equals_the_same_row_from_copy() {
         let payload = Payload::parse(&text).unwrap();
         row.read_json(
             &shape,
-            payload.data.unwrap().get(),
+            payload.data.unwrap(),
             JsonNulls::Listed(&payload.nulls),
         )
         .unwrap();

@@ -35,6 +35,16 @@ use crate::notification::Payload;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+/// What an input has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// A change is handed out to be applied, and nothing else: no state, timer or read is another
+    /// one. Nearly every input is of this kind.
+    Applied,
+    /// Anything may be another.
+    Any,
+}
+
 /// The engine. See the [module](super) for the protocol and how to drive it.
 #[derive(Debug)]
 pub struct Engine {
@@ -226,7 +236,9 @@ impl Engine {
     /// Takes in an event that happened at `now`. [`Engine::poll`] then returns what follows.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         tracing::trace!(?input, "engine input");
-        self.dispatch(input, now);
+        if self.dispatch(input, now) == Effect::Applied {
+            return;
+        }
         // In this order: a read that begins changes the table's state, and fences that are sent
         // with the states have deadlines.
         self.ask_for_reads(now);
@@ -235,7 +247,7 @@ impl Engine {
     }
 
     /// Hands an input to its handler.
-    fn dispatch(&mut self, input: Input<'_>, now: Instant) {
+    fn dispatch(&mut self, input: Input<'_>, now: Instant) -> Effect {
         match input {
             Input::Listening => self.probe(now),
             Input::ConnectFailed {
@@ -248,7 +260,7 @@ impl Engine {
             } if self.connections.is_fence_channel(channel) => self.token_arrived(payload, now),
             Input::Notification {
                 payload, sender, ..
-            } => self.notified(payload, sender, now),
+            } => return self.notified(payload, sender, now),
             Input::Sent { token } => self.token_committed(token, now),
             Input::SendBlocked { token } => self.token_blocked(token, now),
             Input::SnapshotTaken {
@@ -336,6 +348,7 @@ impl Engine {
             Input::GivenUp(failure) => self.shut_down(failure, now),
             Input::TimePassed => self.handle_expired(now),
         }
+        Effect::Any
     }
 
     /// Sets the timers whose times follow from the tables and fences, which change in many places.
@@ -352,14 +365,14 @@ impl Engine {
     }
 
     /// Routes a payload to the table that the payload is about.
-    fn notified(&mut self, payload: &str, sender: i32, now: Instant) {
+    fn notified(&mut self, payload: &str, sender: i32, now: Instant) -> Effect {
         self.counters.received += 1;
         let parsed = match Payload::parse(payload) {
             Ok(parsed) => parsed,
             Err(error) => {
                 self.counters.invalid += 1;
                 tracing::warn!(%error, "payload not understood");
-                return;
+                return Effect::Any;
             }
         };
         let mut meant =
@@ -371,12 +384,12 @@ impl Engine {
                 // renamed or swapped.
                 self.look_soon(now);
             }
-            return;
+            return Effect::Any;
         };
         let others: Vec<usize> = meant.collect();
         if self.tables[table].ignores(parsed.rel) {
             self.counters.other_tables += 1;
-            return;
+            return Effect::Any;
         }
         self.counters.plain += u64::from(parsed.xid.is_none());
         self.last_xid = self.last_xid.max(parsed.xid);
@@ -387,7 +400,7 @@ impl Engine {
             for table in others.into_iter().chain([table]) {
                 self.reload(TableId(table), ReloadRequest::new(why, sender), now);
             }
-            return;
+            return Effect::Any;
         }
         let table = TableId(table);
         if !self.tables[table.0].knows(parsed.rel) {
@@ -395,7 +408,7 @@ impl Engine {
             // notification tells.
             let why = "a partition that is not known has announced a change";
             self.reload(table, ReloadRequest::new(why, sender), now);
-            return;
+            return Effect::Any;
         }
         let mut change = Change::new(payload, &parsed, sender);
         self.tables[table.0].spell_keys(&mut change);
@@ -407,7 +420,12 @@ impl Engine {
                 now,
             );
         }
+        let effect = match steps.as_slice() {
+            [Step::Apply(_)] => Effect::Applied,
+            _ => Effect::Any,
+        };
         self.apply_steps(table, steps, now);
+        effect
     }
 
     /// Drops the changes of the table with the most bytes waiting. The table is read again instead.
@@ -437,8 +455,8 @@ impl Engine {
     }
 
     /// Turns the steps that follow from changes of a table into outputs.
-    fn apply_steps(&mut self, table: TableId, steps: Vec<Step>, now: Instant) {
-        for step in steps {
+    fn apply_steps(&mut self, table: TableId, mut steps: Vec<Step>, now: Instant) {
+        for step in steps.drain(..) {
             match step {
                 Step::Apply(change) => {
                     self.counters.applied += 1;
@@ -470,5 +488,6 @@ impl Engine {
                 }
             }
         }
+        self.tables[table.0].recycle(steps);
     }
 }

@@ -233,6 +233,8 @@ pub(super) struct EngineTable {
     /// The errors of reads of this table.
     pub(super) read_failures: Streak,
     rules: Rules,
+    /// Room for the steps of the next change, so that a change costs no allocation.
+    spare_steps: Vec<Step>,
 }
 
 impl EngineTable {
@@ -261,6 +263,16 @@ impl EngineTable {
             hashing,
             read_failures: Streak::default(),
             rules: Rules::default(),
+            spare_steps: Vec::new(),
+        }
+    }
+
+    /// Takes back the room of steps that were carried out.
+    pub(super) fn recycle(&mut self, mut steps: Vec<Step>) {
+        steps.clear();
+        // The steps of a read that was waited for may have been many.
+        if steps.capacity() <= 16 {
+            self.spare_steps = steps;
         }
     }
 

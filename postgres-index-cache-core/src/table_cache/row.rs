@@ -7,8 +7,9 @@
 //! ```
 
 use super::place::CellPlace;
-use super::shape::TableShape;
-use crate::value::CellError;
+use super::shape::{Column, TableShape};
+use crate::json_scan::Scanner;
+use crate::value::{CellError, CellType};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -69,6 +70,16 @@ pub enum JsonNulls<'a> {
     Listed(&'a [String]),
     /// Not known, as in the plain form. A null is then taken for SQL NULL, which is the usual case.
     Unknown,
+}
+
+impl JsonNulls<'_> {
+    /// Returns whether `null` in this column is SQL NULL, and not a JSON null.
+    fn is_sql_null(self, column: &Column) -> bool {
+        match self {
+            Self::Listed(names) if column.kind.has_json_null() => names.contains(&column.name),
+            Self::Listed(_) | Self::Unknown => true,
+        }
+    }
 }
 
 /// The cells of a row, in column order, before the row is stored. One `RowBuf` is made once and
@@ -201,6 +212,11 @@ impl RowBuf {
         nulls: JsonNulls<'_>,
     ) -> Result<(), RowError> {
         self.start(shape.columns().len());
+        if self.scan_json(shape, data, nulls).is_some() {
+            return self.check_complete(shape);
+        }
+        // Not the usual JSON, or not a row: serde reads the former and says why the latter is none.
+        self.start(shape.columns().len());
         let mut unfit = None;
         let filling = Filling {
             row: self,
@@ -218,6 +234,39 @@ impl RowBuf {
             ))),
             (None, Ok(())) => self.check_complete(shape),
         }
+    }
+
+    /// Fills the row from a usual `data`; `None` if serde has to look.
+    fn scan_json(&mut self, shape: &TableShape, data: &str, nulls: JsonNulls<'_>) -> Option<()> {
+        let mut scanner = Scanner::new(data);
+        scanner.enter_object()?;
+        // `row_to_json` writes the columns in table order: most names are the next column's.
+        let mut next = 0;
+        let mut count = 0;
+        while let Some(name) = scanner.next_member(count)? {
+            count += 1;
+            let value = scanner.value()?;
+            let is_next = (shape.columns().get(next)).is_some_and(|column| column.name == name);
+            let column = if is_next {
+                next
+            } else if let Some(column) = shape.position(name) {
+                column
+            } else {
+                continue;
+            };
+            next = column + 1;
+            if self.cells[column] != Cell::Missing {
+                return None;
+            }
+            let described = &shape.columns()[column];
+            if value == "null" && nulls.is_sql_null(described) {
+                self.cells[column] = Cell::Null;
+            } else {
+                let kind = described.kind;
+                self.set(column, |cell| kind.from_json(value, cell)).ok()?;
+            }
+        }
+        scanner.end()
     }
 
     /// Returns the key cells of the row, in key order.
@@ -306,7 +355,7 @@ impl<'de> Visitor<'de> for Filling<'_> {
                     described.name
                 )));
             }
-            if value.get() == "null" && self.is_sql_null(column) {
+            if value.get() == "null" && self.nulls.is_sql_null(described) {
                 self.row.cells[column] = Cell::Null;
             } else if let Err(error) = self
                 .row
@@ -320,19 +369,6 @@ impl<'de> Visitor<'de> for Filling<'_> {
             }
         }
         Ok(())
-    }
-}
-
-impl Filling<'_> {
-    /// Returns whether `null` in this column is SQL NULL, and not a JSON null.
-    fn is_sql_null(&self, column: usize) -> bool {
-        let described = &self.shape.columns()[column];
-        match self.nulls {
-            JsonNulls::Listed(names) if described.kind.has_json_null() => {
-                names.contains(&described.name)
-            }
-            JsonNulls::Listed(_) | JsonNulls::Unknown => true,
-        }
     }
 }
 
@@ -398,6 +434,12 @@ impl KeyBuf {
     pub fn read_json(&mut self, shape: &TableShape, id: &str) -> Result<(), RowError> {
         self.bytes.clear();
         self.ends.clear();
+        if let &[column] = shape.key()
+            && self.read_plain(shape.columns()[column].kind, id).is_some()
+        {
+            return Ok(());
+        }
+        self.bytes.clear();
         // The shape decides, not the value: a key of one column whose type is an array is sent as a
         // JSON array too.
         let parts: Result<Vec<&RawValue>, _> = if shape.key().len() == 1 {
@@ -429,6 +471,26 @@ impl KeyBuf {
             self.ends.push(self.bytes.len());
         }
         Ok(())
+    }
+
+    /// Reads the key of one column of the usual types, whose codecs take nothing but JSON of the
+    /// type. Returns `None` for any other.
+    fn read_plain(&mut self, kind: CellType, id: &str) -> Option<()> {
+        let is_plain = match kind {
+            // The codec of integers takes a plus and zeros at the front too, which JSON has not.
+            CellType::Int2 | CellType::Int4 | CellType::Int8 => {
+                let digits = id.strip_prefix('-').unwrap_or(id);
+                digits == "0" || matches!(digits.as_bytes().first(), Some(b'1'..=b'9'))
+            }
+            CellType::Uuid => !id.contains('\\'),
+            _ => false,
+        };
+        if !is_plain {
+            return None;
+        }
+        kind.from_json(id, &mut self.bytes).ok()?;
+        self.ends.push(self.bytes.len());
+        Some(())
     }
 
     /// Returns the key in the form of a payload's `id`: one JSON value, or an array in key order.

@@ -272,6 +272,42 @@ fn many_rows_are_indexed_as_they_are_appended() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn many_values_are_found_as_one_at_a_time(
+        rows in prop::collection::vec(plain_rows(), 0..80),
+        wanted in prop::collection::vec((0..30_i32, 0..5_i64, 0..4_u8), 0..150),
+        key_number in 0..KEYS.len(),
+    ) {
+        let mut cache = TableCache::new(shape(KEYS[key_number]), 0);
+        for mut plain in rows {
+            plain.price.get_or_insert(0);
+            plain.note.get_or_insert_default();
+            cache.upsert(&row(cache.shape(), &plain.json()).unwrap()).unwrap();
+        }
+        // By the key or a scan, by an index, and by a column with several cells for one value.
+        let ids = wanted.iter().map(|(id, ..)| id.to_le_bytes().to_vec()).collect();
+        let hashes = wanted.iter().map(|(_, hash, _)| hash.to_le_bytes().to_vec()).collect();
+        let prices = wanted.iter().map(|(.., price)| price_text(*price).into_bytes()).collect();
+        let values: [(usize, Vec<Vec<u8>>); 3] = [(0, ids), (2, hashes), (3, prices)];
+        for (column, cells) in values {
+            let mut by_many: Vec<(usize, String)> = Vec::new();
+            let borrowed: Vec<&[u8]> = cells.iter().map(Vec::as_slice).collect();
+            cache.find_many(column, &borrowed, |at, row| by_many.push((at, format!("{row:?}"))));
+            prop_assert!(by_many.is_sorted_by_key(|(at, _)| *at));
+            by_many.sort();
+            let mut one_by_one = Vec::new();
+            for (at, cell) in cells.into_iter().enumerate() {
+                let condition = Condition { column, wanted: Predicate::Cell(cell) };
+                let rows = found(&cache, &[condition]);
+                one_by_one.extend(rows.into_iter().map(|row| (at, row)));
+            }
+            prop_assert_eq!(by_many, one_by_one);
+        }
+    }
+}
+
 /// The keys for whose rows `find` looks below: of an integer, of a text, of a type that has several
 /// cells for one value, and of two columns.
 const KEYS: [&[&str]; 4] = [&["id"], &["note"], &["price"], &["part", "id"]];

@@ -67,7 +67,7 @@ impl Burst {
             action: payload.action,
             distrust,
         };
-        let key = Key::from_json(id).to_string();
+        let key = Key::of_json(id).to_string();
         if let Some(changes) = self.0.as_mut().filter(|changes| changes.of == of) {
             changes.count += 1;
             changes.last = key;

@@ -257,7 +257,7 @@ impl Filter {
     /// of its key and its values.
     fn accepts_text(&self, payload: &Payload<'_>) -> bool {
         let has_key = self.ids.is_empty()
-            || keys(payload).any(|id| self.ids.contains(&Key::from_json(id).to_string()));
+            || keys(payload).any(|id| self.ids.contains(&Key::of_json(id).to_string()));
         has_key && (self.conditions.is_empty() || self.has_values(payload))
     }
 
@@ -269,7 +269,7 @@ impl Filter {
         let members = members(data);
         self.conditions.iter().all(|wanted| {
             members.iter().any(|(name, value)| {
-                let value = (value.get() != "null").then(|| plain(value));
+                let value = (*value != "null").then(|| plain(value));
                 name == wanted.column() && wanted.is_text(value.as_deref())
             })
         })
@@ -293,10 +293,13 @@ impl WantedTable {
             && (self.conditions.is_empty() || self.has_values(payload))
     }
 
-    fn has_key(&self, id: &RawValue) -> bool {
+    fn has_key(&self, id: &str) -> bool {
         let parts = match self.key.as_slice() {
             [_] => vec![id],
-            _ => serde_json::from_str(id.get()).unwrap_or_default(),
+            _ => {
+                let parts = serde_json::from_str::<Vec<&RawValue>>(id).unwrap_or_default();
+                parts.into_iter().map(RawValue::get).collect()
+            }
         };
         self.ids.iter().any(|wanted| {
             wanted.are_fulfilled_by(|column| {
@@ -320,7 +323,7 @@ impl WantedTable {
 
 /// Returns the keys of a change. One of the key itself concerns whoever watches the old key or the
 /// new one.
-fn keys<'a>(payload: &Payload<'a>) -> impl Iterator<Item = &'a RawValue> {
+fn keys<'a>(payload: &Payload<'a>) -> impl Iterator<Item = &'a str> {
     [payload.id, payload.old_id, payload.new_id]
         .into_iter()
         .flatten()

@@ -109,7 +109,7 @@ fn column(name: &str, payload: &Payload<'_>) -> String {
     let data = payload.data.map(members).unwrap_or_default();
     let found = data.iter().find(|(column, _)| column == name);
     match found {
-        Some((_, value)) if value.get() == "null" => "NULL".to_string(),
+        Some((_, value)) if *value == "null" => "NULL".to_string(),
         Some((_, value)) => plain(value),
         None => String::new(),
     }
@@ -130,7 +130,7 @@ fn place(name: &str) -> anyhow::Result<Piece> {
 
 /// Returns a member of a change as text; empty if it has none.
 fn member(name: &str, arrival: &Arrival<'_>, payload: &Payload<'_>) -> String {
-    let key = |json| Key::from_json(json).to_string();
+    let key = |json| Key::of_json(json).to_string();
     let text = match name {
         "at" => Some(arrival.at.to_string()),
         "schema" => payload.schema.as_ref().map(ToString::to_string),
@@ -140,7 +140,7 @@ fn member(name: &str, arrival: &Arrival<'_>, payload: &Payload<'_>) -> String {
         "pid" => Some(arrival.pid.to_string()),
         "bytes" => Some(arrival.payload.len().to_string()),
         "action" => Some(payload.action.to_string()),
-        "row" => payload.data.map(|data| data.get().to_string()),
+        "row" => payload.data.map(|data| data.to_string()),
         "old_key" => payload.old_id.map(key),
         "new_key" => payload.new_id.map(key),
         "xid" => payload.xid.map(|xid| xid.to_string()),

@@ -113,7 +113,7 @@ pub(super) async fn look(
 
 /// Reads the entries of a record that concern a row: by the index, or every line.
 fn read(record: &Record, wish: &Wish, reads_all: bool) -> anyhow::Result<(Told, LeftOut)> {
-    let row = entry::row(&wish.table, &wish.key);
+    let row = entry::row(&wish.table, wish.key.get());
     let wanted = Wanted {
         rows: (!reads_all).then(|| vec![row]),
         reads_all,
@@ -195,7 +195,7 @@ impl Told {
         let is_key = keys
             .into_iter()
             .flatten()
-            .any(|own| Key::from_json(own).to_string() == key);
+            .any(|own| Key::of_json(own).to_string() == key);
         if (is_table || is_relation) && is_key {
             self.announced.push(Announced {
                 at,

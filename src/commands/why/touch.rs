@@ -117,7 +117,7 @@ pub(super) async fn write(
         while let Some(Ok(notification)) = listener.next().await {
             let payload = Payload::parse(notification.payload());
             if let Ok(payload) = payload
-                && payload.id.is_some_and(|id| id.get() == case.key)
+                && payload.id.is_some_and(|id| id == case.key)
                 && payload.table == target.table.name
             {
                 return committed.elapsed();

@@ -158,6 +158,7 @@ impl Driver {
     /// # Errors
     /// If the driver ends for good.
     fn received(&mut self, received: Received) -> Result<(), DriverError> {
+        let now = Instant::now();
         for notification in &self.hand_over(received.batch) {
             let channel = notification.channel();
             let sender = notification.process_id();
@@ -185,7 +186,7 @@ impl Driver {
                 payload,
                 sender,
             };
-            self.engine.handle(input, Instant::now());
+            self.engine.handle(input, now);
             // A change that cannot be applied must be known before the fence behind it is handed
             // in, or the fence would count without that change.
             self.prepare_outputs()?;

@@ -114,7 +114,7 @@ impl EngineTable {
     /// Follows a change that is behind the cut. The two halves of a key change become one
     /// change, so that readers see one step.
     pub(super) fn follow(&mut self, change: Change) -> Vec<Step> {
-        let mut steps = Vec::new();
+        let mut steps = std::mem::take(&mut self.spare_steps);
         if let Some(FirstHalf {
             change: first,
             verdict: first_verdict,

@@ -4,7 +4,7 @@
 //! announcement of a key in one transaction is the sign for that.
 
 use crate::sync::change::Change;
-use crate::sync::hashing::SeededState;
+use crate::sync::hashing::{AsIs, SeededState};
 use std::collections::HashMap;
 
 /// The last announcement of a key by a transaction.
@@ -24,7 +24,7 @@ pub(super) enum Touch {
 pub(super) struct Touched {
     xid: Option<u64>,
     /// By the hash of the key. Two keys of one hash would be refetched once too often, no more.
-    keys: HashMap<u64, Touch, SeededState>,
+    keys: HashMap<u64, Touch, AsIs>,
     hashing: SeededState,
 }
 
@@ -33,7 +33,7 @@ impl Touched {
     pub(super) fn new(hashing: SeededState) -> Self {
         Self {
             xid: None,
-            keys: HashMap::with_hasher(hashing),
+            keys: HashMap::default(),
             hashing,
         }
     }
@@ -61,7 +61,7 @@ impl Touched {
         /// capacity, so a larger map is dropped.
         const LARGE: usize = 1024;
         if self.keys.capacity() > LARGE {
-            self.keys = HashMap::with_hasher(self.hashing);
+            self.keys = HashMap::default();
         } else {
             self.keys.clear();
         }
