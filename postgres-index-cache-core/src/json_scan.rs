@@ -4,6 +4,19 @@
 //! `None`, the text may be JSON all the same, and its reader starts over with serde. What it does
 //! return is what serde would, which a property test and the fuzz target `payload` compare.
 
+/// Returns the members of an object, name and JSON, in the object's order. Returns `None` if the text
+/// is no object, and for some objects of which serde has to be asked.
+pub fn members(json: &str) -> Option<Vec<(&str, &str)>> {
+    let mut scanner = Scanner::new(json);
+    scanner.enter_object()?;
+    let mut members = Vec::new();
+    while let Some(name) = scanner.next_member(members.len())? {
+        members.push((name, scanner.value()?));
+    }
+    scanner.end()?;
+    Some(members)
+}
+
 /// A position in a JSON text.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
@@ -221,18 +234,6 @@ mod tests {
     use serde_json::value::RawValue;
     use std::collections::BTreeMap;
 
-    /// Returns the members of an object, scanned.
-    fn scanned(text: &str) -> Option<Vec<(&str, &str)>> {
-        let mut scanner = Scanner::new(text);
-        scanner.enter_object()?;
-        let mut members = Vec::new();
-        while let Some(name) = scanner.next_member(members.len())? {
-            members.push((name, scanner.value()?));
-        }
-        scanner.end()?;
-        Some(members)
-    }
-
     /// Makes texts of the characters that JSON is made of.
     fn nearly_json() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
@@ -295,11 +296,11 @@ mod tests {
         #[test]
         fn what_is_scanned_is_what_serde_reads(text in prop_oneof![json(), nearly_json(), ".{0,30}"]) {
             let by_serde = serde_json::from_str::<BTreeMap<String, &RawValue>>(&text);
-            if let Some(members) = scanned(&text) {
+            if let Some(found) = members(&text) {
                 let by_serde = by_serde.expect("serde reads what is scanned");
                 // The last member of a name counts to serde's map.
                 for (name, value) in by_serde {
-                    let scanned = members.iter().rev().find(|member| member.0 == name);
+                    let scanned = found.iter().rev().find(|member| member.0 == name);
                     prop_assert_eq!(scanned.map(|member| member.1), Some(value.get()));
                 }
             }
@@ -307,7 +308,7 @@ mod tests {
 
         #[test]
         fn the_usual_json_is_scanned(text in json()) {
-            prop_assert!(scanned(&text).is_some(), "{}", text);
+            prop_assert!(members(&text).is_some(), "{}", text);
         }
 
         #[test]
@@ -339,9 +340,9 @@ mod tests {
             "{\"a\":\"\\u12g4\"}",
             "{\"a\":tru}",
         ] {
-            assert_eq!(scanned(text), None, "{text}");
+            assert_eq!(members(text), None, "{text}");
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(5000), "]".repeat(5000));
-        assert_eq!(scanned(&deep), None);
+        assert_eq!(members(&deep), None);
     }
 }

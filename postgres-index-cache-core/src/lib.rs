@@ -209,6 +209,7 @@ pub use uuid;
 /// changelog. An application wants the names at the crate's root.
 #[doc(hidden)]
 pub mod tooling {
+    pub use crate::json_scan::members as json_members;
     pub use crate::notification::Payload;
     pub use crate::table_cache::{
         AccessPath, CellTest, Column, Condition, IndexedColumns, JsonNulls, KeyBuf, Predicate,

@@ -192,6 +192,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let plans = apply(
         &mut client,
         PlanKind::Install,
+        &tables,
         &asked,
         args.lock_timeout,
         is_dry,

@@ -136,6 +136,7 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let plans = apply(
         &mut client,
         PlanKind::Remove,
+        &tables,
         &AskedTable::all(tables.iter().map(|table| table.oid), &changes),
         args.lock_timeout,
         args.dry_run || args.print_sql,

@@ -15,7 +15,7 @@ use crate::tables::catalog::{self, CatalogTable, Enabled};
 use crate::tables::near_limit::{self, NearLimit};
 use crate::triggers::configured::{Configured, NOT_AS_CONFIGURED};
 use crate::triggers::observe::{Observed, Version, observe};
-use crate::triggers::plan;
+use crate::triggers::plan::{self, FunctionFacts};
 use crate::units::parse_interval;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
@@ -181,10 +181,11 @@ async fn look(
     let server = ServerSeen::read(&catalog, place).await?;
     let mut rows = Vec::new();
     let mut plans = Vec::new();
+    let facts = FunctionFacts::read(&catalog, &tables).await?;
     for table in &tables {
         // As they are, unless the file wants them otherwise.
         let changes = configured.options(table).cloned().unwrap_or_default();
-        plans.push(plan::install(&catalog, table, &changes, version).await);
+        plans.push(plan::install(&facts, table, &changes, version));
     }
     // Sampling takes locks of tables. Each sample has a transaction of its own: in one transaction
     // a migration could not touch any of the tables until the last was sampled.

@@ -256,9 +256,11 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
     if !context.quiet && !has_left {
         print_counts(context, printed);
     }
-    // A signal is a person's decision, and a yes; only the end of the time makes too few a no.
+    // A signal is a person's decision, and a yes; only the end of the time makes too few a no, and
+    // what was dropped.
     let too_few = args.count.is_some_and(|count| printed.shown < count);
-    Ok(if too_few && !is_on_time {
+    let has_dropped = printed.dropped > 0;
+    Ok(if too_few && (!is_on_time || has_dropped) {
         ExitCode::No
     } else {
         ExitCode::Yes

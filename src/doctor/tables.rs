@@ -7,7 +7,7 @@ use crate::tables::catalog::{self, Catalog, CatalogTable, RelationKind};
 use crate::triggers::TriggerOptions;
 use crate::triggers::configured::Configured;
 use crate::triggers::observe::{Version, observe};
-use crate::triggers::plan;
+use crate::triggers::plan::{self, FunctionFacts};
 use crate::triggers::secret_columns::secret_columns;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
 
@@ -159,12 +159,12 @@ pub(super) async fn read(
     } else {
         catalog::resolve(catalog, &examination.tables).await?
     };
+    let facts = FunctionFacts::read(catalog, &described).await?;
     let mut tables = Vec::new();
     for table in described {
-        // The plan of a table asks the server: only those are planned that the file names.
         let differs = match configured.options(&table) {
             Some(options) => {
-                let planned = plan::install(catalog, &table, options, version).await;
+                let planned = plan::install(&facts, &table, options, version);
                 configured.problem(&table, &planned, observe(&table).is_some())
             }
             None => None,

@@ -8,10 +8,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_postgres::Notification;
 
-/// The bytes of items past which notifications are dropped.
-const LIMIT: usize = 64 << 20;
+/// The bytes of items past which notifications are dropped, the oldest first: 256 MB, a million
+/// ordinary payloads.
+const LIMIT: usize = 256 << 20;
 /// The bytes that an item takes besides payload and channel, roughly.
-const OVERHEAD: usize = 128;
+const OVERHEAD: usize = 192;
+/// The most items that are taken at once. What was taken does not count for the limit any more, so
+/// it must be little.
+const TAKEN: usize = 1024;
 
 /// A notification.
 #[derive(Debug, Clone)]
@@ -84,7 +88,8 @@ pub enum Item {
     Resumed { at: Timestamp },
     /// Nothing is missing up to here.
     Covered { at: Timestamp },
-    /// So many notifications were dropped here, since whoever takes them is too slow.
+    /// So many notifications were dropped here: the oldest of those that waited, since whoever takes
+    /// them is too slow.
     Dropped { at: Timestamp, count: u64 },
     /// A note of a recorder about its record.
     Note { at: Timestamp, note: Note },
@@ -124,8 +129,32 @@ impl Item {
 struct Waiting {
     items: VecDeque<Item>,
     bytes: usize,
-    /// The number of notifications that were dropped since the last item was put in.
-    dropped: u64,
+}
+
+impl Waiting {
+    /// Drops the oldest notifications until the rest takes no more than `limit` bytes. Other items
+    /// are few, and without them the output would be wrong: they stay.
+    fn bound(&mut self, limit: usize) {
+        while self.bytes > limit {
+            let is_notification = |item: &Item| matches!(item, Item::Notification { .. });
+            // Only the few items that are none stand in front of it.
+            let Some(oldest) = self.items.iter().position(is_notification) else {
+                return;
+            };
+            let before = oldest.checked_sub(1).and_then(|at| self.items.get_mut(at));
+            if let Some(Item::Dropped { count, .. }) = before {
+                *count += 1;
+                let dropped = self.items.remove(oldest);
+                self.bytes -= dropped.map_or(0, |item| item.bytes());
+            } else {
+                let at = Timestamp::now();
+                let dropped = Item::Dropped { at, count: 1 };
+                self.bytes += dropped.bytes();
+                self.bytes -= self.items[oldest].bytes();
+                self.items[oldest] = dropped;
+            }
+        }
+    }
 }
 
 /// The queue, shared by the feed and whoever takes the items.
@@ -136,7 +165,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Puts an item in. A notification is dropped instead if too much waits.
+    /// Puts an item in. The oldest notifications are dropped if too much waits.
     pub fn push(&self, item: Item) {
         self.push_all([item]);
     }
@@ -150,38 +179,27 @@ impl Queue {
         self.is_filled.notify_one();
     }
 
-    /// Puts items in, in their order and under one lock. Notifications are dropped while too much
-    /// waits.
+    /// Puts items in, in their order and under one lock. The oldest notifications are dropped if
+    /// too much waits.
     pub fn push_all(&self, items: impl IntoIterator<Item = Item>) {
         let mut waiting = self.lock();
         for item in items {
-            // Other items are few, and without them the output would be wrong: they always fit.
-            if matches!(item, Item::Notification { .. }) && waiting.bytes > LIMIT {
-                waiting.dropped += 1;
-                continue;
-            }
-            // The number stands where the notifications would have stood, before whatever came
-            // next.
-            if waiting.dropped > 0 {
-                let count = std::mem::take(&mut waiting.dropped);
-                let at = Timestamp::now();
-                waiting.items.push_back(Item::Dropped { at, count });
-            }
             waiting.bytes += item.bytes();
             waiting.items.push_back(item);
         }
+        waiting.bound(LIMIT);
         drop(waiting);
         self.is_filled.notify_one();
     }
 
-    /// Takes all items that wait; `None` if none does.
+    /// Takes items that wait, the first thousand at most; `None` if none does.
     pub fn try_take(&self) -> Option<VecDeque<Item>> {
         let mut waiting = self.lock();
         (!waiting.items.is_empty()).then(|| Self::empty(&mut waiting))
     }
 
-    /// Takes all items that wait, and blocks until there is one, for so long at most; `None` if none
-    /// came.
+    /// Takes items as [`try_take`](Self::try_take) does, and blocks until there is one, for so long
+    /// at most; `None` if none came.
     pub fn take_within(&self, time: Duration) -> Option<VecDeque<Item>> {
         let waiting = self.lock();
         let (mut waiting, _) = self
@@ -191,7 +209,7 @@ impl Queue {
         (!waiting.items.is_empty()).then(|| Self::empty(&mut waiting))
     }
 
-    /// Takes all items that wait, and blocks until there is one.
+    /// Takes items as [`try_take`](Self::try_take) does, and blocks until there is one.
     pub fn take(&self) -> VecDeque<Item> {
         let waiting = self.lock();
         let mut waiting = self
@@ -202,13 +220,85 @@ impl Queue {
     }
 
     fn empty(waiting: &mut Waiting) -> VecDeque<Item> {
-        waiting.bytes = 0;
-        std::mem::take(&mut waiting.items)
+        if waiting.items.len() <= TAKEN {
+            waiting.bytes = 0;
+            return std::mem::take(&mut waiting.items);
+        }
+        let taken: VecDeque<Item> = waiting.items.drain(..TAKEN).collect();
+        waiting.bytes -= taken.iter().map(Item::bytes).sum::<usize>();
+        taken
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // A thread that panicked under the lock has left nothing half done, so the lock's poison
         // says nothing.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notification(number: usize) -> Item {
+        Item::Notification {
+            at: Timestamp::UNIX_EPOCH,
+            message: Message::Recorded {
+                channel: "c".to_string(),
+                pid: 1,
+                payload: number.to_string(),
+            },
+        }
+    }
+
+    /// Returns the items in a word each.
+    fn words(items: &VecDeque<Item>) -> Vec<String> {
+        let word = |item: &Item| match item {
+            Item::Notification { message, .. } => message.payload().to_string(),
+            Item::Dropped { count, .. } => format!("-{count}"),
+            Item::Gap { .. } => "gap".to_string(),
+            _ => "other".to_string(),
+        };
+        items.iter().map(word).collect()
+    }
+
+    #[test]
+    fn the_oldest_notifications_are_dropped_and_counted_where_they_stood() {
+        let mut waiting = Waiting::default();
+        let gap = Item::Gap {
+            from: Timestamp::UNIX_EPOCH,
+            to: Timestamp::UNIX_EPOCH,
+        };
+        for item in [1, 2, 3]
+            .map(notification)
+            .into_iter()
+            .chain([gap])
+            .chain([4, 5].map(notification))
+        {
+            waiting.bytes += item.bytes();
+            waiting.items.push_back(item);
+        }
+        // The note of what was dropped takes room itself, nearly that of one of these.
+        waiting.bound(waiting.bytes - 3);
+        assert_eq!(words(&waiting.items), ["-2", "3", "gap", "4", "5"]);
+        waiting.bound(waiting.bytes - 1);
+        assert_eq!(words(&waiting.items), ["-3", "gap", "4", "5"]);
+        waiting.bound(waiting.bytes - 1);
+        assert_eq!(words(&waiting.items), ["-3", "gap", "-1", "5"]);
+        let bytes: usize = waiting.items.iter().map(Item::bytes).sum();
+        assert_eq!(waiting.bytes, bytes);
+        // Without a notification left, nothing more can be dropped.
+        waiting.bound(0);
+        assert_eq!(words(&waiting.items), ["-3", "gap", "-2"]);
+    }
+
+    #[test]
+    fn as_much_is_taken_as_waits_and_little_at_once() {
+        let queue = Queue::default();
+        queue.push_all((0..TAKEN + 5).map(notification));
+        assert_eq!(queue.take().len(), TAKEN);
+        assert_eq!(words(&queue.take())[0], TAKEN.to_string());
+        assert!(queue.try_take().is_none());
+        assert_eq!(queue.lock().bytes, 0);
     }
 }

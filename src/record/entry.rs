@@ -248,10 +248,7 @@ mod tests {
                 payload: payload.to_string(),
             },
         };
-        assert_eq!(
-            rows(&item),
-            [row("t", "[1,2]"), row("t", "[1,3]")]
-        );
+        assert_eq!(rows(&item), [row("t", "[1,2]"), row("t", "[1,3]")]);
         assert_ne!(row("t", "1"), row("u", "1"));
     }
 }

@@ -6,9 +6,11 @@ use super::look::{Look, Tone};
 use crate::connect::Place;
 use jiff::Timestamp;
 use postgres_index_cache_core::Key;
-use postgres_index_cache_core::tooling::Payload;
+use postgres_index_cache_core::tooling::{Payload, json_members};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt::Write as _;
 
 /// The largest number of characters of a value in a line of text.
@@ -115,9 +117,21 @@ pub struct ChangeStyle {
     pub look: Look,
     /// Whether to name the channel, since there are several.
     pub with_channel: bool,
+    /// The last time that was written, with its text. What came in one read of the socket has one
+    /// time.
+    last_clock: RefCell<Option<(Timestamp, String)>>,
 }
 
 impl ChangeStyle {
+    /// Makes a look.
+    pub fn new(look: Look, with_channel: bool) -> Self {
+        Self {
+            look,
+            with_channel,
+            last_clock: RefCell::default(),
+        }
+    }
+
     /// Returns text that matters less than the rest.
     fn dim(&self, text: &str) -> String {
         self.look.paint(Tone::Dim, text)
@@ -130,7 +144,11 @@ impl ChangeStyle {
 
     /// Returns the time of an event.
     fn clock(&self, at: Timestamp) -> String {
-        self.look.clock(at)
+        let mut last = self.last_clock.borrow_mut();
+        match &*last {
+            Some((time, text)) if *time == at => text.clone(),
+            _ => last.insert((at, self.look.clock(at))).1.clone(),
+        }
     }
 }
 
@@ -146,17 +164,11 @@ pub fn claims_change(payload: &str) -> bool {
 /// Returns the reason why the JSON of a payload would break a reader of our output; `None` if it
 /// would not. Whoever may connect can notify anything.
 pub fn unsound(payload: &Payload<'_>) -> Option<&'static str> {
-    if payload
-        .data
-        .is_some_and(|data| !data.starts_with('{'))
-    {
+    if payload.data.is_some_and(|data| !data.starts_with('{')) {
         return Some("\"data\" is no object");
     }
     let parts = [payload.data, payload.id, payload.old_id, payload.new_id];
-    parts
-        .into_iter()
-        .flatten()
-        .find_map(unsound_json)
+    parts.into_iter().flatten().find_map(unsound_json)
 }
 
 /// Returns the reason why a text of JSON, which serde has accepted, is more than other readers
@@ -165,6 +177,14 @@ fn unsound_json(json: &str) -> Option<&'static str> {
     /// The deepest nesting. jq and Python end at some thousands, others sooner.
     const DEEPEST: usize = 100;
     let bytes = json.as_bytes();
+    // Without an escape a string has whole characters, and few brackets do not nest deeply.
+    let brackets = bytes
+        .iter()
+        .filter(|byte| matches!(byte, b'{' | b'['))
+        .count();
+    if brackets <= DEEPEST && !bytes.contains(&b'\\') {
+        return None;
+    }
     let mut depth = 0_usize;
     let mut in_string = false;
     // Whether the escape before was the first half of a character.
@@ -359,11 +379,18 @@ fn write_row(payload: &Payload<'_>, line: &mut String) {
 
 /// Returns the members of a JSON object, name and value, in the object's order. Empty if `data` is
 /// no object.
-pub fn members(data: &str) -> Vec<(String, &str)> {
+pub fn members(data: &str) -> Vec<(Cow<'_, str>, &str)> {
+    if let Some(members) = json_members(data) {
+        return members
+            .into_iter()
+            .map(|(name, value)| (Cow::Borrowed(name), value))
+            .collect();
+    }
+    // Not the usual JSON.
     // A visitor, since serde_json's own map sorts the members and keeps one of each name.
     struct Members;
     impl<'de> serde::de::Visitor<'de> for Members {
-        type Value = Vec<(String, &'de str)>;
+        type Value = Vec<(Cow<'de, str>, &'de str)>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("an object")
@@ -375,21 +402,25 @@ pub fn members(data: &str) -> Vec<(String, &str)> {
         ) -> Result<Self::Value, A::Error> {
             let mut members = Vec::new();
             while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-                members.push((name, value.get()));
+                members.push((Cow::Owned(name), value.get()));
             }
             Ok(members)
         }
     }
-    serde::Deserializer::deserialize_map(
-        &mut serde_json::Deserializer::from_str(data),
-        Members,
-    )
-    .unwrap_or_default()
+    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(data), Members)
+        .unwrap_or_default()
 }
 
 /// Returns the text of a JSON string; the JSON itself of any other value.
 pub fn plain(value: &str) -> String {
-    serde_json::from_str::<String>(value).unwrap_or_else(|_| value.to_string())
+    match value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'))
+    {
+        Some(text) if !text.contains('\\') => text.to_string(),
+        Some(_) => serde_json::from_str(value).unwrap_or_else(|_| value.to_string()),
+        None => value.to_string(),
+    }
 }
 
 /// Returns a value for people, escaped and cut to [`LONGEST_VALUE`].
@@ -470,8 +501,8 @@ pub fn write_json(event: &Event<'_>, line: &mut String) {
 /// Adds the table and the key of a payload. Keys are copied as they were sent.
 fn with_row(mut line: EventLine, payload: &Payload<'_>) -> EventLine {
     line = line
-        .optional("schema", payload.schema.as_ref())
-        .member("table", &payload.table);
+        .optional_text("schema", payload.schema.as_deref())
+        .text("table", &payload.table);
     match payload.id {
         Some(id) => line.key(id),
         None => line,
@@ -480,15 +511,16 @@ fn with_row(mut line: EventLine, payload: &Payload<'_>) -> EventLine {
 
 /// Adds the members of a notification.
 fn with_arrival(line: EventLine, arrival: &Arrival<'_>) -> EventLine {
-    line.member("channel", arrival.channel)
-        .member("pid", arrival.pid)
-        .member("bytes", arrival.payload.len())
+    line.text("channel", arrival.channel)
+        // The id of a process is above zero.
+        .number("pid", u64::from(arrival.pid.unsigned_abs()))
+        .number("bytes", arrival.payload.len() as u64)
 }
 
 /// Adds the members of a payload. Data and keys are copied as they were sent, so that no digit of a
 /// number is lost.
 fn with_change(mut line: EventLine, arrival: &Arrival<'_>, payload: &Payload<'_>) -> EventLine {
-    line = line.member("action", payload.action.as_str());
+    line = line.text("action", payload.action.as_str());
     for (name, value) in [
         ("row", payload.data),
         ("old_key", payload.old_id),
@@ -505,12 +537,18 @@ fn with_change(mut line: EventLine, arrival: &Arrival<'_>, payload: &Payload<'_>
     ] {
         line = line.optional(name, flag.then_some(true));
     }
-    line = line
-        .optional("why", payload.why.as_ref())
-        .optional("xid", payload.xid.map(|xid| xid.to_string()))
-        .optional("sent_at", payload.at.as_ref());
+    line = line.optional_text("why", payload.why.as_deref());
+    if let Some(xid) = payload.xid {
+        // As text: a number past 2^53 would not survive JavaScript.
+        line = line.written("xid", |text| {
+            let _ = write!(text, "\"{xid}\"");
+        });
+    }
+    line = line.optional_text("sent_at", payload.at.as_deref());
     match age_ms(arrival, payload) {
-        Some(age) => line.raw("age_ms", &format!("{age:.3}")),
+        Some(age) => line.written("age_ms", |text| {
+            let _ = write!(text, "{age:.3}");
+        }),
         None => line,
     }
 }
@@ -546,10 +584,10 @@ mod tests {
         let mut json = String::new();
         write_text(
             &event,
-            &ChangeStyle {
-                look: Look::new(false, jiff::tz::TimeZone::UTC, AT.parse().unwrap()),
-                with_channel: false,
-            },
+            &ChangeStyle::new(
+                Look::new(false, jiff::tz::TimeZone::UTC, AT.parse().unwrap()),
+                false,
+            ),
             &mut text,
         );
         write_json(&event, &mut json);

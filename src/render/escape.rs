@@ -10,7 +10,7 @@ use std::borrow::Cow;
 /// written as an escape: `\n`, `\t`, `\u{1b}`.
 pub fn escape(text: &str) -> Cow<'_, str> {
     // Nearly all texts have nothing to escape, and are not copied.
-    if !text.chars().any(is_obeyed) {
+    if is_printable(text) || !text.chars().any(is_obeyed) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
@@ -24,9 +24,17 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Returns whether a text is printable ASCII, which is seen many bytes at a time.
+fn is_printable(text: &str) -> bool {
+    text.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+}
+
 /// Returns the escaped text, cut after `longest` characters with an ellipsis. The characters are
 /// counted before they are escaped.
 pub fn excerpt(text: &str, longest: usize) -> Cow<'_, str> {
+    if text.len() <= longest {
+        return escape(text);
+    }
     match text.char_indices().nth(longest) {
         Some((end, _)) => Cow::Owned(format!("{}…", escape(&text[..end]))),
         None => escape(text),

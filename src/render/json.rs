@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use postgres_index_cache_core::tooling::one_line_json;
 use serde::Serialize;
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// A line that is being written: begun by [`new`](Self::new), ended by [`end`](Self::end). Members
 /// stand in the order of the calls, so [`of`](Self::of) and [`key`](Self::key) come first.
@@ -34,9 +35,8 @@ impl EventLine {
         let start = text.len();
         let mut line = Self { text, start };
         line.text.push('{');
-        // Words of ours and digits need no escapes.
-        line.text
-            .push_str(&format!("\"event\":\"{event}\",\"at\":\"{at}\""));
+        // Words of ours and digits need no escapes. Writing into a String cannot fail.
+        let _ = write!(line.text, "\"event\":\"{event}\",\"at\":\"{at}\"");
         line
     }
 
@@ -71,6 +71,35 @@ impl EventLine {
             Some(value) => self.member(name, value),
             None => self,
         }
+    }
+
+    /// Adds a member that is text.
+    pub fn text(mut self, name: &str, value: &str) -> Self {
+        let is_plain = |byte: &u8| !matches!(byte, b'"' | b'\\' | 0..0x20);
+        if !value.as_bytes().iter().all(is_plain) {
+            return self.member(name, value);
+        }
+        self.begin(name);
+        self.text.push('"');
+        self.text.push_str(value);
+        self.text.push('"');
+        self
+    }
+
+    /// Adds a member that is text, unless there is none.
+    pub fn optional_text(self, name: &str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self,
+        }
+    }
+
+    /// Adds a member that is a whole number.
+    pub fn number(mut self, name: &str, value: u64) -> Self {
+        self.begin(name);
+        // Writing into a String cannot fail.
+        let _ = write!(self.text, "{value}");
+        self
     }
 
     /// Adds a member whose value is JSON already, so that no digit of a number is lost.

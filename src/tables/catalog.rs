@@ -8,7 +8,7 @@ use crate::tables::nearest::nearest;
 use anyhow::Context as _;
 pub use postgres_index_cache_core::tooling::postgres::catalog::{
     Catalog, CatalogAccess, CatalogColumn, CatalogKey, CatalogTable, Enabled, Function, Leaf,
-    RelationKind, Trigger, describe, find_function,
+    RelationKind, Trigger, are_as_described, describe, find_functions, refresh_triggers,
 };
 pub use resolve::{resolve, resolve_one};
 use tokio_postgres::Client;

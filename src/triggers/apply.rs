@@ -2,9 +2,10 @@
 //! moment at most.
 
 use super::AskedTable;
-use super::plan::{PlanKind, StepKind, TablePlan, plan_all};
+use super::plan::{FunctionFacts, PlanKind, StepKind, TablePlan, plan_all};
 use crate::failure::with_hint;
-use crate::tables::catalog::{self, Catalog, CatalogAccess};
+use crate::render::count;
+use crate::tables::catalog::{self, Catalog, CatalogAccess, CatalogTable};
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::sqlstate;
 use std::time::{Duration, Instant};
@@ -29,6 +30,9 @@ const FIRST_TRY: Duration = Duration::from_millis(100);
 /// looks for deadlocks and may end a writer.
 const LONGEST_TRY: Duration = Duration::from_millis(800);
 
+/// The statements that are sent together. More would save nothing, and be held in memory.
+const STEPS_TOGETHER: usize = 100;
+
 /// The time between two tries, in which no lock is held and writers go on.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -40,7 +44,8 @@ enum Tried {
     Busy(anyhow::Error),
 }
 
-/// Plans for all tables and, unless `dry_run`, applies the plans in one transaction.
+/// Plans for all tables and, unless `dry_run`, applies the plans in one transaction. `asked` has what
+/// is asked for each of `tables`, in their order.
 ///
 /// Locks are waited for in short tries, for `patience` at most. No lock is held between two tries.
 ///
@@ -50,6 +55,7 @@ enum Tried {
 pub async fn run(
     client: &mut Client,
     kind: PlanKind,
+    tables: &[CatalogTable],
     asked: &[AskedTable],
     patience: Duration,
     dry_run: bool,
@@ -61,7 +67,7 @@ pub async fn run(
         let catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
             .await
             .context("begin a transaction")?;
-        let busy = match try_once(catalog, kind, asked, ends, dry_run).await? {
+        let busy = match try_once(catalog, kind, tables, asked, ends, dry_run).await? {
             Tried::Done(plans) => return Ok(plans),
             Tried::Busy(error) => error,
         };
@@ -126,12 +132,14 @@ async fn holder(client: &Client, kind: PlanKind, oids: &[u32]) -> Option<String>
 async fn try_once(
     catalog: Catalog<'_>,
     kind: PlanKind,
+    tables: &[CatalogTable],
     asked: &[AskedTable],
     ends: Instant,
     dry_run: bool,
 ) -> anyhow::Result<Tried> {
     let version = catalog::version_number(&catalog).await?;
-    let plans = plan_all(&catalog, kind, asked, version).await?;
+    let facts = FunctionFacts::read(&catalog, tables).await?;
+    let plans = plan_all(&facts, kind, tables, asked, version)?;
     if dry_run || plans.iter().all(|plan| plan.steps.is_empty()) {
         return Ok(Tried::Done(plans));
     }
@@ -140,12 +148,16 @@ async fn try_once(
         lock_shared_functions(&catalog, &plans).await?;
         // The first plan was made without locks. Somebody may have changed a table while we waited
         // for its lock, so plan again under the locks.
-        let plans = plan_all(&catalog, kind, asked, version).await?;
+        let mut tables = current(&catalog, tables).await?;
+        let facts = FunctionFacts::read(&catalog, &tables).await?;
+        let plans = plan_all(&facts, kind, &tables, asked, version)?;
         apply_steps(&catalog, &plans).await?;
         // Our locks are on tables, so a role may still have planted a function between our plan
         // and our statement. Plan a third time: a step that is left means that what stands there
         // is not what was planned, and the transaction is rolled back.
-        let after = plan_all(&catalog, kind, asked, version).await?;
+        catalog::refresh_triggers(&catalog, &mut tables).await?;
+        let facts = FunctionFacts::read(&catalog, &tables).await?;
+        let after = plan_all(&facts, kind, &tables, asked, version)?;
         if let Some(step) = after.iter().find_map(|plan| plan.steps.first()) {
             return Err(with_hint(
                 anyhow!(
@@ -168,6 +180,22 @@ async fn try_once(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Returns tables as they are now, while they are locked. They are described afresh only if one of
+/// them is not as it was: that takes longer than to look.
+async fn current(
+    catalog: &Catalog<'_>,
+    tables: &[CatalogTable],
+) -> anyhow::Result<Vec<CatalogTable>> {
+    if !catalog::are_as_described(catalog, tables).await? {
+        let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+        return Ok(catalog::describe(catalog, &oids).await?);
+    }
+    // A trigger that does not fire is no part of what was looked at.
+    let mut tables = tables.to_vec();
+    catalog::refresh_triggers(catalog, &mut tables).await?;
+    Ok(tables)
 }
 
 /// Tells whether `error` means that another session holds something that is needed: a lock was not
@@ -205,21 +233,33 @@ async fn lock_tables(
         .batch_execute("SET LOCAL client_min_messages = warning")
         .await
         .context("prepare the transaction")?;
-    for plan in with_steps(plans) {
-        // A partitioned table is locked together with its partitions: one statement that waits for
-        // many locks. `lock_timeout` bounds each lock, `statement_timeout` all of them.
-        let (only, timeout) = if plan.is_partitioned {
-            ("", "statement_timeout")
-        } else {
-            ("ONLY ", "lock_timeout")
+    // One statement for neighbours that need the same lock, so that a thousand tables are no thousand
+    // round trips.
+    let steps = with_steps(plans);
+    for together in steps.chunk_by(|a, b| lock_of(a, kind) == lock_of(b, kind)) {
+        let names: Vec<String> = together
+            .iter()
+            .map(|plan| {
+                // A partitioned table is locked together with its partitions.
+                let only = if plan.is_partitioned { "" } else { "ONLY " };
+                format!("{only}{}", plan.sql_name)
+            })
+            .collect();
+        let (mode, what) = match together {
+            [one] => (lock_of(one, kind), format!("lock {}", one.table)),
+            [one, ..] => {
+                let others = count(together.len() as u64 - 1, "other table");
+                (
+                    lock_of(one, kind),
+                    format!("lock {} and {others}", one.table),
+                )
+            }
+            [] => continue,
         };
-        // DROP TRIGGER needs a stronger lock than CREATE TRIGGER. Take the stronger one at once: a
-        // session that asks for it later waits while it holds the weaker one, which is a deadlock
-        // if another does the same.
-        let mode = if plan.steps.iter().any(|step| step.kind.drops_trigger()) {
-            PlanKind::Remove.lock()
-        } else {
-            kind.lock()
+        // `lock_timeout` bounds each lock, `statement_timeout` all that a statement waits for.
+        let timeout = match together {
+            [one] if !one.is_partitioned => "lock_timeout",
+            _ => "statement_timeout",
         };
         // A timeout of 0 would mean none.
         let left = ends
@@ -228,16 +268,26 @@ async fn lock_tables(
             .max(1);
         let sql = format!(
             "SET LOCAL {timeout} = {left};
-             LOCK TABLE {only}{} IN {mode} MODE;
+             LOCK TABLE {} IN {mode} MODE;
              SET LOCAL {timeout} TO DEFAULT; SET LOCAL lock_timeout = {left}",
-            plan.sql_name
+            names.join(", ")
         );
-        catalog
-            .batch_execute(&sql)
-            .await
-            .with_context(|| format!("lock {}", plan.table))?;
+        catalog.batch_execute(&sql).await.context(what)?;
     }
     Ok(())
+}
+
+/// Returns the mode in which the table of a plan is locked.
+///
+/// DROP TRIGGER needs a stronger lock than CREATE TRIGGER. Take the stronger one at once: a session
+/// that asks for it later waits while it holds the weaker one, which is a deadlock if another does
+/// the same.
+fn lock_of(plan: &TablePlan, kind: PlanKind) -> &'static str {
+    if plan.steps.iter().any(|step| step.kind.drops_trigger()) {
+        PlanKind::Remove.lock()
+    } else {
+        kind.lock()
+    }
 }
 
 /// Takes the advisory lock of each schema whose generic function the plans change.
@@ -274,18 +324,26 @@ async fn lock_shared_functions(catalog: &Catalog<'_>, plans: &[TablePlan]) -> an
 async fn apply_steps(catalog: &Catalog<'_>, plans: &[TablePlan]) -> anyhow::Result<()> {
     // PostgreSQL refuses to drop a function that a trigger still calls. Several tables may call one
     // function, so all functions are dropped after the triggers of all tables.
+    let mut ordered = Vec::new();
     for drops_functions in [false, true] {
         for plan in plans {
-            for step in &plan.steps {
-                if matches!(step.kind, StepKind::DropFunction(_)) != drops_functions {
-                    continue;
-                }
-                catalog
-                    .batch_execute(&step.sql)
-                    .await
-                    .with_context(|| format!("{} for {}", step.what, plan.table))?;
-            }
+            let steps = plan
+                .steps
+                .iter()
+                .filter(|step| matches!(step.kind, StepKind::DropFunction(_)) == drops_functions);
+            ordered.extend(steps.map(|step| (plan, step)));
         }
+    }
+    // Sent one behind the other, without waiting for each answer: the locks are held for the time of
+    // the statements alone. The server carries them out in order, and none behind one that fails.
+    for together in ordered.chunks(STEPS_TOGETHER) {
+        let sent = together.iter().map(|(plan, step)| async move {
+            catalog
+                .batch_execute(&step.sql)
+                .await
+                .with_context(|| format!("{} for {}", step.what, plan.table))
+        });
+        futures_util::future::try_join_all(sent).await?;
     }
     Ok(())
 }

@@ -4,15 +4,17 @@
 //! A plan is made before anything is changed. All that can be refused is refused while it is made,
 //! so a dry run promises nothing that would fail.
 
+mod facts;
 mod refusals;
 mod steps;
 
+pub use facts::FunctionFacts;
 pub use steps::{Step, StepKind};
 
 use super::observe::observe;
 use super::sql::{self, Expected};
 use super::{AskedTable, OptionChanges, TriggerOptions, script};
-use crate::tables::catalog::{self, Catalog, CatalogTable, Function, RelationKind, Trigger};
+use crate::tables::catalog::{CatalogTable, Function, RelationKind, Trigger};
 use anyhow::Context as _;
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use postgres_index_cache_core::tooling::postgres::triggers::{
@@ -22,10 +24,11 @@ use refusals::{
     check_function, check_owner, check_trigger, installable_key, installing, sql_function_name,
     stale_triggers,
 };
+use std::collections::HashSet;
 use std::fmt;
 use steps::{
-    Firing, drop_all, drop_leaf_trigger, function_steps, functions_of_ours, is_called_elsewhere,
-    leaf_steps, trigger_steps,
+    Firing, drop_all, drop_leaf_trigger, function_steps, functions_of_ours, leaf_steps,
+    trigger_steps,
 };
 
 /// The outcome of a plan for one table.
@@ -105,27 +108,27 @@ pub struct TablePlan {
 /// # Errors
 /// If the table cannot have triggers, if an object of a needed name is not one that pgic made, or
 /// if the role lacks a privilege. Planning changes nothing.
-pub async fn install(
-    catalog: &Catalog<'_>,
+pub fn install(
+    facts: &FunctionFacts,
     table: &CatalogTable,
     asked: &OptionChanges,
     version: i32,
 ) -> anyhow::Result<TablePlan> {
     let key = installable_key(table).map_err(|refusal| refusal.while_installing(table))?;
-    let own = catalog::find_function(catalog, table, &sql::function_name(&table.name)).await?;
-    let installed = installed_options(table, own.as_ref());
+    let own = facts.function(table, &sql::function_name(&table.name));
+    let installed = installed_options(table, own);
     let options = asked
         .over(installed.as_ref(), table)
         .with_context(|| installing(table))?;
     let function = if options.generic {
-        catalog::find_function(catalog, table, sql::GENERIC_FUNCTION).await?
+        facts.function(table, sql::GENERIC_FUNCTION)
     } else {
         own
     };
     let expected = Expected::new(table, key, &options);
-    check_function(catalog, table, &expected, function.as_ref(), asked).await?;
+    check_function(facts, table, &expected, function, asked)?;
     let mut steps = Vec::new();
-    function_steps(&mut steps, table, &expected, function.as_ref());
+    function_steps(&mut steps, table, &expected, function);
     let firing = Firing {
         always: options.always,
         forgets: asked.defaults,
@@ -154,7 +157,14 @@ pub async fn install(
     }
     let stale = stale_triggers(table, &expected);
     let functions = functions_of_ours(table, Some(&expected));
-    let mut notes = drop_all(catalog, &mut steps, table, &stale, &functions, &[]).await?;
+    let mut notes = drop_all(
+        facts,
+        &mut steps,
+        table,
+        &stale,
+        &functions,
+        &HashSet::new(),
+    );
     notes.extend(
         installed
             .as_ref()
@@ -172,7 +182,6 @@ pub async fn install(
         (false, false) => PlanResult::Created,
     };
     let former = function
-        .as_ref()
         .filter(|former| former.source != expected.source)
         .map(|former| (former.source.clone(), expected.source.clone()));
     Ok(TablePlan {
@@ -211,13 +220,11 @@ fn installed_options(table: &CatalogTable, own: Option<&Function>) -> Option<Tri
 ///
 /// `removed_from` are the oids of all tables that lose their triggers in the same run.
 ///
-/// # Errors
-/// If the server refuses a query.
-pub async fn remove(
-    catalog: &Catalog<'_>,
+pub fn remove(
+    facts: &FunctionFacts,
     table: &CatalogTable,
-    removed_from: &[u32],
-) -> anyhow::Result<TablePlan> {
+    removed_from: &HashSet<u32>,
+) -> TablePlan {
     let announcing = table.triggers.iter().filter(|trigger| announces(trigger));
     let (ours, foreign): (Vec<&Trigger>, Vec<&Trigger>) =
         announcing.partition(|trigger| is_ours(&trigger.function));
@@ -231,14 +238,13 @@ pub async fn remove(
         steps.extend(ours.map(|trigger| drop_leaf_trigger(leaf, trigger)));
     }
     let mut notes = drop_all(
-        catalog,
+        facts,
         &mut steps,
         table,
         &ours,
         &functions_of_ours(table, None),
         removed_from,
-    )
-    .await?;
+    );
     notes.extend(foreign.iter().map(|trigger| {
         format!(
             "the trigger {} is left: it calls {}.{}(), which pgic did not make",
@@ -252,7 +258,7 @@ pub async fn remove(
     let is_generic = installed.as_ref().is_some_and(|options| options.generic);
     let mut functions = Vec::new();
     if !is_generic {
-        functions.extend(own_function_to_drop(catalog, table, removed_from).await?);
+        functions.extend(own_function_to_drop(facts, table, removed_from));
     }
     for function in functions_of_ours(table, None) {
         let name = sql_function_name(function);
@@ -264,7 +270,7 @@ pub async fn remove(
             functions.push(name);
         }
     }
-    Ok(TablePlan {
+    TablePlan {
         script: script::remove(table, is_generic, &functions),
         function_texts: None,
         table: table.display_name(),
@@ -290,28 +296,28 @@ pub async fn remove(
             .map(|trigger| trigger.function.schema.clone()),
         notes,
         steps,
-    })
+    }
 }
 
 /// Returns the table's own function, as SQL takes it, for a script that drops the function if it
 /// exists. `None` if the function of that name is not one that pgic made, or another table's
 /// triggers call it: those of a table that had this table's name before.
-async fn own_function_to_drop(
-    catalog: &Catalog<'_>,
+fn own_function_to_drop(
+    facts: &FunctionFacts,
     table: &CatalogTable,
-    removed_from: &[u32],
-) -> anyhow::Result<Option<String>> {
+    removed_from: &HashSet<u32>,
+) -> Option<String> {
     let name = sql::function_name(&table.name);
-    if let Some(found) = catalog::find_function(catalog, table, &name).await?
-        && (!is_ours(&found) || is_called_elsewhere(catalog, &found, table, removed_from).await?)
+    if let Some(found) = facts.function(table, &name)
+        && (!is_ours(found) || facts.is_called_elsewhere(found, table, removed_from))
     {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(format!(
+    Some(format!(
         "{}.{}()",
         quote_identifier(&table.schema),
         quote_identifier(&name)
-    )))
+    ))
 }
 
 /// The purpose of a plan.
@@ -338,34 +344,35 @@ impl PlanKind {
     }
 }
 
-/// Plans for all tables of `asked`, in that order.
+/// Plans for all tables, each with what is asked for in the same place of `asked`.
 ///
 /// # Errors
-/// If a table is refused, or the server refuses a query.
-pub(super) async fn plan_all(
-    catalog: &Catalog<'_>,
+/// If a table is refused.
+pub(super) fn plan_all(
+    facts: &FunctionFacts,
     kind: PlanKind,
+    tables: &[CatalogTable],
     asked: &[AskedTable],
     version: i32,
 ) -> anyhow::Result<Vec<TablePlan>> {
-    let oids: Vec<u32> = asked.iter().map(|asked| asked.oid).collect();
+    let removed_from: HashSet<u32> = tables.iter().map(|table| table.oid).collect();
     let mut plans: Vec<TablePlan> = Vec::new();
-    let tables = catalog::describe(catalog, &oids).await?;
-    for (table, AskedTable { changes: asked, .. }) in tables.into_iter().zip(asked) {
+    // The statements so far. Tables that share the generic function each plan its statements: the
+    // first ones are kept.
+    let mut planned: HashSet<String> = HashSet::new();
+    for (table, AskedTable { changes: asked, .. }) in tables.iter().zip(asked) {
         if !asked.prints_only {
-            check_owner(&table)?;
+            check_owner(table)?;
         }
         let mut plan = match kind {
-            PlanKind::Install => install(catalog, &table, asked, version).await?,
-            PlanKind::Remove => remove(catalog, &table, &oids).await?,
+            PlanKind::Install => install(facts, table, asked, version)?,
+            PlanKind::Remove => remove(facts, table, &removed_from),
         };
-        // Tables that share the generic function each plan its statements: keep the first ones.
-        plan.steps
-            .retain(|step| !plans.iter().any(|earlier| earlier.steps.contains(step)));
+        plan.steps.retain(|step| planned.insert(step.sql.clone()));
         plans.push(plan);
     }
     // If two tables swapped their names, each plans to drop the function that the other one needs.
-    let wanted: Vec<String> = plans
+    let wanted: HashSet<String> = plans
         .iter()
         .filter_map(|plan| plan.sql_function.clone())
         .collect();

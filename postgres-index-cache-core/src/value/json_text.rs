@@ -101,7 +101,9 @@ pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
 /// become `\u` escapes. No value changes.
 pub fn one_line_json(json: &str) -> Cow<'_, str> {
     use std::fmt::Write as _;
-    if json.chars().all(|c| !is_obeyed(c)) {
+    // Nearly all JSON is printable ASCII, which is seen many bytes at a time.
+    let is_printable = json.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if is_printable || json.chars().all(|c| !is_obeyed(c)) {
         return Cow::Borrowed(json);
     }
     let mut line = String::with_capacity(json.len() + 16);

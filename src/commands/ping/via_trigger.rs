@@ -304,9 +304,10 @@ impl OwnTable {
             ..OptionChanges::default()
         };
         let asked = AskedTable::all([table.oid], &changes);
-        apply::run(&mut self.client, PlanKind::Install, &asked, PATIENCE, false)
-            .await
-            .map(drop)
+        let install = PlanKind::Install;
+        let tables = [table];
+        let ran = apply::run(&mut self.client, install, &tables, &asked, PATIENCE, false);
+        ran.await.map(drop)
     }
 
     /// Returns the name of the table as SQL takes it.

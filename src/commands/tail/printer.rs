@@ -99,10 +99,7 @@ impl Printer {
             is_terminal,
             is_quiet: context.quiet,
             with_senders: args.sender,
-            style: ChangeStyle {
-                look: context.look.clone(),
-                with_channel: args.channels.len() > 1,
-            },
+            style: ChangeStyle::new(context.look.clone(), args.channels.len() > 1),
             filter,
             lookups,
             passed,
@@ -150,7 +147,9 @@ impl Printer {
             *last = at.max(*last);
         }
         self.write(item, line)?;
-        Ok(self.printed.shown < self.limit)
+        // What was dropped was counted on as well: without it, the last one would be waited for
+        // without end.
+        Ok(self.printed.shown + self.printed.dropped < self.limit)
     }
 
     /// Waits for items, with everything printed that came before.
@@ -359,10 +358,7 @@ impl Printer {
     /// Returns an event as text for stderr. `--color` may be right for stdout alone, so it has
     /// none.
     fn plain_text(&self, event: &Event<'_>) -> String {
-        let style = ChangeStyle {
-            look: self.style.look.plain(),
-            ..self.style.clone()
-        };
+        let style = ChangeStyle::new(self.style.look.plain(), self.style.with_channel);
         let mut text = String::new();
         write_text(event, &style, &mut text);
         text

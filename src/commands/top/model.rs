@@ -154,10 +154,7 @@ impl Model {
     pub(super) fn new(look: &Look, with_channel: bool) -> Self {
         let look = look.plain();
         Self {
-            style: ChangeStyle {
-                look: look.clone(),
-                with_channel,
-            },
+            style: ChangeStyle::new(look.clone(), with_channel),
             look,
             began: Instant::now(),
             place: String::new(),

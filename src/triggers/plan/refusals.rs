@@ -1,10 +1,11 @@
 //! The checks of a plan: everything that can be refused is refused before anything is changed.
 
+use super::facts::FunctionFacts;
 use crate::failure::with_hint;
-use crate::tables::catalog::{Catalog, CatalogKey, CatalogTable, Function, Trigger};
+use crate::tables::catalog::{CatalogKey, CatalogTable, Function, Trigger};
 use crate::triggers::OptionChanges;
 use crate::triggers::sql::Expected;
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use postgres_index_cache_core::tooling::postgres::triggers::{
     Problem, check_table, is_for, is_ours, read_comment,
@@ -76,8 +77,8 @@ pub(super) fn installable_key(table: &CatalogTable) -> Result<&CatalogKey, Refus
 
 /// Refuses to install if `function`, which has the needed name, must not or cannot be replaced, or
 /// if there is none and the role may not create it.
-pub(super) async fn check_function(
-    catalog: &Catalog<'_>,
+pub(super) fn check_function(
+    facts: &FunctionFacts,
     table: &CatalogTable,
     expected: &Expected,
     function: Option<&Function>,
@@ -92,11 +93,7 @@ pub(super) async fn check_function(
     if asked.prints_only {
         return Ok(());
     }
-    let row = catalog
-        .query_typed_one("SELECT current_user::pg_catalog.text", &[])
-        .await
-        .context("ask for the role")?;
-    check_function_privileges(table, expected, function, row.get(0))
+    check_function_privileges(table, expected, function, facts.role())
         .map_err(|refusal| refusal.while_installing(table))
 }
 

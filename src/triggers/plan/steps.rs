@@ -1,13 +1,13 @@
 //! The statements of a plan: [`Step`], and the steps for functions, triggers and partitions.
 
+use super::facts::FunctionFacts;
 use super::refusals::{Refusal, sql_function_name};
-use crate::tables::catalog::{Catalog, CatalogTable, Enabled, Function, Leaf, Trigger};
+use crate::tables::catalog::{CatalogTable, Enabled, Function, Leaf, Trigger};
 use crate::triggers::OptionChanges;
 use crate::triggers::sql::{Expected, ExpectedTrigger, truncate_trigger_name};
-use anyhow::Context as _;
 use postgres_index_cache_core::tooling::postgres::triggers::{TRUNCATE_EVENT, is_ours};
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
-use tokio_postgres::types::Type;
+use std::collections::HashSet;
 
 /// One statement of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,14 +235,14 @@ pub(super) fn trigger_steps(
 ///
 /// `removed_from` are the oids of the tables whose triggers are removed in the same run: their
 /// calls of a function do not count.
-pub(super) async fn drop_all(
-    catalog: &Catalog<'_>,
+pub(super) fn drop_all(
+    facts: &FunctionFacts,
     steps: &mut Vec<Step>,
     table: &CatalogTable,
     triggers: &[&Trigger],
     functions: &[&Function],
-    removed_from: &[u32],
-) -> anyhow::Result<Vec<String>> {
+    removed_from: &HashSet<u32>,
+) -> Vec<String> {
     let mut notes = Vec::new();
     for trigger in triggers {
         let name = quote_identifier(&trigger.name);
@@ -254,7 +254,7 @@ pub(super) async fn drop_all(
     }
     for function in functions {
         let name = sql_function_name(function);
-        if is_called_elsewhere(catalog, function, table, removed_from).await? {
+        if facts.is_called_elsewhere(function, table, removed_from) {
             notes.push(format!(
                 "the function {name} is left: other triggers call it"
             ));
@@ -268,35 +268,7 @@ pub(super) async fn drop_all(
             kind: StepKind::DropFunction(name),
         });
     }
-    Ok(notes)
-}
-
-/// Tells whether a trigger calls the function that is neither of `table` or its leaves, nor of a
-/// table of `removed_from`.
-pub(super) async fn is_called_elsewhere(
-    catalog: &Catalog<'_>,
-    function: &Function,
-    table: &CatalogTable,
-    removed_from: &[u32],
-) -> anyhow::Result<bool> {
-    const OTHER_USERS: &str = "SELECT count(*) FROM pg_catalog.pg_trigger
-            WHERE tgfoid = $1 AND tgrelid <> ALL ($2::pg_catalog.oid[]) AND NOT tgisinternal AND \
-            tgparentid = 0";
-    let own: Vec<u32> = table
-        .leaves
-        .iter()
-        .map(|leaf| leaf.oid)
-        .chain([table.oid])
-        .chain(removed_from.iter().copied())
-        .collect();
-    let row = catalog
-        .query_typed_one(
-            OTHER_USERS,
-            &[(&function.oid, Type::OID), (&own, Type::OID_ARRAY)],
-        )
-        .await
-        .context("look for other users of the function")?;
-    Ok(row.get::<_, i64>(0) > 0)
+    notes
 }
 
 /// Returns the functions that pgic made and the table's triggers call, each once. The function of

@@ -582,19 +582,68 @@ pub async fn foreign_code(
     }))
 }
 
-/// Returns the function without arguments that has this name and stands in the table's schema. Who
-/// is trusted, and whether the function is shared, is told from the table's point of view.
+/// Returns the functions without arguments that have a name and stand in the schema of a table, with
+/// the oid of that table. `wanted` has the oid and the name of each. Who is trusted, and whether the
+/// function is shared, is told from the table's point of view.
 ///
 /// # Errors
 /// Returns an error if the server refuses.
-pub async fn find_function(
+pub async fn find_functions(
     catalog: &Catalog<'_>,
-    table: &CatalogTable,
-    name: &str,
-) -> Result<Option<Function>, CatalogError> {
-    let sql = include_str!("catalog/function.sql");
-    let row = catalog
-        .query_typed_opt(sql, &[(&table.oid, Type::OID), (&name, Type::NAME)])
+    wanted: &[(u32, String)],
+) -> Result<Vec<(u32, Function)>, CatalogError> {
+    let (oids, names): (Vec<u32>, Vec<&str>) = wanted
+        .iter()
+        .map(|(oid, name)| (*oid, name.as_str()))
+        .unzip();
+    let rows = catalog
+        .query_typed(
+            include_str!("catalog/function.sql"),
+            &[(&oids, Type::OID_ARRAY), (&names, Type::TEXT_ARRAY)],
+        )
         .await?;
-    Ok(row.as_ref().map(function))
+    let functions = rows.iter().map(|row| (row.get("relation"), function(row)));
+    Ok(functions.collect())
+}
+
+/// Reads the triggers of tables, and of their leaves, again: they are put in the place of those that
+/// the tables had.
+///
+/// # Errors
+/// Returns an error if the server refuses.
+pub async fn refresh_triggers(
+    catalog: &Catalog<'_>,
+    tables: &mut [CatalogTable],
+) -> Result<(), CatalogError> {
+    let leaves = tables.iter().flat_map(|table| &table.leaves);
+    let mut oids: Vec<u32> = leaves.map(|leaf| leaf.oid).collect();
+    oids.extend(tables.iter().map(|table| table.oid));
+    let triggers = Answer::new(ask(catalog, include_str!("catalog/triggers.sql"), &oids).await?);
+    for table in tables {
+        table.triggers = triggers.of(table.oid).map(trigger).collect();
+        for leaf in &mut table.leaves {
+            leaf.triggers = triggers.of(leaf.oid).map(trigger).collect();
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether tables are defined as they were when they were described.
+///
+/// # Errors
+/// Returns an error if the server refuses.
+pub async fn are_as_described(
+    catalog: &Catalog<'_>,
+    tables: &[CatalogTable],
+) -> Result<bool, CatalogError> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let seen = look(&**catalog, &oids).await?;
+    let seen: HashMap<u32, &Fingerprint> = seen
+        .iter()
+        .map(|fingerprint| (fingerprint.relation(), fingerprint))
+        .collect();
+    Ok(tables.iter().all(|table| {
+        seen.get(&table.oid)
+            .is_some_and(|seen| **seen == table.fingerprint)
+    }))
 }

@@ -1,6 +1,12 @@
 -- Takes the fingerprints of tables: texts that change when a definition, the files or the triggers
 -- of a table do. It waits for no lock. $1: the oids of the tables; tables that are gone give no
 -- row.
+WITH
+-- pg_range has the column rngmultitypid from PostgreSQL 14 on. Through jsonb it may be absent.
+ranges (range, multirange, subtype) AS MATERIALIZED (
+    SELECT r.rngtypid, (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::pg_catalog.oid, r.rngsubtype
+    FROM pg_catalog.pg_range r
+)
 SELECT
     c.oid AS relation,
     n.nspname::pg_catalog.text AS schema,
@@ -82,10 +88,7 @@ CROSS JOIN LATERAL (
                        UNION ALL
                        SELECT t.typelem WHERE t.typelem <> 0
                        UNION ALL
-                       -- pg_range has the column rngmultitypid from PostgreSQL 14 on. Through jsonb
-                       -- it may be absent.
-                       SELECT r.rngsubtype FROM pg_catalog.pg_range r
-                       WHERE t.oid = r.rngtypid OR t.oid = (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::pg_catalog.oid
+                       SELECT r.subtype FROM ranges r WHERE t.typtype IN ('r', 'm') AND t.oid IN (r.range, r.multirange)
                        UNION ALL
                        SELECT f.atttypid FROM pg_catalog.pg_attribute f
                        WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped

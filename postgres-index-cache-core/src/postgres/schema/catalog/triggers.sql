@@ -1,5 +1,15 @@
 -- Describes the triggers of relations, with the functions that they call.
 -- $1: the oids of the relations. One row a trigger, by relation and name.
+WITH
+-- The tables whose triggers call the functions of these. One pass over pg_trigger for all of them.
+callers (function, roots) AS MATERIALIZED (
+    SELECT o.tgfoid,
+           pg_catalog.array_agg(DISTINCT coalesce(pg_catalog.pg_partition_root(o.tgrelid)::pg_catalog.oid, o.tgrelid))
+    FROM pg_catalog.pg_trigger o
+    WHERE NOT o.tgisinternal AND o.tgparentid = 0
+      AND o.tgfoid IN (SELECT own.tgfoid FROM pg_catalog.pg_trigger own WHERE own.tgrelid = ANY ($1::oid[]))
+    GROUP BY o.tgfoid
+)
 SELECT t.tgrelid AS relation,
        t.tgname::text AS name,
        t.tgenabled::text AS enabled,
@@ -15,12 +25,8 @@ SELECT t.tgrelid AS relation,
            OR p.proowner = current_user::regrole AS function_is_trusted,
        pg_catalog.pg_has_role(p.proowner, 'USAGE') AS function_is_owned,
        -- Whether a trigger of another table calls it. A partition counts as its root.
-       EXISTS (
-           SELECT FROM pg_catalog.pg_trigger o
-           WHERE o.tgfoid = p.oid AND NOT o.tgisinternal AND o.tgparentid = 0
-             AND coalesce(pg_catalog.pg_partition_root(o.tgrelid)::pg_catalog.oid, o.tgrelid)
-                 <> coalesce(pg_catalog.pg_partition_root(t.tgrelid)::pg_catalog.oid, t.tgrelid)
-       ) AS function_is_shared,
+       coalesce(callers.roots
+           <> ARRAY[coalesce(pg_catalog.pg_partition_root(t.tgrelid)::pg_catalog.oid, t.tgrelid)], false) AS function_is_shared,
        p.prosecdef AS function_is_security_definer,
        p.prosrc AS function_source,
        p.proconfig AS function_settings,
@@ -29,6 +35,7 @@ FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+LEFT JOIN callers ON callers.function = p.oid
 -- A trigger with a parent is a clone, on a partition, of the root's trigger.
 WHERE t.tgrelid = ANY ($1::oid[]) AND NOT t.tgisinternal AND t.tgparentid = 0
 ORDER BY t.tgrelid, t.tgname
