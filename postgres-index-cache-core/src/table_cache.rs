@@ -16,7 +16,8 @@
 //!
 //! # Invariants
 //! 1. A slot is in use exactly when a row stands in that slot. The key table holds each slot in use
-//!    once, under the key cells of its row.
+//!    once, under the key cells of its row; but for the rows that were appended and are not indexed
+//!    yet, which are no part of the cache.
 //! 2. The index of a column holds every slot in use once, under the comparable form of the slot's
 //!    cell. NULLs are indexed too.
 //! 3. The record of a row stands in the arena and names the slot of that row. No two rows share a
@@ -29,6 +30,8 @@ mod condition;
 mod outcome;
 mod place;
 mod row;
+#[cfg(feature = "postgres")]
+mod row_deserializer;
 mod row_store;
 mod seen;
 mod shape;
@@ -36,6 +39,8 @@ mod shape;
 pub use condition::{CellTest, Condition, Predicate};
 pub use outcome::{StoreError, Upserted};
 pub use row::{JsonNulls, KeyBuf, RowBuf, RowError};
+#[cfg(feature = "postgres")]
+pub(crate) use row_deserializer::RowDeserializer;
 pub use seen::SeenRows;
 pub use shape::{Column, ShapeError, TableShape};
 

@@ -4,7 +4,6 @@
 use super::AskedTable;
 use super::plan::{FunctionFacts, PlanKind, StepKind, TablePlan, plan_all};
 use crate::failure::with_hint;
-use crate::render::count;
 use crate::tables::catalog::{self, Catalog, CatalogAccess, CatalogTable};
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::sqlstate;
@@ -233,48 +232,53 @@ async fn lock_tables(
         .batch_execute("SET LOCAL client_min_messages = warning")
         .await
         .context("prepare the transaction")?;
-    // One statement for neighbours that need the same lock, so that a thousand tables are no thousand
-    // round trips.
-    let steps = with_steps(plans);
-    for together in steps.chunk_by(|a, b| lock_of(a, kind) == lock_of(b, kind)) {
-        let names: Vec<String> = together
-            .iter()
-            .map(|plan| {
-                // A partitioned table is locked together with its partitions.
-                let only = if plan.is_partitioned { "" } else { "ONLY " };
-                format!("{only}{}", plan.sql_name)
-            })
-            .collect();
-        let (mode, what) = match together {
-            [one] => (lock_of(one, kind), format!("lock {}", one.table)),
-            [one, ..] => {
-                let others = count(together.len() as u64 - 1, "other table");
-                (
-                    lock_of(one, kind),
-                    format!("lock {} and {others}", one.table),
-                )
-            }
-            [] => continue,
-        };
-        // `lock_timeout` bounds each lock, `statement_timeout` all that a statement waits for.
-        let timeout = match together {
-            [one] if !one.is_partitioned => "lock_timeout",
-            _ => "statement_timeout",
-        };
-        // A timeout of 0 would mean none.
-        let left = ends
-            .saturating_duration_since(Instant::now())
-            .as_millis()
-            .max(1);
-        let sql = format!(
-            "SET LOCAL {timeout} = {left};
-             LOCK TABLE {} IN {mode} MODE;
-             SET LOCAL {timeout} TO DEFAULT; SET LOCAL lock_timeout = {left}",
-            names.join(", ")
-        );
-        catalog.batch_execute(&sql).await.context(what)?;
+    // The server computes what is left of the time before each lock: the statements are sent one
+    // behind the other, without waiting for each answer.
+    let left = ends
+        .saturating_duration_since(Instant::now())
+        .as_millis()
+        .max(1);
+    let ends = format!(
+        "SELECT pg_catalog.set_config('pgic.lock_ends', (pg_catalog.clock_timestamp()
+            + pg_catalog.make_interval(secs => {left} / 1000.0))::pg_catalog.text, true)"
+    );
+    catalog
+        .batch_execute(&ends)
+        .await
+        .context("prepare the transaction")?;
+    for together in with_steps(plans).chunks(STEPS_TOGETHER) {
+        let locks = together.iter().map(|plan| async move {
+            catalog
+                .batch_execute(&lock_statement(plan, kind))
+                .await
+                .with_context(|| format!("lock {}", plan.table))
+        });
+        futures_util::future::try_join_all(locks).await?;
     }
     Ok(())
+}
+
+/// Returns the SQL that locks the table of a plan, until the time in `pgic.lock_ends` at most.
+fn lock_statement(plan: &TablePlan, kind: PlanKind) -> String {
+    // A timeout of 0 would mean none.
+    let left = "GREATEST(1, pg_catalog.ceil(extract(epoch FROM
+        pg_catalog.current_setting('pgic.lock_ends')::pg_catalog.timestamptz
+        - pg_catalog.clock_timestamp()) * 1000)::pg_catalog.int4)::pg_catalog.text";
+    // A partitioned table is locked together with its partitions: one statement that waits for many
+    // locks. `lock_timeout` bounds each lock, `statement_timeout` all of them.
+    let (only, timeout) = if plan.is_partitioned {
+        ("", "statement_timeout")
+    } else {
+        ("ONLY ", "lock_timeout")
+    };
+    format!(
+        "SELECT pg_catalog.set_config('{timeout}', {left}, true);
+         LOCK TABLE {only}{} IN {} MODE;
+         SET LOCAL {timeout} TO DEFAULT;
+         SELECT pg_catalog.set_config('lock_timeout', {left}, true)",
+        plan.sql_name,
+        lock_of(plan, kind)
+    )
 }
 
 /// Returns the mode in which the table of a plan is locked.

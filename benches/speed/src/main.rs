@@ -1,16 +1,23 @@
 //! The speed of pgic and its library beside peers and limits.
 //!
 //! `cargo run --release --manifest-path benches/speed/Cargo.toml` measures everything and prints one
-//! table; names of parts behind it (`build`, `lookups`, `changes`, …) measure those alone. It is run
-//! by hand: the figures of two machines cannot be compared, their ratios can.
+//! table; names of parts behind it (`build`, `lookups`, `changes`, `query`, `burst`, `tail`,
+//! `schemas`) measure those alone. It is run by hand: the figures of two machines cannot be compared,
+//! their ratios can.
 
 mod build;
+mod burst;
 mod changes;
 mod data;
 mod lookups;
+mod query;
 mod report;
+mod schemas;
+mod server;
+mod tail;
 
 use report::Report;
+use server::Server;
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +31,27 @@ fn main() -> anyhow::Result<()> {
     }
     if is_wanted("changes") {
         changes::run(&mut report, 3);
+    }
+    if ["query", "burst", "tail", "schemas"]
+        .into_iter()
+        .any(is_wanted)
+    {
+        let server = Server::start()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        if is_wanted("query") {
+            query::prepare(&server)?;
+            query::run(&mut report, &server, &runtime, 7)?;
+        }
+        if is_wanted("burst") {
+            burst::prepare(&server)?;
+            runtime.block_on(burst::run(&mut report, &server, 5))?;
+        }
+        if is_wanted("tail") {
+            tail::run(&mut report, &server, 5)?;
+        }
+        if is_wanted("schemas") {
+            schemas::run(&mut report, &server, 3)?;
+        }
     }
     report.print();
     Ok(())

@@ -199,6 +199,17 @@ impl RowBuf {
         self.check_complete(shape)
     }
 
+    /// Makes SQL NULLs of the JSON nulls in the row: what `row_to_json` writes does not tell them
+    /// apart.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn forget_json_nulls(&mut self, shape: &TableShape) {
+        for (at, column) in shape.columns().iter().enumerate() {
+            if column.kind.has_json_null() && self.cell(at) == Some(b"null") {
+                self.cells[at] = Cell::Null;
+            }
+        }
+    }
+
     /// Fills the row from the `data` of a payload: a JSON object of columns, as `row_to_json`
     /// writes one. Columns that the shape does not have are ignored.
     ///

@@ -40,6 +40,19 @@ impl CellDecoder {
     }
 }
 
+/// Returns the query that reads the columns of `shape`; see [`RowDecoder::query`].
+pub(super) fn query_of_columns(shape: &TableShape, relation: &str, only: &str) -> String {
+    let columns: Vec<String> = shape
+        .columns()
+        .iter()
+        .map(|column| {
+            let name = quote_identifier(&column.name);
+            column.kind.select_expression(&name)
+        })
+        .collect();
+    format!("SELECT {} FROM {relation}{only}", columns.join(", "))
+}
+
 impl RowDecoder for CellDecoder {
     type Row = RowBuf;
 
@@ -48,16 +61,7 @@ impl RowDecoder for CellDecoder {
     }
 
     fn query(&self, relation: &str, only: &str) -> String {
-        let columns: Vec<String> = self
-            .shape
-            .columns()
-            .iter()
-            .map(|column| {
-                let name = quote_identifier(&column.name);
-                column.kind.select_expression(&name)
-            })
-            .collect();
-        format!("SELECT {} FROM {relation}{only}", columns.join(", "))
+        query_of_columns(&self.shape, relation, only)
     }
 
     fn reads_columns(&self) -> bool {

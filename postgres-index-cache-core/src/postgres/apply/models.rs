@@ -1,25 +1,25 @@
-//! The sink of an application's own cache: rows are models, made of JSON by one deserialiser for
-//! snapshots and notifications.
+//! The sink of an application's own cache: rows are models. Those of snapshots are made of cells,
+//! those of notifications of JSON; to the model both are the same: see [`RowDeserializer`].
 //!
 //! ```text
-//! row_to_json, payload "data" ─→ ModelDecoder ─┬─ cells ─→ digest ─┐
-//!                                              └─ the model ───────┴─→ ModelRow ─→ ModelCache
-//!                                                   └ does not fit ──→ misfit ──→ kept out
+//! COPY tuple, payload "data" ─→ ModelDecoder ─┬─ cells ─→ digest ─┐
+//!                                             └─ the model ───────┴─→ ModelRow ─→ ModelCache
+//!                                                  └ does not fit ──→ misfit ──→ kept out
 //! ```
 //!
 //! A model cannot be compared with another one. The digest of the row's cells stands beside the
 //! model in the cache, and tells whether two rows are the same.
 
+use super::cells::query_of_columns;
 use super::finding::{ComparisonReport, Finding, FindingKind};
 use super::sink::{CacheSink, Decoded, RowChangeKind, RowDecoder, RowEvent, WriteMode};
 use crate::digest::{Digest, RowDigester, digest_of_key};
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::postgres::error::ReadError;
-use crate::postgres::quote::quote_identifier;
-use crate::table_cache::Column;
 use crate::table_cache::{
-    JsonNulls, KeyBuf, RowBuf, RowError, SeenRows, StoreError, TableShape, Upserted,
+    JsonNulls, KeyBuf, RowBuf, RowDeserializer, RowError, SeenRows, StoreError, TableShape,
+    Upserted,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -133,18 +133,18 @@ impl<T: Model> ModelDecoder<T> {
         }
     }
 
-    /// Reads a row, which is JSON of all columns.
+    /// Makes a model of the row whose cells were read. `read` makes it.
     ///
     /// # Errors
-    /// If the JSON is no row of the table. If the row does not fit the model, and misfits are
-    /// refused.
-    fn read(&mut self, json: &str) -> Result<Decoded<ModelRow<T>>, RowError> {
-        self.cells
-            .read_json(&self.shape, json, JsonNulls::Unknown)?;
+    /// If the row does not fit the model, and misfits are refused.
+    fn decoded(
+        &mut self,
+        read: impl FnOnce(&TableShape, &RowBuf) -> Result<T, serde_json::Error>,
+    ) -> Result<Decoded<ModelRow<T>>, RowError> {
         let cells = &self.cells;
         let digest = self.digester.row(|column| cells.cell(column));
-        let key = key_of(&KeyBuf::of_row(&self.shape, &self.cells));
-        match (into_model(json, key), self.on_misfit) {
+        let key = key_of(&KeyBuf::of_row(&self.shape, cells));
+        match (into_model(|| read(&self.shape, cells), key), self.on_misfit) {
             (Ok(row), _) => Ok(Decoded::Row(ModelRow {
                 row: Some(row),
                 key,
@@ -166,11 +166,13 @@ impl<T: Model> ModelDecoder<T> {
 /// # Errors
 /// If the row does not fit, with the reason. The model's code is the application's: an error, a
 /// panic and a wrong key alike are a reason.
-fn into_model<T: Model>(json: &str, key: Uuid) -> Result<T, String> {
+fn into_model<T: Model>(
+    read: impl FnOnce() -> Result<T, serde_json::Error>,
+    key: Uuid,
+) -> Result<T, String> {
     // `primary_key` is the application's code as well, so it is called inside.
-    let (own, row) =
-        guarded(|| serde_json::from_str::<T>(json).map(|row| (row.primary_key(), row)))?
-            .map_err(|error| error.to_string())?;
+    let (own, row) = guarded(|| read().map(|row| (row.primary_key(), row)))?
+        .map_err(|error| error.to_string())?;
     if own == key {
         Ok(row)
     } else {
@@ -187,24 +189,6 @@ fn key_of(key: &KeyBuf) -> Uuid {
         .unwrap_or_default()
 }
 
-/// Returns a column as it stands in the decoder's query: under its own name, by which the model
-/// knows the value.
-fn selected(column: &Column) -> String {
-    let name = quote_identifier(&column.name);
-    match column.kind.json_argument(&name) {
-        argument if argument == name => name,
-        argument => format!("{argument} AS {name}"),
-    }
-}
-
-/// Returns the error of a tuple that is not one of the decoder's query.
-fn malformed_tuple(tuple: &[u8]) -> RowError {
-    RowError::Malformed(format!(
-        "a COPY tuple of {} bytes is not one row as JSON",
-        tuple.len()
-    ))
-}
-
 impl<T: Model> RowDecoder for ModelDecoder<T> {
     type Row = ModelRow<T>;
 
@@ -213,31 +197,18 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
     }
 
     fn query(&self, relation: &str, only: &str) -> String {
-        let columns: Vec<String> = self.shape.columns().iter().map(selected).collect();
-        // A name that no column has: `row_to_json(row)` would mean a column of that name.
-        let mut row = "row".to_string();
-        while self.shape.position(&row).is_some() {
-            row.push('_');
-        }
-        let row = quote_identifier(&row);
-        let columns = columns.join(", ");
-        format!(
-            "SELECT pg_catalog.row_to_json({row})::pg_catalog.text FROM (SELECT {columns} FROM \
-            {relation}{only}) AS {row}"
-        )
+        query_of_columns(&self.shape, relation, only)
+    }
+
+    fn reads_columns(&self) -> bool {
+        true
     }
 
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {
-        // The number of fields (two bytes), then the length of the one field (four bytes).
-        let Some((head, json)) = tuple.split_first_chunk::<6>() else {
-            return Err(malformed_tuple(tuple).into());
-        };
-        let length = i32::from_be_bytes([head[2], head[3], head[4], head[5]]);
-        if head[..2] != [0, 1] || usize::try_from(length) != Ok(json.len()) {
-            return Err(malformed_tuple(tuple).into());
-        }
-        let json = std::str::from_utf8(json).map_err(|_| malformed_tuple(tuple))?;
-        Ok(self.read(json)?)
+        self.cells.read_copy_tuple(&self.shape, tuple)?;
+        // As in the payloads of the plain form, and to the model.
+        self.cells.forget_json_nulls(&self.shape);
+        Ok(self.decoded(|shape, row| T::deserialize(RowDeserializer::new(shape, row)))?)
     }
 
     fn read_json(
@@ -248,7 +219,9 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
     ) -> Result<Decoded<ModelRow<T>>, ReadError> {
         // The columns that are SQL NULL do not matter: the model takes both nulls alike, and a row
         // that is read by Q does not name them.
-        let decoded = self.read(data)?;
+        self.cells
+            .read_json(&self.shape, data, JsonNulls::Unknown)?;
+        let decoded = self.decoded(|_, _| serde_json::from_str(data))?;
         let own = match &decoded {
             Decoded::Row(row) => row.key,
             Decoded::Misfit { key, .. } => key_of(key),

@@ -54,11 +54,10 @@ fn json(id: Uuid, n: i64) -> String {
     format!(r#"{{"id":"{id}","n":{n}}}"#)
 }
 
-/// Returns a tuple of a binary COPY: one column, which is the row as JSON.
+/// Returns the tuple of a row in a binary COPY.
 fn tuple(id: Uuid, n: i64) -> Vec<u8> {
-    let json = json(id, n);
-    let length = u32::try_from(json.len()).unwrap().to_be_bytes();
-    [&[0, 1], &length[..], json.as_bytes()].concat()
+    let key = [&[0, 0, 0, 16], &id.as_bytes()[..]].concat();
+    [&[0, 2], &key[..], &[0, 0, 0, 8], &n.to_be_bytes()].concat()
 }
 
 /// Returns a binary COPY of these rows.
