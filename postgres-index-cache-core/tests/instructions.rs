@@ -1,6 +1,7 @@
 //! The work of the hot paths in instructions of the processor, which do not depend on the machine's
 //! load as times do. A test fails only if a path takes far more than when its bound was written
-//! down: a copy or an allocation for each row, a lost fast path.
+//! down: a copy or an allocation for each row, a lost fast path. The bounds are twice what a build for
+//! tests takes, in which dependencies are not optimised.
 //!
 //! Valgrind counts. Where it is not installed nothing is counted, and the tests say so.
 
@@ -30,7 +31,8 @@ fn takes_at_most(most: u64, test: &str, work: impl Fn(u64)) {
             .output()
             .ok()?;
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-        assert!(ran.status.success(), "{said}");
+        let printed = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success(), "{printed}{said}");
         let count = said.split("Collected :").nth(1)?.split_whitespace().next();
         count?.parse().ok()
     };
@@ -63,7 +65,8 @@ fn shape() -> Arc<TableShape> {
 
 /// Returns the key of a row.
 fn key(number: u64) -> [u8; 16] {
-    (u128::from(number) * 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835).to_be_bytes()
+    let spread = u128::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+    spread.to_be_bytes()
 }
 
 /// Writes the tuple of a row, as COPY sends it.
@@ -106,14 +109,14 @@ fn payload(number: u64) -> String {
 
 #[test]
 fn a_row_of_a_snapshot() {
-    takes_at_most(1200, "a_row_of_a_snapshot", |rounds| {
+    takes_at_most(4000, "a_row_of_a_snapshot", |rounds| {
         assert_eq!(loaded(rounds).len() as u64, rounds);
     });
 }
 
 #[test]
 fn a_lookup_by_an_index() {
-    takes_at_most(700, "a_lookup_by_an_index", |rounds| {
+    takes_at_most(2200, "a_lookup_by_an_index", |rounds| {
         let cache = loaded(1000);
         for number in 0..rounds {
             let wanted = Predicate::Cell((number % 1000).to_le_bytes().to_vec());
@@ -125,7 +128,7 @@ fn a_lookup_by_an_index() {
 
 #[test]
 fn a_change_that_is_parsed_and_stored() {
-    takes_at_most(9000, "a_change_that_is_parsed_and_stored", |rounds| {
+    takes_at_most(50_000, "a_change_that_is_parsed_and_stored", |rounds| {
         let mut cache = loaded(1000);
         let shape = shape();
         let mut key = KeyBuf::default();
