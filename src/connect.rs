@@ -131,8 +131,8 @@ impl Purpose {
                 "top" => 5,
                 // With --touch, one that listens and one that writes as well.
                 "why" => 6,
-                // The four of a replica that describes its tables, the two of the canary, those that
-                // look, ask the nodes and read rows, and the two of an examination.
+                // The four of a replica that describes its tables, the two of the canary, those
+                // that look, ask the nodes and read rows, and the two of an examination.
                 "monitor" => 12,
                 _ => 1,
             },
@@ -188,8 +188,8 @@ impl Server {
         })
     }
 
-    /// Returns the server for a command that has so many sessions open at once, more than it usually
-    /// has.
+    /// Returns the server for a command that has so many sessions open at once, more than it
+    /// usually has.
     #[must_use]
     pub fn with_sessions(mut self, sessions: usize) -> Self {
         self.command.sessions = sessions;

@@ -1,5 +1,5 @@
-//! Records: notifications that `pgic record` keeps in a folder, and `tail --from`, `why --record` and
-//! `replay` read.
+//! Records: notifications that `pgic record` keeps in a folder, and `tail --from`, `why --record`
+//! and `replay` read.
 //!
 //! ```text
 //! DIR/.lock                                  held by the one who writes

@@ -24,8 +24,8 @@ pub struct ListenerSeen {
     pub is_certain: bool,
     /// Whether the server waits for the client to read.
     pub is_slow: bool,
-    /// The channels that the last statement of the session names, without those of pgic's own. Others
-    /// may be listened to as well.
+    /// The channels that the last statement of the session names, without those of pgic's own.
+    /// Others may be listened to as well.
     pub channels: Vec<String>,
 }
 
@@ -53,8 +53,8 @@ impl ServerSeen {
             .await
             .context("ask for the state of the server")?;
         // PostgreSQL does not tell who listens. A session whose last statement was LISTEN probably
-        // does, but any later statement hides that. So pgic and the library hold a shared advisory lock
-        // while they listen, which cannot be missed.
+        // does, but any later statement hides that. So pgic and the library hold a shared advisory
+        // lock while they listen, which cannot be missed.
         let listeners = catalog
         .query_typed(
             "SELECT a.pid, coalesce(a.usename::text, '') AS usename, coalesce(a.application_name, \

@@ -4,13 +4,13 @@
 //! `None`, the text may be JSON all the same, and its reader starts over with serde. What it does
 //! return is what serde would, which a property test and the fuzz target `payload` compare.
 
-/// Returns the members of an object, name and JSON, in the object's order. Returns `None` if the text
-/// is no object, and for some objects of which serde has to be asked.
+/// Returns the members of an object, name and JSON, in the object's order. Returns `None` if the
+/// text is no object, and for some objects of which serde has to be asked.
 pub fn members(json: &str) -> Option<Vec<(&str, &str)>> {
     let mut scanner = Scanner::new(json);
     scanner.enter_object()?;
     let mut members = Vec::new();
-    while let Some(name) = scanner.next_member(members.len())? {
+    while let Member::Named(name) = scanner.next_member(members.len())? {
         members.push((name, scanner.value()?));
     }
     scanner.end()?;
@@ -22,6 +22,15 @@ pub fn members(json: &str) -> Option<Vec<(&str, &str)>> {
 pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
+}
+
+/// What comes next in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Member<'a> {
+    /// A member with this name, whose value is next.
+    Named(&'a str),
+    /// The end of the object, which is left.
+    End,
 }
 
 /// How deep arrays and objects may be nested. PostgreSQL's rows seldom nest at all.
@@ -39,13 +48,12 @@ impl<'a> Scanner<'a> {
         self.take(b'{')
     }
 
-    /// Goes to the next member of the object that was entered, behind `count` others. Returns its
-    /// name; `Some(None)` at the end of the object, which is left then.
-    pub(crate) fn next_member(&mut self, count: usize) -> Option<Option<&'a str>> {
+    /// Goes to the next member of the object that was entered, behind `count` others.
+    pub(crate) fn next_member(&mut self, count: usize) -> Option<Member<'a>> {
         self.skip_space();
         if self.peek() == Some(b'}') {
             self.at += 1;
-            return Some(None);
+            return Some(Member::End);
         }
         if count > 0 {
             self.take(b',')?;
@@ -56,7 +64,7 @@ impl<'a> Scanner<'a> {
         self.take(b':')?;
         // A name with escapes would have to be compared without them.
         let name = &name[1..name.len() - 1];
-        (!name.contains('\\')).then_some(Some(name))
+        (!name.contains('\\')).then_some(Member::Named(name))
     }
 
     /// Passes over a value and returns its text.
@@ -100,7 +108,7 @@ impl<'a> Scanner<'a> {
                 let depth = depth.checked_sub(1)?;
                 self.at += 1;
                 let mut count = 0;
-                while self.next_member(count)?.is_some() {
+                while let Member::Named(_) = self.next_member(count)? {
                     self.skip_space();
                     self.skip_value(depth)?;
                     count += 1;

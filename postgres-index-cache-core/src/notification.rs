@@ -10,7 +10,7 @@
 //! without a tree of values. Anybody may send on a channel, so nothing in a payload is trusted to
 //! be of the right shape.
 
-use crate::json_scan::Scanner;
+use crate::json_scan::{Member, Scanner};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -208,12 +208,14 @@ impl<'a> Payload<'a> {
 impl<'a> Fields<'a> {
     /// Reads the fields of a usual payload in one pass; `None` if serde has to look.
     fn scan(payload: &'a str) -> Option<Self> {
+        /// The numbers of `table` and `action`, which may not be missing.
+        const NEEDED: u32 = 0b110;
         let mut fields = Self::default();
         let mut scanner = Scanner::new(payload);
         scanner.enter_object()?;
         let mut seen = 0_u32;
         let mut count = 0;
-        while let Some(name) = scanner.next_member(count)? {
+        while let Member::Named(name) = scanner.next_member(count)? {
             count += 1;
             let value = scanner.value()?;
             let field = fields.take(name, value)?;
@@ -224,8 +226,6 @@ impl<'a> Fields<'a> {
             seen |= 1 << field;
         }
         scanner.end()?;
-        /// The numbers of `table` and `action`, which may not be missing.
-        const NEEDED: u32 = 0b110;
         (seen & NEEDED == NEEDED).then_some(fields)
     }
 

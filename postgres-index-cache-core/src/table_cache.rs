@@ -9,10 +9,10 @@
 //!
 //! Columns of integers and uuids have an index from the start, unless [`IndexedColumns`] says
 //! otherwise; a column that is the whole key needs none, since the key table finds its row. Another
-//! column has one only after [`TableCache::ensure_index`] was called for that column. Whoever keeps a cache for long calls it
-//! before the first [`find`](TableCache::find) with conditions on the column: `pgic shell` and
-//! `pgic query --watch` do. Whoever asks once does not: a scan of every row takes less time than
-//! making an index.
+//! column has one only after [`TableCache::ensure_index`] was called for that column. Whoever keeps
+//! a cache for long calls it before the first [`find`](TableCache::find) with conditions on the
+//! column: `pgic shell` and `pgic query --watch` do. Whoever asks once does not: a scan of every
+//! row takes less time than making an index.
 //!
 //! # Invariants
 //! 1. A slot is in use exactly when a row stands in that slot. The key table holds each slot in use
@@ -298,6 +298,8 @@ impl TableCache {
         let from = self.appended_from;
         self.appended_from = self.rows.slots.end();
         if appended == 0 {
+            self.hashed = Vec::new();
+            self.ordered = Vec::new();
             return Ok(());
         }
         let Self {
@@ -354,10 +356,8 @@ impl TableCache {
         }
         if appended < APPENDED {
             // The last rows of a snapshot: the room is not needed again soon.
-            hashed.shrink_to(0);
-            ordered.shrink_to(0);
-            hashed.clear();
-            ordered.clear();
+            *hashed = Vec::new();
+            *ordered = Vec::new();
         }
         match first_double {
             Some(key) => Err(StoreError::DuplicateKey(key)),
@@ -646,14 +646,17 @@ impl TableCache {
                 for (at, (&hash, cell)) in hashes.iter().zip(cells).enumerate() {
                     let wanted = Some(*cell);
                     let hits = index.get(hash, |slot| self.rows.is_equal(slot, column, wanted));
-                    hits.iter()
-                        .for_each(|slot| found(first + at, self.row(slot)));
+                    for slot in hits.iter() {
+                        found(first + at, self.row(slot));
+                    }
                 }
             } else {
                 for (at, cell) in cells.iter().enumerate() {
                     let wanted = Predicate::Cell(cell.to_vec());
                     let rows = self.find(&[Condition { column, wanted }]).rows;
-                    rows.into_iter().for_each(|row| found(first + at, row));
+                    for row in rows {
+                        found(first + at, row);
+                    }
                 }
             }
             std::hint::black_box(near);

@@ -1,7 +1,7 @@
 //! The work of the hot paths in instructions of the processor, which do not depend on the machine's
 //! load as times do. A test fails only if a path takes far more than when its bound was written
-//! down: a copy or an allocation for each row, a lost fast path. The bounds are twice what a build for
-//! tests takes, in which dependencies are not optimised.
+//! down: a copy or an allocation for each row, a lost fast path. The bounds are twice what a build
+//! for tests takes, in which dependencies are not optimised.
 //!
 //! Valgrind counts. Where it is not installed nothing is counted, and the tests say so.
 
@@ -15,8 +15,8 @@ use std::sync::Arc;
 /// The variable that tells a test to do its work so often, and to count nothing.
 const WORK: &str = "PGIC_COUNTED_WORK";
 
-/// Does `work`, which takes a number of rounds, under valgrind, and checks that a round takes at most
-/// `most` instructions. `test` is the name of the calling test.
+/// Does `work`, which takes a number of rounds, under valgrind, and checks that a round takes at
+/// most `most` instructions. `test` is the name of the calling test.
 fn takes_at_most(most: u64, test: &str, work: impl Fn(u64)) {
     const ROUNDS: u64 = 20_000;
     if let Ok(rounds) = std::env::var(WORK) {

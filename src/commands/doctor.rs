@@ -31,8 +31,8 @@ const SHOWN: usize = 10;
 /// and for each problem a remedy that can be run as it is printed.
 ///
 /// Nothing is written, but for one notification on a random channel. Rows are sampled for 0.3 s
-/// at most. A check that cannot see enough says unknown, and why. With -q, checks that are ok are left
-/// out.
+/// at most. A check that cannot see enough says unknown, and why. With -q, checks that are ok are
+/// left out.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {

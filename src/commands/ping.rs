@@ -20,8 +20,8 @@ use via_trigger::ViaTrigger;
 
 /// The longest round trip that is told apart from longer ones, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
-/// The sessions of the way over a trigger: the three of a replica, one that describes the table, and
-/// one that writes.
+/// The sessions of the way over a trigger: the three of a replica, one that describes the table,
+/// and one that writes.
 const VIA_TRIGGER: usize = 5;
 /// The digits of a time that are kept for percentiles.
 const DIGITS: u8 = 3;

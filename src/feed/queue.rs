@@ -88,8 +88,8 @@ pub enum Item {
     Resumed { at: Timestamp },
     /// Nothing is missing up to here.
     Covered { at: Timestamp },
-    /// So many notifications were dropped here: the oldest of those that waited, since whoever takes
-    /// them is too slow.
+    /// So many notifications were dropped here: the oldest of those that waited, since whoever
+    /// takes them is too slow.
     Dropped { at: Timestamp, count: u64 },
     /// A note of a recorder about its record.
     Note { at: Timestamp, note: Note },

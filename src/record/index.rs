@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 
-/// The most bytes of a frame's line: about a mebibyte of entries has fewer rows and events than that.
+/// The most bytes of a frame's line: about a mebibyte of entries has fewer rows and events than
+/// that.
 const LONGEST_FRAME_LINE: u64 = 16 << 20;
 
 /// The version of the form, on the first line.

@@ -213,8 +213,8 @@ impl<E: FnMut(&Item) -> anyhow::Result<ControlFlow<()>>> Reading<'_, E> {
     /// Hands an entry on, if it is wanted.
     fn item(&mut self, item: &Item) -> anyhow::Result<()> {
         let at = entry::time(item).unwrap_or(Timestamp::MAX);
-        // A recorder that is started knows nothing of the time before. Nor does anybody of a segment
-        // that is missing: each names the one before.
+        // A recorder that is started knows nothing of the time before. Nor does anybody of a
+        // segment that is missing: each names the one before.
         let follows = match item {
             Item::Connected { .. } => false,
             Item::Note {

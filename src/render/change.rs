@@ -380,13 +380,6 @@ fn write_row(payload: &Payload<'_>, line: &mut String) {
 /// Returns the members of a JSON object, name and value, in the object's order. Empty if `data` is
 /// no object.
 pub fn members(data: &str) -> Vec<(Cow<'_, str>, &str)> {
-    if let Some(members) = json_members(data) {
-        return members
-            .into_iter()
-            .map(|(name, value)| (Cow::Borrowed(name), value))
-            .collect();
-    }
-    // Not the usual JSON.
     // A visitor, since serde_json's own map sorts the members and keeps one of each name.
     struct Members;
     impl<'de> serde::de::Visitor<'de> for Members {
@@ -407,6 +400,13 @@ pub fn members(data: &str) -> Vec<(Cow<'_, str>, &str)> {
             Ok(members)
         }
     }
+    if let Some(members) = json_members(data) {
+        return members
+            .into_iter()
+            .map(|(name, value)| (Cow::Borrowed(name), value))
+            .collect();
+    }
+    // Not the usual JSON.
     serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(data), Members)
         .unwrap_or_default()
 }

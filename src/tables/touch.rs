@@ -58,9 +58,9 @@ pub async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Opti
             AND p.oid OPERATOR(pg_catalog.<>) ALL ($2)
             AND r.rolname OPERATOR(pg_catalog.<>) current_user
         LIMIT 1";
-    // A function as pgic makes it, word for word, does nothing else, also if another role owns it. But
-    // its owner may replace it before the UPDATE runs. A superuser must not run what comes then, nor
-    // anybody the function of a role that the table's owner does not trust.
+    // A function as pgic makes it, word for word, does nothing else, also if another role owns it.
+    // But its owner may replace it before the UPDATE runs. A superuser must not run what comes
+    // then, nor anybody the function of a role that the table's owner does not trust.
     let seen = observe(table).filter(|seen| {
         let mut triggers = [seen.row, seen.truncate].into_iter().flatten();
         seen.version == Version::Current

@@ -43,8 +43,8 @@ enum Tried {
     Busy(anyhow::Error),
 }
 
-/// Plans for all tables and, unless `dry_run`, applies the plans in one transaction. `asked` has what
-/// is asked for each of `tables`, in their order.
+/// Plans for all tables and, unless `dry_run`, applies the plans in one transaction. `asked` has
+/// what is asked for each of `tables`, in their order.
 ///
 /// Locks are waited for in short tries, for `patience` at most. No lock is held between two tries.
 ///
@@ -338,8 +338,9 @@ async fn apply_steps(catalog: &Catalog<'_>, plans: &[TablePlan]) -> anyhow::Resu
             ordered.extend(steps.map(|step| (plan, step)));
         }
     }
-    // Sent one behind the other, without waiting for each answer: the locks are held for the time of
-    // the statements alone. The server carries them out in order, and none behind one that fails.
+    // Sent one behind the other, without waiting for each answer: the locks are held for the time
+    // of the statements alone. The server carries them out in order, and none behind one that
+    // fails.
     for together in ordered.chunks(STEPS_TOGETHER) {
         let sent = together.iter().map(|(plan, step)| async move {
             catalog

@@ -1,4 +1,4 @@
-//! [`install`] and [`remove`]: the statements that give a table the triggers that it should have,
+//! [`install`] and `remove`: the statements that give a table the triggers that it should have,
 //! or take them away.
 //!
 //! A plan is made before anything is changed. All that can be refused is refused while it is made,
@@ -220,11 +220,7 @@ fn installed_options(table: &CatalogTable, own: Option<&Function>) -> Option<Tri
 ///
 /// `removed_from` are the oids of all tables that lose their triggers in the same run.
 ///
-pub fn remove(
-    facts: &FunctionFacts,
-    table: &CatalogTable,
-    removed_from: &HashSet<u32>,
-) -> TablePlan {
+fn remove(facts: &FunctionFacts, table: &CatalogTable, removed_from: &HashSet<u32>) -> TablePlan {
     let announcing = table.triggers.iter().filter(|trigger| announces(trigger));
     let (ours, foreign): (Vec<&Trigger>, Vec<&Trigger>) =
         announcing.partition(|trigger| is_ours(&trigger.function));
@@ -325,7 +321,7 @@ fn own_function_to_drop(
 pub enum PlanKind {
     /// To [`install`] triggers with the options that are asked for.
     Install,
-    /// To [`remove`] the triggers that pgic made.
+    /// To remove the triggers that pgic made.
     Remove,
 }
 

@@ -620,8 +620,8 @@ fn link_of_record(database: &Database, table: &str, key: &str, folder: &Path) ->
 fn damaged_files_prove_nothing(database: &Database, right: &Path, folders: &Path) {
     let folder = |name: &str| folders.join(name);
     let why = |table: &str, key: &str, folder: &Path| link_of_record(database, table, key, folder);
-    // Damage to the files: a copy each, of which the row that was announced must not be taken for one
-    // that was not.
+    // Damage to the files: a copy each, of which the row that was announced must not be taken for
+    // one that was not.
     let files = |folder: &Path, end: &str| {
         let files = std::fs::read_dir(folder)
             .unwrap()

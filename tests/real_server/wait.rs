@@ -62,8 +62,8 @@ async fn a_server_that_starts_is_waited_for() {
     assert_eq!(answer["database"], database.name.as_str());
 }
 
-/// A server that does not come is exit code 3. An error that no time mends ends the wait at once: the
-/// test's own deadline comes long before that of --timeout.
+/// A server that does not come is exit code 3. An error that no time mends ends the wait at once:
+/// the test's own deadline comes long before that of --timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_time_mends_is_not_waited_for() {
     let database = Database::with(USERS).await;

@@ -425,8 +425,8 @@ async fn without_a_node_the_last_link_is_unknown() {
     assert!(ran.stdout.contains("unknown: nodes"), "{ran:?}");
 }
 
-/// A superuser does not run a function that its owner could replace in the last moment, also if it is
-/// as pgic makes it. A role without such rights may.
+/// A superuser does not run a function that its owner could replace in the last moment, also if it
+/// is as pgic makes it. A role without such rights may.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_superuser_touches_no_row_by_the_function_of_another_role() {
     let database = Database::with("CREATE TABLE mine (id int PRIMARY KEY, n int)").await;

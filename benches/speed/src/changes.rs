@@ -1,5 +1,5 @@
-//! Changes in this process: a payload is parsed, decided about by the engine, decoded and applied to
-//! a cache of a million rows, without a server.
+//! Changes in this process: a payload is parsed, decided about by the engine, decoded and applied
+//! to a cache of a million rows, without a server.
 
 use crate::data;
 use crate::report::{Report, Target};

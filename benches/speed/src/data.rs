@@ -14,6 +14,7 @@ use uuid::Uuid;
 pub struct User {
     pub id: Uuid,
     pub n: i64,
+    #[expect(dead_code, reason = "a column that is kept")]
     pub m: i64,
 }
 

@@ -1,9 +1,9 @@
 //! The speed of pgic and its library beside peers and limits.
 //!
-//! `cargo run --release --manifest-path benches/speed/Cargo.toml` measures everything and prints one
-//! table; names of parts behind it (`build`, `lookups`, `changes`, `query`, `burst`, `tail`,
-//! `schemas`) measure those alone. It is run by hand: the figures of two machines cannot be compared,
-//! their ratios can.
+//! `cargo run --release --manifest-path benches/speed/Cargo.toml` measures everything and prints
+//! one table; names of parts behind it (`build`, `lookups`, `changes`, `query`, `burst`, `tail`,
+//! `schemas`) measure those alone. It is run by hand: the figures of two machines cannot be
+//! compared, their ratios can.
 
 mod build;
 mod burst;

@@ -27,6 +27,10 @@ const EMPTY_LINE: Line = Line {
 
 impl Line {
     /// Returns the positions that carry `tag`, in ascending order.
+    #[expect(
+        clippy::many_single_char_names,
+        reason = "each is one tag of twelve, and no more than its place among them"
+    )]
     #[inline]
     fn matches(&self, tag: u8) -> Matches {
         /// The low bits of each byte of a word.

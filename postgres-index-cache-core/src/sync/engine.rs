@@ -247,6 +247,7 @@ impl Engine {
     }
 
     /// Hands an input to its handler.
+    #[expect(clippy::too_many_lines, reason = "one arm for each input")]
     fn dispatch(&mut self, input: Input<'_>, now: Instant) -> Effect {
         match input {
             Input::Listening => self.probe(now),

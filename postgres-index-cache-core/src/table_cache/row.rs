@@ -8,7 +8,7 @@
 
 use super::place::CellPlace;
 use super::shape::{Column, TableShape};
-use crate::json_scan::Scanner;
+use crate::json_scan::{Member, Scanner};
 use crate::value::{CellError, CellType};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -254,7 +254,7 @@ impl RowBuf {
         // `row_to_json` writes the columns in table order: most names are the next column's.
         let mut next = 0;
         let mut count = 0;
-        while let Some(name) = scanner.next_member(count)? {
+        while let Member::Named(name) = scanner.next_member(count)? {
             count += 1;
             let value = scanner.value()?;
             let is_next = (shape.columns().get(next)).is_some_and(|column| column.name == name);

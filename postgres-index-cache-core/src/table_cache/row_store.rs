@@ -225,9 +225,9 @@ impl RowStore {
 
 /// Adds a cell to a hash. The cells of the usual types are one word or two.
 fn write_cell(hasher: &mut impl Hasher, cell: &[u8]) {
-    if let Ok(word) = cell.try_into() {
+    if let Ok(word) = <[u8; 8]>::try_from(cell) {
         hasher.write_u64(u64::from_le_bytes(word));
-    } else if let Ok(words) = cell.try_into() {
+    } else if let Ok(words) = <[u8; 16]>::try_from(cell) {
         hasher.write_u128(u128::from_le_bytes(words));
     } else {
         // With the length: else ("ab", "c") and ("a", "bc") would have one hash.

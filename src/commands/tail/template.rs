@@ -140,7 +140,7 @@ fn member(name: &str, arrival: &Arrival<'_>, payload: &Payload<'_>) -> String {
         "pid" => Some(arrival.pid.to_string()),
         "bytes" => Some(arrival.payload.len().to_string()),
         "action" => Some(payload.action.to_string()),
-        "row" => payload.data.map(|data| data.to_string()),
+        "row" => payload.data.map(ToString::to_string),
         "old_key" => payload.old_id.map(key),
         "new_key" => payload.new_id.map(key),
         "xid" => payload.xid.map(|xid| xid.to_string()),

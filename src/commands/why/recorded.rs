@@ -1,5 +1,5 @@
-//! The link of the record: whether the transaction that wrote the row was announced, as `pgic record`
-//! has it.
+//! The link of the record: whether the transaction that wrote the row was announced, as `pgic
+//! record` has it.
 //!
 //! That it was not is said only if the record proves it. Each of these forbids the proof:
 //!

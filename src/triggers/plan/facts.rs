@@ -70,8 +70,8 @@ impl FunctionFacts {
         self.functions.get(&(table.oid, name.to_string()))
     }
 
-    /// Tells whether a trigger calls the function that is neither of `table` or its leaves, nor of a
-    /// table of `removed_from`.
+    /// Tells whether a trigger calls the function that is neither of `table` or its leaves, nor of
+    /// a table of `removed_from`.
     pub(super) fn is_called_elsewhere(
         &self,
         function: &Function,

@@ -7,8 +7,8 @@
 //!
 //! Rows are decoded and checked without the lock. [`flush`](CacheWriter::flush) takes the lock for
 //! a moment, and again, until everything that waits is applied. Readers therefore wait neither for
-//! the network nor for a parse, and see each operation whole. While a reader holds the lock for longer, operations wait
-//! here, and the driver tells the engine, which keeps later changes by key.
+//! the network nor for a parse, and see each operation whole. While a reader holds the lock for
+//! longer, operations wait here, and the driver tells the engine, which keeps later changes by key.
 //!
 //! [`CacheWriter`] is a trait in order to hide the type of the rows. [`SinkWriter`] is the one
 //! implementation.

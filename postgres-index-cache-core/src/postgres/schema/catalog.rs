@@ -353,8 +353,8 @@ pub async fn describe(
         return describe_as(catalog, oids, &before).await;
     }
     let give_up = Instant::now() + PATIENCE;
-    // Several statements describe a table, and here each sees the table as of its own time. Without a
-    // look before and a look behind them:
+    // Several statements describe a table, and here each sees the table as of its own time. Without
+    // a look before and a look behind them:
     // 1. The look sees a column of type bigint.
     // 2. The column becomes double precision, and is described so.
     // 3. The column becomes bigint again before the table is read.
@@ -582,9 +582,9 @@ pub async fn foreign_code(
     }))
 }
 
-/// Returns the functions without arguments that have a name and stand in the schema of a table, with
-/// the oid of that table. `wanted` has the oid and the name of each. Who is trusted, and whether the
-/// function is shared, is told from the table's point of view.
+/// Returns the functions without arguments that have a name and stand in the schema of a table,
+/// with the oid of that table. `wanted` has the oid and the name of each. Who is trusted, and
+/// whether the function is shared, is told from the table's point of view.
 ///
 /// # Errors
 /// Returns an error if the server refuses.
@@ -606,8 +606,8 @@ pub async fn find_functions(
     Ok(functions.collect())
 }
 
-/// Reads the triggers of tables, and of their leaves, again: they are put in the place of those that
-/// the tables had.
+/// Reads the triggers of tables, and of their leaves, again: they are put in the place of those
+/// that the tables had.
 ///
 /// # Errors
 /// Returns an error if the server refuses.

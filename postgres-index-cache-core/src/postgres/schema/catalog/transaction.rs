@@ -115,8 +115,8 @@ impl<'a> Catalog<'a> {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Returns the schemas that the session's own `search_path` leads to, as the text of an array of
-    /// names.
+    /// Returns the schemas that the session's own `search_path` leads to, as the text of an array
+    /// of names.
     pub fn searched_schemas(&self) -> &str {
         &self.path
     }
