@@ -64,10 +64,6 @@ impl RowDecoder for CellDecoder {
         query_of_columns(&self.shape, relation, only)
     }
 
-    fn reads_columns(&self) -> bool {
-        true
-    }
-
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<RowBuf>, ReadError> {
         let row = self.filled(|shape, row| row.read_copy_tuple(shape, tuple))?;
         Ok(Decoded::Row(row))

@@ -1,7 +1,7 @@
 //! [`DriverTable`]: a table as its driver knows it.
 
 use crate::postgres::apply::writer::CacheWriter;
-use crate::postgres::schema::eligibility::{Distrust, TableConfig};
+use crate::postgres::schema::eligibility::TableConfig;
 use crate::postgres::schema::fingerprint::Fingerprint;
 use crate::table_cache::KeyBuf;
 use std::fmt;
@@ -41,16 +41,6 @@ impl DriverTable {
         let mut key = KeyBuf::default();
         keys.retain(|id| key.read_json(&self.config.shape, id).is_ok());
         keys
-    }
-
-    /// Returns how far the query that reads the table for this cache is distrusted.
-    pub(in crate::postgres) fn distrust(&self) -> Distrust {
-        match self.config.distrust {
-            // COPY of the table itself runs no code of the table's owner. A cache of models cannot
-            // use it: its rows are made by a query.
-            Distrust::OfQueries if !self.writer.reads_columns() => Distrust::OfTable,
-            distrust => distrust,
-        }
     }
 }
 

@@ -200,10 +200,6 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
         query_of_columns(&self.shape, relation, only)
     }
 
-    fn reads_columns(&self) -> bool {
-        true
-    }
-
     fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {
         self.cells.read_copy_tuple(&self.shape, tuple)?;
         // As in the payloads of the plain form, and to the model.

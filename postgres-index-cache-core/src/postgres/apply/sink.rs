@@ -213,14 +213,8 @@ pub(in crate::postgres) trait RowDecoder: Send {
     fn shape(&self) -> &Arc<TableShape>;
 
     /// Returns the query that reads rows of `relation`, a quoted name. `only` is a WHERE clause
-    /// with a space in front, or empty.
+    /// with a space in front, or empty. The query selects the shape's columns, in order.
     fn query(&self, relation: &str, only: &str) -> String;
-
-    /// Returns whether that query selects the columns themselves. If so, a COPY of the table brings
-    /// the same tuples.
-    fn reads_columns(&self) -> bool {
-        false
-    }
 
     /// Decodes a tuple of binary COPY.
     ///

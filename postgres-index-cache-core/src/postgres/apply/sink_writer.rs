@@ -272,10 +272,6 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
         self.decoder.query(relation, only)
     }
 
-    fn reads_columns(&self) -> bool {
-        self.decoder.reads_columns()
-    }
-
     fn expect(&mut self, incoming: Incoming) {
         self.comparing = matches!(incoming, Incoming::Comparison).then(Comparing::default);
         self.incoming = incoming;

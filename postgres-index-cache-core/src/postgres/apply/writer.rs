@@ -94,10 +94,6 @@ pub(in crate::postgres) trait CacheWriter: Send {
     /// Returns the query that reads rows of `relation`; see [`RowDecoder::query`].
     fn query(&self, relation: &str, only: &str) -> String;
 
-    /// Returns whether that query selects the columns themselves; see
-    /// [`RowDecoder::reads_columns`].
-    fn reads_columns(&self) -> bool;
-
     /// Tells the writer the purpose of the rows that come next.
     fn expect(&mut self, incoming: Incoming);
 

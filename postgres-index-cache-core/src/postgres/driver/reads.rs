@@ -115,7 +115,7 @@ impl Driver {
         self.reads.asked = Some(asked);
         let longest = self.longest_row();
         let own = &self.tables[table.0];
-        let distrust = own.distrust();
+        let distrust = own.config.distrust;
         let copy = copy_statement(
             &own.config,
             distrust,
