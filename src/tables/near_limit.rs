@@ -1,7 +1,7 @@
 //! Counts rows that come near the payload limit: they are announced without their data, or will be
 //! once they grow a little. The same sample finds numbers that some readers of payloads round.
 
-use crate::tables::catalog::{self, CatalogColumn, CatalogTable, RelationKind};
+use crate::tables::catalog::{Catalog, CatalogAccess, CatalogColumn, CatalogTable, RelationKind};
 use crate::triggers::TriggerOptions;
 use postgres_index_cache_core::tooling::CellType;
 use postgres_index_cache_core::tooling::postgres::catalog::foreign_code;
@@ -105,7 +105,10 @@ pub async fn sample(
         table.sql_name(),
         percent.min(100.0)
     );
-    let catalog = catalog::reading(client).await.ok()?;
+    // Not under one snapshot: it would be older than the lock, and would not see an index that was
+    // made before the lock was had.
+    let latest = CatalogAccess::ReadLatest;
+    let catalog = Catalog::begin(client, latest).await.ok()?;
     catalog
         .batch_execute("SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '500ms'")
         .await

@@ -1227,3 +1227,26 @@ async fn a_row_that_memory_does_not_allow_is_refused_before_it_is_whole() {
         assert!(peak(&ran) < 60_000, "{ran:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_sees_the_catalogue_as_of_one_moment_unless_it_wants_the_latest() {
+    let database = Database::with("CREATE TABLE kv (id int PRIMARY KEY)").await;
+    let other = database.client().await;
+    let accesses = [
+        (CatalogAccess::ReadOnly, true),
+        (CatalogAccess::ReadLatest, false),
+        (CatalogAccess::ReadWrite, false),
+    ];
+    for (at, (access, is_of_one_moment)) in accesses.into_iter().enumerate() {
+        let mut client = database.client().await;
+        let catalog = Catalog::begin(&mut client, access).await.unwrap();
+        assert_eq!(catalog.is_of_one_moment(), is_of_one_moment);
+        let name = format!("later{at}");
+        let create = format!("CREATE TABLE {name} (id int PRIMARY KEY)");
+        other.batch_execute(&create).await.unwrap();
+        let is_seen = catalog.find(&name).await.unwrap().is_some();
+        assert_eq!(is_seen, !is_of_one_moment, "{access:?}");
+        let write = catalog.batch_execute("DELETE FROM public.kv").await;
+        assert_eq!(write.is_ok(), access == CatalogAccess::ReadWrite);
+    }
+}

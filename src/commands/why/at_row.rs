@@ -9,8 +9,9 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::catalog::foreign_code;
 use postgres_index_cache_core::tooling::postgres::{Distrust, Traced, key_condition};
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
 /// What the server tells of a row.
 #[derive(Debug, Default)]
@@ -29,6 +30,61 @@ pub(super) struct Seen {
     unseen: Option<String>,
 }
 
+/// Reads by which transaction the row was written, and how old that is; `None` if there is no row.
+/// The inner error says why the row may not be looked at.
+///
+/// # Errors
+/// If the server refuses.
+async fn read_xmin(
+    client: &Traced<Client>,
+    case: &Case<'_>,
+) -> anyhow::Result<Result<Option<Row>, String>> {
+    let config = &case.target.follow;
+    let condition = key_condition(config, &[case.key.to_string()])?;
+    let relation = config.relation();
+    let sql = format!(
+        "SELECT x.xmin::pg_catalog.text, pg_catalog.age(x.xmin)
+         FROM {relation} AS x WHERE {condition}"
+    );
+    let doing = || format!("look at the row {} of {}", case.key, case.target.name());
+    if config.distrust == Distrust::None {
+        let row = client.query_typed_opt(&sql, &[]).await;
+        return Ok(Ok(row.with_context(doing)?));
+    }
+    // Planning a query computes expressions of the table's indexes, which are code of its owner. The
+    // lock keeps new indexes out between the look and the query.
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE;
+         SET LOCAL lock_timeout = '500ms';
+         LOCK TABLE {relation} IN SHARE UPDATE EXCLUSIVE MODE"
+    );
+    let looked = async {
+        if let Err(error) = client.batch_execute(&begin).await {
+            return match error.code() {
+                Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    Ok(Err("another session holds a lock on the table".to_string()))
+                }
+                _ => Err(error).context("lock the table"),
+            };
+        }
+        let code = foreign_code(client, case.target.table.oid).await;
+        if let Some(function) = code.context("look at the table's code")? {
+            return Ok(Err(format!(
+                "the query would run {}, a function of {}",
+                function.name, function.owner
+            )));
+        }
+        let row = client.query_typed_opt(&sql, &[]).await;
+        Ok(Ok(row.with_context(doing)?))
+    };
+    let looked = looked.await;
+    client
+        .batch_execute("ROLLBACK")
+        .await
+        .context("end the look")?;
+    looked
+}
+
 /// Looks at the row.
 ///
 /// # Errors
@@ -42,30 +98,13 @@ pub(super) async fn look(fleet: &Fleet, case: &Case<'_>) -> anyhow::Result<Seen>
     if !seen.exists {
         return Ok(seen);
     }
-    let config = &case.target.follow;
-    // Planning a query computes expressions of the table's indexes, which are code of its owner.
-    if config.distrust != Distrust::None {
-        let code = foreign_code(client, case.target.table.oid).await;
-        if let Some(function) = code.context("look at the table's code")? {
-            seen.unseen = Some(format!(
-                "the query would run {}, a function of {}",
-                function.name, function.owner
-            ));
+    let row = match read_xmin(client, case).await? {
+        Ok(Some(row)) => row,
+        Ok(None) => return Ok(seen),
+        Err(unseen) => {
+            seen.unseen = Some(unseen);
             return Ok(seen);
         }
-    }
-    let condition = key_condition(config, &[case.key.to_string()])?;
-    let sql = format!(
-        "SELECT x.xmin::pg_catalog.text, pg_catalog.age(x.xmin)
-         FROM {} AS x WHERE {condition}",
-        config.relation()
-    );
-    let rows = client
-        .query_typed(&sql, &[])
-        .await
-        .with_context(|| format!("look at the row {} of {}", case.key, case.target.name()))?;
-    let Some(row) = rows.first() else {
-        return Ok(seen);
     };
     let xmin: String = row.get(0);
     let age: i32 = row.get(1);

@@ -37,6 +37,10 @@ pub struct Catalog<'a> {
 pub enum CatalogAccess {
     /// The transaction only reads, under one snapshot.
     ReadOnly,
+    /// The transaction only reads, and each statement sees what was committed before it. For whoever
+    /// takes a lock and looks behind it: the snapshot of [`ReadOnly`](Self::ReadOnly) is older than
+    /// any lock.
+    ReadLatest,
     /// The transaction may write. Nothing stays unless [`Catalog::commit`] is called.
     ReadWrite,
 }
@@ -65,12 +69,12 @@ impl<'a> Catalog<'a> {
         // committed before it had them.
         let isolation = match access {
             CatalogAccess::ReadOnly => IsolationLevel::RepeatableRead,
-            CatalogAccess::ReadWrite => IsolationLevel::ReadCommitted,
+            CatalogAccess::ReadLatest | CatalogAccess::ReadWrite => IsolationLevel::ReadCommitted,
         };
         let transaction = client
             .build_transaction()
             .isolation_level(isolation)
-            .read_only(access == CatalogAccess::ReadOnly)
+            .read_only(access != CatalogAccess::ReadWrite)
             .deferrable(false)
             .start()
             .await?;
