@@ -601,7 +601,7 @@ impl TableCache {
     /// position of the value that it has among `cells`; the values are in that order.
     ///
     /// A look-up waits for two or three lines of memory, one after another. Here the lines of many
-    /// look-ups are asked for together, which takes a fifth of the time if the column has an index
+    /// look-ups are asked for together, which takes a third of the time if the column has an index
     /// or is the key.
     pub fn find_many<'a>(
         &'a self,

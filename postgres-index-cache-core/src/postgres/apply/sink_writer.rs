@@ -491,15 +491,14 @@ fn apply_op<C: CacheSink>(
 ) -> Result<(), FlushError> {
     // Rows that were appended are no part of the cache yet, and other operations need the cache
     // whole.
-    let is_merge = matches!(op, PendingOp::Merge(_));
-    let indexed = if is_merge && load.appends(events.as_deref()) {
-        Ok(())
-    } else {
-        cache.index_appended()
+    let indexed = match &op {
+        PendingOp::Merge(_) if load.appends(events.as_deref()) => Ok(()),
+        // An error of the rows so far is one of a snapshot that was given up.
+        PendingOp::Begin { .. } => cache.index_appended().or(Ok(())),
+        _ => cache.index_appended(),
     };
     match op {
         PendingOp::Begin { expected } => {
-            // An error of the rows so far was one of a snapshot that was given up.
             cache.begin_load();
             load.has_changed = false;
             load.loading = if cache.is_empty() {
@@ -519,7 +518,6 @@ fn apply_op<C: CacheSink>(
             merged.map_err(FlushError::of_snapshot)?;
         }
         PendingOp::End => {
-            indexed.map_err(FlushError::of_snapshot)?;
             if let Loading::Over(seen) = std::mem::replace(&mut load.loading, Loading::IntoEmpty) {
                 let before = cache.len();
                 cache.sweep(&seen, events);
@@ -553,7 +551,8 @@ fn apply_op<C: CacheSink>(
             cache.retain_out(&keep);
         }
     }
-    Ok(())
+    // The operation itself is done whatever became of the snapshot.
+    indexed.map_err(FlushError::of_snapshot)
 }
 
 /// Puts one row of a snapshot into a cache whose lock is held.
@@ -584,5 +583,82 @@ fn set_sender(events: &mut [RowEvent], sender: Option<i32>) {
             // Events of models have no sender.
             RowEvent::Model { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notification::Payload;
+    use crate::postgres::apply::cells::CellDecoder;
+    use crate::table_cache::{Column, TableCache, TableShape};
+    use crate::value::CellType;
+
+    fn writer() -> SinkWriter<TableCache> {
+        let column = Column {
+            name: "id".to_string(),
+            kind: CellType::Int4,
+            nullable: false,
+        };
+        let shape = Arc::new(TableShape::new(vec![column], &["id".to_string()]).unwrap());
+        let cache = Arc::new(RwLock::new(TableCache::new(Arc::clone(&shape), 0)));
+        SinkWriter::new(cache, CellDecoder::new(shape))
+    }
+
+    /// Returns a COPY stream of rows with these keys, without its end.
+    fn copy_of(keys: &[i32]) -> Bytes {
+        let mut stream = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+        for key in keys {
+            stream.extend([0, 1, 0, 0, 0, 4]);
+            stream.extend(key.to_be_bytes());
+        }
+        stream.into()
+    }
+
+    fn insert(key: i32) -> Change {
+        let text = format!(
+            r#"{{"table":"t","action":"insert","id":{key},"data":{{"id":{key}}},"xid":"7"}}"#
+        );
+        Change::new(&text, &Payload::parse(&text).unwrap(), 1)
+    }
+
+    #[test]
+    fn a_key_that_a_snapshot_brings_twice_is_found_whatever_ends_the_rows() {
+        let patience = Duration::from_secs(1);
+        for is_interrupted in [false, true] {
+            let mut writer = writer();
+            writer.expect(Incoming::Snapshot);
+            writer.begin(2);
+            writer.load(vec![copy_of(&[1, 2, 1])]).unwrap();
+            if is_interrupted {
+                writer.change(&insert(3)).unwrap();
+            } else {
+                writer
+                    .load(vec![Bytes::from_static(&[0xff, 0xff])])
+                    .unwrap();
+                writer.finish().unwrap();
+            }
+            let error = writer.flush(patience).unwrap_err();
+            assert!(error.is_of_snapshot, "{error:?}");
+            // The change is stored all the same.
+            let rows = 2 + usize::from(is_interrupted);
+            assert_eq!(writer.cache.read().len(), rows);
+            writer.cache.read().validate().unwrap();
+        }
+        // The rows of a snapshot that was given up are no matter to the next one.
+        let mut writer = writer();
+        writer.expect(Incoming::Snapshot);
+        writer.begin(2);
+        writer.load(vec![copy_of(&[1, 2, 1])]).unwrap();
+        writer.expect(Incoming::Snapshot);
+        writer.begin(2);
+        writer.load(vec![copy_of(&[2, 3])]).unwrap();
+        writer
+            .load(vec![Bytes::from_static(&[0xff, 0xff])])
+            .unwrap();
+        writer.finish().unwrap();
+        assert_eq!(writer.flush(patience).unwrap(), Flushed::Done);
+        assert_eq!(writer.cache.read().len(), 2);
+        writer.cache.read().validate().unwrap();
     }
 }
