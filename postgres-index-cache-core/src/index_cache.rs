@@ -203,6 +203,16 @@ impl<V: Copy + Eq + Hash> ValueIndex<V> {
         }
     }
 
+    /// Brings near in memory the lines of the values that the rows in `slots` have. What is
+    /// returned means nothing.
+    #[cfg(feature = "postgres")]
+    fn touch(&self, hasher: &RandomState, slots: &[u32]) -> u32 {
+        let hashes = slots
+            .iter()
+            .map(|&slot| value_hash(&self.values, hasher, slot));
+        self.index.touch(hashes)
+    }
+
     /// Returns the bytes that the index and its column occupy.
     fn memory_bytes(&self) -> usize {
         self.values.memory_bytes() + self.index.memory_bytes()
@@ -443,6 +453,36 @@ impl<T: HasPrimaryKey + Indexable> IdxModelCache<T> {
         let slot = self.slot(&key).ok_or(StoreError::Full)?;
         self.digests.set(slot, digest);
         Ok((slot, upserted))
+    }
+
+    /// Brings near in memory what the next changes of the rows with these keys look at: their keys,
+    /// their rows, and the lines of their indexed values. What is returned means nothing.
+    ///
+    /// As with [`TableCache::touch`](crate::table_cache::TableCache::touch), the lines of many
+    /// changes are asked for at once. The values that the rows get are not known here: the model is
+    /// asked for them when a row is stored.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn touch(&self, keys: &[Uuid]) -> u32 {
+        let hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(key)).collect();
+        let mut near = self.by_key.touch(hashes.iter().copied());
+        // The first row whose hash has the tag of a key's is nearly always the row with that key.
+        let slots: Vec<u32> = hashes
+            .iter()
+            .filter_map(|&hash| self.by_key.find(hash, |_| true))
+            .collect();
+        for &slot in &slots {
+            let key = self.keys.get(slot).map_or(0, |key| key.as_bytes()[0]);
+            let digest = self.digests.get(slot).map_or(0, |digest| digest[0]);
+            let has_row = self.rows.get(slot).is_some_and(Option::is_some);
+            near ^= u32::from(key) ^ u32::from(digest) ^ u32::from(has_row);
+        }
+        for index in &self.i64_indexes {
+            near ^= index.touch(&self.hasher, &slots);
+        }
+        for index in &self.uuid_indexes {
+            near ^= index.touch(&self.hasher, &slots);
+        }
+        near
     }
 
     /// Returns the slot of the row with this key, and the digest of the cells that the row was made

@@ -1,5 +1,5 @@
-//! A burst of notifications, received and applied, beside listeners that only receive it; and how
-//! long a commit takes to be seen.
+//! A burst of notifications, received and applied, beside listeners that only receive it, and beside
+//! the textbook's cache. And how long readers wait for the lock meanwhile.
 
 use crate::report::{Report, Target, ms};
 use crate::server::Server;
@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 use tokio_postgres::{AsyncMessage, Config, NoTls};
 use uuid::Uuid;
@@ -20,9 +21,9 @@ const CHANNEL: &str = "cache_invalidation";
 
 /// The model of a row in the table of the burst.
 #[derive(Deserialize)]
-struct Item {
-    id: Uuid,
-    n: i64,
+pub struct Item {
+    pub id: Uuid,
+    pub n: i64,
 }
 
 impl HasPrimaryKey for Item {
@@ -58,6 +59,7 @@ pub async fn run(report: &mut Report, server: &Server, rounds: usize) -> anyhow:
     let mut polled = Vec::new();
     let mut by_libpq = Vec::new();
     let mut by_sqlx = Vec::new();
+    let mut by_textbook = Vec::new();
     for _ in 0..rounds {
         let ours = replica(&config).await?;
         polled.push((ms(ours), ms(poll(&config).await?)));
@@ -67,6 +69,8 @@ pub async fn run(report: &mut Report, server: &Server, rounds: usize) -> anyhow:
         }
         let ours = replica(&config).await?;
         by_sqlx.push((ms(ours), ms(with_sqlx(&config, server).await?)));
+        let ours = replica(&config).await?;
+        by_textbook.push((ms(ours), ms(textbook(&config).await?)));
     }
     let what = "burst of 100,000 updates, received and applied, after the commit (Replica)";
     report.pairs(
@@ -86,7 +90,14 @@ pub async fn run(report: &mut Report, server: &Server, rounds: usize) -> anyhow:
         &by_sqlx,
         Target::None,
     );
-    delays(report, &config).await
+    report.pairs(
+        what,
+        "ms",
+        "the textbook's cache, applied",
+        &by_textbook,
+        Target::None,
+    );
+    readers(report, &config, rounds).await
 }
 
 /// Sends the burst, and returns when its commit was acknowledged.
@@ -112,13 +123,7 @@ async fn replica(config: &Config) -> anyhow::Result<Duration> {
 
 /// Returns the time after the commit until a bare connection has received the burst.
 async fn poll(config: &Config) -> anyhow::Result<Duration> {
-    let (client, mut connection) = config.connect(NoTls).await?;
-    let listen = client.batch_execute("LISTEN cache_invalidation");
-    let mut listen = std::pin::pin!(listen);
-    tokio::select! {
-        listened = &mut listen => listened?,
-        _ = poll_fn(|cx| connection.poll_message(cx)) => bail!("a message came first"),
-    }
+    let (_client, mut connection) = listening(config).await?;
     let sending = tokio::spawn({
         let config = config.clone();
         async move { send(&config).await }
@@ -135,6 +140,128 @@ async fn poll(config: &Config) -> anyhow::Result<Duration> {
     }
     let done = Instant::now();
     Ok(done.saturating_duration_since(sending.await??))
+}
+
+/// The payload of a change, as far as the textbook's cache reads it.
+#[derive(Deserialize)]
+struct TextbookPayload {
+    action: String,
+    id: Uuid,
+    data: Option<Item>,
+}
+
+/// Returns the time after the commit until the textbook's cache has applied the burst: a hash map,
+/// whose lock is taken for each notification.
+async fn textbook(config: &Config) -> anyhow::Result<Duration> {
+    let (client, mut connection) = listening(config).await?;
+    let cache: Arc<RwLock<HashMap<Uuid, Item>>> = Arc::default();
+    let reading = tokio::spawn(async move {
+        let mut applied = 0;
+        while applied < CHANGES {
+            let message = poll_fn(|cx| connection.poll_message(cx)).await;
+            let AsyncMessage::Notification(notification) =
+                message.context("the connection ended")??
+            else {
+                continue;
+            };
+            let payload: TextbookPayload = serde_json::from_str(notification.payload())?;
+            let mut rows = cache
+                .write()
+                .map_err(|_| anyhow::anyhow!("the lock is poisoned"))?;
+            match (payload.action.as_str(), payload.data) {
+                ("delete", _) => drop(rows.remove(&payload.id)),
+                (_, Some(row)) => drop(rows.insert(payload.id, row)),
+                (_, None) => bail!("a change without a row"),
+            }
+            applied += 1;
+        }
+        anyhow::Ok(Instant::now())
+    });
+    let committed = send(config).await?;
+    let done = reading.await??;
+    drop(client);
+    Ok(done.saturating_duration_since(committed))
+}
+
+/// Measures how long a reader takes for a look-up while a burst is applied, beside the same reader
+/// while nothing is.
+async fn readers(report: &mut Report, config: &Config, rounds: usize) -> anyhow::Result<()> {
+    let mut builder = Replica::builder(config.clone());
+    let items = Arc::new(builder.table::<Item>("burst"));
+    let replica = Arc::new(builder.open().await?);
+    let keys: Vec<Uuid> = replica.read(&items).iter().map(|item| item.id).collect();
+    let keys = Arc::new(keys);
+    let mut p99 = Vec::new();
+    let mut p999 = Vec::new();
+    for _ in 0..rounds {
+        let mut times = Vec::new();
+        for is_burst in [false, true] {
+            let is_done = Arc::new(AtomicBool::new(false));
+            let reader = tokio::task::spawn_blocking({
+                let (replica, items) = (Arc::clone(&replica), Arc::clone(&items));
+                let (keys, is_done) = (Arc::clone(&keys), Arc::clone(&is_done));
+                move || {
+                    let mut times = Vec::new();
+                    for key in keys.iter().cycle() {
+                        if is_done.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let began = Instant::now();
+                        std::hint::black_box(replica.read(&items).get_by_primary(key));
+                        times.push(began.elapsed().as_nanos() as f64);
+                    }
+                    times
+                }
+            });
+            if is_burst {
+                send(config).await?;
+                replica.fence().await?;
+            } else {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            is_done.store(true, Ordering::Relaxed);
+            let mut waited = reader.await?;
+            waited.sort_by(f64::total_cmp);
+            times.push(waited);
+        }
+        let at = |times: &[f64], part: f64| times[(times.len() as f64 * part) as usize];
+        p99.push((at(&times[1], 0.99), at(&times[0], 0.99)));
+        p999.push(at(&times[1], 0.999) / 1e3);
+    }
+    report.pairs(
+        "a reader's look-up in a burst, p99",
+        "ns",
+        "the same, idle",
+        &p99,
+        Target::AtMost(1.5),
+    );
+    report.alone(
+        "a reader's look-up in a burst, p99.9",
+        "us",
+        &p999,
+        Target::AtMost(50.0),
+    );
+    replica.shutdown().await;
+    Ok(())
+}
+
+/// Opens a bare connection that listens.
+pub async fn listening(
+    config: &Config,
+) -> anyhow::Result<(
+    tokio_postgres::Client,
+    tokio_postgres::Connection<tokio_postgres::Socket, tokio_postgres::tls::NoTlsStream>,
+)> {
+    let (client, mut connection) = config.connect(NoTls).await?;
+    {
+        let listen = client.batch_execute("LISTEN cache_invalidation");
+        let mut listen = std::pin::pin!(listen);
+        tokio::select! {
+            listened = &mut listen => listened?,
+            _ = poll_fn(|cx| connection.poll_message(cx)) => bail!("a message came first"),
+        }
+    }
+    Ok((client, connection))
 }
 
 /// Returns the time after the commit until sqlx's listener has received the burst.
@@ -231,75 +358,4 @@ fn listen(folder: &Path, server: &Server, count: usize) -> anyhow::Result<std::p
     let stdout = listener.stdout.take().context("no output")?;
     std::io::BufReader::new(stdout).read_line(&mut String::new())?;
     Ok(listener)
-}
-
-/// Measures the time from a commit to the row in the cache, and beside it to the notification at a
-/// bare connection.
-async fn delays(report: &mut Report, config: &Config) -> anyhow::Result<()> {
-    const COMMITS: usize = 2000;
-    let mut builder = Replica::builder(config.clone());
-    let items = builder.table::<Item>("burst");
-    let replica = Arc::new(builder.open().await?);
-    let items = Arc::new(items);
-    let (writer, connection) = config.connect(NoTls).await?;
-    tokio::spawn(connection);
-    let (listening, mut connection) = config.connect(NoTls).await?;
-    {
-        let listen = listening.batch_execute("LISTEN cache_invalidation");
-        let mut listen = std::pin::pin!(listen);
-        tokio::select! {
-            listened = &mut listen => listened?,
-            _ = poll_fn(|cx| connection.poll_message(cx)) => bail!("a message came first"),
-        }
-    }
-    let id: Uuid = writer
-        .query_one("SELECT id FROM burst LIMIT 1", &[])
-        .await?
-        .get(0);
-    let update = writer
-        .prepare("UPDATE burst SET n = $2 WHERE id = $1")
-        .await?;
-    let mut pairs = Vec::new();
-    for at in 0..COMMITS {
-        let wanted = 1_000_000 + at as i64;
-        let writing = async { writer.execute(&update, &[&id, &wanted]).await };
-        let (reader, table) = (Arc::clone(&replica), Arc::clone(&items));
-        let seen = tokio::task::spawn_blocking(move || {
-            loop {
-                if reader
-                    .read(&table)
-                    .get_by_primary(&id)
-                    .is_some_and(|item| item.n == wanted)
-                {
-                    return Instant::now();
-                }
-                std::hint::spin_loop();
-            }
-        });
-        let heard = async {
-            loop {
-                if let Some(Ok(AsyncMessage::Notification(_))) =
-                    poll_fn(|cx| connection.poll_message(cx)).await
-                {
-                    return Instant::now();
-                }
-            }
-        };
-        let began = Instant::now();
-        let (written, seen, heard) = tokio::join!(writing, seen, heard);
-        written?;
-        pairs.push((
-            seen?.saturating_duration_since(began).as_secs_f64() * 1e6,
-            heard.saturating_duration_since(began).as_secs_f64() * 1e6,
-        ));
-    }
-    report.pairs(
-        "commit to row seen by a reader that polls, p50",
-        "us",
-        "poll_message",
-        &pairs,
-        Target::AtMost(1.05),
-    );
-    replica.shutdown().await;
-    Ok(())
 }

@@ -9,11 +9,13 @@ mod build;
 mod burst;
 mod changes;
 mod data;
+mod delays;
 mod lookups;
 mod query;
 mod report;
 mod schemas;
 mod server;
+mod servers;
 mod tail;
 
 use report::Report;
@@ -45,6 +47,8 @@ fn main() -> anyhow::Result<()> {
         if is_wanted("burst") {
             burst::prepare(&server)?;
             runtime.block_on(burst::run(&mut report, &server, 5))?;
+            runtime.block_on(delays::run(&mut report, &server))?;
+            runtime.block_on(servers::run(&mut report, &server, 5))?;
         }
         if is_wanted("tail") {
             tail::run(&mut report, &server, 5)?;

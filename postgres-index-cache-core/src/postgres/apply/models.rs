@@ -19,7 +19,7 @@ use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::postgres::error::ReadError;
 use crate::table_cache::{
     JsonNulls, KeyBuf, RowBuf, RowDeserializer, RowError, SeenRows, StoreError, TableShape,
-    Upserted,
+    Touched, Upserted,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -263,6 +263,17 @@ impl<T: Model> CacheSink for ModelCache<T> {
 
     fn begin_load(&mut self) {
         self.loads += 1;
+    }
+
+    fn touch(&self, changes: &[Touched<'_, ModelRow<T>>]) {
+        let keys: Vec<Uuid> = changes
+            .iter()
+            .map(|change| match change {
+                Touched::Row(row) => row.key,
+                Touched::Key(key) => key_of(key),
+            })
+            .collect();
+        std::hint::black_box(self.rows.touch(&keys));
     }
 
     fn put(

@@ -1,0 +1,108 @@
+//! How long a commit takes to be seen: by a reader that polls the cache, and by a task that waits for
+//! the replica's events.
+
+use crate::burst::{Item, listening};
+use crate::report::{Report, Target};
+use crate::server::Server;
+use postgres_index_cache_core::{Replica, ReplicaEvent};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio_postgres::{AsyncMessage, Config, NoTls};
+use uuid::Uuid;
+
+const COMMITS: usize = 2000;
+
+/// The way in which the change is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watcher {
+    /// A thread looks the row up over and over.
+    Polls,
+    /// A task waits for the replica's events.
+    Waits,
+}
+
+/// Measures the time from a commit to the row in the cache, and beside it to the notification at a
+/// bare connection. The table is that of the bursts.
+pub async fn run(report: &mut Report, server: &Server) -> anyhow::Result<()> {
+    let config: Config = server.conninfo.parse()?;
+    for (watcher, what) in [
+        (
+            Watcher::Polls,
+            "commit to row seen by a reader that polls, p50",
+        ),
+        (Watcher::Waits, "commit to the replica's event, p50"),
+    ] {
+        let pairs = delays(&config, watcher).await?;
+        report.pairs(what, "us", "poll_message", &pairs, Target::AtMost(1.05));
+    }
+    Ok(())
+}
+
+/// Returns the microseconds to the row, and to the notification at a bare connection, of each commit.
+async fn delays(config: &Config, watcher: Watcher) -> anyhow::Result<Vec<(f64, f64)>> {
+    let mut builder = Replica::builder(config.clone());
+    let items = Arc::new(builder.table::<Item>("burst"));
+    let replica = Arc::new(builder.open().await?);
+    let mut events = replica.events();
+    let (writer, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    let (_client, mut connection) = listening(config).await?;
+    let id: Uuid = writer
+        .query_one("SELECT id FROM burst LIMIT 1", &[])
+        .await?
+        .get(0);
+    let update = writer
+        .prepare("UPDATE burst SET n = $2 WHERE id = $1")
+        .await?;
+    let mut pairs = Vec::new();
+    for at in 0..COMMITS {
+        let wanted = 1_000_000 + at as i64;
+        let writing = async { writer.execute(&update, &[&id, &wanted]).await };
+        let seen = async {
+            match watcher {
+                Watcher::Polls => {
+                    let (replica, items) = (Arc::clone(&replica), Arc::clone(&items));
+                    let is_seen = move || {
+                        let rows = replica.read(&items);
+                        rows.get_by_primary(&id)
+                            .is_some_and(|item| item.n == wanted)
+                    };
+                    tokio::task::spawn_blocking(move || {
+                        while !is_seen() {
+                            std::hint::spin_loop();
+                        }
+                        Instant::now()
+                    })
+                    .await
+                    .map_err(anyhow::Error::from)
+                }
+                Watcher::Waits => loop {
+                    match events.next().await {
+                        Some(ReplicaEvent::Row { .. }) => break Ok(Instant::now()),
+                        Some(_) => {}
+                        None => break Err(anyhow::anyhow!("the replica ended")),
+                    }
+                },
+            }
+        };
+        let heard = async {
+            loop {
+                if let Some(Ok(AsyncMessage::Notification(_))) =
+                    poll_fn(|cx| connection.poll_message(cx)).await
+                {
+                    return Instant::now();
+                }
+            }
+        };
+        let began = Instant::now();
+        let (written, seen, heard) = tokio::join!(writing, seen, heard);
+        written?;
+        pairs.push((
+            seen?.saturating_duration_since(began).as_secs_f64() * 1e6,
+            heard.saturating_duration_since(began).as_secs_f64() * 1e6,
+        ));
+    }
+    replica.shutdown().await;
+    Ok(pairs)
+}
