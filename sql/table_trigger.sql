@@ -9,16 +9,16 @@ DECLARE
   was pg_catalog.text;
   removal pg_catalog.text;
   payload pg_catalog.text;
-BEGIN
+{{declare_condition}}BEGIN
   {{guard}}
-    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+{{condition}}    IF {{operation}} OPERATOR(pg_catalog.=) 'INSERT' THEN
       -- A key that became nullable after all.
       IF {{new_key_is_null}} THEN
         RAISE not_null_violation;
       END IF;
       payload := pg_catalog.concat({{head_of_insert}},
         {{row}}, '}');
-    ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+    ELSIF {{operation}} OPERATOR(pg_catalog.=) 'UPDATE' THEN
 {{unless_changed}}      IF {{old_key_is_null}} OR {{new_key_is_null}} THEN
         RAISE not_null_violation;
       END IF;
@@ -34,7 +34,7 @@ BEGIN
       END IF;
       payload := pg_catalog.concat({{head_of_update}},
         {{row}}, '}');
-    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+    ELSIF {{operation}} OPERATOR(pg_catalog.=) 'DELETE' THEN
       IF {{old_key_is_null}} THEN
         RAISE not_null_violation;
       END IF;
@@ -46,9 +46,9 @@ BEGIN
     END IF;
     IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999
       OR pg_catalog.octet_length(removal) OPERATOR(pg_catalog.>) 7999 THEN
-      IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+      IF {{operation}} OPERATOR(pg_catalog.=) 'INSERT' THEN
         payload := pg_catalog.concat({{head_of_insert}}, ',"truncated":true}');
-      ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+      ELSIF {{operation}} OPERATOR(pg_catalog.=) 'UPDATE' THEN
         payload := pg_catalog.concat({{head_of_update}}, ',"truncated":true}');
       END IF;
       IF pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) 7999

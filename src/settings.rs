@@ -15,6 +15,7 @@ use crate::connect::Environment;
 use crate::failure::{HintExt as _, with_hint};
 use crate::render::Format;
 use crate::tables::nearest::nearest;
+use crate::triggers::condition::AskedCondition;
 use crate::triggers::{OptionChanges, check_channel};
 use anyhow::{Context as _, anyhow};
 use clap::ColorChoice;
@@ -184,6 +185,11 @@ impl Settings {
             channel,
             columns: section.columns.clone(),
             exclude_columns: section.exclude_columns.clone(),
+            // A file says all that is wanted: without a condition, all rows.
+            condition: Some(match &section.condition {
+                Some(text) => AskedCondition::Written(text.clone()),
+                None => AskedCondition::AllRows,
+            }),
             no_data: section.no_data,
             on_change: section.on_change,
             always: section.always,

@@ -277,7 +277,7 @@ pub fn explain_failure(error: DriverError) -> anyhow::Error {
             },
             _,
         ) => "the table is being altered: try again when that is done",
-        (DriverError::CodeOfOthers { .. }, _) => {
+        (DriverError::CodeOfOthers { .. } | DriverError::ConditionOfOthers { .. }, _) => {
             "connect as the owner of the table, or as a role that is no superuser and has SELECT \
             on it"
         }

@@ -8,9 +8,11 @@
 //!
 //! [`sql`] generates the text that a table's function and triggers should have. [`observe`] tells
 //! which announcing triggers a table has and who made them. [`plan`] lists the statements that lead
-//! from the second to the first, and [`apply`] runs them in one transaction.
+//! from the second to the first, and [`apply`] runs them in one transaction. [`condition`] has
+//! PostgreSQL check the condition of `--where` before.
 
 pub mod apply;
+pub mod condition;
 pub mod configured;
 pub mod observe;
 pub mod options;

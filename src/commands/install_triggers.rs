@@ -15,6 +15,7 @@ use crate::render::{Format, print};
 use crate::settings::Settings;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::triggers::apply::run as apply;
+use crate::triggers::condition::{self, AskedCondition};
 use crate::triggers::plan::{PlanKind, TablePlan};
 use crate::triggers::secret_columns::secret_columns;
 use crate::triggers::{AskedTable, OptionChanges, check_channel, script};
@@ -62,7 +63,8 @@ pub struct Args {
     #[arg(add = completion::tables())]
     pub exclude: Vec<String>,
     /// The tables of pgic.toml, each with its options there
-    #[arg(long, conflicts_with_all = ["tables", "all", "channel", "columns", "exclude_columns", "no_data"])]
+    #[arg(long, conflicts_with_all = ["tables", "all", "channel", "columns", "exclude_columns"])]
+    #[arg(conflicts_with_all = ["condition", "no_data"])]
     #[arg(conflicts_with_all = ["on_change", "always", "no_truncate", "no_guard", "generic", "defaults"])]
     pub from_config: bool,
     /// The channel to notify on [default: as installed, else cache_invalidation]
@@ -87,6 +89,10 @@ pub struct Args {
     )]
     #[arg(add = completion::columns())]
     pub exclude_columns: Vec<String>,
+    /// Announce the rows that fulfil this condition alone: a row that ceases to is announced as
+    /// deleted, one that begins to as inserted; 'true' for all rows
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub condition: Option<String>,
     /// Send keys only: a cache reads the rows itself
     #[arg(long)]
     pub no_data: bool,
@@ -140,6 +146,7 @@ Examples:
   pgic install-triggers users products
   pgic install-triggers users --columns username,email_hash
   pgic install-triggers users --exclude-columns password_hash,token
+  pgic install-triggers users --where 'deleted_at IS NULL'
   pgic install-triggers --schema app --all --exclude app.logs --dry-run
   pgic install-triggers --from-config --check
   pgic install-triggers orders --measure
@@ -175,10 +182,11 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
-    let (tables, asked) = tables_and_options(context, &catalog, &args).await?;
+    let (tables, mut asked) = tables_and_options(context, &catalog, &args).await?;
     // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
     // its locks meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
+    condition::check_all(&mut client, &tables, &mut asked).await?;
     if !args.print_sql {
         context.print_place(&server)?;
     }
@@ -274,6 +282,7 @@ async fn tables_and_options(
         default_channel: context.settings.channel.clone(),
         columns: (!args.columns.is_empty()).then(|| args.columns.clone()),
         exclude_columns: (!args.exclude_columns.is_empty()).then(|| args.exclude_columns.clone()),
+        condition: args.condition.clone().map(AskedCondition::Written),
         no_data: args.no_data,
         on_change: args.on_change,
         always: args.always,

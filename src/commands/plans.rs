@@ -8,6 +8,7 @@ use crate::render::json::EventLine;
 use crate::render::look::{Look, Tone};
 use crate::render::table::{Heading, render};
 use crate::triggers::TriggerOptions;
+use crate::triggers::options::options_to_json;
 use crate::triggers::plan::{PlanKind, TablePlan};
 use jiff::Timestamp;
 use similar::{ChangeTag, TextDiff};
@@ -146,8 +147,8 @@ impl<'a> Plans<'a> {
             .member("dry_run", self.is_dry)
             .member("channel", channel)
             .member("old_channel", old_channel)
-            .member("options", new)
-            .member("old_options", old)
+            .member("options", new.as_ref().map(options_to_json))
+            .member("old_options", old.as_ref().map(options_to_json))
             .member("function", &plan.function)
             .member("steps", steps)
             .member("notes", &plan.notes)

@@ -45,6 +45,8 @@ pub(super) struct TableSection {
     pub(super) channel: Option<String>,
     pub(super) columns: Option<Vec<String>>,
     pub(super) exclude_columns: Option<Vec<String>>,
+    #[serde(rename = "where")]
+    pub(super) condition: Option<String>,
     pub(super) no_data: bool,
     pub(super) on_change: bool,
     pub(super) always: bool,

@@ -116,6 +116,14 @@ fn columns(options: &TriggerOptions) -> String {
     }
 }
 
+/// Returns the rows that are announced, in words.
+fn rows(options: &TriggerOptions) -> String {
+    match &options.condition {
+        Some(condition) => format!("rows where {}", condition.given),
+        None => "all rows".to_string(),
+    }
+}
+
 /// Says how the wanted options differ from the installed ones.
 fn differences(installed: &TriggerOptions, wanted: &TriggerOptions) -> Vec<String> {
     let mut differences = Vec::new();
@@ -130,6 +138,13 @@ fn differences(installed: &TriggerOptions, wanted: &TriggerOptions) -> Vec<Strin
             "{}, installed are {}",
             columns(wanted),
             columns(installed)
+        ));
+    }
+    if installed.condition != wanted.condition {
+        differences.push(format!(
+            "{}, installed are {}",
+            rows(wanted),
+            rows(installed)
         ));
     }
     for (name, installed, wanted) in [

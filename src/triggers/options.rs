@@ -1,6 +1,7 @@
 //! [`OptionChanges`]: the [`TriggerOptions`] that a person asks to change, merged with those that
 //! are installed.
 
+use super::condition::AskedCondition;
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
 pub use postgres_index_cache_core::tooling::postgres::triggers::TriggerOptions;
@@ -18,6 +19,8 @@ pub struct OptionChanges {
     pub columns: Option<Vec<String>>,
     /// `--exclude-columns`: send all columns but these, and the key.
     pub exclude_columns: Option<Vec<String>>,
+    /// `--where`: announce the rows that fulfil this condition.
+    pub condition: Option<AskedCondition>,
     /// The channel of a table that has no triggers yet; `None` for the default.
     pub default_channel: Option<String>,
     /// `--no-data`.
@@ -40,6 +43,16 @@ pub struct OptionChanges {
     pub replace_function: bool,
     /// Whether a trigger of a needed name that pgic did not make is replaced.
     pub replace_trigger: bool,
+}
+
+/// Returns the options as answers in JSON have them: as in the comment on a function, but `where`
+/// is the text of the condition alone.
+pub fn options_to_json(options: &TriggerOptions) -> serde_json::Value {
+    let mut json = serde_json::json!(options);
+    if let Some(condition) = &options.condition {
+        json["where"] = condition.sql.clone().into();
+    }
+    json
 }
 
 /// A table, and the changes of its options that are asked for.
@@ -84,7 +97,12 @@ impl OptionChanges {
         if let (Some(channel), None) = (&self.default_channel, installed) {
             kept.channel.clone_from(channel);
         }
-        let is_special = self.names_columns() || self.no_data || self.on_change || self.no_guard;
+        let has_condition = !matches!(self.condition, None | Some(AskedCondition::AllRows));
+        let is_special = self.names_columns()
+            || self.no_data
+            || self.on_change
+            || self.no_guard
+            || has_condition;
         // An installed generic function stays generic only while it still fits the key. A table
         // whose key was renamed would otherwise be refused, though nobody asked for --generic.
         if self.generic || (kept.generic && (is_special || takes_generic(table))) {
@@ -99,9 +117,14 @@ impl OptionChanges {
                 None => None,
             },
         };
+        let condition = match &self.condition {
+            Some(asked) => asked.over(installed.and_then(|installed| installed.condition.clone())),
+            None => kept.condition,
+        };
         Ok(TriggerOptions {
             channel: self.channel.clone().unwrap_or(kept.channel),
             columns,
+            condition,
             // --columns is how a person ends an installed --no-data.
             no_data: self.no_data || (kept.no_data && !self.names_columns()),
             on_change: self.on_change || kept.on_change,
@@ -197,8 +220,8 @@ impl OptionChanges {
         if is_special {
             return Err(with_hint(
                 anyhow::anyhow!(
-                    "--columns, --exclude-columns, --no-data, --on-change and --no-guard need a \
-                    function of the table's own"
+                    "--columns, --exclude-columns, --where, --no-data, --on-change and --no-guard \
+                    need a function of the table's own"
                 ),
                 "leave --generic out, and give --defaults where it is installed",
             ));

@@ -28,7 +28,7 @@ use std::collections::HashSet;
 use std::fmt;
 use steps::{
     Firing, drop_all, drop_leaf_trigger, function_steps, functions_of_ours, leaf_steps,
-    trigger_steps,
+    reload_step, trigger_steps,
 };
 
 /// The outcome of a plan for one table.
@@ -155,6 +155,11 @@ pub fn install(
     for leaf in &table.leaves {
         leaf_steps(&mut steps, leaf, &expected, firing, version, asked)?;
     }
+    steps.extend(
+        installed
+            .as_ref()
+            .and_then(|installed| reload_step(table, installed, &options)),
+    );
     let stale = stale_triggers(table, &expected);
     let functions = functions_of_ours(table, Some(&expected));
     let mut notes = drop_all(

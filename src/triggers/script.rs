@@ -2,7 +2,9 @@
 //! work whatever is installed. [`remove`] writes the inverse of [`install`].
 
 use super::TriggerOptions;
-use super::sql::{Expected, ExpectedTrigger, row_trigger_name, truncate_trigger_name};
+use super::sql::{
+    Expected, ExpectedTrigger, ask_for_reload, row_trigger_name, truncate_trigger_name,
+};
 use crate::tables::catalog::{CatalogTable, RelationKind, Trigger};
 use postgres_index_cache_core::tooling::postgres::triggers::is_ours;
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
@@ -80,6 +82,10 @@ pub fn install(
         if options.always {
             enable_always(&mut sql, &relation, &trigger);
         }
+    }
+    if options.condition.is_some() {
+        // The triggers may have been installed for other rows before.
+        let _ = writeln!(sql, "{}", ask_for_reload(table, &[&options.channel]));
     }
     if options.no_truncate {
         // The triggers may have been installed without --no-truncate before.

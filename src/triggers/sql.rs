@@ -10,7 +10,8 @@ use crate::tables::catalog::{
 };
 use postgres_index_cache_core::tooling::CellType;
 use postgres_index_cache_core::tooling::postgres::triggers::{
-    Comment, PINNED, ROW_EVENTS, TRUNCATE_EVENT, digest, settings, to_arguments, write_comment,
+    Comment, PINNED, ROW_EVENTS, ROW_NAME, TRUNCATE_EVENT, digest, settings, to_arguments,
+    write_comment,
 };
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 
@@ -332,6 +333,28 @@ fn payload_head(table: &CatalogTable, action: &str) -> String {
     quote_literal(&format!(r#"{{"table":{name},"action":"{action}","id":"#))
 }
 
+/// Returns the statement that asks those who listen on `channels` to read a table again.
+pub fn ask_for_reload(table: &CatalogTable, channels: &[&str]) -> String {
+    let payload = serde_json::json!({
+        "table": table.name,
+        "action": "reload",
+        "id": null,
+        "schema": table.schema,
+        "why": "other rows of the table are announced than before",
+    });
+    let payload = quote_literal(&payload.to_string());
+    let calls: Vec<String> = channels
+        .iter()
+        .map(|channel| {
+            format!(
+                "pg_catalog.pg_notify({}, {payload})",
+                quote_literal(channel)
+            )
+        })
+        .collect();
+    format!("SELECT {};", calls.join(", "))
+}
+
 /// Returns the values for the places of the template, such as `{{channel}}`.
 fn places(
     table: &CatalogTable,
@@ -378,6 +401,19 @@ fn places(
         ("{{new_key_row}}", key_row("NEW", key)),
         ("{{old_key_row}}", key_row("OLD", key)),
         ("{{unless_changed}}", unless_changed(table, &sent, options)),
+        (
+            "{{declare_condition}}",
+            declare_condition(options).to_string(),
+        ),
+        ("{{condition}}", condition(options)),
+        (
+            "{{operation}}",
+            match &options.condition {
+                Some(_) => "operation",
+                None => "TG_OP",
+            }
+            .to_string(),
+        ),
         ("{{guard}}", guard.to_string()),
         ("{{unguard}}", unguard),
         ("{{delete}}", payload_head(table, "delete")),
@@ -390,6 +426,61 @@ fn places(
         ("{{notify}}", quote_literal(&notify)),
     ]
 }
+
+/// Returns the declarations of the variables that [`condition`] sets; nothing without `--where`.
+fn declare_condition(options: &TriggerOptions) -> &'static str {
+    match &options.condition {
+        Some(_) => {
+            "  -- What has happened to the rows that fulfil the condition.
+  operation pg_catalog.text := TG_OP;
+  was_in pg_catalog.bool := false;
+  is_in pg_catalog.bool := false;
+"
+        }
+        None => "",
+    }
+}
+
+/// Returns the statements that end the trigger at a row which fulfils the condition neither before
+/// nor after; nothing without `--where`. An UPDATE by which a row begins to fulfil the condition is
+/// an INSERT to those who listen, and one by which it ceases to is a DELETE.
+fn condition(options: &TriggerOptions) -> String {
+    let Some(condition) = &options.condition else {
+        return String::new();
+    };
+    fill_places(
+        CONDITION,
+        &[
+            ("{{row}}", ROW_NAME.to_string()),
+            ("{{fulfils}}", condition.of_row.clone()),
+        ],
+    )
+}
+
+/// The statements that look at the condition. The block makes one name of OLD and of NEW.
+const CONDITION: &str = "    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' OR TG_OP \
+    OPERATOR(pg_catalog.=) 'DELETE' THEN
+      DECLARE {{row}} ALIAS FOR OLD;
+      BEGIN
+        was_in := ({{fulfils}}) IS TRUE;
+      END;
+    END IF;
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' OR TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+      DECLARE {{row}} ALIAS FOR NEW;
+      BEGIN
+        is_in := ({{fulfils}}) IS TRUE;
+      END;
+    END IF;
+    IF TG_OP OPERATOR(pg_catalog.<>) 'TRUNCATE' THEN
+      IF NOT was_in AND NOT is_in THEN
+        RETURN NULL;
+      ELSIF NOT was_in THEN
+        operation := 'INSERT';
+      ELSIF NOT is_in THEN
+        operation := 'DELETE';
+      END IF;
+    END IF;
+";
 
 /// The text that opens the block in which a failure is caught. The comments are part of the
 /// digest of every installed function: another word makes all of those functions outdated.

@@ -5,6 +5,7 @@
 mod support;
 
 mod completion;
+mod conditions;
 mod configured;
 mod connections;
 mod demo;

@@ -79,6 +79,18 @@ pub enum DriverError {
         /// The role that owns the function.
         owner: String,
     },
+    /// Reading the table would run the condition of its triggers, which is code of the table's
+    /// owner, with the rights of this role.
+    #[error(
+        "reading {table} would run the condition of its triggers, {condition}, with the rights of \
+        this role, which is a superuser, and it may call functions of others"
+    )]
+    ConditionOfOthers {
+        /// The table, as `schema.table`.
+        table: String,
+        /// The condition, in SQL.
+        condition: String,
+    },
     /// The caches need more memory than the limit allows.
     #[error(
         "the cache takes {used} bytes after {rows} rows of {table}, more than the {allowed} allowed"
@@ -155,6 +167,7 @@ impl DriverError {
             | Self::Ended
             | Self::RowTooLong { .. }
             | Self::CodeOfOthers { .. }
+            | Self::ConditionOfOthers { .. }
             | Self::Memory { .. } => false,
         }
     }
@@ -179,6 +192,7 @@ impl DriverError {
             | Self::Memory { .. }
             | Self::RowTooLong { .. }
             | Self::CodeOfOthers { .. }
+            | Self::ConditionOfOthers { .. }
             | Self::Ended
             | Self::Failed(_)
             | Self::Claim {

@@ -136,6 +136,8 @@ pub async fn open_through(
         key_types: vec![Some("int4".into())],
         announced_by: Vec::new(),
         expected_rows: 100,
+        condition: None,
+        has_foreign_condition: false,
         indexed: IndexedColumns::default(),
         column_types: Vec::new(),
         fingerprint: None,
@@ -163,10 +165,13 @@ pub fn cached(driver: &Driver) -> BTreeSet<String> {
 /// Returns the rows of the table as JSON, in the form in which [`cached`] writes those of the
 /// cache.
 pub async fn stored(client: &Client) -> BTreeSet<String> {
-    let rows = client
-        .query("SELECT row_to_json(kv)::text FROM kv", &[])
-        .await
-        .unwrap();
+    stored_where(client, "true").await
+}
+
+/// Does as [`stored`] does, for the rows that fulfil `condition`.
+pub async fn stored_where(client: &Client, condition: &str) -> BTreeSet<String> {
+    let sql = format!("SELECT row_to_json(kv)::text FROM kv WHERE {condition}");
+    let rows = client.query(&sql, &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 

@@ -6,6 +6,7 @@ use crate::render::json::EventLine;
 use crate::server_seen::ServerSeen;
 use crate::tables::catalog::CatalogTable;
 use crate::triggers::observe::Observed;
+use crate::triggers::options::options_to_json;
 use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy};
 use serde_json::{Value, json};
@@ -68,7 +69,10 @@ fn table(at: Timestamp, row: &TableSeen<'_>) -> String {
         .member("channel", seen.and_then(|seen| seen.channel.clone()))
         .member("events", seen.map(|seen| seen.events()))
         .member("columns", seen.and_then(|seen| sent_columns(table, seen)))
-        .member("options", seen.and_then(|seen| seen.options()))
+        .member(
+            "options",
+            seen.and_then(|seen| seen.options()).map(options_to_json),
+        )
         .member("state", seen.map(|seen| enabled(seen).replace(' ', "_")))
         .member("function", seen.map(|seen| seen.version.as_str()))
         .member("rows", table.estimated_rows)

@@ -13,20 +13,22 @@ use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity};
 use std::fmt::Write as _;
 
-/// Returns the columns that are sent, in words: their names if they are few.
+/// Returns the columns that are sent, in words: their names if they are few. And of which rows.
 fn sent(table: &CatalogTable, seen: &Observed<'_>) -> String {
     /// The most names, in characters.
     const LONGEST: usize = 20;
     let Some(options) = seen.options() else {
         return "not known".to_string();
     };
-    if options.no_data {
-        return "keys alone".to_string();
-    }
-    match &options.columns {
+    let columns = match &options.columns {
+        _ if options.no_data => "keys alone".to_string(),
         None => "all columns".to_string(),
         Some(columns) if columns.join(",").len() <= LONGEST => columns.join(","),
         Some(columns) => format!("{} of {} columns", columns.len(), table.columns.len()),
+    };
+    match &options.condition {
+        None => columns,
+        Some(condition) => format!("{columns} where {}", condition.sql),
     }
 }
 

@@ -3,8 +3,8 @@
 use super::facts::FunctionFacts;
 use super::refusals::{Refusal, sql_function_name};
 use crate::tables::catalog::{CatalogTable, Enabled, Function, Leaf, Trigger};
-use crate::triggers::OptionChanges;
-use crate::triggers::sql::{Expected, ExpectedTrigger, truncate_trigger_name};
+use crate::triggers::sql::{Expected, ExpectedTrigger, ask_for_reload, truncate_trigger_name};
+use crate::triggers::{OptionChanges, TriggerOptions};
 use postgres_index_cache_core::tooling::postgres::triggers::{TRUNCATE_EVENT, is_ours};
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 use std::collections::HashSet;
@@ -25,6 +25,8 @@ pub struct Step {
 pub enum StepKind {
     /// Creates, replaces or comments on a function, or changes its owner.
     ChangeFunction,
+    /// Asks caches to read the table again.
+    AskForReload,
     /// Creates a trigger, or replaces one in place.
     CreateTrigger,
     /// Drops a trigger and creates another of the same name.
@@ -95,6 +97,27 @@ pub(super) fn function_steps(
             ),
         });
     }
+}
+
+/// Plans the request that caches read a table again, if other rows are announced from now on. It
+/// comes with the commit, in its place among the changes: caches know at once that rows are
+/// missing, or too many.
+pub(super) fn reload_step(
+    table: &CatalogTable,
+    installed: &TriggerOptions,
+    options: &TriggerOptions,
+) -> Option<Step> {
+    if installed.condition == options.condition {
+        return None;
+    }
+    // Those who listen on the channel of before as well.
+    let mut channels = vec![installed.channel.as_str(), &options.channel];
+    channels.dedup();
+    Some(Step {
+        kind: StepKind::AskForReload,
+        what: "ask caches to read the table again".to_string(),
+        sql: ask_for_reload(table, &channels),
+    })
 }
 
 /// The sessions that new and changed triggers are to fire for.

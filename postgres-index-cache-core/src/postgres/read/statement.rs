@@ -35,6 +35,8 @@ pub(in crate::postgres) fn copy_statement(
         return Ok(copy_of_table(config));
     }
     let mut conditions = Vec::new();
+    // Where the owner is distrusted, the reader has checked the condition before this runs.
+    conditions.extend(config.condition.as_ref().map(|sql| format!("({sql})")));
     if let Some(keys) = keys {
         conditions.push(key_condition(config, keys)?);
     }

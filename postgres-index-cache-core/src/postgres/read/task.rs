@@ -272,6 +272,12 @@ impl Read {
         if !is_planned {
             return Ok(());
         }
+        if self.config.has_foreign_condition {
+            return Err(DriverError::ConditionOfOthers {
+                table: self.config.name(),
+                condition: self.config.condition.clone().unwrap_or_default(),
+            });
+        }
         let found = foreign_code(&*self.client, self.config.followed.oid)
             .await
             .map_err(|source| self.failed_to("look at", source))?;

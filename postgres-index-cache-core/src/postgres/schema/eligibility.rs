@@ -5,7 +5,7 @@ use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::catalog::{self, CatalogTable, RelationKind};
 use crate::postgres::schema::fingerprint::Fingerprint;
 use crate::postgres::schema::triggers::{
-    Announced, Problem, Severity, check_table, diagnose, untrusted_columns,
+    Announced, Problem, RowCondition, Severity, check_table, diagnose, untrusted_columns,
 };
 use crate::sync::TableSpec;
 use crate::table_cache::{Column, IndexedColumns, ShapeError, TableCache, TableShape};
@@ -31,6 +31,12 @@ pub struct TableConfig {
     pub announced_by: Vec<String>,
     /// Roughly how many rows the table has (`pg_class.reltuples`); 0 if unknown.
     pub expected_rows: usize,
+    /// The condition that the rows of the cache fulfil, in SQL, with the columns by their names
+    /// alone; `None` if the cache has all rows.
+    pub condition: Option<String>,
+    /// Whether reading the table would run the condition of an owner who is distrusted, and the
+    /// condition is not known to be PostgreSQL's own code alone.
+    pub has_foreign_condition: bool,
     /// The columns that have an index in a cache of cells.
     pub indexed: IndexedColumns,
     /// The oids of the types of the columns that are kept, in the shape's order; empty if nobody
@@ -192,8 +198,14 @@ impl TableConfig {
             .iter()
             .map(|column| table.fingerprint.type_of(&column.name).unwrap_or_default())
             .collect();
+        let condition = announced
+            .and_then(Announced::options)
+            .and_then(|options| options.condition.as_ref());
         Self {
-            distrust: distrust(table, shape),
+            distrust: distrust(table, shape, condition),
+            has_foreign_condition: table.is_distrusted
+                && condition.is_some_and(|condition| !condition.is_built_in(table)),
+            condition: condition.map(|condition| condition.sql.clone()),
             followed,
             shape: Arc::clone(shape),
             key_types,
@@ -272,13 +284,19 @@ fn key_type(column: &catalog::CatalogColumn) -> Option<String> {
     has_codec.then(|| column.plain_type_name.clone())
 }
 
-/// Returns how far queries of a table are distrusted if its cache keeps `shape`.
-fn distrust(table: &CatalogTable, shape: &TableShape) -> Distrust {
+/// Returns how far queries of a table are distrusted if its cache keeps `shape` of the rows that
+/// fulfil `condition`.
+fn distrust(
+    table: &CatalogTable,
+    shape: &TableShape,
+    condition: Option<&RowCondition>,
+) -> Distrust {
     if !table.is_distrusted {
         return Distrust::None;
     }
-    // COPY of a partitioned table takes a query.
+    // COPY of a partitioned table, and of some rows of a table, takes a query.
     let is_copied_as_kept = table.kind == RelationKind::Table
+        && condition.is_none()
         && shape
             .columns()
             .iter()

@@ -3,6 +3,7 @@
 //!
 //! - `options`: the options that may be chosen for a table's triggers.
 //! - `comment`: the comment by which a generated function is known, with its options.
+//! - `condition`: the condition that a row fulfils to be announced.
 //! - `made_for`: the columns for which a generated function was made.
 //! - `channel`: the channel of a function that is not ours, read from its text.
 //! - `check_table`: whether a relation can be announced and followed at all.
@@ -11,6 +12,7 @@
 mod channel;
 mod check_table;
 mod comment;
+mod condition;
 mod diagnosis;
 mod made_for;
 mod options;
@@ -19,6 +21,7 @@ mod problem;
 pub use channel::is_channel;
 pub use check_table::check_table;
 pub use comment::{Comment, read as read_comment, write as write_comment};
+pub use condition::{ROW_NAME, RowCondition};
 pub use diagnosis::diagnose;
 pub use made_for::{digest, is_edited, settings, untrusted_columns};
 pub use options::{TriggerOptions, from_arguments, to_arguments};

@@ -3,11 +3,13 @@
 //! not miss what changed in a gap, and must not be told twice.
 
 use super::{Injector, Load, limits, rounds, seed};
-use crate::driver::{cached, open_through, stored};
+use crate::driver::{cached, open_through, stored_where};
 use crate::support::DEADLINE;
 use crate::support::load::{TABLE, transaction};
 use postgres_index_cache_core::tooling::RowBuf;
-use postgres_index_cache_core::tooling::postgres::{DriverEvent, RowChange};
+use postgres_index_cache_core::tooling::postgres::{
+    DriverEvent, DriverOptions, RowChange, TableConfig,
+};
 use postgres_index_cache_core::tooling::sync::State;
 use std::collections::BTreeSet;
 
@@ -18,15 +20,33 @@ fn text(row: &RowBuf) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
-    let rounds = rounds(12);
-    let mut injector = Injector::start(TABLE, &["kv"]).await;
+    Box::pin(quiet_points(rounds(12), None)).await;
+}
+
+/// Rows begin and cease to fulfil the condition by most of the writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_every_quiet_point_the_cache_is_the_rows_that_fulfil_the_condition() {
+    let condition = "n % 2 = 0 OR v = 'a'";
+    Box::pin(quiet_points(rounds(6), Some(condition))).await;
+}
+
+/// Compares cache, events and table after each of some faults. With a condition, the rows that
+/// fulfil it are the table.
+async fn quiet_points(rounds: u64, condition: Option<&str>) {
+    let install = match condition {
+        Some(condition) => vec!["kv", "--where", condition],
+        None => vec!["kv"],
+    };
+    let mut injector = Injector::start(TABLE, &install).await;
     let load = Load::start(&injector.database, transaction);
-    let mut driver = open_through(&injector.database, &injector.through.url, |options, _| {
+    let change = |options: &mut DriverOptions, follow: &mut TableConfig| {
         options.row_events = true;
         options.limits = limits();
-    })
-    .await
-    .unwrap();
+        follow.condition = condition.map(str::to_string);
+    };
+    let mut driver = open_through(&injector.database, &injector.through.url, change)
+        .await
+        .unwrap();
     // The rows as an application would know them that only reads events.
     let mut told: BTreeSet<String> = BTreeSet::new();
     let mut changes = 0_u64;
@@ -54,7 +74,7 @@ async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
             .unwrap();
         let reader = injector.database.client().await;
         let cache = cached(&driver);
-        let table = stored(&reader).await;
+        let table = stored_where(&reader, condition.unwrap_or("true")).await;
         let seed = seed();
         assert_eq!(
             cache,

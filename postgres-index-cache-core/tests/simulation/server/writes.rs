@@ -58,6 +58,7 @@ impl Statement<'_> {
             (4..5, _) => self.send("reload", None, r#","why":"x""#),
             (5..40, false) => self.insert(key),
             (40..60, false) => self.nested_insert(key),
+            (60..70, false) => self.take_away(key, "insert"),
             (5..35, true) => self.update(key),
             (35..50, true) => {
                 self.set(key, None);
@@ -71,6 +72,7 @@ impl Statement<'_> {
             (75..90, true) if key != other && is_other_there && definition.deferrable => {
                 self.swap(key, other);
             }
+            (90..95, true) => self.take_away(key, "update"),
             _ => {}
         }
     }
@@ -114,6 +116,16 @@ impl Statement<'_> {
         self.send("insert", Some(key), &more);
     }
 
+    /// Inserts or updates a row that an AFTER trigger deletes, or takes out of the rows that fulfil
+    /// the condition of the triggers. The delete is announced before the insert or update.
+    fn take_away(&mut self, key: u8, action: &str) {
+        let first = self.fresh();
+        self.set(key, None);
+        self.send("delete", Some(key), "");
+        let more = self.data(first) + self.recheck(true);
+        self.send(action, Some(key), &more);
+    }
+
     /// Deletes a row whose key an AFTER trigger inserts again. The insert is announced before the
     /// delete.
     fn delete_and_insert_again(&mut self, key: u8) {
@@ -149,7 +161,13 @@ impl Statement<'_> {
             let more = self.data(again);
             self.send("insert", Some(from), &more);
         }
-        let more = self.data(value) + self.recheck(false);
+        // An AFTER UPDATE trigger takes the row away: announced before the key change as well.
+        let is_taken_away = self.random.u8(0..6) == 0;
+        if is_taken_away {
+            self.set(to, None);
+            self.send("delete", Some(to), "");
+        }
+        let more = self.data(value) + self.recheck(is_taken_away);
         self.send_key_change(from, to, &more);
     }
 

@@ -495,6 +495,24 @@ impl Diagnosis<'_> {
     /// Looks for columns whose values cannot be taken from payloads, or change with other objects.
     fn look_at_columns(&mut self) {
         let name = self.name.clone();
+        let condition = self
+            .seen
+            .options()
+            .and_then(|options| options.condition.as_ref());
+        if let Some(condition) = condition
+            && let Some(column) = condition.missing_column(self.table)
+        {
+            let text = format!(
+                "the condition of {name}'s triggers, {}, looks at the column {column}, which is \
+                gone",
+                condition.sql
+            );
+            let remedy = Remedy::Advice(format!(
+                "pgic install-triggers {} with another --where, or with --where true for all rows",
+                self.table.typed_name()
+            ));
+            self.critical("condition-outdated", text, remedy);
+        }
         // A virtual column is untrusted whatever function there is: no remedy would change that.
         let untrusted: Vec<&str> = untrusted_columns(self.table, self.seen.row)
             .into_iter()

@@ -1,6 +1,7 @@
 //! [`TriggerOptions`]: the options of a table's triggers. They are kept in the comment of a
 //! generated function, or in the arguments of a trigger that calls the generic function.
 
+use super::condition::RowCondition;
 use crate::DEFAULT_CACHE_CHANNEL;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,9 @@ pub struct TriggerOptions {
     /// The names of the columns to send, in table order, with the key's columns; `None` for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
+    /// The condition that a row fulfils to be announced; `None` for all rows.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<RowCondition>,
     /// Whether only keys are sent.
     #[serde(skip_serializing_if = "is_off")]
     pub no_data: bool,
@@ -52,6 +56,7 @@ impl Default for TriggerOptions {
         Self {
             channel: DEFAULT_CACHE_CHANNEL.to_string(),
             columns: None,
+            condition: None,
             no_data: false,
             on_change: false,
             always: false,
@@ -82,8 +87,13 @@ impl TriggerOptions {
             .iter()
             .filter(|(is_set, _)| *is_set)
             .map(|(_, name)| (*name).to_string());
+        let condition = self
+            .condition
+            .as_ref()
+            .map(|condition| format!("where {}", condition.sql));
         columns
             .into_iter()
+            .chain(condition)
             .chain(flags)
             .collect::<Vec<_>>()
             .join("; ")

@@ -1,0 +1,420 @@
+//! `install-triggers --where`: only the rows that fulfil a condition are announced, and only they
+//! are in a cache. A row that ceases to fulfil it must go, and one that begins to must come, by
+//! whatever way a writer brings that about.
+
+use crate::support::{DEADLINE, Database, Ran};
+use postgres_index_cache_core::tooling::postgres::Replica;
+use postgres_index_cache_core::{HasPrimaryKey, Indexable};
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::HashMap;
+use uuid::Uuid;
+
+const ITEMS: &str =
+    "CREATE SCHEMA app; CREATE TABLE app.items (id int PRIMARY KEY, n int, v text);";
+
+/// A database with `app.items`, whose rows are announced if `n` is positive.
+async fn with_positive(sql: &str) -> Database {
+    let database = Database::with(&format!("{ITEMS} {sql}")).await;
+    database.pgic_ok(&["install-triggers", "app.items", "--where", "n > 0"]);
+    database
+}
+
+/// Asserts that a command was refused for the reason `because`.
+fn refused(ran: &Ran, because: &str) {
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains(because), "{}", ran.stderr);
+}
+
+/// Returns the condition that `status` shows for `app.items`; `null` if there is none.
+fn condition(database: &Database) -> serde_json::Value {
+    let shown = database.pgic(&["status", "app.items", "-o", "json"]).json();
+    let table = shown
+        .iter()
+        .find(|event| event["event"] == "table")
+        .expect("the table");
+    table["options"]["where"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_announced_when_it_enters_changes_and_leaves() {
+    let database = with_positive("").await;
+    for (sql, announced) in [
+        (
+            "INSERT INTO app.items VALUES (1, 1), (2, 0), (3, NULL)",
+            &["insert 1"][..],
+        ),
+        ("UPDATE app.items SET v = 'x'", &["update 1"]),
+        // In, out, and from NULL, which is not true.
+        (
+            "UPDATE app.items SET n = 5 WHERE id IN (2, 3)",
+            &["insert 2", "insert 3"],
+        ),
+        ("UPDATE app.items SET n = NULL WHERE id = 3", &["delete 3"]),
+        ("UPDATE app.items SET n = -1 WHERE id = 2", &["delete 2"]),
+        // A changed key: of a row that stays in, leaves, enters, and stays out.
+        (
+            "UPDATE app.items SET id = 11 WHERE id = 1",
+            &["delete 1", "update 1>11"],
+        ),
+        (
+            "UPDATE app.items SET id = 12, n = 0 WHERE id = 11",
+            &["delete 11"],
+        ),
+        (
+            "UPDATE app.items SET id = 13, n = 1 WHERE id = 12",
+            &["insert 13"],
+        ),
+        ("UPDATE app.items SET id = 14 WHERE id = 2", &[]),
+        ("DELETE FROM app.items WHERE id IN (3, 14)", &[]),
+        ("DELETE FROM app.items", &["delete 13"]),
+        // Both within one statement.
+        (
+            "INSERT INTO app.items VALUES (1, 1); INSERT INTO app.items VALUES (1, 0) \
+            ON CONFLICT (id) DO UPDATE SET n = excluded.n",
+            &["insert 1", "delete 1"],
+        ),
+        ("TRUNCATE app.items", &["truncate null"]),
+    ] {
+        let mut listening = database.listen().await;
+        database.client().await.batch_execute(sql).await.unwrap();
+        assert_eq!(listening.short().await, announced, "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_goes_together_with_columns_and_on_change() {
+    let database = Database::with(ITEMS).await;
+    database.pgic_ok(&[
+        "install-triggers",
+        "app.items",
+        "--where",
+        "n > 0",
+        "--columns",
+        "v",
+        "--on-change",
+    ]);
+    let mut listening = database.listen().await;
+    let sql = "INSERT INTO app.items VALUES (1, 1, 'a'), (2, 0, 'b');
+        UPDATE app.items SET n = n + 1;
+        UPDATE app.items SET n = n + 1;
+        UPDATE app.items SET v = 'c' WHERE id = 1;
+        UPDATE app.items SET n = 0 WHERE id = 1";
+    for statement in sql.split(';') {
+        database
+            .client()
+            .await
+            .batch_execute(statement)
+            .await
+            .unwrap();
+    }
+    let changes = listening.changes().await;
+    // The column of the condition is not sent, and an UPDATE of it alone is no change of a row that
+    // stays in.
+    let short: Vec<String> = changes.iter().map(crate::support::short).collect();
+    assert_eq!(short, ["insert 1", "insert 2", "update 1", "delete 1"]);
+    assert_eq!(changes[1]["data"], json!({"id": 2, "v": "b"}));
+    assert_eq!(
+        database
+            .pgic(&["verify", "app.items", "--rounds", "1"])
+            .code,
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_no_condition_is_refused_and_nothing_is_changed() {
+    let database = Database::with(&format!(
+        "{ITEMS} CREATE FUNCTION app.now_and_then() RETURNS bool LANGUAGE plpgsql VOLATILE
+            AS 'BEGIN RETURN true; END';
+        CREATE FUNCTION app.is_hot(int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1 > 0';"
+    ))
+    .await;
+    for (text, because) in [
+        ("m > 0", "column \"m\" does not exist"),
+        ("n", "boolean"),
+        ("now() > '2020-01-01'", "IMMUTABLE"),
+        ("app.now_and_then()", "IMMUTABLE"),
+        ("n > (SELECT 1)", "subquery"),
+        ("count(*) > 1", "aggregate"),
+        ("is_hot(n)", "does not exist"),
+        ("items IS NOT NULL", "items"),
+        ("ctid IS NOT NULL", "system column"),
+        ("true); DROP TABLE app.items; --", "syntax error"),
+        ("", "syntax error"),
+    ] {
+        let ran = database.pgic(&["install-triggers", "app.items", "--where", text]);
+        refused(&ran, because);
+        assert!(ran.stderr.contains("hint: "), "{text}: {}", ran.stderr);
+    }
+    let sql = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal";
+    let client = database.client().await;
+    assert_eq!(
+        client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0),
+        0
+    );
+    // Names of other schemas are written with their schema. A comment at the end hides nothing.
+    database.pgic_ok(&[
+        "install-triggers",
+        "app.items",
+        "--where",
+        "app.is_hot(n) -- hot",
+    ]);
+    assert_eq!(condition(&database), json!("app.is_hot(n)"));
+    let generic = [
+        "install-triggers",
+        "app.items",
+        "--generic",
+        "--defaults",
+        "--where",
+        "n > 0",
+    ];
+    refused(
+        &database.pgic(&generic),
+        "need a function of the table's own",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stays_until_another_is_given() {
+    let database = with_positive("").await;
+    assert_eq!(condition(&database), json!("(n > 0)"));
+    assert!(
+        database
+            .pgic_ok(&["status", "app.items"])
+            .contains("where (n > 0)")
+    );
+    for same in [&["--where", "n>0"][..], &["--where", "(n > 0)"], &[]] {
+        let arguments = [&["install-triggers", "app.items"], same].concat();
+        assert!(
+            database.pgic_ok(&arguments).contains("unchanged"),
+            "{same:?}"
+        );
+    }
+    let other = database.pgic_ok(&["install-triggers", "app.items", "--where", "n > 1"]);
+    assert!(other.contains("refreshed"), "{other}");
+    assert_eq!(condition(&database), json!("(n > 1)"));
+    database.pgic_ok(&["install-triggers", "app.items", "--where", "true"]);
+    assert_eq!(condition(&database), json!(null));
+    database.pgic_ok(&["install-triggers", "app.items", "--where", "n > 1"]);
+    database.pgic_ok(&["install-triggers", "app.items", "--defaults"]);
+    assert_eq!(condition(&database), json!(null));
+    // The file of a migration leads to the same triggers.
+    let printed = database.pgic_ok(&[
+        "install-triggers",
+        "app.items",
+        "--where",
+        "n > 3",
+        "--print-sql",
+    ]);
+    database
+        .client()
+        .await
+        .batch_execute(&printed)
+        .await
+        .unwrap();
+    assert!(
+        database
+            .pgic_ok(&["install-triggers", "app.items", "--where", "n > 3"])
+            .contains("unchanged")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_is_gone_is_named() {
+    let database = with_positive("").await;
+    let client = database.client().await;
+    client
+        .batch_execute("ALTER TABLE app.items RENAME n TO m")
+        .await
+        .unwrap();
+    // No writer is hurt.
+    client
+        .batch_execute("INSERT INTO app.items VALUES (1, 1)")
+        .await
+        .unwrap();
+    let status = database.pgic(&["status", "app.items"]);
+    assert_eq!(status.code, 1);
+    assert!(
+        status
+            .stdout
+            .contains("looks at the column n, which is gone"),
+        "{status:?}"
+    );
+    refused(
+        &database.pgic(&["query", "app.items", "--count"]),
+        "which is gone",
+    );
+    database.pgic_ok(&["install-triggers", "app.items", "--where", "m > 0"]);
+    assert_eq!(
+        database.pgic_ok(&["query", "app.items", "--count"]).trim(),
+        "1"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_has_the_rows_that_fulfil_it() {
+    let database = with_positive(
+        "INSERT INTO app.items SELECT i, i % 3 - 1, 'v' || i FROM generate_series(1, 300) i",
+    )
+    .await;
+    assert_eq!(
+        database.pgic_ok(&["query", "app.items", "--count"]).trim(),
+        "100"
+    );
+    let absent = database.pgic(&["query", "app.items", "1"]);
+    assert_eq!(absent.code, 1, "{absent:?}");
+    database.pgic_ok(&["query", "app.items", "2"]);
+    assert_eq!(
+        database
+            .pgic(&["verify", "app.items", "--rounds", "1"])
+            .code,
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_and_triggers_that_write_again_change_nothing_of_that() {
+    // 1. An UPDATE keeps the row in. 2. A trigger of the writer's, which fires before ours, takes it
+    // out: that is announced first. 3. What the UPDATE itself wrote is announced behind it.
+    let database = Database::with(
+        "CREATE SCHEMA app;
+        CREATE TABLE app.items (id int PRIMARY KEY, n int, v text) PARTITION BY RANGE (id);
+        CREATE TABLE app.low PARTITION OF app.items FOR VALUES FROM (0) TO (100);
+        CREATE TABLE app.high PARTITION OF app.items FOR VALUES FROM (100) TO (200);
+        CREATE FUNCTION app.again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.v = 'out' THEN UPDATE app.items SET n = 0, v = 'was' WHERE id = NEW.id;
+            ELSIF NEW.v = 'in' THEN UPDATE app.items SET n = 1, v = 'is' WHERE id = NEW.id; END IF;
+            RETURN NULL; END $$;
+        CREATE TRIGGER a_first AFTER INSERT OR UPDATE ON app.items FOR EACH ROW
+            EXECUTE FUNCTION app.again();
+        INSERT INTO app.items SELECT i, i % 2 FROM generate_series(1, 150) i;",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "app.items", "--where", "n > 0"]);
+    let arguments = ["verify", "app.items", "--for", "2s", "--min-changes", "50"];
+    let command = database.command(&arguments);
+    let verifying = std::thread::spawn(move || crate::support::run(command));
+    let client = database.client().await;
+    while !verifying.is_finished() {
+        let sql = "UPDATE app.items SET v = 'out', n = 1 WHERE id BETWEEN 1 AND 40;
+            UPDATE app.items SET v = 'in', n = 0 WHERE id BETWEEN 20 AND 60;
+            UPDATE app.items SET v = 'in' WHERE id BETWEEN 110 AND 120;
+            UPDATE app.items SET id = id + 99 WHERE id BETWEEN 70 AND 75;
+            UPDATE app.items SET id = id - 99 WHERE id BETWEEN 169 AND 174;
+            DELETE FROM app.items WHERE id = 5;
+            INSERT INTO app.items VALUES (5, 1, 'out')";
+        for statement in sql.split(';') {
+            client.batch_execute(statement).await.unwrap();
+        }
+    }
+    let verified = verifying.join().unwrap();
+    assert_eq!(verified.code, 0, "{verified:?}");
+}
+
+#[derive(Deserialize)]
+struct Item {
+    id: Uuid,
+}
+
+impl HasPrimaryKey for Item {
+    fn primary_key(&self) -> Uuid {
+        self.id
+    }
+}
+
+impl Indexable for Item {
+    fn i64_keys(&self) -> HashMap<String, Option<i64>> {
+        HashMap::new()
+    }
+
+    fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
+        HashMap::new()
+    }
+}
+
+/// Other rows belong into a cache as soon as the triggers are those of another condition, whose
+/// commit sends a request to read the table again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_cache_follows_another_condition() {
+    let database = Database::with(
+        "CREATE TABLE items (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int);
+        INSERT INTO items (n) SELECT i FROM generate_series(1, 10) i;",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "items", "--where", "n > 8"]);
+    let mut builder = Replica::builder(database.url.parse::<tokio_postgres::Config>().unwrap());
+    let items = builder.table::<Item>("items");
+    let replica = builder.open().await.unwrap();
+    assert_eq!(replica.read(&items).len(), 2);
+    for (condition, rows) in [("n > 3", 7), ("n > 9", 1), ("true", 10), ("n IS NULL", 0)] {
+        database.pgic_ok(&["install-triggers", "items", "--where", condition]);
+        let fence = tokio::time::timeout(DEADLINE, replica.fence());
+        fence.await.expect("the fence returns").unwrap();
+        let read = replica.read(&items);
+        assert_eq!(read.len(), rows, "{condition}: {:?}", read.status());
+        assert!(read.is_live(), "{condition}: {:?}", read.status());
+    }
+    replica.shutdown().await;
+}
+
+/// The condition is the owner's code, and a superuser's read would run it with all rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superuser_runs_no_function_of_an_owners_condition() {
+    let database = Database::with("").await;
+    let role = format!("owner_of_{}", database.name);
+    let client = database.client().await;
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN; CREATE SCHEMA app AUTHORIZATION {role};
+            SET ROLE {role};
+            CREATE TABLE app.log (what text);
+            CREATE TABLE app.items (id int PRIMARY KEY, n int, state varchar(9), at timestamptz);
+            INSERT INTO app.items VALUES (1, 1, 'new', now()), (2, 0, 'old', now());
+            CREATE FUNCTION app.evil(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+                IF current_user <> '{role}' THEN RAISE 'ran as %', current_user; END IF;
+                RETURN $1 > 0; END $$;
+            RESET ROLE;"
+        ))
+        .await
+        .unwrap();
+    let owner = database.as_role(&role);
+    let install = |condition: &str| {
+        owner.pgic_ok(&["install-triggers", "app.items", "--where", condition]);
+    };
+    let count = ["query", "app.items", "--count"];
+    install("app.evil(n)");
+    assert_eq!(owner.pgic_ok(&count).trim(), "1");
+    refused(&database.pgic(&count), "with the rights of this role");
+    // Whatever the comment says, not only what pgic would have put there.
+    for planted in [
+        "evil(n)",
+        "(SELECT app.evil(n))",
+        "pg_read_file('x') IS NULL",
+        "n = 1 OR E'\\\\'' = ''",
+    ] {
+        install("n > 0");
+        let sql = "SELECT obj_description('app.notify_cache_change_items()'::regprocedure)";
+        let comment: String = client.query_one(sql, &[]).await.unwrap().get(0);
+        let planted = comment.replace(r#""sql":"(n > 0)""#, &format!(r#""sql":"{planted}""#));
+        assert_ne!(planted, comment);
+        let plant = format!(
+            "COMMENT ON FUNCTION app.notify_cache_change_items() IS '{}'",
+            planted.replace('\'', "''")
+        );
+        client.batch_execute(&plant).await.unwrap();
+        let ran = database.pgic(&count);
+        assert_eq!(ran.code, 2, "{planted}: {ran:?}");
+        owner.pgic_ok(&["install-triggers", "app.items", "--defaults"]);
+    }
+    // What is PostgreSQL's own alone.
+    for plain in [
+        "n > 0",
+        "state = 'new'",
+        "at > '2020-01-01' AND n IN (1, 3)",
+        "n BETWEEN 1 AND 1.5",
+    ] {
+        install(plain);
+        assert_eq!(database.pgic_ok(&count).trim(), "1", "{plain}");
+    }
+}
