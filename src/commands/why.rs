@@ -338,7 +338,10 @@ fn conclude(context: &Context, case: &Case<'_>, links: &[Link]) -> anyhow::Resul
             print(&line.end())?;
         }
         Format::Text if broken.is_empty() && case.row.digest.is_none() => {
-            print("neither the table nor a node that answers has this row\n")?;
+            print(match case.target.follow.condition {
+                Some(_) => "no row of this key is announced, and no node that answers has one\n",
+                None => "neither the table nor a node that answers has this row\n",
+            })?;
         }
         Format::Text => print(&link::conclusion(&context.look, &broken, links))?,
     }

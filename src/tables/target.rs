@@ -57,6 +57,12 @@ impl Target {
         let conditions = asked.conditions(&shape)?;
         let mut follow = follow(&table, seen.as_ref(), &shape);
         follow.indexed = indexed_for(&conditions, &shape);
+        if let Some(condition) = &follow.condition {
+            notices.push(format!(
+                "{}: only rows where {condition} are announced, and there are no others here",
+                table.display_name()
+            ));
+        }
         let channel = channel(&table, seen.as_ref(), notices);
         // `seen` borrows the table, which moves into the target.
         drop(seen);

@@ -103,7 +103,11 @@ async fn check_on_copy(
     text: &str,
 ) -> anyhow::Result<Option<RowCondition>> {
     let checking = || format!("check the condition {text:?} for {}", table.display_name());
-    let name = quote_identifier(&table.name);
+    // The text may call the table by its name. The names of what else is made here begin like these.
+    let name = match table.name.starts_with("pgic_") {
+        true => "copy".to_string(),
+        false => quote_identifier(&table.name),
+    };
     let copy = format!(
         "CREATE TEMPORARY TABLE pg_temp.{name} (LIKE {})",
         table.sql_name()
@@ -139,7 +143,9 @@ async fn check_on_copy(
     }
     Ok(Some(RowCondition {
         given: text.to_string(),
-        of_row: of_row(attempt, &name, &sql).await.with_context(checking)?,
+        of_row: of_row(attempt, table, &name, &sql)
+            .await
+            .with_context(checking)?,
         sql,
         columns,
     }))
@@ -152,14 +158,20 @@ async fn check_on_copy(
 /// condition's place goes on.
 async fn of_row(
     attempt: &Traced<Transaction<'_>>,
-    table: &str,
+    table: &CatalogTable,
+    copy: &str,
     sql: &str,
 ) -> anyhow::Result<String> {
+    // A column of the second table that is called like one of the first could mean either.
+    let mut other = "pgic_other".to_string();
+    while table.columns.iter().any(|column| column.name == other) {
+        other.push('_');
+    }
     let mut texts = Vec::new();
     for (name, selected) in [("pgic_of_row", sql), ("pgic_of_true", "true")] {
         let view = format!(
             "CREATE TEMPORARY VIEW {name} AS SELECT {selected} AS condition
-             FROM pg_temp.{table} AS {ROW_NAME}, (VALUES (1)) AS other (one)"
+             FROM pg_temp.{copy} AS {ROW_NAME}, (VALUES (1)) AS {other} ({other})"
         );
         attempt.batch_execute(&view).await.map_err(refused)?;
         let text =

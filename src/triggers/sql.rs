@@ -68,7 +68,13 @@ impl Expected {
             return Self::generic(table, options);
         }
         let function = function_name(&table.name);
-        let settings = settings(&table.columns);
+        let mut settings = settings(&table.columns);
+        // PostgreSQL looks for operators of the condition on the path, `IS DISTINCT FROM` even where
+        // all others are qualified. So a writer's own path must not count.
+        let has_path = settings.iter().any(|(name, _)| *name == "search_path");
+        if options.condition.is_some() && !has_path {
+            settings.push(("search_path", "pg_catalog, pg_temp"));
+        }
         let mut places = places(table, key, options);
         let quote = free_quote(&places);
         let set_clauses = settings

@@ -175,6 +175,76 @@ async fn a_text_that_is_no_condition_is_refused_and_nothing_is_changed() {
     );
 }
 
+/// The columns and tables that the check itself uses are nobody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_names_are_no_obstacle() {
+    let database = Database::with(
+        r#"CREATE TABLE "pgic_of_row" (id int PRIMARY KEY, one int, other int, pgic_other int,
+            changed int, "new" int, "Odd ""Name" text, operation int, is_in bool);
+        CREATE TABLE changed (id int PRIMARY KEY, changed int);
+        CREATE TABLE pgic_condition (id int PRIMARY KEY, n int);"#,
+    )
+    .await;
+    let condition = r#"one + other + pgic_other + changed + "new" + operation > 0
+        AND "Odd ""Name" <> $$it's$$ AND is_in"#;
+    database.pgic_ok(&["install-triggers", "pgic_of_row", "--where", condition]);
+    database.pgic_ok(&[
+        "install-triggers",
+        "changed",
+        "--where",
+        "changed.changed > 0",
+    ]);
+    database.pgic_ok(&["install-triggers", "pgic_condition", "--where", "n > 0"]);
+    let mut listening = database.listen().await;
+    let sql = "INSERT INTO pgic_of_row VALUES (1, 1, 1, 1, 1, 1, 'x', 1, true),
+            (2, 1, 1, 1, 1, 1, 'it''s', 1, true);
+        INSERT INTO changed VALUES (3, 1), (4, 0); INSERT INTO pgic_condition VALUES (5, 1), (6, 0)";
+    database.client().await.batch_execute(sql).await.unwrap();
+    assert_eq!(
+        listening.short().await,
+        ["insert 1", "insert 3", "insert 5"]
+    );
+    for table in ["pgic_of_row", "changed", "pgic_condition"] {
+        assert_eq!(database.pgic_ok(&["query", table, "--count"]).trim(), "1");
+    }
+}
+
+/// A writer whose path finds operators of its own first changes nothing of what is announced.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writers_path_does_not_change_what_the_condition_means() {
+    let database = Database::with(&format!(
+        "{ITEMS} CREATE SCHEMA evil;
+        CREATE FUNCTION evil.never(int, int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT false';
+        CREATE OPERATOR evil.> (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.never);
+        CREATE OPERATOR evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.never);"
+    ))
+    .await;
+    let condition = "n > 0 AND n IS DISTINCT FROM 7";
+    database.pgic_ok(&["install-triggers", "app.items", "--where", condition]);
+    let mut listening = database.listen().await;
+    let sql = "SET search_path = evil, pg_catalog; INSERT INTO app.items VALUES (1, 1), (7, 7)";
+    database.client().await.batch_execute(sql).await.unwrap();
+    assert_eq!(listening.short().await, ["insert 1"]);
+}
+
+/// A row that is there and is not announced must not pass for one that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_say_that_they_know_some_rows_alone() {
+    let database = with_positive("INSERT INTO app.items VALUES (1, 0)").await;
+    let ran = database.pgic(&["query", "app.items", "1"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.stderr.contains("only rows where (n > 0) are announced"),
+        "{ran:?}"
+    );
+    let why = database.pgic_ok(&["why", "app.items", "1"]);
+    assert!(
+        why.contains("fulfils the condition of the triggers, (n > 0)"),
+        "{why}"
+    );
+    assert!(why.contains("no row of this key is announced"), "{why}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_stays_until_another_is_given() {
     let database = with_positive("").await;

@@ -26,6 +26,8 @@ pub(super) struct Seen {
     pub(super) origin: Option<String>,
     /// Whether the row was written before the trigger or its function was made or altered.
     pub(super) is_before_trigger: bool,
+    /// The condition that announced rows fulfil; `None` if all rows are announced.
+    condition: Option<String>,
     /// Why the row could not be looked at; `None` if it was.
     unseen: Option<String>,
 }
@@ -93,6 +95,7 @@ pub(super) async fn look(fleet: &Fleet, case: &Case<'_>) -> anyhow::Result<Seen>
     let client = fleet.client();
     let mut seen = Seen {
         exists: case.row.digest.is_some(),
+        condition: case.target.follow.condition.clone(),
         ..Seen::default()
     };
     if !seen.exists {
@@ -192,8 +195,14 @@ impl Seen {
             return Link::new("row", Verdict::Unknown).text(&format!("it is there; {why}"));
         }
         if !self.exists {
-            return Link::new("row", Verdict::Ok)
-                .text("the table has no such row: no node must have it");
+            let text = match &self.condition {
+                Some(condition) => format!(
+                    "the table has no such row that fulfils the condition of the triggers, \
+                    {condition}: no node must have it"
+                ),
+                None => "the table has no such row: no node must have it".to_string(),
+            };
+            return Link::new("row", Verdict::Ok).text(&text);
         }
         let xmin = self.xmin.as_deref().unwrap_or("?");
         let committed = match &self.committed {
