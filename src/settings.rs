@@ -182,7 +182,10 @@ impl Settings {
             check_channel(channel)?;
         }
         Ok(OptionChanges {
-            channel,
+            // The channel of all tables is where those of the tables' own begin.
+            default_channel: channel.clone().filter(|_| section.channel_per_table),
+            channel: channel.filter(|_| !section.channel_per_table),
+            channel_per_table: section.channel_per_table,
             columns: section.columns.clone(),
             exclude_columns: section.exclude_columns.clone(),
             // A file says all that is wanted: without a condition, all rows.

@@ -64,13 +64,16 @@ pub struct Args {
     pub exclude: Vec<String>,
     /// The tables of pgic.toml, each with its options there
     #[arg(long, conflicts_with_all = ["tables", "all", "channel", "columns", "exclude_columns"])]
-    #[arg(conflicts_with_all = ["condition", "no_data"])]
+    #[arg(conflicts_with_all = ["channel_per_table", "condition", "no_data"])]
     #[arg(conflicts_with_all = ["on_change", "always", "no_truncate", "no_guard", "generic", "defaults"])]
     pub from_config: bool,
     /// The channel to notify on [default: as installed, else cache_invalidation]
     #[arg(long, value_name = "NAME", value_parser = parse_channel)]
     #[arg(add = completion::channels())]
     pub channel: Option<String>,
+    /// Notify on a channel of each table's own, such as cache_invalidation.users
+    #[arg(long, conflicts_with = "channel")]
+    pub channel_per_table: bool,
     /// Send these columns alone, and the key
     #[arg(
         long,
@@ -279,6 +282,7 @@ async fn tables_and_options(
 ) -> anyhow::Result<(Vec<CatalogTable>, Vec<AskedTable>)> {
     let changes = OptionChanges {
         channel: args.channel.clone(),
+        channel_per_table: args.channel_per_table,
         default_channel: context.settings.channel.clone(),
         columns: (!args.columns.is_empty()).then(|| args.columns.clone()),
         exclude_columns: (!args.exclude_columns.is_empty()).then(|| args.exclude_columns.clone()),

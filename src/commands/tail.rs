@@ -192,14 +192,16 @@ pub async fn run(context: &Context, mut args: Args) -> anyhow::Result<ExitCode> 
     if let Some(from) = args.from.clone() {
         return recorded::run(context, &args, &from);
     }
+    let has_channels = !args.channels.is_empty();
     args.channels = context.channels(std::mem::take(&mut args.channels));
     let mut interrupted = std::pin::pin!(interrupted());
     let server = context.server("tail")?;
     let prepared = tokio::select! {
-        prepared = prepare(&server, &args) => prepared?,
+        prepared = prepare(&server, &args, has_channels) => prepared?,
         () = &mut interrupted => return Ok(ExitCode::Yes),
     };
     context.notices(&prepared.notices);
+    args.channels.clone_from(&prepared.channels);
     let (lookups, service) = lookups::lookups(&prepared.announced);
     let passed = Arc::new(Passed::default());
     let printer = Printer::new(context, &args, prepared, lookups, Arc::clone(&passed))?;
@@ -288,10 +290,10 @@ fn print_counts(context: &Context, printed: Printed) {
 }
 
 /// Makes the filter, by a session that ends with that.
-async fn prepare(server: &Server, args: &Args) -> anyhow::Result<Prepared> {
+async fn prepare(server: &Server, args: &Args, has_channels: bool) -> anyhow::Result<Prepared> {
     let mut client = server.client().await?;
     let mut catalog = catalog::reading(&mut client).await?;
-    Filter::prepare(&mut catalog, args).await
+    Filter::prepare(&mut catalog, args, has_channels).await
 }
 
 /// The numbers of notifications so far, which the printer counts and others read.

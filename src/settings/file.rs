@@ -43,6 +43,7 @@ impl std::fmt::Debug for ConnectionSection {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct TableSection {
     pub(super) channel: Option<String>,
+    pub(super) channel_per_table: bool,
     pub(super) columns: Option<Vec<String>>,
     pub(super) exclude_columns: Option<Vec<String>>,
     #[serde(rename = "where")]

@@ -104,9 +104,10 @@ async fn check_on_copy(
 ) -> anyhow::Result<Option<RowCondition>> {
     let checking = || format!("check the condition {text:?} for {}", table.display_name());
     // The text may call the table by its name. The names of what else is made here begin like these.
-    let name = match table.name.starts_with("pgic_") {
-        true => "copy".to_string(),
-        false => quote_identifier(&table.name),
+    let name = if table.name.starts_with("pgic_") {
+        "copy".to_string()
+    } else {
+        quote_identifier(&table.name)
     };
     let copy = format!(
         "CREATE TEMPORARY TABLE pg_temp.{name} (LIKE {})",

@@ -1,7 +1,9 @@
 //! [`OptionChanges`]: the [`TriggerOptions`] that a person asks to change, merged with those that
 //! are installed.
 
+use super::DEFAULT_CACHE_CHANNEL;
 use super::condition::AskedCondition;
+use super::sql::channel_of_table;
 use crate::failure::with_hint;
 use crate::tables::catalog::CatalogTable;
 pub use postgres_index_cache_core::tooling::postgres::triggers::TriggerOptions;
@@ -15,6 +17,8 @@ pub use postgres_index_cache_core::tooling::postgres::triggers::TriggerOptions;
 pub struct OptionChanges {
     /// `--channel`.
     pub channel: Option<String>,
+    /// `--channel-per-table`: notify on a channel of the table's own.
+    pub channel_per_table: bool,
     /// `--columns`.
     pub columns: Option<Vec<String>>,
     /// `--exclude-columns`: send all columns but these, and the key.
@@ -96,6 +100,10 @@ impl OptionChanges {
             .unwrap_or_default();
         if let (Some(channel), None) = (&self.default_channel, installed) {
             kept.channel.clone_from(channel);
+        }
+        if self.channel_per_table {
+            let base = self.default_channel.as_deref();
+            kept.channel = channel_of_table(base.unwrap_or(DEFAULT_CACHE_CHANNEL), table);
         }
         let has_condition = !matches!(self.condition, None | Some(AskedCondition::AllRows));
         let is_special = self.names_columns()

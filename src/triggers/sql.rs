@@ -265,6 +265,16 @@ pub fn truncate_trigger_name(table: &str) -> String {
     shortened(table, "_cache_notify_truncate")
 }
 
+/// Returns the channel that a table has for itself under `base`: `cache_invalidation.users`, or with
+/// the schema if that is not `public`.
+pub fn channel_of_table(base: &str, table: &CatalogTable) -> String {
+    let name = match table.schema.as_str() {
+        "public" => format!("{base}.{}", table.name),
+        schema => format!("{base}.{schema}.{}", table.name),
+    };
+    shortened(&name, "")
+}
+
 /// Returns `name` and `suffix` joined, in at most 63 bytes.
 ///
 /// A name that is too long is cut and gets a hash of the whole name. PostgreSQL would cut it

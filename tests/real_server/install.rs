@@ -109,6 +109,64 @@ async fn a_channel_that_is_not_given_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_table_can_have_a_channel_of_its_own() {
+    let database = Database::with(
+        "CREATE SCHEMA app; CREATE TABLE app.a (id int PRIMARY KEY);
+        CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY);",
+    )
+    .await;
+    let long = "x".repeat(63);
+    database
+        .client()
+        .await
+        .batch_execute(&format!("CREATE TABLE {long} (id int PRIMARY KEY)"))
+        .await
+        .unwrap();
+    let install = [
+        "install-triggers",
+        "app.a",
+        "b",
+        &long,
+        "--channel-per-table",
+    ];
+    let shown = database.pgic_ok(&install);
+    assert!(
+        shown.contains("created  cache_invalidation.app.a "),
+        "{shown}"
+    );
+    assert!(shown.contains("created  cache_invalidation.b "), "{shown}");
+    assert_eq!(database.pgic_ok(&install).matches("unchanged").count(), 3);
+    database.pgic_ok(&["install-triggers", "c"]);
+    // Whoever names no channel hears all of them, and with a table that table's.
+    let all = database.tail(&["--count", "4"]);
+    let one = database.tail(&["app.a", "--count", "1"]);
+    let other = database.tail(&["--channel", "cache_invalidation", "--count", "1"]);
+    let sql = format!(
+        "INSERT INTO app.a VALUES (1); INSERT INTO b VALUES (2); INSERT INTO c VALUES (3);
+        INSERT INTO {long} VALUES (4)"
+    );
+    database.client().await.batch_execute(&sql).await.unwrap();
+    for (tail, keys) in [(all, &[1, 2, 3, 4][..]), (one, &[1]), (other, &[3])] {
+        for key in keys {
+            assert_eq!(tail.next()["key"], json!(key));
+        }
+        assert_eq!(tail.finish().0, 0);
+    }
+    // A cache listens on the channels of its tables.
+    let verified = database.command(&["verify", "app.a", "b", "--for", "1s", "--min-changes", "2"]);
+    let verifying = std::thread::spawn(move || run(verified));
+    let client = database.client().await;
+    let mut id = 10;
+    while !verifying.is_finished() {
+        let sql = format!("INSERT INTO app.a VALUES ({id}); INSERT INTO b VALUES ({id})");
+        client.batch_execute(&sql).await.unwrap();
+        id += 1;
+    }
+    let verified = verifying.join().unwrap();
+    assert_eq!(verified.code, 0, "{verified:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_shows_the_plan_and_does_nothing() {
     let database = Database::with(TWO).await;
     let plan = database.pgic_ok(&["install-triggers", "a", "--dry-run"]);

@@ -57,6 +57,8 @@ struct WantedTable {
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) filter: Filter,
+    /// The channels to listen on.
+    pub(super) channels: Vec<String>,
     pub(super) notices: Vec<String>,
     /// The tables that are announced.
     pub(super) announced: Vec<CatalogTable>,
@@ -65,13 +67,15 @@ pub(super) struct Prepared {
 }
 
 impl Filter {
-    /// Makes a filter of the arguments.
+    /// Makes a filter of the arguments. Unless `has_channels` says that channels were named, those of
+    /// the tables' own are listened to as well.
     ///
     /// # Errors
     /// If a table or a column does not exist, or a key or a value is none of the column's type.
     pub(super) async fn prepare(
         catalog: &mut Catalog<'_>,
         args: &Args,
+        has_channels: bool,
     ) -> anyhow::Result<Prepared> {
         let conditions: Vec<Written> = args
             .conditions
@@ -87,7 +91,13 @@ impl Filter {
         let named = catalog::resolve(catalog, &names).await?;
         let oids = catalog::tables_with_triggers(catalog).await?;
         let announced = catalog::describe(catalog, &oids).await?;
-        let mut notices = Announcers::of(&announced).notices(&args.channels, &named);
+        let announcers = Announcers::of(&announced);
+        let channels = if has_channels {
+            args.channels.clone()
+        } else {
+            announcers.with_own(&args.channels, &named)
+        };
+        let mut notices = announcers.notices(&channels, &named);
         let has_named_tables = !names.is_empty();
         let asks_for_rows = !args.ids.is_empty() || !conditions.is_empty();
         let described = match (has_named_tables, asks_for_rows) {
@@ -128,6 +138,7 @@ impl Filter {
             Some(error) if filter.tables.is_empty() => Err(error),
             _ => Ok(Prepared {
                 filter,
+                channels,
                 notices,
                 announced,
                 named,

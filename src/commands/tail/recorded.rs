@@ -26,6 +26,7 @@ const NAMED: usize = 10;
 pub(super) fn run(context: &Context, args: &Args, from: &Path) -> anyhow::Result<ExitCode> {
     let record = Record::open(from)?;
     let prepared = Prepared {
+        channels: args.channels.clone(),
         filter: Filter::of_texts(args)?,
         notices: Vec::new(),
         announced: Vec::new(),

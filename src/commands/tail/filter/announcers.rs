@@ -4,6 +4,7 @@
 use crate::tables::catalog::CatalogTable;
 use crate::tables::nearest::nearest;
 use crate::triggers::observe::observe;
+use crate::triggers::sql::channel_of_table;
 use postgres_index_cache_core::tooling::postgres::triggers::{Severity, diagnose};
 use std::collections::BTreeMap;
 
@@ -26,6 +27,22 @@ impl<'a> Announcers<'a> {
             }
         }
         Self(announcers)
+    }
+
+    /// Returns `channels`, and behind them the channels that tables have for themselves under one of
+    /// them: of the `named` tables, or of all if none is named.
+    pub(super) fn with_own(&self, channels: &[String], named: &[CatalogTable]) -> Vec<String> {
+        let is_meant = |table: &CatalogTable| {
+            named.is_empty() || named.iter().any(|other| other.oid == table.oid)
+        };
+        let own = self.0.iter().filter(|(channel, tables)| {
+            tables.iter().any(|table| {
+                let is_own = |base: &String| channel_of_table(base, table) == **channel;
+                is_meant(table) && channels.iter().any(is_own)
+            })
+        });
+        let own = own.map(|(channel, _)| channel.clone());
+        channels.iter().cloned().chain(own).collect()
     }
 
     /// Returns notices about tables and channels of which nothing can come, as far as the triggers
