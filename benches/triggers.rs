@@ -1,7 +1,8 @@
 //! The cost of announcing changes, for a writer: without a trigger, with the specification's
-//! function, and with pgic's, with and without its guard.
+//! function, and with pgic's: with and without its guard, and with a condition that every row
+//! fulfils, or none.
 //!
-//! `cargo bench --bench triggers` starts a throw-away server, takes turns between the four, and
+//! `cargo bench --bench triggers` starts a throw-away server, takes turns between the six, and
 //! prints the median of each with its ratio to the specification's. It is run by hand: the figures
 //! of two machines cannot be compared, their ratios can.
 
@@ -14,7 +15,14 @@ use tokio_postgres::{Client, NoTls};
 mod specification;
 
 /// One table for each kind of trigger. The kind is the table's name.
-const KINDS: [&str; 4] = ["none", "specification", "pgic", "pgic_no_guard"];
+const KINDS: [&str; 6] = [
+    "none",
+    "specification",
+    "pgic",
+    "pgic_no_guard",
+    "pgic_hot",
+    "pgic_cold",
+];
 /// The place of the kind in [`KINDS`] that the ratios refer to.
 const SPECIFICATION: usize = 1;
 const ROUNDS: usize = 15;
@@ -121,6 +129,9 @@ async fn run(cluster: &Cluster) {
         .expect("create the specification's trigger");
     install(&url, &["pgic"]);
     install(&url, &["pgic_no_guard", "--no-guard"]);
+    // A condition that every row fulfils, and one that none does.
+    install(&url, &["pgic_hot", "--where", "username_hash > 0"]);
+    install(&url, &["pgic_cold", "--where", "username_hash < 0"]);
     println!(
         "µs a row, median of {ROUNDS} rounds; in brackets the ratio to the specification's function"
     );

@@ -178,9 +178,12 @@ pub async fn examine(
     let catalog = catalog::reading(&mut client).await?;
     let facts = ServerFacts::read(&catalog).await?;
     let seen = ServerSeen::read(&catalog, server.place()).await?;
-    let tables = tables::read(&catalog, settings, examination, facts.version).await?;
+    let mut tables = tables::read(&catalog, settings, examination, facts.version).await?;
     // Samples and waits come next: no transaction stays open meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
+    for table in &mut tables.all {
+        table.look_at_condition(&mut client).await;
+    }
     tables::check(&mut findings, &tables);
 
     let listening = Listening::open(server, &facts, &tables.channels()).await;

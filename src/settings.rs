@@ -190,7 +190,7 @@ impl Settings {
             exclude_columns: section.exclude_columns.clone(),
             // A file says all that is wanted: without a condition, all rows.
             condition: Some(match &section.condition {
-                Some(text) => AskedCondition::Written(text.clone()),
+                Some(text) => AskedCondition::written(text),
                 None => AskedCondition::AllRows,
             }),
             no_data: section.no_data,

@@ -94,7 +94,7 @@ pub struct Args {
     pub exclude_columns: Vec<String>,
     /// Announce the rows that fulfil this condition alone: a row that ceases to is announced as
     /// deleted, one that begins to as inserted; 'true' for all rows
-    #[arg(long = "where", value_name = "CONDITION")]
+    #[arg(long = "where", value_name = "CONDITION", allow_hyphen_values = true)]
     pub condition: Option<String>,
     /// Send keys only: a cache reads the rows itself
     #[arg(long)]
@@ -286,7 +286,7 @@ async fn tables_and_options(
         default_channel: context.settings.channel.clone(),
         columns: (!args.columns.is_empty()).then(|| args.columns.clone()),
         exclude_columns: (!args.exclude_columns.is_empty()).then(|| args.exclude_columns.clone()),
-        condition: args.condition.clone().map(AskedCondition::Written),
+        condition: args.condition.as_deref().map(AskedCondition::written),
         no_data: args.no_data,
         on_change: args.on_change,
         always: args.always,

@@ -13,6 +13,7 @@ use crate::render::{Format, print, reader_gone, terminal_height, wrapped};
 use crate::server_seen::ServerSeen;
 use crate::tables::catalog::{self, CatalogTable, Enabled};
 use crate::tables::near_limit::{self, NearLimit};
+use crate::triggers::condition;
 use crate::triggers::configured::{Configured, NOT_AS_CONFIGURED};
 use crate::triggers::observe::{Observed, Version, observe};
 use crate::triggers::plan::{self, FunctionFacts};
@@ -193,7 +194,8 @@ async fn look(
     for (table, planned) in tables.iter().zip(plans) {
         let seen = observe(table);
         let differs = configured.problem(table, &planned, seen.is_some());
-        let problems = problems_of(table, seen.as_ref(), &planned, differs);
+        let mut problems = problems_of(table, seen.as_ref(), &planned, differs);
+        problems.splice(..0, condition::problem(&mut client, table).await);
         let near_limit = match &seen {
             Some(seen) => {
                 let options = seen.options().cloned().unwrap_or_default();

@@ -5,11 +5,13 @@ use crate::render::count;
 use crate::settings::Settings;
 use crate::tables::catalog::{self, Catalog, CatalogTable, RelationKind};
 use crate::triggers::TriggerOptions;
+use crate::triggers::condition;
 use crate::triggers::configured::Configured;
 use crate::triggers::observe::{Version, observe};
 use crate::triggers::plan::{self, FunctionFacts};
 use crate::triggers::secret_columns::secret_columns;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity, diagnose};
+use tokio_postgres::Client;
 
 /// A table that is examined.
 pub(super) struct Table {
@@ -45,6 +47,12 @@ impl Table {
             problems,
             described: table,
         }
+    }
+
+    /// Looks at whether the condition of the triggers can be computed.
+    pub(super) async fn look_at_condition(&mut self, client: &mut Client) {
+        let problem = condition::problem(client, &self.described).await;
+        self.problems.extend(problem);
     }
 
     /// Returns a problem of this table.
@@ -203,7 +211,15 @@ const DIAGNOSED: &[(&str, &[&str])] = &[
         ],
     ),
     ("subscriber", &["subscriber"]),
-    ("contract", &["another-name", "key-changed", "key-unknown"]),
+    (
+        "contract",
+        &[
+            "another-name",
+            "key-changed",
+            "key-unknown",
+            "condition-outdated",
+        ],
+    ),
     ("drift", &["function-outdated", "columns-outdated"]),
     (
         "function",

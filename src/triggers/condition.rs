@@ -9,10 +9,12 @@
 use super::AskedTable;
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogAccess, CatalogTable};
+use crate::triggers::observe::observe;
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::tooling::postgres::Traced;
-use postgres_index_cache_core::tooling::postgres::quote_identifier;
-use postgres_index_cache_core::tooling::postgres::triggers::{ROW_NAME, RowCondition};
+use postgres_index_cache_core::tooling::postgres::triggers::{
+    PINNED, Problem, ROW_NAME, Remedy, RowCondition, Severity, is_contained,
+};
+use postgres_index_cache_core::tooling::postgres::{Traced, quote_identifier, quote_literal};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
@@ -33,8 +35,24 @@ impl AskedCondition {
     fn is(&self, installed: &RowCondition) -> bool {
         match self {
             Self::Written(text) => installed.given == *text || installed.sql == *text,
-            Self::Checked(condition) => installed.sql == condition.sql,
+            Self::Checked(condition) => {
+                let given = installed.given.clone();
+                *installed
+                    == RowCondition {
+                        given,
+                        ..condition.clone()
+                    }
+            }
             Self::AllRows => false,
+        }
+    }
+
+    /// Returns what a text asks for.
+    pub fn written(text: &str) -> Self {
+        if text.trim().eq_ignore_ascii_case("true") {
+            Self::AllRows
+        } else {
+            Self::Written(text.to_string())
         }
     }
 
@@ -58,7 +76,8 @@ impl AskedCondition {
     }
 }
 
-/// Has PostgreSQL check the conditions that are asked for, each for its table. Leaves no trace.
+/// Has PostgreSQL check the conditions that are asked for, each for its table, and those that are
+/// installed and kept: the table may be another one since. Leaves no trace.
 ///
 /// # Errors
 /// If a text is no condition that triggers can have.
@@ -67,30 +86,100 @@ pub async fn check_all(
     tables: &[CatalogTable],
     asked: &mut [AskedTable],
 ) -> anyhow::Result<()> {
-    for (table, asked) in tables.iter().zip(asked) {
-        if let Some(AskedCondition::Written(text)) = &asked.changes.condition {
-            let checked = check(client, table, text).await?;
-            asked.changes.condition = Some(match checked {
-                Some(condition) => AskedCondition::Checked(condition),
-                None => AskedCondition::AllRows,
-            });
-        }
+    for (table, AskedTable { changes, .. }) in tables.iter().zip(asked) {
+        let checked = match &changes.condition {
+            Some(AskedCondition::Written(text)) => check(client, table, text, text).await?,
+            None if !changes.defaults && !changes.generic => {
+                let installed = installed(table);
+                let Some(RowCondition { given, sql, .. }) = installed.as_ref() else {
+                    continue;
+                };
+                // The owner's text, which must not run with the rights of a superuser.
+                let Some(text) = installed.as_ref().and_then(|kept| kept.in_statement(table))
+                else {
+                    continue;
+                };
+                let checked = check(client, table, &text, given).await;
+                checked.map_err(|error| {
+                    let hint = format!(
+                        "the condition {sql} is as it was installed, and the table is another one \
+                        since: give another with --where, or --where true for all rows"
+                    );
+                    with_hint(error, hint)
+                })?
+            }
+            _ => continue,
+        };
+        changes.condition = Some(match checked {
+            Some(condition) => AskedCondition::Checked(condition),
+            None => AskedCondition::AllRows,
+        });
     }
     Ok(())
 }
 
-/// Checks the condition `text` for a table. Returns `None` if all rows fulfil the condition: its
-/// text is `true`.
+/// Returns the problem that the condition of a table's triggers cannot be computed any more, though
+/// its columns are there: one has another type, or what the condition names was renamed. Then no
+/// cache can be read, and each write asks for a reload. Returns `None` if the condition works, or
+/// is not known to: the table is locked, or the condition must not run here.
+pub async fn problem(client: &mut Client, table: &CatalogTable) -> Option<Problem> {
+    let condition = installed(table)?;
+    let text = condition.in_statement(table)?;
+    if condition.missing_column(table).is_some() {
+        return None;
+    }
+    let catalog = Catalog::begin(client, CatalogAccess::ReadLatest)
+        .await
+        .ok()?;
+    let tried = async {
+        catalog
+            .batch_execute("SET LOCAL lock_timeout = '200ms'")
+            .await?;
+        let sql = format!("SELECT FROM {} WHERE ({text}) LIMIT 0", table.sql_name());
+        catalog.query_typed(&sql, &[]).await
+    };
+    let tried = tried.await;
+    // What is left of a transaction that failed is ended with the session at the latest.
+    let _ = catalog.roll_back().await;
+    let error = tried.err()?;
+    // A lock, a privilege or a lost connection tells nothing of the condition.
+    let is_refused = error.code().is_some_and(|code| {
+        matches!(&code.code()[..2], "42" | "22" | "3F") && *code != SqlState::INSUFFICIENT_PRIVILEGE
+    });
+    let said = error.as_db_error().filter(|_| is_refused)?.message();
+    let typed = table.typed_name();
+    Some(Problem {
+        code: "condition-outdated",
+        severity: Severity::Critical,
+        text: format!(
+            "the condition of {}'s triggers, {}, cannot be computed: {said}",
+            table.display_name(),
+            condition.sql
+        ),
+        remedy: Some(Remedy::Advice(format!(
+            "pgic install-triggers {typed} with another --where, or with --where true for all rows"
+        ))),
+    })
+}
+
+/// Returns the condition with which the triggers of a table are installed.
+fn installed(table: &CatalogTable) -> Option<RowCondition> {
+    observe(table)?.options()?.condition.clone()
+}
+
+/// Checks the condition `text` for a table; `given` is the text of the person who asked for it.
+/// Returns `None` if all rows fulfil the condition: its text is `true`.
 async fn check(
     client: &mut Client,
     table: &CatalogTable,
     text: &str,
+    given: &str,
 ) -> anyhow::Result<Option<RowCondition>> {
     let mut catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
         .await
         .context("begin a transaction")?;
     let attempt = catalog.attempt().await.context("set a savepoint")?;
-    let checked = check_on_copy(&attempt, table, text).await;
+    let checked = check_on_copy(&attempt, table, text, given).await;
     // Whatever was made is undone, also where PostgreSQL refused.
     attempt.rollback().await.context("undo the check")?;
     catalog.roll_back().await.context("end the transaction")?;
@@ -101,9 +190,14 @@ async fn check_on_copy(
     attempt: &Traced<Transaction<'_>>,
     table: &CatalogTable,
     text: &str,
+    given: &str,
 ) -> anyhow::Result<Option<RowCondition>> {
-    let checking = || format!("check the condition {text:?} for {}", table.display_name());
-    // The text may call the table by its name. The names of what else is made here begin like these.
+    let checking = || {
+        let shown: String = given.chars().take(LONGEST_SHOWN).collect();
+        format!("check the condition {shown:?} for {}", table.display_name())
+    };
+    // The text may call the table by its name. The names of what else is made here begin like
+    // these.
     let name = if table.name.starts_with("pgic_") {
         "copy".to_string()
     } else {
@@ -129,6 +223,16 @@ async fn check_on_copy(
     if let Err(error) = attempt.query_typed(&index, &[]).await {
         return Err(refused(error)).with_context(checking);
     }
+    // The text was read under the settings of the session, and PostgreSQL writes its literals under
+    // those that never change: '2020-02-01' would be '01/02/2020' to some.
+    let pinned = PINNED
+        .iter()
+        .filter(|(name, _)| *name != "search_path")
+        .map(|(name, value)| format!("SET LOCAL {name} = {}", quote_literal(value)));
+    attempt
+        .batch_execute(&pinned.collect::<Vec<_>>().join("; "))
+        .await
+        .with_context(checking)?;
     let row = attempt
         .query_typed_one(include_str!("condition.sql"), &[])
         .await
@@ -142,8 +246,12 @@ async fn check_on_copy(
         let error = anyhow!("{column} is computed when it is read, and triggers see NULL in it");
         return Err(error).with_context(checking);
     }
+    if !is_contained(&sql) {
+        let error = anyhow!("PostgreSQL writes it as {sql}, which cannot be put into a query");
+        return Err(error).with_context(checking);
+    }
     Ok(Some(RowCondition {
-        given: text.to_string(),
+        given: given.to_string(),
         of_row: of_row(attempt, table, &name, &sql)
             .await
             .with_context(checking)?,
@@ -168,6 +276,11 @@ async fn of_row(
     while table.columns.iter().any(|column| column.name == other) {
         other.push('_');
     }
+    // A column may be called like a keyword of PL/pgSQL, which PostgreSQL would leave without
+    // quotes.
+    attempt
+        .batch_execute("SET LOCAL quote_all_identifiers = on")
+        .await?;
     let mut texts = Vec::new();
     for (name, selected) in [("pgic_of_row", sql), ("pgic_of_true", "true")] {
         let view = format!(
@@ -183,12 +296,27 @@ async fn of_row(
     let (start, rest) = texts[1]
         .split_once("true")
         .context("a view is written in an unknown way")?;
-    texts[0]
-        .strip_prefix(start)
+    // PostgreSQL begins a new line before CASE.
+    let of_row = texts[0]
+        .strip_prefix(start.trim_end())
         .and_then(|text| text.strip_suffix(rest))
-        .map(str::to_string)
-        .context("a view is written in an unknown way")
+        .map(|text| text.trim_start().to_string())
+        .context("a view is written in an unknown way")?;
+    // As the trigger will run it, for a row without values.
+    let mut quote = "$pgic$".to_string();
+    while of_row.contains(&quote) {
+        quote.insert(1, 'x');
+    }
+    let tried = format!(
+        "DO {quote} DECLARE {ROW_NAME} pg_temp.{copy}%ROWTYPE; fulfils pg_catalog.bool;
+         BEGIN fulfils := ({of_row}) IS TRUE; END {quote}"
+    );
+    attempt.batch_execute(&tried).await.map_err(refused)?;
+    Ok(of_row)
 }
+
+/// The most characters of a condition that an error shows.
+const LONGEST_SHOWN: usize = 200;
 
 /// Returns the error for a text that PostgreSQL refused, with what a condition may be.
 fn refused(error: tokio_postgres::Error) -> anyhow::Error {
@@ -196,6 +324,10 @@ fn refused(error: tokio_postgres::Error) -> anyhow::Error {
         Some(&SqlState::INVALID_OBJECT_DEFINITION) => {
             "the condition may call immutable functions alone: the same row must fulfil it today \
             and tomorrow, whoever asks"
+        }
+        Some(&SqlState::PROGRAM_LIMIT_EXCEEDED) => {
+            "PostgreSQL takes conditions up to some thousand bytes, as for a partial index: compare \
+            with a column of the table instead of a long list"
         }
         Some(&SqlState::UNDEFINED_FUNCTION | &SqlState::UNDEFINED_OBJECT) => {
             "names of other schemas than pg_catalog are written with their schema: app.is_hot(n), \

@@ -126,6 +126,8 @@ impl OptionChanges {
             },
         };
         let condition = match &self.condition {
+            // The text of a file is kept as it stands there, to be compared with it later.
+            Some(AskedCondition::Checked(condition)) if self.defaults => Some(condition.clone()),
             Some(asked) => asked.over(installed.and_then(|installed| installed.condition.clone())),
             None => kept.condition,
         };

@@ -10,8 +10,8 @@ use crate::tables::catalog::{
 };
 use postgres_index_cache_core::tooling::CellType;
 use postgres_index_cache_core::tooling::postgres::triggers::{
-    Comment, PINNED, ROW_EVENTS, ROW_NAME, TRUNCATE_EVENT, digest, settings, to_arguments,
-    write_comment,
+    Comment, PINNED, ROW_EVENTS, ROW_NAME, RowCondition, TRUNCATE_EVENT, digest, settings,
+    to_arguments, write_comment,
 };
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 
@@ -69,11 +69,8 @@ impl Expected {
         }
         let function = function_name(&table.name);
         let mut settings = settings(&table.columns);
-        // PostgreSQL looks for operators of the condition on the path, `IS DISTINCT FROM` even where
-        // all others are qualified. So a writer's own path must not count.
-        let has_path = settings.iter().any(|(name, _)| *name == "search_path");
-        if options.condition.is_some() && !has_path {
-            settings.push(("search_path", "pg_catalog, pg_temp"));
+        if let Some(condition) = &options.condition {
+            settings = with_settings_of(condition, &settings);
         }
         let mut places = places(table, key, options);
         let quote = free_quote(&places);
@@ -265,8 +262,8 @@ pub fn truncate_trigger_name(table: &str) -> String {
     shortened(table, "_cache_notify_truncate")
 }
 
-/// Returns the channel that a table has for itself under `base`: `cache_invalidation.users`, or with
-/// the schema if that is not `public`.
+/// Returns the channel that a table has for itself under `base`: `cache_invalidation.users`, or
+/// with the schema if that is not `public`.
 pub fn channel_of_table(base: &str, table: &CatalogTable) -> String {
     let name = match table.schema.as_str() {
         "public" => format!("{base}.{}", table.name),
@@ -290,6 +287,31 @@ pub fn shortened(name: &str, suffix: &str) -> String {
         end -= 1;
     }
     format!("{}_{hash}{suffix}", &name[..end])
+}
+
+/// Returns the `settings` of a function, with those that decide what its condition means.
+///
+/// PostgreSQL looks for operators of the condition on the path, `IS DISTINCT FROM` even where all
+/// others are qualified. The literals of some types are read by a setting of the session; those of
+/// dates and times are written such that each setting reads them alike.
+fn with_settings_of(
+    condition: &RowCondition,
+    settings: &[(&'static str, &'static str)],
+) -> Vec<(&'static str, &'static str)> {
+    let is_needed = |name: &str| {
+        settings.iter().any(|(own, _)| *own == name)
+            || match name {
+                "search_path" => true,
+                "IntervalStyle" => condition.sql.contains("interval"),
+                "lc_monetary" => condition.sql.contains("money"),
+                "array_nulls" => condition.sql.contains("[]"),
+                _ => false,
+            }
+    };
+    PINNED
+        .into_iter()
+        .filter(|(name, _)| is_needed(name))
+        .collect()
 }
 
 /// Returns a setting's value for SET: a list of names becomes a list of literals.

@@ -322,6 +322,138 @@ async fn a_column_that_is_gone_is_named() {
     );
 }
 
+/// The columns are there, and the condition means nothing any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_that_cannot_be_computed_any_more_is_no_more_called_right() {
+    let database = Database::with(
+        "CREATE SCHEMA lib; CREATE FUNCTION lib.hot(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE
+            AS 'BEGIN RETURN $1 > 0; END';
+        CREATE TYPE state AS ENUM ('a', 'b');
+        CREATE TABLE a (id int PRIMARY KEY, n int);
+        CREATE TABLE b (id int PRIMARY KEY, s state);
+        CREATE TABLE c (id int PRIMARY KEY, n int);",
+    )
+    .await;
+    for (table, condition) in [("a", "n > 0"), ("b", "s = 'a'"), ("c", "lib.hot(n)")] {
+        database.pgic_ok(&["install-triggers", table, "--where", condition]);
+        let status = database.pgic_ok(&["status", table, "-o", "json"]);
+        assert!(status.contains("\"problems\":[]"), "{status}");
+    }
+    let client = database.client().await;
+    let sql = "ALTER TABLE a ALTER n TYPE text; ALTER TYPE state RENAME VALUE 'a' TO 'aa';
+        ALTER SCHEMA lib RENAME TO lib2;
+        INSERT INTO a VALUES (1, 'x'); INSERT INTO b VALUES (1, 'aa'); INSERT INTO c VALUES (1, 1)";
+    client.batch_execute(sql).await.unwrap();
+    for (table, condition) in [("a", "n > '0'"), ("b", "s = 'aa'"), ("c", "lib2.hot(n)")] {
+        let status = database.pgic(&["status", table]);
+        assert_eq!(status.code, 1, "{status:?}");
+        assert!(status.stdout.contains("cannot be computed"), "{status:?}");
+        let doctor = database.pgic(&["doctor", table]).stdout;
+        assert!(doctor.contains("cannot be computed"), "{doctor}");
+        // To install again what is installed would take the warning away and mend nothing.
+        let again = database.pgic(&["install-triggers", table]);
+        refused(&again, "give another with --where");
+        database.pgic_ok(&["install-triggers", table, "--where", condition]);
+        assert_eq!(database.pgic(&["status", table]).code, 0);
+        assert_eq!(database.pgic_ok(&["query", table, "--count"]).trim(), "1");
+    }
+}
+
+/// Literals are kept in a form that means the same to every session, also to one whose settings
+/// write and read them otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_do_not_change_what_a_literal_means() {
+    let database = Database::with(
+        "CREATE TABLE dated (id int PRIMARY KEY, d date, f float8, i interval);
+        INSERT INTO dated VALUES (1, '2020-01-10', 1.2345679, '-1 day -2 hours'),
+            (2, '2020-02-10', 1.2345677, '-1 day +2 hours');",
+    )
+    .await;
+    let client = database.client().await;
+    let set = |value: &str| format!("ALTER DATABASE {} {value}", database.name);
+    for sql in [
+        set("SET datestyle = 'SQL, DMY'"),
+        set("SET extra_float_digits = -9"),
+        set("SET intervalstyle = 'sql_standard'"),
+    ] {
+        client.batch_execute(&sql).await.unwrap();
+    }
+    for (condition, row) in [
+        ("d > '2020-02-01'", 2),
+        ("f > 1.2345678::float8", 1),
+        ("i = interval '-1 day +2 hours'", 2),
+        // As the session reads it, which is the person's.
+        ("d < '01/02/2020'", 1),
+    ] {
+        database.pgic_ok(&["install-triggers", "dated", "--where", condition]);
+        for style in ["'ISO, MDY'", "'SQL, DMY'"] {
+            let sql = set(&format!("SET datestyle = {style}"));
+            client.batch_execute(&sql).await.unwrap();
+            let shown = database.pgic_ok(&["query", "dated", "--columns", "id", "-o", "json"]);
+            assert_eq!(
+                shown.trim(),
+                format!(r#"{{"id":{row}}}"#),
+                "{condition} {style}"
+            );
+            let mut listening = database.listen().await;
+            let writer = database.client().await;
+            writer
+                .batch_execute("UPDATE dated SET d = d")
+                .await
+                .unwrap();
+            assert_eq!(
+                listening.short().await,
+                [format!("update {row}")],
+                "{condition}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_may_be_called_like_a_keyword_and_a_condition_may_be_a_case() {
+    let database = Database::with(
+        "CREATE TABLE k (id int PRIMARY KEY, begin int, if int, loop int, execute int);",
+    )
+    .await;
+    let case = "CASE WHEN begin > 1 THEN if > 0 ELSE loop IS NULL AND execute IS NULL END";
+    for (condition, announced) in [
+        ("-begin < 0", &["insert 1", "insert 2"][..]),
+        (case, &["insert 2"]),
+    ] {
+        let install = ["install-triggers", "k", "--no-guard", "--where", condition];
+        database.pgic_ok(&install);
+        let mut listening = database.listen().await;
+        let sql = "INSERT INTO k VALUES (1, 1, 1, 1, 1), (2, 2, 2, 2, 2), (3, 0, 1, 1, 1)";
+        let client = database.client().await;
+        client.batch_execute(sql).await.unwrap();
+        assert_eq!(listening.short().await, announced, "{condition}");
+        client.batch_execute("DELETE FROM k").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_says_the_same_in_other_words_is_obeyed_once() {
+    let database = Database::with(ITEMS).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pgic.toml");
+    let pgic = |condition: &str, arguments: &[&str]| {
+        let text = format!("[tables.\"app.items\"]\nwhere = \"{condition}\"\n");
+        std::fs::write(&file, text).unwrap();
+        let config = ["--config", file.to_str().unwrap()];
+        database.pgic(&[arguments, &config].concat())
+    };
+    for condition in ["n  >  0", "n>0", "true", " TRUE"] {
+        let installed = pgic(condition, &["install-triggers", "--from-config"]);
+        assert_eq!(installed.code, 0, "{installed:?}");
+        let status = pgic(condition, &["status", "app.items"]);
+        assert_eq!(status.code, 0, "{condition}: {status:?}");
+        let check = pgic(condition, &["install-triggers", "--from-config", "--check"]);
+        assert_eq!(check.code, 0, "{condition}: {check:?}");
+    }
+    assert_eq!(condition(&database), json!(null));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_has_the_rows_that_fulfil_it() {
     let database = with_positive(
@@ -462,6 +594,10 @@ async fn a_superuser_runs_no_function_of_an_owners_condition() {
         "(SELECT app.evil(n))",
         "pg_read_file('x') IS NULL",
         "n = 1 OR E'\\\\'' = ''",
+        "true)) TO PROGRAM 'false' --",
+        "true --\\r AND app.evil(n)",
+        "€1.€(n)",
+        "'\\\\'' IS NOT NULL AND app.evil(n)) --'",
     ] {
         install("n > 0");
         let sql = "SELECT obj_description('app.notify_cache_change_items()'::regprocedure)";
@@ -473,8 +609,11 @@ async fn a_superuser_runs_no_function_of_an_owners_condition() {
             planted.replace('\'', "''")
         );
         client.batch_execute(&plant).await.unwrap();
-        let ran = database.pgic(&count);
-        assert_eq!(ran.code, 2, "{planted}: {ran:?}");
+        for arguments in [&count[..], &["why", "app.items", "1"]] {
+            let ran = database.pgic(arguments);
+            assert_eq!(ran.code, 2, "{planted}: {ran:?}");
+            assert!(!ran.stderr.contains("ran as"), "{planted}: {ran:?}");
+        }
         owner.pgic_ok(&["install-triggers", "app.items", "--defaults"]);
     }
     // What is PostgreSQL's own alone.

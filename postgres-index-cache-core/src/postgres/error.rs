@@ -83,7 +83,7 @@ pub enum DriverError {
     /// owner, with the rights of this role.
     #[error(
         "reading {table} would run the condition of its triggers, {condition}, with the rights of \
-        this role, which is a superuser, and it may call functions of others"
+        this role, and it may be code of others"
     )]
     ConditionOfOthers {
         /// The table, as `schema.table`.

@@ -137,7 +137,7 @@ pub async fn open_through(
         announced_by: Vec::new(),
         expected_rows: 100,
         condition: None,
-        has_foreign_condition: false,
+        foreign_condition: None,
         indexed: IndexedColumns::default(),
         column_types: Vec::new(),
         fingerprint: None,

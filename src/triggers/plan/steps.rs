@@ -107,7 +107,8 @@ pub(super) fn reload_step(
     installed: &TriggerOptions,
     options: &TriggerOptions,
 ) -> Option<Step> {
-    if installed.condition == options.condition {
+    let sql = |options: &TriggerOptions| options.condition.as_ref().map(|own| own.sql.clone());
+    if sql(installed) == sql(options) {
         return None;
     }
     // Those who listen on the channel of before as well.

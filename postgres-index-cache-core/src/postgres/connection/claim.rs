@@ -55,6 +55,8 @@ const ROUNDS: usize = 4;
 ///   statement.
 /// - `default_transaction_…`: no default of the role makes a transaction wait (manual, SET
 ///   TRANSACTION: DEFERRABLE).
+/// - `standard_conforming_strings`: a backslash in a text is a backslash, whatever the owner of the
+///   database has set.
 /// - `jit`: nothing is compiled, which would make looks at the catalogue many times slower.
 /// - `tcp_user_timeout`: the server ends the session if this client, or its machine, stops.
 ///   Otherwise the session would hold the notification queue, and its locks on tables, without
@@ -63,6 +65,7 @@ const SAFE: &str = "SET search_path = pg_catalog, pg_temp;
     SET default_transaction_isolation = 'read committed';
     SET default_transaction_deferrable = off;
     SET jit = off;
+    SET standard_conforming_strings = on;
     SET tcp_user_timeout = '20s'";
 
 /// A session that is ours alone, and safe.

@@ -264,6 +264,12 @@ impl Read {
     /// The table is locked by now in a mode that keeps out new indexes and statistics, so the
     /// answer holds until the end of the transaction.
     async fn check_code(&self) -> Result<(), DriverError> {
+        if let Some(condition) = &self.config.foreign_condition {
+            return Err(DriverError::ConditionOfOthers {
+                table: self.config.name(),
+                condition: condition.clone(),
+            });
+        }
         let is_planned = match self.distrust {
             Distrust::None => false,
             Distrust::OfQueries => self.asked.kind.is_refetch(),
@@ -271,12 +277,6 @@ impl Read {
         };
         if !is_planned {
             return Ok(());
-        }
-        if self.config.has_foreign_condition {
-            return Err(DriverError::ConditionOfOthers {
-                table: self.config.name(),
-                condition: self.config.condition.clone().unwrap_or_default(),
-            });
         }
         let found = foreign_code(&*self.client, self.config.followed.oid)
             .await

@@ -34,9 +34,8 @@ pub struct TableConfig {
     /// The condition that the rows of the cache fulfil, in SQL, with the columns by their names
     /// alone; `None` if the cache has all rows.
     pub condition: Option<String>,
-    /// Whether reading the table would run the condition of an owner who is distrusted, and the
-    /// condition is not known to be PostgreSQL's own code alone.
-    pub has_foreign_condition: bool,
+    /// The condition that must not run, since it may be code of others; `None` if there is none.
+    pub foreign_condition: Option<String>,
     /// The columns that have an index in a cache of cells.
     pub indexed: IndexedColumns,
     /// The oids of the types of the columns that are kept, in the shape's order; empty if nobody
@@ -203,9 +202,10 @@ impl TableConfig {
             .and_then(|options| options.condition.as_ref());
         Self {
             distrust: distrust(table, shape, condition),
-            has_foreign_condition: table.is_distrusted
-                && condition.is_some_and(|condition| !condition.is_built_in(table)),
-            condition: condition.map(|condition| condition.sql.clone()),
+            foreign_condition: condition
+                .filter(|condition| condition.in_statement(table).is_none())
+                .map(|condition| condition.sql.clone()),
+            condition: condition.and_then(|condition| condition.in_statement(table)),
             followed,
             shape: Arc::clone(shape),
             key_types,

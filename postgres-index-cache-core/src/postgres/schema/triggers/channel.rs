@@ -15,7 +15,7 @@ pub fn is_channel(name: &str) -> bool {
 
 /// A token of SQL or PL/pgSQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Token {
+enum Token {
     /// A keyword, or a name without quotes, in lower case.
     Word(String),
     /// A name in double quotes.
@@ -56,7 +56,7 @@ pub fn told_by(source: &str, arguments: &[String]) -> Option<String> {
 
 /// Splits a text of SQL or PL/pgSQL into tokens (manual, Lexical Structure); `None` if a comment or
 /// a string has no end.
-pub(super) fn tokens(source: &str) -> Option<Vec<Token>> {
+fn tokens(source: &str) -> Option<Vec<Token>> {
     let mut tokens = Vec::new();
     let mut rest = source;
     while let Some(first) = rest.chars().next() {

@@ -1,6 +1,6 @@
 //! [`RowCondition`]: the condition that a row fulfils to be announced, and to be in a cache.
 
-use super::channel::{Token, tokens};
+use crate::postgres::quote::{Unquoted, quote_identifier, quote_literal, read_quoted};
 use crate::postgres::schema::catalog::CatalogTable;
 use serde::{Deserialize, Serialize};
 
@@ -29,119 +29,286 @@ impl RowCondition {
         missing.next().map(String::as_str)
     }
 
-    /// Returns whether the condition runs no code but that of PostgreSQL itself, as far as its text
-    /// tells for certain: columns of built-in types, literals, operators of `pg_catalog`, and casts
-    /// to built-in types. A call of a function is not certain.
+    /// Returns the condition as a statement may hold it, in parentheses; `None` if it may run code
+    /// that must not run.
     ///
     /// Whoever owns the table owns this text. Without the check:
     ///
-    /// 1. An owner writes `(evil(n))` into the comment on the triggers' function.
-    /// 2. A superuser reads the table with pgic.
-    /// 3. The function runs with the rights of a superuser.
-    pub(in crate::postgres) fn is_built_in(&self, table: &CatalogTable) -> bool {
-        is_built_in(&self.sql, |name| {
-            let column = table.columns.iter().find(|column| column.name == name);
-            column.is_some_and(|column| column.made_of.iter().all(|part| *part < FIRST_USER_OID))
-        })
+    /// 1. An owner writes `(evil(n))`, or `true)) TO PROGRAM 'harm' --`, into the comment on the
+    ///    triggers' function.
+    /// 2. Somebody with more rights reads the table with pgic.
+    /// 3. The text runs with those rights.
+    ///
+    /// So a text that could leave its parentheses is never taken. Where the owner is distrusted,
+    /// the statement does not hold the owner's text at all, but one that is made of its parts: see
+    /// [`rebuilt`].
+    pub fn in_statement(&self, table: &CatalogTable) -> Option<String> {
+        if table.is_distrusted {
+            rebuilt(&self.sql, |name| {
+                let column = table.columns.iter().find(|column| column.name == name);
+                column
+                    .is_some_and(|column| column.made_of.iter().all(|part| *part < FIRST_USER_OID))
+            })
+        } else {
+            is_contained(&self.sql).then(|| self.sql.clone())
+        }
     }
 }
 
-/// Returns whether a condition has nothing but columns, literals, operators of `pg_catalog` and
-/// casts to built-in types. `is_column` says whether a name is that of a column of a built-in type.
-fn is_built_in(sql: &str, is_column: impl Fn(&str) -> bool) -> bool {
-    let Some(tokens) = tokens(sql) else {
-        return false;
-    };
-    (0..tokens.len()).all(|at| {
-        let is_cast = at >= 2 && tokens[at - 2..at] == [Token::Symbol(':'), Token::Symbol(':')];
-        let is_called = tokens.get(at + 1) == Some(&Token::Symbol('('));
-        match &tokens[at] {
-            Token::Name(name) => !is_cast && !is_called && is_column(name),
-            Token::Word(word) if is_cast => TYPES.contains(&word.as_str()),
-            Token::Word(word) if KEYWORDS.contains(&word.as_str()) => true,
-            // The other words of a type's name, such as those of `timestamp with time zone`.
-            Token::Word(word) if TYPE_WORDS.contains(&word.as_str()) => {
-                !is_called || word == "varying"
+/// Returns whether a text cannot leave the parentheses that it is put into, whatever the settings
+/// of the session: quotes and parentheses are closed, and there is neither a comment nor the end of
+/// a statement. What PostgreSQL writes passes.
+pub fn is_contained(sql: &str) -> bool {
+    let mut depth = 0_usize;
+    let mut rest = sql;
+    let mut before = ' ';
+    while let Some(first) = rest.chars().next() {
+        let behind = &rest[first.len_utf8()..];
+        rest = match first {
+            '\'' | '"' => {
+                let Some(Unquoted { text, rest }) = read_quoted(behind, first) else {
+                    return false;
+                };
+                // In `E'…'` a backslash escapes, and PostgreSQL writes two for one. In a plain text
+                // it escapes under `standard_conforming_strings = off`.
+                let is_escaped = matches!(before, 'E') && first == '\'';
+                let is_prefixed = before.is_alphanumeric() || matches!(before, '_' | '&' | '$');
+                let has_backslash = if is_escaped {
+                    text.replace("\\\\", "").contains('\\')
+                } else {
+                    first == '\'' && text.contains('\\')
+                };
+                if has_backslash || (is_prefixed && !is_escaped) {
+                    return false;
+                }
+                rest
             }
-            Token::Word(word) => !is_called && is_column(word),
-            // Behind a digit it is the point of a number, else a schema stands before it, or a
-            // composite value.
-            Token::Symbol('.') => {
-                at > 0 && matches!(tokens[at - 1], Token::Symbol(c) if c.is_ascii_digit())
+            '(' => {
+                depth += 1;
+                behind
             }
-            Token::Text(_) | Token::Symbol(_) => true,
-            Token::Opaque => false,
+            ')' => match depth.checked_sub(1) {
+                Some(less) => {
+                    depth = less;
+                    behind
+                }
+                None => return false,
+            },
+            '-' if behind.starts_with('-') => return false,
+            '/' if behind.starts_with('*') => return false,
+            ';' | '$' | '\\' => return false,
+            ' ' | '\n' | '!'..='~' => behind,
+            _ => return false,
+        };
+        before = first;
+    }
+    depth == 0
+}
+
+/// Returns a condition that means the same and is made here, of parts that are known to be
+/// PostgreSQL's own: columns of built-in types, literals, operators, and casts to built-in types.
+/// Returns `None` if there is anything else, such as a call of a function. `is_column` says whether
+/// a name is that of a column of a built-in type.
+///
+/// Nothing is copied from the text that could mean something else to PostgreSQL than here: names
+/// are quoted, literals are written anew, and all else is one of a list.
+fn rebuilt(sql: &str, is_column: impl Fn(&str) -> bool) -> Option<String> {
+    let mut made: Vec<String> = Vec::new();
+    let mut depth = 0_usize;
+    let mut rest = sql;
+    // Whether a parenthesis would be the start of a call.
+    let mut is_name = false;
+    while let Some(first) = rest.chars().next() {
+        let was_name = std::mem::take(&mut is_name);
+        match first {
+            ' ' | '\n' => {
+                rest = &rest[1..];
+                is_name = was_name;
+            }
+            '\'' => {
+                let read = read_quoted(&rest[1..], '\'')?;
+                made.push(quote_literal(&read.text));
+                rest = read.rest;
+            }
+            '"' => {
+                let read = read_quoted(&rest[1..], '"')?;
+                if !is_column(&read.text) {
+                    return None;
+                }
+                made.push(quote_identifier(&read.text));
+                rest = read.rest;
+                is_name = true;
+            }
+            '0'..='9' => {
+                let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'));
+                let (number, behind) = rest.split_at(end.unwrap_or(rest.len()));
+                // An exponent, or a name that begins with digits.
+                if behind.starts_with(|c: char| c.is_alphabetic() || c == '_') {
+                    return None;
+                }
+                made.push(number.to_string());
+                rest = behind;
+            }
+            'a'..='z' | 'A'..='Z' | '_' => {
+                let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+                let (word, behind) = rest.split_at(end.unwrap_or(rest.len()));
+                // PostgreSQL writes keywords in capitals, and no name without quotes.
+                if KEYWORDS.contains(&word) {
+                    made.push(word.to_string());
+                } else if is_column(word) {
+                    made.push(quote_identifier(word));
+                    is_name = true;
+                } else {
+                    return None;
+                }
+                // A prefix of a literal, such as that of `E'…'`.
+                if behind.starts_with(['\'', '"', '&', '$']) {
+                    return None;
+                }
+                rest = behind;
+            }
+            ':' => {
+                let cast = rest.strip_prefix("::")?;
+                let name = TYPES.iter().find(|name| {
+                    let behind = cast.strip_prefix(**name);
+                    behind.is_some_and(|behind| {
+                        !behind.starts_with(|c: char| c.is_alphanumeric() || "_$.\"".contains(c))
+                    })
+                })?;
+                made.push(format!("::{name}"));
+                rest = &cast[name.len()..];
+            }
+            '(' if was_name => return None,
+            '(' => {
+                depth += 1;
+                made.push("(".to_string());
+                rest = &rest[1..];
+            }
+            ')' => {
+                depth = depth.checked_sub(1)?;
+                made.push(")".to_string());
+                rest = &rest[1..];
+            }
+            '[' | ']' | ',' => {
+                made.push(first.to_string());
+                rest = &rest[1..];
+            }
+            _ => {
+                let end = rest.find(|c: char| !"+-*/<>=~!@%^|&?#".contains(c));
+                let (operator, behind) = rest.split_at(end.unwrap_or(rest.len()));
+                if !OPERATORS.contains(&operator) {
+                    return None;
+                }
+                made.push(operator.to_string());
+                rest = behind;
+            }
         }
-    })
+    }
+    (depth == 0).then(|| made.join(" "))
 }
 
 /// The lowest oid of an object that does not come with PostgreSQL (`FirstNormalObjectId`).
 const FIRST_USER_OID: u32 = 16_384;
 
-/// The keywords of conditions, in lower case.
+/// The keywords of conditions, as PostgreSQL writes them.
 const KEYWORDS: [&str; 18] = [
-    "and", "or", "not", "is", "null", "true", "false", "unknown", "distinct", "from", "any", "all",
-    "array", "case", "when", "then", "else", "end",
+    "AND", "OR", "NOT", "IS", "NULL", "TRUE", "FALSE", "UNKNOWN", "true", "false", "DISTINCT",
+    "FROM", "ANY", "ALL", "ARRAY", "COALESCE", "NULLIF", "ROW",
 ];
 
-/// The first words of the names of built-in types to which a condition may cast.
-const TYPES: [&str; 24] = [
+/// The operators of conditions.
+const OPERATORS: [&str; 26] = [
+    "=", "<>", "<", ">", "<=", ">=", "+", "-", "*", "/", "%", "~~", "!~~", "~~*", "!~~*", "~",
+    "!~", "~*", "!~*", "||", "->", "->>", "@>", "<@", "?", "&&",
+];
+
+/// The types to which a condition may cast, as PostgreSQL writes them. A name stands before one
+/// that it begins with.
+const TYPES: [&str; 29] = [
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "time with time zone",
+    "time without time zone",
+    "character varying",
+    "double precision",
+    "bit varying",
     "text",
     "integer",
     "bigint",
     "smallint",
     "numeric",
     "real",
-    "double",
     "boolean",
     "uuid",
     "date",
-    "timestamp",
-    "time",
     "interval",
     "character",
     "bpchar",
-    "varchar",
     "bytea",
     "inet",
     "cidr",
     "macaddr",
     "jsonb",
+    "json",
     "bit",
     "money",
     "name",
+    "\"char\"",
 ];
-
-/// The further words of such names.
-const TYPE_WORDS: [&str; 6] = ["precision", "varying", "with", "without", "time", "zone"];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn is_column(name: &str) -> bool {
+        ["n", "state", "at", "Odd (Name", "text", "to", "program"].contains(&name)
+    }
+
     #[test]
-    fn a_condition_of_built_in_code_is_told_from_one_that_may_run_others() {
-        let is_column = |name: &str| ["n", "state", "at", "Odd (Name", "text"].contains(&name);
-        for plain in [
-            "(n > 0)",
-            "((at IS NULL) AND (n = ANY (ARRAY[1, 2])) AND ((state)::text = 'it''s (x'::text))",
-            "(at > '2020-01-01 00:00:00+00'::timestamp with time zone)",
-            "((state)::character varying(9) <> 'a'::character varying)",
-            "(\"Odd (Name\" IS DISTINCT FROM 1.5)",
-            "(n)::double precision > '0.5'::double precision",
-            "CASE WHEN (n > 1) THEN true ELSE (text IS NULL) END",
+    fn a_condition_of_known_parts_is_made_anew() {
+        for (plain, made) in [
+            ("(n > 0)", r#"( "n" > 0 )"#),
+            (
+                "((at IS NULL) AND (n = ANY (ARRAY[1, 2])))",
+                r#"( ( "at" IS NULL ) AND ( "n" = ANY ( ARRAY [ 1 , 2 ] ) ) )"#,
+            ),
+            (
+                "((state)::text = 'it''s (x'::text)",
+                r#"( ( "state" ) ::text = 'it''s (x' ::text )"#,
+            ),
+            (
+                "(at > '2020-01-01 00:00:00+00'::timestamp with time zone)",
+                r#"( "at" > '2020-01-01 00:00:00+00' ::timestamp with time zone )"#,
+            ),
+            (
+                "((state)::character varying(9) <> 'a'::character varying)",
+                r#"( ( "state" ) ::character varying ( 9 ) <> 'a' ::character varying )"#,
+            ),
+            (
+                r#"("Odd (Name" IS DISTINCT FROM 1.5)"#,
+                r#"( "Odd (Name" IS DISTINCT FROM 1.5 )"#,
+            ),
+            // A column that is called like a keyword stays a column.
+            ("(to > program)", r#"( "to" > "program" )"#),
         ] {
-            assert!(is_built_in(plain, is_column), "{plain}");
+            assert_eq!(rebuilt(plain, is_column).as_deref(), Some(made), "{plain}");
         }
+    }
+
+    #[test]
+    fn whatever_may_run_the_owners_code_is_refused() {
         for other in [
             "evil(n)",
             "app.evil(n)",
             "(n OPERATOR(app.>) 0)",
             "(n = 'x'::app.state)",
             "(n = 'x'::evil)",
+            "(n = 'x'::text.evil)",
             "(n = (evil 'x'))",
             "\"evil\"(n)",
             "n(0)",
+            "n (0)",
+            "\"n\" (0)",
             "(SELECT true)",
             "(state = E'\\'(')",
             "(state = $$x$$)",
@@ -149,8 +316,55 @@ mod tests {
             "((n).x > 0)",
             "(n > /* without an end",
             "pg_read_file('x') IS NULL",
+            "true --\r and evil(n)",
+            "true -- ",
+            "€1.€(n)",
+            "1.€(n)",
+            "1e5 > n",
+            "true)) TO PROGRAM 'x' --",
+            "(true",
+            "true)",
+            "n @@ n",
+            "n = U&'x'",
+            "current_user = 'x'",
         ] {
-            assert!(!is_built_in(other, is_column), "{other}");
+            assert_eq!(rebuilt(other, is_column), None, "{other}");
+        }
+        // Under either `standard_conforming_strings` a backslash is a backslash.
+        let literal = r"'\'' AND evil(n) --'";
+        let made = rebuilt(&format!("(state = {literal})"), is_column).expect("a literal");
+        assert_eq!(made, r#"( "state" = E'\\'' AND evil(n) --' )"#);
+    }
+
+    #[test]
+    fn a_text_that_could_leave_its_parentheses_is_not_taken() {
+        for contained in [
+            "(n > 0)",
+            "app.is_hot(n)",
+            "(state = 'a ) -- ; \"'::app.state)",
+            "(\"Odd \"\" ) ;\" IS NULL)",
+            r"(state = E'a\\b''c'::text)",
+            "(n OPERATOR(public.=) 1)",
+            "CASE\n    WHEN (n > 1) THEN true\n    ELSE false\nEND",
+        ] {
+            assert!(is_contained(contained), "{contained}");
+        }
+        for other in [
+            "true)) TO PROGRAM 'x' --",
+            "true) OR (true",
+            "(true",
+            "true -- ",
+            "true /* ",
+            "true; DROP TABLE x",
+            r"state = 'a\'",
+            r"state = E'a\''",
+            "state = U&'x'",
+            "state = 'x",
+            "state = $$x$$",
+            "true \r",
+            "€(n)",
+        ] {
+            assert!(!is_contained(other), "{other}");
         }
     }
 }
