@@ -626,4 +626,19 @@ async fn a_superuser_runs_no_function_of_an_owners_condition() {
         install(plain);
         assert_eq!(database.pgic_ok(&count).trim(), "1", "{plain}");
     }
+    // To plan a query of the table would compute the constant of this index.
+    let sql = format!(
+        "SET ROLE {role};
+        CREATE FUNCTION app.one() RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+            IF current_user <> '{role}' THEN
+                RAISE 'ran as %', current_user USING ERRCODE = '22012'; END IF;
+            RETURN 1; END $$;
+        CREATE INDEX ON app.items ((n + app.one()));
+        RESET ROLE"
+    );
+    client.batch_execute(&sql).await.unwrap();
+    for command in ["status", "doctor"] {
+        let ran = database.pgic(&[command, "app.items"]);
+        assert!(!ran.stdout.contains("ran as"), "{ran:?}");
+    }
 }
