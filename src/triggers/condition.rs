@@ -12,7 +12,7 @@ use crate::tables::catalog::{Catalog, CatalogAccess, CatalogTable};
 use crate::triggers::observe::observe;
 use anyhow::{Context as _, anyhow};
 use postgres_index_cache_core::tooling::postgres::triggers::{
-    PINNED, Problem, ROW_NAME, Remedy, RowCondition, Severity, is_contained,
+    PINNED, Problem, ROW_NAME, Remedy, RowCondition, Severity, is_contained, qualified,
 };
 use postgres_index_cache_core::tooling::postgres::{Traced, quote_identifier, quote_literal};
 use tokio_postgres::error::SqlState;
@@ -69,6 +69,7 @@ impl AskedCondition {
                 given: text.clone(),
                 sql: text.clone(),
                 of_row: text.clone(),
+                follows_path: true,
                 columns: Vec::new(),
             }),
             Self::AllRows => None,
@@ -123,7 +124,8 @@ pub async fn check_all(
 /// cache can be read, and each write asks for a reload. Returns `None` if the condition works, or
 /// is not known to: the table is locked, or the condition must not run here.
 pub async fn problem(client: &mut Client, table: &CatalogTable) -> Option<Problem> {
-    // To plan a query of the table would run expressions of its indexes, which are the owner's code.
+    // To plan a query of the table would run expressions of its indexes, which are the owner's
+    // code.
     if table.is_distrusted {
         return None;
     }
@@ -254,11 +256,22 @@ async fn check_on_copy(
         let error = anyhow!("PostgreSQL writes it as {sql}, which cannot be put into a query");
         return Err(error).with_context(checking);
     }
+    let (of_row, follows_path) = match qualified(&sql, table) {
+        Some(of_row) => (of_row, false),
+        None => (
+            of_row(attempt, table, &name, &sql)
+                .await
+                .with_context(checking)?,
+            true,
+        ),
+    };
+    try_of_row(attempt, &name, &of_row)
+        .await
+        .with_context(checking)?;
     Ok(Some(RowCondition {
         given: given.to_string(),
-        of_row: of_row(attempt, table, &name, &sql)
-            .await
-            .with_context(checking)?,
+        of_row,
+        follows_path,
         sql,
         columns,
     }))
@@ -306,7 +319,15 @@ async fn of_row(
         .and_then(|text| text.strip_suffix(rest))
         .map(|text| text.trim_start().to_string())
         .context("a view is written in an unknown way")?;
-    // As the trigger will run it, for a row without values.
+    Ok(of_row)
+}
+
+/// Runs a condition as the trigger will, for a row without values.
+async fn try_of_row(
+    attempt: &Traced<Transaction<'_>>,
+    copy: &str,
+    of_row: &str,
+) -> anyhow::Result<()> {
     let mut quote = "$pgic$".to_string();
     while of_row.contains(&quote) {
         quote.insert(1, 'x');
@@ -315,8 +336,7 @@ async fn of_row(
         "DO {quote} DECLARE {ROW_NAME} pg_temp.{copy}%ROWTYPE; fulfils pg_catalog.bool;
          BEGIN fulfils := ({of_row}) IS TRUE; END {quote}"
     );
-    attempt.batch_execute(&tried).await.map_err(refused)?;
-    Ok(of_row)
+    attempt.batch_execute(&tried).await.map_err(refused)
 }
 
 /// The most characters of a condition that an error shows.

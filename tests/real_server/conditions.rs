@@ -216,15 +216,34 @@ async fn a_writers_path_does_not_change_what_the_condition_means() {
         "{ITEMS} CREATE SCHEMA evil;
         CREATE FUNCTION evil.never(int, int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT false';
         CREATE OPERATOR evil.> (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.never);
-        CREATE OPERATOR evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.never);"
+        CREATE OPERATOR evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.never);
+        CREATE DOMAIN evil.text AS int;"
     ))
     .await;
-    let condition = "n > 0 AND n IS DISTINCT FROM 7";
-    database.pgic_ok(&["install-triggers", "app.items", "--where", condition]);
-    let mut listening = database.listen().await;
-    let sql = "SET search_path = evil, pg_catalog; INSERT INTO app.items VALUES (1, 1), (7, 7)";
-    database.client().await.batch_execute(sql).await.unwrap();
-    assert_eq!(listening.short().await, ["insert 1"]);
+    for (condition, pins) in [
+        ("n > 0 AND n IS DISTINCT FROM 7", true),
+        (
+            "n > 0 AND n IN (1, 3) AND v::text LIKE 'a%' AND -n < 0",
+            false,
+        ),
+    ] {
+        database.pgic_ok(&["install-triggers", "app.items", "--where", condition]);
+        let client = database.client().await;
+        // A path costs each row of a writer, and is pinned only where it must be.
+        let sql = "SELECT proconfig IS NOT NULL FROM pg_proc
+            WHERE oid = 'app.notify_cache_change_items()'::regprocedure";
+        let has_settings: bool = client.query_one(sql, &[]).await.unwrap().get(0);
+        assert_eq!(has_settings, pins, "{condition}");
+        let mut listening = database.listen().await;
+        let sql = "SET search_path = evil, pg_catalog;
+            INSERT INTO app.items VALUES (1, 1, 'a'), (7, 7, 'a'); DELETE FROM app.items";
+        client.batch_execute(sql).await.unwrap();
+        assert_eq!(
+            listening.short().await,
+            ["insert 1", "delete 1"],
+            "{condition}"
+        );
+    }
 }
 
 /// A row that is there and is not announced must not pass for one that is not there.

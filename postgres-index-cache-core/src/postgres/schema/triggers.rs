@@ -21,7 +21,7 @@ mod problem;
 pub use channel::is_channel;
 pub use check_table::check_table;
 pub use comment::{Comment, read as read_comment, write as write_comment};
-pub use condition::{ROW_NAME, RowCondition, is_contained};
+pub use condition::{ROW_NAME, RowCondition, is_contained, qualified};
 pub use diagnosis::diagnose;
 pub use made_for::{digest, is_edited, settings, untrusted_columns};
 pub use options::{TriggerOptions, from_arguments, to_arguments};

@@ -17,8 +17,17 @@ pub struct RowCondition {
     pub sql: String,
     /// The same with the columns as fields of the row [`ROW_NAME`]: `(changed.deleted_at IS NULL)`.
     pub of_row: String,
+    /// Whether PostgreSQL looks for parts of `of_row` on the `search_path` of whoever writes, so
+    /// that the function must pin one.
+    #[serde(default = "yes")]
+    pub follows_path: bool,
     /// The columns that the condition looks at, in table order.
     pub columns: Vec<String>,
+}
+
+/// Returns the default of [`RowCondition::follows_path`].
+fn yes() -> bool {
+    true
 }
 
 impl RowCondition {
@@ -44,14 +53,67 @@ impl RowCondition {
     /// [`rebuilt`].
     pub fn in_statement(&self, table: &CatalogTable) -> Option<String> {
         if table.is_distrusted {
-            rebuilt(&self.sql, |name| {
-                let column = table.columns.iter().find(|column| column.name == name);
-                column
-                    .is_some_and(|column| column.made_of.iter().all(|part| *part < FIRST_USER_OID))
+            rebuilt(&self.sql, Form::InStatement, |name| {
+                is_of_built_in_type(table, name)
             })
         } else {
             is_contained(&self.sql).then(|| self.sql.clone())
         }
+    }
+}
+
+/// Returns a condition, as PostgreSQL has written it, with its columns as fields of [`ROW_NAME`]
+/// and with all else qualified, so that no `search_path` changes what it means. Returns `None` if
+/// there is a part that cannot be qualified here.
+pub fn qualified(sql: &str, table: &CatalogTable) -> Option<String> {
+    rebuilt(sql, Form::InFunction, |name| {
+        is_of_built_in_type(table, name)
+    })
+}
+
+fn is_of_built_in_type(table: &CatalogTable, name: &str) -> bool {
+    let column = table.columns.iter().find(|column| column.name == name);
+    column.is_some_and(|column| column.made_of.iter().all(|part| *part < FIRST_USER_OID))
+}
+
+/// The place that a condition is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A statement of a session of ours, whose `search_path` is safe.
+    InStatement,
+    /// The function of the triggers, which runs under any `search_path`.
+    InFunction,
+}
+
+impl Form {
+    fn column(self, name: &str) -> String {
+        let name = quote_identifier(name);
+        match self {
+            Self::InStatement => name,
+            Self::InFunction => format!("{ROW_NAME}.{name}"),
+        }
+    }
+
+    fn operator(self, operator: &str) -> String {
+        match self {
+            Self::InStatement => operator.to_string(),
+            Self::InFunction => format!("OPERATOR(pg_catalog.{operator})"),
+        }
+    }
+
+    fn cast(self, name: &str) -> String {
+        // The grammar knows the others, whatever the path.
+        let is_looked_up = LOOKED_UP.contains(&name);
+        match self {
+            Self::InFunction if is_looked_up => format!("::pg_catalog.{name}"),
+            Self::InStatement | Self::InFunction => format!("::{name}"),
+        }
+    }
+
+    /// Returns whether PostgreSQL looks for nothing on the path because of a keyword. Some compare
+    /// with the `=` that the path finds.
+    fn takes(self, keyword: &str) -> bool {
+        self == Self::InStatement || !matches!(keyword, "DISTINCT" | "NULLIF" | "ROW")
     }
 }
 
@@ -112,7 +174,7 @@ pub fn is_contained(sql: &str) -> bool {
 ///
 /// Nothing is copied from the text that could mean something else to PostgreSQL than here: names
 /// are quoted, literals are written anew, and all else is one of a list.
-fn rebuilt(sql: &str, is_column: impl Fn(&str) -> bool) -> Option<String> {
+fn rebuilt(sql: &str, form: Form, is_column: impl Fn(&str) -> bool) -> Option<String> {
     let mut made: Vec<String> = Vec::new();
     let mut depth = 0_usize;
     let mut rest = sql;
@@ -135,7 +197,7 @@ fn rebuilt(sql: &str, is_column: impl Fn(&str) -> bool) -> Option<String> {
                 if !is_column(&read.text) {
                     return None;
                 }
-                made.push(quote_identifier(&read.text));
+                made.push(form.column(&read.text));
                 rest = read.rest;
                 is_name = true;
             }
@@ -153,10 +215,10 @@ fn rebuilt(sql: &str, is_column: impl Fn(&str) -> bool) -> Option<String> {
                 let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
                 let (word, behind) = rest.split_at(end.unwrap_or(rest.len()));
                 // PostgreSQL writes keywords in capitals, and no name without quotes.
-                if KEYWORDS.contains(&word) {
+                if KEYWORDS.contains(&word) && form.takes(word) {
                     made.push(word.to_string());
                 } else if is_column(word) {
-                    made.push(quote_identifier(word));
+                    made.push(form.column(word));
                     is_name = true;
                 } else {
                     return None;
@@ -175,7 +237,7 @@ fn rebuilt(sql: &str, is_column: impl Fn(&str) -> bool) -> Option<String> {
                         !behind.starts_with(|c: char| c.is_alphanumeric() || "_$.\"".contains(c))
                     })
                 })?;
-                made.push(format!("::{name}"));
+                made.push(form.cast(name));
                 rest = &cast[name.len()..];
             }
             '(' if was_name => return None,
@@ -199,7 +261,7 @@ fn rebuilt(sql: &str, is_column: impl Fn(&str) -> bool) -> Option<String> {
                 if !OPERATORS.contains(&operator) {
                     return None;
                 }
-                made.push(operator.to_string());
+                made.push(form.operator(operator));
                 rest = behind;
             }
         }
@@ -256,9 +318,34 @@ const TYPES: [&str; 29] = [
     "\"char\"",
 ];
 
+/// Those of [`TYPES`] that PostgreSQL looks for on the path.
+const LOOKED_UP: [&str; 13] = [
+    "text", "uuid", "date", "bpchar", "bytea", "inet", "cidr", "macaddr", "jsonb", "json", "money",
+    "name", "\"char\"",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rebuilt(sql: &str, is_column: impl Fn(&str) -> bool) -> Option<String> {
+        super::rebuilt(sql, Form::InStatement, is_column)
+    }
+
+    #[test]
+    fn in_a_function_all_is_qualified() {
+        let sql = "((n > 0) AND ((state)::text = ANY (ARRAY['a'::text, 'b'::text])))";
+        let made = concat!(
+            r#"( ( changed."n" OPERATOR(pg_catalog.>) 0 ) AND ( ( changed."state" ) "#,
+            r#"::pg_catalog.text OPERATOR(pg_catalog.=) ANY ( ARRAY [ 'a' ::pg_catalog.text , "#,
+            r#"'b' ::pg_catalog.text ] ) ) )"#
+        );
+        let in_function = |sql| super::rebuilt(sql, Form::InFunction, is_column);
+        assert_eq!(in_function(sql).as_deref(), Some(made));
+        for other in ["(n IS DISTINCT FROM 1)", "(NULLIF(n, 0) IS NULL)", "(f(n))"] {
+            assert_eq!(in_function(other), None, "{other}");
+        }
+    }
 
     fn is_column(name: &str) -> bool {
         ["n", "state", "at", "Odd (Name", "text", "to", "program"].contains(&name)
