@@ -1,7 +1,7 @@
 """A node that keeps a table (id integer PRIMARY KEY, name text) as a dict, and answers the fleet's questions.
 
 python3 node.py "host=localhost dbname=mydb" users     It takes psycopg; docs/fleet.md is the protocol."""
-import hashlib, json, os, socket, struct, sys, time, psycopg
+import hashlib, json, os, select, socket, struct, sys, time, psycopg
 
 TABLE, rows, held = sys.argv[2], {}, None
 listen, send = [psycopg.connect(sys.argv[1], autocommit=True) for _ in range(2)]
@@ -77,14 +77,21 @@ def take(question, sender):
         answer(question, **digests(question))
         for change in later: apply(change)
 
+def arrived(seconds):
+    """Yields the notifications that arrive in that time. Connection.notifies takes a timeout since psycopg 3.2 alone."""
+    select.select([listen], [], [], seconds)
+    listen.pgconn.consume_input()
+    while sent := listen.pgconn.notifies():
+        yield sent.relname.decode(), sent.extra.decode(), sent.be_pid
+
 listen.execute("LISTEN cache_invalidation; LISTEN pgic_control; SELECT pg_try_advisory_lock_shared(1852793957)")
 load()  # Behind the LISTEN: a change that the read has already is applied once more, which does no harm.
 print("live", flush=True)
 while True:
-    for notification in listen.notifies(timeout=0.5):
+    for channel, payload, pid in arrived(0.5):
         try:
-            message = json.loads(notification.payload)
-            if notification.channel == "pgic_control": take(message, notification.pid)
+            message = json.loads(payload)
+            if channel == "pgic_control": take(message, pid)
             elif message.get("rel") == rel: held[2].append(message) if held else apply(message)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             print("not understood:", error, file=sys.stderr)  # Any role can send anything.

@@ -89,7 +89,10 @@ pub async fn check_all(
 ) -> anyhow::Result<()> {
     for (table, AskedTable { changes, .. }) in tables.iter().zip(asked) {
         let checked = match &changes.condition {
-            Some(AskedCondition::Written(text)) => check(client, table, text, text).await?,
+            Some(AskedCondition::Written(text)) => {
+                let settings = Settings::OfSession;
+                check(client, table, text, text, settings).await?
+            }
             None if !changes.defaults && !changes.generic => {
                 let installed = installed(table);
                 let Some(RowCondition { given, sql, .. }) = installed.as_ref() else {
@@ -100,7 +103,7 @@ pub async fn check_all(
                 else {
                     continue;
                 };
-                let checked = check(client, table, &text, given).await;
+                let checked = check(client, table, &text, given, Settings::Pinned).await;
                 checked.map_err(|error| {
                     let hint = format!(
                         "the condition {sql} is as it was installed, and the table is another one \
@@ -150,7 +153,8 @@ pub async fn problem(client: &mut Client, table: &CatalogTable) -> Option<Proble
     let error = tried.err()?;
     // A lock, a privilege or a lost connection tells nothing of the condition.
     let is_refused = error.code().is_some_and(|code| {
-        matches!(&code.code()[..2], "42" | "22" | "3F") && *code != SqlState::INSUFFICIENT_PRIVILEGE
+        let class = code.code().get(..2).unwrap_or_default();
+        matches!(class, "42" | "22" | "3F") && *code != SqlState::INSUFFICIENT_PRIVILEGE
     });
     let said = error.as_db_error().filter(|_| is_refused)?.message();
     let typed = table.typed_name();
@@ -173,6 +177,15 @@ fn installed(table: &CatalogTable) -> Option<RowCondition> {
     observe(table)?.options()?.condition.clone()
 }
 
+/// The settings under which the text of a condition is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settings {
+    /// Those of the person who wrote it.
+    OfSession,
+    /// Those under which PostgreSQL wrote it when it was checked before.
+    Pinned,
+}
+
 /// Checks the condition `text` for a table; `given` is the text of the person who asked for it.
 /// Returns `None` if all rows fulfil the condition: its text is `true`.
 async fn check(
@@ -180,12 +193,13 @@ async fn check(
     table: &CatalogTable,
     text: &str,
     given: &str,
+    settings: Settings,
 ) -> anyhow::Result<Option<RowCondition>> {
     let mut catalog = Catalog::begin(client, CatalogAccess::ReadWrite)
         .await
         .context("begin a transaction")?;
     let attempt = catalog.attempt().await.context("set a savepoint")?;
-    let checked = check_on_copy(&attempt, table, text, given).await;
+    let checked = check_on_copy(&attempt, table, text, given, settings).await;
     // Whatever was made is undone, also where PostgreSQL refused.
     attempt.rollback().await.context("undo the check")?;
     catalog.roll_back().await.context("end the transaction")?;
@@ -197,6 +211,7 @@ async fn check_on_copy(
     table: &CatalogTable,
     text: &str,
     given: &str,
+    settings: Settings,
 ) -> anyhow::Result<Option<RowCondition>> {
     let checking = || {
         let shown: String = given.chars().take(LONGEST_SHOWN).collect();
@@ -223,22 +238,18 @@ async fn check_on_copy(
             with_hint(error, hint)
         })
         .with_context(checking)?;
+    if settings == Settings::Pinned {
+        pin(attempt).await.with_context(checking)?;
+    }
     // The end of the line ends a comment in the text. A statement that is prepared is one
     // statement: the text cannot begin another.
     let index = format!("CREATE INDEX pgic_condition ON pg_temp.{name} ((1)) WHERE ({text}\n)");
     if let Err(error) = attempt.query_typed(&index, &[]).await {
         return Err(refused(error)).with_context(checking);
     }
-    // The text was read under the settings of the session, and PostgreSQL writes its literals under
-    // those that never change: '2020-02-01' would be '01/02/2020' to some.
-    let pinned = PINNED
-        .iter()
-        .filter(|(name, _)| *name != "search_path")
-        .map(|(name, value)| format!("SET LOCAL {name} = {}", quote_literal(value)));
-    attempt
-        .batch_execute(&pinned.collect::<Vec<_>>().join("; "))
-        .await
-        .with_context(checking)?;
+    // Whatever the text was read under, PostgreSQL writes its literals under settings that never
+    // change: '2020-02-01' would be '01/02/2020' to some.
+    pin(attempt).await.with_context(checking)?;
     let row = attempt
         .query_typed_one(include_str!("condition.sql"), &[])
         .await
@@ -275,6 +286,16 @@ async fn check_on_copy(
         sql,
         columns,
     }))
+}
+
+/// Makes the settings those under which literals are written and read alike by everybody.
+async fn pin(attempt: &Traced<Transaction<'_>>) -> Result<(), tokio_postgres::Error> {
+    let pinned = PINNED
+        .iter()
+        .filter(|(name, _)| *name != "search_path")
+        .map(|(name, value)| format!("SET LOCAL {name} = {}", quote_literal(value)));
+    let pinned: Vec<String> = pinned.collect();
+    attempt.batch_execute(&pinned.join("; ")).await
 }
 
 /// Returns a condition with its columns as fields of [`ROW_NAME`].

@@ -405,6 +405,8 @@ async fn settings_do_not_change_what_a_literal_means() {
         ("d < '01/02/2020'", 1),
     ] {
         database.pgic_ok(&["install-triggers", "dated", "--where", condition]);
+        let again = database.pgic_ok(&["install-triggers", "dated"]);
+        assert!(again.contains("unchanged"), "{condition}: {again}");
         for style in ["'ISO, MDY'", "'SQL, DMY'"] {
             let sql = set(&format!("SET datestyle = {style}"));
             client.batch_execute(&sql).await.unwrap();
