@@ -169,6 +169,7 @@ mod json_scan;
 mod listener;
 mod model;
 mod notification;
+mod packed;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod sync;
@@ -211,6 +212,7 @@ pub use uuid;
 pub mod tooling {
     pub use crate::json_scan::members as json_members;
     pub use crate::notification::Payload;
+    pub use crate::packed::{Unpacked, unpack};
     pub use crate::table_cache::{
         AccessPath, CellTest, Column, Condition, IndexedColumns, JsonNulls, KeyBuf, Predicate,
         QueryResult, Row, RowBuf, RowError, SeenRows, ShapeError, StoreError, TableCache,

@@ -15,6 +15,7 @@
 use crate::index_cache::IdxModelCache;
 use crate::model::{HasPrimaryKey, Indexable, guarded};
 use crate::notification::{Action, CacheNotification, Key, ParseError};
+use crate::packed::unpack;
 use async_trait::async_trait;
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
@@ -65,7 +66,7 @@ pub enum Outcome {
     Invalid(String),
 }
 
-/// The number of payloads that had each [`Outcome`].
+/// The number of changes that had each [`Outcome`]. A payload announces one change, or many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerStats {
@@ -328,9 +329,24 @@ impl CacheNotificationListener {
     /// Parses a payload, hands the notification to the handlers of its table, and returns the
     /// outcome. No payload makes this method panic: any role may send on a channel.
     ///
-    /// If there are several handlers, returns the first outcome that is neither
-    /// [`Outcome::Applied`] nor [`Outcome::Handled`]. If there is none, returns the first outcome.
+    /// If there are several handlers, or several changes in the payload, returns the first outcome
+    /// that is neither [`Outcome::Applied`] nor [`Outcome::Handled`]. If there is none, returns the
+    /// first outcome.
     pub async fn process_notification(&self, payload: &str) -> Outcome {
+        let mut whole = None;
+        for change in unpack(payload) {
+            let outcome = self.process_change(&change).await;
+            whole = Some(match whole {
+                None | Some(Outcome::Applied | Outcome::Handled) => outcome,
+                Some(other) => other,
+            });
+        }
+        // A payload announces one change at least.
+        whole.unwrap_or(Outcome::Handled)
+    }
+
+    /// Hands the change of a payload to the handlers of its table.
+    async fn process_change(&self, payload: &str) -> Outcome {
         let outcome = match CacheNotification::parse(payload) {
             Ok(notification) => self.dispatch(notification).await,
             Err(ParseError::UnknownAction(action)) => Outcome::UnknownAction(action),
@@ -349,7 +365,7 @@ impl CacheNotificationListener {
         outcome
     }
 
-    /// Returns the number of payloads that had each outcome so far.
+    /// Returns the number of changes that had each outcome so far.
     pub fn stats(&self) -> ListenerStats {
         // Each counter stands for itself: no order among them is promised.
         fn read(counter: &AtomicU64) -> u64 {

@@ -17,8 +17,8 @@ use crate::units::{Moment, parse_moment};
 use anyhow::{Context as _, anyhow};
 use clap::ValueHint;
 use jiff::{SignedDuration, Timestamp};
-use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -251,7 +251,9 @@ fn read(
             return Ok(hand_on(&mut held));
         };
         let text = message.payload();
-        let xid = Payload::parse(text).ok().and_then(|payload| payload.xid);
+        // All changes of a payload are of one transaction.
+        let first = unpack(text).next().unwrap_or_default();
+        let xid = Payload::parse(&first).ok().and_then(|payload| payload.xid);
         let is_same = held
             .as_ref()
             .is_some_and(|held| xid.is_some() && held.xid == xid && held.payloads.len() < MOST);

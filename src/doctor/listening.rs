@@ -11,11 +11,11 @@ use crate::render::count;
 use crate::tables::catalog::Catalog;
 use anyhow::Context as _;
 use postgres_index_cache_core::Action;
-use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Remedy, Severity};
 use postgres_index_cache_core::tooling::postgres::{
     ClaimError, Listener, SessionPurpose, quote_identifier, quote_literal, sqlstate,
 };
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use postgres_index_cache_core::uuid::Uuid;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -178,8 +178,15 @@ impl Listening {
 }
 
 impl Traffic {
-    /// Takes a payload. One that tells no row is left out.
+    /// Takes a payload, which may announce several changes.
     fn take(&mut self, payload: &str) {
+        for change in unpack(payload) {
+            self.take_change(&change);
+        }
+    }
+
+    /// Takes the payload of one change. One that tells no row is left out.
+    fn take_change(&mut self, payload: &str) {
         let Ok(payload) = Payload::parse(payload) else {
             return;
         };

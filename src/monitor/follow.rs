@@ -15,11 +15,11 @@ use crate::tables::supervised::{self, AnnouncedTargets, explain};
 use crate::tables::target::Target;
 use jiff::Timestamp;
 use postgres_index_cache_core::Action;
-use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::tooling::postgres::{
     DriverEvent, QuestionId, Supervisor, SupervisorEvent, Verification,
 };
 use postgres_index_cache_core::tooling::sync::{Counters, State, TableId};
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Notification;
@@ -335,10 +335,17 @@ fn set_state(table: &mut TableStatus, state: Option<State>, why: Option<String>)
     was_live != table.is_live()
 }
 
-/// Counts a notification by its table and action.
+/// Counts the changes that a notification announces.
 fn count_notification(shared: &Shared, names: &[(String, String)], notification: &Notification) {
+    for change in unpack(notification.payload()) {
+        count_change(shared, names, &change);
+    }
+}
+
+/// Counts a change by its table and action.
+fn count_change(shared: &Shared, names: &[(String, String)], payload: &str) {
     let metrics = &shared.metrics;
-    let payload = Payload::parse(notification.payload());
+    let payload = Payload::parse(payload);
     let of_table = payload.as_ref().ok().and_then(|payload| {
         names.iter().find(|(schema, name)| {
             let own = payload.schema.as_ref();

@@ -5,7 +5,7 @@ use crate::feed::queue::{Item, Message, Note};
 use crate::render::json::EventLine;
 use jiff::Timestamp;
 use postgres_index_cache_core::Key;
-use postgres_index_cache_core::tooling::Payload;
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -16,7 +16,8 @@ pub fn write(item: &Item, text: &mut String) {
         Item::Notification { at, message } => {
             let mut line = begin(text, "recorded", *at);
             // For readers with jq. A payload is kept as it came, also one that is no change.
-            if let Ok(payload) = Payload::parse(message.payload()) {
+            let first = unpack(message.payload()).next().unwrap_or_default();
+            if let Ok(payload) = Payload::parse(&first) {
                 line = line
                     .optional("schema", payload.schema.as_deref())
                     .member("table", &payload.table);
@@ -149,12 +150,18 @@ pub fn rows(item: &Item) -> Vec<u32> {
     let Item::Notification { message, .. } = item else {
         return Vec::new();
     };
-    let Ok(payload) = Payload::parse(message.payload()) else {
-        return Vec::new();
-    };
-    let keys = [payload.id, payload.old_id, payload.new_id];
-    let keys = keys.into_iter().flatten();
-    keys.map(|key| row(&payload.table, key)).collect()
+    let mut rows = Vec::new();
+    for change in unpack(message.payload()) {
+        if let Ok(payload) = Payload::parse(&change) {
+            let keys = [payload.id, payload.old_id, payload.new_id];
+            rows.extend(
+                keys.into_iter()
+                    .flatten()
+                    .map(|key| row(&payload.table, key)),
+            );
+        }
+    }
+    rows
 }
 
 /// Returns the digest by which an index names the row of a table with this key. Different rows may

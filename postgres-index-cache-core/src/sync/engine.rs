@@ -32,6 +32,7 @@ use super::table::{EngineTable, ReloadRequest, Step};
 use super::timers::{Timer, Timers};
 use super::{Change, Counters, Failure, Input, Limits, Output, State, TableId, TableSpec};
 use crate::notification::Payload;
+use crate::packed::unpack;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -365,9 +366,21 @@ impl Engine {
         self.timers.set(Timer::Freeze, freezes.min());
     }
 
-    /// Routes a payload to the table that the payload is about.
+    /// Takes a payload, which may announce several changes.
     fn notified(&mut self, payload: &str, sender: i32, now: Instant) -> Effect {
         self.counters.received += 1;
+        let mut whole = Effect::Applied;
+        for change in unpack(payload) {
+            let effect = self.announced(&change, sender, now);
+            if effect == Effect::Any {
+                whole = effect;
+            }
+        }
+        whole
+    }
+
+    /// Routes the payload of one change to the table that the change is about.
+    fn announced(&mut self, payload: &str, sender: i32, now: Instant) -> Effect {
         let parsed = match Payload::parse(payload) {
             Ok(parsed) => parsed,
             Err(error) => {

@@ -11,7 +11,9 @@
 //!
 //! - [`tables`]: the tables, their definitions, and DDL.
 //! - [`writes`]: the statements of writers, and the payloads that triggers send for them.
+//! - [`packed`]: the same for statement triggers, which pack many rows into a payload.
 
+mod packed;
 mod tables;
 mod writes;
 

@@ -14,9 +14,9 @@ use crate::triggers::observe::observe;
 use crate::triggers::plan::PlanKind;
 use crate::triggers::{AskedTable, OptionChanges, apply};
 use anyhow::{Context as _, anyhow};
-use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::tooling::postgres::{Driver, SessionPurpose, quote_identifier};
 use postgres_index_cache_core::tooling::sync::TableId;
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -111,7 +111,9 @@ impl ViaTrigger {
         let (arrives, channel) = (Arc::clone(&arrived), target.channel.clone());
         driver.watch_notifications(Box::new(move |notification| {
             if notification.process_id() == pid && notification.channel() == channel {
-                let payload = Payload::parse(notification.payload());
+                // All changes of a payload are of one transaction.
+                let first = unpack(notification.payload()).next().unwrap_or_default();
+                let payload = Payload::parse(&first);
                 let xid = payload.ok().and_then(|payload| payload.xid);
                 arrives.store(xid.unwrap_or(u64::MAX), Ordering::Relaxed);
             }

@@ -16,7 +16,7 @@ use crate::render::escape::escape;
 use crate::render::{Format, note, written};
 use crate::tables::catalog::CatalogTable;
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::Payload;
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::borrow::Cow;
 use std::io::{BufWriter, IsTerminal as _, Stdout, Write};
 use std::sync::Arc;
@@ -246,8 +246,35 @@ impl Printer {
         arrival: Arrival<'_>,
         line: &mut String,
     ) -> anyhow::Result<()> {
+        for change in unpack(arrival.payload) {
+            line.clear();
+            if matches!(self.shown, Shown::Payload) {
+                // The payload as it came, once, if the filter accepts a change in it.
+                let before = self.printed.shown;
+                self.write_change(arrival, &change, line)?;
+                if self.printed.shown > before {
+                    break;
+                }
+            } else {
+                let payload = &change;
+                self.write_change(Arrival { payload, ..arrival }, &change, line)?;
+            }
+            if self.printed.shown + self.printed.dropped >= self.limit {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints a change that a notification announces. `text` is the payload of that change alone.
+    fn write_change(
+        &mut self,
+        arrival: Arrival<'_>,
+        text: &str,
+        line: &mut String,
+    ) -> anyhow::Result<()> {
         self.passed.received.fetch_add(1, Ordering::Relaxed);
-        let parsed = Payload::parse(arrival.payload).map_err(|error| error.to_string());
+        let parsed = Payload::parse(text).map_err(|error| error.to_string());
         let parsed = parsed.and_then(|payload| match unsound(&payload) {
             Some(reason) => Err(reason.to_string()),
             None => Ok(payload),

@@ -10,7 +10,7 @@ use crate::record::entry;
 use crate::record::reader::{Record, Wanted};
 use crate::render::count;
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::Payload;
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -86,7 +86,9 @@ fn extent(context: &Context, record: &Record) -> anyhow::Result<String> {
             Item::Connected { channels: own, .. } => channels.extend(own.iter().cloned()),
             Item::Notification { message, .. } => {
                 notifications += 1;
-                let payload = Payload::parse(message.payload()).ok();
+                // All changes of a payload are of one table.
+                let first = unpack(message.payload()).next().unwrap_or_default();
+                let payload = Payload::parse(&first).ok();
                 // Anybody can make up names.
                 if let Some(payload) = payload.filter(|_| tables.len() < NAMED) {
                     tables.insert(payload.table.to_string());

@@ -8,7 +8,7 @@ use crate::render::change::{
 use crate::render::look::Look;
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::Payload;
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -227,7 +227,12 @@ impl Model {
                     pid: message.process_id(),
                     payload: message.payload(),
                 };
-                self.notification(arrival);
+                for change in unpack(message.payload()) {
+                    self.notification(Arrival {
+                        payload: &change,
+                        ..arrival
+                    });
+                }
             }
             Item::Covered { .. } | Item::Note { .. } | Item::End => {}
         }

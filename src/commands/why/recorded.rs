@@ -22,7 +22,7 @@ use crate::render::count;
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
 use postgres_index_cache_core::Key;
-use postgres_index_cache_core::tooling::Payload;
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use serde_json::value::RawValue;
 use std::ops::ControlFlow;
 
@@ -167,8 +167,11 @@ impl Told {
                 }
             }
             Item::Notification { at, message } => {
-                if let Ok(payload) = Payload::parse(message.payload()) {
-                    self.notification(*at, message.process_id(), message.channel(), &payload, wish);
+                for change in unpack(message.payload()) {
+                    if let Ok(payload) = Payload::parse(&change) {
+                        let (pid, channel) = (message.process_id(), message.channel());
+                        self.notification(*at, pid, channel, &payload, wish);
+                    }
                 }
             }
             _ => {}

@@ -14,8 +14,8 @@ use crate::tables::touch::{TOUCH_BOUNDS, update_of};
 use crate::triggers::observe::observe;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::Payload;
 use postgres_index_cache_core::tooling::postgres::{Listener, SessionPurpose};
+use postgres_index_cache_core::tooling::{Payload, unpack};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -115,11 +115,13 @@ pub(super) async fn write(
     }
     let arrival = async {
         while let Some(Ok(notification)) = listener.next().await {
-            let payload = Payload::parse(notification.payload());
-            if let Ok(payload) = payload
-                && payload.id.is_some_and(|id| id == case.key)
-                && payload.table == target.table.name
-            {
+            let is_awaited = |change: &str| {
+                Payload::parse(change).is_ok_and(|payload| {
+                    payload.id.is_some_and(|id| id == case.key)
+                        && payload.table == target.table.name
+                })
+            };
+            if unpack(notification.payload()).any(|change| is_awaited(&change)) {
                 return committed.elapsed();
             }
         }

@@ -16,6 +16,8 @@ pub struct TableDefinition {
     /// table: TRUNCATE, nested triggers, key changes, folded payloads, and DDL that rewrites rows
     /// whose last change is still to come.
     pub plain: bool,
+    /// Whether the triggers are statement triggers, which pack the rows of a statement.
+    pub packs: bool,
     /// The oids of the leaves of a partitioned table, empty for any other table. The remainder of
     /// a key chooses the leaf.
     pub leaves: &'static [u32],
@@ -32,12 +34,13 @@ impl TableDefinition {
     }
 }
 
-pub const TABLES: [TableDefinition; 4] = [
+pub const TABLES: [TableDefinition; 5] = [
     TableDefinition {
         name: "a",
         oid: 10,
         deferrable: false,
         plain: false,
+        packs: false,
         leaves: &[],
     },
     TableDefinition {
@@ -45,6 +48,7 @@ pub const TABLES: [TableDefinition; 4] = [
         oid: 11,
         deferrable: true,
         plain: false,
+        packs: false,
         leaves: &[],
     },
     TableDefinition {
@@ -52,6 +56,7 @@ pub const TABLES: [TableDefinition; 4] = [
         oid: 12,
         deferrable: false,
         plain: false,
+        packs: false,
         leaves: &[20, 21],
     },
     TableDefinition {
@@ -59,6 +64,15 @@ pub const TABLES: [TableDefinition; 4] = [
         oid: 13,
         deferrable: false,
         plain: true,
+        packs: false,
+        leaves: &[],
+    },
+    TableDefinition {
+        name: "bulk",
+        oid: 14,
+        deferrable: false,
+        plain: false,
+        packs: true,
         leaves: &[],
     },
 ];

@@ -24,15 +24,19 @@ impl Server {
 }
 
 /// A statement of the transaction at `at` on the table at `table`.
-struct Statement<'a> {
-    server: &'a mut Server,
-    random: &'a mut Rng,
-    at: usize,
-    table: usize,
+pub(super) struct Statement<'a> {
+    pub(super) server: &'a mut Server,
+    pub(super) random: &'a mut Rng,
+    /// The place of the transaction among those that are open.
+    pub(super) at: usize,
+    pub(super) table: usize,
 }
 
 impl Statement<'_> {
     fn run(mut self) {
+        if TABLES[self.table].packs {
+            return self.run_packed();
+        }
         let key = self.random.u8(0..KEYS);
         let other = self.random.u8(0..KEYS);
         if self.is_locked(key) || self.is_locked(other) {
@@ -183,7 +187,7 @@ impl Statement<'_> {
         self.send_key_change(right, left, &more);
     }
 
-    fn truncate(&mut self) {
+    pub(super) fn truncate(&mut self) {
         for key in 0..KEYS {
             self.set(key, None);
         }
@@ -292,7 +296,7 @@ impl Statement<'_> {
     }
 
     /// Returns the row's field of a payload. One row of six is too long to be sent.
-    fn data(&mut self, value: u32) -> String {
+    pub(super) fn data(&mut self, value: u32) -> String {
         if self.random.u8(0..6) == 0 {
             r#","truncated":true"#.to_string()
         } else {
@@ -300,19 +304,24 @@ impl Statement<'_> {
         }
     }
 
-    fn is_locked(&self, key: u8) -> bool {
+    pub(super) fn is_locked(&self, key: u8) -> bool {
         self.server.is_locked(self.at, self.table, key)
     }
 
-    fn is_there(&self, key: u8) -> bool {
-        self.server.value(self.at, self.table, key).is_some()
+    pub(super) fn is_there(&self, key: u8) -> bool {
+        self.value(key).is_some()
     }
 
-    fn fresh(&mut self) -> u32 {
+    /// Returns the value of the row of `key`, as the transaction sees it.
+    pub(super) fn value(&self, key: u8) -> Option<u32> {
+        self.server.value(self.at, self.table, key)
+    }
+
+    pub(super) fn fresh(&mut self) -> u32 {
         self.server.fresh(self.at)
     }
 
-    fn set(&mut self, key: u8, value: Option<u32>) {
+    pub(super) fn set(&mut self, key: u8, value: Option<u32>) {
         self.server.set(self.at, self.table, key, value);
     }
 }
