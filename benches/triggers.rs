@@ -1,10 +1,11 @@
 //! The cost of announcing changes, for a writer: without a trigger, with the specification's
-//! function, and with pgic's: with and without its guard, and with a condition that every row
-//! fulfils, or none.
+//! function, with PostgreSQL's own extension tcn, which sends keys alone, and with pgic's: with and
+//! without its guard, packed by statement triggers, and with a condition that every row fulfils, or
+//! none.
 //!
-//! `cargo bench --bench triggers` starts a throw-away server, takes turns between the six, and
-//! prints the median of each with its ratio to the specification's. It is run by hand: the figures
-//! of two machines cannot be compared, their ratios can.
+//! `cargo bench --bench triggers` starts a throw-away server, takes turns between them, and prints
+//! the median of each with its ratios to no trigger and to the specification's function. It is run
+//! by hand: the figures of two machines cannot be compared, their ratios can.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,21 +16,26 @@ use tokio_postgres::{Client, NoTls};
 mod specification;
 
 /// One table for each kind of trigger. The kind is the table's name.
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 8] = [
     "none",
     "specification",
+    "tcn",
     "pgic",
+    "pgic_bulk",
     "pgic_no_guard",
     "pgic_hot",
     "pgic_cold",
 ];
-/// The place of the kind in [`KINDS`] that the ratios refer to.
+/// The places of the kinds in [`KINDS`] that the ratios refer to.
+const NONE: usize = 0;
 const SPECIFICATION: usize = 1;
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 5;
 /// The number of transactions in the case with one row in each.
 const COMMITS: usize = 400;
+/// The number of rows in the case that writes row by row.
+const SINGLE_ROWS: usize = 20_000;
 /// The number of rows in all other cases.
-const ROWS: usize = 20_000;
+const ROWS: usize = 100_000;
 
 /// One way to write rows into a table.
 #[derive(Clone, Copy)]
@@ -66,7 +72,8 @@ impl Case {
     fn rows(self) -> usize {
         match self {
             Self::OneRowAndCommit => COMMITS,
-            Self::RowByRow | Self::InsertSelect | Self::UpdateAll | Self::DeleteAll => ROWS,
+            Self::RowByRow => SINGLE_ROWS,
+            Self::InsertSelect | Self::UpdateAll | Self::DeleteAll => ROWS,
         }
     }
 
@@ -83,7 +90,7 @@ impl Case {
                 vec![insert; COMMITS]
             }
             Self::RowByRow => vec![format!(
-                "DO $$ BEGIN FOR n IN 1..{ROWS} LOOP INSERT INTO {table} VALUES \
+                "DO $$ BEGIN FOR n IN 1..{SINGLE_ROWS} LOOP INSERT INTO {table} VALUES \
                 (gen_random_uuid(), n, n); END LOOP; END $$"
             )],
             Self::InsertSelect => vec![fill(table)],
@@ -127,13 +134,21 @@ async fn run(cluster: &Cluster) {
         .batch_execute(trigger)
         .await
         .expect("create the specification's trigger");
+    let tcn = "CREATE EXTENSION tcn; CREATE TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON tcn
+        FOR EACH ROW EXECUTE FUNCTION triggered_change_notification('cache_invalidation')";
+    client
+        .batch_execute(tcn)
+        .await
+        .expect("create the trigger of tcn");
     install(&url, &["pgic"]);
+    install(&url, &["pgic_bulk", "--bulk"]);
     install(&url, &["pgic_no_guard", "--no-guard"]);
     // A condition that every row fulfils, and one that none does.
     install(&url, &["pgic_hot", "--where", "username_hash > 0"]);
     install(&url, &["pgic_cold", "--where", "username_hash < 0"]);
     println!(
-        "µs a row, median of {ROUNDS} rounds; in brackets the ratio to the specification's function"
+        "µs a row, median of {ROUNDS} rounds; in brackets the ratios to no trigger and to the \
+        specification's function"
     );
     for case in Case::ALL {
         let mut times: Vec<Vec<Duration>> = vec![Vec::new(); KINDS.len()];
@@ -156,11 +171,13 @@ async fn run(cluster: &Cluster) {
             .iter_mut()
             .map(|times| median(times, case.rows()))
             .collect();
-        let base = medians[SPECIFICATION];
+        let (none, base) = (medians[NONE], medians[SPECIFICATION]);
         let cells: Vec<String> = KINDS
             .iter()
             .zip(&medians)
-            .map(|(kind, time)| format!("{kind} {time:.2} ({:.2})", time / base))
+            .map(|(kind, time)| {
+                format!("{kind} {time:.2} ({:.2}, {:.2})", time / none, time / base)
+            })
             .collect();
         println!("{}: {}", case.name(), cells.join(", "));
     }

@@ -193,6 +193,8 @@ impl Settings {
                 Some(text) => AskedCondition::written(text),
                 None => AskedCondition::AllRows,
             }),
+            bulk: section.bulk,
+            rows: section.rows,
             no_data: section.no_data,
             on_change: section.on_change,
             always: section.always,

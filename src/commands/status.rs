@@ -281,12 +281,10 @@ fn problems_of(
     problems
 }
 
-/// Returns the state of a table's triggers: the least that holds for both of them. One that is
-/// disabled is a fault, though the other one fires.
+/// Returns the state of a table's triggers: the least that holds for all of them. One that is
+/// disabled is a fault, though the others fire.
 fn enabled(seen: &Observed<'_>) -> &'static str {
-    [seen.row, seen.truncate]
-        .into_iter()
-        .flatten()
+    seen.all()
         .map(|trigger| &trigger.enabled)
         .min_by_key(|enabled| match enabled {
             Enabled::Disabled => 0,

@@ -48,6 +48,8 @@ pub(super) struct TableSection {
     pub(super) exclude_columns: Option<Vec<String>>,
     #[serde(rename = "where")]
     pub(super) condition: Option<String>,
+    pub(super) bulk: bool,
+    pub(super) rows: Option<u32>,
     pub(super) no_data: bool,
     pub(super) on_change: bool,
     pub(super) always: bool,
@@ -81,6 +83,11 @@ impl File {
                 chosen.iter().filter(|is_chosen| **is_chosen).count() <= 1,
                 "the table {name} has more than one of columns, exclude-columns and no-data"
             );
+            anyhow::ensure!(
+                section.bulk || section.rows.is_none(),
+                "the table {name} has rows, which is for statement triggers: add bulk = true"
+            );
+            anyhow::ensure!(section.rows != Some(0), "rows of the table {name} is 0");
         }
         Ok(file)
     }

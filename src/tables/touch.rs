@@ -62,16 +62,12 @@ pub async fn foreign_owner(client: &Client, table: &CatalogTable) -> Result<Opti
     // But its owner may replace it before the UPDATE runs. A superuser must not run what comes
     // then, nor anybody the function of a role that the table's owner does not trust.
     let seen = observe(table).filter(|seen| {
-        let mut triggers = [seen.row, seen.truncate].into_iter().flatten();
         seen.version == Version::Current
             && !table.is_distrusted
-            && triggers.all(|trigger| trigger.function.is_trusted)
+            && seen.all().all(|trigger| trigger.function.is_trusted)
     });
-    let triggers = seen.iter().flat_map(|seen| [seen.row, seen.truncate]);
-    let known: Vec<u32> = triggers
-        .flatten()
-        .map(|trigger| trigger.function.oid)
-        .collect();
+    let triggers = seen.iter().flat_map(|seen| seen.all());
+    let known: Vec<u32> = triggers.map(|trigger| trigger.function.oid).collect();
     let leaves = table.leaves.iter().map(|leaf| leaf.oid);
     let relations: Vec<u32> = [table.oid].into_iter().chain(leaves).collect();
     let row = client

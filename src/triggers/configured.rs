@@ -147,6 +147,17 @@ fn differences(installed: &TriggerOptions, wanted: &TriggerOptions) -> Vec<Strin
             rows(installed)
         ));
     }
+    if installed.bulk != wanted.bulk {
+        let rows = |options: &TriggerOptions| match options.bulk {
+            Some(rows) => format!("bulk of {rows} rows"),
+            None => "a trigger for each row".to_string(),
+        };
+        differences.push(format!(
+            "{}, installed is {}",
+            rows(wanted),
+            rows(installed)
+        ));
+    }
     for (name, installed, wanted) in [
         ("no-data", installed.no_data, wanted.no_data),
         ("on-change", installed.on_change, wanted.on_change),

@@ -27,6 +27,10 @@ pub struct OptionChanges {
     pub condition: Option<AskedCondition>,
     /// The channel of a table that has no triggers yet; `None` for the default.
     pub default_channel: Option<String>,
+    /// `--bulk`: statement triggers, which send the rows of a statement packed.
+    pub bulk: bool,
+    /// `--rows`: how many rows of a statement they send at most.
+    pub rows: Option<u32>,
     /// `--no-data`.
     pub no_data: bool,
     /// `--on-change`.
@@ -48,6 +52,10 @@ pub struct OptionChanges {
     /// Whether a trigger of a needed name that pgic did not make is replaced.
     pub replace_trigger: bool,
 }
+
+/// How many rows of a statement are sent at most if nobody says. To apply more takes a cache longer
+/// than to read a table of a million rows: see `docs/triggers.md`.
+const BULK_ROWS: u32 = 100_000;
 
 /// Returns the options as answers in JSON have them: as in the comment on a function, but `where`
 /// is the text of the condition alone.
@@ -107,6 +115,7 @@ impl OptionChanges {
         }
         let has_condition = !matches!(self.condition, None | Some(AskedCondition::AllRows));
         let is_special = self.names_columns()
+            || self.bulk
             || self.no_data
             || self.on_change
             || self.no_guard
@@ -131,10 +140,25 @@ impl OptionChanges {
             Some(asked) => asked.over(installed.and_then(|installed| installed.condition.clone())),
             None => kept.condition,
         };
+        let bulk = if self.bulk {
+            Some(self.rows.or(kept.bulk).unwrap_or(BULK_ROWS))
+        } else {
+            kept.bulk
+        };
+        if bulk.is_some() && (self.on_change || kept.on_change) {
+            return Err(with_hint(
+                anyhow::anyhow!(
+                    "--bulk and --on-change exclude each other: a statement trigger does not know \
+                    which row became which"
+                ),
+                "leave one of them out, and give --defaults where the other one is installed",
+            ));
+        }
         Ok(TriggerOptions {
             channel: self.channel.clone().unwrap_or(kept.channel),
             columns,
             condition,
+            bulk,
             // --columns is how a person ends an installed --no-data.
             no_data: self.no_data || (kept.no_data && !self.names_columns()),
             on_change: self.on_change || kept.on_change,
@@ -230,8 +254,8 @@ impl OptionChanges {
         if is_special {
             return Err(with_hint(
                 anyhow::anyhow!(
-                    "--columns, --exclude-columns, --where, --no-data, --on-change and --no-guard \
-                    need a function of the table's own"
+                    "--columns, --exclude-columns, --where, --bulk, --no-data, --on-change and \
+                    --no-guard need a function of the table's own"
                 ),
                 "leave --generic out, and give --defaults where it is installed",
             ));

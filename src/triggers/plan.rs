@@ -21,8 +21,8 @@ use postgres_index_cache_core::tooling::postgres::triggers::{
     announces, is_for, is_ours, read_comment,
 };
 use refusals::{
-    check_function, check_owner, check_trigger, installable_key, installing, sql_function_name,
-    stale_triggers,
+    check_function, check_options, check_owner, check_trigger, installable_key, installing,
+    sql_function_name, stale_triggers,
 };
 use std::collections::HashSet;
 use std::fmt;
@@ -120,6 +120,7 @@ pub fn install(
     let options = asked
         .over(installed.as_ref(), table)
         .with_context(|| installing(table))?;
+    check_options(table, &options)?;
     let function = if options.generic {
         facts.function(table, sql::GENERIC_FUNCTION)
     } else {

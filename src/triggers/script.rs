@@ -3,7 +3,8 @@
 
 use super::TriggerOptions;
 use super::sql::{
-    Expected, ExpectedTrigger, ask_for_reload, row_trigger_name, truncate_trigger_name,
+    Expected, ExpectedTrigger, ask_for_reload, bulk_triggers, row_trigger_name,
+    truncate_trigger_name,
 };
 use crate::tables::catalog::{CatalogTable, RelationKind, Trigger};
 use postgres_index_cache_core::tooling::postgres::triggers::is_ours;
@@ -69,19 +70,46 @@ pub fn install(
     for trigger in expected.triggers() {
         install_trigger(&mut sql, table, expected, options, trigger, version);
     }
-    for leaf in table.leaves.iter().filter(|_| !options.no_truncate) {
-        let trigger = quote_identifier(&truncate_trigger_name(&leaf.name));
+    for leaf in &table.leaves {
         let relation = leaf.sql_name();
-        let _ = writeln!(
-            sql,
-            "DROP TRIGGER IF EXISTS {trigger} ON {relation};\n\
-             CREATE TRIGGER {trigger} AFTER TRUNCATE ON {relation} FOR EACH STATEMENT EXECUTE \
-             FUNCTION {};",
-            expected.call()
-        );
-        if options.always {
-            enable_always(&mut sql, &relation, &trigger);
+        let wanted = expected.leaf_triggers(leaf);
+        for (name, events) in &wanted {
+            let trigger = quote_identifier(name);
+            let _ = writeln!(
+                sql,
+                "DROP TRIGGER IF EXISTS {trigger} ON {relation};\n\
+                 CREATE TRIGGER {trigger} {} EXECUTE FUNCTION {};",
+                expected.when(*events, &relation),
+                expected.call()
+            );
+            if options.always {
+                enable_always(&mut sql, &relation, &trigger);
+            }
         }
+        let stale = leaf.triggers.iter().filter(|found| {
+            is_ours(&found.function) && wanted.iter().all(|(name, _)| *name != found.name)
+        });
+        for found in stale {
+            let _ = writeln!(sql, "{}", drop_trigger(&relation, &found.name));
+        }
+    }
+    // Those of the other kind may have been installed before.
+    let former: Vec<String> = match options.bulk {
+        Some(_) => vec![row_trigger_name(&table.name)]
+            .into_iter()
+            .filter(|name| {
+                let mut found = table.triggers.iter().filter(|found| found.name == *name);
+                found.all(|found| is_ours(&found.function))
+            })
+            .collect(),
+        None => bulk_triggers(&table.name)
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| table.triggers.iter().any(|found| found.name == *name))
+            .collect(),
+    };
+    for name in former {
+        let _ = writeln!(sql, "{}", drop_trigger(&table.sql_name(), &name));
     }
     if options.condition.is_some() {
         // The triggers may have been installed for other rows before.

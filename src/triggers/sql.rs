@@ -4,18 +4,21 @@
 //! is a literal, escaped here once. All else in the text is qualified. So neither a `search_path`
 //! nor an object that a writer made can change what the function does.
 
+mod bulk;
+
 use super::TriggerOptions;
 use crate::tables::catalog::{
-    CatalogColumn, CatalogKey, CatalogTable, Function, RelationKind, Trigger,
+    CatalogColumn, CatalogKey, CatalogTable, Function, Leaf, RelationKind, Trigger,
 };
 use postgres_index_cache_core::tooling::CellType;
 use postgres_index_cache_core::tooling::postgres::triggers::{
-    Comment, PINNED, ROW_EVENTS, ROW_NAME, RowCondition, TRUNCATE_EVENT, digest, settings,
-    to_arguments, write_comment,
+    BULK_EVENTS, Comment, PINNED, ROW_EVENTS, ROW_NAME, RowCondition, TRUNCATE_EVENT, digest,
+    referencing, settings, to_arguments, transition_tables, write_comment,
 };
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 
 const TEMPLATE: &str = include_str!("../../sql/table_trigger.sql");
+const BULK_TEMPLATE: &str = include_str!("../../sql/bulk_trigger.sql");
 const GENERIC: &str = include_str!("../../sql/cache_notification_triggers.sql");
 /// The name of the generic function.
 pub const GENERIC_FUNCTION: &str = "notify_cache_change";
@@ -40,8 +43,11 @@ pub struct Expected {
     pub settings: Vec<String>,
     /// The comment on the function.
     pub comment: String,
-    /// The name of the row trigger.
-    pub row_trigger: String,
+    /// The names and events of the triggers for changes of rows: of the row trigger, or of three
+    /// statement triggers.
+    pub row_triggers: Vec<(String, i16)>,
+    /// Whether these are statement triggers.
+    pub is_bulk: bool,
     /// The name of the TRUNCATE trigger.
     pub truncate_trigger: String,
     /// Whether the table should have no TRUNCATE trigger.
@@ -57,7 +63,8 @@ pub struct Expected {
 pub struct ExpectedTrigger<'a> {
     /// The name of the trigger.
     pub name: &'a str,
-    /// The events that fire the trigger: [`ROW_EVENTS`] or [`TRUNCATE_EVENT`].
+    /// The events that fire the trigger: [`ROW_EVENTS`], one of [`BULK_EVENTS`], or
+    /// [`TRUNCATE_EVENT`].
     pub events: i16,
 }
 
@@ -72,6 +79,10 @@ impl Expected {
         if let Some(condition) = &options.condition {
             settings = with_settings_of(condition, &settings);
         }
+        let template = match options.bulk {
+            Some(_) => BULK_TEMPLATE,
+            None => TEMPLATE,
+        };
         let mut places = places(table, key, options);
         let quote = free_quote(&places);
         let set_clauses = settings
@@ -88,9 +99,9 @@ impl Expected {
             ("{{settings}}", set_clauses),
             ("{{quote}}", quote),
         ]);
-        let create_function = fill_places(TEMPLATE, &places);
+        let create_function = fill_places(template, &places);
         // The server keeps the body alone (`pg_proc.prosrc`), so that is what can be compared.
-        let source = TEMPLATE
+        let source = template
             .split("{{quote}}")
             .nth(1)
             .map_or_else(String::new, |body| fill_places(body, &places));
@@ -111,7 +122,11 @@ impl Expected {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
             comment: write_comment(&comment),
-            row_trigger: row_trigger_name(&table.name),
+            is_bulk: options.bulk.is_some(),
+            row_triggers: match options.bulk {
+                Some(_) => bulk_triggers(&table.name),
+                None => vec![(row_trigger_name(&table.name), ROW_EVENTS)],
+            },
             truncate_trigger: truncate_trigger_name(&table.name),
             is_without_truncate: options.no_truncate,
             arguments: Vec::new(),
@@ -160,7 +175,8 @@ impl Expected {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
             comment: write_comment(&comment),
-            row_trigger: row_trigger_name(&table.name),
+            row_triggers: vec![(row_trigger_name(&table.name), ROW_EVENTS)],
+            is_bulk: false,
             truncate_trigger: truncate_trigger_name(&table.name),
             is_without_truncate: options.no_truncate,
             arguments: to_arguments(options),
@@ -199,6 +215,7 @@ impl Expected {
             && !trigger.is_conditional
             && !trigger.is_constraint
             && trigger.arguments == self.arguments
+            && trigger.transition_tables() == transition_tables(wanted.events)
             && self.is_called_by(trigger)
     }
 
@@ -210,25 +227,48 @@ impl Expected {
 
     /// Returns the part of CREATE TRIGGER that says when a trigger fires.
     pub fn when(&self, events: i16, relation: &str) -> String {
-        if events == ROW_EVENTS {
-            format!("AFTER INSERT OR UPDATE OR DELETE ON {relation} FOR EACH ROW")
-        } else {
-            format!("AFTER TRUNCATE ON {relation} FOR EACH STATEMENT")
+        let bulk = BULK_EVENTS.iter().find(|(_, bit)| *bit == events);
+        match bulk {
+            Some((event, _)) => format!(
+                "AFTER {} ON {relation} REFERENCING {} FOR EACH STATEMENT",
+                event.to_uppercase(),
+                referencing(events)
+            ),
+            None if events == ROW_EVENTS => {
+                format!("AFTER INSERT OR UPDATE OR DELETE ON {relation} FOR EACH ROW")
+            }
+            None => format!("AFTER TRUNCATE ON {relation} FOR EACH STATEMENT"),
         }
     }
 
-    /// Returns the triggers of the table itself: the row trigger, then the TRUNCATE trigger if
-    /// there should be one.
+    /// Returns the triggers of the table itself: those for changes of rows, then the TRUNCATE
+    /// trigger if there should be one.
     pub fn triggers(&self) -> Vec<ExpectedTrigger<'_>> {
-        let mut triggers = vec![ExpectedTrigger {
-            name: &self.row_trigger,
-            events: ROW_EVENTS,
-        }];
+        let of_rows = self.row_triggers.iter();
+        let mut triggers: Vec<ExpectedTrigger<'_>> = of_rows
+            .map(|(name, events)| ExpectedTrigger {
+                name,
+                events: *events,
+            })
+            .collect();
         if !self.is_without_truncate {
             triggers.push(ExpectedTrigger {
                 name: &self.truncate_trigger,
                 events: TRUNCATE_EVENT,
             });
+        }
+        triggers
+    }
+
+    /// Returns the names and events of the triggers of a leaf: its own statement triggers, if its
+    /// root has some, and the TRUNCATE trigger.
+    pub fn leaf_triggers(&self, leaf: &Leaf) -> Vec<(String, i16)> {
+        let mut triggers = Vec::new();
+        if self.is_bulk {
+            triggers = bulk_triggers(&leaf.name);
+        }
+        if !self.is_without_truncate {
+            triggers.push((truncate_trigger_name(&leaf.name), TRUNCATE_EVENT));
         }
         triggers
     }
@@ -255,6 +295,14 @@ pub fn function_name(table: &str) -> String {
 /// Returns the name of the row trigger of the table `table`.
 pub fn row_trigger_name(table: &str) -> String {
     shortened(table, "_cache_notify")
+}
+
+/// Returns the names and events of the statement triggers of the table `table`.
+pub fn bulk_triggers(table: &str) -> Vec<(String, i16)> {
+    BULK_EVENTS
+        .iter()
+        .map(|(event, bit)| (shortened(table, &format!("_cache_notify_{event}")), *bit))
+        .collect()
 }
 
 /// Returns the name of the TRUNCATE trigger of the table or leaf `table`.
@@ -418,13 +466,16 @@ fn places(
     } else {
         GUARD
     };
-    let unguard = if options.no_guard {
-        String::new()
-    } else {
-        unguard(table, &reload, &from)
+    let unguard = match options.bulk {
+        _ if options.no_guard => String::new(),
+        Some(_) => bulk::unguard(&reload, &from, &last_resort(table)),
+        None => unguard(table, &reload, &from),
     };
     let notify = format!("NOTIFY {}, ", quote_identifier(&options.channel));
-    vec![
+    let packs = options
+        .bulk
+        .map(|most| bulk::places(table, key, options, &sent, &from, most));
+    let common = vec![
         // The types stand in a comment of the function. Other types make another text, and every
         // session compiles a new text anew.
         ("{{columns}}", serde_json::json!(types).to_string()),
@@ -432,7 +483,7 @@ fn places(
             "{{truncate_of_leaf}}",
             truncate_of_leaf(table, &reload, &from),
         ),
-        ("{{row}}", row(&sent, options)),
+        ("{{row}}", row(&sent, options, "NEW")),
         ("{{head_of_insert}}", head_of("insert", table, key, &from)),
         ("{{head_of_update}}", head_of("update", table, key, &from)),
         ("{{new_key_is_null}}", is_null("NEW", key)),
@@ -463,7 +514,11 @@ fn places(
         ("{{old_key}}", key_expression("OLD", table, key)),
         ("{{channel}}", quote_literal(&options.channel)),
         ("{{notify}}", quote_literal(&notify)),
-    ]
+    ];
+    common
+        .into_iter()
+        .chain(packs.into_iter().flatten())
+        .collect()
 }
 
 /// Returns the declarations of the variables that [`condition`] sets; nothing without `--where`.
@@ -546,22 +601,26 @@ const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
 
 /// Returns [`UNGUARD`] with its places filled.
 fn unguard(table: &CatalogTable, reload: &str, from: &str) -> String {
-    let last_resort = format!(
+    fill_places(
+        UNGUARD,
+        &[
+            ("{{reload}}", reload.to_string()),
+            ("{{from}}", from.to_string()),
+            ("{{last_resort}}", last_resort(table)),
+        ],
+    )
+}
+
+/// Returns the payload that is sent if not even the failure can be put into one, as an SQL literal.
+fn last_resort(table: &CatalogTable) -> String {
+    quote_literal(&format!(
         concat!(
             r#"{{"table":{},"action":"reload","id":null,"schema":{},"#,
             r#""why":"the trigger failed"}}"#
         ),
         json_string(&table.name),
         json_string(&table.schema)
-    );
-    fill_places(
-        UNGUARD,
-        &[
-            ("{{reload}}", reload.to_string()),
-            ("{{from}}", from.to_string()),
-            ("{{last_resort}}", quote_literal(&last_resort)),
-        ],
-    )
+    ))
 }
 
 /// Returns the branch for TRUNCATE of a partition; nothing for a table without partitions.
@@ -573,8 +632,7 @@ fn truncate_of_leaf(table: &CatalogTable, reload: &str, from: &str) -> String {
         return String::new();
     }
     format!(
-        "    ELSIF TG_TABLE_NAME OPERATOR(pg_catalog.<>) {}::pg_catalog.name
-      OR TG_TABLE_SCHEMA OPERATOR(pg_catalog.<>) {}::pg_catalog.name THEN
+        "    ELSIF {} THEN
       IF pg_catalog.pg_partition_root(TG_RELID) OPERATOR(pg_catalog.=) TG_RELID OR \
       pg_catalog.pg_partition_root(TG_RELID) IS NULL THEN
         RETURN NULL;
@@ -583,6 +641,15 @@ fn truncate_of_leaf(table: &CatalogTable, reload: &str, from: &str) -> String {
       pg_catalog.pg_current_xact_id(),
         '\",\"why\":\"a partition was truncated\"}}');
 ",
+        is_of_leaf(table)
+    )
+}
+
+/// Returns the condition that a trigger of a leaf has fired, or of a former leaf.
+fn is_of_leaf(table: &CatalogTable) -> String {
+    format!(
+        "TG_TABLE_NAME OPERATOR(pg_catalog.<>) {}::pg_catalog.name
+      OR TG_TABLE_SCHEMA OPERATOR(pg_catalog.<>) {}::pg_catalog.name",
         quote_literal(&table.name),
         quote_literal(&table.schema)
     )
@@ -625,10 +692,10 @@ fn key_row(row: &str, key: &CatalogKey) -> String {
     )
 }
 
-/// Returns the arguments of `concat` that make the row of a payload.
+/// Returns the arguments of `concat` that make the row of a payload of the record `record`.
 ///
 /// A row that would not fit is not made into text at all: the text of 20 MB takes 200 ms.
-fn row(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
+fn row(sent: &[&CatalogColumn], options: &TriggerOptions, record: &str) -> String {
     if options.no_data {
         return "''".to_string();
     }
@@ -639,12 +706,13 @@ fn row(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
         .filter(|column| column.is_varlena && !column.is_virtual)
         .map(|column| {
             format!(
-                "coalesce(pg_catalog.pg_column_size(NEW.{}), 0)",
+                "coalesce(pg_catalog.pg_column_size({record}.{}), 0)",
                 quote_identifier(&column.name)
             )
         })
         .collect();
-    let whole = format!("{}',\"data\":', {}", nulls(sent), data(sent, options));
+    let (nulls, data) = (nulls(sent, record), data(sent, options, record));
+    let whole = format!("{nulls}',\"data\":', {data}");
     if sizes.is_empty() {
         return whole;
     }
@@ -655,20 +723,21 @@ fn row(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
     )
 }
 
-/// Returns the expressions of the row's JSON: of the whole row, or of the columns that are sent.
-fn data(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
+/// Returns the expressions of the JSON of `record`: of the whole row, or of the columns that are
+/// sent.
+fn data(sent: &[&CatalogColumn], options: &TriggerOptions, record: &str) -> String {
     // row_to_json calls the casts to json that the owners of types have made, with the rights of
-    // whoever writes. It is used only if every type is built in.
+    // whoever writes. It is used only if every type is built in. In a query it is the slower way.
     let are_built_in = sent
         .iter()
         .all(|column| !matches!(column.kind, CellType::Written | CellType::WrittenArray));
-    if options.columns.is_none() && are_built_in {
+    if options.columns.is_none() && are_built_in && record == "NEW" {
         return "pg_catalog.row_to_json(NEW)".to_string();
     }
     let members: Vec<String> = sent
         .iter()
         .enumerate()
-        .map(|(at, column)| member(column, at == 0))
+        .map(|(at, column)| member(column, at == 0, record))
         .collect();
     // A function takes 100 arguments at most, and each member is two.
     let chunks: Vec<String> = members
@@ -678,18 +747,22 @@ fn data(sent: &[&CatalogColumn], options: &TriggerOptions) -> String {
     format!("'{{', {}, '}}'", chunks.join(", "))
 }
 
-/// Returns the two arguments of `concat` that make one member of the row's JSON: name and value.
-fn member(column: &CatalogColumn, is_first: bool) -> String {
+/// Returns the two arguments of `concat` that make one member of the JSON of `record`: name and
+/// value.
+fn member(column: &CatalogColumn, is_first: bool, record: &str) -> String {
     let name = quote_literal(&format!(
         "{}{}:",
         if is_first { "" } else { "," },
         json_string(&column.name)
     ));
-    let value = column
-        .kind
-        .json_argument(&format!("NEW.{}", quote_identifier(&column.name)));
+    let value = format!("{record}.{}", quote_identifier(&column.name));
     // concat leaves NULL out, which would be no JSON.
-    format!("{name}, coalesce(pg_catalog.to_json({value})::pg_catalog.text, 'null')")
+    let quick = bulk::quick_json(column.kind, &value).filter(|_| record != "NEW");
+    let json = quick.unwrap_or_else(|| {
+        let value = column.kind.json_argument(&value);
+        format!("pg_catalog.to_json({value})::pg_catalog.text")
+    });
+    format!("{name}, coalesce({json}, 'null')")
 }
 
 /// Returns the statements that end the trigger at an UPDATE which changes nothing that is sent;
@@ -760,17 +833,17 @@ fn fill_places(template: &str, places: &[(&str, String)]) -> String {
     text
 }
 
-/// Returns the arguments of `concat` that make `"nulls":[…]`: the names of the json columns that
-/// are SQL NULL. Returns nothing if no column is json.
+/// Returns the arguments of `concat` that make `"nulls":[…]`: the names of the json columns of
+/// `record` that are SQL NULL. Returns nothing if no column is json.
 ///
 /// A listener needs the names because `row_to_json` writes SQL NULL and a JSON null alike.
-fn nulls(columns: &[&CatalogColumn]) -> String {
+fn nulls(columns: &[&CatalogColumn], record: &str) -> String {
     let names: Vec<String> = columns
         .iter()
         .filter(|column| column.kind.has_json_null())
         .map(|column| {
             format!(
-                "CASE WHEN NEW.{} IS NULL THEN {} END",
+                "CASE WHEN {record}.{} IS NULL THEN {} END",
                 quote_identifier(&column.name),
                 quote_literal(&json_string(&column.name))
             )

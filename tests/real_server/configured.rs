@@ -95,6 +95,35 @@ async fn tables_are_announced_as_the_file_wants_them_and_status_says_what_differ
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn statement_triggers_are_announced_as_the_file_wants_them() {
+    let database = Database::with(TABLES).await;
+    let wanted = folder("[tables.users]\nbulk = true\nrows = 500\n");
+    let install = ["install-triggers", "--from-config"];
+    assert_eq!(pgic(&database, wanted.path(), &install).code, 0);
+    let status = pgic(&database, wanted.path(), &["status"]);
+    assert_eq!(status.code, 0, "{status:?}");
+    assert!(status.stdout.contains("all columns, packed"), "{status:?}");
+    let rowwise = folder("[tables.users]\n");
+    let status = pgic(&database, rowwise.path(), &["status"]);
+    let expected = "wants a trigger for each row, installed is bulk of 500 rows";
+    assert!(status.stdout.contains(expected), "{status:?}");
+    assert_eq!(pgic(&database, rowwise.path(), &install).code, 0);
+    assert_eq!(pgic(&database, rowwise.path(), &["status"]).code, 0);
+    for (file, because) in [
+        ("[tables.users]\nrows = 5\n", "add bulk = true"),
+        ("[tables.users]\nbulk = true\nrows = 0\n", "is 0"),
+        (
+            "[tables.users]\nbulk = true\non-change = true\n",
+            "exclude each other",
+        ),
+    ] {
+        let refused = pgic(&database, folder(file).path(), &install);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        assert!(refused.stderr.contains(because), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_has_a_name_and_options_have_defaults() {
     let database = Database::with(TABLES).await;
     database.pgic_ok(&["install-triggers", "users", "--channel", "mine"]);

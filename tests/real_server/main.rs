@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bulk;
 mod completion;
 mod conditions;
 mod configured;

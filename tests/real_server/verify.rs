@@ -331,6 +331,12 @@ async fn under_load_no_round_raises_a_false_alarm_with_a_condition() {
     Box::pin(no_false_alarm(&install)).await;
 }
 
+/// Statements are announced packed.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_no_round_raises_a_false_alarm_with_statement_triggers() {
+    Box::pin(no_false_alarm(&["install-triggers", "kv", "--bulk"])).await;
+}
+
 /// Installs triggers on `kv`, and compares it with its cache while writers go on.
 async fn no_false_alarm(install: &[&str]) {
     let rounds =
@@ -529,7 +535,7 @@ async fn the_command_says_which_row_differs_and_why() {
 }
 
 /// The payloads that [`forged`] starts from: sound ones, hostile ones, and no JSON at all.
-const SEEDS: [&str; 9] = [
+const SEEDS: [&str; 10] = [
     concat!(
         r#"{"table":"kv","action":"update","id":1,"schema":"public","xid":"7","#,
         r#""data":{"id":1,"v":"z","n":3}}"#
@@ -548,6 +554,10 @@ const SEEDS: [&str; 9] = [
         r#""data":{"id":5,"v":null,"n":1e999}}"#
     ),
     r#"{"table":"kv","action":"reload","id":null,"schema":"public","why":"x"}"#,
+    concat!(
+        r#"{"rows":[{"id":1,"data":{"id":1,"v":"x","n":1}},{"id":2}],"table":"kv","#,
+        r#""action":"update","schema":"public","xid":"9"}"#
+    ),
     concat!(
         r#"{"table":"kv","action":"update","id":"'; DROP TABLE kv; --","schema":"public","#,
         r#""xid":"5","truncated":true}"#

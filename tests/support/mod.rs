@@ -19,6 +19,7 @@ mod specification;
 pub use specification::FUNCTION as SPECIFICATION;
 
 use postgres_index_cache_core::tooling::postgres::{Listener, Session, quote_identifier};
+use postgres_index_cache_core::tooling::unpack;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::PathBuf;
@@ -465,16 +466,16 @@ impl Listening {
         payloads
     }
 
-    /// Returns the payloads of [`Listening::payloads`] as JSON.
+    /// Returns the changes in the payloads of [`Listening::payloads`] as JSON.
     pub async fn changes(&mut self) -> Vec<Value> {
-        self.payloads()
-            .await
-            .iter()
-            .map(|payload| serde_json::from_str(payload).expect("a payload is JSON"))
+        let payloads = self.payloads().await;
+        let changes = payloads.iter().flat_map(|payload| unpack(payload));
+        changes
+            .map(|change| serde_json::from_str(&change).expect("a payload is JSON"))
             .collect()
     }
 
-    /// Returns the payloads of [`Listening::payloads`] as [`short`] writes them.
+    /// Returns the changes in the payloads of [`Listening::payloads`] as [`short`] writes them.
     pub async fn short(&mut self) -> Vec<String> {
         self.changes().await.iter().map(short).collect()
     }

@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity};
 use std::fmt::Write as _;
 
-/// Returns the columns that are sent, in words: their names if they are few. And of which rows.
+/// Returns the columns that are sent, in words: their names if they are few. And how, and of which
+/// rows.
 fn sent(table: &CatalogTable, seen: &Observed<'_>) -> String {
     /// The most names, in characters.
     const LONGEST: usize = 20;
@@ -26,9 +27,13 @@ fn sent(table: &CatalogTable, seen: &Observed<'_>) -> String {
         Some(columns) if columns.join(",").len() <= LONGEST => columns.join(","),
         Some(columns) => format!("{} of {} columns", columns.len(), table.columns.len()),
     };
-    match &options.condition {
+    let packed = match options.bulk {
         None => columns,
-        Some(condition) => format!("{columns} where {}", condition.sql),
+        Some(_) => format!("{columns}, packed"),
+    };
+    match &options.condition {
+        None => packed,
+        Some(condition) => format!("{packed} where {}", condition.sql),
     }
 }
 

@@ -7,9 +7,9 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 -- A trigger with a parent is the clone of a partitioned table's trigger, which is found by itself.
 WHERE NOT t.tgisinternal AND t.tgparentid = 0
-  -- A leaf has a trigger of its own for TRUNCATE (tgtype 32), but belongs to its root, which is
-  -- found by the triggers of the root.
-  AND NOT (c.relispartition AND t.tgtype = 32)
+  -- A leaf has statement triggers of its own (bit 1 of tgtype is not set), but belongs to its root,
+  -- which is found by the triggers of the root.
+  AND NOT (c.relispartition AND t.tgtype & 1 = 0)
   AND (
     p.proname LIKE 'notify\_cache\_change%'
     OR pg_catalog.obj_description(p.oid, 'pg_proc') LIKE 'made by pgic, do not edit: %'

@@ -3,12 +3,12 @@
 use super::facts::FunctionFacts;
 use crate::failure::with_hint;
 use crate::tables::catalog::{CatalogKey, CatalogTable, Function, Trigger};
-use crate::triggers::OptionChanges;
 use crate::triggers::sql::Expected;
+use crate::triggers::{OptionChanges, TriggerOptions};
 use anyhow::anyhow;
 use postgres_index_cache_core::tooling::postgres::quote_identifier;
 use postgres_index_cache_core::tooling::postgres::triggers::{
-    Problem, check_table, is_for, is_ours, read_comment,
+    Problem, check_bulk, check_table, is_for, is_ours, read_comment,
 };
 
 /// A reason why triggers cannot be installed, and the remedy.
@@ -73,6 +73,14 @@ pub(super) fn installable_key(table: &CatalogTable) -> Result<&CatalogKey, Refus
         let what = format!("{} has no key", table.display_name());
         Refusal::new(what, "add one")
     })
+}
+
+/// Refuses statement triggers on a table of which they would not announce every change.
+pub(super) fn check_options(table: &CatalogTable, options: &TriggerOptions) -> anyhow::Result<()> {
+    match check_bulk(table).filter(|_| options.bulk.is_some()) {
+        Some(problem) => Err(Refusal::from(problem).while_installing(table)),
+        None => Ok(()),
+    }
 }
 
 /// Refuses to install if `function`, which has the needed name, must not or cannot be replaced, or

@@ -3,9 +3,9 @@
 use super::facts::FunctionFacts;
 use super::refusals::{Refusal, sql_function_name};
 use crate::tables::catalog::{CatalogTable, Enabled, Function, Leaf, Trigger};
-use crate::triggers::sql::{Expected, ExpectedTrigger, ask_for_reload, truncate_trigger_name};
+use crate::triggers::sql::{Expected, ExpectedTrigger, ask_for_reload};
 use crate::triggers::{OptionChanges, TriggerOptions};
-use postgres_index_cache_core::tooling::postgres::triggers::{TRUNCATE_EVENT, is_ours};
+use postgres_index_cache_core::tooling::postgres::triggers::is_ours;
 use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 use std::collections::HashSet;
 
@@ -130,8 +130,8 @@ pub(super) struct Firing {
     pub(super) forgets: bool,
 }
 
-/// Plans the TRUNCATE trigger of a leaf. Without one, nothing would fire if the leaf alone is
-/// truncated: the root's trigger does not.
+/// Plans the triggers of a leaf. The root's TRUNCATE trigger and statement triggers do not fire if
+/// the leaf alone is named.
 ///
 /// The root's row trigger needs no counterpart, since PostgreSQL clones it to the leaves. A leaf
 /// that had triggers of ours before it was attached would announce each change twice, so all others
@@ -144,26 +144,25 @@ pub(super) fn leaf_steps(
     version: i32,
     asked: &OptionChanges,
 ) -> anyhow::Result<()> {
-    let name = truncate_trigger_name(&leaf.name);
-    let found = leaf.triggers.iter().find(|trigger| trigger.name == name);
-    let foreign = found.filter(|found| !is_ours(&found.function) && !asked.replace_trigger);
-    if let Some(found) = foreign {
-        let function = &found.function;
-        let what = format!(
-            "a trigger called {name} exists on its partition {} and calls {}.{}(), which pgic did \
-            not make",
-            leaf.display_name(),
-            function.schema,
-            function.name
-        );
-        let hint = "pgic install-triggers with --replace-trigger takes its place";
-        return Err(Refusal::new(what, hint).into_error());
-    }
-    let is_wanted = !expected.is_without_truncate;
-    if is_wanted {
+    let wanted = expected.leaf_triggers(leaf);
+    for (name, events) in &wanted {
+        let found = leaf.triggers.iter().find(|trigger| trigger.name == *name);
+        let foreign = found.filter(|found| !is_ours(&found.function) && !asked.replace_trigger);
+        if let Some(found) = foreign {
+            let function = &found.function;
+            let what = format!(
+                "a trigger called {name} exists on its partition {} and calls {}.{}(), which pgic \
+                did not make",
+                leaf.display_name(),
+                function.schema,
+                function.name
+            );
+            let hint = "pgic install-triggers with --replace-trigger takes its place";
+            return Err(Refusal::new(what, hint).into_error());
+        }
         let wanted = ExpectedTrigger {
-            name: &name,
-            events: TRUNCATE_EVENT,
+            name,
+            events: *events,
         };
         trigger_steps(
             steps,
@@ -179,7 +178,7 @@ pub(super) fn leaf_steps(
         .triggers
         .iter()
         .filter(|trigger| is_ours(&trigger.function))
-        .filter(|trigger| !(is_wanted && trigger.name == name));
+        .filter(|trigger| !wanted.iter().any(|(name, _)| *name == trigger.name));
     steps.extend(stale.map(|trigger| drop_leaf_trigger(leaf, trigger)));
     Ok(())
 }

@@ -75,6 +75,10 @@ pub struct CatalogTable {
     /// Whether tables inherit from this one (`INHERITS`; hypertables too). A read of this table
     /// returns their rows, and no trigger of this table announces them.
     pub has_children: bool,
+    /// Whether the table inherits from others (INHERITS), and is no partition.
+    pub has_parents: bool,
+    /// Whether a partition of the table is partitioned as well.
+    pub has_branches: bool,
     /// How many rows the table has, as of the last ANALYZE or by the server's statistics; `None` if
     /// neither knows.
     pub estimated_rows: Option<u64>,
@@ -100,6 +104,8 @@ pub struct Leaf {
     pub schema: String,
     /// The name of the partition, without the schema.
     pub name: String,
+    /// Whether the partition is a foreign table.
+    pub is_foreign: bool,
     /// The partition's own triggers, without clones of the root's triggers.
     pub triggers: Vec<Trigger>,
 }
@@ -214,8 +220,19 @@ pub struct Trigger {
     pub is_conditional: bool,
     /// Whether the trigger is a constraint trigger, which may fire at the end of the transaction.
     pub is_constraint: bool,
+    /// The name of the transition table of the rows before the statement.
+    pub old_table: Option<String>,
+    /// The name of the transition table of the rows after the statement.
+    pub new_table: Option<String>,
     /// The function that the trigger calls.
     pub function: Function,
+}
+
+impl Trigger {
+    /// Returns the names of the transition tables: of the rows before the statement, and after it.
+    pub fn transition_tables(&self) -> (Option<&str>, Option<&str>) {
+        (self.old_table.as_deref(), self.new_table.as_deref())
+    }
 }
 
 /// The sessions in which a trigger fires.
@@ -418,6 +435,8 @@ async fn describe_as(
                 can_create: relation.get("can_create"),
                 is_distrusted: relation.get("is_distrusted"),
                 has_children: relation.get("has_children"),
+                has_parents: relation.get("has_parents"),
+                has_branches: relation.get("has_branches"),
                 estimated_rows: (rows >= 0.0).then_some(rows as u64),
                 columns: columns.of(oid).map(column).collect(),
                 // The first of a table's keys is the best one.
@@ -469,6 +488,7 @@ fn leaf(row: &Row, leaf_triggers: &Answer) -> Leaf {
         oid,
         schema: row.get("schema"),
         name: row.get("name"),
+        is_foreign: row.get("is_foreign"),
         triggers: leaf_triggers.of(oid).map(trigger).collect(),
     }
 }
@@ -529,6 +549,8 @@ fn trigger(row: &Row) -> Trigger {
             })
             .collect(),
         is_conditional: row.get("is_conditional"),
+        old_table: row.get("old_table"),
+        new_table: row.get("new_table"),
         is_constraint: row.get("is_constraint"),
         function: function(row),
     }

@@ -29,10 +29,12 @@ SELECT
          FROM pg_catalog.pg_type t
          JOIN pg_catalog.pg_attribute f ON f.attrelid = t.typrelid AND f.attnum > 0
          WHERE t.oid = ANY (own.made_of) AND t.typtype = 'c'),
-        -- The tables that inherit from it, and the constraints that make a column NOT NULL, valid
+        -- The tables that inherit from it and those that it inherits from, and the constraints that make a column NOT NULL, valid
         -- or not.
         (SELECT pg_catalog.string_agg(i.inhrelid::pg_catalog.text, ';' ORDER BY i.inhrelid)
          FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'),
+        (SELECT pg_catalog.string_agg(i.inhparent::pg_catalog.text, ';' ORDER BY i.inhparent)
+         FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid AND NOT c.relispartition),
         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', k.conkey, k.convalidated), ';' ORDER BY k.oid)
          FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'n'),
         -- Whether logical replication writes to it.

@@ -19,7 +19,7 @@ mod options;
 mod problem;
 
 pub use channel::is_channel;
-pub use check_table::check_table;
+pub use check_table::{check_bulk, check_table};
 pub use comment::{Comment, read as read_comment, write as write_comment};
 pub use condition::{ROW_NAME, RowCondition, is_contained, qualified};
 pub use diagnosis::diagnose;
@@ -46,6 +46,19 @@ pub const ROW_EVENTS: i16 = FOR_EACH_ROW | ROW_CHANGES;
 /// The bit of `pg_trigger.tgtype` for AFTER TRUNCATE, FOR EACH STATEMENT.
 pub const TRUNCATE_EVENT: i16 = 32;
 
+/// The names and the bits of `pg_trigger.tgtype` of the events that one statement trigger each
+/// announces, with the rows of the statement packed. PostgreSQL takes no trigger with transition
+/// tables for more than one event.
+pub const BULK_EVENTS: [(&str, i16); 3] = [
+    ("insert", ON_INSERT),
+    ("update", ON_UPDATE),
+    ("delete", ON_DELETE),
+];
+/// The name of the transition table of the rows before a statement, in a function of ours.
+pub const OLD_ROWS: &str = "pgic_old";
+/// The name of the transition table of the rows after a statement, in a function of ours.
+pub const NEW_ROWS: &str = "pgic_new";
+
 /// The settings of a writer's session that change how values are written as JSON, each with the
 /// value that the triggers pin.
 pub const PINNED: [(&str, &str); 9] = [
@@ -63,8 +76,10 @@ pub const PINNED: [(&str, &str); 9] = [
 /// The triggers that announce a table's changes.
 #[derive(Debug, Clone)]
 pub struct Announced<'a> {
-    /// The trigger for changes of rows.
+    /// The trigger for changes of rows, or the first of the statement triggers for them.
     pub row: Option<&'a Trigger>,
+    /// Of statement triggers for changes of rows, those behind the first.
+    pub others: Vec<&'a Trigger>,
     /// The trigger for TRUNCATE.
     pub truncate: Option<&'a Trigger>,
     /// The channel that the triggers notify on; `None` if that is not certain.
@@ -92,17 +107,31 @@ impl Announced<'_> {
         self.options().and_then(|options| options.columns.as_ref())
     }
 
+    /// Returns the triggers for changes of rows: one row trigger, or several statement triggers.
+    pub fn of_rows(&self) -> impl Iterator<Item = &Trigger> {
+        self.row.into_iter().chain(self.others.iter().copied())
+    }
+
+    /// Returns the triggers for changes of rows and for TRUNCATE.
+    pub fn all(&self) -> impl Iterator<Item = &Trigger> {
+        self.of_rows().chain(self.truncate)
+    }
+
     /// Returns the triggers that fire for the writes of an ordinary session.
     pub fn firing(&self) -> impl Iterator<Item = &Trigger> {
-        let announcing = [self.row, self.truncate].into_iter().flatten();
-        announcing.filter(|trigger| matches!(trigger.enabled, Enabled::Origin | Enabled::Always))
+        self.all()
+            .filter(|trigger| matches!(trigger.enabled, Enabled::Origin | Enabled::Always))
+    }
+
+    /// Returns whether statement triggers send the rows of a statement packed.
+    pub fn is_bulk(&self) -> bool {
+        self.options().is_some_and(|options| options.bulk.is_some())
     }
 
     /// Returns the names of the events that are announced: `insert`, `update`, `delete`,
     /// `truncate`.
     pub fn events(&self) -> Vec<&'static str> {
-        let kind = self.row.map_or(0, |trigger| trigger.kind)
-            | self.truncate.map_or(0, |trigger| trigger.kind);
+        let kind = self.all().fold(0, |kinds, trigger| kinds | trigger.kind);
         let names = [
             (ON_INSERT, "insert"),
             (ON_UPDATE, "update"),
@@ -115,6 +144,24 @@ impl Announced<'_> {
             .map(|(_, name)| *name)
             .collect()
     }
+}
+
+/// Returns the names that a trigger of ours for these events gives to its transition tables: of the
+/// rows before the statement, and of those after it.
+pub fn transition_tables(events: i16) -> (Option<&'static str>, Option<&'static str>) {
+    let has = |bits| BULK_EVENTS.iter().any(|(_, bit)| *bit == events) && events & bits != 0;
+    (
+        has(ON_UPDATE | ON_DELETE).then_some(OLD_ROWS),
+        has(ON_UPDATE | ON_INSERT).then_some(NEW_ROWS),
+    )
+}
+
+/// Returns what follows REFERENCING in the statement that creates a statement trigger of ours.
+pub fn referencing(events: i16) -> String {
+    let (old, new) = transition_tables(events);
+    let old = old.map(|name| format!("OLD TABLE AS {name}"));
+    let new = new.map(|name| format!("NEW TABLE AS {name}"));
+    old.into_iter().chain(new).collect::<Vec<_>>().join(" ")
 }
 
 /// Returns whether a function is ours: the comment says so, and the owner is trusted. Anyone with
@@ -162,6 +209,7 @@ pub fn announced(table: &CatalogTable) -> Option<Announced<'_>> {
         let channel = channel::told_by(&trigger.function.source, &trigger.arguments);
         return Some(Announced {
             row,
+            others: Vec::new(),
             truncate,
             channel,
             comment: None,
@@ -185,13 +233,43 @@ pub fn announced(table: &CatalogTable) -> Option<Announced<'_>> {
         .as_ref()
         .map(|comment| comment.options.channel.clone())
         .filter(|channel| is_channel(channel));
+    let mut row = row;
+    let mut others = Vec::new();
+    if comment
+        .as_ref()
+        .is_some_and(|own| own.options.bulk.is_some())
+    {
+        let mut of_statements = statement_triggers(table, &trigger.function);
+        row = of_statements.next().or(row);
+        others = of_statements.collect();
+    }
     Some(Announced {
         row,
+        others,
         truncate,
         channel,
         comment,
         announcing,
     })
+}
+
+/// Returns the statement triggers, as pgic makes them, that call `function`: the first for each
+/// event.
+fn statement_triggers<'a>(
+    table: &'a CatalogTable,
+    function: &Function,
+) -> impl Iterator<Item = &'a Trigger> {
+    BULK_EVENTS.iter().filter_map(move |(_, event)| {
+        table.triggers.iter().find(|trigger| {
+            trigger.function.oid == function.oid && is_statement_trigger(trigger, *event)
+        })
+    })
+}
+
+/// Returns whether a trigger fires once a statement of this event, behind it, and has the
+/// transition tables that a function of ours reads.
+fn is_statement_trigger(trigger: &Trigger, event: i16) -> bool {
+    trigger.kind == event && trigger.transition_tables() == transition_tables(event)
 }
 
 /// Returns the trigger that announces one of `events`, bits of `pg_trigger.tgtype`.

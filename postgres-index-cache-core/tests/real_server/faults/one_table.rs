@@ -20,24 +20,36 @@ fn text(row: &RowBuf) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_every_quiet_point_the_cache_is_the_table_whatever_was_lost() {
-    Box::pin(quiet_points(rounds(12), None)).await;
+    Box::pin(quiet_points(rounds(12), TABLE, &["kv"], None)).await;
+}
+
+/// Statement triggers announce the rows packed, and statements write within each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_every_quiet_point_the_cache_is_the_table_that_statement_triggers_announce() {
+    let nested = format!(
+        "{TABLE} CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF pg_trigger_depth() > 1 THEN RETURN NULL; END IF;
+            IF NEW.n % 3 = 0 THEN UPDATE kv SET v = 'n' WHERE id IN (NEW.id, NEW.id - 1);
+            ELSIF NEW.n % 7 = 0 THEN DELETE FROM kv WHERE id = NEW.id; END IF;
+            RETURN NULL; END $$;
+        CREATE TRIGGER a_first AFTER INSERT OR UPDATE ON kv FOR EACH ROW EXECUTE FUNCTION again();"
+    );
+    Box::pin(quiet_points(rounds(8), &nested, &["kv", "--bulk"], None)).await;
 }
 
 /// Rows begin and cease to fulfil the condition by most of the writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_every_quiet_point_the_cache_is_the_rows_that_fulfil_the_condition() {
     let condition = "n % 2 = 0 OR v = 'a'";
-    Box::pin(quiet_points(rounds(6), Some(condition))).await;
+    let install = ["kv", "--where", condition];
+    Box::pin(quiet_points(rounds(6), TABLE, &install, Some(condition))).await;
 }
 
-/// Compares cache, events and table after each of some faults. With a condition, the rows that
-/// fulfil it are the table.
-async fn quiet_points(rounds: u64, condition: Option<&str>) {
-    let install = match condition {
-        Some(condition) => vec!["kv", "--where", condition],
-        None => vec!["kv"],
-    };
-    let mut injector = Injector::start(TABLE, &install).await;
+/// Compares cache, events and table after each of some faults. The table is made by `sql`, and its
+/// triggers are installed with the arguments `install`. With a condition, the rows that fulfil it
+/// are the table.
+async fn quiet_points(rounds: u64, sql: &str, install: &[&str], condition: Option<&str>) {
+    let mut injector = Injector::start(sql, install).await;
     let load = Load::start(&injector.database, transaction);
     let change = |options: &mut DriverOptions, follow: &mut TableConfig| {
         options.row_events = true;

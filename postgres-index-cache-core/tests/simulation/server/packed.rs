@@ -1,9 +1,10 @@
 //! The statements on a table with statement triggers, which send the rows of a statement packed.
 //!
 //! A statement is modelled as a MERGE: it inserts, updates, moves and deletes some rows, and its
-//! triggers fire when all is done, in PostgreSQL's order: INSERT, UPDATE, DELETE. Statements nest:
-//! a function or an AFTER row trigger may write to the same rows in the middle. All that an inner
-//! statement did is announced before anything of the outer one, whichever came first.
+//! triggers fire when all is done, in any order: that of PostgreSQL's MERGE is another one than
+//! that of INSERT … ON CONFLICT. Statements nest: a function or an AFTER row trigger may write to
+//! the same rows in the middle. All that an inner statement did is announced before anything of the
+//! outer one, whichever came first.
 
 use super::writes::Statement;
 use super::{Fault, KEYS, TABLES};
@@ -111,12 +112,13 @@ impl Statement<'_> {
             .filter(|key| updated.iter().all(|(new, _)| new != key))
             .map(|key| (key, None))
             .collect();
-        for (action, rows) in [
-            ("insert", inserted),
-            ("delete", removed),
-            ("update", updated),
-            ("delete", deleted),
-        ] {
+        let mut triggers = [
+            vec![("insert", inserted)],
+            vec![("delete", removed), ("update", updated)],
+            vec![("delete", deleted)],
+        ];
+        self.random.shuffle(&mut triggers);
+        for (action, rows) in triggers.into_iter().flatten() {
             let mut rest = rows.as_slice();
             // A payload takes as many rows as there is room for.
             while !rest.is_empty() {

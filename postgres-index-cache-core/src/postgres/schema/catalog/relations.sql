@@ -17,6 +17,10 @@ SELECT c.oid AS relation,
        -- Whether tables inherit from it. Partitions are entries of pg_inherits as well, and do not
        -- count.
        c.relkind <> 'p' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
+       NOT c.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS has_parents,
+       c.relkind = 'p' AND EXISTS (
+           SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhrelid
+           WHERE i.inhparent = c.oid AND p.relkind = 'p') AS has_branches,
        -- How many rows it has, -1 if unknown. Before its first ANALYZE a table has 0 pages in the
        -- catalogue (and -1 rows from PostgreSQL 14 on); the statistics may know its rows then.
        -- Nothing here waits for a lock: the question may be about a table that is locked.

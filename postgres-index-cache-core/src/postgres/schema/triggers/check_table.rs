@@ -59,6 +59,33 @@ pub fn check_table(table: &CatalogTable) -> Option<Problem> {
     }
 }
 
+/// Returns the reason why statement triggers (`--bulk`) would not announce every change of a table;
+/// `None` if they do. Row triggers announce them all.
+pub fn check_bulk(table: &CatalogTable) -> Option<Problem> {
+    let why = if table.has_branches {
+        "has partitions that are partitioned: a statement on one of these fires no statement \
+        trigger of its partitions"
+    } else if table.leaves.iter().any(|leaf| leaf.is_foreign) {
+        "has a partition that is a foreign table, whose statements have no transition tables"
+    } else if table.has_parents {
+        "inherits from another table: a statement on that one changes rows of this one, and fires \
+        no statement trigger of it"
+    } else if table.fingerprint.is_subscribed {
+        "is written to by logical replication, which fires no statement trigger"
+    } else {
+        return None;
+    };
+    let text = format!(
+        "statement triggers (--bulk) do not announce every change: {} {why}",
+        table.display_name()
+    );
+    let remedy = Remedy::Command {
+        what: "install a row trigger",
+        command: format!("pgic install-triggers {} --defaults", table.typed_name()),
+    };
+    Some(critical("bulk-unfit", text, remedy))
+}
+
 /// Makes the problem of a relation that cannot be followed: `is` says which kind of relation it is.
 fn unfit(table: &CatalogTable, code: &'static str, is: &str, advice: &str) -> Problem {
     critical(

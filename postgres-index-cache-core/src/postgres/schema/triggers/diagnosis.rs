@@ -8,15 +8,16 @@
 //! triggers, in five parts: the row trigger, the contract with its function, the function,
 //! TRUNCATE, and the columns.
 
-use super::check_table::check_table;
+use super::check_table::{check_bulk, check_table};
 use super::made_for::drift;
 use super::problem::{Problem, Remedy, Severity, critical, warning};
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::quote::quote_identifier;
 use crate::postgres::schema::catalog::{CatalogTable, Enabled, Function, Leaf, Trigger};
 use crate::postgres::schema::triggers::{
-    Announced, BEFORE, FOR_EACH_ROW, INSTEAD_OF, ROW_CHANGES, TRUNCATE_EVENT, announced, announces,
-    is_edited, is_ours, read_comment, untrusted_columns,
+    Announced, BEFORE, BULK_EVENTS, FOR_EACH_ROW, INSTEAD_OF, ROW_CHANGES, TRUNCATE_EVENT,
+    announced, announces, is_edited, is_ours, is_statement_trigger, read_comment,
+    untrusted_columns,
 };
 
 /// A diagnosis in progress: the table, its triggers, and the problems found so far.
@@ -195,11 +196,22 @@ impl Diagnosis<'_> {
             let text = format!("the row trigger of {name} is missing");
             return self.critical("not-announced", text, self.install("create it"));
         };
-        let trigger = format!("the trigger {} of {name}", row.name);
-        if !fires(row) {
-            let text = format!("{trigger} is {}", row.enabled.as_str());
-            self.critical("trigger-disabled", text, self.enable(row));
+        let seen = self.seen;
+        for row in seen.of_rows() {
+            let trigger = format!("the trigger {} of {name}", row.name);
+            if !fires(row) {
+                let text = format!("{trigger} is {}", row.enabled.as_str());
+                self.critical("trigger-disabled", text, self.enable(row));
+            }
+            if row.is_conditional {
+                let text = format!(
+                    "{trigger} has a condition or a list of columns: it does not fire for every \
+                    change"
+                );
+                self.critical("trigger-conditional", text, self.remake(row));
+            }
         }
+        let trigger = format!("the trigger {} of {name}", row.name);
         // The clone of a trigger on a partition can be disabled alone.
         let enabling: Vec<&str> = self.table.fingerprint.enabling(&row.name).collect();
         if !enabling.is_empty() {
@@ -213,15 +225,18 @@ impl Diagnosis<'_> {
             };
             self.critical("trigger-disabled", text, remedy);
         }
-        if row.is_conditional {
-            let text = format!(
-                "{trigger} has a condition or a list of columns: it does not fire for every change"
-            );
-            self.critical("trigger-conditional", text, self.remake(row));
-        }
         // What is announced before a change may be altered or suppressed by other triggers.
         let is_after = row.kind & (BEFORE | INSTEAD_OF) == 0;
-        if !is_after || row.kind & FOR_EACH_ROW == 0 {
+        let is_packing = BULK_EVENTS
+            .iter()
+            .any(|(_, event)| is_statement_trigger(row, *event));
+        if self.seen.is_bulk() && !is_packing {
+            let text = format!(
+                "{trigger} does not fire once a statement with the rows of the statement, which \
+                its function announces"
+            );
+            self.critical("trigger-timing", text, self.remake(row));
+        } else if !self.seen.is_bulk() && (!is_after || row.kind & FOR_EACH_ROW == 0) {
             let text =
                 format!("{trigger} does not fire after each row: what it announces may not happen");
             self.critical("trigger-timing", text, self.remake(row));
@@ -236,6 +251,12 @@ impl Diagnosis<'_> {
             let text = format!("the triggers of {name} do not announce {missing}");
             self.critical("event-missing", text, self.remake(row));
         }
+        if self.seen.is_bulk()
+            && let Some(problem) = check_bulk(self.table)
+        {
+            return self.problems.push(problem);
+        }
+        self.look_at_statements_on_leaves();
         // A trigger that does not fire at all is reported above.
         if self.table.fingerprint.is_subscribed && row.enabled == Enabled::Origin {
             let text =
@@ -246,6 +267,35 @@ impl Diagnosis<'_> {
                 self.alter_trigger("let it", "ENABLE ALWAYS", row)
             };
             self.critical("subscriber", text, remedy);
+        }
+    }
+
+    /// Looks at whether statements that name a partition are announced: they fire the statement
+    /// triggers of the partition, and not those of the root.
+    fn look_at_statements_on_leaves(&mut self) {
+        let function = self.seen.row.map(|row| row.function.oid);
+        let announces = |leaf: &Leaf, event| {
+            leaf.triggers.iter().any(|trigger| {
+                is_statement_trigger(trigger, event)
+                    && Some(trigger.function.oid) == function
+                    && fires(trigger)
+                    && !trigger.is_conditional
+            })
+        };
+        let lacking: Vec<String> = self
+            .table
+            .leaves
+            .iter()
+            .filter(|leaf| !BULK_EVENTS.iter().all(|(_, event)| announces(leaf, *event)))
+            .map(Leaf::display_name)
+            .collect();
+        if self.seen.is_bulk() && !lacking.is_empty() {
+            let text = format!(
+                "statements on the partitions {} of {} are not announced, or not all of them",
+                lacking.join(", "),
+                self.name
+            );
+            self.critical("event-missing", text, self.install("create the triggers"));
         }
     }
 
@@ -415,19 +465,18 @@ impl Diagnosis<'_> {
             .copied()
             .filter(|trigger| trigger.kind & ROW_CHANGES != 0)
             .collect();
-        if of_rows.len() < 2 {
+        // The triggers that the other parts of the diagnosis look at stay.
+        let kept: Vec<&str> = self.seen.of_rows().map(|row| row.name.as_str()).collect();
+        let extra = of_rows
+            .iter()
+            .filter(|trigger| !kept.contains(&trigger.name.as_str()));
+        let drops: Vec<String> = extra.map(|trigger| self.drop_trigger(trigger)).collect();
+        if drops.is_empty() {
             return;
         }
         let names: Vec<&str> = of_rows
             .iter()
             .map(|trigger| trigger.name.as_str())
-            .collect();
-        // The trigger that the other parts of the diagnosis look at stays.
-        let kept = self.seen.row.map(|row| row.name.as_str());
-        let drops: Vec<String> = of_rows
-            .iter()
-            .filter(|trigger| Some(trigger.name.as_str()) != kept)
-            .map(|trigger| self.drop_trigger(trigger))
             .collect();
         let text = format!(
             "{} triggers announce rows of {}: {}",
@@ -436,7 +485,10 @@ impl Diagnosis<'_> {
             names.join(", ")
         );
         let remedy = Remedy::Sql {
-            what: "drop all but one",
+            what: match kept.len() {
+                1 => "drop all but one",
+                _ => "drop the others",
+            },
             sql: drops.join("; "),
         };
         self.warning("several-triggers", text, remedy);

@@ -21,6 +21,10 @@ pub struct TriggerOptions {
     /// The condition that a row fulfils to be announced; `None` for all rows.
     #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<RowCondition>,
+    /// Whether statement triggers send the rows of a statement packed, and how many rows at most: a
+    /// statement that changes more asks for the table to be read again. `None` for a row trigger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bulk: Option<u32>,
     /// Whether only keys are sent.
     #[serde(skip_serializing_if = "is_off")]
     pub no_data: bool,
@@ -57,6 +61,7 @@ impl Default for TriggerOptions {
             channel: DEFAULT_CACHE_CHANNEL.to_string(),
             columns: None,
             condition: None,
+            bulk: None,
             no_data: false,
             on_change: false,
             always: false,
@@ -91,9 +96,11 @@ impl TriggerOptions {
             .condition
             .as_ref()
             .map(|condition| format!("where {}", condition.sql));
+        let bulk = self.bulk.map(|rows| format!("bulk {rows}"));
         columns
             .into_iter()
             .chain(condition)
+            .chain(bulk)
             .chain(flags)
             .collect::<Vec<_>>()
             .join("; ")

@@ -1,0 +1,284 @@
+//! The places of `sql/bulk_trigger.sql`: the function that statement triggers call, which sends the
+//! rows of a statement packed.
+//!
+//! The rows come from the transition tables of the statement, which have no `ctid` and no `xmax`.
+
+use super::{fill_places, is_null, is_of_leaf, key_columns, key_expression, payload_head, row};
+use crate::tables::catalog::{CatalogColumn, CatalogKey, CatalogTable, RelationKind};
+use postgres_index_cache_core::tooling::CellType;
+use postgres_index_cache_core::tooling::postgres::triggers::{
+    NEW_ROWS, OLD_ROWS, ROW_NAME, TriggerOptions,
+};
+use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
+
+/// The longest payload that `pg_notify` takes, in bytes.
+const LONGEST_PAYLOAD: usize = 7_999;
+
+/// The text of a payload before its rows.
+const HEAD: &str = r#"{"rows":["#;
+
+/// The statements that pack the rows of a query, each with a comma before it.
+///
+/// Most rows take the short way: they fit behind those that are packed. The first row of a payload
+/// does not, since `packed` is NULL before it. A row that does not fit in a payload of its own is
+/// sent without its data. The number of rows is looked at once a payload is full, so a statement of
+/// few rows does not pay for it.
+const PACK: &str = "      tail := pg_catalog.concat({{tail}}, TG_RELID, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
+        '\",\"at\":', pg_catalog.to_json(pg_catalog.clock_timestamp()), ',\"recheck\":true}');
+      room := {{room}} OPERATOR(pg_catalog.-) pg_catalog.octet_length(tail);
+      packed := NULL;
+      FOR item IN {{query}} LOOP
+        IF pg_catalog.octet_length(packed) OPERATOR(pg_catalog.+) pg_catalog.octet_length(item) OPERATOR(pg_catalog.<=) room THEN
+          packed := packed OPERATOR(pg_catalog.||) item;
+        ELSE
+          IF packed IS NOT NULL THEN
+            payloads := pg_catalog.array_append(payloads, pg_catalog.concat({{head}}, packed, tail));
+            IF NOT is_counted AND (SELECT pg_catalog.count(*) FROM {{rows}}) OPERATOR(pg_catalog.>) {{most}} THEN
+              why := 'one statement has changed more than {{most}} rows';
+              EXIT;
+            END IF;
+            is_counted := true;
+          END IF;
+          IF pg_catalog.octet_length(item) OPERATOR(pg_catalog.>) room THEN
+            item := pg_catalog.concat(',{\"id\":', pg_catalog.json_extract_path(
+              pg_catalog.substr(item, 2)::pg_catalog.json, 'id'), ',\"truncated\":true}');
+            IF pg_catalog.octet_length(item) OPERATOR(pg_catalog.>) room THEN
+              why := 'the key is too long to be sent';
+              EXIT;
+            END IF;
+          ELSIF item IS NULL THEN
+            -- A key that became nullable after all.
+            RAISE not_null_violation;
+          END IF;
+          packed := pg_catalog.substr(item, 2);
+        END IF;
+      END LOOP;
+      IF packed IS NOT NULL THEN
+        payloads := pg_catalog.array_append(payloads, pg_catalog.concat({{head}}, packed, tail));
+      END IF;
+";
+
+/// The text that closes the block in which a failure is caught; see
+/// [`UNGUARD`](super::UNGUARD).
+const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
+    BEGIN
+      payloads := ARRAY[pg_catalog.concat({{reload}}, 'null', {{from}}, TG_RELID, ',\"xid\":\"', \
+      pg_catalog.pg_current_xact_id(),
+        '\",\"why\":\"the trigger failed with SQLSTATE ', SQLSTATE, '\"}')];
+    EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
+      payloads := ARRAY[{{last_resort}}];
+    END;
+  END;
+";
+
+/// A table, and what its triggers are to send.
+struct Bulk<'a> {
+    table: &'a CatalogTable,
+    key: &'a CatalogKey,
+    options: &'a TriggerOptions,
+    /// `,"schema":…,"rel":`, without quotes.
+    from: String,
+    /// The most rows of a statement that are sent.
+    most: u32,
+}
+
+/// Returns the values for those places of the template that the template of row triggers has not,
+/// or in which it has another text. `from` is the start of the members that say who sends.
+pub(super) fn places(
+    table: &CatalogTable,
+    key: &CatalogKey,
+    options: &TriggerOptions,
+    sent: &[&CatalogColumn],
+    from: &str,
+    most: u32,
+) -> Vec<(&'static str, String)> {
+    let bulk = Bulk {
+        table,
+        key,
+        options,
+        from: from.to_string(),
+        most,
+    };
+    let stored = row(sent, options, ROW_NAME);
+    vec![
+        ("{{unless_detached}}", unless_detached(table)),
+        (
+            "{{pack_inserted}}",
+            bulk.pack("insert", NEW_ROWS, &bulk.rows(NEW_ROWS, &stored)),
+        ),
+        ("{{pack_removed}}", bulk.pack_removed()),
+        (
+            "{{pack_updated}}",
+            bulk.pack("update", NEW_ROWS, &bulk.rows(NEW_ROWS, &stored)),
+        ),
+        (
+            "{{pack_deleted}}",
+            bulk.pack("delete", OLD_ROWS, &bulk.rows(OLD_ROWS, "''")),
+        ),
+    ]
+}
+
+/// Returns the statements that end the trigger of a leaf which was detached, and ask for a reload
+/// if a leaf was truncated; nothing for a table without partitions.
+fn unless_detached(table: &CatalogTable) -> String {
+    if table.kind != RelationKind::Partitioned {
+        return String::new();
+    }
+    format!(
+        "    IF {} THEN
+      IF pg_catalog.pg_partition_root(TG_RELID) OPERATOR(pg_catalog.=) TG_RELID OR \
+      pg_catalog.pg_partition_root(TG_RELID) IS NULL THEN
+        RETURN NULL;
+      ELSIF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
+        why := 'a partition was truncated';
+      END IF;
+    END IF;
+",
+        is_of_leaf(table)
+    )
+}
+
+/// Returns [`UNGUARD`] with its places filled; `last_resort` is a payload as an SQL literal.
+pub(super) fn unguard(reload: &str, from: &str, last_resort: &str) -> String {
+    fill_places(
+        UNGUARD,
+        &[
+            ("{{reload}}", reload.to_string()),
+            ("{{from}}", from.to_string()),
+            ("{{last_resort}}", last_resort.to_string()),
+        ],
+    )
+}
+
+/// Returns the SQL expression of the JSON of `value`, NULL if that is NULL, without a call of
+/// `to_json`, which takes three times as long; `None` if the type's text is not its JSON.
+pub(super) fn quick_json(kind: CellType, value: &str) -> Option<String> {
+    match kind {
+        CellType::Int2 | CellType::Int4 | CellType::Int8 => {
+            Some(format!("{value}::pg_catalog.text"))
+        }
+        CellType::Uuid => Some(format!(
+            "'\"' OPERATOR(pg_catalog.||) {value}::pg_catalog.text OPERATOR(pg_catalog.||) '\"'"
+        )),
+        _ => None,
+    }
+}
+
+impl Bulk<'_> {
+    /// Returns the SQL expression of the key's JSON in a row of a transition table.
+    fn key(&self) -> String {
+        let quick = match self.key.columns.as_slice() {
+            [only] => self.table.column(only).and_then(|column| {
+                let value = format!("{ROW_NAME}.{}", quote_identifier(only));
+                quick_json(column.kind, &value)
+            }),
+            _ => None,
+        };
+        quick.unwrap_or_else(|| key_expression(ROW_NAME, self.table, self.key))
+    }
+
+    /// Returns [`PACK`] for the rows that `query` makes of the transition table `rows`.
+    fn pack(&self, action: &str, rows: &str, query: &str) -> String {
+        // The head of a payload ends where the key of a row would begin.
+        let head = payload_head(self.table, action);
+        let members = head
+            .strip_prefix("'{")
+            .and_then(|head| head.strip_suffix(r#","id":'"#))
+            .unwrap_or_default();
+        let from = self.from.trim_matches('\'');
+        fill_places(
+            PACK,
+            &[
+                ("{{tail}}", format!("'],{members}{from}'")),
+                ("{{room}}", (LONGEST_PAYLOAD - HEAD.len()).to_string()),
+                ("{{query}}", query.to_string()),
+                ("{{rows}}", rows.to_string()),
+                ("{{most}}", self.most.to_string()),
+                ("{{head}}", quote_literal(HEAD)),
+            ],
+        )
+    }
+
+    /// Returns the query of the rows of a transition table that fulfil the condition. `more` are
+    /// the arguments of `concat` behind the key.
+    fn rows(&self, rows: &str, more: &str) -> String {
+        format!(
+            "SELECT CASE WHEN {} THEN NULL ELSE pg_catalog.concat(',{{\"id\":', {}, {more}, '}}') END
+        FROM {rows} AS {ROW_NAME}{}",
+            is_null(ROW_NAME, self.key),
+            self.key(),
+            self.condition()
+        )
+    }
+
+    /// Returns the WHERE clause of the condition; nothing without one.
+    fn condition(&self) -> String {
+        let condition = self.options.condition.as_ref();
+        condition.map_or_else(String::new, |condition| {
+            format!("\n        WHERE ({}) IS TRUE", condition.of_row)
+        })
+    }
+
+    /// Returns the statements that pack the keys which an UPDATE has taken away: keys that it
+    /// changed, and those of rows that ceased to fulfil the condition.
+    ///
+    /// EXCEPT, and not a join: the plan of the first statement of a session is kept, and a nested
+    /// loop that suits one row would take hours for a million.
+    fn pack_removed(&self) -> String {
+        let keys = |rows: &str| {
+            format!(
+                "SELECT CASE WHEN {} THEN NULL ELSE pg_catalog.concat({}) END COLLATE pg_catalog.\"C\" AS key
+          FROM {rows} AS {ROW_NAME}{}",
+                is_null(ROW_NAME, self.key),
+                self.key(),
+                self.condition()
+            )
+        };
+        let query = format!(
+            "SELECT CASE WHEN removed.key IS NULL THEN NULL ELSE pg_catalog.concat(',{{\"id\":', removed.key, '}}') END
+        FROM ({}
+          EXCEPT {}) AS removed",
+            keys(OLD_ROWS),
+            keys(NEW_ROWS)
+        );
+        let pack = self.pack("delete", OLD_ROWS, &query);
+        let Some(columns) = self.plain_key() else {
+            return pack;
+        };
+        // Most updates change no key, which is cheaper to see by the values than by their JSON.
+        let values = |rows: &str| {
+            format!(
+                "SELECT {columns} FROM {rows} AS {ROW_NAME}{}",
+                self.condition()
+            )
+        };
+        format!(
+            "      IF EXISTS ({} EXCEPT {}) THEN\n{pack}      END IF;\n",
+            values(OLD_ROWS),
+            values(NEW_ROWS)
+        )
+    }
+
+    /// Returns the columns of the key if values of their types are equal exactly if their JSON is;
+    /// `None` otherwise. 1.0 and 1.00 are equal, and so may be texts by their collation.
+    fn plain_key(&self) -> Option<String> {
+        let is_plain = |name: &String| {
+            self.table
+                .column(name)
+                .is_some_and(|column| match column.kind {
+                    CellType::Bool
+                    | CellType::Int2
+                    | CellType::Int4
+                    | CellType::Int8
+                    | CellType::Uuid
+                    | CellType::Date
+                    | CellType::Timestamp
+                    | CellType::Timestamptz => true,
+                    CellType::Text => !column.is_nondeterministic,
+                    _ => false,
+                })
+        };
+        let columns: Vec<String> = key_columns(ROW_NAME, self.key).collect();
+        (self.key.columns.iter().all(is_plain)).then(|| columns.join(", "))
+    }
+}
