@@ -333,6 +333,30 @@ async fn a_row_whose_new_value_cannot_be_used_is_removed_and_counted() {
     }
 }
 
+/// Statement triggers send many rows in a payload. Each is handed to the handlers by itself.
+#[tokio::test]
+async fn packed_rows_are_taken_one_by_one() {
+    let database = Database::with(USERS).await;
+    database.pgic_ok(&["install-triggers", "users", "--bulk"]);
+    let node = node().unwrap();
+    let sql = "INSERT INTO users SELECT gen_random_uuid(), n, n FROM generate_series(1, 100) n;
+        UPDATE users SET username_hash = -username_hash WHERE username_hash <= 10;
+        DELETE FROM users WHERE username_hash > 90";
+    let payloads = follow(&database, &node, sql).await;
+    assert!(payloads.len() < 10, "{}", payloads.len());
+    assert!(payloads.iter().all(|outcome| *outcome == Outcome::Applied));
+    assert_eq!(node.listener.stats().applied, 100 + 10 + 10);
+    let users = node.users.read();
+    assert_eq!((users.len(), found(&users, -7).len()), (90, 1));
+    drop(users);
+    // What cannot be applied is said, whichever row of the payload it is.
+    let payload = format!(
+        r#"{{"rows":[{{"id":"{ONE}","truncated":true}},{{"id":7}}],"table":"users","action":"update"}}"#
+    );
+    let outcome = node.listener.process_notification(&payload).await;
+    assert_eq!(outcome, Outcome::RowTooLong);
+}
+
 /// Puts the row [`ONE`] into the cache of users.
 fn fill(node: &Node) {
     node.users.write().add(UserIndexCache {

@@ -3,7 +3,9 @@
 //!
 //! The rows come from the transition tables of the statement, which have no `ctid` and no `xmax`.
 
-use super::{fill_places, is_null, is_of_leaf, key_columns, key_expression, payload_head, row};
+use super::{
+    fill_places, is_null, is_of_leaf, key_columns, key_expression, key_row, payload_head, row,
+};
 use crate::tables::catalog::{CatalogColumn, CatalogKey, CatalogTable, RelationKind};
 use postgres_index_cache_core::tooling::CellType;
 use postgres_index_cache_core::tooling::postgres::triggers::{
@@ -13,6 +15,9 @@ use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_liter
 
 /// The longest payload that `pg_notify` takes, in bytes.
 const LONGEST_PAYLOAD: usize = 7_999;
+
+/// More rows than fit into one payload: a row takes eight bytes at least.
+const MOST_IN_A_PAYLOAD: u32 = 1_000;
 
 /// The text of a payload before its rows.
 const HEAD: &str = r#"{"rows":["#;
@@ -242,24 +247,29 @@ impl Bulk<'_> {
             keys(NEW_ROWS)
         );
         let pack = self.pack("delete", OLD_ROWS, &query);
-        let Some(columns) = self.plain_key() else {
+        let Some(value) = self.plain_key() else {
             return pack;
         };
-        // Most updates change no key, which is cheaper to see by the values than by their JSON.
+        // Most updates change no key: then both tables have the same keys in the same order, which
+        // is cheaper to see by the values than by their JSON. Of more rows than are sent, a reload
+        // is asked for below: the limit bounds the memory, and is more than a payload holds.
+        let most = self.most.max(MOST_IN_A_PAYLOAD).saturating_add(1);
         let values = |rows: &str| {
             format!(
-                "SELECT {columns} FROM {rows} AS {ROW_NAME}{}",
+                "(SELECT pg_catalog.array_agg(own.key) FROM (SELECT {value} AS key FROM {rows} AS \
+                {ROW_NAME}{} LIMIT {most}) AS own)",
                 self.condition()
             )
         };
         format!(
-            "      IF EXISTS ({} EXCEPT {}) THEN\n{pack}      END IF;\n",
+            "      IF NOT coalesce({}
+        OPERATOR(pg_catalog.=) {}, false) THEN\n{pack}      END IF;\n",
             values(OLD_ROWS),
             values(NEW_ROWS)
         )
     }
 
-    /// Returns the columns of the key if values of their types are equal exactly if their JSON is;
+    /// Returns the key as one value if values of its types are equal exactly if their JSON is;
     /// `None` otherwise. 1.0 and 1.00 are equal, and so may be texts by their collation.
     fn plain_key(&self) -> Option<String> {
         let is_plain = |name: &String| {
@@ -279,6 +289,10 @@ impl Bulk<'_> {
                 })
         };
         let columns: Vec<String> = key_columns(ROW_NAME, self.key).collect();
-        (self.key.columns.iter().all(is_plain)).then(|| columns.join(", "))
+        let value = match columns.as_slice() {
+            [only] => only.clone(),
+            _ => key_row(ROW_NAME, self.key),
+        };
+        self.key.columns.iter().all(is_plain).then_some(value)
     }
 }
