@@ -346,9 +346,11 @@ async fn packed_rows_are_taken_one_by_one() {
     assert!(payloads.len() < 10, "{}", payloads.len());
     assert!(payloads.iter().all(|outcome| *outcome == Outcome::Applied));
     assert_eq!(node.listener.stats().applied, 100 + 10 + 10);
-    let users = node.users.read();
-    assert_eq!((users.len(), found(&users, -7).len()), (90, 1));
-    drop(users);
+    let seen = {
+        let users = node.users.read();
+        (users.len(), found(&users, -7).len())
+    };
+    assert_eq!(seen, (90, 1));
     // What cannot be applied is said, whichever row of the payload it is.
     let payload = format!(
         r#"{{"rows":[{{"id":"{ONE}","truncated":true}},{{"id":7}}],"table":"users","action":"update"}}"#

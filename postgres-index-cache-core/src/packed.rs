@@ -2,7 +2,8 @@
 //!
 //! ```json
 //! {"rows":[{"id":7,"data":{…}},{"id":8,"truncated":true}],
-//!  "table":"users","action":"update","schema":"app","rel":16385,"xid":"742","at":"…","recheck":true}
+//!  "table":"users","action":"update","schema":"app","rel":16385,"xid":"742","at":"…",
+//!  "recheck":true}
 //! ```
 //!
 //! A packed payload begins with `{"rows":[`. Each element of `rows` has the members that belong to
@@ -93,7 +94,8 @@ mod tests {
     #[test]
     fn each_row_becomes_the_payload_that_a_row_trigger_sends() {
         let text = format!(
-            r#"{{"rows":[{{"id":7,"data":{{"id":7,"name":"a}}]"}}}}, {{"id":[8,"x"],"truncated":true}}]{TAIL}"#
+            r#"{{"rows":[{{"id":7,"data":{}}}, {{"id":[8,"x"],"truncated":true}}]{TAIL}"#,
+            r#"{"id":7,"name":"a}]"}"#
         );
         let payloads: Vec<_> = unpack(&text).collect();
         assert_eq!(payloads.len(), 2);

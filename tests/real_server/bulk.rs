@@ -102,7 +102,8 @@ async fn merge_copy_and_cascades_are_announced() {
         "CREATE TABLE app.owners (id int PRIMARY KEY);
         INSERT INTO app.owners VALUES (1), (2);
         INSERT INTO app.items SELECT i, 1 + i % 2 FROM generate_series(1, 4) i;
-        ALTER TABLE app.items ADD FOREIGN KEY (n) REFERENCES app.owners ON DELETE CASCADE ON UPDATE CASCADE;",
+        ALTER TABLE app.items ADD FOREIGN KEY (n) REFERENCES app.owners
+            ON DELETE CASCADE ON UPDATE CASCADE;",
     )
     .await;
     let mut words = database
@@ -155,20 +156,22 @@ async fn a_row_is_the_same_as_a_row_trigger_sends() {
     database.pgic_ok(&["install-triggers", "app.rowwise"]);
     database.pgic_ok(&["install-triggers", "app.bulk", "--bulk"]);
     let values = "VALUES
-        ('00000000-0000-0000-0000-000000000001'::uuid, E'q\"\\\\\\n\\u0001é', -1, 9223372036854775807,
+        ('00000000-0000-0000-0000-000000000001'::uuid, E'q\"\\\\\\n\\u0001é', -1,
+            9223372036854775807,
             (-3)::smallint, true, 1.10, 'NaN'::float8, '2026-01-02 03:04:05.6+07'::timestamptz,
             'infinity'::date, '1 mon 2 days'::interval, '{\"a\": 1,\n \"a\": null}'::json,
             'null'::jsonb, '\\xDEAD'::bytea, '{a,\"b c\",NULL}'::text[], '[1,5)'::int4range,
             'a b'::app.mood, '(1,\"x y\")'::app.pair, '12.50'::money, '10.0.0.1/8'::inet),
-        ('00000000-0000-0000-0000-000000000002', NULL, NULL, 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
+        ('00000000-0000-0000-0000-000000000002', NULL, NULL, 1, NULL, NULL, NULL,
+            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
     let hostile =
         "SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'; SET IntervalStyle = 'iso_8601';
         SET extra_float_digits = -10; SET bytea_output = 'escape'; SET search_path = app;";
     let mut seen = Vec::new();
     for table in ["app.rowwise", "app.bulk"] {
         let sql = format!(
-            "{hostile} INSERT INTO {table} {values}; UPDATE {table} SET small = 7; DELETE FROM {table}"
+            "{hostile} INSERT INTO {table} {values}; UPDATE {table} SET small = 7; \
+            DELETE FROM {table}"
         );
         let mut changes = Vec::new();
         for text in sent(&database, &sql).await {
@@ -457,7 +460,8 @@ async fn the_kind_of_the_triggers_can_be_changed_and_undone() {
     let triggers = async || {
         let rows = client
             .query(
-                "SELECT tgname::text FROM pg_trigger WHERE tgrelid = 'app.items'::regclass ORDER BY 1",
+                "SELECT tgname::text FROM pg_trigger WHERE tgrelid = 'app.items'::regclass
+                    ORDER BY 1",
                 &[],
             )
             .await
@@ -505,7 +509,8 @@ async fn a_cache_is_exact_though_statements_write_within_each_other() {
         "CREATE FUNCTION app.again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF NEW.v = 'twice' THEN UPDATE app.items SET v = 'second', n = n + 1 WHERE id = NEW.id;
             ELSIF NEW.v = 'gone' THEN DELETE FROM app.items WHERE id = NEW.id;
-            ELSIF NEW.v = 'key' THEN UPDATE app.items SET id = id + 1000, v = 'moved' WHERE id = NEW.id;
+            ELSIF NEW.v = 'key' THEN
+                UPDATE app.items SET id = id + 1000, v = 'moved' WHERE id = NEW.id;
             END IF;
             RETURN NULL; END $$;
         CREATE TRIGGER a_first AFTER INSERT OR UPDATE ON app.items FOR EACH ROW
@@ -516,27 +521,21 @@ async fn a_cache_is_exact_though_statements_write_within_each_other() {
         INSERT INTO app.items SELECT i, i FROM generate_series(1, 100) i;",
     )
     .await;
-    let arguments = ["verify", "app.items", "--for", "3s", "--min-changes", "50"];
-    let command = database.command(&arguments);
-    let verifying = std::thread::spawn(move || crate::support::run(command));
-    let client = database.client().await;
-    while !verifying.is_finished() {
-        for sql in [
-            "UPDATE app.items SET v = 'twice' WHERE id BETWEEN 1 AND 20",
-            "UPDATE app.items SET v = 'before' WHERE id BETWEEN 10 AND 30",
-            "UPDATE app.items SET v = 'outer', n = app.others(id) WHERE id BETWEEN 10 AND 30",
-            "UPDATE app.items SET v = 'gone' WHERE id BETWEEN 40 AND 45",
-            "INSERT INTO app.items SELECT i, i, 'twice' FROM generate_series(40, 45) i",
-            "UPDATE app.items SET v = 'key' WHERE id BETWEEN 50 AND 60",
-            "UPDATE app.items SET id = id - 1000 WHERE id > 1000",
-            "BEGIN; DELETE FROM app.items WHERE id > 95; \
+    let statements = [
+        "UPDATE app.items SET v = 'twice' WHERE id BETWEEN 1 AND 20",
+        "UPDATE app.items SET v = 'before' WHERE id BETWEEN 10 AND 30",
+        "UPDATE app.items SET v = 'outer', n = app.others(id) WHERE id BETWEEN 10 AND 30",
+        "UPDATE app.items SET v = 'gone' WHERE id BETWEEN 40 AND 45",
+        "INSERT INTO app.items SELECT i, i, 'twice' FROM generate_series(40, 45) i",
+        "UPDATE app.items SET v = 'key' WHERE id BETWEEN 50 AND 60",
+        "UPDATE app.items SET id = id - 1000 WHERE id > 1000",
+        "BEGIN; DELETE FROM app.items WHERE id > 95; \
                 INSERT INTO app.items SELECT i, 1, 'x' FROM generate_series(96, 100) i; \
                 UPDATE app.items SET n = n + 1; COMMIT",
-        ] {
-            client.batch_execute(sql).await.unwrap();
-        }
-    }
-    let verified = verifying.join().unwrap();
+    ];
+    let verified = database
+        .verify_while_running("app.items", &statements)
+        .await;
     assert_eq!(verified.code, 0, "{verified:?}");
 }
 
@@ -593,26 +592,21 @@ async fn a_cache_of_partitions_is_exact() {
     ))
     .await;
     database.pgic_ok(&["install-triggers", "app.items", "--bulk"]);
-    let arguments = ["verify", "app.items", "--for", "3s", "--min-changes", "50"];
-    let command = database.command(&arguments);
-    let verifying = std::thread::spawn(move || crate::support::run(command));
-    let client = database.client().await;
-    while !verifying.is_finished() {
-        for sql in [
-            "UPDATE app.items SET v = v || 'y' WHERE n = 3",
-            "UPDATE app.high SET v = 'high' WHERE n = 4",
-            "UPDATE app.items SET id = id + 99 WHERE id BETWEEN 60 AND 70",
-            "UPDATE app.items SET id = id - 99 WHERE id BETWEEN 159 AND 169",
-            "DELETE FROM app.owners WHERE id = 7",
-            "INSERT INTO app.owners VALUES (7)",
-            "INSERT INTO app.items SELECT i, 7, 'again' FROM generate_series(7, 147, 10) i",
-            "UPDATE app.items SET v = 'x'",
-        ] {
-            client.batch_execute(sql).await.unwrap();
-        }
-    }
-    let verified = verifying.join().unwrap();
+    let statements = [
+        "UPDATE app.items SET v = v || 'y' WHERE n = 3",
+        "UPDATE app.high SET v = 'high' WHERE n = 4",
+        "UPDATE app.items SET id = id + 99 WHERE id BETWEEN 60 AND 70",
+        "UPDATE app.items SET id = id - 99 WHERE id BETWEEN 159 AND 169",
+        "DELETE FROM app.owners WHERE id = 7",
+        "INSERT INTO app.owners VALUES (7)",
+        "INSERT INTO app.items SELECT i, 7, 'again' FROM generate_series(7, 147, 10) i",
+        "UPDATE app.items SET v = 'x'",
+    ];
+    let verified = database
+        .verify_while_running("app.items", &statements)
+        .await;
     assert_eq!(verified.code, 0, "{verified:?}");
+    let client = database.client().await;
     // A partition without the triggers is a fault, as is one with a trigger that does not fire.
     for (sql, codes) in [
         (

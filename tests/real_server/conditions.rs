@@ -515,23 +515,18 @@ async fn partitions_and_triggers_that_write_again_change_nothing_of_that() {
     )
     .await;
     database.pgic_ok(&["install-triggers", "app.items", "--where", "n > 0"]);
-    let arguments = ["verify", "app.items", "--for", "2s", "--min-changes", "50"];
-    let command = database.command(&arguments);
-    let verifying = std::thread::spawn(move || crate::support::run(command));
-    let client = database.client().await;
-    while !verifying.is_finished() {
-        let sql = "UPDATE app.items SET v = 'out', n = 1 WHERE id BETWEEN 1 AND 40;
-            UPDATE app.items SET v = 'in', n = 0 WHERE id BETWEEN 20 AND 60;
-            UPDATE app.items SET v = 'in' WHERE id BETWEEN 110 AND 120;
-            UPDATE app.items SET id = id + 99 WHERE id BETWEEN 70 AND 75;
-            UPDATE app.items SET id = id - 99 WHERE id BETWEEN 169 AND 174;
-            DELETE FROM app.items WHERE id = 5;
-            INSERT INTO app.items VALUES (5, 1, 'out')";
-        for statement in sql.split(';') {
-            client.batch_execute(statement).await.unwrap();
-        }
-    }
-    let verified = verifying.join().unwrap();
+    let statements = [
+        "UPDATE app.items SET v = 'out', n = 1 WHERE id BETWEEN 1 AND 40",
+        "UPDATE app.items SET v = 'in', n = 0 WHERE id BETWEEN 20 AND 60",
+        "UPDATE app.items SET v = 'in' WHERE id BETWEEN 110 AND 120",
+        "UPDATE app.items SET id = id + 99 WHERE id BETWEEN 70 AND 75",
+        "UPDATE app.items SET id = id - 99 WHERE id BETWEEN 169 AND 174",
+        "DELETE FROM app.items WHERE id = 5",
+        "INSERT INTO app.items VALUES (5, 1, 'out')",
+    ];
+    let verified = database
+        .verify_while_running("app.items", &statements)
+        .await;
     assert_eq!(verified.code, 0, "{verified:?}");
 }
 

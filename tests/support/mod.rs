@@ -191,6 +191,23 @@ impl Database {
         listening.short().await
     }
 
+    /// Compares `table` with its cache for three seconds, while `statements` are run over and over,
+    /// each a transaction. Returns the answer of `pgic verify`.
+    pub async fn verify_while_running(&self, table: &str, statements: &[&str]) -> Ran {
+        let command = self.command(&["verify", table, "--for", "3s", "--min-changes", "50"]);
+        let verifying = std::thread::spawn(move || run(command));
+        let client = self.client().await;
+        while !verifying.is_finished() {
+            for sql in statements {
+                client
+                    .batch_execute(sql)
+                    .await
+                    .unwrap_or_else(|error| panic!("a writer failed: {error:?}"));
+            }
+        }
+        verifying.join().expect("pgic verify ends")
+    }
+
     /// Listens on `channel`, and on the channel of the test's own fences.
     pub async fn listen_on(&self, channel: &str) -> Listening {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls)

@@ -1,5 +1,5 @@
-//! The places of `sql/bulk_trigger.sql`: the function that statement triggers call, which sends the
-//! rows of a statement packed.
+//! The places of `sql/bulk_trigger.sql`, the function that statement triggers call: the rows of a
+//! statement are sent packed.
 //!
 //! The rows come from the transition tables of the statement, which have no `ctid` and no `xmax`.
 
@@ -28,40 +28,7 @@ const HEAD: &str = r#"{"rows":["#;
 /// does not, since `packed` is NULL before it. A row that does not fit in a payload of its own is
 /// sent without its data. The number of rows is looked at once a payload is full, so a statement of
 /// few rows does not pay for it.
-const PACK: &str = "      tail := pg_catalog.concat({{tail}}, TG_RELID, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
-        '\",\"at\":', pg_catalog.to_json(pg_catalog.clock_timestamp()), ',\"recheck\":true}');
-      room := {{room}} OPERATOR(pg_catalog.-) pg_catalog.octet_length(tail);
-      packed := NULL;
-      FOR item IN {{query}} LOOP
-        IF pg_catalog.octet_length(packed) OPERATOR(pg_catalog.+) pg_catalog.octet_length(item) OPERATOR(pg_catalog.<=) room THEN
-          packed := packed OPERATOR(pg_catalog.||) item;
-        ELSE
-          IF packed IS NOT NULL THEN
-            payloads := pg_catalog.array_append(payloads, pg_catalog.concat({{head}}, packed, tail));
-            IF NOT is_counted AND (SELECT pg_catalog.count(*) FROM {{rows}}) OPERATOR(pg_catalog.>) {{most}} THEN
-              why := 'one statement has changed more than {{most}} rows';
-              EXIT;
-            END IF;
-            is_counted := true;
-          END IF;
-          IF pg_catalog.octet_length(item) OPERATOR(pg_catalog.>) room THEN
-            item := pg_catalog.concat(',{\"id\":', pg_catalog.json_extract_path(
-              pg_catalog.substr(item, 2)::pg_catalog.json, 'id'), ',\"truncated\":true}');
-            IF pg_catalog.octet_length(item) OPERATOR(pg_catalog.>) room THEN
-              why := 'the key is too long to be sent';
-              EXIT;
-            END IF;
-          ELSIF item IS NULL THEN
-            -- A key that became nullable after all.
-            RAISE not_null_violation;
-          END IF;
-          packed := pg_catalog.substr(item, 2);
-        END IF;
-      END LOOP;
-      IF packed IS NOT NULL THEN
-        payloads := pg_catalog.array_append(payloads, pg_catalog.concat({{head}}, packed, tail));
-      END IF;
-";
+const PACK: &str = include_str!("../../../sql/pack_rows.sql");
 
 /// The text that closes the block in which a failure is caught; see
 /// [`UNGUARD`](super::UNGUARD).
@@ -208,7 +175,8 @@ impl Bulk<'_> {
     /// the arguments of `concat` behind the key.
     fn rows(&self, rows: &str, more: &str) -> String {
         format!(
-            "SELECT CASE WHEN {} THEN NULL ELSE pg_catalog.concat(',{{\"id\":', {}, {more}, '}}') END
+            "SELECT CASE WHEN {} THEN NULL ELSE
+          pg_catalog.concat(',{{\"id\":', {}, {more}, '}}') END
         FROM {rows} AS {ROW_NAME}{}",
             is_null(ROW_NAME, self.key),
             self.key(),
@@ -232,7 +200,8 @@ impl Bulk<'_> {
     fn pack_removed(&self) -> String {
         let keys = |rows: &str| {
             format!(
-                "SELECT CASE WHEN {} THEN NULL ELSE pg_catalog.concat({}) END COLLATE pg_catalog.\"C\" AS key
+                "SELECT CASE WHEN {} THEN NULL ELSE pg_catalog.concat({}) END
+            COLLATE pg_catalog.\"C\" AS key
           FROM {rows} AS {ROW_NAME}{}",
                 is_null(ROW_NAME, self.key),
                 self.key(),
@@ -240,7 +209,8 @@ impl Bulk<'_> {
             )
         };
         let query = format!(
-            "SELECT CASE WHEN removed.key IS NULL THEN NULL ELSE pg_catalog.concat(',{{\"id\":', removed.key, '}}') END
+            "SELECT CASE WHEN removed.key IS NULL THEN NULL ELSE
+          pg_catalog.concat(',{{\"id\":', removed.key, '}}') END
         FROM ({}
           EXCEPT {}) AS removed",
             keys(OLD_ROWS),
