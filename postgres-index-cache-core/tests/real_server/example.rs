@@ -4,9 +4,20 @@
 use crate::support::{
     DEADLINE, Database, SPECIFICATION, SPECIFICATION_TRIGGER, USERS, lines_of, pgic, programs, run,
 };
+use notification_loop::{listen, read};
+use parking_lot::RwLock;
 use pg_connect::{Environment, SessionOptions, Target};
+use postgres_index_cache_core::{
+    CacheNotificationListener, IdxModelCache, IndexCacheHandler, parking_lot,
+};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use throwaway_postgres::{Cluster, Setup};
+
+#[path = "../../examples/notification_loop.rs"]
+#[expect(dead_code, reason = "a test calls its parts, and main as a program")]
+mod notification_loop;
 
 const NOT_BUILT: &str =
     "start the example: build it with cargo test --workspace, or cargo build --examples";
@@ -56,6 +67,79 @@ async fn the_notification_loop_follows_a_table() {
     );
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// A notification that is applied before the rows are in the cache would be lost: the row that was
+/// read earlier would be put over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_notification_loop_is_right_though_writers_go_on_while_it_starts() {
+    let database = Database::with(&format!(
+        "{USERS}{SPECIFICATION}{SPECIFICATION_TRIGGER}
+        INSERT INTO users SELECT md5(n::text)::uuid, n, 0 FROM generate_series(1, 20000) n"
+    ))
+    .await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for seed in 0..3 {
+        let (client, stop) = (database.client().await, Arc::clone(&stop));
+        writers.push(tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed);
+            while !stop.load(Ordering::Relaxed) {
+                let n = random.u32(1..20_000);
+                let sql = match random.u8(0..4) {
+                    0 => format!("DELETE FROM users WHERE id = md5('{n}')::uuid"),
+                    1 => format!(
+                        "INSERT INTO users VALUES (md5('{n}')::uuid, {n}, 1) ON CONFLICT DO NOTHING"
+                    ),
+                    _ => format!(
+                        "UPDATE users SET email_hash = email_hash + 1 WHERE id = md5('{n}')::uuid"
+                    ),
+                };
+                client.batch_execute(&sql).await.expect("write");
+            }
+        }));
+    }
+    let mut missed = 0;
+    for _ in 0..5 {
+        let mut listener = CacheNotificationListener::new();
+        let (client, mut notifications) = listen(&database.url, listener.channel())
+            .await
+            .expect("LISTEN");
+        let rows = read(&client).await.expect("read");
+        missed += notifications.len();
+        let users = Arc::new(RwLock::new(IdxModelCache::new(rows).expect("rows")));
+        let handler = IndexCacheHandler::new("users".to_string(), Arc::clone(&users));
+        listener.register_handler(Arc::new(handler));
+        // The table stands still while its rows are compared with the cache.
+        let guard = database.client().await;
+        guard
+            .batch_execute("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE")
+            .await
+            .expect("lock");
+        let fence = database.client().await;
+        let done = format!("NOTIFY {}, 'done'", listener.channel());
+        fence.batch_execute(&done).await.expect("notify");
+        loop {
+            let next = tokio::time::timeout(DEADLINE, notifications.recv()).await;
+            let notification = next.expect("in time").expect("a notification");
+            if notification.payload() == "done" {
+                break;
+            }
+            listener.process_notification(notification.payload()).await;
+        }
+        let table = read(&client).await.expect("read");
+        guard.batch_execute("COMMIT").await.expect("unlock");
+        let cache = users.read();
+        assert_eq!(cache.len(), table.len());
+        for user in &table {
+            assert_eq!(cache.get_by_primary(&user.id), Some(user));
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.expect("a writer ends");
+    }
+    assert!(missed > 0, "nothing was written while the tables were read");
 }
 
 #[tokio::test(flavor = "multi_thread")]
