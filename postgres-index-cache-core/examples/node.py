@@ -28,6 +28,11 @@ def answer(question, **fields):
 
 def load(): rows.update(send.execute(f"SELECT id, name FROM {TABLE}").fetchall())
 
+def unpack(message):
+    """Returns the changes of a notification: of a packed one, each of its rows with what belongs to all of them."""
+    packed = message.pop("rows", None)
+    return [message] if packed is None else [{**message, **row} for row in packed]
+
 def apply(change):
     if change["action"] in ("truncate", "reload"): rows.clear() or load()
     elif change["action"] == "delete": rows.pop(change["id"], None)
@@ -92,7 +97,8 @@ while True:
         try:
             message = json.loads(payload)
             if channel == "pgic_control": take(message, pid)
-            elif message.get("rel") == rel: held[2].append(message) if held else apply(message)
+            elif message.get("rel") == rel:
+                for change in unpack(message): held[2].append(change) if held else apply(change)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             print("not understood:", error, file=sys.stderr)  # Any role can send anything.
         if held and time.monotonic() > held[3]:

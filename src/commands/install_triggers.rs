@@ -64,7 +64,7 @@ pub struct Args {
     pub exclude: Vec<String>,
     /// The tables of pgic.toml, each with its options there
     #[arg(long, conflicts_with_all = ["tables", "all", "channel", "columns", "exclude_columns"])]
-    #[arg(conflicts_with_all = ["channel_per_table", "condition", "bulk", "no_data"])]
+    #[arg(conflicts_with_all = ["channel_per_table", "condition", "bulk", "no_bulk", "no_data"])]
     #[arg(conflicts_with_all = ["on_change", "always", "no_truncate", "no_guard", "generic", "defaults"])]
     pub from_config: bool,
     /// The channel to notify on [default: as installed, else cache_invalidation]
@@ -99,6 +99,9 @@ pub struct Args {
     /// Announce a statement's rows packed, by statement triggers: cheaper for writers of many rows
     #[arg(long, conflicts_with_all = ["on_change", "generic"])]
     pub bulk: bool,
+    /// Announce each row by itself again, where --bulk is installed
+    #[arg(long, conflicts_with = "bulk")]
+    pub no_bulk: bool,
     /// With --bulk: a statement that changes more rows asks caches to read the table again
     /// [default: as installed, else 100000]
     #[arg(long, value_name = "N", requires = "bulk", value_parser = clap::value_parser!(u32).range(1..))]
@@ -295,6 +298,7 @@ async fn tables_and_options(
         exclude_columns: (!args.exclude_columns.is_empty()).then(|| args.exclude_columns.clone()),
         condition: args.condition.as_deref().map(AskedCondition::written),
         bulk: args.bulk,
+        no_bulk: args.no_bulk,
         rows: args.rows,
         no_data: args.no_data,
         on_change: args.on_change,

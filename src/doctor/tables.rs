@@ -208,6 +208,7 @@ const DIAGNOSED: &[(&str, &[&str])] = &[
             "trigger-conditional",
             "trigger-timing",
             "event-missing",
+            "bulk-unfit",
         ],
     ),
     ("subscriber", &["subscriber"]),

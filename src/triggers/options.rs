@@ -29,6 +29,8 @@ pub struct OptionChanges {
     pub default_channel: Option<String>,
     /// `--bulk`: statement triggers, which send the rows of a statement packed.
     pub bulk: bool,
+    /// `--no-bulk`: a row trigger, where statement triggers are installed.
+    pub no_bulk: bool,
     /// `--rows`: how many rows of a statement they send at most.
     pub rows: Option<u32>,
     /// `--no-data`.
@@ -140,10 +142,9 @@ impl OptionChanges {
             Some(asked) => asked.over(installed.and_then(|installed| installed.condition.clone())),
             None => kept.condition,
         };
-        let bulk = if self.bulk {
-            Some(self.rows.or(kept.bulk).unwrap_or(BULK_ROWS))
-        } else {
-            kept.bulk
+        let bulk = match kept.bulk {
+            kept if self.bulk => Some(self.rows.or(kept).unwrap_or(BULK_ROWS)),
+            kept => kept.filter(|_| !self.no_bulk),
         };
         if bulk.is_some() && (self.on_change || kept.on_change) {
             return Err(with_hint(
@@ -151,7 +152,7 @@ impl OptionChanges {
                     "--bulk and --on-change exclude each other: a statement trigger does not know \
                     which row became which"
                 ),
-                "leave one of them out, and give --defaults where the other one is installed",
+                "leave one of them out; where it is installed, --no-bulk or --defaults takes it away",
             ));
         }
         Ok(TriggerOptions {

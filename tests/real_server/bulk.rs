@@ -381,6 +381,7 @@ async fn what_it_cannot_announce_is_refused() {
     assert_eq!(install(&["app.items", "--bulk", "--rows", "0"]).code, 2);
     database.pgic_ok(&["install-triggers", "app.items", "--on-change"]);
     refused(&install(&["app.items", "--bulk"]), "exclude each other");
+    assert_eq!(install(&["app.items", "--bulk", "--no-bulk"]).code, 2);
     database.pgic_ok(&["install-triggers", "app.items", "--generic", "--defaults"]);
     refused(
         &install(&["app.items", "--bulk"]),
@@ -449,7 +450,7 @@ async fn each_of_its_triggers_is_looked_after() {
     assert_eq!(problems(&database), ["bulk-unfit"]);
     let verified = database.pgic(&["verify", "app.items", "--rounds", "1"]);
     assert_ne!(verified.code, 0, "{verified:?}");
-    database.pgic_ok(&["install-triggers", "app.items", "--defaults"]);
+    database.pgic_ok(&["install-triggers", "app.items", "--no-bulk"]);
     assert_eq!(problems(&database), Vec::<String>::new());
 }
 
@@ -494,6 +495,16 @@ async fn the_kind_of_the_triggers_can_be_changed_and_undone() {
         let again = database.pgic_ok(&["install-triggers", "app.items"]);
         assert!(again.contains("unchanged"), "{again}");
     }
+    // The other options stay.
+    let columns = ["install-triggers", "app.items", "--columns", "v"];
+    database.pgic_ok(&columns);
+    database.pgic_ok(&["install-triggers", "app.items", "--no-bulk"]);
+    assert_eq!(triggers().await, rowwise);
+    let status = database.pgic(&["status", "app.items", "-o", "json"]).json();
+    let table = status.iter().find(|event| event["event"] == "table");
+    let options = &table.expect("the table")["options"];
+    assert_eq!(options["columns"], json!(["id", "v"]));
+    assert!(options.get("bulk").is_none(), "{options}");
     database.pgic_ok(&["remove-triggers", "app.items"]);
     assert_eq!(triggers().await, Vec::<String>::new());
     let functions = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'app'::regnamespace";

@@ -722,13 +722,29 @@ impl Drop for Python {
 /// as ours do, and is found right, stale and right again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_in_python_is_found_right_then_stale_then_right_again() {
+    Box::pin(python_is_found_right(&["install-triggers", "people"])).await;
+}
+
+/// The node of the examples unpacks what statement triggers send.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_in_python_unpacks_the_rows_of_a_statement() {
+    Box::pin(python_is_found_right(&[
+        "install-triggers",
+        "people",
+        "--bulk",
+    ]))
+    .await;
+}
+
+/// Installs triggers on a table, and finds a node in Python right, stale, and right again.
+async fn python_is_found_right(install: &[&str]) {
     let database = Database::with(
         "CREATE TABLE people (id int PRIMARY KEY, name text);
         INSERT INTO people SELECT i, 'p' || i FROM generate_series(1, 500) i;
         INSERT INTO people VALUES (1001, NULL), (1002, repeat('é', 300)), (1003, '');",
     )
     .await;
-    database.pgic_ok(&["install-triggers", "people"]);
+    database.pgic_ok(install);
     let node = Python::start(&database, "people");
     let client = database.client().await;
     client

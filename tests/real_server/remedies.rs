@@ -36,6 +36,9 @@ const fn case(code: &'static str, severity: &'static str, provoke: &'static str)
     }
 }
 
+/// The arguments that install statement triggers.
+const BULK: &[&str] = &["install-triggers", "a", "--bulk"];
+
 const PARTITIONED: &str = "CREATE TABLE a (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
     CREATE TABLE a_1 PARTITION OF a FOR VALUES FROM (0) TO (100);";
 
@@ -98,6 +101,48 @@ const CASES: &[Case] = &[
             INSERT OR UPDATE ON a FOR EACH ROW EXECUTE FUNCTION \
             notify_cache_change_a()",
     ),
+    Case {
+        install: BULK,
+        ..case(
+            "event-missing",
+            "critical",
+            "DROP TRIGGER a_cache_notify_update ON a",
+        )
+    },
+    Case {
+        install: BULK,
+        set_up: PARTITIONED,
+        ..case(
+            "event-missing",
+            "critical",
+            "CREATE TABLE a_2 PARTITION OF a FOR VALUES FROM (100) TO (200)",
+        )
+    },
+    Case {
+        install: BULK,
+        ..case(
+            "trigger-disabled",
+            "critical",
+            "ALTER TABLE a DISABLE TRIGGER a_cache_notify_insert",
+        )
+    },
+    Case {
+        install: BULK,
+        ..case(
+            "bulk-unfit",
+            "critical",
+            "CREATE TABLE parent (LIKE a); ALTER TABLE a INHERIT parent",
+        )
+    },
+    Case {
+        install: BULK,
+        ..case(
+            "several-triggers",
+            "warning",
+            "CREATE TRIGGER again AFTER INSERT ON a REFERENCING NEW TABLE AS pgic_new \
+                FOR EACH STATEMENT EXECUTE FUNCTION notify_cache_change_a()",
+        )
+    },
     case(
         "another-name",
         "critical",

@@ -81,7 +81,7 @@ pub fn check_bulk(table: &CatalogTable) -> Option<Problem> {
     );
     let remedy = Remedy::Command {
         what: "install a row trigger",
-        command: format!("pgic install-triggers {} --defaults", table.typed_name()),
+        command: format!("pgic install-triggers {} --no-bulk", table.typed_name()),
     };
     Some(critical("bulk-unfit", text, remedy))
 }
