@@ -474,7 +474,7 @@ fn places(
     let notify = format!("NOTIFY {}, ", quote_identifier(&options.channel));
     let packs = options
         .bulk
-        .map(|most| bulk::places(table, key, options, &sent, &from, most));
+        .map(|most| bulk::places(table, key, options, &sent, most));
     let common = vec![
         // The types stand in a comment of the function. Other types make another text, and every
         // session compiles a new text anew.

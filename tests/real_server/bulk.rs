@@ -211,6 +211,75 @@ async fn rows_fill_payloads_and_long_ones_are_sent_without_data() {
     assert_eq!(keys, (1..=500).collect::<Vec<i64>>());
 }
 
+/// Names with all that SQL, JSON and the template quote, and keys of the kinds that an UPDATE
+/// compares.
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_names_and_keys_of_all_kinds_are_no_obstacle() {
+    let table = r#""o'd\d ""S"""."{{rows}} 'T' ""q"" \ $pgic$""#;
+    for key in [
+        "int",
+        "text",
+        "varchar(9)",
+        "name",
+        "citext",
+        "positive",
+        "numeric",
+        "date",
+        "char(3)",
+    ] {
+        let database = Database::with(&format!(
+            r#"CREATE EXTENSION citext; CREATE DOMAIN positive AS bigint CHECK (value > 0);
+            CREATE SCHEMA "o'd\d ""S""";
+            CREATE TABLE {table} ("k 'e' ""y"" \x" {key} PRIMARY KEY, n int);"#
+        ))
+        .await;
+        database.pgic_ok(&["install-triggers", table, "--bulk"]);
+        let (one, two, three) = match key {
+            "date" => ("2026-01-01", "2026-01-02", "2026-01-03"),
+            _ => ("1", "2", "3"),
+        };
+        for (sql, announced) in [
+            (
+                format!("INSERT INTO {table} VALUES ('{one}', 1), ('{two}', 2)"),
+                vec![("insert", one), ("insert", two)],
+            ),
+            (
+                format!("UPDATE {table} SET n = n + 1"),
+                vec![("update", one), ("update", two)],
+            ),
+            (
+                format!(r#"UPDATE {table} SET "k 'e' ""y"" \x" = '{three}' WHERE n = 3"#),
+                vec![("delete", two), ("update", three)],
+            ),
+            (
+                format!("DELETE FROM {table} WHERE n = 2"),
+                vec![("delete", one)],
+            ),
+        ] {
+            let mut listening = database.listen().await;
+            database.client().await.batch_execute(&sql).await.unwrap();
+            let changes = listening.changes().await;
+            let seen: Vec<(&str, String)> = changes
+                .iter()
+                .map(|change| {
+                    assert_eq!(change["table"], r#"{{rows}} 'T' "q" \ $pgic$"#);
+                    assert_eq!(change["schema"], r#"o'd\d "S""#);
+                    let id = change["id"].to_string();
+                    let id = id.trim_matches('"').trim().to_string();
+                    (change["action"].as_str().unwrap_or_default(), id)
+                })
+                .collect();
+            let announced: Vec<(&str, String)> = announced
+                .into_iter()
+                .map(|(action, id)| (action, id.to_string()))
+                .collect();
+            assert_eq!(seen, announced, "{key}: {sql}");
+        }
+        let verified = database.pgic(&["verify", table, "--rounds", "1"]);
+        assert_eq!(verified.code, 0, "{verified:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_sent_asks_for_a_reload_and_fails_no_writer() {
     let database = Database::with(

@@ -4,7 +4,7 @@
 //! The rows come from the transition tables of the statement, which have no `ctid` and no `xmax`.
 
 use super::{
-    fill_places, is_null, is_of_leaf, key_columns, key_expression, key_row, payload_head, row,
+    fill_places, is_null, is_of_leaf, json_string, key_columns, key_expression, key_row, row,
 };
 use crate::tables::catalog::{CatalogColumn, CatalogKey, CatalogTable, RelationKind};
 use postgres_index_cache_core::tooling::CellType;
@@ -48,27 +48,23 @@ struct Bulk<'a> {
     table: &'a CatalogTable,
     key: &'a CatalogKey,
     options: &'a TriggerOptions,
-    /// `,"schema":…,"rel":`, without quotes.
-    from: String,
     /// The most rows of a statement that are sent.
     most: u32,
 }
 
 /// Returns the values for those places of the template that the template of row triggers has not,
-/// or in which it has another text. `from` is the start of the members that say who sends.
+/// or in which it has another text. At most `most` rows of a statement are sent.
 pub(super) fn places(
     table: &CatalogTable,
     key: &CatalogKey,
     options: &TriggerOptions,
     sent: &[&CatalogColumn],
-    from: &str,
     most: u32,
 ) -> Vec<(&'static str, String)> {
     let bulk = Bulk {
         table,
         key,
         options,
-        from: from.to_string(),
         most,
     };
     let stored = row(sent, options, ROW_NAME);
@@ -151,17 +147,15 @@ impl Bulk<'_> {
 
     /// Returns [`PACK`] for the rows that `query` makes of the transition table `rows`.
     fn pack(&self, action: &str, rows: &str, query: &str) -> String {
-        // The head of a payload ends where the key of a row would begin.
-        let head = payload_head(self.table, action);
-        let members = head
-            .strip_prefix("'{")
-            .and_then(|head| head.strip_suffix(r#","id":'"#))
-            .unwrap_or_default();
-        let from = self.from.trim_matches('\'');
+        let tail = format!(
+            r#"],"table":{},"action":"{action}","schema":{},"rel":"#,
+            json_string(&self.table.name),
+            json_string(&self.table.schema)
+        );
         fill_places(
             PACK,
             &[
-                ("{{tail}}", format!("'],{members}{from}'")),
+                ("{{tail}}", quote_literal(&tail)),
                 ("{{room}}", (LONGEST_PAYLOAD - HEAD.len()).to_string()),
                 ("{{query}}", query.to_string()),
                 ("{{rows}}", rows.to_string()),
