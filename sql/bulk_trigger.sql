@@ -22,15 +22,14 @@ BEGIN
 {{pack_updated}}      END IF;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
 {{pack_deleted}}    ELSIF why IS NULL THEN
-      payloads := ARRAY[pg_catalog.concat({{truncate}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
+      payloads := ARRAY[pg_catalog.concat({{truncate}}, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","at":', pg_catalog.to_json(pg_catalog.clock_timestamp()), '}')];
     END IF;
     IF why IS NOT NULL THEN
-      payloads := ARRAY[pg_catalog.concat({{reload}}, 'null', {{from}}, TG_RELID, ',"xid":"', pg_catalog.pg_current_xact_id(),
+      payloads := ARRAY[pg_catalog.concat({{reload}}, ',"xid":"', pg_catalog.pg_current_xact_id(),
         '","why":"', why, '"}')];
     END IF;
-    may_notify := pg_catalog.has_function_privilege(
-      'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, 'EXECUTE');
+    may_notify := {{may_notify}};
 {{unguard}}  FOREACH payload IN ARRAY payloads LOOP
     IF may_notify THEN
       PERFORM pg_catalog.pg_notify({{channel}}, payload);

@@ -414,10 +414,90 @@ fn key_expression(row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
     }
 }
 
-/// Returns the start of a payload up to its key, as an SQL literal.
-fn payload_head(table: &CatalogTable, action: &str) -> String {
-    let name = json_string(&table.name);
-    quote_literal(&format!(r#"{{"table":{name},"action":"{action}","id":"#))
+/// Returns the arguments of `concat` that make a payload up to the oid of its relation. The key is
+/// that of the record `row` (`NEW` or `OLD`).
+fn head(action: &str, row: &str, table: &CatalogTable, key: &CatalogKey) -> String {
+    let json = quick_key(row, table, key).unwrap_or_else(|| QuickJson {
+        text: key_expression(row, table, key),
+        quote: "",
+    });
+    let (before, behind) = around_key(table, action);
+    format!(
+        "{}, {}, {}, TG_RELID",
+        quote_literal(&format!("{before}{}", json.quote)),
+        json.text,
+        quote_literal(&format!("{}{behind}", json.quote))
+    )
+}
+
+/// Returns the arguments of `concat` that make a payload without a key up to the oid of its
+/// relation.
+fn head_without_key(action: &str, table: &CatalogTable) -> String {
+    let (before, behind) = around_key(table, action);
+    format!(
+        "{}, TG_RELID",
+        quote_literal(&format!("{before}null{behind}"))
+    )
+}
+
+/// Returns the text of a payload before its key, and that from there up to the oid of its relation.
+fn around_key(table: &CatalogTable, action: &str) -> (String, String) {
+    let (name, schema) = (json_string(&table.name), json_string(&table.schema));
+    (
+        format!(r#"{{"table":{name},"action":"{action}","id":"#),
+        format!(r#","schema":{schema},"rel":"#),
+    )
+}
+
+/// The JSON of a value that `concat` can make without a call of `to_json`, which costs three times
+/// as much.
+struct QuickJson {
+    /// The SQL expression whose text the JSON holds.
+    text: String,
+    /// What stands before and behind that text: a quotation mark, or nothing.
+    quote: &'static str,
+}
+
+impl QuickJson {
+    /// Returns one SQL expression of the JSON, NULL if the value is.
+    fn into_text(self) -> String {
+        let Self { text, quote } = self;
+        match quote {
+            "" => format!("({text})::pg_catalog.text"),
+            _ => format!(
+                "'{quote}' OPERATOR(pg_catalog.||) ({text})::pg_catalog.text \
+                OPERATOR(pg_catalog.||) '{quote}'"
+            ),
+        }
+    }
+}
+
+/// Returns the quick JSON of a value, if its type's text is its JSON.
+///
+/// A column whose type is changed must not make wrong JSON of the function that was made before.
+/// Of a value of another type, these expressions fail, which asks for a reload: `|` is an operator
+/// of integers, and no text of another kind is a uuid.
+fn quick_json(kind: CellType, value: &str) -> Option<QuickJson> {
+    match kind {
+        CellType::Int2 | CellType::Int4 | CellType::Int8 => Some(QuickJson {
+            text: format!("{value} OPERATOR(pg_catalog.|) '0'::pg_catalog.int2"),
+            quote: "",
+        }),
+        CellType::Uuid => Some(QuickJson {
+            text: format!("{value}::pg_catalog.uuid"),
+            quote: "\"",
+        }),
+        _ => None,
+    }
+}
+
+/// Returns the quick JSON of the key in the record `row`, if there is one.
+fn quick_key(row: &str, table: &CatalogTable, key: &CatalogKey) -> Option<QuickJson> {
+    let [only] = key.columns.as_slice() else {
+        return None;
+    };
+    let column = table.column(only)?;
+    quick_json(column.kind, &format!("{row}.{}", quote_identifier(only)))
 }
 
 /// Returns the statement that asks those who listen on `channels` to read a table again.
@@ -448,8 +528,6 @@ fn places(
     key: &CatalogKey,
     options: &TriggerOptions,
 ) -> Vec<(&'static str, String)> {
-    let schema = json_string(&table.schema);
-    let from = quote_literal(&format!(r#","schema":{schema},"rel":"#));
     let sent: Vec<&CatalogColumn> = table
         .columns
         .iter()
@@ -460,7 +538,8 @@ fn places(
         .iter()
         .map(|column| [column.name.as_str(), column.type_name.as_str()])
         .collect();
-    let reload = payload_head(table, "reload");
+    let reload = head_without_key("reload", table);
+    let (before_key, behind_key) = around_key(table, "delete");
     let guard = if options.no_guard {
         "-- Made without a guard: a failure in here fails the write."
     } else {
@@ -468,8 +547,8 @@ fn places(
     };
     let unguard = match options.bulk {
         _ if options.no_guard => String::new(),
-        Some(_) => bulk::unguard(&reload, &from, &last_resort(table)),
-        None => unguard(table, &reload, &from),
+        Some(_) => bulk::unguard(&reload, &last_resort(table)),
+        None => unguard(table, &reload),
     };
     let notify = format!("NOTIFY {}, ", quote_identifier(&options.channel));
     let packs = options
@@ -479,15 +558,12 @@ fn places(
         // The types stand in a comment of the function. Other types make another text, and every
         // session compiles a new text anew.
         ("{{columns}}", serde_json::json!(types).to_string()),
-        (
-            "{{truncate_of_leaf}}",
-            truncate_of_leaf(table, &reload, &from),
-        ),
+        ("{{truncate_of_leaf}}", truncate_of_leaf(table, &reload)),
         ("{{row}}", row(&sent, options, "NEW")),
-        ("{{head_of_insert}}", head_of("insert", table, key, &from)),
-        ("{{head_of_update}}", head_of("update", table, key, &from)),
-        ("{{new_key_is_null}}", is_null("NEW", key)),
-        ("{{old_key_is_null}}", is_null("OLD", key)),
+        ("{{head_of_insert}}", head_of("insert", table, key)),
+        ("{{head_of_update}}", head_of("update", table, key)),
+        ("{{new_key_is_set}}", is_set("NEW", key)),
+        ("{{old_key_is_set}}", is_set("OLD", key)),
         ("{{new_key_row}}", key_row("NEW", key)),
         ("{{old_key_row}}", key_row("OLD", key)),
         ("{{unless_changed}}", unless_changed(table, &sent, options)),
@@ -506,12 +582,14 @@ fn places(
         ),
         ("{{guard}}", guard.to_string()),
         ("{{unguard}}", unguard),
-        ("{{delete}}", payload_head(table, "delete")),
-        ("{{truncate}}", payload_head(table, "truncate")),
+        ("{{head_of_delete}}", head("delete", "OLD", table, key)),
+        ("{{head_of_removal}}", quote_literal(&before_key)),
+        ("{{from}}", quote_literal(&behind_key)),
+        ("{{truncate}}", head_without_key("truncate", table)),
         ("{{reload}}", reload),
-        ("{{from}}", from),
         ("{{new_key}}", key_expression("NEW", table, key)),
         ("{{old_key}}", key_expression("OLD", table, key)),
+        ("{{may_notify}}", MAY_NOTIFY.to_string()),
         ("{{channel}}", quote_literal(&options.channel)),
         ("{{notify}}", quote_literal(&notify)),
     ];
@@ -576,6 +654,12 @@ const CONDITION: &str = "    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' OR TG_OP \
     END IF;
 ";
 
+/// The expression whether the writer may call `pg_notify`. Who may not sends by NOTIFY, which asks
+/// for no right and costs more.
+const MAY_NOTIFY: &str = "pg_catalog.has_function_privilege(
+      'pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure::pg_catalog.oid, \
+      'EXECUTE')";
+
 /// The text that opens the block in which a failure is caught. The comments are part of the
 /// digest of every installed function: another word makes all of those functions outdated.
 const GUARD: &str = "-- What can fail is done in here: a failure becomes a request to read the \
@@ -590,7 +674,7 @@ const GUARD: &str = "-- What can fail is done in here: a failure becomes a reque
 const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
     removal := NULL;
     BEGIN
-      payload := pg_catalog.concat({{reload}}, 'null', {{from}}, TG_RELID, ',\"xid\":\"', \
+      payload := pg_catalog.concat({{reload}}, ',\"xid\":\"', \
       pg_catalog.pg_current_xact_id(),
         '\",\"why\":\"the trigger failed with SQLSTATE ', SQLSTATE, '\"}');
     EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
@@ -600,12 +684,11 @@ const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
 ";
 
 /// Returns [`UNGUARD`] with its places filled.
-fn unguard(table: &CatalogTable, reload: &str, from: &str) -> String {
+fn unguard(table: &CatalogTable, reload: &str) -> String {
     fill_places(
         UNGUARD,
         &[
             ("{{reload}}", reload.to_string()),
-            ("{{from}}", from.to_string()),
             ("{{last_resort}}", last_resort(table)),
         ],
     )
@@ -627,7 +710,7 @@ fn last_resort(table: &CatalogTable) -> String {
 ///
 /// The trigger does not know which rows the root has left, so the payload asks to read the root
 /// again. A leaf that was detached has nothing to announce.
-fn truncate_of_leaf(table: &CatalogTable, reload: &str, from: &str) -> String {
+fn truncate_of_leaf(table: &CatalogTable, reload: &str) -> String {
     if table.kind != RelationKind::Partitioned {
         return String::new();
     }
@@ -637,7 +720,7 @@ fn truncate_of_leaf(table: &CatalogTable, reload: &str, from: &str) -> String {
       pg_catalog.pg_partition_root(TG_RELID) IS NULL THEN
         RETURN NULL;
       END IF;
-      payload := pg_catalog.concat({reload}, 'null', {from}, TG_RELID, ',\"xid\":\"', \
+      payload := pg_catalog.concat({reload}, ',\"xid\":\"', \
       pg_catalog.pg_current_xact_id(),
         '\",\"why\":\"a partition was truncated\"}}');
 ",
@@ -656,16 +739,15 @@ fn is_of_leaf(table: &CatalogTable) -> String {
 }
 
 /// Returns the arguments of `concat` that make the payload of an insert or an update up to its row.
-fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey, from: &str) -> String {
-    let head = payload_head(table, action);
+fn head_of(action: &str, table: &CatalogTable, key: &CatalogKey) -> String {
     // The template's variable `was` names the old key if the update changed the key.
     let was = if action == "update" { ", was" } else { "" };
     format!(
-        "{head}, {}, {from}, TG_RELID, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
+        "{}, ',\"xid\":\"', pg_catalog.pg_current_xact_id(),
         '\",\"v\":\"', NEW.ctid, '\",\"at\":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
         CASE WHEN NEW.xmax OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid THEN ',\"recheck\":true' \
         END{was}",
-        key_expression("NEW", table, key)
+        head(action, "NEW", table, key)
     )
 }
 
@@ -682,6 +764,14 @@ fn is_null(row: &str, key: &CatalogKey) -> String {
         .map(|column| format!("{column} IS NULL"))
         .collect::<Vec<_>>()
         .join(" OR ")
+}
+
+/// Returns the condition that no column of the key is NULL.
+fn is_set(row: &str, key: &CatalogKey) -> String {
+    key_columns(row, key)
+        .map(|column| format!("{column} IS NOT NULL"))
+        .collect::<Vec<_>>()
+        .join(" AND ")
 }
 
 /// Returns the row constructor of the key's columns.
@@ -757,8 +847,8 @@ fn member(column: &CatalogColumn, is_first: bool, record: &str) -> String {
     ));
     let value = format!("{record}.{}", quote_identifier(&column.name));
     // concat leaves NULL out, which would be no JSON.
-    let quick = bulk::quick_json(column.kind, &value).filter(|_| record != "NEW");
-    let json = quick.unwrap_or_else(|| {
+    let quick = quick_json(column.kind, &value).filter(|_| record != "NEW");
+    let json = quick.map(QuickJson::into_text).unwrap_or_else(|| {
         let value = column.kind.json_argument(&value);
         format!("pg_catalog.to_json({value})::pg_catalog.text")
     });

@@ -253,6 +253,59 @@ async fn a_column_that_is_renamed_later_costs_no_write() {
     );
 }
 
+/// The function writes integers and uuids as JSON by themselves. If a column gets another type, the
+/// function that was made before must not write what is no JSON, or the JSON of another value: in
+/// sessions that have called the function, and in new ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_is_changed_later_makes_no_wrong_payload() {
+    let (whole, hostile) = ("md5(i::text)::uuid", "'\",\"action\":\"insert' || i");
+    for (from, old, to, new) in [
+        ("int", "i", "text", hostile),
+        ("bigint", "i", "numeric", "i + 1.5"),
+        (
+            "bigint",
+            "i",
+            "numeric",
+            "CASE i WHEN 2 THEN 'NaN' ELSE i::numeric END",
+        ),
+        ("smallint", "i", "bigint", "i + 4294967296"),
+        ("int", "i", "date", "'2026-01-01'::date + i"),
+        ("uuid", whole, "text", hostile),
+        ("uuid", whole, "bytea", "decode(md5(i::text), 'hex')"),
+    ] {
+        for options in [&[][..], &["--bulk"]] {
+            let database =
+                Database::with(&format!("CREATE TABLE t (id {from} PRIMARY KEY, n {from})")).await;
+            database.pgic_ok(&[&["install-triggers", "t"], options].concat());
+            let (known, mut listening) = (database.client().await, database.listen().await);
+            let insert = |value: &str, i: i32| {
+                format!("INSERT INTO t SELECT {value}, {value} FROM (VALUES ({i})) v (i)")
+            };
+            known.batch_execute(&insert(old, 1)).await.unwrap();
+            // USING takes no subquery.
+            let alter = format!(
+                "CREATE FUNCTION changed() RETURNS {to} LANGUAGE sql AS $$ SELECT {new} FROM \
+                (VALUES (1)) v (i) $$; ALTER TABLE t ALTER id TYPE {to} USING changed(), ALTER n \
+                TYPE {to} USING changed()"
+            );
+            known.batch_execute(&alter).await.unwrap();
+            for (client, i) in [(&known, 2), (&database.client().await, 3)] {
+                client.batch_execute(&insert(new, i)).await.unwrap();
+                client.batch_execute("UPDATE t SET n = n").await.unwrap();
+            }
+            let case = format!("{from} to {to}, {options:?}");
+            let payloads = listening.payloads().await;
+            assert!(payloads.len() >= 3, "{case}: {payloads:?}");
+            for payload in &payloads[1..] {
+                let change: Value = serde_json::from_str(payload)
+                    .unwrap_or_else(|error| panic!("{case}: {error}: {payload}"));
+                let is_right = change["action"] == "reload" || to == "bigint";
+                assert!(is_right, "{case}: {payload}");
+            }
+        }
+    }
+}
+
 /// PostgreSQL folds equal payloads of one transaction into the first: of the texts a, b, a the last
 /// would be missing, and caches would keep b.
 #[tokio::test(flavor = "multi_thread")]

@@ -4,14 +4,15 @@
 //! The rows come from the transition tables of the statement, which have no `ctid` and no `xmax`.
 
 use super::{
-    fill_places, is_null, is_of_leaf, json_string, key_columns, key_expression, key_row, row,
+    QuickJson, fill_places, is_null, is_of_leaf, json_string, key_columns, key_expression, key_row,
+    quick_key, row,
 };
 use crate::tables::catalog::{CatalogColumn, CatalogKey, CatalogTable, RelationKind};
 use postgres_index_cache_core::tooling::CellType;
+use postgres_index_cache_core::tooling::postgres::quote_literal;
 use postgres_index_cache_core::tooling::postgres::triggers::{
     NEW_ROWS, OLD_ROWS, ROW_NAME, TriggerOptions,
 };
-use postgres_index_cache_core::tooling::postgres::{quote_identifier, quote_literal};
 
 /// The longest payload that `pg_notify` takes, in bytes.
 const LONGEST_PAYLOAD: usize = 7_999;
@@ -34,7 +35,7 @@ const PACK: &str = include_str!("../../../sql/pack_rows.sql");
 /// [`UNGUARD`](super::UNGUARD).
 const UNGUARD: &str = "  EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
     BEGIN
-      payloads := ARRAY[pg_catalog.concat({{reload}}, 'null', {{from}}, TG_RELID, ',\"xid\":\"', \
+      payloads := ARRAY[pg_catalog.concat({{reload}}, ',\"xid\":\"', \
       pg_catalog.pg_current_xact_id(),
         '\",\"why\":\"the trigger failed with SQLSTATE ', SQLSTATE, '\"}')];
     EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN
@@ -107,41 +108,20 @@ fn unless_detached(table: &CatalogTable) -> String {
 }
 
 /// Returns [`UNGUARD`] with its places filled; `last_resort` is a payload as an SQL literal.
-pub(super) fn unguard(reload: &str, from: &str, last_resort: &str) -> String {
+pub(super) fn unguard(reload: &str, last_resort: &str) -> String {
     fill_places(
         UNGUARD,
         &[
             ("{{reload}}", reload.to_string()),
-            ("{{from}}", from.to_string()),
             ("{{last_resort}}", last_resort.to_string()),
         ],
     )
 }
 
-/// Returns the SQL expression of the JSON of `value`, NULL if that is NULL, without a call of
-/// `to_json`, which takes three times as long; `None` if the type's text is not its JSON.
-pub(super) fn quick_json(kind: CellType, value: &str) -> Option<String> {
-    match kind {
-        CellType::Int2 | CellType::Int4 | CellType::Int8 => {
-            Some(format!("{value}::pg_catalog.text"))
-        }
-        CellType::Uuid => Some(format!(
-            "'\"' OPERATOR(pg_catalog.||) {value}::pg_catalog.text OPERATOR(pg_catalog.||) '\"'"
-        )),
-        _ => None,
-    }
-}
-
 impl Bulk<'_> {
     /// Returns the SQL expression of the key's JSON in a row of a transition table.
     fn key(&self) -> String {
-        let quick = match self.key.columns.as_slice() {
-            [only] => self.table.column(only).and_then(|column| {
-                let value = format!("{ROW_NAME}.{}", quote_identifier(only));
-                quick_json(column.kind, &value)
-            }),
-            _ => None,
-        };
+        let quick = quick_key(ROW_NAME, self.table, self.key).map(QuickJson::into_text);
         quick.unwrap_or_else(|| key_expression(ROW_NAME, self.table, self.key))
     }
 
