@@ -4,6 +4,7 @@
 //! cargo run -p postgres-index-cache-core --example web_service -- \
 //!     "host=localhost user=postgres dbname=mydb"
 //! curl localhost:PORT/ready
+//! curl localhost:PORT/health
 //! curl localhost:PORT/users/123
 //! ```
 //!
@@ -14,7 +15,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use postgres_index_cache_core::{HasPrimaryKey, Indexable, Replica, ReplicaTable};
+use postgres_index_cache_core::{HasPrimaryKey, Health, Indexable, Replica, ReplicaTable};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -64,6 +65,11 @@ async fn ready(State(service): State<Service>) -> (StatusCode, String) {
     (code, status.to_string())
 }
 
+/// The status and the size of each table, the lag and the counts: for people and dashboards.
+async fn health(State(service): State<Service>) -> Json<Health> {
+    Json(service.replica.health())
+}
+
 /// The users with this `username_hash`. A service for which an old row is better than none answers
 /// while the cache is stale too, and says so.
 async fn users(
@@ -96,6 +102,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let router = Router::new()
         .route("/ready", get(ready))
+        .route("/health", get(health))
         .route("/users/{username_hash}", get(users))
         .with_state(service);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -135,14 +135,29 @@
 //! | caches that are kept in step | [`Replica`], [`ReplicaBuilder`], [`ReplicaTable`] |
 //! | the rows of one | [`ReadGuard`] |
 //! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
+//! | an answer for a health endpoint | [`Replica::health`] |
 //! | the cache itself | [`IdxModelCache`], [`HasPrimaryKey`], [`Indexable`] |
 //! | a LISTEN loop of your own | [`CacheNotificationListener`], [`CacheNotificationHandler`] |
 //! | to connect otherwise | [`Connector`], [`Session`] |
 //!
 //! # Features
 //!
-//! `postgres`, on by default: [`Replica`] and all that connects. Without it the caches and the
-//! listener remain, which do no I/O.
+//! - `postgres`, on by default: [`Replica`] and all that connects. Without it the caches and the
+//!   listener remain, which do no I/O.
+//! - `connect`: a [`Connector`] by libpq's rules, with TLS.
+//! - `metrics`: a replica publishes its figures through the facade of the crate `metrics`, to the
+//!   recorder that is installed when the replica is opened. The names are those of `pgic monitor`;
+//!   the label `node` is [`ReplicaBuilder::name`].
+//!
+//!   | metric | what |
+//!   |---|---|
+//!   | `pgic_table_live` | whether the cache of a `table` is live: 1, or 0 |
+//!   | `pgic_table_rows`, `pgic_table_memory_bytes` | its size, as of the last second |
+//!   | `pgic_table_kept_out_rows` | rows that do not fit the model |
+//!   | `pgic_lag_seconds` | how long the last fence took; NaN while nothing is listened to |
+//!   | `pgic_gaps_total`, `pgic_reloads_total` | losses of all connections; reads of a table beyond its first |
+//!   | `pgic_refetched_rows_total`, `pgic_invalid_payloads_total` | rows read by key; payloads that are no notification |
+//!   | `pgic_notifications_total`, `pgic_applied_changes_total` | what came, and what was applied |
 //!
 //! The types of this crate are [`Send`] and [`Sync`] unless they say otherwise.
 
@@ -186,9 +201,9 @@ pub use notification::{Action, CacheNotification, Key, ParseError};
 #[cfg(feature = "postgres")]
 pub use postgres::{
     ComparisonReport, ConnectError, Connector, DifferingColumn, DriverError, Events, Finding,
-    FindingKind, FollowError, Messages, Model, OnMisfit, ReadGuard, Replica, ReplicaBuilder,
-    ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind, Session,
-    SessionPurpose, Stats, Verification,
+    FindingKind, FollowError, Health, Messages, Model, OnMisfit, ReadGuard, Replica,
+    ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind,
+    Session, SessionPurpose, Stats, TableHealth, Verification,
 };
 pub use sync::{AuxConnection, Counters, Limits};
 

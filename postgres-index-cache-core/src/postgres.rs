@@ -55,8 +55,8 @@ pub use replica::supervisor::{
     Unfollowed,
 };
 pub use replica::{
-    Events, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus,
-    ReplicaTable, Stats,
+    Events, Health, ReadGuard, Replica, ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus,
+    ReplicaTable, Stats, TableHealth,
 };
 pub use schema::eligibility::{
     Distrust, FollowError, TableConfig, check_announced, check_kind, sent, shape,

@@ -27,6 +27,7 @@ mod reads;
 mod turn;
 
 pub use events::{DriverEvent, Loaded};
+pub(in crate::postgres) use memory::CacheSize;
 pub use reads::{QuestionId, Verification};
 
 use crate::postgres::apply::cells::CellDecoder;

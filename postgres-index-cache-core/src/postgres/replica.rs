@@ -15,6 +15,9 @@ mod describe;
 mod error;
 mod events;
 mod handle;
+mod health;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod status;
 pub(super) mod supervisor;
 mod task;
@@ -23,4 +26,5 @@ pub use builder::ReplicaBuilder;
 pub use error::ReplicaError;
 pub use events::{Events, ReplicaEvent};
 pub use handle::{ReadGuard, Replica, ReplicaTable};
+pub use health::{Health, TableHealth};
 pub use status::{ReplicaStatus, Stats};

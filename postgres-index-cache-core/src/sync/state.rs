@@ -1,6 +1,7 @@
 //! The bounds that the engine keeps, the states that it says, and the figures that it counts.
 
 use super::{AuxConnection, TableId};
+use serde::Serialize;
 use std::time::Duration;
 
 /// Bounds that the engine keeps.
@@ -149,7 +150,7 @@ pub enum Failure {
 }
 
 /// Counts since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counters {
     /// Notifications received, without fences.

@@ -217,6 +217,14 @@ async fn the_web_service_is_ready_while_its_cache_is_live() {
     let line = lines.recv_timeout(DEADLINE).unwrap();
     let address = line.strip_prefix("listening on ").unwrap();
     assert_eq!(http(address, "/ready"), (200, "live".to_string()));
+    let (code, body) = http(address, "/health");
+    let told: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let table = &told["tables"][0];
+    assert_eq!(code, 200);
+    assert_eq!(
+        (&table["name"], &table["rows"]),
+        (&"users".into(), &1.into())
+    );
     let (code, body) = http(address, "/users/1");
     assert_eq!(code, 200);
     assert!(

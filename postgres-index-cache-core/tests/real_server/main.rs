@@ -10,4 +10,5 @@ mod driver;
 mod example;
 mod faults;
 mod forged;
+mod health;
 mod replica;

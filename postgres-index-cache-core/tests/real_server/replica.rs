@@ -71,7 +71,7 @@ pub async fn with_users(sql: &str) -> (Database, Client, Replica, ReplicaTable<U
 }
 
 /// Waits until everything that was committed before is in every cache.
-async fn fence(replica: &Replica) {
+pub async fn fence(replica: &Replica) {
     tokio::time::timeout(DEADLINE, replica.fence())
         .await
         .expect("a fence comes back")

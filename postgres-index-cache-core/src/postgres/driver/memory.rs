@@ -53,7 +53,29 @@ pub(super) fn bytes_between_checks(max_memory: usize) -> usize {
     MOST.min(max_memory / 16)
 }
 
+/// How large a cache is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::postgres) struct CacheSize {
+    /// The number of rows.
+    pub(in crate::postgres) rows: usize,
+    /// The bytes that the cache takes, without what models hold on the heap.
+    pub(in crate::postgres) memory_bytes: usize,
+    /// The number of rows that do not fit the model and are kept out.
+    pub(in crate::postgres) kept_out: usize,
+}
+
 impl Driver {
+    /// Returns how large the cache of a table is. If somebody holds its lock, the bytes are those of
+    /// when it last was free.
+    pub(in crate::postgres) fn cache_size(&mut self, table: TableId) -> CacheSize {
+        let writer = &mut self.tables[table.0].writer;
+        CacheSize {
+            rows: writer.rows(),
+            memory_bytes: writer.memory_bytes(),
+            kept_out: writer.kept_out().map_or(0, |(count, _)| *count),
+        }
+    }
+
     /// Returns the bytes that the caches, and the changes that wait for them, may take:
     /// [`DriverOptions::max_memory`](crate::postgres::DriverOptions::max_memory).
     pub fn max_memory(&self) -> usize {

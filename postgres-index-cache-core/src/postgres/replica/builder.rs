@@ -147,7 +147,7 @@ impl ReplicaBuilder {
     }
 
     /// Sets the name by which this node answers whoever asks for the fleet (`pgic nodes`); the
-    /// program's file name by default. Choose one that tells the nodes of a fleet apart.
+    /// program's file name by default. Metrics have it as the label `node`. Choose one that tells the nodes of a fleet apart.
     pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
         self.name = Some(shortened(&name.into()));
         self
@@ -180,6 +180,8 @@ impl ReplicaBuilder {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn open(self) -> Result<Replica, ReplicaError> {
+        #[cfg(feature = "metrics")]
+        let node = self.node_name();
         let names: Vec<Arc<str>> = self
             .tables
             .iter()
@@ -210,8 +212,10 @@ impl ReplicaBuilder {
         supervisor.driver_mut().record_row_events();
         let (commands, received) = mpsc::channel(64);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        let status = Arc::new(Mutex::new(SharedStatus::new(names.len())));
+        let status = Arc::new(Mutex::new(SharedStatus::new(names.clone())));
         let mut task = Task::new(names, Arc::clone(&status), events.clone(), received);
+        #[cfg(feature = "metrics")]
+        task.publish_metrics_as(&node);
         // What has happened since the tables were loaded must be known before the first reader.
         task.take_events(&mut supervisor);
         task.take_states(&supervisor);
@@ -223,6 +227,11 @@ impl ReplicaBuilder {
             task: Mutex::new(Some(task)),
             number: self.number,
         })
+    }
+
+    /// Returns the name of this node.
+    fn node_name(&self) -> String {
+        self.name.clone().unwrap_or_else(program_name)
     }
 
     fn driver_options(&self) -> DriverOptions {
@@ -239,7 +248,7 @@ impl ReplicaBuilder {
             row_events: false,
             answers: self.answers.then(|| {
                 Box::new(AnswerOptions {
-                    name: self.name.clone().unwrap_or_else(program_name),
+                    name: self.node_name(),
                     host: host_name(),
                     per_second: ANSWERS_PER_SECOND,
                 })

@@ -5,6 +5,7 @@ use crate::postgres::apply::models::ModelCache;
 use crate::postgres::driver::Verification;
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::events::{Events, ReplicaEvent};
+use crate::postgres::replica::health::Health;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::postgres::replica::task::Command;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -180,6 +181,13 @@ impl Replica {
     /// Returns figures: lag, last transaction id, counts.
     pub fn stats(&self) -> Stats {
         self.status.lock().stats
+    }
+
+    /// Returns the status of each table with its size, and the figures: an answer for a health
+    /// endpoint. Asks the server nothing, and waits for no cache: all is as the task last published
+    /// it, and the sizes are up to a second old.
+    pub fn health(&self) -> Health {
+        Health::new(&self.status.lock())
     }
 
     /// Waits until everything that was committed before this call is in the caches, and the

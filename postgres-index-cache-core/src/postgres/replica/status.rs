@@ -1,14 +1,20 @@
 //! [`ReplicaStatus`]: how far the rows of a replica can be relied on.
 
+use crate::postgres::driver::CacheSize;
 use crate::postgres::replica::error::ReplicaError;
 use crate::sync::Counters;
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// How far the rows of a replica, or of one of its tables, can be relied on. The status of a
 /// replica is that of its worst table.
-#[derive(Debug, Clone)]
+///
+/// In JSON it is an object whose `state` is `live`, `degraded`, `loading`, `stale` or `ended`; see
+/// [`Health`](crate::Health).
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ReplicaStatus {
     /// The cache is its table as of the last fence or later.
@@ -32,11 +38,13 @@ pub enum ReplicaStatus {
         /// The cause, with the remedy if one is known.
         why: Arc<str>,
         /// The last moment at which no change was missing.
+        #[serde(serialize_with = "as_utc")]
         since: SystemTime,
     },
     /// The replica has ended: its owner has shut it down.
     Ended {
         /// The reason.
+        #[serde(serialize_with = "as_text")]
         error: Arc<ReplicaError>,
     },
 }
@@ -104,14 +112,49 @@ impl ReplicaStatus {
     }
 }
 
+/// Writes a moment by RFC 3339, in UTC: `2026-11-27T06:50:48.123Z`.
+fn as_utc<S: Serializer>(moment: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let moment = jiff::Timestamp::try_from(*moment).map_err(serde::ser::Error::custom)?;
+    serializer.collect_str(&moment)
+}
+
+/// Writes the text of a value.
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// Writes a transaction id as text: not all programs that read JSON keep 64 bits of a number.
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::ref_option,
+    reason = "serde passes a reference to the field"
+)]
+fn as_xid<S: Serializer>(xid: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    xid.map(|xid| xid.to_string()).serialize(serializer)
+}
+
+/// Writes a duration in milliseconds.
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::ref_option,
+    reason = "serde passes a reference to the field"
+)]
+fn as_ms<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    let ms = time.map(|time| time.as_secs_f64() * 1e3);
+    ms.serialize(serializer)
+}
+
 /// Figures of a replica.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// How long the last fence took to come back, from when it was sent; `None` while nothing is
-    /// listened to.
+    /// listened to. In JSON `lag_ms`, in milliseconds.
+    #[serde(rename = "lag_ms", serialize_with = "as_ms")]
     pub lag: Option<Duration>,
-    /// The highest transaction id that was announced for a table of the replica.
+    /// The highest transaction id that was announced for a table of the replica. In JSON it is a
+    /// text.
+    #[serde(serialize_with = "as_xid")]
     pub last_xid: Option<u64>,
     /// The counts since the replica was opened.
     pub counters: Counters,
@@ -129,21 +172,27 @@ pub(super) struct TableStatus {
 /// What the task shares with readers.
 #[derive(Debug)]
 pub(super) struct SharedStatus {
+    /// The tables' names, as the builder was given them.
+    pub(super) names: Vec<Arc<str>>,
     pub(super) tables: Vec<TableStatus>,
+    /// The sizes of the tables' caches.
+    pub(super) sizes: Vec<CacheSize>,
     pub(super) stats: Stats,
     /// The reason why the replica has ended, once it has.
     pub(super) ended: Option<Arc<ReplicaError>>,
 }
 
 impl SharedStatus {
-    /// Returns the status of a replica with so many tables, all of which are live.
-    pub(super) fn new(tables: usize) -> Self {
+    /// Returns the status of a replica with these tables, all of which are live.
+    pub(super) fn new(names: Vec<Arc<str>>) -> Self {
         let live = TableStatus {
             status: ReplicaStatus::Live,
             is_current: true,
         };
         Self {
-            tables: vec![live; tables],
+            tables: vec![live; names.len()],
+            sizes: vec![CacheSize::default(); names.len()],
+            names,
             stats: Stats::default(),
             ended: None,
         }

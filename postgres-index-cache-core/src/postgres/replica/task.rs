@@ -5,6 +5,8 @@ use crate::postgres::driver::{Driver, DriverEvent, QuestionId, Verification};
 use crate::postgres::replica::describe::DescribedTable;
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::events::ReplicaEvent;
+#[cfg(feature = "metrics")]
+use crate::postgres::replica::metrics::Metrics;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::postgres::replica::supervisor::{Supervisor, SupervisorEvent};
 use crate::sync::{FenceId, State, TableId};
@@ -12,7 +14,7 @@ use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// What an application asks of the task. The answer is the end of the command's channel: a sender
@@ -37,6 +39,8 @@ pub(super) enum Command {
 struct PublishesEnd {
     status: Arc<Mutex<SharedStatus>>,
     events: broadcast::Sender<ReplicaEvent>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<Metrics>,
 }
 
 impl PublishesEnd {
@@ -48,10 +52,25 @@ impl PublishesEnd {
         }
         let error = Arc::new(error);
         status.ended = Some(Arc::clone(&error));
+        self.publish_metrics(&status);
         drop(status);
         // Nobody need listen.
         let _ = self.events.send(ReplicaEvent::Ended { error });
     }
+}
+
+impl PublishesEnd {
+    /// Tells the service's metrics what the status tells.
+    #[cfg(feature = "metrics")]
+    fn publish_metrics(&self, status: &SharedStatus) {
+        if let Some(metrics) = &self.metrics {
+            metrics.publish(status);
+        }
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    #[allow(clippy::unused_self, reason = "with the feature `metrics` it is used")]
+    fn publish_metrics(&self, _status: &SharedStatus) {}
 }
 
 impl Drop for PublishesEnd {
@@ -95,6 +114,8 @@ pub(super) struct Task {
     comparisons: Vec<VerifyWaiter>,
     /// The status of all tables together that was told last.
     told: ReplicaStatus,
+    /// When the sizes of the caches were last asked for.
+    measured_at: Option<Instant>,
 }
 
 impl Task {
@@ -106,12 +127,24 @@ impl Task {
     ) -> Self {
         Self {
             names,
-            end: PublishesEnd { status, events },
+            end: PublishesEnd {
+                status,
+                events,
+                #[cfg(feature = "metrics")]
+                metrics: None,
+            },
+            measured_at: None,
             commands,
             fences: Vec::new(),
             comparisons: Vec::new(),
             told: ReplicaStatus::Live,
         }
+    }
+
+    /// Publishes the figures in the service's metrics as well from now on, as those of `node`.
+    #[cfg(feature = "metrics")]
+    pub(super) fn publish_metrics_as(&mut self, node: &str) {
+        self.end.metrics = Some(Metrics::new(node, &self.names));
     }
 
     /// Runs until the replica is shut down, or something panics.
@@ -181,17 +214,32 @@ impl Task {
                 self.become_live(table, supervisor);
             }
         }
-        self.publish_stats(supervisor.driver());
+        self.publish_figures(supervisor.driver_mut());
         self.answer(supervisor.driver_mut());
     }
 
-    fn publish_stats(&self, driver: &Driver) {
+    /// Publishes the figures, and all that the metrics have.
+    fn publish_figures(&mut self, driver: &mut Driver) {
+        /// The time for which sizes are good. Each takes a lock, and there may be many tables.
+        const MEASURED_FOR: Duration = Duration::from_secs(1);
         let engine = driver.engine();
-        self.end.status.lock().stats = Stats {
+        let stats = Stats {
             lag: engine.lag(),
             last_xid: engine.last_xid(),
             counters: engine.counters(),
         };
+        let is_due = self
+            .measured_at
+            .is_none_or(|measured| measured.elapsed() >= MEASURED_FOR);
+        let mut status = self.end.status.lock();
+        status.stats = stats;
+        if is_due {
+            self.measured_at = Some(Instant::now());
+            for (at, size) in status.sizes.iter_mut().enumerate() {
+                *size = driver.cache_size(TableId(at));
+            }
+        }
+        self.end.publish_metrics(&status);
     }
 
     /// Answers the waiters whose answers are there. A waiter may have given up: then nobody hears.
@@ -220,6 +268,7 @@ impl Task {
                 self.take_state(table, state, supervisor);
             }
         }
+        self.end.publish_metrics(&self.end.status.lock());
     }
 
     fn take_driver_event(&mut self, event: DriverEvent, supervisor: &Supervisor<DescribedTable>) {
