@@ -848,7 +848,8 @@ fn member(column: &CatalogColumn, is_first: bool, record: &str) -> String {
     let value = format!("{record}.{}", quote_identifier(&column.name));
     // concat leaves NULL out, which would be no JSON.
     let quick = quick_json(column.kind, &value).filter(|_| record != "NEW");
-    let json = quick.map(QuickJson::into_text).unwrap_or_else(|| {
+    let quick = quick.map(QuickJson::into_text);
+    let json = quick.unwrap_or_else(|| {
         let value = column.kind.json_argument(&value);
         format!("pg_catalog.to_json({value})::pg_catalog.text")
     });
