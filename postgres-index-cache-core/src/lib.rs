@@ -154,10 +154,13 @@
 //!   | `pgic_table_live` | whether the cache of a `table` is live: 1, or 0 |
 //!   | `pgic_table_rows`, `pgic_table_memory_bytes` | its size, as of the last second |
 //!   | `pgic_table_kept_out_rows` | rows that do not fit the model |
-//!   | `pgic_lag_seconds` | how long the last fence took; NaN while nothing is listened to |
-//!   | `pgic_gaps_total`, `pgic_reloads_total` | losses of all connections; reads of a table beyond its first |
-//!   | `pgic_refetched_rows_total`, `pgic_invalid_payloads_total` | rows read by key; payloads that are no notification |
-//!   | `pgic_notifications_total`, `pgic_applied_changes_total` | what came, and what was applied |
+//!   | `pgic_lag_seconds` | the time of the last fence; NaN while nothing is listened to |
+//!   | `pgic_gaps_total` | losses of all connections |
+//!   | `pgic_reloads_total` | reads of a table beyond its first |
+//!   | `pgic_refetched_rows_total` | rows that were read again by their keys |
+//!   | `pgic_invalid_payloads_total` | payloads that are no notification |
+//!   | `pgic_notifications_total` | notifications received |
+//!   | `pgic_applied_changes_total` | changes applied |
 //!
 //! The types of this crate are [`Send`] and [`Sync`] unless they say otherwise.
 

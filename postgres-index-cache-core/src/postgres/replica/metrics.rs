@@ -136,7 +136,7 @@ fn describe() {
 }
 
 /// Returns a count as gauges take it.
-#[allow(
+#[expect(
     clippy::cast_precision_loss,
     reason = "a gauge is a float; counts past 2^53 do not occur"
 )]

@@ -124,21 +124,13 @@ fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S:
 }
 
 /// Writes a transaction id as text: not all programs that read JSON keep 64 bits of a number.
-#[allow(
-    clippy::trivially_copy_pass_by_ref,
-    clippy::ref_option,
-    reason = "serde passes a reference to the field"
-)]
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn as_xid<S: Serializer>(xid: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
     xid.map(|xid| xid.to_string()).serialize(serializer)
 }
 
 /// Writes a duration in milliseconds.
-#[allow(
-    clippy::trivially_copy_pass_by_ref,
-    clippy::ref_option,
-    reason = "serde passes a reference to the field"
-)]
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn as_ms<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     let ms = time.map(|time| time.as_secs_f64() * 1e3);
     ms.serialize(serializer)

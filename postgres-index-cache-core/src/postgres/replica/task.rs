@@ -69,7 +69,7 @@ impl PublishesEnd {
     }
 
     #[cfg(not(feature = "metrics"))]
-    #[allow(clippy::unused_self, reason = "with the feature `metrics` it is used")]
+    #[expect(clippy::unused_self, reason = "with the feature `metrics` it is used")]
     fn publish_metrics(&self, _status: &SharedStatus) {}
 }
 
