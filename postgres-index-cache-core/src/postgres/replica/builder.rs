@@ -147,7 +147,8 @@ impl ReplicaBuilder {
     }
 
     /// Sets the name by which this node answers whoever asks for the fleet (`pgic nodes`); the
-    /// program's file name by default. Metrics have it as the label `node`. Choose one that tells the nodes of a fleet apart.
+    /// program's file name by default. Metrics have it as the label `node`. Choose one that tells the
+    /// nodes of a fleet apart.
     pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
         self.name = Some(shortened(&name.into()));
         self
