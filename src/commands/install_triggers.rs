@@ -16,7 +16,7 @@ use crate::settings::Settings;
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::triggers::apply::run as apply;
 use crate::triggers::condition::{self, AskedCondition};
-use crate::triggers::plan::{PlanKind, TablePlan};
+use crate::triggers::plan::{FunctionFacts, PlanKind, TablePlan, refusal};
 use crate::triggers::secret_columns::secret_columns;
 use crate::triggers::{AskedTable, OptionChanges, check_channel, script};
 use crate::units::parse_duration;
@@ -24,8 +24,10 @@ use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use measure::Times;
 use postgres_index_cache_core::tooling::is_obeyed;
+use std::collections::HashSet;
 use std::io::IsTerminal as _;
 use std::time::Duration;
+use tokio_postgres::Client;
 
 /// Create or refresh the triggers that announce changes of tables
 ///
@@ -62,6 +64,9 @@ pub struct Args {
     #[arg(long, value_name = "TABLE", value_delimiter = ',', requires = "all")]
     #[arg(add = completion::tables())]
     pub exclude: Vec<String>,
+    /// With --all: name the tables that are refused, and install the others
+    #[arg(long, requires = "all")]
+    pub skip_refused: bool,
     /// The tables of pgic.toml, each with its options there
     #[arg(long, conflicts_with_all = ["tables", "all", "channel", "columns", "exclude_columns"])]
     #[arg(conflicts_with_all = ["channel_per_table", "condition", "bulk", "no_bulk", "no_data"])]
@@ -195,11 +200,22 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut client = server.client().await?;
     let catalog = catalog::reading(&mut client).await?;
     let version = catalog::version_number(&catalog).await?;
-    let (tables, mut asked) = tables_and_options(context, &catalog, &args).await?;
+    let (mut tables, mut asked) = tables_and_options(context, &catalog, &args).await?;
     // `apply` takes locks in short tries, each in a transaction of its own: this one must not keep
     // its locks meanwhile.
     catalog.roll_back().await.context("end the transaction")?;
     condition::check_all(&mut client, &tables, &mut asked).await?;
+    if args.skip_refused {
+        leave_out_refused(context, &mut client, &mut tables, &mut asked).await?;
+    }
+    if tables.is_empty() {
+        let schemas = args.schemas.join(", ");
+        let hint = "a table that is named is told why it is refused: pgic install-triggers TABLE";
+        return Err(with_hint(
+            anyhow!("there is no table to install triggers on in the schema {schemas}"),
+            hint,
+        ));
+    }
     if !args.print_sql {
         context.print_place(&server)?;
     }
@@ -254,6 +270,33 @@ pub async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::Yes
     })
+}
+
+/// Leaves out the tables on which triggers are refused, and says why.
+///
+/// # Errors
+/// If the server refuses to be asked.
+async fn leave_out_refused(
+    context: &Context,
+    client: &mut Client,
+    tables: &mut Vec<CatalogTable>,
+    asked: &mut Vec<AskedTable>,
+) -> anyhow::Result<()> {
+    let catalog = catalog::reading(client).await?;
+    let version = catalog::version_number(&catalog).await?;
+    let facts = FunctionFacts::read(&catalog, tables).await?;
+    catalog.roll_back().await.context("end the transaction")?;
+    let mut refused = HashSet::new();
+    for (table, asked) in tables.iter().zip(asked.iter()) {
+        if let Some(why) = refusal(&facts, table, asked, version) {
+            let why = Report::new(&why).one_line();
+            context.notice(&format!("{} is left out: {why}", table.display_name()));
+            refused.insert(table.oid);
+        }
+    }
+    tables.retain(|table| !refused.contains(&table.oid));
+    asked.retain(|asked| !refused.contains(&asked.oid));
+    Ok(())
 }
 
 /// Says what an UPDATE of one row took before and after the installation.
@@ -364,8 +407,8 @@ async fn configured(
     Ok((described, asked))
 }
 
-/// Returns the tables of a schema that have a key, but for the excluded ones, and says which ones
-/// are left out.
+/// Returns the tables of a schema that have a key, but for the excluded ones and those of
+/// extensions, and says which ones are left out.
 async fn tables_with_key(
     context: &Context,
     catalog: &Catalog<'_>,
@@ -373,9 +416,23 @@ async fn tables_with_key(
     excluded: &[String],
 ) -> anyhow::Result<Vec<CatalogTable>> {
     let excluded = catalog::resolve(catalog, excluded).await?;
-    let oids = catalog::tables_of_schema(catalog, schema).await?;
+    let mut found = catalog::tables_of_schema(catalog, schema).await?;
+    found.retain(|table| excluded.iter().all(|other| other.oid != table.oid));
+    let oids: Vec<u32> = found.iter().map(|table| table.oid).collect();
     let mut tables = catalog::describe(catalog, &oids).await?;
-    tables.retain(|table| excluded.iter().all(|other| other.oid != table.oid));
+    tables.retain(|table| {
+        let own = found.iter().find(|found| found.oid == table.oid);
+        let Some(extension) = own.and_then(|own| own.extension.as_ref()) else {
+            return true;
+        };
+        // pg_dump writes CREATE EXTENSION in place of the table, and no trigger on it.
+        let name = table.display_name();
+        context.notice(&format!(
+            "{name} is left out: it is a part of the extension {extension}, and a dump would lose \
+            its triggers"
+        ));
+        false
+    });
     let (with_key, without_key): (Vec<CatalogTable>, Vec<CatalogTable>) =
         tables.into_iter().partition(|table| table.key.is_some());
     // A table that is named and has no key is refused; here that would make `--all` useless for

@@ -36,12 +36,24 @@ pub async fn tables_with_triggers(catalog: &Catalog<'_>) -> anyhow::Result<Vec<u
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Returns the oids of all tables of a schema that can have announcing triggers of their own:
-/// neither temporary tables nor partitions.
+/// A table of a schema.
+#[derive(Debug)]
+pub struct SchemaTable {
+    /// The table's oid.
+    pub oid: u32,
+    /// The extension that the table is a part of, if it is.
+    pub extension: Option<String>,
+}
+
+/// Returns all tables of a schema that can have announcing triggers of their own: neither temporary
+/// tables nor partitions.
 ///
 /// # Errors
 /// If there is no such schema, or the server refuses.
-pub async fn tables_of_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Result<Vec<u32>> {
+pub async fn tables_of_schema(
+    catalog: &Catalog<'_>,
+    name: &str,
+) -> anyhow::Result<Vec<SchemaTable>> {
     let schema = [(&name as &(dyn ToSql + Sync), Type::NAME)];
     let rows = catalog
         .query_typed(include_str!("catalog/of_schema.sql"), &schema)
@@ -58,7 +70,11 @@ pub async fn tables_of_schema(catalog: &Catalog<'_>, name: &str) -> anyhow::Resu
             return Err(unknown_schema(catalog, name).await);
         }
     }
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let tables = rows.iter().map(|row| SchemaTable {
+        oid: row.get(0),
+        extension: row.get(1),
+    });
+    Ok(tables.collect())
 }
 
 /// Returns the names of all tables that can be announced, with their schemas, and without if the

@@ -26,6 +26,7 @@ use refusals::{
 };
 use std::collections::HashSet;
 use std::fmt;
+use std::slice;
 use steps::{
     Firing, drop_all, drop_leaf_trigger, function_steps, functions_of_ours, leaf_steps,
     reload_step, trigger_steps,
@@ -344,6 +345,17 @@ impl PlanKind {
             Self::Remove => "ACCESS EXCLUSIVE",
         }
     }
+}
+
+/// Returns why triggers would be refused on a table; `None` if they would not.
+pub fn refusal(
+    facts: &FunctionFacts,
+    table: &CatalogTable,
+    asked: &AskedTable,
+    version: i32,
+) -> Option<anyhow::Error> {
+    let (table, asked) = (slice::from_ref(table), slice::from_ref(asked));
+    plan_all(facts, PlanKind::Install, table, asked, version).err()
 }
 
 /// Plans for all tables, each with what is asked for in the same place of `asked`.

@@ -1484,6 +1484,69 @@ async fn all_tables_of_several_schemas_but_some_are_checked_and_installed() {
     assert!(installed(&database).await.is_empty());
 }
 
+/// What cannot have triggers is named, and stops the others unless that is asked for. Where nothing
+/// is left, nothing is as it should be.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_leaves_out_what_cannot_have_triggers_and_is_not_content_with_nothing() {
+    let database = Database::with(
+        "CREATE SCHEMA app; CREATE SCHEMA empty; CREATE TABLE app.a (id int PRIMARY KEY);
+         CREATE TABLE app.b (id int PRIMARY KEY); CREATE TABLE app.ours (id int PRIMARY KEY);
+         CREATE TABLE app.no_key (id int); CREATE TABLE app.of_extension (id int PRIMARY KEY);
+         ALTER EXTENSION plpgsql ADD TABLE app.of_extension;
+         CREATE FUNCTION app.notify_cache_change_b() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN RETURN NULL; END'",
+    )
+    .await;
+    let owner = format!("owner_{}", database.name);
+    let give = format!(
+        "CREATE ROLE {owner} LOGIN; GRANT USAGE, CREATE ON SCHEMA app TO {owner}; ALTER TABLE app.a \
+        OWNER TO {owner}; ALTER TABLE app.b OWNER TO {owner}"
+    );
+    database.client().await.batch_execute(&give).await.unwrap();
+    let url = database.url.replace("postgres@", &format!("{owner}@"));
+    let before = installed(&database).await;
+    let all = ["install-triggers", "--all", "--schema", "app", "-d", &url];
+    let ran = database.pgic(&all);
+    refused(&ran, "app.b");
+    assert_eq!(installed(&database).await, before);
+    let ran = database.pgic(&[&all[..], &["--skip-refused"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for (table, why) in [
+        ("app.no_key", "it has no key"),
+        ("app.of_extension", "it is a part of the extension plpgsql"),
+        ("app.b", "is not one that pgic made"),
+        ("app.ours", "belongs to postgres"),
+    ] {
+        let mut notices = ran.stderr.lines();
+        let is_said = notices
+            .any(|line| line.contains(&format!("{table} is left out: ")) && line.contains(why));
+        assert!(is_said, "{table}: {}", ran.stderr);
+    }
+    let mut triggers = installed(&database).await;
+    triggers.retain(|line| line.contains("_cache_notify"));
+    assert_eq!(triggers.len(), 2, "{triggers:?}");
+    assert!(
+        triggers.iter().all(|line| line.starts_with("app.a ")),
+        "{triggers:?}"
+    );
+    // The same again changes nothing. What is named is never left out.
+    let ran = database.pgic(&[&all[..], &["--skip-refused", "--check"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    refused(&database.pgic(&["install-triggers", "app.b"]), "app.b");
+    for nothing in [
+        &["--schema", "empty"][..],
+        &["--schema", "empty", "--check"],
+        &["--schema", "app", "--exclude", "app.a,app.b,app.ours"],
+    ] {
+        let ran = database.pgic(&[&["install-triggers", "--all"], nothing].concat());
+        refused(
+            &ran,
+            "there is no table to install triggers on in the schema",
+        );
+        assert!(!ran.stderr.contains("as they should be"), "{ran:?}");
+    }
+}
+
 /// Whoever runs the specification's own trigger takes pgic's in its place in one transaction: no
 /// change is lost in between, and none is announced twice.
 #[tokio::test(flavor = "multi_thread")]
