@@ -213,6 +213,11 @@ const CASES: &[Case] = &[
             CREATE TRIGGER a_cache_notify AFTER INSERT OR UPDATE OR DELETE ON a FOR \
             EACH ROW EXECUTE FUNCTION notify_cache_change_a()",
     ),
+    case(
+        "plain-form",
+        "warning",
+        "COMMENT ON FUNCTION notify_cache_change_a() IS NULL",
+    ),
     // The remedy must leave out options that were given: the column or the key that they name is
     // gone.
     Case {

@@ -9,7 +9,7 @@
 //! TRUNCATE, and the columns.
 
 use super::check_table::{check_bulk, check_table};
-use super::made_for::drift;
+use super::made_for::{drift, is_made_by_pgic};
 use super::problem::{Problem, Remedy, Severity, critical, warning};
 use crate::DEFAULT_CACHE_CHANNEL;
 use crate::postgres::quote::quote_identifier;
@@ -448,6 +448,17 @@ impl Diagnosis<'_> {
             };
             self.critical("channel-unknown", text, remedy);
         } else if !self.is_ours {
+            if function.comment.is_none() && is_made_by_pgic(&function.source) {
+                let text = format!(
+                    "the function {}.{} of {name}'s trigger has lost its comment, which says that \
+                    pgic made it and with which options (pg_restore --no-comments loses it): the \
+                    table is followed as if changes came without transaction ids, and those that \
+                    PostgreSQL folds or sends in another order leave stale rows; options that it \
+                    had must be given again",
+                    function.schema, function.name
+                );
+                return self.warning("plain-form", text, self.remake(row));
+            }
             let text = format!(
                 "the trigger of {name} sends the plain form, without transaction ids: changes that \
                 PostgreSQL folds or sends in another order leave stale rows"

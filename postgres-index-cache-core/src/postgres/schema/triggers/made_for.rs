@@ -12,6 +12,12 @@ const MAKES_TEXT: &str = "pg_catalog.num_nonnulls(";
 /// The text before the list of columns in a generated function (`sql/table_trigger.sql`).
 const COLUMNS: &str = "-- Made for the columns ";
 
+/// Returns whether the text of a function is one that pgic makes for a table, as far as its first
+/// line tells. Anybody can write that line, so nothing is trusted for it.
+pub(super) fn is_made_by_pgic(source: &str) -> bool {
+    source.trim_start().starts_with(COLUMNS)
+}
+
 /// Returns a digest of a text, in hex. The comment on a function has the digest of the function's
 /// text as it was made.
 pub fn digest(text: &str) -> String {
