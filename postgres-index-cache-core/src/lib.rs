@@ -146,8 +146,8 @@
 //!   listener remain, which do no I/O.
 //! - `connect`: a [`Connector`] by libpq's rules, with TLS.
 //! - `metrics`: a replica publishes its figures through the facade of the crate `metrics`, to the
-//!   recorder that is installed when the replica is opened. The names are those of `pgic monitor`;
-//!   the label `node` is [`ReplicaBuilder::name`].
+//!   recorder that is installed when the replica is opened. A figure that `pgic monitor` has too
+//!   has the same name there; the label `node` is [`ReplicaBuilder::name`].
 //!
 //!   | metric | what |
 //!   |---|---|

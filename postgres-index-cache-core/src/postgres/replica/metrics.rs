@@ -1,6 +1,6 @@
 //! [`Metrics`]: a replica's figures in the metrics of the service that embeds it.
 //!
-//! The names are those of `pgic monitor`, so that one dashboard shows both.
+//! A figure that `pgic monitor` has too has the same name there, so that one dashboard shows both.
 
 use crate::postgres::replica::status::SharedStatus;
 use crate::sync::Counters;
