@@ -10,58 +10,32 @@
 //! Each line of stdin is the id of a customer, whose orders are printed; the end of stdin is the
 //! end.
 
-use postgres_index_cache_core::{HasPrimaryKey, Indexable, Replica, ReplicaTable};
+use postgres_index_cache_core::{CacheModel, Replica, ReplicaTable};
 use serde::Deserialize;
-use std::collections::HashMap;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use uuid::Uuid;
 
 /// A row of the table `customers`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, CacheModel)]
+#[cache(table = "customers")]
 struct Customer {
+    #[cache(key)]
     id: Uuid,
     name: String,
 }
 
-impl HasPrimaryKey for Customer {
-    fn primary_key(&self) -> Uuid {
-        self.id
-    }
-}
-
-impl Indexable for Customer {
-    fn i64_keys(&self) -> HashMap<String, Option<i64>> {
-        HashMap::new()
-    }
-
-    fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
-        HashMap::new()
-    }
-}
-
-/// A row of the table `orders`. Columns that the model does not name are ignored.
-#[derive(Debug, Deserialize)]
+/// A row of the table `orders`, whose key is of two columns. Columns that no field has are not read.
+#[derive(Debug, Deserialize, CacheModel)]
+#[cache(table = "orders")]
 struct Order {
-    id: Uuid,
-    /// NULL for an order without an account: such a row is in no list of the index.
+    #[cache(key)]
+    shop: String,
+    #[cache(key)]
+    number: i64,
+    /// NULL for an order without an account: such a row is not found by the index.
+    #[cache(index)]
     customer_id: Option<Uuid>,
     cents: i64,
-}
-
-impl HasPrimaryKey for Order {
-    fn primary_key(&self) -> Uuid {
-        self.id
-    }
-}
-
-impl Indexable for Order {
-    fn i64_keys(&self) -> HashMap<String, Option<i64>> {
-        HashMap::new()
-    }
-
-    fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
-        HashMap::from([("customer_id".to_string(), self.customer_id)])
-    }
 }
 
 /// Prints a customer with the sum of the orders.
@@ -78,18 +52,12 @@ fn print_orders(
     let Some(customer) = customers.get_by_primary(&id) else {
         return println!("no customer {id}; customers are {}", customers.status());
     };
-    let cents: Vec<i64> = orders
-        .get_by_uuid_index("customer_id", &id)
-        .into_iter()
-        .flatten()
-        .filter_map(|order| orders.get_by_primary(order))
-        .map(|order| order.cents)
-        .collect();
+    let own = orders.by_customer_id(id);
+    let cents: i64 = own.clone().map(|order| order.cents).sum();
     println!(
-        "{}: {} orders, {} cents; orders are {}",
+        "{}: {} orders, {cents} cents; orders are {}",
         customer.name,
-        cents.len(),
-        cents.iter().sum::<i64>(),
+        own.len(),
         orders.status()
     );
 }
@@ -100,8 +68,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .nth(1)
         .unwrap_or_else(|| "host=localhost user=postgres".to_string());
     let mut builder = Replica::builder(config.parse::<tokio_postgres::Config>()?);
-    let customers = builder.table::<Customer>("customers");
-    let orders = builder.table::<Order>("orders");
+    let customers = builder.model::<Customer>();
+    let orders = builder.model::<Order>();
     let replica = builder.open().await?;
     println!(
         "{} customers, {} orders",

@@ -15,35 +15,21 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use postgres_index_cache_core::{HasPrimaryKey, Health, Indexable, Replica, ReplicaTable};
+use postgres_index_cache_core::{CacheModel, Health, Replica, ReplicaTable};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt as _;
 use uuid::Uuid;
 
 /// A row of the table `users`. The fields have the names of the columns.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, CacheModel)]
+#[cache(table = "users")]
 struct User {
+    #[cache(key)]
     id: Uuid,
+    #[cache(index)]
     username_hash: i64,
     email_hash: i64,
-}
-
-impl HasPrimaryKey for User {
-    fn primary_key(&self) -> Uuid {
-        self.id
-    }
-}
-
-impl Indexable for User {
-    fn i64_keys(&self) -> HashMap<String, Option<i64>> {
-        HashMap::from([("username_hash".to_string(), Some(self.username_hash))])
-    }
-
-    fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> {
-        HashMap::new()
-    }
 }
 
 /// What every request handler has.
@@ -79,12 +65,7 @@ async fn users(
     // The guard is dropped at the end of this function, which awaits nothing: held over an await,
     // it would keep changes from the cache for as long as somebody else likes.
     let rows = service.replica.read(&service.users);
-    let found: Vec<&User> = rows
-        .get_by_i64_index("username_hash", &username_hash)
-        .into_iter()
-        .flatten()
-        .filter_map(|id| rows.get_by_primary(id))
-        .collect();
+    let found: Vec<&User> = rows.by_username_hash(username_hash).collect();
     Json(serde_json::json!({ "users": found, "live": rows.is_live() }))
 }
 
@@ -94,7 +75,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .nth(1)
         .unwrap_or_else(|| "host=localhost user=postgres".to_string());
     let mut builder = Replica::builder(config.parse::<tokio_postgres::Config>()?);
-    let users_table = builder.table::<User>("users");
+    let users_table = builder.model::<User>();
     let replica = Arc::new(builder.open().await?);
     let service = Service {
         replica: Arc::clone(&replica),

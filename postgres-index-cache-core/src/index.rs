@@ -24,10 +24,12 @@
 //!    its value with no other stands in the table itself.
 //! 5. A free posting list is empty and listed once in `free`.
 
+mod ordered;
 mod postings;
 mod slot_table;
 mod slots;
 
+pub(crate) use ordered::{OrderedHits, OrderedSlots};
 pub(crate) use postings::{Hits, HitsIter};
 pub(crate) use slot_table::{Hashed, SlotTable};
 pub(crate) use slots::{SegVec, Slots};

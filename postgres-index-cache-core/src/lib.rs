@@ -22,38 +22,35 @@
 //! tokio = { version = "1", features = ["full"] }
 //! ```
 //!
-//! `main.rs`; the key of the table is one column of type uuid:
+//! `main.rs`:
 //!
-#![cfg_attr(feature = "postgres", doc = "```no_run")]
-#![cfg_attr(not(feature = "postgres"), doc = "```ignore")]
-//! use postgres_index_cache_core::{HasPrimaryKey, Indexable, Replica, tokio_postgres, uuid::Uuid};
-//! use std::collections::HashMap;
+#![cfg_attr(all(feature = "derive", feature = "postgres"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "derive", feature = "postgres")), doc = "```ignore")]
+//! use postgres_index_cache_core::{CacheModel, Replica, tokio_postgres, uuid::Uuid};
 //!
-//! #[derive(serde::Deserialize)]
-//! struct User { id: Uuid, username_hash: i64 }
-//!
-//! impl HasPrimaryKey for User {
-//!     fn primary_key(&self) -> Uuid { self.id }
-//! }
-//! impl Indexable for User {
-//!     fn i64_keys(&self) -> HashMap<String, Option<i64>> {
-//!         HashMap::from([("username_hash".to_string(), Some(self.username_hash))])
-//!     }
-//!     fn uuid_keys(&self) -> HashMap<String, Option<Uuid>> { HashMap::new() }
+//! #[derive(serde::Deserialize, CacheModel)]
+//! #[cache(table = "users")]
+//! struct User {
+//!     #[cache(key)]
+//!     id: Uuid,
+//!     #[cache(index)]
+//!     username_hash: i64,
+//!     username: String,
 //! }
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let config: tokio_postgres::Config = "host=localhost dbname=mydb user=me".parse()?;
 //!     let mut builder = Replica::builder(config);
-//!     let users = builder.table::<User>("users");
+//!     let users = builder.model::<User>();
 //!     let replica = builder.open().await?;
 //!
 //!     replica.fence().await?; // what was committed before this call is in the cache
 //!     {
 //!         let rows = replica.read(&users); // holds the lock: no await until it is dropped
-//!         let found = rows.get_by_i64_index("username_hash", &123).into_iter().flatten();
-//!         println!("{} of {} users, {}", found.count(), rows.len(), rows.status());
+//!         for user in rows.by_username_hash(123) {
+//!             println!("{} is {}, among {} users, {}", user.id, user.username, rows.len(), rows.status());
+//!         }
 //!     }
 //!     replica.shutdown().await;
 //!     Ok(())
@@ -79,7 +76,6 @@
 //!
 //! # Limits
 //!
-//! - The key of a table must be one column of type uuid; indexes are of integers and uuids.
 //! - Every listening node costs each commit a little: PostgreSQL wakes all listeners.
 //! - Three connections a replica. LISTEN needs a session of its own: no pooler in transaction mode,
 //!   and no standby.
@@ -136,7 +132,9 @@
 //! | the rows of one | [`ReadGuard`] |
 //! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
 //! | an answer for a health endpoint | [`Replica::health`] |
-//! | the cache itself | [`IdxModelCache`], [`HasPrimaryKey`], [`Indexable`] |
+//! | a model: its key, its indexes, its columns | [`CacheModel`](trait@CacheModel) |
+//! | the cache itself | [`IdxModelCache`] |
+//! | a model whose indexes are named at run time | [`HasPrimaryKey`], [`Indexable`] |
 //! | a LISTEN loop of your own | [`CacheNotificationListener`], [`CacheNotificationHandler`] |
 //! | to connect otherwise | [`Connector`], [`Session`] |
 //!
@@ -144,6 +142,7 @@
 //!
 //! - `postgres`, on by default: [`Replica`] and all that connects. Without it the caches and the
 //!   listener remain, which do no I/O.
+//! - `derive`, on by default: `#[derive(CacheModel)]`.
 //! - `connect`: a [`Connector`] by libpq's rules, with TLS.
 //! - `metrics`: a replica publishes its figures through the facade of the crate `metrics`, to the
 //!   recorder that is installed when the replica is opened. A figure that `pgic monitor` has too
@@ -194,12 +193,17 @@ mod sync;
 mod table_cache;
 mod value;
 
-pub use index_cache::{CacheError, IdxModelCache, PrimaryKeys};
+pub use index_cache::{
+    CacheError, HashIndex, IdxModelCache, IndexField, Indexes, NamedIndexes, OrderedField,
+    OrderedIndex, OrderedRows, PrimaryKeys, Rows,
+};
 pub use listener::{
     CacheNotificationHandler, CacheNotificationListener, DEFAULT_CACHE_CHANNEL, IndexCacheHandler,
     ListenerStats, Outcome,
 };
-pub use model::{HasPrimaryKey, Indexable};
+pub use model::{
+    CacheKey, CacheModel, FieldKind, HasPrimaryKey, Indexable, ModelColumn, TableModel,
+};
 pub use notification::{Action, CacheNotification, Key, ParseError};
 #[cfg(feature = "postgres")]
 pub use postgres::{
@@ -209,6 +213,10 @@ pub use postgres::{
     Session, SessionPurpose, Stats, TableHealth, Verification,
 };
 pub use sync::{AuxConnection, Counters, Limits};
+
+/// Derives [`CacheModel`](trait@CacheModel) from the fields of a struct.
+#[cfg(feature = "derive")]
+pub use postgres_index_cache_derive::CacheModel;
 
 /// The crate of the caches' locks: an application shares them with an [`IndexCacheHandler`].
 pub use parking_lot;

@@ -13,7 +13,7 @@
 //! than left stale.
 
 use crate::index_cache::IdxModelCache;
-use crate::model::{HasPrimaryKey, Indexable, guarded};
+use crate::model::{CacheModel, HasPrimaryKey, Indexable, guarded};
 use crate::notification::{Action, CacheNotification, Key, ParseError};
 use crate::packed::unpack;
 use async_trait::async_trait;
@@ -146,12 +146,12 @@ pub trait CacheNotificationHandler: Send + Sync {
 /// A `truncate` empties the cache. A `reload` empties the cache too, with the outcome that the
 /// table must be read again. A row that was too long to be sent, or that does not fit the model, is
 /// removed from the cache.
-pub struct IndexCacheHandler<T> {
+pub struct IndexCacheHandler<T: CacheModel> {
     table: String,
     cache: Arc<RwLock<IdxModelCache<T>>>,
 }
 
-impl<T> IndexCacheHandler<T> {
+impl<T: CacheModel> IndexCacheHandler<T> {
     /// Makes a handler that applies the notifications of `table` to `cache`.
     pub fn new(table: String, cache: Arc<RwLock<IdxModelCache<T>>>) -> Self {
         Self { table, cache }

@@ -40,7 +40,7 @@ pub use condition::{CellTest, Condition, Predicate};
 pub use outcome::{StoreError, Upserted};
 pub use row::{JsonNulls, KeyBuf, RowBuf, RowError};
 #[cfg(feature = "postgres")]
-pub(crate) use row_deserializer::RowDeserializer;
+pub(crate) use row_deserializer::{RowDeserializer, read_key};
 pub use seen::SeenRows;
 pub use shape::{Column, ShapeError, TableShape};
 

@@ -255,6 +255,7 @@ impl<'a> Hits<'a> {
             one: None,
             block: [].iter(),
             blocks: [].iter(),
+            last: [].iter(),
             left: self.len(),
         };
         match self.0 {
@@ -274,10 +275,20 @@ pub(crate) struct HitsIter<'a> {
     one: Option<u32>,
     /// The rest of the block that is read now.
     block: std::slice::Iter<'a, u32>,
-    /// The blocks after `block`.
+    /// The blocks between `block` and `last`.
     blocks: std::slice::Iter<'a, Vec<u32>>,
+    /// The rest of the block that is read from the back.
+    last: std::slice::Iter<'a, u32>,
     /// The number of slots that are still to come.
     left: usize,
+}
+
+impl HitsIter<'_> {
+    /// Counts a slot as returned.
+    fn counted(&mut self, slot: Option<u32>) -> Option<u32> {
+        self.left -= usize::from(slot.is_some());
+        slot
+    }
 }
 
 impl Iterator for HitsIter<'_> {
@@ -291,12 +302,28 @@ impl Iterator for HitsIter<'_> {
             .or_else(|| {
                 self.block = self.blocks.next()?.iter();
                 self.block.next().copied()
-            })?;
-        self.left -= 1;
-        Some(slot)
+            })
+            .or_else(|| self.last.next().copied());
+        self.counted(slot)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.left, Some(self.left))
+    }
+}
+
+impl DoubleEndedIterator for HitsIter<'_> {
+    fn next_back(&mut self) -> Option<u32> {
+        let slot = self
+            .last
+            .next_back()
+            .copied()
+            .or_else(|| {
+                self.last = self.blocks.next_back()?.iter();
+                self.last.next_back().copied()
+            })
+            .or_else(|| self.block.next_back().copied())
+            .or_else(|| self.one.take());
+        self.counted(slot)
     }
 }

@@ -139,6 +139,20 @@ impl<T> SegVec<T> {
         }
     }
 
+    /// Stores `value` at `slot`. Every element between the end and `slot` gets the default value.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn set_padded(&mut self, slot: u32, value: T)
+    where
+        T: Default,
+    {
+        let whole = self.segments.len().saturating_sub(1) * Self::SEGMENT;
+        let end = whole + self.segments.last().map_or(0, Vec::len);
+        for missing in end as u32..slot {
+            self.set(missing, T::default());
+        }
+        self.set(slot, value);
+    }
+
     /// Returns the value at `slot`; `None` past the end.
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {
         self.segments

@@ -18,6 +18,7 @@ mod handle;
 mod health;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod model_needs;
 mod status;
 pub(super) mod supervisor;
 mod task;

@@ -421,7 +421,7 @@ impl Visitor<'_> for ColumnName<'_> {
 }
 
 /// The cells of a key, in key order.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyBuf {
     bytes: Vec<u8>,
     /// The end of each cell in `bytes`.
@@ -524,6 +524,13 @@ impl KeyBuf {
             bytes: cell.to_vec(),
             ends: vec![cell.len()],
         }
+    }
+
+    /// Adds the cell of the key's next column.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn push(&mut self, cell: &[u8]) {
+        self.bytes.extend(cell);
+        self.ends.push(self.bytes.len());
     }
 
     /// Returns the key of a row.

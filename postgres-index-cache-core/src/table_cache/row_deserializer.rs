@@ -5,10 +5,16 @@
 //! rows are, are handed over without being written as JSON first. Of any other value its JSON is
 //! written and read, so that no type sees a difference.
 
+#[cfg(feature = "postgres")]
+use super::row::KeyBuf;
 use super::row::RowBuf;
 use super::shape::TableShape;
 use crate::value::CellType;
+#[cfg(feature = "postgres")]
+use serde::de::DeserializeOwned;
 use serde::de::value::BorrowedStrDeserializer;
+#[cfg(feature = "postgres")]
+use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::Error;
@@ -239,6 +245,81 @@ impl<'de> Deserializer<'de> for CellDeserializer<'de> {
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string unit unit_struct seq
         tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// Reads a key: of one column as the value, of several as a tuple, or as a struct whose fields have
+/// the columns' names.
+///
+/// # Errors
+/// If the key does not fit the type.
+#[cfg(feature = "postgres")]
+pub(crate) fn read_key<K: DeserializeOwned>(shape: &TableShape, key: &KeyBuf) -> Result<K, Error> {
+    let columns = shape.key().iter().map(|&column| &shape.columns()[column]);
+    let cells: Vec<(&str, CellDeserializer<'_>)> = columns
+        .zip(key.cells())
+        .map(|(column, cell)| {
+            let cell = CellDeserializer {
+                kind: column.kind,
+                cell: Some(cell),
+            };
+            (column.name.as_str(), cell)
+        })
+        .collect();
+    match cells.as_slice() {
+        [(_, only)] => K::deserialize(*only),
+        _ => K::deserialize(CompositeKey(&cells)),
+    }
+}
+
+/// The columns of a composite key by their names, in key order.
+#[cfg(feature = "postgres")]
+struct CompositeKey<'a, 'de>(&'a [(&'de str, CellDeserializer<'de>)]);
+
+#[cfg(feature = "postgres")]
+impl<'de> IntoDeserializer<'de, Error> for CellDeserializer<'de> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl<'de> Deserializer<'de> for CompositeKey<'_, 'de> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let mut cells = SeqDeserializer::new(self.0.iter().map(|(_, cell)| *cell));
+        let key = visitor.visit_seq(&mut cells)?;
+        cells.end()?;
+        Ok(key)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_map(MapDeserializer::new(self.0.iter().copied()))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct seq tuple tuple_struct enum identifier ignored_any
     }
 }
 

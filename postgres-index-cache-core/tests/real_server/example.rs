@@ -267,11 +267,11 @@ async fn many_tables_are_joined_in_memory() {
     use std::io::Write as _;
     let database = Database::with(
         "CREATE TABLE customers (id uuid PRIMARY KEY, name text NOT NULL);
-         CREATE TABLE orders (id uuid PRIMARY KEY, customer_id uuid, cents bigint NOT NULL);
+         CREATE TABLE orders (shop text, number bigint, customer_id uuid, cents bigint NOT NULL,
+            PRIMARY KEY (shop, number));
          INSERT INTO customers VALUES ('00000000-0000-0000-0000-00000000000a', 'Ann');
          INSERT INTO orders VALUES
-            ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-00000000000a', 5),
-            ('00000000-0000-0000-0000-000000000002', NULL, 7);",
+            ('ulm', 1, '00000000-0000-0000-0000-00000000000a', 5), ('ulm', 2, NULL, 7);",
     )
     .await;
     database.pgic_ok(&["install-triggers", "customers", "orders"]);

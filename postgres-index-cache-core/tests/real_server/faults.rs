@@ -15,6 +15,7 @@ mod definitions;
 mod one_table;
 mod polling;
 mod several_tables;
+mod typed_keys;
 
 use crate::support::proxy::{Mood, Proxy};
 use crate::support::{DEADLINE, Database, connect};

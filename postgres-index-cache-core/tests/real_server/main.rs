@@ -12,3 +12,4 @@ mod faults;
 mod forged;
 mod health;
 mod replica;
+mod typed;

@@ -95,7 +95,7 @@ async fn event<T>(events: &mut Events, wanted: impl Fn(&ReplicaEvent) -> Option<
 /// Returns the key of an event's row, and what has become of the row.
 fn row(event: &ReplicaEvent) -> Option<(Uuid, RowChangeKind)> {
     match event {
-        ReplicaEvent::Row { key, change, .. } => Some((*key, *change)),
+        ReplicaEvent::Row { key, change, .. } => Some((key.as_uuid().unwrap(), *change)),
         _ => None,
     }
 }
@@ -703,7 +703,7 @@ fn misfits(replica: &Replica, picked: &ReplicaTable<Picky>) -> Vec<Misfit> {
     reading
         .misfits()
         .map(|(key, why)| Misfit {
-            key: *key,
+            key: key.as_uuid().unwrap(),
             why: why.to_string(),
         })
         .collect()
@@ -713,7 +713,7 @@ fn misfits(replica: &Replica, picked: &ReplicaTable<Picky>) -> Vec<Misfit> {
 fn misfit(event: &ReplicaEvent) -> Option<Misfit> {
     match event {
         ReplicaEvent::Misfit { key, why, .. } => Some(Misfit {
-            key: *key,
+            key: key.as_uuid().unwrap(),
             why: why.to_string(),
         }),
         _ => None,

@@ -7,12 +7,12 @@
 
 use super::finding::ComparisonReport;
 use crate::digest::{Digest, RowDigester};
+use crate::notification::Key;
 use crate::postgres::error::ReadError;
 use crate::table_cache::{
     JsonNulls, KeyBuf, RowBuf, SeenRows, StoreError, TableShape, Touched, Upserted,
 };
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// A change of a row of a [`TableCache`](crate::tooling::TableCache).
 #[derive(Debug, Clone)]
@@ -51,10 +51,10 @@ pub(in crate::postgres) enum RowEvent {
         sender: Option<i32>,
     },
     /// A row of an application's own type has changed.
-    Model { key: Uuid, change: RowChangeKind },
+    Model { key: Key, change: RowChangeKind },
     /// A row does not fit the application's model, for the reason `why`, and is kept out.
     Misfit {
-        key: Uuid,
+        key: Key,
         why: Arc<str>,
         sender: Option<i32>,
     },

@@ -1,10 +1,10 @@
 //! [`DriverEvent`]: the news of a driver, for the command or the application that runs it.
 
+use crate::notification::Key;
 use crate::postgres::apply::sink::{RowChange, RowChangeKind};
 use crate::sync::{AuxConnection, State, TableId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 /// The progress of a table's read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub enum DriverEvent {
         /// The table of the row.
         table: TableId,
         /// The key of the row.
-        key: Uuid,
+        key: Key,
         /// The kind of the change.
         change: RowChangeKind,
     },
@@ -87,7 +87,7 @@ pub enum DriverEvent {
         /// The table of the row.
         table: TableId,
         /// The key of the row.
-        key: Uuid,
+        key: Key,
         /// The reason why the row does not fit.
         why: Arc<str>,
         /// The server's process whose notification brought the row; `None` if the row was read by

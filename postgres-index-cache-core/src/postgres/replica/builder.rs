@@ -1,13 +1,15 @@
 //! [`ReplicaBuilder`]: from a connector and names of tables to a replica that is live.
 
+use crate::model::TableModel;
 use crate::postgres::apply::models::{Model, ModelCache, ModelDecoder, OnMisfit};
 use crate::postgres::apply::sink_writer::SinkWriter;
 use crate::postgres::connection::open::{Open, open_with};
 use crate::postgres::connection::session::Connector;
 use crate::postgres::options::{AnswerOptions, DriverOptions};
-use crate::postgres::replica::describe::{DescribedTable, describe, describe_again};
+use crate::postgres::replica::describe::{DescribedTable, Requested, describe, describe_again};
 use crate::postgres::replica::error::ReplicaError;
 use crate::postgres::replica::handle::{Replica, ReplicaTable};
+use crate::postgres::replica::model_needs::ModelNeeds;
 use crate::postgres::replica::status::SharedStatus;
 use crate::postgres::replica::supervisor::{Describe, MakeWriter, Supervisor};
 use crate::postgres::replica::task::Task;
@@ -36,6 +38,7 @@ const MAX_MEMORY: usize = 4 << 30;
 /// A table that the replica is to have.
 struct RequestedTable {
     name: Arc<str>,
+    needs: ModelNeeds,
     /// Makes the function that makes the table's writers.
     make_writer: Box<dyn FnOnce(OnMisfit) -> MakeWriter + Send + Sync>,
 }
@@ -98,10 +101,18 @@ impl Replica {
 }
 
 impl ReplicaBuilder {
-    /// Adds a table, `users` or `app.users`, whose key is one column of type uuid. Returns the
-    /// handle with which the open replica is asked for its rows.
+    /// Adds the table that the model names with `#[cache(table = "app.users")]`. Returns the handle
+    /// with which the open replica is asked for its rows.
+    pub fn model<T: Model + TableModel>(&mut self) -> ReplicaTable<T> {
+        self.table(T::TABLE)
+    }
+
+    /// Adds a table, `users` or `app.users`. Returns the handle with which the open replica is asked
+    /// for its rows.
     ///
-    /// The model is read from each row as JSON, with the columns that the trigger sends.
+    /// The model is read from each row as JSON, with the columns that the trigger sends. If the
+    /// model tells its columns, the others are not read, and changes of their values are nothing to
+    /// the cache.
     pub fn table<T: Model>(&mut self, name: &str) -> ReplicaTable<T> {
         let cache = Arc::new(RwLock::new(ModelCache::new(OnMisfit::default())));
         let table = ReplicaTable {
@@ -112,12 +123,14 @@ impl ReplicaBuilder {
         let make_writer = move |on_misfit| -> MakeWriter {
             *cache.write() = ModelCache::new(on_misfit);
             Box::new(move |shape| {
+                cache.write().take_rows_of(shape);
                 let decoder = ModelDecoder::<T>::new(Arc::clone(shape), on_misfit);
                 Box::new(SinkWriter::new(Arc::clone(&cache), decoder))
             })
         };
         self.tables.push(RequestedTable {
             name: name.into(),
+            needs: ModelNeeds::of::<T>(),
             make_writer: Box::new(make_writer),
         });
         table
@@ -188,7 +201,11 @@ impl ReplicaBuilder {
             .iter()
             .map(|table| Arc::clone(&table.name))
             .collect();
-        let described = describe(Arc::clone(&self.open), names.clone()).await?;
+        let requested = self.tables.iter().map(|table| Requested {
+            name: Arc::clone(&table.name),
+            needs: table.needs,
+        });
+        let described = describe(Arc::clone(&self.open), requested.collect()).await?;
         let targets = described
             .into_iter()
             .collect::<Result<Vec<DescribedTable>, _>>()?;
@@ -289,10 +306,7 @@ fn random() -> u64 {
 /// It asks for them with the schemas in which they were found. A table of the same name that is
 /// created later in another schema of the search_path is another table.
 fn describe_again_as(open: &Open, targets: &[DescribedTable]) -> Describe<DescribedTable> {
-    let relations: Vec<Arc<str>> = targets
-        .iter()
-        .map(|target| Arc::clone(&target.relation))
-        .collect();
+    let requested: Vec<Requested> = targets.iter().map(DescribedTable::requested).collect();
     let open = Arc::clone(open);
-    Arc::new(move || Box::pin(describe_again(Arc::clone(&open), relations.clone())))
+    Arc::new(move || Box::pin(describe_again(Arc::clone(&open), requested.clone())))
 }

@@ -5,15 +5,22 @@ use crate::postgres::connection::open::{Open, open_patiently};
 use crate::postgres::connection::session::SessionPurpose;
 use crate::postgres::error_chain::chain;
 use crate::postgres::replica::error::ReplicaError;
+use crate::postgres::replica::model_needs::ModelNeeds;
 use crate::postgres::replica::supervisor::{Description, SupervisedTable, Unfollowed};
 use crate::postgres::schema::catalog::{self, Catalog, CatalogAccess, CatalogError, CatalogTable};
 use crate::postgres::schema::eligibility::{self, TableConfig};
 use crate::postgres::schema::triggers::announced;
-use crate::value::CellType;
 use std::sync::Arc;
 
 /// How many times tables are described again that are renamed meanwhile.
 const ATTEMPTS: usize = 5;
+
+/// A table that is asked for, and what its model needs of the table.
+#[derive(Debug, Clone)]
+pub(super) struct Requested {
+    pub(super) name: Arc<str>,
+    pub(super) needs: ModelNeeds,
+}
 
 /// A table of a replica as the catalogue has it.
 #[derive(Debug, Clone)]
@@ -21,7 +28,18 @@ pub(super) struct DescribedTable {
     config: TableConfig,
     channel: String,
     /// The table's name, with the schema.
-    pub(super) relation: Arc<str>,
+    relation: Arc<str>,
+    needs: ModelNeeds,
+}
+
+impl DescribedTable {
+    /// Returns the request for this very table.
+    pub(super) fn requested(&self) -> Requested {
+        Requested {
+            name: Arc::clone(&self.relation),
+            needs: self.needs,
+        }
+    }
 }
 
 impl SupervisedTable for DescribedTable {
@@ -45,7 +63,7 @@ impl SupervisedTable for DescribedTable {
 /// If the server cannot be reached, or refuses.
 pub(super) async fn describe(
     open: Open,
-    names: Vec<Arc<str>>,
+    requested: Vec<Requested>,
 ) -> Result<Vec<Result<DescribedTable, ReplicaError>>, ReplicaError> {
     let mut client = open_patiently(&open, SessionPurpose::Command)
         .await
@@ -57,19 +75,22 @@ pub(super) async fn describe(
     // A table may be renamed between the two steps, and another one get its name. So find the names
     // again afterwards, and begin anew unless they mean the same tables.
     for _ in 0..ATTEMPTS {
-        let found = find(&catalog, &names).await?;
+        let found = find(&catalog, &requested).await?;
         let oids: Vec<u32> = found.iter().flatten().copied().collect();
         let mut tables = match catalog::describe(&catalog, &oids).await {
             // The table was dropped a moment ago; another one may have the name by now.
             Err(CatalogError::Gone(_)) => continue,
             tables => tables?.into_iter(),
         };
-        let found_again = find(&catalog, &names).await?;
+        let found_again = find(&catalog, &requested).await?;
         if oids_of(&found_again) == oids_of(&found) {
             // The tables come in the order of their oids.
             return Ok(found
                 .into_iter()
-                .map(|found| found.and_then(|oid| described(oid, tables.next())))
+                .zip(&requested)
+                .map(|(found, asked)| {
+                    found.and_then(|oid| described(oid, tables.next(), asked.needs))
+                })
                 .collect());
         }
     }
@@ -87,10 +108,10 @@ fn oids_of(found: &[Result<u32, ReplicaError>]) -> Vec<Option<u32>> {
 /// named before, has an error of its own.
 async fn find(
     catalog: &Catalog<'_>,
-    names: &[Arc<str>],
+    requested: &[Requested],
 ) -> Result<Vec<Result<u32, ReplicaError>>, ReplicaError> {
     let mut found: Vec<Result<u32, ReplicaError>> = Vec::new();
-    for name in names {
+    for Requested { name, .. } in requested {
         let is_known = |oid: u32, found: &[Result<u32, ReplicaError>]| {
             found.iter().flatten().any(|known| *known == oid)
         };
@@ -106,7 +127,11 @@ async fn find(
 }
 
 /// Checks that a table can be followed into an application's cache.
-fn described(oid: u32, table: Option<CatalogTable>) -> Result<DescribedTable, ReplicaError> {
+fn described(
+    oid: u32,
+    table: Option<CatalogTable>,
+    needs: ModelNeeds,
+) -> Result<DescribedTable, ReplicaError> {
     let table = table.ok_or(CatalogError::Gone(oid))?;
     eligibility::check_kind(&table)?;
     let announced = announced(&table);
@@ -114,11 +139,10 @@ fn described(oid: u32, table: Option<CatalogTable>) -> Result<DescribedTable, Re
         tracing::warn!("{notice}");
     }
     let sent = eligibility::sent(&table, announced.as_ref());
-    let shape = eligibility::shape(&table, |column| sent.contains(&column))?;
-    let is_uuid = matches!(shape.key(), [key] if shape.columns()[*key].kind == CellType::Uuid);
-    if !is_uuid {
-        return Err(ReplicaError::KeyNotUuid(table.display_name()));
-    }
+    needs.check(&table, &sent)?;
+    let shape = eligibility::shape(&table, |column| {
+        sent.contains(&column) && needs.reads(&column.name)
+    })?;
     let channel = announced
         .as_ref()
         .and_then(|announced| announced.channel.clone());
@@ -126,6 +150,7 @@ fn described(oid: u32, table: Option<CatalogTable>) -> Result<DescribedTable, Re
         config: TableConfig::new(&table, announced.as_ref(), &shape),
         channel: channel.unwrap_or_else(|| DEFAULT_CACHE_CHANNEL.to_string()),
         relation: table.written_name().into(),
+        needs,
     })
 }
 
@@ -133,9 +158,9 @@ fn described(oid: u32, table: Option<CatalogTable>) -> Result<DescribedTable, Re
 /// remedy.
 pub(super) async fn describe_again(
     open: Open,
-    names: Vec<Arc<str>>,
+    requested: Vec<Requested>,
 ) -> Description<DescribedTable> {
-    let described = describe(open, names)
+    let described = describe(open, requested)
         .await
         .map_err(|error| Unfollowed(chain(&error)))?;
     Ok(described

@@ -36,6 +36,17 @@ pub enum ReplicaError {
         (HasPrimaryKey) is one"
     )]
     KeyNotUuid(String),
+    /// A table has not the columns that the model reads, or has them with other types.
+    #[error("{table} does not fit the model {model}: {wrong}")]
+    #[non_exhaustive]
+    ModelUnfit {
+        /// The name of the model's type.
+        model: &'static str,
+        /// The table.
+        table: String,
+        /// What is wrong, with fields, columns and types.
+        wrong: String,
+    },
     /// The driver cannot go on: the server has refused something, or rows do not fit the model.
     #[error(transparent)]
     Driver(Arc<DriverError>),

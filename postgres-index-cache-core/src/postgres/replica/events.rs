@@ -1,5 +1,6 @@
 //! [`Events`]: what happens to a replica, as it happens.
 
+use crate::notification::Key;
 use crate::postgres::apply::sink::RowChangeKind;
 use crate::postgres::replica::error::ReplicaError;
 use crate::sync::AuxConnection;
@@ -11,7 +12,6 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use uuid::Uuid;
 
 /// An event of a replica. Tables are named as the builder was given them.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub enum ReplicaEvent {
         /// The table of the row.
         table: Arc<str>,
         /// The key of the row.
-        key: Uuid,
+        key: Key,
         /// What does not fit.
         why: Arc<str>,
         /// The server's process whose notification brought the row; `None` if the row was read.
@@ -53,7 +53,7 @@ pub enum ReplicaEvent {
         /// The table of the row.
         table: Arc<str>,
         /// The key of the row.
-        key: Uuid,
+        key: Key,
         /// How the row has changed.
         change: RowChangeKind,
     },

@@ -1,6 +1,8 @@
 //! [`Replica`], [`ReplicaTable`] and [`ReadGuard`]: what an application holds in its hands.
 
 use crate::index_cache::IdxModelCache;
+use crate::model::CacheModel;
+use crate::notification::Key;
 use crate::postgres::apply::models::ModelCache;
 use crate::postgres::driver::Verification;
 use crate::postgres::replica::error::ReplicaError;
@@ -14,10 +16,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use uuid::Uuid;
 
 /// A table of a replica, whose rows are of the model `T`. Clones are handles of the same table.
-pub struct ReplicaTable<T> {
+pub struct ReplicaTable<T: CacheModel> {
     pub(super) cache: Arc<RwLock<ModelCache<T>>>,
     /// The table's place in the replica.
     pub(super) at: usize,
@@ -25,13 +26,13 @@ pub struct ReplicaTable<T> {
     pub(super) replica: u64,
 }
 
-impl<T> fmt::Debug for ReplicaTable<T> {
+impl<T: CacheModel> fmt::Debug for ReplicaTable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplicaTable").finish_non_exhaustive()
     }
 }
 
-impl<T> Clone for ReplicaTable<T> {
+impl<T: CacheModel> Clone for ReplicaTable<T> {
     fn clone(&self) -> Self {
         Self {
             cache: Arc::clone(&self.cache),
@@ -46,12 +47,12 @@ impl<T> Clone for ReplicaTable<T> {
 /// Hold a guard for a look-up or an iteration, not longer, and not over an `await`: changes are
 /// collected by key meanwhile, and the table is not live until the guard is dropped.
 #[must_use = "a guard that is dropped at once has locked the cache for nothing"]
-pub struct ReadGuard<'a, T> {
+pub struct ReadGuard<'a, T: CacheModel> {
     cache: RwLockReadGuard<'a, ModelCache<T>>,
     table: TableStatus,
 }
 
-impl<T> fmt::Debug for ReadGuard<'_, T> {
+impl<T: CacheModel> fmt::Debug for ReadGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadGuard")
             .field("status", &self.table.status)
@@ -59,7 +60,7 @@ impl<T> fmt::Debug for ReadGuard<'_, T> {
     }
 }
 
-impl<T> Deref for ReadGuard<'_, T> {
+impl<T: CacheModel> Deref for ReadGuard<'_, T> {
     type Target = IdxModelCache<T>;
 
     fn deref(&self) -> &IdxModelCache<T> {
@@ -67,7 +68,7 @@ impl<T> Deref for ReadGuard<'_, T> {
     }
 }
 
-impl<T> ReadGuard<'_, T> {
+impl<T: CacheModel> ReadGuard<'_, T> {
     /// Returns the status of the table when it was locked.
     pub fn status(&self) -> &ReplicaStatus {
         &self.table.status
@@ -86,7 +87,7 @@ impl<T> ReadGuard<'_, T> {
 
     /// Returns the keys of the rows that do not fit the model and are kept out, with the reasons.
     /// The reason is empty past the first thousand.
-    pub fn misfits(&self) -> impl ExactSizeIterator<Item = (&Uuid, &str)> {
+    pub fn misfits(&self) -> impl ExactSizeIterator<Item = (Key, &str)> {
         self.cache.misfits()
     }
 }
@@ -148,7 +149,7 @@ impl Replica {
     ///
     /// A table of another replica is never live: its status is [`ReplicaStatus::Ended`] with
     /// [`ReplicaError::OtherReplica`].
-    pub fn read<'a, T>(&self, table: &'a ReplicaTable<T>) -> ReadGuard<'a, T> {
+    pub fn read<'a, T: CacheModel>(&self, table: &'a ReplicaTable<T>) -> ReadGuard<'a, T> {
         let cache = table.cache.read();
         // Read the status while holding the cache's lock. The task publishes that a table is not
         // live before it changes a row, so a reader never sees changed rows under an old `Live`.
@@ -207,7 +208,10 @@ impl Replica {
     ///
     /// # Errors
     /// If the replica has ended, or the table is of another one.
-    pub async fn fence_for<T>(&self, table: &ReplicaTable<T>) -> Result<(), Arc<ReplicaError>> {
+    pub async fn fence_for<T: CacheModel>(
+        &self,
+        table: &ReplicaTable<T>,
+    ) -> Result<(), Arc<ReplicaError>> {
         self.check_own(table)?;
         self.fence_of(Some(table.at)).await
     }
@@ -218,7 +222,7 @@ impl Replica {
         is_reached.await.map_err(|_| self.ended())
     }
 
-    fn check_own<T>(&self, table: &ReplicaTable<T>) -> Result<(), Arc<ReplicaError>> {
+    fn check_own<T: CacheModel>(&self, table: &ReplicaTable<T>) -> Result<(), Arc<ReplicaError>> {
         if table.replica == self.number {
             Ok(())
         } else {
@@ -246,7 +250,7 @@ impl Replica {
     ///
     /// # Errors
     /// If the replica has ended, or the table is of another one.
-    pub async fn verify<T>(
+    pub async fn verify<T: CacheModel>(
         &self,
         table: &ReplicaTable<T>,
     ) -> Result<Verification, Arc<ReplicaError>> {

@@ -623,7 +623,10 @@ async fn compare(client: &Client, replicated: &Replicated, context: &str, counts
     }
     let reading = replicated.replica.read(&replicated.users);
     let cached: BTreeMap<Uuid, i64> = reading.iter().map(|user| (user.id, user.n)).collect();
-    let misfits: BTreeSet<Uuid> = reading.misfits().map(|(key, _)| *key).collect();
+    let misfits: BTreeSet<Uuid> = reading
+        .misfits()
+        .map(|(key, _)| key.as_uuid().unwrap())
+        .collect();
     assert_eq!(cached, rows, "{context}");
     assert_eq!(misfits, furious, "{context}");
     // With a misfit the cache is current, but not the whole table, and so not live.

@@ -9,7 +9,7 @@ use postgres_index_cache_core::tooling::sync::{State, TableId};
 
 /// Tables that take rules of their own: a deferrable key whose rows swap, partitions that rows move
 /// between, a trigger that writes the row that is being announced, and a cascade.
-const SEVERAL: &str = "
+pub(super) const SEVERAL: &str = "
     CREATE TABLE swapped (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text);
     CREATE TABLE moved (id int, part int, v text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
     CREATE TABLE moved_0 PARTITION OF moved FOR VALUES IN (0);
@@ -20,7 +20,7 @@ const SEVERAL: &str = "
     CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         UPDATE nested SET n = n + 1 WHERE id = NEW.id AND n < 3; RETURN NULL; END $$;
     CREATE TRIGGER a_bump AFTER INSERT OR UPDATE ON nested FOR EACH ROW EXECUTE FUNCTION bump();";
-const SEVERAL_TABLES: [&str; 4] = ["swapped", "moved", "nested", "child"];
+pub(super) const SEVERAL_TABLES: [&str; 4] = ["swapped", "moved", "nested", "child"];
 
 /// Returns a random statement on one of the tables.
 fn statement(random: &mut fastrand::Rng) -> String {
@@ -84,7 +84,7 @@ fn statement(random: &mut fastrand::Rng) -> String {
 }
 
 /// Returns a random transaction of one to five statements, one in ten rolled back.
-fn several(random: &mut fastrand::Rng) -> String {
+pub(super) fn several(random: &mut fastrand::Rng) -> String {
     let statements: Vec<String> = (0..random.usize(1..6)).map(|_| statement(random)).collect();
     let end = if random.u32(0..10) == 0 {
         "ROLLBACK"
