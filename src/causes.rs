@@ -37,17 +37,41 @@ impl Senders {
     }
 }
 
+/// The last notification that changed a row in the cache, and the row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct LastHeard<'a> {
+    /// Who sent the notification, in words.
+    pub sender: &'a str,
+    /// The transaction that the notification told of, if it said.
+    pub xid: Option<u64>,
+    /// The transaction that wrote the row which the table has, in its low 32 bits; `None` if that is
+    /// not known.
+    pub written_by: Option<u32>,
+}
+
+impl LastHeard<'_> {
+    /// Tells whether the row in the table is older than the transaction that the notification told of.
+    /// So that transaction did not write the row.
+    fn is_younger_than_the_row(&self) -> bool {
+        let (Some(xid), Some(written_by)) = (self.xid, self.written_by) else {
+            return false;
+        };
+        // Ids of transactions are compared in a circle of 2^32.
+        (written_by.wrapping_sub(xid as u32) as i32) < 0
+    }
+}
+
 /// Returns the likely cause of a row of `table` that differs in this way and in these columns, if
 /// they are known. Notifications were listened for on `channel`.
 ///
-/// `heard` names the sender of the last notification that changed the row in the cache, if one did.
+/// `heard` is the last notification that changed the row in the cache, if one did.
 pub fn likely(
     table: &CatalogTable,
     seen: Option<&Observed<'_>>,
     channel: &str,
     kind: FindingKind,
     columns: &[DifferingColumn],
-    heard: Option<&str>,
+    heard: Option<LastHeard<'_>>,
 ) -> String {
     let install = format!("pgic install-triggers {}", table.typed_name());
     // The order is from certain to possible: the first cause that fits is told.
@@ -95,21 +119,31 @@ pub fn likely(
         }
         (Version::Current, _) => {}
     }
-    // The trigger is right, so a notification that left the row wrong was not the trigger's.
-    if let Some(sender) = heard {
-        return format!(
-            "a notification about the row says otherwise: a forged one, perhaps, which any role \
-            can send; it was sent by {sender}"
-        );
-    }
     let always = if row.enabled == Enabled::Always {
         String::new()
     } else {
         format!("; announce those too: {install} --always")
     };
+    let silent = "under session_replication_role = replica, by logical replication, or while the \
+        trigger was disabled";
+    let Some(heard) = heard else {
+        return format!("no notification told of it: written {silent}{always}");
+    };
+    let sender = heard.sender;
+    // The trigger is right, and does not announce what was not written.
+    if kind != FindingKind::Ghost && heard.is_younger_than_the_row() {
+        return format!(
+            "a notification about the row says otherwise: a forged one, perhaps, which any role \
+            can send; it was sent by {sender}"
+        );
+    }
+    let became = match kind {
+        FindingKind::Ghost => "deleted",
+        FindingKind::Stale | FindingKind::Missing => "written again",
+    };
     format!(
-        "no notification told of it: written under session_replication_role = replica, by logical \
-        replication, or while the trigger was disabled{always}"
+        "{became} after the last notification about it, and nothing told of that: {silent}{always}; \
+        or that notification, sent by {sender}, was forged"
     )
 }
 

@@ -18,6 +18,7 @@ pub mod row;
 pub mod supervised;
 pub mod target;
 pub mod touch;
+pub mod written_by;
 
 use crate::failure::{ConnectFailure, HintExt as _, with_hint};
 use crate::tables::catalog::{Catalog, CatalogTable};

@@ -37,7 +37,7 @@ pub use schema::{catalog, triggers};
 
 pub use apply::finding::{ComparisonReport, DifferingColumn, Finding, FindingKind};
 pub use apply::models::{Model, OnMisfit};
-pub use apply::sink::{RowChange, RowChangeKind};
+pub use apply::sink::{Notified, RowChange, RowChangeKind};
 pub use connection::claim::{ClaimError, claim_session};
 pub use connection::listener::{ADVISORY_KEY, Listener, NODE_KEY};
 pub use connection::open::STARTING_RETRY;

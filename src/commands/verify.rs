@@ -6,7 +6,7 @@
 mod nodes;
 
 use super::{Context, Signals};
-use crate::causes::{self, Senders};
+use crate::causes::{self, LastHeard, Senders};
 use crate::completion;
 use crate::connect::Server;
 use crate::exit_code::ExitCode;
@@ -18,6 +18,7 @@ use crate::render::progress::Progress;
 use crate::render::{Format, finding, print};
 use crate::tables::catalog::{self, Catalog, CatalogTable};
 use crate::tables::target::{Opened, Target, open};
+use crate::tables::written_by::writers;
 use crate::tables::{self, estimate, explain_failure};
 use crate::triggers::observe::observe;
 use crate::units::{parse_bytes, parse_duration, parse_interval};
@@ -26,7 +27,7 @@ use jiff::Timestamp;
 use postgres_index_cache_core::tooling::KeyBuf;
 use postgres_index_cache_core::tooling::postgres::triggers::{Problem, Severity, diagnose};
 use postgres_index_cache_core::tooling::postgres::{
-    ComparisonReport, Driver, DriverEvent, DriverOptions, RowChange, Verification,
+    ComparisonReport, Driver, DriverEvent, DriverOptions, Notified, RowChange, Verification,
 };
 use postgres_index_cache_core::tooling::sync::{State, TableId};
 use std::collections::HashMap;
@@ -171,7 +172,7 @@ async fn verify(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let tables = targets.into_iter().map(|target| VerifiedTable {
         problem: worst(&target.table),
         target,
-        senders: HashMap::new(),
+        heard: HashMap::new(),
         reloaded_at: None,
         began: Instant::now(),
     });
@@ -227,7 +228,7 @@ struct VerifiedTable {
     target: Target,
     /// The process of the server whose notification changed a row last, by the row's key. `None` if
     /// the row was read.
-    senders: HashMap<KeyBuf, Option<i32>>,
+    heard: HashMap<KeyBuf, Option<Notified>>,
     /// When the table was reloaded; `None` if never. Changes that were lost before cannot be found.
     reloaded_at: Option<Instant>,
     /// When the table was live for the first time.
@@ -253,6 +254,8 @@ struct TableVerdict<'a> {
     followed: &'a VerifiedTable,
     /// The names of the sessions whose notifications changed the rows that differ.
     senders: Senders,
+    /// By the keys of rows, as JSON, the transactions that wrote them.
+    writers: HashMap<String, u32>,
 }
 
 impl TableVerdict<'_> {
@@ -307,9 +310,7 @@ impl TableVerdict<'_> {
         let Self {
             table, comparison, ..
         } = self;
-        let VerifiedTable {
-            target, senders, ..
-        } = self.followed;
+        let VerifiedTable { target, heard, .. } = self.followed;
         let seen = observe(table);
         // A person reads a page, a program all that the engine kept.
         let shown = if context.format == Format::Text {
@@ -318,15 +319,22 @@ impl TableVerdict<'_> {
             ComparisonReport::FINDINGS
         };
         let lines = comparison.findings.iter().take(shown).map(|found| {
-            let sender = senders.get(&found.key_cells).copied().flatten();
-            let sender = sender.map(|process| self.senders.name(process));
+            let heard = heard.get(&found.key_cells).copied().flatten();
+            let sender = heard.map(|heard| self.senders.name(heard.sender));
+            let heard = heard
+                .zip(sender.as_deref())
+                .map(|(heard, sender)| LastHeard {
+                    sender,
+                    xid: heard.xid,
+                    written_by: self.writers.get(&found.key).copied(),
+                });
             let cause = causes::likely(
                 table,
                 seen.as_ref(),
                 &target.channel,
                 found.kind,
                 &found.columns,
-                sender.as_deref(),
+                heard,
             );
             let names = (table.schema.as_str(), table.name.as_str());
             finding::finding(
@@ -491,19 +499,13 @@ impl Verifier<'_> {
         let events: Vec<DriverEvent> = self.driver.take_events().collect();
         for event in events {
             match event {
-                DriverEvent::Row {
-                    table,
-                    change,
-                    sender,
-                } => {
-                    let VerifiedTable {
-                        target, senders, ..
-                    } = &mut self.tables[table.0];
+                DriverEvent::Row { table, change, by } => {
+                    let VerifiedTable { target, heard, .. } = &mut self.tables[table.0];
                     let (RowChange::Added(row)
                     | RowChange::Changed { new: row, .. }
                     | RowChange::Removed(row)) = change;
-                    if senders.len() < REMEMBERED_KEYS {
-                        senders.insert(KeyBuf::of_row(&target.shape, &row), sender);
+                    if heard.len() < REMEMBERED_KEYS {
+                        heard.insert(KeyBuf::of_row(&target.shape, &row), by);
                     }
                 }
                 // Attempts to connect that fail are events of the same kind: only the loss is told.
@@ -614,11 +616,16 @@ impl Verifier<'_> {
         let table = tables
             .pop()
             .unwrap_or_else(|| followed.target.table.clone());
-        let processes = comparison
-            .findings
-            .iter()
-            .filter_map(|found| followed.senders.get(&found.key_cells).copied().flatten());
+        let was_heard = |key: &KeyBuf| followed.heard.get(key).copied().flatten();
+        let findings = comparison.findings.iter();
+        let processes = findings
+            .clone()
+            .filter_map(|found| Some(was_heard(&found.key_cells)?.sender));
         let senders = Senders::look(&catalog, processes.collect()).await;
+        let keys = findings
+            .filter(|found| was_heard(&found.key_cells).is_some())
+            .map(|found| found.key.as_str());
+        let writers = writers(&catalog, &followed.target, keys).await;
         // A trigger that is silent now, or was when the following began, has proven nothing.
         followed.problem = followed.problem.take().or_else(|| worst(&table));
         Ok(TableVerdict {
@@ -627,6 +634,7 @@ impl Verifier<'_> {
             changes,
             followed,
             senders,
+            writers,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::support::load::{TABLE, transaction};
 use crate::support::{DEADLINE, Database, Ran, ended};
+use pgic::causes::LastHeard;
 use pgic::connect::{ConnectionOptions, Environment, Server};
 use pgic::tables::catalog;
 use pgic::triggers::observe::observe;
@@ -11,6 +12,7 @@ use postgres_index_cache_core::tooling::postgres::{
     ComparisonReport, Driver, DriverEvent, DriverOptions, TableConfig, Verification,
 };
 use postgres_index_cache_core::tooling::sync::TableId;
+use std::collections::HashMap;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,29 +90,40 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
     lose(&database).await;
     driver.fence().await.unwrap();
     let comparison = compare(&mut driver).await;
-    let heard: Vec<String> = driver
+    let heard = driver
         .take_events()
         .filter_map(|event| match event {
-            DriverEvent::Row { change, .. } => Some(format!("{change:?}")),
+            DriverEvent::Row { by, .. } => by,
             _ => None,
         })
-        .collect();
+        .last();
     let table = catalog::describe(&catalog::reading(&mut client).await.unwrap(), &[oid])
         .await
         .unwrap()
         .remove(0);
     let seen = observe(&table);
+    let sql = "SELECT id::text, xmin::text FROM kv";
+    let rows = client.query(sql, &[]).await.unwrap();
+    let written_by: HashMap<String, u32> = rows
+        .iter()
+        .map(|row| (row.get(0), row.get::<_, &str>(1).parse().unwrap()))
+        .collect();
     comparison
         .findings
         .iter()
         .map(|found| {
+            let heard = heard.map(|heard| LastHeard {
+                sender: "process 1",
+                xid: heard.xid,
+                written_by: written_by.get(&found.key).copied(),
+            });
             let cause = causes::likely(
                 &table,
                 seen.as_ref(),
                 "cache_invalidation",
                 found.kind,
                 &found.columns,
-                (!heard.is_empty()).then_some("process 1"),
+                heard,
             );
             let columns: Vec<&str> = found
                 .columns
@@ -206,12 +219,43 @@ async fn each_way_to_lose_a_change_is_found_and_named() {
     .await;
     only(&moved, "Stale 1 n:", "edited by hand");
 
+    // The row was announced once, and then changed in silence: nobody has forged anything.
+    let announced = "BEGIN; UPDATE kv SET v = 'x' WHERE id = 1; COMMIT;
+        SET session_replication_role = replica;";
+    let found = lost(
+        ROWS,
+        &INSTALL,
+        &format!("{announced} UPDATE kv SET v = 'y' WHERE id = 1"),
+    )
+    .await;
+    only(
+        &found,
+        "Stale 1 v: written again after the last notification about it, and nothing told of that: \
+        under session_replication_role = replica",
+        "--always; or that notification, sent by process 1, was forged",
+    );
+    let found = lost(
+        ROWS,
+        &INSTALL,
+        &format!("{announced} DELETE FROM kv WHERE id = 1"),
+    )
+    .await;
+    only(
+        &found,
+        "Ghost 1 : deleted after the last notification about it, and nothing told of that",
+        "or that notification, sent by process 1, was forged",
+    );
+
     let forged = concat!(
         r#"NOTIFY cache_invalidation, '{"table":"kv","action":"update","id":1,"schema":"public","#,
         r#""xid":"9999999","data":{"id":1,"v":"forged","n":1}}'"#
     );
     let found = lost(ROWS, &INSTALL, forged).await;
-    only(&found, "Stale 1 v:", "forged");
+    only(
+        &found,
+        "Stale 1 v: a notification about the row says otherwise: a forged one",
+        "sent by process 1",
+    );
 
     // A trigger of the right name that misses some of the updates.
     let narrowed =

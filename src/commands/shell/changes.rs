@@ -8,7 +8,7 @@ use crate::render::row_change::RowChangeLine;
 use crate::tables::catalog::CatalogTable;
 use crate::tables::conditions::{Conditions, Written};
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::postgres::RowChange;
+use postgres_index_cache_core::tooling::postgres::{Notified, RowChange};
 use postgres_index_cache_core::tooling::{Condition, KeyBuf, RowBuf, TableShape};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ struct KeptRow {
     old: Option<RowBuf>,
     /// The row after the change; `None` if the row was removed.
     new: Option<RowBuf>,
-    /// The server's process whose notification told of the change; `None` if the row was read.
-    sender: Option<i32>,
+    /// The notification that told of the change; `None` if the row was read.
+    by: Option<Notified>,
 }
 
 impl KeptRow {
@@ -162,7 +162,7 @@ impl Changes {
         &mut self,
         table: usize,
         change: RowChange,
-        sender: Option<i32>,
+        by: Option<Notified>,
     ) -> Option<String> {
         let (old, new) = match change {
             RowChange::Added(new) => (None, Some(new)),
@@ -175,7 +175,7 @@ impl Changes {
             table,
             old,
             new,
-            sender,
+            by,
         };
         let line = self.watched_line(&kept);
         self.kept_bytes += kept.bytes();
@@ -248,9 +248,9 @@ impl Changes {
         }
     }
 
-    /// Returns the server's process whose notification told of the last change of the row with this
-    /// key; `None` if that change is not kept, or the row was read.
-    pub(super) fn sender(&self, table: usize, key: &KeyBuf) -> Option<i32> {
+    /// Returns the notification that told of the last change of the row with this key; `None` if that
+    /// change is not kept, or the row was read.
+    pub(super) fn last_heard(&self, table: usize, key: &KeyBuf) -> Option<Notified> {
         let shape = &self.shown[table].shape;
         self.kept
             .iter()
@@ -258,7 +258,7 @@ impl Changes {
             .rev()
             .filter(|kept| kept.table == table)
             .find(|kept| kept.rows().any(|row| KeyBuf::of_row(shape, row) == *key))?
-            .sender
+            .by
     }
 
     /// Returns the changes of the rows of a table that fulfil the conditions, before or after the

@@ -467,12 +467,8 @@ impl LiveCaches {
             DriverEvent::CommitsBlocked => {
                 self.say(Tone::Bad, COMMITS_BLOCKED);
             }
-            DriverEvent::Row {
-                table,
-                change,
-                sender,
-            } => {
-                let line = self.changes.take(table.0, change, sender);
+            DriverEvent::Row { table, change, by } => {
+                let line = self.changes.take(table.0, change, by);
                 if let (Some(line), Some(notices)) = (line, &mut self.notices) {
                     notices.show(line, |missed| self.changes.dropped(missed));
                 }

@@ -12,7 +12,7 @@ use super::live::LiveCaches;
 use super::notices::Notices;
 use super::overview;
 use super::prompt_state::PromptState;
-use crate::causes::{self, Senders};
+use crate::causes::{self, LastHeard, Senders};
 use crate::commands::nodes::{roster_json, roster_text};
 use crate::connect::Server;
 use crate::failure::{lost_session, with_hint};
@@ -31,13 +31,14 @@ use crate::tables::key;
 use crate::tables::nearest::nearest;
 use crate::tables::supervised::{AnnouncedTargets, open};
 use crate::tables::target::Target;
+use crate::tables::written_by::writers;
 use crate::tables::{self, estimate};
 use crate::triggers::observe::observe;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
-use postgres_index_cache_core::tooling::postgres::{ComparisonReport, Verification};
+use postgres_index_cache_core::tooling::postgres::{ComparisonReport, Finding, Verification};
 use postgres_index_cache_core::tooling::{Condition, QueryResult, TableCache};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -348,7 +349,7 @@ impl Session {
             }
             live.fence(Some(at)).await;
             if live.times_redefined(at) == definition {
-                let notices = asked.notices(&table).collect();
+                let notices = asked.notices().collect();
                 return Ok(Question { at, asked, notices });
             }
         }
@@ -572,31 +573,41 @@ impl Session {
         if client.is_closed() {
             *client = live.alongside(server.client()).await?;
         }
-        let processes = comparison
-            .findings
-            .iter()
-            .filter_map(|found| live.changes.sender(at, &found.key_cells))
+        let was_heard = |found: &Finding| live.changes.last_heard(at, &found.key_cells);
+        let findings = comparison.findings.iter();
+        let processes = findings
+            .clone()
+            .filter_map(|found| Some(was_heard(found)?.sender))
+            .collect();
+        let keys: Vec<String> = findings
+            .filter(|found| was_heard(found).is_some())
+            .map(|found| found.key.clone())
             .collect();
         let described = live
-            .alongside(describe(client, target.table.oid, processes))
+            .alongside(describe(client, &target, processes, keys))
             .await?;
         // A table that has just been dropped is shown as it was.
         let table = described.table.as_ref().unwrap_or(&target.table);
         let seen = observe(table);
         let mut text = String::new();
         for found in &comparison.findings {
-            // The sender of a row's last change is known only while that change is kept.
-            let sender = live
-                .changes
-                .sender(at, &found.key_cells)
-                .map(|process| described.senders.name(process));
+            // The notification of a row's last change is known only while that change is kept.
+            let heard = live.changes.last_heard(at, &found.key_cells);
+            let sender = heard.map(|heard| described.senders.name(heard.sender));
+            let heard = heard
+                .zip(sender.as_deref())
+                .map(|(heard, sender)| LastHeard {
+                    sender,
+                    xid: heard.xid,
+                    written_by: described.writers.get(&found.key).copied(),
+                });
             let cause = causes::likely(
                 table,
                 seen.as_ref(),
                 &target.channel,
                 found.kind,
                 &found.columns,
-                sender.as_deref(),
+                heard,
             );
             let names = (table.schema.as_str(), table.name.as_str());
             let at = Timestamp::now();
@@ -623,18 +634,24 @@ struct Described {
     /// `None` if the table is gone.
     table: Option<CatalogTable>,
     senders: Senders,
+    /// By the keys of rows, as JSON, the transactions that wrote them.
+    writers: HashMap<String, u32>,
 }
 
-/// Describes a table by its oid, and looks up processes of the server.
+/// Describes a table as it is now, and looks up processes of the server, and who wrote the rows with
+/// these keys.
 async fn describe(
     client: &mut Client,
-    oid: u32,
+    target: &Target,
     processes: HashSet<i32>,
+    keys: Vec<String>,
 ) -> anyhow::Result<Described> {
     let catalog = catalog::reading(client).await?;
+    let oid = target.table.oid;
     Ok(Described {
         table: catalog::describe(&catalog, &[oid]).await?.pop(),
         senders: Senders::look(&catalog, processes).await,
+        writers: writers(&catalog, target, keys.iter().map(String::as_str)).await,
     })
 }
 

@@ -155,7 +155,7 @@ impl CacheSink for TableCache {
                     Some(old) => RowChange::Changed { old, new },
                     None => RowChange::Added(new),
                 },
-                sender: None,
+                by: None,
             });
         }
         Ok(upserted)
@@ -243,7 +243,7 @@ impl CacheSink for TableCache {
 fn removed(row: Row<'_>) -> RowEvent {
     RowEvent::Row {
         change: RowChange::Removed(row.to_buf()),
-        sender: None,
+        by: None,
     }
 }
 

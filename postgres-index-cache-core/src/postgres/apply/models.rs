@@ -504,7 +504,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
             events.push(RowEvent::Misfit {
                 key: self.name(key),
                 why,
-                sender: None,
+                by: None,
             });
         }
     }

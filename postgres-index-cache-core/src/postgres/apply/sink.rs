@@ -41,14 +41,23 @@ pub enum RowChangeKind {
     Removed,
 }
 
-/// A change of one row, of a cache of either kind. `sender` is the server's process whose
-/// notification brought the row; `None` if the row was read by Q.
+/// The notification that brought a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notified {
+    /// The server's process that sent the notification.
+    pub sender: i32,
+    /// The transaction, as the payload says; `None` if the payload does not say.
+    pub xid: Option<u64>,
+}
+
+/// A change of one row, of a cache of either kind. `by` is the notification that brought the row;
+/// `None` if the row was read by Q.
 #[derive(Debug)]
 pub(in crate::postgres) enum RowEvent {
     /// A row of cells has changed.
     Row {
         change: RowChange,
-        sender: Option<i32>,
+        by: Option<Notified>,
     },
     /// A row of an application's own type has changed.
     Model { key: Key, change: RowChangeKind },
@@ -56,7 +65,7 @@ pub(in crate::postgres) enum RowEvent {
     Misfit {
         key: Key,
         why: Arc<str>,
-        sender: Option<i32>,
+        by: Option<Notified>,
     },
 }
 

@@ -4,7 +4,7 @@
 use super::digests::{DigestSource, SinkDigests};
 use super::finding::ComparisonReport;
 use super::history::{Came, RowHistory};
-use super::sink::{CacheSink, Decoded, RowDecoder, RowEvent, WriteMode};
+use super::sink::{CacheSink, Decoded, Notified, RowDecoder, RowEvent, WriteMode};
 use super::writer::{ApplyError, CacheWriter, FlushError, Flushed, Incoming};
 use crate::postgres::error::ReadError;
 use crate::postgres::read::copy::CopyDecoder;
@@ -44,10 +44,10 @@ enum PendingOp<R> {
     Clear(Vec<KeyBuf>),
 }
 
-/// An operation with the server's process whose notification is the cause, if one is.
+/// An operation with the notification that is the cause, if one is.
 struct Waiting<R> {
     op: PendingOp<R>,
-    sender: Option<i32>,
+    by: Option<Notified>,
 }
 
 /// The way in which the rows of a snapshot are put into the cache.
@@ -148,8 +148,8 @@ impl<C: CacheSink> SinkWriter<C> {
     }
 
     /// Makes an operation wait for the lock.
-    fn push(&mut self, op: PendingOp<C::Row>, sender: Option<i32>) {
-        self.waiting.push_back(Waiting { op, sender });
+    fn push(&mut self, op: PendingOp<C::Row>, by: Option<Notified>) {
+        self.waiting.push_back(Waiting { op, by });
     }
 
     /// Makes a row of a snapshot wait for the lock.
@@ -259,7 +259,7 @@ impl<C: CacheSink> SinkWriter<C> {
             (Decoded::Misfit { key, why }, old) => {
                 // The new row is kept out, and the old one is gone all the same.
                 if let Some(old) = old {
-                    self.push(PendingOp::Remove(old), Some(change.sender));
+                    self.push(PendingOp::Remove(old), Some(notified(change)));
                 }
                 PendingOp::KeepOut { key, why }
             }
@@ -377,7 +377,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             Operation::Remove => PendingOp::Remove(key),
             Operation::Upsert | Operation::ReplaceKey => self.store_op(change, key)?,
         };
-        self.push(op, Some(change.sender));
+        self.push(op, Some(notified(change)));
         Ok(())
     }
 
@@ -408,7 +408,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             };
             // An operation that fails does not keep the next ones from being applied: they are
             // changes of other rows. The engine is told, and reloads the table.
-            for Waiting { op, sender } in self.waiting.drain(..together) {
+            for Waiting { op, by } in self.waiting.drain(..together) {
                 let recorded = self.events.as_ref().map_or(0, Vec::len);
                 let applied = apply_op(
                     &mut *cache,
@@ -418,7 +418,7 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                     self.events.as_mut(),
                 );
                 if let Some(events) = &mut self.events {
-                    set_sender(&mut events[recorded..], sender);
+                    set_notified(&mut events[recorded..], by);
                 }
                 if let Err(error) = applied {
                     self.failed.get_or_insert(error);
@@ -575,12 +575,20 @@ fn merge_row<C: CacheSink>(
     Ok(())
 }
 
-/// Sets the sender of the events that one operation has recorded.
-fn set_sender(events: &mut [RowEvent], sender: Option<i32>) {
+/// Returns the notification of a change.
+fn notified(change: &Change) -> Notified {
+    Notified {
+        sender: change.sender,
+        xid: change.xid,
+    }
+}
+
+/// Sets the notification of the events that one operation has recorded.
+fn set_notified(events: &mut [RowEvent], notified: Option<Notified>) {
     for event in events {
         match event {
-            RowEvent::Row { sender: by, .. } | RowEvent::Misfit { sender: by, .. } => *by = sender,
-            // Events of models have no sender.
+            RowEvent::Row { by, .. } | RowEvent::Misfit { by, .. } => *by = notified,
+            // Events of models do not tell.
             RowEvent::Model { .. } => {}
         }
     }

@@ -1,7 +1,7 @@
 //! [`DriverEvent`]: the news of a driver, for the command or the application that runs it.
 
 use crate::notification::Key;
-use crate::postgres::apply::sink::{RowChange, RowChangeKind};
+use crate::postgres::apply::sink::{Notified, RowChange, RowChangeKind};
 use crate::sync::{AuxConnection, State, TableId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,9 +69,8 @@ pub enum DriverEvent {
         table: TableId,
         /// The row before and after the change.
         change: RowChange,
-        /// The server's process whose notification brought the row; `None` if the row was read by
-        /// Q.
-        sender: Option<i32>,
+        /// The notification that brought the row; `None` if the row was read by Q.
+        by: Option<Notified>,
     },
     /// A row of an application's own type has changed.
     Model {

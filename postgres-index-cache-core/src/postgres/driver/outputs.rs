@@ -292,17 +292,13 @@ impl Driver {
         // Not through `emit`, which may drop old events: who follows rows must not miss one.
         for event in self.tables[table.0].writer.take_row_events() {
             self.events.push_back(match event {
-                RowEvent::Row { change, sender } => DriverEvent::Row {
-                    table,
-                    change,
-                    sender,
-                },
+                RowEvent::Row { change, by } => DriverEvent::Row { table, change, by },
                 RowEvent::Model { key, change } => DriverEvent::Model { table, key, change },
-                RowEvent::Misfit { key, why, sender } => DriverEvent::Misfit {
+                RowEvent::Misfit { key, why, by } => DriverEvent::Misfit {
                     table,
                     key,
                     why,
-                    sender,
+                    sender: by.map(|by| by.sender),
                 },
             });
         }
