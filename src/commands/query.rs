@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 /// when the table was read; a notice says so.
 ///
 /// Conditions are ANDed. Values are compared as PostgreSQL compares values of the column's type.
-/// Where the cache can compare texts only, a notice says so.
+/// Where = is a function of somebody's own, a condition is refused.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_LONG_HELP)]
 pub struct Args {
@@ -321,7 +321,7 @@ async fn describe(
         None => evaluated?,
     };
     check_sent(&table, seen.as_ref(), &shown, &asked)?;
-    notices.extend(asked.notices(&table));
+    notices.extend(asked.notices());
     drop(seen);
     // Columns that are neither shown nor compared would only take memory and time. `Target` keeps
     // the key in any case.

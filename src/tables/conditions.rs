@@ -7,8 +7,11 @@
 //! PostgreSQL reads and computes the values, so each type takes exactly the texts that SQL takes
 //! for the type.
 
+mod equality;
 mod offline;
 mod written;
+
+use self::equality::Equality;
 
 use crate::failure::with_hint;
 use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
@@ -33,9 +36,11 @@ const TIMEOUT: &str = "5s";
 struct NamedCondition {
     column: String,
     kind: CellType,
-    /// Whether the value is compared by `=` or `!=`.
-    is_equality: bool,
+    /// The value that the column is compared with, if there is one.
+    operand: Option<Vec<u8>>,
     wanted: Predicate,
+    /// Why the texts of the values are compared, if that is not what `=` in SQL does.
+    by_text: Option<String>,
 }
 
 /// Conditions on columns that are known by name.
@@ -51,13 +56,6 @@ impl Conditions {
     /// Returns the columns that stand in the conditions.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|condition| condition.column.as_str())
-    }
-
-    /// Tells whether a condition compares a column with a value.
-    fn compares(&self, column: &str) -> bool {
-        self.0
-            .iter()
-            .any(|condition| condition.column == column && condition.is_equality)
     }
 
     /// Returns whether there are none.
@@ -81,20 +79,19 @@ impl Conditions {
         })
     }
 
-    /// Returns a notice for each compared column whose values a cache compares by their text alone.
-    pub fn notices(&self, table: &CatalogTable) -> impl Iterator<Item = String> {
-        let compared = table
-            .columns
-            .iter()
-            .filter(|column| self.compares(&column.name));
-        compared.filter_map(|column| {
-            let why = compared_as_text(column)?;
-            let rows = table.display_name();
-            Some(format!(
-                "{} {why}, so {rows} rows that are equal in SQL may not be found",
-                column.name
-            ))
+    /// Returns a notice for each column whose values are compared by their text, though that is not
+    /// what `=` in SQL does.
+    pub fn notices(&self) -> impl Iterator<Item = String> {
+        self.0.iter().filter_map(|condition| {
+            let why = condition.by_text.as_ref()?;
+            Some(format!("{}: {why}", condition.column))
         })
+    }
+
+    /// Returns the value that a column is compared with, if there is one.
+    pub fn operand(&self, column: &str) -> Option<&[u8]> {
+        let condition = self.0.iter().find(|condition| condition.column == column)?;
+        condition.operand.as_deref()
     }
 
     /// Returns the conditions by the columns' positions in `shape`.
@@ -114,35 +111,26 @@ impl Conditions {
     }
 }
 
-/// Returns the reason, as the end of a sentence, if a cache compares a column otherwise than `=` in
-/// SQL does.
-fn compared_as_text(column: &CatalogColumn) -> Option<String> {
-    // A label of an enum is one text.
-    let is_label = column.is_enum && !column.is_array;
-    if is_compared_as_text(column.kind) && !is_label {
-        Some(format!(
-            "is of type {}: it is compared as PostgreSQL writes it",
-            column.type_name
-        ))
-    } else if column.is_nondeterministic {
-        let why = "has a collation that calls different texts equal: it is compared byte by byte";
-        Some(why.to_string())
-    } else {
-        None
-    }
-}
-
-/// Tells whether a cache can compare values of this kind by their text alone. SQL calls more of
-/// them equal: in jsonb 1.0 and 1, as intervals 30 days and a month.
-fn is_compared_as_text(kind: CellType) -> bool {
-    matches!(
-        kind,
-        CellType::Json
-            | CellType::Jsonb
-            | CellType::Other
-            | CellType::Written
-            | CellType::WrittenArray
-    )
+/// Returns when `=` holds for values of a column, if that is not when their cells are the same.
+///
+/// # Errors
+/// If the catalogue cannot be read.
+async fn equality(
+    transaction: &Traced<Transaction<'_>>,
+    table: &CatalogTable,
+    column: &CatalogColumn,
+) -> anyhow::Result<Option<Equality>> {
+    Ok(match column.kind {
+        CellType::Json => Some(Equality::NotInSql),
+        CellType::Jsonb => Some(Equality::Canonical(equality::Form::Jsonb)),
+        // A label of an enum is one text.
+        CellType::Written if column.is_enum && !column.is_array => None,
+        CellType::Other | CellType::Written | CellType::WrittenArray => {
+            Some(Equality::of(transaction, table, &column.name).await?)
+        }
+        _ if column.is_nondeterministic => Some(Equality::of_nondeterministic()),
+        _ => None,
+    })
 }
 
 /// Returns the column of a name that a person wrote.
@@ -194,7 +182,22 @@ pub async fn evaluate(
     for written in written {
         let column = column(table, &written.column)?;
         let cell = operand(&attempt, column, written).await?;
-        conditions.0.push(condition(column, written, cell)?);
+        let equality = if cell.is_some() && written.operator.is_equality() {
+            equality(&attempt, table, column).await?
+        } else {
+            None
+        };
+        let is_whole_key = table
+            .key
+            .as_ref()
+            .is_some_and(|key| key.columns == [&*column.name]);
+        let compared = Compared {
+            equality,
+            is_key: written.is_key || is_whole_key,
+        };
+        conditions
+            .0
+            .push(condition(column, written, cell, compared)?);
     }
     Ok(conditions)
 }
@@ -224,6 +227,15 @@ async fn operand(
     Ok(Some(cell))
 }
 
+/// How the values of a column are compared.
+#[derive(Default)]
+struct Compared {
+    /// When values are equal, if that is not when their cells are the same.
+    equality: Option<Equality>,
+    /// Whether the value is that of a key, or a part of one.
+    is_key: bool,
+}
+
 /// Makes a condition of a written one. `cell` is its value, if it compares with one.
 ///
 /// # Errors
@@ -232,14 +244,15 @@ fn condition(
     column: &CatalogColumn,
     written: &Written,
     cell: Option<Vec<u8>>,
+    compared: Compared,
 ) -> anyhow::Result<NamedCondition> {
-    let kind = column.kind;
-    let operator = written.operator;
-    let wanted = match (operator, cell) {
+    let operand = cell.clone();
+    let by_text = by_text(column, written, &compared)?;
+    let wanted = match (written.operator, cell) {
         (Operator::Equals, None) => Predicate::Null,
         (Operator::Differs, None) => Predicate::NotNull,
         (Operator::Matches, None) if !written.is_null() => matching(column, written)?,
-        (_, None) => {
+        (operator, None) => {
             return Err(with_hint(
                 anyhow!("{written}: nothing is {} null", operator.sign()),
                 format!(
@@ -248,28 +261,83 @@ fn condition(
                 ),
             ));
         }
-        (Operator::Equals | Operator::Computed | Operator::Matches, Some(cell)) => {
-            Predicate::Cell(cell)
-        }
-        (Operator::Differs, Some(cell)) => {
-            let differs = move |other: &[u8]| kind.comparable(&cell) != kind.comparable(other);
-            Predicate::Passes(CellTest::new(written.to_string(), differs))
-        }
+        (
+            Operator::Equals | Operator::Computed | Operator::Differs | Operator::Matches,
+            Some(cell),
+        ) => equal(column.kind, written, cell, compared.equality),
         (
             Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual,
             Some(cell),
         ) => ordered(column, written, cell)?,
     };
-    let is_equality = matches!(
-        operator,
-        Operator::Equals | Operator::Differs | Operator::Computed
-    );
     Ok(NamedCondition {
         column: column.name.clone(),
-        kind,
-        is_equality: is_equality && !written.is_null(),
+        kind: column.kind,
+        operand,
         wanted,
+        by_text,
     })
+}
+
+/// Returns why the texts of a column's values are compared, if that is not what `=` in SQL does.
+///
+/// # Errors
+/// If rows that are equal in SQL would be missing from the answer. A key is compared all the same:
+/// one row at most has it, and who knows the key knows its text.
+fn by_text(
+    column: &CatalogColumn,
+    written: &Written,
+    compared: &Compared,
+) -> anyhow::Result<Option<String>> {
+    let as_text = "it is compared as PostgreSQL writes it";
+    let Some(equality) = &compared.equality else {
+        return Ok(None);
+    };
+    match equality {
+        Equality::Canonical(_) if column.has_inner_domain => Ok(Some(format!(
+            "the value is taken as it stands here, since reading it would run the checks of a \
+            domain; {as_text}"
+        ))),
+        Equality::Canonical(_) => Ok(None),
+        Equality::NotInSql => Ok(Some(format!(
+            "the type {} has no = in SQL; {as_text}",
+            column.type_name
+        ))),
+        Equality::Unknown(why) if compared.is_key => Ok(Some(format!("{why}; {as_text}"))),
+        Equality::Unknown(why) => Err(with_hint(
+            anyhow!("{written}: {why}"),
+            format!(
+                "rows are found by their text: {}~ and a regular expression, for example \
+                {0}~'(?i)^value$'",
+                column.name
+            ),
+        )),
+    }
+}
+
+/// Makes the predicate that a value is equal to `cell`, or differs from it.
+fn equal(
+    kind: CellType,
+    written: &Written,
+    cell: Vec<u8>,
+    equality: Option<Equality>,
+) -> Predicate {
+    let wants_equal = written.operator != Operator::Differs;
+    let text = written.to_string();
+    match equality.filter(|equality| !equality.is_by_cell()) {
+        None if wants_equal => Predicate::Cell(cell),
+        None => Predicate::Passes(CellTest::new(text, move |other| {
+            kind.comparable(&cell) != kind.comparable(other)
+        })),
+        Some(equality) => {
+            let wanted = equality.canonical(kind, &cell);
+            Predicate::Passes(CellTest::new(text, move |other| {
+                // A value that is not as PostgreSQL writes it is equal to itself alone.
+                let has_form = wanted.is_some() && equality.canonical(kind, other) == wanted;
+                (has_form || cell == other) == wants_equal
+            }))
+        }
+    }
 }
 
 /// Makes the predicate of a condition on the order of values.

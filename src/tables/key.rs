@@ -34,7 +34,7 @@ pub fn conditions(columns: &[String], text: &str) -> anyhow::Result<Vec<Written>
     }
     let pairs = columns.iter().zip(parts);
     Ok(pairs
-        .map(|(column, part)| Written::equals(column, part))
+        .map(|(column, part)| Written::key_part(column, part))
         .collect())
 }
 

@@ -12,7 +12,7 @@ use postgres_index_cache_core::tooling::fleet::{
     Digest, LONGEST_PAYLOAD, RowDigester, key_digest, salted,
 };
 use postgres_index_cache_core::tooling::postgres::SnapshotReader;
-use postgres_index_cache_core::tooling::{KeyBuf, Predicate, TableShape};
+use postgres_index_cache_core::tooling::{KeyBuf, TableShape};
 use serde_json::Value;
 
 /// A row as it is now.
@@ -95,14 +95,8 @@ pub async fn key_of(server: &Server, target: &Target, text: &str) -> anyhow::Res
     let mut client = server.client().await?;
     let mut catalog = catalog::reading(&mut client).await?;
     let evaluated = conditions::evaluate(&mut catalog, &target.table, &written).await?;
-    let conditions = evaluated.conditions(shape)?;
     let key = key_json(shape, |column| {
-        conditions
-            .iter()
-            .find_map(|condition| match &condition.wanted {
-                Predicate::Cell(cell) if condition.column == column => Some(&cell[..]),
-                _ => None,
-            })
+        evaluated.operand(&shape.columns()[column].name)
     });
     key.ok_or_else(|| anyhow!("a key has no NULL"))
 }

@@ -204,8 +204,7 @@ async fn bad_input_is_an_error_before_anything_is_loaded() {
     );
 }
 
-/// An answer is in the order of the key, and a label of an enum is one text: no notice says that
-/// values are compared as texts alone.
+/// An answer is in the order of the key, and a label of an enum is one text.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_in_the_order_of_the_key_and_enums_are_compared_exactly() {
     let database = Database::with(
@@ -240,6 +239,234 @@ async fn an_answer_is_in_the_order_of_the_key_and_enums_are_compared_exactly() {
             (expected, ""),
             "{words:?}"
         );
+    }
+}
+
+/// Columns of types whose values have several texts, each with some values: a pair of them is equal,
+/// and others look alike and differ.
+const SEVERAL_TEXTS: [(&str, &[&str]); 19] = [
+    (
+        "interval",
+        &[
+            "1 mon",
+            "30 days",
+            "720:00:00",
+            "31 days",
+            "-1 mons +59 days 24:00:00",
+            "0",
+        ],
+    ),
+    (
+        "interval[]",
+        &["{1 mon,NULL}", "{30 days,NULL}", "{31 days,NULL}", "{}"],
+    ),
+    (
+        "numrange",
+        &["[1,2)", "[1.0,2.00)", "(1,2)", "[1,)", "empty", "(3,3)"],
+    ),
+    ("int4range", &["[1,2]", "[1,3)", "[1,2)"]),
+    (
+        "tstzrange",
+        &[
+            "[2024-01-01 00:00+00,)",
+            "[2024-01-01 02:00+02,)",
+            "(2024-01-01 00:00+00,)",
+        ],
+    ),
+    (
+        "nummultirange",
+        &["{[1,2),[3,4)}", "{[3,4.0),[1.0,2)}", "{}", "{[1,2)}"],
+    ),
+    (
+        "numeric[]",
+        &[
+            "{1,2}",
+            "{1.0,2.00}",
+            "{{1,2}}",
+            "{1,NULL}",
+            "{NULL,1}",
+            "{\"NaN\"}",
+        ],
+    ),
+    (
+        "text[]",
+        &["{a,b}", "{\"a,b\"}", "{NULL}", "{\"NULL\"}", "{\"a\\\"b\"}"],
+    ),
+    ("char(3)[]", &["{a}", "{\"a  \"}", "{ab}"]),
+    ("float8[]", &["{0}", "{-0}", "{NaN}", "{1e20}"]),
+    (
+        "jsonb",
+        &[
+            "{\"a\": 1.0}",
+            "{\"a\":1}",
+            "{\"a\":10}",
+            "\"1.0\"",
+            "1.00",
+            "1",
+            "null",
+        ],
+    ),
+    ("inet", &["10.0.0.1", "10.0.0.1/32", "10.0.0.1/24"]),
+    ("bit(4)", &["1010", "0010"]),
+    (
+        "pair",
+        &["(1,\"30 days\")", "(1.0,\"1 mon\")", "(,\"1 mon\")", "(2,)"],
+    ),
+    (
+        "pair[]",
+        &[
+            "{\"(1,\\\"30 days\\\")\"}",
+            "{\"(1.0,\\\"1 mon\\\")\"}",
+            "{NULL}",
+        ],
+    ),
+    (
+        "pairs",
+        &[
+            "[\"(1,1)\",\"(2,2)\")",
+            "[\"(1.0,1)\",\"(2,2)\")",
+            "[\"(1,1)\",\"(2,2)\"]",
+        ],
+    ),
+    (
+        "hstore",
+        &["a=>1,b=>2", "b=>2, a=>1", "a=>NULL", "a=>\"NULL\""],
+    ),
+    ("money", &["1.00", "1", "-1"]),
+    ("span", &["1 mon", "30 days", "1 day"]),
+];
+
+/// An answer that lacks rows is none: for each value, the rows are those that SQL finds with `=`, and
+/// with `<>`.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_are_equal_as_in_sql_though_their_texts_differ() {
+    let mut sql = "CREATE EXTENSION hstore;
+        CREATE TYPE pair AS (n numeric, i interval);
+        CREATE TYPE bounds AS (n numeric, m numeric);
+        CREATE TYPE pairs AS RANGE (subtype = bounds);
+        CREATE DOMAIN span AS interval;"
+        .to_string();
+    let columns = SEVERAL_TEXTS.iter().enumerate();
+    let defined: Vec<String> = columns.map(|(at, (ty, _))| format!("c{at} {ty}")).collect();
+    sql += &format!(
+        "CREATE TABLE values_of (id serial PRIMARY KEY, {});",
+        defined.join(", ")
+    );
+    for (at, (_, values)) in SEVERAL_TEXTS.iter().enumerate() {
+        for value in *values {
+            let value = value.replace('\'', "''");
+            sql += &format!("INSERT INTO values_of (c{at}) VALUES ('{value}');");
+        }
+    }
+    let database = Database::with(&sql).await;
+    database.pgic_ok(&["install-triggers", "values_of"]);
+    let client = database.client().await;
+    let mut pairs = 0;
+    for (at, (ty, values)) in SEVERAL_TEXTS.iter().enumerate() {
+        for value in *values {
+            for operator in ["=", "!="] {
+                let sql = format!(
+                    "SELECT id FROM values_of WHERE c{at} {operator} '{value}'::{ty} ORDER BY id"
+                );
+                let rows = client.query(&sql, &[]).await.expect(&sql);
+                let expected: Vec<i64> =
+                    rows.iter().map(|row| row.get::<_, i32>(0).into()).collect();
+                let condition = format!("c{at}{operator}'{value}'");
+                let ran = database.pgic(&[
+                    "query",
+                    "values_of",
+                    &condition,
+                    "--columns",
+                    "id",
+                    "-o",
+                    "json",
+                ]);
+                let found: Vec<i64> = ran
+                    .json()
+                    .iter()
+                    .map(|row| row["id"].as_i64().unwrap())
+                    .collect();
+                assert_eq!(
+                    (found, ran.stderr.as_str()),
+                    (expected, ""),
+                    "{ty}: {condition}"
+                );
+                pairs += usize::from(operator == "=" && rows.len() > 1);
+            }
+        }
+    }
+    assert!(pairs > 30, "{pairs} values are equal to another one");
+}
+
+/// What `=` means for a type of somebody else's, or under a collation of its own, is a function of
+/// theirs. Such a condition is refused, except for a key, which is one row's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_equality_is_not_known_is_refused_and_never_guessed() {
+    let database = Database::with(
+        "CREATE EXTENSION citext;
+         CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE odd (id citext PRIMARY KEY, name citext, folded text COLLATE blind, box box,
+            tags citext[], doc json, spot point,
+            docs jsonb[]);
+         INSERT INTO odd VALUES ('a', 'Ann', 'ann', '(1,1),(0,0)', '{x}', '{\"a\":1}', '(1,2)',
+            '{NULL}')",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "odd"]);
+    for (condition, why) in [
+        (
+            "name=ann",
+            "name=ann: what = means for citext is a function of its own",
+        ),
+        (
+            "name!=ann",
+            "what = means for citext is a function of its own",
+        ),
+        (
+            "tags={x}",
+            "what = means for citext is a function of its own",
+        ),
+        (
+            "folded=ann",
+            "its collation calls different texts equal, which PostgreSQL alone knows",
+        ),
+        ("box=(1,1),(0,0)", "what = means for box is not known here"),
+        (
+            "docs={NULL}",
+            "an array of jsonb is kept as JSON, which does not tell its nulls apart",
+        ),
+    ] {
+        let ran = database.pgic(&["query", "odd", condition]);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(why), "{ran:?}");
+        assert!(
+            ran.stderr.contains("rows are found by their text: "),
+            "{ran:?}"
+        );
+        let column = condition.split(['=', '!']).next().unwrap();
+        let tail = database.pgic(&["tail", "odd", "--where", condition]);
+        assert!(tail.code == 2 && tail.stderr.contains(column), "{tail:?}");
+    }
+    // The way that the hint shows.
+    let found = database.pgic_ok(&["query", "odd", "name~(?i)^ann$", "--count"]);
+    assert_eq!(found, "1\n");
+    for (condition, notice) in [
+        (
+            "doc={\"a\":1}",
+            "doc: the type json has no = in SQL; it is compared as PostgreSQL writes it",
+        ),
+        (
+            "spot=(1,2)",
+            "spot: the type point has no = in SQL; it is compared as PostgreSQL writes it",
+        ),
+        (
+            "a",
+            "id: what = means for citext is a function of its own; it is compared as",
+        ),
+    ] {
+        let ran = database.pgic(&["query", "odd", condition, "--count"]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, "1\n"), "{ran:?}");
+        assert!(ran.stderr.contains(notice), "{ran:?}");
     }
 }
 

@@ -272,7 +272,7 @@ async fn each_way_to_lose_a_change_is_found_and_named() {
     let found = lost(ROWS, &INSTALL, conditional).await;
     only(&found, "Missing 3 :", "a condition or a list of columns");
 
-    let found = lost_by(ROWS, &INSTALL, notify_elsewhere).await;
+    let found = Box::pin(lost_by(ROWS, &INSTALL, notify_elsewhere)).await;
     only(
         &found,
         "Ghost 2 :",

@@ -1,6 +1,6 @@
 //! [`evaluate`]: conditions without a server, for values whose text means the same everywhere.
 
-use super::{Conditions, Written, column, condition};
+use super::{Compared, Conditions, Written, column, condition};
 use crate::failure::with_hint;
 use crate::tables::catalog::{CatalogColumn, CatalogTable};
 use crate::tables::conditions::Operator;
@@ -27,7 +27,7 @@ pub fn evaluate(
             let cell = cell(column, written, own.unwrap_or_default());
             Some(cell.ok_or_else(|| unread(column, written))?)
         };
-        condition(column, written, cell)
+        condition(column, written, cell, Compared::default())
     });
     Ok(Conditions(conditions.collect::<anyhow::Result<_>>()?))
 }
@@ -83,11 +83,13 @@ fn cell(column: &CatalogColumn, written: &Written, labels: &[String]) -> Option<
         // The one form that PostgreSQL writes; it reads others as well.
         CellType::Uuid if is_uuid(text) => format!("\"{text}\""),
         // A type of a fixed length is filled up with blanks, or cut.
+        // Which texts a collation calls equal is known to PostgreSQL alone.
         CellType::Text
-            if matches!(
-                column.plain_type_name.as_str(),
-                "text" | "character varying"
-            ) =>
+            if !column.is_nondeterministic
+                && matches!(
+                    column.plain_type_name.as_str(),
+                    "text" | "character varying"
+                ) =>
         {
             serde_json::Value::from(text).to_string()
         }

@@ -17,6 +17,8 @@ pub struct Written {
     pub(super) value: String,
     /// Whether the value stood in single quotes. `null` in quotes is a text like any other.
     is_quoted: bool,
+    /// Whether the value is a part of a key, which was written without its column.
+    pub(super) is_key: bool,
 }
 
 /// The sign between column and value.
@@ -63,6 +65,11 @@ impl Operator {
             .map_or("", |(sign, _)| *sign)
     }
 
+    /// Tells whether the operator asks whether values are equal.
+    pub(super) fn is_equality(self) -> bool {
+        matches!(self, Self::Equals | Self::Differs | Self::Computed)
+    }
+
     /// Tells whether values of this order fulfil the condition; `None` if the operator does not
     /// compare the order.
     pub(super) fn takes(self, order: Ordering) -> Option<bool> {
@@ -98,13 +105,14 @@ impl fmt::Display for Written {
 }
 
 impl Written {
-    /// Returns the condition that a column has this value, which is taken literally.
-    pub fn equals(column: &str, value: String) -> Self {
+    /// Returns the condition that a column of the key has this value, which is taken literally.
+    pub fn key_part(column: &str, value: String) -> Self {
         Self {
             column: column.to_string(),
             operator: Operator::Equals,
             value,
             is_quoted: true,
+            is_key: true,
         }
     }
 
@@ -193,6 +201,7 @@ fn split(text: &str) -> Option<Written> {
         operator,
         value: rest[sign.len()..].to_string(),
         is_quoted: false,
+        is_key: false,
     })
 }
 
@@ -241,6 +250,7 @@ mod tests {
             operator,
             value: value.to_string(),
             is_quoted: false,
+            is_key: false,
         };
         assert_eq!(split(text), Some(expected), "{text}");
     }
