@@ -18,6 +18,7 @@ use crate::tables::catalog::{Catalog, CatalogColumn, CatalogTable};
 use crate::tables::nearest::nearest;
 use anyhow::{Context as _, anyhow};
 pub use offline::evaluate as evaluate_offline;
+use postgres_index_cache_core::tooling::postgres::triggers::PINNED;
 use postgres_index_cache_core::tooling::postgres::{Traced, quote_literal, sqlstate};
 use postgres_index_cache_core::tooling::{
     CellTest, CellType, Condition, Predicate, TableShape, output_text,
@@ -123,12 +124,15 @@ async fn equality(
     Ok(match column.kind {
         CellType::Json => Some(Equality::NotInSql),
         CellType::Jsonb => Some(Equality::Canonical(equality::Form::Jsonb)),
-        // A label of an enum is one text.
-        CellType::Written if column.is_enum && !column.is_array => None,
         CellType::Other | CellType::Written | CellType::WrittenArray => {
             Some(Equality::of(transaction, table, &column.name).await?)
         }
         _ if column.is_nondeterministic => Some(Equality::of_nondeterministic()),
+        // A domain may have an operator of its own; else `=` is that of the type under it.
+        _ if column.type_name != column.plain_type_name => {
+            let equality = Equality::of(transaction, table, &column.name).await?;
+            Some(equality).filter(|equality| matches!(equality, Equality::Unknown(_)))
+        }
         _ => None,
     })
 }
@@ -172,34 +176,54 @@ pub async fn evaluate(
     if written.is_empty() {
         return Ok(conditions);
     }
-    // A savepoint: a value that PostgreSQL refuses must not end the caller's transaction.
-    let attempt = catalog.attempt().await.context("begin a transaction")?;
-    let timeout = format!("SET LOCAL statement_timeout = '{TIMEOUT}'");
-    attempt
-        .batch_execute(&timeout)
-        .await
-        .context("prepare the transaction")?;
     for written in written {
         let column = column(table, &written.column)?;
+        // A savepoint: a value that PostgreSQL refuses must not end the caller's transaction. And one
+        // for each value, since the next one is read under the settings of the session.
+        let attempt = catalog.attempt().await.context("begin a transaction")?;
+        attempt
+            .batch_execute(&format!("SET LOCAL statement_timeout = '{TIMEOUT}'"))
+            .await
+            .context("prepare the transaction")?;
         let cell = operand(&attempt, column, written).await?;
         let equality = if cell.is_some() && written.operator.is_equality() {
             equality(&attempt, table, column).await?
         } else {
             None
         };
-        let is_whole_key = table
-            .key
-            .as_ref()
-            .is_some_and(|key| key.columns == [&*column.name]);
+        let key = table.key.as_ref();
+        let is_whole_key = key.is_some_and(|key| key.columns == [&*column.name]);
         let compared = Compared {
             equality,
             is_key: written.is_key || is_whole_key,
         };
-        conditions
-            .0
-            .push(condition(column, written, cell, compared)?);
+        let condition = condition(column, written, cell, compared)?;
+        conditions.0.push(condition);
     }
     Ok(conditions)
+}
+
+/// Returns a statement that reads a literal under the session's own settings, as the person means
+/// them, and writes its value under those of the caches: `value` is an expression of the literal.
+///
+/// PostgreSQL reads a literal when it parses the statement. The settings change when the statement
+/// runs, before the value is written.
+fn written_as_in_caches(value: &str) -> String {
+    let settings: Vec<String> = PINNED
+        .iter()
+        .filter(|(name, _)| *name != "search_path")
+        .map(|(name, value)| {
+            format!(
+                "set_config({}, {}, true)",
+                quote_literal(name),
+                quote_literal(value)
+            )
+        })
+        .collect();
+    format!(
+        "WITH settings AS MATERIALIZED (SELECT {}) SELECT {value} FROM settings",
+        settings.join(", ")
+    )
 }
 
 /// Returns the cell that a condition compares with; `None` if it compares with none.
@@ -432,6 +456,11 @@ async fn computed(
     // The text of a value is an expression that names the value twice. OFFSET 0 keeps the planner
     // from pulling the subquery up, which would compute the value twice.
     let sql = format!("SELECT {text} FROM (SELECT ({sql}) OFFSET 0) computed (value)");
+    // The text is read again, and must have every digit.
+    transaction
+        .batch_execute("SET LOCAL extra_float_digits = 3")
+        .await
+        .context("prepare the transaction")?;
     let row = transaction
         .query_typed_one(&sql, &[])
         .await
@@ -536,7 +565,7 @@ async fn cell(
         .kind
         .select_expression(&format!("{}::{ty}", quote_literal(literal)));
     let row = transaction
-        .query_typed_one(&format!("SELECT {value}"), &[])
+        .query_typed_one(&written_as_in_caches(&value), &[])
         .await;
     let Binary(value) = row
         .and_then(|row| row.try_get(0))

@@ -244,7 +244,7 @@ async fn an_answer_is_in_the_order_of_the_key_and_enums_are_compared_exactly() {
 
 /// Columns of types whose values have several texts, each with some values: a pair of them is equal,
 /// and others look alike and differ.
-const SEVERAL_TEXTS: [(&str, &[&str]); 19] = [
+const SEVERAL_TEXTS: [(&str, &[&str]); 22] = [
     (
         "interval",
         &[
@@ -328,6 +328,17 @@ const SEVERAL_TEXTS: [(&str, &[&str]); 19] = [
             "[\"(1,1)\",\"(2,2)\"]",
         ],
     ),
+    ("outer_row", &["(\"()\",1.0)", "(\"()\",1)", "(\"(1)\",1)"]),
+    (
+        "vectors",
+        &[
+            "(\"1 2\",\"3\",1.0)",
+            "(\"1 2\",\"3\",1)",
+            "(\"1 2\",,1)",
+            "(\"1 3\",\"3\",1)",
+        ],
+    ),
+    ("oidvector", &["1 2", "1 3"]),
     (
         "hstore",
         &["a=>1,b=>2", "b=>2, a=>1", "a=>NULL", "a=>\"NULL\""],
@@ -344,6 +355,9 @@ async fn values_are_equal_as_in_sql_though_their_texts_differ() {
         CREATE TYPE pair AS (n numeric, i interval);
         CREATE TYPE bounds AS (n numeric, m numeric);
         CREATE TYPE pairs AS RANGE (subtype = bounds);
+        CREATE TYPE inner_row AS (a int);
+        CREATE TYPE outer_row AS (i inner_row, n numeric);
+        CREATE TYPE vectors AS (v oidvector, i int2vector, n numeric);
         CREATE DOMAIN span AS interval;"
         .to_string();
     let columns = SEVERAL_TEXTS.iter().enumerate();
@@ -398,6 +412,61 @@ async fn values_are_equal_as_in_sql_though_their_texts_differ() {
     assert!(pairs > 30, "{pairs} values are equal to another one");
 }
 
+/// A value is read under the settings of the session, as its writer means it, and compared in the form
+/// that caches have: whatever that form is in the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_is_compared_alike_under_every_setting() {
+    let database = Database::with(
+        "CREATE TYPE reading AS (f float8, n numeric);
+         CREATE TABLE kept (id int PRIMARY KEY, span interval, spans interval[], stay tstzrange,
+            moments timestamptz[], days daterange, floats float8[], reading reading, raw bytea[],
+            price money);
+         INSERT INTO kept VALUES
+            (1, '1 mon', '{1 mon}', '[2020-10-25 00:30+00,)', '{2020-10-25 00:30+00}',
+                '[2020-02-01,2020-03-04)', '{0.1}', '(0.1,1)', '{\\\\x61}', '1.5'),
+            (2, '2 mons', '{2 mons}', '[2020-10-25 01:30+00,)', '{2020-10-25 01:30+00}',
+                '[2020-01-02,2020-03-04)', '{0.10000000000000003}', '(0.10000000000000003,1)',
+                '{\\\\x62}', '2.5')",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "kept"]);
+    for options in [
+        "-c TimeZone=Europe/Berlin -c IntervalStyle=iso_8601",
+        "-c DateStyle=SQL,DMY -c IntervalStyle=sql_standard",
+        "-c extra_float_digits=0 -c bytea_output=escape",
+        "-c extra_float_digits=-5",
+    ] {
+        for (condition, id) in [
+            ("span=1 mon", 1),
+            ("span:=interval '1 mon'", 1),
+            ("spans={2 mons}", 2),
+            ("stay=[2020-10-25 00:30+00,)", 1),
+            ("moments={2020-10-25 01:30+00}", 2),
+            ("days=[2020-02-01,2020-03-04)", 1),
+            ("floats={0.10000000000000003}", 2),
+            ("floats:=ARRAY[0.1::float8]", 1),
+            ("reading=(0.10000000000000003,1)", 2),
+            ("raw={\\\\x61}", 1),
+            ("price=1.5", 1),
+        ] {
+            let mut command =
+                database.command(&["query", "kept", condition, "--columns", "id", "-o", "json"]);
+            command.env("PGOPTIONS", options);
+            let ran = crate::support::run(command);
+            assert_eq!(
+                ran.stdout,
+                format!("{{\"id\":{id}}}\n"),
+                "{options} {condition}: {ran:?}"
+            );
+        }
+    }
+    // A date without an order of its own is read as the session says.
+    let mut command =
+        database.command(&["query", "kept", "days=[01/02/2020,04/03/2020)", "--count"]);
+    command.env("PGOPTIONS", "-c DateStyle=SQL,DMY");
+    assert_eq!(crate::support::run(command).stdout, "1\n");
+}
+
 /// What `=` means for a type of somebody else's, or under a collation of its own, is a function of
 /// theirs. Such a condition is refused, except for a key, which is one row's.
 #[tokio::test(flavor = "multi_thread")]
@@ -405,11 +474,23 @@ async fn what_equality_is_not_known_is_refused_and_never_guessed() {
     let database = Database::with(
         "CREATE EXTENSION citext;
          CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TYPE mood AS ENUM ('sad', 'Sad');
+         CREATE FUNCTION alike(mood, mood) RETURNS bool LANGUAGE sql AS 'SELECT true';
+         CREATE OPERATOR = (LEFTARG = mood, RIGHTARG = mood, FUNCTION = alike);
+         CREATE DOMAIN small AS int;
+         CREATE FUNCTION alike(small, small) RETURNS bool LANGUAGE sql AS 'SELECT true';
+         CREATE OPERATOR = (LEFTARG = small, RIGHTARG = small, FUNCTION = alike);
+         CREATE FUNCTION blindly(text, text) RETURNS int LANGUAGE sql IMMUTABLE
+            AS 'SELECT bttextcmp(lower($1), lower($2))';
+         CREATE OPERATOR CLASS blind_ops FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=,
+            OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 blindly(text, text);
+         CREATE TYPE blind_range AS RANGE (subtype = text, subtype_opclass = blind_ops);
          CREATE TABLE odd (id citext PRIMARY KEY, name citext, folded text COLLATE blind, box box,
             tags citext[], doc json, spot point,
-            docs jsonb[]);
+            docs jsonb[], query tsquery, function regproc, mood mood, blind_range blind_range,
+            small small);
          INSERT INTO odd VALUES ('a', 'Ann', 'ann', '(1,1),(0,0)', '{x}', '{\"a\":1}', '(1,2)',
-            '{NULL}')",
+            '{NULL}', 'a:B', '1397', 'sad', '[a,b)', 1)",
     )
     .await;
     database.pgic_ok(&["install-triggers", "odd"]);
@@ -431,6 +512,17 @@ async fn what_equality_is_not_known_is_refused_and_never_guessed() {
             "its collation calls different texts equal, which PostgreSQL alone knows",
         ),
         ("box=(1,1),(0,0)", "what = means for box is not known here"),
+        ("query=a", "what = means for tsquery is not known here"),
+        (
+            "function=1397",
+            "what = means for regproc is not known here",
+        ),
+        ("mood=sad", "what = means for mood is a function of its own"),
+        ("small=1", "what = means for small is a function of its own"),
+        (
+            "blind_range=[a,b)",
+            "what = means for blind_range is a function of its own",
+        ),
         (
             "docs={NULL}",
             "an array of jsonb is kept as JSON, which does not tell its nulls apart",

@@ -209,14 +209,15 @@ fn elements(reader: &mut Reader<'_>) -> Option<Vec<Element>> {
     }
 }
 
-/// Returns the fields of a row, `None` of one that is NULL; `None` if the text is no row.
-pub(super) fn composite(text: &str) -> Option<Vec<Option<String>>> {
+/// Returns the fields of a row of so many, `None` of one that is NULL; `None` if the text is no row.
+pub(super) fn composite(text: &str, count: usize) -> Option<Vec<Option<String>>> {
     let mut reader = Reader(text);
     if !reader.takes('(') {
         return None;
     }
     let mut fields = Vec::new();
-    if text == "()" {
+    // A row of one NULL is written like a row without fields.
+    if text == "()" && count == 0 {
         return Some(fields);
     }
     loop {

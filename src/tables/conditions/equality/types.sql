@@ -33,7 +33,8 @@ parts (oid, coll) AS (
 SELECT t.oid,
        t.typname::pg_catalog.text AS name,
        t.typtype AS kind,
-       t.typelem <> 0 AND t.typcategory = 'A' AS is_array,
+       -- oidvector and int2vector are no arrays: they are written otherwise.
+       t.typelem <> 0 AND t.typcategory = 'A' AND t.oid NOT IN (22, 30) AS is_array,
        t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid AS is_built_in,
        COALESCE((
            SELECT e.extname FROM pg_catalog.pg_depend d
@@ -60,6 +61,17 @@ SELECT t.oid,
            JOIN pg_catalog.pg_collation c ON c.oid = p.coll
            WHERE p.oid = t.oid AND NOT c.collisdeterministic
        ) AS is_nondeterministic,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_range r JOIN pg_catalog.pg_opclass o ON o.oid = r.rngsubopc
+           WHERE r.rngtypid = t.oid AND NOT o.opcdefault
+       ) AS has_own_order,
+       -- Of the column's type alone: what is inside another value is compared by the default operator
+       -- class of its type.
+       EXISTS (
+           SELECT FROM pg_catalog.pg_operator o
+           WHERE o.oprname = '=' AND o.oprleft = t.oid AND o.oprright = t.oid
+               AND o.oprnamespace <> 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid
+       ) AS has_own_operator,
        t.oid = (SELECT oid FROM root) AS is_root
 FROM pg_catalog.pg_type t
 WHERE t.oid = ANY (ARRAY(SELECT oid FROM parts))
