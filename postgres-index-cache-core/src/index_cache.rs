@@ -88,6 +88,9 @@ pub struct IdxModelCache<T: CacheModel> {
     digests: SegVec<[u8; 16]>,
     /// The number of rows that the cache was made for. A new index is sized for as many.
     expected: usize,
+    /// Whether a change has begun and not ended. Only code of the model's types that panics where it
+    /// must not (`hash`, `eq`, `cmp`) leaves that behind, and the invariants with it.
+    is_torn: bool,
 }
 
 /// The primary keys of the rows that an index found.
@@ -139,6 +142,7 @@ impl<T: CacheModel> IdxModelCache<T> {
             indexes: T::Indexes::default(),
             digests: SegVec::new(),
             expected,
+            is_torn: false,
         }
     }
 
@@ -212,14 +216,14 @@ impl<T: CacheModel> IdxModelCache<T> {
     /// Removes the row with this primary key and returns it.
     pub fn remove(&mut self, key: &T::Key) -> Option<T> {
         let hash = self.stored.hash_of(key);
-        let keys = &self.keys;
-        let slot = self
-            .by_key
-            .remove(hash, |slot| keys.get(slot) == Some(key))?;
+        let slot = self.slot(key)?;
+        self.is_torn = true;
+        self.by_key.remove(hash, |entry| entry == slot);
         self.indexes.unlink(&self.stored, slot, None);
         // The slot's key and digest stay behind. Nothing reads them until the slot is taken again;
         // `store_new` and `put_digested` set them then.
         self.slots.release(slot);
+        self.is_torn = false;
         self.stored.rows.get_mut(slot).and_then(Option::take)
     }
 
@@ -288,6 +292,23 @@ impl<T: CacheModel> IdxModelCache<T> {
         Some((slot, *self.digests.get(slot)?))
     }
 
+    /// Returns whether a change was left half done, by a panic in the code of the model's types. The
+    /// cache must be cleared then.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_torn(&self) -> bool {
+        self.is_torn
+    }
+
+    /// Changes every digest, so that each row counts as another one when it comes again.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn forget_digests(&mut self) {
+        for slot in 0..self.slots.end() {
+            for byte in self.digests.get_mut(slot).into_iter().flatten() {
+                *byte = !*byte;
+            }
+        }
+    }
+
     /// Returns the slots from `from` on that are in use, each with the row's key and digest.
     #[cfg(feature = "postgres")]
     pub(crate) fn digests_from(
@@ -336,8 +357,9 @@ impl<T: CacheModel> IdxModelCache<T> {
         // The two steps that can fail come first (invariant 4): the model may panic, the cache may
         // be full.
         self.collect(&row);
-        let slot = self.slots.take().ok_or(CacheError::Full)?;
         let hash = self.stored.hash_of(&key);
+        let slot = self.slots.take().ok_or(CacheError::Full)?;
+        self.is_torn = true;
         // The key stands in its column before its slot is entered: when the key table grows, it
         // hashes each slot, the new one too, by the column. The row, likewise, before it is indexed.
         self.keys.set(slot, key);
@@ -347,6 +369,7 @@ impl<T: CacheModel> IdxModelCache<T> {
             .insert_unique(hash, slot, |other| key_hash(keys, stored, other));
         self.stored.rows.set(slot, Some(row));
         self.indexes.link(&self.stored, slot);
+        self.is_torn = false;
         Ok(slot)
     }
 
@@ -355,10 +378,12 @@ impl<T: CacheModel> IdxModelCache<T> {
         // The model may panic here, and must not be half-way through a change by then (invariant
         // 4).
         self.collect(&row);
+        self.is_torn = true;
         self.indexes.unlink(&self.stored, slot, Some(&row));
         let place = self.stored.rows.get_mut(slot);
         let old = place.and_then(|place| place.replace(row));
         self.indexes.link(&self.stored, slot);
+        self.is_torn = false;
         old
     }
 

@@ -26,17 +26,7 @@ pub(crate) fn expand(model: &Model) -> TokenStream {
 
 /// Returns the name of an index's marker: `UserByNameHash` for `name_hash` of `User`.
 fn marker_name(model: &Model, index: &Index) -> Ident {
-    let words = index.name();
-    let camel: String = words.split('_').map(capitalized).collect();
-    format_ident!("{}By{}", model.name.unraw(), camel)
-}
-
-fn capitalized(word: &str) -> String {
-    let mut letters = word.chars();
-    letters
-        .next()
-        .map(|first| first.to_uppercase().to_string() + letters.as_str())
-        .unwrap_or_default()
+    format_ident!("{}By{}", model.name.unraw(), index.camel())
 }
 
 /// Returns the marker of an index, which takes the index's value of a row.
@@ -123,7 +113,14 @@ fn implementation(model: &Model) -> TokenStream {
         quote!(::std::clone::Clone::clone(&self.#name))
     });
     let key_value = tuple(key_values);
-    let key_columns = model.key.iter().map(|field| &field.column);
+    // A struct that is read otherwise than field by field may read its key from other columns.
+    let key_columns = model.columns.as_ref().map(|_| {
+        let columns = model.key.iter().map(|field| &field.column);
+        quote! {
+            const KEY_COLUMNS: ::std::option::Option<&'static [&'static str]> =
+                ::std::option::Option::Some(&[#(#columns),*]);
+        }
+    });
     let indexes = model.indexes.iter().map(|index| {
         let marker = marker_name(model, index);
         if index.is_ordered {
@@ -147,8 +144,7 @@ fn implementation(model: &Model) -> TokenStream {
             type Indexes = (#(#indexes,)*);
 
             #columns
-            const KEY_COLUMNS: ::std::option::Option<&'static [&'static str]> =
-                ::std::option::Option::Some(&[#(#key_columns),*]);
+            #key_columns
 
             fn key(&self) -> Self::Key {
                 #key_value

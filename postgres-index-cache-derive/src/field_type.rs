@@ -38,8 +38,9 @@ pub(crate) enum Held {
 
 impl FieldType {
     pub(crate) fn of(ty: &Type) -> Self {
+        let ty = ungrouped(ty);
         let option = only_argument(ty, "Option");
-        let inner = option.unwrap_or(ty);
+        let inner = option.map_or(ty, ungrouped);
         Self {
             inner: inner.clone(),
             is_option: option.is_some(),
@@ -100,6 +101,18 @@ impl FieldType {
                 quote!(::std::option::Option::Some(&__row.#field))
             }
         }
+    }
+}
+
+/// Returns a type without the invisible group that a macro's argument stands in, and without
+/// parentheses.
+fn ungrouped(mut ty: &Type) -> &Type {
+    loop {
+        ty = match ty {
+            Type::Group(group) => &group.elem,
+            Type::Paren(paren) => &paren.elem,
+            other => return other,
+        };
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::field_type::{FieldType, Form};
 use crate::serde_attributes::{SerdeField, SerdeStruct};
 use quote::ToTokens;
+use std::collections::HashSet;
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
 use syn::punctuated::Punctuated;
@@ -59,6 +60,30 @@ impl Index {
             .collect();
         names.join("_")
     }
+
+    /// Returns the name in capitals: `NameHash` for `name_hash`.
+    pub(crate) fn camel(&self) -> String {
+        self.name().split('_').map(capitalized).collect()
+    }
+
+    /// Returns the names of the look-ups, without the `by_` in front.
+    fn look_ups(&self) -> Vec<String> {
+        let name = self.name();
+        let mut names = vec![name.clone()];
+        if self.is_ordered {
+            names.extend([format!("{name}_range"), format!("{name}_prefix")]);
+        }
+        names
+    }
+}
+
+/// Returns a word with a capital at its beginning.
+fn capitalized(word: &str) -> String {
+    let mut letters = word.chars();
+    letters
+        .next()
+        .map(|first| first.to_uppercase().to_string() + letters.as_str())
+        .unwrap_or_default()
 }
 
 /// What `#[cache(…)]` on the struct says.
@@ -200,6 +225,7 @@ fn key_fields(
             ));
         }
     };
+    check_once(&names)?;
     let fields = names
         .iter()
         .map(|name| find(name, read))
@@ -226,6 +252,15 @@ fn no_float(field: &Ident) -> Error {
     )
 }
 
+/// Checks that no field is named twice.
+fn check_once(names: &[Ident]) -> syn::Result<()> {
+    let mut seen = HashSet::new();
+    match names.iter().find(|name| !seen.insert(*name)) {
+        Some(twice) => Err(Error::new(twice.span(), format!("{twice} is named twice"))),
+        None => Ok(()),
+    }
+}
+
 /// Finds the field of a name.
 fn find(name: &Ident, read: &[ModelField]) -> syn::Result<ModelField> {
     read.iter()
@@ -241,14 +276,22 @@ fn find(name: &Ident, read: &[ModelField]) -> syn::Result<ModelField> {
 
 /// Checks that no two indexes have one name, and that there are not too many.
 fn check_names(indexes: &[Index]) -> syn::Result<()> {
+    let mut markers = HashSet::new();
+    let mut look_ups = HashSet::new();
     for (at, index) in indexes.iter().enumerate() {
         let place = index.fields[0].name.span();
-        if indexes[..at]
-            .iter()
-            .any(|other| other.name() == index.name())
+        let is_new = markers.insert(index.camel());
+        if !is_new
+            || !index
+                .look_ups()
+                .into_iter()
+                .all(|name| look_ups.insert(name))
         {
             let name = index.name();
-            return Err(Error::new(place, format!("there are two indexes {name}")));
+            return Err(Error::new(
+                place,
+                format!("there are two indexes {name}, or two look-ups of one name"),
+            ));
         }
         if at >= MOST_INDEXES {
             return Err(Error::new(
@@ -263,6 +306,7 @@ fn check_names(indexes: &[Index]) -> syn::Result<()> {
 impl WrittenIndex {
     /// Returns the index over the fields that are read.
     fn checked(self, read: &[ModelField]) -> syn::Result<Index> {
+        check_once(&self.fields)?;
         let fields = self
             .fields
             .iter()

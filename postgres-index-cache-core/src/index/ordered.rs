@@ -97,7 +97,9 @@ impl<V: Ord> OrderedSlots<V> {
             return;
         };
         let SlotSet::Many(postings) = slots else {
-            self.by_value.remove(value);
+            if matches!(slots, SlotSet::One(other) if *other == slot) {
+                self.by_value.remove(value);
+            }
             return;
         };
         self.shared -= usize::from(postings.remove(slot));

@@ -242,8 +242,17 @@ impl<'de> Deserializer<'de> for CellDeserializer<'de> {
         by_json(&self.json(), |json| json.deserialize_byte_buf(visitor))
     }
 
+    // A number of more than 64 bits is read of its digits: as any number it would be a float.
+    fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        by_json(&self.json(), |json| json.deserialize_i128(visitor))
+    }
+
+    fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        by_json(&self.json(), |json| json.deserialize_u128(visitor))
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string unit unit_struct seq
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string unit unit_struct seq
         tuple tuple_struct map struct identifier ignored_any
     }
 }

@@ -336,3 +336,101 @@ async fn the_model_of_the_guide_does_as_the_guide_says() {
     assert_eq!(joined, [5, 7, 9, 11]);
     rows.validate().unwrap();
 }
+
+/// A row of a table whose columns change their types.
+#[derive(Debug, Clone, PartialEq, Deserialize, CacheModel)]
+struct Event {
+    #[cache(key)]
+    place: i64,
+    #[cache(key)]
+    number: i64,
+    #[cache(index)]
+    at: String,
+}
+
+/// The cells of a row may be the same under another type, and its JSON another one. And a key of other
+/// types is another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_change_their_types_under_an_open_replica_are_followed() {
+    let database = Database::with(
+        "CREATE TABLE events (place int, number int, at timestamp, PRIMARY KEY (place, number));
+        INSERT INTO events SELECT n % 3, n, timestamp '2024-01-01' FROM generate_series(1, 20) n",
+    )
+    .await;
+    database.pgic_ok(&["install-triggers", "events"]);
+    let mut builder = builder(&database);
+    let events = builder.table::<Event>("events");
+    let replica = builder.open().await.unwrap();
+    let client = database.client().await;
+    assert_eq!(replica.read(&events).by_at("2024-01-01T00:00:00").len(), 20);
+    for (sql, at) in [
+        (
+            "SET TimeZone = 'UTC'; ALTER TABLE events ALTER at TYPE timestamptz",
+            "2024-01-01T00:00:00+00:00",
+        ),
+        (
+            "ALTER TABLE events ALTER place TYPE bigint",
+            "2024-01-01T00:00:00+00:00",
+        ),
+        (
+            "ALTER TABLE events ALTER number TYPE smallint",
+            "2024-01-01T00:00:00+00:00",
+        ),
+    ] {
+        client.batch_execute(sql).await.unwrap();
+        database.pgic_ok(&["install-triggers", "events"]);
+        fence(&replica).await;
+        let rows = replica.read(&events);
+        assert!(rows.is_live(), "{sql}: {}", rows.status());
+        assert_eq!(rows.by_at(at).len(), 20, "{sql}");
+        assert_eq!(rows.get_by_primary(&(2, 5)).map(|row| row.number), Some(5));
+        rows.validate().unwrap();
+        drop(rows);
+        assert_verified(&replica, &events).await;
+        let sql =
+            "UPDATE events SET at = at WHERE number = 5; DELETE FROM events WHERE number = 99";
+        client.batch_execute(sql).await.unwrap();
+    }
+}
+
+/// Numbers of more than 64 bits, and a uuid that stands in a text.
+#[derive(Debug, Clone, PartialEq, Deserialize, CacheModel)]
+struct Wide {
+    #[cache(key)]
+    id: Uuid,
+    amount: i128,
+    extra: Option<i64>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_the_same_to_the_model_whichever_way_it_came() {
+    let wide = "123456789012345678901234567890";
+    let database = Database::with(&format!(
+        "CREATE TABLE wide (id text PRIMARY KEY, amount numeric, extra jsonb);
+        INSERT INTO wide VALUES ('00000000-0000-0000-0000-000000000001', {wide}, '7')"
+    ))
+    .await;
+    database.pgic_ok(&["install-triggers", "wide"]);
+    let mut builder = builder(&database);
+    let table = builder.table::<Wide>("wide");
+    let replica = builder.open().await.unwrap();
+    let client = database.client().await;
+    client
+        .batch_execute(&format!(
+            "INSERT INTO wide VALUES ('00000000-0000-0000-0000-000000000002', {wide}, 'null')"
+        ))
+        .await
+        .unwrap();
+    fence(&replica).await;
+    let rows = replica.read(&table);
+    assert!(rows.is_live(), "{:?}", rows.misfits().collect::<Vec<_>>());
+    for (number, extra) in [(1, Some(7)), (2, None)] {
+        let row = rows.get_by_primary(&Uuid::from_u128(number)).unwrap();
+        assert_eq!(
+            (row.amount.to_string(), row.extra),
+            (wide.to_string(), extra)
+        );
+    }
+    drop(rows);
+    assert_verified(&replica, &table).await;
+}

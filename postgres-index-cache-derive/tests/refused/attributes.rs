@@ -48,4 +48,18 @@ struct TwoIndexes {
     id: i32,
 }
 
+#[derive(serde::Deserialize, CacheModel)]
+struct TwoLookUps {
+    #[cache(key, index, ordered)]
+    id: i32,
+    #[cache(index)]
+    id_range: i32,
+}
+
+#[derive(serde::Deserialize, CacheModel)]
+#[cache(key(id, id))]
+struct KeyTwice {
+    id: i32,
+}
+
 fn main() {}

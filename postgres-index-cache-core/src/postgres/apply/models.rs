@@ -26,6 +26,7 @@ use crate::table_cache::{
     JsonNulls, KeyBuf, RowBuf, RowDeserializer, RowError, SeenRows, StoreError, TableShape,
     Touched, Upserted,
 };
+use crate::value::CellType;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -62,7 +63,12 @@ pub(in crate::postgres) struct ModelCache<T: CacheModel> {
     /// needs that.
     key_cells: SegVec<Option<Box<[u8]>>>,
     /// The rows that are kept out. Their keys are none of those in `rows`.
-    out: BTreeMap<KeyBuf, Misfit>,
+    out: BTreeMap<KeyBuf, Misfit<T>>,
+    /// Whether a row may be kept out because another row has its key.
+    has_rivals: bool,
+    /// Why the cache was emptied: code of the model's types panicked in the middle of a change. The
+    /// table must be read again.
+    broken: Option<String>,
     /// The number of snapshots that began. A row that is kept out, and was not in the last
     /// snapshot, is gone.
     loads: u64,
@@ -70,8 +76,7 @@ pub(in crate::postgres) struct ModelCache<T: CacheModel> {
 }
 
 /// A row that is kept out.
-#[derive(Debug)]
-struct Misfit {
+struct Misfit<T: CacheModel> {
     /// The reason why the row does not fit; empty if that is not kept.
     why: Arc<str>,
     /// The value of [`ModelCache::loads`] when the row came last.
@@ -79,6 +84,8 @@ struct Misfit {
     /// The digest of a row that became a model, and that the cache could not store: its index
     /// functions panicked, or another row has its key. `None` if the row became no model.
     unstored: Option<Digest>,
+    /// The row itself, if another row has its key in the model: it is taken in when that one goes.
+    rival: Option<Box<ModelRow<T>>>,
 }
 
 /// The number of kept-out rows whose reason is kept. Of further rows the cache keeps the key alone,
@@ -92,6 +99,8 @@ impl<T: Model> ModelCache<T> {
             codec: None,
             key_cells: SegVec::new(),
             out: BTreeMap::new(),
+            has_rivals: false,
+            broken: None,
             loads: 0,
             on_misfit,
         }
@@ -99,15 +108,89 @@ impl<T: Model> ModelCache<T> {
 
     /// Takes the rows of a table of this shape from now on.
     pub(in crate::postgres) fn take_rows_of(&mut self, shape: &Arc<TableShape>) {
+        if let Some(codec) = &self.codec {
+            let before = Arc::clone(codec.shape());
+            let key_kinds = |shape: &TableShape| -> Vec<CellType> {
+                let key = shape.key().iter();
+                key.map(|column| shape.columns()[*column].kind).collect()
+            };
+            if key_kinds(&before) != key_kinds(shape) {
+                // The cells of the keys are those of other types: no row can be told by them.
+                self.clear();
+            } else if before.columns() != shape.columns() {
+                // The digest of a row is that of its cells. The same cells of another type are other
+                // JSON, and may be another model.
+                self.rows.forget_digests();
+            }
+        }
         self.codec = Some(KeyCodec::new(Arc::clone(shape)));
     }
 
     /// Returns the slot and the key of the row with this key, and the digest of the row's cells.
     fn find(&self, cells: &KeyBuf) -> Option<(u32, T::Key, [u8; 16])> {
-        let key = self.codec.as_ref()?.read(cells).ok()?;
-        let (slot, digest) = self.rows.digest(&key)?;
+        // The key is hashed and compared by code of the application's.
+        let found = guarded(|| {
+            let key = self.codec.as_ref()?.read(cells).ok()?;
+            let (slot, digest) = self.rows.digest(&key)?;
+            Some((slot, key, digest))
+        });
         // Another row of the table may have the same key in the model.
-        self.has_cells(slot, cells).then_some((slot, key, digest))
+        found
+            .ok()
+            .flatten()
+            .filter(|(slot, ..)| self.has_cells(*slot, cells))
+    }
+
+    /// Changes the rows, which calls code of the model's types. A panic in the middle of a change
+    /// empties the cache: the table must be read again.
+    ///
+    /// # Errors
+    /// If the code panics, with the message.
+    fn changing<R>(
+        &mut self,
+        change: impl FnOnce(&mut IdxModelCache<T>) -> R,
+    ) -> Result<R, String> {
+        let changed = guarded(|| change(&mut self.rows));
+        if let Err(panic) = &changed
+            && self.rows.is_torn()
+        {
+            self.clear();
+            self.broken = Some(panic.clone());
+        }
+        changed
+    }
+
+    /// Removes the row with this key of the model, and takes in the row that is kept out because of
+    /// it. `cells` are those of the row that goes.
+    fn remove_row(&mut self, key: &T::Key, cells: &KeyBuf, mut events: Option<&mut Vec<RowEvent>>) {
+        if let Ok(Some(_)) = self.changing(|rows| rows.remove(key)) {
+            self.record(cells, RowChangeKind::Removed, events.as_deref_mut());
+        }
+        if self.has_rivals {
+            self.take_in_rival(key, events);
+        }
+    }
+
+    /// Takes in a row that is kept out because another one had its key. A row of an older snapshot
+    /// than the last one may be gone.
+    fn take_in_rival(&mut self, key: &T::Key, events: Option<&mut Vec<RowEvent>>) {
+        let loads = self.loads;
+        let waiting = |misfit: &Misfit<T>| {
+            let rival = misfit.rival.as_ref();
+            misfit.seen_in == loads && rival.is_some_and(|rival| rival.key == *key)
+        };
+        let found = guarded(|| {
+            let mut out = self.out.iter();
+            out.find(|(_, misfit)| waiting(misfit))
+                .map(|(cells, _)| cells.clone())
+        });
+        let Ok(Some(cells)) = found else { return };
+        if let Some(mut rival) = self.out.remove(&cells).and_then(|misfit| misfit.rival) {
+            // A row that cannot be stored either is kept out again, or breaks the cache.
+            if let Err(error) = self.put(&mut rival, WriteMode::Upsert, events) {
+                self.broken = Some(error.to_string());
+            }
+        }
     }
 
     /// Tells whether the row in `slot`, whose key is the model's for `cells`, has these cells.
@@ -161,25 +244,44 @@ impl<T: Model> ModelCache<T> {
 
     /// Takes out the row with this key, if there is one, and records that in `events`.
     fn take_out(&mut self, cells: &KeyBuf, events: Option<&mut Vec<RowEvent>>) {
-        let Some((_, key, _)) = self.find(cells) else {
-            return;
-        };
-        self.rows.remove(&key);
-        self.record(cells, RowChangeKind::Removed, events);
+        if let Some((_, key, _)) = self.find(cells) {
+            self.remove_row(&key, cells, events);
+        }
     }
 
-    /// Keeps out a row that became a model with this digest, and that cannot be stored.
-    fn keep_out_unstored(
+    /// Keeps out a row that became a model and cannot be stored, for the reason `why`. The row waits
+    /// if it still has its model.
+    ///
+    /// # Errors
+    /// If misfits are refused.
+    fn unstored(
         &mut self,
         cells: &KeyBuf,
         why: String,
-        digest: Digest,
+        row: &mut ModelRow<T>,
         events: Option<&mut Vec<RowEvent>>,
-    ) {
-        self.keep_out(cells, why.into(), events);
-        if let Some(misfit) = self.out.get_mut(cells) {
-            misfit.unstored = Some(digest);
+    ) -> Result<Upserted, StoreError> {
+        if self.on_misfit == OnMisfit::Refuse {
+            return Err(StoreError::Model(why));
         }
+        self.keep_out(cells, why.into(), events);
+        let rival = match row.row.take() {
+            Some(model) => guarded(|| row.key.clone()).ok().map(|key| {
+                Box::new(ModelRow {
+                    row: Some(model),
+                    key,
+                    key_cells: row.key_cells.take(),
+                    digest: row.digest,
+                })
+            }),
+            None => None,
+        };
+        self.has_rivals |= rival.is_some();
+        if let Some(misfit) = self.out.get_mut(cells) {
+            misfit.unstored = Some(row.digest);
+            misfit.rival = rival;
+        }
+        Ok(Upserted::Unchanged)
     }
 
     /// Records in `events` that a row has changed.
@@ -302,14 +404,17 @@ fn into_model<T: Model>(
     read: impl FnOnce() -> Result<T, serde_json::Error>,
     key: &T::Key,
 ) -> Result<T, String> {
-    // `key` is the application's code as well, so it is called inside.
-    let (own, row) =
-        guarded(|| read().map(|row| (row.key(), row)))?.map_err(|error| error.to_string())?;
-    if own == *key {
-        Ok(row)
-    } else {
-        Err(format!("the model gives it the key {own:?}"))
-    }
+    // `key` and the key's own functions are the application's code as well, so they are called
+    // inside.
+    guarded(|| {
+        let row = read().map_err(|error| error.to_string())?;
+        let own = row.key();
+        if own == *key {
+            Ok(row)
+        } else {
+            Err(format!("the model gives it the key {own:?}"))
+        }
+    })?
 }
 
 impl<T: Model> RowDecoder for ModelDecoder<T> {
@@ -340,7 +445,10 @@ impl<T: Model> RowDecoder for ModelDecoder<T> {
         // that is read by Q does not name them.
         self.cells
             .read_json(&self.shape, data, JsonNulls::Unknown)?;
-        let decoded = self.decoded(|_, _| serde_json::from_str(data))?;
+        // As a row of COPY is: the model sees the same, whichever way the row came.
+        self.cells.forget_json_nulls(&self.shape);
+        let decoded =
+            self.decoded(|shape, row| T::deserialize(RowDeserializer::new(shape, row)))?;
         let own = match &decoded {
             Decoded::Row(row) => self.key_of(row),
             Decoded::Misfit { key, .. } => key.clone(),
@@ -378,7 +486,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
             .sum();
         self.rows.memory_bytes()
             + self.key_cells.memory_bytes()
-            + self.out.len() * 2 * size_of::<(KeyBuf, Misfit)>()
+            + self.out.len() * 2 * size_of::<(KeyBuf, Misfit<T>)>()
             + causes
     }
 
@@ -408,29 +516,43 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 Touched::Row(row) => Some(&row.key),
                 Touched::Key(_) => read.as_ref(),
             });
-        std::hint::black_box(self.rows.touch(keys));
+        // Nothing depends on this: a key whose code panics does so again when the change is made.
+        let _ = guarded(|| std::hint::black_box(self.rows.touch(keys)));
     }
 
     fn put(
         &mut self,
         row: &mut ModelRow<T>,
         mode: WriteMode<'_>,
-        events: Option<&mut Vec<RowEvent>>,
+        mut events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
+        if let Some(why) = self.broken.take() {
+            return Err(StoreError::Model(why));
+        }
         let Some(model) = row.row.take() else {
             return Ok(Upserted::Unchanged);
         };
-        let key = row.key.clone();
         let cells = self.cells_of_row(row);
-        let packed = row.key_cells.take();
-        let before = self.rows.digest(&key).map(|(slot, _)| slot);
-        if before.is_some_and(|slot| !self.has_cells(slot, &cells)) {
-            let why = format!("another row has the key {key:?} in the model");
-            if self.on_misfit == OnMisfit::Refuse {
-                return Err(StoreError::Model(why));
+        let mut before = match guarded(|| self.rows.digest(&row.key)) {
+            Ok(before) => before.map(|(slot, _)| slot),
+            Err(panic) => return self.unstored(&cells, panic, row, events),
+        };
+        if let Some(slot) = before
+            && !self.has_cells(slot, &cells)
+        {
+            // A row that this snapshot has not brought is gone, and gives way.
+            if matches!(&mode, WriteMode::Merge(seen) if !seen.has(slot)) {
+                let gone = self.cells_of(slot, &row.key);
+                if let Ok(Some(_)) = self.changing(|rows| rows.remove(&row.key)) {
+                    self.record(&gone, RowChangeKind::Removed, events.as_deref_mut());
+                }
+                before = None;
+            } else {
+                row.row = Some(model);
+                let why = guarded(|| format!("another row has the key {:?} in the model", row.key));
+                let why = why.unwrap_or_else(|panic| panic);
+                return self.unstored(&cells, why, row, events);
             }
-            self.keep_out_unstored(&cells, why, row.digest, events);
-            return Ok(Upserted::Unchanged);
         }
         let seen = match mode {
             WriteMode::Insert if before.is_some() => {
@@ -443,24 +565,22 @@ impl<T: Model> CacheSink for ModelCache<T> {
             WriteMode::Merge(seen) => Some(seen),
         };
         // The model is asked for its index values in here, and may panic.
-        let put = guarded(|| self.rows.put_digested(model, *row.digest.bytes()));
+        let put = self.changing(|rows| rows.put_digested(model, *row.digest.bytes()));
         let upserted = match put {
             Ok(put) => {
                 let (slot, upserted) = put?;
-                self.keep_cells(slot, packed);
+                self.keep_cells(slot, row.key_cells.take());
                 if let Some(seen) = seen {
                     seen.mark(slot);
                 }
                 upserted
             }
-            Err(panic) if self.on_misfit == OnMisfit::Refuse => {
-                return Err(StoreError::Model(panic));
+            Err(_) if self.broken.is_some() => {
+                let why = self.broken.take().unwrap_or_default();
+                return Err(StoreError::Model(why));
             }
             // The row that was there before goes too: it is not the table's row any more.
-            Err(panic) => {
-                self.keep_out_unstored(&cells, panic, row.digest, events);
-                return Ok(Upserted::Unchanged);
-            }
+            Err(panic) => return self.unstored(&cells, panic, row, events),
         };
         self.out.remove(&cells);
         match upserted {
@@ -494,6 +614,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 why: kept,
                 seen_in: self.loads,
                 unstored: None,
+                rival: None,
             },
         );
         // A row that is read again and does not fit for the same reason is no news. Of a row whose
@@ -514,6 +635,9 @@ impl<T: Model> CacheSink for ModelCache<T> {
     }
 
     fn kept_out(&self) -> Option<(usize, String)> {
+        if let Some(why) = &self.broken {
+            return Some((self.out.len().max(1), why.clone()));
+        }
         let (key, misfit) = self.out.first_key_value()?;
         Some((
             self.out.len(),
@@ -528,10 +652,18 @@ impl<T: Model> CacheSink for ModelCache<T> {
     }
 
     fn sweep(&mut self, seen: &SeenRows, mut events: Option<&mut Vec<RowEvent>>) {
-        for (slot, key) in self.rows.not_seen(seen) {
-            let cells = self.cells_of(slot, &key);
-            self.rows.remove(&key);
-            self.record(&cells, RowChangeKind::Removed, events.as_deref_mut());
+        match guarded(|| self.rows.not_seen(seen)) {
+            Ok(unseen) => {
+                for (slot, key) in unseen {
+                    let cells = self.cells_of(slot, &key);
+                    self.remove_row(&key, &cells, events.as_deref_mut());
+                }
+            }
+            // The keys cannot even be copied.
+            Err(panic) => {
+                self.clear();
+                self.broken = Some(panic);
+            }
         }
     }
 
@@ -544,6 +676,7 @@ impl<T: Model> CacheSink for ModelCache<T> {
         self.rows.clear();
         self.key_cells = SegVec::new();
         self.out.clear();
+        self.has_rivals = false;
     }
 
     fn compare(&self, row: &ModelRow<T>, seen: &mut SeenRows, report: &mut ComparisonReport) {
@@ -621,7 +754,8 @@ impl<T: Model> CacheSink for ModelCache<T> {
         for cells in out {
             report.find(FindingKind::Ghost, |kind| self.finding(kind, cells));
         }
-        for (slot, key) in self.rows.not_seen(seen) {
+        let unseen = guarded(|| self.rows.not_seen(seen)).unwrap_or_default();
+        for (slot, key) in unseen {
             report.find(FindingKind::Ghost, |kind| {
                 self.finding(kind, &self.cells_of(slot, &key))
             });

@@ -547,8 +547,9 @@ fn apply_op<C: CacheSink>(
             for key in &keep {
                 cache.mark(key, &mut seen);
             }
-            cache.sweep(&seen, events);
+            // First those that are kept out: one of them may wait for a row that is swept.
             cache.retain_out(&keep);
+            cache.sweep(&seen, events);
         }
     }
     // The operation itself is done whatever became of the snapshot.

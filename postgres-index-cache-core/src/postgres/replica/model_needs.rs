@@ -56,7 +56,8 @@ impl ModelNeeds {
                 wrong: wrong.join("; "),
             });
         }
-        if self.key_is_uuid && !has_uuid_key(table) {
+        // A model that tells the columns of its key may have a uuid that stands in a text.
+        if self.key_is_uuid && self.key_columns.is_none() && !has_uuid_key(table) {
             return Err(ReplicaError::KeyNotUuid(table.display_name()));
         }
         Ok(())
@@ -116,6 +117,10 @@ fn column_problem(
 
 /// Returns whether a field can be read from a column of this kind.
 fn fits(field: FieldKind, column: CellType) -> bool {
+    // Of these each value may be another type's.
+    if matches!(column, CellType::Json | CellType::Jsonb) {
+        return true;
+    }
     let is_integer = matches!(column, CellType::Int2 | CellType::Int4 | CellType::Int8);
     let is_real = matches!(column, CellType::Float4 | CellType::Float8);
     match field {

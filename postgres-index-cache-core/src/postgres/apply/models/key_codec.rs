@@ -3,6 +3,7 @@
 //! A key of any type is read by serde, as the model's fields are. The way back is known for the
 //! usual types alone: of any other key, the cache keeps the cells.
 
+use crate::model::guarded;
 use crate::notification::Key;
 use crate::table_cache::{KeyBuf, TableShape, read_key};
 use crate::value::CellType;
@@ -31,6 +32,11 @@ impl<K> KeyCodec<K> {
             shape,
             key: PhantomData,
         }
+    }
+
+    /// Returns the shape of the table's rows.
+    pub(super) fn shape(&self) -> &Arc<TableShape> {
+        &self.shape
     }
 
     /// Returns the type of a key of one column; `None` of a composite key.
@@ -131,7 +137,7 @@ impl<K: DeserializeOwned + 'static> KeyCodec<K> {
         if let Some(key) = self.read_plain(cells) {
             return Ok(key);
         }
-        read_key(&self.shape, cells).map_err(|error| format!("its key: {error}"))
+        guarded(|| read_key(&self.shape, cells))?.map_err(|error| format!("its key: {error}"))
     }
 
     /// Returns the key, if it is of a usual type and needs no serde.

@@ -626,3 +626,200 @@ fn a_row_with_the_key_of_another_one_is_kept_out_and_harms_none() {
     let same = world.compare(&world.table.clone());
     assert_eq!((same.findings, same.kept_out), (Vec::new(), 0));
 }
+
+/// Flushes what waits, and returns the values of the rows and the keys that are kept out.
+fn flushed(world: &mut World<FoldedRow>) -> (Vec<u8>, Vec<String>) {
+    assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+    let cache = world.cache.read();
+    cache.rows.validate().unwrap();
+    let mut values: Vec<u8> = cache.rows.iter().map(|row| row.n).collect();
+    values.sort_unstable();
+    let out = cache.misfits().map(|(key, _)| key.to_string()).collect();
+    (values, out)
+}
+
+#[test]
+fn a_row_that_waits_for_another_one_is_taken_in_when_that_one_goes() {
+    let insert = r#"{"table":"t","action":"insert","id":"a","data":{"name":"a","n":8}}"#;
+    let delete = r#"{"table":"t","action":"delete","id":"A"}"#;
+    // The other one is deleted.
+    let mut world = World::<FoldedRow>::new();
+    world.table = BTreeMap::from([(1, 7)]);
+    world.read();
+    world.change(insert);
+    assert_eq!(flushed(&mut world), (vec![7], vec!["a".to_string()]));
+    world.change(delete);
+    assert_eq!(flushed(&mut world), (vec![8], vec![]));
+    // The other one is gone in a snapshot, unheard.
+    let mut world = World::<FoldedRow>::new();
+    world.table = BTreeMap::from([(1, 7)]);
+    world.read();
+    world.table = BTreeMap::from([(2, 8)]);
+    world.read();
+    assert_eq!(flushed(&mut world), (vec![8], vec![]));
+    let same = world.compare(&world.table.clone());
+    assert_eq!((same.findings, same.kept_out), (Vec::new(), 0));
+    // A TRUNCATE spares one of the two, or none.
+    for (spared, values) in [(vec!["\"a\"".to_string()], vec![8]), (vec![], vec![])] {
+        let mut world = World::<FoldedRow>::new();
+        world.table = BTreeMap::from([(1, 7)]);
+        world.read();
+        world.change(insert);
+        world.writer.clear(&spared).unwrap();
+        assert_eq!(flushed(&mut world), (values, vec![]));
+    }
+}
+
+/// A key whose own code panics: while it is read, or while keys are hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FragileKey(i64);
+
+impl<'de> serde::Deserialize<'de> for FragileKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        assert_ne!(number, 2, "the key cannot be read");
+        Ok(Self(number))
+    }
+}
+
+impl std::hash::Hash for FragileKey {
+    fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
+        assert_ne!(self.0, 3, "the key cannot be hashed");
+        self.0.hash(hasher);
+    }
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct FragileRow {
+    id: FragileKey,
+    n: u8,
+}
+
+impl CacheModel for FragileRow {
+    type Key = FragileKey;
+    type Indexes = (HashIndex<ByFragile>, OrderedIndex<ByFragile>);
+
+    fn key(&self) -> FragileKey {
+        self.id.clone()
+    }
+}
+
+/// A value that cannot be compared with another one.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Fragile(u8);
+
+impl PartialOrd for Fragile {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Fragile {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        assert!(self.0 != 9 && other.0 != 9, "the value cannot be compared");
+        self.0.cmp(&other.0)
+    }
+}
+
+struct ByFragile;
+
+impl IndexField for ByFragile {
+    type Row = FragileRow;
+    type Value<'r> = u8;
+
+    fn value(row: &FragileRow) -> Option<u8> {
+        Some(row.n)
+    }
+}
+
+impl OrderedField for ByFragile {
+    type Row = FragileRow;
+    type Value = Fragile;
+
+    fn value(row: &FragileRow) -> Option<Fragile> {
+        Some(Fragile(row.n))
+    }
+}
+
+impl TestModel for FragileRow {
+    const KEY: &'static [(&'static str, CellType)] = &[("id", CellType::Int8)];
+
+    fn cells(number: u128) -> Vec<Vec<u8>> {
+        IntegerRow::cells(number)
+    }
+
+    fn key_json(number: u128) -> Vec<String> {
+        IntegerRow::key_json(number)
+    }
+
+    fn parts(&self) -> (u128, u8) {
+        (self.id.0 as u128, self.n)
+    }
+}
+
+#[test]
+fn a_key_whose_code_panics_is_one_rows_misfortune() {
+    let mut world = World::<FragileRow>::new();
+    world.table = (1..=4).map(|number| (number, 7)).collect();
+    world.read();
+    for _ in 0..2 {
+        assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+        let cache = world.cache.read();
+        cache.rows.validate().unwrap();
+        let mut keys: Vec<i64> = cache.rows.iter().map(|row| row.id.0).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [1, 4]);
+        let out: Vec<String> = cache
+            .misfits()
+            .map(|(key, why)| format!("{key}: {why}"))
+            .collect();
+        assert!(
+            out[0].starts_with("2: ") && out[0].contains("cannot be read"),
+            "{out:?}"
+        );
+        assert!(
+            out[1].starts_with("3: ") && out[1].contains("cannot be hashed"),
+            "{out:?}"
+        );
+        drop(cache);
+        let same = world.compare(&world.table.clone());
+        assert_eq!((same.findings, same.kept_out), (Vec::new(), 2));
+        // Notifications of such rows harm none either.
+        for number in [2, 3] {
+            world.change(&format!(
+                r#"{{"table":"t","action":"update","id":{number},"data":{}}}"#,
+                json::<FragileRow>(number, 7)
+            ));
+        }
+    }
+    world.change(r#"{"table":"t","action":"delete","id":2}"#);
+    world.change(r#"{"table":"t","action":"delete","id":3}"#);
+    assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+    assert_eq!((world.writer.rows(), world.writer.kept_out()), (2, None));
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_change_empties_the_cache_and_asks_for_a_reload() {
+    let mut world = World::<FragileRow>::new();
+    world.table = BTreeMap::from([(1, 7), (4, 8)]);
+    world.read();
+    assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+    // The value of this row is linked in the first index, and cannot be in the second.
+    world.change(&format!(
+        r#"{{"table":"t","action":"update","id":1,"data":{}}}"#,
+        json::<FragileRow>(1, 9)
+    ));
+    let error = world.writer.flush(Duration::ZERO).unwrap_err();
+    assert!(
+        format!("{error:?}").contains("the value cannot be compared"),
+        "{error:?}"
+    );
+    world.cache.read().rows.validate().unwrap();
+    assert_eq!(world.cache.read().rows.len(), 0);
+    // Once the row is another one, a reload brings all of them.
+    world.table = BTreeMap::from([(1, 6), (4, 8)]);
+    world.read();
+    assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+    assert_eq!((world.writer.rows(), world.writer.kept_out()), (2, None));
+    world.cache.read().rows.validate().unwrap();
+}
