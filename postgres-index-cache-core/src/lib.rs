@@ -208,7 +208,7 @@ pub use notification::{Action, CacheNotification, Key, ParseError};
 #[cfg(feature = "postgres")]
 pub use postgres::{
     ComparisonReport, ConnectError, Connector, DifferingColumn, DriverError, Events, Finding,
-    FindingKind, FollowError, Health, Messages, Model, OnMisfit, ReadGuard, Replica,
+    FindingKind, FollowError, Health, ListenError, Messages, Model, OnMisfit, ReadGuard, Replica,
     ReplicaBuilder, ReplicaError, ReplicaEvent, ReplicaStatus, ReplicaTable, RowChangeKind,
     Session, SessionPurpose, Stats, TableHealth, Verification,
 };

@@ -13,12 +13,13 @@
 //! than left stale.
 
 use crate::index_cache::IdxModelCache;
-use crate::model::{CacheModel, HasPrimaryKey, Indexable, guarded};
+use crate::model::{CacheModel, guarded};
 use crate::notification::{Action, CacheNotification, Key, ParseError};
 use crate::packed::unpack;
 use async_trait::async_trait;
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -45,8 +46,8 @@ pub enum Outcome {
     /// the application reads the row again.
     RowTooLong,
     /// The row could not be used, for the reason given. It was removed from the cache, and is
-    /// missing there until the application reads the row again. If the key is not a uuid, no row
-    /// was removed.
+    /// missing there until the application reads the row again. If the key is none of the
+    /// model, no row was removed.
     RowUnfit(String),
     /// The trigger asks for the table to be read again, for the reason given. The cache was
     /// emptied.
@@ -160,7 +161,7 @@ impl<T: CacheModel> IndexCacheHandler<T> {
 
 impl<T> IndexCacheHandler<T>
 where
-    T: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync,
+    T: CacheModel<Key: DeserializeOwned> + DeserializeOwned + Send + Sync,
 {
     /// Applies a notification to the cache.
     fn apply(&self, notification: &CacheNotification) -> Outcome {
@@ -180,28 +181,32 @@ where
                 Outcome::ReloadNeeded(why)
             }
             Action::Insert | Action::Update | Action::Delete => {
-                let id = notification.id.as_ref();
-                let Some(id) = id.and_then(Key::as_uuid) else {
-                    // All keys of the cache are uuids, so there is no row to remove.
-                    let id = id.map(ToString::to_string).unwrap_or_default();
-                    return Outcome::RowUnfit(format!("the key {id} is not a uuid"));
+                let read = notification.id.as_ref().map(key_of::<T::Key>);
+                let id = match read.unwrap_or_else(|| Err("it is missing".to_string())) {
+                    Ok(id) => id,
+                    // No row of the cache has a key that is none, so there is no row to remove.
+                    Err(why) => {
+                        let id = notification.id.as_ref().map(ToString::to_string);
+                        let id = id.unwrap_or_default();
+                        return Outcome::RowUnfit(format!("the key {id} does not fit: {why}"));
+                    }
                 };
                 match notification.action {
                     Action::Delete => {
                         self.cache.write().remove(&id);
                         Outcome::Applied
                     }
-                    _ => self.store(id, notification),
+                    _ => self.store(&id, notification),
                 }
             }
         }
     }
 
-    /// Stores the row of an insert or an update whose `id` is this uuid. Removes the row if that is
+    /// Stores the row of an insert or an update with this key. Removes the row if that is
     /// not possible.
-    fn store(&self, id: Uuid, notification: &CacheNotification) -> Outcome {
+    fn store(&self, id: &T::Key, notification: &CacheNotification) -> Outcome {
         let Some(data) = &notification.data else {
-            self.cache.write().remove(&id);
+            self.cache.write().remove(id);
             return if notification.truncated {
                 Outcome::RowTooLong
             } else {
@@ -209,14 +214,15 @@ where
             };
         };
         // The row is parsed before the lock is taken, so readers wait only while it is stored.
-        let parsed =
-            guarded(|| serde_json::from_str::<T>(data.get()).map(|row| (row.primary_key(), row)));
+        let parsed = guarded(|| serde_json::from_str::<T>(data.get()).map(|row| (row.key(), row)));
         let stored = match parsed {
-            Ok(Ok((key, row))) if key == id => guarded(|| self.cache.write().upsert(row)).map(drop),
+            Ok(Ok((key, row))) if key == *id => {
+                guarded(|| self.cache.write().upsert(row)).map(drop)
+            }
             // Which of the two keys has changed is not known: both rows may be stale.
             Ok(Ok((other, _))) => {
                 self.cache.write().remove(&other);
-                Err(format!("\"id\" is {id} and the row's key is {other}"))
+                Err(format!("\"id\" is {id:?} and the row's key is {other:?}"))
             }
             Ok(Err(error)) => Err(format!("\"data\" does not fit the model: {error}")),
             Err(panic) => Err(panic),
@@ -224,7 +230,7 @@ where
         match stored {
             Ok(()) => Outcome::Applied,
             Err(why) => {
-                self.cache.write().remove(&id);
+                self.cache.write().remove(id);
                 Outcome::RowUnfit(why)
             }
         }
@@ -234,7 +240,7 @@ where
 #[async_trait]
 impl<T> CacheNotificationHandler for IndexCacheHandler<T>
 where
-    T: HasPrimaryKey + Indexable + DeserializeOwned + Send + Sync,
+    T: CacheModel<Key: DeserializeOwned> + DeserializeOwned + Send + Sync,
 {
     async fn handle_notification(&self, notification: CacheNotification) {
         self.apply(&notification);
@@ -247,6 +253,21 @@ where
     async fn handle_with_outcome(&self, notification: CacheNotification) -> Outcome {
         self.apply(&notification)
     }
+}
+
+/// Returns the key of a payload as a model's key.
+///
+/// # Errors
+/// If the key is none of that type, with the reason.
+fn key_of<K: DeserializeOwned + 'static>(key: &Key) -> Result<K, String> {
+    let mut own: Option<K> = None;
+    // A uuid in any spelling is one, and needs no JSON.
+    if let Some(place) = (&mut own as &mut dyn Any).downcast_mut::<Option<Uuid>>() {
+        *place = key.as_uuid();
+        return own.ok_or_else(|| "it is not a uuid".to_string());
+    }
+    let json = serde_json::to_string(key).map_err(|error| error.to_string())?;
+    guarded(|| serde_json::from_str(&json))?.map_err(|error| error.to_string())
 }
 
 /// A router of payloads to the handlers of their tables.

@@ -10,6 +10,8 @@
 //! without a tree of values. Anybody may send on a channel, so nothing in a payload is trusted to
 //! be of the right shape.
 
+mod made;
+
 use crate::json_scan::{Member, Scanner};
 use serde::Deserialize;
 use serde_json::value::RawValue;

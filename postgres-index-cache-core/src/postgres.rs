@@ -26,6 +26,7 @@ mod connection;
 mod driver;
 mod error;
 mod error_chain;
+mod listening;
 mod options;
 mod quote;
 mod read;
@@ -45,6 +46,7 @@ pub use connection::session::{ConnectError, Connector, Messages, Session, Sessio
 pub use connection::traced::Traced;
 pub use driver::{Driver, DriverEvent, Loaded, QuestionId, Tap, Verification, Watch};
 pub use error::{DriverError, ReadError, passes};
+pub use listening::ListenError;
 pub use options::{AnswerOptions, DriverOptions};
 pub use quote::{Unquoted, quote_identifier, quote_literal, read_quoted};
 pub use read::copy::{CopyDecoder, CopyError};

@@ -11,5 +11,6 @@ mod example;
 mod faults;
 mod forged;
 mod health;
+mod listening;
 mod replica;
 mod typed;
