@@ -447,26 +447,6 @@ async fn an_update_under_a_virtual_column_is_announced_whatever_columns_are_sent
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collation_that_calls_different_texts_equal_is_said() {
-    // The cache compares bytes, PostgreSQL would find Ann under `ann`. No row matches, and the
-    // answer says why the server would answer otherwise.
-    let sql = "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = \
-        false);
-        CREATE TABLE t (id int PRIMARY KEY, name text COLLATE ci); INSERT INTO t VALUES (1, \
-        'Ann');";
-    let database = Database::with(sql).await;
-    database.pgic_ok(&["install-triggers", "t"]);
-    let ran = database.pgic(&["query", "t", "name=ann"]);
-    assert!(
-        ran.code == 1
-            && ran
-                .stderr
-                .contains("name has a collation that calls different texts equal"),
-        "{ran:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_names_an_object_elsewhere_is_not_blamed_on_replication() {
     // A regclass is an oid that is written as a name. When the table is renamed, the text of the
     // row changes though nobody wrote the row, and so nothing is announced. `verify` finds the row
