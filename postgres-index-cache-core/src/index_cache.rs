@@ -294,7 +294,6 @@ impl<T: CacheModel> IdxModelCache<T> {
 
     /// Returns whether a change was left half done, by a panic in the code of the model's types. The
     /// cache must be cleared then.
-    #[cfg(feature = "postgres")]
     pub(crate) fn is_torn(&self) -> bool {
         self.is_torn
     }
@@ -304,7 +303,8 @@ impl<T: CacheModel> IdxModelCache<T> {
     pub(crate) fn forget_digests(&mut self) {
         for slot in 0..self.slots.end() {
             for byte in self.digests.get_mut(slot).into_iter().flatten() {
-                *byte = !*byte;
+                // Not undone by a second change of the table before its rows have come again.
+                *byte = byte.wrapping_add(1);
             }
         }
     }

@@ -243,7 +243,7 @@ where
     T: CacheModel<Key: DeserializeOwned> + DeserializeOwned + Send + Sync,
 {
     async fn handle_notification(&self, notification: CacheNotification) {
-        self.apply(&notification);
+        self.handle_with_outcome(notification).await;
     }
 
     fn table_name(&self) -> &str {
@@ -251,7 +251,19 @@ where
     }
 
     async fn handle_with_outcome(&self, notification: CacheNotification) -> Outcome {
-        self.apply(&notification)
+        let applied = guarded(|| self.apply(&notification));
+        let is_torn = self.cache.read().is_torn();
+        match applied {
+            Ok(outcome) if !is_torn => outcome,
+            // Code of the model's types panicked in the middle of a change.
+            applied => {
+                self.cache.write().clear();
+                let why = applied.err();
+                Outcome::ReloadNeeded(
+                    why.unwrap_or_else(|| "a change was left half done".to_string()),
+                )
+            }
+        }
     }
 }
 

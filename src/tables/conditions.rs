@@ -456,9 +456,10 @@ async fn computed(
     // The text of a value is an expression that names the value twice. OFFSET 0 keeps the planner
     // from pulling the subquery up, which would compute the value twice.
     let sql = format!("SELECT {text} FROM (SELECT ({sql}) OFFSET 0) computed (value)");
-    // The text is read again, and must have every digit.
+    // The text is read again: it must have every digit, and a time its offset in numbers. The order
+    // of day and month stays the session's.
     transaction
-        .batch_execute("SET LOCAL extra_float_digits = 3")
+        .batch_execute("SET LOCAL extra_float_digits = 3; SET LOCAL DateStyle = 'ISO'")
         .await
         .context("prepare the transaction")?;
     let row = transaction

@@ -172,6 +172,8 @@ impl Serialize for CacheNotification {
         if let Some(xid) = xid {
             // As a text: JavaScript has no integers of 64 bits.
             payload.serialize_entry("xid", &xid.to_string())?;
+            // Which of the nulls in `data` are SQL NULL is not known here.
+            payload.serialize_entry("generic", &true)?;
         }
         if let Some(at) = at {
             payload.serialize_entry("at", at)?;

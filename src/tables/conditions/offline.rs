@@ -56,7 +56,9 @@ fn is_uuid(text: &str) -> bool {
 fn cell(column: &CatalogColumn, written: &Written, labels: &[String]) -> Option<Vec<u8>> {
     let text = written.value.as_str();
     let mut cell = Vec::new();
-    if written.operator == Operator::Computed {
+    // A domain may have an operator of its own.
+    let is_domain = column.type_name != column.plain_type_name;
+    if written.operator == Operator::Computed || (is_domain && written.operator.is_equality()) {
         return None;
     }
     if column.is_enum {

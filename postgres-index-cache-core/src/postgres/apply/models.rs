@@ -526,9 +526,6 @@ impl<T: Model> CacheSink for ModelCache<T> {
         mode: WriteMode<'_>,
         mut events: Option<&mut Vec<RowEvent>>,
     ) -> Result<Upserted, StoreError> {
-        if let Some(why) = self.broken.take() {
-            return Err(StoreError::Model(why));
-        }
         let Some(model) = row.row.take() else {
             return Ok(Upserted::Unchanged);
         };
@@ -545,6 +542,9 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 let gone = self.cells_of(slot, &row.key);
                 if let Ok(Some(_)) = self.changing(|rows| rows.remove(&row.key)) {
                     self.record(&gone, RowChangeKind::Removed, events.as_deref_mut());
+                }
+                if let Some(why) = self.broken.take() {
+                    return Err(StoreError::Model(why));
                 }
                 before = None;
             } else {
@@ -635,9 +635,6 @@ impl<T: Model> CacheSink for ModelCache<T> {
     }
 
     fn kept_out(&self) -> Option<(usize, String)> {
-        if let Some(why) = &self.broken {
-            return Some((self.out.len().max(1), why.clone()));
-        }
         let (key, misfit) = self.out.first_key_value()?;
         Some((
             self.out.len(),
@@ -670,6 +667,10 @@ impl<T: Model> CacheSink for ModelCache<T> {
     fn end_load(&mut self) {
         let loads = self.loads;
         self.out.retain(|_, misfit| misfit.seen_in == loads);
+    }
+
+    fn take_broken(&mut self) -> Option<String> {
+        self.broken.take()
     }
 
     fn clear(&mut self) {

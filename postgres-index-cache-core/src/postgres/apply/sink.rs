@@ -175,6 +175,12 @@ pub(in crate::postgres) trait CacheSink: Send + Sync + 'static {
     /// Removes every row that is not marked, and records these changes in `events`.
     fn sweep(&mut self, seen: &SeenRows, events: Option<&mut Vec<RowEvent>>);
 
+    /// Takes the reason why the last operation emptied the cache; `None` if it did not. The table
+    /// must be read again then.
+    fn take_broken(&mut self) -> Option<String> {
+        None
+    }
+
     /// Removes every row, those that are kept out included. Records no changes.
     fn clear(&mut self);
 

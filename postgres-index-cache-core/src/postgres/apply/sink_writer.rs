@@ -410,6 +410,10 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
             // changes of other rows. The engine is told, and reloads the table.
             for Waiting { op, by } in self.waiting.drain(..together) {
                 let recorded = self.events.as_ref().map_or(0, Vec::len);
+                let is_of_snapshot = matches!(
+                    op,
+                    PendingOp::Begin { .. } | PendingOp::Merge(_) | PendingOp::End
+                );
                 let applied = apply_op(
                     &mut *cache,
                     op,
@@ -422,6 +426,13 @@ impl<C: CacheSink> CacheWriter for SinkWriter<C> {
                 }
                 if let Err(error) = applied {
                     self.failed.get_or_insert(error);
+                }
+                if let Some(why) = cache.take_broken() {
+                    let error = StoreError::Model(why);
+                    self.failed.get_or_insert(FlushError {
+                        is_of_snapshot,
+                        error,
+                    });
                 }
             }
             self.rows = cache.stored();

@@ -816,6 +816,14 @@ fn a_panic_in_the_middle_of_a_change_empties_the_cache_and_asks_for_a_reload() {
     );
     world.cache.read().rows.validate().unwrap();
     assert_eq!(world.cache.read().rows.len(), 0);
+    // A removal that fails half-way is told as well: nothing else would be.
+    world.table = BTreeMap::from([(1, 9)]);
+    world.read();
+    assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
+    assert_eq!(world.writer.rows(), 1);
+    world.change(r#"{"table":"t","action":"delete","id":1}"#);
+    world.writer.flush(Duration::ZERO).unwrap_err();
+    assert_eq!(world.cache.read().rows.len(), 0);
     // Once the row is another one, a reload brings all of them.
     world.table = BTreeMap::from([(1, 6), (4, 8)]);
     world.read();
