@@ -6,7 +6,9 @@ use crate::triggers::observe::{Observed, Version};
 use postgres_index_cache_core::tooling::postgres::triggers::{
     Problem, Severity, TriggerOptions, diagnose,
 };
-use postgres_index_cache_core::tooling::postgres::{DifferingColumn, FindingKind};
+use postgres_index_cache_core::tooling::postgres::{
+    DifferingColumn, Finding, FindingKind, Notified,
+};
 use std::collections::{HashMap, HashSet};
 
 /// The largest number of processes that the server is asked about.
@@ -38,10 +40,10 @@ impl Senders {
 }
 
 /// The last notification that changed a row in the cache, and the row of the table.
-#[derive(Debug, Clone, Copy)]
-pub struct LastHeard<'a> {
+#[derive(Debug, Clone)]
+pub struct LastHeard {
     /// Who sent the notification, in words.
-    pub sender: &'a str,
+    pub sender: String,
     /// The transaction that the notification told of, if it said.
     pub xid: Option<u64>,
     /// The transaction that wrote the row which the table has, in its low 32 bits; `None` if that is
@@ -49,7 +51,22 @@ pub struct LastHeard<'a> {
     pub written_by: Option<u32>,
 }
 
-impl LastHeard<'_> {
+impl LastHeard {
+    /// Makes the description of a notification about the row that was found. `writers` are the
+    /// transactions that wrote rows of the table, by their keys as JSON.
+    pub fn of(
+        notified: Notified,
+        found: &Finding,
+        senders: &Senders,
+        writers: &HashMap<String, u32>,
+    ) -> Self {
+        Self {
+            sender: senders.name(notified.sender),
+            xid: notified.xid,
+            written_by: writers.get(&found.key).copied(),
+        }
+    }
+
     /// Tells whether the row in the table is older than the transaction that the notification told of.
     /// So that transaction did not write the row.
     fn is_younger_than_the_row(&self) -> bool {
@@ -71,7 +88,7 @@ pub fn likely(
     channel: &str,
     kind: FindingKind,
     columns: &[DifferingColumn],
-    heard: Option<LastHeard<'_>>,
+    heard: Option<&LastHeard>,
 ) -> String {
     let install = format!("pgic install-triggers {}", table.typed_name());
     // The order is from certain to possible: the first cause that fits is told.
@@ -129,7 +146,7 @@ pub fn likely(
     let Some(heard) = heard else {
         return format!("no notification told of it: written {silent}{always}");
     };
-    let sender = heard.sender;
+    let sender = &heard.sender;
     // The trigger is right, and does not announce what was not written.
     if kind != FindingKind::Ghost && heard.is_younger_than_the_row() {
         return format!(

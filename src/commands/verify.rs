@@ -320,21 +320,15 @@ impl TableVerdict<'_> {
         };
         let lines = comparison.findings.iter().take(shown).map(|found| {
             let heard = heard.get(&found.key_cells).copied().flatten();
-            let sender = heard.map(|heard| self.senders.name(heard.sender));
-            let heard = heard
-                .zip(sender.as_deref())
-                .map(|(heard, sender)| LastHeard {
-                    sender,
-                    xid: heard.xid,
-                    written_by: self.writers.get(&found.key).copied(),
-                });
+            let heard =
+                heard.map(|heard| LastHeard::of(heard, found, &self.senders, &self.writers));
             let cause = causes::likely(
                 table,
                 seen.as_ref(),
                 &target.channel,
                 found.kind,
                 &found.columns,
-                heard,
+                heard.as_ref(),
             );
             let names = (table.schema.as_str(), table.name.as_str());
             finding::finding(

@@ -23,6 +23,12 @@ pub async fn writers<'k>(
     if target.follow.distrust != Distrust::None {
         return writers;
     }
+    // Somebody may hold the table, and a cause is not worth the wait.
+    let bounded = "SELECT set_config('lock_timeout', '500ms', true),
+        set_config('statement_timeout', '2s', true)";
+    if catalog.query_typed(bounded, &[]).await.is_err() {
+        return writers;
+    }
     let relation = target.follow.relation();
     for key in keys.take(MOST) {
         let Ok(condition) = key_condition(&target.follow, &[key.to_string()]) else {

@@ -113,7 +113,7 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
         .iter()
         .map(|found| {
             let heard = heard.map(|heard| LastHeard {
-                sender: "process 1",
+                sender: "process 1".to_string(),
                 xid: heard.xid,
                 written_by: written_by.get(&found.key).copied(),
             });
@@ -123,7 +123,7 @@ async fn lost_by(set_up: &str, install: &[&str], lose: impl AsyncFnOnce(&Databas
                 "cache_invalidation",
                 found.kind,
                 &found.columns,
-                heard,
+                heard.as_ref(),
             );
             let columns: Vec<&str> = found
                 .columns

@@ -593,21 +593,15 @@ impl Session {
         for found in &comparison.findings {
             // The notification of a row's last change is known only while that change is kept.
             let heard = live.changes.last_heard(at, &found.key_cells);
-            let sender = heard.map(|heard| described.senders.name(heard.sender));
             let heard = heard
-                .zip(sender.as_deref())
-                .map(|(heard, sender)| LastHeard {
-                    sender,
-                    xid: heard.xid,
-                    written_by: described.writers.get(&found.key).copied(),
-                });
+                .map(|heard| LastHeard::of(heard, found, &described.senders, &described.writers));
             let cause = causes::likely(
                 table,
                 seen.as_ref(),
                 &target.channel,
                 found.kind,
                 &found.columns,
-                heard,
+                heard.as_ref(),
             );
             let names = (table.schema.as_str(), table.name.as_str());
             let at = Timestamp::now();
