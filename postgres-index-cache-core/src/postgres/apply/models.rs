@@ -10,26 +10,23 @@
 //! A model cannot be compared with another one. The digest of the row's cells stands beside the
 //! model in the cache, and tells whether two rows are the same.
 
+mod decoder;
 mod key_codec;
 
+pub(in crate::postgres) use self::decoder::{ModelDecoder, ModelRow};
+
 use self::key_codec::KeyCodec;
-use super::cells::query_of_columns;
 use super::finding::{ComparisonReport, Finding, FindingKind};
-use super::sink::{CacheSink, Decoded, RowChangeKind, RowDecoder, RowEvent, WriteMode};
+use super::sink::{CacheSink, RowChangeKind, RowEvent, WriteMode};
 use crate::digest::{Digest, RowDigester, digest_of_key};
 use crate::index::SegVec;
 use crate::index_cache::IdxModelCache;
 use crate::model::{CacheModel, guarded};
 use crate::notification::Key;
-use crate::postgres::error::ReadError;
-use crate::table_cache::{
-    JsonNulls, KeyBuf, RowBuf, RowDeserializer, RowError, SeenRows, StoreError, TableShape,
-    Touched, Upserted,
-};
+use crate::table_cache::{KeyBuf, SeenRows, StoreError, TableShape, Touched, Upserted};
 use crate::value::CellType;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// The traits of a type whose values can be the rows of a replica's cache. The key is read from its
@@ -69,6 +66,8 @@ pub(in crate::postgres) struct ModelCache<T: CacheModel> {
     /// Why the cache was emptied: code of the model's types panicked in the middle of a change. The
     /// table must be read again.
     broken: Option<String>,
+    /// Whether the cache was emptied, and no snapshot has been laid since.
+    is_emptied: bool,
     /// The number of snapshots that began. A row that is kept out, and was not in the last
     /// snapshot, is gone.
     loads: u64,
@@ -101,6 +100,7 @@ impl<T: Model> ModelCache<T> {
             out: BTreeMap::new(),
             has_rivals: false,
             broken: None,
+            is_emptied: false,
             loads: 0,
             on_misfit,
         }
@@ -154,10 +154,16 @@ impl<T: Model> ModelCache<T> {
         if let Err(panic) = &changed
             && self.rows.is_torn()
         {
-            self.clear();
-            self.broken = Some(panic.clone());
+            self.give_up(panic.clone());
         }
         changed
+    }
+
+    /// Empties the cache, which cannot be believed any more for the reason `why`.
+    fn give_up(&mut self, why: String) {
+        self.clear();
+        self.broken = Some(why);
+        self.is_emptied = true;
     }
 
     /// Removes the row with this key of the model, and takes in the row that is kept out because of
@@ -294,6 +300,12 @@ impl<T: Model> ModelCache<T> {
 }
 
 impl<T: CacheModel> ModelCache<T> {
+    /// Returns whether the cache was emptied by a failure of the model's code, and is not read again
+    /// yet. A reader may see that before the task has told of it.
+    pub(in crate::postgres) fn is_emptied(&self) -> bool {
+        self.is_emptied
+    }
+
     /// Returns the keys of the rows that are kept out, each with the reason. The reason is empty if
     /// it was not kept: the first thousand are.
     pub(in crate::postgres) fn misfits(&self) -> impl ExactSizeIterator<Item = (Key, &str)> {
@@ -310,161 +322,6 @@ impl<T: CacheModel> ModelCache<T> {
             None => Key::Composite(Vec::new()),
         }
     }
-}
-
-/// A model on the way into the cache.
-pub(in crate::postgres) struct ModelRow<T: CacheModel> {
-    /// The model; `None` once the cache has taken it.
-    row: Option<T>,
-    key: T::Key,
-    /// The packed cells of the key; `None` if its type tells them.
-    key_cells: Option<Box<[u8]>>,
-    /// The digest of the cells that the model was made of.
-    digest: Digest,
-}
-
-impl<T: Model> ModelRow<T> {
-    /// Returns the cells of the row's key.
-    fn cells(&self, codec: &KeyCodec<T::Key>) -> KeyBuf {
-        match &self.key_cells {
-            Some(packed) => codec.unpack(packed),
-            None => codec.cells(&self.key).unwrap_or_default(),
-        }
-    }
-}
-
-/// The decoder that reads rows as JSON: into the model, and into cells for the digest. A JSON null
-/// in the cells counts as SQL NULL, as it does to the model.
-pub(in crate::postgres) struct ModelDecoder<T: CacheModel> {
-    shape: Arc<TableShape>,
-    codec: KeyCodec<T::Key>,
-    /// The columns' names go into each digest: to the model, the same values under another name are
-    /// another row.
-    digester: RowDigester,
-    /// The cells of the row that is being read. One buffer serves all rows.
-    cells: RowBuf,
-    on_misfit: OnMisfit,
-    model: PhantomData<fn() -> T>,
-}
-
-impl<T: Model> ModelDecoder<T> {
-    pub(in crate::postgres) fn new(shape: Arc<TableShape>, on_misfit: OnMisfit) -> Self {
-        Self {
-            digester: RowDigester::new(&shape),
-            codec: KeyCodec::new(Arc::clone(&shape)),
-            shape,
-            cells: RowBuf::default(),
-            on_misfit,
-            model: PhantomData,
-        }
-    }
-
-    /// Makes a model of the row whose cells were read. `read` makes it.
-    ///
-    /// # Errors
-    /// If the row does not fit the model, and misfits are refused.
-    fn decoded(
-        &mut self,
-        read: impl FnOnce(&TableShape, &RowBuf) -> Result<T, serde_json::Error>,
-    ) -> Result<Decoded<ModelRow<T>>, RowError> {
-        let digest = self.digester.row(|column| self.cells.cell(column));
-        let cells = KeyBuf::of_row(&self.shape, &self.cells);
-        let read = || read(&self.shape, &self.cells);
-        let row = guarded(|| self.codec.read(&cells))
-            .and_then(|key| key)
-            .and_then(|key| Ok((into_model(read, &key)?, key)));
-        match (row, self.on_misfit) {
-            (Ok((row, key)), _) => {
-                let tells_cells = self.codec.cells(&key).is_some();
-                Ok(Decoded::Row(ModelRow {
-                    row: Some(row),
-                    key,
-                    key_cells: (!tells_cells).then(|| KeyCodec::<T::Key>::pack(&cells)),
-                    digest,
-                }))
-            }
-            (Err(why), OnMisfit::Quarantine) => Ok(Decoded::Misfit {
-                key: cells,
-                why: why.into(),
-            }),
-            (Err(why), OnMisfit::Refuse) => Err(RowError::Malformed(format!(
-                "the row {} does not fit the model: {why}",
-                self.codec.name(&cells)
-            ))),
-        }
-    }
-}
-
-/// Makes a model of the row with this key.
-///
-/// # Errors
-/// If the row does not fit, with the reason. The model's code is the application's: an error, a
-/// panic and a wrong key alike are a reason.
-fn into_model<T: Model>(
-    read: impl FnOnce() -> Result<T, serde_json::Error>,
-    key: &T::Key,
-) -> Result<T, String> {
-    // `key` and the key's own functions are the application's code as well, so they are called
-    // inside.
-    guarded(|| {
-        let row = read().map_err(|error| error.to_string())?;
-        let own = row.key();
-        if own == *key {
-            Ok(row)
-        } else {
-            Err(format!("the model gives it the key {own:?}"))
-        }
-    })?
-}
-
-impl<T: Model> RowDecoder for ModelDecoder<T> {
-    type Row = ModelRow<T>;
-
-    fn shape(&self) -> &Arc<TableShape> {
-        &self.shape
-    }
-
-    fn query(&self, relation: &str, only: &str) -> String {
-        query_of_columns(&self.shape, relation, only)
-    }
-
-    fn read_copy(&mut self, tuple: &[u8]) -> Result<Decoded<ModelRow<T>>, ReadError> {
-        self.cells.read_copy_tuple(&self.shape, tuple)?;
-        // As in the payloads of the plain form, and to the model.
-        self.cells.forget_json_nulls(&self.shape);
-        Ok(self.decoded(|shape, row| T::deserialize(RowDeserializer::new(shape, row)))?)
-    }
-
-    fn read_json(
-        &mut self,
-        data: &str,
-        _: JsonNulls<'_>,
-        key: &KeyBuf,
-    ) -> Result<Decoded<ModelRow<T>>, ReadError> {
-        // The columns that are SQL NULL do not matter: the model takes both nulls alike, and a row
-        // that is read by Q does not name them.
-        self.cells
-            .read_json(&self.shape, data, JsonNulls::Unknown)?;
-        // As a row of COPY is: the model sees the same, whichever way the row came.
-        self.cells.forget_json_nulls(&self.shape);
-        let decoded =
-            self.decoded(|shape, row| T::deserialize(RowDeserializer::new(shape, row)))?;
-        let own = match &decoded {
-            Decoded::Row(row) => self.key_of(row),
-            Decoded::Misfit { key, .. } => key.clone(),
-        };
-        if own == *key {
-            Ok(decoded)
-        } else {
-            Err(RowError::KeyMismatch.into())
-        }
-    }
-
-    fn key_of(&self, row: &ModelRow<T>) -> KeyBuf {
-        row.cells(&self.codec)
-    }
-
-    fn recycle(&mut self, _: ModelRow<T>) {}
 }
 
 impl<T: Model> CacheSink for ModelCache<T> {
@@ -484,7 +341,15 @@ impl<T: Model> CacheSink for ModelCache<T> {
             .take(CAUSES_KEPT)
             .map(|misfit| misfit.why.len())
             .sum();
+        // Those that wait are rare.
+        let waiting = if self.has_rivals {
+            let rivals = self.out.values().filter(|misfit| misfit.rival.is_some());
+            rivals.count() * size_of::<ModelRow<T>>()
+        } else {
+            0
+        };
         self.rows.memory_bytes()
+            + waiting
             + self.key_cells.memory_bytes()
             + self.out.len() * 2 * size_of::<(KeyBuf, Misfit<T>)>()
             + causes
@@ -657,16 +522,15 @@ impl<T: Model> CacheSink for ModelCache<T> {
                 }
             }
             // The keys cannot even be copied.
-            Err(panic) => {
-                self.clear();
-                self.broken = Some(panic);
-            }
+            Err(panic) => self.give_up(panic),
         }
     }
 
     fn end_load(&mut self) {
         let loads = self.loads;
         self.out.retain(|_, misfit| misfit.seen_in == loads);
+        // Unless the last step of the load has emptied it, which is told in the same breath.
+        self.is_emptied = self.broken.is_some();
     }
 
     fn take_broken(&mut self) -> Option<String> {

@@ -154,7 +154,16 @@ impl Replica {
         // Read the status while holding the cache's lock. The task publishes that a table is not
         // live before it changes a row, so a reader never sees changed rows under an old `Live`.
         let status = if table.replica == self.number {
-            self.status.lock().table(table.at)
+            let published = self.status.lock().table(table.at);
+            // The failure that empties a cache is known first to who has the lock.
+            if cache.is_emptied() && published.is_current {
+                TableStatus {
+                    status: ReplicaStatus::Loading,
+                    is_current: false,
+                }
+            } else {
+                published
+            }
         } else {
             TableStatus {
                 status: ReplicaStatus::Ended {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use parking_lot::RwLock;
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -824,10 +825,12 @@ fn a_panic_in_the_middle_of_a_change_empties_the_cache_and_asks_for_a_reload() {
     world.change(r#"{"table":"t","action":"delete","id":1}"#);
     world.writer.flush(Duration::ZERO).unwrap_err();
     assert_eq!(world.cache.read().rows.len(), 0);
+    assert!(world.cache.read().is_emptied());
     // Once the row is another one, a reload brings all of them.
     world.table = BTreeMap::from([(1, 6), (4, 8)]);
     world.read();
     assert_eq!(world.writer.flush(Duration::ZERO).unwrap(), Flushed::Done);
     assert_eq!((world.writer.rows(), world.writer.kept_out()), (2, None));
+    assert!(!world.cache.read().is_emptied());
     world.cache.read().rows.validate().unwrap();
 }
