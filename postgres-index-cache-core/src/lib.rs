@@ -67,6 +67,8 @@
 //!   Nothing else is called live: not while a connection is lost, a table is read, altered or no
 //!   longer announced, or a row does not fit your type.
 //! - After [`Replica::fence`] you read your own writes, and everybody's that were committed before.
+//! - After [`Replica::wait_for`] you read what one transaction wrote, on any node that was handed its
+//!   [`TransactionToken`].
 //! - A replica that is not live says why and since when, keeps the old rows readable, and tries
 //!   again for ever.
 //! - [`Replica::verify`] proves a cache: it compares every row with the live table at one exact
@@ -130,6 +132,7 @@
 //! |---|---|
 //! | caches that are kept in step | [`Replica`], [`ReplicaBuilder`], [`ReplicaTable`] |
 //! | the rows of one | [`ReadGuard`] |
+//! | to read what another node wrote | [`TransactionToken`], [`Replica::wait_for`] |
 //! | its status, events and figures | [`ReplicaStatus`], [`Events`], [`Stats`] |
 //! | an answer for a health endpoint | [`Replica::health`] |
 //! | a model: its key, its indexes, its columns | [`CacheModel`](trait@CacheModel) |
@@ -191,6 +194,7 @@ mod packed;
 mod postgres;
 mod sync;
 mod table_cache;
+mod transaction;
 mod value;
 
 pub use index_cache::{
@@ -213,6 +217,7 @@ pub use postgres::{
     Session, SessionPurpose, Stats, TableHealth, Verification,
 };
 pub use sync::{AuxConnection, Counters, Limits};
+pub use transaction::{TokenError, TransactionToken};
 
 /// Derives [`CacheModel`](trait@CacheModel) from the fields of a struct.
 #[cfg(feature = "derive")]

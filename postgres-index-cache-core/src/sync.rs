@@ -63,7 +63,9 @@
 //!     tables, and counts once that look is done.
 //! 12. **Held tables.** A table whose definition is another one is held: neither read nor changed,
 //!     until the driver says how to follow it.
-//! 13. **Comparison.** Q takes a snapshot and compares the cache with it, at one exact cut.
+//! 13. **Transactions.** A caller may wait for one transaction. It has arrived if its notifications
+//!     did, with another's behind them, or if a snapshot in front of a fence saw that it had ended.
+//! 14. **Comparison.** Q takes a snapshot and compares the cache with it, at one exact cut.
 //!
 //! Each table has a [`State`] of its own. A table that cannot be read or followed leaves the others
 //! live. Before the replica was live for the first time, a failure that trying again does not mend
@@ -82,6 +84,7 @@
 //!   and `comparison` are three of those places.
 //! - `change`, `snapshot`: a parsed notification, and the transactions that a read has seen.
 //! - `backoff`, `streak`: how long to wait after a failure, and when a failure is a refusal.
+//! - `transactions`: the transactions that have arrived whole.
 //! - `hashing`: hash maps whose order follows from a seed.
 //! - `rules`: the rules that the simulation can disable, each with the scenario that it prevents.
 
@@ -104,6 +107,7 @@ mod state;
 mod streak;
 mod table;
 mod timers;
+mod transactions;
 
 pub use backoff::Backoff;
 pub use change::{Change, Operation};

@@ -43,6 +43,7 @@ use crate::postgres::read::request::{ReadFailed, ReadMessage};
 use crate::postgres::schema::eligibility::TableConfig;
 use crate::sync::{Engine, FenceId, Input, Output, State, TableId};
 use crate::table_cache::TableCache;
+use crate::transaction::TransactionToken;
 use answers::Answers;
 use memory::Memory;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -439,6 +440,15 @@ impl Driver {
         Ok(id)
     }
 
+    /// Asks for a fence for a caller who waits for a transaction, and returns its number.
+    ///
+    /// # Errors
+    /// If the driver has ended.
+    pub fn ask_for_transaction(&mut self) -> Result<FenceId, DriverError> {
+        self.engine.handle(Input::TransactionWanted, Instant::now());
+        self.ask_for_fence()
+    }
+
     /// Returns whether everything that was committed before this fence was asked for is in the
     /// caches, and a look at the tables' definitions was made since.
     ///
@@ -456,6 +466,21 @@ impl Driver {
         // While a snapshot is merged over the old rows, the cache has rows of two times. While the
         // table is held or the connections are lost, it is not known what the cache lacks.
         progress.reached >= Some(fence) && matches!(progress.state, State::Live | State::Degraded)
+    }
+
+    /// Returns whether the caches have everything that a transaction has committed. False if that is
+    /// not known.
+    pub fn has_transaction(&self, transaction: TransactionToken) -> bool {
+        (0..self.tables.len()).all(|at| self.has_transaction_for(TableId(at), transaction))
+    }
+
+    /// Returns whether the cache of one table [has](Self::has_transaction) everything that a
+    /// transaction has committed in the table.
+    pub fn has_transaction_for(&self, table: TableId, transaction: TransactionToken) -> bool {
+        // What the engine has handed out may still wait for the cache's lock.
+        self.progress[table.0].state == State::Live
+            && !self.tables[table.0].writer.is_waiting()
+            && self.engine.has_transaction(table, transaction)
     }
 
     /// Waits for something to happen, for example a change, and does what follows. The future may

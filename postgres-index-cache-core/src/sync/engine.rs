@@ -30,9 +30,11 @@ use super::read_queue::ReadQueue;
 use super::rules::Rules;
 use super::table::{EngineTable, ReloadRequest, Step};
 use super::timers::{Timer, Timers};
+use super::transactions::Transactions;
 use super::{Change, Counters, Failure, Input, Limits, Output, State, TableId, TableSpec};
 use crate::notification::Payload;
 use crate::packed::unpack;
+use crate::transaction::TransactionToken;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -68,6 +70,7 @@ pub struct Engine {
     /// only the engine's owner ends the engine.
     has_been_live: bool,
     last_xid: Option<u64>,
+    transactions: Transactions,
     counters: Counters,
     rules: Rules,
 }
@@ -104,6 +107,7 @@ impl Engine {
             states: vec![State::Disconnected; count],
             has_been_live: false,
             last_xid: None,
+            transactions: Transactions::default(),
             counters: Counters::default(),
             rules: Rules::default(),
         };
@@ -117,6 +121,7 @@ impl Engine {
     pub fn without(mut self, rule: super::Rule) -> Self {
         self.rules = Rules::without(rule);
         self.connections.set_rules(self.rules);
+        self.transactions.set_rules(self.rules);
         for table in &mut self.tables {
             table.set_rules(self.rules);
         }
@@ -155,6 +160,29 @@ impl Engine {
     /// Returns the highest transaction id that was announced for a followed table.
     pub fn last_xid(&self) -> Option<u64> {
         self.last_xid
+    }
+
+    /// Returns whether the cache of a table has everything that a transaction has committed, once
+    /// all outputs are carried out. False if that is not known: a fence then tells.
+    ///
+    /// True for a transaction that was rolled back as well, which has committed nothing. False
+    /// while the table is not live.
+    pub fn has_transaction(&self, table: TableId, transaction: TransactionToken) -> bool {
+        self.states[table.0] == State::Live
+            && self.tables[table.0].has_what_arrived()
+            && self.transactions.has_arrived(transaction, table.0)
+    }
+
+    /// Returns whether a transaction has committed or was rolled back. False if that is not known:
+    /// once a fence has come that is sent from now on, the answer is as of its sending.
+    pub fn has_ended_transaction(&self, xid: u64) -> bool {
+        self.transactions.has_ended(xid)
+    }
+
+    /// Returns whether a fence has come whose snapshot, which the server was asked for with the
+    /// NOTIFY, is still to come.
+    pub fn is_snapshot_to_come(&self) -> bool {
+        self.transactions.is_snapshot_to_come()
     }
 
     /// Returns whether the engine has ended. An engine that has ended does not connect again.
@@ -263,7 +291,7 @@ impl Engine {
             Input::Notification {
                 payload, sender, ..
             } => return self.notified(payload, sender, now),
-            Input::Sent { token } => self.token_committed(token, now),
+            Input::Sent { token, snapshot } => self.token_committed(token, snapshot, now),
             Input::SendBlocked { token } => self.token_blocked(token, now),
             Input::SnapshotTaken {
                 table,
@@ -337,6 +365,7 @@ impl Engine {
                 let steps = self.tables[table.0].become_free();
                 self.apply_steps(table, steps, now);
             }
+            Input::TransactionWanted => self.transactions.want(),
             Input::FenceWanted(id) => self.fence_wanted(id, now),
             Input::AuxConnectionLost { via, why } => self.aux_lost(via, why, now),
             Input::Reopened { via } => self.aux_reopened(via, now),
@@ -384,11 +413,13 @@ impl Engine {
         let parsed = match Payload::parse(payload) {
             Ok(parsed) => parsed,
             Err(error) => {
+                self.transactions.hear(None, sender);
                 self.counters.invalid += 1;
                 tracing::warn!(%error, "payload not understood");
                 return Effect::Any;
             }
         };
+        self.transactions.hear(parsed.xid, sender);
         let mut meant =
             (0..self.tables.len()).filter(|&table| self.tables[table].is_about_this_table(&parsed));
         let Some(table) = meant.next() else {
@@ -415,6 +446,9 @@ impl Engine {
                 self.reload(TableId(table), ReloadRequest::new(why, sender), now);
             }
             return Effect::Any;
+        }
+        if parsed.xid.is_some() {
+            self.transactions.announces(table);
         }
         let table = TableId(table);
         if !self.tables[table.0].knows(parsed.rel) {

@@ -38,8 +38,13 @@ impl Looks {
     pub(super) fn want(&mut self) -> u64 {
         // A look that is on its way began earlier, so the next one must do. One look answers all
         // who ask before it begins.
-        self.wanted = self.started + 1;
+        self.wanted = self.next();
         self.wanted
+    }
+
+    /// Returns the number of the next look to begin, whoever asks for that look.
+    pub(super) fn next(&self) -> u64 {
+        self.started + 1
     }
 
     /// Returns when the last look began; `None` before the first.

@@ -100,6 +100,9 @@ pub enum Input<'a> {
     Sent {
         /// Token of the NOTIFY.
         token: &'a str,
+        /// Snapshot that the same session took before it committed the NOTIFY; `None` if it took
+        /// none.
+        snapshot: Option<Snapshot>,
     },
     /// The server gave up a NOTIFY that waited behind other commits (`55P03`).
     SendBlocked {
@@ -312,6 +315,9 @@ pub enum Input<'a> {
         /// Number of the freeze.
         freeze: u64,
     },
+    /// A caller waits for a transaction. [`Input::FenceWanted`] must follow, whose snapshot is to
+    /// count soon.
+    TransactionWanted,
     /// A caller asks for a fence.
     FenceWanted(FenceId),
     /// F or Q is lost, and L is not. The engine asks again for everything that the connection

@@ -111,6 +111,18 @@ pub enum Rule {
     /// 2. The engine goes on with the table, and the look is done.
     /// 3. The next fence is reached without the rows that nobody announced.
     Held,
+    /// A transaction that was heard has arrived only when a notification of another one is heard
+    /// behind it. Without this:
+    /// 1. T updates rows 1 and 2, and commits. The notification of row 1 arrives.
+    /// 2. Somebody who waits for T is told that the cache has T.
+    /// 3. They read the old row 2.
+    Whole,
+    /// A transaction that a snapshot of F sees as ended has arrived only when the token behind the
+    /// snapshot has come. Without this:
+    /// 1. T commits. Its notification is on its way.
+    /// 2. F takes a snapshot, which sees that T has ended.
+    /// 3. Somebody who waits for T is told that the cache has T, and reads the old row.
+    Horizon,
 }
 
 /// The rules that are in force.

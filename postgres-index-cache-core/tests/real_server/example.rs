@@ -8,7 +8,7 @@ use notification_loop::{listen, read};
 use parking_lot::RwLock;
 use pg_connect::{Environment, SessionOptions, Target};
 use postgres_index_cache_core::{
-    CacheNotificationListener, IdxModelCache, IndexCacheHandler, parking_lot,
+    CacheNotificationListener, IdxModelCache, IndexCacheHandler, TransactionToken, parking_lot,
 };
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -181,12 +181,17 @@ async fn the_application_node_reads_what_was_written() {
 
 /// Sends an HTTP request and returns the status line's code and the body.
 fn http(address: &str, path: &str) -> (u16, String) {
+    http_with(address, path, "")
+}
+
+/// Sends an HTTP request with further headers, each of which ends its line.
+fn http_with(address: &str, path: &str, headers: &str) -> (u16, String) {
     use std::io::{Read as _, Write as _};
     let mut socket = std::net::TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     write!(
         socket,
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n"
     )
     .unwrap();
     let mut answer = String::new();
@@ -231,6 +236,27 @@ async fn the_web_service_is_ready_while_its_cache_is_live() {
         body.contains(r#""email_hash":2"#) && body.contains(r#""live":true"#),
         "{body}"
     );
+    // Each read comes right behind its write.
+    for number in 10..30 {
+        let write = format!("BEGIN; UPDATE users SET username_hash = {number}");
+        client.batch_execute(&write).await.unwrap();
+        let row = client
+            .query_one(TransactionToken::QUERY, &[])
+            .await
+            .unwrap();
+        client.batch_execute("COMMIT").await.unwrap();
+        let header = format!("Read-After: {}\r\n", row.get::<_, &str>(0));
+        let (code, body) = http_with(address, &format!("/users/{number}"), &header);
+        assert_eq!(code, 200);
+        assert!(body.contains(r#""email_hash":2"#), "{body}");
+    }
+    let (code, body) = http_with(address, "/users/1", "Read-After: soon\r\n");
+    assert_eq!(code, 400);
+    assert!(body.contains("is not a transaction's token"), "{body}");
+    client
+        .batch_execute("UPDATE users SET username_hash = 1")
+        .await
+        .unwrap();
     client
         .batch_execute("ALTER TABLE users DISABLE TRIGGER USER")
         .await
@@ -297,6 +323,28 @@ async fn many_tables_are_joined_in_memory() {
         lines.recv_timeout(DEADLINE).unwrap(),
         "Ann: 2 orders, 12 cents; orders are live"
     );
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_causal_node_reads_each_user_right_behind_its_insert() {
+    use std::io::Write as _;
+    let database = Database::with(USERS).await;
+    database.pgic_ok(&["install-triggers", "users"]);
+    let mut child = example("causal", &database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect(NOT_BUILT);
+    let lines = lines_of(child.stdout.take().unwrap());
+    let mut stdin = child.stdin.take().unwrap();
+    assert_eq!(lines.recv_timeout(DEADLINE).unwrap(), "live");
+    for number in 0..50 {
+        writeln!(stdin, "{number}").unwrap();
+        let line = lines.recv_timeout(DEADLINE).unwrap();
+        assert!(line.starts_with("found "), "{line}");
+    }
     drop(stdin);
     assert!(child.wait().unwrap().success());
 }

@@ -13,4 +13,5 @@ mod forged;
 mod health;
 mod listening;
 mod replica;
+mod transactions;
 mod typed;

@@ -26,6 +26,12 @@ pub struct User {
     city: Option<String>,
 }
 
+impl User {
+    pub fn username_hash(&self) -> i64 {
+        self.username_hash
+    }
+}
+
 impl HasPrimaryKey for User {
     fn primary_key(&self) -> Uuid {
         self.id

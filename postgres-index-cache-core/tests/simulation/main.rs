@@ -24,7 +24,7 @@ const SEEDS: u64 = 20_000;
 
 /// Every rule of the engine that can be taken out, with the scenario that the rule prevents and
 /// that some seed runs into without the rule.
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 18] = [
     // 1. T inserts a row, and an AFTER trigger updates that row.
     // 2. The update is announced first, then the insert with its older data and `recheck`.
     // 3. Applied in that order, the cache keeps the inserted data.
@@ -93,6 +93,14 @@ const RULES: [Rule; 16] = [
     // 2. The driver says so, and the engine goes on with the table all the same.
     // 3. The next fence is reached without the rows that nobody announced.
     Rule::Held,
+    // 1. T updates rows 1 and 2. The notification of row 1 is heard.
+    // 2. Somebody who waits for T is told that the cache has T.
+    // 3. They read the old row 2.
+    Rule::Whole,
+    // 1. T commits. Its notification waits in the queue.
+    // 2. F takes a snapshot, which sees that T has ended.
+    // 3. Somebody who waits for T is told that the cache has T.
+    Rule::Horizon,
 ];
 
 /// Every fault of the trigger or the driver; each variant of [`Fault`] has its scenario.
@@ -211,6 +219,8 @@ fn everything_that_can_happen_does() {
                 "given up before it was live",
                 u64::from(world.has_given_up()),
             ),
+            ("transactions that were heard", statistics.heard),
+            ("transactions that had ended", statistics.seen_ended),
             ("caches compared", statistics.compared),
             ("inconclusive comparisons", statistics.inconclusive),
             ("frozen caches", statistics.frozen),

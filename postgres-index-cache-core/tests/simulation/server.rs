@@ -20,6 +20,7 @@ mod writes;
 pub use tables::{Definitions, TABLES};
 
 use fastrand::Rng;
+use postgres_index_cache_core::TransactionToken;
 use std::collections::{BTreeMap, HashMap};
 
 pub const CHANNEL: &str = "cache_invalidation";
@@ -147,7 +148,20 @@ pub struct Server {
     pub cuts: HashMap<u64, Seen>,
     /// The snapshots that somebody has made up, by their freezes.
     pub made_up: HashMap<u64, String>,
+    /// Every transaction of a writer that was begun, in order.
+    pub begun: Vec<TransactionToken>,
+    /// The relations that had another key than their triggers send, at each commit.
+    pub rekeyed: HashMap<u64, [bool; TABLES.len()]>,
+    /// The commit of each transaction that has ended, by its xid; `None` if it was rolled back.
+    pub ended: HashMap<u64, Option<u64>>,
 }
+
+/// The server's process that sends what any role can send.
+pub const STRANGER: i32 = 1;
+/// The server's process that serves F and Q.
+const FENCER: i32 = 2;
+/// The first process that serves a writer.
+const WRITER: i32 = 10;
 
 /// A notification in the queue.
 #[derive(Debug, Clone)]
@@ -156,6 +170,8 @@ pub struct Sent {
     pub payload: String,
     /// The node that sent it, for a fence; `None` for what is for every node.
     pub node: Option<usize>,
+    /// The server's process whose session sent it.
+    pub sender: i32,
 }
 
 impl Server {
@@ -176,6 +192,9 @@ impl Server {
             freezes: 0,
             cuts: HashMap::new(),
             made_up: HashMap::new(),
+            begun: Vec::new(),
+            ended: HashMap::new(),
+            rekeyed: HashMap::new(),
         };
         // Nobody listens yet: a snapshot alone can tell of these rows.
         for _ in 0..random.usize(0..4) {
@@ -188,6 +207,12 @@ impl Server {
 
     pub fn tables(&self) -> &[Rows] {
         &self.tables
+    }
+
+    /// Returns the relation that had each name as of a commit.
+    pub fn named_at(&self, commit: u64) -> [usize; TABLES.len()] {
+        let then = self.names.iter().rev().find(|(from, _)| *from <= commit);
+        then.map_or_else(|| std::array::from_fn(|at| at), |(_, named)| *named)
     }
 
     /// Returns what a read sees that takes its snapshot now.
@@ -211,21 +236,22 @@ impl Server {
 
     /// Sends a notification in a transaction of its own, to every node.
     pub fn notify(&mut self, channel: &str, payload: &str) {
-        self.send(channel, payload, None);
+        self.send(channel, payload, None, STRANGER);
     }
 
     /// Sends a notification on a channel that `node` alone listens on.
     pub fn notify_node(&mut self, node: usize, channel: &str, payload: &str) {
-        self.send(channel, payload, Some(node));
+        self.send(channel, payload, Some(node), FENCER);
     }
 
-    fn send(&mut self, channel: &str, payload: &str, node: Option<usize>) {
+    fn send(&mut self, channel: &str, payload: &str, node: Option<usize>, sender: i32) {
         // PostgreSQL gives a transaction that notifies an xid.
         self.next_xid += 1;
         self.sent.push(Sent {
             channel: channel.to_string(),
             payload: payload.to_string(),
             node,
+            sender,
         });
     }
 
@@ -237,6 +263,9 @@ impl Server {
     pub fn begin(&mut self) {
         self.next_xid += 1;
         let xid = self.next_xid - 1;
+        // A few sessions, so that transactions of one session follow each other.
+        let session = WRITER + i32::try_from(xid % 3).unwrap_or_default();
+        self.begun.push(TransactionToken::new(xid, session));
         let work = Work {
             rows: vec![BTreeMap::new(); TABLES.len()],
             ..Work::default()
@@ -269,12 +298,16 @@ impl Server {
     }
 
     pub fn rollback(&mut self, at: usize) {
-        self.open.swap_remove(at);
+        let transaction = self.open.swap_remove(at);
+        self.ended.insert(transaction.xid, None);
     }
 
     pub fn commit(&mut self, at: usize) {
         let transaction = self.open.swap_remove(at);
         self.commits += 1;
+        self.ended.insert(transaction.xid, Some(self.commits));
+        self.rekeyed
+            .insert(self.commits, self.definitions.is_rekeyed);
         // Also the values that the transaction itself overwrote: a cache may show one of them
         // until the last change of the transaction arrives.
         for (place, value) in transaction.work.written.iter().enumerate() {
@@ -300,11 +333,21 @@ impl Server {
                 sent.push(payload);
             }
         }
+        let sender = self.session_of(transaction.xid);
         self.sent.extend(sent.into_iter().map(|payload| Sent {
             channel: CHANNEL.to_string(),
             payload,
             node: None,
+            sender,
         }));
+    }
+
+    /// Returns the process that runs a writer's transaction.
+    fn session_of(&self, xid: u64) -> i32 {
+        let begun = self.begun.iter().rev().find(|token| token.xid() == xid);
+        begun
+            .and_then(TransactionToken::process)
+            .unwrap_or(STRANGER)
     }
 
     /// Returns whether another transaction than the one at `at` holds the row's lock. A rollback

@@ -70,6 +70,10 @@ pub struct Statistics {
     pub open_rows: u64,
     /// Frozen caches that were not compared.
     pub unfrozen: u64,
+    /// Transactions of which the engine said that a cache has them, known by their notifications.
+    pub heard: u64,
+    /// The same, known by a snapshot in front of a fence.
+    pub seen_ended: u64,
     /// Questions for digests that were made up.
     pub forged: u64,
     /// Changes that were withheld from the node.
@@ -334,6 +338,9 @@ impl World {
         if self.random.u8(0..60) == 0 {
             self.lagging = self.server.see();
         }
+        if self.random.u8(0..4) == 0 {
+            self.check_transaction()?;
+        }
         self.check_seen()
     }
 
@@ -360,7 +367,7 @@ impl World {
             channel => self.handle(Input::Notification {
                 channel,
                 payload: &sent.payload,
-                sender: 1,
+                sender: sent.sender,
             }),
         }
     }
@@ -389,6 +396,9 @@ impl World {
     fn ask_for_fence(&mut self) -> Result<(), String> {
         self.next_fence += 1;
         self.fences.insert(self.next_fence, self.server.commits);
+        if self.random.bool() {
+            self.handle(Input::TransactionWanted)?;
+        }
         self.handle(Input::FenceWanted(FenceId(self.next_fence)))
     }
 }

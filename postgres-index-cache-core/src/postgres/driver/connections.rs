@@ -8,11 +8,12 @@ use crate::postgres::error::{DriverError, Verdict};
 use crate::postgres::error_chain::chain;
 use crate::postgres::quote::{quote_identifier, quote_literal};
 use crate::postgres::schema::catalog::who_is;
-use crate::sync::{AuxConnection, Failure, Input, TableId};
+use crate::sync::{AuxConnection, Failure, Input, Snapshot, TableId};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
+use tokio_postgres::SimpleQueryMessage;
 
 impl Driver {
     /// Drops all connections, which the engine has given up. The engine connects again after
@@ -160,15 +161,21 @@ impl Driver {
         let Some(AuxClient { client, epoch }) = self.aux_client(via) else {
             return;
         };
+        // The snapshot comes first: whatever it sees as ended is in the queue before the token.
         let sql = format!(
-            "NOTIFY {}, {}",
+            "SELECT pg_catalog.pg_current_snapshot(); NOTIFY {}, {}",
             quote_identifier(channel),
             quote_literal(&self.payload_of(&token))
         );
         let driver = self.channels.tasks_tx.clone();
         tokio::spawn(async move {
-            let event = match client.batch_execute(&sql).await {
-                Ok(()) => TaskEvent::Sent { via, epoch, token },
+            let event = match client.simple_query(&sql).await {
+                Ok(answers) => TaskEvent::Sent {
+                    via,
+                    epoch,
+                    token,
+                    snapshot: snapshot_in(&answers),
+                },
                 Err(source) => TaskEvent::SendFailed {
                     via,
                     epoch,
@@ -272,4 +279,12 @@ impl Driver {
         };
         self.engine.handle(input, Instant::now());
     }
+}
+
+/// Returns the snapshot in the answers to a statement that sends a token; `None` if they have none.
+fn snapshot_in(answers: &[SimpleQueryMessage]) -> Option<Snapshot> {
+    answers.iter().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten()?.parse().ok(),
+        _ => None,
+    })
 }

@@ -10,7 +10,7 @@ use crate::postgres::error::{DriverError, Verdict};
 use crate::postgres::error_chain::chain;
 use crate::postgres::read::request::{ReadFailed, ReadMessage};
 use crate::postgres::schema::fingerprint::Fingerprint;
-use crate::sync::{AuxConnection, Input, TableId};
+use crate::sync::{AuxConnection, Input, Snapshot, TableId};
 use futures_util::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ pub(super) enum TaskEvent {
         via: AuxConnection,
         epoch: u64,
         token: String,
+        /// The snapshot that was taken before the commit; `None` if the answer has none.
+        snapshot: Option<Snapshot>,
     },
     /// The server has refused the NOTIFY of a token.
     SendFailed {
@@ -273,9 +275,15 @@ impl Driver {
     /// ignored.
     fn handle_task_event(&mut self, event: TaskEvent) {
         match event {
-            TaskEvent::Sent { via, epoch, token } if self.is_current(via, epoch) => {
-                let input = Input::Sent { token: &token };
-                self.engine.handle(input, Instant::now());
+            TaskEvent::Sent {
+                via,
+                epoch,
+                token,
+                snapshot,
+            } if self.is_current(via, epoch) => {
+                let token = &token;
+                self.engine
+                    .handle(Input::Sent { token, snapshot }, Instant::now());
             }
             TaskEvent::SendFailed {
                 via,

@@ -10,10 +10,12 @@ use crate::postgres::replica::events::{Events, ReplicaEvent};
 use crate::postgres::replica::health::Health;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::postgres::replica::task::Command;
+use crate::transaction::TransactionToken;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -229,6 +231,126 @@ impl Replica {
         let (reached, is_reached) = oneshot::channel();
         self.send(Command::Fence { table, reached }).await?;
         is_reached.await.map_err(|_| self.ended())
+    }
+
+    /// Returns whether everything that a transaction has committed is in the caches. Asks the server
+    /// nothing.
+    ///
+    /// False also means that it is not known: [`wait_for`](Self::wait_for) then asks. It is known
+    /// of a transaction that has written to every table of the replica, and of one that ended before
+    /// the last fence was sent. [`reached_in`](Self::reached_in) knows more, since it asks about one
+    /// table.
+    ///
+    /// # Errors
+    /// If the replica has ended.
+    pub async fn reached(&self, transaction: TransactionToken) -> Result<bool, Arc<ReplicaError>> {
+        self.ask_for(transaction, None, false).await
+    }
+
+    /// Returns whether everything that a transaction has committed in a table is in the cache. Asks
+    /// the server nothing.
+    ///
+    /// Known are a transaction whose notifications of the table have come, with another
+    /// transaction's behind them, and one that ended before the last fence was sent. The former is
+    /// known by the definitions as of the last look: if the table got another key since, or
+    /// another one its name, that is found with the next heartbeat.
+    ///
+    /// # Errors
+    /// If the replica has ended, or the table is of another one.
+    pub async fn reached_in<T: CacheModel>(
+        &self,
+        table: &ReplicaTable<T>,
+        transaction: TransactionToken,
+    ) -> Result<bool, Arc<ReplicaError>> {
+        self.check_own(table)?;
+        self.ask_for(transaction, Some(table.at), false).await
+    }
+
+    /// Waits until everything that a transaction has committed is in the caches: whoever is handed
+    /// its token reads what it wrote, on any node.
+    ///
+    /// Returns at once if [`reached`](Self::reached) says so. Otherwise one fence is sent, as
+    /// [`fence`](Self::fence) does, which many callers share. If the transaction is still in
+    /// progress then, further ones follow, at most four a second in the long run. A transaction
+    /// that is rolled back has committed nothing, and is not waited for.
+    ///
+    /// ```no_run
+    /// use postgres_index_cache_core::{Replica, ReplicaError, TransactionToken, tokio_postgres};
+    /// # use std::sync::Arc;
+    /// # type Error = Box<dyn std::error::Error>;
+    ///
+    /// // On the node that writes:
+    /// async fn write(client: &mut tokio_postgres::Client) -> Result<String, Error> {
+    ///     let transaction = client.transaction().await?;
+    ///     transaction.execute("UPDATE users SET username = 'bob' WHERE id = …", &[]).await?;
+    ///     let token: String = transaction.query_one(TransactionToken::QUERY, &[]).await?.get(0);
+    ///     transaction.commit().await?;
+    ///     Ok(token) // into a header or a cookie
+    /// }
+    ///
+    /// // On the node that reads:
+    /// async fn read(replica: &Replica, token: &str) -> Result<(), Error> {
+    ///     let patience = std::time::Duration::from_secs(2);
+    ///     tokio::time::timeout(patience, replica.wait_for(token.parse()?)).await??;
+    ///     // the caches have the update
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// The future may be dropped at any point. Put a timeout around it, since a token that nobody
+    /// gave may be waited for without end.
+    ///
+    /// # Errors
+    /// If the replica has ended.
+    pub async fn wait_for(&self, transaction: TransactionToken) -> Result<(), Arc<ReplicaError>> {
+        self.wait_until_reached(transaction, None).await
+    }
+
+    /// Waits as [`wait_for`](Self::wait_for) does, for the cache of one table. Other tables, which
+    /// may not be followed now, are not waited for.
+    ///
+    /// # Errors
+    /// If the replica has ended, or the table is of another one.
+    pub async fn wait_for_in<T: CacheModel>(
+        &self,
+        table: &ReplicaTable<T>,
+        transaction: TransactionToken,
+    ) -> Result<(), Arc<ReplicaError>> {
+        self.check_own(table)?;
+        self.wait_until_reached(transaction, Some(table.at)).await
+    }
+
+    async fn wait_until_reached(
+        &self,
+        transaction: TransactionToken,
+        table: Option<usize>,
+    ) -> Result<(), Arc<ReplicaError>> {
+        /// The longest wait between two questions about a transaction that is in progress.
+        const LONGEST: Duration = Duration::from_millis(250);
+        let mut wait = Duration::from_millis(1);
+        while !self.ask_for(transaction, table, true).await? {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST);
+        }
+        Ok(())
+    }
+
+    /// Asks the task whether a transaction has been reached; with `waits`, once a fence was.
+    async fn ask_for(
+        &self,
+        transaction: TransactionToken,
+        table: Option<usize>,
+        waits: bool,
+    ) -> Result<bool, Arc<ReplicaError>> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Transaction {
+            transaction,
+            table,
+            waits,
+            answer,
+        };
+        self.send(command).await?;
+        answered.await.map_err(|_| self.ended())
     }
 
     fn check_own<T: CacheModel>(&self, table: &ReplicaTable<T>) -> Result<(), Arc<ReplicaError>> {

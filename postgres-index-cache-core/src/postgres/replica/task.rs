@@ -10,6 +10,7 @@ use crate::postgres::replica::metrics::Metrics;
 use crate::postgres::replica::status::{ReplicaStatus, SharedStatus, Stats, TableStatus};
 use crate::postgres::replica::supervisor::{Supervisor, SupervisorEvent};
 use crate::sync::{FenceId, State, TableId};
+use crate::transaction::TransactionToken;
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
@@ -24,6 +25,16 @@ pub(super) enum Command {
     Fence {
         table: Option<usize>,
         reached: oneshot::Sender<()>,
+    },
+    /// Answer whether everything that a transaction has committed is in the cache of a table, or of
+    /// all.
+    Transaction {
+        transaction: TransactionToken,
+        table: Option<usize>,
+        /// Whether to wait for a fence if that is not known. It is false after the fence if the
+        /// transaction was in progress.
+        waits: bool,
+        answer: oneshot::Sender<bool>,
     },
     /// Compare the cache of a table with the table.
     Verify {
@@ -79,20 +90,76 @@ impl Drop for PublishesEnd {
     }
 }
 
-/// A caller who waits for a fence.
-struct FenceWaiter {
+/// A fence that is waited for.
+struct AwaitedFence {
     fence: FenceId,
     /// The table whose cache is waited for; `None` for all.
     table: Option<usize>,
-    reached: oneshot::Sender<()>,
 }
 
-impl FenceWaiter {
+impl AwaitedFence {
     fn is_reached(&self, driver: &Driver) -> bool {
         match self.table {
             Some(table) => driver.has_reached_for(TableId(table), self.fence),
             None => driver.has_reached(self.fence),
         }
+    }
+
+    /// Returns whether the caches that are waited for are live.
+    fn is_live(&self, driver: &Driver) -> bool {
+        let state = match self.table {
+            Some(table) => driver.table_state(TableId(table)),
+            None => driver.state(),
+        };
+        state == State::Live
+    }
+}
+
+/// A caller who waits for a fence.
+struct FenceWaiter {
+    fence: AwaitedFence,
+    reached: oneshot::Sender<()>,
+}
+
+/// A caller who waits for a transaction.
+struct TransactionWaiter {
+    transaction: TransactionToken,
+    /// The fence that was asked for when the caller came.
+    fence: AwaitedFence,
+    /// Whether the transaction was known to have ended before that. Then the fence has come behind
+    /// everything that the transaction has announced.
+    has_ended: bool,
+    answer: oneshot::Sender<bool>,
+}
+
+impl TransactionWaiter {
+    /// Returns whether the caches have the transaction; `None` if that is not known yet.
+    fn known(&self, driver: &Driver) -> Option<bool> {
+        if has_transaction(driver, self.fence.table, self.transaction) {
+            return Some(true);
+        }
+        if !self.fence.is_reached(driver) {
+            return None;
+        }
+        if self.has_ended {
+            return Some(true);
+        }
+        let engine = driver.engine();
+        let has_ended = engine.has_ended_transaction(self.transaction.xid());
+        // The look behind the fence's snapshot will tell. While a table waits to be reloaded that
+        // may be long, and the next fence answers.
+        let is_to_be_looked_at = has_ended && self.fence.is_live(driver);
+        let is_to_come = engine.is_snapshot_to_come() || is_to_be_looked_at;
+        (!is_to_come).then_some(false)
+    }
+}
+
+/// Returns whether everything that a transaction has committed is in the cache of a table, or of
+/// all tables if that is `None`.
+fn has_transaction(driver: &Driver, table: Option<usize>, transaction: TransactionToken) -> bool {
+    match table {
+        Some(table) => driver.has_transaction_for(TableId(table), transaction),
+        None => driver.has_transaction(transaction),
     }
 }
 
@@ -111,6 +178,7 @@ pub(super) struct Task {
     end: PublishesEnd,
     commands: mpsc::Receiver<Command>,
     fences: Vec<FenceWaiter>,
+    transactions: Vec<TransactionWaiter>,
     comparisons: Vec<VerifyWaiter>,
     /// The status of all tables together that was told last.
     told: ReplicaStatus,
@@ -136,6 +204,7 @@ impl Task {
             measured_at: None,
             commands,
             fences: Vec::new(),
+            transactions: Vec::new(),
             comparisons: Vec::new(),
             told: ReplicaStatus::Live,
         }
@@ -180,10 +249,29 @@ impl Task {
         match command {
             Command::Fence { table, reached } => {
                 if let Ok(fence) = driver.ask_for_fence() {
-                    self.fences.push(FenceWaiter {
-                        fence,
-                        table,
-                        reached,
+                    let fence = AwaitedFence { fence, table };
+                    self.fences.push(FenceWaiter { fence, reached });
+                }
+            }
+            Command::Transaction {
+                transaction,
+                table,
+                waits,
+                answer,
+            } => {
+                let has = has_transaction(driver, table, transaction);
+                if has || !waits {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(has);
+                    return;
+                }
+                let has_ended = driver.engine().has_ended_transaction(transaction.xid());
+                if let Ok(fence) = driver.ask_for_transaction() {
+                    self.transactions.push(TransactionWaiter {
+                        transaction,
+                        fence: AwaitedFence { fence, table },
+                        has_ended,
+                        answer,
                     });
                 }
             }
@@ -251,8 +339,15 @@ impl Task {
                 None => self.comparisons.push(waiter),
             }
         }
+        for waiter in std::mem::take(&mut self.transactions) {
+            match waiter.known(driver) {
+                Some(known) => drop(waiter.answer.send(known)),
+                None if waiter.answer.is_closed() => {}
+                None => self.transactions.push(waiter),
+            }
+        }
         for waiter in std::mem::take(&mut self.fences) {
-            if waiter.is_reached(driver) {
+            if waiter.fence.is_reached(driver) {
                 let _ = waiter.reached.send(());
             } else if !waiter.reached.is_closed() {
                 self.fences.push(waiter);

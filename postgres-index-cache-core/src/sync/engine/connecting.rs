@@ -7,7 +7,7 @@ use super::Engine;
 use crate::sync::connections::{ChannelChange, ConnectionPhase};
 use crate::sync::read_queue::Work;
 use crate::sync::timers::Timer;
-use crate::sync::{AuxConnection, Failure, Output, State, TableId};
+use crate::sync::{AuxConnection, Failure, Output, Snapshot, State, TableId};
 use std::time::Instant;
 
 impl Engine {
@@ -84,6 +84,7 @@ impl Engine {
             AuxConnection::Fences => {
                 self.looks.give_up();
                 self.fences.forget_proofs();
+                self.transactions.sender_lost();
                 why
             }
             AuxConnection::Reads => self.give_up_work(why, now),
@@ -197,7 +198,21 @@ impl Engine {
 
     /// Starts the time of a token whose NOTIFY the server has committed. Before that, the server
     /// may have been waiting behind other commits, which says nothing of the connections.
-    pub(super) fn token_committed(&mut self, token: &str, now: Instant) {
+    pub(super) fn token_committed(
+        &mut self,
+        token: &str,
+        snapshot: Option<Snapshot>,
+        now: Instant,
+    ) {
+        if let Some(snapshot) = snapshot {
+            let look = if self.transactions.is_look_awaited(token) {
+                self.want_look()
+            } else {
+                self.next_look()
+            };
+            self.transactions.snapshot_taken(token, snapshot, look);
+            self.transactions.settle(&self.looks);
+        }
         self.fences
             .committed(token, now + self.limits.fence_timeout);
         self.connections
@@ -323,6 +338,7 @@ impl Engine {
         self.connections.disconnect(false);
         self.timers.stop_all();
         self.fences.disconnect();
+        self.transactions.forget();
         self.looks.give_up();
         self.reads.give_up();
         for table in 0..self.tables.len() {

@@ -26,7 +26,10 @@ impl Engine {
                     .set(Timer::Heartbeat, now + self.limits.heartbeat);
             }
         }
-        let Some(arrived) = self.fences.find_arrived(token, now) else {
+        let arrived = self.fences.find_arrived(token, now);
+        self.transactions.token_arrived(token);
+        self.transactions.settle(&self.looks);
+        let Some(arrived) = arrived else {
             return;
         };
         self.fences.note_proofs(&self.looks);
@@ -94,6 +97,7 @@ impl Engine {
             now,
             now + self.limits.fence_timeout,
         ));
+        self.transactions.token_sent(&token, asked_by.is_some());
         self.connections
             .notify(AuxConnection::Fences, token.clone(), &mut self.outputs);
         self.timers
@@ -106,6 +110,16 @@ impl Engine {
     pub(super) fn want_look(&mut self) -> u64 {
         if self.limits.watch_ddl {
             self.looks.want()
+        } else {
+            0
+        }
+    }
+
+    /// Returns the number of the next look to begin, or 0 if the limits ask for none. Nobody asks
+    /// for that look: it begins with the next fence.
+    pub(super) fn next_look(&self) -> u64 {
+        if self.limits.watch_ddl {
+            self.looks.next()
         } else {
             0
         }
@@ -129,6 +143,7 @@ impl Engine {
     pub(super) fn looked(&mut self, look: u64) {
         if self.looks.finish(look) {
             self.fences.note_proofs(&self.looks);
+            self.transactions.settle(&self.looks);
         }
     }
 

@@ -100,4 +100,10 @@ impl EngineTable {
             self.refetches.open_since()
         }
     }
+
+    /// Returns whether every change that has arrived is in the cache, or handed out to be applied.
+    /// The first half of a key change waits for the second one.
+    pub(in crate::sync) fn has_what_arrived(&self) -> bool {
+        self.is_following() && self.open_since().is_none() && self.first_half.is_none()
+    }
 }

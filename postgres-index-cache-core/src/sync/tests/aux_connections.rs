@@ -89,7 +89,10 @@ fn a_new_session_that_is_not_heard_makes_everything_be_opened_anew() {
         via: AuxConnection::Reads,
     });
     let probe = driven.tokens().pop().expect("a probe");
-    driven.handle(Input::Sent { token: &probe });
+    driven.handle(Input::Sent {
+        token: &probe,
+        snapshot: None,
+    });
     driven.pass(5);
     assert_eq!(driven.engine.state(), State::Disconnected);
     assert!(!driven.engine.has_ended());

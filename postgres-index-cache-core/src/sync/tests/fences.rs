@@ -101,7 +101,10 @@ fn fences_that_are_asked_for_meanwhile_are_sent_as_one() {
         driven.handle(Input::FenceWanted(FenceId(id)));
     }
     assert_eq!((first.len(), driven.tokens().len()), (1, 0));
-    driven.handle(Input::Sent { token: &first[0] });
+    driven.handle(Input::Sent {
+        token: &first[0],
+        snapshot: None,
+    });
     assert_eq!(driven.tokens().len(), 1);
 }
 
@@ -139,7 +142,10 @@ fn a_probe_that_does_not_come_back_names_the_connection() {
     driven.handle(Input::Listening);
     let probes = driven.tokens();
     driven.receive(&probes[0]);
-    driven.handle(Input::Sent { token: &probes[1] });
+    driven.handle(Input::Sent {
+        token: &probes[1],
+        snapshot: None,
+    });
     driven.now = driven.engine.poll_timeout().expect("a deadline");
     driven.handle(Input::TimePassed);
     let failed = driven.outputs.iter().any(|output| {
@@ -200,7 +206,10 @@ fn a_heartbeat_that_is_missed_is_a_gap_and_blocked_commits_are_none() {
         );
     }
     driven.now += Duration::from_secs(4);
-    driven.handle(Input::Sent { token: &token });
+    driven.handle(Input::Sent {
+        token: &token,
+        snapshot: None,
+    });
     driven.pass(4);
     assert_eq!(
         driven.engine.state(),

@@ -141,7 +141,11 @@ impl World {
                 self.asked
                     .entry(token.clone())
                     .or_insert(self.server.commits);
-                self.tasks.push(Task::Notify { via, token });
+                self.tasks.push(Task::Notify {
+                    via,
+                    token,
+                    snapshot: None,
+                });
             }
             Output::ReadTable { table, generation } => {
                 self.last_generation.insert(table.0, generation);

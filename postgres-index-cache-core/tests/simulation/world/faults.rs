@@ -100,7 +100,7 @@ impl World {
         for task in std::mem::take(&mut self.tasks) {
             match task {
                 // Nobody knows whether the server committed the NOTIFY before the loss.
-                Task::Notify { via, token } if via == lost => {
+                Task::Notify { via, token, .. } if via == lost => {
                     if self.random.bool() {
                         self.send(via, &token);
                     }
@@ -133,6 +133,17 @@ impl World {
         ];
         let payload = payloads[self.random.usize(0..payloads.len())];
         self.server.notify(CHANNEL, payload);
+        // The id of another's transaction, which everybody can see.
+        if self.random.u8(0..6) == 0
+            && let Some(transaction) = self.server.begun.last()
+        {
+            let xid = transaction.xid();
+            let payload = format!(
+                r#"{{"table":"a","action":"reload","id":null,"schema":"s","rel":{},"xid":"{xid}"}}"#,
+                TABLES[0].oid
+            );
+            self.server.notify(CHANNEL, &payload);
+        }
         // The engine's first token, which anybody who has seen it may repeat.
         self.server.notify_node(self.node, FENCES, "fences.1");
     }

@@ -19,9 +19,18 @@ pub enum Task {
     /// F or Q is to be opened again.
     Reopen { via: AuxConnection },
     /// A NOTIFY is to be committed.
-    Notify { via: AuxConnection, token: String },
+    Notify {
+        via: AuxConnection,
+        token: String,
+        /// The snapshot in front of the NOTIFY, once it is taken.
+        snapshot: Option<String>,
+    },
     /// A NOTIFY that is committed, and is to be acknowledged.
-    Acknowledge { token: String },
+    Acknowledge {
+        token: String,
+        /// The snapshot that was taken in front of the NOTIFY.
+        snapshot: String,
+    },
     /// A table is read.
     Read {
         table: TableId,
@@ -81,8 +90,12 @@ impl World {
         let at = self.random.usize(0..self.tasks.len());
         match self.tasks.swap_remove(at) {
             Task::Connect { before } => self.advance_connect(before),
-            Task::Notify { via, token } => self.advance_notify(via, token),
-            Task::Acknowledge { token } => self.handle(Input::Sent { token: &token }),
+            Task::Notify {
+                via,
+                token,
+                snapshot,
+            } => self.advance_notify(via, token, snapshot),
+            Task::Acknowledge { token, snapshot } => self.advance_acknowledge(&token, &snapshot),
             Task::Reopen { via } => self.advance_reopen(via),
             Task::Read {
                 table,
@@ -118,14 +131,40 @@ impl World {
         self.handle(Input::Listening)
     }
 
-    fn advance_notify(&mut self, via: AuxConnection, token: String) -> Result<(), String> {
+    fn advance_notify(
+        &mut self,
+        via: AuxConnection,
+        token: String,
+        snapshot: Option<String>,
+    ) -> Result<(), String> {
         if via == AuxConnection::Fences && self.random.u8(0..20) == 0 && !self.is_quiet {
             self.statistics.blocked += 1;
             return self.handle(Input::SendBlocked { token: &token });
         }
+        let (snapshot, is_taken_now) = match snapshot {
+            Some(snapshot) => (snapshot, false),
+            None => (self.server.see().snapshot, true),
+        };
+        if is_taken_now && self.random.u8(0..4) == 0 {
+            // The snapshot is taken in front of the commit, and others commit in between.
+            self.tasks.push(Task::Notify {
+                via,
+                token,
+                snapshot: Some(snapshot),
+            });
+            return Ok(());
+        }
         self.send(via, &token);
-        self.tasks.push(Task::Acknowledge { token });
+        self.tasks.push(Task::Acknowledge { token, snapshot });
         Ok(())
+    }
+
+    fn advance_acknowledge(&mut self, token: &str, snapshot: &str) -> Result<(), String> {
+        let snapshot = snapshot.parse().map_err(|error| format!("{error}"))?;
+        self.handle(Input::Sent {
+            token,
+            snapshot: Some(snapshot),
+        })
     }
 
     fn advance_reopen(&mut self, via: AuxConnection) -> Result<(), String> {
